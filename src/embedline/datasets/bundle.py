@@ -1,0 +1,23 @@
+"""A model bundle as a Kedro dataset: one safetensors file, no pickle."""
+
+from typing import Any
+
+from kedro.io.core import get_filepath_str
+
+from embedline.datasets.files import Bytes
+
+
+class Bundle(Bytes):
+    """:class:`embedline.training.bundle.ModelBundle` in one file; imported lazily, since it needs PyTorch."""
+
+    def load(self) -> Any:
+        """Read the bundle of the newest version, or of the one asked for."""
+        from embedline.training.bundle import ModelBundle
+
+        path = get_filepath_str(self._get_load_path(), self._protocol)
+        return ModelBundle.from_bytes(self._fs.cat_file(path), name=path)
+
+    def save(self, data: Any) -> None:
+        """Write ``data`` as the version of this run."""
+        with self._fs.open(get_filepath_str(self._get_save_path(), self._protocol), "wb") as file:
+            file.write(data.to_bytes())

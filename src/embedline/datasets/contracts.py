@@ -1,0 +1,47 @@
+"""Checks of a canonical frame when it is saved: the contract between the dataset pipelines and the learners."""
+
+from typing import Any
+
+import narwhals as nw
+
+from embedline.errors import DataError
+
+
+class TableContract:
+    """Catalog ``validator:`` for ``<source>.table``.
+
+    Args:
+        frame: name of the dataset, for the message.
+        required: columns that must be there.
+        unique: columns whose combination identifies a row.
+        not_null: columns without missing values.
+    """
+
+    def __init__(
+        self,
+        frame: str,
+        required: list[str] | None = None,
+        unique: list[str] | None = None,
+        not_null: list[str] | None = None,
+    ) -> None:
+        self.frame = frame
+        self.required, self.unique, self.not_null = required or [], unique or [], not_null or []
+
+    def validate(self, data: Any) -> Any:
+        """Return ``data`` unchanged, or raise a DataError that names the column and shows an offending row."""
+        frame = nw.from_native(data, eager_only=True)
+        if frame.is_empty():
+            raise DataError(f"{self.frame} has no rows")
+        missing = [name for name in (*self.required, *self.unique, *self.not_null) if name not in frame.columns]
+        if missing:
+            raise DataError(f"{self.frame} has no column {', '.join(map(repr, dict.fromkeys(missing)))}")
+        for name in self.not_null:
+            nulls = frame.get_column(name).null_count()
+            if nulls:
+                raise DataError(f"{self.frame}: column {name!r} has {nulls} missing values")
+        if self.unique:
+            keys = frame.select(self.unique)
+            if len(keys.unique()) < len(keys):
+                example = keys.filter(keys.is_duplicated()).row(0)
+                raise DataError(f"{self.frame}: {dict(zip(self.unique, example, strict=True))} occurs more than once")
+        return data

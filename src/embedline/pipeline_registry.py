@@ -1,0 +1,21 @@
+"""All pipelines by name, written out: `--pipelines a,b` loads what is asked for, and a typo gets a suggestion."""
+
+from kedro.pipeline import Pipeline
+
+from embedline.pipelines import rossmann, tabular
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Map the names that `kedro run --pipelines` takes to pipelines."""
+    features = rossmann.create_pipeline()
+    # The seeds' own split, on the same table: an interpolation, to compare with their figure.
+    notebook = tabular.create_pipeline("rossmann_notebook", table="rossmann.table")
+    forecast = tabular.create_final_pipeline("rossmann_forecast", table="rossmann.table")
+    pipelines = {
+        "rossmann_features": features,
+        "rossmann": features + tabular.create_pipeline("rossmann"),
+        "rossmann_notebook": features + notebook,
+        "rossmann_forecast": features + forecast + rossmann.create_submission_pipeline(),
+    }
+    pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
+    return pipelines

@@ -1,0 +1,32 @@
+"""Project settings, read by Kedro before anything else."""
+
+import warnings
+from pathlib import Path
+
+# omegaconf 2.4 deprecates the function by which kedro 1.7 registers its own resolvers: six warnings a run.
+warnings.filterwarnings("ignore", message=r"register_new_resolver\(\) is deprecated")
+# kedro 1.7 reads `model_fields` from instances of our validated parameter models.
+warnings.filterwarnings("ignore", message=r"Accessing the 'model_fields' attribute on the instance is deprecated")
+
+from embedline.hooks import ParameterCheck, Tracking  # noqa: E402
+
+
+def _project_root() -> Path:
+    """Folder of the project: the checkout, or the working directory when the package is installed elsewhere."""
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout if (checkout / "conf").is_dir() else Path.cwd()
+
+
+def _project_path(relative: str = "") -> str:
+    """``${project:mlflow.db}`` in YAML: a path that does not depend on the working directory."""
+    return (_project_root() / relative).as_posix()
+
+
+HOOKS = (ParameterCheck(), Tracking())
+
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "sample",  # a plain `kedro run` on a fresh clone needs no download
+    "merge_strategy": {"parameters": "soft"},  # an override of one key keeps its siblings
+    "custom_resolvers": {"project": _project_path},
+}

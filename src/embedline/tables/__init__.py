@@ -1,0 +1,1 @@
+"""The tabular learner: encoders, the entity-embedding network, baselines and figures. Knows no source."""

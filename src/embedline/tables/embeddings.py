@@ -1,0 +1,61 @@
+"""The learned embeddings as data: one row a category value, ready to join to another model's table."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from embedline.tables.encoder import FLAG, Encoder
+from embedline.tables.learner import build_network
+from embedline.training.bundle import ModelBundle
+
+UNKNOWN = "(missing or unseen)"
+
+
+def embedding_frame(bundle: ModelBundle) -> pl.DataFrame:
+    """Every embedding of the first member of a tabular bundle.
+
+    Returns:
+        Columns ``variable`` (str), ``value`` (str; row 0 is ``(missing or unseen)``), ``code`` (int32) and
+        ``embedding`` (list of float32, as long as the variable's size). Only one member's: the axes of two networks
+        mean different things, so that their mean would mean nothing.
+    """
+    encoder = Encoder.model_validate(bundle.encoder)
+    network = build_network(bundle.config, seed=0)
+    network.load_state_dict(bundle.member(0))
+    frames = []
+    for index, variable in enumerate(encoder.code_columns if network.embeddings is not None else ()):
+        assert network.embeddings is not None
+        vectors = network.embeddings.table(index).detach().numpy()
+        levels = encoder.categorical[variable].levels if variable in encoder.categorical else (False, True)
+        frames.append(
+            pl.DataFrame(
+                {
+                    "variable": [variable] * len(vectors),
+                    "value": [UNKNOWN, *map(str, levels)],
+                    "code": np.arange(len(vectors), dtype=np.int32),
+                    "embedding": pl.Series(vectors.tolist(), dtype=pl.List(pl.Float32)),
+                }
+            )
+        )
+    schema: Any = {"variable": pl.String, "value": pl.String, "code": pl.Int32, "embedding": pl.List(pl.Float32)}
+    return pl.concat(frames) if frames else pl.DataFrame(schema=schema)
+
+
+def principal_components(vectors: NDArray[np.floating], n_components: int = 2) -> NDArray[np.float64]:
+    """Project rows [N, D] on their first principal components, [N, n_components], zero-padded where D is smaller.
+
+    The sign of each axis is fixed (its largest loading is positive), so that a picture does not flip between runs.
+    """
+    centred = np.asarray(vectors, dtype=np.float64) - np.mean(vectors, axis=0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    axes = axes[:n_components]
+    signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])
+    projected = centred @ (axes * signs[:, None]).T
+    return np.pad(projected, ((0, 0), (0, n_components - projected.shape[1])))
+
+
+def variables_of(embeddings: pl.DataFrame) -> list[Any]:
+    """Names of the variables in an embedding frame, flags of missing values left out."""
+    return [name for name in embeddings["variable"].unique(maintain_order=True) if not name.endswith(FLAG)]

@@ -1,0 +1,179 @@
+"""Plots of a tabular model, as Plotly figures from the artifacts that the pipeline stores."""
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+from plotly.subplots import make_subplots
+
+from embedline.tables.embeddings import UNKNOWN, principal_components
+from embedline.tables.options import ReportOptions
+
+INK, ACCENT, SECOND, MUTED = "#1f2933", "#2563eb", "#d97706", "#9aa5b1"
+LAYOUT = {
+    "template": "plotly_white",
+    "font": {"family": "Inter, Helvetica, Arial, sans-serif", "size": 13, "color": INK},
+    "margin": {"l": 64, "r": 40, "t": 72, "b": 56},
+    "colorway": [ACCENT, SECOND, "#059669", "#dc2626", "#7c3aed", "#0891b2"],
+}
+
+
+def training_figure(history: pl.DataFrame, title: str) -> go.Figure:
+    """Loss of each member, figures of the held-out rows by epoch, and the learning rate below."""
+    held_out = next((name for name in ("exp_rmspe", "rmse") if name in history.columns), None)
+    figure = make_subplots(
+        rows=2,
+        cols=1,
+        shared_xaxes=True,
+        row_heights=[0.68, 0.32],
+        vertical_spacing=0.08,
+        specs=[[{"secondary_y": True}], [{}]],
+    )
+    for member, records in history.group_by("member", maintain_order=True):
+        first = member[0] == 0
+        figure.add_scatter(
+            x=records["epoch"],
+            y=records["train_loss"],
+            name="training loss",
+            line={"color": ACCENT, "width": 1.5},
+            legendgroup="loss",
+            showlegend=first,
+            row=1,
+            col=1,
+        )
+        if held_out:
+            epochs = records.filter(pl.col(held_out).is_not_null())
+            figure.add_scatter(
+                x=epochs["epoch"],
+                y=epochs[held_out],
+                name=f"held-out {held_out}",
+                mode="lines+markers",
+                line={"color": SECOND},
+                legendgroup="held",
+                showlegend=first,
+                row=1,
+                col=1,
+                secondary_y=True,
+            )
+    rates = history.filter(pl.col("member") == 0)
+    figure.add_scatter(x=rates["epoch"], y=rates["lr"], line={"color": MUTED}, showlegend=False, row=2, col=1)
+    figure.update_yaxes(title_text="loss (standardised target)", type="log", row=1, col=1, secondary_y=False)
+    figure.update_yaxes(title_text=held_out, row=1, col=1, secondary_y=True, showgrid=False)
+    figure.update_yaxes(title_text="learning rate", row=2, col=1)
+    figure.update_xaxes(title_text="epoch", row=2, col=1)
+    return figure.update_layout(title=title, height=520, legend={"orientation": "h", "y": 1.06}, **LAYOUT)
+
+
+def range_test_figure(rates: pl.DataFrame, title: str) -> go.Figure:
+    """Smoothed loss against the learning rate on a log axis; the suggestion is marked."""
+    figure = go.Figure(go.Scatter(x=rates["rate"], y=rates["loss"], line={"color": ACCENT}, showlegend=False))
+    suggestion = rates["suggestion"][0]
+    figure.add_vline(
+        x=suggestion, line={"dash": "dash", "color": SECOND}, annotation_text=f"suggested: {suggestion:.1e}"
+    )
+    figure.update_xaxes(type="log", exponentformat="power", title="learning rate")
+    figure.update_yaxes(title="smoothed loss (standardised target)")
+    return figure.update_layout(title=title, height=400, **LAYOUT)
+
+
+def forecast_figure(predictions: pl.DataFrame, time: str, report: ReportOptions, title: str) -> go.Figure:
+    """Actual against predicted over time, one panel for each of a few series."""
+    by = report.series_by
+    if by is None:
+        names, series = ["all rows"], [predictions.group_by(time).agg(pl.col("actual", "predicted").mean())]
+    else:
+        values = predictions[by].unique().sort()
+        chosen = [values[int(k)] for k in np.linspace(0, len(values) - 1, min(report.n_series, len(values))).round()]
+        names = [f"{by} {value}" for value in chosen]
+        series = [predictions.filter(pl.col(by) == value) for value in chosen]
+    figure = make_subplots(rows=len(series), cols=1, shared_xaxes=True, subplot_titles=names, vertical_spacing=0.06)
+    for row, frame in enumerate(series, start=1):
+        rows = frame.sort(time)
+        for column, name, style in (
+            ("actual", "actual", {"color": INK, "width": 2}),
+            ("predicted", "predicted", {"color": ACCENT, "width": 2, "dash": "dot"}),
+        ):
+            figure.add_scatter(
+                x=rows[time],
+                y=rows[column],
+                name=name,
+                line=style,
+                mode="lines+markers",
+                marker={"size": 4},
+                legendgroup=name,
+                showlegend=row == 1,
+                row=row,
+                col=1,
+            )
+    legend = {"orientation": "h", "y": 1.04, "x": 1, "xanchor": "right"}
+    return figure.update_layout(title=title, height=180 * len(series) + 140, legend=legend, **LAYOUT)
+
+
+def error_figure(predictions: pl.DataFrame, report: ReportOptions, title: str) -> go.Figure:
+    """Relative error (root mean square of ``(actual - predicted) / actual``) and bias by the values of each column."""
+    figure = make_subplots(rows=1, cols=max(1, len(report.error_by)), subplot_titles=list(report.error_by))
+    relative = (pl.col("actual") - pl.col("predicted")) / pl.col("actual")
+    for position, column in enumerate(report.error_by, start=1):
+        groups = (
+            predictions.group_by(column)
+            .agg(relative.pow(2).mean().sqrt().alias("error"), (-relative).mean().alias("bias"), pl.len().alias("rows"))
+            .sort(column)
+        )
+        labels = groups[column].cast(pl.String)
+        figure.add_bar(
+            x=labels,
+            y=groups["error"],
+            name="relative error (RMS)",
+            marker_color=ACCENT,
+            legendgroup="error",
+            showlegend=position == 1,
+            customdata=groups["rows"],
+            row=1,
+            col=position,
+            hovertemplate="%{x}: %{y:.4f} over %{customdata} rows<extra></extra>",
+        )
+        figure.add_scatter(
+            x=labels,
+            y=groups["bias"],
+            name="bias (mean of predicted / actual - 1)",
+            mode="markers",
+            marker={"color": SECOND, "size": 9},
+            legendgroup="bias",
+            showlegend=position == 1,
+            row=1,
+            col=position,
+        )
+        figure.update_xaxes(type="category", row=1, col=position)
+    figure.update_yaxes(tickformat=".0%")
+    return figure.update_layout(title=title, height=420, legend={"orientation": "h", "y": 1.16}, **LAYOUT)
+
+
+def embedding_figure(embeddings: pl.DataFrame, report: ReportOptions, title: str) -> go.Figure:
+    """The first two principal components of the embeddings of the variables in ``report.embeddings``."""
+    figure = make_subplots(
+        rows=1, cols=max(1, len(report.embeddings)), subplot_titles=list(report.embeddings), horizontal_spacing=0.08
+    )
+    for position, variable in enumerate(report.embeddings, start=1):
+        rows = embeddings.filter((pl.col("variable") == variable) & (pl.col("value") != UNKNOWN))
+        points = principal_components(np.stack(rows["embedding"].to_list()))
+        figure.add_scatter(
+            x=points[:, 0],
+            y=points[:, 1],
+            text=rows["value"],
+            mode="markers+text",
+            textposition="top center",
+            marker={"color": ACCENT, "size": 9},
+            showlegend=False,
+            row=1,
+            col=position,
+            cliponaxis=False,
+        )
+        figure.update_xaxes(title_text="component 1", row=1, col=position)
+        figure.update_yaxes(title_text="component 2", row=1, col=position)
+    return figure.update_layout(title=title, height=480, **LAYOUT)
+
+
+def history_frame(history: list[dict[str, Any]]) -> pl.DataFrame:
+    """The records of a training as a frame; figures that were measured once an epoch are null in between."""
+    return pl.from_dicts(history, infer_schema_length=None)

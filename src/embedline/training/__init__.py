@@ -1,0 +1,1 @@
+"""What every learner shares: the loop, schedules, metrics, devices and model bundles."""

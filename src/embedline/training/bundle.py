@@ -1,0 +1,67 @@
+"""A model as one file: safetensors weights with its settings, encoder, figures and versions in the header."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from embedline.errors import DataError
+
+FORMAT = "embedline-bundle-1"
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """All that a prediction needs, without pickle and without the project's configuration.
+
+    Attributes:
+        kind: learner that can read the bundle, such as ``tabular``.
+        config: arguments that rebuild the network; JSON values.
+        encoder: fitted state that turns raw rows into tensors; JSON values.
+        weights: tensors by name; members of an ensemble carry the prefix ``0.``, ``1.``, …
+        metrics: figures of the training.
+        versions: versions of the libraries that made it.
+    """
+
+    kind: str
+    config: dict[str, Any]
+    encoder: dict[str, Any]
+    weights: dict[str, Tensor]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Serialise to the safetensors format; everything but the weights goes into its metadata as JSON."""
+        header = {
+            "format": FORMAT,
+            "kind": self.kind,
+            **{name: json.dumps(getattr(self, name)) for name in ("config", "encoder", "metrics", "versions")},
+        }
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
+        return safetensors.torch.save(weights, metadata=header)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, *, name: str = "the bundle") -> Self:
+        """Read what :meth:`to_bytes` wrote.
+
+        Raises:
+            DataError: if ``content`` is no bundle of this format; the message starts with ``name``.
+        """
+        try:
+            weights = safetensors.torch.load(content)
+        except safetensors.SafetensorError as error:
+            raise DataError(f"{name} is not a readable model bundle: {error}") from error
+        header_size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + header_size]).get("__metadata__", {})
+        if header.get("format") != FORMAT:
+            raise DataError(f"{name} has the format {header.get('format')!r}; this version reads {FORMAT!r}")
+        parts = {part: json.loads(header[part]) for part in ("config", "encoder", "metrics", "versions")}
+        return cls(kind=header["kind"], weights=weights, **parts)
+
+    def member(self, index: int) -> dict[str, Tensor]:
+        """State dictionary of member ``index`` of the ensemble."""
+        prefix = f"{index}."
+        return {name.removeprefix(prefix): value for name, value in self.weights.items() if name.startswith(prefix)}

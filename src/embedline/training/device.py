@@ -1,0 +1,47 @@
+"""Device and precision of a training, chosen once and carried by Hugging Face Accelerate."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from embedline.errors import DataError
+from embedline.training.options import TrainingOptions
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn ``auto`` into CUDA where there is a CUDA device, else the CPU.
+
+    Raises:
+        DataError: if CUDA is asked for by name and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DataError("training.device is 'cuda' but PyTorch finds no CUDA device: set it to 'auto' or 'cpu'")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Turn ``auto`` into ``bf16`` where matrix units make it the faster one, else ``fp32``.
+
+    On a CPU this means AMX tiles: without them bfloat16 is emulated and slower than float32.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def make_accelerator(options: TrainingOptions) -> Accelerator:
+    """Accelerator for ``options.device`` and ``options.precision``."""
+    device = resolve_device(options.device)
+    precision = resolve_precision(options.precision, device)
+    # Accelerate keeps one state a process and refuses a second precision; a run may train several models.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
+
+
+def device_name(device: torch.device) -> str:
+    """Name to report: the GPU's own, or ``cpu``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
