@@ -1,3 +1,15 @@
 """embedline: embeddings learned from tables, text and ratings, from raw files to evaluated models."""
 
+import warnings
+
 __version__ = "0.1.0"
+
+# Warnings of the tool chain that no user of this project can act on, a screen of them in every run. They are silenced
+# here because this is the only module of the project that Kedro imports before its plugins.
+for _message in (
+    r"register_new_resolver\(\) is deprecated",  # omegaconf 2.4, of kedro 1.7's own resolvers
+    r"Accessing the 'model_fields' attribute on the instance",  # pydantic, of kedro 1.7's parameter validation
+    r".*Add type hints to the `predict` method",  # mlflow 3, of kedro-mlflow's model class
+    r"One or more dataset names contain '\.'",  # kedro 1.7, of a table that another namespace reads
+):
+    warnings.filterwarnings("ignore", message=_message)

@@ -36,7 +36,7 @@ class ParameterCheck:
             for name in pipeline.inputs()
             if name.startswith("params:")
         }
-        unread = sorted(_unread(parameters, read))
+        unread = sorted(_unread(parameters["parameters"], read))
         if unread:
             hints = difflib.get_close_matches(unread[0], read, n=1)
             hint = f": did you mean {hints[0]!r}?" if hints else f"; these are read: {', '.join(sorted(read))}"
@@ -53,8 +53,8 @@ def _unread(parameters: Mapping[str, Any], read: set[str], prefix: str = "") -> 
     """Names of the outermost parameters that are not read, nor hold or belong to one that is."""
     for key, value in parameters.items():
         name = f"{prefix}{key}"
-        if name in read or (not prefix and name in RUNTIME_KEYS):
-            continue
+        if name in read or (not prefix and (name in RUNTIME_KEYS or name.startswith("_"))):
+            continue  # a key that starts with _ is a template in YAML
         if isinstance(value, Mapping) and any(other.startswith(f"{name}.") for other in read):
             yield from _unread(value, read, prefix=f"{name}.")
         else:

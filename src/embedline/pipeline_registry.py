@@ -15,7 +15,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "rossmann_features": features,
         "rossmann": features + tabular.create_pipeline("rossmann"),
         "rossmann_notebook": features + notebook,
-        "rossmann_forecast": features + forecast + rossmann.create_submission_pipeline(),
+        "rossmann_forecast": features + forecast + rossmann.create_submission_pipeline("rossmann_forecast.forecast"),
     }
     pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
     return pipelines

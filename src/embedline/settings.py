@@ -1,14 +1,8 @@
 """Project settings, read by Kedro before anything else."""
 
-import warnings
 from pathlib import Path
 
-# omegaconf 2.4 deprecates the function by which kedro 1.7 registers its own resolvers: six warnings a run.
-warnings.filterwarnings("ignore", message=r"register_new_resolver\(\) is deprecated")
-# kedro 1.7 reads `model_fields` from instances of our validated parameter models.
-warnings.filterwarnings("ignore", message=r"Accessing the 'model_fields' attribute on the instance is deprecated")
-
-from embedline.hooks import ParameterCheck, Tracking  # noqa: E402
+from embedline.hooks import ParameterCheck, Tracking
 
 
 def _project_root() -> Path:

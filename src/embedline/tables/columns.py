@@ -33,6 +33,8 @@ class Columns(BaseModel):
             raise ValueError(f"columns lists {repeated} more than once: a variable is categorical or continuous")
         if self.target in inputs:
             raise ValueError(f"columns lists the target {self.target!r} as an input")
+        if PART in (*inputs, self.target, *self.keys):
+            raise ValueError(f"columns lists {PART!r}, the name under which the parts of the split are stored")
         return self
 
     @property
@@ -58,7 +60,7 @@ class Split(BaseModel):
     start: date | None = None
     end: date | None = None
     train: Literal["before", "others"] = "before"
-    value: str | int | None = None
+    value: bool | str | int | None = None
     fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     seed: int = 42
 
@@ -88,6 +90,9 @@ def assign_parts(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw
     """
     require_columns(table, (columns.target, *([split.column] if split.column else [])), what="the table")
     labelled = ~nw.col(columns.target).is_null()
+    if table.schema[columns.target].is_float():  # pandas has NaN for missing, Polars may have both
+        labelled = labelled & ~nw.col(columns.target).is_nan()
+    _check_type(table, split)
     if split.kind == "none":
         held_out, used = nw.lit(False), nw.lit(True)
     elif split.kind == "window":
@@ -110,6 +115,18 @@ def assign_parts(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw
         if not counts.get(name):
             raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no labelled row to {name}")
     return parts.drop("_held_out", strict=False)
+
+
+def _check_type(table: nw.DataFrame[Any], split: Split) -> None:
+    """Raise a DataError if the split's column does not hold what it is compared with."""
+    dtype = table.schema[split.column] if split.column else None
+    if split.kind == "window" and dtype not in (nw.Date, nw.Datetime, nw.Object):  # pandas has dates as objects
+        raise DataError(f"split.column {split.column!r} has the type {dtype}; a window needs dates")
+    if split.kind == "column" and dtype is not None:
+        numeric, boolean = dtype.is_numeric(), dtype == nw.Boolean
+        fits = {bool: boolean, int: numeric, str: not numeric and not boolean}[type(split.value)]
+        if not fits:
+            raise DataError(f"split.value {split.value!r} is not of the type of column {split.column!r}, {dtype}")
 
 
 def _random_flags(table: nw.DataFrame[Any], split: Split) -> nw.Series[Any]:

@@ -10,7 +10,8 @@ from embedline.tables.columns import PART, Columns, require_columns
 
 MISSING = 0  # code of a missing level and of one never seen in training
 FLAG = "_na"  # suffix of the category that marks a filled-in continuous value
-TINY = 1e-7  # keeps a constant column's scale from dividing by zero
+TINY = 1e-7  # added to the deviation that divides, as in the lessons
+ROUNDING = 1e-12  # a deviation below this part of the mean is what float64 leaves of a constant
 
 Kind = Literal["boolean", "integer", "string"]
 
@@ -98,6 +99,9 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
     _refuse_infinite(numbers)
     scales = {name: _fit_scale(numbers.get_column(name)) for name in columns.continuous}
     flags = tuple(name for name in columns.continuous if numbers.get_column(name).null_count() > 0)
+    clashes = [name + FLAG for name in flags if name + FLAG in categorical]
+    if clashes:
+        raise DataError(f"columns.categorical lists {clashes}, names that mark filled-in values: rename these columns")
     target = _fit_target(numbers.get_column(columns.target), options)
     return Encoder(categorical=categorical, continuous=scales, flags=flags, keys=columns.keys, target=target)
 
@@ -118,13 +122,15 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
     """
     require_columns(table, (*encoder.categorical, *encoder.continuous), what="the frame to encode")
     for name, levels in encoder.categorical.items():
-        found = _kind(table, name)
-        if found != levels.kind:
+        if not _all_missing(table, name) and (found := _kind(table, name)) != levels.kind:
             raise DataError(f"column {name!r} holds {found} values; it was fitted on {levels.kind} values")
     target = encoder.target.column
     numeric = [*encoder.continuous, *([target] if target in table.columns else [])]
-    _refuse_infinite(table.select(*(_number(table, name) for name in numeric)))
-    expressions = [nw.col(name) for name in (*encoder.keys, PART) if name in table.columns and name not in numeric]
+    numbers = table.select(*(_number(table, name) for name in numeric))
+    _refuse_infinite(numbers)
+    if target in table.columns and encoder.target.transform == "log":
+        _refuse_no_logarithm(numbers.get_column(target))
+    expressions = [nw.col(name) for name in (*encoder.keys, PART) if name in table.columns and name != target]
     if target in table.columns:
         expressions.append(_number(table, target))
     # A key may be an input too (Store is an id and a variable): its codes go to a column of their own name below.
@@ -149,6 +155,11 @@ def code_name(variable: str) -> str:
 def value_name(variable: str) -> str:
     """Column of the encoded frame that holds the standardised values of ``variable``."""
     return f"value:{variable}"
+
+
+def _all_missing(table: nw.DataFrame[Any], name: str) -> bool:
+    """Whether a column has no value at all; its type then says nothing, and depends on the engine."""
+    return table.get_column(name).null_count() == len(table)
 
 
 def _kind(table: nw.DataFrame[Any], name: str) -> Kind:
@@ -179,6 +190,8 @@ def _plain(name: str, kind: Kind) -> nw.Expr:
 
 
 def _fit_categories(table: nw.DataFrame[Any], name: str) -> CategoryMap:
+    if _all_missing(table, name):
+        raise DataError(f"column {name!r} holds only missing values on the training rows: remove it from the list")
     kind = _kind(table, name)
     present = table.select(nw.col(name)).drop_nulls()
     if kind == "integer" and table.schema[name].is_float():
@@ -191,28 +204,32 @@ def _fit_categories(table: nw.DataFrame[Any], name: str) -> CategoryMap:
 
 def _codes(table: nw.DataFrame[Any], name: str, levels: CategoryMap) -> nw.Expr:
     column = nw.col(name)
+    if _all_missing(table, name):
+        return column.is_null().cast(nw.Int32) * MISSING
     if table.schema[name].is_float():
-        column = nw.when(~column.is_nan()).then(column).cast(nw.Int64)
+        # Compared as floats: pandas has no integer for a missing value.
+        known: list[Any] = [float(level) for level in levels.levels]
+    elif levels.kind == "string":
+        column, known = column.cast(nw.String), list(levels.levels)
     else:
-        column = column.cast(nw.String if levels.kind == "string" else nw.Int64)
-    known = [int(level) if levels.kind == "boolean" else level for level in levels.levels]
+        column, known = column.cast(nw.Int64), [int(level) for level in levels.levels]
     return column.replace_strict(known, list(range(1, levels.size)), default=MISSING, return_dtype=nw.Int32)
 
 
 def _number(table: nw.DataFrame[Any], name: str) -> nw.Expr:
     """Float64 with null for NaN; raise where the type is not numeric."""
     dtype = table.schema[name]
-    if not (dtype.is_numeric() or dtype == nw.Boolean):
+    if not (dtype.is_numeric() or dtype == nw.Boolean or _all_missing(table, name)):
         raise DataError(f"column {name!r} has the type {dtype}; a continuous variable or target must be numeric")
     number = nw.col(name).cast(nw.Float64)
     return nw.when(~number.is_nan()).then(number).alias(name) if dtype.is_float() else number
 
 
 def _refuse_infinite(numbers: nw.DataFrame[Any]) -> None:
-    bounds = numbers.select(nw.all().abs().max()).row(0)
-    for name, bound in zip(numbers.columns, bounds, strict=True):
-        if bound is not None and bound == float("inf"):
-            row = numbers.get_column(name).abs().to_list().index(float("inf"))
+    for name in numbers.columns:
+        infinite = numbers.get_column(name).abs() == float("inf")
+        if infinite.fill_null(False).any():
+            row = infinite.to_list().index(True)
             raise DataError(f"column {name!r} holds an infinite value at row {row}")
 
 
@@ -221,7 +238,25 @@ def _fit_scale(values: nw.Series[Any]) -> Scale:
         raise DataError(f"column {values.name!r} holds only missing values on the training rows: remove it")
     median = float(values.median())
     filled = values.fill_null(median)
-    return Scale(median=median, mean=float(filled.mean()), std=float(filled.std(ddof=0)))
+    mean = float(filled.mean())
+    return Scale(median=median, mean=mean, std=_spread(float(filled.std(ddof=0)), mean))
+
+
+def _spread(std: float, mean: float) -> float:
+    """``std``, or 1 for a constant column, whose computed deviation may be 1e-17 instead of 0.
+
+    DIFF(fastai): it divides by 1e-7 there, and a value that training never saw becomes 1e7 standard deviations.
+    """
+    return std if std > ROUNDING * abs(mean) else 1.0
+
+
+def _refuse_no_logarithm(values: nw.Series[Any]) -> None:
+    present = values.drop_nulls()
+    if len(present) and (smallest := present.min()) <= 0:
+        raise DataError(
+            f"target {values.name!r} has the value {smallest}, which has no logarithm: drop these rows or set "
+            "encoding.target_transform to 'none'"
+        )
 
 
 def _fit_target(values: nw.Series[Any], options: EncodingOptions) -> TargetScale:
@@ -231,16 +266,12 @@ def _fit_target(values: nw.Series[Any], options: EncodingOptions) -> TargetScale
         raise DataError(f"target {values.name!r} has {values.null_count()} missing values on the training rows")
     numbers = values.to_numpy()
     if options.target_transform == "log":
-        if numbers.min() <= 0:
-            raise DataError(
-                f"target {values.name!r} has the value {numbers.min()}, which has no logarithm: drop these rows or set "
-                "encoding.target_transform to 'none'"
-            )
+        _refuse_no_logarithm(values)
         numbers = np.log(numbers)
     return TargetScale(
         column=values.name,
         transform=options.target_transform,
         mean=float(numbers.mean()),
-        std=float(numbers.std()) or 1.0,
+        std=_spread(float(numbers.std()), float(numbers.mean())),
         maximum=float(numbers.max()),
     )

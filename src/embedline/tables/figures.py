@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
+from embedline.errors import DataError
 from embedline.tables.embeddings import UNKNOWN, principal_components
 from embedline.tables.options import ReportOptions
 
@@ -87,7 +88,9 @@ def forecast_figure(predictions: pl.DataFrame, time: str, report: ReportOptions,
         chosen = [values[int(k)] for k in np.linspace(0, len(values) - 1, min(report.n_series, len(values))).round()]
         names = [f"{by} {value}" for value in chosen]
         series = [predictions.filter(pl.col(by) == value) for value in chosen]
-    figure = make_subplots(rows=len(series), cols=1, shared_xaxes=True, subplot_titles=names, vertical_spacing=0.06)
+    figure = make_subplots(
+        rows=len(series), cols=1, shared_xaxes=True, subplot_titles=names, vertical_spacing=min(0.06, 0.4 / len(series))
+    )
     for row, frame in enumerate(series, start=1):
         rows = frame.sort(time)
         for column, name, style in (
@@ -156,6 +159,9 @@ def embedding_figure(embeddings: pl.DataFrame, report: ReportOptions, title: str
     )
     for position, variable in enumerate(report.embeddings, start=1):
         rows = embeddings.filter((pl.col("variable") == variable) & (pl.col("value") != UNKNOWN))
+        if rows.is_empty():
+            known = ", ".join(embeddings["variable"].unique(maintain_order=True))
+            raise DataError(f"report.embeddings names {variable!r}, which has no embedding; these have: {known}")
         points = principal_components(np.stack(rows["embedding"].to_list()))
         figure.add_scatter(
             x=points[:, 0],

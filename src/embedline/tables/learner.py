@@ -41,6 +41,11 @@ def network_config(encoder: Encoder, options: NetworkOptions) -> dict[str, Any]:
     """Arguments of :class:`EmbeddingNetwork` for a fitted encoder; plain JSON values."""
     target = encoder.target
     y_range = options.y_range
+    if y_range == "auto" and target.maximum <= 0.0:
+        raise DataError(
+            f"network.y_range 'auto' ends at {Y_RANGE_MARGIN} times the largest training target, which is "
+            f"{target.maximum:.4g} ({target.column!r}, transform {target.transform!r}): give the range as two numbers"
+        )
     if y_range == "auto":
         # DIFF(fastai): the lesson takes the largest target of training and validation rows together.
         y_range = (0.0, Y_RANGE_MARGIN * target.maximum)

@@ -53,7 +53,7 @@ class EmbeddingTables(nn.Module):
         super().__init__()
         self.cardinalities, self.sizes = tuple(cardinalities), tuple(sizes)
         width = max(self.sizes, default=0)
-        self.weight = nn.Parameter(torch.empty(sum(self.cardinalities), width))
+        self.weight = nn.Parameter(torch.zeros(sum(self.cardinalities), width))
         offsets = torch.tensor([0, *self.cardinalities[:-1]]).cumsum(0)[: len(self.sizes)]
         used = [torch.arange(size) + index * width for index, size in enumerate(self.sizes)]
         self.register_buffer("offsets", offsets, persistent=False)

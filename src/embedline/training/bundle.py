@@ -55,9 +55,12 @@ class ModelBundle:
         except safetensors.SafetensorError as error:
             raise DataError(f"{name} is not a readable model bundle: {error}") from error
         header_size = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + header_size]).get("__metadata__", {})
+        header = json.loads(content[8 : 8 + header_size]).get("__metadata__") or {}
         if header.get("format") != FORMAT:
             raise DataError(f"{name} has the format {header.get('format')!r}; this version reads {FORMAT!r}")
+        missing = [part for part in ("kind", "config", "encoder", "metrics", "versions") if part not in header]
+        if missing:
+            raise DataError(f"{name} has no {', '.join(missing)}: it was not written by this library")
         parts = {part: json.loads(header[part]) for part in ("config", "encoder", "metrics", "versions")}
         return cls(kind=header["kind"], weights=weights, **parts)
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from embedline.training import progress, schedules
+from embedline.training.averaging import WeightAverage
 from embedline.training.options import TrainingOptions
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -144,8 +144,8 @@ def fit(
     n_batches = n_rows // batch_size
     n_steps = n_batches * options.epochs
     record_every = max(1, n_steps // RECORDS_PER_TRAINING)
-    averaged = _averaged(network, options)
-    fitted = Fitted(network=network if averaged is None else averaged.module)
+    average = WeightAverage(network, options.averaging.decay) if options.averaging else None
+    fitted = Fitted(network=average.network if average else network)
     order = torch.Generator(device=device).manual_seed(seed)
     meter, stopwatch, step = _Meter(torch.zeros((), device=device)), _Stopwatch(), 0
     started = time.perf_counter()
@@ -160,8 +160,8 @@ def fit(
                 batch = [tensor[rows] for tensor in tensors]
                 meter.add(train_step(network, optimizer, batch, loss, accelerator, options.clip_norm))
                 step += 1
-                if averaged is not None and options.averaging and step % options.averaging.every == 0:
-                    averaged.update_parameters(network)
+                if average:
+                    average.update()
                 if step == UNTIMED_STEPS:
                     stopwatch.start(step)
                 if step % record_every == 0 or step % n_batches == 0:
@@ -180,10 +180,3 @@ def fit(
     steps, seconds = (stopwatch.steps, stopwatch.seconds) if stopwatch.steps else (step, fitted.seconds)
     fitted.rows_per_second = steps * batch_size / seconds
     return fitted
-
-
-def _averaged(network: nn.Module, options: TrainingOptions) -> AveragedModel | None:
-    if options.averaging is None:
-        return None
-    decay = get_ema_multi_avg_fn(options.averaging.decay)
-    return AveragedModel(network, multi_avg_fn=decay, use_buffers=True)

@@ -55,7 +55,8 @@ def find_learning_rate(
         rate = finder.low * (finder.high / finder.low) ** (step / (finder.steps - 1))
         set_rates(optimizer, rate, training.betas[0])
         rows = torch.randint(n_rows, (batch_size,), generator=order, device=device)
-        value = train_step(network, optimizer, [tensor[rows] for tensor in tensors], loss, accelerator)
+        batch = [tensor[rows] for tensor in tensors]
+        value = train_step(network, optimizer, batch, loss, accelerator, training.clip_norm)
         average = SMOOTHING * average + (1.0 - SMOOTHING) * value.item()
         smoothed = average / (1.0 - SMOOTHING ** (step + 1))
         if not math.isfinite(smoothed) or (losses and smoothed > DIVERGED * min(losses)):

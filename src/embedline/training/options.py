@@ -8,14 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Averaging(BaseModel):
     """Exponential moving average of the weights, evaluated and stored instead of the last weights.
 
-    The averaged weights are ``w_avg <- decay * w_avg + (1 - decay) * w`` after every ``every`` steps
-    (Polyak & Juditsky 1992; Izmailov et al. 2018 for why it helps networks).
+    See :class:`embedline.training.averaging.WeightAverage` (Polyak & Juditsky 1992; Izmailov et al. 2018 for why it
+    helps networks).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     decay: float = Field(ge=0.0, lt=1.0)
-    every: int = Field(default=1, ge=1)
 
 
 class TrainingOptions(BaseModel):

@@ -10,7 +10,7 @@ from typing import Any
 import narwhals as nw
 import polars as pl
 
-from embedline.tables.columns import EVALUATE, PREDICT, TRAIN, Columns, Split, assign_parts
+from embedline.tables.columns import EVALUATE, PREDICT, TRAIN, Columns, Split, assign_parts, require_columns
 from embedline.tables.encoder import Encoder, EncodingOptions
 from embedline.tables.encoder import encode as apply_encoder
 from embedline.tables.encoder import fit_encoder as fit
@@ -109,6 +109,7 @@ def predict(
 
     rows = assign_parts(nw.from_native(table, eager_only=True), columns, split).filter(nw.col("part") == EVALUATE)
     shown = dict.fromkeys([*columns.keys, *([report.series_by] if report.series_by else []), *report.error_by])
+    require_columns(rows, tuple(shown), what="the table (named in report or columns)")
     predicted = predict_rows(part_of(nw.from_native(encoded, eager_only=True), EVALUATE), model)
     backend = rows.implementation
     figures = nw.from_native(baseline_predictions, eager_only=True)
@@ -180,8 +181,11 @@ def plot_forecast(predictions: Frame, columns: Columns, report: ReportOptions) -
     """Actual against predicted over time for a few series."""
     from embedline.tables.figures import forecast_figure
 
-    time = columns.time or columns.keys[0]
-    return forecast_figure(_polars(predictions), time, report, "Held-out rows: actual and predicted")
+    frame = _polars(predictions)
+    if not columns.keys:  # a table of no order: as its rows come
+        frame = frame.with_row_index("row")
+    time = columns.time or next(iter(columns.keys), "row")
+    return forecast_figure(frame, time, report, "Held-out rows: actual and predicted")
 
 
 def plot_errors(predictions: Frame, report: ReportOptions) -> Figure:

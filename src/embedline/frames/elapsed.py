@@ -1,0 +1,48 @@
+"""Days since the last and until the next event of a group, and the length of the gaps around a row.
+
+Dates are given as integer day numbers. Results are missing where there was, or will be, no such event.
+"""
+
+import narwhals as nw
+from narwhals.typing import FrameT
+
+
+def days_since(event: nw.Expr, *, day: str, group: str) -> nw.Expr:
+    """Days since the group's last row with ``event`` true, 0 on such a row, as Float32; missing before the first."""
+    last = _event_day(event, day).fill_null(strategy="forward").over(group, order_by=day)
+    return (nw.col(day) - last).cast(nw.Float32)
+
+
+def days_from_next(event: nw.Expr, *, day: str, group: str) -> nw.Expr:
+    """Days counted from the group's next row with ``event`` true, so 0 or negative, as Float32.
+
+    DIFF(fastai): missing after the last event; the notebook's subtraction of a missing date gave -9.2e18 there.
+    """
+    following = _event_day(event, day).fill_null(strategy="backward").over(group, order_by=day)
+    return (nw.col(day) - following).cast(nw.Float32)
+
+
+def add_gaps(frame: FrameT, event: nw.Expr, *, day: str, group: str, before: str, after: str) -> FrameT:
+    """Add the number of days between each row and the group's nearest rows with ``event`` true, itself not counted.
+
+    Parameters
+    ----------
+    before, after : names of the new Float32 columns: days without the event just before and just after the row's day
+        (days without a row count as well), 0 when it came the day before; missing where it never came, or never comes
+    """
+    known = _event_day(event, day)
+    last, following = "_last", "_next"
+    found = frame.with_columns(
+        known.fill_null(strategy="forward").over(group, order_by=day).alias(last),
+        known.fill_null(strategy="backward").over(group, order_by=day).alias(following),
+    )
+    gaps = found.with_columns(  # a second step, as windows cannot be nested
+        (nw.col(day) - nw.col(last).shift(1).over(group, order_by=day) - 1).cast(nw.Float32).alias(before),
+        (nw.col(following).shift(-1).over(group, order_by=day) - nw.col(day) - 1).cast(nw.Float32).alias(after),
+    )
+    return gaps.drop(last, following)
+
+
+def _event_day(event: nw.Expr, day: str) -> nw.Expr:
+    # Under the name of the day column, Narwhals on pandas would order the window by these masked days: hence the alias.
+    return nw.when(event).then(nw.col(day)).alias("_event_day")

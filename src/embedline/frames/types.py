@@ -1,0 +1,243 @@
+"""Typing of raw CSV frames: every column arrives as text and leaves with a checked, narrow type.
+
+A column is cast in one strict step; only when that fails are its values looked at one by one, to name the file, the
+column, the row and the value. Rows are counted from 1, the first row below the header.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import narwhals as nw
+from narwhals.typing import FrameT
+
+from embedline.errors import DataError
+
+_DATE_FORMAT = "%Y-%m-%d"
+_CAST_ERRORS = (ValueError, TypeError, OverflowError, nw.exceptions.NarwhalsError)
+_IntegerType = type[nw.Int8] | type[nw.Int16] | type[nw.Int32] | type[nw.Int64]
+_LIMITS: dict[_IntegerType, int] = {nw.Int8: 2**7, nw.Int16: 2**15, nw.Int32: 2**31, nw.Int64: 2**63}
+
+
+@dataclass(frozen=True)
+class Integer:
+    """A whole number. An empty value takes ``fill``, or is an error where there is none.
+
+    Attributes
+    ----------
+    dtype : Int8, Int16, Int32 or Int64 of Narwhals
+    minimum, maximum : inclusive limits; None where the dtype's own limit is enough
+    fill : value of an empty cell
+    """
+
+    dtype: _IntegerType
+    minimum: int | None = None
+    maximum: int | None = None
+    fill: int | None = None
+
+    noun = "a whole number"
+
+    @property
+    def required(self) -> bool:
+        return self.fill is None
+
+    def cast(self, column: nw.Expr, *, dates: bool) -> nw.Expr:
+        del dates
+        text = column if self.fill is None else _empty_to_null(column).fill_null(str(self.fill))
+        return text.cast(self.dtype)
+
+    def holds(self, values: nw.Expr) -> list[nw.Expr]:
+        lowest, highest = self._limits()
+        return [values.is_between(lowest, highest).all()]
+
+    def fault(self, text: str) -> str | None:
+        if not re.fullmatch(r"[+-]?[0-9]+", text):
+            return f"is not {self.noun}"
+        lowest, highest = self._limits()
+        return None if lowest <= int(text) <= highest else f"is not between {lowest} and {highest}"
+
+    def _limits(self) -> tuple[int, int]:
+        limit = _LIMITS[self.dtype]
+        lowest = -limit if self.minimum is None else self.minimum
+        return lowest, limit - 1 if self.maximum is None else self.maximum
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite real number, Float32. An empty value is missing, or an error where the column is ``required``."""
+
+    required: bool = False
+    minimum: float = -math.inf
+
+    noun = "a number"
+
+    def cast(self, column: nw.Expr, *, dates: bool) -> nw.Expr:
+        del dates
+        return _empty_to_null(column).cast(nw.Float32)
+
+    def holds(self, values: nw.Expr) -> list[nw.Expr]:
+        return [((values.is_finite() & (values >= self.minimum)) | values.is_null()).all()]
+
+    def fault(self, text: str) -> str | None:
+        try:
+            value = float(text)
+        except ValueError:
+            return f"is not {self.noun}"
+        if not math.isfinite(value):
+            return "is not finite"
+        return None if value >= self.minimum else f"is below {self.minimum:g}"
+
+
+@dataclass(frozen=True)
+class Date:
+    """A day written year-month-day: a Date where the engine has that type, else (pandas) a Datetime at midnight.
+
+    ``source`` names the column that the ten characters of the date are cut out of, from character ``start`` on, when
+    that is not a column of the date's own.
+    """
+
+    source: str | None = None
+    start: int = 0
+
+    required = True
+    noun = "a date"
+
+    def cast(self, column: nw.Expr, *, dates: bool) -> nw.Expr:
+        text = column.str.slice(self.start, 10) if self.source else column
+        return text.str.to_date(format=_DATE_FORMAT) if dates else text.str.to_datetime(format=_DATE_FORMAT)
+
+    def holds(self, values: nw.Expr) -> list[nw.Expr]:
+        return [values.min() <= values.max()]  # always so, but a lazy engine has to parse every date to tell
+
+    def fault(self, text: str) -> str | None:
+        day = text[self.start : self.start + 10] if self.source else text
+        try:
+            datetime.strptime(day, _DATE_FORMAT)
+        except ValueError:
+            return f"has {day!r}, which is not {self.noun}" if self.source else f"is not {self.noun}"
+        return None
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text as it stands. An empty value is missing, or an error where the column is ``required``.
+
+    ``pattern`` is a regular expression that the whole text has to match, ``noun`` says in words what it stands for.
+    """
+
+    required: bool = True
+    pattern: str | None = None
+    noun: str = "text"
+
+    def cast(self, column: nw.Expr, *, dates: bool) -> nw.Expr:
+        del dates
+        return _empty_to_null(column)
+
+    def holds(self, values: nw.Expr) -> list[nw.Expr]:
+        if self.pattern is None:
+            return []
+        return [(values.str.contains(f"^(?:{self.pattern})$") | values.is_null()).all()]
+
+    def fault(self, text: str) -> str | None:
+        return None if self.pattern is None or re.fullmatch(self.pattern, text) else f"is not {self.noun}"
+
+
+Column = Integer | Number | Date | Text
+Schema = Mapping[str, Column]
+
+
+def typed(frame: FrameT, schema: Schema, *, file: str) -> FrameT:
+    """Give every column of ``schema`` its type; columns that the schema does not name are left out.
+
+    Parameters
+    ----------
+    frame : a frame in which every column is text, missing values null or ""
+    schema : name of each column wanted and what it holds
+    file : the name of the file, for messages
+
+    Returns
+    -------
+    The columns of ``schema``, in its order: integers without nulls, numbers as Float32, dates, text with null for "".
+
+    Raises
+    ------
+    DataError
+        when a column is missing, the frame has no rows, or a value is missing, of another type or out of range.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> frame = nw.from_native(pl.DataFrame({"Store": ["1", "2"], "Date": ["2015-07-31", "2015-08-01"]}))
+    >>> typed(frame, {"Store": Integer(nw.Int16), "Date": Date()}, file="train.csv").rows()
+    [(1, datetime.date(2015, 7, 31)), (2, datetime.date(2015, 8, 1))]
+    >>> typed(frame, {"Date": Integer(nw.Int16)}, file="train.csv")
+    Traceback (most recent call last):
+    embedline.errors.DataError: train.csv: column Date, row 1: '2015-07-31' is not a whole number
+    """
+    present = frame.collect_schema().names()
+    sources = {name: _source(name, column) for name, column in schema.items()}
+    if missing := sorted({source for source in sources.values() if source not in present}):
+        raise DataError(
+            f"{file}: column {', '.join(missing)} is missing (the file has {', '.join(present) or 'no columns'})"
+        )
+    dates = not frame.implementation.is_pandas_like()
+    try:
+        columns = (schema[name].cast(nw.col(source), dates=dates).alias(name) for name, source in sources.items())
+        result = frame.select(*columns)
+        accepted = _summary_holds(result, schema, file=file)
+    except _CAST_ERRORS as error:
+        if isinstance(error, DataError):
+            raise
+        _raise_first_fault(frame, schema, file=file)
+        raise DataError(f"{file}: {str(error).splitlines()[0]}") from error
+    if not accepted:
+        _raise_first_fault(frame, schema, file=file)
+        raise DataError(f"{file}: a value is missing or out of range")
+    return result
+
+
+def as_categories(frame: FrameT, columns: Sequence[str]) -> FrameT:
+    """Hold repeated text as codes into a dictionary, where the engine can (Polars, pandas, Arrow).
+
+    On a million rows this makes files and joins of text columns three to five times smaller and quicker.
+    """
+    if frame.implementation.is_polars() or frame.implementation.is_pandas_like() or frame.implementation.is_pyarrow():
+        return frame.with_columns(nw.col(*columns).cast(nw.Categorical))
+    return frame
+
+
+def _source(name: str, column: Column) -> str:
+    return (column.source if isinstance(column, Date) else None) or name
+
+
+def _empty_to_null(column: nw.Expr) -> nw.Expr:
+    return nw.when(column != "").then(column)
+
+
+def _summary_holds(frame: FrameT, schema: Schema, *, file: str) -> bool:
+    """Whether the typed frame keeps every limit, found in one pass over it."""
+    checks: list[nw.Expr] = []
+    for name, column in schema.items():
+        if column.required:
+            checks.append(nw.col(name).null_count() == 0)
+        checks += column.holds(nw.col(name))
+    named = [check.alias(f"check {number}") for number, check in enumerate(checks)]
+    n_rows, *held = frame.select(nw.len().alias("rows"), *named).lazy().collect().row(0)
+    if n_rows == 0:
+        raise DataError(f"{file}: there are no rows below the header")
+    return all(held)
+
+
+def _raise_first_fault(frame: FrameT, schema: Schema, *, file: str) -> None:
+    """Look at the values one by one and raise the DataError of the first that its column does not accept."""
+    for key, column in schema.items():
+        name = _source(key, column)
+        texts = frame.select(name).lazy().collect().get_column(name).to_list()
+        for row, text in enumerate(texts, start=1):
+            if not isinstance(text, str) or text == "":
+                if column.required:
+                    raise DataError(f"{file}: column {name}, row {row}: the value is missing")
+            elif fault := column.fault(text):
+                raise DataError(f"{file}: column {name}, row {row}: {text!r} {fault}")

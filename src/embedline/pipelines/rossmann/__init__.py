@@ -1,0 +1,5 @@
+"""Rossmann store sales: from the public files to ``rossmann.table``, and from a forecast to a submission."""
+
+from embedline.pipelines.rossmann.pipeline import create_pipeline, create_submission_pipeline
+
+__all__ = ["create_pipeline", "create_submission_pipeline"]

@@ -1,0 +1,41 @@
+"""The parameter blocks of the Rossmann preparation."""
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from embedline.pipelines.rossmann.schemas import WEATHER
+
+
+class FeatureOptions(BaseModel):
+    """``params:rossmann.features``: how the tables become features."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    window: int = Field(default=7, ge=1, le=100)
+    """Rows of a store, this one included, in the backward and forward counts."""
+    competition_months_cap: int = Field(default=24, ge=1, le=1000)
+    """Longest time that the nearest competitor counts as open, months of 30 days."""
+    promo2_weeks_cap: int = Field(default=25, ge=1, le=1000)
+    """Longest time that the second promotion counts as running, weeks."""
+    weather: tuple[str, ...] = (
+        "Max_TemperatureC",
+        "Mean_TemperatureC",
+        "Min_TemperatureC",
+        "Max_Humidity",
+        "Mean_Humidity",
+        "Min_Humidity",
+        "Max_Wind_SpeedKm_h",
+        "Mean_Wind_SpeedKm_h",
+        "CloudCover",
+        "Events",
+    )
+    """Columns of weather.csv that the table carries."""
+
+    @field_validator("weather")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = [name for name in WEATHER if name not in ("file", "Date")]
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"{', '.join(unknown)}: no such column in weather.csv; it has {', '.join(known)}")
+        if len(set(names)) < len(names):
+            raise ValueError("a column is named twice")
+        return names

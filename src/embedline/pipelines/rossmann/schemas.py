@@ -1,0 +1,78 @@
+"""What each column of the seven Rossmann files holds."""
+
+import narwhals as nw
+
+from embedline.frames.types import Date, Integer, Number, Schema, Text
+
+STORE = Integer(nw.Int16, minimum=0)
+FLAG = Integer(nw.Int8, minimum=0, maximum=1)
+
+_CALENDAR: Schema = {
+    "Store": STORE,
+    "DayOfWeek": Integer(nw.Int8, minimum=1, maximum=7),
+    "Date": Date(),
+    "Promo": FLAG,
+    "StateHoliday": Text(noun="0 or the letter of a kind of holiday", pattern="[0a-z]"),
+    "SchoolHoliday": FLAG,
+}
+TRAIN: Schema = {
+    **_CALENDAR,
+    "Open": FLAG,
+    "Sales": Integer(nw.Int64, minimum=0),  # Polars sums an Int32 column in 32 bits: all sales together overflow
+    "Customers": Integer(nw.Int64, minimum=0),
+}
+TEST: Schema = {
+    **_CALENDAR,
+    "Open": Integer(nw.Int8, minimum=0, maximum=1, fill=1),  # eleven test rows leave it blank: taken as open
+    "Id": Integer(nw.Int32, minimum=0),
+}
+STORES: Schema = {
+    "Store": STORE,
+    "StoreType": Text(),
+    "Assortment": Text(),
+    "CompetitionDistance": Number(minimum=0),
+    "CompetitionOpenSinceMonth": Integer(nw.Int8, minimum=1, maximum=12, fill=1),  # the notebook's fills:
+    "CompetitionOpenSinceYear": Integer(nw.Int16, minimum=1800, maximum=2200, fill=1900),  # 1900 stands for not known
+    "Promo2": FLAG,
+    "Promo2SinceWeek": Integer(nw.Int8, minimum=1, maximum=53, fill=1),
+    "Promo2SinceYear": Integer(nw.Int16, minimum=1800, maximum=2200, fill=1900),
+    "PromoInterval": Text(required=False),
+}
+STORE_STATES: Schema = {"Store": STORE, "State": Text()}
+STATE_NAMES: Schema = {"StateName": Text(), "State": Text()}
+TRENDS: Schema = {
+    "file": Text(noun="Rossmann_DE or Rossmann_DE_ with a state", pattern="Rossmann_DE(?:_[A-Z]{2})?"),
+    "week": Text(
+        noun="a week such as 2012-12-02 - 2012-12-08",
+        pattern="[0-9]{4}-[0-9]{2}-[0-9]{2} - [0-9]{4}-[0-9]{2}-[0-9]{2}",
+    ),
+    "first_day": Date(source="week"),
+    "last_day": Date(source="week", start=13),
+    "trend": Integer(nw.Int8, minimum=0, maximum=100),
+}
+WEATHER: Schema = {
+    "file": Text(),
+    "Date": Date(),
+    "Max_TemperatureC": Number(),
+    "Mean_TemperatureC": Number(),
+    "Min_TemperatureC": Number(),
+    "Dew_PointC": Number(),
+    "MeanDew_PointC": Number(),
+    "Min_DewpointC": Number(),
+    "Max_Humidity": Number(),
+    "Mean_Humidity": Number(),
+    "Min_Humidity": Number(),
+    "Max_Sea_Level_PressurehPa": Number(),
+    "Mean_Sea_Level_PressurehPa": Number(),
+    "Min_Sea_Level_PressurehPa": Number(),
+    "Max_VisibilityKm": Number(),
+    "Mean_VisibilityKm": Number(),
+    "Min_VisibilitykM": Number(),
+    "Max_Wind_SpeedKm_h": Number(),
+    "Mean_Wind_SpeedKm_h": Number(),
+    "Max_Gust_SpeedKm_h": Number(),
+    "Precipitationmm": Number(),
+    "CloudCover": Number(),
+    "Events": Text(required=False),
+    "WindDirDegrees": Number(),
+}

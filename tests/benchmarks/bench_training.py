@@ -1,0 +1,210 @@
+"""Training of the tabular learner against fastai's own, side by side on the same real rows and the same network.
+
+    pip install -e ".[benchmark]"
+    python tests/benchmarks/bench_training.py --data FOLDER              both parts, about 10 minutes on two cores
+    python tests/benchmarks/bench_training.py --data FOLDER --speed      rows per second alone, about 3 minutes
+    python -m pytest tests/benchmarks/bench_training.py                  holds both targets
+
+1. Rows per second at fastai's batch size of 128, on a sample of the rows: rounds of one epoch, contestants in turn.
+2. The error that fastai reaches in one epoch of its lessons' settings, and the time embedline needs to reach it.
+
+Every training runs in a process of its own with the same number of threads, none beside another. fastai runs in float32:
+its mixed precision is written for CUDA (``autocast("cuda")``) and does nothing on a CPU. embedline runs in float32 too,
+and in the precision that it picks by itself (bfloat16 where the CPU has AMX).
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_preparation import PROJECT, real_catalog, run_project, stage
+from tabular_contestants import FASTAI
+
+SAMPLE_ROWS = 120_000
+ROUNDS = 3
+CONTESTANT = Path(__file__).with_name("tabular_contestants.py")
+
+Result = dict[str, Any]
+
+# The same batch size, optimiser settings and schedule as fastai's: only the code differs.
+LIKE_FASTAI = {**FASTAI, "schedule": "one_cycle"}
+# embedline's own settings for the second part, chosen on 2015-05-08 ... 2015-06-18 with training strictly before.
+OWN = {"epochs": 1, "batch_size": 512, "lr": 5e-3, "weight_decay": 0.2, "schedule": "one_cycle"}
+SPEED_SIDES: dict[str, Result] = {
+    "fastai float32": {"contestant": "fastai", "training": FASTAI},
+    "embedline float32": {"contestant": "embedline", "training": {**LIKE_FASTAI, "precision": "fp32"}},
+    "embedline auto": {"contestant": "embedline", "training": {**LIKE_FASTAI, "precision": "auto"}},
+}
+ERROR_SIDES: dict[str, Result] = {
+    "fastai": {"contestant": "fastai", "training": FASTAI},
+    "embedline": {"contestant": "embedline", "training": OWN},
+}
+
+
+@pytest.fixture(scope="module")
+def job(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    pytest.importorskip("fastai", reason='fastai is not installed: pip install -e ".[benchmark]"')
+    return prepare(real_data, tmp_path_factory.mktemp("training"))
+
+
+def test_rows_per_second_at_128_are_twice_fastais(job: Result) -> None:
+    rounds = compare_speed(job)
+    report_speed(rounds)
+    assert speed_ratio(rounds, "embedline auto") >= 2.0
+
+
+def test_fastais_one_epoch_error_is_reached_in_half_its_time(job: Result) -> None:
+    results = compare_error(job)
+    report_error(results)
+    assert results["embedline"]["exp_rmspe"] <= results["fastai"]["exp_rmspe"]
+    assert results["embedline"]["seconds"] * 2 <= results["fastai"]["seconds"]
+
+
+def prepare(data: Path, folder: Path, table: Path | None = None) -> Result:
+    """Write ``rossmann.table`` for the contestants, from the archive in ``data`` by the project's own nodes.
+
+    Args:
+        table: one that is stored already (Feather or Parquet), instead.
+
+    Returns:
+        What all trainings have in common: table, columns, split (the forecast split), threads and seed.
+    """
+    import polars as pl
+
+    catalog, parameters = real_catalog(folder, PROJECT / "conf")
+    if table is None:
+        stage(str(data / "rossmann.tgz"), folder, PROJECT / "conf")
+        run_project(folder, PROJECT / "conf")()
+        frame = catalog.load("rossmann.table")
+    else:
+        frame = pl.read_ipc(table) if table.suffix == ".feather" else pl.read_parquet(table)
+    path = folder / "table.parquet"
+    frame.write_parquet(path)
+    common = {name: json.loads(json.dumps(parameters["rossmann"][name], default=str)) for name in ("columns", "split")}
+    return {**common, "table": str(path), "threads": len(os.sched_getaffinity(0)), "seed": 42}
+
+
+def run(job: Result) -> Result:
+    """Train one contestant in a process of its own; what it measured."""
+    paths = [str(PROJECT / "src"), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "OMP_NUM_THREADS": str(job["threads"]),
+        "PYTHONWARNINGS": "ignore",
+    }
+    command = [sys.executable, str(CONTESTANT), json.dumps(job)]
+    done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def compare_speed(job: Result, rows: int = SAMPLE_ROWS, rounds: int = ROUNDS) -> list[dict[str, Result]]:
+    """Rounds of one epoch on a sample of the rows; in each, every side once."""
+    common = {**job, "rows": rows, "evaluate": False}
+    results = [{name: run({**common, **side}) for name, side in SPEED_SIDES.items()} for _ in range(rounds)]
+    for found in results:
+        check_same_network(found)
+    return results
+
+
+def compare_error(job: Result, rows: int | None = None) -> dict[str, Result]:
+    """One training of each side on all rows, or a sample of them, with the error on the evaluated rows."""
+    results = {name: run({**job, **side, "rows": rows, "evaluate": True}) for name, side in ERROR_SIDES.items()}
+    check_same_network(results)
+    return results
+
+
+def check_same_network(results: dict[str, Result]) -> None:
+    """Refuse to compare networks of different embeddings, or trainings on different numbers of rows."""
+    for name in ("embeddings", "rows"):
+        found = {side: result[name] for side, result in results.items()}
+        if len({json.dumps(value) for value in found.values()}) != 1:
+            raise AssertionError(f"the sides differ in {name}: {found}")
+
+
+def speed_ratio(rounds: list[dict[str, Result]], side: str) -> float:
+    """Median over the rounds of a side's rows per second to fastai's of the same round."""
+    ratios = [found[side]["rows_per_second"] / found["fastai float32"]["rows_per_second"] for found in rounds]
+    return statistics.median(ratios)
+
+
+def report_speed(rounds: list[dict[str, Result]]) -> None:
+    """Write the first part to standard output."""
+    rows = rounds[0]["fastai float32"]["rows"]
+    lines = [
+        f"batch size {FASTAI['batch_size']}, {rows:,} rows, {len(rounds)} rounds of one epoch in turn",
+        f"{'':20}{'rows/s of each round':30}{'ratio':>8}{'peak MB':>10}",
+    ]
+    for side in SPEED_SIDES:
+        speeds = " ".join(f"{found[side]['rows_per_second']:9,.0f}" for found in rounds)
+        peak = max(found[side]["peak_mb"] for found in rounds)
+        lines.append(f"{side:20}{speeds:30}{speed_ratio(rounds, side):7.2f}x{peak:10,.0f}")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def report_error(results: dict[str, Result]) -> None:
+    """Write the second part to standard output."""
+    ours, theirs = results["embedline"], results["fastai"]
+    lines = [
+        f"fastai's error after one epoch, {ours['rows']:,} rows; settings: fastai {FASTAI}, embedline {OWN}",
+        f"{'':20}{'exp_rmspe':>10}{'seconds':>10}{'rows/s':>10}{'peak MB':>10}",
+    ]
+    for name, result in results.items():
+        cells = f"{result['exp_rmspe']:10.4f}{result['seconds']:10.1f}{result['rows_per_second']:10,.0f}"
+        lines.append(f"{name:20}{cells}{result['peak_mb']:10,.0f}")
+    share = ours["seconds"] / theirs["seconds"]
+    reached = "reached" if ours["exp_rmspe"] <= theirs["exp_rmspe"] else "NOT reached"
+    lines.append(f"fastai's error is {reached} in {share:.2f} of its time")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def report_machine(threads: int) -> None:
+    """Write what it ran on to standard output."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    amx = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
+    sys.stdout.write(f"{cpu}, {amx}, {threads} threads each, PyTorch {torch.__version__}\n")
+
+
+def main() -> None:
+    default = Path(os.environ.get("EMBEDLINE_REAL_DATA", PROJECT.parent / "shared" / "data"))
+    parser = argparse.ArgumentParser(description="time embedline's tabular learner against fastai's on the real tables")
+    parser.add_argument("--data", type=Path, default=default, help="folder that holds rossmann.tgz")
+    parser.add_argument("--table", type=Path, help="a stored rossmann.table (Feather or Parquet): no preparation")
+    parser.add_argument("--speed", action="store_true", help="measure rows per second alone")
+    parser.add_argument("--rows", type=int, default=SAMPLE_ROWS, help="rows of the sample for rows per second")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of the sample")
+    parser.add_argument("--threads", type=int, help="threads of each contestant; all cores if left out")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        job = prepare(options.data, Path(folder), options.table)
+        job["threads"] = options.threads or job["threads"]
+        report_machine(job["threads"])
+        rounds = compare_speed(job, options.rows, options.rounds)
+        report_speed(rounds)
+        missed = [] if speed_ratio(rounds, "embedline auto") >= 2.0 else ["twice fastai's rows per second"]
+        if not options.speed:
+            results = compare_error(job)
+            report_error(results)
+            ours, theirs = results["embedline"], results["fastai"]
+            if ours["exp_rmspe"] > theirs["exp_rmspe"] or ours["seconds"] * 2 > theirs["seconds"]:
+                missed.append("fastai's one-epoch error in half its time")
+    if missed:
+        sys.exit(f"missed: {'; '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The two contestants of bench_training.py: one training each, in a process of its own, measured from inside.
+
+    python tests/benchmarks/tabular_contestants.py '{"contestant": "fastai", "table": "table.parquet", ...}'
+
+The last line of standard output is a JSON object; see :func:`work`. Reading and encoding the table is outside the times
+and inside the memory. fastai is imported module by module: ``fastai.tabular.all`` also imports torchvision, whose wheels
+for CUDA do not load beside a PyTorch for the CPU, and the tabular learner needs none of it.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+import torch
+
+from embedline.tables.arrays import part_of
+from embedline.tables.columns import EVALUATE, PART, TRAIN, Columns, Split, assign_parts
+from embedline.training.loop import UNTIMED_STEPS
+from embedline.training.metrics import rmspe
+
+LAYERS = [1000, 500]
+DROPOUTS = [0.001, 0.01]
+EMBEDDING_DROPOUT = 0.04
+Y_RANGE_MARGIN = 1.2
+
+# The lessons' settings of fastai v1 and v2 for this table: Adam, one cycle, weight decay 0.2.
+FASTAI = {"epochs": 1, "batch_size": 128, "lr": 5e-3, "weight_decay": 0.2}
+# The same network in embedline's words: v2's embedding rule, batch-norm on the hidden layers, a sigmoid output.
+NETWORK = {
+    "layers": LAYERS,
+    "dropout": DROPOUTS,
+    "embedding_dropout": EMBEDDING_DROPOUT,
+    "embedding_rule": "v2",
+    "batch_norm": True,
+    "y_range": "auto",
+}
+
+
+def load_parts(job: dict[str, Any]) -> tuple[pl.DataFrame, Columns]:
+    """The table of the job with its column ``part``; the same ``rows`` of the part ``train`` for every contestant."""
+    columns, split = Columns(**job["columns"]), Split(**job["split"])
+    table = pl.read_parquet(job["table"])
+    parts: pl.DataFrame = assign_parts(nw.from_native(table, eager_only=True), columns, split).to_native()
+    parts = parts.filter(pl.col(PART).is_in([TRAIN, EVALUATE]))
+    if job.get("rows"):
+        train = parts.filter(pl.col(PART) == TRAIN)
+        sample = train.sample(min(job["rows"], len(train)), seed=0).sort(columns.keys)
+        parts = pl.concat([sample, parts.filter(pl.col(PART) == EVALUATE)])
+    return parts, columns
+
+
+def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
+    """Train embedline's network with the job's ``training`` options through the functions that its nodes call."""
+    from embedline.tables.encoder import EncodingOptions, encode, fit_encoder
+    from embedline.tables.learner import predict, train_network
+    from embedline.tables.options import NetworkOptions
+    from embedline.training.options import TrainingOptions
+
+    native, columns = load_parts(job)
+    parts = nw.from_native(native, eager_only=True)
+    encoder = fit_encoder(part_of(parts, TRAIN), columns, EncodingOptions(target_transform="log"))
+    encoded = encode(parts, encoder)
+    training = TrainingOptions(**{"device": "cpu", **job["training"]})
+    # Only the training rows go in: evaluating while it trains is no part of the race.
+    bundle, _ = train_network(part_of(encoded, TRAIN), encoder, NetworkOptions(**NETWORK), training)
+    result = {name: bundle.metrics[name] for name in ("rows", "rows_per_second", "seconds", "precision")}
+    result["embeddings"] = list(zip(bundle.config["cardinalities"], bundle.config["sizes"], strict=True))
+    if job["evaluate"]:
+        held_out = part_of(encoded, EVALUATE)
+        result["exp_rmspe"] = rmspe(held_out.get_column(columns.target).to_numpy(), predict(held_out, bundle))
+    return result
+
+
+def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
+    """Train fastai's tabular learner as its lessons do, with its own data loader and without its progress bar."""
+    import fastai.callback.schedule  # noqa: F401  adds fit_one_cycle to the learner
+    from fastai.callback.core import Callback
+    from fastai.losses import MSELossFlat
+    from fastai.tabular.core import Categorify, FillMissing, Normalize, TabularPandas
+    from fastai.tabular.learner import tabular_learner
+
+    class Stopwatch(Callback):  # type: ignore[misc]
+        """The times that embedline's loop takes of itself: the training, and its steps without the first ones."""
+
+        steps, timed, seconds = 0, 0.0, 0.0
+
+        def before_fit(self) -> None:
+            self.began = time.perf_counter()
+
+        def after_batch(self) -> None:
+            if self.training:
+                self.steps += 1
+                if self.steps == UNTIMED_STEPS:
+                    self.warm = time.perf_counter()
+
+        def after_train(self) -> None:
+            now = time.perf_counter()
+            self.seconds, self.timed = now - self.began, now - self.warm
+
+    native, columns = load_parts(job)
+    training = np.flatnonzero(native[PART] == TRAIN)
+    held_out = np.flatnonzero(native[PART] == EVALUATE)
+    target = native[columns.target].log()
+    frame = native.select(*columns.categorical, *columns.continuous, target.cast(pl.Float32)).to_pandas()
+    tables = TabularPandas(
+        frame,
+        procs=[FillMissing, Categorify, Normalize],
+        cat_names=list(columns.categorical),
+        cont_names=list(columns.continuous),
+        y_names=columns.target,
+        splits=(training.tolist(), held_out.tolist()),
+    )
+    settings = job["training"]
+    torch.manual_seed(job["seed"])
+    learner = tabular_learner(
+        tables.dataloaders(bs=settings["batch_size"], val_bs=4096, device=torch.device("cpu")),
+        layers=LAYERS,
+        config={"ps": list(DROPOUTS), "embed_p": EMBEDDING_DROPOUT},
+        y_range=(0.0, Y_RANGE_MARGIN * target.to_numpy()[training].max()),
+        loss_func=MSELossFlat(),
+    )
+    stopwatch = Stopwatch()
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(settings["epochs"], settings["lr"], wd=settings["weight_decay"], cbs=stopwatch)
+    steps = stopwatch.steps - UNTIMED_STEPS
+    result = {
+        "rows": len(training),
+        "rows_per_second": steps * settings["batch_size"] / stopwatch.timed,
+        "seconds": stopwatch.seconds,
+        "precision": "no",
+        "embeddings": [(table.num_embeddings, table.embedding_dim) for table in learner.model.embeds],
+    }
+    if job["evaluate"]:
+        with learner.no_bar():
+            predicted = np.exp(learner.get_preds(ds_idx=1)[0].squeeze(1).numpy().astype(np.float64))
+        result["exp_rmspe"] = rmspe(native[columns.target].to_numpy()[held_out], predicted)
+    return result
+
+
+def peak_megabytes() -> float:
+    """Peak of this process's resident memory; ``getrusage`` would count the parent's from before the exec."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Train the job's contestant.
+
+    Returns:
+        ``rows`` trained on, ``rows_per_second`` of the steps after the first ones, ``seconds`` of the whole training,
+        ``precision``, ``embeddings`` (pairs of rows and width), ``peak_mb`` and, if asked for, ``exp_rmspe``.
+    """
+    torch.set_num_threads(job["threads"])
+    train = {"embedline": train_embedline, "fastai": train_fastai}[job["contestant"]]
+    return {**train(job), "peak_mb": peak_megabytes()}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(work(json.loads(sys.argv[1]))) + "\n")

@@ -1,0 +1,206 @@
+"""The preparation on two hand-written stores: every value, and every fault that a user can bring."""
+
+from collections.abc import Callable
+from typing import Any
+
+import narwhals as nw
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from embedline.errors import DataError
+from embedline.pipelines.rossmann.options import FeatureOptions
+from pipelines.rossmann.conftest import ENGINES, Rows, prepare
+
+Engine = Callable[[Rows], Any]
+Small = dict[str, Rows]
+
+
+def column(table: Any, name: str) -> list[Any]:
+    values = nw.from_native(table).lazy().collect().get_column(name).to_list()
+    return [None if value is None or value != value else value for value in values]
+
+
+# Rows: store 1 on 29 and 31 July (the 30th has no sales), 1 and 2 August (test); store 2 on 31 July.
+EXPECTED = {
+    "Store": [1, 1, 1, 1, 2],
+    "Id": [None, None, 1, 2, None],
+    "Sales": [4000, 5000, None, None, 7000],
+    "Open": [1, 1, 1, 0, 1],
+    "Days": [0, 2, 3, 4, 2],
+    "StateHoliday": [False] * 5,
+    "HolidayKind": ["0"] * 5,
+    "Year": [2015] * 5,
+    "Month": [7, 7, 8, 8, 7],
+    "Week": [31] * 5,
+    "Day": [29, 31, 1, 2, 31],
+    "StoreType": ["c", "c", "c", "c", "a"],
+    "State": ["HE", "HE", "HE", "HE", "HB,NI"],
+    "PromoInterval": ["Jan,Apr,Jul,Oct"] * 4 + [None],
+    "CompetitionDistance": [1270, 1270, 1270, 1270, None],
+    "CompetitionOpenSinceYear": [2015, 2015, 2015, 2015, 1900],
+    "CompetitionMonthsOpen": [2, 2, 2, 2, 0],  # since 15 May: 75 to 79 days
+    "Promo2Weeks": [3, 3, 3, 3, 0],  # since Monday 6 July: 23 to 27 days
+    "Promo2SinceYear": [2015, 2015, 2015, 2015, 1900],
+    "trend": [60, 60, 60, 61, 70],  # the second of August is a Sunday: the next week of the trends
+    "trend_DE": [80, 80, 80, 81, 80],
+    "Mean_TemperatureC": [20, 22, 23, 24, 22],
+    "Events": [None, "Rain", "Rain", "Rain", "Rain"],
+    "AfterStateHoliday": [None, 1, 2, 3, None],  # counted on the closed day that is left out, too
+    "BeforeStateHoliday": [-1, None, None, None, None],
+    "AfterSchoolHoliday": [None, 0, 1, 2, None],
+    "BeforeSchoolHoliday": [-1, 0, None, None, None],
+    "AfterPromo": [0, 0, 1, 2, 0],
+    "StateHoliday_bw": [0, 1, 1, 1, 0],
+    "StateHoliday_fw": [1, 0, 0, 0, 0],
+    "SchoolHoliday_bw": [0, 2, 2, 2, 0],
+    "SchoolHoliday_fw": [2, 1, 0, 0, 0],
+    "Promo_bw": [1, 2, 2, 2, 1],
+    "Promo_fw": [2, 1, 0, 0, 1],
+    "ClosedBefore": [None, 1, 0, 0, None],
+    "ClosedAfter": [1, 0, None, None, None],
+}
+
+
+def test_values_of_the_table(small: Small, engine: Engine) -> None:
+    table = prepare(small, engine)
+    assert {name: column(table, name) for name in EXPECTED} == EXPECTED
+
+
+def test_out_comes_the_kind_of_frame_that_went_in(small: Small, engine: Engine) -> None:
+    assert type(prepare(small, engine)) is type(engine(small["store"]))
+
+
+def test_the_day_s_customers_and_the_working_columns_are_left_out(small: Small, engine: Engine) -> None:
+    names = nw.from_native(prepare(small, engine)).collect_schema().names()
+    assert not {"Customers", "StoreDay", "DayNumber", "CompetitionOpenDay", "Promo2Day"} & set(names)
+
+
+def test_options_change_windows_caps_and_weather(small: Small, engine: Engine) -> None:
+    features = FeatureOptions(window=2, competition_months_cap=1, promo2_weeks_cap=2, weather=("Precipitationmm",))
+    table = prepare(small, engine, features)
+    assert column(table, "Promo_bw") == [1, 1, 1, 0, 1]
+    assert column(table, "CompetitionMonthsOpen") == [1, 1, 1, 1, 0]
+    assert column(table, "Promo2Weeks") == [2, 2, 2, 2, 0]
+    assert column(table, "Precipitationmm") == [1.5] * 5
+    assert "Events" not in nw.from_native(table).collect_schema().names()
+
+
+def test_types_are_narrow_and_text_is_held_as_categories(small: Small) -> None:
+    schema = prepare(small, ENGINES["polars"]).schema
+    assert schema["Store"] == pl.Int16
+    assert schema["Sales"] == pl.Int64  # Polars sums Int32 in 32 bits
+    assert schema["Promo_bw"] == pl.Int8
+    assert schema["AfterPromo"] == pl.Float32
+    assert schema["Date"] == pl.Date
+    assert {name for name, dtype in schema.items() if dtype == pl.Categorical} == {
+        *("HolidayKind", "StoreType", "Assortment", "PromoInterval", "State", "Events")
+    }
+
+
+def change(table: str, number: int, **changes: str) -> Callable[[Small], None]:
+    return lambda small: small[table][number].update(changes)
+
+
+def repeat(table: str, number: int, **changes: str) -> Callable[[Small], None]:
+    return lambda small: small[table].append({**small[table][number], **changes})
+
+
+def remove(table: str, number: int) -> Callable[[Small], None]:
+    return lambda small: small[table].pop(number) and None
+
+
+def remove_column(table: str, name: str) -> Callable[[Small], None]:
+    return lambda small: [row.pop(name) for row in small[table]] and None
+
+
+FAULTS = {
+    "bad date": (change("train", 1, Date="2015-13-01"), "train.csv: column Date, row 2: '2015-13-01' is not a date"),
+    "bad number": (change("test", 0, Promo="yes"), "test.csv: column Promo, row 1: 'yes' is not a whole number"),
+    "bad flag": (change("train", 0, Open="2"), "train.csv: column Open, row 1: '2' is not between 0 and 1"),
+    "blank Open in train": (change("train", 0, Open=""), "train.csv: column Open, row 1: the value is missing"),
+    "missing column": (remove_column("train", "Promo"), "train.csv: column Promo is missing"),
+    "missing column of weather": (remove_column("weather", "CloudCover"), "weather.csv: column CloudCover is missing"),
+    "bad measurement": (
+        change("weather", 3, CloudCover="grey"),
+        "weather.csv: column CloudCover, row 4: 'grey' is not",
+    ),
+    "unknown store in train": (
+        change("train", 3, Store="9"),
+        "train.csv and test.csv: Store 9 has no match in store.csv",
+    ),
+    "unknown store in test": (
+        change("test", 1, Store="9"),
+        "train.csv and test.csv: Store 9 has no match in store.csv",
+    ),
+    "unknown store_states": (remove("store_states", 1), "store.csv: Store 2 has no match in store_states.csv"),
+    "unknown state": (remove("state_names", 1), "store_states.csv: State HB,NI has no match in state_names.csv"),
+    "unknown weather file": (
+        change("weather", 0, file="Hesse"),
+        "weather.csv: file Hesse has no match in state_names.csv",
+    ),
+    "repeated row in train": (repeat("train", 0), "train.csv: Store 1, Date 2015-07-31 occurs 2 times"),
+    "repeated row in test": (repeat("test", 0), "test.csv: Store 1, Date 2015-08-01 occurs 2 times"),
+    "row in train and test": (
+        change("test", 0, Date="2015-07-31"),
+        "train.csv and test.csv: Store 1, Date 2015-07-31 occurs 2 times",
+    ),
+    "repeated store": (repeat("store", 0), "store.csv: Store 1 occurs 2 times"),
+    "repeated store_states": (repeat("store_states", 0), "store_states.csv: Store 1 occurs 2 times"),
+    "repeated weather": (repeat("weather", 0), "weather.csv: State HE, Date 2015-07-29 occurs 2 times"),
+    "repeated trend": (
+        repeat("googletrend", 2),
+        "googletrend.csv: file Rossmann_DE_HE, week 2015-07-26 - 2015-08-01 occurs 2",
+    ),
+    "overlapping weeks": (
+        change("googletrend", 3, week="2015-08-01 - 2015-08-07"),
+        "googletrend.csv, weeks overlap: State HE, DayNumber 16648 occurs 2 times",
+    ),
+    "weather of a day missing": (
+        remove("weather", 0),
+        "train.csv and test.csv: State HE, Date 2015-07-29 has no match in both weather.csv and googletrend.csv",
+    ),
+    "trend of a day missing": (
+        remove("googletrend", 3),
+        "train.csv and test.csv: State HE, Date 2015-08-02 has no match in both weather.csv and googletrend.csv",
+    ),
+    "national trend missing": (
+        remove("googletrend", 1),
+        "googletrend.csv: State HE, week 2015-08-02 - 2015-08-08 has no match in the rows of Rossmann_DE there",
+    ),
+    "bad week": (
+        change("googletrend", 0, week="2015-07-26"),
+        "googletrend.csv: column week, row 1: '2015-07-26' is not",
+    ),
+    "short week": (
+        change("googletrend", 0, week="2015-07-26 - 2015-07-31"),
+        "googletrend.csv: file Rossmann_DE, week 2015-07-26 - 2015-07-31 is not a week of seven days",
+    ),
+    "old date": (change("train", 0, Date="1969-07-31"), "train.csv and test.csv: dates have to lie between 1970-01-01"),
+    "empty file": (lambda small: small["train"].clear(), "train.csv: "),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named(small: Small, engine: Engine, fault: str) -> None:
+    spoil, says = FAULTS[fault]
+    spoil(small)
+    with pytest.raises(DataError) as raised:
+        prepare(small, engine)
+    assert str(raised.value).startswith(says)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"windows": 7}, "windows"),
+        ({"window": 0}, "window"),
+        ({"promo2_weeks_cap": -1}, "promo2_weeks_cap"),
+        ({"weather": ["CloudCover", "Sunshine"]}, "Sunshine: no such column in weather.csv"),
+        ({"weather": ["CloudCover", "CloudCover"]}, "a column is named twice"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        FeatureOptions(**options)

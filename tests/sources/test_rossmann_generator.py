@@ -1,0 +1,230 @@
+"""Generated tables: the layout and quirks of the originals, the known law, the same bytes for the same seed."""
+
+import datetime as dt
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from embedline.sources.rossmann_calendar import easter, promo_days, school_holidays, state_holidays
+from embedline.sources.rossmann_files import TABLE_COLUMNS, read_tables
+from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
+from embedline.sources.rossmann_law import noise_floor
+
+
+def read(data: bytes) -> pl.DataFrame:
+    return pl.read_csv(io.BytesIO(data), try_parse_dates=True, schema_overrides={"StateHoliday": pl.String})
+
+
+@pytest.fixture(scope="module")
+def raw() -> dict[str, bytes]:
+    return generate_tables(GeneratorOptions())
+
+
+@pytest.fixture(scope="module")
+def train(raw: dict[str, bytes]) -> pl.DataFrame:
+    return read(raw["train"])
+
+
+def test_same_seed_same_bytes(raw: dict[str, bytes]) -> None:
+    assert generate_tables(GeneratorOptions()) == raw
+    other = generate_tables(GeneratorOptions(seed=1))
+    assert {name for name in raw if other[name] != raw[name]} == set(raw) - {"state_names"}
+
+
+def test_layout(raw: dict[str, bytes]) -> None:
+    assert list(raw) == list(TABLE_COLUMNS)
+    heads = {name: data.split(b"\n")[0].decode() for name, data in raw.items()}
+    for name, columns in TABLE_COLUMNS.items():
+        assert heads[name].replace('"', "").rstrip("\r") == ",".join(columns)
+    assert heads["train"].startswith('"Store","DayOfWeek","Date"')
+    assert heads["weather"].startswith("file,Date,Max_TemperatureC")
+    lines = {name: data.decode().splitlines()[1:] for name, data in raw.items()}
+    patterns = {
+        "train": r'\d+,[1-7],\d{4}-\d\d-\d\d,\d+,\d+,[01],[01],"[0abc]","[01]"',
+        "test": r'\d+,\d+,[1-7],2015-0[89]-\d\d,[01]?,[01],"[0abc]","[01]"',
+        "store": r'\d+,"[abcd]","[abc]",\d*,\d*,\d*,[01],\d*,\d*,"(|Jan,Apr,Jul,Oct|Feb,May,Aug,Nov|Mar,Jun,Sept,Dec)"',
+        "store_states": r'\d+,([A-Z]{2}|"HB,NI")',
+        "state_names": r'[A-Za-z]+,([A-Z]{2}|"HB,NI")',
+        "googletrend": r"Rossmann_DE(_[A-Z]{2})?,\d{4}-\d\d-\d\d - \d{4}-\d\d-\d\d,\d+",
+        "weather": r"[A-Za-z]+,\d{4}-\d\d-\d\d(,-?\d+){12}(,(\d+\.0)?){3}(,\d+){2},(\d+\.0)?,\d+\.\d+"
+        r",([0-8]\.0)?,[A-Za-z-]*,-?\d+",
+    }
+    for name, pattern in patterns.items():
+        wrong = pl.Series(lines[name]).filter(~pl.Series(lines[name]).str.contains(f"^{pattern}$"))
+        assert wrong.to_list() == [], name
+
+
+def test_sales_rows(train: pl.DataFrame) -> None:
+    assert train["Store"].n_unique() == 60
+    assert (train["Date"].max(), train["Date"].min()) == (dt.date(2015, 7, 31), dt.date(2013, 1, 1))
+    assert train.select("Date", "Store").equals(
+        train.select("Date", "Store").sort(["Date", "Store"], descending=[True, False])
+    )
+    assert (train["DayOfWeek"] == train["Date"].dt.weekday()).all()
+    assert not train.select("Store", "Date").is_duplicated().any()
+    assert (train.filter(Open=0)["Sales"] == 0).all() and (train.filter(Open=0)["Customers"] == 0).all()
+    assert 1 <= train.filter(Open=1, Sales=0).height <= 10
+    assert train.filter(DayOfWeek=7)["Open"].mean() < 0.1
+    assert set(train["StateHoliday"]) == {"0", "a", "b", "c"}
+    assert 0.35 < train["Promo"].mean() < 0.42
+    assert 0.1 < train["SchoolHoliday"].mean() < 0.25
+    # As in the originals: 184 days without rows for a sixth of the stores, and some closed for weeks on end.
+    rows = train.group_by("Store").len()["len"]
+    assert sorted(set(rows)) == [942 - 184, 942] and (rows == 942 - 184).sum() == 10
+    closed = (
+        train.filter(pl.col("DayOfWeek") < 7, pl.col("StateHoliday") == "0")
+        .group_by("Store")
+        .agg((pl.col("Open") == 0).sum().alias("days"))
+    )
+    assert (closed["days"] >= 12).sum() == 6
+
+
+def test_test_rows(raw: dict[str, bytes]) -> None:
+    test = read(raw["test"])
+    assert test["Id"].to_list() == list(range(1, test.height + 1))
+    assert test.height == 46 * 48
+    assert (test["Date"][0], test["Date"][-1]) == (dt.date(2015, 9, 17), dt.date(2015, 8, 1))
+    blank = test.filter(pl.col("Open").is_null())
+    assert blank.height == 11 and blank["Store"].n_unique() == 1 and (blank["DayOfWeek"] < 7).all()
+
+
+def test_store_quirks(raw: dict[str, bytes]) -> None:
+    store = read(raw["store"])
+    states = read(raw["store_states"])
+    assert set(store["StoreType"]) == {"a", "b", "c", "d"}
+    assert store["CompetitionDistance"].null_count() == 1
+    assert store["CompetitionOpenSinceYear"].null_count() == store["CompetitionOpenSinceMonth"].null_count() == 19
+    assert store.filter(pl.col("CompetitionDistance").is_null())["CompetitionOpenSinceYear"].null_count() == 1
+    assert store["CompetitionOpenSinceYear"].min() == 1900
+    outside = store.filter(Promo2=0)
+    assert outside.height == 29
+    assert outside.select("Promo2SinceWeek", "Promo2SinceYear").null_count().row(0) == (29, 29)
+    assert (outside["PromoInterval"].fill_null("") == "").all()
+    assert "HB,NI" in states["State"]
+    assert raw["store_states"].count(b"\r\n") == 61
+
+
+def test_weather_and_trends(raw: dict[str, bytes]) -> None:
+    weather, trends = read(raw["weather"]), read(raw["googletrend"])
+    assert weather.height == 16 * 990 and weather["file"].n_unique() == 16
+    assert 0.05 < weather["CloudCover"].is_null().mean() < 0.1
+    assert 0.2 < weather["Events"].is_null().mean() < 0.35
+    assert {"Rain", "Snow", "Fog-Rain", "Rain-Snow", "Rain-Thunderstorm", "Fog"} <= set(weather["Events"])
+    assert (weather["Min_TemperatureC"] < weather["Mean_TemperatureC"]).all()
+    assert (weather["Mean_TemperatureC"] < weather["Max_TemperatureC"]).all()
+    july = weather.filter(pl.col("Date").dt.month() == 7)["Mean_TemperatureC"].mean()
+    january = weather.filter(pl.col("Date").dt.month() == 1)["Mean_TemperatureC"].mean()
+    assert july - january > 14
+    assert trends.height == 14 * 148
+    assert (trends["week"][0], trends["week"][147]) == ("2012-12-02 - 2012-12-08", "2015-09-27 - 2015-10-03")
+    assert set(trends.group_by("file").agg(pl.col("trend").max())["trend"]) == {100}
+
+
+def test_the_noise_is_the_only_difference_from_the_law(raw: dict[str, bytes], train: pl.DataFrame) -> None:
+    quiet = generate_tables(GeneratorOptions(noise=0))
+    assert {name for name in raw if quiet[name] != raw[name]} == {"train"}
+    law = read(quiet["train"])
+    changed = {name for name in train.columns if not train[name].equals(law[name])}
+    assert changed == {"Sales", "Customers"}
+    sold = train["Sales"].to_numpy() > 0
+    assert ((law["Sales"].to_numpy() > 0) == sold).all()
+    noisy, best = train["Sales"].to_numpy()[sold], law["Sales"].to_numpy()[sold]
+    noise = np.log(noisy / best)
+    assert abs(noise.mean()) < 0.002
+    assert noise.std() == pytest.approx(0.08, rel=0.02)
+    forecast = best * np.exp(-1.5 * 0.08**2)
+    assert np.sqrt(np.mean((1 - forecast / noisy) ** 2)) == pytest.approx(noise_floor(0.08), rel=0.02)
+
+
+def test_sales_show_the_law() -> None:
+    law = read(generate_tables(GeneratorOptions(noise=0))["train"]).filter(pl.col("Sales") > 0)
+    mean = law.with_columns(pl.col("Sales").log()).group_by("DayOfWeek", "Promo").agg(pl.col("Sales").mean())
+    at = {(day, promo): value for day, promo, value in mean.iter_rows()}
+    for day, effect in enumerate((0.42, 0.34, 0.29, 0.27, 0.22), start=1):
+        assert at[day, 1] - at[day, 0] == pytest.approx(effect, abs=0.06)
+
+
+def test_other_sizes_and_calendars() -> None:
+    days = {"first_day": dt.date(2020, 2, 1), "last_day": dt.date(2020, 2, 20), "test_last_day": dt.date(2020, 2, 25)}
+    for n_stores in (4, 5, 7, 33):
+        tables = generate_tables(GeneratorOptions(n_stores=n_stores, **days))
+        assert read(tables["train"]).height == n_stores * 20
+        assert set(read(tables["store"])["StoreType"]) == {"a", "b", "c", "d"}
+        assert read(tables["test"])["Open"].null_count() > 0
+        assert read(tables["weather"]).height == 16 * 25
+
+
+def test_speed() -> None:
+    start = time.process_time()
+    generate_tables(GeneratorOptions(seed=9))
+    assert time.process_time() - start < 1.5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_store": 10},
+        {"n_stores": 3},
+        {"noise": -0.1},
+        {"noise": float("inf")},
+        {"seed": -1},
+        {"last_day": "2012-01-01"},
+        {"first_day": "yesterday"},
+    ],
+)
+def test_wrong_options_are_named(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        GeneratorOptions.model_validate(wrong)
+
+
+def test_options_from_yaml() -> None:
+    assert GeneratorOptions.model_validate({"first_day": "2013-01-01", "noise": 0}).first_day == dt.date(2013, 1, 1)
+
+
+def test_calendar() -> None:
+    assert [easter(year) for year in (2013, 2014, 2015, 2024)] == [
+        *(dt.date(2013, 3, 31), dt.date(2014, 4, 20), dt.date(2015, 4, 5), dt.date(2024, 3, 31)),
+    ]
+    days = np.arange("2013-01-01", "2016-01-01", dtype="datetime64[D]")
+    states = ["BY", "HE", "SN"]
+    codes = state_holidays(days, states)
+
+    def code(day: str) -> list[str]:
+        return codes[days == np.datetime64(day)][0].tolist()
+
+    assert code("2014-12-25") == code("2013-12-26") == ["c"] * 3
+    assert code("2015-04-03") == code("2015-04-06") == ["b"] * 3
+    assert code("2015-05-14") == code("2015-05-25") == code("2015-06-04") == ["a"] * 3
+    assert code("2013-01-06") == code("2015-08-15") == ["a", "0", "0"]
+    assert code("2013-11-20") == code("2014-11-19") == ["0", "0", "a"]
+    assert code("2013-10-31") == ["0", "0", "a"]
+    assert code("2015-07-15") == ["0"] * 3
+    school = school_holidays(days, states)[days == np.datetime64("2015-07-28")][0]
+    assert school.tolist() == [False, True, True]
+    week = np.arange("2013-01-07", "2013-01-21", dtype="datetime64[D]")
+    assert promo_days(week).tolist() == [True] * 5 + [False] * 9
+
+
+def test_state_holidays_of_the_real_rows(real_data: Path) -> None:
+    tables = read_tables(str(real_data / "rossmann.tgz"))
+    real = read(tables["train"]).join(read(tables["store_states"]), on="Store")
+    days = np.arange("2013-01-01", "2015-08-01", dtype="datetime64[D]")
+    states = sorted(set(real["State"]))
+    ours = pl.DataFrame(
+        {
+            "Date": np.repeat(days, len(states)),
+            "State": np.tile(states, len(days)),
+            "ours": state_holidays(days, states).ravel(),
+        }
+    )
+    joined = real.join(ours, on=["Date", "State"])
+    assert joined.height == real.height
+    wrong = joined.filter(pl.col("ours") != pl.col("StateHoliday"))
+    assert wrong.group_by("Date", "State", "StateHoliday", "ours").len().sort("Date", "State").rows() == [
+        (dt.date(2015, 1, 1), "TH", "0", "a", 36)  # the originals forget New Year 2015 in Thuringia
+    ]

@@ -1,0 +1,117 @@
+"""The project as a whole: arrows of imports, registry, catalog, parameters, and what the command line says."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import PROJECT
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+
+SOURCE = PROJECT / "src" / "embedline"
+USES_KEDRO = {"pipelines", "datasets", "running", "hooks", "settings", "cli", "__main__", "pipeline_registry"}
+USES_TORCH = {"tables", "text", "ratings", "training"}
+MAY_IMPORT = {  # own packages that each package may import, besides itself and errors
+    "errors": set(),
+    "training": set(),
+    "tables": {"training"},
+    "frames": set(),
+    "sources": set(),
+    "datasets": {"training"},
+    "pipelines": {"sources", "frames", "tables", "training"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Names of the modules that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def modules() -> list[tuple[str, Path]]:
+    """Each source file with the top-level package (or module) that it belongs to."""
+    return [(path.relative_to(SOURCE).parts[0].removesuffix(".py"), path) for path in SOURCE.rglob("*.py")]
+
+
+def test_imports_point_one_way() -> None:
+    for package, path in modules():
+        for name in imports_of(path):
+            top, _, rest = name.partition(".")
+            if top == "kedro" or top == "kedro_datasets":
+                assert package in USES_KEDRO, f"{path} imports {name}"
+            if top in {"torch", "accelerate", "safetensors"}:
+                assert package in USES_TORCH, f"{path} imports {name}"
+            if top == "embedline" and rest and package in MAY_IMPORT:
+                own = rest.split(".")[0]
+                assert own in {package, "errors"} | MAY_IMPORT[package], f"{path} imports {name}"
+
+
+def test_registry_imports_no_heavy_library() -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'src')\n"
+        "from embedline.pipeline_registry import register_pipelines\n"
+        "assert register_pipelines()\n"
+        "print(sorted({'torch', 'lightgbm', 'plotly', 'mlflow', 'accelerate', 'sklearn'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def context() -> object:
+    """Context of the project in the base environment."""
+    bootstrap_project(PROJECT)
+    with KedroSession.create(project_path=PROJECT, env="base") as session:
+        return session.load_context()
+
+
+def test_every_dataset_is_in_the_catalog_and_versioned(context) -> None:
+    from embedline.pipeline_registry import register_pipelines
+
+    names = {name for pipeline in register_pipelines().values() for name in pipeline.datasets()}
+    artifacts = {name for name in names if not name.startswith("params:")}
+    assert "rossmann.table" in artifacts
+    for name in sorted(artifacts):
+        assert name in context.catalog, f"{name} would be lost after the run: no catalog entry matches it"
+        dataset = context.catalog.get(name)
+        assert dataset._version is not None, f"{name} is not versioned"
+        assert "AtomicSave" in {base.__name__ for base in type(dataset).__mro__}, f"{name} is not saved atomically"
+        assert (dataset.metadata or {}).get("kedro-viz", {}).get("layer"), f"{name} has no layer in kedro-viz"
+
+
+def test_environments_keep_their_artifacts_apart(context) -> None:
+    with KedroSession.create(project_path=PROJECT) as session:  # sample is the default
+        sample = session.load_context().catalog.get("rossmann.model")._filepath
+    base = context.catalog.get("rossmann.model")._filepath
+    assert str(sample) == f"{PROJECT}/data/sample/06_models/rossmann/model.safetensors"
+    assert str(base) == f"{PROJECT}/data/06_models/rossmann/model.safetensors"
+
+
+def test_every_parameter_is_read_in_every_environment() -> None:
+    for env in ("base", "sample"):
+        with KedroSession.create(project_path=PROJECT, env=env) as session:
+            assert session.load_context().catalog  # ParameterCheck raises for one that no pipeline reads
+
+
+def test_parameters_list_the_columns_of_the_lessons(context) -> None:
+    columns = context.params["rossmann"]["columns"]
+    assert {"Store", "DayOfWeek", "Promo2Weeks", "SchoolHoliday_bw", "Events"} <= set(columns["categorical"])
+    assert {"CompetitionDistance", "trend", "trend_DE", "AfterStateHoliday", "BeforeStateHoliday", "Promo"} <= set(
+        columns["continuous"]
+    )
+
+
+def test_yaml_files_name_no_machine() -> None:
+    for path in (PROJECT / "conf").rglob("*.yml"):
+        text = path.read_text()
+        yaml.safe_load(text)
+        assert not re.search(r"(/home/|/root|/work\b|/tmp)", text), path

@@ -1,0 +1,63 @@
+"""Every check of the training's settings, with the message that the user reads."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from embedline.training.options import Averaging, FinderOptions, TrainingOptions
+
+GOOD: dict[str, Any] = {"epochs": 1, "batch_size": 2, "lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs\n.*greater than or equal to 1"),
+        ({"batch_size": 0}, "batch_size\n.*greater than or equal to 1"),
+        ({"lr": 0.0}, "lr\n.*greater than 0"),
+        ({"weight_decay": -0.1}, "weight_decay\n.*greater than or equal to 0"),
+        ({"eps": 0.0}, "eps\n.*greater than 0"),
+        ({"betas": (0.9, 1.0)}, r"betas must lie in \[0, 1\), got \[0.9, 1.0\]"),
+        ({"momentum": (-0.1, 0.5)}, r"momentum must lie in \[0, 1\), got \[-0.1, 0.5\]"),
+        ({"schedule": "linear"}, "schedule\n.*'one_cycle', 'cosine_restarts' or 'constant'"),
+        ({"warmup": 1.0}, "warmup\n.*less than 1"),
+        ({"warmup": 0.0}, "warmup\n.*greater than 0"),
+        ({"cycle_epochs": 0}, "cycle_epochs\n.*greater than or equal to 1"),
+        ({"cycle_growth": 0}, "cycle_growth\n.*greater than or equal to 1"),
+        ({"loss": "rmse"}, "loss\n.*'mse', 'l1' or 'huber'"),
+        ({"clip_norm": 0.0}, "clip_norm\n.*greater than 0"),
+        ({"averaging": {"decay": 1.0}}, "averaging.decay\n.*less than 1"),
+        ({"averaging": {"decay": 0.9, "power": 2}}, "averaging.power\n.*Extra inputs"),
+        ({"seeds": []}, "seeds\n.*at least 1 item"),
+        ({"seeds": [1, 2, 1]}, r"seeds must differ, got \[1, 2, 1\]: equal seeds train the same model twice"),
+        ({"device": "tpu"}, "device\n.*'auto', 'cpu' or 'cuda'"),
+        ({"precision": "fp16"}, "precision\n.*'auto', 'fp32' or 'bf16'"),
+        ({"learning_rate": 0.1}, "learning_rate\n.*Extra inputs"),
+    ],
+)
+def test_a_bad_value_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainingOptions.model_validate(GOOD | changes)
+
+
+def test_good_values_are_kept_and_the_rest_has_its_default() -> None:
+    options = TrainingOptions.model_validate(GOOD | {"seeds": [3, 1], "averaging": {"decay": 0.9}})
+    assert options.seeds == (3, 1)
+    assert options.averaging == Averaging(decay=0.9)
+    assert (options.betas, options.eps, options.momentum) == ((0.9, 0.99), 1e-5, (0.95, 0.85))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"low": 1.0, "high": 0.1}, "low must be below high, got low=1.0, high=0.1"),
+        ({"low": 0.1, "high": 0.1}, "low must be below high"),
+        ({"low": 0.0}, "low\n.*greater than 0"),
+        ({"steps": 9}, "steps\n.*greater than or equal to 10"),
+        ({"step": 20}, "step\n.*Extra inputs"),
+    ],
+)
+def test_a_bad_range_test_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FinderOptions.model_validate(changes)
