@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PROJECT
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+
+from conftest import PROJECT
 
 SOURCE = PROJECT / "src" / "embedline"
 USES_KEDRO = {"pipelines", "datasets", "running", "hooks", "settings", "cli", "__main__", "pipeline_registry"}
@@ -46,7 +47,7 @@ def test_imports_point_one_way() -> None:
     for package, path in modules():
         for name in imports_of(path):
             top, _, rest = name.partition(".")
-            if top == "kedro" or top == "kedro_datasets":
+            if top in {"kedro", "kedro_datasets"}:
                 assert package in USES_KEDRO, f"{path} imports {name}"
             if top in {"torch", "accelerate", "safetensors"}:
                 assert package in USES_TORCH, f"{path} imports {name}"

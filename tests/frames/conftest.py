@@ -1,5 +1,6 @@
 """Small frames in every engine."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,4 +27,4 @@ def build(request: pytest.FixtureRequest) -> Build:
 def values(frame: Any, column: str) -> list[Any]:
     """The column as a list, missing values as None."""
     found = frame.lazy().collect().get_column(column).to_list()
-    return [None if value is None or value != value else value for value in found]
+    return [None if isinstance(value, float) and math.isnan(value) else value for value in found]

@@ -24,13 +24,13 @@ def test_an_unknown_key_is_named_and_counted(build: Build) -> None:
 
 def test_a_repeated_key_of_the_table_is_named(build: Build) -> None:
     stores = build({"Store": [1, 2, 2], "Type": ["a", "b", "c"]})
-    with pytest.raises(DataError, match="^stores: Store 2 occurs 2 times; it may occur once$"):
+    with pytest.raises(DataError, match=r"^stores: Store 2 occurs 2 times; it may occur once$"):
         lookup(build(SALES), stores, ["Store"], name="sales", table_name="stores")
 
 
 def test_unique_keys_of_two_columns(build: Build) -> None:
     require_unique(build(SALES), ["Store", "Day"], name="sales")
-    with pytest.raises(DataError, match="^sales: Store 2, Day 1 occurs 2 times; it may occur once$"):
+    with pytest.raises(DataError, match=r"^sales: Store 2, Day 1 occurs 2 times; it may occur once$"):
         require_unique(build({"Store": [2, 1, 2], "Day": [1, 1, 1]}), ["Store", "Day"], name="sales")
 
 

@@ -76,7 +76,7 @@ def test_a_fault_names_file_column_row_and_value(build: Build, column: str, text
 def test_a_missing_column_and_an_empty_file_are_named(build: Build) -> None:
     with pytest.raises(DataError, match=r"t.csv: column Date, Store is missing \(the file has Year\)"):
         typed(build({"Year": ["2000"]}), {name: SCHEMA[name] for name in ("Store", "Year", "Date")}, file="t.csv")
-    with pytest.raises(DataError, match="t.csv: there are no rows below the header"):
+    with pytest.raises(DataError, match=r"t.csv: there are no rows below the header"):
         typed(build(GOOD).head(0), SCHEMA, file="t.csv")
 
 
@@ -84,7 +84,7 @@ def test_dates_are_cut_out_of_another_column(build: Build) -> None:
     schema = {"first": Date(source="week"), "last": Date(source="week", start=13)}
     frame = typed(build({"week": ["2012-12-02 - 2012-12-08"]}), schema, file="t.csv")
     assert [str(values(frame, name)[0])[:10] for name in schema] == ["2012-12-02", "2012-12-08"]
-    with pytest.raises(DataError, match="column week, row 1: .* has '2012-12-32', which is not a date"):
+    with pytest.raises(DataError, match=r"column week, row 1: .* has '2012-12-32', which is not a date"):
         typed(build({"week": ["2012-12-02 - 2012-12-32"]}), schema, file="t.csv")
 
 

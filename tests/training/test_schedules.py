@@ -31,7 +31,9 @@ def test_the_peak_follows_the_warmup() -> None:
     assert learning_rate(options, 0.25) < 0.006
 
 
-@pytest.mark.parametrize(("progress", "expected"), [(0.0, 0.95), (0.125, 0.90), (0.25, 0.85), (0.625, 0.90), (1.0, 0.95)])
+@pytest.mark.parametrize(
+    ("progress", "expected"), [(0.0, 0.95), (0.125, 0.90), (0.25, 0.85), (0.625, 0.90), (1.0, 0.95)]
+)
 def test_momentum_mirrors_the_one_cycle(progress: float, expected: float) -> None:
     assert momentum(_options(), progress) == pytest.approx(expected)
 

@@ -38,7 +38,7 @@ def part_of(encoded: nw.DataFrame[Any], part: str) -> nw.DataFrame[Any]:
 def to_arrays(encoded: nw.DataFrame[Any], encoder: Encoder) -> TableArrays:
     """Gather the columns of an encoded frame into contiguous tensors on the CPU."""
     codes = [code_name(name) for name in encoder.code_columns]
-    values = [value_name(name) for name in encoder.continuous]
+    values = [value_name(name) for name in encoder.value_columns]
     target = None
     if encoder.target.column in encoded.columns and not encoded.get_column(encoder.target.column).null_count():
         raw = encoded.get_column(encoder.target.column).to_numpy()

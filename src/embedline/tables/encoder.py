@@ -3,10 +3,13 @@
 from typing import Any, Literal
 
 import narwhals as nw
-from pydantic import BaseModel, ConfigDict
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from embedline.errors import DataError
 from embedline.tables.columns import PART, Columns, require_columns
+from embedline.tables.target_means import TargetMeans, fit_target_means
 
 MISSING = 0  # code of a missing level and of one never seen in training
 FLAG = "_na"  # suffix of the category that marks a filled-in continuous value
@@ -17,11 +20,27 @@ Kind = Literal["boolean", "integer", "string"]
 
 
 class EncodingOptions(BaseModel):
-    """How the target is learned: ``log`` for positive targets whose relative error matters, else ``none``."""
+    """What the encoding learns beside levels, medians and scales.
+
+    Attributes:
+        target_transform: ``log`` for positive targets whose relative error matters, else ``none``.
+        target_means: lists of columns; each adds a continuous input, the mean of the transformed target of the row's
+            group on the training rows (:class:`embedline.tables.target_means.TargetMeans`).
+        smoothing: rows of the wider group that each group's mean is mixed with.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     target_transform: Literal["log", "none"] = "none"
+    target_means: tuple[tuple[str, ...], ...] = ()
+    smoothing: float = Field(default=20.0, gt=0.0)
+
+    @field_validator("target_means")
+    @classmethod
+    def _check_groups(cls, groups: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        if any(not group or len(set(group)) < len(group) for group in groups) or len(set(groups)) < len(groups):
+            raise ValueError("target_means needs lists of different columns, each list once")
+        return groups
 
 
 class CategoryMap(BaseModel):
@@ -70,11 +89,18 @@ class Encoder(BaseModel):
     flags: tuple[str, ...]
     keys: tuple[str, ...]
     target: TargetScale
+    groups: dict[str, CategoryMap] = {}
+    target_means: tuple[TargetMeans, ...] = ()
 
     @property
     def code_columns(self) -> tuple[str, ...]:
         """Columns of codes of the encoded frame: the categorical variables, then the missing-value flags."""
         return (*self.categorical, *(name + FLAG for name in self.flags))
+
+    @property
+    def value_columns(self) -> tuple[str, ...]:
+        """Columns of values of the encoded frame: the continuous variables, then the target means."""
+        return (*self.continuous, *(means.name for means in self.target_means))
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
@@ -92,8 +118,11 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
         DataError: naming the column that is missing, has a wrong type, holds an infinite value or only nulls, or a
             target that its transform cannot take.
     """
-    inputs = (*columns.categorical, *columns.continuous)
+    grouped = tuple(dict.fromkeys(name for group in options.target_means for name in group))
+    inputs = (*columns.categorical, *columns.continuous, *grouped)
     require_columns(table, (*inputs, columns.target, *columns.keys), what="the table")
+    if columns.target in grouped:
+        raise DataError(f"encoding.target_means groups by the target {columns.target!r}")
     categorical = {name: _fit_categories(table, name) for name in columns.categorical}
     numbers = table.select(*(_number(table, name) for name in (*columns.continuous, columns.target)))
     _refuse_infinite(numbers)
@@ -102,8 +131,20 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
     clashes = [name + FLAG for name in flags if name + FLAG in categorical]
     if clashes:
         raise DataError(f"columns.categorical lists {clashes}, names that mark filled-in values: rename these columns")
-    target = _fit_target(numbers.get_column(columns.target), options)
-    return Encoder(categorical=categorical, continuous=scales, flags=flags, keys=columns.keys, target=target)
+    learned = _transformed(numbers.get_column(columns.target), options)
+    groups = {name: categorical.get(name) or _fit_categories(table, name) for name in grouped}
+    codes, sizes = _group_codes(table, groups), {name: levels.size for name, levels in groups.items()}
+    return Encoder(
+        categorical=categorical,
+        continuous=scales,
+        flags=flags,
+        keys=columns.keys,
+        target=_fit_target(columns.target, learned, options),
+        groups=groups,
+        target_means=tuple(
+            fit_target_means(codes, sizes, group, learned, options.smoothing) for group in options.target_means
+        ),
+    )
 
 
 def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
@@ -112,7 +153,7 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
     Returns:
         The key columns and ``part`` where ``table`` has them, the target (Float64, untransformed) where it has it,
         an Int32 column ``code:<name>`` for each of ``encoder.code_columns``, a standardised Float32 column
-        ``value:<name>`` for each continuous variable. Rows keep their order.
+        ``value:<name>`` for each of ``encoder.value_columns``. Rows keep their order.
 
     DIFF(fastai): scales come from training rows alone, and the missing-value flags are categories (v2), not continuous
     inputs (v0.7).
@@ -120,8 +161,8 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
     Raises:
         DataError: naming the column that is missing, has a wrong type or holds an infinite value.
     """
-    require_columns(table, (*encoder.categorical, *encoder.continuous), what="the frame to encode")
-    for name, levels in encoder.categorical.items():
+    require_columns(table, (*encoder.categorical, *encoder.continuous, *encoder.groups), what="the frame to encode")
+    for name, levels in {**encoder.groups, **encoder.categorical}.items():
         if not _all_missing(table, name) and (found := _kind(table, name)) != levels.kind:
             raise DataError(f"column {name!r} holds {found} values; it was fitted on {levels.kind} values")
     target = encoder.target.column
@@ -144,7 +185,17 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
         .alias(value_name(name))
         for name, scale in encoder.continuous.items()
     ]
-    return table.select(*expressions, *codes, *marks, *scaled)
+    encoded = table.select(*expressions, *codes, *marks, *scaled)
+    grouped = _group_codes(table, encoder.groups)
+    return encoded.with_columns(
+        nw.new_series(
+            value_name(means.name),
+            ((means.values(grouped) - means.mean) / (means.std + TINY)).astype(np.float32),
+            nw.Float32,
+            backend=table.implementation,
+        )
+        for means in encoder.target_means
+    )
 
 
 def code_name(variable: str) -> str:
@@ -259,19 +310,28 @@ def _refuse_no_logarithm(values: nw.Series[Any]) -> None:
         )
 
 
-def _fit_target(values: nw.Series[Any], options: EncodingOptions) -> TargetScale:
-    import numpy as np
+def _group_codes(table: nw.DataFrame[Any], groups: dict[str, CategoryMap]) -> dict[str, NDArray[np.integer]]:
+    if not groups:
+        return {}
+    codes = table.select(*(_codes(table, name, levels).alias(name) for name, levels in groups.items()))
+    return {name: codes.get_column(name).to_numpy() for name in groups}
 
+
+def _transformed(values: nw.Series[Any], options: EncodingOptions) -> NDArray[np.float64]:
     if values.null_count():
         raise DataError(f"target {values.name!r} has {values.null_count()} missing values on the training rows")
-    numbers = values.to_numpy()
     if options.target_transform == "log":
         _refuse_no_logarithm(values)
-        numbers = np.log(numbers)
+        return np.asarray(np.log(values.to_numpy()))
+    return np.asarray(values.to_numpy())
+
+
+def _fit_target(name: str, learned: NDArray[np.float64], options: EncodingOptions) -> TargetScale:
+    mean = float(learned.mean())
     return TargetScale(
-        column=values.name,
+        column=name,
         transform=options.target_transform,
-        mean=float(numbers.mean()),
-        std=_spread(float(numbers.std()), float(numbers.mean())),
-        maximum=float(numbers.max()),
+        mean=mean,
+        std=_spread(float(learned.std()), mean),
+        maximum=float(learned.max()),
     )

@@ -2,7 +2,8 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import narwhals as nw
@@ -22,7 +23,8 @@ from embedline.tables.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding
 from embedline.tables.options import NetworkOptions
 from embedline.training.bundle import ModelBundle
 from embedline.training.device import device_name, make_accelerator
-from embedline.training.loop import Fitted, Record, fit
+from embedline.training.ensemble import train_side_by_side
+from embedline.training.loop import Fitted, Loss, Record, fit
 from embedline.training.lr_finder import RangeTest, find_learning_rate
 from embedline.training.metrics import regression_metrics
 from embedline.training.options import FinderOptions, TrainingOptions
@@ -30,11 +32,12 @@ from embedline.training.options import FinderOptions, TrainingOptions
 KIND = "tabular"
 PREDICT_ROWS = 16_384  # rows of one forward pass when predicting: bounds memory, large enough to be quick
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LOSSES: dict[str, Loss] = {
     "mse": F.mse_loss,
     "l1": F.l1_loss,
     "huber": F.smooth_l1_loss,
 }
+RELATIVE_CLIP = 0.5  # relative errors beyond this count linearly: a handful of rows would else steer the training
 
 
 def network_config(encoder: Encoder, options: NetworkOptions) -> dict[str, Any]:
@@ -52,7 +55,8 @@ def network_config(encoder: Encoder, options: NetworkOptions) -> dict[str, Any]:
     return {
         "cardinalities": list(encoder.cardinalities),
         "sizes": list(embedding_sizes(encoder.code_columns, encoder.cardinalities, options)),
-        "n_continuous": len(encoder.continuous),
+        "n_continuous": len(encoder.value_columns),
+        "continuous_batch_norm": options.continuous_batch_norm,
         "layers": list(options.layers),
         "dropouts": list(options.dropouts),
         "embedding_dropout": options.embedding_dropout,
@@ -70,9 +74,26 @@ def build_network(config: dict[str, Any], *, seed: int) -> EmbeddingNetwork:
         return EmbeddingNetwork(**config)
 
 
-def _scaled_loss(name: str, encoder: Encoder) -> Callable[[Tensor, Tensor], Tensor]:
-    """Loss on the standardised target, so that learning rates carry over from one table to the next."""
-    loss, scale = LOSSES[name], encoder.target.std
+def make_loss(name: str, encoder: Encoder) -> Loss:
+    """Loss on outputs and targets in transformed units, scaled by the target's deviation.
+
+    The scale lets learning rates carry over from one table to the next. ``relative`` is the squared relative error
+    ``(exp(output - target) - 1)^2`` of a target learned as a logarithm, what RMSPE averages, clipped as Huber's loss.
+
+    Raises:
+        DataError: if ``relative`` is asked for a target that is not learned as a logarithm.
+    """
+    scale = encoder.target.std
+    if name == "relative":
+        if encoder.target.transform != "log":
+            raise DataError("training.loss 'relative' needs encoding.target_transform: log")
+
+        def relative(output: Tensor, target: Tensor) -> Tensor:
+            error = torch.expm1((output - target).clamp(max=1.0)) / scale
+            return 2.0 * F.huber_loss(error, torch.zeros_like(error), delta=RELATIVE_CLIP / scale)
+
+        return relative
+    loss = LOSSES[name]
     return lambda output, target: loss(output / scale, target / scale)
 
 
@@ -92,40 +113,57 @@ def train_network(
     arrays = to_arrays(part_of(encoded, TRAIN), encoder)
     if arrays.target is None:
         raise DataError(f"the training rows have no target {encoder.target.column!r}")
+    tensors = (*arrays.inputs, arrays.target)
     held_out = part_of(encoded, EVALUATE)
     accelerator = make_accelerator(training)
     evaluate = _evaluator(held_out, encoder, accelerator) if len(held_out) else None
     config = network_config(encoder, network)
-    history: list[Record] = []
-    weights: dict[str, Tensor] = {}
-    runs: list[Fitted] = []
-    for member, seed in enumerate(training.seeds):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)  # dropout masks, too, follow the seed
-            fitted = fit(
-                build_network(config, seed=seed),
-                (*arrays.inputs, arrays.target),
-                _scaled_loss(training.loss, encoder),
-                training,
-                accelerator=accelerator,
-                seed=seed,
-                evaluate=evaluate,
-                label=f"member{member}." if len(training.seeds) > 1 else "",
-            )
-        runs.append(fitted)
-        weights |= {f"{member}.{name}": tensor for name, tensor in fitted.network.state_dict().items()}
-        history += [{"member": member, **record} for record in fitted.history]
+    loss = make_loss(training.loss, encoder)
+
+    def train_member(member: int, built: nn.Module) -> Fitted:
+        return fit(
+            built,
+            tensors,
+            loss,
+            training,
+            accelerator=accelerator,
+            seed=training.seeds[member],
+            evaluate=evaluate,
+            label=f"member{member}." if len(training.seeds) > 1 else "",
+            position=member,
+        )
+
+    networks = [build_network(config, seed=seed) for seed in training.seeds]
+    workers = _workers(networks, accelerator)
+    started = time.perf_counter()
+    runs = train_side_by_side(train_member, networks, training.seeds, workers=workers)
     metrics = {
         "rows": len(arrays.target),
         "epochs": training.epochs,
         "members": len(runs),
-        "seconds": sum(run.seconds for run in runs),
-        "rows_per_second": float(np.mean([run.rows_per_second for run in runs])),
+        "workers": workers,
+        "seconds": time.perf_counter() - started,
+        "rows_per_second": workers * float(np.mean([run.rows_per_second for run in runs])),
         "device": device_name(accelerator.device),
         "precision": accelerator.mixed_precision,
     }
+    states = enumerate(run.network.state_dict() for run in runs)
+    weights = {f"{member}.{name}": tensor for member, state in states for name, tensor in state.items()}
+    history = [{"member": member, **record} for member, run in enumerate(runs) for record in run.history]
     bundle = ModelBundle(KIND, config, encoder.model_dump(mode="json"), weights, metrics, library_versions())
     return bundle, history
+
+
+def _workers(networks: Sequence[nn.Module], accelerator: Accelerator) -> int:
+    """How many members to train at a time: one for each CPU core, where that leaves the numbers reproducible.
+
+    Small batches leave a second core half idle, so that two members side by side end in little more than the time of
+    one. Dropout draws from PyTorch's one global generator, which threads would share in no fixed order.
+    """
+    random = any(isinstance(module, nn.Dropout) and module.p for network in networks for module in network.modules())
+    if accelerator.device.type != "cpu" or random:
+        return 1
+    return min(len(networks), torch.get_num_threads())
 
 
 def range_test(
@@ -145,7 +183,7 @@ def range_test(
         return find_learning_rate(
             build_network(network_config(encoder, network), seed=seed),
             (*arrays.inputs, arrays.target),
-            _scaled_loss(training.loss, encoder),
+            make_loss(training.loss, encoder),
             training,
             finder,
             accelerator=make_accelerator(training),

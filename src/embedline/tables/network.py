@@ -80,7 +80,7 @@ class EmbeddingTables(nn.Module):
 
 
 class EmbeddingNetwork(nn.Module):
-    """Embeddings and batch-normalised continuous inputs through hidden layers to one number.
+    """Embeddings and continuous inputs through hidden layers to one number.
 
     Each hidden block is Linear -> ReLU -> [BatchNorm] -> Dropout. The output is in units of the *transformed* target:
     ``output_mean + output_scale * x``, so that an untrained network predicts the training mean, or with ``y_range``
@@ -100,6 +100,7 @@ class EmbeddingNetwork(nn.Module):
         dropouts: Sequence[float],
         embedding_dropout: float,
         batch_norm: bool,
+        continuous_batch_norm: bool,
         output_mean: float,
         output_scale: float,
         y_range: Sequence[float] | None,
@@ -107,7 +108,7 @@ class EmbeddingNetwork(nn.Module):
         super().__init__()
         self.embeddings = EmbeddingTables(cardinalities=cardinalities, sizes=sizes) if len(sizes) else None
         self.embedding_dropout = nn.Dropout(embedding_dropout)
-        self.normalise = nn.BatchNorm1d(n_continuous) if n_continuous else None
+        self.normalise = nn.BatchNorm1d(n_continuous) if n_continuous and continuous_batch_norm else nn.Identity()
         self.hidden = nn.Sequential()
         width = sum(sizes) + n_continuous
         for index, (size, rate) in enumerate(zip(layers, dropouts, strict=True)):
@@ -137,8 +138,7 @@ class EmbeddingNetwork(nn.Module):
         parts = []
         if self.embeddings is not None:
             parts.append(self.embedding_dropout(self.embeddings(codes)))
-        if self.normalise is not None:
-            parts.append(self.normalise(continuous))
+        parts.append(self.normalise(continuous))
         raw = self.output(self.hidden(torch.cat(parts, dim=1))).squeeze(-1).float()  # (B,)
         if self.y_range is not None:
             low, high = self.y_range

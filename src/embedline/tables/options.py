@@ -16,6 +16,7 @@ class NetworkOptions(BaseModel):
     embedding_rule: Literal["dl1", "v2"] = "dl1"
     embedding_sizes: dict[str, int] = {}
     batch_norm: bool = False
+    continuous_batch_norm: bool = False
     y_range: tuple[float, float] | Literal["auto"] | None = None
 
     @model_validator(mode="after")

@@ -120,6 +120,7 @@ def fit(
     seed: int,
     evaluate: Evaluate | None = None,
     label: str = "",
+    position: int = 0,
 ) -> Fitted:
     """Train ``network`` on ``tensors`` for ``options.epochs`` and return the network to use.
 
@@ -131,6 +132,7 @@ def fit(
         seed: of the order of the rows (the network's own initialisation is the caller's).
         evaluate: figures of the network at the end of each epoch; reported, never acted on.
         label: prefix of the reported figures, such as the member of an ensemble.
+        position: line of the progress bar, for trainings side by side.
 
     A batch of static shape is cut from a fresh permutation each epoch; the rows that do not fill a last batch are left
     out of that epoch, others of the next (fastai does the same). The learning rate changes every step.
@@ -149,7 +151,7 @@ def fit(
     order = torch.Generator(device=device).manual_seed(seed)
     meter, stopwatch, step = _Meter(torch.zeros((), device=device)), _Stopwatch(), 0
     started = time.perf_counter()
-    with tqdm(total=n_steps, desc=f"training {label}".strip(" ."), unit="step", disable=None) as bar:
+    with tqdm(total=n_steps, desc=f"training {label}".strip(" ."), unit="step", position=position, disable=None) as bar:
         for _ in range(options.epochs):
             network.train()
             permutation = torch.randperm(n_rows, generator=order, device=device)

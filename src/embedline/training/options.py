@@ -33,7 +33,7 @@ class TrainingOptions(BaseModel):
     momentum: tuple[float, float] | None = (0.95, 0.85)
     cycle_epochs: int = Field(default=1, ge=1)
     cycle_growth: int = Field(default=2, ge=1)
-    loss: Literal["mse", "l1", "huber"] = "mse"
+    loss: Literal["mse", "l1", "huber", "relative"] = "mse"
     clip_norm: float | None = Field(default=None, gt=0.0)
     averaging: Averaging | None = None
     seeds: tuple[int, ...] = Field(default=(42,), min_length=1)

@@ -2,9 +2,11 @@
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import narwhals as nw
 import pandas as pd
 import polars as pl
 import pytest
@@ -78,6 +80,12 @@ def engine(request: pytest.FixtureRequest) -> Callable[[Rows], Any]:
     return ENGINES[request.param]
 
 
+def column(table: Any, name: str) -> list[Any]:
+    """One column of a frame of any engine as a list, missing values as None."""
+    values = nw.from_native(table).lazy().collect().get_column(name).to_list()
+    return [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+
+
 def prepare(tables: Tables, engine: Callable[[Rows], Any], features: FeatureOptions | None = None) -> Any:
     """``rossmann.table`` of ``tables``, as the pipeline's nodes make it."""
     options = features or FeatureOptions()
@@ -87,4 +95,5 @@ def prepare(tables: Tables, engine: Callable[[Rows], Any], features: FeatureOpti
     weather = nodes.type_weather(raw["weather"], raw["state_names"])
     trends = nodes.type_trends(raw["googletrend"])
     joined = nodes.join_tables(sales, stores, weather, trends, options)
-    return nodes.build_table(joined, nodes.build_calendar(sales, options), options)
+    calendar = nodes.build_calendar(sales, options)
+    return nodes.build_table(joined, calendar, build_openings(sales, calendar), options)

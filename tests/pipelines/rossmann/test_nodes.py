@@ -10,15 +10,10 @@ from pydantic import ValidationError
 
 from embedline.errors import DataError
 from embedline.pipelines.rossmann.options import FeatureOptions
-from pipelines.rossmann.conftest import ENGINES, Rows, prepare
+from pipelines.rossmann.conftest import ENGINES, Rows, column, prepare
 
 Engine = Callable[[Rows], Any]
 Small = dict[str, Rows]
-
-
-def column(table: Any, name: str) -> list[Any]:
-    values = nw.from_native(table).lazy().collect().get_column(name).to_list()
-    return [None if value is None or value != value else value for value in values]
 
 
 # Rows: store 1 on 29 and 31 July (the 30th has no sales), 1 and 2 August (test); store 2 on 31 July.

@@ -38,7 +38,7 @@ def test_generated_tables_become_the_table(tmp_path: Path) -> None:
 
 
 def test_nodes_are_named_after_their_source_and_tagged_by_stage() -> None:
-    nodes = [*create_pipeline().nodes, *create_submission_pipeline().nodes]
+    nodes = [*create_pipeline().nodes, *create_submission_pipeline("rossmann_forecast.forecast").nodes]
     assert all(node.name.startswith("rossmann.") for node in nodes)
     assert {tag for node in nodes for tag in node.tags} == {"acquire", "prepare", "predict"}
     assert create_pipeline().outputs() == {"rossmann.table"}

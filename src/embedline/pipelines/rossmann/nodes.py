@@ -16,6 +16,7 @@ from embedline.frames.joins import describe_key, lookup, require_unique, sorted_
 from embedline.frames.rolling import backward_sum, forward_sum
 from embedline.frames.types import as_categories, typed
 from embedline.pipelines.rossmann import schemas
+from embedline.pipelines.rossmann.openings import outlook, promo2_months
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.sources.rossmann_generator import GeneratorOptions
 from embedline.sources.rossmann_tables import acquire_tables
@@ -80,6 +81,7 @@ def type_stores(store: Frame, store_states: Frame, state_names: Frame) -> Frame:
     stores = stores.with_columns(
         CompetitionOpenDay=day_number_of(nw.col("CompetitionOpenSinceYear"), nw.col("CompetitionOpenSinceMonth"), 15),
         Promo2Day=monday_of_week(nw.col("Promo2SinceYear"), nw.col("Promo2SinceWeek")),
+        Promo2Months=promo2_months(nw.col("PromoInterval")),
     )
     return as_categories(stores, ["StoreType", "Assortment", "PromoInterval", "State", "StateName"]).to_native()
 
@@ -172,11 +174,11 @@ def build_calendar(sales: Frame, features: FeatureOptions) -> Frame:
     return calendar.select(_KEY, *added, "ClosedBefore", "ClosedAfter").to_native()
 
 
-def build_table(joined: Frame, calendar: Frame, features: FeatureOptions) -> Frame:
+def build_table(joined: Frame, calendar: Frame, openings: Frame, features: FeatureOptions) -> Frame:
     """The canonical frame: labelled rows with sales (Sales ≠ 0) and all test rows, with every feature.
 
-    Adds to the joined rows and the calendar CompetitionMonthsOpen and Promo2Weeks, both capped, and Days, the days
-    since the first date of all.
+    Adds to the joined rows, the calendar and the openings CompetitionMonthsOpen and Promo2Weeks, both capped, Days, the
+    days since the first date of all, and the features of :func:`outlook`.
     """
     rows = nw.from_native(joined).with_columns(
         Days=(nw.col("DayNumber") - nw.col("DayNumber").min()).cast(nw.Int16),
@@ -194,8 +196,10 @@ def build_table(joined: Frame, calendar: Frame, features: FeatureOptions) -> Fra
         ),
     )
     rows = rows.filter(nw.col("Sales").is_null() | (nw.col("Sales") != 0))
-    table = rows.join(nw.from_native(calendar), on=[_KEY], how="left")
-    return sorted_by(table, _KEY).drop(_KEY, "DayNumber", "CompetitionOpenDay", "Promo2Day").to_native()
+    for added in (calendar, openings):
+        rows = rows.join(nw.from_native(added), on=[_KEY], how="left")
+    working = (_KEY, "DayNumber", "CompetitionOpenDay", "Promo2Day", "Promo2Months")
+    return sorted_by(rows.with_columns(**outlook()), _KEY).drop(*working).to_native()
 
 
 def _require_one_row_a_day(rows: nw.DataFrame[Any], parts: dict[str, nw.DataFrame[Any]]) -> None:

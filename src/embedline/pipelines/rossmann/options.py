@@ -26,6 +26,7 @@ class FeatureOptions(BaseModel):
         "Max_Wind_SpeedKm_h",
         "Mean_Wind_SpeedKm_h",
         "CloudCover",
+        "Precipitationmm",
         "Events",
     )
     """Columns of weather.csv that the table carries."""

@@ -3,6 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from embedline.pipelines.rossmann import nodes
+from embedline.pipelines.rossmann.openings import build_openings
 from embedline.pipelines.rossmann.submission import make_submission
 
 SOURCE = "rossmann"
@@ -61,9 +62,10 @@ def _feature_nodes() -> list[Node]:
             tags="prepare",
         ),
         Node(nodes.build_calendar, ["sales", "params:features"], "calendar", name="build_calendar", tags="prepare"),
+        Node(build_openings, ["sales", "calendar"], "openings", name="build_openings", tags="prepare"),
         Node(
             nodes.build_table,
-            ["joined", "calendar", "params:features"],
+            ["joined", "calendar", "openings", "params:features"],
             "table",
             name="build_table",
             tags="prepare",

@@ -1,0 +1,82 @@
+"""Mean of the target over groups of categories, shrunk towards wider groups: what an average already knows."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+Codes = Mapping[str, NDArray[np.integer]]
+
+
+class GroupLevel(BaseModel):
+    """Shrunk means of the groups of ``columns``: ``keys`` are sorted, ``means`` in the transformed target's units."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    columns: tuple[str, ...]
+    keys: tuple[int, ...]
+    means: tuple[float, ...]
+
+
+class TargetMeans(BaseModel):
+    """Fitted target means of one list of columns, from the widest groups to the narrowest.
+
+    A group's value is ``(sum + smoothing * parent) / (count + smoothing)`` (Micci-Barreca 2001), where the parent is
+    the group without the last column, down to the overall mean. A group that training never saw takes its parent's
+    value. ``mean`` and ``std`` standardise the result, as those of any continuous input.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sizes: dict[str, int]
+    levels: tuple[GroupLevel, ...]
+    overall: float
+    mean: float
+    std: float
+
+    @property
+    def name(self) -> str:
+        """Name of the input: ``mean(Store, DayOfWeek)``."""
+        return f"mean({', '.join(self.levels[-1].columns)})"
+
+    def values(self, codes: Codes) -> NDArray[np.float64]:
+        """Value of each row, float64 [N], not standardised; ``codes`` has an integer array [N] for each column."""
+        n_rows = len(next(iter(codes.values())))
+        values = np.full(n_rows, self.overall)
+        for level in self.levels:
+            known, means = np.array(level.keys), np.array(level.means)
+            keys = _keys(codes, level.columns, self.sizes)
+            position = np.searchsorted(known, keys).clip(max=len(known) - 1)
+            values = np.where(known[position] == keys, means[position], values)
+        return values
+
+
+def fit_target_means(
+    codes: Codes, sizes: Mapping[str, int], columns: Sequence[str], target: NDArray[np.floating], smoothing: float
+) -> TargetMeans:
+    """Fit on training rows: ``codes`` are integers [N] below ``sizes``, ``target`` the transformed target [N]."""
+    parent = np.full(len(target), float(np.mean(target)))
+    levels = []
+    for depth in range(1, len(columns) + 1):
+        group = tuple(columns[:depth])
+        keys, first, rows = np.unique(_keys(codes, group, sizes), return_index=True, return_inverse=True)
+        counts = np.bincount(rows)
+        means = (np.bincount(rows, weights=target) + smoothing * parent[first]) / (counts + smoothing)
+        levels.append(GroupLevel(columns=group, keys=tuple(keys.tolist()), means=tuple(means.tolist())))
+        parent = means[rows]
+    return TargetMeans(
+        sizes={name: sizes[name] for name in columns},
+        levels=tuple(levels),
+        overall=float(np.mean(target)),
+        mean=float(parent.mean()),
+        std=float(parent.std()) or 1.0,
+    )
+
+
+def _keys(codes: Codes, columns: Sequence[str], sizes: Mapping[str, int]) -> NDArray[np.int64]:
+    """One integer for each combination of codes, by mixed radix."""
+    keys = np.zeros(len(codes[columns[0]]), dtype=np.int64)
+    for name in columns:
+        keys = keys * sizes[name] + codes[name]
+    return keys

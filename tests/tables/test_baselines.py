@@ -1,0 +1,90 @@
+"""Group means by hand, and LightGBM on the columns of the network."""
+
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from law import NOISE, sales_table
+
+from embedline.errors import DataError
+from embedline.tables.baselines import group_mean_predictions, tree_predictions
+from embedline.tables.columns import EVALUATE, TRAIN, Columns, Split, assign_parts
+from embedline.tables.encoder import EncodingOptions, encode, fit_encoder
+from embedline.tables.options import TreeOptions
+from embedline.training.metrics import rmspe
+
+COLUMNS = Columns(categorical=("shop",), target="sales")
+ROWS: dict[str, list[Any]] = {
+    "shop": [1, 1, 1, 2, None, 1, 1, 2, 9, None],
+    "day": ["a", "a", "b", "a", "a", "a", "c", "b", "a", "a"],
+    "sales": [2.0, 4.0, 9.0, 5.0, 20.0, 77.0, 77.0, 77.0, 77.0, 77.0],
+    "part": ["train"] * 5 + ["evaluate"] * 5,
+}
+
+
+def _rows(make: Any) -> Any:
+    frame = make(ROWS)
+    if make is pd.DataFrame:
+        frame.index = pd.Index(range(20, 10, -1))
+    return nw.from_native(frame, eager_only=True)
+
+
+@pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame])
+@pytest.mark.parametrize(
+    ("group_by", "expected"),
+    [
+        # shop 1 on a: (2 + 4) / 2; shop 1 never on c: (2 + 4 + 9) / 3; shop 2 never on b: 5; no shop 9: all, 40 / 5;
+        # a missing key is no group of its own.
+        (("shop", "day"), [3.0, 5.0, 5.0, 8.0, 8.0]),
+        (("shop",), [5.0, 5.0, 5.0, 8.0, 8.0]),
+        (("day",), [7.75, 8.0, 9.0, 7.75, 7.75]),
+        ((), [8.0] * 5),
+    ],
+)
+def test_an_unseen_group_falls_back_level_by_level(make: Any, group_by: tuple[str, ...], expected: list[float]) -> None:
+    predicted = group_mean_predictions(_rows(make), COLUMNS, group_by)
+    assert predicted.dtype == np.float64
+    assert predicted.tolist() == pytest.approx(expected)
+
+
+def test_the_evaluated_rows_own_target_is_not_used() -> None:
+    rows = _rows(pl.DataFrame)
+    changed = rows.with_columns(nw.when(nw.col("part") == TRAIN).then(nw.col("sales")).otherwise(0.0).alias("sales"))
+    first, second = (group_mean_predictions(frame, COLUMNS, ("shop", "day")) for frame in (rows, changed))
+    assert first.tolist() == second.tolist()
+
+
+def test_a_group_column_that_is_missing_is_named() -> None:
+    with pytest.raises(DataError, match="the table has no column 'weekday'"):
+        group_mean_predictions(_rows(pl.DataFrame), COLUMNS, ("shop", "weekday"))
+
+
+@pytest.mark.parametrize("transform", ["log", "none"])
+def test_trees_beat_the_mean_by_far_and_keep_the_order_of_rows(transform: Any) -> None:
+    columns = Columns(categorical=("shop", "weekday"), continuous=("heat",), target="sales")
+    table = nw.from_native(sales_table(), eager_only=True)
+    parts = assign_parts(table, columns, Split(kind="column", column="held_out", value=True))
+    train = parts.filter(nw.col("part") == TRAIN)
+    encoder = fit_encoder(train, columns, EncodingOptions(target_transform=transform))
+    options = TreeOptions(n_estimators=150, learning_rate=0.1, num_leaves=15, min_child_samples=10)
+    predicted, figures = tree_predictions(encode(parts, encoder), encoder, options)
+    actual = parts.filter(nw.col("part") == EVALUATE).get_column("sales").to_numpy()
+    mean = np.full(len(actual), train.get_column("sales").mean())
+    error = rmspe(actual, predicted)
+    assert NOISE < error < 4 * NOISE
+    assert error < 0.2 * rmspe(actual, mean)
+    assert figures["rows"] == 2400
+    assert figures["seconds"] > 0
+    again, _ = tree_predictions(encode(parts, encoder), encoder, options)
+    assert np.array_equal(again, predicted)
+
+
+def test_trees_need_a_target() -> None:
+    columns = Columns(categorical=("shop",), target="sales")
+    parts = nw.from_native(sales_table(20).with_columns(part=pl.lit("train")), eager_only=True)
+    encoder = fit_encoder(parts, columns, EncodingOptions())
+    with pytest.raises(DataError, match="the training rows have no target 'sales'"):
+        tree_predictions(encode(parts.drop("sales"), encoder), encoder, TreeOptions(n_estimators=1))

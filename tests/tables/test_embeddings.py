@@ -1,0 +1,106 @@
+"""The embedding frame has each level once with its vector, and the picture keeps distances."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from embedline.tables.embeddings import UNKNOWN, embedding_frame, principal_components, variables_of
+from embedline.tables.encoder import CategoryMap, Encoder, Scale, TargetScale
+from embedline.tables.learner import build_network, network_config
+from embedline.tables.options import NetworkOptions
+from embedline.training.bundle import ModelBundle
+
+ENCODER = Encoder(
+    categorical={
+        "shop": CategoryMap(kind="integer", levels=(3, 7, 12)),
+        "open": CategoryMap(kind="boolean", levels=(False, True)),
+    },
+    continuous={"gap": Scale(median=0.0, mean=0.0, std=1.0)},
+    flags=("gap",),
+    keys=(),
+    target=TargetScale(column="y", transform="none", mean=0.0, std=1.0, maximum=1.0),
+)
+
+
+def _bundle(encoder: Encoder = ENCODER) -> ModelBundle:
+    config = network_config(encoder, NetworkOptions(layers=(4,), embedding_sizes={"shop": 3} if encoder.flags else {}))
+    states = [build_network(config, seed=seed).state_dict() for seed in (1, 2)]
+    weights = {f"{member}.{name}": tensor for member, state in enumerate(states) for name, tensor in state.items()}
+    return ModelBundle("tabular", config, encoder.model_dump(mode="json"), weights, {"members": 2})
+
+
+def test_every_level_comes_once_with_the_vector_of_the_first_member() -> None:
+    bundle = _bundle()
+    frame = embedding_frame(bundle)
+    assert frame.schema == {
+        "variable": pl.String,
+        "value": pl.String,
+        "code": pl.Int32,
+        "embedding": pl.List(pl.Float32),
+    }
+    assert frame.select("variable", "value", "code").rows() == [
+        *[("shop", value, code) for code, value in enumerate([UNKNOWN, "3", "7", "12"])],
+        *[("open", value, code) for code, value in enumerate([UNKNOWN, "False", "True"])],
+        *[("gap_na", value, code) for code, value in enumerate([UNKNOWN, "False", "True"])],
+    ]
+    weight = bundle.weights["0.embeddings.weight"]
+    assert weight.shape == (10, 3)
+    expected = [*weight[:4, :3].tolist(), *weight[4:, :2].tolist()]
+    assert frame["embedding"].to_list() == expected
+
+
+def test_the_vectors_are_what_the_network_looks_up() -> None:
+    bundle = _bundle()
+    network = build_network(bundle.config, seed=0)
+    network.load_state_dict(bundle.member(0))
+    assert network.embeddings is not None
+    output = network.embeddings(torch.tensor([[2, 1, 0]]))[0].tolist()
+    frame = embedding_frame(bundle)
+    found = [
+        frame.filter(variable=variable, value=value)["embedding"][0].to_list()
+        for variable, value in (("shop", "7"), ("open", "False"), ("gap_na", UNKNOWN))
+    ]
+    assert output == [*found[0], *found[1], *found[2]]
+
+
+def test_a_network_of_numbers_alone_has_an_empty_frame() -> None:
+    encoder = ENCODER.model_copy(update={"categorical": {}, "flags": ()})
+    frame = embedding_frame(_bundle(encoder))
+    assert frame.shape == (0, 4)
+    assert frame.schema["embedding"] == pl.List(pl.Float32)
+
+
+def test_flags_are_no_variables_to_draw() -> None:
+    assert variables_of(embedding_frame(_bundle())) == ["shop", "open"]
+
+
+def _distances(points: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(points[:, None] - points[None, :], axis=-1)
+
+
+def test_components_reproduce_the_distances_of_flat_data() -> None:
+    random = np.random.default_rng(0)
+    flat = random.normal(size=(9, 2)) * [3.0, 1.0]
+    axes, _ = np.linalg.qr(random.normal(size=(6, 2)))
+    lifted = flat @ axes.T + random.normal(size=6)
+    points = principal_components(lifted)
+    assert points.shape == (9, 2)
+    assert _distances(points) == pytest.approx(_distances(flat))
+    assert points.mean(axis=0) == pytest.approx([0.0, 0.0])
+    assert points[:, 0].var() > points[:, 1].var()
+    assert (points[:, 0] * points[:, 1]).sum() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_sign_of_an_axis_is_that_of_its_largest_loading() -> None:
+    steps = np.arange(5.0)[:, None]
+    assert principal_components(steps * [1.0, -3.0])[:, 0] == pytest.approx((2 - np.arange(5.0)) * 10**0.5)
+    assert principal_components(steps * [-1.0, 3.0])[:, 0] == pytest.approx((np.arange(5.0) - 2) * 10**0.5)
+
+
+@pytest.mark.parametrize("rows", [[[1.0], [3.0]], [[2.0, 5.0, 1.0]]])
+def test_missing_components_are_zero(rows: list[list[float]]) -> None:
+    points = principal_components(np.array(rows))
+    assert points.shape == (len(rows), 2)
+    assert points[:, 1].tolist() == [0.0] * len(rows)
+    assert abs(points[:, 0]).tolist() == pytest.approx([1.0, 1.0] if len(rows) == 2 else [0.0])

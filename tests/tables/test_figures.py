@@ -1,0 +1,145 @@
+"""The traces of the figures hold the values of the frames that they are drawn from."""
+
+from datetime import date
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from embedline.errors import DataError
+from embedline.tables import figures
+from embedline.tables.embeddings import UNKNOWN, principal_components
+from embedline.tables.options import ReportOptions
+
+HISTORY = figures.history_frame(
+    [
+        {"member": 0, "step": 1, "epoch": 0.5, "lr": 0.1, "train_loss": 4.0},
+        {"member": 0, "step": 2, "epoch": 1.0, "lr": 0.2, "train_loss": 2.0, "exp_rmspe": 0.3, "rmse": 9.0},
+        {"member": 1, "step": 1, "epoch": 0.5, "lr": 0.1, "train_loss": 5.0},
+        {"member": 1, "step": 2, "epoch": 1.0, "lr": 0.2, "train_loss": 3.0, "exp_rmspe": 0.4, "rmse": 8.0},
+    ]
+)
+PREDICTIONS = pl.DataFrame(
+    {
+        "shop": [3, 1, 2, 1, 2, 3],
+        "day": [date(2020, 1, day) for day in (1, 2, 1, 1, 2, 2)],
+        "actual": [10.0, 20.0, 40.0, 10.0, 20.0, 30.0],
+        "predicted": [11.0, 18.0, 40.0, 12.0, 20.0, 30.0],
+    }
+)
+
+
+def _points(trace: Any) -> tuple[list[Any], list[Any]]:
+    return list(trace.x), list(trace.y)
+
+
+def test_history_is_null_where_nothing_was_measured() -> None:
+    assert HISTORY["exp_rmspe"].to_list() == [None, 0.3, None, 0.4]
+    assert HISTORY["train_loss"].to_list() == [4.0, 2.0, 5.0, 3.0]
+
+
+def test_history_of_figures_that_first_come_late() -> None:
+    late = [{"step": k} for k in range(500)] + [{"step": 500, "rmse": 1.5}]
+    assert figures.history_frame(late)["rmse"][-1] == 1.5
+
+
+def test_training_shows_losses_held_out_figures_and_rates() -> None:
+    figure = figures.training_figure(HISTORY, "Training")
+    assert figure.layout.title.text == "Training"
+    loss0, held0, loss1, held1, rate = figure.data
+    assert _points(loss0) == ([0.5, 1.0], [4.0, 2.0])
+    assert _points(loss1) == ([0.5, 1.0], [5.0, 3.0])
+    assert _points(held0) == ([1.0], [0.3])
+    assert _points(held1) == ([1.0], [0.4])
+    assert held0.name == "held-out exp_rmspe"
+    assert _points(rate) == ([0.5, 1.0], [0.1, 0.2])
+    assert [trace.showlegend for trace in figure.data] == [True, True, False, False, False]
+
+
+def test_training_without_held_out_rows_shows_no_such_trace() -> None:
+    figure = figures.training_figure(HISTORY.drop("exp_rmspe", "rmse").filter(member=0), "Training")
+    assert [trace.name for trace in figure.data] == ["training loss", None]
+
+
+def test_the_range_test_marks_its_suggestion() -> None:
+    rates = pl.DataFrame({"rate": [1e-3, 1e-2, 1e-1], "loss": [3.0, 2.0, 5.0], "suggestion": [1e-2] * 3})
+    figure = figures.range_test_figure(rates, "Range test")
+    assert _points(figure.data[0]) == ([1e-3, 1e-2, 1e-1], [3.0, 2.0, 5.0])
+    assert figure.layout.xaxis.type == "log"
+    assert (figure.layout.shapes[0].x0, figure.layout.shapes[0].x1) == (1e-2, 1e-2)
+    assert figure.layout.annotations[0].text == "suggested: 1.0e-02"
+
+
+def test_the_forecast_has_a_panel_for_each_series_in_the_order_of_time() -> None:
+    report = ReportOptions(series_by="shop", n_series=2)
+    figure = figures.forecast_figure(PREDICTIONS, "day", report, "Forecast")
+    days = [date(2020, 1, 1), date(2020, 1, 2)]
+    assert [annotation.text for annotation in figure.layout.annotations] == ["shop 1", "shop 3"]  # spread evenly
+    assert [trace.name for trace in figure.data] == ["actual", "predicted"] * 2
+    assert [_points(trace) for trace in figure.data] == [
+        (days, [10.0, 20.0]),
+        (days, [12.0, 18.0]),
+        (days, [10.0, 30.0]),
+        (days, [11.0, 30.0]),
+    ]
+
+
+def test_the_forecast_of_no_series_is_the_mean_by_time() -> None:
+    figure = figures.forecast_figure(PREDICTIONS, "day", ReportOptions(), "Forecast")
+    assert [list(trace.y) for trace in figure.data] == [
+        pytest.approx([20.0, 70 / 3]),
+        pytest.approx([21.0, 68 / 3]),
+    ]
+
+
+@pytest.mark.parametrize("n_series", [1, 3, 50])
+def test_never_more_series_than_there_are(n_series: int) -> None:
+    report = ReportOptions(series_by="shop", n_series=n_series)
+    assert len(figures.forecast_figure(PREDICTIONS, "day", report, "Forecast").data) == 2 * min(3, n_series)
+
+
+def test_many_series_fit() -> None:
+    many = PREDICTIONS.drop("shop").join(pl.DataFrame({"shop": range(40)}), how="cross")
+    figure = figures.forecast_figure(many, "day", ReportOptions(series_by="shop", n_series=40), "Forecast")
+    assert len(figure.data) == 80
+
+
+def test_errors_by_the_values_of_a_column() -> None:
+    figure = figures.error_figure(PREDICTIONS, ReportOptions(error_by=("shop", "day")), "Errors")
+    error, bias = figure.data[0], figure.data[1]
+    # shop 1: +20 % and -10 %; shop 2: none; shop 3: +10 % and none
+    assert list(error.x) == ["1", "2", "3"]
+    assert list(error.y) == pytest.approx([np.sqrt((0.04 + 0.01) / 2), 0.0, np.sqrt(0.01 / 2)])
+    assert list(error.customdata) == [2, 2, 2]
+    assert list(bias.y) == pytest.approx([0.05, 0.0, 0.05])
+    assert list(figure.data[2].x) == ["2020-01-01", "2020-01-02"]
+    assert len(figure.data) == 4
+
+
+def test_embeddings_are_drawn_by_their_first_two_components() -> None:
+    vectors = [[9.0, 9.0, 9.0], [1.0, 0.0, 2.0], [0.0, 5.0, 1.0], [-2.0, 1.0, 0.0]]
+    embeddings = pl.DataFrame(
+        {
+            "variable": ["shop"] * 4 + ["day"] * 2,
+            "value": [UNKNOWN, "a", "b", "c", UNKNOWN, "x"],
+            "embedding": [*vectors, [1.0], [2.0]],
+        }
+    )
+    figure = figures.embedding_figure(embeddings, ReportOptions(embeddings=("shop", "day")), "Embeddings")
+    expected = principal_components(np.array(vectors[1:]))  # the row for the unseen would pull the picture apart
+    assert list(figure.data[0].text) == ["a", "b", "c"]
+    assert list(figure.data[0].x) == pytest.approx(expected[:, 0])
+    assert list(figure.data[0].y) == pytest.approx(expected[:, 1])
+    assert list(figure.data[1].text) == ["x"]
+
+
+def test_an_embedding_that_is_not_there_is_named() -> None:
+    embeddings = pl.DataFrame({"variable": ["shop"], "value": ["a"], "embedding": [[1.0, 2.0]]})
+    with pytest.raises(DataError, match="report.embeddings names 'city', which has no embedding; these have: shop"):
+        figures.embedding_figure(embeddings, ReportOptions(embeddings=("city",)), "Embeddings")
+
+
+def test_every_figure_is_json_for_the_catalog() -> None:
+    figure = figures.error_figure(PREDICTIONS, ReportOptions(error_by=("shop",)), "Errors")
+    assert '"Errors"' in figure.to_json()

@@ -1,0 +1,260 @@
+"""Whole runs of the sample environment: figures near the known noise, tracking, single stages, and what goes wrong."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import plotly.io
+import polars as pl
+import pytest
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from kedro.validation.exceptions import ParameterValidationError
+
+from conftest import PROJECT
+from embedline.errors import DataError
+from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
+from embedline.sources.rossmann_law import noise_floor
+
+SMALL = {"n_stores": 20}
+NETWORK = {"layers": [64, 32]}
+TRAINING = {"epochs": 12, "batch_size": 128, "lr": 0.004, "seeds": [0]}
+TREES = {"lightgbm": {"n_estimators": 60}}
+
+
+def parameters(root: Path) -> dict[str, object]:
+    """Runtime parameters of a small run whose artifacts and tracking live under ``root``."""
+    learner = {"network": NETWORK, "training": TRAINING}
+    return {
+        "data_root": str(root / "data"),
+        "tracking_root": str(root),
+        "rossmann": {"generator": SMALL, "baselines": TREES, **learner},
+        "rossmann_notebook": {"baselines": TREES, **learner},
+        "rossmann_forecast": learner,
+    }
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of a finished run of every pipeline."""
+    root = tmp_path_factory.mktemp("run")
+    bootstrap_project(PROJECT)
+    with KedroSession.create(project_path=PROJECT, runtime_params=parameters(root)) as session:
+        session.run()
+    yield root
+
+
+def artifact(root: Path, layer: str, source: str, name: str) -> Path:
+    """Newest version of an artifact."""
+    return sorted((root / "data" / layer / source / name).glob(f"*/{name}"))[-1]
+
+
+def test_metrics_are_complete_and_near_the_noise_floor(ran: Path) -> None:
+    for source in ("rossmann", "rossmann_notebook"):
+        metrics = json.loads(artifact(ran, "08_reporting", source, "metrics.json").read_text())
+        assert {"exp_rmspe", "train_rows", "evaluate_rows", "seconds", "rows_per_second", "beaten_by"} <= set(metrics)
+        assert set(metrics["baselines"]) == {"group_mean", "lightgbm"}
+        # The generated sales have a known law and noise: no model is better than the floor, a good one is near it.
+        floor = noise_floor(GeneratorOptions(**SMALL).noise)
+        assert floor * 0.95 < metrics["exp_rmspe"] < floor * 1.5, metrics
+        assert metrics["exp_rmspe"] < metrics["baselines"]["group_mean"]["exp_rmspe"]
+
+
+def test_the_splits_are_those_of_the_parameters(ran: Path) -> None:
+    forecast = pl.read_parquet(artifact(ran, "07_model_output", "rossmann", "predictions.parquet"))
+    assert str(forecast["Date"].min()) == "2015-06-19" and str(forecast["Date"].max()) == "2015-07-31"
+    notebook = pl.read_parquet(artifact(ran, "07_model_output", "rossmann_notebook", "predictions.parquet"))
+    assert str(notebook["Date"].min()) == "2014-08-01" and str(notebook["Date"].max()) == "2014-09-17"
+    encoded = pl.read_ipc(artifact(ran, "05_model_input", "rossmann", "encoded.feather"), memory_map=False)
+    assert str(encoded.filter(part="train")["Date"].max()) == "2015-06-18"
+
+
+def test_submission_has_kaggles_layout(ran: Path) -> None:
+    submission = pl.read_csv(artifact(ran, "07_model_output", "rossmann", "submission.csv"))
+    test = pl.read_csv(artifact(ran, "01_raw", "rossmann", "test.csv"))
+    assert submission.columns == ["Id", "Sales"]
+    assert submission["Id"].to_list() == sorted(test["Id"].to_list())
+    rows = submission.join(test, on="Id")
+    assert (rows.filter(pl.col("Open") == 0)["Sales"] == 0).all()
+    assert (rows.filter(pl.col("Open").is_null() | (pl.col("Open") == 1))["Sales"] > 0).all()
+    assert rows["Open"].null_count() > 0
+
+
+def test_every_learned_embedding_is_there(ran: Path) -> None:
+    embeddings = pl.read_parquet(artifact(ran, "07_model_output", "rossmann", "embeddings.parquet"))
+    states = embeddings.filter(variable="State")["value"].to_list()
+    assert (states[0] == "(missing or unseen)" and "HB,NI" in states) or len(states) > 3
+    assert embeddings.filter(variable="DayOfWeek")["embedding"].list.len().unique().to_list() == [4]
+
+
+def test_plots_load_as_figures(ran: Path) -> None:
+    for name in ("training", "learning_rate", "forecast", "error", "embedding"):
+        figure = plotly.io.read_json(artifact(ran, "08_reporting", "rossmann", f"{name}_plot.json"))
+        assert figure.data and figure.layout.title.text
+
+
+def test_mlflow_has_parameters_metrics_by_epoch_figures_and_the_commit(ran: Path) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{ran}/mlflow.db")
+    experiment = client.get_experiment_by_name("embedline")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["rossmann.training.epochs"] == "12"
+    assert run.data.params["rossmann.network.layers"] == "[64, 32]"
+    assert run.data.tags["env"] == "sample"
+    assert len(client.get_metric_history(run.info.run_id, "rossmann.exp_rmspe")) > TRAINING["epochs"]
+    assert "rossmann.baselines.lightgbm.exp_rmspe" in run.data.metrics
+    if (PROJECT / ".git").exists():
+        assert len(run.data.tags["git_sha"]) == 40
+    figures = {file.path for file in client.list_artifacts(run.info.run_id, "rossmann")}
+    assert "rossmann/embedding_plot.html" in figures
+
+
+def test_one_stage_runs_again_from_stored_artifacts(ran: Path) -> None:
+    before = len(list((ran / "data/05_model_input/rossmann/encoded.feather").glob("*")))
+    bootstrap_project(PROJECT)
+    with KedroSession.create(project_path=PROJECT, runtime_params=parameters(ran)) as session:
+        session.run(pipeline_names=["rossmann"], from_nodes=["rossmann.train"])
+    assert len(list((ran / "data/05_model_input/rossmann/encoded.feather").glob("*"))) == before
+    metrics = sorted((ran / "data/08_reporting/rossmann/metrics.json").glob("*/metrics.json"))
+    first, second = (json.loads(path.read_text())["exp_rmspe"] for path in metrics)
+    assert first == second  # same rows, same seed, same code: the same network to the last bit
+
+
+def archive(path: Path, **changes: bytes | None) -> Path:
+    """A small Rossmann archive; ``changes`` replaces the content of tables, None leaves one out."""
+    tables = {**generate_tables(GeneratorOptions(n_stores=4)), **changes}
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in tables.items():
+            if content is not None:
+                member = tarfile.TarInfo(f"{name}.csv")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def features(root: Path, source: Path | str, **settings: object) -> None:
+    """Run the preparation on the tables at ``source`` with artifacts and tracking under ``root``."""
+    given = {"rossmann": {"source": str(source), "verify": False, **settings}}
+    bootstrap_project(PROJECT)
+    roots = {"data_root": str(root / "data"), "tracking_root": str(root)}
+    with KedroSession.create(project_path=PROJECT, runtime_params={**roots, **given}) as session:
+        session.run(pipeline_names=["rossmann_features"])
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished preparation of small good tables."""
+    root = tmp_path_factory.mktemp("features")
+    features(root, archive(root / "good.tgz"))
+    return root
+
+
+def tables_of(root: Path) -> list[Path]:
+    """Every version of the prepared table."""
+    return sorted((root / "data/05_model_input/rossmann/table.feather").glob("*/table.feather"))
+
+
+def replaced(table: str, old: bytes, new: bytes) -> dict[str, bytes | None]:
+    """One table of the small archive with the first ``old`` replaced."""
+    content = generate_tables(GeneratorOptions(n_stores=4))[table]
+    assert old in content
+    return {table: content.replace(old, new, 1)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (replaced("train", b'"Promo"', b'"Promotion"'), ["train.csv", "Promo"]),
+        (replaced("train", b"2015-07-30", b"2015-13-30"), ["train.csv", "Date", "2015-13-30"]),
+        (replaced("store", b"\n4,", b"\n5,"), ["store.csv", "4"]),
+        (replaced("train", b"\n2,5,2015-07-31", b"\n1,5,2015-07-31"), ["train.csv", "Store", "2015-07-31"]),
+        ({"weather": b""}, ["weather.csv"]),
+        ({"store_states": None}, ["store_states.csv"]),
+    ],
+    ids=["missing column", "no date", "unknown store", "duplicate row", "empty file", "missing file"],
+)
+def test_bad_tables_are_one_clear_message_and_nothing_is_lost(
+    prepared: Path, tmp_path: Path, changes: dict[str, bytes | None], says: list[str]
+) -> None:
+    before = tables_of(prepared)
+    with pytest.raises(DataError) as caught:
+        features(prepared, archive(tmp_path / "bad.tgz", **changes))
+    message = str(caught.value)
+    assert "\n" not in message and all(words in message for words in says), message
+    assert tables_of(prepared) == before
+    assert pl.read_ipc(before[-1], memory_map=False).height > 0
+
+
+def test_a_truncated_archive_is_one_clear_message(prepared: Path, tmp_path: Path) -> None:
+    whole = (prepared / "good.tgz").read_bytes()
+    (tmp_path / "cut.tgz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"cut\.tgz"):
+        features(prepared, tmp_path / "cut.tgz")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"rossmann": {"training": {"epoch": 3}}}, ["rossmann.training", "epoch"]),
+        ({"rossmann": {"training": {"epochs": 0}}}, ["rossmann.training", "epochs", "greater than or equal to 1"]),
+        ({"rossmann": {"trainign": {"epochs": 3}}}, ["'rossmann.trainign'", "did you mean 'rossmann.training'"]),
+        ({"rosman": {"source": "x"}}, ["no pipeline reads the parameter 'rosman'"]),
+    ],
+)
+def test_a_bad_setting_stops_the_run_before_the_first_node(
+    prepared: Path, tmp_path: Path, given: dict[str, object], says: list[str]
+) -> None:
+    bootstrap_project(PROJECT)
+    roots = {"data_root": str(tmp_path / "data"), "tracking_root": str(prepared)}
+    with (
+        pytest.raises((DataError, ParameterValidationError)) as caught,
+        KedroSession.create(project_path=PROJECT, runtime_params={**roots, **given}) as session,
+    ):
+        session.run()
+    assert all(words in str(caught.value) for words in says), caught.value
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_command_line_ends_in_the_message_not_in_a_traceback(tmp_path: Path) -> None:
+    params = f"data_root={tmp_path / 'data'},tracking_root={tmp_path},rossmann.source={tmp_path / 'nowhere.tgz'}"
+    finished = subprocess.run(
+        [sys.executable, "-m", "kedro", "run", "--pipeline", "rossmann_features", "--params", params],
+        cwd=PROJECT,
+        env={**os.environ, "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 1
+    last_line = finished.stderr.strip().splitlines()[-1]
+    assert last_line.startswith("Error: ") and "nowhere.tgz" in last_line
+    assert "Traceback" not in finished.stderr + finished.stdout
+
+
+def test_a_full_disk_stops_the_run_and_leaves_earlier_artifacts_whole(prepared: Path) -> None:
+    before = tables_of(prepared)
+    # Twenty stores need a table of several megabytes; the tracking database stays below the limit.
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000));"
+        "from kedro.framework.cli import main; sys.argv = ['kedro', *sys.argv[1:]]; main()"
+    )
+    params = f"data_root={prepared / 'data'},tracking_root={prepared},rossmann.generator.n_stores=20"
+    finished = subprocess.run(
+        [sys.executable, "-c", limited, "run", "--pipelines", "rossmann_features", "--params", params],
+        cwd=PROJECT,
+        env={**os.environ, "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert "Failed while saving data to dataset" in finished.stderr and ".feather" in finished.stderr, finished.stderr
+    assert tables_of(prepared) == before
+    assert pl.read_ipc(before[-1], memory_map=False).height > 0
+    assert not list((prepared / "data").rglob(".*.feather")), "a partial file was left behind"
