@@ -15,7 +15,6 @@ float32 too, and in the precision that it picks by itself (bfloat16 where the CP
 """
 
 import argparse
-import io
 import json
 import os
 import platform
@@ -81,7 +80,7 @@ def prepare(data: Path, folder: Path, table: Path | None = None) -> Result:
         What all trainings have in common: table, threads and seed.
     """
     if table is None:
-        frame = build_real_table(str(data / "rossmann.tgz"))
+        frame = build_real_table(str(data / "rossmann.tgz"), folder)
     else:
         frame = pl.read_ipc(table) if table.suffix == ".feather" else pl.read_parquet(table)
     path = folder / "table.parquet"
@@ -89,20 +88,26 @@ def prepare(data: Path, folder: Path, table: Path | None = None) -> Result:
     return {"table": str(path), "threads": os.cpu_count() or 1, "seed": 42}
 
 
-def build_real_table(source: str) -> pl.DataFrame:
-    """The table of the real archive at ``source``, by the functions of the project's own nodes."""
-    from embedline.pipelines.rossmann import nodes
+def build_real_table(source: str, folder: Path) -> pl.DataFrame:
+    """The table of the real archive at ``source``, by the project's own pipeline with its artifacts under ``folder``."""
+    from kedro.config import OmegaConfigLoader
+    from kedro.io import DataCatalog
+    from kedro.runner import SequentialRunner
+
+    from embedline.pipelines.rossmann import create_pipeline
     from embedline.pipelines.rossmann.options import FeatureOptions
     from embedline.sources.rossmann_generator import GeneratorOptions
 
-    files = nodes.acquire(source, True, GeneratorOptions())
-    raw = {name: pl.read_csv(io.BytesIO(content), infer_schema=False) for name, content in files.items()}
-    features = FeatureOptions()
-    sales = nodes.type_sales(raw["train"], raw["test"])
-    stores = nodes.type_stores(raw["store"], raw["store_states"], raw["state_names"])
-    weather = nodes.type_weather(raw["weather"], raw["state_names"])
-    joined = nodes.join_tables(sales, stores, weather, nodes.type_trends(raw["googletrend"]), features)
-    table: pl.DataFrame = nodes.build_table(joined, nodes.build_calendar(sales, features), features)
+    paths = {"data_root": str(folder / "data")}
+    conf = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env="base", runtime_params=paths)
+    parameters = conf["parameters"]["rossmann"]
+    catalog = DataCatalog.from_config(conf["catalog"])
+    catalog["params:rossmann.source"] = source
+    catalog["params:rossmann.verify"] = True
+    catalog["params:rossmann.generator"] = GeneratorOptions(**parameters.get("generator", {}))
+    catalog["params:rossmann.features"] = FeatureOptions(**parameters.get("features", {}))
+    SequentialRunner().run(create_pipeline(), catalog)
+    table: pl.DataFrame = catalog.load("rossmann.table")
     return table
 
 

@@ -29,13 +29,13 @@ from embedline.training.metrics import rmspe
 COLUMNS = Columns(
     categorical=tuple(
         "Store DayOfWeek Year Month Day StateHoliday CompetitionMonthsOpen Promo2Weeks StoreType Assortment "
-        "PromoInterval CompetitionOpenSinceYear Promo2SinceYear State Week Events Promo_fw Promo_bw StateHoliday_fw StateHoliday_bw "
-        "SchoolHoliday_fw SchoolHoliday_bw".split()
+        "PromoInterval CompetitionOpenSinceYear Promo2SinceYear State Week Events Promo_fw Promo_bw StateHoliday_fw "
+        "StateHoliday_bw SchoolHoliday_fw SchoolHoliday_bw".split()
     ),
     continuous=tuple(
         "CompetitionDistance Max_TemperatureC Mean_TemperatureC Min_TemperatureC Max_Humidity Mean_Humidity "
-        "Min_Humidity Max_Wind_SpeedKm_h Mean_Wind_SpeedKm_h CloudCover trend trend_DE AfterStateHoliday BeforeStateHoliday Promo "
-        "SchoolHoliday".split()
+        "Min_Humidity Max_Wind_SpeedKm_h Mean_Wind_SpeedKm_h CloudCover trend trend_DE AfterStateHoliday "
+        "BeforeStateHoliday Promo SchoolHoliday".split()
     ),
     target="Sales",
     id=("Store",),
@@ -50,7 +50,7 @@ Y_RANGE_MARGIN = 1.2
 # The lessons' settings of fastai v1 and v2 for this table: Adam, one cycle, weight decay 0.2.
 FASTAI = {"epochs": 1, "batch_size": 128, "lr": 5e-3, "weight_decay": 0.2}
 # The same network in embedline's words: v2's embedding rule, batch-norm on the hidden layers, a sigmoid output.
-NETWORK = {
+NETWORK: dict[str, Any] = {
     "layers": LAYERS,
     "dropout": DROPOUTS,
     "embedding_dropout": EMBEDDING_DROPOUT,
@@ -105,7 +105,7 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
     from fastai.tabular.core import Categorify, FillMissing, Normalize, TabularPandas
     from fastai.tabular.learner import tabular_learner
 
-    class Stopwatch(Callback):  # type: ignore[misc]
+    class Stopwatch(Callback):
         """The times that embedline's loop takes of itself: the training, and its steps without the first ones."""
 
         steps = 0

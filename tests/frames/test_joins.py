@@ -3,7 +3,7 @@
 import pytest
 
 from embedline.errors import DataError
-from embedline.frames.joins import lookup, require_unique, sorted_by
+from embedline.frames.joins import join_sorted, lookup, require_unique, sorted_by
 from frames.conftest import Build, values
 
 SALES = {"Store": [2, 1, 2, 3], "Day": [1, 1, 2, 1]}
@@ -37,3 +37,9 @@ def test_unique_keys_of_two_columns(build: Build) -> None:
 def test_sorting_by_a_key(build: Build) -> None:
     assert values(sorted_by(build(SALES), "Store"), "Store") == [1, 2, 2, 3]
     assert values(sorted_by(build(STORES), "Store"), "Type") == STORES["Type"]
+
+
+@pytest.mark.parametrize("keys", [[1, 2, 4], [4, 1, 2]])  # the second is not sorted: slower, not wrong
+def test_sorted_joins(build: Build, keys: list[int]) -> None:
+    joined = join_sorted(build({"key": keys}), build({"key": [1, 2, 3], "value": [10, 20, 30]}), "key").sort("key")
+    assert values(joined, "value") == [10, 20, None]

@@ -140,7 +140,7 @@ def test_a_table_without_its_target_is_refused(engine: str) -> None:
 
 
 def test_require_columns_names_all_that_are_missing() -> None:
-    with pytest.raises(DataError, match="^sales.csv has no column 'x', 'y'; it has"):
+    with pytest.raises(DataError, match=r"^sales\.csv has no column 'x', 'y'; it has"):
         require_columns(_table("polars"), ("x", "shop", "y"), what="sales.csv")
     require_columns(_table("polars"), ("shop",), what="sales.csv")
 

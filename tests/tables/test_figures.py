@@ -136,7 +136,7 @@ def test_embeddings_are_drawn_by_their_first_two_components() -> None:
 
 def test_an_embedding_that_is_not_there_is_named() -> None:
     embeddings = pl.DataFrame({"variable": ["shop"], "value": ["a"], "embedding": [[1.0, 2.0]]})
-    with pytest.raises(DataError, match="report.embeddings names 'city', which has no embedding; these have: shop"):
+    with pytest.raises(DataError, match=r"report\.embeddings names 'city', which has no embedding; these have: shop"):
         figures.embedding_figure(embeddings, ReportOptions(embeddings=("city",)), "Embeddings")
 
 

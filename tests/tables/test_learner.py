@@ -1,5 +1,6 @@
 """The learner finds a known law, and its bundle predicts what the network predicted."""
 
+import math
 from functools import cache
 from typing import Any
 
@@ -79,6 +80,28 @@ def test_a_member_is_the_network_of_its_seed_alone() -> None:
     alone, _ = learner.train_network(*_encoded(), NETWORK, _training(seeds=(2,)))
     second = _trained()[0].member(1)
     assert all(torch.equal(tensor, second[name]) for name, tensor in alone.member(0).items())
+
+
+def test_members_side_by_side_are_those_trained_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = NetworkOptions(layers=(16,))  # no dropout: nothing is drawn from the global generator
+    bundles = []
+    for workers in (1, 2):
+        monkeypatch.setattr(learner, "_workers", lambda networks, accelerator, workers=workers: workers)
+        bundles.append(learner.train_network(*_encoded(), network, _training(epochs=1, seeds=(1, 2)))[0])
+    assert [bundle.metrics["workers"] for bundle in bundles] == [1, 2]
+    assert all(torch.equal(tensor, bundles[1].weights[name]) for name, tensor in bundles[0].weights.items())
+    assert not torch.equal(bundles[0].member(0)["output.weight"], bundles[0].member(1)["output.weight"])
+
+
+def test_dropout_keeps_members_from_training_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    accelerator = learner.make_accelerator(_training())
+
+    def workers(**dropouts: float) -> int:
+        config = learner.network_config(_encoded()[1], NetworkOptions(layers=(4,), **dropouts))
+        return learner._workers([learner.build_network(config, seed=seed) for seed in range(3)], accelerator)
+
+    assert (workers(), workers(dropout=0.1), workers(embedding_dropout=0.1)) == (3, 1, 1)
 
 
 def test_predictions_follow_the_order_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,14 +184,42 @@ def test_an_automatic_range_ends_above_the_largest_training_target() -> None:
 
 
 def test_an_automatic_range_of_targets_below_one_is_refused() -> None:
-    with pytest.raises(DataError, match="network.y_range 'auto' ends at 1.2 times the largest training target, which"):
+    with pytest.raises(
+        DataError, match=r"network\.y_range 'auto' ends at 1\.2 times the largest training target, which"
+    ):
         learner.network_config(_target(maximum=-0.5), NetworkOptions(layers=(4,), y_range="auto"))
 
 
-def test_the_loss_is_on_the_standardised_target() -> None:
-    for name, expected in (("mse", 4.0), ("l1", 2.0), ("huber", 1.5)):
-        loss = learner._scaled_loss(name, _target(std=0.5))
-        assert loss(torch.tensor([2.0]), torch.tensor([1.0])).item() == expected
+@pytest.mark.parametrize(("name", "expected"), [("mse", 4.0), ("l1", 2.0), ("huber", 1.5)])
+def test_the_loss_is_on_the_standardised_target(name: str, expected: float) -> None:
+    loss = learner.make_loss(name, _target(std=0.5))
+    assert loss(torch.tensor([2.0]), torch.tensor([1.0])).item() == expected
+
+
+def test_the_relative_loss_is_the_squared_relative_error_while_it_is_small() -> None:
+    loss = learner.make_loss("relative", _target(std=0.5))
+    actual, predicted = torch.tensor([100.0, 200.0]), torch.tensor([110.0, 140.0])
+    value = loss(predicted.log(), actual.log()).item()
+    assert value == pytest.approx((0.1**2 + 0.3**2) / 2 / 0.5**2, rel=1e-5)
+
+
+def test_a_large_relative_error_counts_linearly() -> None:
+    loss = learner.make_loss("relative", _target(std=1.0))
+    zero = torch.zeros(1)
+    values = [loss(zero + math.log(1 + error), zero).item() for error in (0.8, 1.0, 1.2)]
+    assert values == pytest.approx([2 * 0.5 * (error - 0.25) for error in (0.8, 1.0, 1.2)], rel=1e-5)
+
+
+def test_a_prediction_that_is_far_too_high_still_has_a_gradient() -> None:
+    output = torch.tensor([3.0], requires_grad=True)
+    learner.make_loss("relative", _target(std=1.0))(output, torch.zeros(1)).backward()
+    assert output.grad is not None
+    assert output.grad.item() == pytest.approx(math.e, rel=1e-5)  # 2 · clip · slope of the tangent
+
+
+def test_the_relative_loss_needs_a_logarithm() -> None:
+    with pytest.raises(DataError, match=r"training\.loss 'relative' needs encoding\.target_transform: log"):
+        learner.make_loss("relative", _target(transform="none"))
 
 
 def test_another_kind_of_bundle_is_refused() -> None:

@@ -22,6 +22,7 @@ def _network(**changes: Any) -> EmbeddingNetwork:
         "dropouts": (0.1, 0.0),
         "embedding_dropout": 0.2,
         "batch_norm": False,
+        "continuous_batch_norm": True,
         "output_mean": 8.5,
         "output_scale": 0.5,
         "y_range": None,
@@ -144,6 +145,15 @@ def test_continuous_inputs_are_normalised_by_batch() -> None:
     assert not torch.allclose(network.eval()(codes, values), network(codes, 5.0 * values + 3.0))
 
 
+def test_without_batch_norm_continuous_inputs_pass_as_they_are() -> None:
+    codes, values = _inputs()
+    network = _network(continuous_batch_norm=False).eval()
+    assert network.embeddings is not None
+    features = torch.cat([network.embeddings(codes), values], dim=1)
+    expected = 8.5 + 0.5 * network.output(network.hidden(features)).squeeze(-1)
+    torch.testing.assert_close(network(codes, values), expected)
+
+
 def test_dropout_acts_in_training_alone() -> None:
     network = _network()
     assert not torch.equal(network.train()(*_inputs()), network(*_inputs()))
@@ -161,7 +171,7 @@ def test_numbers_alone() -> None:
 def test_categories_alone() -> None:
     network = _network(n_continuous=0).eval()
     codes, _ = _inputs()
-    assert network.normalise is None
+    assert isinstance(network.normalise, nn.Identity)
     output = network(codes, torch.empty(64, 0))
     assert output.std().item() > 0.0
     same = (codes == codes[0]).all(dim=1)

@@ -25,7 +25,7 @@ GOOD: dict[str, Any] = {"epochs": 1, "batch_size": 2, "lr": 0.1}
         ({"warmup": 0.0}, "warmup\n.*greater than 0"),
         ({"cycle_epochs": 0}, "cycle_epochs\n.*greater than or equal to 1"),
         ({"cycle_growth": 0}, "cycle_growth\n.*greater than or equal to 1"),
-        ({"loss": "rmse"}, "loss\n.*'mse', 'l1' or 'huber'"),
+        ({"loss": "rmse"}, "loss\n.*'mse', 'l1', 'huber' or 'relative'"),
         ({"clip_norm": 0.0}, "clip_norm\n.*greater than 0"),
         ({"averaging": {"decay": 1.0}}, "averaging.decay\n.*less than 1"),
         ({"averaging": {"decay": 0.9, "power": 2}}, "averaging.power\n.*Extra inputs"),

@@ -1,6 +1,7 @@
 """Train the network (or several, over seeds), store it as a bundle, and predict from the bundle alone."""
 
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -89,7 +90,10 @@ def make_loss(name: str, encoder: Encoder) -> Loss:
             raise DataError("training.loss 'relative' needs encoding.target_transform: log")
 
         def relative(output: Tensor, target: Tensor) -> Tensor:
-            error = torch.expm1((output - target).clamp(max=1.0)) / scale
+            difference = output - target
+            # Beyond e the exponential goes on as its tangent: a clamp alone would leave such rows without a gradient.
+            near = difference.clamp(max=1.0)
+            error = (torch.expm1(near) + math.e * (difference - near)) / scale
             return 2.0 * F.huber_loss(error, torch.zeros_like(error), delta=RELATIVE_CLIP / scale)
 
         return relative

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from embedline.pipelines.rossmann import nodes
+from embedline.pipelines.rossmann.openings import build_openings
 from embedline.pipelines.rossmann.options import FeatureOptions
 
 Rows = list[dict[str, str]]

@@ -12,8 +12,8 @@ from embedline.errors import DataError
 from embedline.frames.dates import add_date_parts, day_number, day_number_of, monday_of_week
 from embedline.frames.durations import months_open, weeks_running
 from embedline.frames.elapsed import add_gaps, days_from_next, days_since
-from embedline.frames.joins import describe_key, lookup, require_unique, sorted_by
-from embedline.frames.rolling import backward_sum, forward_sum
+from embedline.frames.joins import describe_key, join_sorted, lookup, require_unique, sorted_by
+from embedline.frames.rolling import add_window_sums
 from embedline.frames.types import as_categories, typed
 from embedline.pipelines.rossmann import schemas
 from embedline.pipelines.rossmann.openings import outlook, promo2_months
@@ -155,23 +155,17 @@ def build_calendar(sales: Frame, features: FeatureOptions) -> Frame:
     included); ClosedBefore and ClosedAfter, the days without an opening just before and after the date.
     """
     flags = nw.from_native(sales).select(_KEY, "Store", "DayNumber", "Open", *EVENTS)
-    flags = flags.with_columns(nw.col(*EVENTS).cast(nw.Int8), _reversed=-nw.col("DayNumber"))
-    added: dict[str, nw.Expr] = {}
+    flags = flags.with_columns(nw.col(*EVENTS).cast(nw.Int8))
+    elapsed: dict[str, nw.Expr] = {}
     for event in EVENTS:
         happens = nw.col(event) == 1
-        added[f"After{event}"] = days_since(happens, day="DayNumber", group="Store")
-        added[f"Before{event}"] = days_from_next(happens, day="DayNumber", group="Store")
-        added[f"{event}_bw"] = backward_sum(event, window=features.window, order="DayNumber", group="Store")
-        added[f"{event}_fw"] = forward_sum(event, window=features.window, reversed_order="_reversed", group="Store")
-    calendar = add_gaps(
-        flags.with_columns(**added),
-        nw.col("Open") == 1,
-        day="DayNumber",
-        group="Store",
-        before="ClosedBefore",
-        after="ClosedAfter",
-    )
-    return calendar.select(_KEY, *added, "ClosedBefore", "ClosedAfter").to_native()
+        elapsed[f"After{event}"] = days_since(happens, day="DayNumber", group="Store")
+        elapsed[f"Before{event}"] = days_from_next(happens, day="DayNumber", group="Store")
+    calendar = flags.with_columns(**elapsed)
+    calendar = add_window_sums(calendar, EVENTS, window=features.window, order="DayNumber", group="Store")
+    is_open = nw.col("Open") == 1
+    calendar = add_gaps(calendar, is_open, day="DayNumber", group="Store", before="ClosedBefore", after="ClosedAfter")
+    return calendar.drop("Store", "DayNumber", "Open", *EVENTS).to_native()
 
 
 def build_table(joined: Frame, calendar: Frame, openings: Frame, features: FeatureOptions) -> Frame:
@@ -197,7 +191,7 @@ def build_table(joined: Frame, calendar: Frame, openings: Frame, features: Featu
     )
     rows = rows.filter(nw.col("Sales").is_null() | (nw.col("Sales") != 0))
     for added in (calendar, openings):
-        rows = rows.join(nw.from_native(added), on=[_KEY], how="left")
+        rows = join_sorted(rows, nw.from_native(added), _KEY)
     working = (_KEY, "DayNumber", "CompetitionOpenDay", "Promo2Day", "Promo2Months")
     return sorted_by(rows.with_columns(**outlook()), _KEY).drop(*working).to_native()
 
