@@ -89,7 +89,7 @@ def prepare(data: Path, folder: Path, table: Path | None = None) -> Result:
 
 
 def build_real_table(source: str, folder: Path) -> pl.DataFrame:
-    """The table of the real archive at ``source``, by the project's own pipeline with its artifacts under ``folder``."""
+    """The table of the real archive at ``source``, by the project's own pipeline, its artifacts under ``folder``."""
     from kedro.config import OmegaConfigLoader
     from kedro.io import DataCatalog
     from kedro.runner import SequentialRunner

@@ -67,8 +67,22 @@ def test_the_range_test_marks_its_suggestion() -> None:
     figure = figures.range_test_figure(rates, "Range test")
     assert _points(figure.data[0]) == ([1e-3, 1e-2, 1e-1], [3.0, 2.0, 5.0])
     assert figure.layout.xaxis.type == "log"
-    assert (figure.layout.shapes[0].x0, figure.layout.shapes[0].x1) == (1e-2, 1e-2)
-    assert figure.layout.annotations[0].text == "suggested: 1.0e-02"
+    assert _points(figure.data[1]) == ([1e-2, 1e-2], [2.0, 5.0])
+    assert figure.data[1].name == "suggested: 1.0e-02"
+
+
+def test_a_table_without_time_shows_predicted_against_actual() -> None:
+    figure = figures.agreement_figure(PREDICTIONS, "Agreement")
+    drawn = sorted(zip(figure.data[1].x, figure.data[1].y, strict=True))
+    assert drawn == sorted(PREDICTIONS.select("actual", "predicted").rows())
+    assert (min(figure.data[0].x), max(figure.data[0].x)) == (min(figure.data[1].x), max(figure.data[1].x))
+
+
+def test_errors_of_a_target_with_zeros_are_in_its_own_units() -> None:
+    rows = pl.DataFrame({"shop": [1, 1], "actual": [0.0, 2.0], "predicted": [3.0, 6.0]})
+    figure = figures.error_figure(rows, ReportOptions(error_by=("shop",)), "Errors")
+    assert list(figure.data[0].y) == pytest.approx([np.sqrt((9 + 16) / 2)])
+    assert list(figure.data[1].y) == pytest.approx([3.5])
 
 
 def test_the_forecast_has_a_panel_for_each_series_in_the_order_of_time() -> None:

@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
+import narwhals as nw
 import polars as pl
 from kedro.io.core import AbstractVersionedDataset, Version, get_filepath_str, get_protocol_and_path
 from kedro_datasets.json import JSONDataset
@@ -31,14 +32,15 @@ class PolarsFrame(AtomicSave, EagerPolarsDataset):
         frame: pl.DataFrame = getattr(pl, f"read_{self._file_format}")(path, **self._load_args)
         return frame
 
-    def save(self, data: pl.DataFrame) -> None:
-        """Write ``data`` as the version of this run."""
+    def save(self, data: Any) -> None:
+        """Write ``data``, a frame of any engine that Narwhals knows, as the version of this run."""
+        frame = nw.from_native(data, eager_only=True).to_polars()
         if self._protocol != "file":
-            super().save(data)
+            super().save(frame)
             return
         path = get_filepath_str(self._get_save_path(), self._protocol)
         self._fs.makedirs(self._fs._parent(path), exist_ok=True)
-        getattr(data, f"write_{self._file_format}")(path, **self._save_args)
+        getattr(frame, f"write_{self._file_format}")(path, **self._save_args)
 
 
 class PandasParquet(AtomicSave, ParquetDataset):

@@ -60,7 +60,8 @@ def training_figure(history: pl.DataFrame, title: str) -> go.Figure:
     rates = history.filter(pl.col("member") == 0)
     figure.add_scatter(x=rates["epoch"], y=rates["lr"], line={"color": MUTED}, showlegend=False, row=2, col=1)
     figure.update_yaxes(title_text="loss (standardised target)", type="log", row=1, col=1, secondary_y=False)
-    figure.update_yaxes(title_text=held_out, row=1, col=1, secondary_y=True, showgrid=False)
+    # Ticks of its own: by default a second axis takes the places of the first one's, here of a logarithmic scale.
+    figure.update_yaxes(title_text=held_out, row=1, col=1, secondary_y=True, showgrid=False, tickmode="auto")
     figure.update_yaxes(title_text="learning rate", row=2, col=1)
     figure.update_xaxes(title_text="epoch", row=2, col=1)
     return figure.update_layout(title=title, height=520, legend={"orientation": "h", "y": 1.06}, **LAYOUT)
@@ -70,10 +71,14 @@ def range_test_figure(rates: pl.DataFrame, title: str) -> go.Figure:
     """Smoothed loss against the learning rate on a log axis; the suggestion is marked."""
     figure = go.Figure(go.Scatter(x=rates["rate"], y=rates["loss"], line={"color": ACCENT}, showlegend=False))
     suggestion = rates["suggestion"][0]
-    figure.add_vline(
-        x=suggestion, line={"dash": "dash", "color": SECOND}, annotation_text=f"suggested: {suggestion:.1e}"
+    figure.add_scatter(
+        x=[suggestion, suggestion],
+        y=[rates["loss"].min(), rates["loss"].max()],
+        mode="lines",
+        line={"dash": "dash", "color": SECOND},
+        name=f"suggested: {suggestion:.1e}",
     )
-    figure.update_xaxes(type="log", exponentformat="power", title="learning rate")
+    figure.update_xaxes(type="log", exponentformat="power", title="learning rate", dtick=1)
     figure.update_yaxes(title="smoothed loss (standardised target)")
     return figure.update_layout(title=title, height=400, **LAYOUT)
 
@@ -113,21 +118,40 @@ def forecast_figure(predictions: pl.DataFrame, time: str, report: ReportOptions,
     return figure.update_layout(title=title, height=180 * len(series) + 140, legend=legend, **LAYOUT)
 
 
+def agreement_figure(predictions: pl.DataFrame, title: str, n_points: int = 2000) -> go.Figure:
+    """Predicted against actual for a sample of rows without a time; a perfect model lies on the diagonal."""
+    rows = predictions.sample(min(n_points, len(predictions)), seed=0)
+    ends = [rows["actual"].min(), rows["actual"].max()]
+    figure = go.Figure(go.Scatter(x=ends, y=ends, mode="lines", line={"color": MUTED}, name="predicted = actual"))
+    figure.add_scatter(
+        x=rows["actual"], y=rows["predicted"], mode="markers", marker={"color": ACCENT, "size": 4}, name="held-out rows"
+    )
+    figure.update_xaxes(title_text="actual")
+    figure.update_yaxes(title_text="predicted")
+    return figure.update_layout(title=title, height=480, **LAYOUT)
+
+
 def error_figure(predictions: pl.DataFrame, report: ReportOptions, title: str) -> go.Figure:
-    """Relative error (root mean square of ``(actual - predicted) / actual``) and bias by the values of each column."""
+    """Error (root mean square) and bias by the values of each column.
+
+    Relative to the actual value where all of these are positive, else in the target's units.
+    """
     figure = make_subplots(rows=1, cols=max(1, len(report.error_by)), subplot_titles=list(report.error_by))
-    relative = (pl.col("actual") - pl.col("predicted")) / pl.col("actual")
+    positive = bool((predictions["actual"] > 0).all())
+    error = pl.col("predicted") - pl.col("actual")
+    if positive:
+        error = error / pl.col("actual")
     for position, column in enumerate(report.error_by, start=1):
         groups = (
             predictions.group_by(column)
-            .agg(relative.pow(2).mean().sqrt().alias("error"), (-relative).mean().alias("bias"), pl.len().alias("rows"))
+            .agg(error.pow(2).mean().sqrt().alias("error"), error.mean().alias("bias"), pl.len().alias("rows"))
             .sort(column)
         )
         labels = groups[column].cast(pl.String)
         figure.add_bar(
             x=labels,
             y=groups["error"],
-            name="relative error (RMS)",
+            name="relative error (RMS)" if positive else "error (RMS)",
             marker_color=ACCENT,
             legendgroup="error",
             showlegend=position == 1,
@@ -139,7 +163,7 @@ def error_figure(predictions: pl.DataFrame, report: ReportOptions, title: str) -
         figure.add_scatter(
             x=labels,
             y=groups["bias"],
-            name="bias (mean of predicted / actual - 1)",
+            name="bias (mean of predicted / actual - 1)" if positive else "bias (mean of predicted - actual)",
             mode="markers",
             marker={"color": SECOND, "size": 9},
             legendgroup="bias",
@@ -148,8 +172,8 @@ def error_figure(predictions: pl.DataFrame, report: ReportOptions, title: str) -
             col=position,
         )
         figure.update_xaxes(type="category", row=1, col=position)
-    figure.update_yaxes(tickformat=".0%")
-    return figure.update_layout(title=title, height=420, legend={"orientation": "h", "y": 1.16}, **LAYOUT)
+    figure.update_yaxes(tickformat=".0%" if positive else None)
+    return figure.update_layout(title=title, height=440, legend={"orientation": "h", "y": -0.15}, **LAYOUT)
 
 
 def embedding_figure(embeddings: pl.DataFrame, report: ReportOptions, title: str) -> go.Figure:

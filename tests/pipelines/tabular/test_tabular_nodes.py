@@ -244,11 +244,11 @@ def test_a_report_of_a_column_that_is_not_there_is_refused() -> None:
         )
 
 
-def test_a_table_without_time_or_ids_is_drawn_as_its_rows_come() -> None:
+def test_a_table_without_time_shows_predicted_against_actual() -> None:
     columns = Columns(categorical=("shop",), target="sales")
     predictions = pl.DataFrame({"actual": [3.0, 1.0, 2.0], "predicted": [2.0, 1.0, 3.0]})
     figure = nodes.plot_forecast(predictions, columns, ReportOptions())
-    assert (list(figure.data[0].x), list(figure.data[0].y)) == ([0, 1, 2], [3.0, 1.0, 2.0])
+    assert sorted(zip(figure.data[1].x, figure.data[1].y, strict=True)) == [(1.0, 1.0), (2.0, 3.0), (3.0, 2.0)]
 
 
 def test_nodes_leave_their_inputs_as_they_are() -> None:

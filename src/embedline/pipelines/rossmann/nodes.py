@@ -174,8 +174,9 @@ def build_table(joined: Frame, calendar: Frame, openings: Frame, features: Featu
     Adds to the joined rows, the calendar and the openings CompetitionMonthsOpen and Promo2Weeks, both capped, Days, the
     days since the first date of all, and the features of :func:`outlook`.
     """
-    rows = nw.from_native(joined).with_columns(
-        Days=(nw.col("DayNumber") - nw.col("DayNumber").min()).cast(nw.Int16),
+    first = nw.col("DayNumber").min()
+    rows = nw.from_native(joined).with_columns(Days=(nw.col("DayNumber") - first).cast(nw.Int16))
+    rows = rows.filter(nw.col("Sales").is_null() | (nw.col("Sales") != 0)).with_columns(
         CompetitionMonthsOpen=months_open(
             day="DayNumber",
             start=nw.col("CompetitionOpenDay"),
@@ -189,7 +190,6 @@ def build_table(joined: Frame, calendar: Frame, openings: Frame, features: Featu
             cap=features.promo2_weeks_cap,
         ),
     )
-    rows = rows.filter(nw.col("Sales").is_null() | (nw.col("Sales") != 0))
     for added in (calendar, openings):
         rows = join_sorted(rows, nw.from_native(added), _KEY)
     working = (_KEY, "DayNumber", "CompetitionOpenDay", "Promo2Day", "Promo2Months")

@@ -66,8 +66,8 @@ def build_openings(sales: Frame, calendar: Frame) -> Frame:
     )
     since, until = nw.col("_since"), nw.col("_until")
     rows = rows.with_columns(
-        DaysSinceReopening=nw.when(since <= SHORT_MEMORY).then(since).cast(nw.Int16),
-        DaysUntilClosing=nw.when(until <= SHORT_MEMORY).then(until).cast(nw.Int16),
+        DaysSinceReopening=nw.when(since <= SHORT_MEMORY).then(since),
+        DaysUntilClosing=nw.when(until <= SHORT_MEMORY).then(until),
         SinceReopening=(since * (-1.0 / REOPENING_SCALE)).exp().fill_null(0.0).cast(nw.Float32),
         UntilClosing=(until * (-1.0 / CLOSING_SCALE)).exp().fill_null(0.0).cast(nw.Float32),
         ClosureLength=nw.when(since <= LONG_MEMORY)
@@ -82,7 +82,7 @@ def build_openings(sales: Frame, calendar: Frame) -> Frame:
 
 def _capped(gap: str) -> nw.Expr:
     column = nw.col(gap)
-    return nw.when(column > GAP_CAP).then(nw.lit(float(GAP_CAP))).otherwise(column).cast(nw.Int16)
+    return nw.when(column > GAP_CAP).then(nw.lit(float(GAP_CAP))).otherwise(column).cast(nw.Float32)
 
 
 def promo2_months(interval: nw.Expr) -> nw.Expr:

@@ -112,12 +112,13 @@ def predict(
     require_columns(rows, tuple(shown), what="the table (named in report or columns)")
     predicted = predict_rows(part_of(nw.from_native(encoded, eager_only=True), EVALUATE), model)
     backend = rows.implementation
+    # Through NumPy: the table may come from another engine than the stored predictions.
     figures = nw.from_native(baseline_predictions, eager_only=True)
     return rows.select(
         *shown,
         nw.col(columns.target).cast(nw.Float64).alias("actual"),
         nw.new_series("predicted", predicted, nw.Float64, backend=backend),
-        *(figures.get_column(name) for name in figures.columns),
+        *(nw.new_series(name, figures[name].to_numpy(), nw.Float64, backend=backend) for name in figures.columns),
     ).to_native()
 
 
@@ -178,14 +179,13 @@ def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
 
 
 def plot_forecast(predictions: Frame, columns: Columns, report: ReportOptions) -> Figure:
-    """Actual against predicted over time for a few series."""
-    from embedline.tables.figures import forecast_figure
+    """Actual against predicted: over time for a few series, or row by row in a table without a time."""
+    from embedline.tables.figures import agreement_figure, forecast_figure
 
-    frame = _polars(predictions)
-    if not columns.keys:  # a table of no order: as its rows come
-        frame = frame.with_row_index("row")
-    time = columns.time or next(iter(columns.keys), "row")
-    return forecast_figure(frame, time, report, "Held-out rows: actual and predicted")
+    title = "Held-out rows: actual and predicted"
+    if columns.time is None:
+        return agreement_figure(_polars(predictions), title)
+    return forecast_figure(_polars(predictions), columns.time, report, title)
 
 
 def plot_errors(predictions: Frame, report: ReportOptions) -> Figure:
