@@ -14,15 +14,21 @@ ROWS = {
 }
 
 
+FLAGS = ("open", "promo")
+
+
 def test_neighbours_are_those_of_the_day_not_of_the_row(build: Build) -> None:
     found = add_neighbours(
-        build(ROWS), ("open", "promo"), offsets={-1: "Before", 1: "After", 2: "Later"}, day="day", group="group"
+        build(ROWS),
+        {-1: ("Before", FLAGS), 1: ("After", FLAGS), 2: ("Later", FLAGS)},
+        day="day",
+        group="group",
     )
     rows = {
         (group, day): place
         for place, (group, day) in enumerate(zip(values(found, "group"), values(found, "day"), strict=True))
     }
-    for flag in ("open", "promo"):
+    for flag in FLAGS:
         given = {(group, day): value for group, day, value in zip(ROWS["group"], ROWS["day"], ROWS[flag], strict=True)}
         for offset, suffix in ((-1, "Before"), (1, "After"), (2, "Later")):
             column = values(found, flag + suffix)
@@ -31,7 +37,7 @@ def test_neighbours_are_those_of_the_day_not_of_the_row(build: Build) -> None:
 
 
 def test_no_working_column_is_left(build: Build) -> None:
-    found = add_neighbours(build(ROWS), ("open",), offsets={1: "After"}, day="day", group="group")
+    found = add_neighbours(build(ROWS), {1: ("After", ["open"])}, day="day", group="group")
     assert set(found.collect_schema().names()) == {*ROWS, "openAfter"}
 
 

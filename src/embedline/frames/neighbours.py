@@ -1,6 +1,6 @@
 """What a group's flags are on the days around a row, and runs of a flag."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import narwhals as nw
 from narwhals.typing import FrameT
@@ -8,37 +8,39 @@ from narwhals.typing import FrameT
 _PACKED, _SHIFTED, _FOUND = "_packed", "_shifted", "_found"
 
 
-def add_neighbours(frame: FrameT, flags: Sequence[str], *, offsets: dict[int, str], day: str, group: str) -> FrameT:
-    """Add each flag's value some days later or earlier: ``<flag><suffix>``, 0 or 1, for each of ``offsets``.
+def add_neighbours(frame: FrameT, flags: Mapping[int, tuple[str, Sequence[str]]], *, day: str, group: str) -> FrameT:
+    """Add the values of flags some days later or earlier, 0 or 1 as Float32.
 
     Parameters
     ----------
-    flags : columns of 0 and 1 without missing values
-    offsets : suffix of the new columns by the distance in days, such as ``{-1: "Yesterday", 1: "Tomorrow"}``
-    day : integer day number; ``group`` has at most one row a day
+    flags : by the distance in days, the suffix of the new columns and the columns to look at (0 and 1, none missing),
+        such as ``{-1: ("Yesterday", ["Open"]), 1: ("Tomorrow", ["Open", "Promo"])}``
+    day : integer day number below 2**16; ``group`` has at most one row a day
 
-    The value, a Float32, is missing where the group has no row on that very day (pandas has no integer for that). All
-    flags travel in one integer together with the day number, so that the windows are as many whatever the flags.
+    A value is missing where the group has no row on that very day (pandas has no integer for that). All flags travel in
+    one integer together with the day number, so that the windows are as many whatever the flags.
     """
-    base = 2 ** len(flags)
-    packed = nw.col(day).cast(nw.Int64) * base
-    for bit, flag in enumerate(flags):
-        packed = packed + nw.col(flag).cast(nw.Int64) * 2**bit
+    names = list(dict.fromkeys(name for _, columns in flags.values() for name in columns))
+    base = 2 ** len(names)
+    packed = nw.col(day).cast(nw.Int32) * base
+    for bit, name in enumerate(names):
+        packed = packed + nw.col(name).cast(nw.Int32) * 2**bit
+    # The row k days away is at most k rows away, nearer where days between have no row.
+    steps = {step: f"{_SHIFTED}{step}" for k in flags for step in (range(1, k + 1) if k > 0 else range(k, 0))}
     rows = frame.with_columns(packed.alias(_PACKED))
-    for offset, suffix in offsets.items():
-        # The row `offset` days away is at most as many rows away, nearer where days between have no row.
-        wanted = nw.col(day).cast(nw.Int64) + offset
-        steps = range(1, abs(offset) + 1) if offset > 0 else range(-1, offset - 1, -1)
-        names = {step: f"{_SHIFTED}{abs(step)}" for step in steps}
+    rows = rows.with_columns(
+        nw.col(_PACKED).shift(-step).over(group, order_by=day).alias(name) for step, name in steps.items()
+    )
+    for offset, (suffix, columns) in flags.items():
+        wanted = nw.col(day).cast(nw.Int32) + offset
+        near = [nw.col(name) for step, name in steps.items() if step * offset > 0 and abs(step) <= abs(offset)]
         rows = rows.with_columns(
-            nw.col(_PACKED).shift(-step).over(group, order_by=day).alias(name) for step, name in names.items()
+            nw.coalesce(*(nw.when(column // base == wanted).then(column) for column in near)).alias(_FOUND)
         )
-        found = nw.coalesce(*(nw.when(nw.col(name) // base == wanted).then(nw.col(name)) for name in names.values()))
-        rows = rows.with_columns(found.alias(_FOUND))
         rows = rows.with_columns(
-            (nw.col(_FOUND) // 2**bit % 2).cast(nw.Float32).alias(f"{flag}{suffix}") for bit, flag in enumerate(flags)
-        ).drop(_FOUND, *names.values())
-    return rows.drop(_PACKED)
+            (nw.col(_FOUND) // 2 ** names.index(name) % 2).cast(nw.Float32).alias(f"{name}{suffix}") for name in columns
+        )
+    return rows.drop(_PACKED, _FOUND, *steps.values())
 
 
 def day_of_run(starts: nw.Expr, inside: nw.Expr, *, day: str, group: str) -> nw.Expr:

@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 
 from embedline.pipelines.rossmann import nodes
-from embedline.pipelines.rossmann.openings import build_openings
 from embedline.pipelines.rossmann.options import FeatureOptions
 
 Rows = list[dict[str, str]]
@@ -96,5 +95,4 @@ def prepare(tables: Tables, engine: Callable[[Rows], Any], features: FeatureOpti
     weather = nodes.type_weather(raw["weather"], raw["state_names"])
     trends = nodes.type_trends(raw["googletrend"])
     joined = nodes.join_tables(sales, stores, weather, trends, options)
-    calendar = nodes.build_calendar(sales, options)
-    return nodes.build_table(joined, calendar, build_openings(sales, calendar), options)
+    return nodes.build_table(joined, nodes.build_calendar(sales, options), options)

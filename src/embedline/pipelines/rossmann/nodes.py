@@ -16,7 +16,7 @@ from embedline.frames.joins import describe_key, join_sorted, lookup, require_un
 from embedline.frames.rolling import add_window_sums
 from embedline.frames.types import as_categories, typed
 from embedline.pipelines.rossmann import schemas
-from embedline.pipelines.rossmann.openings import outlook, promo2_months
+from embedline.pipelines.rossmann.openings import add_openings, day_features, outlook, promo2_months
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.sources.rossmann_generator import GeneratorOptions
 from embedline.sources.rossmann_tables import acquire_tables
@@ -82,18 +82,22 @@ def type_stores(store: Frame, store_states: Frame, state_names: Frame) -> Frame:
         CompetitionOpenDay=day_number_of(nw.col("CompetitionOpenSinceYear"), nw.col("CompetitionOpenSinceMonth"), 15),
         Promo2Day=monday_of_week(nw.col("Promo2SinceYear"), nw.col("Promo2SinceWeek")),
         Promo2Months=promo2_months(nw.col("PromoInterval")),
+        LogCompetitionDistance=(nw.col("CompetitionDistance").cast(nw.Float64) + 1.0).log().cast(nw.Float32),
     )
     return as_categories(stores, ["StoreType", "Assortment", "PromoInterval", "State", "StateName"]).to_native()
 
 
 def type_weather(weather: Frame, state_names: Frame) -> Frame:
-    """Type weather.csv and name its states: State, Date, DayNumber, Year, Month, Week, Day and every measurement."""
+    """Type weather.csv and name its states: State, Date, every measurement, and what the date says by itself.
+
+    That is DayNumber, Year, Month, Week and Day, and :func:`day_features`: here they are computed once a state and day.
+    """
     days = typed(nw.from_native(weather), schemas.WEATHER, file="weather.csv")
     names = typed(nw.from_native(state_names), schemas.STATE_NAMES, file="state_names.csv")
     names = names.select(nw.col("StateName").alias("file"), "State")
     days = lookup(days, names, ["file"], name="weather.csv", table_name="state_names.csv").drop("file")
     require_unique(days, ["State", "Date"], name="weather.csv")
-    days = add_date_parts(days.with_columns(DayNumber=day_number(nw.col("Date"))))
+    days = add_date_parts(days.with_columns(DayNumber=day_number(nw.col("Date")))).with_columns(**day_features())
     return as_categories(days, ["State", "Events"]).to_native()
 
 
@@ -135,9 +139,8 @@ def join_tables(sales: Frame, stores: Frame, weather: Frame, trends: Frame, feat
     DataError
         when a store or the weather and trend of a day are not known.
     """
-    days = nw.from_native(weather).select(
-        "State", "Date", "DayNumber", "Year", "Month", "Week", "Day", *features.weather
-    )
+    date_parts = ("DayNumber", "Year", "Month", "Week", "Day", *day_features())
+    days = nw.from_native(weather).select("State", "Date", *date_parts, *features.weather)
     days = days.join(nw.from_native(trends), on=["State", "DayNumber"], how="inner").drop("DayNumber")
     rows = nw.from_native(sales).drop("Customers")
     rows = lookup(rows, nw.from_native(stores).drop("StateName"), ["Store"], name=_SALES, table_name="store.csv")
@@ -152,7 +155,8 @@ def build_calendar(sales: Frame, features: FeatureOptions) -> Frame:
     -------
     StoreDay and, for each of SchoolHoliday, StateHoliday and Promo, After… (days since), Before… (days until, counted
     downwards to 0), …_bw and …_fw (rows with the event among the last and the next ``features.window``, this one
-    included); ClosedBefore and ClosedAfter, the days without an opening just before and after the date.
+    included); ClosedBefore and ClosedAfter, the days without an opening just before and after the date; and the
+    features of :func:`add_openings`.
     """
     flags = nw.from_native(sales).select(_KEY, "Store", "DayNumber", "Open", *EVENTS)
     flags = flags.with_columns(nw.col(*EVENTS).cast(nw.Int8))
@@ -165,14 +169,14 @@ def build_calendar(sales: Frame, features: FeatureOptions) -> Frame:
     calendar = add_window_sums(calendar, EVENTS, window=features.window, order="DayNumber", group="Store")
     is_open = nw.col("Open") == 1
     calendar = add_gaps(calendar, is_open, day="DayNumber", group="Store", before="ClosedBefore", after="ClosedAfter")
-    return calendar.drop("Store", "DayNumber", "Open", *EVENTS).to_native()
+    return add_openings(calendar).drop("Store", "DayNumber", "Open", *EVENTS).to_native()
 
 
-def build_table(joined: Frame, calendar: Frame, openings: Frame, features: FeatureOptions) -> Frame:
+def build_table(joined: Frame, calendar: Frame, features: FeatureOptions) -> Frame:
     """The canonical frame: labelled rows with sales (Sales ≠ 0) and all test rows, with every feature.
 
-    Adds to the joined rows, the calendar and the openings CompetitionMonthsOpen and Promo2Weeks, both capped, Days, the
-    days since the first date of all, and the features of :func:`outlook`.
+    Adds to the joined rows and the calendar CompetitionMonthsOpen and Promo2Weeks, both capped, Days, the days since
+    the first date of all, and the features of :func:`outlook`.
     """
     first = nw.col("DayNumber").min()
     rows = nw.from_native(joined).with_columns(Days=(nw.col("DayNumber") - first).cast(nw.Int16))
@@ -190,9 +194,8 @@ def build_table(joined: Frame, calendar: Frame, openings: Frame, features: Featu
             cap=features.promo2_weeks_cap,
         ),
     )
-    for added in (calendar, openings):
-        rows = join_sorted(rows, nw.from_native(added), _KEY)
-    working = (_KEY, "DayNumber", "CompetitionOpenDay", "Promo2Day", "Promo2Months")
+    rows = join_sorted(rows, nw.from_native(calendar), _KEY)
+    working = (_KEY, "DayNumber", "CompetitionOpenDay", "Promo2Day", "Promo2Months", "MonthBit")
     return sorted_by(rows.with_columns(**outlook()), _KEY).drop(*working).to_native()
 
 

@@ -3,7 +3,6 @@
 from kedro.pipeline import Node, Pipeline
 
 from embedline.pipelines.rossmann import nodes
-from embedline.pipelines.rossmann.openings import build_openings
 from embedline.pipelines.rossmann.submission import make_submission
 
 SOURCE = "rossmann"
@@ -62,10 +61,9 @@ def _feature_nodes() -> list[Node]:
             tags="prepare",
         ),
         Node(nodes.build_calendar, ["sales", "params:features"], "calendar", name="build_calendar", tags="prepare"),
-        Node(build_openings, ["sales", "calendar"], "openings", name="build_openings", tags="prepare"),
         Node(
             nodes.build_table,
-            ["joined", "calendar", "openings", "params:features"],
+            ["joined", "calendar", "params:features"],
             "table",
             name="build_table",
             tags="prepare",
