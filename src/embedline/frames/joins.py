@@ -49,8 +49,12 @@ def require_unique(frame: FrameT, key: Sequence[str], *, name: str) -> None:
 def join_sorted(frame: FrameT, table: FrameT, key: str) -> FrameT:
     """Left join of two frames that both rise with ``key``, of which ``table`` has each value once.
 
-    Where Polars knows that its frames are sorted it merges them: 0.13 s for a million rows rather than 0.23 s.
+    Frames in memory with the very same keys are put side by side, which copies nothing. Else, where Polars knows that
+    its frames are sorted it merges them: 0.13 s for a million rows rather than 0.23 s.
     """
+    if isinstance(frame, nw.DataFrame) and isinstance(table, nw.DataFrame) and len(frame) == len(table):
+        if (frame.get_column(key) == table.get_column(key)).all():
+            return nw.concat([frame, table.drop(key)], how="horizontal")
     return _marked_sorted(frame, key).join(_marked_sorted(table, key), on=[key], how="left")
 
 

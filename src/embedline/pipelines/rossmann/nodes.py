@@ -179,7 +179,8 @@ def build_table(joined: Frame, calendar: Frame, features: FeatureOptions) -> Fra
     the first date of all, and the features of :func:`outlook`.
     """
     first = nw.col("DayNumber").min()
-    rows = nw.from_native(joined).with_columns(Days=(nw.col("DayNumber") - first).cast(nw.Int16))
+    rows = join_sorted(nw.from_native(joined), nw.from_native(calendar), _KEY)
+    rows = rows.with_columns(Days=(nw.col("DayNumber") - first).cast(nw.Int16))
     rows = rows.filter(nw.col("Sales").is_null() | (nw.col("Sales") != 0)).with_columns(
         CompetitionMonthsOpen=months_open(
             day="DayNumber",
@@ -194,7 +195,6 @@ def build_table(joined: Frame, calendar: Frame, features: FeatureOptions) -> Fra
             cap=features.promo2_weeks_cap,
         ),
     )
-    rows = join_sorted(rows, nw.from_native(calendar), _KEY)
     working = (_KEY, "DayNumber", "CompetitionOpenDay", "Promo2Day", "Promo2Months", "MonthBit")
     return sorted_by(rows.with_columns(**outlook()), _KEY).drop(*working).to_native()
 
