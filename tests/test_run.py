@@ -71,7 +71,7 @@ def test_the_splits_are_those_of_the_parameters(ran: Path) -> None:
     assert str(forecast["Date"].min()) == "2015-06-19" and str(forecast["Date"].max()) == "2015-07-31"
     notebook = pl.read_parquet(artifact(ran, "07_model_output", "rossmann_notebook", "predictions.parquet"))
     assert str(notebook["Date"].min()) == "2014-08-01" and str(notebook["Date"].max()) == "2014-09-17"
-    encoded = pl.read_ipc(artifact(ran, "05_model_input", "rossmann", "encoded.feather"), memory_map=False)
+    encoded = pl.read_ipc(artifact(ran, "05_model_input", "rossmann", "encoded.feather"))
     assert str(encoded.filter(part="train")["Date"].max()) == "2015-06-18"
 
 
@@ -188,7 +188,7 @@ def test_bad_tables_are_one_clear_message_and_nothing_is_lost(
     message = str(caught.value)
     assert "\n" not in message and all(words in message for words in says), message
     assert tables_of(prepared) == before
-    assert pl.read_ipc(before[-1], memory_map=False).height > 0
+    assert pl.read_ipc(before[-1]).height > 0
 
 
 def test_a_truncated_archive_is_one_clear_message(prepared: Path, tmp_path: Path) -> None:
@@ -256,5 +256,5 @@ def test_a_full_disk_stops_the_run_and_leaves_earlier_artifacts_whole(prepared: 
     assert finished.returncode == 1
     assert "Failed while saving data to dataset" in finished.stderr and ".feather" in finished.stderr, finished.stderr
     assert tables_of(prepared) == before
-    assert pl.read_ipc(before[-1], memory_map=False).height > 0
+    assert pl.read_ipc(before[-1]).height > 0
     assert not list((prepared / "data").rglob(".*.feather")), "a partial file was left behind"

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from embedline.tables.embeddings import UNKNOWN, embedding_frame, principal_components, variables_of
-from embedline.tables.encoder import CategoryMap, Encoder, Scale, TargetScale
+from embedline.tables.categories import CategoryMap
+from embedline.tables.encoder import Encoder, Scale, TargetScale
 from embedline.tables.learner import build_network, network_config
 from embedline.tables.options import NetworkOptions
 from embedline.training.bundle import ModelBundle
@@ -16,7 +17,7 @@ ENCODER = Encoder(
         "shop": CategoryMap(kind="integer", levels=(3, 7, 12)),
         "open": CategoryMap(kind="boolean", levels=(False, True)),
     },
-    continuous={"gap": Scale(median=0.0, mean=0.0, std=1.0)},
+    continuous={"gap": Scale(fill=0.0, mean=0.0, std=1.0)},
     flags=("gap",),
     keys=(),
     target=TargetScale(column="y", transform="none", mean=0.0, std=1.0, maximum=1.0),

@@ -78,8 +78,9 @@ def test_levels_are_sorted_and_missing_ones_left_out(engine: str) -> None:
 @ENGINES
 def test_scales_are_median_and_population_deviation_after_filling_in(engine: str) -> None:
     scales = _fit(engine).continuous
-    assert scales["gap"].model_dump() == pytest.approx({"median": 4.0, "mean": 4.0, "std": math.sqrt(18 / 4)})
-    assert scales["heat"].model_dump() == pytest.approx({"median": 2.5, "mean": 2.5, "std": math.sqrt(1.25)})
+    gap, heat = scales["gap"], scales["heat"]
+    assert (gap.fill, gap.mean, gap.std) == pytest.approx((4.0, 4.0, math.sqrt(18 / 4)))
+    assert (heat.fill, heat.mean, heat.std) == pytest.approx((2.5, 2.5, math.sqrt(1.25)))
 
 
 @ENGINES
@@ -192,7 +193,7 @@ def test_kinds_of_categorical_columns(column: Any, kind: str, levels: tuple[Any,
 def test_kinds_of_continuous_columns_of_pandas(column: Any) -> None:
     frame = pd.DataFrame({"x": column, "y": [1.0, 2.0, 3.0]})
     encoder = _one(frame, categorical=False)
-    assert (encoder.continuous["x"].median, encoder.flags) == (2.25, ("x",))
+    assert (encoder.continuous["x"].fill, encoder.flags) == (2.25, ("x",))
     encoded = _apply(frame, encoder)
     assert encoded["code:x_na"] == [1, 2, 1]
     assert encoded["value:x"] == pytest.approx([-math.sqrt(1.5), 0.0, math.sqrt(1.5)], abs=1e-6)
@@ -291,3 +292,29 @@ def test_rows_without_any_target_and_a_table_of_categories_alone(engine: str) ->
     assert encoded.get_column("code:x").to_list() == [1, 0]
     unlabelled = encode(_frame(engine, {"x": [1, 9], "y": [None, 2.0]}), encoder)
     assert unlabelled.get_column("y").null_count() == 1
+
+
+@ENGINES
+def test_a_fill_replaces_the_median_and_the_flag_and_limits_hold(engine: str) -> None:
+    options = EncodingOptions(fill={"gap": 9.0}, limits={"gap": (2.0, 9.0)})
+    encoder = _fit(engine, options=options)
+    # 4, missing, 1, 7 become 4, 9, 2, 7
+    scale = encoder.continuous["gap"]
+    assert (scale.fill, scale.mean, scale.std) == pytest.approx(
+        (9.0, 5.5, math.sqrt((2.25 + 12.25 + 12.25 + 2.25) / 4))
+    )
+    assert encoder.flags == ()
+    again = Encoder.model_validate(json.loads(json.dumps(encoder.model_dump(mode="json"))))
+    applied = _apply(_frame(engine, NEW).to_native(), again)["value:gap"]  # missing, 10, 4
+    assert applied == pytest.approx([(x - 5.5) / scale.std for x in (9.0, 9.0, 4.0)], rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"fill": {"gapp": 1.0}}, {"limits": {"gapp": (0.0, 1.0)}}])
+def test_a_misspelt_fill_or_limit_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=rf"encoding\.{next(iter(options))} names \['gapp'\]"):
+        _fit("polars", options=EncodingOptions.model_validate(options))
+
+
+def test_limits_must_rise() -> None:
+    with pytest.raises(ValueError, match="limits of gap must rise"):
+        EncodingOptions(limits={"gap": (1.0, 1.0)})

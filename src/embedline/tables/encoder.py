@@ -8,15 +8,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from embedline.errors import DataError
+from embedline.tables.categories import CategoryMap, all_missing, code_arrays, codes_of, fit_categories, kind_of
 from embedline.tables.columns import PART, Columns, require_columns
 from embedline.tables.target_means import TargetMeans, fit_target_means
 
-MISSING = 0  # code of a missing level and of one never seen in training
 FLAG = "_na"  # suffix of the category that marks a filled-in continuous value
 TINY = 1e-7  # added to the deviation that divides, as in the lessons
 ROUNDING = 1e-12  # a deviation below this part of the mean is what float64 leaves of a constant
-
-Kind = Literal["boolean", "integer", "string"]
 
 
 class EncodingOptions(BaseModel):
@@ -27,6 +25,9 @@ class EncodingOptions(BaseModel):
         target_means: lists of columns; each adds a continuous input, the mean of the transformed target of the row's
             group on the training rows (:class:`embedline.tables.target_means.TargetMeans`).
         smoothing: rows of the wider group that each group's mean is mixed with.
+        fill: value of a continuous variable where it is missing, instead of the median and a flag. For a value that is
+            missing for a known reason: a flag that is rare in training and common later would be learned from few rows.
+        limits: lowest and highest value of a continuous variable; values beyond count as these.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +35,16 @@ class EncodingOptions(BaseModel):
     target_transform: Literal["log", "none"] = "none"
     target_means: tuple[tuple[str, ...], ...] = ()
     smoothing: float = Field(default=20.0, gt=0.0)
+    fill: dict[str, float] = {}
+    limits: dict[str, tuple[float, float]] = {}
+
+    @field_validator("limits")
+    @classmethod
+    def _check_limits(cls, limits: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for name, (low, high) in limits.items():
+            if low >= high:
+                raise ValueError(f"limits of {name} must rise, got [{low}, {high}]")
+        return limits
 
     @field_validator("target_means")
     @classmethod
@@ -43,28 +54,20 @@ class EncodingOptions(BaseModel):
         return groups
 
 
-class CategoryMap(BaseModel):
-    """Levels of a categorical variable in sorted order: level ``levels[k]`` has the code ``k + 1``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Kind
-    levels: tuple[bool | int | str, ...]
-
-    @property
-    def size(self) -> int:
-        """Rows of the embedding table: the levels and one for missing or unseen."""
-        return len(self.levels) + 1
-
-
 class Scale(BaseModel):
-    """Median to fill in, and mean and population standard deviation to standardise by, of the training rows."""
+    """Value to fill in, limits, and mean and population standard deviation to standardise by, of the training rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    median: float
+    fill: float
     mean: float
     std: float
+    limits: tuple[float, float] | None = None
+
+    def complete(self, number: nw.Expr) -> nw.Expr:
+        """The variable without missing values, within its limits."""
+        limited = number.clip(*self.limits) if self.limits else number
+        return limited.fill_null(self.fill)
 
 
 class TargetScale(BaseModel):
@@ -123,17 +126,20 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
     require_columns(table, (*inputs, columns.target, *columns.keys), what="the table")
     if columns.target in grouped:
         raise DataError(f"encoding.target_means groups by the target {columns.target!r}")
-    categorical = {name: _fit_categories(table, name) for name in columns.categorical}
+    categorical = {name: fit_categories(table, name) for name in columns.categorical}
     numbers = table.select(*(_number(table, name) for name in (*columns.continuous, columns.target)))
     _refuse_infinite(numbers)
-    scales = {name: _fit_scale(numbers.get_column(name)) for name in columns.continuous}
-    flags = tuple(name for name in columns.continuous if numbers.get_column(name).null_count() > 0)
+    _check_names(options, columns)
+    scales = {name: _fit_scale(numbers.get_column(name), options) for name in columns.continuous}
+    flags = tuple(
+        name for name in columns.continuous if numbers.get_column(name).null_count() > 0 and name not in options.fill
+    )
     clashes = [name + FLAG for name in flags if name + FLAG in categorical]
     if clashes:
         raise DataError(f"columns.categorical lists {clashes}, names that mark filled-in values: rename these columns")
     learned = _transformed(numbers.get_column(columns.target), options)
-    groups = {name: categorical.get(name) or _fit_categories(table, name) for name in grouped}
-    codes, sizes = _group_codes(table, groups), {name: levels.size for name, levels in groups.items()}
+    groups = {name: categorical.get(name) or fit_categories(table, name) for name in grouped}
+    codes, sizes = code_arrays(table, groups), {name: levels.size for name, levels in groups.items()}
     return Encoder(
         categorical=categorical,
         continuous=scales,
@@ -163,7 +169,7 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
     """
     require_columns(table, (*encoder.categorical, *encoder.continuous, *encoder.groups), what="the frame to encode")
     for name, levels in {**encoder.groups, **encoder.categorical}.items():
-        if not _all_missing(table, name) and (found := _kind(table, name)) != levels.kind:
+        if not all_missing(table, name) and (found := kind_of(table, name)) != levels.kind:
             raise DataError(f"column {name!r} holds {found} values; it was fitted on {levels.kind} values")
     target = encoder.target.column
     numeric = [*encoder.continuous, *([target] if target in table.columns else [])]
@@ -175,18 +181,18 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
     if target in table.columns:
         expressions.append(_number(table, target))
     # A key may be an input too (Store is an id and a variable): its codes go to a column of their own name below.
-    codes = [_codes(table, name, levels).alias(code_name(name)) for name, levels in encoder.categorical.items()]
+    codes = [codes_of(table, name, levels).alias(code_name(name)) for name, levels in encoder.categorical.items()]
     marks = [
         (_number(table, name).is_null().cast(nw.Int32) + 1).alias(code_name(name + FLAG)) for name in encoder.flags
     ]
     scaled = [
-        ((_number(table, name).fill_null(scale.median) - scale.mean) / (scale.std + TINY))
+        ((scale.complete(_number(table, name)) - scale.mean) / (scale.std + TINY))
         .cast(nw.Float32)
         .alias(value_name(name))
         for name, scale in encoder.continuous.items()
     ]
     encoded = table.select(*expressions, *codes, *marks, *scaled)
-    grouped = _group_codes(table, encoder.groups)
+    grouped = code_arrays(table, encoder.groups)
     return encoded.with_columns(
         nw.new_series(
             value_name(means.name),
@@ -208,69 +214,10 @@ def value_name(variable: str) -> str:
     return f"value:{variable}"
 
 
-def _all_missing(table: nw.DataFrame[Any], name: str) -> bool:
-    """Whether a column has no value at all; its type then says nothing, and depends on the engine."""
-    return table.get_column(name).null_count() == len(table)
-
-
-def _kind(table: nw.DataFrame[Any], name: str) -> Kind:
-    dtype = table.schema[name]
-    if dtype == nw.Boolean:
-        return "boolean"
-    if dtype.is_integer():
-        return "integer"
-    if dtype in (nw.String, nw.Categorical, nw.Enum) or isinstance(dtype, nw.Enum):
-        return "string"
-    if dtype.is_float():
-        # pandas turns integers with a missing value into floats: whole numbers stay integers to us.
-        values = table.get_column(name)
-        whole = values.is_null() | values.is_nan() | (values % 1 == 0)
-        if whole.all():
-            return "integer"
-    raise DataError(
-        f"column {name!r} has the type {dtype}, which cannot be categorical: give it whole numbers, booleans or "
-        "strings, or declare it continuous"
-    )
-
-
-def _plain(name: str, kind: Kind) -> nw.Expr:
-    column = nw.col(name)
-    if kind == "boolean":
-        return column.cast(nw.Boolean)
-    return column.cast(nw.Int64) if kind == "integer" else column.cast(nw.String)
-
-
-def _fit_categories(table: nw.DataFrame[Any], name: str) -> CategoryMap:
-    if _all_missing(table, name):
-        raise DataError(f"column {name!r} holds only missing values on the training rows: remove it from the list")
-    kind = _kind(table, name)
-    present = table.select(nw.col(name)).drop_nulls()
-    if kind == "integer" and table.schema[name].is_float():
-        present = present.filter(~nw.col(name).is_nan())
-    levels = present.select(_plain(name, kind)).get_column(name).unique().sort().to_list()
-    if not levels:
-        raise DataError(f"column {name!r} holds only missing values on the training rows: remove it from the list")
-    return CategoryMap(kind=kind, levels=tuple(levels))
-
-
-def _codes(table: nw.DataFrame[Any], name: str, levels: CategoryMap) -> nw.Expr:
-    column = nw.col(name)
-    if _all_missing(table, name):
-        return column.is_null().cast(nw.Int32) * MISSING
-    if table.schema[name].is_float():
-        # Compared as floats: pandas has no integer for a missing value.
-        known: list[Any] = [float(level) for level in levels.levels]
-    elif levels.kind == "string":
-        column, known = column.cast(nw.String), list(levels.levels)
-    else:
-        column, known = column.cast(nw.Int64), [int(level) for level in levels.levels]
-    return column.replace_strict(known, list(range(1, levels.size)), default=MISSING, return_dtype=nw.Int32)
-
-
 def _number(table: nw.DataFrame[Any], name: str) -> nw.Expr:
     """Float64 with null for NaN; raise where the type is not numeric."""
     dtype = table.schema[name]
-    if not (dtype.is_numeric() or dtype == nw.Boolean or _all_missing(table, name)):
+    if not (dtype.is_numeric() or dtype == nw.Boolean or all_missing(table, name)):
         raise DataError(f"column {name!r} has the type {dtype}; a continuous variable or target must be numeric")
     number = nw.col(name).cast(nw.Float64)
     return nw.when(~number.is_nan()).then(number).alias(name) if dtype.is_float() else number
@@ -284,13 +231,22 @@ def _refuse_infinite(numbers: nw.DataFrame[Any]) -> None:
             raise DataError(f"column {name!r} holds an infinite value at row {row}")
 
 
-def _fit_scale(values: nw.Series[Any]) -> Scale:
+def _check_names(options: EncodingOptions, columns: Columns) -> None:
+    for key in ("fill", "limits"):
+        unknown = sorted(set(getattr(options, key)) - set(columns.continuous))
+        if unknown:
+            raise DataError(f"encoding.{key} names {unknown}, which columns.continuous does not list")
+
+
+def _fit_scale(values: nw.Series[Any], options: EncodingOptions) -> Scale:
     if values.null_count() == len(values):
         raise DataError(f"column {values.name!r} holds only missing values on the training rows: remove it")
-    median = float(values.median())
-    filled = values.fill_null(median)
+    limits = options.limits.get(values.name)
+    limited = values.clip(*limits) if limits else values
+    fill = options.fill.get(values.name, float(limited.median()))
+    filled = limited.fill_null(fill)
     mean = float(filled.mean())
-    return Scale(median=median, mean=mean, std=_spread(float(filled.std(ddof=0)), mean))
+    return Scale(fill=fill, mean=mean, std=_spread(float(filled.std(ddof=0)), mean), limits=limits)
 
 
 def _spread(std: float, mean: float) -> float:
@@ -308,13 +264,6 @@ def _refuse_no_logarithm(values: nw.Series[Any]) -> None:
             f"target {values.name!r} has the value {smallest}, which has no logarithm: drop these rows or set "
             "encoding.target_transform to 'none'"
         )
-
-
-def _group_codes(table: nw.DataFrame[Any], groups: dict[str, CategoryMap]) -> dict[str, NDArray[np.integer]]:
-    if not groups:
-        return {}
-    codes = table.select(*(_codes(table, name, levels).alias(name) for name, levels in groups.items()))
-    return {name: codes.get_column(name).to_numpy() for name in groups}
 
 
 def _transformed(values: nw.Series[Any], options: EncodingOptions) -> NDArray[np.float64]:

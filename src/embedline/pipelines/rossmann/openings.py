@@ -122,7 +122,9 @@ def outlook() -> dict[str, nw.Expr]:
     """Features that a row of the joined tables and the calendar gives by itself.
 
     Promo2Active (a month in which the second promotion starts anew), CompetitionSince (half years since the competitor
-    opened, -3 to 3, -2 where not known), and the capped distances to the events, DaysSince… and DaysUntil….
+    opened, -3 to 3, -2 where not known), and the capped distances to the events, DaysSince… and DaysUntil…: an event
+    that never came, or that the known calendar has no more of, is as far as the cap. The calendar of a forecast ends
+    soon after it, so that "none known" is rare in training and common in the forecast.
     """
     day = nw.col("DayNumber")
     running = (nw.col("Promo2SinceYear") >= EARLIEST_YEAR) & (day >= nw.col("Promo2Day"))
@@ -134,6 +136,6 @@ def outlook() -> dict[str, nw.Expr]:
         "CompetitionSince": nw.when(known).then(half_years).otherwise(nw.lit(-2.0)).cast(nw.Float32),
     }
     for event, cap in EVENT_CAPS.items():
-        features[f"DaysSince{event}"] = nw.col(f"After{event}").clip(0.0, float(cap)).cast(nw.Float32)
-        features[f"DaysUntil{event}"] = (nw.col(f"Before{event}") * -1.0).clip(0.0, float(cap)).cast(nw.Float32)
+        for name, days in (("DaysSince", nw.col(f"After{event}")), ("DaysUntil", nw.col(f"Before{event}") * -1.0)):
+            features[f"{name}{event}"] = days.fill_null(float(cap)).clip(0.0, float(cap)).cast(nw.Float32)
     return features

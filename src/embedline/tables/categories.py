@@ -1,0 +1,98 @@
+"""Categorical variables: the levels seen in training, and the codes of any frame."""
+
+from typing import Any, Literal
+
+import narwhals as nw
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from embedline.errors import DataError
+
+MISSING = 0  # code of a missing level and of one never seen in training
+
+Kind = Literal["boolean", "integer", "string"]
+
+
+class CategoryMap(BaseModel):
+    """Levels of a categorical variable in sorted order: level ``levels[k]`` has the code ``k + 1``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    levels: tuple[bool | int | str, ...]
+
+    @property
+    def size(self) -> int:
+        """Rows of the embedding table: the levels and one for missing or unseen."""
+        return len(self.levels) + 1
+
+
+def all_missing(table: nw.DataFrame[Any], name: str) -> bool:
+    """Whether a column has no value at all; its type then says nothing, and depends on the engine."""
+    return table.get_column(name).null_count() == len(table)
+
+
+def kind_of(table: nw.DataFrame[Any], name: str) -> Kind:
+    """What a column's values are; raise a DataError where they cannot be categories."""
+    dtype = table.schema[name]
+    if dtype == nw.Boolean:
+        return "boolean"
+    if dtype.is_integer():
+        return "integer"
+    if dtype in (nw.String, nw.Categorical, nw.Enum) or isinstance(dtype, nw.Enum):
+        return "string"
+    if dtype.is_float():
+        # pandas turns integers with a missing value into floats: whole numbers stay integers to us.
+        values = table.get_column(name)
+        whole = values.is_null() | values.is_nan() | (values % 1 == 0)
+        if whole.all():
+            return "integer"
+    raise DataError(
+        f"column {name!r} has the type {dtype}, which cannot be categorical: give it whole numbers, booleans or "
+        "strings, or declare it continuous"
+    )
+
+
+def _plain(name: str, kind: Kind) -> nw.Expr:
+    column = nw.col(name)
+    if kind == "boolean":
+        return column.cast(nw.Boolean)
+    return column.cast(nw.Int64) if kind == "integer" else column.cast(nw.String)
+
+
+def fit_categories(table: nw.DataFrame[Any], name: str) -> CategoryMap:
+    """Levels of a column of the training rows; raise a DataError where there are none."""
+    if all_missing(table, name):
+        raise DataError(f"column {name!r} holds only missing values on the training rows: remove it from the list")
+    kind = kind_of(table, name)
+    present = table.select(nw.col(name)).drop_nulls()
+    if kind == "integer" and table.schema[name].is_float():
+        present = present.filter(~nw.col(name).is_nan())
+    levels = present.select(_plain(name, kind)).get_column(name).unique().sort().to_list()
+    if not levels:
+        raise DataError(f"column {name!r} holds only missing values on the training rows: remove it from the list")
+    return CategoryMap(kind=kind, levels=tuple(levels))
+
+
+def codes_of(table: nw.DataFrame[Any], name: str, levels: CategoryMap) -> nw.Expr:
+    """Int32 codes of a column, 0 where it is missing or was never seen."""
+    column = nw.col(name)
+    if all_missing(table, name):
+        return column.is_null().cast(nw.Int32) * MISSING
+    if table.schema[name].is_float():
+        # Compared as floats: pandas has no integer for a missing value.
+        known: list[Any] = [float(level) for level in levels.levels]
+    elif levels.kind == "string":
+        column, known = column.cast(nw.String), list(levels.levels)
+    else:
+        column, known = column.cast(nw.Int64), [int(level) for level in levels.levels]
+    return column.replace_strict(known, list(range(1, levels.size)), default=MISSING, return_dtype=nw.Int32)
+
+
+def code_arrays(table: nw.DataFrame[Any], groups: dict[str, CategoryMap]) -> dict[str, NDArray[np.integer]]:
+    """Codes of several columns as arrays [N]."""
+    if not groups:
+        return {}
+    codes = table.select(*(codes_of(table, name, levels).alias(name) for name, levels in groups.items()))
+    return {name: codes.get_column(name).to_numpy() for name in groups}
