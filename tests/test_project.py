@@ -12,6 +12,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
 from conftest import PROJECT
+from embedline.tables.columns import Columns
 
 SOURCE = PROJECT / "src" / "embedline"
 USES_KEDRO = {"pipelines", "datasets", "running", "hooks", "settings", "cli", "__main__", "pipeline_registry"}
@@ -89,12 +90,14 @@ def test_every_dataset_is_in_the_catalog_and_versioned(context) -> None:
         assert (dataset.metadata or {}).get("kedro-viz", {}).get("layer"), f"{name} has no layer in kedro-viz"
 
 
-def test_environments_keep_their_artifacts_apart(context) -> None:
-    with KedroSession.create(project_path=PROJECT) as session:  # sample is the default
-        sample = session.load_context().catalog.get("rossmann.model")._filepath
-    base = context.catalog.get("rossmann.model")._filepath
-    assert str(sample) == f"{PROJECT}/data/sample/06_models/rossmann/model.safetensors"
-    assert str(base) == f"{PROJECT}/data/06_models/rossmann/model.safetensors"
+def test_environments_keep_their_artifacts_apart() -> None:
+    bootstrap_project(PROJECT)
+    paths = {}
+    for env in ("base", None):  # None: sample is the default
+        with KedroSession.create(project_path=PROJECT, env=env) as session:
+            paths[env] = str(session.load_context().catalog.get("rossmann.model")._filepath)
+    assert paths["base"] == f"{PROJECT}/data/06_models/rossmann/model.safetensors"
+    assert paths[None] == f"{PROJECT}/data/sample/06_models/rossmann/model.safetensors"
 
 
 def test_every_parameter_is_read_in_every_environment() -> None:
@@ -104,11 +107,20 @@ def test_every_parameter_is_read_in_every_environment() -> None:
 
 
 def test_parameters_list_the_columns_of_the_lessons(context) -> None:
-    columns = context.params["rossmann"]["columns"]
-    assert {"Store", "DayOfWeek", "Promo2Weeks", "SchoolHoliday_bw", "Events"} <= set(columns["categorical"])
-    assert {"CompetitionDistance", "trend", "trend_DE", "AfterStateHoliday", "BeforeStateHoliday", "Promo"} <= set(
-        columns["continuous"]
+    columns = Columns.model_validate(context.config_loader["parameters"]["rossmann"]["columns"])
+    categorical = (
+        "Store DayOfWeek Year Month Day StateHoliday CompetitionMonthsOpen Promo2Weeks StoreType Assortment "
+        "PromoInterval CompetitionOpenSinceYear Promo2SinceYear State Week Events Promo_fw Promo_bw StateHoliday_fw "
+        "StateHoliday_bw SchoolHoliday_fw SchoolHoliday_bw"
     )
+    continuous = (
+        "CompetitionDistance Max_TemperatureC Mean_TemperatureC Min_TemperatureC Max_Humidity Mean_Humidity "
+        "Min_Humidity Max_Wind_SpeedKm_h Mean_Wind_SpeedKm_h CloudCover trend trend_DE AfterStateHoliday "
+        "BeforeStateHoliday Promo SchoolHoliday"
+    )
+    assert list(columns.categorical[:22]) == categorical.split()
+    assert list(columns.continuous[:16]) == continuous.split()
+    assert columns.target == "Sales"
 
 
 def test_yaml_files_name_no_machine() -> None:

@@ -162,13 +162,12 @@ def report_speed(rounds: list[dict[str, Result]]) -> None:
     rows = rounds[0]["fastai float32"]["rows"]
     lines = [
         f"batch size {FASTAI['batch_size']}, {rows:,} rows, {len(rounds)} rounds of one epoch in turn",
-        f"{'':20}{'rows/s of each round':30}{'ratio':>8}{'rows/CPU s':>12}{'peak MB':>10}",
+        f"{'':20}{'rows/s of each round':30}{'ratio':>8}{'peak MB':>10}",
     ]
     for side in SPEED_SIDES:
         speeds = " ".join(f"{found[side]['rows_per_second']:9,.0f}" for found in rounds)
         peak = max(found[side]["peak_mb"] for found in rounds)
-        per_cpu = statistics.median(found[side]["rows"] / found[side]["cpu_seconds"] for found in rounds)
-        lines.append(f"{side:20}{speeds:30}{speed_ratio(rounds, side):7.2f}x{per_cpu:12,.0f}{peak:10,.0f}")
+        lines.append(f"{side:20}{speeds:30}{speed_ratio(rounds, side):7.2f}x{peak:10,.0f}")
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 import torch
 
-from embedline.tables.embeddings import UNKNOWN, embedding_frame, principal_components, variables_of
 from embedline.tables.categories import CategoryMap
+from embedline.tables.embeddings import UNKNOWN, embedding_frame, principal_components, variables_of
 from embedline.tables.encoder import Encoder, Scale, TargetScale
 from embedline.tables.learner import build_network, network_config
 from embedline.tables.options import NetworkOptions
