@@ -1,8 +1,13 @@
 """embedline: embeddings learned from tables, text and ratings, from raw files to evaluated models."""
 
+import os
 import warnings
 
 __version__ = "0.1.0"
+
+# OpenMP's threads spin while they wait for each other. Where other programs share the cores, a training or a LightGBM
+# fit then takes up to ten times as long; sleeping costs little where it has them to itself. Read when PyTorch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Warnings of the tool chain that no user of this project can act on, a screen of them in every run. They are silenced
 # here because this is the only module of the project that Kedro imports before its plugins.

@@ -18,6 +18,7 @@ from embedline.tables.columns import EVALUATE, TRAIN, Columns, Split, assign_par
 from embedline.tables.encoder import Encoder, EncodingOptions, TargetScale, encode, fit_encoder
 from embedline.tables.options import NetworkOptions
 from embedline.training.bundle import ModelBundle
+from embedline.training.ensemble import count_workers
 from embedline.training.metrics import rmspe
 from embedline.training.options import FinderOptions, TrainingOptions
 
@@ -83,25 +84,22 @@ def test_a_member_is_the_network_of_its_seed_alone() -> None:
 
 
 def test_members_side_by_side_are_those_trained_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = NetworkOptions(layers=(16,))  # no dropout: nothing is drawn from the global generator
+    network = NetworkOptions(layers=(16,), dropout=0.2, embedding_dropout=0.05)
     bundles = []
     for workers in (1, 2):
-        monkeypatch.setattr(learner, "_workers", lambda networks, accelerator, workers=workers: workers)
+        monkeypatch.setattr(learner, "count_workers", lambda *_, workers=workers: workers)
         bundles.append(learner.train_network(*_encoded(), network, _training(epochs=1, seeds=(1, 2)))[0])
     assert [bundle.metrics["workers"] for bundle in bundles] == [1, 2]
     assert all(torch.equal(tensor, bundles[1].weights[name]) for name, tensor in bundles[0].weights.items())
     assert not torch.equal(bundles[0].member(0)["output.weight"], bundles[0].member(1)["output.weight"])
 
 
-def test_dropout_keeps_members_from_training_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_members_at_a_time_as_the_cores_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    accelerator = learner.make_accelerator(_training())
-
-    def workers(**dropouts: float) -> int:
-        config = learner.network_config(_encoded()[1], NetworkOptions(layers=(4,), **dropouts))
-        return learner._workers([learner.build_network(config, seed=seed) for seed in range(3)], accelerator)
-
-    assert (workers(), workers(dropout=0.1), workers(embedding_dropout=0.1)) == (3, 1, 1)
+    cpu = torch.device("cpu")
+    found = [count_workers(members, threads, cpu) for members, threads in ((3, 1), (9, 1), (3, 2), (3, 8))]
+    assert found == [3, 4, 2, 1]
+    assert count_workers(3, 1, torch.device("cuda")) == 1
 
 
 def test_predictions_follow_the_order_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:

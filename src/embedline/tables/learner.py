@@ -4,7 +4,7 @@ import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import narwhals as nw
@@ -24,7 +24,8 @@ from embedline.tables.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding
 from embedline.tables.options import NetworkOptions
 from embedline.training.bundle import ModelBundle
 from embedline.training.device import device_name, make_accelerator
-from embedline.training.ensemble import train_side_by_side
+from embedline.training.dropout import seed_dropout
+from embedline.training.ensemble import count_workers, in_threads, train_side_by_side
 from embedline.training.loop import Fitted, Loss, Record, fit
 from embedline.training.lr_finder import RangeTest, find_learning_rate
 from embedline.training.metrics import regression_metrics
@@ -69,10 +70,12 @@ def network_config(encoder: Encoder, options: NetworkOptions) -> dict[str, Any]:
 
 
 def build_network(config: dict[str, Any], *, seed: int) -> EmbeddingNetwork:
-    """Network of :func:`network_config`, initialised from ``seed``; the global random state is left as it was."""
+    """Network of :func:`network_config`; weights and dropout masks follow ``seed``, global state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return EmbeddingNetwork(**config)
+        network = EmbeddingNetwork(**config)
+    seed_dropout(network, seed)
+    return network
 
 
 def make_loss(name: str, encoder: Encoder) -> Loss:
@@ -138,9 +141,9 @@ def train_network(
         )
 
     networks = [build_network(config, seed=seed) for seed in training.seeds]
-    workers = _workers(networks, accelerator)
+    workers = count_workers(len(networks), training.threads, accelerator.device)
     started = time.perf_counter()
-    runs = train_side_by_side(train_member, networks, training.seeds, workers=workers)
+    runs = train_side_by_side(train_member, networks, workers=workers, threads=training.threads)
     metrics = {
         "rows": len(arrays.target),
         "epochs": training.epochs,
@@ -158,18 +161,6 @@ def train_network(
     return bundle, history
 
 
-def _workers(networks: Sequence[nn.Module], accelerator: Accelerator) -> int:
-    """How many members to train at a time: one for each CPU core, where that leaves the numbers reproducible.
-
-    Small batches leave a second core half idle, so that two members side by side end in little more than the time of
-    one. Dropout draws from PyTorch's one global generator, which threads would share in no fixed order.
-    """
-    random = any(isinstance(module, nn.Dropout) and module.p for network in networks for module in network.modules())
-    if accelerator.device.type != "cpu" or random:
-        return 1
-    return min(len(networks), torch.get_num_threads())
-
-
 def range_test(
     encoded: nw.DataFrame[Any],
     encoder: Encoder,
@@ -181,18 +172,19 @@ def range_test(
     arrays = to_arrays(part_of(encoded, TRAIN), encoder)
     if arrays.target is None:
         raise DataError(f"the training rows have no target {encoder.target.column!r}")
-    seed = training.seeds[0]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return find_learning_rate(
+    tensors, seed = (*arrays.inputs, arrays.target), training.seeds[0]
+    return in_threads(
+        training.threads,
+        lambda: find_learning_rate(
             build_network(network_config(encoder, network), seed=seed),
-            (*arrays.inputs, arrays.target),
+            tensors,
             make_loss(training.loss, encoder),
             training,
             finder,
             accelerator=make_accelerator(training),
             seed=seed,
-        )
+        ),
+    )
 
 
 def predict(encoded: nw.DataFrame[Any], bundle: ModelBundle) -> NDArray[np.float64]:

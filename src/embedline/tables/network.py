@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from embedline.errors import DataError
 from embedline.tables.options import NetworkOptions
+from embedline.training.dropout import Dropout
 
 Y_RANGE_MARGIN = 1.2  # DL1: the sigmoid's upper end is 1.2 times the largest training target
 
@@ -107,7 +108,7 @@ class EmbeddingNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.embeddings = EmbeddingTables(cardinalities=cardinalities, sizes=sizes) if len(sizes) else None
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.embedding_dropout = Dropout(embedding_dropout)
         self.normalise = nn.BatchNorm1d(n_continuous) if n_continuous and continuous_batch_norm else nn.Identity()
         self.hidden = nn.Sequential()
         width = sum(sizes) + n_continuous
@@ -117,7 +118,7 @@ class EmbeddingNetwork(nn.Module):
             if batch_norm:
                 self.hidden.add_module(f"norm{index}", nn.BatchNorm1d(size))
             if rate:
-                self.hidden.add_module(f"dropout{index}", nn.Dropout(rate))
+                self.hidden.add_module(f"dropout{index}", Dropout(rate))
             width = size
         self.output = nn.Linear(width, 1)
         self.output_mean, self.output_scale = output_mean, output_scale

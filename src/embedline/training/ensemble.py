@@ -2,33 +2,43 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from embedline.training.loop import Fitted
 
+Result = TypeVar("Result")
+
+
+def in_threads(threads: int, function: Callable[[], Result]) -> Result:
+    """Call ``function`` with ``threads`` PyTorch threads; the caller's own number stays as it was."""
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        return pool.submit(function).result()
+
+
+def count_workers(n_members: int, threads: int, device: torch.device) -> int:
+    """How many members to train at a time: as many as the CPU has cores for, one on a GPU.
+
+    Small batches leave a second core half idle, so that two members side by side end in little more than the time of
+    one.
+    """
+    return min(n_members, max(1, torch.get_num_threads() // threads)) if device.type == "cpu" else 1
+
 
 def train_side_by_side(
     train_member: Callable[[int, nn.Module], Fitted],
     networks: Sequence[nn.Module],
-    seeds: Sequence[int],
     *,
     workers: int,
+    threads: int,
 ) -> list[Fitted]:
     """Call ``train_member(index, network)`` for each network, ``workers`` at a time, and keep their order.
 
-    Threads are enough: PyTorch releases the interpreter's lock inside its kernels. Each worker has its share of the
-    cores. With one worker the members run one after the other, each with PyTorch's global generator set to its seed, so
-    that dropout masks follow the seed too; the generator is left as it was.
+    Python threads are enough: PyTorch releases the interpreter's lock inside its kernels. Each has ``threads`` PyTorch
+    threads, so that a member comes out the same however many train beside it. ``train_member`` must draw its random
+    numbers from generators of its own.
     """
-    if workers == 1:
-        runs = []
-        for member, (network, seed) in enumerate(zip(networks, seeds, strict=True)):
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                runs.append(train_member(member, network))
-        return runs
-    threads = max(1, torch.get_num_threads() // workers)
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         return list(pool.map(train_member, range(len(networks)), networks))

@@ -39,6 +39,7 @@ class TrainingOptions(BaseModel):
     seeds: tuple[int, ...] = Field(default=(42,), min_length=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
