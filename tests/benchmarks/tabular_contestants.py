@@ -84,7 +84,7 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     parts = nw.from_native(native, eager_only=True)
     encoder = fit_encoder(part_of(parts, TRAIN), COLUMNS, EncodingOptions(target_transform="log"))
     encoded = encode(parts, encoder)
-    training = TrainingOptions(**{"device": "cpu", **job["training"]})
+    training = TrainingOptions(**{"device": "cpu", "threads": job["threads"], **job["training"]})
     # Only the training rows go in: evaluating while it trains is no part of the race.
     used = time.process_time()
     bundle, _ = train_network(part_of(encoded, TRAIN), encoder, NetworkOptions(**NETWORK), training)
