@@ -7,9 +7,10 @@ import torch
 
 from embedline.tables.categories import CategoryMap
 from embedline.tables.embeddings import UNKNOWN, embedding_frame, principal_components, variables_of
-from embedline.tables.encoder import Encoder, Scale, TargetScale
+from embedline.tables.encoder import Encoder
 from embedline.tables.learner import build_network, network_config
 from embedline.tables.options import NetworkOptions
+from embedline.tables.scales import Scale, TargetScale
 from embedline.training.bundle import ModelBundle
 
 ENCODER = Encoder(

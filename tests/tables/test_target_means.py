@@ -79,3 +79,15 @@ def test_groups_of_the_target_or_of_no_column_are_refused() -> None:
         fit_encoder(table, columns, EncodingOptions(target_means=(("sales",),)))
     with pytest.raises(DataError, match="the table has no column 'till'"):
         fit_encoder(table, columns, EncodingOptions(target_means=(("till",),)))
+
+
+def test_more_combinations_than_a_key_can_hold_are_refused() -> None:
+    sizes = {name: 2**32 for name in "ab"}
+    codes = {name: np.zeros(2, dtype=np.int64) for name in "ab"}
+    with pytest.raises(DataError, match=r"\['a', 'b'\] have more combinations"):
+        fit_target_means(codes, sizes, ("a", "b"), np.zeros(2), 1.0)
+
+
+def test_a_constant_target_is_left_unscaled() -> None:
+    fitted = fit_target_means({"a": np.array([0, 1, 1])}, {"a": 2}, ("a",), np.full(3, 0.1), 1.0)
+    assert fitted.std == 1.0

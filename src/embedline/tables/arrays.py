@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedline.tables.columns import PART
-from embedline.tables.encoder import Encoder, TargetScale, code_name, value_name
+from embedline.tables.encoder import Encoder, code_name, value_name
+from embedline.tables.scales import TargetScale
 
 
 @dataclass(frozen=True)

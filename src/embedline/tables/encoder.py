@@ -10,11 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from embedline.errors import DataError
 from embedline.tables.categories import CategoryMap, all_missing, code_arrays, codes_of, fit_categories, kind_of
 from embedline.tables.columns import PART, Columns, require_columns
+from embedline.tables.scales import TINY, Scale, TargetScale, spread
 from embedline.tables.target_means import TargetMeans, fit_target_means
 
 FLAG = "_na"  # suffix of the category that marks a filled-in continuous value
-TINY = 1e-7  # added to the deviation that divides, as in the lessons
-ROUNDING = 1e-12  # a deviation below this part of the mean is what float64 leaves of a constant
 
 
 class EncodingOptions(BaseModel):
@@ -52,34 +51,6 @@ class EncodingOptions(BaseModel):
         if any(not group or len(set(group)) < len(group) for group in groups) or len(set(groups)) < len(groups):
             raise ValueError("target_means needs lists of different columns, each list once")
         return groups
-
-
-class Scale(BaseModel):
-    """Value to fill in, limits, and mean and population standard deviation to standardise by, of the training rows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    fill: float
-    mean: float
-    std: float
-    limits: tuple[float, float] | None = None
-
-    def complete(self, number: nw.Expr) -> nw.Expr:
-        """The variable without missing values, within its limits."""
-        limited = number.clip(*self.limits) if self.limits else number
-        return limited.fill_null(self.fill)
-
-
-class TargetScale(BaseModel):
-    """Transform of the target and, of the transformed training values, mean, deviation and maximum."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    column: str
-    transform: Literal["log", "none"]
-    mean: float
-    std: float
-    maximum: float
 
 
 class Encoder(BaseModel):
@@ -246,15 +217,7 @@ def _fit_scale(values: nw.Series[Any], options: EncodingOptions) -> Scale:
     fill = options.fill.get(values.name, float(limited.median()))
     filled = limited.fill_null(fill)
     mean = float(filled.mean())
-    return Scale(fill=fill, mean=mean, std=_spread(float(filled.std(ddof=0)), mean), limits=limits)
-
-
-def _spread(std: float, mean: float) -> float:
-    """``std``, or 1 for a constant column, whose computed deviation may be 1e-17 instead of 0.
-
-    DIFF(fastai): it divides by 1e-7 there, and a value that training never saw becomes 1e7 standard deviations.
-    """
-    return std if std > ROUNDING * abs(mean) else 1.0
+    return Scale(fill=fill, mean=mean, std=spread(float(filled.std(ddof=0)), mean), limits=limits)
 
 
 def _refuse_no_logarithm(values: nw.Series[Any]) -> None:
@@ -281,6 +244,6 @@ def _fit_target(name: str, learned: NDArray[np.float64], options: EncodingOption
         column=name,
         transform=options.target_transform,
         mean=mean,
-        std=_spread(float(learned.std()), mean),
+        std=spread(float(learned.std()), mean),
         maximum=float(learned.max()),
     )

@@ -1,11 +1,16 @@
 """Mean of the target over groups of categories, shrunk towards wider groups: what an average already knows."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from embedline.errors import DataError
+from embedline.tables.scales import spread
+
+LARGEST_KEY = 2**63 - 1
 Codes = Mapping[str, NDArray[np.integer]]
 
 
@@ -55,7 +60,13 @@ class TargetMeans(BaseModel):
 def fit_target_means(
     codes: Codes, sizes: Mapping[str, int], columns: Sequence[str], target: NDArray[np.floating], smoothing: float
 ) -> TargetMeans:
-    """Fit on training rows: ``codes`` are integers [N] below ``sizes``, ``target`` the transformed target [N]."""
+    """Fit on training rows: ``codes`` are integers [N] below ``sizes``, ``target`` the transformed target [N].
+
+    Raises:
+        DataError: if the columns have more combinations than an integer key can tell apart.
+    """
+    if math.prod(sizes[name] for name in columns) > LARGEST_KEY:
+        raise DataError(f"encoding.target_means: {list(columns)} have more combinations than 64 bits hold")
     parent = np.full(len(target), float(np.mean(target)))
     levels = []
     for depth in range(1, len(columns) + 1):
@@ -70,7 +81,7 @@ def fit_target_means(
         levels=tuple(levels),
         overall=float(np.mean(target)),
         mean=float(parent.mean()),
-        std=float(parent.std()) or 1.0,
+        std=spread(float(parent.std()), float(parent.mean())),
     )
 
 
