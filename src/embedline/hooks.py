@@ -71,6 +71,12 @@ class Tracking:
     def __init__(self) -> None:
         self._catalog: CatalogProtocol | None = None
         self._listening = ExitStack()
+        self._run_of_another = False
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self) -> None:
+        """Remember whether somebody else's MLflow run is active: that one stays open after ours."""
+        self._run_of_another = _active_mlflow() is not None
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: CatalogProtocol) -> None:
@@ -111,6 +117,15 @@ class Tracking:
     def after_node_run(self) -> None:
         """Stop listening: the next node reports under its own name."""
         self._listening.close()
+
+    @hook_impl(trylast=True)
+    def after_pipeline_run(self) -> None:
+        """Close what kedro-mlflow leaves open: it starts the run once more at each node and ends it once.
+
+        A second run in the same process (a notebook, a test) would go on logging into the first one.
+        """
+        while not self._run_of_another and (mlflow := _active_mlflow()):
+            mlflow.end_run()
 
     @hook_impl
     def on_pipeline_error(self) -> None:
