@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from conftest import PROJECT
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 def readme_blocks() -> list[str]:

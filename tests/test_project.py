@@ -11,8 +11,9 @@ import yaml
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
-from conftest import PROJECT
 from embedline.tables.columns import Columns
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 SOURCE = PROJECT / "src" / "embedline"
 USES_KEDRO = {"pipelines", "datasets", "running", "hooks", "settings", "cli", "__main__", "pipeline_registry"}

@@ -17,10 +17,11 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.validation.exceptions import ParameterValidationError
 
-from conftest import PROJECT
 from embedline.errors import DataError
 from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
 from embedline.sources.rossmann_law import noise_floor
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 SMALL = {"n_stores": 20}
 NETWORK = {"layers": [64, 32]}
