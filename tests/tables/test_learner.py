@@ -1,6 +1,8 @@
 """The learner finds a known law, and its bundle predicts what the network predicted."""
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -18,7 +20,7 @@ from embedline.tables.columns import EVALUATE, TRAIN, Columns, Split, assign_par
 from embedline.tables.encoder import Encoder, EncodingOptions, TargetScale, encode, fit_encoder
 from embedline.tables.options import NetworkOptions
 from embedline.training.bundle import ModelBundle
-from embedline.training.ensemble import count_workers
+from embedline.training.ensemble import available_cores, count_workers, in_threads
 from embedline.training.metrics import rmspe
 from embedline.training.options import FinderOptions, TrainingOptions
 
@@ -95,11 +97,21 @@ def test_members_side_by_side_are_those_trained_one_by_one(monkeypatch: pytest.M
 
 
 def test_as_many_members_at_a_time_as_the_cores_allow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
     cpu = torch.device("cpu")
     found = [count_workers(members, threads, cpu) for members, threads in ((3, 1), (9, 1), (3, 2), (3, 8))]
     assert found == [3, 4, 2, 1]
     assert count_workers(3, 1, torch.device("cuda")) == 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+def test_threads_of_a_training_are_put_back() -> None:
+    before = torch.get_num_threads()
+    assert in_threads(3, torch.get_num_threads) == 3
+    assert torch.get_num_threads() == before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before  # new threads have it from the process
 
 
 def test_predictions_follow_the_order_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """Train the members of an ensemble, several at a time where the processor has the cores."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -12,10 +14,11 @@ from embedline.training.loop import Fitted
 Result = TypeVar("Result")
 
 
-def in_threads(threads: int, function: Callable[[], Result]) -> Result:
-    """Call ``function`` with ``threads`` PyTorch threads; the caller's own number stays as it was."""
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        return pool.submit(function).result()
+def available_cores() -> int:
+    """Cores that this process may use: ``OMP_NUM_THREADS`` where it is set, else those the system grants it."""
+    if limit := os.environ.get("OMP_NUM_THREADS"):
+        return max(1, int(limit))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def count_workers(n_members: int, threads: int, device: torch.device) -> int:
@@ -24,7 +27,13 @@ def count_workers(n_members: int, threads: int, device: torch.device) -> int:
     Small batches leave a second core half idle, so that two members side by side end in little more than the time of
     one.
     """
-    return min(n_members, max(1, torch.get_num_threads() // threads)) if device.type == "cpu" else 1
+    return min(n_members, max(1, available_cores() // threads)) if device.type == "cpu" else 1
+
+
+def in_threads(threads: int, function: Callable[[], Result]) -> Result:
+    """Call ``function`` with ``threads`` PyTorch threads."""
+    with _pool(1, threads) as pool:
+        return pool.submit(function).result()
 
 
 def train_side_by_side(
@@ -40,5 +49,16 @@ def train_side_by_side(
     threads, so that a member comes out the same however many train beside it. ``train_member`` must draw its random
     numbers from generators of its own.
     """
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+    with _pool(workers, threads) as pool:
         return list(pool.map(train_member, range(len(networks)), networks))
+
+
+@contextmanager
+def _pool(workers: int, threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Python threads with ``threads`` PyTorch threads each; PyTorch's number for later threads is put back."""
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
