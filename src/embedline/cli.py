@@ -1,4 +1,4 @@
-"""The project's own `kedro run`: an error that the user can mend is one line, not a traceback."""
+"""The project's own commands: an incremental `kedro run`, whose errors are one line if the user can mend them."""
 
 import copy
 import functools
@@ -11,8 +11,11 @@ from kedro.io import DatasetError
 from kedro.validation.exceptions import DataValidationError, ParameterValidationError
 
 from embedline.errors import DataError
+from embedline.running import RunInterrupted, RunnerError
+from embedline.running.commands import incremental, prune, why
 
-MENDABLE = (DataError, DataValidationError, DatasetError, ParameterValidationError)
+MENDABLE = (DataError, DataValidationError, DatasetError, ParameterValidationError, RunnerError)
+INTERRUPTED = 130  # exit status of a shell command that Ctrl-C ended
 
 
 @click.group(name="embedline")
@@ -20,17 +23,24 @@ def cli() -> None:
     """Commands of the project."""
 
 
-def _in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+def _in_one_line(command: click.Command) -> click.Command:
+    guarded = copy.copy(command)
+    callback: Callable[..., Any] = command.callback  # type: ignore[assignment]
+
+    @functools.wraps(callback)
+    def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            return callback(*args, **kwargs)
         except MENDABLE as error:
             raise click.ClickException(str(error)) from error
+        except RunInterrupted as error:
+            click.echo(f"Stopped: {error}", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from error
 
+    guarded.callback = call
     return guarded
 
 
-run = copy.copy(kedro_run)
-run.callback = _in_one_line(kedro_run.callback)  # type: ignore[arg-type]
-cli.add_command(run)
+run = _in_one_line(incremental(kedro_run))
+for _command in (run, _in_one_line(why), _in_one_line(prune)):
+    cli.add_command(_command)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from embedline.hooks import ParameterCheck, Tracking
+from embedline.running import IncrementalSession
 
 
 def _project_root() -> Path:
@@ -17,6 +18,7 @@ def _project_path(relative: str = "") -> str:
 
 
 HOOKS = (ParameterCheck(), Tracking())
+SESSION_CLASS = IncrementalSession  # runs only what changed; see embedline.running
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -1,0 +1,20 @@
+"""Run only what changed: an incremental runner for Kedro, its manifest, provenance and pruning.
+
+This package imports nothing of the project around it: a copy of the folder works in another Kedro project, with three
+lines (see the README).
+"""
+
+from .records import Manifest, RunManifest, RunnerError
+from .report import RunReport
+from .runner import IncrementalRunner, RunInterrupted
+from .session import IncrementalSession
+
+__all__ = [
+    "IncrementalRunner",
+    "IncrementalSession",
+    "Manifest",
+    "RunInterrupted",
+    "RunManifest",
+    "RunReport",
+    "RunnerError",
+]

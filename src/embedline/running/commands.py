@@ -1,0 +1,127 @@
+"""Command line of the runner: Kedro's ``run`` with an incremental default, ``why`` and ``prune``."""
+
+import copy
+import functools
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from kedro.framework.cli.utils import _split_params, env_option
+from kedro.framework.project import pipelines
+from kedro.framework.session import KedroSession
+
+from .provenance import explain
+from .prune import Removal, find_removals, remove
+from .records import ENTRY, Manifest, RunnerError
+from .report import make_console
+from .runner import IncrementalRunner
+from .session import IncrementalSession
+
+params_option = click.option(
+    "--params",
+    type=click.UNPROCESSED,
+    default="",
+    callback=_split_params,
+    help="Runtime parameters, as of `kedro run`.",
+)
+
+
+def incremental(run: click.Command) -> click.Command:
+    """Kedro's ``run`` command with the incremental runner as its default, ``--force`` and ``--dry-run``.
+
+    A termination signal ends the run as Ctrl-C does, with what is finished kept.
+    """
+    changed = copy.copy(run)
+    changed.params = [
+        *run.params,
+        click.Option(["--force"], is_flag=True, help="Run every node, also the unchanged ones."),
+        click.Option(["--dry-run"], is_flag=True, help="Show what would run and why, and run nothing."),
+    ]
+    kedro_run: Callable[..., Any] = run.callback  # type: ignore[assignment]
+
+    @functools.wraps(kedro_run)
+    def callback(
+        *, runner: str | None, runner_params: dict[str, Any], force: bool, dry_run: bool, **options: Any
+    ) -> Any:
+        named = {name: True for name, given in {"force": force, "dry_run": dry_run}.items() if given}
+        if named and runner:
+            option = next(iter(named)).replace("_", "-")
+            raise click.UsageError(f"--{option} is an option of the incremental runner, not of {runner}")
+        runner = runner or f"{IncrementalRunner.__module__}.{IncrementalRunner.__qualname__}"
+        with _terminated_as_interrupted():
+            return kedro_run(runner=runner, runner_params={**runner_params, **named}, **options)
+
+    changed.callback = callback
+    return changed
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@click.command()
+@click.argument("dataset")
+@click.option("--version", help="Version to explain; the current one unless given.")
+@env_option
+@params_option
+def why(dataset: str, version: str | None, env: str | None, params: dict[str, Any]) -> None:
+    """Show what made DATASET: node, reason, code, parameters and inputs."""
+    session = _session(env, params)
+    with session:
+        tree = explain(_manifest(session.load_context().catalog), dataset, version)
+        make_console().print(tree, soft_wrap=True)
+
+
+@click.command()
+@click.option("--keep", type=click.IntRange(min=1), required=True, help="Newest versions of each dataset to keep.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+@env_option
+@params_option
+def prune(keep: int, yes: bool, env: str | None, params: dict[str, Any]) -> None:
+    """Delete old versions that nothing kept was made from; says which, and asks first."""
+    session = _session(env, params)
+    with session:
+        catalog = session.load_context().catalog
+        manifest = _manifest(catalog)
+        with manifest.locked(session.session_id, wait=False):
+            manifest.recover()
+            removals = find_removals(catalog, pipelines.values(), manifest, keep)
+            _show_removals(removals)
+            if removals and (yes or click.confirm("Delete them?")):
+                remove(removals, manifest)
+                click.echo(f"Deleted {len(removals)} versions.")
+
+
+def _session(env: str | None, params: dict[str, Any]) -> KedroSession:
+    session = IncrementalSession.create(env=env, runtime_params=params)
+    assert isinstance(session, KedroSession)
+    return session
+
+
+def _show_removals(removals: list[Removal]) -> None:
+    by_dataset: dict[str, list[Removal]] = {}
+    for removal in removals:
+        by_dataset.setdefault(removal.dataset, []).append(removal)
+    for dataset, found in sorted(by_dataset.items()):
+        size = sum(removal.size for removal in found)
+        click.echo(f"{dataset}: {len(found)} versions, {size / 1e6:,.1f} MB: {', '.join(r.version for r in found)}")
+    total = sum(removal.size for removal in removals)
+    click.echo(f"{len(removals)} versions to delete, {total / 1e6:,.1f} MB")
+
+
+def _manifest(catalog: Any) -> Manifest:
+    if ENTRY not in catalog:
+        raise RunnerError(f"the catalog has no {ENTRY!r}: nothing is remembered")
+    manifest = catalog.load(ENTRY)
+    assert isinstance(manifest, Manifest)
+    return manifest

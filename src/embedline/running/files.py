@@ -1,0 +1,161 @@
+"""What is in files: content hashes with a cache, and where a Kedro dataset keeps its files."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .values import plain
+
+logger = logging.getLogger(__name__)
+
+RACY_NS = 100_000_000  # a file that changed less than this before it was hashed may change again within one clock tick
+STAGED = ".{pid}."  # how a dataset that saves atomically may begin the name of an unfinished file
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small text file so that a reader, or the next run after a kill, sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        staged.write_text(text, encoding="utf-8")
+        os.replace(staged, path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+
+
+class FileHashes:
+    """SHA-256 of files and folders, read again only where size, times or inode have changed.
+
+    Args:
+        path: JSON file that keeps the hashes; it may be lost at any time, the files are then read once more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._changed = False
+        self._known: dict[str, list[Any]] = {}
+        try:
+            self._known = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            logger.warning("%s is unreadable (%s): all files are hashed again", path, error)
+
+    def of(self, path: Path, *, trust: bool = True) -> str | None:
+        """Hash of a file, or of a folder with all it holds; None if there is nothing.
+
+        Args:
+            trust: False to read the content whatever the cache says.
+        """
+        try:
+            if path.is_dir():
+                return self._of_folder(path, trust=trust)
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+        signature = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        name = str(path)
+        known = self._known.get(name)
+        if trust and known and known[:-2] == signature and status.st_mtime_ns < known[-2] - RACY_NS:
+            return str(known[-1])
+        began = time.time_ns()
+        with path.open("rb") as file:
+            hashed = hashlib.file_digest(file, "sha256").hexdigest()
+        self._known[name] = [*signature, began, hashed]
+        self._changed = True
+        return hashed
+
+    def _of_folder(self, folder: Path, *, trust: bool) -> str:
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        content = [[name, self.of(folder / name, trust=trust)] for name in names]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def save(self) -> None:
+        """Keep the hashes for the next run, without those of files that are gone."""
+        if self._changed:
+            self._known = {name: known for name, known in self._known.items() if os.path.exists(name)}
+            write_atomically(self._path, json.dumps(self._known))
+            self._changed = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a dataset keeps its content.
+
+    Attributes:
+        path: the file or folder, without the version.
+        filesystem: fsspec file system of a remote one; None for local paths.
+        versioned: whether Kedro versions it: ``<path>/<version>/<name>``.
+    """
+
+    path: str
+    filesystem: Any | None
+    versioned: bool
+
+    def of_version(self, version: str | None) -> str:
+        """Path of one version, or of an unversioned dataset."""
+        return f"{self.path}/{version}/{self.path.rsplit('/', 1)[-1]}" if self.versioned else self.path
+
+    def hash(self, version: str | None, hashes: FileHashes, *, trust: bool = True) -> str | None:
+        """Hash of the content; for a remote file, what its store says of it (an ETag, or its time and size)."""
+        path = self.of_version(version)
+        if self.filesystem is None:
+            return hashes.of(Path(path), trust=trust)
+        if not self.filesystem.exists(path):
+            return None
+        return f"remote:{self.filesystem.checksum(path)}"
+
+    def versions(self) -> list[str]:
+        """Versions that have a file, newest first."""
+        if not self.versioned:
+            return []
+        name = self.path.rsplit("/", 1)[-1]
+        if self.filesystem is not None:
+            return sorted((path.split("/")[-2] for path in self.filesystem.glob(f"{self.path}/*/{name}")), reverse=True)
+        try:
+            folders = [entry.name for entry in os.scandir(self.path) if entry.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted((folder for folder in folders if Path(self.path, folder, name).exists()), reverse=True)
+
+
+def place_of(dataset: Any) -> Place | None:
+    """Where ``dataset`` keeps its content; None for one that is not a file (a table of a database, a value)."""
+    inner = getattr(dataset, "_dataset", None)  # CachedDataset
+    if inner is not None and hasattr(inner, "load"):
+        return place_of(inner)
+    path = getattr(dataset, "_filepath", None) or getattr(dataset, "_path", None)
+    if path is None or getattr(dataset, "_EPHEMERAL", False):
+        return None
+    local = getattr(dataset, "_protocol", "file") in {"file", "local", "", None}
+    filesystem = None if local else getattr(dataset, "_fs", None) or getattr(dataset, "_filesystem", None)
+    if not local and filesystem is None:
+        return None
+    return Place(str(path), filesystem, versioned=bool(getattr(dataset, "_version", None)))
+
+
+def local_paths(value: Any, project: Path) -> Iterator[tuple[str, Path]]:
+    """Strings within a parameter that name a file or folder of this machine, with the path.
+
+    Only what looks like a path (it has a separator) and exists; relative ones start from the project.
+    """
+    plain_value = plain(value)
+    if isinstance(plain_value, str):
+        text = plain_value.removeprefix("file://")
+        if ("/" in text or os.sep in text) and "://" not in text and "\n" not in text and len(text) < 4096:
+            path = project / Path(text).expanduser()
+            if path.exists():
+                yield plain_value, path
+    elif isinstance(plain_value, dict):
+        for item in plain_value.values():
+            yield from local_paths(item, project)
+    elif isinstance(plain_value, list):
+        for item in plain_value:
+            yield from local_paths(item, project)

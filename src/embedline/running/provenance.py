@@ -1,0 +1,107 @@
+"""Where an artifact comes from: the record of the node that made it, and those of its inputs."""
+
+import difflib
+from dataclasses import dataclass, field
+
+from rich.tree import Tree
+
+from .records import Artifact, Manifest, NodeRecord, RunnerError
+from .tracing import base_name
+from .values import digest, leaves, short
+
+
+@dataclass
+class Makers:
+    """Records by the versions that they made.
+
+    Attributes:
+        of: record by (dataset, version).
+        current: version by dataset that the manifest points to.
+    """
+
+    of: dict[tuple[str, str | None], NodeRecord] = field(default_factory=dict)
+    current: dict[str, str | None] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, manifest: Manifest) -> "Makers":
+        """All that the manifest and its history know."""
+        makers = cls()
+        records = [record for run in manifest.history().values() for record in run.values()]
+        for record in [*records, *manifest.records.values()]:
+            makers.of |= {(name, artifact.version): record for name, artifact in record.outputs.items()}
+        for record in manifest.records.values():
+            makers.current |= {name: artifact.version for name, artifact in record.outputs.items()}
+        return makers
+
+    def ancestors(self, dataset: str, version: str | None) -> set[tuple[str, str | None]]:
+        """Versions that a version was made from, directly or not."""
+        todo, found = [(dataset, version)], set()
+        while todo:
+            record = self.of.get(todo.pop())
+            for name, artifact in record.work.inputs.items() if record else ():
+                if (name, artifact.version) not in found:
+                    found.add((name, artifact.version))
+                    todo.append((name, artifact.version))
+        return found
+
+
+def explain(manifest: Manifest, dataset: str, version: str | None = None) -> Tree:
+    """Tree of what made a version of a dataset, and what made its inputs.
+
+    Args:
+        manifest: of the environment.
+        dataset: name in the catalog.
+        version: Kedro version; the one that the manifest points to unless given.
+
+    Raises:
+        RunnerError: if no recorded run made it.
+    """
+    makers = Makers.read(manifest)
+    name = base_name(dataset)
+    if name not in {made for made, _ in makers.of}:
+        close = difflib.get_close_matches(name, {made for made, _ in makers.of}, n=1)
+        raise RunnerError(f"no recorded run made {name!r}" + (f": did you mean {close[0]!r}?" if close else ""))
+    if version is None:
+        version = makers.current.get(name) or max(v or "" for made, v in makers.of if made == name)
+    record = makers.of.get((name, version))
+    if record is None:
+        known = ", ".join(sorted((v or "" for made, v in makers.of if made == name), reverse=True)[:5])
+        raise RunnerError(f"no recorded run made the version {version} of {name}; known: {known}")
+    tree = Tree(_label(name, record.outputs[name], makers))
+    _add_making(tree, record)
+    _add_inputs(tree.add("inputs"), record, makers, seen=set())
+    return tree
+
+
+def _label(name: str, artifact: Artifact, makers: Makers) -> str:
+    current = "" if makers.current.get(name) == artifact.version else ", not the current one"
+    return f"[bold]{name}[/bold]  version {artifact.version or 'none'}{current}, content {artifact.digest[:12]}"
+
+
+def _add_making(tree: Tree, record: NodeRecord) -> None:
+    work = record.work
+    tree.add(f"made by the node [bold]{record.node}[/bold] in {record.seconds:.1f} s, finished {record.finished}")
+    tree.add(f"in the run {record.run_id}, because: {record.why}")
+    code = digest("".join(work.code.values()))
+    tree.add(f"code {code}: {len(work.code)} definitions of {len({k.rpartition('.')[0] for k in work.code})} modules")
+    tree.add("libraries " + ", ".join(f"{name} {version}" for name, version in work.libraries.items()))
+    parameters = tree.add("parameters")
+    for name, value in (pair for block, values in work.parameters.items() for pair in leaves(values, block)):
+        parameters.add(f"{name} = {short(value)}", highlight=False)
+    for path, hashed in work.files.items():
+        tree.add(f"file {path}, content {hashed[:12]}")
+
+
+def _add_inputs(tree: Tree, record: NodeRecord, makers: Makers, seen: set[tuple[str, str | None]]) -> None:
+    for name, artifact in record.work.inputs.items():
+        key = (name, artifact.version)
+        maker = makers.of.get(key)
+        branch = tree.add(_label(name, artifact, makers))
+        if key in seen:
+            branch.add("as above")
+        elif maker is None:
+            branch.add(f"not made by a recorded run: {artifact.path or 'no file'}")
+        else:
+            seen.add(key)
+            branch.add(f"made by {maker.node} in the run {maker.run_id}, because: {maker.why}")
+            _add_inputs(branch, maker, makers, seen)

@@ -1,0 +1,279 @@
+"""What is remembered of runs: a record for each node, the newest ones in one manifest, and one run at a time."""
+
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import filelock
+from kedro.io import AbstractDataset
+
+from .files import FileHashes, write_atomically
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+ENTRY = "run_manifest"  # name of the catalog entry that says where the manifest lives
+
+
+class RunnerError(Exception):
+    """A run cannot start or go on, for a reason that its user can mend."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Content of a dataset as a node read or wrote it.
+
+    Attributes:
+        version: Kedro version; None for a dataset without versions.
+        digest: hash of the content; for one that is not a file, of the work that made it.
+        path: file or folder, empty for one that is not a file.
+    """
+
+    version: str | None
+    digest: str
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that decides what a node makes; two equal works make the same.
+
+    Attributes:
+        wiring: which dataset is which argument, and which output.
+        code: hash by definition that the node's function and its project datasets reach.
+        libraries: version by distribution.
+        parameters: values by ``params:`` name.
+        files: content by file or folder that a parameter names.
+        datasets: settings of the catalog by dataset, without places and credentials.
+        inputs: content by dataset.
+    """
+
+    wiring: Any
+    code: dict[str, str]
+    libraries: dict[str, str]
+    parameters: dict[str, Any]
+    files: dict[str, str]
+    datasets: dict[str, Any]
+    inputs: dict[str, Artifact] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NodeRecord:
+    """A successful run of a node: what went in, what came out, and why it ran."""
+
+    node: str
+    run_id: str
+    key: str
+    work: Work
+    outputs: dict[str, Artifact]
+    seconds: float
+    finished: str
+    why: str
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild what :func:`dataclasses.asdict` gave."""
+        work = {**values["work"], "inputs": _artifacts(values["work"]["inputs"])}
+        return cls(**{**values, "work": Work(**work), "outputs": _artifacts(values["outputs"])})
+
+
+def _artifacts(values: Mapping[str, Any]) -> dict[str, Artifact]:
+    return {name: Artifact(**artifact) for name, artifact in values.items()}
+
+
+class Manifest:
+    """Folder that remembers runs.
+
+    ``manifest.json`` has the last successful record of every node, ``history/<run>.json`` all records of a run,
+    ``hashes.json`` content hashes of files, ``started.json`` the node at work, ``scratch/`` what unfinished nodes keep
+    for their next attempt. A record counts once it stands in the history; after a kill, :meth:`recover` puts a record
+    that did not reach the manifest there, and removes what an unfinished node left.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.read_again()
+
+    def read_again(self) -> None:
+        """Take over what another run has written meanwhile."""
+        self.records: dict[str, NodeRecord] = self._read(self.folder / "manifest.json")
+        self.hashes = FileHashes(self.folder / "hashes.json")
+
+    def _read(self, path: Path) -> dict[str, NodeRecord]:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                logger.warning("%s has the format %r, not %r: every node runs again", path, content["format"], FORMAT)
+                return {}
+            return {name: NodeRecord.from_json(values) for name, values in content["nodes"].items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is unreadable (%s): its nodes run again", path, error)
+            return {}
+
+    def history(self) -> dict[str, dict[str, NodeRecord]]:
+        """All records by run and node, oldest run first."""
+        return {path.stem: self._read(path) for path in sorted((self.folder / "history").glob("*.json"))}
+
+    def forget(self, run_id: str, nodes: set[str]) -> None:
+        """Drop records of a run from the history."""
+        path = self._history_path(run_id)
+        kept = {name: record for name, record in self._read(path).items() if name not in nodes}
+        if kept:
+            self._write(path, kept)
+        else:
+            path.unlink(missing_ok=True)
+
+    def start(self, run_id: str, node: str, folders: list[str]) -> None:
+        """Note that ``node`` is at work, and which version folders it may leave unfinished."""
+        note = {"run_id": run_id, "node": node, "pid": os.getpid(), "folders": folders}
+        self._guarded(self.folder / "started.json", json.dumps(note))
+
+    def finish(self, record: NodeRecord) -> None:
+        """Keep the record of a node whose outputs are all stored."""
+        path = self._history_path(record.run_id)
+        self._write(path, {**self._read(path), record.node: record})
+        self._promote(record)
+
+    def _promote(self, record: NodeRecord) -> None:
+        self.records[record.node] = record
+        self._write(self.folder / "manifest.json", self.records)
+        self.hashes.save()
+        (self.folder / "started.json").unlink(missing_ok=True)
+
+    def give_up(self) -> str | None:
+        """Remove what the node at work has left; the run that it belonged to, or None if there was none."""
+        path = self.folder / "started.json"
+        try:
+            note = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        record = self._read(self._history_path(note["run_id"])).get(note["node"])
+        if record is not None:
+            self._promote(record)
+            return str(note["run_id"])
+        for folder in map(Path, note["folders"]):
+            if folder.name == note["run_id"] and folder.is_dir():  # nothing but this run's own version
+                shutil.rmtree(folder)
+        path.unlink()
+        return str(note["run_id"])
+
+    def recover(self) -> str | None:
+        """Clear up after a run that was killed; its id, or None if the last one ended by itself."""
+        run_id = self.give_up()
+        if run_id:
+            logger.info("The run %s was killed: what it had finished is kept, what it had begun was removed", run_id)
+        return run_id
+
+    def scratch(self, node: str, key: str) -> Path:
+        """Folder of an unfinished node for exactly this work; those of other works of the node are removed."""
+        folder = self.folder / "scratch" / node
+        for other in folder.glob("*"):
+            if other.name != key:
+                shutil.rmtree(other)
+        return folder / key
+
+    def clear_scratch(self, node: str) -> None:
+        """Remove what a node kept for another attempt: it has succeeded."""
+        folder = self.folder / "scratch" / node
+        if folder.exists():
+            shutil.rmtree(folder)
+
+    @contextmanager
+    def locked(self, run_id: str, *, wait: bool = True) -> Iterator[None]:
+        """Hold the only right to run and write here; the system takes it back from a process that dies.
+
+        Raises:
+            RunnerError: if another run holds it and ``wait`` is False, or if that one ended with a newer version.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock, holder = filelock.FileLock(self.folder / "lock"), self.folder / "holder.json"
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            message = f"another run writes to {self.folder.parent}: {_describe(holder)}"
+            if not wait:
+                raise RunnerError(f"{message}. Wait for its end, or leave out wait=false") from None
+            logger.warning("Waiting: %s", message)
+            lock.acquire()
+            self.read_again()
+        try:
+            newest = max((record.run_id for record in self.records.values()), default="")
+            if newest > run_id:
+                raise RunnerError(
+                    f"the run {newest} has written newer versions than this run, {run_id}, would: start it again"
+                )
+            note = {"pid": os.getpid(), "run_id": run_id, "command": " ".join(sys.argv)}
+            self._guarded(holder, json.dumps(note))
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def _history_path(self, run_id: str) -> Path:
+        return self.folder / "history" / f"{run_id}.json"
+
+    def _write(self, path: Path, records: Mapping[str, NodeRecord]) -> None:
+        nodes = {name: asdict(record) for name, record in records.items()}
+        self._guarded(path, json.dumps({"format": FORMAT, "nodes": nodes}, ensure_ascii=False))
+
+    def _guarded(self, path: Path, text: str) -> None:
+        try:
+            write_atomically(path, text)
+        except OSError as error:
+            _refuse(path, error)
+
+
+def _refuse(path: Path, error: OSError) -> NoReturn:
+    raise RunnerError(f"cannot write {path}, which remembers the run: {error.strerror}") from error
+
+
+def _describe(holder: Path) -> str:
+    try:
+        note = json.loads(holder.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return "it has just started"
+    return f"process {note['pid']}, run {note['run_id']}, `{note['command']}`"
+
+
+def now() -> str:
+    """The time as records keep it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunManifest(AbstractDataset[None, Manifest]):
+    """Catalog entry of the manifest: where the runs of an environment are remembered.
+
+    Args:
+        filepath: folder on this machine; one for each root of artifacts.
+        metadata: of other tools.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self.metadata = metadata
+        if "://" in filepath and not filepath.startswith("file://"):
+            raise RunnerError(f"{ENTRY}.filepath must be a folder of this machine, not {filepath}")
+        self._folder = Path(filepath.removeprefix("file://"))
+
+    def load(self) -> Manifest:
+        """Read the manifest; an empty one if nothing ran yet."""
+        return Manifest(self._folder)
+
+    def save(self, data: None) -> NoReturn:
+        """Refused: only the runner writes it, record by record."""
+        raise RunnerError(f"{ENTRY} is written by the runner alone")
+
+    def _exists(self) -> bool:
+        return (self._folder / "manifest.json").exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._folder)}

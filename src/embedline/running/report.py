@@ -1,0 +1,122 @@
+"""What a run did, or would do, node by node: for its user as a table, for hooks as values."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from kedro.framework.hooks.markers import hook_spec
+from kedro.pipeline.node import Node
+from rich.console import Console
+from rich.table import Table
+
+Verdict = Literal["run", "skip", "depends"]
+WIDTH = 160  # of a table that goes to a file or a pipe
+
+_PLANNED = {"run": "would run", "skip": "would skip", "depends": "would run if"}
+
+
+@dataclass
+class Step:
+    """One node of a plan, and of the run that follows it.
+
+    Attributes:
+        node: name of the node.
+        verdict: ``depends`` if an input is to be made anew, and may come out as it was.
+        reasons: why, the most telling first.
+        state: ``planned`` until the run comes to it.
+        seconds: time it took; 0 for a node that did not run.
+    """
+
+    node: str
+    verdict: Verdict
+    reasons: list[str]
+    state: Literal["planned", "ran", "skipped", "failed", "interrupted"] = "planned"
+    seconds: float = 0.0
+
+    @property
+    def why(self) -> str:
+        """The first reason, and how many others there are."""
+        others = len(self.reasons) - 1
+        return self.reasons[0] + (f" (and {others} more)" if others > 0 else "")
+
+
+@dataclass
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        run_id: Kedro's id of the run, which is the version of all that it wrote.
+        steps: the nodes in order.
+        read: version by dataset that was loaded from an earlier run; None for one without versions.
+        written: version by dataset that was stored.
+        recovered: id of a run that was killed and cleared up after.
+    """
+
+    run_id: str
+    steps: list[Step] = field(default_factory=list)
+    read: dict[str, str | None] = field(default_factory=dict)
+    written: dict[str, str | None] = field(default_factory=dict)
+    recovered: str | None = None
+
+    def nodes(self, state: str) -> list[str]:
+        """Names of the nodes in a state, in order."""
+        return [step.node for step in self.steps if step.state == state]
+
+
+class IncrementalSpecs:
+    """Hooks of the incremental runner, beside those of Kedro; implement them with Kedro's ``hook_impl``."""
+
+    @hook_spec
+    def before_node_work(self, node: Node, scratch: Path) -> None:
+        """A node is about to run.
+
+        Args:
+            node: the node.
+            scratch: folder for what should survive a kill. It belongs to exactly this code, parameters and inputs,
+                need not exist yet, and is removed once the node has succeeded.
+        """
+
+    @hook_spec
+    def after_incremental_run(self, report: RunReport) -> None:
+        """A run has ended, also by an error or an interruption; before Kedro's own hooks for its end."""
+
+
+def make_console() -> Console:
+    """Standard output; as wide as tables need where it is no terminal, instead of rich's 80 characters."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
+def show(steps: list[Step]) -> None:
+    """Print the steps as a table."""
+    planned = all(step.state == "planned" for step in steps)
+    console = make_console()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("node", no_wrap=True)
+    table.add_column("")
+    table.add_column("why", overflow="fold")
+    if not planned:
+        table.add_column("seconds", justify="right")
+    for step in steps:
+        done = _PLANNED[step.verdict] if planned else {"planned": "not reached"}.get(step.state, step.state)
+        style = "dim" if done in {"skipped", "would skip"} else ""
+        seconds = [] if planned else [f"{step.seconds:.1f}" if step.seconds else ""]
+        table.add_row(step.node, done, step.why, *seconds, style=style)
+    console.print()
+    console.print(table)
+    console.print(summary(steps, planned=planned), highlight=False)
+
+
+def summary(steps: list[Step], *, planned: bool) -> str:
+    """One line: how many nodes ran, or would run."""
+    if planned:
+        counts = {verdict: sum(step.verdict == verdict for step in steps) for verdict in ("run", "depends", "skip")}
+        return (
+            f"{counts['run']} of {len(steps)} nodes would run, {counts['depends']} would run if their inputs change, "
+            f"{counts['skip']} would be skipped"
+        )
+    states = ("ran", "skipped", "failed", "interrupted", "planned")
+    counts = {state: sum(step.state == state for step in steps) for state in states}
+    rest = {"failed": "failed", "interrupted": "interrupted", "planned": "not reached"}
+    ended = "".join(f", {counts[state]} {word}" for state, word in rest.items() if counts[state])
+    return f"{counts['ran']} of {len(steps)} nodes ran, {counts['skipped']} were skipped{ended}"

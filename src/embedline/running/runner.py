@@ -1,0 +1,231 @@
+"""A Kedro runner that runs only what changed."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Set
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+from kedro.runner import SequentialRunner, Task
+
+from .records import ENTRY, Manifest, NodeRecord, RunnerError, now
+from .report import IncrementalSpecs, RunReport, Step, show
+from .tracing import Trace, base_name, data_inputs, is_parameter
+
+logger = logging.getLogger(__name__)
+
+
+class RunInterrupted(Exception):
+    """Ctrl-C or a termination signal; an ``Exception``, unlike ``KeyboardInterrupt``, so that Kedro tells its hooks."""
+
+
+class IncrementalRunner(SequentialRunner):
+    """Run the nodes one by one, except those whose code, parameters and inputs are those of their last success.
+
+    The catalog must have an entry ``run_manifest`` of the type :class:`RunManifest`, unless ``manifest`` is given.
+
+    Args:
+        force: run every node.
+        verify: read the content of every file, instead of trusting its size and times.
+        wait: wait for another run that writes to the same place; False to end with an error.
+        dry_run: show what would run, and run nothing.
+        manifest: folder to remember runs in.
+        is_async: load and save with threads, as Kedro's own runner.
+    """
+
+    def __init__(
+        self,
+        *,
+        force: bool = False,
+        verify: bool = False,
+        wait: bool = True,
+        dry_run: bool = False,
+        manifest: str | Path | None = None,
+        is_async: bool = False,
+    ) -> None:
+        super().__init__(is_async=is_async)
+        self.force, self.verify, self.wait, self.dry_run = force, verify, wait, dry_run
+        self.asked_by: str | None = None
+        self.project = Path.cwd()
+        self._folder = Path(manifest) if manifest else None
+        self._manifest: Manifest | None = None
+        self._report = RunReport("")
+
+    def __repr__(self) -> str:
+        # kedro-viz records a run only if the text of its runner names SequentialRunner, which this one is.
+        return f"<{type(self).__name__}(force={self.force}), a kedro.runner.sequential_runner.SequentialRunner object>"
+
+    def run(
+        self,
+        pipeline: Pipeline,
+        catalog: Any,
+        hook_manager: Any = None,
+        run_id: str | None = None,
+        only_missing_outputs: bool = False,
+    ) -> dict[str, Any]:
+        """Run what changed; arguments and result are those of Kedro's runners.
+
+        Raises:
+            RunnerError: if another run writes to the same place and ``wait`` is False, or the catalog has no manifest.
+            RunInterrupted: at Ctrl-C; what was finished is kept.
+        """
+        self._manifest = self._find_manifest(catalog)
+        run_id = run_id or now()
+        self._report = RunReport(run_id)
+        if hook_manager is not None and hasattr(hook_manager, "add_hookspecs"):
+            _add_specs(hook_manager)
+        if only_missing_outputs:
+            self.asked_by = "--only-missing-outputs"
+            pipeline = self._filter_pipeline_for_missing_outputs(pipeline, catalog)
+        if self.dry_run:
+            self._show_plan(pipeline, catalog)
+            return {}
+        try:
+            with self._manifest.locked(run_id, wait=self.wait):
+                self._report.recovered = self._manifest.recover()
+                return super().run(pipeline, catalog, hook_manager, run_id)
+        except KeyboardInterrupt as error:
+            raise RunInterrupted("interrupted: the same command goes on from what is finished") from error
+
+    def _find_manifest(self, catalog: Any) -> Manifest:
+        if self._folder:
+            return Manifest(self._folder)
+        if ENTRY not in catalog:
+            raise RunnerError(
+                f"the catalog has no {ENTRY!r}, which remembers what ran: add it with the type "
+                f"{__package__}.RunManifest and a filepath, or run with --runner SequentialRunner"
+            )
+        manifest = catalog.load(ENTRY)
+        assert isinstance(manifest, Manifest)
+        return manifest
+
+    def _show_plan(self, pipeline: Pipeline, catalog: Any) -> None:
+        for name in pipeline.datasets():
+            catalog.get(name, fallback_to_runtime_pattern=True)
+        show(self._plan(pipeline, self._trace(pipeline, catalog)))
+
+    def _trace(self, pipeline: Pipeline, catalog: Any) -> Trace:
+        assert self._manifest is not None
+        return Trace(pipeline, catalog, self._manifest, self.project, trust=not self.verify)
+
+    # The plan
+
+    def _plan(self, pipeline: Pipeline, trace: Trace) -> list[Step]:
+        """What to do with each node, as far as it can be known before the first one runs."""
+        needed: dict[str, str] = {}
+        while True:
+            steps = self._plan_forward(pipeline, trace, needed)
+            more = _unstored_and_needed(pipeline, trace, steps)
+            if more.keys() <= needed.keys():
+                return steps
+            needed |= more
+
+    def _plan_forward(self, pipeline: Pipeline, trace: Trace, needed: dict[str, str]) -> list[Step]:
+        uncertain: set[str] = set()
+        steps = []
+        for node in pipeline.nodes:
+            step = self._plan_node(node, trace, uncertain, needed)
+            if step.verdict == "skip":
+                trace.skip(node)
+            else:
+                uncertain |= {base_name(name) for name in node.outputs}
+            steps.append(step)
+        return steps
+
+    def _plan_node(self, node: Node, trace: Trace, uncertain: Set[str], needed: dict[str, str]) -> Step:
+        if trace.pinned_outputs(node):
+            return Step(node.name, "skip", ["its outputs are those of --load-versions"])
+        asked = "--force" if self.force else self.asked_by
+        reasons = [f"asked for by {asked}"] if asked else trace.reasons(node, uncertain)
+        if reasons or node.name in needed:
+            return Step(node.name, "run", reasons or [needed[node.name]])
+        if inputs := [name for name in data_inputs(node) if name in uncertain]:
+            return Step(node.name, "depends", [f"input {inputs[0]} comes out changed"])
+        return Step(node.name, "skip", [f"unchanged since {_since(trace, node, self._manifest)}"])
+
+    # The run
+
+    def _run(self, pipeline: Pipeline, catalog: Any, hook_manager: Any = None, run_id: str | None = None) -> None:
+        trace = self._trace(pipeline, catalog)
+        steps = self._plan(pipeline, trace)
+        self._report.steps = steps
+        loads = Counter(chain.from_iterable(node.inputs for node in pipeline.nodes))
+        try:
+            for node, step in zip(pipeline.nodes, steps, strict=True):
+                if step.verdict == "depends":
+                    self._decide(node, step, trace)
+                if step.verdict == "skip":
+                    trace.skip(node)
+                    step.state = "skipped"
+                else:
+                    self._run_node(node, step, trace, catalog, hook_manager)
+                self._release_datasets(node, catalog, loads, pipeline)
+        finally:
+            assert self._manifest is not None
+            self._manifest.hashes.save()
+            show(steps)
+            if hook_manager is not None:
+                hook_manager.hook.after_incremental_run(report=self._report)
+
+    def _decide(self, node: Node, step: Step, trace: Trace) -> None:
+        reasons = trace.reasons(node)
+        step.verdict = "run" if reasons else "skip"
+        step.reasons = reasons or ["its inputs came out as they were"]
+
+    def _run_node(self, node: Node, step: Step, trace: Trace, catalog: Any, hook_manager: Any) -> None:
+        manifest, run_id = self._manifest, self._report.run_id
+        assert manifest is not None
+        key = trace.key(node)
+        hook_manager.hook.before_node_work(node=node, scratch=manifest.scratch(node.name, key))
+        manifest.start(run_id, node.name, trace.version_folders(node))
+        trace.pin_to_this_run(node)
+        step.state, began = "failed", time.perf_counter()
+        try:
+            Task(
+                node=node, catalog=catalog, hook_manager=hook_manager, is_async=self._is_async, run_id=run_id
+            ).execute()
+            step.seconds = time.perf_counter() - began
+            work, outputs = trace.work(node), trace.made(node, key)
+            manifest.finish(NodeRecord(node.name, run_id, key, work, outputs, step.seconds, now(), step.why))
+        except BaseException as error:
+            step.seconds = time.perf_counter() - began
+            step.state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            manifest.give_up()
+            raise
+        manifest.clear_scratch(node.name)
+        step.state = "ran"
+        self._report.written |= {name: artifact.version for name, artifact in outputs.items()}
+        read = {name: artifact.version for name, artifact in work.inputs.items()}
+        self._report.read |= {name: version for name, version in read.items() if name not in self._report.written}
+        logger.info("Completed node: %s", node.name)
+
+
+def _since(trace: Trace, node: Node, manifest: Manifest | None) -> str:
+    record = manifest.records.get(node.name) if manifest else None
+    return record.run_id if record else ""
+
+
+def _unstored_and_needed(pipeline: Pipeline, trace: Trace, steps: list[Step]) -> dict[str, str]:
+    """Nodes to run because one that runs, or may run, reads an output of theirs that no file keeps."""
+    verdicts = {step.node: step.verdict for step in steps}
+    readers: dict[str, str] = {}
+    for node in pipeline.nodes:
+        if verdicts[node.name] != "skip":
+            readers |= {base_name(name): node.name for name in node.inputs if not is_parameter(name)}
+    return {
+        node.name: f"its output {name} is not stored, and {readers[base_name(name)]} reads it"
+        for node in pipeline.nodes
+        if verdicts[node.name] == "skip"
+        for name in node.outputs
+        if not trace.is_stored(name) and base_name(name) in readers
+    }
+
+
+def _add_specs(hook_manager: Any) -> None:
+    known = getattr(hook_manager.hook, "after_incremental_run", None)
+    if known is None or known.spec is None:
+        hook_manager.add_hookspecs(IncrementalSpecs)

@@ -1,0 +1,308 @@
+"""Whether a node would make again what it has made: its work now, held against its record."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterable, Set
+from pathlib import Path
+from typing import Any
+
+from kedro.framework.project import PACKAGE_NAME
+from kedro.io import AbstractDataset
+from kedro.io.core import VersionNotFoundError
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from .code import Code, CodeIndex, UntraceableCode
+from .files import Place, local_paths, place_of
+from .records import Artifact, Manifest, NodeRecord, RunnerError, Work, now
+from .values import canonical, differences, digest, plain
+
+logger = logging.getLogger(__name__)
+
+NOT_CONTENT = {"filepath", "path", "version", "versioned", "credentials", "fs_args", "metadata"}  # of a catalog entry
+
+
+def base_name(dataset: str) -> str:
+    """Name without Kedro's transcoding: ``sales@pandas`` and ``sales@spark`` are one artifact."""
+    return dataset.partition("@")[0]
+
+
+def is_parameter(dataset: str) -> bool:
+    """Whether a node's input is a parameter."""
+    return dataset == "parameters" or dataset.startswith("params:")
+
+
+class Trace:
+    """The work of every node of a pipeline, and the content of its datasets as far as it is known by now.
+
+    Args:
+        pipeline: nodes to run, already filtered.
+        catalog: its datasets exist (Kedro's warm-up has happened).
+        manifest: what is remembered; :meth:`Manifest.recover` has been called.
+        project: folder that relative paths in parameters start from.
+        trust: False to read the content of every file, whatever its times say.
+    """
+
+    def __init__(self, pipeline: Pipeline, catalog: Any, manifest: Manifest, project: Path, *, trust: bool) -> None:
+        self._catalog, self._manifest, self._project, self._trust = catalog, manifest, project, trust
+        self._index = CodeIndex(PACKAGE_NAME)
+        self._outputs = pipeline.outputs()
+        self._validators = getattr(catalog, "validators", {})
+        names = sorted(name for name in pipeline.datasets() if not is_parameter(name))
+        self._datasets = {name: catalog.get(name) for name in names}
+        self._places = {name: place_of(dataset) for name, dataset in self._datasets.items()}
+        self._pinned = {
+            base_name(name): dataset._version.load
+            for name, dataset in self._datasets.items()
+            if getattr(dataset, "_version", None) and dataset._version.load
+        }
+        self.known: dict[str, Artifact | None] = {}
+        self._work: dict[str, Work] = {}
+        self._untraceable: dict[str, str] = {}
+        self._find_free_inputs(pipeline)
+
+    # What is there
+
+    def _find_free_inputs(self, pipeline: Pipeline) -> None:
+        """Content of what the pipeline reads and does not make; a stored artifact is pinned to its record."""
+        makers = {name: record for record in self._manifest.records.values() for name in record.outputs}
+        for name in sorted(pipeline.inputs()):
+            base = base_name(name)
+            if is_parameter(name) or base in self.known:
+                continue
+            place = self._places[name]
+            recorded = makers[base].outputs[base].version if base in makers else None
+            if place and place.versioned and recorded and base not in self._pinned:
+                newest = next(iter(place.versions()), None)
+                if newest and newest > recorded:
+                    logger.warning("%s: reading the recorded version %s, not the newer %s", base, recorded, newest)
+                if Path(place.of_version(recorded)).exists() or place.filesystem is not None:
+                    self.pin(base, recorded)
+            self.known[base] = self._free_artifact(name, place)
+
+    def _free_artifact(self, name: str, place: Place | None) -> Artifact | None:
+        if place is None:
+            return None
+        try:
+            version = self._datasets[name].resolve_load_version() if place.versioned else None
+        except VersionNotFoundError:
+            return None  # the load will fail, with Kedro's own message
+        return self._artifact(name, place, version)
+
+    def _artifact(self, name: str, place: Place, version: str | None, *, trust: bool | None = None) -> Artifact | None:
+        trust = self._trust if trust is None else trust
+        hashed = place.hash(version, self._manifest.hashes, trust=trust)
+        return Artifact(version, hashed, place.of_version(version)) if hashed else None
+
+    def is_stored(self, name: str) -> bool:
+        """Whether a dataset outlives the run."""
+        return not getattr(self._datasets[name], "_EPHEMERAL", False)
+
+    def pin(self, base: str, version: str | None) -> None:
+        """Make every reader of an artifact in this run read ``version``."""
+        for name, dataset in self._datasets.items():
+            if base_name(name) == base and getattr(dataset, "_version", None):
+                dataset._version = dataset._version._replace(load=version)
+
+    def version_folders(self, node: Node) -> list[str]:
+        """Folders on this machine that the node's outputs of this run go to."""
+        folders = []
+        for name in node.outputs:
+            place = self._places[name]
+            if place and place.versioned and place.filesystem is None:
+                folders.append(f"{place.path}/{self._datasets[name]._version.save}")
+        return folders
+
+    def pin_to_this_run(self, node: Node) -> None:
+        """Make readers of the node's outputs read what this run is about to write, whatever else turns up."""
+        for name in node.outputs:
+            version = getattr(self._datasets[name], "_version", None)
+            if version and base_name(name) not in self._pinned:
+                self.pin(base_name(name), version.save)
+
+    # What decides
+
+    def work(self, node: Node) -> Work:
+        """The node's work with the inputs that are known by now."""
+        if node.name not in self._work:
+            self._work[node.name] = self._fixed_work(node)
+        inputs = {name: self.known.get(name) for name in data_inputs(node)}
+        return dataclasses.replace(
+            self._work[node.name], inputs={name: found for name, found in inputs.items() if found}
+        )
+
+    def _fixed_work(self, node: Node) -> Work:
+        datasets = [name for name in (*node.inputs, *node.outputs) if not is_parameter(name)]
+        classes = {type(self._datasets[name]) for name in datasets if self.is_stored(name)}
+        try:
+            code = self._index.of_function(node.func)
+        except UntraceableCode as error:
+            self._untraceable[node.name] = str(error)
+            code = Code()
+        code = functools.reduce(Code.__or__, (self._index.of_class(cls) for cls in classes), code)
+        parameters = {name: self._catalog.get(name).load() for name in node.inputs if is_parameter(name)}
+        files = {
+            text: hashed
+            for value in parameters.values()
+            for text, path in local_paths(value, self._project)
+            if (hashed := self._manifest.hashes.of(path, trust=self._trust))
+        }
+        return Work(
+            wiring=plain([node._inputs, node._outputs]),
+            code=code.definitions,
+            libraries=code.libraries,
+            parameters={name.removeprefix("params:"): plain(value) for name, value in parameters.items()},
+            files=files,
+            datasets={name: self._settings(name) for name in datasets if self.is_stored(name)},
+        )
+
+    def _settings(self, name: str) -> dict[str, Any]:
+        config = self._datasets[name]._init_config()
+        settings = {key: value for key, value in (config | config.pop("kwargs", {})).items() if key not in NOT_CONTENT}
+        validator = {"validator": self._validators[name]} if name in self._validators else {}
+        return dict(plain({**settings, **validator}))
+
+    def key(self, node: Node) -> str:
+        """Hash of the node's work: equal for works that make the same."""
+        work = self.work(node)
+        inputs = {name: artifact.digest for name, artifact in work.inputs.items()}
+        unique = [str(self._manifest.folder), now()] if node.name in self._untraceable else []
+        return digest(canonical({**vars(work), "inputs": inputs, "unique": unique}))
+
+    # What to do
+
+    def reasons(self, node: Node, uncertain: Set[str] = frozenset()) -> list[str]:
+        """Why the node must run, the most telling first; empty if its record still holds.
+
+        Args:
+            uncertain: inputs that are going to be made anew, and may come out as they were: they give no reason.
+        """
+        if not node.outputs:
+            return ["it has no outputs"]
+        unstored = [name for name in node.outputs if not self.is_stored(name) and name in self._outputs]
+        if unstored:
+            return [f"its output {unstored[0]} is not stored"]
+        work = self.work(node)
+        if node.name in self._untraceable:
+            return [f"its code cannot be compared: {self._untraceable[node.name]}"]
+        unknown = [name for name in data_inputs(node) if name not in uncertain and self.known.get(name) is None]
+        if unknown:
+            return [f"input {unknown[0]} is missing or no file: whether it changed cannot be told"]
+        record = self._manifest.records.get(node.name)
+        if record is None:
+            return ["first run"]
+        return [*_work_reasons(record.work, work, uncertain), *self._output_reasons(node, record)]
+
+    def _output_reasons(self, node: Node, record: NodeRecord) -> Iterable[str]:
+        for name in node.outputs:
+            base, place = base_name(name), self._places[name]
+            if not self.is_stored(name):
+                continue
+            written = record.outputs.get(base)
+            if written is None:
+                yield f"output {base} is not recorded"
+            elif place is None:
+                dataset = self._datasets[name]
+                if type(dataset)._exists is not AbstractDataset._exists and not dataset.exists():
+                    yield f"output {base} is missing"
+            else:
+                yield from self._file_reasons(base, place, written)
+
+    def _file_reasons(self, base: str, place: Place, written: Artifact) -> Iterable[str]:
+        if place.versioned != (written.version is not None):
+            yield f"output {base} is {'now' if place.versioned else 'no longer'} versioned"
+            return
+        hashed = place.hash(written.version, self._manifest.hashes, trust=self._trust)
+        if hashed is None:
+            yield f"output {base} is missing"
+        elif hashed != written.digest:
+            yield f"output {base} is not as it was written"
+        elif place.versioned and (newest := place.versions()[0]) > str(written.version):
+            yield f"output {base} has a newer version that no recorded run made: {newest}"
+
+    def pinned_outputs(self, node: Node) -> bool:
+        """Whether the user pinned the node's outputs with ``--load-versions``.
+
+        Raises:
+            RunnerError: if some of them are pinned and others are not.
+        """
+        stored = [base_name(name) for name in node.outputs if self.is_stored(name)]
+        pinned = [name for name in stored if name in self._pinned]
+        if pinned and len(pinned) < len(stored):
+            missing = next(name for name in stored if name not in self._pinned)
+            raise RunnerError(
+                f"--load-versions names {pinned[0]} but not {missing}, which {node.name} makes with it: "
+                "give both versions or none"
+            )
+        return bool(pinned)
+
+    # What has happened
+
+    def skip(self, node: Node) -> None:
+        """Take the recorded (or pinned) outputs of a node for this run."""
+        record = self._manifest.records.get(node.name)
+        for name in node.outputs:
+            base, place = base_name(name), self._places[name]
+            if base in self._pinned and place:
+                self.known[base] = self._artifact(name, place, self._pinned[base])
+            elif record and base in record.outputs:
+                self.pin(base, record.outputs[base].version)
+                self.known[base] = record.outputs[base]
+            elif record:
+                self.known[base] = Artifact(None, f"made by {record.key}")
+
+    def made(self, node: Node, key: str) -> dict[str, Artifact]:
+        """Content of the stored outputs that the node has just made; ``key`` is that of its work."""
+        outputs = {}
+        for name in node.outputs:
+            base, place = base_name(name), self._places[name]
+            artifact: Artifact | None = Artifact(None, f"made by {key}")
+            if place:
+                version = self._datasets[name]._version.save if place.versioned else None
+                artifact = self._artifact(name, place, version, trust=False)
+            self.known[base] = artifact
+            if artifact and self.is_stored(name):
+                outputs[base] = artifact
+        return outputs
+
+
+def data_inputs(node: Node) -> list[str]:
+    """Names of the node's inputs that are no parameters, without transcoding."""
+    return [base_name(name) for name in node.inputs if not is_parameter(name)]
+
+
+def _work_reasons(old: Work, new: Work, uncertain: Set[str]) -> list[str]:
+    """How two works differ, in words."""
+    reasons = []
+    for name in {**old.parameters, **new.parameters}:
+        before, after = old.parameters.get(name, {}), new.parameters.get(name, {})
+        reasons += [f"parameter {change}" for change in differences(before, after, name)]
+    for path, hashed in new.files.items():
+        if old.files.get(path, hashed) != hashed:
+            reasons.append(f"content of {path} changed")
+    certain = [name for name in new.inputs if name not in uncertain]
+    reasons += [f"input {name} changed" for name in certain if _digest(old, name) != _digest(new, name)]
+    if old.wiring != new.wiring:
+        reasons.append("its inputs or outputs are others")
+    reasons += _code_reasons(old.code, new.code)
+    for name in sorted({**old.libraries, **new.libraries}):
+        before, after = old.libraries.get(name, "none"), new.libraries.get(name, "none")
+        if before != after:
+            reasons.append(f"library {name} {before} → {after}")
+    for name in {**old.datasets, **new.datasets}:
+        before, after = old.datasets.get(name, {}), new.datasets.get(name, {})
+        reasons += [f"catalog entry {change}" for change in differences(before, after, name)]
+    return reasons
+
+
+def _digest(work: Work, name: str) -> str | None:
+    return work.inputs[name].digest if name in work.inputs else None
+
+
+def _code_reasons(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
+    added, gone = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
+    if changed:
+        return [f"code of {name} changed" for name in changed]
+    return [*(f"code of {name} is new" for name in added), *(f"code of {name} is no longer used" for name in gone)]
