@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .modules import Module, chains, import_targets, imported_modules, without_docstrings
 from .values import canonical, digest
 
 MODULE_BODY = "(module body)"
@@ -52,18 +53,6 @@ class Code:
         return Code(self.definitions | other.definitions, self.libraries | other.libraries)
 
 
-@dataclass
-class _Module:
-    """One parsed module: its definitions by name, where its imported names come from, and the statements that act."""
-
-    name: str
-    is_package: bool
-    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
-    imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
-    stars: list[str] = field(default_factory=list)
-    acting: list[ast.stmt] = field(default_factory=list)
-
-
 class CodeIndex:
     """Sources of a project, parsed as far as they are asked for.
 
@@ -75,7 +64,7 @@ class CodeIndex:
     def __init__(self, package: str | None = None) -> None:
         self._package = package
         self._roots: dict[str, Path | None] = {}
-        self._modules: dict[str, _Module | None] = {}
+        self._modules: dict[str, Module | None] = {}
         self._direct: dict[Key, tuple[str, frozenset[Key], frozenset[str]]] = {}
 
     def of_function(self, function: Callable[..., Any]) -> Code:
@@ -101,7 +90,7 @@ class CodeIndex:
         source = getattr(sys.modules.get(cls.__module__), "__file__", None)
         if source and source.endswith(".py"):
             tree = ast.parse(Path(source).read_bytes())
-            libraries |= {name for node in tree.body for name in _imported_modules(node)}
+            libraries |= {name for node in tree.body for name in imported_modules(node)}
         return Code({}, self._versions({name.partition(".")[0] for name in libraries}))
 
     def _of_instance(self, instance: Any) -> Code:
@@ -174,16 +163,16 @@ class CodeIndex:
             references: set[Key] = set()
             libraries: set[str] = set()
             for statement in statements:
-                for chain in _chains(statement):
+                for chain in chains(statement):
                     self._resolve(module, chain, references, libraries)
                 for inner in ast.walk(statement):
-                    for target, attribute in _import_targets(inner, module):
+                    for target, attribute in import_targets(inner, module):
                         self._resolve_path(target, (attribute,) if attribute else (), references, libraries)
-            trees = "\n".join(ast.dump(_without_docstrings(statement)) for statement in statements)
+            trees = "\n".join(ast.dump(without_docstrings(statement)) for statement in statements)
             self._direct[key] = (digest(trees), frozenset(references - {key}), frozenset(libraries))
         return self._direct[key]
 
-    def _resolve(self, module: _Module, chain: tuple[str, ...], found: set[Key], libraries: set[str]) -> bool:
+    def _resolve(self, module: Module, chain: tuple[str, ...], found: set[Key], libraries: set[str]) -> bool:
         """Find what ``a.b.c`` means inside a module; False if the module does not bind ``a``."""
         name = chain[0]
         if name in module.definitions:
@@ -239,12 +228,12 @@ class CodeIndex:
         installed = any(root.is_relative_to(folder) for folder in _library_folders())
         return root if top == self._package or not installed else None
 
-    def _module(self, name: str) -> _Module | None:
+    def _module(self, name: str) -> Module | None:
         if name not in self._modules:
             self._modules[name] = self._parse(name)
         return self._modules[name]
 
-    def _parse(self, name: str) -> _Module | None:
+    def _parse(self, name: str) -> Module | None:
         top, *parts = name.split(".")
         root = self._root(top)
         if root is None:
@@ -254,17 +243,15 @@ class CodeIndex:
         source = next((candidate for candidate in candidates if candidate.is_file()), None)
         if source is None:
             return None
-        module = _Module(name, is_package=source.name == "__init__.py")
-        for statement in ast.parse(source.read_bytes(), filename=str(source)).body:
-            _sort_statement(statement, module)
+        module = Module.parse(name, source)
         for definitions in list(module.definitions.values()):
             module.acting.extend(stmt for stmt in definitions if self._registers(stmt, module))
         return module
 
-    def _registers(self, statement: ast.stmt, module: _Module) -> bool:
+    def _registers(self, statement: ast.stmt, module: Module) -> bool:
         """Whether a decorator of the project may put the definition somewhere, to be found without its name."""
         for decorator in getattr(statement, "decorator_list", ()):
-            name = next(iter(_chains(decorator)), ("",))[0]
+            name = next(iter(chains(decorator)), ("",))[0]
             target = module.name if name in module.definitions else module.imports.get(name, ("", None))[0]
             if target and self._is_project(target):
                 return True
@@ -300,117 +287,3 @@ def _version(library: str) -> str | None:
 def _distributions() -> dict[str, list[str]]:
     """Distributions by top-level package, where the names differ (``sklearn``); it reads every installed one."""
     return dict(importlib.metadata.packages_distributions())
-
-
-def _sort_statement(statement: ast.stmt, module: _Module) -> None:
-    """Put a statement of a module's body where it belongs: an import, a definition, or one that acts."""
-    if isinstance(statement, ast.Import | ast.ImportFrom):
-        _bind_imports(statement, module)
-    elif isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        module.definitions.setdefault(statement.name, []).append(statement)
-    elif names := _assigned_names(statement):
-        for name in names:
-            module.definitions.setdefault(name, []).append(statement)
-    elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
-        _sort_compound(statement, module)
-
-
-def _sort_compound(statement: ast.stmt, module: _Module) -> None:
-    """``if``, ``try``, a call: it acts, and what it defines inside is defined by the whole of it."""
-    inner = [node for node in ast.walk(statement) if isinstance(node, ast.stmt) and node is not statement]
-    for node in inner:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            _bind_imports(node, module)
-        names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else _assigned_names(node)
-        for name in names:
-            module.definitions.setdefault(name, []).append(statement)
-    if any(not isinstance(node, ast.Import | ast.ImportFrom) for node in inner) or not inner:
-        module.acting.append(statement)
-
-
-def _assigned_names(statement: ast.stmt) -> list[str]:
-    """Names that a plain assignment binds; empty for one that also changes something else (``x.y = 1``)."""
-    if isinstance(statement, ast.Assign):
-        targets: list[ast.expr] = statement.targets
-    elif isinstance(statement, ast.AnnAssign):
-        targets = [statement.target]
-    else:
-        return []
-    flat = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
-    return (
-        [part.id for part in flat if isinstance(part, ast.Name)]
-        if all(isinstance(part, ast.Name) for part in flat)
-        else []
-    )
-
-
-def _bind_imports(statement: ast.Import | ast.ImportFrom, module: _Module) -> None:
-    if isinstance(statement, ast.Import):
-        for alias in statement.names:
-            whole = alias.name if alias.asname else alias.name.partition(".")[0]
-            module.imports[alias.asname or whole] = (whole, None)
-        return
-    source = _import_source(statement, module)
-    for alias in statement.names:
-        if alias.name == "*":
-            module.stars.append(source)
-        else:
-            module.imports[alias.asname or alias.name] = (source, alias.name)
-
-
-def _import_source(statement: ast.ImportFrom, module: _Module) -> str:
-    """Absolute name of the module that ``from … import`` reads."""
-    if not statement.level:
-        return statement.module or ""
-    parts = module.name.split(".")
-    base = parts[: len(parts) - statement.level + module.is_package]
-    return ".".join([*base, *([statement.module] if statement.module else [])])
-
-
-def _import_targets(node: ast.AST, module: _Module) -> Iterator[tuple[str, str | None]]:
-    """Modules, and attributes of them, that an import inside of a definition names."""
-    if isinstance(node, ast.Import):
-        yield from ((alias.name, None) for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        source = _import_source(node, module)
-        yield from ((source, alias.name if alias.name != "*" else None) for alias in node.names)
-
-
-def _imported_modules(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-        yield node.module
-
-
-def _chains(node: ast.AST) -> Iterator[tuple[str, ...]]:
-    """Names that are read, with the attributes taken from them: ``a.b.c`` gives ``("a", "b", "c")``."""
-    if isinstance(node, ast.Attribute):
-        parts = [node.attr]
-        value: ast.expr = node.value
-        while isinstance(value, ast.Attribute):
-            parts.append(value.attr)
-            value = value.value
-        if isinstance(value, ast.Name):
-            yield (value.id, *reversed(parts))
-        else:
-            yield from _chains(value)
-    elif isinstance(node, ast.Name):
-        yield (node.id,)
-    else:
-        for child in ast.iter_child_nodes(node):
-            yield from _chains(child)
-
-
-def _without_docstrings(statement: ast.stmt) -> ast.stmt:
-    """Drop strings that stand alone: docstrings, and those under attributes. The tree is ours, so it is changed."""
-    for node in ast.walk(statement):
-        for name in ("body", "orelse", "finalbody"):
-            body = getattr(node, name, None)
-            if isinstance(body, list):
-                body[:] = [part for part in body if not _is_string(part)] or ([ast.Pass()] if name == "body" else [])
-    return statement
-
-
-def _is_string(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -15,8 +15,9 @@ from kedro.pipeline.node import Node
 
 from .code import Code, CodeIndex, UntraceableCode
 from .files import Place, local_paths, place_of
+from .reasons import differences_of_work
 from .records import Artifact, Manifest, NodeRecord, RunnerError, Work, now
-from .values import canonical, differences, digest, plain
+from .values import canonical, digest, plain
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ class Trace:
         record = self._manifest.records.get(node.name)
         if record is None:
             return ["first run"]
-        return [*_work_reasons(record.work, work, uncertain), *self._output_reasons(node, record)]
+        return [*differences_of_work(record.work, work, uncertain), *self._output_reasons(node, record)]
 
     def _output_reasons(self, node: Node, record: NodeRecord) -> Iterable[str]:
         for name in node.outputs:
@@ -270,39 +271,3 @@ class Trace:
 def data_inputs(node: Node) -> list[str]:
     """Names of the node's inputs that are no parameters, without transcoding."""
     return [base_name(name) for name in node.inputs if not is_parameter(name)]
-
-
-def _work_reasons(old: Work, new: Work, uncertain: Set[str]) -> list[str]:
-    """How two works differ, in words."""
-    reasons = []
-    for name in {**old.parameters, **new.parameters}:
-        before, after = old.parameters.get(name, {}), new.parameters.get(name, {})
-        reasons += [f"parameter {change}" for change in differences(before, after, name)]
-    for path, hashed in new.files.items():
-        if old.files.get(path, hashed) != hashed:
-            reasons.append(f"content of {path} changed")
-    certain = [name for name in new.inputs if name not in uncertain]
-    reasons += [f"input {name} changed" for name in certain if _digest(old, name) != _digest(new, name)]
-    if old.wiring != new.wiring:
-        reasons.append("its inputs or outputs are others")
-    reasons += _code_reasons(old.code, new.code)
-    for name in sorted({**old.libraries, **new.libraries}):
-        before, after = old.libraries.get(name, "none"), new.libraries.get(name, "none")
-        if before != after:
-            reasons.append(f"library {name} {before} → {after}")
-    for name in {**old.datasets, **new.datasets}:
-        before, after = old.datasets.get(name, {}), new.datasets.get(name, {})
-        reasons += [f"catalog entry {change}" for change in differences(before, after, name)]
-    return reasons
-
-
-def _digest(work: Work, name: str) -> str | None:
-    return work.inputs[name].digest if name in work.inputs else None
-
-
-def _code_reasons(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
-    added, gone = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
-    if changed:
-        return [f"code of {name} changed" for name in changed]
-    return [*(f"code of {name} is new" for name in added), *(f"code of {name} is no longer used" for name in gone)]
