@@ -3,7 +3,7 @@
 import importlib.metadata
 import math
 import platform
-import time
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,14 +22,16 @@ from embedline.tables.columns import EVALUATE, TRAIN
 from embedline.tables.encoder import Encoder
 from embedline.tables.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes
 from embedline.tables.options import NetworkOptions
+from embedline.training import checkpoints
 from embedline.training.bundle import ModelBundle
 from embedline.training.device import device_name, make_accelerator
 from embedline.training.dropout import seed_dropout
-from embedline.training.ensemble import count_workers, in_threads, train_side_by_side
-from embedline.training.loop import Fitted, Loss, Record, fit
+from embedline.training.ensemble import count_workers, in_threads, seconds_side_by_side, train_side_by_side
+from embedline.training.loop import Fitted, Loss, fit
 from embedline.training.lr_finder import RangeTest, find_learning_rate
 from embedline.training.metrics import regression_metrics
 from embedline.training.options import FinderOptions, TrainingOptions
+from embedline.training.state import Record
 
 KIND = "tabular"
 PREDICT_ROWS = 16_384  # rows of one forward pass when predicting: bounds memory, large enough to be quick
@@ -127,7 +129,11 @@ def train_network(
     config = network_config(encoder, network)
     loss = make_loss(training.loss, encoder)
 
-    def train_member(member: int, built: nn.Module) -> Fitted:
+    networks = [build_network(config, seed=seed) for seed in training.seeds]
+    kept = [checkpoints.current(f"member{member}") for member in range(len(networks))]
+    workers = count_workers(len(networks), training.threads, accelerator.device)
+
+    def train_member(member: int, built: nn.Module, stop: threading.Event) -> Fitted:
         return fit(
             built,
             tensors,
@@ -138,18 +144,18 @@ def train_network(
             evaluate=evaluate,
             label=f"member{member}." if len(training.seeds) > 1 else "",
             position=member,
+            checkpoint=kept[member],
+            stop=stop,
+            alone=workers == 1,
         )
 
-    networks = [build_network(config, seed=seed) for seed in training.seeds]
-    workers = count_workers(len(networks), training.threads, accelerator.device)
-    started = time.perf_counter()
     runs = train_side_by_side(train_member, networks, workers=workers, threads=training.threads)
     metrics = {
         "rows": len(arrays.target),
         "epochs": training.epochs,
         "members": len(runs),
         "workers": workers,
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds_side_by_side([run.seconds for run in runs], workers),
         "rows_per_second": workers * float(np.mean([run.rows_per_second for run in runs])),
         "device": device_name(accelerator.device),
         "precision": accelerator.mixed_precision,

@@ -1,6 +1,7 @@
 """Exponential moving average of a network's weights, usable from the first step on."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,19 @@ class WeightAverage:
         torch._foreach_lerp_(self._averaged, self._weights, 1.0 - decay)
         for own, source in self._copied:
             own.copy_(source)
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`restore` needs to go on with the average: the averaged tensors and the number of updates."""
+        return {"network": self.network.state_dict(), "updates": self.updates}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state`.
+
+        Raises:
+            RuntimeError: if it is the state of a network with other tensors.
+        """
+        self.network.load_state_dict(state["network"])
+        self.updates = state["updates"]
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

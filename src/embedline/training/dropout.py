@@ -1,5 +1,7 @@
 """Dropout that draws a number for each dropped element instead of one for every element."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -77,6 +79,26 @@ class Dropout(nn.Dropout):
 
 def seed_dropout(network: nn.Module, seed: int) -> None:
     """Give every :class:`Dropout` of ``network`` a generator of its own, seeded from ``seed`` and its place."""
-    modules = [module for module in network.modules() if isinstance(module, Dropout)]
-    for place, module in enumerate(modules):
+    for place, module in enumerate(_dropouts(network)):
         module.seed = seed * 1_000_003 + place
+
+
+def generator_states(network: nn.Module) -> list[Tensor | None]:
+    """State uint8 [S] of the generator of each :class:`Dropout` of ``network``; None where it has drawn nothing yet."""
+    generators = [module._generator for module in _dropouts(network)]
+    return [None if generator is None else generator.get_state() for generator in generators]
+
+
+def restore_generators(network: nn.Module, states: Sequence[Tensor | None], device: torch.device) -> None:
+    """Have every :class:`Dropout` of ``network`` go on from its state of :func:`generator_states`.
+
+    Raises:
+        ValueError: if there are more or fewer states than modules.
+        RuntimeError: if a state comes from another type of device than ``device``.
+    """
+    for module, state in zip(_dropouts(network), states, strict=True):
+        module._generator = None if state is None else torch.Generator(device).set_state(state)
+
+
+def _dropouts(network: nn.Module) -> list[Dropout]:
+    return [module for module in network.modules() if isinstance(module, Dropout)]

@@ -1,17 +1,23 @@
 """Train the members of an ensemble, several at a time where the processor has the cores."""
 
+import heapq
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from embedline.training.loop import Fitted
+from embedline.training.loop import Fitted, Stopped
 
 Result = TypeVar("Result")
+
+# Seconds between two looks for Ctrl-C while members train. A wait without an end never sees it once Polars is imported,
+# whose handler has the system resume it: https://github.com/pola-rs/polars/issues/21739.
+HEED_EVERY = 0.2
 
 
 def available_cores() -> int:
@@ -37,20 +43,57 @@ def in_threads(threads: int, function: Callable[[], Result]) -> Result:
 
 
 def train_side_by_side(
-    train_member: Callable[[int, nn.Module], Fitted],
+    train_member: Callable[[int, nn.Module, threading.Event], Fitted],
     networks: Sequence[nn.Module],
     *,
     workers: int,
     threads: int,
 ) -> list[Fitted]:
-    """Call ``train_member(index, network)`` for each network, ``workers`` at a time, and keep their order.
+    """Call ``train_member(index, network, stop)`` for each network, ``workers`` at a time, and keep their order.
 
     Python threads are enough: PyTorch releases the interpreter's lock inside its kernels. Each has ``threads`` PyTorch
     threads, so that a member comes out the same however many train beside it. ``train_member`` must draw its random
     numbers from generators of its own.
+
+    Ctrl-C, which only the calling thread hears, and the error of a member set the event ``stop``: a member must then
+    end soon, those that have not begun never do, and the interruption or the error is raised when all have ended.
     """
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def train(index: int, network: nn.Module) -> Fitted:
+        if stop.is_set():
+            raise Stopped("before its first step")
+        try:
+            return train_member(index, network, stop)
+        except BaseException as error:
+            errors.append(error)
+            stop.set()  # here and now: this thread is about to take the next member
+            raise
+
     with _pool(workers, threads) as pool:
-        return list(pool.map(train_member, range(len(networks)), networks))
+        try:
+            members = [pool.submit(train, index, network) for index, network in enumerate(networks)]
+            while wait(members, HEED_EVERY, FIRST_EXCEPTION).not_done and not errors:
+                pass
+            if errors:
+                raise errors[0]  # the others were stopped by it
+            return [member.result() for member in members]
+        except BaseException:
+            stop.set()
+            raise
+
+
+def seconds_side_by_side(seconds: Sequence[float], workers: int) -> float:
+    """Time that trainings of these ``seconds`` take, ``workers`` at a time, each begun as soon as another ends.
+
+    >>> seconds_side_by_side([3.0, 5.0, 4.0], 2)
+    7.0
+    """
+    busy_until = [0.0] * workers  # a heap: the first is the smallest
+    for duration in seconds:
+        heapq.heapreplace(busy_until, busy_until[0] + duration)
+    return max(busy_until)
 
 
 @contextmanager

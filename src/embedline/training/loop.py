@@ -1,6 +1,7 @@
 """The training loop: device-resident tensors, a batch is an index slice, one synchronisation a record."""
 
-import time
+import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,15 +12,20 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from embedline.training import progress, schedules
-from embedline.training.averaging import WeightAverage
+from embedline.training.checkpoints import Checkpoint
 from embedline.training.options import TrainingOptions
+from embedline.training.state import Record, TrainingState
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Evaluate = Callable[[nn.Module], dict[str, float]]
-Record = dict[str, float]
 
 RECORDS_PER_TRAINING = 200  # how often the running loss is read back from the device, in all
-UNTIMED_STEPS = 10  # first steps warm caches and kernels up; they do not count in rows per second
+
+logger = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """A training ended before its time because it was asked to."""
 
 
 @dataclass
@@ -30,42 +36,6 @@ class Fitted:
     history: list[Record] = field(default_factory=list)
     rows_per_second: float = 0.0
     seconds: float = 0.0
-
-
-@dataclass
-class _Meter:
-    """Mean loss since it was last read, summed on the device: reading it is the loop's only synchronisation."""
-
-    total: Tensor
-    count: int = 0
-
-    def add(self, value: Tensor) -> None:
-        self.total += value.detach()
-        self.count += 1
-
-    def read(self) -> float:
-        mean = self.total.item() / self.count
-        self.total.zero_()
-        self.count = 0
-        return mean
-
-
-@dataclass
-class _Stopwatch:
-    """Time spent in training steps, without the first ones and without evaluations."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    _since: tuple[int, float] = (0, 0.0)
-
-    def start(self, step: int) -> None:
-        self._since = (step, time.perf_counter())
-
-    def stop(self, step: int) -> None:
-        first, began = self._since
-        if step > first >= UNTIMED_STEPS:
-            self.steps += step - first
-            self.seconds += time.perf_counter() - began
 
 
 def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -121,6 +91,9 @@ def fit(
     evaluate: Evaluate | None = None,
     label: str = "",
     position: int = 0,
+    checkpoint: Checkpoint | None = None,
+    stop: threading.Event | None = None,
+    alone: bool = True,
 ) -> Fitted:
     """Train ``network`` on ``tensors`` for ``options.epochs`` and return the network to use.
 
@@ -133,52 +106,79 @@ def fit(
         evaluate: figures of the network at the end of each epoch; reported, never acted on.
         label: prefix of the reported figures, such as the member of an ensemble.
         position: line of the progress bar, for trainings side by side.
+        checkpoint: keeps the state every so often, at the end and on an interruption. A training that finds its state
+            there goes on from it, and ends as one that was never cut off (on a CPU to the last bit).
+        stop: once it is set, the training ends after its present step.
+        alone: no other training runs beside it. PyTorch's global random state is then in the checkpoint too; side by
+            side, networks must draw from generators of their own.
 
     A batch of static shape is cut from a fresh permutation each epoch; the rows that do not fill a last batch are left
     out of that epoch, others of the next (fastai does the same). The learning rate changes every step.
+
+    Raises:
+        Stopped: if ``stop`` was set before the training was over.
     """
-    device = accelerator.device
-    network = network.to(device)
-    optimizer = make_optimizer(network, options)
-    tensors = [tensor.to(device) for tensor in tensors]
-    n_rows = len(tensors[-1])
-    batch_size = min(options.batch_size, n_rows)
-    n_batches = n_rows // batch_size
-    n_steps = n_batches * options.epochs
+    network, tensors = network.to(accelerator.device), [tensor.to(accelerator.device) for tensor in tensors]
+    optimizer, n_rows = make_optimizer(network, options), len(tensors[-1])
+    training = TrainingState(
+        network, optimizer, options, n_rows=n_rows, seed=seed, accelerator=accelerator, alone=alone
+    )
+    if checkpoint and (state := checkpoint.load(training.identity())):
+        training.restore(state)
+        reached = f"step {training.step:,} of {training.n_steps:,}"
+        logger.info("Going on at %s of %s from its checkpoint", reached, checkpoint.name)
+    found = training.position
+    try:
+        _run(training, tensors, loss, accelerator, evaluate, label, position, checkpoint, stop)
+    finally:
+        if checkpoint and training.whole and training.position != found:
+            checkpoint.save(training.state(), training.identity())
+    return Fitted(training.result, training.history, training.rows_per_second, training.seconds)
+
+
+def _run(
+    training: TrainingState,
+    tensors: Sequence[Tensor],
+    loss: Loss,
+    accelerator: Accelerator,
+    evaluate: Evaluate | None,
+    label: str,
+    position: int,
+    checkpoint: Checkpoint | None,
+    stop: threading.Event | None,
+) -> None:
+    """Train from where ``training`` stands to the end; the arguments are those of :func:`fit`, on the device."""
+    options, n_steps, n_batches = training.options, training.n_steps, training.n_batches
     record_every = max(1, n_steps // RECORDS_PER_TRAINING)
-    average = WeightAverage(network, options.averaging.decay) if options.averaging else None
-    fitted = Fitted(network=average.network if average else network)
-    order = torch.Generator(device=device).manual_seed(seed)
-    meter, stopwatch, step = _Meter(torch.zeros((), device=device)), _Stopwatch(), 0
-    started = time.perf_counter()
-    with tqdm(total=n_steps, desc=f"training {label}".strip(" ."), unit="step", position=position, disable=None) as bar:
-        for _ in range(options.epochs):
-            network.train()
-            permutation = torch.randperm(n_rows, generator=order, device=device)
-            stopwatch.start(step)
-            for rows in permutation[: n_batches * batch_size].split(batch_size):
-                lr = schedules.learning_rate(options, step / n_steps)
-                set_rates(optimizer, lr, schedules.momentum(options, step / n_steps))
-                batch = [tensor[rows] for tensor in tensors]
-                meter.add(train_step(network, optimizer, batch, loss, accelerator, options.clip_norm))
-                step += 1
-                if average:
-                    average.update()
-                if step == UNTIMED_STEPS:
-                    stopwatch.start(step)
-                if step % record_every == 0 or step % n_batches == 0:
-                    record: Record = {"step": step, "epoch": step / n_batches, "lr": lr, "train_loss": meter.read()}
-                    fitted.history.append(record)
+    title = f"training {label}".strip(" .")
+    with tqdm(total=n_steps, initial=training.step, desc=title, unit="step", position=position, disable=None) as bar:
+        while training.epoch < options.epochs:
+            training.network.train()
+            batches = training.batches()
+            training.stopwatch.start(training.step)
+            for rows in batches:
+                progressed = training.step / n_steps
+                lr = schedules.learning_rate(options, progressed)
+                with training.changing():
+                    set_rates(training.optimizer, lr, schedules.momentum(options, progressed))
+                    batch = [tensor[rows] for tensor in tensors]
+                    value = train_step(
+                        training.network, training.optimizer, batch, loss, accelerator, options.clip_norm
+                    )
+                    training.count_step(value)
+                    step, due = training.step, training.step % record_every == 0 or training.step % n_batches == 0
+                    record = training.record(lr) if due else None
+                if record:
                     progress.report({f"{label}{name}": record[name] for name in ("train_loss", "lr")}, step)
                     bar.update(step - bar.n)
-            stopwatch.stop(step)
-            if evaluate is not None:
-                figures = evaluate(fitted.network)
-                fitted.history[-1].update(figures)
-                progress.report({f"{label}{name}": value for name, value in figures.items()}, step)
+                if checkpoint and checkpoint.due():
+                    checkpoint.save(training.state(), training.identity())
+                    training.stopwatch.start(step)
+                if stop and stop.is_set():
+                    raise Stopped(f"at step {step:,} of {n_steps:,}")
+            training.stopwatch.stop(training.step)
+            figures = evaluate(training.result) if evaluate else {}
+            training.end_epoch(figures)
+            if figures:
+                progress.report({f"{label}{name}": value for name, value in figures.items()}, training.step)
                 bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items()}, refresh=False)
-    fitted.seconds = time.perf_counter() - started
-    # A training of fewer than the untimed steps has only its whole time to report.
-    steps, seconds = (stopwatch.steps, stopwatch.seconds) if stopwatch.steps else (step, fitted.seconds)
-    fitted.rows_per_second = steps * batch_size / seconds
-    return fitted

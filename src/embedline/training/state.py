@@ -1,0 +1,223 @@
+"""All that changes while a network trains, so that a checkpoint can hold it."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from embedline.training.averaging import WeightAverage
+from embedline.training.checkpoints import Identity, State, unbroken
+from embedline.training.dropout import generator_states, restore_generators
+from embedline.training.options import TrainingOptions
+
+Record = dict[str, float]
+
+UNTIMED_STEPS = 10  # first steps warm caches and kernels up; they do not count in rows per second
+
+
+@dataclass
+class Meter:
+    """Mean loss since it was last read, summed on the device: reading it is the loop's only synchronisation."""
+
+    total: Tensor
+    count: int = 0
+
+    def add(self, value: Tensor) -> None:
+        """Count the loss of one more step."""
+        self.total += value.detach()
+        self.count += 1
+
+    def read(self) -> float:
+        """Mean of the losses since the last reading."""
+        mean = self.total.item() / self.count
+        self.total.zero_()
+        self.count = 0
+        return mean
+
+
+@dataclass
+class Stopwatch:
+    """Time spent in training steps, without the first ones of a process, evaluations and checkpoints."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    warm: int = UNTIMED_STEPS  # the first step that counts
+    _since: tuple[int, float] | None = None
+
+    def start(self, step: int) -> None:
+        """Begin to count after ``step`` steps of the training."""
+        self._since = (step, time.perf_counter())
+
+    def stop(self, step: int) -> None:
+        """Add what was counted up to ``step``; nothing where it stands still."""
+        if self._since is None:
+            return
+        (first, began), self._since = self._since, None
+        if step > first >= self.warm:
+            self.steps += step - first
+            self.seconds += time.perf_counter() - began
+
+
+class TrainingState:
+    """How far a training has come: its network, optimiser, average, random numbers, position, meters and history.
+
+    Attributes:
+        step: optimiser steps taken.
+        epoch: epochs that are over, their evaluation included.
+        whole: False while a step is half done, and for good after an error in one: that is no state to go on from.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        options: TrainingOptions,
+        *,
+        n_rows: int,
+        seed: int,
+        accelerator: Accelerator,
+        alone: bool,
+    ) -> None:
+        self.network, self.optimizer, self.options = network, optimizer, options
+        self.seed, self.alone = seed, alone
+        self.device, self.precision = accelerator.device, accelerator.mixed_precision
+        self.n_rows = n_rows
+        self.batch_size = min(options.batch_size, n_rows)
+        self.n_batches = n_rows // self.batch_size
+        self.n_steps = self.n_batches * options.epochs
+        self.average = WeightAverage(network, options.averaging.decay) if options.averaging else None
+        self.order = torch.Generator(device=self.device).manual_seed(seed)
+        self.order_of_epoch = self.order.get_state()  # from which the present epoch's permutation is drawn
+        self.meter, self.stopwatch = Meter(torch.zeros((), device=self.device)), Stopwatch()
+        self.step = self.epoch = 0
+        self.history: list[Record] = []
+        self.whole = True
+        self._earlier = 0.0  # seconds in processes before this one
+        self._began = time.perf_counter()
+
+    @property
+    def result(self) -> nn.Module:
+        """The network to use: the averaged one if there is one."""
+        return self.average.network if self.average else self.network
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Steps taken and epochs ended."""
+        return self.step, self.epoch
+
+    @property
+    def seconds(self) -> float:
+        """Since the training began, evaluations and checkpoints included, without the time between two processes."""
+        return self._earlier + time.perf_counter() - self._began
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows trained on per second of the steps that count."""
+        # A training of fewer than the untimed steps has only its whole time to report.
+        timed = (self.stopwatch.steps, self.stopwatch.seconds) if self.stopwatch.steps else (self.step, self.seconds)
+        return timed[0] * self.batch_size / timed[1]
+
+    def batches(self) -> Sequence[Tensor]:
+        """Rows int64 [batch_size] of each batch of the present epoch that is still to come."""
+        self.order.set_state(self.order_of_epoch)
+        permutation = torch.randperm(self.n_rows, generator=self.order, device=self.device)
+        batches = permutation[: self.n_batches * self.batch_size].split(self.batch_size)
+        return batches[self.step - self.epoch * self.n_batches :]
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """What changes inside the ``with`` block comes into a checkpoint as a whole or, after an error, not at all."""
+        with unbroken():
+            self.whole = False
+            yield
+            self.whole = True
+
+    def count_step(self, loss: Tensor) -> None:
+        """Take the step that was just made, and its loss [], into average, position and meters."""
+        self.meter.add(loss)
+        self.step += 1
+        if self.average:
+            self.average.update()
+        if self.step == self.stopwatch.warm:
+            self.stopwatch.start(self.step)
+
+    def record(self, lr: float) -> Record:
+        """Add to the history: position, learning rate and mean loss since the last record."""
+        epoch = self.step / self.n_batches
+        record: Record = {"step": self.step, "epoch": epoch, "lr": lr, "train_loss": self.meter.read()}
+        self.history.append(record)
+        return record
+
+    def end_epoch(self, figures: dict[str, float]) -> None:
+        """Put the evaluation's figures, if any, with the epoch's last record, and turn to the next epoch."""
+        with self.changing():
+            self.history[-1].update(figures)
+            self.epoch += 1
+            self.order_of_epoch = self.order.get_state()
+
+    def identity(self) -> Identity:
+        """What a training must have in common with this one to go on from its state."""
+        options = self.options.model_dump(mode="json")
+        return {
+            "n_rows": self.n_rows,
+            "batch_size": self.batch_size,
+            "n_steps": self.n_steps,
+            "seed": self.seed,
+            "device": self.device.type,
+            "precision": self.precision,
+            "torch": str(torch.__version__),
+            **{f"options.{name}": value for name, value in options.items()},
+            **{f"shape of {name}": list(tensor.shape) for name, tensor in self.network.state_dict().items()},
+        }
+
+    def state(self) -> State:
+        """All that :meth:`restore` needs. The stopwatch stops."""
+        meter = {"total": self.meter.total.item(), "count": self.meter.count}  # first, as it waits for the device
+        self.stopwatch.stop(self.step)
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state() if self.average else None,
+            "order": self.order_of_epoch,
+            "dropout": generator_states(self.network),
+            "shared_numbers": _shared_numbers(self.device) if self.alone else None,
+            "meter": meter,
+            "history": json.dumps(self.history, default=float),  # every float in full; NumPy's become Python's
+            "timed": {"steps": self.stopwatch.steps, "seconds": self.stopwatch.seconds},
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a state of a training of the same identity."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.restore(state["average"])
+        self.order_of_epoch = state["order"]
+        restore_generators(self.network, state["dropout"], self.device)
+        if self.alone and state["shared_numbers"]:
+            _set_shared_numbers(state["shared_numbers"], self.device)
+        self.step, self.epoch = state["step"], state["epoch"]
+        self.meter.total.fill_(state["meter"]["total"])
+        self.meter.count = state["meter"]["count"]
+        self.history = json.loads(state["history"])
+        self.stopwatch = Stopwatch(**state["timed"], warm=self.step + UNTIMED_STEPS)
+        self._earlier, self._began = state["seconds"], time.perf_counter()
+
+
+def _shared_numbers(device: torch.device) -> list[Tensor]:
+    """States of the generators that all of the process share: the CPU's and, on CUDA, that of the device."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_shared_numbers(states: Sequence[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
