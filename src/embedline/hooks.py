@@ -1,13 +1,16 @@
-"""Hooks of every run: misspelt parameters stop it, and MLflow learns what it did."""
+"""Hooks of every run: misspelt parameters stop it, trainings keep checkpoints, and MLflow learns what was done."""
 
 import difflib
+import json
 import logging
 import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
@@ -15,10 +18,12 @@ from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
 from embedline.errors import DataError
+from embedline.running import RunInterrupted, RunReport
 
 logger = logging.getLogger(__name__)
 
-RUNTIME_KEYS = {"data_root", "tracking_root"}  # runtime parameters that the configuration itself reads
+RUN_KEYS = {"data_root", "tracking_root", "checkpoint_seconds"}  # read by the configuration itself and by these hooks
+TAG_LENGTH = 5000  # MLflow refuses longer tags; the artifact run.json has everything
 
 
 class ParameterCheck:
@@ -53,12 +58,45 @@ def _unread(parameters: Mapping[str, Any], read: set[str], prefix: str = "") -> 
     """Names of the outermost parameters that are not read, nor hold or belong to one that is."""
     for key, value in parameters.items():
         name = f"{prefix}{key}"
-        if name in read or (not prefix and (name in RUNTIME_KEYS or name.startswith("_"))):
+        if name in read or (not prefix and (name in RUN_KEYS or name.startswith("_"))):
             continue  # a key that starts with _ is a template in YAML
         if isinstance(value, Mapping) and any(other.startswith(f"{name}.") for other in read):
             yield from _unread(value, read, prefix=f"{name}.")
         else:
             yield name
+
+
+class Checkpoints:
+    """Have trainings keep checkpoints in the scratch folder that the incremental runner gives their node.
+
+    The parameter ``checkpoint_seconds`` is the least time between two checkpoints of a training.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._keeping = ExitStack()
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Read and check the interval before anything runs."""
+        seconds = context.params["checkpoint_seconds"]
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+            raise DataError(f"checkpoint_seconds must be a number of seconds, 0 or more, got {seconds!r}")
+        self._seconds = float(seconds)
+
+    @hook_impl
+    def before_node_work(self, node: Node, scratch: Path) -> None:
+        """Open the folder to a node tagged ``train``; the others are spared the import of PyTorch."""
+        self._keeping.close()
+        if "train" in node.tags:
+            from embedline.training import checkpoints
+
+            self._keeping.enter_context(checkpoints.keeping(scratch, every=self._seconds))
+
+    @hook_impl
+    def after_incremental_run(self) -> None:
+        """A later run in the same process has checkpoints of its own, or none."""
+        self._keeping.close()
 
 
 class Tracking:
@@ -72,6 +110,7 @@ class Tracking:
         self._catalog: CatalogProtocol | None = None
         self._listening = ExitStack()
         self._run_of_another = False
+        self._run_id: str | None = None
 
     @hook_impl(tryfirst=True)
     def after_context_created(self) -> None:
@@ -83,6 +122,7 @@ class Tracking:
         """Tag the run with the commit and the environment."""
         self._catalog = catalog
         if mlflow := _active_mlflow():
+            self._run_id = mlflow.active_run().info.run_id
             mlflow.set_tags({**_git_state(Path(run_params["project_path"])), "env": run_params.get("env") or "sample"})
 
     @hook_impl
@@ -128,9 +168,30 @@ class Tracking:
             mlflow.end_run()
 
     @hook_impl
-    def on_pipeline_error(self) -> None:
-        """A failed node must not leave its listener behind for the next run of the process."""
+    def after_incremental_run(self, report: RunReport) -> None:
+        """Tag the run with what was read, written and skipped, and mark one that was killed before it."""
+        mlflow = _active_mlflow()
+        if not mlflow:
+            return
+        tags = {
+            "nodes_ran": ", ".join(report.nodes("ran")) or "none",
+            "nodes_skipped": ", ".join(report.nodes("skipped")) or "none",
+            "versions_read": json.dumps(report.read),
+            "versions_written": json.dumps(report.written),
+        }
+        mlflow.set_tags({name: text[:TAG_LENGTH] for name, text in tags.items()})
+        mlflow.log_dict(asdict(report), "run.json")
+        if report.recovered:
+            _mark_killed(mlflow, report.recovered)
+
+    @hook_impl(trylast=True)
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Mark an interrupted run, once kedro-mlflow has closed it as failed; leave no listener behind."""
         self._listening.close()
+        if isinstance(error, RunInterrupted) and self._run_id and not self._run_of_another:
+            import mlflow
+
+            mlflow.MlflowClient().set_terminated(self._run_id, "KILLED")
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
@@ -152,6 +213,15 @@ def _active_mlflow() -> Any:
     import mlflow
 
     return mlflow if mlflow.active_run() else None
+
+
+def _mark_killed(mlflow: Any, run_id: str) -> None:
+    """Close the tracking of a run that was killed: it could not do so itself, and would stand there as running."""
+    experiment = mlflow.active_run().info.experiment_id
+    filter_string = f"tags.run_id = '{run_id}' and attributes.status = 'RUNNING'"
+    client = mlflow.MlflowClient()
+    for run in client.search_runs([experiment], filter_string):
+        client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = ".") -> Iterable[tuple[str, Any]]:

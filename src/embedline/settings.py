@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from embedline.hooks import ParameterCheck, Tracking
+from embedline.hooks import Checkpoints, ParameterCheck, Tracking
 from embedline.running import IncrementalSession
 
 
@@ -17,7 +17,7 @@ def _project_path(relative: str = "") -> str:
     return (_project_root() / relative).as_posix()
 
 
-HOOKS = (ParameterCheck(), Tracking())
+HOOKS = (ParameterCheck(), Checkpoints(), Tracking())
 SESSION_CLASS = IncrementalSession  # runs only what changed; see embedline.running
 
 CONFIG_LOADER_ARGS = {
