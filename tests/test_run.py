@@ -13,11 +13,11 @@ import mlflow
 import plotly.io
 import polars as pl
 import pytest
-from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.validation.exceptions import ParameterValidationError
 
 from embedline.errors import DataError
+from embedline.running import IncrementalSession
 from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
 from embedline.sources.rossmann_law import noise_floor
 
@@ -46,7 +46,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Folder of a finished run of every pipeline."""
     root = tmp_path_factory.mktemp("run")
     bootstrap_project(PROJECT)
-    with KedroSession.create(project_path=PROJECT, runtime_params=parameters(root)) as session:
+    with IncrementalSession.create(project_path=PROJECT, runtime_params=parameters(root)) as session:
         session.run()
     yield root
 
@@ -119,7 +119,7 @@ def test_mlflow_has_parameters_metrics_by_epoch_figures_and_the_commit(ran: Path
 def test_one_stage_runs_again_from_stored_artifacts(ran: Path) -> None:
     before = len(list((ran / "data/05_model_input/rossmann/encoded.feather").glob("*")))
     bootstrap_project(PROJECT)
-    with KedroSession.create(project_path=PROJECT, runtime_params=parameters(ran)) as session:
+    with IncrementalSession.create(project_path=PROJECT, runtime_params=parameters(ran)) as session:
         session.run(pipeline_names=["rossmann"], from_nodes=["rossmann.train"])
     assert len(list((ran / "data/05_model_input/rossmann/encoded.feather").glob("*"))) == before
     metrics = sorted((ran / "data/08_reporting/rossmann/metrics.json").glob("*/metrics.json"))
@@ -144,7 +144,7 @@ def features(root: Path, source: Path | str, **settings: object) -> None:
     given = {"rossmann": {"source": str(source), "verify": False, **settings}}
     bootstrap_project(PROJECT)
     roots = {"data_root": str(root / "data"), "tracking_root": str(root)}
-    with KedroSession.create(project_path=PROJECT, runtime_params={**roots, **given}) as session:
+    with IncrementalSession.create(project_path=PROJECT, runtime_params={**roots, **given}) as session:
         session.run(pipeline_names=["rossmann_features"])
 
 
@@ -215,7 +215,7 @@ def test_a_bad_setting_stops_the_run_before_the_first_node(
     roots = {"data_root": str(tmp_path / "data"), "tracking_root": str(prepared)}
     with (
         pytest.raises((DataError, ParameterValidationError)) as caught,
-        KedroSession.create(project_path=PROJECT, runtime_params={**roots, **given}) as session,
+        IncrementalSession.create(project_path=PROJECT, runtime_params={**roots, **given}) as session,
     ):
         session.run()
     assert all(words in str(caught.value) for words in says), caught.value

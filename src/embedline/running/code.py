@@ -2,35 +2,36 @@
 
 The sources are read, not executed: each module is parsed once, and references are followed from definition to
 definition (a function, a class, an assignment) through imports. What is hashed is the syntax tree without docstrings,
-so that comments, docstrings and formatting count for nothing.
+so that comments, docstrings and formatting count for nothing. What a function holds that no source tells (closures,
+``functools.partial``, instances) is read from the function itself.
 
-Seen: names, attributes of imported modules, imports inside functions, decorators, default values, base classes,
-annotations, module-level statements with effects (of every module that is reached, and of its packages), closures,
-``functools.partial``. Not seen: what is looked up by a string (``getattr(module, name)``, ``importlib``), methods added
-to a class of another module from outside, environment variables, and files that the code reads by itself.
+Seen: names, attributes of imported modules (all of a module that is passed around, as in ``getattr(module, name)``),
+imports inside functions, decorators, default values, base classes, annotations, and the statements that act in every
+module that is imported on the way (a call, ``REGISTRY["a"] = f``, a decorator or a base class that registers).
+
+Not seen: modules and names that are looked up by a string alone (``importlib``, ``globals()``), what an assignment or
+a ``return`` does besides its value (``_ = register(f)``), subclasses found by ``__subclasses__``, docstrings that are
+used as data, values that change at run time (``module.SETTING = 5`` within a function, environment variables), and
+files that the code reads by itself.
 """
 
 import ast
+import enum
 import functools
 import importlib.metadata
-import importlib.util
 import inspect
-import site
 import sys
-import sysconfig
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .modules import Module, chains, import_targets, imported_modules, without_docstrings
-from .values import canonical, digest
+from .modules import Chain, Module, Reading, acts, imported_modules
+from .names import MODULE_BODY, Found, Key, Names
+from .values import canonical, digest, plain, state
 
-MODULE_BODY = "(module body)"
 IGNORED_LIBRARIES = frozenset({"kedro", "fsspec", "tqdm"})  # they carry values and show progress, they compute nothing
-
-Key = tuple[str, str]  # module and definition
 
 
 class UntraceableCode(Exception):
@@ -43,7 +44,7 @@ class Code:
 
     Attributes:
         definitions: ``package.module.name`` of each definition, with a hash of its syntax tree.
-        libraries: distributions, with their versions; ``python`` is one of them.
+        libraries: top-level packages, with the versions of their distributions; ``python`` is one of them.
     """
 
     definitions: dict[str, str] = field(default_factory=dict)
@@ -54,7 +55,7 @@ class Code:
 
 
 class CodeIndex:
-    """Sources of a project, parsed as far as they are asked for.
+    """Code of functions and classes, read once for each definition.
 
     Args:
         package: the project's own top-level package, wherever it is installed. Other top-level packages belong to the
@@ -62,10 +63,9 @@ class CodeIndex:
     """
 
     def __init__(self, package: str | None = None) -> None:
-        self._package = package
-        self._roots: dict[str, Path | None] = {}
-        self._modules: dict[str, Module | None] = {}
-        self._direct: dict[Key, tuple[str, frozenset[Key], frozenset[str]]] = {}
+        self._names = Names(package)
+        self._direct: dict[Key, tuple[str | None, Found]] = {}
+        self._version = functools.cache(_version)
 
     def of_function(self, function: Callable[..., Any]) -> Code:
         """Code that a call of ``function`` reaches.
@@ -73,19 +73,22 @@ class CodeIndex:
         Raises:
             UntraceableCode: if it is not defined in a source file, or holds values that cannot be compared.
         """
-        if isinstance(function, functools.partial):
-            held = {"args": list(function.args), "kwargs": dict(function.keywords)}
-            return self.of_function(function.func) | self._of_values(held, f"partial of {function.func}")
-        if isinstance(function, types.MethodType):
-            return self._of_instance(function.__self__)
-        if not hasattr(function, "__qualname__"):
-            return self._of_instance(function)
-        return self._of_definition(function) | self._of_closure(function)
+        code: list[Code] = []
+        try:
+            held = self._held(function, code, set())
+        except (TypeError, RecursionError) as error:
+            raise UntraceableCode(f"{_name(function)} holds a value that cannot be compared: {error}") from error
+        values = {} if isinstance(held, str) else {f"values of {_name(function)}": digest(canonical(held))}
+        return functools.reduce(Code.__or__, code, Code(values))
 
     def of_class(self, cls: type) -> Code:
-        """Code of a class; for a library's class, the library and what its module imports."""
-        if self._is_project(cls.__module__):
-            return self._of_definition(cls)
+        """Code of a class; for a library's class, the library and what its module imports.
+
+        Raises:
+            UntraceableCode: if it is not defined in a source file.
+        """
+        if self._names.is_project(cls.__module__) or cls.__module__ == "__main__":
+            return self._of_name(cls.__module__, cls.__qualname__)
         libraries = {cls.__module__}
         source = getattr(sys.modules.get(cls.__module__), "__file__", None)
         if source and source.endswith(".py"):
@@ -93,43 +96,86 @@ class CodeIndex:
             libraries |= {name for node in tree.body for name in imported_modules(node)}
         return Code({}, self._versions({name.partition(".")[0] for name in libraries}))
 
-    def _of_instance(self, instance: Any) -> Code:
-        if isinstance(instance, type):
-            return self.of_class(instance)
-        return self.of_class(type(instance)) | self._of_values(vars(instance), f"instance of {type(instance).__name__}")
+    # What a function holds
 
-    def _of_closure(self, function: Callable[..., Any]) -> Code:
-        code = Code()
-        function = inspect.unwrap(function)
-        names = getattr(getattr(function, "__code__", None), "co_freevars", ())
-        for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
-            value = cell.cell_contents
-            traceable = isinstance(value, types.FunctionType | type | functools.partial)
-            code |= self._of_value(value) if traceable else self._of_values({name: value}, f"closure of {function}")
-        return code
+    def _held(self, value: Any, code: list[Code], seen: set[int]) -> Any:
+        """What a value consists of, in JSON types; the code of functions and classes in it is added to ``code``."""
+        if isinstance(value, type) or hasattr(value, "__qualname__"):
+            return self._held_by_definition(value, code, seen)
+        is_ours = self._names.is_project(type(value).__module__)
+        if is_ours:
+            code.append(self.of_class(type(value)))
+        if isinstance(value, functools.partial):
+            return [self._held(part, code, seen) for part in (value.func, value.args, value.keywords)]
+        if isinstance(value, Mapping):
+            return {str(key): self._held(part, code, seen) for key, part in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            inner = [self._held(part, code, seen) for part in value]
+            return sorted(inner, key=canonical) if isinstance(value, set | frozenset) else inner
+        if callable(value) or (is_ours and not isinstance(value, enum.Enum)):
+            return self._held_by_instance(value, code, seen)
+        return plain(value, strict=True)
 
-    def _of_value(self, value: Any) -> Code:
-        return self.of_class(value) if isinstance(value, type) else self.of_function(value)
+    def _held_by_definition(self, value: Any, code: list[Code], seen: set[int]) -> Any:
+        name = _name(value)
+        if isinstance(value, types.FunctionType):
+            return self._held_by_function(value, code, seen)
+        if isinstance(value, type):
+            code.append(self.of_class(value))
+        elif isinstance(value, types.MethodType) and not isinstance(value.__self__, type):
+            return [name, self._held_by_instance(value.__self__, code, seen)]
+        elif isinstance(getattr(value, "__self__", None), types.ModuleType | None):  # of a library written in C
+            wrapped = getattr(value, "__wrapped__", None)  # by functools.lru_cache
+            if wrapped is not None:
+                return self._held(wrapped, code, seen)
+            code.append(self._of_name(value.__module__ or "builtins", value.__qualname__))
+        else:
+            return [name, self._held(value.__self__, code, seen)]
+        return name
 
-    def _of_values(self, values: dict[str, Any], what: str) -> Code:
-        try:
-            return Code({f"values of {what.partition(' at 0x')[0]}": digest(canonical(values, strict=True))})
-        except TypeError as error:
-            raise UntraceableCode(f"{what} holds a value that cannot be compared: {error}") from error
+    def _held_by_instance(self, instance: Any, code: list[Code], seen: set[int]) -> Any:
+        if id(instance) not in seen:
+            seen.add(id(instance))
+            code.append(self.of_class(type(instance)))
+            return [_name(type(instance)), self._held(state(instance), code, seen)]
+        return _name(type(instance))
 
-    def _of_definition(self, definition: Any) -> Code:
-        definition = inspect.unwrap(definition)
-        name, qualname = definition.__module__ or "builtins", definition.__qualname__
-        if not self._is_project(name):
-            return Code({}, self._versions({name.partition(".")[0]}))
-        module = self._module(name)
+    def _held_by_function(self, function: types.FunctionType, code: list[Code], seen: set[int]) -> Any:
+        name, original = _name(function), getattr(inspect.unwrap(function), "__code__", function.__code__)
+        if original.co_filename.startswith("<") and self._names.is_project(function.__module__):  # made by exec
+            raise UntraceableCode(f"{name} is not defined in a source file")
+        if id(function) in seen:
+            return name
+        seen.add(id(function))
+        if _is_in_its_module(function):  # the source tells how it came about
+            code.append(self._of_name(function.__module__, function.__qualname__))
+            return name
+        module, qualname = function.__globals__.get("__name__"), function.__code__.co_qualname
+        code.append(self._of_name(module, qualname))
+        held: dict[str, Any] = {"wrapped": function.__wrapped__} if hasattr(function, "__wrapped__") else {}
+        if not held or self._names.is_project(module):  # what else a library's decorator holds is its own affair
+            cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+            held |= {captured: _content(cell) for captured, cell in cells}
+            if "<locals>" in qualname and (function.__defaults__ or function.__kwdefaults__):
+                held |= {"default values": [function.__defaults__, function.__kwdefaults__]}
+        return [name, self._held(held, code, seen)] if held else name
+
+    def _of_name(self, module_name: str | None, qualname: str) -> Code:
+        """Code of a definition by its name."""
+        top, name = str(module_name).partition(".")[0], qualname.partition(".")[0]
+        if not self._names.is_project(module_name) and (
+            top in sys.stdlib_module_names or top in IGNORED_LIBRARIES or self._version(top)
+        ):
+            return Code({}, self._versions({top}))
+        module = self._names.module(module_name) if module_name else None
         if module is None:
-            raise UntraceableCode(f"{name}.{qualname} is not defined in a source file")
-        top = qualname.partition(".")[0]
-        if top in module.definitions:
-            return self._reached({(name, top)})
+            raise UntraceableCode(f"{module_name}.{qualname} is not defined in a source file")
+        if name in module.definitions:
+            return self._reached({(module.name, name)})
         # A lambda, or a name that the module builds at run time: everything in the module counts.
-        return self._reached({(name, other) for other in module.definitions})
+        return self._reached({*((module.name, other) for other in module.definitions), (module.name, MODULE_BODY)})
+
+    # What definitions refer to
 
     def _reached(self, start: set[Key]) -> Code:
         definitions: dict[str, str] = {}
@@ -137,140 +183,100 @@ class CodeIndex:
         todo, seen = list(start), set(start)
         while todo:
             key = todo.pop()
-            hashed, references, used = self._analyse(key)
-            definitions[f"{key[0]}.{key[1]}"] = hashed
-            libraries |= used
-            bodies = {(module, MODULE_BODY) for module in self._packages(key[0])}
-            fresh = (references | bodies) - seen
+            hashed, found = self._analyse(key)
+            if hashed:
+                definitions[f"{key[0]}.{key[1]}"] = hashed
+            libraries |= found.libraries
+            fresh = found.keys - seen
             seen |= fresh
             todo.extend(fresh)
         return Code(dict(sorted(definitions.items())), self._versions(libraries))
 
-    def _packages(self, module: str) -> Iterator[str]:
-        """The module and the packages around it that act when they are imported."""
-        parts = module.split(".")
-        for count in range(1, len(parts) + 1):
-            name = ".".join(parts[:count])
-            parsed = self._module(name)
-            if parsed and parsed.acting:
-                yield name
-
-    def _analyse(self, key: Key) -> tuple[str, frozenset[Key], frozenset[str]]:
+    def _analyse(self, key: Key) -> tuple[str | None, Found]:
+        """Hash of a definition (None for a module body that does not act) and what it refers to."""
         if key not in self._direct:
-            module = self._module(key[0])
+            module = self._names.module(key[0])
             assert module is not None
-            statements = module.acting if key[1] == MODULE_BODY else module.definitions[key[1]]
-            references: set[Key] = set()
-            libraries: set[str] = set()
-            for statement in statements:
-                for chain in chains(statement):
-                    self._resolve(module, chain, references, libraries)
-                for inner in ast.walk(statement):
-                    for target, attribute in import_targets(inner, module):
-                        self._resolve_path(target, (attribute,) if attribute else (), references, libraries)
-            trees = "\n".join(ast.dump(without_docstrings(statement)) for statement in statements)
-            self._direct[key] = (digest(trees), frozenset(references - {key}), frozenset(libraries))
+            is_body = key[1] == MODULE_BODY
+            statements = [*module.acting, *self._registering(module)] if is_body else module.definitions[key[1]]
+            reading, found = Reading(statements, module), Found()
+            for name in {module.name} | reading.loaded | (module.loaded if is_body else set()):
+                found.keys |= self._names.bodies(name)
+            for chain in reading.chains:
+                self._names.find(module, chain, found)
+            for source, taken in reading.targets:
+                self._names.follow(source, taken, found)
+            self._direct[key] = (digest(reading.text) if statements else None, found)
         return self._direct[key]
 
-    def _resolve(self, module: Module, chain: tuple[str, ...], found: set[Key], libraries: set[str]) -> bool:
-        """Find what ``a.b.c`` means inside a module; False if the module does not bind ``a``."""
-        name = chain[0]
-        if name in module.definitions:
-            found.add((module.name, name))
-            return True
-        if name in module.imports:
-            target, attribute = module.imports[name]
-            rest = (*((attribute,) if attribute else ()), *chain[1:])
-            self._resolve_path(target, rest, found, libraries)
-            return True
-        for star in module.stars:
-            other = self._module(star) if self._is_project(star) else None
-            if other and self._resolve(other, chain, found, libraries):
-                return True
-        return False
-
-    def _resolve_path(self, target: str, chain: tuple[str, ...], found: set[Key], libraries: set[str]) -> None:
-        """Find what the attributes ``chain`` of the module ``target`` mean."""
-        if not self._is_project(target):
-            libraries.add(target.partition(".")[0])
-            return
-        module = self._module(target)
-        if module is None:
-            return
-        if not chain:  # the module is passed around as a value: everything in it may be used
-            found.update((target, name) for name in module.definitions)
-            return
-        if not self._resolve(module, chain, found, libraries):
-            submodule = f"{target}.{chain[0]}"
-            if self._module(submodule):
-                self._resolve_path(submodule, chain[1:], found, libraries)
-
-    def _is_project(self, module: str) -> bool:
-        return self._root(module.partition(".")[0]) is not None
-
-    def _root(self, top: str) -> Path | None:
-        """Folder (or file) of a top-level package of the project; None for libraries."""
-        if top not in self._roots:
-            self._roots[top] = self._find_root(top)
-        return self._roots[top]
-
-    def _find_root(self, top: str) -> Path | None:
-        if top in sys.stdlib_module_names or top == "__main__":
-            return None
-        try:
-            spec = importlib.util.find_spec(top)
-        except (ImportError, ValueError):
-            return None
-        if spec is None or not (spec.submodule_search_locations or (spec.origin or "").endswith(".py")):
-            return None
-        root = Path(next(iter(spec.submodule_search_locations))) if spec.submodule_search_locations else None
-        root = (root or Path(str(spec.origin))).resolve()
-        installed = any(root.is_relative_to(folder) for folder in _library_folders())
-        return root if top == self._package or not installed else None
-
-    def _module(self, name: str) -> Module | None:
-        if name not in self._modules:
-            self._modules[name] = self._parse(name)
-        return self._modules[name]
-
-    def _parse(self, name: str) -> Module | None:
-        top, *parts = name.split(".")
-        root = self._root(top)
-        if root is None:
-            return None
-        path = root.joinpath(*parts) if root.is_dir() else root
-        candidates = [path / "__init__.py", path.with_name(f"{path.name}.py")] if root.is_dir() else [root]
-        source = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if source is None:
-            return None
-        module = Module.parse(name, source)
-        for definitions in list(module.definitions.values()):
-            module.acting.extend(stmt for stmt in definitions if self._registers(stmt, module))
-        return module
+    def _registering(self, module: Module) -> Iterator[ast.stmt]:
+        """Definitions that the project's own code may put somewhere, to be found without their names."""
+        statements = {id(each): each for group in module.definitions.values() for each in group}
+        return (each for each in statements.values() if self._registers(each, module))
 
     def _registers(self, statement: ast.stmt, module: Module) -> bool:
-        """Whether a decorator of the project may put the definition somewhere, to be found without its name."""
         for decorator in getattr(statement, "decorator_list", ()):
-            name = next(iter(chains(decorator)), ("",))[0]
-            target = module.name if name in module.definitions else module.imports.get(name, ("", None))[0]
-            if target and self._is_project(target):
-                return True
+            called = isinstance(decorator, ast.Call)
+            for chain in Reading([ast.Expr(decorator.func if called else decorator)], module).chains:
+                made = self._meanings(chain, module)
+                if made == self._meanings(chain[:-1], module) != []:  # a method of what the project defines
+                    return True
+                if any(not isinstance(each, ast.FunctionDef) or acts(each, 1 + called) for each, _ in made):
+                    return True
+        return isinstance(statement, ast.ClassDef) and self._is_noticed(statement, module)
+
+    def _is_noticed(self, cls: ast.ClassDef, module: Module) -> bool:
+        """Whether a base class or metaclass of the project may act when the class is made."""
+        for base in (*cls.bases, *(keyword.value for keyword in cls.keywords if keyword.arg == "metaclass")):
+            for chain in Reading([ast.Expr(base)], module).chains:
+                for made, home in self._meanings(chain, module):
+                    if not isinstance(made, ast.ClassDef) or made is cls:
+                        continue
+                    names = {getattr(inner, "name", "") for inner in made.body}
+                    if names & {"__init_subclass__", "__new__"} or self._is_noticed(made, home):
+                        return True
         return False
 
+    def _meanings(self, chain: Chain, module: Module) -> list[tuple[ast.stmt, Module]]:
+        """Definitions that a chain of names leads to, with the modules that they are in."""
+        found = Found()
+        if chain:
+            self._names.find(module, chain, found)
+        homes = {name: home for name, _ in found.keys if (home := self._names.module(name))}
+        keys = sorted((module, name) for module, name in found.keys if name != MODULE_BODY)
+        return [(each, homes[module]) for module, name in keys for each in homes[module].definitions[name]]
+
     def _versions(self, libraries: Iterable[str]) -> dict[str, str]:
-        outside = {name for name in libraries if name not in sys.stdlib_module_names} - IGNORED_LIBRARIES
-        found = {name: _version(name) for name in sorted(outside)}
+        outside = {name for name in libraries if name and name not in sys.stdlib_module_names} - IGNORED_LIBRARIES
+        found = {name: self._version(name) for name in sorted(outside)}
         return {**{name: version for name, version in found.items() if version}, "python": _PYTHON}
 
 
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-@functools.cache
-def _library_folders() -> tuple[Path, ...]:
-    folders = {*site.getsitepackages(), site.getusersitepackages()}
-    folders |= {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib", "platstdlib")}
-    return tuple(Path(folder).resolve() for folder in folders)
+def _name(definition: Any) -> str:
+    """Name of a function or class; of the class of another object."""
+    while isinstance(definition, functools.partial):
+        definition = definition.func
+    named = definition if hasattr(definition, "__qualname__") else type(definition)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _is_in_its_module(function: types.FunctionType) -> bool:
+    """Whether the module has the function under the function's own name."""
+    found: Any = sys.modules.get(function.__module__)
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is function
+
+
+def _content(cell: types.CellType) -> Any:
+    """What a closure has captured; None for a name that is not bound yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _version(library: str) -> str | None:
@@ -278,9 +284,10 @@ def _version(library: str) -> str | None:
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
-        for distribution in _distributions().get(library, ()):
-            return importlib.metadata.version(distribution)
-    return None
+        versions = {name: importlib.metadata.version(name) for name in _distributions().get(library, ())}
+    if len(versions) > 1:  # one of those that share a name, as ``google`` is
+        return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    return next(iter(versions.values()), None)
 
 
 @functools.cache

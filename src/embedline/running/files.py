@@ -1,6 +1,5 @@
 """What is in files: content hashes with a cache, and where a Kedro dataset keeps its files."""
 
-import hashlib
 import json
 import logging
 import os
@@ -10,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .values import plain
+import xxhash
+
+from .values import canonical, digest, plain
 
 logger = logging.getLogger(__name__)
 
 RACY_NS = 100_000_000  # a file that changed less than this before it was hashed may change again within one clock tick
-STAGED = ".{pid}."  # how a dataset that saves atomically may begin the name of an unfinished file
+BUFFER = 1 << 20  # bytes read at a time
+
+TELLS_NOTHING = {"name", "size", "type", "url", "mimetype", "partial"}  # what a store may say without telling changes
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -30,8 +33,17 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+def hash_file(path: Path) -> str:
+    """XXH3 (128 bits) of a file's content: it tells changes and damage, not attacks, at the speed of memory."""
+    hashed, buffer = xxhash.xxh3_128(), memoryview(bytearray(BUFFER))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hashed.update(buffer[:count])
+    return hashed.hexdigest()
+
+
 class FileHashes:
-    """SHA-256 of files and folders, read again only where size, times or inode have changed.
+    """Content hashes of files and folders, read again only where size, times or inode have changed.
 
     Args:
         path: JSON file that keeps the hashes; it may be lost at any time, the files are then read once more.
@@ -42,10 +54,11 @@ class FileHashes:
         self._changed = False
         self._known: dict[str, list[Any]] = {}
         try:
-            self._known = json.loads(path.read_text(encoding="utf-8"))
+            known = json.loads(path.read_text(encoding="utf-8"))
+            self._known = {name: list(entry) for name, entry in known.items()}
         except FileNotFoundError:
             pass
-        except ValueError as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             logger.warning("%s is unreadable (%s): all files are hashed again", path, error)
 
     def of(self, path: Path, *, trust: bool = True) -> str | None:
@@ -58,16 +71,16 @@ class FileHashes:
             if path.is_dir():
                 return self._of_folder(path, trust=trust)
             status = path.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         signature = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         name = str(path)
         known = self._known.get(name)
-        if trust and known and known[:-2] == signature and status.st_mtime_ns < known[-2] - RACY_NS:
+        changed = max(status.st_mtime_ns, status.st_ctime_ns)
+        if trust and known and known[:-2] == signature and changed < known[-2] - RACY_NS:
             return str(known[-1])
         began = time.time_ns()
-        with path.open("rb") as file:
-            hashed = hashlib.file_digest(file, "sha256").hexdigest()
+        hashed = hash_file(path)
         self._known[name] = [*signature, began, hashed]
         self._changed = True
         return hashed
@@ -75,7 +88,7 @@ class FileHashes:
     def _of_folder(self, folder: Path, *, trust: bool) -> str:
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         content = [[name, self.of(folder / name, trust=trust)] for name in names]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
 
     def save(self) -> None:
         """Keep the hashes for the next run, without those of files that are gone."""
@@ -104,13 +117,22 @@ class Place:
         return f"{self.path}/{version}/{self.path.rsplit('/', 1)[-1]}" if self.versioned else self.path
 
     def hash(self, version: str | None, hashes: FileHashes, *, trust: bool = True) -> str | None:
-        """Hash of the content; for a remote file, what its store says of it (an ETag, or its time and size)."""
+        """Hash of the content; for a remote file, what its store says of it (an ETag, or its time and size).
+
+        None if there is nothing, or if the store says too little to notice a change.
+        """
         path = self.of_version(version)
         if self.filesystem is None:
             return hashes.of(Path(path), trust=trust)
-        if not self.filesystem.exists(path):
-            return None
-        return f"remote:{self.filesystem.checksum(path)}"
+        return self._remote_hash(path) if self.filesystem.exists(path) else None
+
+    def _remote_hash(self, path: str) -> str | None:
+        assert self.filesystem is not None
+        about = self.filesystem.info(path)
+        if about["type"] == "directory":
+            content = [[name, self._remote_hash(name)] for name in sorted(self.filesystem.find(path))]
+            return f"remote:{digest(canonical(content))}" if all(hashed for _, hashed in content) else None
+        return f"remote:{self.filesystem.checksum(path)}" if set(about) - TELLS_NOTHING else None
 
     def versions(self) -> list[str]:
         """Versions that have a file, newest first."""
@@ -134,24 +156,27 @@ def place_of(dataset: Any) -> Place | None:
     path = getattr(dataset, "_filepath", None) or getattr(dataset, "_path", None)
     if path is None or getattr(dataset, "_EPHEMERAL", False):
         return None
-    local = getattr(dataset, "_protocol", "file") in {"file", "local", "", None}
+    protocol = getattr(dataset, "_protocol", None)
+    local = protocol in {"file", "local", "", None}
     filesystem = None if local else getattr(dataset, "_fs", None) or getattr(dataset, "_filesystem", None)
     if not local and filesystem is None:
         return None
-    return Place(str(path), filesystem, versioned=bool(getattr(dataset, "_version", None)))
+    text = f"{protocol}://{path}" if protocol in {"http", "https"} and "://" not in str(path) else str(path)
+    return Place(text.removeprefix("file://"), filesystem, versioned=bool(getattr(dataset, "_version", None)))
 
 
 def local_paths(value: Any, project: Path) -> Iterator[tuple[str, Path]]:
     """Strings within a parameter that name a file or folder of this machine, with the path.
 
-    Only what looks like a path (it has a separator) and exists; relative ones start from the project.
+    Only what looks like a path (it has a separator) and exists; relative ones start from the project. A folder that the
+    project itself lies in does not count.
     """
     plain_value = plain(value)
     if isinstance(plain_value, str):
         text = plain_value.removeprefix("file://")
         if ("/" in text or os.sep in text) and "://" not in text and "\n" not in text and len(text) < 4096:
-            path = project / Path(text).expanduser()
-            if path.exists():
+            path = project / os.path.expanduser(text)
+            if os.path.exists(path) and not project.resolve().is_relative_to(path.resolve()):
                 yield plain_value, path
     elif isinstance(plain_value, dict):
         for item in plain_value.values():

@@ -50,6 +50,7 @@ class RunReport:
         read: version by dataset that was loaded from an earlier run; None for one without versions.
         written: version by dataset that was stored.
         recovered: id of a run that was killed and cleared up after.
+        bookkeeping: seconds spent on telling what to run, hashing and remembering.
     """
 
     run_id: str
@@ -57,6 +58,7 @@ class RunReport:
     read: dict[str, str | None] = field(default_factory=dict)
     written: dict[str, str | None] = field(default_factory=dict)
     recovered: str | None = None
+    bookkeeping: float = 0.0
 
     def nodes(self, state: str) -> list[str]:
         """Names of the nodes in a state, in order."""
@@ -87,8 +89,8 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=WIDTH)
 
 
-def show(steps: list[Step]) -> None:
-    """Print the steps as a table."""
+def show(steps: list[Step], bookkeeping: float | None = None) -> None:
+    """Print the steps as a table, and what it cost to tell them."""
     planned = all(step.state == "planned" for step in steps)
     console = make_console()
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -104,7 +106,8 @@ def show(steps: list[Step]) -> None:
         table.add_row(step.node, done, step.why, *seconds, style=style)
     console.print()
     console.print(table)
-    console.print(summary(steps, planned=planned), highlight=False)
+    cost = "" if bookkeeping is None else f" (bookkeeping: {bookkeeping:.1f} s)"
+    console.print(summary(steps, planned=planned) + cost, highlight=False)
 
 
 def summary(steps: list[Step], *, planned: bool) -> str:

@@ -150,6 +150,7 @@ class IncrementalRunner(SequentialRunner):
     # The run
 
     def _run(self, pipeline: Pipeline, catalog: Any, hook_manager: Any = None, run_id: str | None = None) -> None:
+        began = time.perf_counter()
         trace = self._trace(pipeline, catalog)
         steps = self._plan(pipeline, trace)
         self._report.steps = steps
@@ -167,7 +168,8 @@ class IncrementalRunner(SequentialRunner):
         finally:
             assert self._manifest is not None
             self._manifest.hashes.save()
-            show(steps)
+            self._report.bookkeeping = time.perf_counter() - began - sum(step.seconds for step in steps)
+            show(steps, self._report.bookkeeping)
             if hook_manager is not None:
                 hook_manager.hook.after_incremental_run(report=self._report)
 
@@ -180,11 +182,11 @@ class IncrementalRunner(SequentialRunner):
         manifest, run_id = self._manifest, self._report.run_id
         assert manifest is not None
         key = trace.key(node)
-        hook_manager.hook.before_node_work(node=node, scratch=manifest.scratch(node.name, key))
         manifest.start(run_id, node.name, trace.version_folders(node))
         trace.pin_to_this_run(node)
         step.state, began = "failed", time.perf_counter()
         try:
+            hook_manager.hook.before_node_work(node=node, scratch=manifest.scratch(node.name, key))
             Task(
                 node=node, catalog=catalog, hook_manager=hook_manager, is_async=self._is_async, run_id=run_id
             ).execute()

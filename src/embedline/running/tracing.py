@@ -160,7 +160,8 @@ class Trace:
 
     def _settings(self, name: str) -> dict[str, Any]:
         config = self._datasets[name]._init_config()
-        settings = {key: value for key, value in (config | config.pop("kwargs", {})).items() if key not in NOT_CONTENT}
+        given = {key: value for key, value in (config | config.pop("kwargs", {})).items() if value is not None}
+        settings = {key: value for key, value in given.items() if key not in NOT_CONTENT}
         validator = {"validator": self._validators[name]} if name in self._validators else {}
         return dict(plain({**settings, **validator}))
 

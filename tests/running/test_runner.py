@@ -1,0 +1,438 @@
+"""Which nodes run: each change reruns exactly the nodes that it reaches, and says why."""
+
+import importlib
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Node, Pipeline
+from shop import Shop
+
+from embedline.running import IncrementalRunner, RunInterrupted, RunnerError, code
+
+ALL = ["clean", "add", "describe"]
+
+
+def test_a_second_run_runs_nothing_and_keeps_the_versions(shop: Shop) -> None:
+    assert shop.ran() == ALL
+    assert shop.value("text") == "sum: 120 in 3"
+    first = shop.version
+    assert shop.ran() == []
+    assert shop.file("text") == shop.file("text", first) and not shop.file("text", shop.version).exists()
+    assert shop.outputs["text"].load() == "sum: 120 in 3"
+
+
+def test_a_parameter_reruns_its_readers_and_what_follows(shop: Shop) -> None:
+    shop.ran()
+    shop.parameters["title"] = "all"
+    assert shop.run()["describe"] == ("ran", "parameter title changed sum → all")
+    assert shop.value("text") == "all: 120 in 3"
+    shop.parameters["by"] = 3
+    states = shop.run()
+    assert states["clean"] == ("ran", "parameter by changed 2 → 3")
+    assert states["add"] == ("ran", "input cleaned changed")
+    # The count of the values is what it was, their total is not.
+    assert states["describe"] == ("ran", "input total changed")
+    assert shop.value("text") == "all: 180 in 3"
+
+
+def test_a_nested_parameter_is_named_by_its_leaf(shop: Shop) -> None:
+    shop.parameters["title"] = {"text": {"big": "x", "small": "y"}, "n": [1, 2]}
+    shop.ran()
+    shop.parameters["title"] = {"text": {"big": "x", "small": "z"}, "n": [1, 2]}
+    assert shop.run()["describe"] == ("ran", "parameter title.text.small changed y → z")
+
+
+def test_what_comes_out_as_it_was_ends_the_wave(shop: Shop) -> None:
+    shop.ran()
+    shop.edit("helpers", "return factor() * value * by", "return value * by * factor()")
+    states = shop.run()
+    assert states["clean"] == ("ran", f"code of {shop.package}.helpers.scaled changed")
+    assert states["add"] == ("skipped", "its inputs came out as they were")
+    assert states["describe"] == ("skipped", "its inputs came out as they were")
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("helpers", "return FACTOR", "return FACTOR  # ten"),
+        ("helpers", '"""Helpers."""', '"""Other words."""'),
+        ("nodes", '"""Scale every value."""', '"""Scale each value, in other words."""'),
+        ("nodes", "def add(cleaned):\n", "def add(\n    cleaned,\n):\n"),
+        ("helpers", "def unused():\n    return 1", "def unused():\n    return 2"),
+    ],
+    ids=["comment", "module docstring", "docstring", "format", "unused helper"],
+)
+def test_words_and_unreached_code_rerun_nothing(shop: Shop, module: str, old: str, new: str) -> None:
+    shop.ran()
+    shop.edit(module, old, new)
+    assert shop.ran() == []
+
+
+def test_a_helper_two_calls_away_reruns_its_node(shop: Shop) -> None:
+    shop.ran()
+    shop.edit("helpers", "FACTOR = 10", "FACTOR = 100")
+    states = shop.run()
+    assert states["clean"] == ("ran", f"code of {shop.package}.helpers.FACTOR changed")
+    assert shop.value("text") == "sum: 1200 in 3"
+    assert shop.ran() == []
+
+
+def test_the_content_of_a_raw_file_counts_and_its_date_does_not(shop: Shop) -> None:
+    shop.ran()
+    os.utime(shop.root / "raw.json", (1, 1))
+    assert shop.ran() == []
+    shop.write("raw.json", "[1, 2, 4]")
+    assert shop.run()["clean"] == ("ran", "input raw changed")
+    assert shop.value("text") == "sum: 140 in 3"
+    shop.write("raw.json", "[4, 2, 1]")  # the total comes out as it was
+    assert shop.ran() == ["clean", "add"]
+
+
+def test_a_deleted_intermediate_is_made_again_and_nothing_else(shop: Shop) -> None:
+    shop.ran()
+    shutil.rmtree(shop.file("cleaned").parent)
+    states = shop.run()
+    assert states["clean"] == ("ran", "output cleaned is missing")
+    assert states["add"][0] == states["describe"][0] == "skipped"
+    assert shop.ran() == []
+
+
+def test_a_corrupted_intermediate_is_made_again_and_nothing_else(shop: Shop) -> None:
+    shop.ran()
+    path = shop.file("total")
+    path.write_text(path.read_text()[:-1])
+    states = shop.run()
+    assert states["add"] == ("ran", "output total is not as it was written")
+    assert [states[name][0] for name in ("clean", "describe")] == ["skipped", "skipped"]
+    assert shop.value("total") == {"total": 120}
+
+
+def test_corruption_that_keeps_size_and_date_is_noticed(shop: Shop) -> None:
+    shop.ran()
+    path = shop.file("total")
+    status = path.stat()
+    path.write_text(path.read_text().replace("120", "121"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert shop.ran() == ["add"]
+
+
+def test_verify_reads_what_the_clock_hides(shop: Shop) -> None:
+    shop.ran()
+    path = shop.file("total")
+    path.write_text(path.read_text().replace("120", "121"))
+    # As after bit rot: the cache has the new file's times with the old content's hash.
+    hashes = shop.manifest.folder / "hashes.json"
+    known = json.loads(hashes.read_text())
+    status = path.stat()
+    known[str(path)][:5] = [
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_ino,
+        time.time_ns() + 10**9,
+    ]
+    hashes.write_text(json.dumps(known))
+    assert shop.ran() == []
+    assert shop.ran(verify=True) == ["add"]
+
+
+def test_a_library_version_reruns_what_uses_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.edit(
+        "helpers", "def factor():\n    return", "import numpy as np\n\n\ndef factor():\n    np.ones(1)\n    return"
+    )
+    shop.ran()
+    version = code._version
+    monkeypatch.setattr(code, "_version", lambda name: "99.0" if name == "numpy" else version(name))
+    state, why = shop.run()["clean"]
+    assert state == "ran" and why.startswith("library numpy ") and why.endswith("→ 99.0")
+    assert shop.ran() == []
+
+
+def test_a_catalog_setting_reruns_maker_and_readers(shop: Shop) -> None:
+    shop.ran()
+    shop.settings["total"] = {"save_args": {"indent": 2}}
+    states = shop.run()
+    assert states["add"][1] == "catalog entry total.save_args.indent is new (2)"
+    assert [states[name][0] for name in ALL] == ["skipped", "ran", "ran"]
+
+
+def test_a_file_that_a_parameter_names_counts_with_its_content(shop: Shop) -> None:
+    shop.write("inputs/notes.txt", "one")
+    shop.parameters["title"] = "inputs/notes.txt"
+    shop.ran()
+    shop.write("inputs/notes.txt", "two")
+    assert shop.run()["describe"] == ("ran", "content of inputs/notes.txt changed")
+    shop.parameters["title"] = "inputs"  # a word, no path: it has no separator
+    shop.ran()
+    shop.write("inputs/notes.txt", "three")
+    assert shop.ran() == []
+
+
+def test_wiring_counts(shop: Shop) -> None:
+    shop.ran()
+    nodes = {node.name: node for node in shop.pipeline().nodes}
+    turned = Node(shop.nodes.describe, ["total", "count", "params:by"], "text", name="describe")
+    assert shop.ran(Pipeline([nodes["clean"], nodes["add"], turned])) == ["describe"]
+
+
+def test_unstored_outputs_are_made_when_a_reader_needs_them(shop: Shop) -> None:
+    shop.stored = ["total", "count", "text"]
+    assert shop.ran() == ALL
+    assert shop.ran() == []  # cleaned is in no file, and nobody needs it
+    shop.parameters["title"] = "all"
+    assert shop.ran() == ["describe"]
+    shutil.rmtree(shop.file("total").parent)
+    states = shop.run()
+    assert states["clean"] == ("ran", "its output cleaned is not stored, and add reads it")
+    assert states["add"] == ("ran", "output total is missing")
+    assert states["describe"][0] == "skipped"
+
+
+def test_a_result_in_memory_is_always_made_for_the_caller(shop: Shop) -> None:
+    shop.stored = ["cleaned", "total", "count"]
+    assert shop.ran() == ALL
+    assert shop.run()["describe"] == ("ran", "its output text is not stored")
+    assert shop.outputs["text"].load() == "sum: 120 in 3"
+
+
+def test_a_node_without_outputs_always_runs(shop: Shop) -> None:
+    seen: list[Any] = []
+    watched = Pipeline([*shop.pipeline().nodes, Node(seen.append, "text", None, name="watch")])
+    shop.ran(watched)
+    assert shop.ran(watched) == ["watch"] and len(seen) == 2
+
+
+def test_code_that_cannot_be_compared_always_runs(shop: Shop) -> None:
+    held = object()
+
+    def describe(total: Any, count: Any, title: Any) -> str:
+        return f"{type(held).__name__}"
+
+    nodes = {node.name: node for node in shop.pipeline().nodes}
+    changed = [nodes["clean"], nodes["add"], Node(describe, nodes["describe"].inputs, "text", name="describe")]
+    shop.ran(Pipeline(changed))
+    state, why = shop.run(Pipeline(changed))["describe"]
+    assert state == "ran" and why.startswith("its code cannot be compared")
+
+
+def test_force_and_named_nodes_run_whatever_is_unchanged(shop: Shop) -> None:
+    shop.ran()
+    assert set(shop.run(force=True).values()) == {("ran", "asked for by --force")}
+    assert shop.run(shop.pipeline().only_nodes("add"), asked_by="--nodes") == {"add": ("ran", "asked for by --nodes")}
+
+
+def test_only_missing_outputs_keeps_its_meaning(shop: Shop) -> None:
+    shop.ran()
+    shop.parameters["by"] = 5  # Kedro's option looks at existence alone
+    shutil.rmtree(shop.file("text").parent)
+    states = {step.node: step.why for step in shop.steps(missing=True)}
+    assert states == {"describe": "asked for by --only-missing-outputs"}
+
+
+def test_a_partial_run_reads_the_recorded_versions(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    shop.ran()
+    stray = shop.file("total", "v999")
+    stray.parent.mkdir()
+    stray.write_text('{"total": -1}')
+    with caplog.at_level(logging.WARNING):
+        shop.ran(shop.pipeline().only_nodes("describe"), asked_by="--nodes")
+    assert shop.value("text") == "sum: 120 in 3"
+    assert "total: reading the recorded version v001, not the newer v999" in caplog.text
+
+
+def test_a_newer_version_of_unknown_origin_is_replaced(shop: Shop) -> None:
+    shop.ran()
+    stray = shop.file("total", "v001b")
+    stray.parent.mkdir()
+    stray.write_text('{"total": -1}')
+    assert shop.run()["add"] == ("ran", "output total has a newer version that no recorded run made: v001b")
+    assert shop.ran() == []
+
+
+def test_pinned_versions_stand_for_the_node_that_makes_them(shop: Shop) -> None:
+    shop.ran()
+    shop.parameters["by"] = 3
+    shop.ran()
+    assert shop.value("text") == "sum: 180 in 3"
+    shop.load_versions = {"total": "v001", "count": "v001"}
+    states = shop.run()
+    assert states["add"] == ("skipped", "its outputs are those of --load-versions")
+    assert states["describe"] == ("ran", "input total changed")
+    assert shop.value("text") == "sum: 120 in 3"
+    shop.load_versions = {}
+    assert shop.ran() == ["describe"] and shop.value("text") == "sum: 180 in 3"
+    shop.load_versions = {"total": "v001"}
+    with pytest.raises(RunnerError, match="names total but not count, which add makes with it"):
+        shop.ran()
+
+
+def test_transcoded_datasets_are_one_artifact(shop: Shop) -> None:
+    def catalog(version: str) -> DataCatalog:
+        path = str(shop.root / "data" / "table.csv")
+        return DataCatalog.from_config(
+            {
+                "table@pandas": {"type": "pandas.CSVDataset", "filepath": path, "versioned": True},
+                "table@text": {"type": "text.TextDataset", "filepath": path, "versioned": True},
+                "length": {"type": "json.JSONDataset", "filepath": str(shop.root / "data" / "length.json")},
+            },
+            save_version=version,
+        )
+
+    shop.write(
+        f"{shop.package}/tables.py",
+        "import pandas as pd\n\n\ndef make():\n    return pd.DataFrame({'a': [1, 2]})\n\n\n"
+        "def measure(text):\n    return len(text)\n",
+    )
+    tables = importlib.import_module(f"{shop.package}.tables")
+    measure = Node(tables.measure, "table@text", "length", name="measure")
+    pipeline = Pipeline([Node(tables.make, None, "table@pandas", name="make"), measure])
+
+    def ran(version: str) -> dict[str, str]:
+        runner = IncrementalRunner(manifest=shop.root / "data" / ".runs")
+        runner.run(pipeline, catalog(version), run_id=version)
+        return {step.node: step.state for step in runner._report.steps}
+
+    assert ran("v1") == {"make": "ran", "measure": "ran"}
+    assert ran("v2") == {"make": "skipped", "measure": "skipped"}
+    (shop.root / "data" / "length.json").unlink()
+    assert ran("v3") == {"make": "skipped", "measure": "ran"}
+
+
+def test_a_failed_node_leaves_nothing_and_the_next_run_goes_on(shop: Shop) -> None:
+    shop.settings["count"] = {"save_args": {"indent": object()}}  # fails after total was saved
+    states = shop.run()
+    assert [states[name][0] for name in ALL] == ["ran", "failed", "planned"]
+    assert shop.error is not None
+    assert not list((shop.root / "data" / "total.json").glob("*/*"))
+    shop.settings = {}
+    assert shop.ran() == ["add", "describe"]
+
+
+def test_ctrl_c_keeps_what_is_finished(shop: Shop) -> None:
+    shop.edit("nodes", "def add(cleaned):\n", "def add(cleaned):\n    raise KeyboardInterrupt\n")
+    states = shop.run()
+    assert isinstance(shop.error, RunInterrupted)
+    assert [states[name][0] for name in ALL] == ["ran", "interrupted", "planned"]
+    shop.edit("nodes", "    raise KeyboardInterrupt\n", "")
+    assert shop.ran() == ["add", "describe"]
+
+
+def test_a_killed_node_is_cleared_up_after(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    shop.ran()
+    manifest = shop.manifest
+    half = shop.file("total", "v002")
+    half.parent.mkdir()
+    half.write_text("{")  # saved, and killed before count was
+    manifest.start("v002", "add", [str(half.parent), str(shop.root / "data" / "count.json" / "v002")])
+    shop.version = "v002"
+    with caplog.at_level(logging.INFO):
+        assert shop.ran() == []
+    assert "The run v002 was killed" in caplog.text
+    assert not half.parent.exists() and shop.value("text") == "sum: 120 in 3"
+    assert not (manifest.folder / "started.json").exists()
+
+
+def test_a_node_killed_after_its_record_is_finished(shop: Shop) -> None:
+    shop.ran()
+    manifest = shop.manifest
+    record = manifest.records["describe"]
+    older = {name: r for name, r in manifest.records.items() if name != "describe"}
+    manifest._write(manifest.folder / "manifest.json", older)
+    manifest.start(record.run_id, "describe", [str(shop.file("text", record.run_id).parent)])
+    assert "describe" not in shop.manifest.records
+    assert shop.ran() == []
+    assert shop.file("text").exists()
+
+
+def test_an_unreadable_manifest_reruns_all_and_loses_nothing(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    shop.ran()
+    (shop.manifest.folder / "manifest.json").write_text('{"format": 1, "nodes": {"clean"')
+    with caplog.at_level(logging.WARNING):
+        assert shop.ran() == ALL
+    assert "manifest.json is unreadable" in caplog.text
+    assert shop.file("text", "v001").exists()
+
+
+def test_a_dry_run_says_what_would_run_and_touches_nothing(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.ran()
+    shop.parameters["by"] = 7
+    before = {path: path.stat().st_mtime_ns for path in shop.root.rglob("*") if path.is_file()}
+    shop.steps(dry_run=True)
+    said = capsys.readouterr().out
+    assert "parameter by changed 2 → 7" in said and "input cleaned comes out changed" in said
+    assert "1 of 3 nodes would run, 2 would run if their inputs change, 0 would be skipped" in said
+    assert {path: path.stat().st_mtime_ns for path in shop.root.rglob("*") if path.is_file()} == before
+
+
+def test_the_table_at_the_end_has_every_node_with_its_reason(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.ran()
+    capsys.readouterr()
+    shop.parameters["title"] = "all"
+    shop.ran()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["clean", "skipped", "unchanged", "since", "v001"] in lines
+    assert any(line[:9] == "describe ran parameter title changed sum → all 0.0".split() for line in lines)
+    assert any(line[:7] == "1 of 3 nodes ran, 2 were".split() for line in lines)
+
+
+def test_a_second_run_at_once_waits_for_the_first(shop: Shop) -> None:
+    shop.edit("nodes", "def add(cleaned):\n", "def add(cleaned):\n    import time\n    time.sleep(0.5)\n")
+    pipeline, first, second = shop.pipeline(), shop.catalog("v101"), shop.catalog("v102")
+    folder = shop.root / "data" / ".runs"
+    runners = [IncrementalRunner(manifest=folder) for _ in range(2)]
+    thread = threading.Thread(target=lambda: runners[0].run(pipeline, first, None, "v101"))
+    thread.start()
+    while not (folder / "started.json").exists():
+        time.sleep(0.01)
+    with pytest.raises(RunnerError, match=r"another run writes to .*data: process \d+, run v101"):
+        IncrementalRunner(manifest=folder, wait=False).run(pipeline, shop.catalog("v103"), None, "v103")
+    runners[1].run(pipeline, second, None, "v102")
+    thread.join()
+    assert {step.state for step in runners[0]._report.steps} == {"ran"}
+    assert {step.state for step in runners[1]._report.steps} == {"skipped"}
+
+
+def test_a_run_older_than_what_is_there_starts_again(shop: Shop) -> None:
+    shop.ran()
+    with pytest.raises(RunnerError, match="the run v001 has written newer versions than this run, v000"):
+        IncrementalRunner(manifest=shop.root / "data" / ".runs").run(
+            shop.pipeline(), shop.catalog("v000"), None, "v000"
+        )
+
+
+def test_a_catalog_without_a_manifest_says_what_to_add(shop: Shop) -> None:
+    with pytest.raises(RunnerError, match=r"the catalog has no 'run_manifest'.*RunManifest"):
+        IncrementalRunner().run(shop.pipeline(), shop.catalog("v1"), None, "v1")
+
+
+def test_scratch_belongs_to_one_work_and_ends_with_it(shop: Shop) -> None:
+    manifest = shop.manifest
+    kept = manifest.scratch("train", "aaa")
+    kept.mkdir(parents=True)
+    assert manifest.scratch("train", "aaa") == kept and kept.exists()
+    other = manifest.scratch("train", "bbb")
+    assert not kept.exists() and other != kept
+    other.mkdir()
+    manifest.clear_scratch("train")
+    assert not other.exists()
+
+
+def test_free_inputs_in_memory_always_run_their_readers(shop: Shop) -> None:
+    catalog = shop.catalog("v1")
+    catalog["raw"] = MemoryDataset([1, 2])
+    runner = IncrementalRunner(manifest=Path(shop.root) / "data" / ".runs")
+    runner.run(shop.pipeline(), catalog, None, "v1")
+    catalog = shop.catalog("v2")
+    catalog["raw"] = MemoryDataset([1, 2])
+    runner.run(shop.pipeline(), catalog, None, "v2")
+    states = {step.node: (step.state, step.why) for step in runner._report.steps}
+    assert states["clean"] == ("ran", "input raw is missing or no file: whether it changed cannot be told")
+    assert states["add"] == ("skipped", "its inputs came out as they were")

@@ -1,0 +1,216 @@
+"""The incremental runner on the project's own pipelines: each change reruns exactly the nodes that it concerns."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from kedro.framework.startup import bootstrap_project
+
+from embedline.running import IncrementalSession, Manifest, code
+from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
+
+PROJECT = Path(__file__).resolve().parents[1]
+NODES = {
+    "acquire",
+    "type_sales",
+    "type_stores",
+    "type_trends",
+    "type_weather",
+    "build_calendar",
+    "join_tables",
+    "build_table",
+}
+
+
+def write_archive(path: Path, tables: dict[str, bytes]) -> None:
+    """Write the tables as the course's archive has them."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in tables.items():
+            member = tarfile.TarInfo(f"{name}.csv")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+class Preparation:
+    """The pipeline ``rossmann_features`` on an archive of small tables, under a root of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tables = generate_tables(GeneratorOptions(n_stores=4))
+        write_archive(root / "tables.tgz", self.tables)
+        self.settings: dict[str, object] = {}
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest(self.root / "data" / ".runs")
+
+    def ran(self, **options: object) -> set[str]:
+        """Run it; the nodes that ran, without their namespace."""
+        source = {"source": str(self.root / "tables.tgz"), "verify": False, **self.settings}
+        roots = {"data_root": str(self.root / "data"), "tracking_root": str(self.root)}
+        bootstrap_project(PROJECT)
+        with IncrementalSession.create(project_path=PROJECT, runtime_params={**roots, "rossmann": source}) as session:
+            run_id = session.session_id
+            session.run(pipeline_names=["rossmann_features"], **options)
+        records = self.manifest.records
+        return {record.node.partition(".")[2] for record in records.values() if record.run_id == run_id}
+
+    def file(self, name: str) -> Path:
+        """Current file of an artifact."""
+        records = self.manifest.records.values()
+        return Path(next(record.outputs[name].path for record in records if name in record.outputs))
+
+
+@pytest.fixture(scope="module")
+def preparation(tmp_path_factory: pytest.TempPathFactory) -> Preparation:
+    """A preparation that has run once."""
+    made = Preparation(tmp_path_factory.mktemp("preparation"))
+    assert made.ran() == NODES
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _nothing_else_changed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test, a run without a change runs nothing: no change is found twice."""
+    yield
+    if "preparation" in request.fixturenames:
+        assert request.getfixturevalue("preparation").ran() == set()
+
+
+def test_a_parameter_reruns_the_node_that_reads_it(preparation: Preparation) -> None:
+    preparation.settings["features"] = {"window": 5}
+    readers = {"join_tables", "build_calendar", "build_table"}
+    assert preparation.ran() == readers
+    record = preparation.manifest.records["rossmann.build_calendar"]
+    assert record.why == "parameter rossmann.features.window changed 7 → 5"
+
+
+def test_the_content_of_one_raw_file_reruns_its_own_branch(preparation: Preparation) -> None:
+    weather = pl.read_csv(preparation.tables["weather"], infer_schema=False)
+    content = weather.with_columns(Mean_TemperatureC=pl.lit("39")).write_csv().encode()
+    write_archive(preparation.root / "tables.tgz", {**preparation.tables, "weather": content})
+    assert preparation.ran() == {"acquire", "type_weather", "join_tables", "build_table"}
+    assert "tables.tgz changed" in preparation.manifest.records["rossmann.acquire"].why
+
+
+def test_a_deleted_intermediate_is_made_again_alone(preparation: Preparation) -> None:
+    shutil.rmtree(preparation.file("rossmann.joined").parent)
+    assert preparation.ran() == {"join_tables"}
+    assert preparation.manifest.records["rossmann.join_tables"].why == "output rossmann.joined is missing"
+
+
+def test_a_corrupted_intermediate_is_made_again_alone(preparation: Preparation) -> None:
+    path = preparation.file("rossmann.sales")
+    path.write_bytes(path.read_bytes()[:-100])
+    assert preparation.ran() == {"type_sales"}
+    assert preparation.manifest.records["rossmann.type_sales"].why == "output rossmann.sales is not as it was written"
+
+
+def test_a_deleted_raw_file_is_fetched_again(preparation: Preparation) -> None:
+    preparation.file("rossmann.raw_store").unlink()
+    assert preparation.ran() == {"acquire"}
+
+
+def test_a_library_version_reruns_what_uses_it(
+    preparation: Preparation, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = code._version
+    with monkeypatch.context() as patch:
+        patch.setattr(code, "_version", lambda name: "99.0" if name == "narwhals" else version(name))
+        # The node that fetches the files uses no frames, and their content is what it was.
+        assert preparation.ran() == NODES - {"acquire"}
+        assert "library narwhals" in preparation.manifest.records["rossmann.type_sales"].why
+    assert preparation.ran() == NODES - {"acquire"}
+
+
+def test_force_and_named_nodes_run(preparation: Preparation) -> None:
+    assert preparation.ran(tags=["acquire"]) == {"acquire"}
+    assert preparation.ran(from_nodes=["rossmann.join_tables"]) == {"join_tables", "build_table"}
+    assert preparation.ran(to_outputs=["rossmann.joined"]) == set()
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project whose preparation has run once."""
+    project = tmp_path_factory.mktemp("copy") / "project"
+    for name in ("src", "conf"):
+        shutil.copytree(PROJECT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(PROJECT / "pyproject.toml", project)
+    command(project, "run", "--pipelines", "rossmann_features", "--params", "rossmann.generator.n_stores=4")
+    return project
+
+
+def command(project: Path, *arguments: str, status: int = 0) -> str:
+    """Run `kedro` in a copy of the project; what it printed."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "kedro", *arguments],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(project / "src"), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == status, finished.stderr + finished.stdout
+    return finished.stdout + finished.stderr
+
+
+def states(printed: str) -> dict[str, str]:
+    """State of each node in the table at the end."""
+    rows = [line.split() for line in printed.splitlines() if line.startswith("rossmann.")]
+    return {row[0].partition(".")[2]: " ".join(row[1:]) for row in rows}
+
+
+RUN = ("run", "--pipelines", "rossmann_features", "--params", "rossmann.generator.n_stores=4")
+
+
+def test_a_comment_reruns_nothing_and_a_helper_its_nodes(copied: Path) -> None:
+    path = copied / "src/embedline/frames/elapsed.py"
+    source = path.read_text()
+    path.write_text(source.replace('"""', '"""Other words. ', 1) + "\n# a comment\n")
+    assert all(state.startswith("skipped unchanged") for state in states(command(copied, *RUN)).values())
+
+    # A helper two calls away from the node: its name is changed, what it computes is not.
+    helper = next(line for line in source.splitlines() if line.startswith("def _"))
+    name = helper.removeprefix("def ").partition("(")[0]
+    path.write_text(source.replace(name, f"{name}_renamed"))
+    printed = states(command(copied, *RUN))
+    ran = {node for node, state in printed.items() if state.startswith("ran")}
+    assert ran == {"build_calendar"}, printed
+    assert printed["build_table"].startswith("skipped its inputs came out as they were")
+
+
+def test_dry_run_why_and_prune_from_the_command_line(copied: Path) -> None:
+    printed = command(copied, *RUN[:-1], "rossmann.generator.n_stores=5", "--dry-run")
+    assert states(printed)["acquire"] == "would run parameter rossmann.generator.n_stores changed 4 → 5"
+    assert "1 of 8 nodes would run, 7 would run if their inputs change, 0 would be skipped" in printed
+
+    command(copied, *RUN[:-1], "rossmann.generator.n_stores=5")
+    explained = command(copied, "why", "rossmann.table")
+    assert "made by the node rossmann.build_table" in explained and "rossmann.raw_train" in explained
+    assert "did you mean 'rossmann.table'" in command(copied, "why", "rossmann.tabel", status=1)
+
+    tables = sorted((copied / "data/sample/05_model_input/rossmann/table.feather").glob("*/table.feather"))
+    assert len(tables) == 2
+    asked = subprocess.run(
+        [sys.executable, "-m", "kedro", "prune", "--keep", "1"],
+        cwd=copied,
+        env={**os.environ, "PYTHONPATH": str(copied / "src")},
+        input="n\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert tables[0].parent.name in asked.stdout and tables[0].exists()
+    assert "Deleted" in command(copied, "prune", "--keep", "1", "--yes")
+    assert not tables[0].parent.exists() and tables[1].exists()
+    assert json.loads((copied / "data/sample/.runs/manifest.json").read_text())["nodes"]
+    printed = states(command(copied, *RUN[:-1], "rossmann.generator.n_stores=5"))
+    assert all(state.startswith("skipped") for state in printed.values())
