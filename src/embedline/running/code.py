@@ -87,7 +87,7 @@ class CodeIndex:
         Raises:
             UntraceableCode: if it is not defined in a source file.
         """
-        if self._names.is_project(cls.__module__) or cls.__module__ == "__main__":
+        if not self._is_library(cls.__module__):
             return self._of_name(cls.__module__, cls.__qualname__)
         libraries = {cls.__module__}
         source = getattr(sys.modules.get(cls.__module__), "__file__", None)
@@ -100,7 +100,7 @@ class CodeIndex:
 
     def _held(self, value: Any, code: list[Code], seen: set[int]) -> Any:
         """What a value consists of, in JSON types; the code of functions and classes in it is added to ``code``."""
-        if isinstance(value, type) or hasattr(value, "__qualname__"):
+        if _has_name(value):
             return self._held_by_definition(value, code, seen)
         is_ours = self._names.is_project(type(value).__module__)
         if is_ours:
@@ -162,18 +162,20 @@ class CodeIndex:
 
     def _of_name(self, module_name: str | None, qualname: str) -> Code:
         """Code of a definition by its name."""
-        top, name = str(module_name).partition(".")[0], qualname.partition(".")[0]
-        if not self._names.is_project(module_name) and (
-            top in sys.stdlib_module_names or top in IGNORED_LIBRARIES or self._version(top)
-        ):
-            return Code({}, self._versions({top}))
-        module = self._names.module(module_name) if module_name else None
+        if module_name and self._is_library(module_name):
+            return Code({}, self._versions({module_name.partition(".")[0]}))
+        module, name = self._names.module(module_name or ""), qualname.partition(".")[0]
         if module is None:
             raise UntraceableCode(f"{module_name}.{qualname} is not defined in a source file")
         if name in module.definitions:
             return self._reached({(module.name, name)})
         # A lambda, or a name that the module builds at run time: everything in the module counts.
         return self._reached({*((module.name, other) for other in module.definitions), (module.name, MODULE_BODY)})
+
+    def _is_library(self, module: str) -> bool:
+        top = module.partition(".")[0]
+        known = top in sys.stdlib_module_names or top in IGNORED_LIBRARIES or self._version(top)
+        return bool(known) and not self._names.is_project(module)
 
     # What definitions refer to
 
@@ -259,8 +261,13 @@ def _name(definition: Any) -> str:
     """Name of a function or class; of the class of another object."""
     while isinstance(definition, functools.partial):
         definition = definition.func
-    named = definition if hasattr(definition, "__qualname__") else type(definition)
+    named = definition if _has_name(definition) else type(definition)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def _has_name(value: Any) -> bool:
+    """Whether it is a function or class, in the widest sense."""
+    return callable(value) and hasattr(value, "__qualname__")
 
 
 def _is_in_its_module(function: types.FunctionType) -> bool:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -59,6 +60,10 @@ def incremental(run: click.Command) -> click.Command:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield
+        return
+
     def interrupt(signum: int, frame: Any) -> None:
         raise KeyboardInterrupt
 

@@ -54,12 +54,11 @@ class Module:
         bound = bindings([statement], self)
         self.loaded.update(name for node in _scope([statement]) for name in imported_modules(node, self))
         self.stars += [source for source, _ in bound.pop("*", ())]
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            for name, targets in bound.items():
+        for name, targets in bound.items():
+            if targets:
                 self.imports.setdefault(name, []).extend(targets)
-            return
-        for name in bound:
-            self.definitions.setdefault(name, []).append(statement)
+            if not isinstance(statement, ast.Import | ast.ImportFrom):  # ``try: import name`` depends on the whole of it
+                self.definitions.setdefault(name, []).append(statement)
         if acts(statement):
             self.acting.append(statement)
 
@@ -159,6 +158,7 @@ class Reading:
         self._module = module
         self._text: list[str] = []
         for statement in statements:
+            self._own = bindings([statement], module)
             self._read(statement, {})
 
     @property
@@ -215,7 +215,7 @@ class Reading:
     def _read_import(self, node: ast.Import | ast.ImportFrom, local: Locals) -> None:
         self.loaded.update(imported_modules(node, self._module))
         for name, targets in bindings([node], self._module).items():
-            if name not in local:  # not a function's own: who uses it cannot be seen from here
+            if name not in local and name not in self._own:  # in the body of a class: who uses it cannot be seen
                 self.targets.update(targets)
 
     def _inside(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, local: Locals) -> Locals:

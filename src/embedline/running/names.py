@@ -66,7 +66,7 @@ class Names:
                 self.follow(source, (*taken, *rest), found)
         if name in module.definitions or name in module.imports:
             return True
-        return any(self._find_in_star(star, chain, found) for star in module.stars)
+        return any([self._find_in_star(star, chain, found) for star in module.stars])  # each may be under a condition
 
     def _find_in_star(self, star: str, chain: Chain, found: Found) -> bool:
         if hasattr(builtins, chain[0]):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
-from kedro.framework.project import PACKAGE_NAME
+from kedro.framework import project as kedro_project
 from kedro.io import AbstractDataset
 from kedro.io.core import VersionNotFoundError
 from kedro.pipeline import Pipeline
@@ -47,7 +47,9 @@ class Trace:
 
     def __init__(self, pipeline: Pipeline, catalog: Any, manifest: Manifest, project: Path, *, trust: bool) -> None:
         self._catalog, self._manifest, self._project, self._trust = catalog, manifest, project, trust
-        self._index = CodeIndex(PACKAGE_NAME)
+        self._index = CodeIndex(
+            kedro_project.PACKAGE_NAME
+        )  # not imported by name: Kedro sets it after this module is read
         self._outputs = pipeline.outputs()
         self._validators = getattr(catalog, "validators", {})
         names = sorted(name for name in pipeline.datasets() if not is_parameter(name))
