@@ -106,6 +106,8 @@ class Manifest:
         """Take over what another run has written meanwhile."""
         self.records: dict[str, NodeRecord] = self._read(self.folder / "manifest.json")
         self.hashes = FileHashes(self.folder / "hashes.json")
+        self._encoded: dict[tuple[str, str], str] = {}
+        self._this_run: dict[str, NodeRecord] = {}
 
     def _read(self, path: Path) -> dict[str, NodeRecord]:
         try:
@@ -140,8 +142,9 @@ class Manifest:
 
     def finish(self, record: NodeRecord) -> None:
         """Keep the record of a node whose outputs are all stored."""
-        path = self._history_path(record.run_id)
-        self._write(path, {**self._read(path), record.node: record})
+        self._this_run = {name: other for name, other in self._this_run.items() if other.run_id == record.run_id}
+        self._this_run[record.node] = record
+        self._write(self._history_path(record.run_id), self._this_run)
         self._promote(record)
 
     def _promote(self, record: NodeRecord) -> None:
@@ -223,8 +226,15 @@ class Manifest:
         return self.folder / "history" / f"{run_id}.json"
 
     def _write(self, path: Path, records: Mapping[str, NodeRecord]) -> None:
-        nodes = {name: asdict(record) for name, record in records.items()}
-        self._guarded(path, json.dumps({"format": FORMAT, "nodes": nodes}, ensure_ascii=False))
+        nodes = ", ".join(f"{json.dumps(name)}: {self._encode(record)}" for name, record in records.items())
+        self._guarded(path, f'{{"format": {FORMAT}, "nodes": {{{nodes}}}}}')
+
+    def _encode(self, record: NodeRecord) -> str:
+        """JSON of a record, kept: the manifest is written after each node, and all but one record are as before."""
+        key = (record.run_id, record.node)
+        if key not in self._encoded:
+            self._encoded[key] = json.dumps(asdict(record), ensure_ascii=False)
+        return self._encoded[key]
 
     def _guarded(self, path: Path, text: str) -> None:
         try:

@@ -122,4 +122,5 @@ def summary(steps: list[Step], *, planned: bool) -> str:
     counts = {state: sum(step.state == state for step in steps) for state in states}
     rest = {"failed": "failed", "interrupted": "interrupted", "planned": "not reached"}
     ended = "".join(f", {counts[state]} {word}" for state, word in rest.items() if counts[state])
-    return f"{counts['ran']} of {len(steps)} nodes ran, {counts['skipped']} were skipped{ended}"
+    again = "; the same command goes on from what is finished" if counts["ran"] + counts["skipped"] < len(steps) else ""
+    return f"{counts['ran']} of {len(steps)} nodes ran, {counts['skipped']} were skipped{ended}{again}"

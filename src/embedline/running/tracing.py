@@ -47,9 +47,8 @@ class Trace:
 
     def __init__(self, pipeline: Pipeline, catalog: Any, manifest: Manifest, project: Path, *, trust: bool) -> None:
         self._catalog, self._manifest, self._project, self._trust = catalog, manifest, project, trust
-        self._index = CodeIndex(
-            kedro_project.PACKAGE_NAME
-        )  # not imported by name: Kedro sets it after this module is read
+        # Not imported by name: Kedro sets it after this module has been read.
+        self._index = CodeIndex(kedro_project.PACKAGE_NAME)
         self._outputs = pipeline.outputs()
         self._validators = getattr(catalog, "validators", {})
         names = sorted(name for name in pipeline.datasets() if not is_parameter(name))
