@@ -1,11 +1,13 @@
 """A parameter that nobody reads stops the run, and nested values become flat names."""
 
+from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from embedline.errors import DataError
-from embedline.hooks import ParameterCheck, _flatten, _unread
+from embedline.hooks import ParameterCheck, _create_database, _flatten, _unread
 
 READ = {"shop.training", "shop.split", "shop.features.windows", "seed"}
 
@@ -46,3 +48,22 @@ def test_what_is_read_passes() -> None:
 def test_flattening_names_every_leaf() -> None:
     nested = {"a": 1, "b": {"c": [2, 3], "d": {"e": None}}, "f": {}}
     assert list(_flatten(nested)) == [(".a", 1), (".b.c", [2, 3]), (".b.d.e", None)]
+
+
+def test_the_tracking_database_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "mlflow.db"
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "search_experiments", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _create_database(f"sqlite:///{path}")
+    assert not path.exists() and not list(path.parent.iterdir())
+    _create_database(f"sqlite:///{path}")
+    assert [e.name for e in mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()] == ["Default"]
+    content = path.read_bytes()
+    _create_database(f"sqlite:///{path}")  # one that is there stays as it is
+    assert path.read_bytes() == content and list(path.parent.iterdir()) == [path]
+    _create_database("https://tracking.example")  # a server makes its own

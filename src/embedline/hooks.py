@@ -3,9 +3,11 @@
 import difflib
 import json
 import logging
+import os
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -113,9 +115,13 @@ class Tracking:
         self._run_id: str | None = None
 
     @hook_impl(tryfirst=True)
-    def after_context_created(self) -> None:
-        """Remember whether somebody else's MLflow run is active: that one stays open after ours."""
+    def after_context_created(self, context: KedroContext) -> None:
+        """Remember whether somebody else's MLflow run is active, which stays open after ours; make the database."""
         self._run_of_another = _active_mlflow() is not None
+        if not self._run_of_another:
+            loader: Any = context.config_loader
+            loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
+            _create_database((loader["mlflow"].get("server") or {}).get("mlflow_tracking_uri") or "")
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: CatalogProtocol) -> None:
@@ -213,6 +219,24 @@ def _active_mlflow() -> Any:
     import mlflow
 
     return mlflow if mlflow.active_run() else None
+
+
+def _create_database(uri: str) -> None:
+    """Create MLflow's SQLite database beside its place, and give it its name once it is whole.
+
+    MLflow creates it in dozens of steps, seconds in all; one that a kill cut short fails every later run.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    import mlflow
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
+        staged = Path(folder, path.name)
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{staged}").search_experiments()
+        with suppress(FileExistsError):  # another first run was quicker: its database stays
+            os.link(staged, path)
 
 
 def _mark_killed(mlflow: Any, run_id: str) -> None:
