@@ -49,9 +49,7 @@ def main() -> None:
         seconds, printed = kedro_run(["--params", params], "0 were skipped")
         cost = bookkeeping(printed)
         size = sum(path.stat().st_size for path in Path(root, "data").rglob("*") if path.is_file())
-        say(
-            f"first run: {seconds:.1f} s, of it bookkeeping {cost:.1f} s: {cost / seconds:.2%}; {size / 1e9:.2f} GB stored"
-        )
+        say(f"first run: {seconds:.1f} s, {size / 1e9:.2f} GB stored; bookkeeping {cost:.1f} s ({cost / seconds:.2%})")
         again, start_up, costs = [], [], []
         for _ in range(options.rounds):
             seconds, printed = kedro_run(["--params", params], " 0 of ")
@@ -60,9 +58,8 @@ def main() -> None:
             plain = ["--runner", "SequentialRunner", "--only-missing-outputs", "--params", params]
             start_up.append(kedro_run(plain, "Skipping all")[0])
         ours, kedros = statistics.median(again), statistics.median(start_up)
-        say(
-            f"nothing changed, median of {options.rounds}: {ours:.2f} s, of it bookkeeping {statistics.median(costs):.1f} s"
-        )
+        cost = statistics.median(costs)
+        say(f"nothing changed, median of {options.rounds}: {ours:.2f} s, of it bookkeeping {cost:.1f} s")
         say(f"Kedro's own runner with nothing to do: {kedros:.2f} s; difference {ours - kedros:.2f} s")
 
 

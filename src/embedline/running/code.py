@@ -22,12 +22,14 @@ import importlib.metadata
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .modules import Chain, Module, Reading, acts, imported_modules
+from kedro.io import AbstractDataset
+
+from .modules import Reading, imported_modules
 from .names import MODULE_BODY, Found, Key, Names
 from .values import canonical, digest, plain, state
 
@@ -84,17 +86,17 @@ class CodeIndex:
     def of_class(self, cls: type) -> Code:
         """Code of a class; for a library's class, the library and what its module imports.
 
+        For a dataset of the project, the library's dataset that it extends counts as well.
+
         Raises:
             UntraceableCode: if it is not defined in a source file.
         """
-        if not self._is_library(cls.__module__):
-            return self._of_name(cls.__module__, cls.__qualname__)
-        libraries = {cls.__module__}
-        source = getattr(sys.modules.get(cls.__module__), "__file__", None)
-        if source and source.endswith(".py"):
-            tree = ast.parse(Path(source).read_bytes())
-            libraries |= {name for node in tree.body for name in imported_modules(node)}
-        return Code({}, self._versions({name.partition(".")[0] for name in libraries}))
+        if self._is_library(cls.__module__):
+            return Code({}, self._versions(_imported_by(cls.__module__)))
+        bases = {base.__module__ for base in cls.__mro__ if issubclass(base, AbstractDataset)}
+        outside = {name for name in bases if self._is_library(name) and _top(name) not in IGNORED_LIBRARIES}
+        libraries = {library for name in outside for library in _imported_by(name)}
+        return self._of_name(cls.__module__, cls.__qualname__) | Code({}, self._versions(libraries))
 
     # What a function holds
 
@@ -163,7 +165,7 @@ class CodeIndex:
     def _of_name(self, module_name: str | None, qualname: str) -> Code:
         """Code of a definition by its name."""
         if module_name and self._is_library(module_name):
-            return Code({}, self._versions({module_name.partition(".")[0]}))
+            return Code({}, self._versions({_top(module_name)}))
         module, name = self._names.module(module_name or ""), qualname.partition(".")[0]
         if module is None:
             raise UntraceableCode(f"{module_name}.{qualname} is not defined in a source file")
@@ -173,7 +175,7 @@ class CodeIndex:
         return self._reached({*((module.name, other) for other in module.definitions), (module.name, MODULE_BODY)})
 
     def _is_library(self, module: str) -> bool:
-        top = module.partition(".")[0]
+        top = _top(module)
         known = top in sys.stdlib_module_names or top in IGNORED_LIBRARIES or self._version(top)
         return bool(known) and not self._names.is_project(module)
 
@@ -200,7 +202,7 @@ class CodeIndex:
             module = self._names.module(key[0])
             assert module is not None
             is_body = key[1] == MODULE_BODY
-            statements = [*module.acting, *self._registering(module)] if is_body else module.definitions[key[1]]
+            statements = [*module.acting, *self._names.registering(module)] if is_body else module.definitions[key[1]]
             reading, found = Reading(statements, module), Found()
             for name in {module.name} | reading.loaded | (module.loaded if is_body else set()):
                 found.keys |= self._names.bodies(name)
@@ -211,43 +213,6 @@ class CodeIndex:
             self._direct[key] = (digest(reading.text) if statements else None, found)
         return self._direct[key]
 
-    def _registering(self, module: Module) -> Iterator[ast.stmt]:
-        """Definitions that the project's own code may put somewhere, to be found without their names."""
-        statements = {id(each): each for group in module.definitions.values() for each in group}
-        return (each for each in statements.values() if self._registers(each, module))
-
-    def _registers(self, statement: ast.stmt, module: Module) -> bool:
-        for decorator in getattr(statement, "decorator_list", ()):
-            called = isinstance(decorator, ast.Call)
-            for chain in Reading([ast.Expr(decorator.func if called else decorator)], module).chains:
-                made = self._meanings(chain, module)
-                if made == self._meanings(chain[:-1], module) != []:  # a method of what the project defines
-                    return True
-                if any(not isinstance(each, ast.FunctionDef) or acts(each, 1 + called) for each, _ in made):
-                    return True
-        return isinstance(statement, ast.ClassDef) and self._is_noticed(statement, module)
-
-    def _is_noticed(self, cls: ast.ClassDef, module: Module) -> bool:
-        """Whether a base class or metaclass of the project may act when the class is made."""
-        for base in (*cls.bases, *(keyword.value for keyword in cls.keywords if keyword.arg == "metaclass")):
-            for chain in Reading([ast.Expr(base)], module).chains:
-                for made, home in self._meanings(chain, module):
-                    if not isinstance(made, ast.ClassDef) or made is cls:
-                        continue
-                    names = {getattr(inner, "name", "") for inner in made.body}
-                    if names & {"__init_subclass__", "__new__"} or self._is_noticed(made, home):
-                        return True
-        return False
-
-    def _meanings(self, chain: Chain, module: Module) -> list[tuple[ast.stmt, Module]]:
-        """Definitions that a chain of names leads to, with the modules that they are in."""
-        found = Found()
-        if chain:
-            self._names.find(module, chain, found)
-        homes = {name: home for name, _ in found.keys if (home := self._names.module(name))}
-        keys = sorted((module, name) for module, name in found.keys if name != MODULE_BODY)
-        return [(each, homes[module]) for module, name in keys for each in homes[module].definitions[name]]
-
     def _versions(self, libraries: Iterable[str]) -> dict[str, str]:
         outside = {name for name in libraries if name and name not in sys.stdlib_module_names} - IGNORED_LIBRARIES
         found = {name: self._version(name) for name in sorted(outside)}
@@ -255,6 +220,18 @@ class CodeIndex:
 
 
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@functools.cache
+def _imported_by(module: str) -> frozenset[str]:
+    """Top-level packages of a library's module and of what it imports."""
+    source = getattr(sys.modules.get(module), "__file__", None)
+    statements = ast.parse(Path(source).read_bytes()).body if source and source.endswith(".py") else []
+    return frozenset({_top(module)} | {_top(name) for each in statements for name in imported_modules(each)})
 
 
 def _name(definition: Any) -> str:

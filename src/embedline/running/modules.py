@@ -57,7 +57,7 @@ class Module:
         for name, targets in bound.items():
             if targets:
                 self.imports.setdefault(name, []).extend(targets)
-            if not isinstance(statement, ast.Import | ast.ImportFrom):  # ``try: import name`` depends on the whole of it
+            if not isinstance(statement, ast.Import | ast.ImportFrom):  # ``try: import a`` depends on all of it
                 self.definitions.setdefault(name, []).append(statement)
         if acts(statement):
             self.acting.append(statement)

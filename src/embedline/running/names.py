@@ -1,15 +1,17 @@
 """What names mean: which modules belong to the project, and the definitions that a name leads to through imports."""
 
+import ast
 import builtins
 import functools
 import importlib.util
 import site
 import sys
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .modules import Chain, Module, Target
+from .modules import Chain, Module, Reading, Target, acts
 
 MODULE_BODY = "(module body)"
 
@@ -107,6 +109,44 @@ class Names:
             self.find(module, (name,), found)
         for star in module.stars:
             self.follow(star, (), found)
+
+    def registering(self, module: Module) -> Iterator[ast.stmt]:
+        """Definitions that the project's own code may put somewhere, to be found without their names."""
+        statements = {id(each): each for group in module.definitions.values() for each in group}
+        return (each for each in statements.values() if self._registers(each, module))
+
+    def _registers(self, statement: ast.stmt, module: Module) -> bool:
+        for decorator in getattr(statement, "decorator_list", ()):
+            called = isinstance(decorator, ast.Call)
+            for chain in Reading([ast.Expr(decorator.func if called else decorator)], module).chains:
+                made = self._meanings(chain, module)
+                if made == self._meanings(chain[:-1], module) != []:  # a method of what the project defines
+                    return True
+                if any(not isinstance(each, ast.FunctionDef) or acts(each, 1 + called) for each, _ in made):
+                    return True
+        return isinstance(statement, ast.ClassDef) and self._is_noticed(statement, module)
+
+    def _is_noticed(self, cls: ast.ClassDef, module: Module) -> bool:
+        """Whether a base class or metaclass of the project may act when the class is made."""
+        metaclass = [ast.Expr(keyword.value) for keyword in cls.keywords if keyword.arg == "metaclass"]
+        if any(self._meanings(chain, module) for chain in Reading(metaclass, module).chains):
+            return True
+        bases = Reading([ast.Expr(base) for base in cls.bases], module).chains
+        for made, home in (each for chain in bases for each in self._meanings(chain, module)):
+            if isinstance(made, ast.ClassDef) and made is not cls:
+                hooks = [inner for inner in made.body if getattr(inner, "name", None) == "__init_subclass__"]
+                if hooks or self._is_noticed(made, home):
+                    return True
+        return False
+
+    def _meanings(self, chain: Chain, module: Module) -> list[tuple[ast.stmt, Module]]:
+        """Definitions that a chain of names leads to, with the modules that they are in."""
+        found = Found()
+        if chain:
+            self.find(module, chain, found)
+        homes = {name: home for name, _ in found.keys if (home := self.module(name))}
+        keys = sorted((module, name) for module, name in found.keys if name != MODULE_BODY)
+        return [(each, homes[module]) for module, name in keys for each in homes[module].definitions[name]]
 
     def _root(self, top: str) -> Path | None:
         """Folder (or file) of a top-level package of the project; None for libraries."""

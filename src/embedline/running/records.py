@@ -150,8 +150,16 @@ class Manifest:
     def _promote(self, record: NodeRecord) -> None:
         self.records[record.node] = record
         self._write(self.folder / "manifest.json", self.records)
-        self.hashes.save()
+        self.save_hashes()
+        self.clear_scratch(record.node)
         (self.folder / "started.json").unlink(missing_ok=True)
+
+    def save_hashes(self) -> None:
+        """Keep what is known of the files' content; where that fails, on a full disk, they are read once more."""
+        try:
+            self.hashes.save()
+        except OSError as error:
+            logger.warning("The hashes of files cannot be kept in %s: %s", self.folder, error.strerror)
 
     def give_up(self) -> str | None:
         """Remove what the node at work has left; the run that it belonged to, or None if there was none."""
@@ -173,6 +181,8 @@ class Manifest:
     def recover(self) -> str | None:
         """Clear up after a run that was killed; its id, or None if the last one ended by itself."""
         run_id = self.give_up()
+        for staged in [*self.folder.glob(".*.json"), *self.folder.glob("history/.*.json")]:
+            staged.unlink()  # half-written by a run that was killed: only the holder of the lock writes here
         if run_id:
             logger.info("The run %s was killed: what it had finished is kept, what it had begun was removed", run_id)
         return run_id

@@ -167,7 +167,7 @@ class IncrementalRunner(SequentialRunner):
                 self._release_datasets(node, catalog, loads, pipeline)
         finally:
             assert self._manifest is not None
-            self._manifest.hashes.save()
+            self._manifest.save_hashes()
             self._report.bookkeeping = time.perf_counter() - began - sum(step.seconds for step in steps)
             show(steps, self._report.bookkeeping)
             if hook_manager is not None:
@@ -198,7 +198,6 @@ class IncrementalRunner(SequentialRunner):
             step.state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             manifest.give_up()
             raise
-        manifest.clear_scratch(node.name)
         step.state = "ran"
         self._report.written |= {name: artifact.version for name, artifact in outputs.items()}
         read = {name: artifact.version for name, artifact in work.inputs.items()}

@@ -154,8 +154,9 @@ def unbroken() -> Iterator[None]:
     Python raises it in the main thread between any two instructions; half an optimiser's step must not reach a
     checkpoint. In other threads there is nothing to hold.
     """
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    if not callable(handler):
         yield
         return
     held: list[tuple[Any, Any]] = []

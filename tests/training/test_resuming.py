@@ -1,0 +1,242 @@
+"""A training that is cut off and goes on from its checkpoint ends as one that never was, to the last bit."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cut_off import (
+    EPOCHS,
+    LAST,
+    RECORDS,
+    Killed,
+    Outcome,
+    assert_same,
+    count_steps,
+    evaluate,
+    make_net,
+    make_options,
+    raise_at,
+    step_of,
+    train_both,
+    train_one,
+    uncut,
+)
+from torch import Tensor, nn
+
+from embedline.training import checkpoints, loop, progress
+
+
+@pytest.fixture(autouse=True)
+def _few_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "RECORDS_PER_TRAINING", RECORDS)
+    uncut()  # before anybody counts steps
+
+
+@pytest.fixture
+def n_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    return count_steps(monkeypatch)
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def versions(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Precision, and a folder with the checkpoint of each member after each step, ``member0.7.pt``, and at the end."""
+    folder = tmp_path_factory.mktemp("versions")
+    real_save = checkpoints.Checkpoint.save
+
+    def save(self: checkpoints.Checkpoint, kept: checkpoints.State, identity: checkpoints.Identity) -> None:
+        real_save(self, kept, identity)
+        when = "end" if kept["epoch"] == EPOCHS else kept["step"]
+        shutil.copy(self.path, folder / f"{self.name}.{when}.pt")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "RECORDS_PER_TRAINING", RECORDS)
+        patch.setattr(checkpoints.Checkpoint, "save", save)
+        with checkpoints.keeping(folder / "live", 0.0):
+            kept = train_both(make_options(precision=request.param))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "RECORDS_PER_TRAINING", RECORDS)
+        for member in (0, 1):  # keeping checkpoints changes nothing
+            assert_same(kept[member], train_one(member, make_options(precision=request.param)))
+    return request.param, folder
+
+
+FIRST, MID_EPOCH, END_OF_EPOCH, NEXT_EPOCH, MID_RECORD, LAST_BUT_ONE = 1, 3, 6, 7, 10, 17
+
+
+@pytest.mark.parametrize("member1", [FIRST, LAST])
+@pytest.mark.parametrize(
+    "member0", [FIRST, MID_EPOCH, END_OF_EPOCH, NEXT_EPOCH, MID_RECORD, 12, LAST_BUT_ONE, LAST, "end"]
+)
+def test_killed_after_any_step_it_ends_in_the_same_bits(
+    member0: int | str, member1: int, versions: tuple[str, Path], tmp_path: Path, n_steps: list[int]
+) -> None:
+    precision, folder = versions
+    for name, when in (("member0", member0), ("member1", member1)):
+        shutil.copy(folder / f"{name}.{when}.pt", tmp_path / f"{name}.pt")
+    with checkpoints.keeping(tmp_path, 3600.0):
+        resumed = train_both(make_options(precision=precision))
+    assert len(n_steps) == (LAST - (LAST if member0 == "end" else int(member0))) + (LAST - member1)
+    n_steps.clear()
+    for member in (0, 1):
+        assert_same(resumed[member], train_one(member, make_options(precision=precision)))
+    assert len(n_steps) == 2 * LAST
+
+
+def test_the_reference_has_what_a_checkpoint_must_carry() -> None:
+    averaged, plain, history = uncut()[0]
+    assert any(not torch.equal(averaged[name], plain[name]) for name in plain)
+    assert [record["step"] for record in history] == [4, 6, 8, 12, 16, 18]
+    assert [record["step"] for record in history if "rmse" in record] == [6, 12, 18]
+
+
+def test_a_training_killed_twice_ends_in_the_same_bits(tmp_path: Path, n_steps: list[int]) -> None:
+    def killing(at: int) -> loop.Loss:
+        calls: list[int] = []
+
+        def loss(output: Tensor, target: Tensor) -> Tensor:
+            calls.append(1)
+            if len(calls) == at:
+                raise Killed
+            return F.mse_loss(output, target)
+
+        return loss
+
+    for at, reached in ((6, 5), (9, 13)):
+        with checkpoints.keeping(tmp_path, 0.0), pytest.raises(Killed):
+            train_one(0, make_options(), loss=killing(at))
+        assert step_of(tmp_path / "member0.pt") == reached  # the step in which it died left no trace
+    n_steps.clear()
+    with checkpoints.keeping(tmp_path, 0.0):
+        assert_same(train_one(0, make_options()), uncut()[0])
+    assert len(n_steps) == LAST - 13
+
+
+@pytest.mark.parametrize(
+    ("report", "step", "epoch"),
+    [(1, 4, 0), (2, 6, 0), (3, 6, 1), (9, 18, 3)],
+    ids=["after a record", "before an evaluation", "after an evaluation", "after the last"],
+)
+def test_interrupted_between_two_steps_it_leaves_its_state(report: int, step: int, epoch: int, tmp_path: Path) -> None:
+    with progress.listening(raise_at(report)), checkpoints.keeping(tmp_path, 3600.0), pytest.raises(Killed):
+        train_one(0, make_options())
+    kept = torch.load(tmp_path / "member0.pt", weights_only=True)["state"]
+    assert (kept["step"], kept["epoch"]) == (step, epoch)
+    with checkpoints.keeping(tmp_path, 3600.0):
+        assert_same(train_one(0, make_options()), uncut()[0])
+
+
+def test_an_error_of_the_evaluation_costs_no_step(tmp_path: Path, n_steps: list[int]) -> None:
+    whole, fail = uncut()[0], raise_at(2)
+
+    def failing(network: nn.Module) -> dict[str, float]:
+        fail()
+        return evaluate(network)
+
+    n_steps.clear()
+    with checkpoints.keeping(tmp_path, 3600.0), pytest.raises(Killed):
+        train_one(0, make_options(), evaluate=failing)
+    assert len(n_steps) == 12
+    with checkpoints.keeping(tmp_path, 3600.0):
+        resumed = train_one(0, make_options())
+    assert len(n_steps) == LAST
+    assert_same(resumed, whole)
+
+
+def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(tmp_path: Path, n_steps: list[int]) -> None:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        if len(n_steps) == 8:
+            signal.raise_signal(signal.SIGINT)
+        return F.mse_loss(output, target)
+
+    before = signal.getsignal(signal.SIGINT)
+    with checkpoints.keeping(tmp_path, 3600.0), pytest.raises(KeyboardInterrupt):
+        train_one(0, make_options(), loss=loss)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len(n_steps) == step_of(tmp_path / "member0.pt") == 8
+    with checkpoints.keeping(tmp_path, 3600.0):
+        assert_same(train_one(0, make_options()), uncut()[0])
+
+
+def test_the_global_random_state_goes_on_where_a_training_is_alone(tmp_path: Path) -> None:
+    def fit(alone: bool = True, **more: Any) -> tuple[Outcome, Tensor]:
+        torch.manual_seed(5)
+        outcome = train_one(0, make_options(), network=make_net(3, shared_dropout=0.5), alone=alone, **more)
+        return outcome, torch.get_rng_state()
+
+    with torch.random.fork_rng(devices=[]):
+        whole, after = fit()
+        with progress.listening(raise_at(4)), checkpoints.keeping(tmp_path, 3600.0), pytest.raises(Killed):
+            fit()
+        with checkpoints.keeping(tmp_path, 3600.0):
+            resumed, later = fit()
+        assert_same(resumed, whole)
+        assert torch.equal(later, after)
+        with checkpoints.keeping(tmp_path, 3600.0):  # finished by now: nothing more is drawn
+            torch.manual_seed(5)
+            untouched = torch.get_rng_state()
+            assert torch.equal(fit(alone=False)[1], untouched)
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path: Path, n_steps: list[int]) -> None:
+    with checkpoints.keeping(tmp_path, 3600.0):
+        first = train_one(0, make_options())
+        written = (tmp_path / "member0.pt").stat().st_mtime_ns
+        assert len(n_steps) == LAST
+        again = train_one(0, make_options())
+    assert len(n_steps) == LAST
+    assert_same(again, first)
+    assert (tmp_path / "member0.pt").stat().st_mtime_ns == written
+
+
+# A training of its own process, for a kill that no Python code can see.
+LONG = {"epochs": 30}
+
+
+def _long_training(folder: Path, every: float) -> list[Outcome]:
+    with checkpoints.keeping(folder, every):
+        return train_both(make_options(**LONG))
+
+
+def test_a_killed_process_goes_on_in_another(tmp_path: Path, n_steps: list[int]) -> None:
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen([sys.executable, __file__, str(tmp_path)], env=environment, stderr=subprocess.PIPE)
+    paths = [tmp_path / "member0.pt", tmp_path / "member1.pt"]
+    try:
+        deadline = time.monotonic() + 60.0
+        while not all(path.exists() and step_of(path) > 7 for path in paths):
+            assert started.poll() is None, started.communicate()[1].decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    finally:
+        started.kill()
+        started.communicate()
+    assert started.returncode == -signal.SIGKILL
+    reached = [step_of(path) for path in paths]
+    total = 6 * LONG["epochs"]
+    assert all(7 < step < total for step in reached)
+    resumed = _long_training(tmp_path, 3600.0)
+    assert len(n_steps) == 2 * total - sum(reached)
+    for member in (0, 1):
+        assert_same(resumed[member], train_one(member, make_options(**LONG)))
+
+
+if __name__ == "__main__":
+    real_step = loop.train_step
+
+    def slow_step(*arguments: Any) -> Tensor:
+        time.sleep(0.01)
+        return real_step(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "RECORDS_PER_TRAINING", RECORDS)
+        patch.setattr(loop, "train_step", slow_step)
+        _long_training(Path(sys.argv[1]), 0.0)
