@@ -1,0 +1,158 @@
+"""Real `kedro run`s for the fault tests: where they write, how they are started and killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Size of the runs; the defaults take about 20 seconds for 39 nodes, so that a training is long enough to be hit.
+
+    Attributes:
+        pipelines: names as of ``kedro run --pipelines``; all of them if empty.
+        checkpoint_seconds: between two checkpoints of a training.
+    """
+
+    stores: int = 8
+    epochs: int = 4
+    trees: int = 60
+    pipelines: str = ""
+    checkpoint_seconds: float = 0.5
+
+    def arguments(self, data: Path, tracking: Path) -> list[str]:
+        """Of ``kedro run``, for artifacts under ``data`` and tracking under ``tracking``."""
+        sources = ("rossmann", "rossmann_notebook", "rossmann_forecast")
+        given = {"data_root": data, "tracking_root": tracking, "checkpoint_seconds": self.checkpoint_seconds}
+        given |= {"rossmann.generator.n_stores": self.stores}
+        given |= {f"{source}.training.epochs": self.epochs for source in sources}
+        given |= {f"{source}.baselines.lightgbm.n_estimators": self.trees for source in sources[:2]}
+        params = ",".join(f"{name}={value}" for name, value in given.items())
+        return [*(["--pipelines", self.pipelines] if self.pipelines else []), "--params", params]
+
+
+def copy_project(folder: Path, project: Path = PROJECT) -> Path:
+    """Copy what a run needs, so that neither edits nor other runs in the checkout disturb the runs here."""
+    for name in ("src", "conf"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "local")
+        shutil.copytree(project / name, folder / name, ignore=ignored)
+    (folder / "conf" / "local").mkdir()
+    for name in ("pyproject.toml", ".telemetry"):
+        shutil.copy(project / name, folder / name)
+    return folder
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place that runs write to.
+
+    Attributes:
+        project: folder that runs start in.
+        folder: tracking, and the log of every run.
+        data: root of the artifacts.
+    """
+
+    project: Path
+    settings: Settings
+    folder: Path
+    data: Path
+
+    @classmethod
+    def make(cls, project: Path, settings: Settings, folder: Path) -> "Site":
+        """A site without anything."""
+        folder.mkdir(parents=True)
+        return cls(project, settings, folder, folder / "data")
+
+    @property
+    def runs(self) -> Path:
+        """Where the runner remembers."""
+        return self.data / ".runs"
+
+    def note(self) -> dict[str, Any]:
+        """The runner's note of the node at work; empty if there is none."""
+        try:
+            return dict(json.loads((self.runs / "started.json").read_text()))
+        except FileNotFoundError:
+            return {}
+
+    def records(self, file: str = "manifest.json") -> dict[str, Any]:
+        """Records by node; ``file`` may be one of the history."""
+        try:
+            return dict(json.loads((self.runs / file).read_text())["nodes"])
+        except FileNotFoundError:
+            return {}
+
+    def history(self) -> dict[str, dict[str, Any]]:
+        """Records by run and node."""
+        files = (self.runs / "history").glob("[!.]*.json")
+        return {path.stem: self.records(f"history/{path.name}") for path in sorted(files)}
+
+    def logs(self) -> list[Path]:
+        """Output of every run so far, the oldest first."""
+        return sorted(self.folder.glob("run-*.log"))
+
+    def start(self) -> "Run":
+        """Start ``kedro run``."""
+        return Run(self, self.folder / f"run-{len(self.logs()):03}.log")
+
+    def finish(self) -> tuple[int, str]:
+        """Run to the end; exit status and what was printed."""
+        run = self.start()
+        return run.wait(), run.log.read_text()
+
+    def leftovers(self) -> list[str]:
+        """What should not be there between runs: partial files, versions without a record, notes of a run."""
+        recorded = {
+            made["path"] for run in self.history().values() for n in run.values() for made in n["outputs"].values()
+        }
+        files = [path for path in self.data.rglob("*") if path.is_file() and self.runs not in path.parents]
+        left = [path for path in files if str(path) not in recorded]
+        left += [path for path in self.data.glob("*/*/*/*") if path.is_dir() and not any(path.iterdir())]
+        left += [
+            path for path in self.runs.rglob("*") if path.name[0] == "." or path.name in {"started.json", "holder.json"}
+        ]
+        left += list(self.runs.glob("scratch/*/*"))
+        return [f"left over: {path.relative_to(self.data)}" for path in sorted(left)]
+
+
+class Run:
+    """One `kedro run` in a process group of its own."""
+
+    def __init__(self, site: Site, log: Path) -> None:
+        self.log = log
+        self.began = time.monotonic()
+        arguments = site.settings.arguments(site.data, site.folder)
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"COLUMNS": "300"}
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "kedro", "run", *arguments],
+                cwd=site.project,
+                env=environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    def ended(self) -> bool:
+        """Whether it ended by itself."""
+        return self._process.poll() is not None
+
+    def wait(self) -> int:
+        """Exit status, once it has ended."""
+        return self._process.wait()
+
+    def kill(self) -> bool:
+        """Kill the whole group at once; False if the run was quicker."""
+        if not self.ended():
+            os.killpg(self.pid, signal.SIGKILL)
+        return self.wait() == -signal.SIGKILL

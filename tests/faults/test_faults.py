@@ -1,0 +1,54 @@
+"""Killed runs and full disks, on a small scale; ``kill_runs.py`` and ``crash_points.py`` do the same at length."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fault_outputs import Reference
+from full_disks import fill_disks, no_small_disks
+from kedro_runs import PROJECT, Settings, Site, copy_project
+from kill_runs import Tally, kill_runs
+
+pytestmark = pytest.mark.slow
+
+SMALL = Settings(stores=6, epochs=3, pipelines="rossmann_forecast", checkpoint_seconds=0.2)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Reference]:
+    """An undisturbed run, and where it ran."""
+    root = tmp_path_factory.mktemp("faults")
+    site = Site.make(copy_project(root / "project"), SMALL, root / "reference")
+    return site, Reference.make(site)
+
+
+def test_after_kills_everything_loads_and_the_next_run_makes_the_same(
+    undisturbed: tuple[Site, Reference], tmp_path: Path
+) -> None:
+    site, reference = undisturbed
+    tally = Tally()
+    kill_runs(tmp_path, reference, site, kills=6, seed=0, tally=tally)
+    assert not tally.failures, tally.report(reference.order)
+    assert tally.kills.total() >= 6 and tally.completed == 1 and tally.loads > 0
+
+
+@pytest.mark.skipif(bool(no_small_disks()), reason=no_small_disks())
+def test_on_a_full_disk_a_run_says_so_and_the_next_one_goes_on(
+    undisturbed: tuple[Site, Reference], tmp_path: Path
+) -> None:
+    site, reference = undisturbed
+    for disk in fill_disks(tmp_path, reference, site, 2):
+        assert not disk.failures, disk
+        assert disk.completed
+
+
+def test_a_run_may_end_at_any_file_operation() -> None:
+    finished = subprocess.run(
+        [sys.executable, Path(__file__).with_name("crash_points.py"), "--every", "8"],
+        env={"PYTHONPATH": str(PROJECT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
