@@ -1,6 +1,6 @@
 """Die at every single file operation of a tiny incremental run, one after the other: what random kills may miss.
 
-    python tests/faults/crash_points.py             about a minute; exit status 1 on a failure
+    python tests/faults/crash_points.py             a minute or two; exit status 1 on a failure
 
 Python announces each file operation before it does it, and an audit hook ends the process there, as SIGKILL does. Then
 everything loads, the next run completes, its outputs are those of an undisturbed run, and nothing is left over.

@@ -131,7 +131,8 @@ class Run:
         self.log = log
         self.began = time.monotonic()
         arguments = site.settings.arguments(site.data, site.folder)
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"COLUMNS": "300"}
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment |= {"COLUMNS": "300", "PYTHONUNBUFFERED": "1"}  # a killed run has logged what it said
         with log.open("wb") as file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "kedro", "run", *arguments],

@@ -30,7 +30,7 @@ from fault_outputs import Artifacts, Reference, broken_tracking
 from full_disks import fill_disks, no_small_disks
 from kedro_runs import PROJECT, Run, Settings, Site, copy_project
 
-ATTEMPTS = 3  # at one aim: a node of some milliseconds may be over before the kill
+ATTEMPTS = 5  # at one node, each earlier than the last: one of some milliseconds may be over before the kill
 SAVE_SECONDS = 0.004  # within which a kill follows the first trace of a save
 RESUMED = "Going on at "  # what a training logs that found its checkpoint
 
@@ -102,8 +102,8 @@ def plan(kills: int, order: list[str], rng: random.Random) -> tuple[list[Aim], l
 class Killer:
     """Kill runs at one site, and look at what each kill leaves."""
 
-    def __init__(self, site: Site, reference: Reference, rng: random.Random, tally: Tally) -> None:
-        self._site, self._reference, self._rng, self._tally = site, reference, rng, tally
+    def __init__(self, site: Site, reference: Reference, tally: Tally) -> None:
+        self._site, self._reference, self._tally = site, reference, tally
         self._artifacts = Artifacts(site.project, site.data)
 
     def hit(self, aim: Aim) -> bool:
@@ -120,10 +120,12 @@ class Killer:
                     self._fail(f"a run ended with {status} before the kill", run.log)
                 if status or not aim.node:
                     return False
+                aim = replace(aim, share=aim.share / 2)
                 continue
             where = self._look(run, seen, before)
             if where == aim.node or not aim.node or aim.kind == "between":
                 break
+            aim = replace(aim, kind="node", share=aim.share / 2)
         return True
 
     def complete(self) -> None:
@@ -228,7 +230,7 @@ def kill_runs(root: Path, reference: Reference, template: Site, kills: int, seed
 
     def killer(number: int) -> Killer:
         site = Site.make(template.project, template.settings, root / f"killed-{number}")
-        return Killer(site, reference, rng, tally)
+        return Killer(site, reference, tally)
 
     at = killer(0)
     for aim in along:

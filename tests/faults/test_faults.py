@@ -45,7 +45,7 @@ def test_on_a_full_disk_a_run_says_so_and_the_next_one_goes_on(
 
 def test_a_run_may_end_at_any_file_operation() -> None:
     finished = subprocess.run(
-        [sys.executable, Path(__file__).with_name("crash_points.py"), "--every", "8"],
+        [sys.executable, Path(__file__).with_name("crash_points.py"), "--every", "12"],
         env={"PYTHONPATH": str(PROJECT / "src")},
         capture_output=True,
         text=True,
