@@ -34,7 +34,13 @@ def start(root: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=hear_interrupts,
     )
+
+
+def hear_interrupts() -> None:
+    """A process that is started in the background ignores Ctrl-C, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stop_in_training(root: Path, number: signal.Signals) -> tuple[int, str]:
@@ -75,14 +81,15 @@ def test_an_interrupted_and_killed_training_ends_with_the_same_weights(tmp_path:
 
     status, printed = stop_in_training(tmp_path / "disturbed", signal.SIGKILL)
     assert status == -signal.SIGKILL
-    assert statuses(tmp_path / "disturbed") == ["KILLED", "RUNNING"]
+    status, printed = stop_in_training(tmp_path / "disturbed", signal.SIGKILL)
+    assert statuses(tmp_path / "disturbed") == ["KILLED", "RUNNING", "RUNNING"]
 
     last = start(tmp_path / "disturbed")
     printed, _ = last.communicate(timeout=180)
     assert last.returncode == 0, printed
     said = " ".join(printed.split())
     assert said.count("Going on at step") == 2, said
-    assert statuses(tmp_path / "disturbed") == ["KILLED", "KILLED", "FINISHED"]
+    assert statuses(tmp_path / "disturbed") == ["KILLED", "KILLED", "KILLED", "FINISHED"]
     assert not list((tmp_path / "disturbed/data/.runs/scratch").glob("*/*"))
 
     printed, _ = undisturbed.communicate(timeout=180)

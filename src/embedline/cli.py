@@ -14,7 +14,7 @@ from embedline.errors import DataError
 from embedline.running import RunInterrupted, RunnerError
 from embedline.running.commands import incremental, prune, why
 
-MENDABLE = (DataError, DataValidationError, DatasetError, ParameterValidationError, RunnerError)
+MENDABLE = (DataError, DataValidationError, ParameterValidationError, RunnerError)
 INTERRUPTED = 130  # exit status of a shell command that Ctrl-C ended
 
 
@@ -31,6 +31,8 @@ def _in_one_line(command: click.Command) -> click.Command:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return callback(*args, **kwargs)
+        except DatasetError as error:  # Kedro puts the cause, such as a full disk, on a line of its own
+            raise click.ClickException(" ".join(str(error).splitlines())) from error
         except MENDABLE as error:
             raise click.ClickException(str(error)) from error
         except RunInterrupted as error:

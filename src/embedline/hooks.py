@@ -175,7 +175,7 @@ class Tracking:
 
     @hook_impl
     def after_incremental_run(self, report: RunReport) -> None:
-        """Tag the run with what was read, written and skipped, and mark one that was killed before it."""
+        """Tag the run with what was read, written and skipped, and mark those that were killed before it."""
         mlflow = _active_mlflow()
         if not mlflow:
             return
@@ -187,8 +187,8 @@ class Tracking:
         }
         mlflow.set_tags({name: text[:TAG_LENGTH] for name, text in tags.items()})
         mlflow.log_dict(asdict(report), "run.json")
-        if report.recovered:
-            _mark_killed(mlflow, report.recovered)
+        for run_id in report.killed:
+            _mark_killed(mlflow, run_id)
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self, error: Exception) -> None:

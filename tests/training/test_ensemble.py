@@ -107,9 +107,10 @@ def _assert_goes_on_to_the_same(folder: Path, count: int) -> None:
 
 @pytest.fixture
 def _own_interrupts() -> Iterator[None]:
-    """Whatever a test does to the handling of Ctrl-C, the next one finds Python's own."""
+    """Python's own handling of Ctrl-C, which a process in the background is started without; then that of before."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("_own_interrupts")

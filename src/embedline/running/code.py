@@ -11,8 +11,8 @@ module that is imported on the way (a call, ``REGISTRY["a"] = f``, a decorator o
 
 Not seen: modules and names that are looked up by a string alone (``importlib``, ``globals()``), what an assignment or
 a ``return`` does besides its value (``_ = register(f)``), subclasses found by ``__subclasses__``, docstrings that are
-used as data, values that change at run time (``module.SETTING = 5`` within a function, environment variables), and
-files that the code reads by itself.
+used as data, settings of a library's decorator that is applied by hand, values that change at run time
+(``module.SETTING = 5`` within a function, environment variables), and files that the code reads by itself.
 """
 
 import ast

@@ -108,6 +108,7 @@ class Manifest:
         self.hashes = FileHashes(self.folder / "hashes.json")
         self._encoded: dict[tuple[str, str], str] = {}
         self._this_run: dict[str, NodeRecord] = {}
+        self.killed: list[str] = []
 
     def _read(self, path: Path) -> dict[str, NodeRecord]:
         try:
@@ -178,14 +179,13 @@ class Manifest:
         path.unlink()
         return str(note["run_id"])
 
-    def recover(self) -> str | None:
-        """Clear up after a run that was killed; its id, or None if the last one ended by itself."""
+    def recover(self) -> None:
+        """Clear up after a run that was killed."""
         run_id = self.give_up()
         for staged in [*self.folder.glob(".*.json"), *self.folder.glob("history/.*.json")]:
             staged.unlink()  # half-written by a run that was killed: only the holder of the lock writes here
         if run_id:
             logger.info("The run %s was killed: what it had finished is kept, what it had begun was removed", run_id)
-        return run_id
 
     def scratch(self, node: str, key: str) -> Path:
         """Folder of an unfinished node for exactly this work; those of other works of the node are removed."""
@@ -225,7 +225,10 @@ class Manifest:
                 raise RunnerError(
                     f"the run {newest} has written newer versions than this run, {run_id}, would: start it again"
                 )
-            note = {"pid": os.getpid(), "run_id": run_id, "command": " ".join(sys.argv)}
+            # The note of a run that ended by itself is gone; runs that were killed one after the other add up.
+            before = _note(holder)
+            self.killed = [*before["killed"], before["run_id"]] if before else []
+            note = {"pid": os.getpid(), "run_id": run_id, "command": " ".join(sys.argv), "killed": self.killed}
             self._guarded(holder, json.dumps(note))
             yield
         finally:
@@ -257,10 +260,18 @@ def _refuse(path: Path, error: OSError) -> NoReturn:
     raise RunnerError(f"cannot write {path}, which remembers the run: {error.strerror}") from error
 
 
-def _describe(holder: Path) -> str:
+def _note(holder: Path) -> dict[str, Any] | None:
+    """What the run that holds the lock, or died holding it, says of itself."""
     try:
-        note = json.loads(holder.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        note: dict[str, Any] = json.loads(holder.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return note
+
+
+def _describe(holder: Path) -> str:
+    note = _note(holder)
+    if note is None:
         return "it has just started"
     return f"process {note['pid']}, run {note['run_id']}, `{note['command']}`"
 

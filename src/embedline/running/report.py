@@ -49,7 +49,7 @@ class RunReport:
         steps: the nodes in order.
         read: version by dataset that was loaded from an earlier run; None for one without versions.
         written: version by dataset that was stored.
-        recovered: id of a run that was killed and cleared up after.
+        killed: ids of the runs just before this one that were killed.
         bookkeeping: seconds spent on telling what to run, hashing and remembering.
     """
 
@@ -57,7 +57,7 @@ class RunReport:
     steps: list[Step] = field(default_factory=list)
     read: dict[str, str | None] = field(default_factory=dict)
     written: dict[str, str | None] = field(default_factory=dict)
-    recovered: str | None = None
+    killed: list[str] = field(default_factory=list)
     bookkeeping: float = 0.0
 
     def nodes(self, state: str) -> list[str]:

@@ -86,7 +86,8 @@ class IncrementalRunner(SequentialRunner):
             return {}
         try:
             with self._manifest.locked(run_id, wait=self.wait):
-                self._report.recovered = self._manifest.recover()
+                self._manifest.recover()
+                self._report.killed = self._manifest.killed
                 return super().run(pipeline, catalog, hook_manager, run_id)
         except KeyboardInterrupt as error:
             raise RunInterrupted("interrupted: the same command goes on from what is finished") from error

@@ -139,10 +139,10 @@ class Trace:
         classes = {type(self._datasets[name]) for name in datasets if self.is_stored(name)}
         try:
             code = self._index.of_function(node.func)
+            code = functools.reduce(Code.__or__, (self._index.of_class(cls) for cls in classes), code)
         except UntraceableCode as error:
             self._untraceable[node.name] = str(error)
             code = Code()
-        code = functools.reduce(Code.__or__, (self._index.of_class(cls) for cls in classes), code)
         parameters = {name: self._catalog.get(name).load() for name in node.inputs if is_parameter(name)}
         files = {
             text: hashed
