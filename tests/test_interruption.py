@@ -22,6 +22,12 @@ SETTINGS = {
     "checkpoint_seconds": 0.3,
 }
 
+# A process that is started in the background ignores Ctrl-C, and so do its children.
+HEARING = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from kedro.framework.cli import main; sys.argv = ['kedro', *sys.argv[1:]]; main()"
+)
+
 
 def start(root: Path) -> subprocess.Popen[str]:
     """Start a real `kedro run` up to the trained model, with artifacts and tracking under ``root``."""
@@ -29,18 +35,12 @@ def start(root: Path) -> subprocess.Popen[str]:
     params = ",".join(f"{name}={value}" for name, value in given.items())
     arguments = ["run", "--pipelines", "rossmann", "--to-nodes", "rossmann.train", "--params", params]
     return subprocess.Popen(
-        [sys.executable, "-m", "kedro", *arguments],
+        [sys.executable, "-c", HEARING, *arguments],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=hear_interrupts,
     )
-
-
-def hear_interrupts() -> None:
-    """A process that is started in the background ignores Ctrl-C, and so do its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stop_in_training(root: Path, number: signal.Signals) -> tuple[int, str]:
