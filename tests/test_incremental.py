@@ -2,10 +2,7 @@
 
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +11,10 @@ import polars as pl
 import pytest
 from kedro.framework.startup import bootstrap_project
 
+from copies import PROJECT, copy_project, kedro
 from embedline.running import IncrementalSession, Manifest, code
 from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
 
-PROJECT = Path(__file__).resolve().parents[1]
 NODES = {
     "acquire",
     "type_sales",
@@ -142,26 +139,9 @@ def test_force_and_named_nodes_run(preparation: Preparation) -> None:
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project whose preparation has run once."""
-    project = tmp_path_factory.mktemp("copy") / "project"
-    for name in ("src", "conf"):
-        shutil.copytree(PROJECT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copy(PROJECT / "pyproject.toml", project)
-    assert set(states(command(project, *RUN))) == NODES
+    project = copy_project(tmp_path_factory.mktemp("copy") / "project")
+    assert set(states(kedro(project, *RUN))) == NODES
     return project
-
-
-def command(project: Path, *arguments: str, status: int = 0) -> str:
-    """Run `kedro` in a copy of the project; what it printed."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "kedro", *arguments],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project / "src"), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == status, finished.stderr + finished.stdout
-    return finished.stdout + finished.stderr
 
 
 def states(printed: str) -> dict[str, str]:
@@ -171,53 +151,45 @@ def states(printed: str) -> dict[str, str]:
 
 
 def test_kedro_viz_has_the_status_of_each_node_that_ran(copied: Path) -> None:
-    printed = command(copied, "run", "--pipelines", "rossmann_features", "--force", *RUN[3:])
+    printed = kedro(copied, "run", "--pipelines", "rossmann_features", "--force", *RUN[3:])
     events = json.loads((copied / ".viz/kedro_pipeline_events.json").read_text())
     ran = {event["node"].partition(".")[2] for event in events if event["event"] == "after_node_run"}
     assert ran == NODES and "Workflow tracking" not in printed
-    assert "Workflow tracking" not in command(copied, *RUN, "--tags", "acquire")
+    assert "Workflow tracking" not in kedro(copied, *RUN, "--tags", "acquire")
 
 
 def test_a_comment_reruns_nothing_and_a_helper_its_nodes(copied: Path) -> None:
     path = copied / "src/embedline/frames/elapsed.py"
     source = path.read_text()
     path.write_text(source.replace('"""', '"""Other words. ', 1) + "\n# a comment\n")
-    assert all(state.startswith("skipped unchanged") for state in states(command(copied, *RUN)).values())
+    assert all(state.startswith("skipped unchanged") for state in states(kedro(copied, *RUN)).values())
 
     # A helper two calls away from the node: its name is changed, what it computes is not.
     helper = next(line for line in source.splitlines() if line.startswith("def _"))
     name = helper.removeprefix("def ").partition("(")[0]
     path.write_text(source.replace(name, f"{name}_renamed"))
-    printed = states(command(copied, *RUN))
+    printed = states(kedro(copied, *RUN))
     ran = {node for node, state in printed.items() if state.startswith("ran")}
     assert ran == {"build_calendar"}, printed
     assert printed["build_table"].startswith("skipped its inputs came out as they were")
 
 
 def test_dry_run_why_and_prune_from_the_command_line(copied: Path) -> None:
-    printed = command(copied, *RUN[:-1], "rossmann.generator.n_stores=5", "--dry-run")
+    printed = kedro(copied, *RUN[:-1], "rossmann.generator.n_stores=5", "--dry-run")
     assert states(printed)["acquire"] == "would run parameter rossmann.generator.n_stores changed 4 → 5"
     assert "1 of 8 nodes would run, 7 would run if their inputs change, 0 would be skipped" in printed
 
-    command(copied, *RUN[:-1], "rossmann.generator.n_stores=5")
-    explained = command(copied, "why", "rossmann.table")
+    kedro(copied, *RUN[:-1], "rossmann.generator.n_stores=5")
+    explained = kedro(copied, "why", "rossmann.table")
     assert "made by the node rossmann.build_table" in explained and "rossmann.raw_train" in explained
-    assert "did you mean 'rossmann.table'" in command(copied, "why", "rossmann.tabel", status=1)
+    assert "did you mean 'rossmann.table'" in kedro(copied, "why", "rossmann.tabel", status=1)
 
     tables = sorted((copied / "data/sample/05_model_input/rossmann/table.feather").glob("*/table.feather"))
     assert len(tables) >= 2
-    asked = subprocess.run(
-        [sys.executable, "-m", "kedro", "prune", "--keep", "1"],
-        cwd=copied,
-        env={**os.environ, "PYTHONPATH": str(copied / "src")},
-        input="n\n",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert tables[0].parent.name in asked.stdout and tables[0].exists()
-    assert "Deleted" in command(copied, "prune", "--keep", "1", "--yes")
+    asked = kedro(copied, "prune", "--keep", "1", answer="n\n")
+    assert tables[0].parent.name in asked and tables[0].exists()
+    assert "Deleted" in kedro(copied, "prune", "--keep", "1", "--yes")
     assert not tables[0].parent.exists() and tables[-1].exists()
     assert json.loads((copied / "data/sample/.runs/manifest.json").read_text())["nodes"]
-    printed = states(command(copied, *RUN[:-1], "rossmann.generator.n_stores=5"))
+    printed = states(kedro(copied, *RUN[:-1], "rossmann.generator.n_stores=5"))
     assert all(state.startswith("skipped") for state in printed.values())

@@ -1,17 +1,13 @@
 """The README's "A table of your own", done word for word on a copy of the project."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-PROJECT = Path(__file__).resolve().parents[1]
+from copies import PROJECT, copy_project, kedro
 
 
 def readme_blocks() -> list[str]:
@@ -40,11 +36,7 @@ def houses(n_rows: int = 3000) -> pl.DataFrame:
 
 
 def test_a_csv_reaches_metrics_as_the_readme_says(tmp_path: Path) -> None:
-    project = tmp_path / "project"
-    for name in ("conf", "src"):
-        shutil.copytree(PROJECT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(PROJECT / name, project / name)
+    project = copy_project(tmp_path / "project")
     (project / "data/01_raw").mkdir(parents=True)
     houses().write_csv(project / "data/01_raw/houses.csv")
 
@@ -56,15 +48,7 @@ def test_a_csv_reaches_metrics_as_the_readme_says(tmp_path: Path) -> None:
     assert marker in registry.read_text()
     registry.write_text(registry.read_text().replace(marker, marker + "        " + line.strip() + "\n"))
 
-    finished = subprocess.run(
-        [sys.executable, "-m", "kedro", "run", "--env", "base", "--pipelines", "houses"],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project / "src"), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
+    kedro(project, "run", "--env", "base", "--pipelines", "houses")
     (path,) = (project / "data/08_reporting/houses/metrics.json").glob("*/metrics.json")
     metrics = json.loads(path.read_text())
     assert 0.09 < metrics["exp_rmspe"] < 0.14  # the noise of the law is 0.1

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import last_line
 
 from embedline.running import code as code_module
 from embedline.running.code import Code, CodeIndex, UntraceableCode
@@ -144,16 +145,7 @@ def f(a, b): return a
         f"import sys; sys.path.insert(0, {str(package.root)!r}); import {package.name}.nodes as nodes\n"
         f"from embedline.running.code import CodeIndex; print(CodeIndex({package.name!r}).of_function(nodes.node))"
     )
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", script],
-            env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.splitlines()[-1]
-        for seed in "12"
-    ]
+    runs = [last_line(script, seed) for seed in "12"]
     assert runs[0] == runs[1] == str(package.code())
 
 

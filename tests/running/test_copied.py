@@ -1,12 +1,10 @@
 """The folder `running` works in another Kedro project, as the README says."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import embedline.running
+from copies import kedro
 
 FILES = {
     "pyproject.toml": """
@@ -65,20 +63,6 @@ def register_pipelines():
     return {"__default__": Pipeline([Node(scale, ["raw", "params:by"], "scaled", name="scale")])}
 """,
 }
-
-
-def kedro(project: Path, *arguments: str) -> str:
-    """Run `kedro` in the project; what it printed."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "kedro", *arguments],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project / "src"), "COLUMNS": "150"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished.stdout + finished.stderr
 
 
 def test_a_copy_runs_in_another_project(tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ import datetime
 import decimal
 import enum
 import math
-import subprocess
-import sys
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from processes import last_line
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from embedline.running.values import canonical, differences, digest, leaves, plain, short, state
@@ -141,16 +140,7 @@ def test_values_are_the_same_in_every_process() -> None:
         "from pydantic import BaseModel\nfrom embedline.running.values import canonical\n"
         "class M(BaseModel):\n    names: set[str] = set('abcdefgh')\nprint(canonical([M(), set('uvwxyz')]))"
     )
-    made = {
-        subprocess.run(
-            [sys.executable, "-c", script],
-            env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.splitlines()[-1]
-        for seed in "123"
-    }
+    made = {last_line(script, seed) for seed in "123"}
     assert made == {'[{"names": ["a", "b", "c", "d", "e", "f", "g", "h"]}, ["u", "v", "w", "x", "y", "z"]]'}
 
 

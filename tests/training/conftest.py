@@ -2,8 +2,24 @@
 
 import pytest
 import torch
+from cut_off import RECORDS, count_steps, uncut
+
+from embedline.training import loop
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def few_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few readings of the running loss, so that it matters to what a checkpoint holds."""
+    monkeypatch.setattr(loop, "RECORDS_PER_TRAINING", RECORDS)
+    uncut()  # before anybody counts steps
+
+
+@pytest.fixture
+def n_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Steps taken by all trainings of the test."""
+    return count_steps(monkeypatch)

@@ -16,10 +16,8 @@ import torch.nn.functional as F
 from cut_off import (
     BATCH,
     LAST,
-    RECORDS,
     Killed,
     assert_same,
-    count_steps,
     files_in,
     interrupted,
     make_data,
@@ -36,16 +34,7 @@ from torch import Tensor, nn
 from embedline.training import checkpoints, loop, progress, state
 from embedline.training.device import make_accelerator
 
-
-@pytest.fixture(autouse=True)
-def _few_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "RECORDS_PER_TRAINING", RECORDS)
-    uncut()  # before anybody counts steps
-
-
-@pytest.fixture
-def n_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    return count_steps(monkeypatch)
+pytestmark = pytest.mark.usefixtures("few_records")
 
 
 def test_a_checkpoint_is_due_when_its_time_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,6 @@ from cut_off import (
     Killed,
     Outcome,
     assert_same,
-    count_steps,
     evaluate,
     make_net,
     make_options,
@@ -33,16 +32,7 @@ from torch import Tensor, nn
 
 from embedline.training import checkpoints, loop, progress
 
-
-@pytest.fixture(autouse=True)
-def _few_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "RECORDS_PER_TRAINING", RECORDS)
-    uncut()  # before anybody counts steps
-
-
-@pytest.fixture
-def n_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    return count_steps(monkeypatch)
+pytestmark = pytest.mark.usefixtures("few_records")
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])

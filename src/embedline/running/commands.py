@@ -15,7 +15,7 @@ from kedro.framework.session import KedroSession
 
 from .provenance import explain
 from .prune import Removal, find_removals, remove
-from .records import ENTRY, Manifest, RunnerError
+from .records import manifest_of
 from .report import make_console
 from .runner import IncrementalRunner
 from .session import IncrementalSession
@@ -83,7 +83,7 @@ def why(dataset: str, version: str | None, env: str | None, params: dict[str, An
     """Show what made DATASET: node, reason, code, parameters and inputs."""
     session = _session(env, params)
     with session:
-        tree = explain(_manifest(session.load_context().catalog), dataset, version)
+        tree = explain(manifest_of(session.load_context().catalog), dataset, version)
         make_console().print(tree, soft_wrap=True)
 
 
@@ -97,7 +97,7 @@ def prune(keep: int, yes: bool, env: str | None, params: dict[str, Any]) -> None
     session = _session(env, params)
     with session:
         catalog = session.load_context().catalog
-        manifest = _manifest(catalog)
+        manifest = manifest_of(catalog)
         with manifest.locked(session.session_id, wait=False):
             manifest.recover()
             removals = find_removals(catalog, pipelines.values(), manifest, keep)
@@ -122,11 +122,3 @@ def _show_removals(removals: list[Removal]) -> None:
         click.echo(f"{dataset}: {len(found)} versions, {size / 1e6:,.1f} MB: {', '.join(r.version for r in found)}")
     total = sum(removal.size for removal in removals)
     click.echo(f"{len(removals)} versions to delete, {total / 1e6:,.1f} MB")
-
-
-def _manifest(catalog: Any) -> Manifest:
-    if ENTRY not in catalog:
-        raise RunnerError(f"the catalog has no {ENTRY!r}: nothing is remembered")
-    manifest = catalog.load(ENTRY)
-    assert isinstance(manifest, Manifest)
-    return manifest

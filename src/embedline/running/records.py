@@ -253,11 +253,7 @@ class Manifest:
         try:
             write_atomically(path, text)
         except OSError as error:
-            _refuse(path, error)
-
-
-def _refuse(path: Path, error: OSError) -> NoReturn:
-    raise RunnerError(f"cannot write {path}, which remembers the run: {error.strerror}") from error
+            raise RunnerError(f"cannot write {path}, which remembers the run: {error.strerror}") from error
 
 
 def _note(holder: Path) -> dict[str, Any] | None:
@@ -274,6 +270,22 @@ def _describe(holder: Path) -> str:
     if note is None:
         return "it has just started"
     return f"process {note['pid']}, run {note['run_id']}, `{note['command']}`"
+
+
+def manifest_of(catalog: Any) -> Manifest:
+    """The manifest that a catalog names.
+
+    Raises:
+        RunnerError: if it names none.
+    """
+    if ENTRY not in catalog:
+        raise RunnerError(
+            f"the catalog has no {ENTRY!r}, which remembers what ran: add it with the type "
+            f"{__package__}.RunManifest and a filepath, or run with --runner SequentialRunner"
+        )
+    manifest = catalog.load(ENTRY)
+    assert isinstance(manifest, Manifest)
+    return manifest
 
 
 def now() -> str:

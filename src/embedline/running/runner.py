@@ -12,7 +12,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner, Task
 
-from .records import ENTRY, Manifest, NodeRecord, RunnerError, now
+from .records import Manifest, NodeRecord, manifest_of, now
 from .report import IncrementalSpecs, RunReport, Step, show
 from .tracing import Trace, base_name, data_inputs, is_parameter
 
@@ -73,7 +73,7 @@ class IncrementalRunner(SequentialRunner):
             RunnerError: if another run writes to the same place and ``wait`` is False, or the catalog has no manifest.
             RunInterrupted: at Ctrl-C; what was finished is kept.
         """
-        self._manifest = self._find_manifest(catalog)
+        self._manifest = Manifest(self._folder) if self._folder else manifest_of(catalog)
         run_id = run_id or now()
         self._report = RunReport(run_id)
         if hook_manager is not None and hasattr(hook_manager, "add_hookspecs"):
@@ -91,18 +91,6 @@ class IncrementalRunner(SequentialRunner):
                 return super().run(pipeline, catalog, hook_manager, run_id)
         except KeyboardInterrupt as error:
             raise RunInterrupted("interrupted: the same command goes on from what is finished") from error
-
-    def _find_manifest(self, catalog: Any) -> Manifest:
-        if self._folder:
-            return Manifest(self._folder)
-        if ENTRY not in catalog:
-            raise RunnerError(
-                f"the catalog has no {ENTRY!r}, which remembers what ran: add it with the type "
-                f"{__package__}.RunManifest and a filepath, or run with --runner SequentialRunner"
-            )
-        manifest = catalog.load(ENTRY)
-        assert isinstance(manifest, Manifest)
-        return manifest
 
     def _show_plan(self, pipeline: Pipeline, catalog: Any) -> None:
         for name in pipeline.datasets():

@@ -90,11 +90,10 @@ class Trace:
             version = self._datasets[name].resolve_load_version() if place.versioned else None
         except VersionNotFoundError:
             return None  # the load will fail, with Kedro's own message
-        return self._artifact(name, place, version)
+        return self._artifact(place, version)
 
-    def _artifact(self, name: str, place: Place, version: str | None, *, trust: bool | None = None) -> Artifact | None:
-        trust = self._trust if trust is None else trust
-        hashed = place.hash(version, self._manifest.hashes, trust=trust)
+    def _artifact(self, place: Place, version: str | None) -> Artifact | None:
+        hashed = place.hash(version, self._manifest.hashes, trust=self._trust)
         return Artifact(version, hashed, place.of_version(version)) if hashed else None
 
     def is_stored(self, name: str) -> bool:
@@ -248,7 +247,7 @@ class Trace:
         for name in node.outputs:
             base, place = base_name(name), self._places[name]
             if base in self._pinned and place:
-                self.known[base] = self._artifact(name, place, self._pinned[base])
+                self.known[base] = self._artifact(place, self._pinned[base])
             elif record and base in record.outputs:
                 self.pin(base, record.outputs[base].version)
                 self.known[base] = record.outputs[base]
@@ -263,7 +262,7 @@ class Trace:
             artifact: Artifact | None = Artifact(None, f"made by {key}")
             if place:
                 version = self._datasets[name]._version.save if place.versioned else None
-                artifact = self._artifact(name, place, version, trust=False)
+                artifact = self._artifact(place, version)
             self.known[base] = artifact
             if artifact and self.is_stored(name):
                 outputs[base] = artifact
