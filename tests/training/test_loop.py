@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from embedline.training import loop, progress, schedules
 from embedline.training.device import make_accelerator
+from embedline.training.groups import LayerGroup, optimizer_groups
 from embedline.training.options import TrainingOptions
 
 
@@ -113,14 +114,13 @@ def test_a_record_of_several_steps_holds_the_mean_of_their_losses(monkeypatch: p
 
 def test_averaging_equals_an_average_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     states: list[dict[str, Tensor]] = []
-    real_step = loop.train_step
+    real_step = loop.descend
 
-    def spy(network: nn.Module, *arguments: Any) -> Tensor:
-        value = real_step(network, *arguments)
+    def spy(value: Tensor, network: nn.Module, *arguments: Any) -> None:
+        real_step(value, network, *arguments)
         states.append(copy.deepcopy(network.state_dict()))
-        return value
 
-    monkeypatch.setattr(loop, "train_step", spy)
+    monkeypatch.setattr(loop, "descend", spy)
     fitted = _fit(_options(averaging={"decay": 0.4}))
     for name, start in _net().state_dict().items():
         expected = start
@@ -164,7 +164,7 @@ def test_a_watched_training_ends_in_the_same_weights(averaging: dict[str, float]
 
 def test_matrices_are_decayed_and_vectors_are_not() -> None:
     network = _net()
-    decayed, free = loop.decay_groups(network, 0.3)
+    decayed, free = optimizer_groups([LayerGroup([network])], 0.3)
     assert [tuple(p.shape) for p in decayed["params"]] == [(32, 3), (1, 32)]
     assert [tuple(p.shape) for p in free["params"]] == [(32,), (32,), (32,), (1,)]
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
@@ -172,9 +172,9 @@ def test_matrices_are_decayed_and_vectors_are_not() -> None:
 
 def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
     network = nn.Linear(2, 1, bias=False)
-    assert len(loop.decay_groups(network, 0.1)) == 1
+    assert len(optimizer_groups([LayerGroup([network])], 0.1)) == 1
     network.weight.requires_grad_(False)
-    assert loop.decay_groups(network, 0.1) == []
+    assert optimizer_groups([LayerGroup([network])], 0.1) == []
 
 
 def test_a_batch_larger_than_the_data_takes_all_of_it() -> None:
@@ -187,7 +187,8 @@ def test_the_gradient_is_clipped_to_the_norm() -> None:
     options, network, (values, target) = _options(), _net(), _data()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     before = torch.cat([p.detach().flatten().clone() for p in network.parameters()])
-    loop.train_step(network, optimizer, (values, 100 * target), F.mse_loss, make_accelerator(options), 0.25)
+    loss = F.mse_loss(network(values), 100 * target)
+    loop.descend(loss, network, optimizer, make_accelerator(options), 0.25)
     after = torch.cat([p.detach().flatten() for p in network.parameters()])
     assert (after - before).norm().item() == pytest.approx(0.25, rel=1e-4)
 

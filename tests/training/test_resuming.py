@@ -142,7 +142,7 @@ def test_an_error_of_the_evaluation_costs_no_step(tmp_path: Path, n_steps: list[
 
 def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(tmp_path: Path, n_steps: list[int]) -> None:
     def loss(output: Tensor, target: Tensor) -> Tensor:
-        if len(n_steps) == 8:
+        if len(n_steps) == 7:
             signal.raise_signal(signal.SIGINT)
         return F.mse_loss(output, target)
 
@@ -220,13 +220,13 @@ def test_a_killed_process_goes_on_in_another(tmp_path: Path, n_steps: list[int])
 
 
 if __name__ == "__main__":
-    real_step = loop.train_step
+    real_step = loop.descend
 
-    def slow_step(*arguments: Any) -> Tensor:
+    def slow_step(*arguments: Any) -> None:
         time.sleep(0.01)
-        return real_step(*arguments)
+        real_step(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "RECORDS_PER_TRAINING", RECORDS)
-        patch.setattr(loop, "train_step", slow_step)
+        patch.setattr(loop, "descend", slow_step)
         _long_training(Path(sys.argv[1]), 0.0)

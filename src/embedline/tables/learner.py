@@ -1,8 +1,6 @@
 """Train the network (or several, over seeds), store it as a bundle, and predict from the bundle alone."""
 
-import importlib.metadata
 import math
-import platform
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +13,6 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import embedline
 from embedline.errors import DataError
 from embedline.tables.arrays import TableArrays, invert_target, part_of, to_arrays
 from embedline.tables.columns import EVALUATE, TRAIN
@@ -23,15 +20,16 @@ from embedline.tables.encoder import Encoder
 from embedline.tables.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes
 from embedline.tables.options import NetworkOptions
 from embedline.training import checkpoints
-from embedline.training.bundle import ModelBundle
+from embedline.training.bundle import ModelBundle, library_versions
 from embedline.training.device import device_name, make_accelerator
 from embedline.training.dropout import seed_dropout
 from embedline.training.ensemble import count_workers, in_threads, seconds_side_by_side, train_side_by_side
-from embedline.training.loop import Fitted, Loss, fit
+from embedline.training.loop import Fitted, fit
 from embedline.training.lr_finder import RangeTest, find_learning_rate
 from embedline.training.metrics import regression_metrics
 from embedline.training.options import FinderOptions, TrainingOptions
 from embedline.training.state import Record
+from embedline.training.tasks import Loss
 
 KIND = "tabular"
 PREDICT_ROWS = 16_384  # rows of one forward pass when predicting: bounds memory, large enough to be quick
@@ -231,10 +229,3 @@ def _evaluator(
         return regression_metrics(actual, predicted, logarithmic=encoder.target.transform == "log")
 
     return evaluate
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that shape a model, and of Python."""
-    libraries = ("torch", "numpy", "polars", "pandas", "accelerate", "safetensors")
-    versions = {name: importlib.metadata.version(name) for name in libraries}
-    return {"python": platform.python_version(), "embedline": embedline.__version__, **versions}

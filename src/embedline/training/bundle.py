@@ -1,6 +1,8 @@
 """A model as one file: safetensors weights with its settings, encoder, figures and versions in the header."""
 
+import importlib.metadata
 import json
+import platform
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -8,6 +10,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+import embedline
 from embedline.errors import DataError
 
 FORMAT = "embedline-bundle-1"
@@ -68,3 +71,10 @@ class ModelBundle:
         """State dictionary of member ``index`` of the ensemble."""
         prefix = f"{index}."
         return {name.removeprefix(prefix): value for name, value in self.weights.items() if name.startswith(prefix)}
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that shape a model, and of Python."""
+    libraries = ("torch", "numpy", "polars", "pandas", "accelerate", "safetensors")
+    versions = {name: importlib.metadata.version(name) for name in libraries}
+    return {"python": platform.python_version(), "embedline": embedline.__version__, **versions}

@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 
 from embedline.training import progress, schedules
 from embedline.training.checkpoints import Checkpoint
-from embedline.training.options import TrainingOptions
+from embedline.training.groups import LayerGroup, optimizer_groups
+from embedline.training.options import FitOptions
 from embedline.training.state import Record, TrainingState
+from embedline.training.tasks import Loss, RowTask, Task
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
 RECORDS_PER_TRAINING = 200  # how often the running loss is read back from the device, in all
@@ -38,56 +39,65 @@ class Fitted:
     seconds: float = 0.0
 
 
-def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the parameters: matrices are decayed, vectors (biases, batch-norm) are not, as in fastai v2."""
-    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    free = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
-def make_optimizer(network: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+def make_optimizer(
+    network: nn.Module, options: FitOptions, groups: Sequence[LayerGroup] | None = None
+) -> torch.optim.Optimizer:
     """AdamW (decoupled weight decay, Loshchilov & Hutter 2019) in its fused form: one kernel for all parameters."""
-    groups = decay_groups(network, options.weight_decay)
-    return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps, fused=True)
+    settings: list[dict[str, Any]] = optimizer_groups(groups or [LayerGroup([network])], options.weight_decay)
+    return torch.optim.AdamW(settings, lr=options.lr, betas=options.betas, eps=options.eps, fused=True)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, beta1: float) -> None:
-    """Give every parameter group the learning rate ``lr`` and the first Adam coefficient ``beta1``."""
+    """Give every parameter group the learning rate ``lr`` times its own factor, and Adam's first coefficient."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["rate"]
         group["betas"] = (beta1, group["betas"][1])
 
 
-def train_step(
+def descend(
+    value: Tensor,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: Sequence[Tensor],
-    loss: Loss,
     accelerator: Accelerator,
     clip_norm: float | None = None,
-) -> Tensor:
-    """One step on a batch (inputs and, last, the target); the loss as a tensor on the device, not yet read."""
-    *inputs, target = batch
-    with accelerator.autocast():
-        output = network(*inputs)
-    value = loss(output.float(), target)
+) -> None:
+    """One step of the optimiser along the gradient of ``value`` []."""
     accelerator.backward(value)
     if clip_norm is not None:
         accelerator.clip_grad_norm_(network.parameters(), clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return value
 
 
 def fit(
     network: nn.Module,
     tensors: Sequence[Tensor],
     loss: Loss,
-    options: TrainingOptions,
+    options: FitOptions,
+    *,
+    accelerator: Accelerator,
+    **settings: Any,
+) -> Fitted:
+    """:func:`train` on independent rows, ``options.batch_size`` of them a step.
+
+    Args:
+        network: called as ``network(*inputs)``; must return what ``loss`` takes as its first argument.
+        tensors: inputs and, last, the target; all of the same length [N, …]; moved to the device once.
+        loss: mean loss of a batch, ``loss(output, target)``.
+        settings: those of :func:`train`.
+    """
+    task = RowTask(tensors, loss, batch_size=options.batch_size, device=accelerator.device)
+    return train(network, task, options, accelerator=accelerator, **settings)
+
+
+def train(
+    network: nn.Module,
+    task: Task,
+    options: FitOptions,
     *,
     accelerator: Accelerator,
     seed: int,
+    groups: Sequence[LayerGroup] | None = None,
     evaluate: Evaluate | None = None,
     label: str = "",
     position: int = 0,
@@ -95,14 +105,14 @@ def fit(
     stop: threading.Event | None = None,
     alone: bool = True,
 ) -> Fitted:
-    """Train ``network`` on ``tensors`` for ``options.epochs`` and return the network to use.
+    """Train ``network`` on ``task`` for ``options.epochs`` and return the network to use.
 
     Args:
-        network: called as ``network(*inputs)``; must return what ``loss`` takes as its first argument.
-        tensors: inputs and, last, the target; all of the same length [N, …]; moved to the device once.
-        loss: mean loss of a batch, ``loss(output, target)``.
+        task: the batches of an epoch and their losses, on the accelerator's device.
         accelerator: carries device and precision.
-        seed: of the order of the rows (the network's own initialisation is the caller's).
+        seed: of the order of the batches (the network's own initialisation is the caller's).
+        groups: layers with learning rates of their own; parameters that are in none stay as they are. All of the
+            network at one rate when absent.
         evaluate: figures of the network at the end of each epoch; reported, never acted on.
         label: prefix of the reported figures, such as the member of an ensemble.
         position: line of the progress bar, for trainings side by side.
@@ -112,24 +122,21 @@ def fit(
         alone: no other training runs beside it. PyTorch's global random state is then in the checkpoint too; side by
             side, networks must draw from generators of their own.
 
-    A batch of static shape is cut from a fresh permutation each epoch; the rows that do not fill a last batch are left
-    out of that epoch, others of the next (fastai does the same). The learning rate changes every step.
+    The learning rate changes every step.
 
     Raises:
         Stopped: if ``stop`` was set before the training was over.
     """
-    network, tensors = network.to(accelerator.device), [tensor.to(accelerator.device) for tensor in tensors]
-    optimizer, n_rows = make_optimizer(network, options), len(tensors[-1])
-    training = TrainingState(
-        network, optimizer, options, n_rows=n_rows, seed=seed, accelerator=accelerator, alone=alone
-    )
+    network = network.to(accelerator.device)
+    optimizer = make_optimizer(network, options, groups)
+    training = TrainingState(network, optimizer, options, task=task, seed=seed, accelerator=accelerator, alone=alone)
     if checkpoint and (state := checkpoint.load(training.identity())):
         training.restore(state)
         reached = f"step {training.step:,} of {training.n_steps:,}"
         logger.info("Going on at %s of %s from its checkpoint", reached, checkpoint.name)
     found = training.position
     try:
-        _run(training, tensors, loss, accelerator, evaluate, label, position, checkpoint, stop)
+        _run(training, accelerator, evaluate, label, position, checkpoint, stop)
     finally:
         if checkpoint and training.whole and training.position != found:
             checkpoint.save(training.state(), training.identity())
@@ -138,8 +145,6 @@ def fit(
 
 def _run(
     training: TrainingState,
-    tensors: Sequence[Tensor],
-    loss: Loss,
     accelerator: Accelerator,
     evaluate: Evaluate | None,
     label: str,
@@ -147,25 +152,24 @@ def _run(
     checkpoint: Checkpoint | None,
     stop: threading.Event | None,
 ) -> None:
-    """Train from where ``training`` stands to the end; the arguments are those of :func:`fit`, on the device."""
+    """Train from where ``training`` stands to the end; the arguments are those of :func:`train`."""
     options, n_steps, n_batches = training.options, training.n_steps, training.n_batches
     record_every = max(1, n_steps // RECORDS_PER_TRAINING)
     title = f"training {label}".strip(" .")
     with tqdm(total=n_steps, initial=training.step, desc=title, unit="step", position=position, disable=None) as bar:
         while training.epoch < options.epochs:
             training.network.train()
-            batches = training.batches()
+            batches = training.begin_epoch()
             training.stopwatch.start(training.step)
-            for rows in batches:
+            for index in batches:
                 progressed = training.step / n_steps
                 lr = schedules.learning_rate(options, progressed)
                 with training.changing():
-                    set_rates(training.optimizer, lr, schedules.momentum(options, progressed))
-                    batch = [tensor[rows] for tensor in tensors]
-                    value = train_step(
-                        training.network, training.optimizer, batch, loss, accelerator, options.clip_norm
-                    )
-                    training.count_step(value)
+                    rate = training.task.rate(index)
+                    set_rates(training.optimizer, lr * rate, schedules.momentum(options, progressed))
+                    value, reported = training.task.loss(training.network, index, accelerator.autocast)
+                    descend(value, training.network, training.optimizer, accelerator, options.clip_norm)
+                    training.count_step(reported)
                     step, due = training.step, training.step % record_every == 0 or training.step % n_batches == 0
                     record = training.record(lr) if due else None
                 if record:

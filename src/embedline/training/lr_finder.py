@@ -9,8 +9,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from embedline.training.loop import Loss, make_optimizer, set_rates, train_step
+from embedline.training.loop import descend, make_optimizer, set_rates
 from embedline.training.options import FinderOptions, TrainingOptions
+from embedline.training.tasks import Loss, row_loss
 
 SMOOTHING = 0.9  # weight of the past in the smoothed loss
 DIVERGED = 4.0  # stop once the smoothed loss is this many times its minimum
@@ -56,7 +57,8 @@ def find_learning_rate(
         set_rates(optimizer, rate, training.betas[0])
         rows = torch.randint(n_rows, (batch_size,), generator=order, device=device)
         batch = [tensor[rows] for tensor in tensors]
-        value = train_step(network, optimizer, batch, loss, accelerator, training.clip_norm)
+        value = row_loss(network, batch, loss, accelerator.autocast)
+        descend(value, network, optimizer, accelerator, training.clip_norm)
         average = SMOOTHING * average + (1.0 - SMOOTHING) * value.item()
         smoothed = average / (1.0 - SMOOTHING ** (step + 1))
         if not math.isfinite(smoothed) or (losses and smoothed > DIVERGED * min(losses)):

@@ -2,7 +2,7 @@
 
 import math
 
-from embedline.training.options import TrainingOptions
+from embedline.training.options import FitOptions
 
 WARMUP_DIVISOR = 25.0  # a one-cycle starts at lr / 25 and …
 FINAL_DIVISOR = 1e5  # … ends at lr / 1e5: the defaults of fastai v2
@@ -35,7 +35,7 @@ def cosine_restarts(epoch: float, *, peak: float, cycle_epochs: int, cycle_growt
     return _cosine(peak, 0.0, (epoch - start) / length)
 
 
-def learning_rate(options: TrainingOptions, progress: float) -> float:
+def learning_rate(options: FitOptions, progress: float) -> float:
     """Learning rate at ``progress`` in [0, 1] of the training that ``options`` describe."""
     if options.schedule == "one_cycle":
         return one_cycle(
@@ -54,7 +54,7 @@ def learning_rate(options: TrainingOptions, progress: float) -> float:
     return options.lr
 
 
-def momentum(options: TrainingOptions, progress: float) -> float:
+def momentum(options: FitOptions, progress: float) -> float:
     """Adam's first beta at ``progress``: it mirrors the learning rate in a one-cycle, else it stays."""
     if options.schedule != "one_cycle" or options.momentum is None:
         return options.betas[0]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from embedline.training.averaging import WeightAverage
 from embedline.training.checkpoints import Identity, State, unbroken
 from embedline.training.dropout import generator_states, restore_generators
-from embedline.training.options import TrainingOptions
+from embedline.training.options import FitOptions
+from embedline.training.tasks import Task
 
 Record = dict[str, float]
 
@@ -76,9 +78,9 @@ class TrainingState:
         self,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
-        options: TrainingOptions,
+        options: FitOptions,
         *,
-        n_rows: int,
+        task: Task,
         seed: int,
         accelerator: Accelerator,
         alone: bool,
@@ -86,13 +88,12 @@ class TrainingState:
         self.network, self.optimizer, self.options = network, optimizer, options
         self.seed, self.alone = seed, alone
         self.device, self.precision = accelerator.device, accelerator.mixed_precision
-        self.n_rows = n_rows
-        self.batch_size = min(options.batch_size, n_rows)
-        self.n_batches = n_rows // self.batch_size
+        self.task, self.n_batches = task, task.n_batches
         self.n_steps = self.n_batches * options.epochs
         self.average = WeightAverage(network, options.averaging.decay) if options.averaging else None
         self.order = torch.Generator(device=self.device).manual_seed(seed)
-        self.order_of_epoch = self.order.get_state()  # from which the present epoch's permutation is drawn
+        self.order_of_epoch = self.order.get_state()  # from which the present epoch's order is drawn
+        self._carried: Any = None  # of a checkpoint from within an epoch
         self.meter, self.stopwatch = Meter(torch.zeros((), device=self.device)), Stopwatch()
         self.step = self.epoch = 0
         self.history: list[Record] = []
@@ -120,14 +121,16 @@ class TrainingState:
         """Rows trained on per second of the steps that count."""
         # A training of fewer than the untimed steps has only its whole time to report.
         timed = (self.stopwatch.steps, self.stopwatch.seconds) if self.stopwatch.steps else (self.step, self.seconds)
-        return timed[0] * self.batch_size / timed[1]
+        return timed[0] * self.task.rows_per_batch / timed[1]
 
-    def batches(self) -> Sequence[Tensor]:
-        """Rows int64 [batch_size] of each batch of the present epoch that is still to come."""
+    def begin_epoch(self) -> range:
+        """Order the batches of the present epoch; the indices of those that are still to come."""
         self.order.set_state(self.order_of_epoch)
-        permutation = torch.randperm(self.n_rows, generator=self.order, device=self.device)
-        batches = permutation[: self.n_batches * self.batch_size].split(self.batch_size)
-        return batches[self.step - self.epoch * self.n_batches :]
+        self.task.begin_epoch(self.order)
+        if self._carried is not None:
+            self.task.restore(self._carried)
+            self._carried = None
+        return range(self.step - self.epoch * self.n_batches, self.n_batches)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -164,8 +167,7 @@ class TrainingState:
         """What a training must have in common with this one to go on from its state."""
         options = self.options.model_dump(mode="json")
         return {
-            "n_rows": self.n_rows,
-            "batch_size": self.batch_size,
+            **self.task.identity(),
             "n_steps": self.n_steps,
             "seed": self.seed,
             "device": self.device.type,
@@ -186,6 +188,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state() if self.average else None,
             "order": self.order_of_epoch,
+            "task": self.task.state() if self.step > self.epoch * self.n_batches else None,
             "dropout": generator_states(self.network),
             "shared_numbers": _shared_numbers(self.device) if self.alone else None,
             "meter": meter,
@@ -200,7 +203,7 @@ class TrainingState:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
             self.average.restore(state["average"])
-        self.order_of_epoch = state["order"]
+        self.order_of_epoch, self._carried = state["order"], state["task"]
         restore_generators(self.network, state["dropout"], self.device)
         if self.alone and state["shared_numbers"]:
             _set_shared_numbers(state["shared_numbers"], self.device)
