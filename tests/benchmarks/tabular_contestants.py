@@ -8,22 +8,21 @@ wheels for CUDA do not load beside a PyTorch for the CPU, and the tabular learne
 """
 
 import json
-import resource
 import sys
 import time
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import narwhals as nw
 import numpy as np
 import polars as pl
 import torch
+from memory import peak_megabytes
 
 from embedline.tables.arrays import part_of
 from embedline.tables.columns import EVALUATE, PART, TRAIN, Columns, Split, assign_parts
-from embedline.training.loop import UNTIMED_STEPS
 from embedline.training.metrics import rmspe
+from embedline.training.state import UNTIMED_STEPS
 
 # The lessons' own variables and fast.ai v3's split, whatever the project's parameters have come to since.
 COLUMNS = Columns(
@@ -169,16 +168,6 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
             predicted = np.exp(learner.get_preds(ds_idx=1)[0].squeeze(1).numpy().astype(np.float64))
         result["exp_rmspe"] = rmspe(native[COLUMNS.target].to_numpy()[held_out], predicted)
     return result
-
-
-def peak_megabytes() -> float:
-    """Peak of this process's resident memory; ``getrusage`` would count the parent's from before the exec."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:

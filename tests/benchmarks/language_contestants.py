@@ -1,0 +1,134 @@
+"""The two contestants of bench_language_model.py: steps of one training each, in a process of its own.
+
+    python tests/benchmarks/language_contestants.py '{"contestant": "fastai", "threads": 2, ...}'
+
+The last line of standard output is a JSON object; see :func:`work`. The tokens are random: their values make no
+difference to the time, and both sides read the same ones.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from memory import peak_megabytes
+
+# The model and the batch of the notebook lesson4-imdb (DL1, 2017), and its training's settings.
+VOCABULARY, EMBEDDING, HIDDEN, LAYERS = 34_945, 200, 500, 3
+STREAMS, TOKENS = 64, 70
+RATES = {"input": 0.05, "embedding": 0.02, "weight": 0.1, "hidden": 0.05, "output": 0.05}
+LR, CLIP, WEIGHT_DECAY, ALPHA, BETA = 3e-3, 0.3, 1e-6, 2.0, 1.0
+WARM_STEPS = 3
+
+
+def make_tokens(n_steps: int) -> np.ndarray:
+    """Ids int64 [N] that fill ``n_steps`` batches, common words more often, as in a text."""
+    rng = np.random.default_rng(0)
+    n_tokens = STREAMS * TOKENS * n_steps + STREAMS + 1
+    return np.minimum(rng.zipf(1.2, n_tokens), VOCABULARY) - 1
+
+
+def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
+    """Steps of embedline's own training."""
+    from embedline.text.language_model import LanguageModel
+    from embedline.text.options import LanguageModelOptions, LanguageModelTraining
+    from embedline.text.streams import Corpus, StreamTask
+    from embedline.training.device import make_accelerator
+    from embedline.training.loop import descend, make_optimizer, set_rates
+
+    options = LanguageModelOptions(preset="dl1", dropout=RATES)
+    training = LanguageModelTraining(
+        epochs=1,
+        batch_size=STREAMS,
+        bptt=TOKENS,
+        lr=LR,
+        clip_norm=CLIP,
+        weight_decay=WEIGHT_DECAY,
+        alpha=ALPHA,
+        beta=BETA,
+        device="cpu",
+        precision=job["precision"],
+    )
+    tokens = make_tokens(job["steps"] + WARM_STEPS)
+    corpus = Corpus(tokens.astype(np.int32), np.array([0, len(tokens)]))
+    accelerator = make_accelerator(training)
+    network = LanguageModel(VOCABULARY, options.encoder(), decoder_bias=False).train()
+    optimizer = make_optimizer(network, training)
+    set_rates(optimizer, LR, training.betas[0])
+    task = StreamTask(corpus, training, device=accelerator.device)
+    task.begin_epoch(torch.Generator())
+
+    def step(index: int) -> float:
+        value, nats = task.loss(network, index, accelerator.autocast)
+        descend(value, network, optimizer, accelerator, CLIP)
+        return float(nats)
+
+    return {**_timed(step, job["steps"]), "parameters": sum(p.numel() for p in network.parameters())}
+
+
+def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
+    """Steps of fastai's training: its model, its Adam, its regularisation, gradient clipping as in the notebook."""
+    from fastai.losses import CrossEntropyLossFlat
+    from fastai.optimizer import Adam
+    from fastai.text.models.awdlstm import AWD_LSTM, awd_lstm_lm_config
+    from fastai.text.models.core import get_language_model
+
+    names = {"input_p": "input", "embed_p": "embedding", "weight_p": "weight", "hidden_p": "hidden"}
+    rates = {name: RATES[ours] for name, ours in {**names, "output_p": "output"}.items()}
+    sizes = {"emb_sz": EMBEDDING, "n_hid": HIDDEN, "n_layers": LAYERS, "out_bias": False}
+    network = get_language_model(AWD_LSTM, VOCABULARY, config={**awd_lstm_lm_config, **sizes, **rates}).train()
+    optimizer = Adam(list(network.parameters()), lr=LR, mom=0.7, sqr_mom=0.99, wd=WEIGHT_DECAY)
+    criterion = CrossEntropyLossFlat()
+    tokens = make_tokens(job["steps"] + WARM_STEPS)
+    length = (len(tokens) - 1) // STREAMS
+    inputs = torch.from_numpy(tokens[: STREAMS * length].reshape(STREAMS, length))
+    targets = torch.from_numpy(tokens[1 : STREAMS * length + 1].reshape(STREAMS, length))
+    network.reset()
+
+    def step(index: int) -> float:
+        columns = slice(index * TOKENS, (index + 1) * TOKENS)
+        logits, raw, dropped = network(inputs[:, columns])
+        nats = criterion(logits, targets[:, columns].contiguous())
+        value = nats + ALPHA * dropped[-1].float().pow(2).mean()
+        value = value + BETA * (raw[-1][:, 1:] - raw[-1][:, :-1]).float().pow(2).mean()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(nats.detach())
+
+    return {**_timed(step, job["steps"]), "parameters": sum(p.numel() for p in network.parameters())}
+
+
+def _timed(step: Any, n_steps: int) -> dict[str, Any]:
+    for index in range(WARM_STEPS):
+        step(index)
+    began, used = time.perf_counter(), time.process_time()
+    for index in range(WARM_STEPS, WARM_STEPS + n_steps):
+        nats = step(index)
+    seconds = time.perf_counter() - began
+    return {
+        "tokens_per_second": n_steps * STREAMS * TOKENS / seconds,
+        "seconds_per_step": seconds / n_steps,
+        "cpu_seconds_per_step": (time.process_time() - used) / n_steps,
+        "nats": nats,
+    }
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Train the job's contestant for ``steps`` steps after the first ones.
+
+    Returns:
+        ``tokens_per_second``, ``seconds_per_step``, ``cpu_seconds_per_step`` (of all threads), ``nats`` of the last
+        step, ``parameters`` and ``peak_mb``.
+    """
+    torch.manual_seed(0)
+    torch.set_num_threads(job["threads"])
+    train = {"embedline": train_embedline, "fastai": train_fastai}[job["contestant"]]
+    return {**train(job), "peak_mb": peak_megabytes()}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(work(json.loads(sys.argv[1]))) + "\n")
