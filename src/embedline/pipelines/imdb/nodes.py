@@ -1,0 +1,36 @@
+"""From the files of a corpus to its canonical frame: a row a document."""
+
+import logging
+
+import polars as pl
+
+from embedline.sources.document_layouts import read_documents as read
+from embedline.sources.document_options import DocumentOptions
+from embedline.sources.imdb_files import acquire_files, read_files
+from embedline.sources.imdb_generator import GeneratorOptions
+from embedline.text.documents import check_classes, count_shared_texts
+
+logger = logging.getLogger(__name__)
+
+
+def acquire(source: str, verify: bool, generator: GeneratorOptions) -> pl.DataFrame:
+    """Fetch the reviews from the address ``source``, or generate them: ``path`` and ``content``, as they are."""
+    return acquire_files(source, verify=verify, generator=generator)
+
+
+def acquire_corpus(source: str) -> pl.DataFrame:
+    """Fetch a corpus of one's own from the address ``source``: ``path`` and ``content``, as they are."""
+    return read_files(source)
+
+
+def read_documents(raw: pl.DataFrame, reading: DocumentOptions, classes: list[str]) -> pl.DataFrame:
+    """Decode every document and say what it is: ``document_id``, ``text``, ``label``, ``part``.
+
+    Raises:
+        DataError: a file or row cannot be read, a label is not among the classes, or a class has nothing to learn from.
+    """
+    documents = check_classes(read(raw, reading), classes)
+    shared = count_shared_texts(documents)
+    if shared:
+        logger.info("%s test documents have the very text of a training or unlabelled one", f"{shared:,}")
+    return documents

@@ -1,0 +1,25 @@
+"""The preparation of a text corpus, from its files to ``<source>.documents``."""
+
+from kedro.pipeline import Node, Pipeline
+
+from embedline.pipelines.imdb import nodes
+
+SOURCE = "imdb"
+
+
+def create_pipeline() -> Pipeline:
+    """Acquire the movie reviews, real or generated, and read them: ``imdb.documents``."""
+    inputs = ["params:source", "params:verify", "params:generator"]
+    acquire = Node(nodes.acquire, inputs, "raw", name="acquire", tags="acquire")
+    return Pipeline([acquire, _reading_node()], namespace=SOURCE)
+
+
+def create_corpus_pipeline(source: str) -> Pipeline:
+    """The same for a corpus of your own, ``<source>.documents``; parameters ``source``, ``reading`` and ``classes``."""
+    acquire = Node(nodes.acquire_corpus, "params:source", "raw", name="acquire", tags="acquire")
+    return Pipeline([acquire, _reading_node()], namespace=source)
+
+
+def _reading_node() -> Node:
+    inputs = ["raw", "params:reading", "params:classes"]
+    return Node(nodes.read_documents, inputs, "documents", name="read_documents", tags="prepare")

@@ -1,0 +1,225 @@
+"""From the raw files of a corpus to its documents: a row a document, with its label and its part."""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from embedline.errors import DataError
+from embedline.sources.document_options import TEST, TRAIN, UNLABELLED, DocumentOptions
+from embedline.sources.document_tables import read_tables
+from embedline.sources.document_texts import document_texts
+from embedline.sources.imdb_files import TABLE_SUFFIXES, TEXT_SUFFIX, named
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = {"document_id": pl.String, "text": pl.String, "label": pl.String, "part": pl.String}
+
+_NO_REVIEWS = re.compile(
+    r"(^|/)(urls_(pos|neg|unsup)|imdbEr|README)\.txt$"
+)  # the real archive's files beside its reviews
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a document's text file lies and what that says: its row in the raw frame, id, label and part."""
+
+    row: int
+    document_id: str
+    label: str | None
+    part: str
+
+
+def read_documents(files: pl.DataFrame, options: DocumentOptions) -> pl.DataFrame:
+    """Read every document of a corpus.
+
+    A text file's ``document_id`` is its path below the corpus without the suffix, ``train/pos/0_9``; that of a row is
+    the table's path and the row's number, or the value of ``id_column``. The text stays as it is, ``<br />`` and HTML
+    entities too (the token rules deal with them), but for a byte-order mark, which goes, and ``\\r\\n``, which becomes
+    ``\\n``.
+
+    **Blank documents** (empty or white space): in the parts train and unlabelled they teach nothing and are dropped,
+    with a warning that counts and names them. In the part test they stay: a prediction is expected for every one, and
+    to drop them would flatter the accuracy.
+
+    Args:
+        files: ``path: String``, ``content: Binary``, see `embedline.sources.imdb_files.acquire_files`.
+        options: layout, encodings, columns, held-out share.
+
+    Returns:
+        ``document_id: String`` (unique), ``text: String``, ``label: String`` (null in the part unlabelled alone),
+        ``part: String``, one of train, test, unlabelled; in the order of the files and their rows.
+
+    Raises:
+        DataError: no file fits the layout; a file is not in the encoding (named, with the place of the byte); a table
+            cannot be parsed or lacks a column; two documents have one id; a test row has no label; no document has any
+            text; ``test_fraction`` is set and there is a test part.
+    """
+    paths = files["path"].to_list()
+    layout = _layout_of(paths, options) if options.layout == "auto" else options.layout
+    if layout == "table":
+        tables = [row for row, path in enumerate(paths) if path.lower().endswith(TABLE_SUFFIXES)]
+        _report_ignored(paths, tables)
+        contents = zip((paths[row] for row in tables), files["content"].gather(tables).to_list(), strict=True)
+        documents = read_tables(_below_root(contents), options)
+    else:
+        places = _places(paths, layout, options)
+        _report_ignored(paths, [place.row for place in places])
+        documents = _with_texts(files, places, options)
+    if documents.is_empty():
+        raise DataError(f"no document in the layout {layout!r} among the files {named(paths) or '(there are none)'}")
+    _require_unique(documents)
+    documents = _without_blank(documents)
+    documents = _with_test_part(documents, options) if options.test_fraction else documents
+    _report_counts(documents)
+    return documents
+
+
+def _layout_of(paths: list[str], options: DocumentOptions) -> str:
+    texts = [path for path in paths if path.lower().endswith(TEXT_SUFFIX)]
+    if _part_roots(texts, options):
+        return "parts"
+    if any(path.lower().endswith(TABLE_SUFFIXES) for path in paths):
+        return "table"
+    root = _common_folder(texts)
+    return "labels" if any("/" in path[len(root) :] for path in texts) else "bare"
+
+
+def _places(paths: list[str], layout: str, options: DocumentOptions) -> list[_Place]:
+    """Say of each text file which document it is; files that are none are left out."""
+    texts = [(row, path) for row, path in enumerate(paths) if path.lower().endswith(TEXT_SUFFIX)]
+    names = [path for _, path in texts]
+    root = _one_root(names, options) if layout == "parts" else _common_folder(names, above_files=layout == "labels")
+    places = []
+    for row, path in texts:
+        if not path.startswith(root):
+            continue
+        document_id = posixpath.splitext(path[len(root) :])[0]
+        folders = document_id.split("/")[:-1]
+        if layout == "bare":
+            places.append(_Place(row, document_id, None, UNLABELLED))
+        elif layout == "labels" and folders:
+            part = UNLABELLED if options.part_of(folders[0]) == UNLABELLED else TRAIN
+            places.append(_place(row, document_id, folders[0], part, options))
+        elif layout == "parts" and folders:
+            named_part = UNLABELLED if folders[0] in options.unlabelled else options.part_of(folders[0])
+            if named_part == UNLABELLED or (named_part and folders[1:]):
+                places.append(_place(row, document_id, (folders[1:] or [""])[0], named_part, options))
+    return places
+
+
+def _place(row: int, document_id: str, label: str, part: str, options: DocumentOptions) -> _Place:
+    if part == UNLABELLED or label in options.unlabelled:
+        return _Place(row, document_id, None, UNLABELLED)
+    return _Place(row, document_id, label, part)
+
+
+def _part_roots(names: Iterable[str], options: DocumentOptions) -> set[str]:
+    """Folders, with a closing slash, below which ``<train or test>/<label>/<name>.txt`` lies, the outermost ones."""
+    roots = set()
+    for folder in {posixpath.dirname(name) for name in names}:
+        steps = folder.split("/")
+        for place, step in enumerate(steps[:-1]):
+            if options.part_of(step) in (TRAIN, TEST):
+                roots.add("".join(f"{above}/" for above in steps[:place]))
+                break
+    return roots
+
+
+def _one_root(names: list[str], options: DocumentOptions) -> str:
+    roots = _part_roots(names, options)
+    if len(roots) > 1:
+        folders = [root.rstrip("/") or "the top" for root in sorted(roots)]
+        raise DataError(f"the source holds a corpus more than once: in {named(folders)}")
+    if not roots:
+        raise DataError(
+            f"no text file lies in <part>/<label>/, as in train/pos/0_9.txt; there is {named(names) or 'none'}"
+        )
+    return roots.pop()
+
+
+def _common_folder(names: list[str], *, above_files: bool = False) -> str:
+    """Return the folder that holds all files, with a closing slash; ``above_files``: not the one of a lone label."""
+    folders = {posixpath.dirname(name) for name in names}
+    if not folders or "" in folders:
+        return ""
+    common = posixpath.commonpath(folders)
+    if above_files and folders == {common}:
+        common = posixpath.dirname(common)
+    return f"{common}/" if common else ""
+
+
+def _below_root(contents: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    files = list(contents)
+    root = _common_folder([name for name, _ in files])
+    return [(name[len(root) :], content) for name, content in files]
+
+
+def _with_texts(files: pl.DataFrame, places: list[_Place], options: DocumentOptions) -> pl.DataFrame:
+    rows = [place.row for place in places]
+    columns = {
+        "document_id": [place.document_id for place in places],
+        "text": document_texts(files[rows], options),
+        "label": [place.label for place in places],
+        "part": [place.part for place in places],
+    }
+    return pl.DataFrame(columns, schema=SCHEMA)
+
+
+def _require_unique(documents: pl.DataFrame) -> None:
+    if documents["document_id"].n_unique() < len(documents):
+        twice = documents.filter(pl.col("document_id").is_duplicated())["document_id"][0]
+        raise DataError(f"the document {twice!r} occurs more than once")
+
+
+def _without_blank(documents: pl.DataFrame) -> pl.DataFrame:
+    """Drop blank documents outside the part test and say so; `read_documents` has the reason."""
+    blank = documents["text"].str.strip_chars() == ""
+    if not blank.any():
+        return documents
+    if blank.all():
+        raise DataError(f"no document has any text: {named(documents['document_id'].to_list())} are blank")
+    in_test = documents["part"] == TEST
+    dropped = documents.filter(blank & ~in_test)["document_id"].to_list()
+    kept = documents.filter(blank & in_test)["document_id"].to_list()
+    if dropped:
+        logger.warning("Dropped %s blank documents: %s", f"{len(dropped):,}", named(dropped))
+    if kept:
+        logger.warning("%s blank documents stay in the test part: %s", f"{len(kept):,}", named(kept))
+    return documents.filter(~blank | in_test)
+
+
+def _with_test_part(documents: pl.DataFrame, options: DocumentOptions) -> pl.DataFrame:
+    """Move a share of each label's training documents to the part test."""
+    if (documents["part"] == TEST).any():
+        raise DataError(f"test_fraction is {options.test_fraction}, but the source has a test part: set it to 0")
+    labels, trains = documents["label"].to_numpy(), (documents["part"] == TRAIN).to_numpy()
+    rng = np.random.default_rng(options.seed)
+    held_out = np.zeros(len(documents), dtype=bool)
+    for label in documents.filter(trains)["label"].unique().sort():
+        rows = np.flatnonzero(trains & (labels == label))
+        count = min(max(round(options.test_fraction * len(rows)), 1), len(rows) - 1)
+        held_out[rng.permutation(rows)[:count]] = True
+    part = pl.when(pl.Series(held_out)).then(pl.lit(TEST)).otherwise("part")
+    return documents.with_columns(part.alias("part"))
+
+
+def _report_ignored(paths: list[str], rows: list[int]) -> None:
+    taken = set(rows)
+    ignored = [path for row, path in enumerate(paths) if row not in taken and not _NO_REVIEWS.search(path)]
+    if ignored:
+        logger.warning(
+            "%s files are no documents in this layout and are ignored: %s", f"{len(ignored):,}", named(ignored)
+        )
+
+
+def _report_counts(documents: pl.DataFrame) -> None:
+    counts = documents.group_by("part", "label").len().sort("part", "label", nulls_last=True)
+    shown = ", ".join(" ".join(filter(None, (part, label, f"{count:,}"))) for part, label, count in counts.iter_rows())
+    logger.info("Read %s documents: %s", f"{len(documents):,}", shown)

@@ -1,0 +1,64 @@
+"""The bytes of text files as text: encodings, byte-order marks, wrong bytes."""
+
+from __future__ import annotations
+
+import codecs
+import logging
+
+import polars as pl
+
+from embedline.errors import DataError
+from embedline.sources.document_options import DocumentOptions
+from embedline.sources.imdb_files import named
+
+logger = logging.getLogger(__name__)
+
+_BOM = "\ufeff"
+
+
+def document_texts(files: pl.DataFrame, options: DocumentOptions) -> pl.Series:
+    """Decode files, ``path`` and ``content``, to a series of String; without byte-order marks, lines ended by ``\\n``.
+
+    Raises:
+        DataError: a file is not in ``options.encoding`` and ``on_bad_bytes`` is ``error``; names file, byte and place.
+    """
+    texts = None
+    if codecs.lookup(options.encoding).name in ("utf-8", "utf-8-sig"):
+        try:
+            texts = files["content"].cast(pl.String)  # Polars checks the bytes and copies no text into Python
+        except pl.exceptions.ComputeError:
+            logger.debug("Not every file is UTF-8: decoding them one by one")
+    if texts is None:
+        contents = dict(zip(files["path"].to_list(), files["content"].to_list(), strict=True))
+        bad = [name for name, content in contents.items() if not _is_encoded(content, options.encoding)]
+        texts = pl.Series([decoded(content, name, options) for name, content in contents.items()], dtype=pl.String)
+        if bad:
+            logger.warning(
+                "%s files are not %s and were read with on_bad_bytes %r: %s",
+                *(f"{len(bad):,}", options.encoding, options.on_bad_bytes, named(bad)),
+            )
+    return texts.str.strip_prefix(_BOM).str.replace_all("\r\n", "\n", literal=True)
+
+
+def decoded(content: bytes, name: str, options: DocumentOptions) -> str:
+    """Return one file's text without a byte-order mark; raise a DataError that names the byte that is wrong."""
+    try:
+        return content.decode(options.encoding).removeprefix(_BOM)
+    except UnicodeDecodeError as error:
+        if options.on_bad_bytes == "latin-1":
+            return content.decode("latin-1")
+        if options.on_bad_bytes == "replace":
+            return content.decode(options.encoding, "replace").removeprefix(_BOM)
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{name} is not {options.encoding}: {error.reason}, byte 0x{content[error.start]:02x} at position "
+            f"{error.start} (line {line}); set encoding, or on_bad_bytes to replace or latin-1"
+        ) from error
+
+
+def _is_encoded(content: bytes, encoding: str) -> bool:
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,130 @@
+"""The raw files of a text corpus as one frame: the Large Movie Review Dataset, your own, or generated reviews."""
+
+from __future__ import annotations
+
+import gzip
+import posixpath
+import zlib
+
+import polars as pl
+
+from embedline.errors import DataError
+from embedline.sources.archive import MAX_UNCOMPRESSED_BYTES, fetched, iter_members
+from embedline.sources.imdb_generator import GeneratorOptions, generate_files
+
+GENERATED = "generated"
+TEXT_SUFFIX = ".txt"
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+RAW_SCHEMA = {"path": pl.String, "content": pl.Binary}
+
+ORIGINAL_COUNTS = {
+    "train/neg": 12_500,
+    "train/pos": 12_500,
+    "train/unsup": 50_000,
+    "test/neg": 12_500,
+    "test/pos": 12_500,
+}
+"""Reviews in each folder of the Large Movie Review Dataset (Maas et al. 2011, "Learning word vectors for sentiment
+analysis"), as its README has it."""
+
+
+def acquire_files(source: str, *, verify: bool = True, generator: GeneratorOptions) -> pl.DataFrame:
+    """Return the files of a corpus as one frame, so that 100,000 small files never lie around.
+
+    Args:
+        source: ``generated``; or the address or path of an archive or folder, see
+            `embedline.sources.archive.iter_members`; or of one table (`TABLE_SUFFIXES`, also with ``.gz``).
+        verify: compare the number of reviews in each folder with `ORIGINAL_COUNTS`. Turn it off for a corpus of your
+            own. Generated reviews are not compared.
+        generator: what to generate; used for ``generated`` alone.
+
+    Returns:
+        ``path: String``, with forward slashes, relative to the archive or folder, and ``content: Binary``, verbatim;
+        sorted by path. Text files and tables only; hidden files and those of ``__MACOSX`` are left out.
+
+    Raises:
+        DataError: the source cannot be read, has no text file or table, holds one path twice, or fails the comparison;
+            the message names the file or folder.
+    """
+    if source == GENERATED:
+        return _frame(generate_files(generator))
+    files = read_files(source)
+    if verify:
+        _check_counts(files, source)
+    return files
+
+
+def read_files(source: str) -> pl.DataFrame:
+    """Return the files of an address or path, as `acquire_files` does, without a comparison."""
+    name = posixpath.basename(str(source).split("?")[0].replace("\\", "/").rstrip("/"))
+    if name.removesuffix(".gz").lower().endswith((*TABLE_SUFFIXES, TEXT_SUFFIX)):
+        with fetched(source) as path:
+            if path.is_file():
+                return _frame({name.removesuffix(".gz"): _one_file(path.read_bytes(), source)})
+    seen: list[str] = []
+
+    def is_wanted(member: str) -> bool:
+        seen.append(member)
+        return _is_wanted(member)
+
+    contents: dict[str, bytes] = {}
+    for member, content in iter_members(source, is_wanted):
+        if member in contents:
+            raise DataError(f"{source} holds {member} twice")
+        contents[member] = content
+    if not contents:
+        wanted = ", ".join((TEXT_SUFFIX, *TABLE_SUFFIXES))
+        raise DataError(f"{source} holds no file of text ({wanted}); it holds {named(seen) or 'nothing'}")
+    return _frame(contents)
+
+
+def named(names: list[str], most: int = 3) -> str:
+    """Return the first names for a message: ``a, b, c and 4 more``."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _is_wanted(member: str) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in member.split("/"))
+    return not hidden and member.lower().endswith((TEXT_SUFFIX, *TABLE_SUFFIXES))
+
+
+def _one_file(content: bytes, source: str) -> bytes:
+    """Return a file's content, unzipped where it is gzipped."""
+    if not content.startswith(b"\x1f\x8b"):
+        return content
+    unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        plain = unzip.decompress(content, MAX_UNCOMPRESSED_BYTES + 1)
+    except zlib.error as error:
+        raise DataError(f"{source} is truncated, corrupt or unreadable: {error}") from error
+    if len(plain) > MAX_UNCOMPRESSED_BYTES:
+        raise DataError(
+            f"{source} holds more than {MAX_UNCOMPRESSED_BYTES:,} bytes uncompressed, the most that is read"
+        )
+    try:  # again by gzip, which also reads several streams on end and compares their checksums
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{source} is truncated, corrupt or unreadable: {error}") from error
+
+
+def _frame(contents: dict[str, bytes]) -> pl.DataFrame:
+    paths = sorted(contents)
+    return pl.DataFrame({"path": paths, "content": [contents[path] for path in paths]}, schema=RAW_SCHEMA)
+
+
+def _check_counts(files: pl.DataFrame, source: str) -> None:
+    """Raise a DataError unless every folder of the original holds as many reviews as the original's."""
+    pattern = rf"(?:^|/)((?:train|test)/[^/]+)/[^/]+\{TEXT_SUFFIX}$"
+    folders = files.select(folder=pl.col("path").str.extract(pattern)).drop_nulls()
+    found = dict(folders.group_by("folder").len().rows())
+    wrong = [
+        f"{folder}: {found.get(folder, 0):,} instead of {count:,} reviews"
+        for folder, count in ORIGINAL_COUNTS.items()
+        if found.get(folder, 0) != count
+    ]
+    if wrong:
+        raise DataError(
+            f"{source} is not the whole Large Movie Review Dataset: {'; '.join(wrong)} "
+            "(for a corpus of your own set verify: false)"
+        )
