@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Pipeline
 
-from embedline.pipelines import rossmann, tabular
+from embedline.pipelines import imdb, rossmann, tabular, text
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -16,6 +16,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "rossmann": features + tabular.create_pipeline("rossmann"),
         "rossmann_notebook": features + notebook,
         "rossmann_forecast": features + forecast + rossmann.create_submission_pipeline("rossmann_forecast.forecast"),
+        "imdb": imdb.create_pipeline() + text.create_pipeline("imdb"),
     }
     pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
     return pipelines

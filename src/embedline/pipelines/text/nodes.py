@@ -1,0 +1,203 @@
+"""Nodes of the text learner: frames, settings and bundles in, the same out.
+
+PyTorch, spaCy, scikit-learn and Plotly are imported inside the functions, since every Kedro command reads this module.
+"""
+
+import logging
+from typing import Any
+
+import polars as pl
+
+from embedline.text.baseline import BaselineOptions
+from embedline.text.options import ClassifierOptions, ClassifierTraining, LanguageModelOptions, LanguageModelTraining
+from embedline.text.parts import SplitOptions, assign_parts
+from embedline.text.report import ReportOptions
+from embedline.text.samples import SampleOptions
+from embedline.text.tokens import TokenOptions
+from embedline.text.vocabulary import Vocabulary, VocabularyOptions
+
+logger = logging.getLogger(__name__)
+
+Figure = Any  # plotly.graph_objects.Figure
+Bundle = Any  # embedline.training.bundle.ModelBundle
+
+
+def tokenize(documents: pl.DataFrame, tokens: TokenOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Tokens of each document as codes, and the lexicon that the codes are rows of."""
+    from embedline.text.tokens import tokenize_documents
+
+    return tokenize_documents(documents, tokens)
+
+
+def fit_vocabulary(
+    tokens: pl.DataFrame,
+    lexicon: pl.DataFrame,
+    rules: TokenOptions,
+    split: SplitOptions,
+    vocabulary: VocabularyOptions,
+) -> dict[str, Any]:
+    """Choose the words of the models by their frequency in the training texts; JSON values of :class:`Vocabulary`."""
+    from embedline.text.vocabulary import fit_vocabulary as fit
+
+    fitted = fit(tokens, lexicon, split, rules.rules, vocabulary)
+    logger.info("Vocabulary of %s words out of %s", f"{len(fitted):,}", f"{len(lexicon):,}")
+    return fitted.model_dump(mode="json")
+
+
+def numericalize(
+    tokens: pl.DataFrame, lexicon: pl.DataFrame, vocabulary: dict[str, Any], split: SplitOptions
+) -> pl.DataFrame:
+    """Ids of each document's tokens, with the documents that are held out of training as the part ``validation``."""
+    from embedline.text.vocabulary import numericalize as to_ids
+
+    return to_ids(tokens, lexicon, Vocabulary.model_validate(vocabulary), split)
+
+
+def train_language_model(
+    ids: pl.DataFrame,
+    vocabulary: dict[str, Any],
+    tokens: TokenOptions,
+    network: LanguageModelOptions,
+    training: LanguageModelTraining,
+) -> tuple[Bundle, pl.DataFrame]:
+    """Train the language model on training and unlabelled texts; the bundle, and the history of the training."""
+    from embedline.text.language_learner import train_language_model as fit
+
+    bundle, history = fit(ids, Vocabulary.model_validate(vocabulary), tokens, network, training)
+    figures = bundle.metrics
+    logger.info(
+        "Language model of %s words: perplexity %s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
+        f"{figures['vocabulary']:,}",
+        f"{figures['perplexity']:.1f}" if "perplexity" in figures else "not measured",
+        figures["epochs"],
+        figures["seconds"],
+        f"{figures['tokens_per_second']:,.0f}",
+        figures["device"],
+        figures["precision"],
+    )
+    return bundle, history_frame(history)
+
+
+def train_classifier(
+    ids: pl.DataFrame,
+    vocabulary: dict[str, Any],
+    classes: list[str],
+    language_model: Bundle,
+    network: ClassifierOptions,
+    training: ClassifierTraining,
+) -> tuple[Bundle, pl.DataFrame]:
+    """Fine-tune the language model's encoder into a classifier; the bundle, and the history of all stages."""
+    from embedline.text.classifier_learner import train_classifier as fit
+
+    bundle, history = fit(ids, Vocabulary.model_validate(vocabulary), classes, language_model, network, training)
+    figures = bundle.metrics
+    logger.info(
+        "Classifier: validation accuracy %s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
+        f"{figures['validation_accuracy']:.4f}" if "validation_accuracy" in figures else "not measured",
+        figures["epochs"],
+        figures["seconds"],
+        f"{figures['tokens_per_second']:,.0f}",
+        figures["device"],
+        figures["precision"],
+    )
+    return bundle, history_frame(history)
+
+
+def history_frame(history: list[dict[str, float]]) -> pl.DataFrame:
+    """Records of a training as a frame; null where a figure was not measured."""
+    return pl.DataFrame(history, infer_schema_length=None)
+
+
+def train_baseline(
+    documents: pl.DataFrame, split: SplitOptions, classes: list[str], baseline: BaselineOptions
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """TF-IDF and logistic regression, fitted on the network's training documents; predictions of the test part."""
+    from embedline.text.baseline import train_baseline as fit
+
+    return fit(documents, assign_parts(documents, split), classes, baseline)
+
+
+def predict(ids: pl.DataFrame, model: Bundle) -> pl.DataFrame:
+    """Class and probabilities of each test document."""
+    from embedline.text.classifier_learner import predict_part
+
+    return predict_part(ids, model)
+
+
+def evaluate(
+    predictions: pl.DataFrame,
+    baseline_predictions: pl.DataFrame,
+    classes: list[str],
+    baseline_costs: dict[str, Any],
+    model: Bundle,
+    ids: pl.DataFrame,
+    report: ReportOptions,
+) -> dict[str, Any]:
+    """Figures of the classifier and of the baseline on the same test documents; warns where it loses."""
+    from embedline.text.report import evaluate as compare
+    from embedline.text.vocabulary import unknown_shares
+
+    vocabulary = Vocabulary.model_validate(model.encoder["vocabulary"])
+    described = {
+        "size": len(vocabulary),
+        "fitted_on": list(vocabulary.fitted_on),
+        "unknown": unknown_shares(ids, vocabulary),
+    }
+    training = dict(model.metrics)
+    return compare(
+        predictions,
+        baseline_predictions,
+        classes,
+        language_model=training.pop("language_model"),
+        classifier={"training": training},
+        baseline=baseline_costs,
+        vocabulary=described,
+        options=report,
+    )
+
+
+def list_mistakes(
+    predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, documents: pl.DataFrame, report: ReportOptions
+) -> pl.DataFrame:
+    """The test documents that the classifier is surest and wrong about."""
+    from embedline.text.report import mistakes
+
+    return mistakes(predictions, documents, baseline_predictions, report)
+
+
+def generate_samples(language_model: Bundle, samples: SampleOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Texts that the language model writes, and the most probable next words, for each prompt."""
+    from embedline.text.samples import write_samples
+
+    return write_samples(language_model, samples)
+
+
+def plot_language_model(history: pl.DataFrame) -> Figure:
+    """Loss, perplexity and learning rate of the language model's training."""
+    from embedline.text.figures import training_plot
+
+    return training_plot(history, "Training of the language model")
+
+
+def plot_training(history: pl.DataFrame) -> Figure:
+    """Loss, accuracy and learning rate of the classifier's training, stage by stage."""
+    from embedline.text.figures import training_plot
+
+    return training_plot(history, "Training of the classifier")
+
+
+def plot_confusion(predictions: pl.DataFrame, classes: list[str]) -> Figure:
+    """Actual against predicted classes."""
+    from embedline.text.figures import confusion_plot
+
+    return confusion_plot(predictions, classes, "Test documents: actual and predicted classes")
+
+
+def plot_calibration(
+    predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, classes: list[str], report: ReportOptions
+) -> Figure:
+    """How often the model is right at each confidence."""
+    from embedline.text.figures import calibration_plot
+
+    title = "Test documents: confidence and accuracy"
+    return calibration_plot(predictions, baseline_predictions, classes, title, report.calibration_bins)

@@ -1,0 +1,102 @@
+"""Documents of like lengths in batches, for a classifier."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from embedline.text.classifier import TextClassifier
+from embedline.text.options import TextSettings
+from embedline.text.streams import Corpus
+from embedline.training.checkpoints import Identity
+from embedline.training.tasks import Autocast, StepLoss
+
+POOL_BATCHES = 50  # batches among whose documents lengths are sorted: near enough for speed, far enough for chance
+
+
+def pad(documents: Sequence[NDArray[np.integer]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Documents, the longest first, as ids int64 [B, T] padded at the end, and their lengths int64 [B] on the CPU."""
+    lengths = torch.tensor([len(document) for document in documents])
+    assert bool((lengths.diff() <= 0).all()), "documents come with the longest first"
+    ids = np.zeros((len(documents), int(lengths[0])), dtype=np.int64)
+    for row, document in enumerate(documents):
+        ids[row, : len(document)] = document
+    return torch.from_numpy(ids).to(device), lengths
+
+
+def batches_by_length(lengths: NDArray[np.int64], batch_size: int, order: torch.Generator) -> list[NDArray[np.int64]]:
+    """Rows of each batch of an epoch: random, but of like lengths, each batch's longest document first.
+
+    Documents are shuffled, sorted by length within pools of 50 batches, cut into batches, and the batches shuffled; the
+    batch with the longest document comes first, so that a lack of memory shows at once. The documents that do not fill
+    a last batch are left out of that epoch.
+    """
+    n_batches = max(1, len(lengths) // batch_size)
+    rows = torch.randperm(len(lengths), generator=order, device=order.device).cpu().numpy()[: n_batches * batch_size]
+    pools = [
+        rows[start : start + POOL_BATCHES * batch_size] for start in range(0, len(rows), POOL_BATCHES * batch_size)
+    ]
+    ordered = [pool[np.argsort(-lengths[pool], kind="stable")] for pool in pools]
+    batches = [pool[start : start + batch_size] for pool in ordered for start in range(0, len(pool), batch_size)]
+    longest = max(range(len(batches)), key=lambda index: lengths[batches[index][0]])
+    others = [batch for index, batch in enumerate(batches) if index != longest]
+    shuffled = torch.randperm(len(others), generator=order, device=order.device).tolist()
+    return [batches[longest], *(others[index] for index in shuffled)]
+
+
+def by_length(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of all documents, the longest first, ``batch_size`` at a time: for reading without learning."""
+    rows = np.argsort(-lengths, kind="stable")
+    for start in range(0, len(rows), batch_size):
+        yield rows[start : start + batch_size]
+
+
+class DocumentTask:
+    """Batches of a classifier's training.
+
+    Args:
+        corpus: documents of at least one token.
+        targets: class of each, int64 [D].
+    """
+
+    def __init__(
+        self, corpus: Corpus, targets: NDArray[np.int64], options: TextSettings, *, device: torch.device
+    ) -> None:
+        self._corpus, self._options, self._device = corpus, options, device
+        self._targets = torch.from_numpy(targets).to(device)
+        self.batch_size = min(options.batch_size, len(corpus))
+        self.n_batches = len(corpus) // self.batch_size
+        self.rows_per_batch = float(len(corpus.ids)) / len(corpus) * self.batch_size
+        self._batches: Sequence[NDArray[np.int64]] = ()
+
+    def identity(self) -> Identity:
+        """Number of documents and of tokens."""
+        return {"n_documents": len(self._corpus), "n_tokens": len(self._corpus.ids), "batch_size": self.batch_size}
+
+    def begin_epoch(self, order: torch.Generator) -> None:
+        """Put documents of like lengths together, anew."""
+        self._batches = batches_by_length(self._corpus.lengths, self.batch_size, order)
+
+    def rate(self, index: int) -> float:
+        """The same for every batch."""
+        return 1.0
+
+    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
+        """Cross-entropy of the batch's documents; AR and TAR are descended with it."""
+        assert isinstance(network, TextClassifier)
+        rows = self._batches[index]
+        ids, lengths = pad([self._corpus[row] for row in rows], self._device)
+        with autocast():
+            logits, pooled = network.scores(ids, lengths)
+        nats = F.cross_entropy(logits, self._targets[torch.from_numpy(rows).to(self._device)])
+        penalty = self._options.alpha * pooled.squares + self._options.beta * pooled.differences
+        return StepLoss(nats + penalty, nats.detach())
+
+    def state(self) -> None:
+        """Documents are independent: nothing is carried."""
+
+    def restore(self, state: None) -> None:
+        """Nothing is carried."""

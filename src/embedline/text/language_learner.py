@@ -1,0 +1,165 @@
+"""Train a language model, store it as a bundle, and read it back."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from embedline.errors import DataError
+from embedline.text.language_model import LanguageModel
+from embedline.text.options import EncoderOptions, LanguageModelOptions, LanguageModelTraining
+from embedline.text.parts import TRAIN, UNLABELLED, VALIDATION
+from embedline.text.streams import Corpus, to_rows
+from embedline.text.tokens import TokenOptions
+from embedline.text.vocabulary import Vocabulary
+from embedline.training import checkpoints
+from embedline.training.bundle import ModelBundle, library_versions
+from embedline.training.device import device_name, make_accelerator
+from embedline.training.ensemble import available_cores, train_side_by_side
+from embedline.training.loop import Fitted, train
+from embedline.training.state import Record
+
+KIND = "language_model"
+EVALUATION_ROWS = 64  # parallel rows of a stream that is read without learning
+EVALUATION_TOKENS = 70  # of each row at a time
+TIED = "decoder.weight"  # the same tensor as the encoder's embedding: stored once
+
+
+def build_language_model(config: dict[str, Any]) -> LanguageModel:
+    """Network of a bundle's ``config``."""
+    options = EncoderOptions.model_validate(config["encoder"])
+    return LanguageModel(config["vocabulary_size"], options, decoder_bias=config["decoder_bias"])
+
+
+def train_language_model(
+    ids: pl.DataFrame,
+    vocabulary: Vocabulary,
+    tokens: TokenOptions,
+    network: LanguageModelOptions,
+    training: LanguageModelTraining,
+) -> tuple[ModelBundle, list[Record]]:
+    """Train on the texts of the parts ``train`` and ``unlabelled``; their labels play no part.
+
+    Args:
+        ids: frame of :func:`embedline.text.vocabulary.numericalize`.
+
+    Returns:
+        The bundle of the last epoch, and the history: a record every few steps with ``step``, ``epoch``, ``lr`` and
+        ``train_loss`` (nats a token, with dropout); the last of each epoch also has the figures of the part
+        ``validation``, where there is one.
+    """
+    learned = Corpus.of(ids.filter(pl.col("part").is_in([TRAIN, UNLABELLED])))
+    held_out = Corpus.of(ids.filter(pl.col("part") == VALIDATION))
+    config = {
+        "vocabulary_size": len(vocabulary),
+        "encoder": network.encoder().model_dump(mode="json"),
+        "decoder_bias": network.has_bias,
+    }
+    accelerator = make_accelerator(training)
+    evaluate = evaluator(held_out, accelerator) if len(held_out) else None
+    kept = checkpoints.current("language_model")
+
+    def fit(built: nn.Module, stop: threading.Event) -> Fitted:
+        from embedline.text.streams import StreamTask
+
+        task = StreamTask(learned, training, device=accelerator.device)
+        return train(
+            built,
+            task,
+            training,
+            accelerator=accelerator,
+            seed=training.seed,
+            evaluate=evaluate,
+            checkpoint=kept,
+            stop=stop,
+        )
+
+    run = with_seed(training.seed, training.threads, lambda: build_language_model(config), fit)
+    figures = {
+        "tokens": len(learned.ids),
+        "documents": len(learned),
+        "vocabulary": len(vocabulary),
+        **training_figures(run, training.epochs, accelerator),
+        **{name: value for name, value in run.history[-1].items() if name not in ("step", "epoch", "lr")},
+    }
+    weights = {name: tensor for name, tensor in run.network.state_dict().items() if name != TIED}
+    encoder = {"vocabulary": vocabulary.model_dump(mode="json"), "tokens": tokens.model_dump(mode="json")}
+    return ModelBundle(KIND, config, encoder, weights, figures, library_versions()), run.history
+
+
+def with_seed(
+    seed: int,
+    threads: int | None,
+    build: Callable[[], nn.Module],
+    fit: Callable[[nn.Module, threading.Event], Fitted],
+) -> Fitted:
+    """Build a network and train it with ``threads`` PyTorch threads (all cores when None), all from one seed.
+
+    PyTorch's global generator, which dropout masks come from, is put back afterwards. Ctrl-C ends the training.
+    """
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        network = build()
+        (run,) = train_side_by_side(
+            lambda _, built, stop: fit(built, stop), [network], workers=1, threads=threads or available_cores()
+        )
+    return run
+
+
+def training_figures(run: Fitted, epochs: int, accelerator: Accelerator) -> dict[str, Any]:
+    """What a bundle says of its training."""
+    return {
+        "epochs": epochs,
+        "seconds": run.seconds,
+        "tokens_per_second": run.rows_per_second,
+        "device": device_name(accelerator.device),
+        "precision": accelerator.mixed_precision,
+    }
+
+
+def evaluator(corpus: Corpus, accelerator: Accelerator) -> Callable[[nn.Module], dict[str, float]]:
+    """Function that measures a language model on a corpus: nats a token, perplexity and next-word accuracy.
+
+    The documents are read in their order as one stream, with a carried state. Sums are divided once, by the tokens.
+    """
+    n_rows = min(EVALUATION_ROWS, max(1, len(corpus.ids) // (2 * EVALUATION_TOKENS)))
+    rows = torch.from_numpy(to_rows(corpus.ids, n_rows).astype("int32"))
+
+    @torch.no_grad()
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        assert isinstance(network, LanguageModel)
+        network.eval()
+        state, nats, hits = network.start(n_rows), 0.0, 0
+        last = rows.shape[1] - 1
+        for start in range(0, last, EVALUATION_TOKENS):
+            tokens = rows[:, start : min(start + EVALUATION_TOKENS, last) + 1].long().to(accelerator.device)
+            with accelerator.autocast():
+                more, found, state = network.count(tokens[:, :-1], tokens[:, 1:], state)
+            nats, hits = nats + more.double(), hits + found
+        mean = float(nats) / (n_rows * last)
+        return {
+            "nats": mean,
+            "perplexity": float(torch.tensor(mean, dtype=torch.float64).exp()),
+            "next_word_accuracy": float(hits) / (n_rows * last),
+        }
+
+    return evaluate
+
+
+def load_language_model(bundle: ModelBundle) -> tuple[LanguageModel, Vocabulary, TokenOptions]:
+    """The network, in evaluation mode, with its vocabulary and token rules.
+
+    Raises:
+        DataError: if the bundle holds no language model.
+    """
+    if bundle.kind != KIND:
+        raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
+    network = build_language_model(bundle.config)
+    network.load_state_dict({**bundle.weights, TIED: bundle.weights["encoder.embedding.weight"]})
+    vocabulary = Vocabulary.model_validate(bundle.encoder["vocabulary"])
+    return network.eval(), vocabulary, TokenOptions.model_validate(bundle.encoder["tokens"])
