@@ -1,0 +1,124 @@
+"""The traces of the figures hold the values of the frames that they are drawn from."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from embedline.errors import DataError
+from embedline.text.figures import calibration_plot, confusion_plot, training_plot
+from embedline.text.report import prediction_frame
+
+CLASSES = ["neg", "pos"]
+LABELS = pl.DataFrame({"document_id": ["a", "b", "c", "d"], "label": ["neg", "neg", "neg", "pos"]})
+OURS = prediction_frame(LABELS, np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]]), CLASSES)
+THEIRS = prediction_frame(LABELS, np.array([[0.6, 0.4], [0.6, 0.4], [0.6, 0.4], [0.6, 0.4]]), CLASSES)
+# Two stages, each of which counts its epochs from 0; the second one has one record only.
+HISTORY = pl.DataFrame(
+    {
+        "stage": ["head", "head", "all"],
+        "step": [1, 2, 3],
+        "epoch": [0.5, 1.0, 1.0],
+        "lr": [0.2, 0.1, 0.05],
+        "train_loss": [0.7, 0.6, 0.5],
+        "validation_loss": [None, 0.55, 0.45],
+        "accuracy": [None, 0.8, 0.9],
+    }
+)
+
+
+def _traces(figure: Any) -> dict[str, tuple[list[Any], list[Any]]]:
+    return {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data if trace.name}
+
+
+def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
+    figure = confusion_plot(OURS, CLASSES, "Confusion")
+    (heat,) = figure.data
+    assert figure.layout.title.text == "Confusion"
+    assert (list(heat.x), list(heat.y)) == (CLASSES, CLASSES)
+    np.testing.assert_allclose(np.array(heat.z), [[2 / 3, 1 / 3], [0.0, 1.0]])
+    assert [list(row) for row in heat.text] == [["2<br>66.7%", "1<br>33.3%"], ["0<br>0.0%", "1<br>100.0%"]]
+    # Actual classes are read downwards, in the order of the matrix.
+    assert figure.layout.yaxis.autorange == "reversed"
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("predicted", "actual")
+
+
+def test_confusion_of_a_class_that_never_occurs_has_an_empty_row() -> None:
+    three = OURS.with_columns(p_mixed=pl.lit(0.0))
+    (heat,) = confusion_plot(three, ["neg", "mixed", "pos"], "Confusion").data
+    np.testing.assert_allclose(np.array(heat.z)[1], [0.0, 0.0, 0.0])
+
+
+def test_calibration_shows_model_and_baseline_with_their_errors() -> None:
+    figure = calibration_plot(OURS, THEIRS, CLASSES, "Calibration", n_bins=5)
+    perfect, ours, our_counts, theirs, their_counts = figure.data
+    assert (list(perfect.x), list(perfect.y)) == ([0.5, 1.0], [0.5, 1.0])
+    # Bins (0.4, 0.6]: 0.6, right; (0.6, 0.8]: 0.8 right and 0.7 wrong; (0.8, 1]: 0.9, right.
+    np.testing.assert_allclose(ours.x, [0.6, 0.75, 0.9])
+    assert list(ours.y) == [1.0, 0.5, 1.0]
+    assert ours.name == "classifier (ECE 0.250)"  # (0.4 + 2 x 0.25 + 0.1) / 4
+    np.testing.assert_allclose(our_counts.x, [0.5, 0.7, 0.9])
+    assert list(our_counts.y) == [1, 2, 1]
+    np.testing.assert_allclose(theirs.x, [0.6])
+    assert list(theirs.y) == [0.75]
+    assert theirs.name == "baseline (ECE 0.150)"
+    assert list(their_counts.y) == [4]
+
+
+def test_calibration_without_a_baseline() -> None:
+    figure = calibration_plot(OURS, None, CLASSES, "Calibration")
+    assert [trace.type for trace in figure.data] == ["scatter", "scatter", "bar"]
+
+
+def test_stages_follow_one_another_and_are_named() -> None:
+    figure = training_plot(HISTORY, "Training")
+    assert figure.layout.title.text == "Training"
+    assert _traces(figure) == {
+        "training loss": ([0.5, 1.0, 2.0], [0.7, 0.6, 0.5]),
+        "held-out loss": ([1.0, 2.0], [0.55, 0.45]),
+        "held-out accuracy": ([1.0, 2.0], [0.8, 0.9]),
+        "lr": ([0.5, 1.0, 2.0], [0.2, 0.1, 0.05]),
+    }
+    names = {note.text: note.x for note in figure.layout.annotations}
+    assert names == {"head": 0.5, "all": 1.5}
+    assert {shape.x0 for shape in figure.layout.shapes} == {1.0}
+
+
+def test_stages_that_count_on_stay_where_they_are() -> None:
+    figure = training_plot(HISTORY.with_columns(epoch=pl.Series([0.5, 1.0, 1.5])), "Training")
+    assert _traces(figure)["training loss"][0] == [0.5, 1.0, 1.5]
+    assert {note.text: note.x for note in figure.layout.annotations} == {"head": 0.5, "all": 1.25}
+
+
+def test_numbered_stages_are_counted_from_one() -> None:
+    figure = training_plot(HISTORY.with_columns(stage=pl.Series([0, 0, 1])), "Training")
+    assert {note.text: note.x for note in figure.layout.annotations} == {"stage 1": 0.5, "stage 2": 1.5}
+
+
+def test_a_perplexity_and_a_share_have_an_axis_each() -> None:
+    history = HISTORY.drop("stage", "validation_loss")[:2].with_columns(perplexity=pl.Series([None, 70.0]))
+    figure = training_plot(history, "Training")
+    axes = {trace.name: trace.yaxis for trace in figure.data}
+    assert axes["held-out perplexity"] != axes["held-out accuracy"]
+    assert _traces(figure)["held-out perplexity"] == ([1.0], [70.0])
+    titles = {figure.layout[axis].title.text for axis in figure.layout if axis.startswith("yaxis")}
+    assert titles == {"loss (nats)", "perplexity", "accuracy", "learning rate"}
+    assert not figure.layout.annotations
+
+
+def test_two_shares_lie_on_one_axis() -> None:
+    figure = training_plot(HISTORY.with_columns(f1=pl.col("accuracy") - 0.1), "Training")
+    axes = {trace.name: trace.yaxis for trace in figure.data}
+    assert axes["held-out f1"] == axes["held-out accuracy"]
+    np.testing.assert_allclose(_traces(figure)["held-out f1"][1], [0.7, 0.8])
+
+
+def test_training_without_held_out_rows_shows_loss_and_rate() -> None:
+    history = HISTORY.select("epoch", "lr", "train_loss", accuracy=pl.lit(None, dtype=pl.Float64))
+    assert list(_traces(training_plot(history, "Training"))) == ["training loss", "lr"]
+
+
+def test_a_history_without_its_columns_is_named() -> None:
+    with pytest.raises(DataError, match="history has no column 'lr'; it has: stage, step, epoch, train_loss"):
+        training_plot(HISTORY.drop("lr"), "Training")
