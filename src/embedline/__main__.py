@@ -1,4 +1,4 @@
-"""Entry point of the packaged project: ``embedline`` or ``python -m embedline``."""
+"""Entry point of the packaged project: ``embedline`` or ``python -m embedline``, alone or with a command's name."""
 
 import sys
 from pathlib import Path
@@ -9,13 +9,18 @@ from kedro.framework.project import configure_project
 
 
 def main(*args: Any, **kwargs: Any) -> Any:
-    """Run the project's ``run`` command with the arguments of the command line."""
+    """Run the command that the first argument names, or the project's ``run`` command with all arguments."""
     package_name = Path(__file__).parent.name
     configure_project(package_name)
     interactive = hasattr(sys, "ps1")
     kwargs["standalone_mode"] = not interactive
     run = find_run_command(package_name)
-    return run(*args, **kwargs)
+    given = args[0] if args else kwargs.get("args")
+    first = next(iter(sys.argv[1:] if given is None else given), None)
+    from embedline.cli import cli
+
+    command = cli if first in cli.commands else run
+    return command(*args, **kwargs)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.io import DatasetError
 from kedro.validation.exceptions import DataValidationError, ParameterValidationError
 
+from embedline.commands import generate, predict
 from embedline.errors import DataError
 from embedline.running import RunInterrupted, RunnerError
 from embedline.running.commands import incremental, prune, why
@@ -44,5 +45,5 @@ def _in_one_line(command: click.Command) -> click.Command:
 
 
 run = _in_one_line(incremental(kedro_run))
-for _command in (run, _in_one_line(why), _in_one_line(prune)):
+for _command in (run, *map(_in_one_line, (why, prune, predict, generate))):
     cli.add_command(_command)

@@ -44,7 +44,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 for_hidden[rows] = errors @ table
             if for_weight is not None:
                 for_weight += errors.t() @ low[rows]
-        ctx.save_for_backward(for_hidden, for_weight, for_bias)
+        ctx.save_for_backward(for_hidden, for_weight, for_bias)  # type: ignore[arg-type]
         ctx.n_tokens = len(targets)  # type: ignore[attr-defined]
         return total / len(targets)
 

@@ -128,7 +128,7 @@ class TextClassifier(nn.Module):
         super().__init__()
         self.encoder = Encoder(vocabulary_size, encoder)
         self.head = Head((3 * encoder.embedding_size, *layers, n_classes), head_rates)
-        self.bptt, self.max_tokens = bptt, max_tokens
+        self.n_classes, self.bptt, self.max_tokens = n_classes, bptt, max_tokens
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Logits float32 [B, C]; arguments as in :func:`read_documents`."""

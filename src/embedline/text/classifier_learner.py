@@ -19,6 +19,7 @@ from embedline.text.classifier import TextClassifier
 from embedline.text.language_learner import load_language_model, training_figures, with_seed
 from embedline.text.options import ClassifierOptions, ClassifierTraining, EncoderOptions
 from embedline.text.parts import TEST, TRAIN, VALIDATION
+from embedline.text.report import class_codes, prediction_frame
 from embedline.text.streams import Corpus
 from embedline.text.tokens import TokenOptions
 from embedline.text.vocabulary import Vocabulary
@@ -112,7 +113,7 @@ def train_classifier(
         DataError: if a label is not among the classes, or a class has no document to learn from.
     """
     documents = ids.filter(pl.col("part") == TRAIN)
-    targets = targets_of(documents, classes)
+    targets = class_codes(documents, classes)
     if missing := [name for place, name in enumerate(classes) if not (targets == place).any()]:
         raise DataError(f"the part 'train' has no document of the class {missing[0]!r}")
     encoder, known, tokens = load_language_model(language_model)
@@ -121,7 +122,8 @@ def train_classifier(
     held_out = ids.filter(pl.col("part") == VALIDATION)
     evaluate = _evaluator(held_out, classes, accelerator) if len(held_out) else None
     kept = [checkpoints.current(f"stage{stage}") for stage in range(len(training.stages))]
-    corpus, history = Corpus.of(documents), []
+    corpus = Corpus.of(documents)
+    history: list[Record] = []
 
     def build() -> TextClassifier:
         built = build_classifier(config)
@@ -158,7 +160,7 @@ def train_classifier(
         "documents": len(documents),
         "tokens": len(corpus.ids),
         **training_figures(run, sum(stage.epochs for stage in training.stages), accelerator),
-        **{f"validation_{name}": value for name, value in history[-1].items() if name in ("nats", "accuracy")},
+        **_last_figures(history),
         "language_model": language_model.metrics,
     }
     encoding = {
@@ -170,18 +172,11 @@ def train_classifier(
     return bundle, history
 
 
-def targets_of(documents: pl.DataFrame, classes: Sequence[str]) -> NDArray[np.int64]:
-    """Place of each document's label among the classes, int64 [D].
-
-    Raises:
-        DataError: if a label is not among them; the message names it and the document.
-    """
-    place = {name: number for number, name in enumerate(classes)}
-    labels = documents.get_column("label").to_list()
-    for document, label in zip(documents.get_column("document_id"), labels, strict=True):
-        if label not in place:
-            raise DataError(f"document {document!r} has the label {label!r}, which is not among the classes {classes}")
-    return np.array([place[label] for label in labels], dtype=np.int64)
+def _last_figures(history: list[Record]) -> dict[str, float]:
+    """Figures of the part ``validation`` at the end of the training; empty without one."""
+    last = history[-1]
+    names = {"validation_loss": "validation_loss", "accuracy": "validation_accuracy"}
+    return {ours: last[name] for name, ours in names.items() if name in last}
 
 
 def load_classifier(bundle: ModelBundle) -> tuple[TextClassifier, Vocabulary, TokenOptions, list[str]]:
@@ -225,7 +220,7 @@ def _logits(
     """Logits float64 [D, C] on the CPU."""
     if len(corpus) and corpus.lengths.min() == 0:
         raise ValueError("a document has no token")
-    logits = torch.empty(len(corpus), network.head[-1].out_features, dtype=torch.float64)  # type: ignore[arg-type]
+    logits = torch.empty(len(corpus), network.n_classes, dtype=torch.float64)
     for rows in by_length(corpus.lengths, PREDICT_DOCUMENTS):
         ids, lengths = pad([corpus[row] for row in rows], device)
         if autocast is None:
@@ -240,22 +235,19 @@ def _logits(
 def _evaluator(
     held_out: pl.DataFrame, classes: Sequence[str], accelerator: Accelerator
 ) -> Callable[[nn.Module], dict[str, float]]:
-    corpus, targets = Corpus.of(held_out), torch.from_numpy(targets_of(held_out, classes))
+    corpus, targets = Corpus.of(held_out), torch.from_numpy(class_codes(held_out, classes))
 
     def evaluate(network: nn.Module) -> dict[str, float]:
         assert isinstance(network, TextClassifier)
         logits = _logits(network.eval(), corpus, accelerator.device, accelerator.autocast)
         accuracy = (logits.argmax(1) == targets).double().mean()
-        return {"nats": F.cross_entropy(logits, targets).item(), "accuracy": accuracy.item()}
+        return {"validation_loss": F.cross_entropy(logits, targets).item(), "accuracy": accuracy.item()}
 
     return evaluate
 
 
 def predict_part(ids: pl.DataFrame, bundle: ModelBundle, *, part: str = TEST) -> pl.DataFrame:
-    """Predictions for the documents of a part: ``document_id, label, predicted, confidence, p_<class> …``.
-
-    ``confidence`` is the probability of the predicted class.
-    """
+    """Predictions for the documents of a part, as :func:`embedline.text.report.prediction_frame` lays them out."""
     network, vocabulary, _, classes = load_classifier(bundle)
     documents = ids.filter(pl.col("part") == part)
     corpus = Corpus.of(documents)
@@ -265,10 +257,4 @@ def predict_part(ids: pl.DataFrame, bundle: ModelBundle, *, part: str = TEST) ->
             "the ids were made with another model's vocabulary"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    probabilities = class_probabilities(network, corpus, device)
-    chosen = probabilities.argmax(1)
-    return documents.select("document_id", "label").with_columns(
-        predicted=pl.Series([classes[place] for place in chosen], dtype=pl.String),
-        confidence=pl.Series(probabilities.max(1)),
-        **{f"p_{name}": pl.Series(probabilities[:, place]) for place, name in enumerate(classes)},
-    )
+    return prediction_frame(documents, class_probabilities(network, corpus, device), classes)

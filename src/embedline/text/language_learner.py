@@ -1,5 +1,6 @@
 """Train a language model, store it as a bundle, and read it back."""
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -134,18 +135,21 @@ def evaluator(corpus: Corpus, accelerator: Accelerator) -> Callable[[nn.Module],
     def evaluate(network: nn.Module) -> dict[str, float]:
         assert isinstance(network, LanguageModel)
         network.eval()
-        state, nats, hits = network.start(n_rows), 0.0, 0
+        state = network.start(n_rows)
+        nats = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        hits = torch.zeros((), dtype=torch.int64, device=accelerator.device)
         last = rows.shape[1] - 1
         for start in range(0, last, EVALUATION_TOKENS):
             tokens = rows[:, start : min(start + EVALUATION_TOKENS, last) + 1].long().to(accelerator.device)
             with accelerator.autocast():
                 more, found, state = network.count(tokens[:, :-1], tokens[:, 1:], state)
-            nats, hits = nats + more.double(), hits + found
-        mean = float(nats) / (n_rows * last)
+            nats += more
+            hits += found
+        mean = nats.item() / (n_rows * last)
         return {
-            "nats": mean,
-            "perplexity": float(torch.tensor(mean, dtype=torch.float64).exp()),
-            "next_word_accuracy": float(hits) / (n_rows * last),
+            "validation_loss": mean,
+            "perplexity": math.exp(mean) if mean < 700.0 else math.inf,  # math.exp raises beyond 709
+            "next_word_accuracy": hits.item() / (n_rows * last),
         }
 
     return evaluate

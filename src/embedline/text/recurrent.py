@@ -66,6 +66,11 @@ class DroppedLSTM(nn.LSTM):
     **Shape**: [T, B, input_size] and a :data:`LayerState` -> [T, B, hidden_size] and the next one.
     """
 
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
+
     def __init__(self, input_size: int, hidden_size: int, *, weight_dropout: float = 0.0) -> None:
         super().__init__(input_size, hidden_size)
         self.weight_dropout = weight_dropout

@@ -12,6 +12,7 @@ from embedline.errors import DataError
 from embedline.text.language_model import LanguageModel
 from embedline.text.options import LanguageModelTraining
 from embedline.text.recurrent import State, detached
+from embedline.text.tokens import flat_lists
 from embedline.training.checkpoints import Identity
 from embedline.training.tasks import Autocast, StepLoss
 
@@ -34,10 +35,7 @@ class Corpus:
     @classmethod
     def of(cls, frame: pl.DataFrame) -> "Corpus":
         """Corpus of a frame with a column ``ids`` of lists; the ids are not copied where they lie in one piece."""
-        column = frame.get_column("ids")
-        lengths = column.list.len().to_numpy().astype(np.int64)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        ids = column.explode(empty_as_null=False).to_numpy()
+        ids, offsets = flat_lists(frame.get_column("ids"))
         return cls(ids, offsets)
 
     def __len__(self) -> int:

@@ -5,7 +5,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from embedline.errors import DataError
-from embedline.training.options import FitOptions
+from embedline.training.options import OptimizerOptions
 
 
 def resolve_device(device: str) -> torch.device:
@@ -33,7 +33,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def make_accelerator(options: FitOptions) -> Accelerator:
+def make_accelerator(options: OptimizerOptions) -> Accelerator:
     """Accelerator for ``options.device`` and ``options.precision``."""
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)

@@ -150,7 +150,7 @@ def evaluate(
         classes,
         language_model=training.pop("language_model"),
         classifier={"training": training},
-        baseline=baseline_costs,
+        baseline={"training": baseline_costs},
         vocabulary=described,
         options=report,
     )

@@ -1,0 +1,282 @@
+"""``predict`` and ``generate``: the stored text models at the command line, without a run and without MLflow."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from kedro.framework.cli.utils import env_option
+
+from embedline.errors import DataError
+from embedline.running.commands import params_option
+
+if TYPE_CHECKING:
+    import polars as pl
+    from rich.text import Text
+
+    from embedline.text.predicting import Predictor
+
+SHOWN_ROWS = 20  # of a file's predictions in the table; all of them go to --output
+SHOWN_WORDS = 5  # that moved a decision
+SHOWN_CHARACTERS = 600  # of a text in the table
+
+version_option = click.option("--version", help="Version of the model; the newest one unless given.")
+
+
+@click.command()
+@click.argument("source")
+@click.argument("texts", nargs=-1)
+@click.option("--file", "path", type=click.Path(path_type=Path), help="CSV or Parquet file with a text a row.")
+@click.option("--column", default="text", show_default=True, help="Column of FILE that holds the texts.")
+@click.option("--output", type=click.Path(path_type=Path), help="CSV or Parquet file to write; must not exist yet.")
+@click.option(
+    "--explain/--no-explain",
+    default=None,
+    help="Say which words moved each decision; on unless the texts come from a file or from standard input.",
+)
+@version_option
+@env_option
+@params_option
+def predict(
+    source: str,
+    texts: tuple[str, ...],
+    path: Path | None,
+    column: str,
+    output: Path | None,
+    explain: bool | None,
+    version: str | None,
+    env: str | None,
+    params: dict[str, Any],
+) -> None:
+    """Classify TEXTS with the newest model of SOURCE, such as imdb; `-` reads a text a line from standard input.
+
+    Needs nothing but the stored model of the environment.
+    """
+    if (path is None) == (not texts):
+        raise click.UsageError("give texts, or --file FILE" if path is None else "give texts or --file, not both")
+    from embedline.text_files import check_output, read_file, texts_frame, write
+
+    if output is not None:
+        check_output(output)
+    frame = read_file(path, column) if path is not None else texts_frame(texts, column)
+    bundle, name = _load_bundle(source, "model", version, env, params)
+    if explain is None:
+        explain = path is None and "-" not in texts
+
+    from embedline.text.predicting import PredictionOptions, Predictor
+
+    with _named(name, bundle, source):
+        predictor = Predictor.from_bundle(bundle)
+    if output is not None:
+        options = PredictionOptions(column=column, words=SHOWN_WORDS if explain else 0)
+        found = predictor.predict_frame(frame, options)
+        write(found, output)
+        _show_counts(found, output)
+    else:
+        _show_predictions(predictor, frame[column].fill_null("").to_list(), explain, name)
+
+
+@click.command()
+@click.argument("source")
+@click.argument("prompt", default="")
+@click.option("--tokens", type=click.IntRange(min=1), default=50, show_default=True, help="Tokens to add.")
+@click.option("--samples", type=click.IntRange(min=1), help="Texts to show; 1, or every beam, unless given.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0.0),
+    help="Below 1 safer, above 1 bolder, 0 the likeliest.  [default: 1]",
+)
+@click.option("--top-k", type=click.IntRange(min=1), help="Draw from so many likeliest tokens only.")
+@click.option(
+    "--min-p", type=click.FloatRange(0.0, 1.0), help="Draw from tokens of at least P times the largest p only."
+)
+@click.option("--beams", type=click.IntRange(min=1), help="Search with so many beams instead of drawing at random.")
+@click.option("--length-penalty", type=click.FloatRange(min=0.0), help="Above 0, beams that end late gain.")
+@click.option("--next", "next_k", type=click.IntRange(min=1), help="Show the K likeliest next words instead of texts.")
+@click.option("--stop", is_flag=True, help="End a text where the model ends the document.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same text.")
+@version_option
+@env_option
+@params_option
+def generate(
+    source: str,
+    prompt: str,
+    next_k: int | None,
+    version: str | None,
+    env: str | None,
+    params: dict[str, Any],
+    **given: Any,
+) -> None:
+    """Go on from PROMPT with the newest language model of SOURCE, such as imdb.
+
+    Special tokens in the prompt are taken as such: "xxfld 1 cs xxfld 2" asks a model of two fields for the second one.
+    """
+    from pydantic import ValidationError
+
+    from embedline.text.generation import GenerationOptions, load, next_words, prompt_ids
+    from embedline.text.generation import generate as go_on
+
+    values = {name: value for name, value in given.items() if value is not None}
+    values["n_tokens"] = values.pop("tokens")
+    values["n_samples"] = values.pop("samples", values.get("beams", 1))
+    try:
+        options = GenerationOptions(**values)
+    except ValidationError as error:
+        raise click.UsageError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+    bundle, name = _load_bundle(source, "language_model", version, env, params)
+    with _named(name, bundle, source):
+        model, vocabulary, tokens = load(bundle)
+    ids = prompt_ids(prompt, vocabulary, tokens)
+    if next_k is not None:
+        _show_frame(next_words(model, vocabulary, ids, next_k), name)
+    else:
+        _show_frame(go_on(model, vocabulary, ids, options), name)
+
+
+def _load_bundle(
+    source: str, kind: str, version: str | None, env: str | None, params: dict[str, Any]
+) -> tuple[Any, str]:
+    """Bundle ``<source>.<kind>`` and its name for messages; nothing of a run is set up, no hook is called."""
+    from kedro.framework.project import settings
+    from kedro.io import AbstractVersionedDataset, DatasetError, Version
+
+    name = f"{source}.{kind}"
+    env = env or os.environ.get("KEDRO_ENV") or None
+    where = env or settings.CONFIG_LOADER_ARGS["default_run_env"]
+    catalog = _catalog(env, params)
+    dataset = catalog.get(name)
+    if dataset is None:
+        raise DataError(f"the catalog of {where} has no {name}")
+    if not isinstance(dataset, AbstractVersionedDataset):
+        raise DataError(f"{name} in the catalog of {where} is no versioned model")
+    if not dataset.exists():
+        raise DataError(f"there is no {name} in {where} yet: {_how_to_make(name, where)}")
+    if version is not None:
+        newest = dataset.resolve_load_version()
+        dataset = catalog.get(name, version=Version(version, None))
+        if not dataset.exists():
+            raise DataError(f"{name} has no version {version!r} in {where}; the newest is {newest}")
+    try:
+        bundle = dataset.load()
+    except DatasetError as error:
+        if isinstance(error.__cause__, DataError):  # its own line is clear enough without Kedro's around it
+            raise DataError(str(error.__cause__)) from error
+        raise
+    return bundle, f"{name} of {where}, version {dataset.resolve_load_version()}"
+
+
+def _catalog(env: str | None, params: dict[str, Any]) -> Any:
+    """The catalog of an environment as a session builds it, but no parameters and no hooks: MLflow takes seconds."""
+    from kedro.config import MissingConfigException
+    from kedro.framework.context.context import _convert_paths_to_absolute_posix
+    from kedro.framework.project import settings
+    from kedro.utils import find_kedro_project
+
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    loader = settings.CONFIG_LOADER_CLASS(
+        conf_source=str(project / settings.CONF_SOURCE), env=env, runtime_params=params, **settings.CONFIG_LOADER_ARGS
+    )
+    try:
+        credentials = loader["credentials"]
+    except MissingConfigException:  # local models need none
+        credentials = {}
+    entries = _convert_paths_to_absolute_posix(project_path=project, conf_dictionary=loader["catalog"])
+    return settings.DATA_CATALOG_CLASS.from_config(catalog=entries, credentials=credentials)
+
+
+def _how_to_make(name: str, env: str) -> str:
+    """The run that would make the model, or the models of this kind that there can be."""
+    from kedro.framework.project import pipelines
+
+    source, kind = name.split(".")
+    if source in pipelines and name in pipelines[source].all_outputs():
+        return f"run `kedro run --pipelines {source} --env {env}` first"
+    known = {output for pipeline in pipelines.values() for output in pipeline.all_outputs()}
+    models = ", ".join(sorted(output for output in known if output.endswith(f".{kind}")))
+    return f"no pipeline makes it; there are {models or 'none of this kind'}"
+
+
+@contextmanager
+def _named(name: str, bundle: Any, source: str) -> Iterator[None]:
+    """Start the message of a DataError with the model's name; say what to do with a table's model."""
+    try:
+        yield
+    except DataError as error:
+        hint = ""
+        if getattr(bundle, "kind", None) == "tabular":
+            hint = f"; a table's rows are predicted by its pipeline: `kedro run --pipelines {source}`"
+        raise DataError(f"{name}: {error}{hint}") from error
+
+
+def _show_predictions(predictor: "Predictor", texts: list[str], explain: bool, name: str) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from embedline.running.report import make_console
+    from embedline.text.explaining import moved_by
+
+    found = predictor.predict(texts)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("text", overflow="fold", ratio=3)
+    table.add_column("class", no_wrap=True)
+    table.add_column("probability", justify="right")
+    if explain:
+        table.add_column("moved by (+ for the class, - against it)", overflow="fold", ratio=2)
+    for text, row in zip(texts[:SHOWN_ROWS], found.rows(named=True), strict=False):
+        explanation = predictor.explain(text) if explain else None
+        reasons = [] if explanation is None else [moved_by(explanation, SHOWN_WORDS)]
+        cells = [_highlighted(text, explanation), row["predicted"], f"{row['confidence']:.4f}", *reasons]
+        table.add_row(*(cell if isinstance(cell, Text) else Text(_printable(cell)) for cell in cells))
+    console = make_console()
+    console.print(table)
+    if len(texts) > SHOWN_ROWS:
+        console.print(f"… and {len(texts) - SHOWN_ROWS:,} more texts: --output writes them all", style="dim")
+    console.print(name, style="dim", highlight=False, markup=False)
+
+
+def _highlighted(text: str, explanation: "pl.DataFrame | None") -> "Text":
+    """The text with the words that speak for the class in green, those against it in red, the strongest in bold."""
+    from rich.text import Text
+
+    from embedline.text.explaining import place_words
+
+    shown = Text(_printable(text[:SHOWN_CHARACTERS]))
+    if explanation is not None and len(explanation):
+        strongest = max(abs(value) for value in explanation["influence"])
+        places = place_words(text, explanation["word"].to_list())
+        for place, influence in zip(places, explanation["influence"], strict=True):
+            if place is not None and abs(influence) > strongest / 10:
+                style = "green" if influence > 0 else "red"
+                shown.stylize(f"bold {style}" if abs(influence) > strongest / 2 else style, *place)
+    if len(text) > SHOWN_CHARACTERS:
+        shown.append("…")
+    return shown
+
+
+def _show_counts(found: "pl.DataFrame", output: Path) -> None:
+    counts = found["predicted"].value_counts(sort=True).rows()
+    click.echo(f"Wrote {len(found):,} rows to {output}: {', '.join(f'{label} {count:,}' for label, count in counts)}")
+
+
+def _show_frame(frame: "pl.DataFrame", name: str) -> None:
+    """Print a frame as a table: text to the left, numbers to the right with four digits."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from embedline.running.report import make_console
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column, dtype in frame.schema.items():
+        table.add_column(column.replace("_", " "), justify="right" if dtype.is_numeric() else "left", overflow="fold")
+    for row in frame.rows():
+        table.add_row(*(Text(f"{cell:.4f}" if isinstance(cell, float) else _printable(str(cell))) for cell in row))
+    console = make_console()
+    console.print(table)
+    console.print(name, style="dim", highlight=False, markup=False)
+
+
+def _printable(text: str) -> str:
+    """The text, character by character, without those that would steer the terminal."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)

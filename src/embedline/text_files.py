@@ -1,0 +1,87 @@
+"""Texts from the command line and files, and predictions into files: read whole, written whole or not at all."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from embedline.errors import DataError
+
+SUFFIXES = (".csv", ".parquet")
+
+
+def texts_frame(texts: Sequence[str], column: str) -> pl.DataFrame:
+    """The texts as a frame with one column; each ``-`` stands for the lines of standard input that are not blank."""
+    rows = [row for text in texts for row in (_standard_input() if text == "-" else [text])]
+    if not rows:
+        raise DataError("standard input holds no text")
+    return pl.DataFrame({column: rows}, schema={column: pl.String})
+
+
+def _standard_input() -> list[str]:
+    text = _decoded(sys.stdin.buffer.read(), "standard input")
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _decoded(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{name}: line {line} is not UTF-8 (byte 0x{content[error.start]:02x}): save it in this encoding"
+        ) from error
+
+
+def read_file(path: Path, column: str) -> pl.DataFrame:
+    """A CSV file, every column as text, or a Parquet file.
+
+    Raises:
+        DataError: if it cannot be read, is not UTF-8, has no row, or no column ``column`` of text.
+    """
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path}: the name of a file to read must end in {' or '.join(SUFFIXES)}")
+    try:
+        if path.suffix == ".parquet":
+            frame = pl.read_parquet(path)
+        else:
+            content = _decoded(path.read_bytes(), str(path)).encode()
+            frame = pl.read_csv(content, infer_schema=False)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    if column not in frame.columns:
+        there = ", ".join(map(repr, frame.columns))
+        raise DataError(f"{path} has no column {column!r}, only {there}: name the column of the texts with --column")
+    if frame.is_empty():
+        raise DataError(f"{path} has no rows")
+    if frame.schema[column] != pl.String:
+        raise DataError(f"{path}: column {column!r} holds {frame.schema[column]}, not text")
+    return frame
+
+
+def check_output(output: Path) -> None:
+    """Raise a DataError where :func:`write` could not write; called before the work."""
+    if output.suffix not in SUFFIXES:
+        raise DataError(f"{output}: the name of the output must end in {' or '.join(SUFFIXES)}")
+    if output.exists():
+        raise DataError(f"{output} exists already: remove it, or give another name")
+    if not output.absolute().parent.is_dir():
+        raise DataError(f"{output}: there is no folder {output.absolute().parent}")
+
+
+def write(frame: pl.DataFrame, output: Path) -> None:
+    """Write beside the target, then rename: a failed write leaves nothing behind."""
+    staged = output.with_name(f".{os.getpid()}.{output.name}")
+    try:
+        frame.write_csv(staged) if output.suffix == ".csv" else frame.write_parquet(staged)
+        os.replace(staged, output)
+    except OSError as error:
+        raise DataError(f"{output} cannot be written: {error.strerror or error}") from error
+    except pl.exceptions.PolarsError as error:  # such as a list in a CSV file
+        raise DataError(f"{output} cannot be written: {' '.join(str(error).split())[:200]}") from error
+    finally:
+        staged.unlink(missing_ok=True)

@@ -1,0 +1,237 @@
+"""The language model: its parts in order, its penalties by hand, its tied matrix, and that it can learn by heart."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embedline.text.awd_lstm import EMBEDDING_RANGE, Encoder
+from embedline.text.language_model import LanguageModel, activation_penalty, temporal_penalty
+from embedline.text.options import EncoderOptions, LanguageModelOptions, Rates
+from embedline.text.recurrent import State
+from embedline.training.averaging import WeightAverage
+
+V, E, H = 20, 6, 9
+NONE = Rates(input=0.0, embedding=0.0, weight=0.0, hidden=0.0, output=0.0)
+SOME = Rates(input=0.3, embedding=0.2, weight=0.4, hidden=0.25, output=0.35)
+
+
+def make_model(rates: Rates = NONE, *, bias: bool = True, n_layers: int = 3) -> LanguageModel:
+    options = EncoderOptions(embedding_size=E, hidden_size=H, n_layers=n_layers, rates=rates)
+    return LanguageModel(V, options, decoder_bias=bias)
+
+
+def make_batch(rows: int = 4, steps: int = 10) -> tuple[Tensor, Tensor]:
+    tokens = torch.randint(V, (rows, steps + 1))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def flat(state: State) -> list[Tensor]:
+    return [tensor for layer in state for tensor in layer]
+
+
+def test_the_number_of_weights_is_the_originals() -> None:
+    # fastai v2's AWD-LSTM has 44,333,280 with 60,000 words, 400 wide, 1152 hidden; the layers as counted there.
+    options = LanguageModelOptions(preset="ulmfit")
+    with torch.device("meta"):
+        model = LanguageModel(60_000, options.encoder(), decoder_bias=options.has_bias)
+    assert sum(p.numel() for p in model.parameters()) == 44_333_280
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in model.encoder.layers]
+    assert layers == [4 * 1152 * (400 + 1152 + 2), 4 * 1152 * (1152 + 1152 + 2), 4 * 400 * (1152 + 400 + 2)]
+    with torch.device("meta"):
+        lesson = LanguageModelOptions(preset="dl1")
+        model = LanguageModel(34_945, lesson.encoder(), decoder_bias=lesson.has_bias)
+    assert model.decoder.bias is None
+
+
+def test_it_starts_as_in_the_paper() -> None:
+    options = EncoderOptions(embedding_size=30, hidden_size=50, n_layers=2, rates=NONE)
+    model = LanguageModel(500, options, decoder_bias=True)
+    table = model.encoder.embedding.weight
+    assert EMBEDDING_RANGE * 0.99 < table.abs().max() <= EMBEDDING_RANGE == 0.1
+    assert table.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.02)
+    assert model.decoder.bias.eq(0.0).all()
+    for layer, hidden in zip(model.encoder.layers, (50, 30), strict=True):
+        assert all(0.9 / hidden**0.5 < p.abs().max() <= 1 / hidden**0.5 for p in layer.parameters() if p.ndim > 1)
+
+
+def test_in_evaluation_it_is_the_plain_stack_of_layers() -> None:
+    model = make_model(SOME).eval()
+    ids, _ = make_batch()
+    hidden, state = model(ids, model.start(4))
+    vectors, kept = F.embedding(ids, model.encoder.embedding.weight), []
+    for before, after, layer in zip((E, H, H), (H, H, E), model.encoder.layers, strict=True):
+        plain = nn.LSTM(before, after, batch_first=True)
+        plain.load_state_dict(layer.state_dict())
+        vectors, (h, c) = plain(vectors)
+        kept += [h[0], c[0]]
+    torch.testing.assert_close(hidden, vectors)
+    torch.testing.assert_close(flat(state), kept)
+    torch.testing.assert_close(model.logits(hidden), hidden @ model.encoder.embedding.weight.t() + model.decoder.bias)
+
+
+def test_two_halves_with_the_state_between_them_equal_the_whole() -> None:
+    model = make_model(SOME).eval()
+    ids, _ = make_batch(steps=14)
+    whole, end = model(ids, model.start(4))
+    first, between = model(ids[:, :7], model.start(4))
+    second, after = model(ids[:, 7:], between)
+    torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
+    torch.testing.assert_close(flat(after), flat(end))
+    lost, _ = model(ids[:, 7:], model.start(4))
+    assert (lost - second).abs().max() > 1e-3  # the state matters
+
+
+def test_each_place_drops_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (ids, targets) = make_model(SOME), make_batch()
+    assert [layer.weight_dropout for layer in model.encoder.layers] == [SOME.weight] * 3
+    assert model.encoder.input_dropout.rate == SOME.input
+    assert model.encoder.hidden_dropout.rate == SOME.hidden
+    assert model.output_dropout.rate == SOME.output
+    seen: list[float] = []
+    real = F.embedding
+
+    def spy(ids: Tensor, table: Tensor, *, rate: float) -> Tensor:
+        seen.append(rate)
+        return real(ids, table)
+
+    monkeypatch.setattr("embedline.text.awd_lstm.embed", spy)
+    model(ids, model.start(4))
+    model.eval()(ids, model.start(4))
+    assert seen == [SOME.embedding, 0.0]
+
+
+def test_the_loss_is_that_of_dropped_outputs_with_both_penalties() -> None:
+    model, (ids, targets) = make_model(SOME), make_batch()
+    torch.manual_seed(1)
+    loss, nats, state = model.losses(ids, targets, model.start(4), alpha=2.0, beta=3.0)
+    torch.manual_seed(1)
+    output, after = model(ids, model.start(4))
+    mask = torch.empty(1, 4, E).bernoulli_(1 - SOME.output) / (1 - SOME.output)  # drawn next
+    dropped = output * mask.transpose(0, 1)
+    entropy = F.cross_entropy(model.logits(dropped).flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(nats, entropy.detach())
+    penalties = 2.0 * dropped.square().mean() + 3.0 * (output[:, 1:] - output[:, :-1]).square().mean()
+    torch.testing.assert_close(loss, entropy + penalties)
+    torch.testing.assert_close(flat(state), flat(after))
+    ours, theirs = (torch.autograd.grad(value, list(model.parameters())) for value in (loss, entropy + penalties))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (0.0, 1.0), (2.0, 0.0)])
+def test_a_penalty_of_weight_zero_is_left_out(alpha: float, beta: float) -> None:
+    model, (ids, targets) = make_model(), make_batch()
+    loss, nats, _ = model.losses(ids, targets, model.start(4), alpha=alpha, beta=beta)
+    output, _ = model(ids, model.start(4))
+    penalties = alpha * activation_penalty(output) + beta * temporal_penalty(output)
+    assert loss.item() == pytest.approx((nats + penalties).item(), rel=1e-6)
+    assert not nats.requires_grad
+
+
+def test_penalties_by_hand() -> None:
+    # Two sequences of three steps, two features.
+    output = torch.tensor([[[1.0, 2.0], [3.0, 2.0], [0.0, -1.0]], [[0.0, 0.0], [1.0, -1.0], [1.0, 1.0]]])
+    assert activation_penalty(output).item() == pytest.approx((1 + 4 + 9 + 4 + 0 + 1 + 0 + 0 + 1 + 1 + 1 + 1) / 12)
+    assert temporal_penalty(output).item() == pytest.approx((4 + 0 + 9 + 9 + 1 + 1 + 0 + 4) / 8)
+    assert temporal_penalty(output[:, :1]).item() == 0.0
+    assert activation_penalty(output.bfloat16()).dtype == torch.float32
+
+
+def test_a_single_step_has_a_loss() -> None:
+    model, (ids, targets) = make_model(), make_batch(steps=1)
+    loss, nats, _ = model.losses(ids, targets, model.start(4), alpha=0.0, beta=1.0)
+    assert loss.item() == nats.item()
+    assert loss.isfinite()
+
+
+def test_counts_are_those_of_all_logits() -> None:
+    model, (ids, targets) = make_model(SOME).eval(), make_batch()
+    with torch.no_grad():
+        hidden, _ = model(ids, model.start(4))
+        logits = model.logits(hidden)
+        nats, hits, _ = model.count(ids, targets, model.start(4))
+    assert nats.item() == pytest.approx(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item())
+    assert hits.item() == (logits.argmax(-1) == targets).sum().item()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_decoders_matrix_is_the_embedding_whatever_is_done_to_the_model(bias: bool) -> None:
+    model, other = make_model(bias=bias), make_model(bias=bias)
+    assert (model.decoder.bias is None) is not bias
+    model.load_state_dict(other.state_dict())
+    averaged = WeightAverage(model, 0.5)
+    averaged.update()
+    for each in (model, copy.deepcopy(model), averaged.network, model.to("cpu")):
+        assert isinstance(each, LanguageModel)
+        assert each.decoder.weight is each.encoder.embedding.weight
+        assert torch.equal(each.encoder.embedding.weight, other.encoder.embedding.weight)
+    assert len(list(model.parameters())) == 1 + 3 * 4 + bias  # the matrix once
+
+
+def test_an_average_of_tied_weights_moves_them_once() -> None:
+    model = make_model()
+    averaged = WeightAverage(model, 0.999)
+    before = model.encoder.embedding.weight.detach().clone()
+    with torch.no_grad():
+        model.encoder.embedding.weight.add_(1.0)
+    averaged.update()  # decay 2/11 in the warm-up: 9/11 of the way
+    torch.testing.assert_close(averaged.network.encoder.embedding.weight, before + 9 / 11)
+
+
+def test_bfloat16_stays_close_to_float32_and_carries_its_state_in_float32() -> None:
+    model, (ids, targets) = make_model(), make_batch()
+    exact, _, _ = model.losses(ids, targets, model.start(4), alpha=2.0, beta=1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, nats, state = model.losses(ids, targets, model.start(4), alpha=2.0, beta=1.0)
+    assert {tensor.dtype for tensor in flat(state)} == {torch.float32} == {loss.dtype, nats.dtype}
+    assert loss.item() == pytest.approx(exact.item(), rel=0.01)  # 2^-8 = 0.004 a rounding, averaged over 40 tokens
+    wanted = list(model.parameters())
+    for ours, theirs in zip(torch.autograd.grad(loss, wanted), torch.autograd.grad(exact, wanted), strict=True):
+        assert (ours - theirs).norm() < 0.05 * theirs.norm() + 1e-6
+
+
+def test_rows_of_a_batch_do_not_see_each_other() -> None:
+    model = make_model().eval()
+    ids, _ = make_batch()
+    whole, _ = model(ids, model.start(4))
+    for row in range(4):
+        alone, _ = model(ids[row : row + 1], model.start(1))
+        torch.testing.assert_close(alone[0], whole[row])
+
+
+def test_an_output_depends_on_the_tokens_so_far_and_on_no_later_one() -> None:
+    model = make_model().eval()
+    ids, _ = make_batch()
+    whole, _ = model(ids, model.start(4))
+    for place in range(ids.shape[1]):
+        changed = ids.clone()
+        changed[:, place] = (changed[:, place] + 1) % V
+        output, _ = model(changed, model.start(4))
+        differs = (output - whole).abs().amax((0, 2)) > 0
+        assert differs.tolist() == [step >= place for step in range(ids.shape[1])]
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 4])
+def test_any_number_of_layers_ends_as_wide_as_the_embedding(n_layers: int) -> None:
+    encoder = Encoder(V, EncoderOptions(embedding_size=E, hidden_size=H, n_layers=n_layers, rates=NONE))
+    output, state = encoder(torch.zeros(2, 3, dtype=torch.int64), encoder.start(2))
+    assert output.shape == (2, 3, E)
+    assert [h.shape[1] for h, _ in state] == [H] * (n_layers - 1) + [E]
+    sizes = [(layer.input_size, layer.hidden_size) for layer in encoder.layers]
+    assert [after for _, after in sizes[:-1]] == [before for before, _ in sizes[1:]]
+    assert list(itertools.chain(*sizes))[0] == E
+
+
+def test_it_learns_a_batch_by_heart() -> None:
+    options = EncoderOptions(embedding_size=24, hidden_size=48, n_layers=2, rates=NONE)
+    model, (ids, targets) = LanguageModel(V, options, decoder_bias=True), make_batch(steps=12)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    for _ in range(250):
+        loss, nats, _ = model.losses(ids, targets, model.start(4), alpha=0.0, beta=0.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert nats.item() < 0.1

@@ -1,0 +1,145 @@
+"""Batches of documents of like lengths: each document at most once, reproducible, the longest first."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from embedline.text.batches import POOL_BATCHES, DocumentTask, batches_by_length, by_length, pad
+from embedline.text.classifier import TextClassifier
+from embedline.text.options import EncoderOptions, Rates, StageTraining
+from embedline.text.streams import Corpus
+
+CPU = torch.device("cpu")
+
+
+def numbers(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_lengths(n_documents: int, seed: int = 0) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).lognormal(5.0, 0.7, n_documents).astype(np.int64) + 1
+
+
+def test_documents_are_padded_at_the_end() -> None:
+    documents = [np.array([5, 6, 7], dtype=np.uint16), np.array([65_535, 8], dtype=np.uint16), np.array([9])]
+    ids, lengths = pad(documents, CPU)
+    assert ids.tolist() == [[5, 6, 7], [65_535, 8, 0], [9, 0, 0]]
+    assert lengths.tolist() == [3, 2, 1]
+    assert (ids.dtype, lengths.dtype) == (torch.int64, torch.int64)
+    with pytest.raises(AssertionError, match="longest first"):
+        pad(documents[::-1], CPU)
+
+
+@pytest.mark.parametrize(
+    ("n_documents", "batch_size", "n_batches"), [(100, 7, 14), (98, 7, 14), (3, 7, 1), (7, 7, 1), (8, 7, 1), (5, 1, 5)]
+)
+def test_every_document_comes_once_or_waits_for_another_epoch(
+    n_documents: int, batch_size: int, n_batches: int
+) -> None:
+    batches = batches_by_length(make_lengths(n_documents), batch_size, numbers())
+    assert [len(batch) for batch in batches] == [min(batch_size, n_documents)] * n_batches
+    rows = np.concatenate(batches)
+    assert len(set(rows.tolist())) == len(rows)
+    assert set(rows.tolist()) <= set(range(n_documents))
+
+
+def test_who_is_left_out_changes_from_epoch_to_epoch() -> None:
+    order, lengths = numbers(), make_lengths(20)
+    left_out = [set(range(20)) - set(np.concatenate(batches_by_length(lengths, 6, order)).tolist()) for _ in range(30)]
+    assert all(len(rows) == 2 for rows in left_out)
+    assert len(set.union(*left_out)) > 15
+
+
+def test_lengths_fall_within_a_batch_and_the_longest_document_comes_first() -> None:
+    lengths = make_lengths(1000)
+    batches = batches_by_length(lengths, 8, numbers())
+    assert all((np.diff(lengths[batch]) <= 0).all() for batch in batches)
+    assert lengths[batches[0][0]] == max(lengths[batch[0]] for batch in batches)
+    firsts = [int(lengths[batch[0]]) for batch in batches[1:]]
+    assert firsts != sorted(firsts, reverse=True)  # the others are shuffled
+
+
+def test_documents_of_a_batch_are_of_like_length_and_little_is_padded() -> None:
+    lengths = make_lengths(2000)
+
+    def padded(batches: list[NDArray[np.int64]]) -> float:
+        read = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+        return 1.0 - sum(int(lengths[batch].sum()) for batch in batches) / read
+
+    at_random = np.random.default_rng(0).permutation(2000).reshape(-1, 8)
+    assert padded(list(at_random)) > 0.4
+    assert padded(batches_by_length(lengths, 8, numbers())) < 0.08
+
+
+def test_each_pool_is_sorted_on_its_own() -> None:
+    # Two pools and a rest: a batch never mixes documents from different parts of the permutation.
+    batch_size, n_documents = 2, POOL_BATCHES * 2 * 2 + 10
+    permutation = torch.randperm(n_documents, generator=numbers()).numpy()
+    place = np.argsort(permutation) // (POOL_BATCHES * batch_size)
+    batches = batches_by_length(make_lengths(n_documents), batch_size, numbers())
+    assert all(len(set(place[batch].tolist())) == 1 for batch in batches)
+    assert np.bincount([place[batch[0]] for batch in batches]).tolist() == [POOL_BATCHES, POOL_BATCHES, 5]
+
+
+def test_the_same_numbers_give_the_same_batches_and_the_next_epoch_others() -> None:
+    order, lengths = numbers(3), make_lengths(50)
+    first, second = (np.concatenate(batches_by_length(lengths, 5, order)).tolist() for _ in range(2))
+    assert np.concatenate(batches_by_length(lengths, 5, numbers(3))).tolist() == first != second
+
+
+def test_reading_by_length_gives_all_documents_once_the_longest_first() -> None:
+    lengths = make_lengths(23)
+    batches = list(by_length(lengths, 5))
+    assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3]
+    rows = np.concatenate(batches)
+    assert sorted(rows.tolist()) == list(range(23))
+    assert (np.diff(lengths[rows]) <= 0).all()
+    assert list(by_length(np.array([2, 3, 2]), 9))[0].tolist() == [1, 0, 2]  # ties in their order
+    assert list(by_length(np.empty(0, dtype=np.int64), 5)) == []
+
+
+def make_task(n_documents: int = 12, **changes: Any) -> tuple[DocumentTask, Corpus, NDArray[np.int64]]:
+    offsets = np.concatenate([[0], np.cumsum(np.random.default_rng(1).integers(1, 20, n_documents))])
+    corpus = Corpus(np.random.default_rng(2).integers(0, 30, offsets[-1]), offsets)
+    targets = np.arange(n_documents) % 3
+    values = {"batch_size": 4, "epochs": 1, "lr": 0.1, "device": "cpu"}
+    options = StageTraining.model_validate({**values, **changes})
+    return DocumentTask(corpus, targets, options, device=CPU), corpus, targets
+
+
+def make_network() -> TextClassifier:
+    rates = Rates(input=0.0, embedding=0.0, weight=0.0, hidden=0.0, output=0.0)
+    encoder = EncoderOptions(embedding_size=4, hidden_size=6, n_layers=2, rates=rates)
+    return TextClassifier(30, encoder, layers=(5,), head_rates=(0.0, 0.0), n_classes=3, bptt=6, max_tokens=10)
+
+
+def test_the_loss_of_a_batch_is_that_of_its_documents_and_their_classes() -> None:
+    task, corpus, targets = make_task(alpha=2.0, beta=3.0)
+    task.begin_epoch(numbers())
+    network = make_network().eval()
+    for index, rows in enumerate(batches_by_length(corpus.lengths, 4, numbers())):
+        loss = task.loss(network, index, nullcontext)
+        ids, lengths = pad([corpus[row] for row in rows], CPU)
+        logits, pooled = network.scores(ids, lengths)
+        nats = F.cross_entropy(logits, torch.from_numpy(targets[rows]))
+        assert loss.reported.item() == pytest.approx(nats.item())
+        assert not loss.reported.requires_grad
+        expected = nats + 2.0 * pooled.squares + 3.0 * pooled.differences
+        assert loss.descended.item() == pytest.approx(expected.item())
+        assert loss.descended > loss.reported
+
+
+def test_a_task_says_how_much_it_reads() -> None:
+    task, corpus, _ = make_task(14)
+    assert (task.n_batches, task.batch_size) == (3, 4)
+    assert task.rows_per_batch == pytest.approx(len(corpus.ids) / 14 * 4)
+    assert task.identity() == {"n_documents": 14, "n_tokens": len(corpus.ids), "batch_size": 4}
+    assert [task.rate(index) for index in range(3)] == [1.0] * 3
+    assert task.state() is None
+    small, _, _ = make_task(3)
+    assert (small.n_batches, small.batch_size) == (1, 3)

@@ -1,0 +1,357 @@
+"""Predictions and explanations of a classifier whose log-odds are a sum over words: influences are known exactly."""
+
+import dataclasses
+import logging
+import types
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from embedline.errors import DataError
+from embedline.text import tokens
+from embedline.text.classifier import TextClassifier
+from embedline.text.explaining import (
+    EMBEDDING,
+    ExplanationOptions,
+    first_order,
+    log_odds,
+    moved_by,
+    occlude,
+    place_words,
+    readable_words,
+)
+from embedline.text.generation import opened
+from embedline.text.options import EncoderOptions, Rates
+from embedline.text.predicting import PredictionOptions, Predictor, excerpt
+from embedline.text.tokens import TokenOptions
+
+TOKENS = ("xxunk", "xxpad", "xxbos", "xxup", "xxmaj", "xxrep", "xxwrep", "good", "bad", "the", "film", "!", "great")
+SPECIALS = TOKENS[:7]
+WEIGHTS = dict(zip(TOKENS, [0.0, 0.0, 0.4, 0.5, 0.1, 0.0, 0.0, 1.5, -2.0, 0.01, -0.02, 0.25, 3.0], strict=True))
+
+
+class WordList:
+    """The part of a vocabulary that predictions use."""
+
+    tokens, specials, unknown, padding = TOKENS, SPECIALS, 0, 1
+
+    def __len__(self) -> int:
+        return len(TOKENS)
+
+    def ids(self, tokens: Sequence[str], /) -> NDArray[np.integer]:
+        return np.array([TOKENS.index(token) if token in TOKENS else 0 for token in tokens], dtype=np.int32)
+
+    def words(self, ids: Sequence[int], /) -> list[str]:
+        return [TOKENS[index] for index in ids]
+
+    def detokenize(self, ids: Sequence[int], /) -> str:
+        return " ".join(self.words(ids))
+
+
+class Classifier:
+    """Two classes, with the log-odds of the second a sum of weights; counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.weights = np.array(list(WEIGHTS.values()))
+        self.documents = 0
+        self.lengths: set[int] = set()
+
+    def __call__(self, documents: Sequence[NDArray[np.integer]]) -> NDArray[np.float64]:
+        self.documents += len(documents)
+        self.lengths |= {len(ids) for ids in documents}
+        odds = np.array([self.weights[ids].sum() for ids in documents])
+        return np.exp(-np.logaddexp(0.0, np.stack([odds, -odds], axis=1)))
+
+    def estimate(self, ids: NDArray[np.integer], label: int) -> NDArray[np.float64]:
+        """Of the right order, and of the wrong size."""
+        return 0.5 * self.weights[ids] * (1 if label == 1 else -1)
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    return Classifier()
+
+
+@pytest.fixture
+def predictor(monkeypatch: pytest.MonkeyPatch, classifier: Classifier) -> Predictor:
+    def split(texts: Sequence[str], options: TokenOptions) -> list[list[str]]:
+        return [["xxbos", *text.split()] for text in texts]
+
+    monkeypatch.setattr(tokens, "tokenize_texts", split)  # tokens as written, so that each test says what it means
+    return Predictor(classifier, classifier.estimate, WordList(), TokenOptions(), ("neg", "pos"))
+
+
+def sigmoid(odds: float) -> float:
+    return float(1 / (1 + np.exp(-odds)))
+
+
+class TestPredict:
+    def test_values(self, predictor: Predictor) -> None:
+        frame = predictor.predict(["the good film", "bad film"])
+        assert frame.columns == ["text", "predicted", "confidence", "p_neg", "p_pos"]
+        assert frame["text"].to_list() == ["the good film", "bad film"]
+        assert frame["predicted"].to_list() == ["pos", "neg"]
+        good, bad = 0.4 + 0.01 + 1.5 - 0.02, 0.4 - 2.0 - 0.02
+        assert frame["p_pos"].to_list() == pytest.approx([sigmoid(good), sigmoid(bad)], abs=1e-12)
+        assert frame["confidence"].to_list() == pytest.approx([sigmoid(good), sigmoid(-bad)], abs=1e-12)
+
+    def test_no_text_is_no_row(self, predictor: Predictor) -> None:
+        frame = predictor.predict([])
+        assert frame.shape == (0, 5)
+        assert frame.schema["predicted"] == pl.String and frame.schema["p_pos"] == pl.Float64
+
+    def test_texts_that_say_nothing_are_classified_and_named(
+        self, predictor: Predictor, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING, "embedline"):
+            frame = predictor.predict(["", "zorgon glib", "good", "  \n"])
+        assert frame["p_pos"].to_list() == pytest.approx([sigmoid(v) for v in (0.4, 0.4, 1.9, 0.4)])
+        assert [record.getMessage() for record in caplog.records] == [
+            "Text 1, 4: no words; the prediction says nothing",
+            "Text 2: no word that the model knows; the prediction says nothing",
+        ]
+
+    def test_rules_that_make_nothing_of_an_empty_text(
+        self, predictor: Predictor, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tokens, "tokenize_texts", lambda texts, options: [text.split() for text in texts])
+        assert predictor.predict([""])["p_pos"].to_list() == [0.5]
+        assert classifier.lengths == {1}
+        assert predictor.explain("").is_empty()
+
+    def test_blocks_keep_the_order(
+        self, predictor: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("embedline.text.predicting.BLOCK_TEXTS", 3)
+        texts = ["good", "bad", "", "bad", "good", "bad", "zorgon"]
+        with caplog.at_level(logging.WARNING, "embedline"):
+            frame = predictor.predict(texts)
+        assert frame["predicted"].to_list() == ["pos", "neg", "pos", "neg", "pos", "neg", "pos"]
+        assert [record.getMessage()[:7] for record in caplog.records] == ["Text 3:", "Text 7:"]
+
+    def test_many_texts_are_read_as_a_corpus(self, classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = Predictor(classifier, classifier.estimate, WordList(), TokenOptions(), ("neg", "pos"))
+        texts = ["The good film!!!", "", "bad, BAD", "zorgon"] * 3
+        few = real.predict(texts)
+        assert few["p_pos"][2] == pytest.approx(sigmoid(0.4 - 2.0 + 0.5 - 2.0))
+        monkeypatch.setattr("embedline.text.predicting.FEW_TEXTS", 3)
+        assert real.predict(texts).equals(few)
+
+    def test_what_is_no_text_is_named(self, predictor: Predictor) -> None:
+        with pytest.raises(DataError, match="text 2 is no string but None"):
+            predictor.predict(["good", None])  # type: ignore[list-item]
+
+    def test_classes_that_the_classifier_does_not_have(self, predictor: Predictor) -> None:
+        three = dataclasses.replace(predictor, classes=("neg", "pos", "mixed"))
+        with pytest.raises(DataError, match="tells 2 classes apart, and 3 are named"):
+            three.predict(["good"])
+
+    def test_a_diverged_classifier_is_named(self, predictor: Predictor, classifier: Classifier) -> None:
+        classifier.weights[:] = np.nan
+        with np.errstate(invalid="ignore"), pytest.raises(DataError, match="training has diverged"):
+            predictor.predict(["good"])
+
+
+class TestExplain:
+    def test_influences_are_the_weights(self, predictor: Predictor) -> None:
+        frame = predictor.explain("xxmaj the film zorgon xxup good bad xxrep 4 !")
+        # The class is "pos" if the sum is above 0; here it is 0.24.
+        assert frame["position"].to_list() == [2, 3, 4, 6, 7, 10]
+        assert frame["word"].to_list() == ["The", "film", "zorgon", "GOOD", "bad", "!!!!"]
+        assert frame["influence"].to_list() == pytest.approx([0.01, -0.02, 0.0, 1.5, -2.0, 0.25], abs=1e-9)
+        assert frame["exact"].to_list() == [True] * 6
+
+    def test_influence_is_on_the_predicted_class(self, predictor: Predictor) -> None:
+        frame = predictor.explain("bad bad good")
+        assert frame["influence"].to_list() == pytest.approx([2.0, 2.0, -1.5], abs=1e-9)
+
+    def test_certain_predictions_keep_their_digits(self, predictor: Predictor) -> None:
+        frame = predictor.explain(" ".join(["great"] * 20))  # p rounds to 1.0
+        assert frame["influence"].to_list() == pytest.approx([3.0] * 20, rel=1e-6)
+
+    def test_a_text_without_known_words(self, predictor: Predictor) -> None:
+        frame = predictor.explain("zorgon glib")
+        assert frame.rows() == [(1, "zorgon", 0.0, True), (2, "glib", 0.0, True)]
+        assert moved_by(frame, 5) == ""
+
+    def test_budget_occludes_the_first_of_the_ranking(self, predictor: Predictor, classifier: Classifier) -> None:
+        words = ["the"] * 400
+        words[137], words[301] = "bad", "great"  # positions 138 and 302, after xxbos
+        frame = predictor.explain(" ".join(words), ExplanationOptions(budget=401 * 20, least=1))
+        assert classifier.documents == 1 + (1 + 20)  # the class, then the document and its occlusions
+        assert frame["exact"].sum() == 20 and len(frame) == 400
+        found = dict(zip(frame["position"], frame.select("word", "influence", "exact").rows(), strict=True))
+        assert found[138] == ("bad", pytest.approx(-2.0), True)
+        assert found[302] == ("great", pytest.approx(3.0), True)
+        assert sorted(set(frame["influence"].round(9))) == [-2.0, 0.005, 0.01, 3.0]  # estimated: half of the weight
+        assert moved_by(frame, 2) == "great +3.00, bad -2.00"
+
+    def test_least_holds_for_long_documents(self, predictor: Predictor) -> None:
+        frame = predictor.explain("the " * 300, ExplanationOptions(budget=1, least=7))
+        assert frame["exact"].sum() == 7
+
+    def test_only_the_end_of_a_long_text_is_explained(self, predictor: Predictor, classifier: Classifier) -> None:
+        text = " ".join(["the"] * 99_990 + ["good"] * 10)
+        frame = predictor.explain(text, ExplanationOptions(max_tokens=50))
+        assert frame["position"].to_list() == list(range(100_001 - 50, 100_001))
+        assert classifier.lengths == {100_001, 50}
+        assert frame.filter(pl.col("word") == "good")["influence"].to_list() == pytest.approx([1.5] * 10, abs=1e-9)
+
+    def test_of_two_words_that_say_the_same_neither_counts(self) -> None:
+        def either(documents: Sequence[NDArray[np.integer]]) -> NDArray[np.float64]:
+            odds = np.array([3.0 * (7 in ids) + 2.0 * (8 in ids) for ids in documents])
+            return np.stack([1 / (1 + np.exp(odds)), 1 / (1 + np.exp(-odds))], axis=1)
+
+        found = occlude(either, np.array([7, 9, 7, 8]), [0, 1, 2, 3], label=1, unknown=0)
+        assert found == {0: 0.0, 1: 0.0, 2: 0.0, 3: pytest.approx(2.0)}
+
+
+class TestFirstOrder:
+    def network(self, bptt: int) -> TextClassifier:
+        rates = Rates(input=0.4, embedding=0.1, weight=0.3, hidden=0.2, output=0.1)
+        options = EncoderOptions(embedding_size=6, hidden_size=9, n_layers=2, rates=rates)
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            network = TextClassifier(
+                len(TOKENS), options, layers=(4,), head_rates=(0.1, 0.1), n_classes=3, bptt=bptt, max_tokens=20
+            )
+            for parameter in network.parameters():
+                torch.nn.init.normal_(parameter, std=0.5)
+        return network.eval()
+
+    def test_it_is_the_derivative_towards_the_unknown_word(self) -> None:
+        network = self.network(bptt=50)
+        ids = np.array([2, 7, 9, 7, 12, 11])
+        found = first_order(network, 0, ids, 1)
+        step = 0.02
+        table = network.encoder.embedding.weight.detach()
+        for at in range(len(ids)):
+            changed = ids.copy()
+            changed[at] = len(table)  # the same word may stand elsewhere: a row of its own for this position
+            odds = []
+            for size in (-step, step):
+                moved = torch.cat([table, (table[ids[at]] + size * (table[0] - table[ids[at]]))[None]])
+                arguments = torch.from_numpy(changed)[None], torch.tensor([len(ids)])
+                with torch.no_grad():
+                    logits = torch.func.functional_call(network, {EMBEDDING: moved}, arguments).double()
+                odds.append(log_odds(logits.softmax(1).numpy(), 1)[0])
+            assert found[at] == pytest.approx((odds[0] - odds[1]) / (2 * step), rel=1e-2, abs=1e-3)
+        assert network.encoder.embedding.weight.grad is None
+        assert torch.equal(table, network.encoder.embedding.weight)
+
+    def test_an_unknown_word_has_none(self) -> None:
+        found = first_order(self.network(bptt=2), 0, np.array([2, 0, 9, 0, 12]), 0)
+        assert found[[1, 3]].tolist() == [0.0, 0.0]
+        assert np.abs(found[[2, 4]]).min() > 0
+
+
+def test_log_odds() -> None:
+    probabilities = np.array([[0.2, 0.3, 0.5], [1.0, 1e-40, 1e-40]])
+    assert log_odds(probabilities, 0) == pytest.approx([np.log(0.25), -np.log(2e-40)])
+
+
+def test_readable_words() -> None:
+    tokens = [
+        "xxbos",
+        "xxmaj",
+        "mc▁donald",
+        "xxrep",
+        "3",
+        "0",
+        "3",
+        "xxwrep",
+        "2",
+        "very",
+        "\n",
+        "xxup",
+        "u.s.",
+        "xxeos",
+    ]
+    assert readable_words(tokens, ("xxbos", "xxeos", "xxmaj", "xxup", "xxrep", "xxwrep")) == [
+        (2, "Mc donald"),
+        (5, "000"),
+        (6, "3"),
+        (9, "very"),
+        (10, "↵"),
+        (12, "U.S."),
+    ]
+    assert readable_words(["xxrep", "900000", "!"], ["xxrep"]) == [(2, "!" * 20)]
+
+
+def test_place_words() -> None:
+    text = "The FILM isn't GOOD<br />the end İ good"
+    places = place_words(text, ["the", "film", "is", "n't", "GOOD", "↵", "the", "end", "good"])
+    assert [text[slice(*place)] if place else None for place in places] == [
+        "The",
+        "FILM",
+        "is",
+        "n't",
+        "GOOD",
+        None,
+        "the",
+        "end",
+        "good",
+    ]
+
+
+def test_moved_by_names_the_strongest_single_words() -> None:
+    frame = pl.DataFrame(
+        {"word": ["a", "b", "c", "d"], "influence": [0.3, -1.2, 9.0, 0.0], "exact": [True, True, False, True]}
+    )
+    assert moved_by(frame, 5) == "b -1.20, a +0.30"
+    assert moved_by(frame, 1) == "b -1.20"
+
+
+def test_excerpt() -> None:
+    assert excerpt("a\n  b") == "a b"
+    assert excerpt("word " * 30) == ("word " * 16)[:79].rstrip() + "…"
+    assert excerpt(" " * 1000 + "late") == "…"
+    assert len(excerpt("x" * 10_000)) == 80
+
+
+class TestFrames:
+    def test_columns_are_kept_and_missing_texts_are_empty(self, predictor: Predictor) -> None:
+        texts = pd.DataFrame({"id": [7, 8], "review": ["good", None]})
+        frame = predictor.predict_frame(texts, PredictionOptions(column="review", words=2))
+        assert frame.columns == ["id", "review", "predicted", "confidence", "p_neg", "p_pos", "moved_by"]
+        assert frame["id"].to_list() == [7, 8]
+        assert frame["p_pos"].to_list() == pytest.approx([sigmoid(1.9), sigmoid(0.4)])
+        assert frame["moved_by"].to_list() == ["good +1.50", ""]
+
+    @pytest.mark.parametrize(
+        ("frame", "message"),
+        [
+            ({"review": ["good"]}, "no column 'text'; there are 'review'"),
+            ({"text": [1]}, "column 'text' holds Int64, not text"),
+            ({"text": ["good"], "p_pos": [1]}, "a column 'p_pos', which is a column of the predictions"),
+        ],
+    )
+    def test_frames_that_do_not_fit(self, predictor: Predictor, frame: dict[str, list[object]], message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            predictor.predict_frame(pl.DataFrame(frame), PredictionOptions())
+
+    def test_own_column_named_moved_by_matters_only_if_words_are_asked_for(self, predictor: Predictor) -> None:
+        texts = pl.DataFrame({"text": ["good"], "moved_by": ["me"]})
+        assert predictor.predict_frame(texts, PredictionOptions())["moved_by"].to_list() == ["me"]
+        with pytest.raises(DataError, match="'moved_by'"):
+            predictor.predict_frame(texts, PredictionOptions(words=1))
+
+
+class TestOpened:
+    def test_another_kind(self) -> None:
+        bundle = types.SimpleNamespace(kind="tabular")
+        with pytest.raises(DataError, match="a model of the kind 'tabular', not 'text_classifier'"):
+            opened(bundle, "text_classifier", lambda _: 1)
+
+    def test_a_broken_one(self) -> None:
+        bundle = types.SimpleNamespace(kind="text_classifier", encoder={})
+        with pytest.raises(DataError, match="bundle is broken: KeyError: 'vocabulary'"):
+            opened(bundle, "text_classifier", lambda b: b.encoder["vocabulary"])
+
+    def test_a_sound_one(self) -> None:
+        assert opened(types.SimpleNamespace(kind="k"), "k", lambda b: b.kind) == "k"

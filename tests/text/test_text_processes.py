@@ -1,0 +1,132 @@
+"""Tokens from several processes: the same as from one, and no process is left behind."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedline.errors import DataError
+from embedline.text import tokens as tokens_module
+from embedline.text.tokens import TokenOptions, tokenize, tokenize_texts
+
+SRC = Path(__file__).resolve().parents[2] / "src"
+
+
+def corpus(size: int) -> list[str]:
+    generator = random.Random(3)
+    words = [f"{'Ww'[number % 2]}ord{number}{'.,!'[number % 3]}" for number in range(900)]
+    return [" ".join(generator.choices(words, k=30)) + ("!!!" if n % 7 == 0 else "") for n in range(size)]
+
+
+def test_processes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*corpus(600), "", "fun (really): yes :) ( :)", "no no no", "a\n\n!!!", *corpus(200)]
+    alone = tokenize(texts, TokenOptions(workers=1))
+    monkeypatch.setattr(tokens_module, "IN_PROCESS", 0)
+    monkeypatch.setattr(tokens_module, "BATCH", 9_000)
+    shared = tokenize(texts, TokenOptions(workers=2))
+    assert shared[1] == alone[1]
+    assert np.array_equal(shared[0][0], alone[0][0]) and np.array_equal(shared[0][1], alone[0][1])
+
+
+def test_an_error_in_a_process_names_the_document_and_ends_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens_module, "IN_PROCESS", 0)
+    monkeypatch.setattr(tokens_module, "BATCH", 4_000)
+    texts = corpus(100)
+    # A lone surrogate cannot be sent as text to be pickled either way; spaCy refuses it in the process.
+    texts[60] += " \ud800"
+    with pytest.raises(DataError, match="document 'd60' cannot be tokenized"):
+        tokenize(texts, TokenOptions(workers=2), [f"d{number}" for number in range(100)])
+    assert not children_of(os.getpid())
+
+
+def children_of(process: int) -> list[int]:
+    """Processes that ``process`` started and that still run a pool's work."""
+    if not Path("/proc").exists():
+        pytest.skip("processes are counted through /proc")
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            command = (folder / "cmdline").read_text()
+        except OSError:  # it ended meanwhile
+            continue
+        if int(fields[1]) == process and fields[0] != "Z" and "spawn_main" in command:
+            found.append(int(folder.name))
+    return found
+
+
+ENDLESS = """
+import sys
+from embedline.text import tokens
+
+if __name__ == "__main__":
+    tokens.IN_PROCESS, tokens.BATCH = 0, 2000
+    texts = ["some words to cut up"] * 5_000_000
+    tokens.tokenize(texts, tokens.TokenOptions(workers=2))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_its_parent(tmp_path: Path, blow: signal.Signals) -> None:
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    environment = {**os.environ, "PYTHONPATH": str(SRC)}
+    process = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.PIPE, text=True)
+    workers: list[int] = []
+    deadline = time.monotonic() + 60
+    while len(workers) < 2 and time.monotonic() < deadline and process.poll() is None:
+        workers = children_of(process.pid)
+        time.sleep(0.05)
+    assert len(workers) == 2
+    time.sleep(3)  # until they work
+    process.send_signal(blow)
+    _, errors = process.communicate(timeout=60)
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [pid for pid in workers if alive(pid)] == []
+    assert process.returncode != 0
+    if blow == signal.SIGINT:
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+        assert errors.count("Traceback") == 1  # the processes of the pool say nothing
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_threads_may_share_the_encoder() -> None:
+    texts = corpus(300)
+    expected = tokenize_texts(texts, TokenOptions(rules="dl1"))
+    tokens_module._encoder.cache_clear()
+    found: dict[int, list[list[str]]] = {}
+
+    def work(number: int) -> None:
+        part = texts[number::4]
+        found[number] = [tokenize_texts([text], TokenOptions(rules="dl1"))[0] for text in part]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[number % 4][number // 4] for number in range(300)] == expected
+
+
+def test_a_child_of_a_pool_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemonic process may start none: the texts are cut up where they are."""
+    monkeypatch.setattr(tokens_module, "IN_PROCESS", 0)
+    monkeypatch.setattr(tokens_module, "_encode_in_pool", lambda *_: pytest.fail("a pool was asked for"))
+    monkeypatch.setattr(tokens_module.multiprocessing.current_process(), "_config", {"daemon": True})
+    (codes, _), lexicon = tokenize(["a b"], TokenOptions(rules="dl1", workers=2))
+    assert [lexicon[code] for code in codes] == ["a", "b", "<eos>"]

@@ -1,0 +1,240 @@
+"""Recurrent layers and their dropout against a loop over the steps and against what they stand for."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embedline.text.recurrent import (
+    DroppedLSTM,
+    SequenceDropout,
+    State,
+    detached,
+    embed,
+    run_layers,
+    select_rows,
+)
+
+STEPS, ROWS, WIDTH, HIDDEN, RATE = 7, 3, 5, 6, 0.4
+WEIGHTS = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]
+
+
+def loop(input: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
+    """Outputs, last output and last cell [T + 2, B, H] of an LSTM, a step at a time."""
+    outputs = []
+    for step in input:
+        gates = step @ w_ih.t() + b_ih + h @ w_hh.t() + b_hh
+        entering, forgotten, candidate, shown = gates.chunk(4, dim=1)
+        c = forgotten.sigmoid() * c + entering.sigmoid() * candidate.tanh()
+        h = shown.sigmoid() * c.tanh()
+        outputs.append(h)
+    return torch.stack([*outputs, h, c])
+
+
+def together(output: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
+    return torch.cat([output, torch.stack(state)])
+
+
+def make_layer(rate: float = RATE) -> tuple[DroppedLSTM, Tensor, tuple[Tensor, Tensor]]:
+    """A layer with weights large enough for its gates to differ, an input that wants a gradient, and a state."""
+    layer = DroppedLSTM(WIDTH, HIDDEN, weight_dropout=rate)
+    for weight in layer.parameters():
+        nn.init.normal_(weight, std=0.5)
+    state = (torch.randn(ROWS, HIDDEN), torch.randn(ROWS, HIDDEN))
+    return layer, torch.randn(STEPS, ROWS, WIDTH, requires_grad=True), state
+
+
+def gradients(outputs: Tensor, wanted: list[Tensor], weighting: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad((outputs.float() * weighting).sum(), wanted))
+
+
+def test_a_dropped_layer_equals_a_loop_over_the_steps_with_the_dropped_matrix_and_so_do_its_gradients() -> None:
+    layer, input, state = make_layer()
+    weights = [getattr(layer, name) for name in WEIGHTS]
+    torch.manual_seed(1)
+    found = together(*layer(input, state))
+    torch.manual_seed(1)
+    dropped = F.dropout(layer.weight_hh_l0, RATE)
+    expected = loop(input, *state, weights[0], dropped, *weights[2:])
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, loop(input, *state, *weights), atol=0.05)  # the matrix matters here
+    weighting = torch.randn(found.shape)
+    ours, theirs = (gradients(outputs, [input, *weights], weighting) for outputs in (found, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert torch.equal(ours[2] == 0.0, dropped == 0.0)  # no gradient for what was dropped, some for all the rest
+    assert 0.2 < (dropped == 0.0).float().mean() < 0.6
+
+
+def test_gradients_reach_the_state_that_it_reads_on_from() -> None:
+    layer, input, (h, c) = make_layer()
+    h.requires_grad_()
+    c.requires_grad_()
+    torch.manual_seed(1)
+    found = together(*layer(input, (h, c)))
+    torch.manual_seed(1)
+    weights = [getattr(layer, name) for name in WEIGHTS]
+    expected = loop(input, h, c, weights[0], F.dropout(layer.weight_hh_l0, RATE), *weights[2:])
+    weighting = torch.randn(found.shape)
+    torch.testing.assert_close(gradients(found, [h, c], weighting), gradients(expected, [h, c], weighting))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_without_dropout_it_is_pytorchs_layer(training: bool) -> None:
+    layer, input, (h, c) = make_layer(0.0 if training else RATE)
+    plain = nn.LSTM(WIDTH, HIDDEN)
+    plain.load_state_dict(layer.state_dict())  # the names are the plain ones
+    output, (last, cell) = plain(input, (h[None], c[None]))
+    assert torch.equal(together(*layer.train(training)(input, (h, c))), torch.cat([output, last, cell]))
+
+
+def test_weights_are_as_they_were_and_the_module_can_be_copied_after_a_forward_and_a_backward_pass() -> None:
+    layer, input, state = make_layer()
+    before = copy.deepcopy(layer.state_dict())
+    together(*layer(input, state)).sum().backward()
+    assert list(layer.state_dict()) == list(before) == WEIGHTS
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+    assert [name for name, _ in layer.named_parameters()] == WEIGHTS
+    twin = copy.deepcopy(layer)
+    assert twin.weight_hh_l0 is not layer.weight_hh_l0
+    assert torch.equal(together(*twin.eval()(input, state)), together(*layer.eval()(input, state)))
+
+
+def test_each_call_drops_anew() -> None:
+    layer, input, state = make_layer()
+    assert not torch.equal(layer(input, state)[0], layer(input, state)[0])
+
+
+def test_bfloat16_stays_close_to_float32() -> None:
+    layer, input, state = make_layer()
+    weights = [getattr(layer, name) for name in WEIGHTS]
+
+    torch.manual_seed(1)
+    exact = together(*layer(input, state))
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, (h, c) = layer(input, state)
+    low = torch.cat([output.float(), h[None].float(), c[None].float()])
+    assert output.dtype == torch.bfloat16
+    # A bfloat16 has 8 bits: 2^-8 = 0.004 for each rounding, of values up to 2, a few times over 7 steps.
+    torch.testing.assert_close(low, exact, rtol=0.0, atol=0.03)
+    weighting = torch.randn(exact.shape)
+    for ours, theirs in zip(
+        gradients(low, [input, *weights], weighting), gradients(exact, [input, *weights], weighting), strict=True
+    ):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_one_mask_of_a_sequence_holds_for_all_its_steps() -> None:
+    dropout, input = SequenceDropout(0.3), torch.randn(STEPS, 4, 50)
+    output = dropout(input)
+    kept = output[0] != 0
+    torch.testing.assert_close(output, torch.where(kept, input / 0.7, 0.0))  # constant over time, scaled
+    assert len({tuple(row.tolist()) for row in kept}) == 4  # each sequence has a mask of its own
+    assert not torch.equal(dropout(input), output)  # a new one at each call
+    assert torch.equal(dropout.eval()(input), input)
+    assert torch.equal(SequenceDropout(0.0)(input), input)
+
+
+def test_the_share_that_is_dropped_is_the_rate_and_the_mean_is_kept() -> None:
+    output = SequenceDropout(0.3)(torch.ones(2, 1000, 100))
+    deviation = math.sqrt(0.3 * 0.7 / 100_000)  # steps share their mask: 1000 sequences x 100 features
+    assert abs((output == 0).double().mean().item() - 0.3) < 4 * deviation
+    assert output.mean().item() == pytest.approx(1.0, abs=4 * deviation / 0.7)
+
+
+def test_a_sequences_mask_scales_its_gradient_too() -> None:
+    input = torch.randn(STEPS, ROWS, WIDTH, requires_grad=True)
+    output = SequenceDropout(0.5)(input)
+    output.sum().backward()
+    assert input.grad is not None
+    torch.testing.assert_close(input.grad, torch.where(output != 0, 2.0, 0.0))
+
+
+def test_a_dropped_word_vanishes_wherever_it_stands() -> None:
+    table, ids = torch.randn(8, 5), torch.randint(8, (6, 20))
+    vectors = embed(ids, table, rate=0.5)
+    for word in range(8):
+        factors = (vectors / table[ids])[ids == word]
+        assert torch.allclose(factors, factors[0, 0].expand_as(factors))  # all places and features alike
+        assert factors[0, 0].item() in (0.0, pytest.approx(2.0))
+    assert 0 < (vectors == 0).all(-1).sum() < vectors.shape[0] * vectors.shape[1]
+    assert not torch.equal(embed(ids, table, rate=0.5), vectors)
+    assert torch.equal(embed(ids, table, rate=0.0), table[ids])
+
+
+def test_dropping_words_equals_dropping_rows_of_the_table_and_so_does_the_gradient() -> None:
+    table, ids = torch.randn(30, 5, requires_grad=True), torch.randint(30, (6, 20))
+    torch.manual_seed(1)
+    found = embed(ids, table, rate=0.3)
+    torch.manual_seed(1)
+    mask = torch.empty(30).bernoulli_(0.7) / 0.7
+    expected = F.embedding(ids, table * mask[:, None])
+    torch.testing.assert_close(found, expected)
+    weighting = torch.randn(found.shape)
+    torch.testing.assert_close(gradients(found, [table], weighting), gradients(expected, [table], weighting))
+
+
+def test_dropping_words_keeps_the_mean() -> None:
+    found = embed(torch.arange(100_000), torch.ones(100_000, 1), rate=0.3)
+    assert found.mean().item() == pytest.approx(1.0, abs=4 * math.sqrt(0.3 / 0.7 / 100_000))
+    assert found.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+
+
+def stacked(depth: int) -> tuple[list[DroppedLSTM], State]:
+    layers = [DroppedLSTM(WIDTH, WIDTH) for _ in range(depth)]
+    return layers, tuple((torch.randn(ROWS, WIDTH), torch.randn(ROWS, WIDTH)) for _ in layers)
+
+
+class Marked(SequenceDropout):
+    """Adds 1 where it should drop, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__(0.5)
+        self.calls = 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.calls += 1
+        return input + 1.0
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_layers_are_stacked_with_dropout_between_them_and_not_after_the_last(depth: int) -> None:
+    layers, state = stacked(depth)
+    input, dropout = torch.randn(STEPS, ROWS, WIDTH), Marked()
+    output, states = run_layers(layers, input, state, dropout)
+    expected, kept = input, []
+    for place, (layer, before) in enumerate(zip(layers, state, strict=True)):
+        expected, after = layer(expected + 1.0 if place else expected, before)
+        kept.append(after)
+    assert torch.equal(output, expected)
+    assert dropout.calls == depth - 1
+    assert len(states) == depth
+    assert all(torch.equal(a, b) for ours, theirs in zip(states, kept, strict=True) for a, b in zip(ours, theirs))
+
+
+def test_a_state_for_another_number_of_layers_is_refused() -> None:
+    layers, state = stacked(3)
+    with pytest.raises(ValueError, match="shorter"):
+        run_layers(layers, torch.randn(STEPS, ROWS, WIDTH), state[:2], SequenceDropout(0.0))
+
+
+@pytest.mark.parametrize("rows", [torch.tensor([2, 0, 2, 2]), slice(0, 2)])
+def test_rows_of_a_state_may_repeat_and_be_left_out(rows: Tensor | slice) -> None:
+    _, state = stacked(2)
+    for before, after in zip(state, select_rows(state, rows), strict=True):
+        assert torch.equal(after[0], before[0][rows])
+        assert torch.equal(after[1], before[1][rows])
+
+
+def test_a_detached_state_has_the_values_and_no_past() -> None:
+    layers, state = stacked(2)
+    _, after = run_layers(layers, torch.randn(STEPS, ROWS, WIDTH), state, SequenceDropout(0.0))
+    assert all(tensor.requires_grad for layer in after for tensor in layer)
+    for ours, theirs in zip(detached(after), after, strict=True):
+        for value, source in zip(ours, theirs, strict=True):
+            assert torch.equal(value, source)
+            assert not value.requires_grad

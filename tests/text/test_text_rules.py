@@ -1,0 +1,155 @@
+"""The token rules against the strings that fastai 2.8.12 was seen to make of them, and against fastai itself."""
+
+import pytest
+
+from embedline.text.rules import (
+    RULES,
+    dl1_text,
+    fix_references,
+    lower_capitals,
+    mark_fields,
+    mark_repeated_words,
+    mark_repeats,
+    space_signs,
+    squeeze_spaces,
+    ulmfit_text,
+)
+from embedline.text.tokens import TokenOptions, tokenize_texts
+
+# A text, and fastai's tokens of it with spaces between; quirks included.
+AS_FASTAI = {
+    "This is great": "xxbos xxmaj this is great",
+    "1000": "xxbos 1 xxrep 3 0",
+    "no!!!! way": "xxbos no xxrep 4 ! way",
+    "very very good": "xxbos very very good",
+    "very very very good": "xxbos xxwrep 3 very good",
+    "no no no no, no": "xxbos xxwrep 4 no , no",
+    "No no no": "xxbos xxmaj no no no",
+    "the U.S. army": "xxbos the xxup u.s . army",
+    "McDonald's": "xxbos mcdonald 's",
+    "(Great)": "xxbos ( great )",
+    '"Great movie': 'xxbos " great movie',
+    "(YES)": "xxbos ( yes )",
+    "NASA's rocket": "xxbos nasa 's rocket",
+    "NASA ROCKET": "xxbos xxup nasa xxup rocket",
+    "I saw A film": "xxbos i saw a film",
+    "OK, fine": "xxbos xxup ok , fine",
+    "and/or #1 a\\b": "xxbos and / or # 1 a \\ b",
+    "one<br /><br />Two": "xxbos one \n\n xxmaj two",
+    "wait...": "xxbos wait …",
+    "a  b   c": "xxbos a b c",
+    "3 @.@ 5 and well @-@ known": "xxbos 3.5 and well - known",
+    "an <unk> word": "xxbos an xxunk word",
+    'he said \\"no\\"': 'xxbos he said " no "',
+    "line\\nbreak": "xxbos line \n break",
+    "it #39;s quot;itquot;": "xxbos it 's ' it '",
+    "xxfld 1 Title xxfld 2 Text": "xxbos xxfld 1 xxmaj title xxfld 2 xxmaj text",
+    "so good\n\n!!! yes": "xxbos so good \n\n▁ xxrep 3 ! yes",
+    "  padded \n": "xxbos padded",
+    "": "xxbos",
+}
+# A text, our tokens, and fastai's, which leaves the "&" of a whole reference behind.
+REFERENCES = {
+    "it&#39;s": ("xxbos it 's", "xxbos it & 's"),
+    "rock &amp; roll": ("xxbos rock & roll", "xxbos rock & & roll"),
+    "&quot;x&quot;": ('xxbos " x "', "xxbos & ' x & '"),
+    "&lt;3": ("xxbos <3", "xxbos <3"),
+    "swamp; camp; x": ("xxbos swamp ; camp ; x", "xxbos sw & c & x"),
+}
+
+
+def tokens_of(text: str, rules: str = "ulmfit") -> str:
+    return " ".join(tokenize_texts([text], TokenOptions(rules=rules))[0])
+
+
+@pytest.mark.parametrize("text", AS_FASTAI)
+def test_ulmfit_tokens_are_fastais(text: str) -> None:
+    assert tokens_of(text) == AS_FASTAI[text]
+
+
+@pytest.mark.parametrize("text", REFERENCES)
+def test_whole_references_leave_no_ampersand(text: str) -> None:
+    assert tokens_of(text) == REFERENCES[text][0]
+
+
+def test_the_table_is_what_fastai_does() -> None:
+    core = pytest.importorskip("fastai.text.core", reason='fastai is not installed: pip install -e ".[benchmark]"')
+    fastai = core.TokenizeWithRules(core.SpacyTokenizer())
+    table = {**AS_FASTAI, **{text: theirs for text, (_, theirs) in REFERENCES.items()}}
+    found = dict(zip(table, (" ".join(tokens) for tokens in fastai(list(table))), strict=True))
+    assert found == table
+
+
+@pytest.mark.parametrize(
+    ("text", "fixed"),
+    [
+        ("it&#39;s", "it's"),
+        ("&amp;amp;lt;", "<"),
+        ("AT&amp;T", "AT&T"),
+        ("AT&T", "AT&T"),
+        ("a&nbsp;b nbsp;c", "a b  c"),
+        ("amp; amp;lt;", "& <"),
+        ("&#36;5 #36;6", "$5 $6"),
+        ("&quot;x quot;", "\"x '"),
+        ("l&#146;amour #146;", "l\u2019amour '"),
+        ("swamp;", "swamp;"),
+        ("a<br />b<br/>", "a\nb<br/>"),
+    ],
+)
+def test_references(text: str, fixed: str) -> None:
+    assert fix_references(text) == fixed
+
+
+def test_an_ampersand_escaped_again_and_again_is_one() -> None:
+    assert fix_references("&" + "amp;" * 5 + "x") == "&x"
+    assert fix_references("&" + "amp;" * 100_000) == "&"
+
+
+def test_single_rules() -> None:
+    assert mark_repeats("aaa bb cccc") == " xxrep 3 a  bb  xxrep 4 c "
+    assert mark_repeats("a   b") == "a   b"
+    assert mark_repeated_words("so so so!") == " xxwrep 3 so !"
+    assert mark_repeated_words("so\nso  so so x") == " xxwrep 4 so  x"
+    assert mark_repeated_words("so so sooner") == "so so sooner"
+    assert space_signs("a/b#c\\d") == "a / b # c \\ d"
+    assert squeeze_spaces("a  \n   b") == "a \n b"
+    words = "A B.C. Dog's cat's E-mail iPhone 'Tis"
+    assert lower_capitals(words) == "a xxup b.c. xxmaj dog's cat's xxmaj e-mail iPhone 'Tis"
+
+
+def test_ulmfit_text_is_stripped_and_headed() -> None:
+    assert ulmfit_text(" Hello\tWORLD ") == "xxbos xxmaj hello\txxup world"
+    assert ulmfit_text("") == "xxbos "
+
+
+def test_fields_are_numbered() -> None:
+    assert mark_fields(["a title", "", "text"]) == "xxfld 1 a title xxfld 2  xxfld 3 text"
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("This Is GREAT!!!", "this is great ! ! ! <eos>"),
+        ("one<br /><br />Two", "one \n\n two <eos>"),
+        ("The U.S. didn't", "the u.s. did n't <eos>"),
+        ("a  b", "a   b <eos>"),  # torchtext keeps the second space as a token
+        ("it&#39;s", "it&#39;s <eos>"),
+        ("I LOVE <unk>\n", "i love <unk> <eos>"),
+        ("", "<eos>"),
+    ],
+)
+def test_dl1_tokens(text: str, tokens: str) -> None:
+    assert tokens_of(text, "dl1") == tokens
+
+
+def test_dl1_keeps_capitals_for_spacy() -> None:
+    assert dl1_text("Wow.<br />Wow\n\n") == "Wow.\nWow"
+    # "Ill." is an abbreviation to spaCy, "ill." a word and a full stop.
+    assert tokens_of("Ill. ill.", "dl1") == "ill. ill . <eos>"
+
+
+def test_specials_have_their_ids() -> None:
+    assert RULES["ulmfit"].specials == tuple("xxunk xxpad xxbos xxeos xxfld xxrep xxwrep xxup xxmaj".split())
+    assert RULES["dl1"].specials == ("<unk>", "<pad>", "<eos>")
+    assert (RULES["ulmfit"].min_freq, RULES["ulmfit"].max_size) == (3, 60_000)
+    assert (RULES["dl1"].min_freq, RULES["dl1"].max_size) == (10, None)

@@ -1,0 +1,247 @@
+"""Streams of documents: every token once, rows that go on where they stopped, and a state that goes on with them."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embedline.errors import DataError
+from embedline.text.language_model import LanguageModel
+from embedline.text.options import EncoderOptions, LanguageModelTraining, Rates
+from embedline.text.streams import Corpus, StreamTask, gather_ranges, random_cuts, to_rows
+
+CPU = torch.device("cpu")
+LENGTHS = (7, 1, 12, 30, 0, 4, 19, 8, 25, 3, 11)  # 120 tokens
+
+
+def make_corpus(lengths: tuple[int, ...] = LENGTHS, dtype: type[np.integer] = np.uint16) -> Corpus:
+    """Token k of the whole is k: a token says where it came from."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Corpus(np.arange(offsets[-1]).astype(dtype), offsets)
+
+
+def make_task(corpus: Corpus | None = None, **changes: Any) -> StreamTask:
+    values = {"batch_size": 3, "bptt": 5, "epochs": 1, "lr": 0.1, "device": "cpu"}
+    options = LanguageModelTraining.model_validate({**values, **changes})
+    return StreamTask(corpus or make_corpus(), options, device=CPU)
+
+
+def numbers(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def epoch(task: StreamTask, order: torch.Generator) -> tuple[Tensor, Tensor, list[int]]:
+    """Inputs and targets [rows, L] of all batches of an epoch side by side, and the batches' lengths."""
+    task.begin_epoch(order)
+    batches = [task.batch(index) for index in range(task.n_batches)]
+    assert all(ids.dtype == torch.int64 and ids.shape == targets.shape for ids, targets in batches)
+    inputs, targets = (torch.cat(parts, dim=1) for parts in zip(*batches, strict=True))
+    return inputs, targets, [ids.shape[1] for ids, _ in batches]
+
+
+def test_a_corpus_keeps_the_documents_of_a_frame() -> None:
+    lists = [[5, 6], [], [7], [300, 65535, 0]]
+    frame = pl.DataFrame({"ids": pl.Series(lists, dtype=pl.List(pl.UInt16))})
+    corpus = Corpus.of(frame)
+    assert len(corpus) == 4
+    assert [corpus[place].tolist() for place in range(4)] == lists
+    assert corpus.lengths.tolist() == [2, 0, 1, 3]
+    assert corpus.stream(np.array([3, 1, 0])).tolist() == [300, 65535, 0, 5, 6]
+    chosen = Corpus.of(pl.concat([frame, frame], rechunk=False).filter(pl.Series([False, True, True, False] * 2)))
+    assert chosen.ids.tolist() == [7, 7]  # of a frame in several pieces
+    assert len(Corpus.of(frame.clear())) == 0
+
+
+def test_ranges_are_gathered_as_slices_would_be() -> None:
+    corpus = make_corpus()
+    order = np.random.default_rng(0).permutation(len(corpus))
+    expected = np.concatenate([corpus[document] for document in order])
+    assert np.array_equal(corpus.stream(order), expected)
+    assert corpus.stream(order).dtype == np.uint16
+    assert gather_ranges(np.arange(5), np.array([], dtype=np.int64), np.array([], dtype=np.int64)).tolist() == []
+
+
+@pytest.mark.parametrize(("n_tokens", "n_rows", "length"), [(13, 3, 4), (12, 3, 3), (14, 3, 4), (2, 1, 1), (11, 1, 10)])
+def test_rows_follow_each_other_and_share_their_border(n_tokens: int, n_rows: int, length: int) -> None:
+    rows = to_rows(np.arange(n_tokens), n_rows)
+    assert rows.tolist() == [list(range(row * length, (row + 1) * length + 1)) for row in range(n_rows)]
+
+
+def test_a_stream_too_short_for_its_rows_is_refused() -> None:
+    with pytest.raises(DataError, match="3 tokens do not fill 3 rows of 2 tokens: take a smaller batch_size"):
+        to_rows(np.arange(3), 3)
+    with pytest.raises(DataError, match="4 tokens do not fill 4 rows"):
+        make_task(make_corpus((4,)), batch_size=4)
+
+
+@pytest.mark.parametrize("random_bptt", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_the_inputs_are_the_stream_and_the_targets_the_tokens_that_follow(batch_size: int, random_bptt: bool) -> None:
+    corpus = make_corpus()
+    task = make_task(corpus, batch_size=batch_size, random_bptt=random_bptt)
+    inputs, targets, lengths = epoch(task, numbers())
+    order = torch.randperm(len(corpus), generator=numbers()).numpy()
+    stream = corpus.stream(order).astype(np.int64)
+    used = batch_size * (119 // batch_size)
+    assert inputs.flatten().tolist() == stream[:used].tolist()  # row after row: each token once, in order
+    assert targets.flatten().tolist() == stream[1 : used + 1].tolist()
+    assert len(lengths) == task.n_batches
+    assert task.rows_per_batch == pytest.approx(used / task.n_batches)
+
+
+def test_batches_of_a_fixed_length_end_with_a_shorter_one() -> None:
+    task = make_task()  # rows of 39 tokens
+    assert epoch(task, numbers())[2] == [5] * 7 + [4]
+    assert [task.rate(index) for index in range(8)] == [1.0] * 8
+    assert epoch(make_task(bptt=13), numbers())[2] == [13] * 3
+    assert epoch(make_task(bptt=1000), numbers())[2] == [39]
+
+
+def test_every_epoch_has_the_documents_in_another_order_and_the_same_one_from_the_same_numbers() -> None:
+    order = numbers(4)
+    first, second = (epoch(make_task(), order)[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    again = numbers(4)
+    task = make_task()
+    kept = again.get_state()
+    assert torch.equal(epoch(task, again)[0], first)
+    after = again.get_state()
+    assert torch.equal(epoch(task, again)[0], second)
+    for state, expected in ((after, second), (kept, first)):  # as a checkpoint does
+        again.set_state(state)
+        assert torch.equal(epoch(task, again)[0], expected)
+
+
+def test_lengths_are_drawn_anew_each_epoch_and_reproducibly() -> None:
+    order, task = numbers(), make_task(random_bptt=True, batch_size=1, bptt=20)
+    first, second = (epoch(task, order)[2] for _ in range(2))
+    assert first != second
+    assert epoch(make_task(random_bptt=True, batch_size=1, bptt=20), numbers())[2] == first
+
+
+def test_an_epoch_of_fewer_tokens_takes_whole_documents_in_another_order_each_time() -> None:
+    corpus, order = make_corpus(), numbers()
+    task = make_task(corpus, tokens_per_epoch=40, batch_size=1)
+    document = np.repeat(np.arange(len(corpus)), corpus.lengths)
+    chosen: list[set[int]] = []
+    for _ in range(30):
+        inputs, targets, _ = epoch(task, order)
+        stream = [*inputs.flatten().tolist(), targets[0, -1].item()]
+        assert len(stream) == 40
+        found = [int(document[token]) for token in stream]
+        runs = [place for place, after in zip(found, [*found[1:], -1], strict=True) if place != after]
+        assert len(set(runs)) == len(runs)  # no document comes twice, nor in pieces
+        for each in runs[:-1]:
+            assert [t for t, d in zip(stream, found, strict=True) if d == each] == corpus[each].tolist()
+        chosen.append(set(runs))
+    assert set.union(*chosen) == set(range(len(corpus))) - {4}  # in the end all but the empty one
+    assert task.identity() == {"n_tokens": 40, "row_length": 39}
+    assert make_task(tokens_per_epoch=10_000).identity() == {"n_tokens": 120, "row_length": 39}
+
+
+def test_random_cuts_end_where_the_row_does_and_rise() -> None:
+    for seed in range(200):
+        order = numbers(seed)
+        length = int(torch.randint(1, 3000, (1,), generator=order))
+        bptt = int(torch.randint(2, 90, (1,), generator=order))
+        n_batches = max(1, round(length / (bptt * 0.975)))
+        cuts = random_cuts(length, n_batches, bptt, order)
+        assert len(cuts) == n_batches
+        assert cuts[-1] == length
+        assert all(after > before for before, after in zip([0, *cuts], cuts, strict=False))
+
+
+def test_random_lengths_follow_their_law() -> None:
+    n_batches = 20_000
+    lengths = np.diff([0, *random_cuts(round(n_batches * 68.25), n_batches, 70, numbers())])
+    assert lengths.mean() == pytest.approx(68.25)
+    halved = lengths < 52  # 35 and 70 lie 3.5 deviations away from it
+    assert halved.mean() == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / n_batches) ** 0.5)
+    # The lengths are rescaled by a factor near 1 and rounded, which adds a variance of 1/12 twice over.
+    assert lengths[~halved].mean() == pytest.approx(70.0, abs=0.3)
+    assert lengths[halved].mean() == pytest.approx(35.0, abs=0.7)
+    assert lengths[~halved].std() == pytest.approx(5.0, abs=0.15)
+    short = np.diff([0, *random_cuts(n_batches * 10, n_batches, 10, numbers())])
+    assert short.min() >= 4  # drawn at 5 or more, then scaled by 10 / 10.4 and rounded
+
+
+def test_a_short_batch_is_a_small_step() -> None:
+    task = make_task(random_bptt=True, batch_size=1, bptt=20)
+    _, _, lengths = epoch(task, numbers())
+    assert len(set(lengths)) > 1
+    assert [task.rate(index) for index in range(task.n_batches)] == [length / 20 for length in lengths]
+
+
+def make_model(vocabulary_size: int = 120, dropped: float = 0.0) -> LanguageModel:
+    rates = Rates(input=dropped, embedding=dropped, weight=dropped, hidden=dropped, output=dropped)
+    options = EncoderOptions(embedding_size=4, hidden_size=6, n_layers=2, rates=rates)
+    return LanguageModel(vocabulary_size, options, decoder_bias=True)
+
+
+def test_the_state_goes_on_from_batch_to_batch_and_starts_anew_with_an_epoch() -> None:
+    task, model = make_task(alpha=0.0, beta=0.0), make_model().eval()
+    order = numbers()
+    for _ in range(2):
+        inputs, targets, lengths = epoch(task, order)
+        found = [task.loss(model, index, nullcontext).reported.item() for index in range(task.n_batches)]
+        hidden, _ = model(inputs, model.start(3))
+        nats = torch.nn.functional.cross_entropy(
+            model.logits(hidden).flatten(0, 1), targets.flatten(), reduction="none"
+        ).view(3, -1)
+        assert found == pytest.approx([part.mean().item() for part in nats.split(lengths, dim=1)], rel=1e-5)
+
+
+def test_no_gradient_reaches_the_batch_before() -> None:
+    task, model = make_task(), make_model()
+    task.begin_epoch(numbers())
+    assert task.state() is None
+    task.loss(model, 0, nullcontext)
+    state = task.state()
+    assert state is not None
+    assert not any(tensor.requires_grad for layer in state for tensor in layer)
+    task.loss(model, 1, nullcontext).descended.backward()  # the first batch's graph is not needed
+    assert model.encoder.embedding.weight.grad is not None
+
+
+def test_the_penalties_are_descended_and_not_reported() -> None:
+    model, found = make_model(), []
+    for alpha, beta in ((0.0, 0.0), (2.0, 1.0)):
+        task = make_task(alpha=alpha, beta=beta)
+        task.begin_epoch(numbers())
+        found.append(task.loss(model, 0, nullcontext))
+    assert found[0].descended.item() == found[0].reported.item() == found[1].reported.item()
+    assert found[1].descended > found[1].reported
+
+
+def test_a_restored_state_goes_on_as_the_kept_one() -> None:
+    model = make_model().eval()
+
+    def read(task: StreamTask, batches: range) -> list[float]:
+        return [task.loss(model, index, nullcontext).reported.item() for index in batches]
+
+    whole = make_task()
+    whole.begin_epoch(numbers())
+    expected = read(whole, range(3))
+    kept = whole.state()
+    expected += read(whole, range(3, 8))
+    other = make_task()
+    other.begin_epoch(numbers())
+    assert kept is not None
+    other.restore([[tensor.clone() for tensor in layer] for layer in kept])
+    assert read(other, range(3, 8)) == expected[3:]
+    lost = make_task()
+    lost.begin_epoch(numbers())
+    assert read(lost, range(3, 4)) != expected[3:4]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_ids_of_either_width_are_read(dtype: type[np.integer]) -> None:
+    offset: NDArray[np.integer] = np.arange(60).astype(dtype)
+    task = make_task(Corpus(offset + dtype(65_000), np.array([0, 60])), batch_size=2)
+    inputs, _, _ = epoch(task, numbers())
+    assert inputs.flatten().tolist() == list(range(65_000, 65_058))

@@ -1,0 +1,235 @@
+"""Token streams: equal to spaCy's own, equal whatever the number of processes, and every odd document."""
+
+import random
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from embedline.errors import DataError
+from embedline.text import chunks
+from embedline.text.chunks import TextEncoder
+from embedline.text.rules import RuleName
+from embedline.text.tokens import (
+    TokenOptions,
+    flat_lists,
+    list_column,
+    tokenize,
+    tokenize_documents,
+    tokenize_texts,
+)
+
+PRESETS: tuple[RuleName, ...] = ("ulmfit", "dl1")
+
+ODD = {
+    "empty": "",
+    "spaces": "   ",
+    "new lines": "\n\n\r\n\t",
+    "nul": "a\x00b \x00 c",
+    "controls": "a\x1cb\x85c \x07 d\u2028e",
+    "wide spaces": "a\u00a0b \u00a0 c\u3000d",
+    "new lines in words": "end.\n\nStart \n and!!!\n!!!and /\n/ #\n",
+    "right to left": "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd, \u0645\u0631\u062d\u0628\u0627 \u202bx\u202c",
+    "emoji": "\U0001f600\U0001f600\U0001f600 good \U0001f468\u200d\U0001f469\u200d\U0001f467!!!",
+    "combining": "e\u0301te\u0301 \u0130STANBUL \u1e9e \ufb01n \u039f\u0394\u039f\u03a3",
+    "emoticons": "fun (really): yes :) ( :) :-( ;) a.m. 10 a.m.) (vs. ) 'em ''I (the film):-) <3 ):",
+    "urls": "see http://a.com/b?c=1&d=2 or www.x.org/~y#z, me@x.org.",
+    "specials": "xxbos <eos> <unk> xxrep 3 xxmaj. (xxup) <EOS>",
+    "numbers": "3333 3 3. 10/10!!! $1,000.00 5km 1,2-3 9.5/10 -- --- ....",
+    "repeats in words": "x!!!no no no!!! no\nno\nno no no no very very Very very",
+    "case": "Ill. ill. U.S.A. can't CAN'T cannot (Cannot. Cannot) I'm vs. Vs. e-mail X-Files' won't.",
+    "quotes": '"Well," he said. "(No)." \u201cquoted\u201d \u2018x\u2019s don\u2019t \u2019tis y\'all\'d',
+    "one long word": "x" * 20_000 + "ab" * 10_000,
+}
+
+
+def plain_and_quick(rules: RuleName, text: str) -> tuple[list[str], list[str]]:
+    encoder = TextEncoder(rules)
+    quick = [encoder.lexicon[code] for code in encoder.encode(text)]
+    return [encoder.lexicon[code] for code in encoder.encode_plainly(text)], quick
+
+
+def spacy_alone(text: str, specials: tuple[str, ...]) -> list[str]:
+    import spacy
+    from spacy.symbols import ORTH
+
+    nlp = spacy.blank("en")
+    for special in specials:
+        nlp.tokenizer.add_special_case(special, [{ORTH: special}])
+    return [token.text for token in nlp(text)]
+
+
+@pytest.fixture(scope="module")
+def encoders() -> dict[RuleName, TextEncoder]:
+    return {rules: TextEncoder(rules) for rules in PRESETS}
+
+
+@pytest.mark.parametrize("rules", PRESETS)
+@pytest.mark.parametrize("name", ODD)
+def test_odd_texts_have_spacys_tokens(encoders: dict[RuleName, TextEncoder], rules: RuleName, name: str) -> None:
+    encoder = encoders[rules]
+    assert encoder.encode(ODD[name]) == encoder.encode_plainly(ODD[name])
+    assert encoder.encode(ODD[name]) == encoder.encode_plainly(ODD[name])  # from the table
+
+
+def test_the_plain_way_is_spacy_itself(encoders: dict[RuleName, TextEncoder]) -> None:
+    from embedline.text.rules import RULES, ulmfit_text
+
+    for text in ODD.values():
+        encoder = encoders["ulmfit"]
+        expected = spacy_alone(ulmfit_text(text), RULES["ulmfit"].specials)
+        assert [encoder.lexicon[code] for code in encoder.encode_plainly(text)] == [
+            token.replace(" ", "▁") for token in expected
+        ]
+
+
+@pytest.mark.parametrize("rules", PRESETS)
+def test_made_up_chunks_have_spacys_tokens(encoders: dict[RuleName, TextEncoder], rules: RuleName) -> None:
+    """Random strings of what affixes, special cases and white space are made of, seams of all kinds among them."""
+    pieces = (
+        "word Word WORD I a vs can cannot gonna it he 's n't 're 'em ' '' \" ( ) [ ] . , ! ? ; : :) :( ): - -- / # "
+        "\\ * + = < > 3 8 10 a.m p.m U.S e.g km % $ & &amp; ... \u2026 \u2014 \u2019 \u2019s xx <eos> xxmaj no no no"
+    ).split()
+    spaces = [" "] * 6 + ["", "", "", "\n", "  ", " \n ", "\n\n", "\u00a0"]
+    generator = random.Random(0)
+    encoder = encoders[rules]
+    for _ in range(2500):
+        text = "".join(generator.choice(pieces) + generator.choice(spaces) for _ in range(generator.randrange(1, 14)))
+        assert encoder.encode(text) == encoder.encode_plainly(text), repr(text)
+
+
+def test_a_seam_of_special_cases_goes_to_spacy_whole() -> None:
+    # ":" and "):" are special cases of spaCy's last step, which reads over the space.
+    plain, quick = plain_and_quick("dl1", "he (the man): she :) and (a ) : b")
+    assert quick == plain
+    encoder = TextEncoder("dl1")
+    encoder.encode("(man): x")
+    assert encoder._across == {"(man):"}
+
+
+def test_the_table_starts_anew_when_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"word{number} and {number} words, Again." for number in range(50)]
+    whole = TextEncoder("ulmfit")
+    expected = [whole.encode(text) for text in texts]
+    monkeypatch.setattr(chunks, "TABLE_LIMIT", 7)
+    small = TextEncoder("ulmfit")
+    assert [small.encode(text) for text in texts] == expected
+    assert len(small._words) <= 7
+
+
+def test_codes_point_into_a_lexicon_by_frequency() -> None:
+    texts = ["b b a", "c a b", ""]
+    (codes, offsets), lexicon = tokenize(texts, TokenOptions(rules="dl1", workers=1))
+    # three each of b and <eos>, ties by string; two of a; one of c
+    assert lexicon == ["<eos>", "b", "a", "c"]
+    assert codes.tolist() == [1, 1, 2, 0, 3, 2, 1, 0, 0]
+    assert offsets.tolist() == [0, 4, 8, 9]
+    assert codes.dtype == np.int32 and offsets.dtype == np.int64
+
+
+def test_frames() -> None:
+    documents = pl.DataFrame(
+        {
+            "document_id": ["x", "y"],
+            "text": ["Good film", ""],
+            "label": ["pos", None],
+            "part": ["train", "unlabelled"],
+        }
+    )
+    tokens, lexicon = tokenize_documents(documents, TokenOptions(workers=1))
+    assert tokens.schema == {
+        "document_id": pl.String,
+        "label": pl.String,
+        "part": pl.String,
+        "tokens": pl.List(pl.Int32),
+    }
+    assert lexicon.schema == {"token": pl.String}
+    words = lexicon["token"].to_list()
+    assert [[words[code] for code in row] for row in tokens["tokens"]] == [
+        ["xxbos", "xxmaj", "good", "film"],
+        ["xxbos"],
+    ]
+    assert tokens.drop("tokens").equals(documents.drop("text"))
+
+
+def test_no_documents_at_all() -> None:
+    documents = pl.DataFrame(schema=dict.fromkeys(("document_id", "text", "label", "part"), pl.String))
+    tokens, lexicon = tokenize_documents(documents, TokenOptions())
+    assert (len(tokens), len(lexicon)) == (0, 0)
+    assert tokens.schema["tokens"] == pl.List(pl.Int32)
+
+
+def test_a_missing_text_is_named() -> None:
+    documents = pl.DataFrame(
+        {"document_id": ["x", "y"], "text": ["a", None], "label": ["n", "p"], "part": ["train"] * 2}
+    )
+    with pytest.raises(DataError, match=r"document 'y' has no text \(null\)"):
+        tokenize_documents(documents, TokenOptions())
+
+
+def test_what_spacy_refuses_is_named() -> None:
+    with pytest.raises(DataError, match=r"document 'second' cannot be tokenized: .*surrogates not allowed"):
+        tokenize(["fine", "broken \ud800"], TokenOptions(), ["first", "second"])
+
+
+def test_a_document_of_100_000_words() -> None:
+    text = " ".join(f"Word{number % 100}, and" for number in range(50_000))
+    started = time.perf_counter()
+    tokens = tokenize_texts([text], TokenOptions())[0]
+    assert time.perf_counter() - started < 5
+    assert len(tokens) == 200_001  # xxbos, and 50,000 times: xxmaj word7 , and
+    assert tokens[:5] == ["xxbos", "xxmaj", "word0", ",", "and"]
+
+
+def test_one_word_for_100_000_words() -> None:
+    assert tokenize_texts(["very " * 100_000], TokenOptions()) == [["xxbos", "xxwrep", "100000", "very"]]
+
+
+def test_lists_there_and_back() -> None:
+    values, offsets = np.array([5, 6, 7], np.int32), np.array([0, 0, 2, 3, 3], np.int64)
+    column = list_column("x", values, offsets)
+    assert column.to_list() == [[], [5, 6], [7], []]
+    back, ends = flat_lists(pl.concat([column, column[1:3]])[1:])
+    assert back.tolist() == [5, 6, 7, 5, 6, 7]
+    assert ends.tolist() == [0, 2, 3, 3, 5, 6]
+    with pytest.raises(DataError, match="column 'x' has no list"):
+        flat_lists(pl.Series("x", [[1], None]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rules", PRESETS)
+def test_real_reviews_have_spacys_tokens(real_data: Path, rules: RuleName) -> None:
+    """3,000 reviews from all over the archive; all 100,000 have been compared by hand, without a difference."""
+    archive = real_data / "aclImdb_v1.tar.gz"
+    if not archive.exists():
+        pytest.skip(f"no reviews: {real_data} has no aclImdb_v1.tar.gz")
+    encoder = TextEncoder(rules)
+    compared = 0
+    with tarfile.open(archive) as members:
+        reviews = (member for member in members if member.name.endswith(".txt") and member.name.count("/") == 3)
+        for number, member in enumerate(reviews):
+            if number % 33 == 0:
+                content = members.extractfile(member)
+                assert content is not None
+                text = content.read().decode()
+                assert encoder.encode(text) == encoder.encode_plainly(text), member.name
+                compared += 1
+    assert compared >= 3000
+
+
+def test_settings() -> None:
+    assert TokenOptions(workers=3).processes == 3
+    assert TokenOptions().processes >= 1
+    with pytest.raises(ValueError, match="workers"):
+        TokenOptions(workers=0)
+    with pytest.raises(ValueError, match="rules"):
+        TokenOptions(rules="moses")  # type: ignore[arg-type]
+
+
+def test_white_space_chunks_are_spacys() -> None:
+    for text in (" a", "  a  b ", "a\n b", "a \nb", "a \n b", "\n a", "a  ", "a \n", " \n "):
+        expected = spacy_alone(text, ())
+        assert [chunk for chunk in chunks._chunks(text) if chunk] == expected, repr(text)

@@ -1,0 +1,113 @@
+"""Layer groups: which parameters are trained, at which rate, and which stay as they are to the last bit."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embedline.training import loop
+from embedline.training.device import make_accelerator
+from embedline.training.groups import LayerGroup, discriminative, optimizer_groups
+from embedline.training.options import TrainingOptions
+
+
+class Net(nn.Module):
+    """Three layers, the last of which shares the matrix of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.last.weight = self.first.weight
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.norm(self.last(self.middle(self.first(values).relu()).relu())).sum(1)
+
+
+def train(network: Net, groups: list[LayerGroup] | None, **changes: Any) -> loop.Fitted:
+    values = {"epochs": 2, "batch_size": 5, "lr": 0.01, "device": "cpu", "precision": "fp32", "weight_decay": 0.1}
+    options = TrainingOptions.model_validate({**values, **changes})
+    tensors = (torch.randn(20, 4), torch.randn(20))
+    accelerator = make_accelerator(options)
+    return loop.fit(network, tensors, F.mse_loss, options, accelerator=accelerator, seed=1, groups=groups)
+
+
+def snapshot(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def changed(network: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def test_each_group_learns_slower_than_the_next_by_the_same_factor() -> None:
+    rates = [group.rate for group in discriminative([[nn.Linear(1, 1)] for _ in range(5)], 2.6)]
+    assert rates[-1] == 1.0
+    assert [after / before for before, after in zip(rates, rates[1:], strict=False)] == pytest.approx([2.6] * 4)
+    assert rates[0] == pytest.approx(1 / 45.6976)  # 2.6^4, as fastai v2's slice(lr / 2.6**4, lr)
+    assert [group.rate for group in discriminative([[], []], 1.0)] == [1.0, 1.0]
+
+
+def test_the_optimiser_has_every_parameter_once_and_a_shared_one_in_its_first_group() -> None:
+    network = Net()
+    groups = discriminative([[network.first], [network.middle], [network.last, network.norm]], 2.0)
+    settings = optimizer_groups(groups, 0.1)
+    found = [id(p) for setting in settings for p in setting["params"]]
+    assert sorted(found) == sorted(id(p) for p in network.parameters())
+    shown = [(s["rate"], s["weight_decay"], [tuple(p.shape) for p in s["params"]]) for s in settings]
+    assert shown == [
+        (0.25, 0.1, [(4, 4)]),
+        (0.25, 0.0, [(4,)]),
+        (0.5, 0.1, [(4, 4)]),
+        (0.5, 0.0, [(4,)]),
+        (1.0, 0.0, [(4,), (4,), (4,)]),  # the matrix of the last layer belongs to the first group
+    ]
+    assert settings[0]["params"][0] is network.first.weight
+
+
+def test_a_module_named_twice_within_a_group_counts_once() -> None:
+    network = nn.Sequential(nn.Linear(2, 2))
+    (matrices, vectors) = optimizer_groups([LayerGroup([network, network[0]])], 0.0)
+    assert [len(setting["params"]) for setting in (matrices, vectors)] == [1, 1]
+
+
+def test_a_step_goes_as_far_as_the_groups_rate() -> None:
+    # Adam's first step is the rate itself, whatever the gradient: the ratio of the steps is that of the rates.
+    network = Net()
+    groups = discriminative([[network.first], [network.middle], [network.last, network.norm]], 2.6)
+    before = snapshot(network)
+    train(network, groups, epochs=1, batch_size=20, schedule="constant", weight_decay=0.0, eps=1e-12)
+    steps = {name: (tensor - before[name]).abs().max().item() for name, tensor in network.state_dict().items()}
+    assert steps["norm.bias"] == pytest.approx(0.01, rel=1e-3)
+    assert steps["middle.weight"] == pytest.approx(0.01 / 2.6, rel=1e-3)
+    assert steps["first.weight"] == steps["last.weight"] == pytest.approx(0.01 / 2.6**2, rel=1e-3)
+
+
+def test_set_rates_multiplies_by_each_groups_own_factor() -> None:
+    network = Net()
+    options = TrainingOptions(epochs=1, batch_size=1, lr=1.0, betas=(0.9, 0.98))
+    groups = [LayerGroup([network.first], 0.5), LayerGroup([network.middle], 0.2)]
+    optimizer = loop.make_optimizer(network, options, groups)
+    for lr in (0.1, 0.3):  # of the training's rate, not of the one before
+        loop.set_rates(optimizer, lr, 0.7)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([lr * f for f in (0.5, 0.5, 0.2, 0.2)])
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.7, 0.98)}
+
+
+def test_what_is_frozen_or_in_no_group_keeps_its_bits() -> None:
+    network = Net()
+    network.middle.requires_grad_(False)
+    before = snapshot(network)
+    train(network, discriminative([[network.middle], [network.last]], 2.0))
+    kept = {"first.bias", "middle.weight", "middle.bias", "norm.weight", "norm.bias"}
+    assert changed(network, before) == set(before) - kept  # batch-norm's statistics follow the data
+    assert {"first.weight", "last.weight", "last.bias", "norm.running_mean"} <= changed(network, before)
+
+
+def test_without_groups_all_is_trained_at_one_rate() -> None:
+    network = Net()
+    before = snapshot(network)
+    train(network, None)
+    assert changed(network, before) == set(before)

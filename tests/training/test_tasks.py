@@ -1,0 +1,176 @@
+"""What the training loop asks of its task, and what it makes of the answers."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cut_off import Killed, raise_at
+from torch import Tensor, nn
+
+from embedline.training import checkpoints, loop, progress, schedules
+from embedline.training.checkpoints import Identity
+from embedline.training.device import make_accelerator
+from embedline.training.options import FitOptions
+from embedline.training.tasks import Autocast, RowTask, StepLoss, row_loss
+
+FACTORS = [1.0, 0.25, 2.0, 0.5]
+
+
+class Counted:
+    """Four batches of numbers drawn at the beginning of an epoch; the sum of those read is carried along.
+
+    The loss depends on that sum, so that a training that loses it ends elsewhere.
+    """
+
+    n_batches, rows_per_batch = 4, 2.5
+
+    def __init__(self, factors: list[float] = FACTORS, penalty: float = 0.0) -> None:
+        self.factors, self.penalty = factors, penalty
+        self.calls: list[str] = []
+        self.values = torch.empty(0)
+        self.total = torch.zeros(())
+
+    def identity(self) -> Identity:
+        return {"factors": self.factors}
+
+    def begin_epoch(self, order: torch.Generator) -> None:
+        self.calls.append("begin")
+        self.values, self.total = torch.randn(4, 3, generator=order), torch.zeros(())
+
+    def rate(self, index: int) -> float:
+        return self.factors[index]
+
+    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
+        self.calls.append(f"loss {index}")
+        self.total = self.total + self.values[index].sum()
+        with autocast():
+            output = network(self.values[index])
+        reported = (output.float() - self.total).square().mean()
+        return StepLoss(reported + self.penalty * output.square().mean(), reported)
+
+    def state(self) -> list[Tensor]:
+        return [self.total]
+
+    def restore(self, state: list[Tensor]) -> None:
+        self.calls.append("restore")
+        (self.total,) = state
+
+
+def make_net() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Linear(3, 1)
+
+
+def train(task: Any, **more: Any) -> tuple[dict[str, Tensor], loop.Fitted]:
+    values = {"epochs": 3, "batch_size": 1, "lr": 0.1, "device": "cpu", "precision": "fp32"}
+    options = FitOptions.model_validate({**values, **more.pop("options", {})})
+    network = make_net()
+    fitted = loop.train(network, task, options, accelerator=make_accelerator(options), seed=5, **more)
+    return network.state_dict(), fitted
+
+
+def test_batches_come_in_order_after_each_epochs_beginning() -> None:
+    task = Counted()
+    train(task)
+    assert task.calls == ["begin", "loss 0", "loss 1", "loss 2", "loss 3"] * 3
+
+
+def test_a_batchs_factor_multiplies_the_rate_and_not_the_record_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[float] = []
+    real = loop.set_rates
+
+    def spy(optimizer: torch.optim.Optimizer, lr: float, beta1: float) -> None:
+        used.append(lr)
+        real(optimizer, lr, beta1)
+
+    monkeypatch.setattr(loop, "set_rates", spy)
+    _, fitted = train(Counted())
+    options = FitOptions(epochs=3, batch_size=1, lr=0.1)
+    planned = [schedules.learning_rate(options, step / 12) for step in range(12)]
+    assert used == pytest.approx([lr * factor for lr, factor in zip(planned, FACTORS * 3, strict=True)])
+    assert [record["lr"] for record in fitted.history] == pytest.approx(planned)
+
+
+def test_the_penalised_loss_is_descended_and_the_plain_one_reported() -> None:
+    plain, first = train(Counted(penalty=0.0))
+    penalised, second = train(Counted(penalty=3.0))
+    assert first.history[0]["train_loss"] == second.history[0]["train_loss"]  # before the first step
+    assert not torch.equal(plain["weight"], penalised["weight"])
+    assert penalised["weight"].norm() < plain["weight"].norm()
+
+
+def test_the_reported_speed_counts_the_tasks_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([100.0])  # at the beginning; ever after four seconds later
+    monkeypatch.setattr("time.perf_counter", lambda: next(readings, 104.0))
+    _, fitted = train(Counted(), options={"epochs": 2})  # too few steps to leave the first ones out
+    assert (fitted.rows_per_second, fitted.seconds) == (8 * 2.5 / 4.0, 4.0)
+
+
+@pytest.mark.parametrize("at", [1, 3, 4, 5, 8, 11])
+def test_what_is_carried_goes_on_where_a_training_was_cut_off(at: int, tmp_path: Path) -> None:
+    whole, fitted = train(Counted())
+    kept = checkpoints.Checkpoint(tmp_path / "task.pt", 3600.0)
+    with progress.listening(raise_at(at)), pytest.raises(Killed):  # without an evaluation, a report a step
+        train(Counted(), checkpoint=kept)
+    task = Counted()
+    resumed, again = train(task, checkpoint=kept)
+    assert task.calls[:2] == ["begin", "restore"]
+    assert len([call for call in task.calls if call.startswith("loss")]) == 12 - at
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
+    assert again.history == fitted.history
+
+
+def test_a_checkpoint_of_another_task_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept = checkpoints.Checkpoint(tmp_path / "task.pt", 3600.0)
+    train(Counted(), checkpoint=kept)
+    task = Counted(factors=[1.0] * 4)
+    train(task, checkpoint=kept)
+    assert len(task.calls) == 15
+    assert "factors is [1.0, 0.25, 2.0, 0.5] there and [1.0, 1.0, 1.0, 1.0] here" in caplog.text
+
+
+def test_rows_are_cut_from_a_new_permutation_each_epoch() -> None:
+    values = torch.arange(11.0)
+    task = RowTask([values, values], lambda output, target: (output - target).sum(), batch_size=4, device=values.device)
+    assert (task.n_batches, task.rows_per_batch) == (2, 4.0)
+    order, expected = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    for _ in range(2):
+        task.begin_epoch(order)
+        permutation = torch.randperm(11, generator=expected).float()
+        seen: list[Tensor] = []
+        for index in range(2):
+            task.loss(Recorder(seen), index, nullcontext)
+        assert torch.equal(torch.cat(seen), permutation[:8])
+
+
+class Recorder(nn.Module):
+    """Returns its input, and keeps it."""
+
+    def __init__(self, seen: list[Tensor]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, values: Tensor) -> Tensor:
+        self.seen.append(values)
+        return values
+
+
+def test_the_loss_of_rows_is_computed_in_full_precision() -> None:
+    network, batch = make_net(), [torch.randn(6, 3), torch.randn(6, 1)]
+    dtypes: list[torch.dtype] = []
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        dtypes.append(output.dtype)
+        return F.mse_loss(output, target)
+
+    def low() -> Any:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+    exact, rounded = (row_loss(network, batch, loss, autocast) for autocast in (nullcontext, low))
+    assert dtypes == [torch.float32] * 2
+    assert exact.item() != rounded.item()
+    assert exact.item() == pytest.approx(rounded.item(), rel=0.02)
