@@ -1,4 +1,4 @@
-"""Documents read in chunks, pooled and classed: in a batch as alone, the gradient within its chunk, layers by groups."""
+"""Documents read in chunks, pooled and classed: in a batch as alone, the gradient within its chunk."""
 
 from typing import Any
 

@@ -11,7 +11,7 @@ the chunk as it was written straight to the codes.
 
 import re
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from itertools import chain, combinations, islice
 from operator import eq
 from typing import TYPE_CHECKING, cast
 
@@ -132,20 +132,20 @@ class TextEncoder:
         if chunk in self._across:
             raise _AcrossChunksError
         plain = _PLAIN.fullmatch(chunk)
-        if plain and not self._holds_case(plain):
-            front, stem, marks = plain.groups()
-            parts = re.split("(-)", stem) if "-" in stem else [stem]
-            return tuple(map(self._code, [*front, *parts, *([marks] if marks == "'s" else marks)]))
+        if plain:
+            parts = _plain_parts(plain)
+            if not self._hold_case(parts):
+                return tuple(map(self._code, parts))
         tokens = [token.text for token in self._tokenizer(chunk)]
         if self._matched_cases.search(chunk) and tokens != [token.text for token in self._unmatched(chunk)]:
             self._across.add(chunk)
             raise _AcrossChunksError
         return tuple(map(self._code, tokens))
 
-    def _holds_case(self, plain: re.Match[str]) -> bool:
-        """Whether the word, with or without marks around it, is a special case."""
-        chunk, (start, end) = plain[0], plain.span(2)
-        return any(chunk[i:j] in self._cases for i in range(start + 1) for j in range(end, len(chunk) + 1))
+    def _hold_case(self, parts: list[str]) -> bool:
+        """Whether some of the parts in a row are a special case together, as the last two of ``ex-Mrs.`` are."""
+        spans = combinations(range(len(parts) + 1), 2)
+        return any("".join(parts[start:end]) in self._cases for start, end in spans)
 
     def _code(self, token: str) -> int:
         # torchtext lowers behind spaCy; fastai has lowered before it, and marks spaces inside a token.
@@ -154,6 +154,13 @@ class TextEncoder:
         if code == len(self.lexicon):
             self.lexicon.append(token)
         return code
+
+
+def _plain_parts(plain: re.Match[str]) -> list[str]:
+    """Tokens of a word that ``_PLAIN`` has found."""
+    front, stem, marks = plain.groups()
+    parts = re.split("(-)", stem) if "-" in stem else [stem]
+    return [*front, *parts, *([marks] if marks == "'s" else marks)]
 
 
 def _chunks(text: str) -> Iterator[str]:
