@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+
 from copies import PROJECT, copy_project, kedro
 
 WORDS = {
@@ -14,6 +15,7 @@ WORDS = {
     "delivery": ["parcel", "courier", "late", "address", "lost"],
     "other": ["account", "password", "question", "website", "feedback"],
 }
+ANY = [word for words in WORDS.values() for word in words]
 
 
 def readme_blocks() -> list[str]:
@@ -30,7 +32,7 @@ def tickets(n_rows: int = 300) -> pl.DataFrame:
     subject = [f"My {rng.choice(WORDS[name])}" for name in team]
     body = [
         f"Hello, please look at the {rng.choice(WORDS[name])} and the {rng.choice(WORDS[name])}."
-        + (f" It is not about the {rng.choice(sum(WORDS.values(), []))}." if rng.random() < 0.1 else "")
+        + (f" It is not about the {rng.choice(ANY)}." if rng.random() < 0.1 else "")
         for name in team
     ]
     return pl.DataFrame({"subject": subject, "body": body, "team": team})

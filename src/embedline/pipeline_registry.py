@@ -19,4 +19,6 @@ def register_pipelines() -> dict[str, Pipeline]:
         "imdb": imdb.create_pipeline() + text.create_pipeline("imdb"),
     }
     pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
+    # Reads texts of yours and a model that is there: no part of a run of everything.
+    pipelines["imdb_predict"] = text.create_prediction_pipeline("imdb")
     return pipelines

@@ -122,6 +122,15 @@ def test_bfloat16_stays_close_to_float32_and_returns_float32(monkeypatch: pytest
         assert (low - full).norm() < 0.02 * full.norm()
 
 
+def test_the_softmax_of_low_precision_logits_is_taken_in_full_precision() -> None:
+    *tensors, targets = make_data()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = cross_entropy(*tensors, targets)
+    hidden, weight, bias = (tensor.detach().bfloat16() for tensor in tensors)
+    logits = hidden @ weight.t() + bias
+    assert found.item() == pytest.approx(F.cross_entropy(logits.float(), targets).item(), rel=1e-5)
+
+
 def test_hidden_states_in_bfloat16_get_a_gradient_in_bfloat16() -> None:
     hidden, weight, bias, targets = make_data()
     low = hidden.detach().bfloat16().requires_grad_()

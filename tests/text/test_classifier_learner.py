@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from embedline.errors import DataError
+from embedline.text import classifier_learner
 from embedline.text.batches import pad
 from embedline.text.classifier_learner import (
     class_probabilities,
@@ -80,6 +81,21 @@ def test_each_stage_unfreezes_as_many_groups_as_it_says(
             assert same is name.startswith(tuple(f"encoder.{group}." for group in frozen)), name
 
 
+def test_each_stage_has_its_own_order_of_documents_and_rates_by_layer(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, list[float]]] = []
+    real = classifier_learner.train
+
+    def spy(*arguments: Any, **settings: Any) -> Any:
+        seen.append((settings["seed"], [group.rate for group in settings["groups"]]))
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(classifier_learner, "train", spy)
+    train(rate_decay=2.0, seed=7)
+    assert seen == [(7, [0.125, 0.25, 0.5, 1.0]), (8, [0.125, 0.25, 0.5, 1.0])]  # embedding, two layers, head
+
+
 def test_the_classifier_has_the_sizes_of_the_language_model_and_dropout_of_its_own(
     trained: Trained, language_model: ModelBundle
 ) -> None:
@@ -138,7 +154,7 @@ def test_averaged_weights_are_those_that_are_stored_and_that_the_next_stage_star
     found = predict_part(ids, bundle, part="validation")
     assert history[-1]["accuracy"] == (found["predicted"] == found["label"]).mean()
     still, _ = train(averaging={"decay": 0.5}, stages=[HEAD, {"unfrozen": 1, "epochs": 1, "lr": 1e-12}])
-    once, _ = train(averaging={"decay": 0.5}, stages=[HEAD])
+    once, _ = train(averaging={"decay": 0.5}, stages=[HEAD])  # as the second stage hardly moves
     torch.testing.assert_close(still.weights["head.2.weight"], once.weights["head.2.weight"], rtol=0.0, atol=1e-9)
 
 
@@ -247,7 +263,7 @@ def test_predictions_name_the_most_probable_class_of_each_document_in_its_order(
 
 
 def test_a_part_without_documents_cannot_be_predicted(trained: Trained, ids: pl.DataFrame) -> None:
-    with pytest.raises(DataError, match=r"need probabilities .* with rows"):
+    with pytest.raises(DataError, match="no document has the part"):
         predict_part(ids.filter(pl.col("part") != "test"), trained[0])
 
 
@@ -264,8 +280,7 @@ def test_probabilities_do_not_depend_on_the_documents_beside(trained: Trained, m
     numbers = np.random.default_rng(0)
     documents = [numbers.integers(0, 29, length) for length in (1, 40, 6, 7, 12, 13, 3, 25, 5)]
     expected = np.concatenate([class_probabilities(network, [document]) for document in documents])
-    assert expected.shape == (9, 2)
-    assert expected.dtype == np.float64
+    assert (expected.shape, expected.dtype) == ((9, 2), np.float64)
     assert expected.sum(1) == pytest.approx(np.ones(9))
     assert len(np.unique(expected[:, 0].round(6))) == 9
     for batch_size in (1, 2, 4, 64):

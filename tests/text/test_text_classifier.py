@@ -152,10 +152,10 @@ def test_uncounted_chunks_are_read_without_a_graph(monkeypatch: pytest.MonkeyPat
         return real(ids, state)
 
     monkeypatch.setattr(network.encoder, "forward", spy)
-    _, ids, lengths = make_documents([40, 38, 7])
+    _, ids, lengths = make_documents([42, 37, 7])
     read(network, ids, lengths)
-    # The tokens that count begin at 28, 26 and 0; the third document has ended after two chunks.
-    assert modes == [(3, True), (3, True), *[(2, False)] * 3, *[(2, True)] * 3]
+    # The tokens that count begin at 30, 25 and 0; the third document ends in the second chunk, the second at 37.
+    assert modes == [*[(3, True)] * 2, *[(2, False)] * 3, *[(2, True)] * 3, (1, True)]
 
 
 def test_bfloat16_stays_close_to_float32() -> None:

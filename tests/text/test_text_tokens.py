@@ -90,8 +90,9 @@ def test_the_plain_way_is_spacy_itself(encoders: dict[RuleName, TextEncoder]) ->
 def test_made_up_chunks_have_spacys_tokens(encoders: dict[RuleName, TextEncoder], rules: RuleName) -> None:
     """Random strings of what affixes, special cases and white space are made of, seams of all kinds among them."""
     pieces = (
-        "word Word WORD I a ex-Mrs Co vs can cannot gonna it he 's n't 're 'em ' '' \" ( ) [ ] . , ! ? ; : :) :( ): - -- "
-        "/ # \\ * + = < > 3 8 10 a.m p.m U.S e.g km % $ & &amp; ... \u2026 \u2014 \u2019 \u2019s xx <eos> xxmaj no no no"
+        "word Word WORD I a ex-Mrs Co vs can cannot gonna it he 's n't 're 'em ' '' \" ( ) [ ] . , ! ? ; : :) :( ): "
+        "- -- / # \\ * + = < > 3 8 10 a.m p.m U.S e.g km % $ & &amp; ... \u2026 \u2014 \u2019 \u2019s xx <eos> "
+        "xxmaj no no no"
     ).split()
     spaces = [" "] * 6 + ["", "", "", "\n", "  ", " \n ", "\n\n", "\u00a0"]
     generator = random.Random(0)

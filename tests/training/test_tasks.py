@@ -110,16 +110,24 @@ def test_the_reported_speed_counts_the_tasks_rows(monkeypatch: pytest.MonkeyPatc
     assert (fitted.rows_per_second, fitted.seconds) == (8 * 2.5 / 4.0, 4.0)
 
 
-@pytest.mark.parametrize("at", [1, 3, 4, 5, 8, 11])
-def test_what_is_carried_goes_on_where_a_training_was_cut_off(at: int, tmp_path: Path) -> None:
-    whole, fitted = train(Counted())
+@pytest.mark.parametrize(
+    ("report", "step", "carried"),
+    [(1, 1, True), (3, 3, True), (4, 4, True), (5, 4, False), (6, 5, True), (14, 12, True)],
+)
+def test_what_is_carried_goes_on_where_a_training_was_cut_off(
+    report: int, step: int, carried: bool, tmp_path: Path
+) -> None:
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        return {"bias": network.bias.item()}  # type: ignore[operator, union-attr]
+
+    whole, fitted = train(Counted(), evaluate=evaluate)
     kept = checkpoints.Checkpoint(tmp_path / "task.pt", 3600.0)
-    with progress.listening(raise_at(at)), pytest.raises(Killed):  # without an evaluation, a report a step
-        train(Counted(), checkpoint=kept)
+    with progress.listening(raise_at(report)), pytest.raises(Killed):  # a report a step, and one an evaluation
+        train(Counted(), checkpoint=kept, evaluate=evaluate)
     task = Counted()
-    resumed, again = train(task, checkpoint=kept)
-    assert task.calls[:2] == ["begin", "restore"]
-    assert len([call for call in task.calls if call.startswith("loss")]) == 12 - at
+    resumed, again = train(task, checkpoint=kept, evaluate=evaluate)
+    assert (task.calls[:2] == ["begin", "restore"]) is carried  # nothing is carried into another epoch
+    assert len([call for call in task.calls if call.startswith("loss")]) == 12 - step
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
     assert again.history == fitted.history
 

@@ -31,8 +31,7 @@ class Encoder(nn.Module):
         nn.init.uniform_(self.embedding.weight, -EMBEDDING_RANGE, EMBEDDING_RANGE)
         sizes = [width, *[hidden] * (depth - 1), width]
         self.layers = nn.ModuleList(
-            DroppedLSTM(before, after, weight_dropout=rates.weight)
-            for before, after in itertools.pairwise(sizes)
+            DroppedLSTM(before, after, weight_dropout=rates.weight) for before, after in itertools.pairwise(sizes)
         )
         self.input_dropout = SequenceDropout(rates.input)
         self.hidden_dropout = SequenceDropout(rates.hidden)

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class BaselineOptions(BaseModel):
-    """Settings of the baseline; ``baseline: null`` in the parameters skips it.
+    """Settings of the baseline.
 
     Attributes:
         ngrams: shortest and longest n-gram of words that is a feature.

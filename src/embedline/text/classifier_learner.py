@@ -51,14 +51,15 @@ def match_embedding(weights: Tensor, known: Vocabulary, wanted: Vocabulary) -> T
         )
     place = {token: row for row, token in enumerate(known.tokens)}
     rows = [place.get(token, -1) for token in wanted.tokens]
-    shared = sum(row >= 0 for row in rows) / len(rows)
+    words = rows[len(wanted.specials) :]  # every vocabulary of these rules has the special tokens
+    shared = sum(row >= 0 for row in words) / max(1, len(words))
     if shared < 0.1:
         raise DataError(
-            f"the language model knows {shared:.1%} of the documents' {len(rows):,} words: it belongs to another corpus"
+            f"the language model knows {shared:.1%} of the documents' {len(words):,} words: it is of another corpus"
         )
     if shared < 1.0:
         logger.info(
-            "%.1f%% of %s words are unknown to the language model: mean embedding", 100 * (1 - shared), len(rows)
+            "%.1f%% of %s words are unknown to the language model: mean embedding", 100 * (1 - shared), len(words)
         )
     index = torch.tensor(rows)
     matched = weights[index.clamp(min=0)]
@@ -112,6 +113,8 @@ def train_classifier(
     Raises:
         DataError: if a label is not among the classes, or a class has no document to learn from.
     """
+    if len(classes) < 2:
+        raise DataError(f"a classifier needs two classes or more, got {list(classes)}")
     documents = ids.filter(pl.col("part") == TRAIN)
     targets = class_codes(documents, classes)
     if missing := [name for place, name in enumerate(classes) if not (targets == place).any()]:
@@ -250,6 +253,8 @@ def predict_part(ids: pl.DataFrame, bundle: ModelBundle, *, part: str = TEST) ->
     """Predictions for the documents of a part, as :func:`embedline.text.report.prediction_frame` lays them out."""
     network, vocabulary, _, classes = load_classifier(bundle)
     documents = ids.filter(pl.col("part") == part)
+    if documents.is_empty():
+        raise DataError(f"there is nothing to predict: no document has the part {part!r}")
     corpus = Corpus.of(documents)
     if len(corpus.ids) and int(corpus.ids.max()) >= len(vocabulary):
         raise DataError(

@@ -192,6 +192,7 @@ class ClassifierTraining(TextSettings):
         rate_decay: each layer group learns this much slower than the one above it.
     """
 
+    batch_size: int = Field(ge=2)  # batch-norm takes two
     stages: tuple[Stage, ...] = Field(min_length=1)
     rate_decay: float = Field(default=2.6, ge=1.0)
 

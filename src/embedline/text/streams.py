@@ -95,8 +95,11 @@ def random_cuts(length: int, n_batches: int, bptt: int, numbers: torch.Generator
     halved = torch.rand(n_batches, generator=numbers, device=numbers.device) < HALVED
     base = torch.where(halved, bptt / 2, float(bptt))
     drawn = torch.normal(base, DEVIATION, generator=numbers).clamp(min=float(SHORTEST)).cpu().double()
-    ends = (drawn.cumsum(0) * (length / drawn.sum())).round().long().tolist()
-    return [max(end, place + 1) for place, end in enumerate(ends[:-1])] + [length]
+    ends: list[int] = (drawn.cumsum(0) * (length / drawn.sum())).round().long().tolist()
+    for place in range(n_batches):  # no batch is empty, however short they are
+        least = ends[place - 1] + 1 if place else 1
+        ends[place] = min(max(ends[place], least), length - (n_batches - 1 - place))
+    return ends
 
 
 class StreamTask:

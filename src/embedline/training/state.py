@@ -173,6 +173,8 @@ class TrainingState:
             "device": self.device.type,
             "precision": self.precision,
             "torch": str(torch.__version__),
+            "rates": [group["rate"] for group in self.optimizer.param_groups],
+            "trained": sum(parameter.requires_grad for parameter in self.network.parameters()),
             **{f"options.{name}": value for name, value in options.items()},
             **{f"shape of {name}": list(tensor.shape) for name, tensor in self.network.state_dict().items()},
         }

@@ -1,5 +1,5 @@
-"""The reusable text learner as a modular pipeline; see :mod:`.pipeline`."""
+"""The reusable text learner as modular pipelines; see :mod:`.pipeline`."""
 
-from embedline.pipelines.text.pipeline import create_pipeline
+from embedline.pipelines.text.pipeline import create_pipeline, create_prediction_pipeline
 
-__all__ = ["create_pipeline"]
+__all__ = ["create_pipeline", "create_prediction_pipeline"]

@@ -11,6 +11,7 @@ import polars as pl
 from embedline.text.baseline import BaselineOptions
 from embedline.text.options import ClassifierOptions, ClassifierTraining, LanguageModelOptions, LanguageModelTraining
 from embedline.text.parts import SplitOptions, assign_parts
+from embedline.text.predicting import PredictionOptions
 from embedline.text.report import ReportOptions
 from embedline.text.samples import SampleOptions
 from embedline.text.tokens import TokenOptions
@@ -18,6 +19,7 @@ from embedline.text.vocabulary import Vocabulary, VocabularyOptions
 
 logger = logging.getLogger(__name__)
 
+Frame = Any  # polars.DataFrame or pandas.DataFrame
 Figure = Any  # plotly.graph_objects.Figure
 Bundle = Any  # embedline.training.bundle.ModelBundle
 
@@ -154,6 +156,13 @@ def evaluate(
         vocabulary=described,
         options=report,
     )
+
+
+def predict_texts(texts: Frame, model: Bundle, prediction: PredictionOptions) -> pl.DataFrame:
+    """The rows with class, probabilities and, if asked for, the words that moved the decision."""
+    from embedline.text.predicting import predict_texts as classify
+
+    return classify(texts, model, prediction)
 
 
 def list_mistakes(

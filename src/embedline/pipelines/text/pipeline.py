@@ -23,6 +23,22 @@ def create_pipeline(source: str, *, documents: str | None = None, language_model
     return Pipeline(learner, namespace=source, inputs=inputs)
 
 
+def create_prediction_pipeline(source: str, *, texts: str | None = None) -> Pipeline:
+    """Classify the rows of a table of texts with the stored model of ``source``; nothing else is read.
+
+    Args:
+        texts: a frame with a column of texts; ``<source>.texts`` unless given.
+    """
+    node = Node(
+        nodes.predict_texts,
+        ["texts", "model", "params:prediction"],
+        "predicted_texts",
+        name="predict_texts",
+        tags="predict",
+    )
+    return Pipeline([node], namespace=source, inputs={"texts": texts or f"{source}.texts", "model": f"{source}.model"})
+
+
 def _token_nodes() -> list[Node]:
     return [
         Node(nodes.tokenize, ["documents", "params:tokens"], ["tokens", "lexicon"], name="tokenize", tags="encode"),
