@@ -25,7 +25,7 @@ def readme_blocks() -> list[str]:
     return ["\n".join(line.removeprefix("   ") for line in block.splitlines()) + "\n" for block in blocks]
 
 
-def tickets(n_rows: int = 300) -> pl.DataFrame:
+def tickets(n_rows: int = 1000) -> pl.DataFrame:
     """Tickets with a known law: the team's words decide, one in ten has a word of another team as well."""
     rng = np.random.default_rng(0)
     team = rng.choice(list(WORDS), n_rows)
@@ -62,7 +62,7 @@ def test_a_csv_reaches_metrics_as_the_readme_says(project: Path) -> None:
     kedro(project, "run", "--env", "base", "--pipelines", "tickets")
     (path,) = (project / "data/08_reporting/tickets/metrics.json").glob("*/metrics.json")
     metrics = json.loads(path.read_text())
-    assert metrics["classifier"]["rows"] == 60
+    assert metrics["classifier"]["rows"] == 200
     assert metrics["classifier"]["accuracy"] >= 0.9
     assert metrics["language_model"]["perplexity"] < 30
     shown = kedro(project, "predict", "tickets", "The courier lost my parcel.", "--env", "base")

@@ -114,7 +114,7 @@ def test_environments_keep_their_artifacts_apart() -> None:
 
 
 def test_every_parameter_is_read_in_every_environment() -> None:
-    for env in ("base", "sample"):
+    for env in ("base", "laptop", "sample"):
         with KedroSession.create(project_path=PROJECT, env=env) as session:
             assert session.load_context().catalog  # ParameterCheck raises for one that no pipeline reads
 

@@ -11,15 +11,14 @@ has AMX).
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from contests import run_contestant
 
 PROJECT = Path(__file__).resolve().parents[2]
 CONTESTANT = Path(__file__).with_name("language_contestants.py")
@@ -49,24 +48,12 @@ def test_its_peak_memory_is_at_most_half(rounds: list[dict[str, Result]]) -> Non
     assert ratio(rounds, "peak_mb") <= 0.5
 
 
-def run(job: Result) -> Result:
-    """Time one contestant in a process of its own; what it measured."""
-    paths = [str(PROJECT / "src"), os.environ.get("PYTHONPATH", "")]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "OMP_NUM_THREADS": str(job["threads"]),
-        "PYTHONWARNINGS": "ignore",
-    }
-    command = [sys.executable, str(CONTESTANT), json.dumps(job)]
-    done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
 def compare(steps: int, rounds: int, threads: int) -> list[dict[str, Result]]:
     """Rounds in which every side takes its steps once."""
     common = {"steps": steps, "threads": threads}
-    found = [{name: run({**common, **side}) for name, side in SIDES.items()} for _ in range(rounds)]
+    found = [
+        {name: run_contestant(CONTESTANT, {**common, **side}) for name, side in SIDES.items()} for _ in range(rounds)
+    ]
     sizes = {result["parameters"] for sides in found for result in sides.values()}
     if len(sizes) != 1:
         raise AssertionError(f"the sides train networks of different sizes: {sorted(sizes)} parameters")

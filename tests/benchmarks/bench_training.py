@@ -19,7 +19,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from contests import run_contestant
 from tabular_contestants import FASTAI
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -113,24 +113,13 @@ def build_real_table(source: str, folder: Path) -> pl.DataFrame:
     return table
 
 
-def run(job: Result) -> Result:
-    """Train one contestant in a process of its own; what it measured."""
-    paths = [str(PROJECT / "src"), os.environ.get("PYTHONPATH", "")]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "OMP_NUM_THREADS": str(job["threads"]),
-        "PYTHONWARNINGS": "ignore",
-    }
-    command = [sys.executable, str(CONTESTANT), json.dumps(job)]
-    done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
 def compare_speed(job: Result, rows: int = SAMPLE_ROWS, rounds: int = ROUNDS) -> list[dict[str, Result]]:
     """Rounds of one epoch on a sample of the rows; in each, every side once."""
     common = {**job, "rows": rows, "evaluate": False}
-    results = [{name: run({**common, **side}) for name, side in SPEED_SIDES.items()} for _ in range(rounds)]
+    results = [
+        {name: run_contestant(CONTESTANT, {**common, **side}) for name, side in SPEED_SIDES.items()}
+        for _ in range(rounds)
+    ]
     for found in results:
         check_same_network(found)
     return results
@@ -138,7 +127,10 @@ def compare_speed(job: Result, rows: int = SAMPLE_ROWS, rounds: int = ROUNDS) ->
 
 def compare_error(job: Result, rows: int | None = None) -> dict[str, Result]:
     """One training of each side on all rows, or a sample of them, with the error on the evaluated rows."""
-    results = {name: run({**job, **side, "rows": rows, "evaluate": True}) for name, side in ERROR_SIDES.items()}
+    results = {
+        name: run_contestant(CONTESTANT, {**job, **side, "rows": rows, "evaluate": True})
+        for name, side in ERROR_SIDES.items()
+    }
     check_same_network(results)
     return results
 

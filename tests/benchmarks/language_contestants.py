@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from memory import peak_megabytes
+from contests import peak_megabytes
 
 # The model and the batch of the notebook lesson4-imdb (DL1, 2017), and its training's settings.
 VOCABULARY, EMBEDDING, HIDDEN, LAYERS = 34_945, 200, 500, 3

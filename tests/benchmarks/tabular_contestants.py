@@ -17,7 +17,7 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 import torch
-from memory import peak_megabytes
+from contests import peak_megabytes
 
 from embedline.tables.arrays import part_of
 from embedline.tables.columns import EVALUATE, PART, TRAIN, Columns, Split, assign_parts

@@ -14,7 +14,7 @@ from embedline.errors import DataError
 from embedline.text.language_model import LanguageModel
 from embedline.text.options import EncoderOptions, LanguageModelOptions, LanguageModelTraining
 from embedline.text.parts import TRAIN, UNLABELLED, VALIDATION
-from embedline.text.streams import Corpus, to_rows
+from embedline.text.streams import Corpus, StreamTask, to_rows
 from embedline.text.tokens import TokenOptions
 from embedline.text.vocabulary import Vocabulary
 from embedline.training import checkpoints
@@ -65,8 +65,6 @@ def train_language_model(
     kept = checkpoints.current("language_model")
 
     def fit(built: nn.Module, stop: threading.Event) -> Fitted:
-        from embedline.text.streams import StreamTask
-
         task = StreamTask(learned, training, device=accelerator.device)
         return train(
             built,
@@ -75,6 +73,7 @@ def train_language_model(
             accelerator=accelerator,
             seed=training.seed,
             evaluate=evaluate,
+            label="language_model.",
             checkpoint=kept,
             stop=stop,
         )
