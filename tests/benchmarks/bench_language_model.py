@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 from contests import run_contestant
 
-PROJECT = Path(__file__).resolve().parents[2]
 CONTESTANT = Path(__file__).with_name("language_contestants.py")
 STEPS, ROUNDS = 10, 3
 SIDES = {
