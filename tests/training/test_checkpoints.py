@@ -181,8 +181,8 @@ def test_an_unreadable_checkpoint_is_ignored_with_a_warning(
         ({"precision": "bf16"}, "precision is bf16 there and no here, options.precision is bf16 there and fp32 here."),
         (
             {"epochs": 4, "weight_decay": 0.5, "eps": 0.5, "threads": 2},
-            "n_steps is 24 there and 18 here, options.epochs is 4 there and 3 here, "
-            "options.weight_decay is 0.5 there and 0.0 here, and 2 more.",
+            "n_steps is 24 there and 18 here, options.weight_decay is 0.5 there and 0.0 here, "
+            "options.eps is 0.5 there and 1e-05 here, and 2 more.",
         ),
     ],
 )
