@@ -1,5 +1,8 @@
 """Small networks gain nothing from several threads, and the machine of a CI has few."""
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 import torch
 from cut_off import RECORDS, count_steps, uncut
@@ -23,3 +26,11 @@ def few_records(monkeypatch: pytest.MonkeyPatch) -> None:
 def n_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Steps taken by all trainings of the test."""
     return count_steps(monkeypatch)
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Have Python raise Ctrl-C, which a shell tells the jobs that it puts in the background to ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -140,6 +140,7 @@ def test_an_error_of_the_evaluation_costs_no_step(tmp_path: Path, n_steps: list[
     assert_same(resumed, whole)
 
 
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(tmp_path: Path, n_steps: list[int]) -> None:
     def loss(output: Tensor, target: Tensor) -> Tensor:
         if len(n_steps) == 7:
