@@ -32,10 +32,15 @@ def step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(chunked_loss.CHUNK_LOGITS, "cpu", 0)  # 16 tokens: the least
+    monkeypatch.setitem(chunked_loss.GROUPS, "cpu", 2)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_it_equals_pytorchs_with_all_gradients_wherever_the_chunks_end(step: int, bias: bool) -> None:
+@pytest.mark.parametrize("in_group", [1, 2, 3, 8])
+def test_it_equals_pytorchs_with_all_gradients_wherever_the_chunks_end(
+    step: int, bias: bool, in_group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(chunked_loss.GROUPS, "cpu", in_group)
     hidden, weight, offset, targets = make_data(bias=bias)
     found, expected = cross_entropy(hidden, weight, offset, targets), reference(hidden, weight, offset, targets)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0.0)
@@ -190,7 +195,7 @@ def test_the_logits_of_all_tokens_never_exist(monkeypatch: pytest.MonkeyPatch) -
     with Sizes() as whole:
         reference(hidden, weight, bias, targets).backward()
     assert whole.largest == 64 * V  # the mode does see logits
-    assert chunked.largest == max(16 * V, 64 * E)
+    assert chunked.largest == max(2 * 16 * V, 64 * E)
 
 
 def test_a_chunk_is_as_long_as_its_device_bears() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 CHUNK_LOGITS = {"cpu": 4_500_000, "cuda": 100_000_000}  # logits at a time: a CPU's caches, 0.4 GB of a GPU
+GROUPS = {"cpu": 8, "cuda": 1}  # chunks whose errors go into the decoder's gradient by one product: adding costs more
 
 
 def chunk_length(vocabulary_size: int, device: torch.device) -> int:
@@ -32,18 +33,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
         low, table = hidden.to(dtype), weight.to(dtype)
         total = torch.zeros((), device=hidden.device)
-        for rows, logs in _log_probabilities(low, table, bias, targets):
+        for rows, logits, errors, grouped in _probabilities(low, table, bias, targets):
             target = targets[rows].unsqueeze(1)
-            total -= logs.gather(1, target).sum()
-            errors = logs.exp_()
+            # The sum of exponentials, from the most probable word: the probability of the target may be 0 in float32.
+            log_sum = logits.amax(1).float() - errors.amax(1).log()
+            total += (log_sum - logits.gather(1, target).squeeze(1).float()).sum()
             errors.scatter_add_(1, target, errors.new_full((1, 1), -1.0).expand_as(target))
             if for_bias is not None:
                 for_bias += errors.sum(0)
-            errors = errors.to(dtype)
+            lowered = logits.copy_(errors)  # the logits have served; their memory is of the right size and type
             if for_hidden is not None:
-                for_hidden[rows] = errors @ table
-            if for_weight is not None:
-                for_weight += errors.t() @ low[rows]
+                for_hidden[rows] = lowered @ table
+            if for_weight is not None and grouped is not None:
+                for_weight += grouped.t() @ low[rows.stop - len(grouped) : rows.stop]
         ctx.save_for_backward(for_hidden, for_weight, for_bias)  # type: ignore[arg-type]
         ctx.n_tokens = len(targets)  # type: ignore[attr-defined]
         return total / len(targets)
@@ -56,18 +58,30 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return *(None if each is None else each * scale for each in made), None, None
 
 
-def _log_probabilities(
+def _probabilities(
     hidden: Tensor, table: Tensor, bias: Tensor | None, targets: Tensor
-) -> Iterator[tuple[slice, Tensor]]:
-    """Log-probabilities float32 [n, V] of the next token, for a slice of the tokens at a time."""
-    step = chunk_length(len(table), hidden.device)
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
+    """Logits [n, V], in the precision of ``hidden``, and probabilities float32 [n, V] of the next token, by slices.
+
+    All is written over later on: fresh memory of this size for each slice would cost as much as the softmax. The last
+    of each group of slices comes with what lies in the place of the logits of the whole group [m, V].
+    """
+    n_tokens, step = len(targets), min(chunk_length(len(table), hidden.device), len(targets))
+    in_group = GROUPS.get(hidden.device.type, 1)
     transposed = table.t().contiguous()  # the layout in which matrix units are quickest
-    for start in range(0, len(targets), step):
-        rows = slice(start, start + step)
-        logits = hidden[rows] @ transposed
+    group = hidden.new_empty(min(in_group * step, n_tokens), len(table))
+    memory = hidden.new_empty(step, len(table), dtype=torch.float32)
+    for start in range(0, n_tokens, step):
+        rows = slice(start, min(start + step, n_tokens))
+        place = start % (in_group * step)
+        logits, probabilities = group[place : place + rows.stop - start], memory[: rows.stop - start]
+        torch.mm(hidden[rows], transposed, out=logits)
         if bias is not None:
             logits += bias.to(logits.dtype)
-        yield rows, torch.log_softmax(logits, dim=1, dtype=torch.float32)
+        probabilities.copy_(logits)
+        torch.softmax(probabilities, 1, out=probabilities)
+        is_last = rows.stop == n_tokens or rows.stop % (in_group * step) == 0
+        yield rows, logits, probabilities, group[: place + len(logits)] if is_last else None
 
 
 def cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
@@ -96,7 +110,10 @@ def count_nats(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Ten
     :func:`cross_entropy`, in the precision of ``hidden``.
     """
     nats, hits = torch.zeros((), device=hidden.device), torch.zeros((), dtype=torch.int64, device=hidden.device)
-    for rows, logs in _log_probabilities(hidden, weight.to(hidden.dtype), bias, targets):
-        nats -= logs.gather(1, targets[rows].unsqueeze(1)).sum()
-        hits += (logs.argmax(1) == targets[rows]).sum()
+    for rows, logits, probabilities, _ in _probabilities(hidden, weight.to(hidden.dtype), bias, targets):
+        target = targets[rows].unsqueeze(1)
+        best, word = probabilities.max(1)
+        log_sum = logits.gather(1, word.unsqueeze(1)).squeeze(1).float() - best.log()
+        nats += (log_sum - logits.gather(1, target).squeeze(1).float()).sum()
+        hits += (word == targets[rows]).sum()
     return nats, hits
