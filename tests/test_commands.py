@@ -245,7 +245,7 @@ class TestModels:
     def test_a_table(self, run: Any) -> None:
         message = run("predict", "rossmann", "fine", status=1).output
         assert "rossmann.model of sample" in message
-        assert "this is a model of the kind 'tabular', not 'text_classifier'" in message
+        assert "the model bundle is of the kind 'tabular', not 'text_classifier'" in message
         assert "`kedro run --pipelines rossmann`" in message
 
     def test_a_broken_one(self, run: Any, data_root: Path) -> None:

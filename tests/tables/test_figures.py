@@ -11,8 +11,9 @@ from embedline.errors import DataError
 from embedline.tables import figures
 from embedline.tables.embeddings import UNKNOWN, principal_components
 from embedline.tables.options import ReportOptions
+from embedline.training.figures import history_frame
 
-HISTORY = figures.history_frame(
+HISTORY = history_frame(
     [
         {"member": 0, "step": 1, "epoch": 0.5, "lr": 0.1, "train_loss": 4.0},
         {"member": 0, "step": 2, "epoch": 1.0, "lr": 0.2, "train_loss": 2.0, "exp_rmspe": 0.3, "rmse": 9.0},
@@ -41,7 +42,7 @@ def test_history_is_null_where_nothing_was_measured() -> None:
 
 def test_history_of_figures_that_first_come_late() -> None:
     late = [{"step": k} for k in range(500)] + [{"step": 500, "rmse": 1.5}]
-    assert figures.history_frame(late)["rmse"][-1] == 1.5
+    assert history_frame(late)["rmse"][-1] == 1.5
 
 
 def test_training_shows_losses_held_out_figures_and_rates() -> None:

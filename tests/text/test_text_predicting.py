@@ -345,13 +345,13 @@ class TestFrames:
 class TestOpened:
     def test_another_kind(self) -> None:
         bundle = types.SimpleNamespace(kind="tabular")
-        with pytest.raises(DataError, match="a model of the kind 'tabular', not 'text_classifier'"):
-            opened(bundle, "text_classifier", lambda _: 1)
+        with pytest.raises(DataError, match="of the kind 'tabular', not 'text_classifier'"):
+            Predictor.from_bundle(bundle)
 
     def test_a_broken_one(self) -> None:
         bundle = types.SimpleNamespace(kind="text_classifier", encoder={})
         with pytest.raises(DataError, match="bundle is broken: KeyError: 'vocabulary'"):
-            opened(bundle, "text_classifier", lambda b: b.encoder["vocabulary"])
+            opened(bundle, lambda b: b.encoder["vocabulary"])
 
     def test_a_sound_one(self) -> None:
-        assert opened(types.SimpleNamespace(kind="k"), "k", lambda b: b.kind) == "k"
+        assert opened(types.SimpleNamespace(kind="k"), lambda b: b.kind) == "k"

@@ -7,7 +7,6 @@ from embedline.text.rules import (
     dl1_text,
     fix_references,
     lower_capitals,
-    mark_fields,
     mark_repeated_words,
     mark_repeats,
     space_signs,
@@ -120,10 +119,6 @@ def test_single_rules() -> None:
 def test_ulmfit_text_is_stripped_and_headed() -> None:
     assert ulmfit_text(" Hello\tWORLD ") == "xxbos xxmaj hello\txxup world"
     assert ulmfit_text("") == "xxbos "
-
-
-def test_fields_are_numbered() -> None:
-    assert mark_fields(["a title", "", "text"]) == "xxfld 1 a title xxfld 2  xxfld 3 text"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import wait
 from functools import cache
 from pathlib import Path
@@ -105,15 +105,7 @@ def _assert_goes_on_to_the_same(folder: Path, count: int) -> None:
         assert torch.equal(ours, theirs)
 
 
-@pytest.fixture
-def _own_interrupts() -> Iterator[None]:
-    """Python's own handling of Ctrl-C, which a process in the background is started without; then that of before."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_own_interrupts")
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_ends_all_members_soon_and_nothing_is_lost(tmp_path: Path) -> None:
     steps = Steps()
     sent: list[float] = []

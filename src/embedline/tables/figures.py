@@ -1,7 +1,5 @@
 """Plots of a tabular model, as Plotly figures from the artifacts that the pipeline stores."""
 
-from typing import Any
-
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
@@ -10,14 +8,7 @@ from plotly.subplots import make_subplots
 from embedline.errors import DataError
 from embedline.tables.embeddings import UNKNOWN, principal_components
 from embedline.tables.options import ReportOptions
-
-INK, ACCENT, SECOND, MUTED = "#1f2933", "#2563eb", "#d97706", "#9aa5b1"
-LAYOUT = {
-    "template": "plotly_white",
-    "font": {"family": "Inter, Helvetica, Arial, sans-serif", "size": 13, "color": INK},
-    "margin": {"l": 64, "r": 40, "t": 72, "b": 56},
-    "colorway": [ACCENT, SECOND, "#059669", "#dc2626", "#7c3aed", "#0891b2"],
-}
+from embedline.training.figures import ACCENT, INK, LAYOUT, MUTED, SECOND
 
 
 def training_figure(history: pl.DataFrame, title: str) -> go.Figure:
@@ -202,8 +193,3 @@ def embedding_figure(embeddings: pl.DataFrame, report: ReportOptions, title: str
         figure.update_xaxes(title_text="component 1", row=1, col=position)
         figure.update_yaxes(title_text="component 2", row=1, col=position)
     return figure.update_layout(title=title, height=480, **LAYOUT)
-
-
-def history_frame(history: list[dict[str, Any]]) -> pl.DataFrame:
-    """The records of a training as a frame; figures that were measured once an epoch are null in between."""
-    return pl.from_dicts(history, infer_schema_length=None)

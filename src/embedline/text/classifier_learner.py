@@ -22,7 +22,7 @@ from embedline.text.parts import TEST, TRAIN, VALIDATION
 from embedline.text.report import class_codes, prediction_frame
 from embedline.text.streams import Corpus
 from embedline.text.tokens import TokenOptions
-from embedline.text.vocabulary import Vocabulary
+from embedline.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training import checkpoints
 from embedline.training.bundle import ModelBundle, library_versions
 from embedline.training.device import make_accelerator
@@ -192,7 +192,7 @@ def load_classifier(bundle: ModelBundle) -> tuple[TextClassifier, Vocabulary, To
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
     network = build_classifier(bundle.config)
     network.load_state_dict(bundle.weights)
-    vocabulary = Vocabulary.model_validate(bundle.encoder["vocabulary"])
+    vocabulary = load_vocabulary(bundle.encoder["vocabulary"])
     return network.eval(), vocabulary, TokenOptions.model_validate(bundle.encoder["tokens"]), bundle.encoder["classes"]
 
 

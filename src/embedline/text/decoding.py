@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from embedline.errors import DataError
+from embedline.text.recurrent import State, select_rows
 
-State = tuple[tuple[Tensor, Tensor], ...]  # of each layer: h [B, H] and c [B, H]
 READ_TOKENS = 1024  # of a prompt in one forward pass: bounds the memory that a long prompt takes
 
 
@@ -127,7 +127,10 @@ def sample(
         ends: ids that end a continuation when drawn.
     """
     log_p, state = read(model, prompt)
-    log_p, state = log_p.expand(n_samples, -1), _rows(state, torch.zeros(n_samples, dtype=torch.int64))
+    log_p, state = (
+        log_p.expand(n_samples, -1),
+        select_rows(state, torch.zeros(n_samples, dtype=torch.int64, device=log_p.device)),
+    )
     draws = np.stack([np.random.default_rng((seed, row)).random(n_tokens) for row in range(n_samples)])
     ids = torch.empty((n_samples, n_tokens), dtype=torch.int64)
     total = torch.zeros(n_samples, dtype=torch.float64)
@@ -218,7 +221,7 @@ def beam_search(
         if len(finished) == beams and score(finished[-1]) >= reachable:
             live = []
             break
-        state = _rows(state, torch.tensor(parents))
+        state = select_rows(state, torch.tensor(parents, device=log_p.device))
         hidden, state = model(torch.tensor([[beam.ids[-1]] for beam in live], device=log_p.device), state)
         log_p = _log_probabilities(model, hidden)
     return sorted([*finished, *live], key=score, reverse=True)[:beams]
@@ -230,9 +233,3 @@ def _log_probabilities(model: LanguageModel, hidden: Tensor) -> Tensor:
     if not bool(torch.isfinite(logits.logsumexp(-1)).all()):
         raise DataError("the language model's scores are not finite numbers: its training has diverged")
     return torch.log_softmax(logits, dim=-1)
-
-
-def _rows(state: State, rows: Tensor) -> State:
-    """The state with its batch dimension indexed by ``rows`` int64 [B']: row ``rows[b]`` becomes row ``b``."""
-    rows = rows.to(state[0][0].device)
-    return tuple((h.index_select(0, rows), c.index_select(0, rows)) for h, c in state)

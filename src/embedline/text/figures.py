@@ -11,16 +11,12 @@ from plotly.subplots import make_subplots
 from embedline.errors import DataError
 from embedline.text.report import prediction_arrays
 from embedline.training.classification import calibration_bins, confusion_matrix, expected_calibration_error
+from embedline.training.figures import ACCENT, INK, MUTED, SECOND
+from embedline.training.figures import LAYOUT as LOOK
 
-# The look of the figures in embedline.tables; the learners do not import one another.
-INK, ACCENT, SECOND, MUTED = "#1f2933", "#2563eb", "#d97706", "#9aa5b1"
 HELD_OUT = (SECOND, "#059669")
-MARGIN = {"l": 72, "r": 64, "t": 88, "b": 64}
-LAYOUT = {
-    "template": "plotly_white",
-    "font": {"family": "Inter, Helvetica, Arial, sans-serif", "size": 13, "color": INK},
-    "margin": MARGIN,
-}
+MARGIN = {"l": 72, "r": 64, "t": 88, "b": 64}  # room for a second axis and for the names of the stages
+LAYOUT = {**LOOK, "margin": MARGIN}
 SHADES = [[0.0, "#f5f8ff"], [1.0, ACCENT]]
 # What a training measures on held-out text: as a share of 1, or in a unit of its own.
 LOSSES = ("validation_loss", "valid_loss", "held_out_loss")

@@ -252,19 +252,14 @@ def load(bundle: "ModelBundle") -> tuple["LanguageModel", Words, "TokenOptions"]
 
     from embedline.text.language_learner import load_language_model
 
-    model, vocabulary, tokens = opened(bundle, "language_model", load_language_model)
+    model, vocabulary, tokens = opened(bundle, load_language_model)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), vocabulary, tokens
 
 
-def opened(bundle: Any, kind: str, load: Callable[[Any], T]) -> T:
-    """What ``load`` reads from a bundle of the kind ``kind``; another kind or a broken bundle is a DataError."""
-    found = getattr(bundle, "kind", None)
-    if found != kind:
-        raise DataError(f"this is a model of the kind {found!r}, not {kind!r}")
+def opened(bundle: "ModelBundle", load: Callable[[Any], T]) -> T:
+    """What ``load`` reads from a bundle; what it stumbles over in a broken one becomes a DataError."""
     try:
         return load(bundle)
-    except DataError:
-        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"the {kind} bundle is broken: {type(error).__name__}: {reason}") from error
+        raise DataError(f"the {bundle.kind} bundle is broken: {type(error).__name__}: {reason}") from error

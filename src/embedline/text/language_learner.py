@@ -16,7 +16,7 @@ from embedline.text.options import EncoderOptions, LanguageModelOptions, Languag
 from embedline.text.parts import TRAIN, UNLABELLED, VALIDATION
 from embedline.text.streams import Corpus, StreamTask, to_rows
 from embedline.text.tokens import TokenOptions
-from embedline.text.vocabulary import Vocabulary
+from embedline.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training import checkpoints
 from embedline.training.bundle import ModelBundle, library_versions
 from embedline.training.device import device_name, make_accelerator
@@ -164,5 +164,5 @@ def load_language_model(bundle: ModelBundle) -> tuple[LanguageModel, Vocabulary,
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
     network = build_language_model(bundle.config)
     network.load_state_dict({**bundle.weights, TIED: bundle.weights["encoder.embedding.weight"]})
-    vocabulary = Vocabulary.model_validate(bundle.encoder["vocabulary"])
+    vocabulary = load_vocabulary(bundle.encoder["vocabulary"])
     return network.eval(), vocabulary, TokenOptions.model_validate(bundle.encoder["tokens"])

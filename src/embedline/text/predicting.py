@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Ids = NDArray[np.integer]
-KIND = "text_classifier"
 EXCERPT = 80  # characters of a text that stand for it in a frame
 BLOCK_TEXTS = 50_000  # tokenized and classified at a time: bounds memory
 FEW_TEXTS = 100  # read without the progress bar and the processes of a corpus
@@ -78,7 +77,7 @@ class Predictor:
 
         from embedline.text.classifier_learner import class_probabilities, load_classifier
 
-        network, vocabulary, tokens, classes = opened(bundle, KIND, load_classifier)
+        network, vocabulary, tokens, classes = opened(bundle, load_classifier)
         known = bundle.config["vocabulary_size"]
         if len(vocabulary) != known:
             raise DataError(

@@ -14,7 +14,6 @@ text itself (``xxfld 1``, ``<unk>``) is taken as that token.
 
 import html
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -161,8 +160,3 @@ def _lowered_upper(found: re.Match[str]) -> str:
 def _lowered_title(found: re.Match[str]) -> str:
     word = found[0]
     return f"{TITLE} {word.lower()}" if len(word) > 1 else word.lower()
-
-
-def mark_fields(fields: Sequence[str]) -> str:
-    """Several fields as one text, each behind ``xxfld`` and its number: ``xxfld 1 a title xxfld 2 an abstract``."""
-    return " ".join(f"{FIELD} {number} {text}" for number, text in enumerate(fields, start=1))

@@ -1,5 +1,6 @@
 """Documents as one stream of tokens, read in parallel by rows that go on where they stopped."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -116,16 +117,14 @@ class StreamTask:
         self._corpus, self._options, self._device = corpus, options, device
         self._n_tokens = min(options.tokens_per_epoch or len(corpus.ids), len(corpus.ids))
         self._length = to_rows(corpus.ids[: self._n_tokens], options.batch_size).shape[1] - 1
-        self.n_batches = max(1, round(self._length / self._mean_length()))
-        if not options.random_bptt:
-            self.n_batches = -(-self._length // options.bptt)
+        if options.random_bptt:
+            self.n_batches = max(1, round(self._length / (options.bptt * (1.0 - HALVED / 2.0))))
+        else:
+            self.n_batches = math.ceil(self._length / options.bptt)
         self.rows_per_batch = options.batch_size * self._length / self.n_batches
         self._rows = torch.empty(0)
         self._ends: Sequence[int] = ()
         self._state: State | None = None
-
-    def _mean_length(self) -> float:
-        return self._options.bptt * (1.0 - HALVED / 2.0)
 
     def identity(self) -> Identity:
         """Tokens of an epoch and of a row; the rest is in the options."""

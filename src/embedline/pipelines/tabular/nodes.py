@@ -58,8 +58,8 @@ def train(
     encoded: Frame, encoder: dict[str, Any], network: NetworkOptions, training: TrainingOptions
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train the network, one for each seed; the bundle, and the history of the training."""
-    from embedline.tables.figures import history_frame
     from embedline.tables.learner import train_network
+    from embedline.training.figures import history_frame
 
     bundle, history = train_network(
         nw.from_native(encoded, eager_only=True), Encoder.model_validate(encoder), network, training

@@ -15,7 +15,7 @@ from embedline.text.predicting import PredictionOptions
 from embedline.text.report import ReportOptions
 from embedline.text.samples import SampleOptions
 from embedline.text.tokens import TokenOptions
-from embedline.text.vocabulary import Vocabulary, VocabularyOptions
+from embedline.text.vocabulary import VocabularyOptions, load_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def fit_vocabulary(
     split: SplitOptions,
     vocabulary: VocabularyOptions,
 ) -> dict[str, Any]:
-    """Choose the words of the models by their frequency in the training texts; JSON values of :class:`Vocabulary`."""
+    """Choose the words of the models by their frequency in the training texts; JSON values of a vocabulary."""
     from embedline.text.vocabulary import fit_vocabulary as fit
 
     fitted = fit(tokens, lexicon, split, rules.rules, vocabulary)
@@ -52,7 +52,7 @@ def numericalize(
     """Ids of each document's tokens, with the documents that are held out of training as the part ``validation``."""
     from embedline.text.vocabulary import numericalize as to_ids
 
-    return to_ids(tokens, lexicon, Vocabulary.model_validate(vocabulary), split)
+    return to_ids(tokens, lexicon, load_vocabulary(vocabulary), split)
 
 
 def train_language_model(
@@ -64,8 +64,9 @@ def train_language_model(
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train the language model on training and unlabelled texts; the bundle, and the history of the training."""
     from embedline.text.language_learner import train_language_model as fit
+    from embedline.training.figures import history_frame
 
-    bundle, history = fit(ids, Vocabulary.model_validate(vocabulary), tokens, network, training)
+    bundle, history = fit(ids, load_vocabulary(vocabulary, tokens.rules), tokens, network, training)
     figures = bundle.metrics
     logger.info(
         "Language model of %s words: perplexity %s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
@@ -90,8 +91,9 @@ def train_classifier(
 ) -> tuple[Bundle, pl.DataFrame]:
     """Fine-tune the language model's encoder into a classifier; the bundle, and the history of all stages."""
     from embedline.text.classifier_learner import train_classifier as fit
+    from embedline.training.figures import history_frame
 
-    bundle, history = fit(ids, Vocabulary.model_validate(vocabulary), classes, language_model, network, training)
+    bundle, history = fit(ids, load_vocabulary(vocabulary), classes, language_model, network, training)
     figures = bundle.metrics
     logger.info(
         "Classifier: validation accuracy %s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
@@ -103,11 +105,6 @@ def train_classifier(
         figures["precision"],
     )
     return bundle, history_frame(history)
-
-
-def history_frame(history: list[dict[str, float]]) -> pl.DataFrame:
-    """Records of a training as a frame; null where a figure was not measured."""
-    return pl.DataFrame(history, infer_schema_length=None)
 
 
 def train_baseline(
@@ -139,7 +136,7 @@ def evaluate(
     from embedline.text.report import evaluate as compare
     from embedline.text.vocabulary import unknown_shares
 
-    vocabulary = Vocabulary.model_validate(model.encoder["vocabulary"])
+    vocabulary = load_vocabulary(model.encoder["vocabulary"])
     described = {
         "size": len(vocabulary),
         "fitted_on": list(vocabulary.fitted_on),
