@@ -1,5 +1,6 @@
 """Checks of canonical frames when they are saved: the contract between the dataset pipelines and the learners."""
 
+from collections.abc import Callable
 from typing import Any
 
 import narwhals as nw
@@ -86,6 +87,90 @@ class DocumentsContract:
                 row = faulty.select("document_id", "label", "part").rows(named=True)[0]
                 raise DataError(f"{self.frame}: {row} has {fault}")
         return data
+
+
+class RatingsContract:
+    """Catalog ``validator:`` for ``<source>.ratings``: a row a rating, no user and item twice.
+
+    ``user`` and ``item`` are text or whole numbers, ``rating`` is a finite number. ``timestamp``, where it is there, is
+    whole seconds since 1970 or a date, and may be missing in rows. Further columns may be there.
+
+    Args:
+        frame: name of the dataset, for the message.
+    """
+
+    columns = ("user", "item", "rating")
+
+    def __init__(self, frame: str) -> None:
+        self.frame = frame
+
+    def validate(self, data: Any) -> Any:
+        """Return ``data`` unchanged, or raise a DataError that names the column and an offending row."""
+        frame = nw.from_native(data, eager_only=True)
+        keys = ["user", "item"]
+        TableContract(self.frame, required=list(self.columns), not_null=list(self.columns)).validate(data)
+        for name in keys:
+            _check_type(frame, name, _is_id, "text or whole numbers", self.frame)
+        _check_type(frame, "rating", lambda dtype: dtype.is_numeric(), "numbers", self.frame)
+        if "timestamp" in frame.columns and not frame.get_column("timestamp").is_null().all():
+            _check_type(frame, "timestamp", _is_time, "whole seconds since 1970 or dates", self.frame)
+        if frame.schema["rating"].is_float():
+            infinite = frame.filter(~nw.col("rating").is_finite()).head(1)
+            if len(infinite):
+                row = infinite.select(*self.columns).rows(named=True)[0]
+                raise DataError(f"{self.frame}: {row} has a rating that is not finite")
+        # Not TableContract's check: that hashes all pairs, which takes 4 GB for 25 million ratings; sorting takes 1 GB.
+        text = [name for name in keys if frame.schema[name] == nw.Categorical]  # which pandas does not put in order
+        pairs = frame.select(keys).with_columns(nw.col(name).cast(nw.String) for name in text)
+        if not _rises(pairs, keys) and not _rises(pairs.sort(keys), keys):
+            example = pairs.filter(pairs.is_duplicated()).rows(named=True)[0]
+            raise DataError(f"{self.frame}: {example} occurs more than once")
+        return data
+
+
+class ItemsContract:
+    """Catalog ``validator:`` for ``<source>.items``, a row an item: ``item``, ``title``, ``genres`` (lists of text).
+
+    An item without a genre has an empty list. Further columns may be there.
+
+    Args:
+        frame: name of the dataset, for the message.
+    """
+
+    columns = ("item", "title", "genres")
+
+    def __init__(self, frame: str) -> None:
+        self.frame = frame
+
+    def validate(self, data: Any) -> Any:
+        """Return ``data`` unchanged, or raise a DataError that names the column and an offending row."""
+        columns = list(self.columns)
+        TableContract(self.frame, required=columns, unique=["item"], not_null=columns).validate(data)
+        frame = nw.from_native(data, eager_only=True)
+        _check_type(frame, "item", _is_id, "text or whole numbers", self.frame)
+        _check_type(frame, "title", lambda dtype: dtype == nw.String, "text", self.frame)
+        _check_type(frame, "genres", _is_list_of_text, "lists of text", self.frame)
+        return data
+
+
+def _check_type(
+    frame: nw.DataFrame[Any], name: str, accepts: Callable[[nw.dtypes.DType], bool], noun: str, dataset: str
+) -> None:
+    dtype = frame.schema[name]
+    if not accepts(dtype):
+        raise DataError(f"{dataset}: column {name!r} has the type {dtype}; it holds {noun}")
+
+
+def _is_id(dtype: nw.dtypes.DType) -> bool:
+    return dtype.is_integer() or dtype in (nw.String, nw.Categorical)
+
+
+def _is_time(dtype: nw.dtypes.DType) -> bool:
+    return dtype.is_integer() or dtype in (nw.Date, nw.Datetime)
+
+
+def _is_list_of_text(dtype: nw.dtypes.DType) -> bool:
+    return dtype in (nw.List(nw.String), nw.Object)  # pandas keeps lists as objects, and cannot tell of what
 
 
 def _rises(frame: nw.DataFrame[Any], keys: list[str]) -> bool:

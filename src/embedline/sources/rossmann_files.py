@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import posixpath
 from collections.abc import Mapping
 
 from embedline.errors import DataError
 from embedline.sources.archive import read_members
+from embedline.sources.checksums import check_sha256
 from embedline.sources.rossmann_folders import WEATHER_COLUMNS, concat_trends, concat_weather
 
 TABLE_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -67,7 +67,7 @@ def read_tables(source: str, *, verify: bool = True) -> dict[str, bytes]:
     tables = checked_tables({name: content for name, content in contents.items() if content is not None}, source)
     if verify:
         for name, expected in ORIGINAL_SHA256.items():
-            _check_sha256(name, tables[name], expected, source)
+            check_sha256(f"{name}.csv", tables[name], expected, source=source, whose="Kaggle's file")
     return tables
 
 
@@ -150,12 +150,3 @@ def _check_columns(name: str, data: bytes, source: str) -> None:
         raise DataError(f"{name}.csv in {source} lacks {columns} {', '.join(missing)}; it has {', '.join(header)}")
     if not rows.strip():
         raise DataError(f"{name}.csv in {source} has a header but no rows")
-
-
-def _check_sha256(name: str, data: bytes, expected: str, source: str) -> None:
-    found = hashlib.sha256(data).hexdigest()
-    if found != expected:
-        raise DataError(
-            f"{name}.csv in {source} is not Kaggle's file: its sha256 is {found}, expected {expected}; "
-            "to use another version of the data, turn the check off (verify: false)"
-        )

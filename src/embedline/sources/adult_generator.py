@@ -1,0 +1,158 @@
+"""A generator of incomes in the layout of the UCI Adult files, for runs and tests without the real ones.
+
+The people are invented: no result on them says anything about real ones. The incomes follow the law of
+`embedline.sources.adult_law`, so that `bayes_accuracy` and `bayes_log_loss` are what a perfect model reaches.
+
+The files have the real ones' columns, names of categories and quirks: no header, ``, `` between the fields, ``?`` for
+missing, an empty last line; a comment in the first line of ``adult.test`` and a full stop after its labels. Workclass
+and occupation are missing together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from embedline.sources.adult_law import OCCUPATIONS, expected_accuracy, expected_log_loss, log_odds, probability
+from embedline.sources.adult_table import CATEGORICAL, COLUMNS, LABELS
+
+EDUCATION = (
+    *("Preschool", "1st-4th", "5th-6th", "7th-8th", "9th", "10th", "11th", "12th", "HS-grad", "Some-college"),
+    *("Assoc-voc", "Assoc-acdm", "Bachelors", "Masters", "Prof-school", "Doctorate"),
+)
+"""By ``education_num``, from 1."""
+
+_EDUCATION_WEIGHTS = (1, 3, 5, 10, 8, 14, 18, 7, 160, 110, 21, 16, 82, 26, 9, 6)
+_WORKCLASS = {
+    **{"Private": 70, "Self-emp-not-inc": 8, "Local-gov": 6, "?": 6, "State-gov": 4, "Self-emp-inc": 3},
+    **{"Federal-gov": 3, "Without-pay": 0.1},
+}
+_OCCUPATION_WEIGHTS = (13, 13, 11, 3, 2, 12, 13, 5, 6, 4, 3, 11, 0.1, 0.5)  # in the order of the law
+_RACE = {"White": 85, "Black": 10, "Asian-Pac-Islander": 3, "Amer-Indian-Eskimo": 1, "Other": 1}
+_COUNTRY = {"United-States": 90, "Mexico": 2, "?": 2, "Philippines": 1, "Germany": 1, "Canada": 1, "India": 1}
+_HOURS = {40: 47, 50: 9, 45: 6, 60: 5, 35: 4, 20: 4, 30: 4, 55: 2, 25: 2, 48: 2, 38: 2, 15: 1, 70: 1, 80: 0.5, 99: 0.3}
+_ALONE = {"Not-in-family": 48, "Own-child": 27, "Unmarried": 19, "Other-relative": 6}
+
+
+class GeneratorOptions(BaseModel):
+    """How many people to generate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_data: int = Field(default=3000, ge=20, description="rows of adult.data")
+    n_test: int = Field(default=1500, ge=20, description="rows of adult.test")
+    seed: int = Field(default=0, ge=0)
+
+
+def generate_files(options: GeneratorOptions) -> dict[str, bytes]:
+    """Generate ``adult.data`` and ``adult.test``; equal options give equal bytes.
+
+    The files are drawn apart from each other: more rows in one change nothing in the other.
+    """
+    data, test = (_lines(people) for people in _draw(options).values())
+    comment = "|1x3 Cross validator"
+    return {
+        "adult.data": ("\n".join(data) + "\n\n").encode(),
+        "adult.test": ("\n".join([comment, *(f"{line}." for line in test)]) + "\n\n").encode(),
+    }
+
+
+def bayes_accuracy(options: GeneratorOptions) -> float:
+    """Return the accuracy that a perfect model expects on the rows of ``adult.test``; no classifier can expect more.
+
+    On the labels as drawn one can be a little luckier, see `perfect_accuracy`.
+    """
+    return expected_accuracy(log_odds(_draw(options)["adult.test"]))
+
+
+def bayes_log_loss(options: GeneratorOptions) -> float:
+    """Return the log-loss, in nats, that a perfect model expects on the rows of ``adult.test``."""
+    return expected_log_loss(log_odds(_draw(options)["adult.test"]))
+
+
+def perfect_accuracy(options: GeneratorOptions) -> float:
+    """Return the share of the rows of ``adult.test`` whose likelier income is their label.
+
+    A model is compared with this on the same rows: the luck of the draw is in both.
+    """
+    test = _draw(options)["adult.test"]
+    return float(np.mean((log_odds(test) > 0) == (test["income"] == LABELS[1]).to_numpy()))
+
+
+def _draw(options: GeneratorOptions) -> dict[str, pl.DataFrame]:
+    """Return the people of each file: the columns of `COLUMNS`, null where a category is missing."""
+    seeds = np.random.SeedSequence(options.seed).spawn(2)
+    sizes = {"adult.data": options.n_data, "adult.test": options.n_test}
+    return {
+        file: _people(size, np.random.default_rng(seed))
+        for (file, size), seed in zip(sizes.items(), seeds, strict=True)
+    }
+
+
+def _people(n: int, rng: np.random.Generator) -> pl.DataFrame:
+    age = np.clip(np.rint(17 + rng.gamma(2.4, 9.0, n)), 17, 90).astype(np.int64)
+    is_male = rng.random(n) < 0.67
+    marital = _marital_statuses(age, rng)
+    level = 1 + rng.choice(len(EDUCATION), size=n, p=_shares(_EDUCATION_WEIGHTS))
+    workclass = _pick(_WORKCLASS, n, rng)
+    occupation = _pick(dict(zip(OCCUPATIONS, _OCCUPATION_WEIGHTS, strict=True)), n, rng)
+    columns = {
+        "age": age,
+        "workclass": workclass,
+        "fnlwgt": np.rint(np.clip(np.exp(rng.normal(12.0, 0.55, n)), 12_285, 1_484_705)).astype(np.int64),
+        "education": np.array(EDUCATION)[level - 1],
+        "education_num": level,
+        "marital_status": marital,
+        "occupation": np.where(workclass == "?", "?", occupation),
+        "relationship": _relationships(marital, is_male, rng),
+        "race": _pick(_RACE, n, rng),
+        "sex": np.where(is_male, "Male", "Female"),
+        "capital_gain": _amounts(n, share=0.083, median=6000, spread=1.0, most=99_999, rng=rng),
+        "capital_loss": _amounts(n, share=0.047, median=1880, spread=0.25, most=4356, rng=rng),
+        "hours_per_week": _pick(_HOURS, n, rng),
+        "native_country": _pick(_COUNTRY, n, rng),
+    }
+    missing = pl.col(*CATEGORICAL) != "?"
+    people = pl.DataFrame(columns).with_columns(pl.when(missing).then(pl.col(*CATEGORICAL)))
+    is_rich = rng.random(n) < probability(log_odds(people))
+    return people.with_columns(income=pl.Series(np.where(is_rich, LABELS[1], LABELS[0])))
+
+
+def _marital_statuses(age: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.str_]:
+    """The older, the more have married, and the more are no longer."""
+    ever = rng.random(len(age)) < 1 - np.exp(-np.maximum(age - 19, 0) / 11.0)
+    statuses = ["Married-civ-spouse", "Divorced", "Separated", "Widowed", "Married-spouse-absent", "Married-AF-spouse"]
+    later = rng.choice(statuses, size=len(age), p=_shares((69, 20, 4.5, 4.5, 1.9, 0.1)))
+    return np.where(ever, later, "Never-married")
+
+
+def _relationships(marital: NDArray[np.str_], is_male: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.str_]:
+    spouse = np.where(is_male, "Husband", "Wife")
+    return np.where(marital == "Married-civ-spouse", spouse, _pick(_ALONE, len(marital), rng))
+
+
+def _amounts(
+    n: int, *, share: float, median: float, spread: float, most: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return dollars: 0 for most people, log-normal for a share of them, cut off at ``most`` as in the originals."""
+    drawn = np.rint(np.minimum(median * np.exp(spread * rng.standard_normal(n)), most))
+    return np.where(rng.random(n) < share, np.maximum(drawn, 1), 0).astype(np.int64)
+
+
+def _pick(weights: Mapping[str, float] | Mapping[int, float], n: int, rng: np.random.Generator) -> NDArray[Any]:
+    return rng.choice(np.array(list(weights)), size=n, p=_shares(tuple(weights.values())))
+
+
+def _shares(weights: tuple[float, ...]) -> NDArray[np.float64]:
+    return np.array(weights, dtype=np.float64) / sum(weights)
+
+
+def _lines(people: pl.DataFrame) -> list[str]:
+    """Return the rows as the files have them: fields separated by ``, ``, ``?`` for missing."""
+    texts = people.select(pl.col(COLUMNS).cast(pl.String).fill_null("?"))
+    return texts.select(pl.concat_str(COLUMNS, separator=", ")).to_series().to_list()

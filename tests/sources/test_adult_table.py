@@ -1,0 +1,114 @@
+"""The two Adult files as a table: their quirks, and the line that is at fault where one is."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from embedline.errors import DataError
+from embedline.sources.adult_files import acquire_files
+from embedline.sources.adult_generator import GeneratorOptions
+from embedline.sources.adult_table import COLUMNS, NUMERIC, TABLE_SCHEMA, read_table
+
+LINE = (
+    "39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, White, Male, 2174, 0, 40, Peru, "
+)
+VALUES = (
+    *(39, "State-gov", 77516, "Bachelors", 13, "Never-married", "Adm-clerical", "Not-in-family", "White", "Male"),
+    *(2174, 0, 40, "Peru"),
+)
+DATA = (LINE + "<=50K\n" + LINE.replace("State-gov", "?").replace("Peru", "?") + ">50K\n\n").encode()
+TEST = ("|1x3 Cross validator\n" + LINE + "<=50K.\n" + LINE + ">50K.\n\n").encode()
+
+
+def test_both_files_become_one_table() -> None:
+    table = read_table({"adult.data": DATA, "adult.test": TEST})
+    second = list(VALUES)
+    second[1] = second[13] = None
+    assert table.rows() == [
+        (0, *VALUES, "<=50K", "data"),
+        (1, *second, ">50K", "data"),
+        (2, *VALUES, "<=50K", "test"),
+        (3, *VALUES, ">50K", "test"),
+    ]
+    assert dict(table.schema) == TABLE_SCHEMA
+    assert table.columns == ["Id", *COLUMNS, "file"]
+    assert [name for name, dtype in table.schema.items() if dtype == pl.Int64] == [
+        "Id",
+        *(column for column in COLUMNS if column in NUMERIC),
+    ]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DATA.rstrip(),
+        DATA.replace(b"\n", b"\r\n"),
+        b"\n" + DATA + b"\n \n",
+        DATA.replace(b", ", b","),
+        b"\xef\xbb\xbf" + DATA,
+    ],
+)
+def test_line_ends_blank_lines_and_separators_do_not_matter(data: bytes) -> None:
+    expected = read_table({"adult.data": DATA, "adult.test": TEST})
+    assert read_table({"adult.data": data, "adult.test": TEST}).equals(expected)
+
+
+def test_a_missing_number_is_missing() -> None:
+    data = (LINE.replace("77516", "?").replace("2174", "") + "<=50K\n").encode()
+    table = read_table({"adult.data": data, "adult.test": TEST})
+    assert table.row(0, named=True) | {"fnlwgt": 77516, "capital_gain": 2174} == {
+        **dict(zip(COLUMNS, (*VALUES, "<=50K"), strict=True)),
+        **{"Id": 0, "file": "data"},
+    }
+    assert table["fnlwgt"][0] is None and table["capital_gain"][0] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"adult.data": DATA + b"1, 2\n"},
+            "adult.data, line 4: 2 fields instead of 15 (age, workclass, fnlwgt, education, education_num, ",
+        ),
+        ({"adult.data": (LINE + "<=50K, x").encode()}, "adult.data, line 1: 16 fields instead of 15 (age, "),
+        (
+            {"adult.test": TEST.replace(b"39, ", b"39.5, ")},
+            "adult.test, line 2: age is '39.5', not a whole number",
+        ),
+        (
+            {"adult.test": TEST.replace(b"2174", b"1" * 19)},
+            f"adult.test, line 2: capital_gain is '{'1' * 19}', not a whole number",
+        ),
+        (
+            {"adult.test": TEST.replace(b">50K.", b"50K.")},
+            "adult.test, line 3: income is '50K.', neither <=50K nor >50K",
+        ),
+        ({"adult.data": (LINE + "?").encode()}, "adult.data, line 1: income is '?', neither <=50K nor >50K"),
+        ({"adult.data": b"|nothing\n\n"}, "adult.data holds no rows"),
+        ({"adult.test": b""}, "adult.test holds no rows"),
+        ({"adult.data": "é".encode("latin-1")}, "adult.data is not UTF-8 text: 'utf-8' codec can't decode byte 0xe9"),
+    ],
+)
+def test_faults_name_file_line_and_value(change: dict[str, bytes], message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_table({"adult.data": DATA, "adult.test": TEST, **change})
+    assert str(caught.value).startswith(message)
+
+
+def test_the_real_table(real_data: Path) -> None:
+    table = read_table(acquire_files(str(real_data / "adult.zip"), generator=GeneratorOptions()))
+    assert table["Id"].to_list() == list(range(48_842)) and dict(table.schema) == TABLE_SCHEMA
+    data, test = (table.filter(pl.col("file") == file) for file in ("data", "test"))
+    assert (len(data), len(test)) == (32_561, 16_281)
+    missing = {"workclass": 1836, "occupation": 1843, "native_country": 583}
+    assert {name: count for name, count in data.null_count().row(0, named=True).items() if count} == missing
+    missing = {"workclass": 963, "occupation": 966, "native_country": 274}
+    assert {name: count for name, count in test.null_count().row(0, named=True).items() if count} == missing
+    assert (data["income"] == ">50K").sum() == 7841 and (test["income"] == ">50K").sum() == 3846
+    assert (data["income"] == ">50K").mean() == pytest.approx(0.2408, abs=1e-4)
+    assert table["income"].unique().sort().to_list() == ["<=50K", ">50K"]
+    assert data["age"].mean() == pytest.approx(38.5816, abs=1e-4)
+    assert data["capital_gain"].max() == 99_999 and data["education"].n_unique() == 16
+    assert table.row(0)[1:5] == (39, "State-gov", 77516, "Bachelors")
+    assert table.row(32_561)[:4] == (32_561, 25, "Private", 226_802)
