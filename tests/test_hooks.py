@@ -7,7 +7,8 @@ import mlflow
 import pytest
 
 from embedline.errors import DataError
-from embedline.hooks import ParameterCheck, _create_database, _flatten, _unread
+from embedline.hooks import _create_database, _flatten, _tracked
+from embedline.parameter_hooks import ParameterCheck, _unread
 
 READ = {"shop.training", "shop.split", "shop.features.windows", "seed"}
 
@@ -67,3 +68,9 @@ def test_the_tracking_database_is_whole_or_not_there(tmp_path: Path, monkeypatch
     _create_database(f"sqlite:///{path}")  # one that is there stays as it is
     assert path.read_bytes() == content and list(path.parent.iterdir()) == [path]
     _create_database("https://tracking.example")  # a server makes its own
+
+
+def test_names_become_such_as_mlflow_takes() -> None:
+    assert _tracked("adult.baselines.lightgbm.>50K") == "adult.baselines.lightgbm._50K"
+    assert _tracked("school.targets.Grade (A-F).log_loss") == "school.targets.Grade _A-F_.log_loss"
+    assert _tracked("größe.rmse") == "größe.rmse"

@@ -21,6 +21,7 @@ USES_KEDRO = {
     "datasets",
     "running",
     "hooks",
+    "parameter_hooks",
     "settings",
     "cli",
     "commands",
@@ -33,11 +34,12 @@ MAY_IMPORT = {  # own packages that each package may import, besides itself
     "training": {"errors"},
     "tables": {"errors", "training"},
     "text": {"errors", "training"},
+    "ratings": {"errors", "training"},
     "frames": {"errors"},
     "sources": {"errors"},
     "datasets": {"errors", "training"},
     "running": set(),  # another Kedro project can copy it
-    "pipelines": {"errors", "sources", "frames", "tables", "text", "training"},
+    "pipelines": {"errors", "sources", "frames", "tables", "text", "ratings", "training"},
 }
 
 

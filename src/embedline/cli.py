@@ -12,6 +12,7 @@ from kedro.validation.exceptions import DataValidationError, ParameterValidation
 
 from embedline.commands import generate, predict
 from embedline.errors import DataError
+from embedline.recommend_command import recommend
 from embedline.running import RunInterrupted, RunnerError
 from embedline.running.commands import incremental, prune, why
 
@@ -45,5 +46,5 @@ def _in_one_line(command: click.Command) -> click.Command:
 
 
 run = _in_one_line(incremental(kedro_run))
-for _command in (run, *map(_in_one_line, (why, prune, predict, generate))):
+for _command in (run, *map(_in_one_line, (why, prune, predict, generate, recommend))):
     cli.add_command(_command)

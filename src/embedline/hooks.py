@@ -1,9 +1,9 @@
-"""Hooks of every run: misspelt parameters stop it, trainings keep checkpoints, and MLflow learns what was done."""
+"""Hooks of every run: trainings keep checkpoints, and MLflow learns what was done."""
 
-import difflib
 import json
 import logging
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,6 @@ from typing import Any
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
-from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
@@ -24,48 +23,7 @@ from embedline.running import RunInterrupted, RunReport
 
 logger = logging.getLogger(__name__)
 
-RUN_KEYS = {"data_root", "tracking_root", "checkpoint_seconds"}  # read by the configuration itself and by these hooks
 TAG_LENGTH = 5000  # MLflow refuses longer tags; the artifact run.json has everything
-
-
-class ParameterCheck:
-    """Refuse a parameter that no registered pipeline reads: a misspelt block would otherwise be ignored in silence.
-
-    Keys inside a block are checked by the block's own pydantic model.
-    """
-
-    @hook_impl
-    def after_catalog_created(self, parameters: dict[str, Any]) -> None:
-        """Compare every parameter with the ``params:`` inputs of all pipelines."""
-        read = {
-            name.removeprefix("params:")
-            for pipeline in _all_pipelines()
-            for name in pipeline.inputs()
-            if name.startswith("params:")
-        }
-        unread = sorted(_unread(parameters["parameters"], read))
-        if unread:
-            hints = difflib.get_close_matches(unread[0], read, n=1)
-            hint = f": did you mean {hints[0]!r}?" if hints else f"; these are read: {', '.join(sorted(read))}"
-            raise DataError(f"no pipeline reads the parameter {unread[0]!r}{hint}")
-
-
-def _all_pipelines() -> Iterable[Pipeline]:
-    from embedline.pipeline_registry import register_pipelines
-
-    return register_pipelines().values()
-
-
-def _unread(parameters: Mapping[str, Any], read: set[str], prefix: str = "") -> Iterable[str]:
-    """Names of the outermost parameters that are not read, nor hold or belong to one that is."""
-    for key, value in parameters.items():
-        name = f"{prefix}{key}"
-        if name in read or (not prefix and (name in RUN_KEYS or name.startswith("_"))):
-            continue  # a key that starts with _ is a template in YAML
-        if isinstance(value, Mapping) and any(other.startswith(f"{name}.") for other in read):
-            yield from _unread(value, read, prefix=f"{name}.")
-        else:
-            yield name
 
 
 class Checkpoints:
@@ -144,7 +102,7 @@ class Tracking:
             for key, value in _flatten(block.model_dump(mode="json"))
         }
         if settings:
-            mlflow.log_params({name: str(value)[:6000] for name, value in settings.items()})
+            mlflow.log_params({_tracked(name): str(value)[:6000] for name, value in settings.items()})
         self._listen(mlflow, node.namespace)
 
     def _listen(self, mlflow: Any, namespace: str | None) -> None:
@@ -154,7 +112,8 @@ class Tracking:
         run_id = mlflow.active_run().info.run_id
 
         def log(figures: dict[str, float], step: int) -> None:
-            mlflow.log_metrics({prefix + name: value for name, value in figures.items()}, step=step, run_id=run_id)
+            named = {_tracked(prefix + name): value for name, value in figures.items()}
+            mlflow.log_metrics(named, step=step, run_id=run_id)
 
         self._listening.close()
         self._listening.enter_context(progress.listening(log))
@@ -209,7 +168,7 @@ class Tracking:
         source = dataset_name.rsplit(".", 1)[0]
         if kind == "metrics":
             numbers = {name: value for name, value in _flatten(data) if isinstance(value, int | float)}
-            mlflow.log_metrics({source + name: float(value) for name, value in numbers.items()})
+            mlflow.log_metrics({_tracked(source + name): float(value) for name, value in numbers.items()})
         elif kind == "figure":
             mlflow.log_figure(data, f"{dataset_name.replace('.', '/')}.html")
 
@@ -255,6 +214,11 @@ def _flatten(values: Mapping[str, Any], prefix: str = ".") -> Iterable[tuple[str
             yield from _flatten(value, prefix=f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _tracked(name: str) -> str:
+    """A name that MLflow takes: a class such as ``>50K`` or a column such as ``Grade (A-F)`` may be a part of it."""
+    return re.sub(r"[^\w.\- :/]", "_", name)
 
 
 def _git_state(project: Path) -> dict[str, str]:

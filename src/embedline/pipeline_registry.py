@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Pipeline
 
-from embedline.pipelines import imdb, rossmann, tabular, text
+from embedline.pipelines import adult, imdb, movielens, ratings, rossmann, tabular, text
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -17,8 +17,15 @@ def register_pipelines() -> dict[str, Pipeline]:
         "rossmann_notebook": features + notebook,
         "rossmann_forecast": features + forecast + rossmann.create_submission_pipeline("rossmann_forecast.forecast"),
         "imdb": imdb.create_pipeline() + text.create_pipeline("imdb"),
+        "movielens": movielens.create_pipeline() + ratings.create_pipeline("movielens", users=True),
+        "adult": adult.create_pipeline() + tabular.create_pipeline("adult"),
+        # The nine variables of the seeds, on the same table.
+        "adult_nine": adult.create_pipeline() + tabular.create_pipeline("adult_nine", table="adult.table"),
     }
     pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
+    pipelines["imdb_finder"] = text.create_finder_pipeline("imdb")
+    folds = ratings.create_cross_validation_pipeline("movielens", users=True)
+    pipelines["movielens_folds"] = movielens.create_pipeline() + folds
     # Reads texts of yours and a model that is there: no part of a run of everything.
     pipelines["imdb_predict"] = text.create_prediction_pipeline("imdb")
     return pipelines

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from embedline.hooks import Checkpoints, ParameterCheck, Tracking
+from embedline.hooks import Checkpoints, Tracking
+from embedline.parameter_hooks import ParameterCheck, ParameterDefaults
 from embedline.running import IncrementalSession
 
 
@@ -17,7 +18,7 @@ def _project_path(relative: str = "") -> str:
     return (_project_root() / relative).as_posix()
 
 
-HOOKS = (ParameterCheck(), Checkpoints(), Tracking())
+HOOKS = (ParameterDefaults(), ParameterCheck(), Checkpoints(), Tracking())
 SESSION_CLASS = IncrementalSession  # runs only what changed; see embedline.running
 
 CONFIG_LOADER_ARGS = {

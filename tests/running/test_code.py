@@ -417,7 +417,7 @@ def test_a_plot_reaches_its_figure_and_no_training(of_node: Callable[[str], Code
     } <= code.definitions.keys()
     assert "plotly" in code.libraries
     assert not {"torch", "lightgbm", "accelerate"} & code.libraries.keys()
-    assert not [name for name in code.definitions if ".training." in name]
+    assert not [name for name in code.definitions if ".training.loop." in name or ".learner." in name]
     assert "embedline.tables.figures.training_figure" not in code.definitions
 
 

@@ -9,9 +9,11 @@ import polars as pl
 import pytest
 import torch
 
-from embedline.tables.arrays import invert_target, part_of, to_arrays, transform_target
+from embedline.tables.arrays import part_of, to_arrays
 from embedline.tables.columns import Columns
-from embedline.tables.encoder import EncodingOptions, TargetScale, encode, fit_encoder
+from embedline.tables.encoder import encode, fit_encoder
+from embedline.tables.options import EncodingOptions
+from embedline.tables.targets import TargetScale, invert_target, transform_target
 
 COLUMNS = Columns(categorical=("k", "j"), continuous=("x",), target="y")
 

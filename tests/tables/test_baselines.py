@@ -12,11 +12,12 @@ from law import NOISE, sales_table
 from embedline.errors import DataError
 from embedline.tables.baselines import group_mean_predictions, tree_predictions
 from embedline.tables.columns import EVALUATE, TRAIN, Columns, Split, assign_parts
-from embedline.tables.encoder import EncodingOptions, encode, fit_encoder
-from embedline.tables.options import TreeOptions
+from embedline.tables.encoder import encode, fit_encoder
+from embedline.tables.options import EncodingOptions, TreeOptions
+from embedline.tables.targets import TargetScale
 from embedline.training.metrics import rmspe
 
-COLUMNS = Columns(categorical=("shop",), target="sales")
+SALES = TargetScale(column="sales", transform="none", mean=0.0, std=1.0, maximum=1.0)
 ROWS: dict[str, list[Any]] = {
     "shop": [1, 1, 1, 2, None, 1, 1, 2, 9, None],
     "day": ["a", "a", "b", "a", "a", "a", "c", "b", "a", "a"],
@@ -45,7 +46,7 @@ def _rows(make: Any) -> Any:
     ],
 )
 def test_an_unseen_group_falls_back_level_by_level(make: Any, group_by: tuple[str, ...], expected: list[float]) -> None:
-    predicted = group_mean_predictions(_rows(make), COLUMNS, group_by)
+    predicted = group_mean_predictions(_rows(make), SALES, group_by)
     assert predicted.dtype == np.float64
     assert predicted.tolist() == pytest.approx(expected)
 
@@ -53,13 +54,13 @@ def test_an_unseen_group_falls_back_level_by_level(make: Any, group_by: tuple[st
 def test_the_evaluated_rows_own_target_is_not_used() -> None:
     rows = _rows(pl.DataFrame)
     changed = rows.with_columns(nw.when(nw.col("part") == TRAIN).then(nw.col("sales")).otherwise(0.0).alias("sales"))
-    first, second = (group_mean_predictions(frame, COLUMNS, ("shop", "day")) for frame in (rows, changed))
+    first, second = (group_mean_predictions(frame, SALES, ("shop", "day")) for frame in (rows, changed))
     assert first.tolist() == second.tolist()
 
 
 def test_a_group_column_that_is_missing_is_named() -> None:
-    with pytest.raises(DataError, match="the table has no column 'weekday'"):
-        group_mean_predictions(_rows(pl.DataFrame), COLUMNS, ("shop", "weekday"))
+    with pytest.raises(DataError, match=r"the table has no column 'weekday', which baselines\.group_by names"):
+        group_mean_predictions(_rows(pl.DataFrame), SALES, ("shop", "weekday"))
 
 
 @pytest.mark.parametrize("transform", ["log", "none"])
@@ -70,16 +71,17 @@ def test_trees_beat_the_mean_by_far_and_keep_the_order_of_rows(transform: Any) -
     train = parts.filter(nw.col("part") == TRAIN)
     encoder = fit_encoder(train, columns, EncodingOptions(target_transform=transform))
     options = TreeOptions(n_estimators=150, learning_rate=0.1, num_leaves=15, min_child_samples=10)
-    predicted, figures = tree_predictions(encode(parts, encoder), encoder, options)
+    trees, figures = tree_predictions(encode(parts, encoder), encoder, options)
+    predicted = trees["sales"]
     actual = parts.filter(nw.col("part") == EVALUATE).get_column("sales").to_numpy()
     mean = np.full(len(actual), train.get_column("sales").mean())
     error = rmspe(actual, predicted)
     assert NOISE < error < 4 * NOISE
     assert error < 0.2 * rmspe(actual, mean)
-    assert figures["rows"] == 2400
+    assert figures["train_rows"] == 2400
     assert figures["seconds"] > 0
     again, _ = tree_predictions(encode(parts, encoder), encoder, options)
-    assert np.array_equal(again, predicted)
+    assert np.array_equal(again["sales"], predicted)
 
 
 def test_trees_need_a_target() -> None:

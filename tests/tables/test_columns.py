@@ -116,7 +116,10 @@ def test_the_table_itself_is_not_changed(engine: str) -> None:
             {"kind": "window", "column": "day", "start": date(2019, 1, 1), "end": date(2020, 1, 1)},
             r"'start': datetime.date\(2019, 1, 1\).*leaves no labelled row to train",
         ),
-        ({"kind": "column", "column": "city", "value": "q"}, "the table has no column 'city'; it has"),
+        (
+            {"kind": "column", "column": "city", "value": "q"},
+            "the table has no column 'city', which split.column names: It has",
+        ),
         ({"kind": "column", "column": "shop", "value": 3}, "split.value 3 is not of the type of column 'shop', String"),
         (
             {"kind": "window", "column": "shop", "start": date(2019, 1, 1), "end": date(2020, 1, 1)},
@@ -135,14 +138,16 @@ def test_a_split_that_cannot_be_made_says_why(engine: str, split: dict[str, Any]
 
 @ENGINES
 def test_a_table_without_its_target_is_refused(engine: str) -> None:
-    with pytest.raises(DataError, match=r"the table has no column 'price'; it has \['day'"):
+    with pytest.raises(DataError, match=r"the table has no column 'price', which columns.target names: It has \['day'"):
         assign_parts(_table(engine), Columns(categorical=("shop",), target="price"), Split(kind="none"))
 
 
 def test_require_columns_names_all_that_are_missing() -> None:
-    with pytest.raises(DataError, match=r"^sales\.csv has no column 'x', 'y'; it has"):
-        require_columns(_table("polars"), ("x", "shop", "y"), what="sales.csv")
-    require_columns(_table("polars"), ("shop",), what="sales.csv")
+    with pytest.raises(DataError, match=r"^sales\.csv has no column 'x', 'y', which columns\.id names: It has"):
+        require_columns(_table("polars"), ("x", "shop", "y"), what="sales.csv", key="columns.id")
+    with pytest.raises(DataError, match=r"no column 'shops', which columns\.id names: did you mean 'shop'\? It has"):
+        require_columns(_table("polars"), ("shops",), what="sales.csv", key="columns.id")
+    require_columns(_table("polars"), ("shop",), what="sales.csv", key="columns.id")
 
 
 @pytest.mark.parametrize(

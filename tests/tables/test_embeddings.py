@@ -10,7 +10,8 @@ from embedline.tables.embeddings import UNKNOWN, embedding_frame, principal_comp
 from embedline.tables.encoder import Encoder
 from embedline.tables.learner import build_network, network_config
 from embedline.tables.options import NetworkOptions
-from embedline.tables.scales import Scale, TargetScale
+from embedline.tables.scales import Scale
+from embedline.tables.targets import TargetScale
 from embedline.training.bundle import ModelBundle
 
 ENCODER = Encoder(
@@ -21,7 +22,7 @@ ENCODER = Encoder(
     continuous={"gap": Scale(fill=0.0, mean=0.0, std=1.0)},
     flags=("gap",),
     keys=(),
-    target=TargetScale(column="y", transform="none", mean=0.0, std=1.0, maximum=1.0),
+    targets=(TargetScale(column="y", transform="none", mean=0.0, std=1.0, maximum=1.0),),
 )
 
 

@@ -12,7 +12,9 @@ import pytest
 
 from embedline.errors import DataError
 from embedline.tables.columns import Columns
-from embedline.tables.encoder import Encoder, EncodingOptions, encode, fit_encoder
+from embedline.tables.encoder import Encoder, encode, fit_encoder
+from embedline.tables.options import EncodingOptions
+from embedline.tables.targets import TargetScale
 
 ENGINES = pytest.mark.parametrize("engine", ["polars", "pandas"])
 LOG, NONE = EncodingOptions(target_transform="log"), EncodingOptions()
@@ -85,10 +87,12 @@ def test_scales_are_median_and_population_deviation_after_filling_in(engine: str
 
 @ENGINES
 def test_the_target_is_scaled_in_its_logarithm(engine: str) -> None:
-    target = _fit(engine).target
+    (target,) = _fit(engine).targets
+    assert isinstance(target, TargetScale)
     assert (target.column, target.transform) == ("sales", "log")
     assert (target.mean, target.std, target.maximum) == pytest.approx((1.0, math.sqrt(0.5), 2.0))
-    plain = _fit(engine, options=NONE).target
+    (plain,) = _fit(engine, options=NONE).targets
+    assert isinstance(plain, TargetScale)
     assert plain.maximum == pytest.approx(math.e**2)
     assert plain.std == pytest.approx(float(np.std(TRAIN["sales"])))
 
@@ -121,7 +125,8 @@ def test_a_constant_column_stays_small_where_a_new_value_comes(engine: str) -> N
 
 @ENGINES
 def test_a_constant_target_has_the_scale_one(engine: str) -> None:
-    target = _fit(engine, {**TRAIN, "sales": [0.1] * 4}, NONE).target
+    (target,) = _fit(engine, {**TRAIN, "sales": [0.1] * 4}, NONE).targets
+    assert isinstance(target, TargetScale)
     assert (target.mean, target.std) == pytest.approx((0.1, 1.0))
 
 
@@ -167,6 +172,7 @@ def test_an_encoder_from_json_encodes_alike(engine: str) -> None:
         (pl.Series([3.0, None, float("nan")]), "integer", (3,), [1, 0, 0]),
         (pd.Categorical(["b", None, "a"]), "string", ("a", "b"), [2, 0, 1]),
         (pd.array([True, None, False], dtype="boolean"), "boolean", (False, True), [2, 0, 1]),
+        (np.array([True, np.nan, False], dtype=object), "boolean", (False, True), [2, 0, 1]),
         (pd.array([3, None, 1], dtype="Int64"), "integer", (1, 3), [2, 0, 1]),
         (np.array([3.0, np.nan, 1.0]), "integer", (1, 3), [2, 0, 1]),
         (pd.array(["q", None, "p"], dtype="string[pyarrow]"), "string", ("p", "q"), [2, 0, 1]),
@@ -230,11 +236,17 @@ def test_numbers_that_are_all_missing_become_the_median(nothing: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": [1.5, 2, 3, 4]}, "column 'size' has the type Float64, which cannot be categorical: give it whole"),
-        ({"heat": ["1", "2", "x", "4"]}, "column 'heat' has the type String; a continuous variable or target must be"),
+        (
+            {"size": [1.5, 2, 3, 4]},
+            "column 'size' has the type Float64, which cannot be categorical: give it whole.*columns.categorical",
+        ),
+        (
+            {"heat": ["1", "2", "x", "4"]},
+            "column 'heat' has the type String where numbers are needed: take it out of columns",
+        ),
         ({"gap": [1.0, 2.0, -math.inf, 4.0]}, "column 'gap' holds an infinite value at row 2"),
-        ({"shop": [None] * 4}, "column 'shop' holds only missing values on the training rows"),
-        ({"gap": [None] * 4}, "column 'gap' holds only missing values on the training rows"),
+        ({"shop": [None] * 4}, "column 'shop' holds only missing values on the training rows: .* columns.categorical"),
+        ({"gap": [None] * 4}, "column 'gap' holds only missing values on the training rows: .* columns.continuous"),
         ({"sales": [1.0, 2.0, -1.5, 4.0]}, "target 'sales' has the value -1.5, which has no logarithm: drop these"),
         ({"sales": [1.0, 0.0, 1.5, 4.0]}, "target 'sales' has the value 0.0, which has no logarithm"),
         ({"sales": [1.0, None, 1.5, 4.0]}, "target 'sales' has 1 missing values on the training rows"),
@@ -248,7 +260,7 @@ def test_fitting_names_the_column_at_fault(engine: str, change: dict[str, Any], 
 
 @ENGINES
 def test_fitting_names_a_missing_column(engine: str) -> None:
-    with pytest.raises(DataError, match="the table has no column 'heat', 'flat'; it has"):
+    with pytest.raises(DataError, match=r"has no column 'heat', 'flat', which columns\.continuous names: It has"):
         _fit(engine, {name: values for name, values in TRAIN.items() if name not in ("heat", "flat")})
 
 
@@ -279,7 +291,7 @@ def test_applying_names_the_column_at_fault(engine: str, change: dict[str, Any],
 @ENGINES
 def test_applying_names_a_missing_column(engine: str) -> None:
     frame = _frame(engine, {name: values for name, values in NEW.items() if name != "gap"})
-    with pytest.raises(DataError, match="the frame to encode has no column 'gap'; it has"):
+    with pytest.raises(DataError, match=r"the frame to encode has no column 'gap', which columns\.continuous names"):
         encode(frame, _fit(engine))
 
 

@@ -17,21 +17,23 @@ from embedline.errors import DataError
 from embedline.tables import learner
 from embedline.tables.arrays import part_of, to_arrays
 from embedline.tables.columns import EVALUATE, TRAIN, Columns, Split, assign_parts
-from embedline.tables.encoder import Encoder, EncodingOptions, TargetScale, encode, fit_encoder
-from embedline.tables.options import NetworkOptions
+from embedline.tables.encoder import Encoder, encode, fit_encoder
+from embedline.tables.losses import number_loss
+from embedline.tables.options import EncodingOptions, NetworkOptions, TableTraining
+from embedline.tables.targets import TargetScale
 from embedline.training.bundle import ModelBundle
 from embedline.training.ensemble import available_cores, count_workers, in_threads
 from embedline.training.metrics import rmspe
-from embedline.training.options import FinderOptions, TrainingOptions
+from embedline.training.options import FinderOptions
 
 COLUMNS = Columns(categorical=("shop", "weekday"), continuous=("heat",), target="sales", id=("shop",), time="day")
 SPLIT = Split(kind="column", column="held_out", value=True)
 NETWORK = NetworkOptions(layers=(32, 16), embedding_dropout=0.02)
 
 
-def _training(**changes: Any) -> TrainingOptions:
+def _training(**changes: Any) -> TableTraining:
     values = {"epochs": 3, "batch_size": 64, "lr": 0.01, "device": "cpu", "precision": "fp32"}
-    return TrainingOptions.model_validate({**values, **changes})
+    return TableTraining.model_validate({**values, **changes})
 
 
 @cache
@@ -158,7 +160,7 @@ def test_the_bundle_alone_rebuilds_network_and_encoder() -> None:
     assert bundle.config["cardinalities"] == [13, 8]
     assert bundle.config["sizes"] == [7, 4]
     assert bundle.config["layers"] == [32, 16]
-    assert bundle.config["output_mean"] == _encoded()[1].target.mean
+    assert bundle.config["output_means"] == [_scale(_encoded()[1]).mean]
 
 
 def test_building_leaves_the_global_random_state_alone() -> None:
@@ -179,18 +181,24 @@ def test_training_leaves_the_global_random_state_alone_and_does_not_depend_on_it
     assert all(torch.equal(tensor, _trained()[0].weights[name]) for name, tensor in bundle.weights.items())
 
 
+def _scale(encoder: Encoder) -> TargetScale:
+    (target,) = encoder.targets
+    assert isinstance(target, TargetScale)
+    return target
+
+
 def _target(**changes: Any) -> Encoder:
     scale = {"column": "y", "transform": "log", "mean": 1.0, "std": 1.0, "maximum": 10.0, **changes}
     encoder = _encoded()[1]
-    return encoder.model_copy(update={"target": TargetScale.model_validate(scale)})
+    return encoder.model_copy(update={"targets": (TargetScale.model_validate(scale),)})
 
 
 def test_an_automatic_range_ends_above_the_largest_training_target() -> None:
     options = NetworkOptions(layers=(4,), y_range="auto")
-    assert learner.network_config(_target(), options)["y_range"] == pytest.approx([0.0, 12.0])
+    assert learner.network_config(_target(), options)["y_ranges"] == [pytest.approx([0.0, 12.0])]
     given = NetworkOptions(layers=(4,), y_range=(1.0, 2.0))
-    assert learner.network_config(_target(), given)["y_range"] == [1.0, 2.0]
-    assert learner.network_config(_target(), NetworkOptions(layers=(4,)))["y_range"] is None
+    assert learner.network_config(_target(), given)["y_ranges"] == [[1.0, 2.0]]
+    assert learner.network_config(_target(), NetworkOptions(layers=(4,)))["y_ranges"] == [None]
 
 
 def test_an_automatic_range_of_targets_below_one_is_refused() -> None:
@@ -202,19 +210,19 @@ def test_an_automatic_range_of_targets_below_one_is_refused() -> None:
 
 @pytest.mark.parametrize(("name", "expected"), [("mse", 4.0), ("l1", 2.0), ("huber", 1.5)])
 def test_the_loss_is_on_the_standardised_target(name: str, expected: float) -> None:
-    loss = learner.make_loss(name, _target(std=0.5))
+    loss = number_loss(name, _scale(_target(std=0.5)))
     assert loss(torch.tensor([2.0]), torch.tensor([1.0])).item() == expected
 
 
 def test_the_relative_loss_is_the_squared_relative_error_while_it_is_small() -> None:
-    loss = learner.make_loss("relative", _target(std=0.5))
+    loss = number_loss("relative", _scale(_target(std=0.5)))
     actual, predicted = torch.tensor([100.0, 200.0]), torch.tensor([110.0, 140.0])
     value = loss(predicted.log(), actual.log()).item()
     assert value == pytest.approx((0.1**2 + 0.3**2) / 2 / 0.5**2, rel=1e-5)
 
 
 def test_a_large_relative_error_counts_linearly() -> None:
-    loss = learner.make_loss("relative", _target(std=1.0))
+    loss = number_loss("relative", _scale(_target(std=1.0)))
     zero = torch.zeros(1)
     values = [loss(zero + math.log(1 + error), zero).item() for error in (0.8, 1.0, 1.2)]
     assert values == pytest.approx([2 * 0.5 * (error - 0.25) for error in (0.8, 1.0, 1.2)], rel=1e-5)
@@ -222,14 +230,14 @@ def test_a_large_relative_error_counts_linearly() -> None:
 
 def test_a_prediction_that_is_far_too_high_still_has_a_gradient() -> None:
     output = torch.tensor([3.0], requires_grad=True)
-    learner.make_loss("relative", _target(std=1.0))(output, torch.zeros(1)).backward()
+    number_loss("relative", _scale(_target(std=1.0)))(output, torch.zeros(1)).backward()
     assert output.grad is not None
     assert output.grad.item() == pytest.approx(math.e, rel=1e-5)  # 2 · clip · slope of the tangent
 
 
 def test_the_relative_loss_needs_a_logarithm() -> None:
     with pytest.raises(DataError, match=r"training\.loss 'relative' needs encoding\.target_transform: log"):
-        learner.make_loss("relative", _target(transform="none"))
+        number_loss("relative", _scale(_target(transform="none")))
 
 
 def test_another_kind_of_bundle_is_refused() -> None:

@@ -23,9 +23,9 @@ def _network(**changes: Any) -> EmbeddingNetwork:
         "embedding_dropout": 0.2,
         "batch_norm": False,
         "continuous_batch_norm": True,
-        "output_mean": 8.5,
-        "output_scale": 0.5,
-        "y_range": None,
+        "output_means": [8.5],
+        "output_scales": [0.5],
+        "y_ranges": [None],
     }
     torch.manual_seed(0)
     return EmbeddingNetwork(**{**arguments, **changes})
@@ -109,15 +109,15 @@ def test_an_untrained_network_predicts_near_the_training_mean(batch_norm: bool) 
 
 
 def test_the_output_is_scaled_to_the_target() -> None:
-    plain = _network(output_mean=0.0, output_scale=1.0).eval()(*_inputs())
-    scaled = _network(output_mean=3.0, output_scale=10.0).eval()(*_inputs())
+    plain = _network(output_means=[0.0], output_scales=[1.0]).eval()(*_inputs())
+    scaled = _network(output_means=[3.0], output_scales=[10.0]).eval()(*_inputs())
     torch.testing.assert_close(scaled, 3.0 + 10.0 * plain)
 
 
 def test_the_range_of_the_output_is_kept_whatever_comes() -> None:
-    network = _network(y_range=(2.0, 5.0)).eval()
+    network = _network(y_ranges=[(2.0, 5.0)]).eval()
     codes, values = _inputs()
-    plain = _network(output_mean=0.0, output_scale=1.0).eval()(codes, values)
+    plain = _network(output_means=[0.0], output_scales=[1.0]).eval()(codes, values)
     torch.testing.assert_close(network(codes, values), 2.0 + 3.0 * torch.sigmoid(plain))
     with torch.no_grad():
         network.output.weight.mul_(1e4)

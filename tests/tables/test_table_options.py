@@ -12,8 +12,15 @@ from embedline.tables.options import BaselineOptions, NetworkOptions, ReportOpti
     ("changes", "message"),
     [
         ({"layers": []}, "layers\n.*at least 1 item"),
-        ({"layers": [4, 0]}, "layers and embedding_sizes must be positive"),
-        ({"embedding_sizes": {"a": 0}}, "layers and embedding_sizes must be positive"),
+        ({"layers": [4, 0]}, "layers.1\n.*greater than or equal to 1"),
+        ({"layers": 0}, "layers.0\n.*greater than or equal to 1"),
+        ({"embedding_sizes": {"a": 0}}, "embedding_sizes.a\n.*greater than or equal to 1"),
+        ({"numeric_embedding": {"kind": "splines"}}, "numeric_embedding\n.*'piecewise_linear', 'periodic'"),
+        ({"numeric_embedding": {"kind": "periodic", "bins": 3}}, "numeric_embedding.periodic.bins\n.*Extra inputs"),
+        (
+            {"numeric_embedding": {"kind": "periodic"}, "continuous_batch_norm": True},
+            "continuous_batch_norm and numeric_embedding exclude each other",
+        ),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"dropout": [0.1, -0.1]}, r"dropout must lie in \[0, 1\), got \(0.1, -0.1\)"),
         ({"dropout": [0.1]}, "dropout lists 1 rates for 2 layers"),

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from embedline.errors import DataError
 from embedline.tables.arrays import to_arrays
 from embedline.tables.columns import Columns
-from embedline.tables.encoder import Encoder, EncodingOptions, encode, fit_encoder
+from embedline.tables.encoder import Encoder, encode, fit_encoder
+from embedline.tables.options import EncodingOptions
 from embedline.tables.target_means import TargetMeans, fit_target_means
 
 CODES = {"a": np.array([1, 1, 1, 2]), "b": np.array([1, 1, 2, 1])}

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from embedline.errors import DataError
-from embedline.text import classifier_learner
+from embedline.text import stages
 from embedline.text.batches import pad
 from embedline.text.classifier_learner import (
     class_probabilities,
@@ -63,11 +63,11 @@ def test_the_first_stage_trains_the_head_alone_upon_the_language_models_encoder(
     train: Train, language_model: ModelBundle
 ) -> None:
     bundle, _ = train(stages=[HEAD])
-    encoder = {name: tensor for name, tensor in bundle.weights.items() if name.startswith("encoder.")}
+    encoder = {name: tensor for name, tensor in bundle.member(0).items() if name.startswith("encoder.")}
     assert encoder.keys() == {name for name in language_model.weights if name.startswith("encoder.")}
     assert all(torch.equal(tensor, language_model.weights[name]) for name, tensor in encoder.items())
     later, _ = train()
-    assert not any(torch.equal(later.weights[name], tensor) for name, tensor in encoder.items())
+    assert not any(torch.equal(later.member(0)[name], tensor) for name, tensor in encoder.items())
 
 
 @pytest.mark.parametrize(("unfrozen", "frozen"), [(2, ["embedding", "layers.0"]), (3, ["embedding"]), (4, [])])
@@ -77,7 +77,7 @@ def test_each_stage_unfreezes_as_many_groups_as_it_says(
     bundle, _ = train(stages=[HEAD, {"unfrozen": unfrozen, "epochs": 1, "lr": 0.01}])
     for name, tensor in language_model.weights.items():
         if name.startswith("encoder."):
-            same = torch.equal(bundle.weights[name], tensor)
+            same = torch.equal(bundle.member(0)[name], tensor)
             assert same is name.startswith(tuple(f"encoder.{group}." for group in frozen)), name
 
 
@@ -85,14 +85,14 @@ def test_each_stage_has_its_own_order_of_documents_and_rates_by_layer(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, list[float]]] = []
-    real = classifier_learner.train
+    real = stages.train
 
     def spy(*arguments: Any, **settings: Any) -> Any:
         seen.append((settings["seed"], [group.rate for group in settings["groups"]]))
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(classifier_learner, "train", spy)
-    train(rate_decay=2.0, seed=7)
+    monkeypatch.setattr(stages, "train", spy)
+    train(rate_decay=2.0, seeds=[7])
     assert seen == [(7, [0.125, 0.25, 0.5, 1.0]), (8, [0.125, 0.25, 0.5, 1.0])]  # embedding, two layers, head
 
 
@@ -150,18 +150,18 @@ def test_averaged_weights_are_those_that_are_stored_and_that_the_next_stage_star
     train: Train, trained: Trained, ids: pl.DataFrame
 ) -> None:
     bundle, history = train(averaging={"decay": 0.5})
-    assert not torch.equal(bundle.weights["head.2.weight"], trained[0].weights["head.2.weight"])
+    assert not torch.equal(bundle.weights["0.head.2.weight"], trained[0].weights["0.head.2.weight"])
     found = predict_part(ids, bundle, part="validation")
     assert history[-1]["accuracy"] == (found["predicted"] == found["label"]).mean()
     still, _ = train(averaging={"decay": 0.5}, stages=[HEAD, {"unfrozen": 1, "epochs": 1, "lr": 1e-12}])
     once, _ = train(averaging={"decay": 0.5}, stages=[HEAD])  # as the second stage hardly moves
-    torch.testing.assert_close(still.weights["head.2.weight"], once.weights["head.2.weight"], rtol=0.0, atol=1e-9)
+    torch.testing.assert_close(still.weights["0.head.2.weight"], once.weights["0.head.2.weight"], rtol=0.0, atol=1e-9)
 
 
 def test_a_seed_gives_the_same_classifier_to_the_last_bit(train: Train, trained: Trained) -> None:
     torch.rand(3)  # whatever else draws from the shared numbers
     assert_same(train(), trained)
-    assert not torch.equal(train(seed=43)[0].weights["head.2.weight"], trained[0].weights["head.2.weight"])
+    assert not torch.equal(train(seeds=[43])[0].weights["0.head.2.weight"], trained[0].weights["0.head.2.weight"])
 
 
 def test_only_documents_of_the_training_part_are_learned(train: Train, trained: Trained, ids: pl.DataFrame) -> None:

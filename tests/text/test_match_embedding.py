@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from embedline.errors import DataError
-from embedline.text.classifier_learner import match_embedding
 from embedline.text.rules import RULES
+from embedline.text.stages import match_embedding
 from embedline.text.vocabulary import Vocabulary
 
 

@@ -108,10 +108,10 @@ def test_a_perplexity_and_a_share_have_an_axis_each() -> None:
 
 
 def test_two_shares_lie_on_one_axis() -> None:
-    figure = training_plot(HISTORY.with_columns(f1=pl.col("accuracy") - 0.1), "Training")
+    figure = training_plot(HISTORY.with_columns(next_word_accuracy=pl.col("accuracy") - 0.1), "Training")
     axes = {trace.name: trace.yaxis for trace in figure.data}
-    assert axes["held-out f1"] == axes["held-out accuracy"]
-    np.testing.assert_allclose(_traces(figure)["held-out f1"][1], [0.7, 0.8])
+    assert axes["held-out next word accuracy"] == axes["held-out accuracy"]
+    np.testing.assert_allclose(_traces(figure)["held-out next word accuracy"][1], [0.7, 0.8])
 
 
 def test_training_without_held_out_rows_shows_loss_and_rate() -> None:

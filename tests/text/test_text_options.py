@@ -15,6 +15,7 @@ from embedline.text.options import (
     Stage,
 )
 from embedline.training import schedules
+from embedline.training.options import EarlyStopping
 
 STAGES = [{"unfrozen": 1, "epochs": 1, "lr": 0.02}, {"unfrozen": None, "epochs": 2, "lr": 0.001}]
 
@@ -92,9 +93,11 @@ def test_dropout_of_the_head(changes: dict[str, Any], expected: tuple[float, ...
     [
         ({"head_dropout": [0.1]}, r"head_dropout needs 2 rates, .* got \[0.1\]"),
         ({"head_dropout": [0.1, 0.2, 0.3]}, "head_dropout needs 2 rates"),
-        ({"head_dropout": 1.0}, r"rates lie in \[0, 1\)"),
-        ({"head_dropout": [0.1, -0.1]}, r"rates lie in \[0, 1\)"),
-        ({"layers": [0]}, r"sizes above 0"),
+        ({"head_dropout": 1.0}, r"head_dropout lies in \[0, 1\), got \[1.0, 1.0\]"),
+        ({"head_dropout": [0.1, -0.1]}, r"head_dropout lies in \[0, 1\), got \[0.1, -0.1\]"),
+        ({"layers": [0]}, "layers.0\n.*greater than or equal to 1"),
+        ({"layers": 0}, "layers.0\n.*greater than or equal to 1"),
+        ({"layers": 3.5}, "layers\n.*valid tuple"),
         ({"drop_mult": 2.0}, "weight\n.*less than 1"),
         ({"drop_mult": -0.1}, "drop_mult\n.*greater than or equal to 0"),
         ({"dropout": {"words": 0.1}}, "'input', 'embedding', 'weight', 'hidden' or 'output'"),
@@ -136,6 +139,12 @@ def test_a_bad_language_model_is_refused(changes: dict[str, Any], message: str) 
         (ClassifierTraining, {"stages": STAGES, "rate_decay": 0.5}, "rate_decay"),
         (ClassifierTraining, {"stages": STAGES, "epochs": 3}, "epochs\n.*Extra inputs"),
         (ClassifierTraining, {"stages": STAGES, "momentum": [0.8, 1.0]}, r"momentum must lie in \[0, 1\)"),
+        (ClassifierTraining, {"stages": STAGES, "seed": 3}, "seed\n.*Extra inputs"),
+        (ClassifierTraining, {"stages": STAGES, "seeds": [3, 3]}, r"seeds must differ, got \[3, 3\]"),
+        (ClassifierTraining, {"stages": STAGES, "seeds": [3, 4], "weights": [1]}, "weights needs 2 values, one for"),
+        (ClassifierTraining, {"stages": STAGES, "early_stopping": {"fraction": 0.2}}, "fraction\n.*Extra inputs"),
+        (LanguageModelTraining, {"epochs": 1, "lr": 0.1, "early_stopping": {"fraction": 0.2}}, "fraction\n.*Extra"),
+        (LanguageModelTraining, {"epochs": 1, "lr": 0.1, "seeds": [1]}, "seeds\n.*Extra inputs"),
         (LanguageModelTraining, {"epochs": 1, "lr": 0.1, "bptt": 1}, "bptt"),
         (LanguageModelTraining, {"epochs": 1, "lr": 0.1, "tokens_per_epoch": 0}, "tokens_per_epoch"),
         (LanguageModelTraining, {"epochs": 1, "lr": 0.1, "alpha": -1.0}, "alpha"),
@@ -147,12 +156,30 @@ def test_a_bad_training_is_refused(model: type[BaseModel], changes: dict[str, An
         model.model_validate({"batch_size": 4, **changes})
 
 
+def test_the_heads_layers_are_a_list_or_a_number_for_one() -> None:
+    assert [ClassifierOptions.model_validate({"layers": value}).layers for value in (30, [30, 20], [])] == [
+        (30,),
+        (30, 20),
+        (),
+    ]
+    assert ClassifierOptions.model_validate({"layers": 30, "head_dropout": [0.1, 0.2]}).head_rates() == (0.1, 0.2)
+
+
+def test_a_classifiers_members_weigh_alike_or_as_they_are_told() -> None:
+    values = {"batch_size": 4, "stages": STAGES, "seeds": [5, 6, 7, 8]}
+    assert ClassifierTraining.model_validate(values).member_weights == (0.25,) * 4
+    weighted = ClassifierTraining.model_validate(values | {"weights": [1, 1, 2, 4]})
+    assert weighted.member_weights == (0.125, 0.125, 0.25, 0.5)
+
+
 def test_a_stage_has_its_own_length_and_rate_and_all_else_of_the_whole() -> None:
-    training = ClassifierTraining.model_validate({"batch_size": 4, "stages": STAGES, "alpha": 0.5, "clip_norm": 0.3})
+    values = {"alpha": 0.5, "clip_norm": 0.3, "accumulate": 3, "early_stopping": {"patience": 4}}
+    training = ClassifierTraining.model_validate({"batch_size": 4, "stages": STAGES, **values})
     first, last = (training.of_stage(stage) for stage in training.stages)
     assert (first.epochs, first.lr, last.epochs, last.lr) == (1, 0.02, 2, 0.001)
     assert training.stages[1] == Stage(unfrozen=None, epochs=2, lr=0.001)
-    shared = training.model_dump(exclude={"stages", "rate_decay"})
+    shared = training.model_dump(exclude={"stages", "rate_decay", "seeds", "weights"})
+    assert (first.accumulate, first.early_stopping) == (3, EarlyStopping(patience=4))
     assert first.model_dump(exclude={"epochs", "lr"}) == shared
     assert (shared["alpha"], shared["beta"], shared["clip_norm"], shared["batch_size"]) == (0.5, 1.0, 0.3, 4)
 

@@ -1,16 +1,24 @@
 """The learning-rate range test."""
 
 import copy
+import threading
+from contextlib import nullcontext
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from test_tasks import FACTORS, Counted
 from torch import Tensor, nn
 
+from embedline.training import lr_finder
 from embedline.training.device import make_accelerator
-from embedline.training.lr_finder import RangeTest, find_learning_rate, suggest_rate
-from embedline.training.options import FinderOptions, TrainingOptions
+from embedline.training.groups import LayerGroup, discriminative
+from embedline.training.loop import Stopped
+from embedline.training.lr_finder import RangeTest, find_learning_rate, range_test, suggest_rate
+from embedline.training.options import FinderOptions, FitOptions, TrainingOptions
+from embedline.training.range_test_figure import range_test_figure
 
 TRAINING = TrainingOptions(epochs=1, batch_size=16, lr=0.01, device="cpu", precision="fp32")
 
@@ -26,12 +34,14 @@ class Line(nn.Module):
         return self.layer(values).squeeze(-1)
 
 
-def _search(network: nn.Module, **range_: Any) -> RangeTest:
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randn(256, 4, generator=generator)
-    tensors = (values, values @ torch.tensor([1.0, -2.0, 0.5, 3.0]))
-    finder, accelerator = FinderOptions(**range_), make_accelerator(TRAINING)
-    return find_learning_rate(network, tensors, F.mse_loss, TRAINING, finder, accelerator=accelerator, seed=2)
+def _data() -> tuple[Tensor, Tensor]:
+    values = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
+    return values, values @ torch.tensor([1.0, -2.0, 0.5, 3.0])
+
+
+def _search(network: nn.Module, training: TrainingOptions = TRAINING, **range_: Any) -> RangeTest:
+    finder, accelerator = FinderOptions(**range_), make_accelerator(training)
+    return find_learning_rate(network, _data(), F.mse_loss, training, finder, accelerator=accelerator, seed=2)
 
 
 def test_the_network_is_untouched_and_the_rates_grow_geometrically() -> None:
@@ -90,3 +100,99 @@ def test_a_loss_that_is_never_a_number_suggests_the_lowest_rate() -> None:
 def test_suggested_rates_of_curves_drawn_by_hand(losses: list[float], position: int) -> None:
     rates = [10.0**power for power in range(-7, 0)]
     assert suggest_rate(rates, losses) == rates[position]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_it_equals_a_hand_written_test(accumulate: int) -> None:
+    torch.manual_seed(0)
+    start = Line()
+    options = TRAINING.model_copy(update={"accumulate": accumulate, "weight_decay": 0.2, "clip_norm": 1.0})
+    test = _search(start, options, low=1e-4, high=0.1, steps=12)
+    network, (values, target) = copy.deepcopy(start), _data()
+    groups = [
+        {"params": [network.layer.weight], "weight_decay": 0.2},
+        {"params": [network.layer.bias], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=options.betas, eps=options.eps)
+    numbers, average, expected = torch.Generator().manual_seed(2), 0.0, []
+    for step in range(12):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-4 * 1000.0 ** (step / 11)
+        draws = [torch.randint(256, (16,), generator=numbers) for _ in range(accumulate)]
+        loss = torch.stack([F.mse_loss(network(values[rows]), target[rows]) for rows in draws]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        average = 0.9 * average + 0.1 * loss.item()
+        expected.append(average / (1.0 - 0.9 ** (step + 1)))
+    assert test.losses == pytest.approx(expected, rel=1e-5)
+
+
+def _search_task(task: Counted, network: nn.Module, steps: int = 10, **more: Any) -> RangeTest:
+    options = FitOptions(epochs=1, batch_size=1, lr=0.1, device="cpu", precision="fp32", accumulate=3)
+    finder = FinderOptions(low=1e-4, high=1e-2, steps=steps)
+    return range_test(network, task, options, finder, accelerator=make_accelerator(options), seed=5, **more)
+
+
+def test_a_tasks_epochs_follow_one_another_with_its_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[float] = []
+    real = lr_finder.set_rates
+
+    def spy(optimizer: torch.optim.Optimizer, lr: float, beta1: float) -> None:
+        used.append(lr)
+        real(optimizer, lr, beta1)
+
+    monkeypatch.setattr(lr_finder, "set_rates", spy)
+    torch.manual_seed(0)
+    task = Counted()
+    test = _search_task(task, nn.Linear(3, 1), steps=10)
+    assert task.calls == ["begin", "loss 0", "loss 1", "loss 2", "loss 3"] * 5  # a step of three, a step of one
+    assert test.rates == pytest.approx([1e-4 * 100.0 ** (step / 9) for step in range(10)])
+    factors = [sum(FACTORS[:3]) / 3, FACTORS[3]] * 5
+    assert used == pytest.approx([rate * factor for rate, factor in zip(test.rates, factors, strict=True)])
+
+
+def test_the_first_loss_is_that_of_the_untrained_network_without_penalties() -> None:
+    torch.manual_seed(0)
+    network, task = nn.Linear(3, 1), Counted()
+    task.begin_epoch(torch.Generator().manual_seed(5))
+    losses = [task.loss(network, index, nullcontext).reported.item() for index in range(3)]
+    assert _search_task(Counted(penalty=100.0), network).losses[0] == pytest.approx(sum(losses) / 3)
+
+
+def test_the_groups_of_the_copy_learn_and_those_of_the_network_do_not() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    before = copy.deepcopy(network.state_dict())
+    whole = _search_task(Counted(), network)
+    frozen = _search_task(Counted(), network, groups=[LayerGroup([network[1]])])
+    slow = _search_task(Counted(), network, groups=discriminative([[network[0]], [network[1]]], 1e9))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert whole.losses[0] == frozen.losses[0] == slow.losses[0]
+    assert slow.losses == pytest.approx(frozen.losses, rel=1e-6)  # at a billionth of the rate nothing moves
+    assert frozen.losses[-1] != pytest.approx(whole.losses[-1], rel=1e-5)
+
+
+def test_it_ends_soon_when_it_is_told_to() -> None:
+    stop, task = threading.Event(), Counted()
+    stop.set()
+    with pytest.raises(Stopped, match="at step 1 of 10 of a range test"):
+        _search_task(task, nn.Linear(3, 1), stop=stop)
+    assert task.calls == ["begin", "loss 0", "loss 1", "loss 2"]
+
+
+def test_the_frame_has_a_row_a_rate() -> None:
+    frame = RangeTest([1e-4, 1e-3], [2.0, 1.0], 1e-3).frame()
+    assert frame.columns == ["rate", "loss", "suggestion"]
+    assert frame.rows() == [(1e-4, 2.0, 1e-3), (1e-3, 1.0, 1e-3)]
+    assert RangeTest([], [], 1e-5).frame().schema == frame.schema == dict.fromkeys(frame.columns, pl.Float64)
+
+
+def test_the_plot_marks_the_suggestion() -> None:
+    figure = range_test_figure(RangeTest([1e-4, 1e-3], [2.0, 1.0], 1e-3).frame(), "A test", "loss (nats)")
+    curve, mark = figure.data
+    assert (list(curve.x), list(curve.y)) == ([1e-4, 1e-3], [2.0, 1.0])
+    assert (list(mark.x), list(mark.y), mark.name) == ([1e-3, 1e-3], [1.0, 2.0], "suggested: 1.0e-03")
+    assert (figure.layout.xaxis.type, figure.layout.yaxis.title.text) == ("log", "loss (nats)")
+    assert len(range_test_figure(RangeTest([], [], 1e-5).frame(), "Nothing").data) == 1

@@ -1,4 +1,4 @@
-"""From an encoded frame to the tensors that a network takes, and back from its output to the target's units."""
+"""From an encoded frame to the tensors that a network takes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,16 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from embedline.errors import DataError
 from embedline.tables.columns import PART
 from embedline.tables.encoder import Encoder, code_name, value_name
-from embedline.tables.scales import TargetScale
+from embedline.tables.targets import UNLABELLED, Target, TargetClasses, transform_target
 
 
 @dataclass(frozen=True)
 class TableArrays:
-    """One part of an encoded table: codes int32 [N, V], continuous float32 [N, C], target float32 [N] or None.
+    """One part of an encoded table: codes int32 [N, V], continuous float32 [N, C], and the target.
 
-    The target is transformed (its logarithm where the encoder says so).
+    The target is float32 [N] for a number (transformed: its logarithm where the encoder says so) and int64 [N] for the
+    number of a class; of T targets float32 [N, T], classes as whole numbers; None unless every row has all of them.
     """
 
     codes: Tensor
@@ -30,6 +32,13 @@ class TableArrays:
         """What the network is called with."""
         return self.codes, self.continuous
 
+    def labelled(self, encoder: Encoder) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs and target, to train on; raise a DataError where there is no target."""
+        if self.target is None:
+            names = ", ".join(repr(target.column) for target in encoder.targets)
+            raise DataError(f"the training rows have no target {names}")
+        return (*self.inputs, self.target)
+
 
 def part_of(encoded: nw.DataFrame[Any], part: str) -> nw.DataFrame[Any]:
     """Rows of the encoded frame that belong to ``part``."""
@@ -40,10 +49,13 @@ def to_arrays(encoded: nw.DataFrame[Any], encoder: Encoder) -> TableArrays:
     """Gather the columns of an encoded frame into contiguous tensors on the CPU."""
     codes = [code_name(name) for name in encoder.code_columns]
     values = [value_name(name) for name in encoder.value_columns]
+    learned = [learned_target(encoded, target) for target in encoder.targets]
+    present = [values for values in learned if values is not None]
     target = None
-    if encoder.target.column in encoded.columns and not encoded.get_column(encoder.target.column).null_count():
-        raw = encoded.get_column(encoder.target.column).to_numpy()
-        target = torch.from_numpy(transform_target(raw, encoder.target).astype(np.float32))
+    if len(present) == 1 == len(learned):
+        target = torch.from_numpy(present[0])
+    elif len(present) == len(learned):
+        target = torch.from_numpy(np.stack(present, axis=1).astype(np.float32))
     return TableArrays(
         codes=_matrix(encoded, codes, np.int32),
         continuous=_matrix(encoded, values, np.float32),
@@ -51,20 +63,21 @@ def to_arrays(encoded: nw.DataFrame[Any], encoder: Encoder) -> TableArrays:
     )
 
 
+def learned_target(encoded: nw.DataFrame[Any], target: Target) -> NDArray[Any] | None:
+    """What is learned of one target: float32 [N] transformed numbers, int64 [N] classes; None where a row has none."""
+    if target.stored not in encoded.columns:
+        return None
+    column = encoded.get_column(target.stored)
+    if isinstance(target, TargetClasses):
+        codes = column.to_numpy().astype(np.int64)
+        return None if (codes == UNLABELLED).any() else codes
+    if column.null_count():
+        return None
+    return transform_target(column.to_numpy(), target).astype(np.float32)
+
+
 def _matrix(encoded: nw.DataFrame[Any], names: list[str], dtype: type) -> Tensor:
     matrix: NDArray[Any] = np.empty((len(encoded), len(names)), dtype=dtype)
     for index, name in enumerate(names):  # column by column: one copy at a time, not one of the whole frame
         matrix[:, index] = encoded.get_column(name).to_numpy()
     return torch.from_numpy(matrix)
-
-
-def transform_target(values: NDArray[np.floating], scale: TargetScale) -> NDArray[np.float64]:
-    """To the units in which the target is learned."""
-    exact: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
-    return np.asarray(np.log(exact)) if scale.transform == "log" else exact
-
-
-def invert_target(values: NDArray[np.floating], scale: TargetScale) -> NDArray[np.float64]:
-    """Back to the target's own units."""
-    exact: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
-    return np.asarray(np.exp(exact)) if scale.transform == "log" else exact

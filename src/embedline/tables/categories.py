@@ -33,10 +33,17 @@ def all_missing(table: nw.DataFrame[Any], name: str) -> bool:
     return table.get_column(name).null_count() == len(table)
 
 
-def kind_of(table: nw.DataFrame[Any], name: str) -> Kind:
-    """What a column's values are; raise a DataError where they cannot be categories."""
+def boxed_booleans(table: nw.DataFrame[Any], name: str) -> bool:
+    """Whether a column holds Python's booleans: what pandas reads from a CSV in which some are missing."""
+    if table.schema[name] != nw.Object:
+        return False
+    return all(isinstance(value, bool) for value in table.get_column(name).drop_nulls().unique().to_list())
+
+
+def kind_of(table: nw.DataFrame[Any], name: str, *, key: str = "columns.categorical") -> Kind:
+    """What a column's values are; raise a DataError, which names the YAML ``key``, where they cannot be categories."""
     dtype = table.schema[name]
-    if dtype == nw.Boolean:
+    if dtype == nw.Boolean or boxed_booleans(table, name):
         return "boolean"
     if dtype.is_integer():
         return "integer"
@@ -50,7 +57,7 @@ def kind_of(table: nw.DataFrame[Any], name: str) -> Kind:
             return "integer"
     raise DataError(
         f"column {name!r} has the type {dtype}, which cannot be categorical: give it whole numbers, booleans or "
-        "strings, or declare it continuous"
+        f"strings, or take it out of {key}"
     )
 
 
@@ -61,17 +68,18 @@ def _plain(name: str, kind: Kind) -> nw.Expr:
     return column.cast(nw.Int64) if kind == "integer" else column.cast(nw.String)
 
 
-def fit_categories(table: nw.DataFrame[Any], name: str) -> CategoryMap:
-    """Levels of a column of the training rows; raise a DataError where there are none."""
+def fit_categories(table: nw.DataFrame[Any], name: str, *, key: str = "columns.categorical") -> CategoryMap:
+    """Levels of a column of the training rows; raise a DataError, naming the YAML ``key``, where there are none."""
+    nothing = f"column {name!r} holds only missing values on the training rows: take it out of {key}"
     if all_missing(table, name):
-        raise DataError(f"column {name!r} holds only missing values on the training rows: remove it from the list")
-    kind = kind_of(table, name)
+        raise DataError(nothing)
+    kind = kind_of(table, name, key=key)
     present = table.select(nw.col(name)).drop_nulls()
     if kind == "integer" and table.schema[name].is_float():
         present = present.filter(~nw.col(name).is_nan())
     levels = present.select(_plain(name, kind)).get_column(name).unique().sort().to_list()
     if not levels:
-        raise DataError(f"column {name!r} holds only missing values on the training rows: remove it from the list")
+        raise DataError(nothing)
     return CategoryMap(kind=kind, levels=tuple(levels))
 
 
@@ -80,9 +88,11 @@ def codes_of(table: nw.DataFrame[Any], name: str, levels: CategoryMap) -> nw.Exp
     column = nw.col(name)
     if all_missing(table, name):
         return column.is_null().cast(nw.Int32) * MISSING
-    if table.schema[name].is_float():
+    if table.schema[name] == nw.Object:
+        known: list[Any] = list(levels.levels)
+    elif table.schema[name].is_float():
         # Compared as floats: pandas has no integer for a missing value.
-        known: list[Any] = [float(level) for level in levels.levels]
+        known = [float(level) for level in levels.levels]
     elif levels.kind == "string":
         column, known = column.cast(nw.String), list(levels.levels)
     else:

@@ -1,5 +1,9 @@
 """What a table's columns are for, and which rows train and which are evaluated."""
 
+import difflib
+import functools
+import operator
+from collections.abc import Sequence
 from datetime import date
 from typing import Any, Literal, Self
 
@@ -13,13 +17,22 @@ PART = "part"  # column of the encoded frame that holds one of these
 
 
 class Columns(BaseModel):
-    """Roles of the columns of a canonical table; which variable is categorical is the user's decision."""
+    """Roles of the columns of a canonical table; which variable is categorical is the user's decision.
+
+    Attributes:
+        target: what is predicted: one column, or a list of columns that one network predicts together. A column of
+            strings, categories or booleans holds classes; one of numbers is a quantity, unless ``classes`` names it.
+        classes: targets whose numbers are classes.
+        id: columns that identify a row; they travel along unencoded.
+        time: column with the row's date or time; it travels along and orders the forecast's plot.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     categorical: tuple[str, ...] = ()
     continuous: tuple[str, ...] = ()
-    target: str
+    target: str | tuple[str, ...]
+    classes: tuple[str, ...] = ()
     id: tuple[str, ...] = ()
     time: str | None = None
 
@@ -31,11 +44,20 @@ class Columns(BaseModel):
         repeated = sorted({name for name in inputs if inputs.count(name) > 1})
         if repeated:
             raise ValueError(f"columns lists {repeated} more than once: a variable is categorical or continuous")
-        if self.target in inputs:
-            raise ValueError(f"columns lists the target {self.target!r} as an input")
-        if PART in (*inputs, self.target, *self.keys):
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"columns.target must name one or more different columns, got {list(self.targets)}")
+        if both := [name for name in self.targets if name in inputs]:
+            raise ValueError(f"columns lists the target {both[0]!r} as an input")
+        if strange := [name for name in self.classes if name not in self.targets]:
+            raise ValueError(f"columns.classes names {strange}, which columns.target does not list")
+        if PART in (*inputs, *self.targets, *self.keys):
             raise ValueError(f"columns lists {PART!r}, the name under which the parts of the split are stored")
         return self
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The target columns, one or several."""
+        return (self.target,) if isinstance(self.target, str) else self.target
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -75,23 +97,27 @@ class Split(BaseModel):
         return self
 
 
-def require_columns(frame: nw.DataFrame[Any], names: tuple[str, ...], *, what: str) -> None:
-    """Raise a DataError that names the first columns of ``names`` that ``frame`` lacks."""
+def require_columns(frame: nw.DataFrame[Any], names: Sequence[str], *, what: str, key: str) -> None:
+    """Raise a DataError that names the columns of ``names`` that ``frame`` lacks, and the YAML ``key`` to mend."""
     missing = [name for name in names if name not in frame.columns]
     if missing:
-        raise DataError(f"{what} has no column {', '.join(map(repr, missing))}; it has {frame.columns}")
+        near = difflib.get_close_matches(missing[0], frame.columns, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        named = ", ".join(map(repr, missing))
+        raise DataError(f"{what} has no column {named}, which {key} names: {hint}It has {frame.columns}")
 
 
 def assign_parts(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw.DataFrame[Any]:
-    """Add the column ``part``: ``train``, ``evaluate`` or, without a target, ``predict``; drop rows of no part.
+    """Add the column ``part``: ``train``, ``evaluate`` or, where a target is missing, ``predict``.
+
+    Rows of no part are dropped.
 
     Raises:
         DataError: if a column is missing or a part that the split promises is empty.
     """
-    require_columns(table, (columns.target, *([split.column] if split.column else [])), what="the table")
-    labelled = ~nw.col(columns.target).is_null()
-    if table.schema[columns.target].is_float():  # pandas has NaN for missing, Polars may have both
-        labelled = labelled & ~nw.col(columns.target).is_nan()
+    require_columns(table, columns.targets, what="the table", key="columns.target")
+    require_columns(table, [split.column] if split.column else [], what="the table", key="split.column")
+    labelled = functools.reduce(operator.and_, (present(table, name) for name in columns.targets))
     _check_type(table, split)
     if split.kind == "none":
         held_out, used = nw.lit(False), nw.lit(True)
@@ -115,6 +141,12 @@ def assign_parts(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw
         if not counts.get(name):
             raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no labelled row to {name}")
     return parts.drop("_held_out", strict=False)
+
+
+def present(table: nw.DataFrame[Any], name: str) -> nw.Expr:
+    """Whether a column has a value: pandas has NaN for a missing one, Polars may have both."""
+    column = nw.col(name)
+    return ~column.is_null() & ~column.is_nan() if table.schema[name].is_float() else ~column.is_null()
 
 
 def _check_type(table: nw.DataFrame[Any], split: Split) -> None:

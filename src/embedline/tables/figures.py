@@ -1,5 +1,7 @@
 """Plots of a tabular model, as Plotly figures from the artifacts that the pipeline stores."""
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
@@ -10,10 +12,17 @@ from embedline.tables.embeddings import UNKNOWN, principal_components
 from embedline.tables.options import ReportOptions
 from embedline.training.figures import ACCENT, INK, LAYOUT, MUTED, SECOND
 
+HELD_OUT = ("exp_rmspe", "rmse", "accuracy")  # figures of the held-out rows to draw; a history has the first of its own
+MOST_BARS = 40  # variables in a plot of importances
+
 
 def training_figure(history: pl.DataFrame, title: str) -> go.Figure:
-    """Loss of each member, figures of the held-out rows by epoch, and the learning rate below."""
-    held_out = next((name for name in ("exp_rmspe", "rmse") if name in history.columns), None)
+    """Loss of each member, figures of the held-out rows by epoch, and the learning rate below.
+
+    Of several targets, whose figures bear their names in front, those of the first one are shown.
+    """
+    held_out = next((name for name in history.columns if name.rpartition(".")[2] in HELD_OUT), None)
+    prefix, _, figure_name = (held_out or "").rpartition(".")
     figure = make_subplots(
         rows=2,
         cols=1,
@@ -35,27 +44,28 @@ def training_figure(history: pl.DataFrame, title: str) -> go.Figure:
             col=1,
         )
         if held_out:
-            epochs = records.filter(pl.col(held_out).is_not_null())
-            figure.add_scatter(
-                x=epochs["epoch"],
-                y=epochs[held_out],
-                name=f"held-out {held_out}",
-                mode="lines+markers",
-                line={"color": SECOND},
-                legendgroup="held",
-                showlegend=first,
-                row=1,
-                col=1,
-                secondary_y=True,
-            )
+            style = {"name": f"held-out {held_out}", "line": {"color": SECOND}, "showlegend": first}
+            _mark(figure, records, held_out, secondary_y=True, **style)
+        if figure_name == "accuracy" and not prefix:  # a sum of losses is not to be compared with one of them
+            style = {"name": "held-out log loss", "line": {"color": INK}, "showlegend": first}
+            _mark(figure, records, "log_loss", secondary_y=False, **style)
     rates = history.filter(pl.col("member") == 0)
     figure.add_scatter(x=rates["epoch"], y=rates["lr"], line={"color": MUTED}, showlegend=False, row=2, col=1)
-    figure.update_yaxes(title_text="loss (standardised target)", type="log", row=1, col=1, secondary_y=False)
+    unit = "sum of all targets" if prefix else "nats" if figure_name == "accuracy" else "standardised target"
+    figure.update_yaxes(title_text=f"loss ({unit})", type="log", row=1, col=1, secondary_y=False)
     # Ticks of its own: by default a second axis takes the places of the first one's, here of a logarithmic scale.
-    figure.update_yaxes(title_text=held_out, row=1, col=1, secondary_y=True, showgrid=False, tickmode="auto")
+    own = {"showgrid": False, "tickmode": "auto", "tickformat": ".1%" if figure_name == "accuracy" else None}
+    figure.update_yaxes(title_text=held_out, row=1, col=1, secondary_y=True, **own)
     figure.update_yaxes(title_text="learning rate", row=2, col=1)
     figure.update_xaxes(title_text="epoch", row=2, col=1)
     return figure.update_layout(title=title, height=520, legend={"orientation": "h", "y": 1.06}, **LAYOUT)
+
+
+def _mark(figure: go.Figure, records: pl.DataFrame, column: str, **settings: Any) -> None:
+    """Draw a figure of the held-out rows at the ends of the epochs, where it was measured."""
+    measured = records.filter(pl.col(column).is_not_null())
+    settings = {"mode": "lines+markers", "legendgroup": column, "row": 1, "col": 1, **settings}
+    figure.add_scatter(x=measured["epoch"], y=measured[column], **settings)
 
 
 def range_test_figure(rates: pl.DataFrame, title: str) -> go.Figure:
@@ -70,7 +80,7 @@ def range_test_figure(rates: pl.DataFrame, title: str) -> go.Figure:
         name=f"suggested: {suggestion:.1e}",
     )
     figure.update_xaxes(type="log", exponentformat="power", title="learning rate", dtick=1)
-    figure.update_yaxes(title="smoothed loss (standardised target)")
+    figure.update_yaxes(title="smoothed loss")
     return figure.update_layout(title=title, height=400, **LAYOUT)
 
 
@@ -193,3 +203,24 @@ def embedding_figure(embeddings: pl.DataFrame, report: ReportOptions, title: str
         figure.update_xaxes(title_text="component 1", row=1, col=position)
         figure.update_yaxes(title_text="component 2", row=1, col=position)
     return figure.update_layout(title=title, height=480, **LAYOUT)
+
+
+def importance_figure(importance: pl.DataFrame, title: str) -> go.Figure:
+    """Increase of the loss with each variable shuffled, the greatest on top; whiskers are a deviation of the repeats.
+
+    Of several targets the first one is drawn, of many variables the most important ones.
+    """
+    rows = importance.filter(pl.col("target") == importance["target"][0]).head(MOST_BARS).reverse()
+    figure = go.Figure(
+        go.Bar(
+            x=rows["increase"],
+            y=rows["variable"],
+            error_x={"type": "data", "array": rows["deviation"].to_list(), "color": MUTED},
+            orientation="h",
+            marker_color=ACCENT,
+            hovertemplate="%{y}: %{x:.4f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title_text=f"increase of {rows['loss'][0].replace('_', ' ')} when shuffled")
+    figure.update_yaxes(type="category", automargin=True)
+    return figure.update_layout(title=title, height=160 + 22 * len(rows), **LAYOUT)

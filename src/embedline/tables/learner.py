@@ -1,59 +1,55 @@
 """Train the network (or several, over seeds), store it as a bundle, and predict from the bundle alone."""
 
-import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import narwhals as nw
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from embedline.errors import DataError
-from embedline.tables.arrays import TableArrays, invert_target, part_of, to_arrays
+from embedline.tables.arrays import TableArrays, part_of, to_arrays
 from embedline.tables.columns import EVALUATE, TRAIN
 from embedline.tables.encoder import Encoder
+from embedline.tables.losses import make_loss
 from embedline.tables.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes
-from embedline.tables.options import NetworkOptions
+from embedline.tables.numeric_embeddings import numeric_config
+from embedline.tables.options import NetworkOptions, TableTraining
+from embedline.tables.predictions import actual_values, prefix_of, short_figures
+from embedline.tables.targets import Target, TargetClasses, TargetScale, invert_target
 from embedline.training import checkpoints
 from embedline.training.bundle import ModelBundle, library_versions
 from embedline.training.device import device_name, make_accelerator
 from embedline.training.dropout import seed_dropout
-from embedline.training.ensemble import count_workers, in_threads, seconds_side_by_side, train_side_by_side
+from embedline.training.ensemble import (
+    count_workers,
+    in_threads,
+    seconds_side_by_side,
+    train_side_by_side,
+    weighted_mean,
+)
 from embedline.training.loop import Fitted, fit
 from embedline.training.lr_finder import RangeTest, find_learning_rate
-from embedline.training.metrics import regression_metrics
 from embedline.training.options import FinderOptions, TrainingOptions
 from embedline.training.state import Record
-from embedline.training.tasks import Loss
 
 KIND = "tabular"
 PREDICT_ROWS = 16_384  # rows of one forward pass when predicting: bounds memory, large enough to be quick
 
-LOSSES: dict[str, Loss] = {
-    "mse": F.mse_loss,
-    "l1": F.l1_loss,
-    "huber": F.smooth_l1_loss,
-}
-RELATIVE_CLIP = 0.5  # relative errors beyond this count linearly: a handful of rows would else steer the training
 
+def network_config(
+    encoder: Encoder, options: NetworkOptions, values: NDArray[np.float32] | None = None
+) -> dict[str, Any]:
+    """Arguments of :class:`EmbeddingNetwork` for a fitted encoder; plain JSON values.
 
-def network_config(encoder: Encoder, options: NetworkOptions) -> dict[str, Any]:
-    """Arguments of :class:`EmbeddingNetwork` for a fitted encoder; plain JSON values."""
-    target = encoder.target
-    y_range = options.y_range
-    if y_range == "auto" and target.maximum <= 0.0:
-        raise DataError(
-            f"network.y_range 'auto' ends at {Y_RANGE_MARGIN} times the largest training target, which is "
-            f"{target.maximum:.4g} ({target.column!r}, transform {target.transform!r}): give the range as two numbers"
-        )
-    if y_range == "auto":
-        # DIFF(fastai): the lesson takes the largest target of training and validation rows together.
-        y_range = (0.0, Y_RANGE_MARGIN * target.maximum)
+    Args:
+        values: float32 [N, C], the continuous inputs of the training rows; bins of numeric embeddings need them.
+    """
     return {
         "cardinalities": list(encoder.cardinalities),
         "sizes": list(embedding_sizes(encoder.code_columns, encoder.cardinalities, options)),
@@ -63,10 +59,44 @@ def network_config(encoder: Encoder, options: NetworkOptions) -> dict[str, Any]:
         "dropouts": list(options.dropouts),
         "embedding_dropout": options.embedding_dropout,
         "batch_norm": options.batch_norm,
-        "output_mean": target.mean,
-        "output_scale": target.std,
-        "y_range": list(y_range) if y_range is not None else None,
+        "numeric_embedding": numeric_config(options.numeric_embedding, values) if encoder.value_columns else None,
+        **_outputs(encoder.targets, options),
     }
+
+
+def _outputs(targets: Sequence[Target], options: NetworkOptions) -> dict[str, list[Any]]:
+    """Mean, scale and range of each output of the network."""
+    numeric = sum(isinstance(target, TargetScale) for target in targets)
+    if options.y_range is not None and not numeric:
+        raise DataError("network.y_range is for numeric targets, and all of columns.target are classes: set it to null")
+    if isinstance(options.y_range, tuple) and numeric > 1:
+        raise DataError(f"network.y_range is one range for {numeric} numeric targets: set it to auto or null")
+    means: list[float] = []
+    scales: list[float] = []
+    ranges: list[list[float] | None] = []
+    for target in targets:
+        if isinstance(target, TargetClasses):
+            shares = np.array(target.counts) / sum(target.counts)
+            means += np.log(shares).tolist()
+            scales += [1.0] * target.width
+            ranges += [None] * target.width
+        else:
+            means.append(target.mean)
+            scales.append(target.std)
+            ranges.append(_range(target, options))
+    return {"output_means": means, "output_scales": scales, "y_ranges": ranges}
+
+
+def _range(target: TargetScale, options: NetworkOptions) -> list[float] | None:
+    if options.y_range != "auto":
+        return list(options.y_range) if options.y_range is not None else None
+    if target.maximum <= 0.0:
+        raise DataError(
+            f"network.y_range 'auto' ends at {Y_RANGE_MARGIN} times the largest training target, which is "
+            f"{target.maximum:.4g} ({target.column!r}, transform {target.transform!r}): give the range as two numbers"
+        )
+    # DIFF(fastai): the lesson takes the largest target of training and validation rows together.
+    return [0.0, Y_RANGE_MARGIN * target.maximum]
 
 
 def build_network(config: dict[str, Any], *, seed: int) -> EmbeddingNetwork:
@@ -76,32 +106,6 @@ def build_network(config: dict[str, Any], *, seed: int) -> EmbeddingNetwork:
         network = EmbeddingNetwork(**config)
     seed_dropout(network, seed)
     return network
-
-
-def make_loss(name: str, encoder: Encoder) -> Loss:
-    """Loss on outputs and targets in transformed units, scaled by the target's deviation.
-
-    The scale lets learning rates carry over from one table to the next. ``relative`` is the squared relative error
-    ``(exp(output - target) - 1)^2`` of a target learned as a logarithm, what RMSPE averages, clipped as Huber's loss.
-
-    Raises:
-        DataError: if ``relative`` is asked for a target that is not learned as a logarithm.
-    """
-    scale = encoder.target.std
-    if name == "relative":
-        if encoder.target.transform != "log":
-            raise DataError("training.loss 'relative' needs encoding.target_transform: log")
-
-        def relative(output: Tensor, target: Tensor) -> Tensor:
-            difference = output - target
-            # Beyond e the exponential goes on as its tangent: a clamp alone would leave such rows without a gradient.
-            near = difference.clamp(max=1.0)
-            error = (torch.expm1(near) + math.e * (difference - near)) / scale
-            return 2.0 * F.huber_loss(error, torch.zeros_like(error), delta=RELATIVE_CLIP / scale)
-
-        return relative
-    loss = LOSSES[name]
-    return lambda output, target: loss(output / scale, target / scale)
 
 
 def train_network(
@@ -115,17 +119,16 @@ def train_network(
     Returns:
         The bundle, and the history: a record every few steps with ``member``, ``step``, ``epoch``, ``lr`` and
         ``train_loss``; the last of each epoch also has the figures on the part ``evaluate`` where there is one. The
-        stored network is that of the last epoch, whatever these figures say.
+        stored network is that of the last epoch, whatever these figures say; with ``training.early_stopping`` that of
+        the epoch which is best on the part of the training rows that it holds out.
     """
-    arrays = to_arrays(part_of(encoded, TRAIN), encoder)
-    if arrays.target is None:
-        raise DataError(f"the training rows have no target {encoder.target.column!r}")
-    tensors = (*arrays.inputs, arrays.target)
+    training = TableTraining.of(training)
+    tensors = to_arrays(part_of(encoded, TRAIN), encoder).labelled(encoder)
     held_out = part_of(encoded, EVALUATE)
     accelerator = make_accelerator(training)
     evaluate = _evaluator(held_out, encoder, accelerator) if len(held_out) else None
-    config = network_config(encoder, network)
-    loss = make_loss(training.loss, encoder)
+    config = network_config(encoder, network, tensors[1].numpy())
+    loss = make_loss(encoder.targets, training)
 
     networks = [build_network(config, seed=seed) for seed in training.seeds]
     kept = [checkpoints.current(f"member{member}") for member in range(len(networks))]
@@ -149,14 +152,16 @@ def train_network(
 
     runs = train_side_by_side(train_member, networks, workers=workers, threads=training.threads)
     metrics = {
-        "rows": len(arrays.target),
+        "rows": len(tensors[-1]),
         "epochs": training.epochs,
         "members": len(runs),
+        "member_weights": list(training.member_weights),
         "workers": workers,
         "seconds": seconds_side_by_side([run.seconds for run in runs], workers),
         "rows_per_second": workers * float(np.mean([run.rows_per_second for run in runs])),
         "device": device_name(accelerator.device),
         "precision": accelerator.mixed_precision,
+        **({"best_epochs": [run.best_epoch for run in runs]} if training.early_stopping else {}),
     }
     states = enumerate(run.network.state_dict() for run in runs)
     weights = {f"{member}.{name}": tensor for member, state in states for name, tensor in state.items()}
@@ -173,16 +178,14 @@ def range_test(
     finder: FinderOptions,
 ) -> RangeTest:
     """Learning-rate range test on the training rows with the first seed's network."""
-    arrays = to_arrays(part_of(encoded, TRAIN), encoder)
-    if arrays.target is None:
-        raise DataError(f"the training rows have no target {encoder.target.column!r}")
-    tensors, seed = (*arrays.inputs, arrays.target), training.seeds[0]
+    training = TableTraining.of(training)
+    tensors, seed = to_arrays(part_of(encoded, TRAIN), encoder).labelled(encoder), training.seeds[0]
     return in_threads(
         training.threads,
         lambda: find_learning_rate(
-            build_network(network_config(encoder, network), seed=seed),
+            build_network(network_config(encoder, network, tensors[1].numpy()), seed=seed),
             tensors,
-            make_loss(training.loss, encoder),
+            make_loss(encoder.targets, training),
             training,
             finder,
             accelerator=make_accelerator(training),
@@ -191,41 +194,100 @@ def range_test(
     )
 
 
-def predict(encoded: nw.DataFrame[Any], bundle: ModelBundle) -> NDArray[np.float64]:
-    """Predictions float64 [N] in the target's own units for an encoded frame, from the bundle alone.
+def predict(encoded: nw.DataFrame[Any], bundle: ModelBundle, target: str | None = None) -> NDArray[np.float64]:
+    """Prediction of one target (the only one unless named) for an encoded frame, from the bundle alone.
 
-    The members' outputs are averaged in the transformed units: a geometric mean for a target learned as a logarithm.
+    Float64 [N] in the units of a number, or the probabilities float64 [N, C] of C classes.
     """
+    predicted = predict_all(encoded, bundle)
+    if target is None and len(predicted) > 1:
+        raise ValueError(f"the bundle predicts {list(predicted)}: name one of them")
+    return predicted[target] if target is not None else next(iter(predicted.values()))
+
+
+def predict_all(encoded: nw.DataFrame[Any], bundle: ModelBundle) -> dict[str, NDArray[np.float64]]:
+    """Predictions of every target by its column, for an encoded frame, from the bundle alone."""
+    model = load_model(bundle)
+    return model.predict(to_arrays(encoded, model.encoder))
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A bundle ready to predict: its encoder, and its members with their weights in the mean."""
+
+    encoder: Encoder
+    networks: list[EmbeddingNetwork]
+    weights: list[float]
+
+    def predict(self, arrays: TableArrays) -> dict[str, NDArray[np.float64]]:
+        """Predictions of every target by its column."""
+        outputs = [network_outputs(network, arrays, torch.device("cpu")) for network in self.networks]
+        return combine(outputs, self.weights, self.encoder.targets)
+
+
+def load_model(bundle: ModelBundle) -> LoadedModel:
+    """Rebuild the members of a tabular bundle."""
     if bundle.kind != KIND:
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
-    encoder = Encoder.model_validate(bundle.encoder)
-    arrays = to_arrays(encoded, encoder)
-    outputs = []
-    for member in range(int(bundle.metrics["members"])):
-        network = build_network(bundle.config, seed=0)
+    networks = [build_network(bundle.config, seed=0) for _ in range(int(bundle.metrics["members"]))]
+    for member, network in enumerate(networks):
         network.load_state_dict(bundle.member(member))
-        outputs.append(_forward(network.eval(), arrays, torch.device("cpu")))
-    return invert_target(np.mean(outputs, axis=0), encoder.target)
+        network.eval()
+    return LoadedModel(Encoder.model_validate(bundle.encoder), networks, list(bundle.metrics["member_weights"]))
 
 
-def _forward(network: nn.Module, arrays: TableArrays, device: torch.device) -> NDArray[np.float32]:
-    """Outputs float32 [N] of a network in evaluation mode, in full precision."""
+def combine(
+    outputs: Sequence[NDArray[np.floating]], weights: Sequence[float], targets: Sequence[Target]
+) -> dict[str, NDArray[np.float64]]:
+    """Predictions of every target by its column, from the members' outputs [N, K].
+
+    Numbers are averaged in the transformed units (a geometric mean for a target learned as a logarithm), classes by
+    their probabilities.
+    """
+    predicted: dict[str, NDArray[np.float64]] = {}
+    begin = 0
+    for target in targets:
+        parts = [each[:, begin : begin + target.width] for each in outputs]
+        begin += target.width
+        if isinstance(target, TargetClasses):
+            predicted[target.column] = weighted_mean([softmax(part) for part in parts], weights)
+        else:
+            mean = weighted_mean([part[:, 0] for part in parts], weights)
+            predicted[target.column] = invert_target(mean, target)
+    return predicted
+
+
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Probabilities float64 [N, C] of logits [N, C]."""
+    exact = np.asarray(logits, dtype=np.float64)
+    powers = np.exp(exact - exact.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def network_outputs(network: nn.Module, arrays: TableArrays, device: torch.device) -> NDArray[np.float32]:
+    """Outputs float32 [N, K] of a network in evaluation mode, in full precision."""
     outputs = []
     with torch.inference_mode():
         for codes, values in zip(arrays.codes.split(PREDICT_ROWS), arrays.continuous.split(PREDICT_ROWS), strict=True):
-            outputs.append(network(codes.to(device), values.to(device)).cpu())
-    return torch.cat(outputs).numpy() if outputs else np.empty(0, dtype=np.float32)
+            output = network(codes.to(device), values.to(device)).cpu()
+            outputs.append(output if output.ndim == 2 else output.unsqueeze(-1))
+    return torch.cat(outputs).numpy()
 
 
 def _evaluator(
     held_out: nw.DataFrame[Any], encoder: Encoder, accelerator: Accelerator
 ) -> Callable[[nn.Module], dict[str, float]]:
-    arrays = to_arrays(held_out, encoder)
-    actual = held_out.get_column(encoder.target.column).to_numpy()
+    """Figures of the held-out rows by name, after the target's where there are several."""
+    arrays, targets = to_arrays(held_out, encoder), encoder.targets
+    actual = {target.column: actual_values(held_out, target) for target in targets}
 
     def evaluate(network: nn.Module) -> dict[str, float]:
         network.eval()
-        predicted = invert_target(_forward(network, arrays, accelerator.device), encoder.target)
-        return regression_metrics(actual, predicted, logarithmic=encoder.target.transform == "log")
+        predicted = combine([network_outputs(network, arrays, accelerator.device)], [1.0], targets)
+        return {
+            prefix_of(target, targets) + name: value
+            for target in targets
+            for name, value in short_figures(target, actual[target.column], predicted[target.column]).items()
+        }
 
     return evaluate

@@ -1,12 +1,14 @@
 """The entity-embedding network (Guo & Berkhahn 2016, arXiv:1604.06737) in the form of the fast.ai lessons."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedline.errors import DataError
+from embedline.tables.numeric_embeddings import make_numeric_embeddings
 from embedline.tables.options import NetworkOptions
 from embedline.training.dropout import Dropout
 
@@ -81,14 +83,15 @@ class EmbeddingTables(nn.Module):
 
 
 class EmbeddingNetwork(nn.Module):
-    """Embeddings and continuous inputs through hidden layers to one number.
+    """Embeddings and continuous inputs through hidden layers to the outputs of all targets, side by side.
 
-    Each hidden block is Linear -> ReLU -> [BatchNorm] -> Dropout. The output is in units of the *transformed* target:
-    ``output_mean + output_scale * x``, so that an untrained network predicts the training mean, or with ``y_range``
-    ``low + (high - low) * sigmoid(x)``. DIFF(fastai): the lessons leave the output unscaled, and the first hundred
+    Each hidden block is Linear -> ReLU -> [BatchNorm] -> Dropout. An output is ``mean + scale * x`` with its own mean
+    and scale, or with a range ``low + (high - low) * sigmoid(x)``. That of a number is in units of the *transformed*
+    target, and an untrained network predicts the training mean; those of classes are logits, and an untrained network
+    predicts the shares of the training rows. DIFF(fastai): the lessons leave the output unscaled, and the first hundred
     steps go into finding the mean.
 
-    **Shape**: codes int [B, V], continuous float [B, C] -> float [B].
+    **Shape**: codes int [B, V], continuous float [B, C] -> float [B] of one output, [B, K] of K.
     """
 
     def __init__(
@@ -102,16 +105,19 @@ class EmbeddingNetwork(nn.Module):
         embedding_dropout: float,
         batch_norm: bool,
         continuous_batch_norm: bool,
-        output_mean: float,
-        output_scale: float,
-        y_range: Sequence[float] | None,
+        output_means: Sequence[float],
+        output_scales: Sequence[float],
+        y_ranges: Sequence[Sequence[float] | None],
+        numeric_embedding: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.embeddings = EmbeddingTables(cardinalities=cardinalities, sizes=sizes) if len(sizes) else None
         self.embedding_dropout = Dropout(embedding_dropout)
         self.normalise = nn.BatchNorm1d(n_continuous) if n_continuous and continuous_batch_norm else nn.Identity()
+        embedded = numeric_embedding is not None and n_continuous > 0
+        self.numeric = make_numeric_embeddings(numeric_embedding or {}, n_continuous) if embedded else None
         self.hidden = nn.Sequential()
-        width = sum(sizes) + n_continuous
+        width = sum(sizes) + (self.numeric.width if self.numeric else n_continuous)
         for index, (size, rate) in enumerate(zip(layers, dropouts, strict=True)):
             self.hidden.add_module(f"linear{index}", nn.Linear(width, size))
             self.hidden.add_module(f"relu{index}", nn.ReLU())
@@ -120,9 +126,15 @@ class EmbeddingNetwork(nn.Module):
             if rate:
                 self.hidden.add_module(f"dropout{index}", Dropout(rate))
             width = size
-        self.output = nn.Linear(width, 1)
-        self.output_mean, self.output_scale = output_mean, output_scale
-        self.y_range = tuple(y_range) if y_range is not None else None
+        self.output = nn.Linear(width, len(output_means))
+        self.limited = any(limits is not None for limits in y_ranges)
+        lows, highs = zip(*(limits if limits is not None else (0.0, 0.0) for limits in y_ranges), strict=True)
+        self.mean: Tensor
+        self.scale: Tensor
+        self.low: Tensor
+        self.high: Tensor
+        for name, numbers in (("mean", output_means), ("scale", output_scales), ("low", lows), ("high", highs)):
+            self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -135,13 +147,14 @@ class EmbeddingNetwork(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, codes: Tensor, continuous: Tensor) -> Tensor:
-        """Predict the transformed target."""
+        """Predict the transformed numbers and the logits of the classes."""
         parts = []
         if self.embeddings is not None:
             parts.append(self.embedding_dropout(self.embeddings(codes)))
-        parts.append(self.normalise(continuous))
-        raw = self.output(self.hidden(torch.cat(parts, dim=1))).squeeze(-1).float()  # (B,)
-        if self.y_range is not None:
-            low, high = self.y_range
-            return low + (high - low) * torch.sigmoid(raw)
-        return self.output_mean + self.output_scale * raw
+        parts.append(self.numeric(continuous) if self.numeric is not None else self.normalise(continuous))
+        raw = self.output(self.hidden(torch.cat(parts, dim=1))).float()  # (B, K)
+        output = self.mean + self.scale * raw
+        if self.limited:
+            ranged = self.low + (self.high - self.low) * torch.sigmoid(raw)
+            output = torch.where(self.high > self.low, ranged, output)
+        return output.squeeze(-1)

@@ -1,16 +1,27 @@
-"""How continuous variables and the target are scaled, from the training rows alone."""
+"""How continuous variables are scaled, from the training rows alone."""
 
-from typing import Literal
+from typing import Any
 
 import narwhals as nw
+import numpy as np
 from pydantic import BaseModel, ConfigDict
+
+from embedline.errors import DataError
+from embedline.tables.options import EncodingOptions
+from embedline.tables.quantiles import fit_quantiles, normal_scores
 
 TINY = 1e-7  # added to the deviation that divides, as in the lessons
 ROUNDING = 1e-12  # a deviation below this part of the mean is what float64 leaves of a constant
 
 
 class Scale(BaseModel):
-    """Value to fill in, limits, and mean and population standard deviation to standardise by, of the training rows."""
+    """Value to fill in, limits, and mean and population standard deviation to standardise by, of the training rows.
+
+    Attributes:
+        quantiles: of the training rows where the variable is scaled by its ranks; ``mean`` and ``std`` are then those
+            of the normal scores.
+        rows: training rows that the quantiles are of.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -18,23 +29,60 @@ class Scale(BaseModel):
     mean: float
     std: float
     limits: tuple[float, float] | None = None
+    quantiles: tuple[float, ...] | None = None
+    rows: int = 0
 
     def complete(self, number: nw.Expr) -> nw.Expr:
         """The variable without missing values, within its limits."""
         limited = number.clip(*self.limits) if self.limits else number
         return limited.fill_null(self.fill)
 
+    def standardise(self, table: nw.DataFrame[Any], number: nw.Expr, name: str) -> nw.Expr | nw.Series[Any]:
+        """Float32 inputs of the network, under ``name``, from the raw ``number`` of ``table``."""
+        if self.quantiles is None:
+            return ((self.complete(number) - self.mean) / (self.std + TINY)).cast(nw.Float32).alias(name)
+        values = table.select(self.complete(number).alias(name)).get_column(name).to_numpy()
+        scores = (normal_scores(values, self.quantiles, self.rows) - self.mean) / (self.std + TINY)
+        return nw.new_series(name, scores.astype(np.float32), nw.Float32, backend=table.implementation)
 
-class TargetScale(BaseModel):
-    """Transform of the target and, of the transformed training values, mean, deviation and maximum."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+def fit_scale(values: nw.Series[Any], options: EncodingOptions) -> Scale:
+    """Scale of a continuous variable from its Float64 values on the training rows."""
+    if values.null_count() == len(values):
+        raise DataError(
+            f"column {values.name!r} holds only missing values on the training rows: take it out of columns.continuous"
+        )
+    limits = options.limits.get(values.name)
+    limited = values.clip(*limits) if limits else values
+    fill = options.fill.get(values.name, float(limited.median()))
+    filled = limited.fill_null(fill)
+    if options.scaling_of(values.name) == "standard":
+        mean = float(filled.mean())
+        return Scale(fill=fill, mean=mean, std=spread(float(filled.std(ddof=0)), mean), limits=limits)
+    numbers = filled.to_numpy()
+    quantiles = fit_quantiles(numbers)
+    scores = normal_scores(numbers, quantiles, len(numbers))
+    mean = float(scores.mean())
+    std = spread(float(scores.std()), mean)
+    return Scale(fill=fill, mean=mean, std=std, limits=limits, quantiles=quantiles, rows=len(numbers))
 
-    column: str
-    transform: Literal["log", "none"]
-    mean: float
-    std: float
-    maximum: float
+
+def number_of(table: nw.DataFrame[Any], name: str, *, mend: str) -> nw.Expr:
+    """Column ``name`` as Float64 with null for NaN; raise a DataError that says how to ``mend`` one of another type."""
+    dtype = table.schema[name]
+    if not (dtype.is_numeric() or dtype == nw.Boolean or table.get_column(name).null_count() == len(table)):
+        raise DataError(f"column {name!r} has the type {dtype} where numbers are needed: {mend}")
+    number = nw.col(name).cast(nw.Float64)
+    return nw.when(~number.is_nan()).then(number).alias(name) if dtype.is_float() else number
+
+
+def refuse_infinite(numbers: nw.DataFrame[Any]) -> None:
+    """Raise a DataError that names the first column and row that hold an infinite value."""
+    for name in numbers.columns:
+        infinite = numbers.get_column(name).abs() == float("inf")
+        if infinite.fill_null(False).any():
+            row = infinite.to_list().index(True)
+            raise DataError(f"column {name!r} holds an infinite value at row {row}")
 
 
 def spread(std: float, mean: float) -> float:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
-from embedline.tables.scales import spread
+from embedline.tables.scales import TINY, spread
 
 LARGEST_KEY = 2**63 - 1
 Codes = Mapping[str, NDArray[np.integer]]
@@ -29,7 +29,8 @@ class TargetMeans(BaseModel):
 
     A group's value is ``(sum + smoothing * parent) / (count + smoothing)`` (Micci-Barreca 2001), where the parent is
     the group without the last column, down to the overall mean. A group that training never saw takes its parent's
-    value. ``mean`` and ``std`` standardise the result, as those of any continuous input.
+    value. ``mean`` and ``std`` standardise the result, as those of any continuous input. ``of`` says what the mean is
+    of, where the table has several targets or the target is a class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,11 +40,22 @@ class TargetMeans(BaseModel):
     overall: float
     mean: float
     std: float
+    of: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the narrowest groups."""
+        return self.levels[-1].columns
 
     @property
     def name(self) -> str:
-        """Name of the input: ``mean(Store, DayOfWeek)``."""
-        return f"mean({', '.join(self.levels[-1].columns)})"
+        """Name of the input: ``mean(Store, DayOfWeek)``, or ``mean(>50K; occupation)``."""
+        of = f"{self.of}; " if self.of else ""
+        return f"mean({of}{', '.join(self.columns)})"
+
+    def standardised(self, codes: Codes) -> NDArray[np.float32]:
+        """Value of each row as the network reads it, float32 [N]; ``codes`` as for :meth:`values`."""
+        return ((self.values(codes) - self.mean) / (self.std + TINY)).astype(np.float32)
 
     def values(self, codes: Codes) -> NDArray[np.float64]:
         """Value of each row, float64 [N], not standardised; ``codes`` has an integer array [N] for each column."""
@@ -58,7 +70,12 @@ class TargetMeans(BaseModel):
 
 
 def fit_target_means(
-    codes: Codes, sizes: Mapping[str, int], columns: Sequence[str], target: NDArray[np.floating], smoothing: float
+    codes: Codes,
+    sizes: Mapping[str, int],
+    columns: Sequence[str],
+    target: NDArray[np.floating],
+    smoothing: float,
+    of: str = "",
 ) -> TargetMeans:
     """Fit on training rows: ``codes`` are integers [N] below ``sizes``, ``target`` the transformed target [N].
 
@@ -82,6 +99,7 @@ def fit_target_means(
         overall=float(np.mean(target)),
         mean=float(parent.mean()),
         std=spread(float(parent.std()), float(parent.mean())),
+        of=of,
     )
 
 

@@ -1,5 +1,7 @@
 """The ULMFiT classifier (Howard & Ruder 2018, arXiv:1801.06146): a language model's encoder, pooling, and a head."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -154,3 +156,32 @@ class TextClassifier(nn.Module):
         for place, modules in enumerate(groups):
             for module in modules:
                 module.requires_grad_(place >= len(groups) - trained)
+
+
+class ClassifierEnsemble(nn.Module):
+    """Classifiers of the same classes whose probabilities are averaged; one alone is an ensemble, too.
+
+    Args:
+        members: the classifiers.
+        weights: of each member's probabilities; only their ratios count.
+    """
+
+    def __init__(self, members: Sequence[TextClassifier], weights: Sequence[float]) -> None:
+        super().__init__()
+        assert len(members) == len(weights) > 0, "a weight for each member"
+        self.networks = nn.ModuleList(members)
+        self.weights = tuple(weight / sum(weights) for weight in weights)
+        self.n_classes = members[0].n_classes
+
+    @property
+    def members(self) -> list[TextClassifier]:
+        """The classifiers, in the order of the weights."""
+        return [network for network in self.networks if isinstance(network, TextClassifier)]
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Logarithms float64 [B, C] of the mean probabilities; arguments as in :func:`read_documents`."""
+        logs = [
+            F.log_softmax(member(ids, lengths).double(), dim=1) + math.log(weight)
+            for member, weight in zip(self.networks, self.weights, strict=True)
+        ]
+        return torch.stack(logs).logsumexp(0)

@@ -3,58 +3,29 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
 from embedline.errors import DataError
 from embedline.text.report import prediction_arrays
-from embedline.training.classification import calibration_bins, confusion_matrix, expected_calibration_error
+from embedline.training.classification_figures import calibration_figure, confusion_figure
 from embedline.training.figures import ACCENT, INK, MUTED, SECOND
 from embedline.training.figures import LAYOUT as LOOK
 
 HELD_OUT = (SECOND, "#059669")
 MARGIN = {"l": 72, "r": 64, "t": 88, "b": 64}  # room for a second axis and for the names of the stages
 LAYOUT = {**LOOK, "margin": MARGIN}
-SHADES = [[0.0, "#f5f8ff"], [1.0, ACCENT]]
 # What a training measures on held-out text: as a share of 1, or in a unit of its own.
-LOSSES = ("validation_loss", "valid_loss", "held_out_loss")
-SHARES = ("accuracy", "f1", "f1_macro", "next_word_accuracy")
+LOSS = "validation_loss"
+SHARES = ("accuracy", "next_word_accuracy")
 FIGURES = ("perplexity", *SHARES)
 
 
 def confusion_plot(predictions: pl.DataFrame, classes: Sequence[str], title: str) -> go.Figure:
     """Counts of actual against predicted classes, shaded by the share of the actual class."""
     actual, probabilities = prediction_arrays(predictions, classes)
-    counts = confusion_matrix(actual, probabilities.argmax(axis=1), len(classes))
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    labels = [
-        [f"{count:,}<br>{share:.1%}" for count, share in zip(*row, strict=True)]
-        for row in zip(counts, shares, strict=True)
-    ]
-    figure = go.Figure(
-        go.Heatmap(
-            x=list(classes),
-            y=list(classes),
-            z=shares,
-            zmin=0.0,
-            zmax=1.0,
-            text=labels,
-            # Numbers are drawn while a cell holds them; hovering shows them in any case.
-            texttemplate="%{text}" if len(classes) <= 12 else None,
-            colorscale=SHADES,
-            showscale=False,
-            hovertemplate="actual %{y}, predicted %{x}: %{text}<extra></extra>",
-            xgap=2,
-            ygap=2,
-        )
-    )
-    slant = -30 if len(classes) > 2 and max(map(len, classes)) > 12 else 0  # long names would run into one another
-    figure.update_xaxes(title_text="predicted", type="category", showgrid=False, automargin=True, tickangle=slant)
-    figure.update_yaxes(title_text="actual", type="category", autorange="reversed", showgrid=False, automargin=True)
-    height = 280 + 64 * min(len(classes), 12)
-    return figure.update_layout(title=title, height=height, **LAYOUT)
+    return confusion_figure(actual, probabilities, classes, title).update_layout(margin=MARGIN)
 
 
 def calibration_plot(
@@ -68,55 +39,18 @@ def calibration_plot(
 
     Points on the diagonal are honest, those below it too sure (Guo et al. 2017).
     """
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.06)
-    ends = [1 / len(classes), 1.0]  # the greatest of C probabilities is 1 / C at least
-    figure.add_scatter(
-        x=ends, y=ends, mode="lines", line={"color": MUTED, "dash": "dash"}, name="perfect", row=1, col=1
-    )
-    for name, frame, colour in (
-        ("classifier", predictions, ACCENT),
-        ("baseline", baseline_predictions, SECOND),
-    ):
-        if frame is None:
-            continue
-        bins = calibration_bins(*prediction_arrays(frame, classes), n_bins)
-        rows = pl.from_dicts(bins)
-        figure.add_scatter(
-            x=rows["confidence"],
-            y=rows["accuracy"],
-            customdata=rows["count"],
-            mode="lines+markers",
-            line={"color": colour},
-            name=f"{name} (ECE {expected_calibration_error(bins):.3f})",
-            legendgroup=name,
-            hovertemplate="confidence %{x:.1%}, accuracy %{y:.1%}: %{customdata:,} documents<extra></extra>",
-            row=1,
-            col=1,
-        )
-        figure.add_bar(
-            x=(rows["lower"] + rows["upper"]) / 2,
-            y=rows["count"],
-            marker_color=colour,
-            legendgroup=name,
-            showlegend=False,
-            hovertemplate="%{y:,} documents<extra></extra>",
-            row=2,
-            col=1,
-        )
-    first_bin = np.floor(n_bins / len(classes)) / n_bins
-    figure.update_xaxes(tickformat=".0%", tick0=0, dtick=0.1, range=[first_bin - 0.01, 1.01])
-    figure.update_xaxes(title_text="confidence: probability of the predicted class", row=2, col=1)
-    figure.update_yaxes(title_text="accuracy", tickformat=".0%", row=1, col=1)
-    figure.update_yaxes(title_text="documents", row=2, col=1)
-    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
-    return figure.update_layout(title=title, height=600, legend=legend, bargap=0.1, **LAYOUT)
+    models = {"classifier": prediction_arrays(predictions, classes)}
+    if baseline_predictions is not None:
+        models["baseline"] = prediction_arrays(baseline_predictions, classes)
+    figure = calibration_figure(models, title, n_bins=n_bins, rows="documents")
+    return figure.update_layout(margin=MARGIN)
 
 
 def training_plot(history: pl.DataFrame, title: str) -> go.Figure:
     """Loss, figures of the held-out rows and learning rate over the training; stages are marked where there are any.
 
     Args:
-        history: in the order of the training ``epoch``, ``lr``, ``train_loss`` (nats) and any of :data:`LOSSES` and
+        history: in the order of the training ``epoch``, ``lr``, ``train_loss`` (nats) and any of :data:`LOSS` and
             :data:`FIGURES`, null where they were not measured; ``stage`` (a name, or a number from 0) in a training of
             several, each of which may count its epochs from 0 again.
     """
@@ -137,8 +71,8 @@ def training_plot(history: pl.DataFrame, title: str) -> go.Figure:
     figure.add_scatter(
         x=position, y=history["train_loss"], name="training loss", line={"color": ACCENT, "width": 1.5}, row=1, col=1
     )
-    for name in (name for name in LOSSES if name in history.columns):
-        _held_out(figure, position, history[name].alias("loss"), INK, row=1, col=1)
+    if LOSS in history.columns:
+        _held_out(figure, position, history[LOSS].alias("loss"), INK, row=1, col=1)
     for place, name in enumerate(measured):
         second = place == 1 and two_scales
         _held_out(figure, position, history[name], HELD_OUT[place], row=2, col=1, secondary_y=second)

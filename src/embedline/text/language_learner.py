@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 import torch
@@ -22,18 +22,33 @@ from embedline.training.bundle import ModelBundle, library_versions
 from embedline.training.device import device_name, make_accelerator
 from embedline.training.ensemble import available_cores, train_side_by_side
 from embedline.training.loop import Fitted, train
+from embedline.training.lr_finder import RangeTest, range_test
+from embedline.training.options import FinderOptions
 from embedline.training.state import Record
+
+Result = TypeVar("Result")
 
 KIND = "language_model"
 EVALUATION_ROWS = 64  # parallel rows of a stream that is read without learning
 EVALUATION_TOKENS = 70  # of each row at a time
 TIED = "decoder.weight"  # the same tensor as the encoder's embedding: stored once
+NO_VALIDATION = "{}.early_stopping needs documents of the part 'validation': set split.validation above 0"
+MONITOR = "validation_loss"  # figure of both text networks' evaluations that early stopping goes by
 
 
 def build_language_model(config: dict[str, Any]) -> LanguageModel:
     """Network of a bundle's ``config``."""
     options = EncoderOptions.model_validate(config["encoder"])
     return LanguageModel(config["vocabulary_size"], options, decoder_bias=config["decoder_bias"])
+
+
+def language_config(vocabulary: Vocabulary, network: LanguageModelOptions) -> dict[str, Any]:
+    """Arguments of :class:`LanguageModel`; plain JSON values."""
+    return {
+        "vocabulary_size": len(vocabulary),
+        "encoder": network.encoder().model_dump(mode="json"),
+        "decoder_bias": network.has_bias,
+    }
 
 
 def train_language_model(
@@ -49,17 +64,18 @@ def train_language_model(
         ids: frame of :func:`embedline.text.vocabulary.numericalize`.
 
     Returns:
-        The bundle of the last epoch, and the history: a record every few steps with ``step``, ``epoch``, ``lr`` and
-        ``train_loss`` (nats a token, with dropout); the last of each epoch also has the figures of the part
-        ``validation``, where there is one.
+        The bundle of the last epoch, or of the best one with early stopping, and the history: a record every few steps
+        with ``step``, ``epoch``, ``lr`` and ``train_loss`` (nats a token, with dropout); the last of each epoch also
+        has the figures of the part ``validation``, where there is one.
+
+    Raises:
+        DataError: if there is no such part for early stopping to go by.
     """
-    learned = Corpus.of(ids.filter(pl.col("part").is_in([TRAIN, UNLABELLED])))
+    learned = _learned(ids)
     held_out = Corpus.of(ids.filter(pl.col("part") == VALIDATION))
-    config = {
-        "vocabulary_size": len(vocabulary),
-        "encoder": network.encoder().model_dump(mode="json"),
-        "decoder_bias": network.has_bias,
-    }
+    if training.early_stopping and not len(held_out):
+        raise DataError(NO_VALIDATION.format("language_model_training"))
+    config = language_config(vocabulary, network)
     accelerator = make_accelerator(training)
     evaluate = evaluator(held_out, accelerator) if len(held_out) else None
     kept = checkpoints.current("language_model")
@@ -73,6 +89,7 @@ def train_language_model(
             accelerator=accelerator,
             seed=training.seed,
             evaluate=evaluate,
+            monitor=MONITOR,
             label="language_model.",
             checkpoint=kept,
             stop=stop,
@@ -83,20 +100,42 @@ def train_language_model(
         "tokens": len(learned.ids),
         "documents": len(learned),
         "vocabulary": len(vocabulary),
-        **training_figures(run, training.epochs, accelerator),
-        **{name: value for name, value in run.history[-1].items() if name not in ("step", "epoch", "lr")},
+        **training_figures(run, accelerator),
+        **{name: value for name, value in run.figures.items() if name not in ("step", "epoch", "lr", "monitor")},
     }
     weights = {name: tensor for name, tensor in run.network.state_dict().items() if name != TIED}
     encoder = {"vocabulary": vocabulary.model_dump(mode="json"), "tokens": tokens.model_dump(mode="json")}
     return ModelBundle(KIND, config, encoder, weights, figures, library_versions()), run.history
 
 
+def find_language_model_rate(
+    ids: pl.DataFrame,
+    vocabulary: Vocabulary,
+    network: LanguageModelOptions,
+    training: LanguageModelTraining,
+    finder: FinderOptions,
+) -> RangeTest:
+    """Learning-rate range test of a language model on the texts that it would learn from."""
+    learned, config, accelerator = _learned(ids), language_config(vocabulary, network), make_accelerator(training)
+
+    def search(built: nn.Module, stop: threading.Event) -> RangeTest:
+        task = StreamTask(learned, training, device=accelerator.device)
+        return range_test(built, task, training, finder, accelerator=accelerator, seed=training.seed, stop=stop)
+
+    return with_seed(training.seed, training.threads, lambda: build_language_model(config), search)
+
+
+def _learned(ids: pl.DataFrame) -> Corpus:
+    """The texts that a language model learns from."""
+    return Corpus.of(ids.filter(pl.col("part").is_in([TRAIN, UNLABELLED])))
+
+
 def with_seed(
     seed: int,
     threads: int | None,
     build: Callable[[], nn.Module],
-    fit: Callable[[nn.Module, threading.Event], Fitted],
-) -> Fitted:
+    fit: Callable[[nn.Module, threading.Event], Result],
+) -> Result:
     """Build a network and train it with ``threads`` PyTorch threads (all cores when None), all from one seed.
 
     PyTorch's global generator, which dropout masks come from, is put back afterwards. Ctrl-C ends the training.
@@ -111,10 +150,11 @@ def with_seed(
     return run
 
 
-def training_figures(run: Fitted, epochs: int, accelerator: Accelerator) -> dict[str, Any]:
+def training_figures(run: Fitted, accelerator: Accelerator) -> dict[str, Any]:
     """What a bundle says of its training."""
     return {
-        "epochs": epochs,
+        "epochs": run.epochs,
+        **({"best_epoch": run.best_epoch} if run.best_epoch else {}),
         "seconds": run.seconds,
         "tokens_per_second": run.rows_per_second,
         "device": device_name(accelerator.device),

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from embedline.training.options import FitOptions, OptimizerOptions
+from embedline.training.options import EarlyStopping, FitOptions, OptimizerOptions, SeedOptions, Sizes
 
 Preset = Literal["dl1", "ulmfit"]
 
@@ -85,7 +85,7 @@ class ClassifierOptions(BaseModel):
     """What is set on top of the language model's encoder, and the dropout rates of the whole.
 
     Attributes:
-        layers: sizes of the head's hidden layers.
+        layers: sizes of the head's hidden layers: a list, or a number for one.
         head_dropout: before each linear layer of the head: one rate, or one for each (``layers`` and the output). The
             first default is the preset's output rate, which ``drop_mult`` multiplies, the others 0.1, which it does not
         bptt: tokens that the gradient goes back through; a document is read in chunks of this length.
@@ -97,7 +97,7 @@ class ClassifierOptions(BaseModel):
     preset: Preset = "ulmfit"
     dropout: dict[Literal["input", "embedding", "weight", "hidden", "output"], float] = {}
     drop_mult: float = Field(default=0.5, ge=0.0)
-    layers: tuple[int, ...] = (50,)
+    layers: Sizes = (50,)
     head_dropout: float | tuple[float, ...] | None = None
     bptt: int = Field(default=70, ge=1)
     max_tokens: int = Field(default=1400, ge=1)
@@ -123,8 +123,8 @@ class ClassifierOptions(BaseModel):
                 f"head_dropout needs {len(self.layers) + 1} rates, one before each linear layer (layers and the "
                 f"output), got {list(rates)}"
             )
-        if not all(0.0 <= rate < 1.0 for rate in rates) or not all(size >= 1 for size in self.layers):
-            raise ValueError(f"rates lie in [0, 1) and sizes above 0, got {list(rates)} and {list(self.layers)}")
+        if not all(0.0 <= rate < 1.0 for rate in rates):
+            raise ValueError(f"head_dropout lies in [0, 1), got {list(rates)}")
         return self
 
 
@@ -138,6 +138,8 @@ class TextSettings(OptimizerOptions):
     Attributes:
         alpha: weight of the activation regularisation (AR), the mean square of the last layer's outputs.
         beta: weight of the temporal one (TAR), the mean square of their differences from a token to the next.
+        early_stopping: goes by the loss of the part ``validation``, that is by ``split.validation`` of the training
+            documents: there is no share of its own to hold out.
         threads: of PyTorch on a CPU; all cores when absent.
     """
 
@@ -146,7 +148,7 @@ class TextSettings(OptimizerOptions):
     weight_decay: float = Field(default=0.01, ge=0.0)
     alpha: float = Field(default=2.0, ge=0.0)
     beta: float = Field(default=1.0, ge=0.0)
-    seed: int = 42
+    early_stopping: EarlyStopping | None = None
     threads: int | None = Field(default=None, ge=1)
 
 
@@ -158,11 +160,13 @@ class LanguageModelTraining(TextSettings, FitOptions):
         random_bptt: lengths drawn around ``bptt`` (95 %) or half of it (5 %), with a deviation of 5, with the learning
             rate in proportion (Merity et al. 2017, §4.1); fixed when false.
         tokens_per_epoch: training tokens read in an epoch, a random choice of documents; all when absent.
+        seed: one, and no ensemble: texts are written by one network, and a classifier starts from one.
     """
 
     bptt: int = Field(default=70, ge=2)
     random_bptt: bool = False
     tokens_per_epoch: int | None = Field(default=None, ge=1)
+    seed: int = 42
 
 
 class Stage(BaseModel):
@@ -185,8 +189,11 @@ class StageTraining(TextSettings, FitOptions):
     """The training of one stage."""
 
 
-class ClassifierTraining(TextSettings):
+class ClassifierTraining(SeedOptions, TextSettings):
     """How to fine-tune a classifier: ``stages`` say for how long which layers learn, and at what rate.
+
+    One classifier for each of ``seeds``, all from the same language model; their probabilities are averaged by
+    ``weights``. With ``early_stopping`` each stage may end early, and the next one starts from its best epoch.
 
     Attributes:
         rate_decay: each layer group learns this much slower than the one above it.
@@ -198,5 +205,5 @@ class ClassifierTraining(TextSettings):
 
     def of_stage(self, stage: Stage) -> StageTraining:
         """Options of the training of one stage."""
-        shared = self.model_dump(exclude={"stages", "rate_decay"})
+        shared = self.model_dump(exclude={"stages", "rate_decay", "seeds", "weights"})
         return StageTraining(**shared, epochs=stage.epochs, lr=stage.lr)

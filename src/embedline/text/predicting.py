@@ -20,6 +20,7 @@ from embedline.text.explaining import ExplanationOptions, first_order, moved_by,
 from embedline.text.generation import Words, opened
 
 if TYPE_CHECKING:
+    from embedline.text.classifier import ClassifierEnsemble
     from embedline.text.tokens import TokenOptions
     from embedline.training.bundle import ModelBundle
 
@@ -52,7 +53,7 @@ class Predictor:
     Attributes:
         probabilities: probabilities float64 [N, C] of documents, each an array of ids [T >= 1].
         estimate: guess [T] of what occluding each position of a document does to the log-odds of a class; see
-            :func:`embedline.text.explaining.first_order`.
+            :func:`first_order_together`.
         vocabulary: token ids.
         tokens: settings of the tokenizer that the classifier was trained with.
         classes: labels in the order of the probabilities.
@@ -68,7 +69,7 @@ class Predictor:
 
     @classmethod
     def from_bundle(cls, bundle: "ModelBundle") -> Self:
-        """The classifier of a stored bundle, on the GPU where there is one.
+        """The classifier, or the ensemble, of a stored bundle, on the GPU where there is one.
 
         Raises:
             DataError: if the bundle holds another kind of model, or is broken.
@@ -85,7 +86,7 @@ class Predictor:
             )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         probabilities = partial(class_probabilities, network, device=device)
-        estimate = partial(first_order, network.to(device), vocabulary.unknown)
+        estimate = partial(first_order_together, network.to(device), vocabulary.unknown)
         return cls(probabilities, estimate, vocabulary, tokens, tuple(classes), bundle.config["max_tokens"])
 
     def predict(self, texts: Sequence[str]) -> pl.DataFrame:
@@ -230,6 +231,29 @@ class Predictor:
             if rows:
                 shown = ", ".join(map(str, rows[:10])) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
                 logger.warning("Text %s: %s; the prediction says nothing", shown, fault)
+
+
+def first_order_together(network: "ClassifierEnsemble", unknown: int, ids: Ids, label: int) -> NDArray[np.float64]:
+    """:func:`embedline.text.explaining.first_order` [T] of an ensemble: to first order, its members' put together.
+
+    With the mean probability p of the class, members' p_m and weights w_m, the log-odds change by
+    ``d log(p / (1 - p)) = sum of w_m p_m (1 - p_m) d log(p_m / (1 - p_m)) / (p (1 - p))``.
+    """
+    from embedline.text.classifier_learner import class_probabilities
+
+    members = network.members
+    changes = [first_order(member, unknown, ids, label) for member in members]
+    if len(members) == 1:
+        return changes[0]
+    found = np.stack([class_probabilities(member, [ids])[0] for member in members])  # [M, C]
+    mean, weights = np.asarray(network.weights) @ found, np.asarray(network.weights)
+    spread = _variance(found, label) * weights / max(_variance(mean[None], label)[0], np.finfo(np.float64).tiny)
+    return np.asarray(spread @ np.stack(changes))
+
+
+def _variance(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float64]:
+    """``p (1 - p)`` [M] of one class; ``1 - p`` is summed from the others, as it keeps its digits near 0 so."""
+    return np.asarray(probabilities[:, label] * np.delete(probabilities, label, axis=1).sum(axis=1))
 
 
 def excerpt(text: str, length: int = EXCERPT) -> str:

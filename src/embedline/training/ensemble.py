@@ -8,10 +8,12 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from embedline.training.loop import Fitted, Stopped
+from embedline.training.loop import Stopped
 
 Result = TypeVar("Result")
 
@@ -43,12 +45,12 @@ def in_threads(threads: int, function: Callable[[], Result]) -> Result:
 
 
 def train_side_by_side(
-    train_member: Callable[[int, nn.Module, threading.Event], Fitted],
+    train_member: Callable[[int, nn.Module, threading.Event], Result],
     networks: Sequence[nn.Module],
     *,
     workers: int,
     threads: int,
-) -> list[Fitted]:
+) -> list[Result]:
     """Call ``train_member(index, network, stop)`` for each network, ``workers`` at a time, and keep their order.
 
     Python threads are enough: PyTorch releases the interpreter's lock inside its kernels. Each has ``threads`` PyTorch
@@ -61,7 +63,7 @@ def train_side_by_side(
     stop = threading.Event()
     errors: list[BaseException] = []
 
-    def train(index: int, network: nn.Module) -> Fitted:
+    def train(index: int, network: nn.Module) -> Result:
         if stop.is_set():
             raise Stopped("before its first step")
         try:
@@ -82,6 +84,23 @@ def train_side_by_side(
         except BaseException:
             stop.set()
             raise
+
+
+def weighted_mean(outputs: Sequence[NDArray[np.floating]], weights: Sequence[float]) -> NDArray[np.float64]:
+    """Mean float64 [N, …] of the members' outputs, each float [N, …], with one weight for each.
+
+    >>> weighted_mean([np.array([1.0, 2.0]), np.array([5.0, 2.0])], [3.0, 1.0])
+    array([2., 2.])
+
+    Raises:
+        ValueError: if there are not as many weights as outputs, or none.
+    """
+    if len(outputs) != len(weights) or not outputs:
+        raise ValueError(f"need a weight for each output, got {len(weights)} for {len(outputs)}")
+    mean = np.zeros(outputs[0].shape)
+    for output, weight in zip(outputs, weights, strict=True):
+        mean += (weight / sum(weights)) * output
+    return mean
 
 
 def seconds_side_by_side(seconds: Sequence[float], workers: int) -> float:

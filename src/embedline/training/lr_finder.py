@@ -2,16 +2,21 @@
 
 import copy
 import math
-from collections.abc import Sequence
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import polars as pl
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from embedline.training.loop import descend, make_optimizer, set_rates
-from embedline.training.options import FinderOptions, TrainingOptions
-from embedline.training.tasks import Loss, row_loss
+from embedline.training.groups import LayerGroup
+from embedline.training.loop import Stopped, make_optimizer, mean_rate, set_rates, take_step
+from embedline.training.options import FinderOptions, FitOptions
+from embedline.training.tasks import Autocast, Loss, RowTask, StepLoss, Task, step_batches
 
 SMOOTHING = 0.9  # weight of the past in the smoothed loss
 DIVERGED = 4.0  # stop once the smoothed loss is this many times its minimum
@@ -25,47 +30,91 @@ class RangeTest:
     losses: list[float]
     suggestion: float
 
+    def frame(self) -> pl.DataFrame:
+        """A row a rate: ``rate``, ``loss`` and ``suggestion``, the same in all rows; f64 each."""
+        columns = {"rate": self.rates, "loss": self.losses, "suggestion": [self.suggestion] * len(self.rates)}
+        return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
+
+
+class RandomRows(RowTask):
+    """Batches of rows drawn with replacement, each when it is asked for, in an epoch without an end."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.n_batches = sys.maxsize
+
+    def begin_epoch(self, order: torch.Generator) -> None:
+        """Draw from ``order`` from now on."""
+        self._order = order
+
+    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
+        """Loss of rows drawn for it."""
+        rows = torch.randint(self.n_rows, (self.batch_size,), generator=self._order, device=self._order.device)
+        return self.loss_of(network, rows, autocast)
+
 
 def find_learning_rate(
     network: nn.Module,
     tensors: Sequence[Tensor],
     loss: Loss,
-    training: TrainingOptions,
+    training: FitOptions,
     finder: FinderOptions,
     *,
     accelerator: Accelerator,
     seed: int,
 ) -> RangeTest:
-    """Train a copy of ``network`` for ``finder.steps`` batches with a growing rate; the network itself is untouched.
+    """:func:`range_test` on independent rows; the arguments are those of :func:`embedline.training.loop.fit`."""
+    task = RandomRows(tensors, loss, batch_size=training.batch_size, device=accelerator.device)
+    return range_test(network, task, training, finder, accelerator=accelerator, seed=seed)
 
-    Arguments are those of :func:`embedline.training.loop.fit`. The loss is smoothed by an exponential average with
-    bias correction. The suggestion is the rate two thirds into (on the log scale) the longest fall of the smoothed
-    loss (compare fastai's "valley" rule).
+
+def range_test(
+    network: nn.Module,
+    task: Task,
+    training: FitOptions,
+    finder: FinderOptions,
+    *,
+    accelerator: Accelerator,
+    seed: int,
+    groups: Sequence[LayerGroup] | None = None,
+    stop: threading.Event | None = None,
+) -> RangeTest:
+    """Train a copy of ``network`` for ``finder.steps`` steps with a growing rate; the network itself is untouched.
+
+    Arguments are those of :func:`embedline.training.loop.train`; the task's epochs follow one another as needed. The
+    loss, without penalties, is smoothed by an exponential average with bias correction. The suggestion is the rate two
+    thirds into (on the log scale) the longest fall of the smoothed loss (compare fastai's "valley" rule).
+
+    Raises:
+        Stopped: if ``stop`` was set before the end.
     """
-    device = accelerator.device
-    network = copy.deepcopy(network).to(device).train()
-    optimizer = make_optimizer(network, training)
-    tensors = [tensor.to(device) for tensor in tensors]
-    n_rows = len(tensors[-1])
-    batch_size = min(training.batch_size, n_rows)
-    order = torch.Generator(device=device).manual_seed(seed)
+    trained, parts = copy.deepcopy((network, groups))  # together: the groups then hold modules of the copy
+    trained = trained.to(accelerator.device).train()
+    optimizer = make_optimizer(trained, training, parts)
+    steps = _steps(task, training.accumulate, torch.Generator(device=accelerator.device).manual_seed(seed))
     rates: list[float] = []
     losses: list[float] = []
     average = 0.0
-    for step in range(finder.steps):
+    for step, batches in zip(range(finder.steps), steps, strict=False):
         rate = finder.low * (finder.high / finder.low) ** (step / (finder.steps - 1))
-        set_rates(optimizer, rate, training.betas[0])
-        rows = torch.randint(n_rows, (batch_size,), generator=order, device=device)
-        batch = [tensor[rows] for tensor in tensors]
-        value = row_loss(network, batch, loss, accelerator.autocast)
-        descend(value, network, optimizer, accelerator, training.clip_norm)
-        average = SMOOTHING * average + (1.0 - SMOOTHING) * value.item()
+        set_rates(optimizer, rate * mean_rate(task, batches), training.betas[0])
+        reported = take_step(task, batches, trained, optimizer, accelerator, training.clip_norm)
+        average = SMOOTHING * average + (1.0 - SMOOTHING) * (sum(loss.item() for loss in reported) / len(reported))
         smoothed = average / (1.0 - SMOOTHING ** (step + 1))
         if not math.isfinite(smoothed) or (losses and smoothed > DIVERGED * min(losses)):
             break
         rates.append(rate)
         losses.append(smoothed)
+        if stop and stop.is_set():
+            raise Stopped(f"at step {step + 1:,} of {finder.steps:,} of a range test")
     return RangeTest(rates, losses, suggest_rate(rates, losses) if rates else finder.low)
+
+
+def _steps(task: Task, accumulate: int, order: torch.Generator) -> Iterator[range]:
+    """Batches of each step, epoch after epoch."""
+    while True:
+        task.begin_epoch(order)
+        yield from step_batches(task, accumulate)
 
 
 def suggest_rate(rates: Sequence[float], losses: Sequence[float]) -> float:

@@ -1,8 +1,16 @@
 """Settings of a training, validated before the first node runs."""
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_list)]
+"""Units of each hidden layer; in YAML a list, or one number for one layer."""
 
 
 class Averaging(BaseModel):
@@ -17,13 +25,56 @@ class Averaging(BaseModel):
     decay: float = Field(ge=0.0, lt=1.0)
 
 
+class EarlyStopping(BaseModel):
+    """End a training once a loss on held-out data no longer falls, and keep the network of the epoch with the lowest.
+
+    The schedules still run over all of ``epochs``: a ``one_cycle`` that ends early has not annealed its rate, so that
+    ``constant`` and ``cosine_restarts`` go better with it.
+
+    Attributes:
+        patience: epochs in a row without an improvement after which the training ends.
+        min_delta: how far the loss must fall below that of the last improvement to count as one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    patience: int = Field(default=2, ge=1)
+    min_delta: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+
+
+class HeldOutStopping(EarlyStopping):
+    """Early stopping on a random share of the training rows, which the network then does not learn from.
+
+    Attributes:
+        fraction: share of the training rows that is held out.
+        seed: of the choice of these rows; the same rows for every member of an ensemble.
+    """
+
+    fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
+    seed: int = 0
+
+
 class OptimizerOptions(BaseModel):
-    """How to train any network, but for how long and at what rate: optimiser, schedule, device."""
+    """How to train any network, but for how long and at what rate: optimiser, schedule, device.
+
+    Attributes:
+        batch_size: rows (documents, streams) that go through the network at a time.
+        accumulate: batches of a step: its gradient is that of the mean of their losses. The last step of an epoch takes
+            the batches that are left. Batch-norm still sees one batch at a time.
+        weight_decay: pull of the weights of matrices towards 0 (see ``decay``); biases and batch-norm have none.
+        decay: ``decoupled``: each step takes away the share ``lr * weight_decay`` of a weight, whatever the gradient
+            (AdamW, Loshchilov & Hutter 2019, arXiv:1711.05101). ``l2``: the loss has the penalty
+            ``weight_decay / 2 * sum(w**2)``, whose gradient ``weight_decay * w`` Adam then scales with the rest. The
+            lesson writes the penalty as ``loss += wd * (w**2).sum()``, with the gradient ``2 * wd * w``: its ``wd`` is
+            half of this ``weight_decay``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch_size: int = Field(ge=1)
+    accumulate: int = Field(default=1, ge=1)
     weight_decay: float = Field(default=0.0, ge=0.0)
+    decay: Literal["decoupled", "l2"] = "decoupled"
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = Field(default=1e-5, gt=0.0)
     schedule: Literal["one_cycle", "cosine_restarts", "constant"] = "one_cycle"
@@ -50,20 +101,45 @@ class FitOptions(OptimizerOptions):
 
     epochs: int = Field(ge=1)
     lr: float = Field(gt=0.0)
+    early_stopping: EarlyStopping | None = None
 
 
-class TrainingOptions(FitOptions):
-    """How to train networks on the rows of a table: the loss, and a network for each seed."""
+class SeedOptions(BaseModel):
+    """An ensemble: a network for each seed, their outputs averaged.
 
-    loss: Literal["mse", "l1", "huber", "relative"] = "mse"
+    Attributes:
+        weights: of the members in the average, one for each seed; only their ratios count. All alike when absent.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     seeds: tuple[int, ...] = Field(default=(42,), min_length=1)
-    threads: int = Field(default=1, ge=1)
+    weights: tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...] | None = None
+
+    @property
+    def member_weights(self) -> tuple[float, ...]:
+        """Weight of each member; their sum is 1."""
+        weights = self.weights or (1.0,) * len(self.seeds)
+        return tuple(weight / sum(weights) for weight in weights)
 
     @model_validator(mode="after")
     def _check_seeds(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must differ, got {list(self.seeds)}: equal seeds train the same model twice")
+        if self.weights is not None and len(self.weights) != len(self.seeds):
+            raise ValueError(
+                f"weights needs {len(self.seeds)} values, one for each of seeds {list(self.seeds)}, "
+                f"got {list(self.weights)}"
+            )
         return self
+
+
+class TrainingOptions(SeedOptions, FitOptions):
+    """How to train networks on the rows of a table: the loss, and a network for each seed."""
+
+    loss: Literal["mse", "l1", "huber", "relative"] = "mse"
+    threads: int = Field(default=1, ge=1)
+    early_stopping: HeldOutStopping | None = None
 
 
 class FinderOptions(BaseModel):

@@ -1,6 +1,7 @@
 """All that changes while a network trains, so that a checkpoint can hold it."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from embedline.training.averaging import WeightAverage
 from embedline.training.checkpoints import Identity, State, unbroken
 from embedline.training.dropout import generator_states, restore_generators
 from embedline.training.options import FitOptions
-from embedline.training.tasks import Task
+from embedline.training.stopping import BestEpoch
+from embedline.training.tasks import Task, step_batches
 
 Record = dict[str, float]
 
@@ -30,7 +32,7 @@ class Meter:
     count: int = 0
 
     def add(self, value: Tensor) -> None:
-        """Count the loss of one more step."""
+        """Count the loss of one more batch."""
         self.total += value.detach()
         self.count += 1
 
@@ -69,8 +71,10 @@ class TrainingState:
     """How far a training has come: its network, optimiser, average, random numbers, position, meters and history.
 
     Attributes:
-        step: optimiser steps taken.
+        step: steps of the optimiser taken, each along the gradient of ``options.accumulate`` batches or, at the end of
+            an epoch, of those that are left. All that goes by progress or is counted in steps goes by these.
         epoch: epochs that are over, their evaluation included.
+        best: the best epoch so far, with early stopping.
         whole: False while a step is half done, and for good after an error in one: that is no state to go on from.
     """
 
@@ -88,9 +92,10 @@ class TrainingState:
         self.network, self.optimizer, self.options = network, optimizer, options
         self.seed, self.alone = seed, alone
         self.device, self.precision = accelerator.device, accelerator.mixed_precision
-        self.task, self.n_batches = task, task.n_batches
-        self.n_steps = self.n_batches * options.epochs
+        self.task, self.epoch_steps = task, math.ceil(task.n_batches / options.accumulate)
+        self.n_steps = self.epoch_steps * options.epochs
         self.average = WeightAverage(network, options.averaging.decay) if options.averaging else None
+        self.best = BestEpoch(options.early_stopping) if options.early_stopping else None
         self.order = torch.Generator(device=self.device).manual_seed(seed)
         self.order_of_epoch = self.order.get_state()  # from which the present epoch's order is drawn
         self._carried: Any = None  # of a checkpoint from within an epoch
@@ -107,6 +112,11 @@ class TrainingState:
         return self.average.network if self.average else self.network
 
     @property
+    def over(self) -> bool:
+        """Whether all epochs are over, or one more would try the patience of early stopping."""
+        return self.epoch >= self.options.epochs or (self.best is not None and self.best.over)
+
+    @property
     def position(self) -> tuple[int, int]:
         """Steps taken and epochs ended."""
         return self.step, self.epoch
@@ -121,16 +131,17 @@ class TrainingState:
         """Rows trained on per second of the steps that count."""
         # A training of fewer than the untimed steps has only its whole time to report.
         timed = (self.stopwatch.steps, self.stopwatch.seconds) if self.stopwatch.steps else (self.step, self.seconds)
-        return timed[0] * self.task.rows_per_batch / timed[1]
+        rows_per_step = self.task.rows_per_batch * self.task.n_batches / self.epoch_steps
+        return timed[0] * rows_per_step / timed[1]
 
-    def begin_epoch(self) -> range:
-        """Order the batches of the present epoch; the indices of those that are still to come."""
+    def begin_epoch(self) -> Iterator[range]:
+        """Order the batches of the present epoch; the indices of those of each step that is still to come."""
         self.order.set_state(self.order_of_epoch)
         self.task.begin_epoch(self.order)
         if self._carried is not None:
             self.task.restore(self._carried)
             self._carried = None
-        return range(self.step - self.epoch * self.n_batches, self.n_batches)
+        return step_batches(self.task, self.options.accumulate, self.step - self.epoch * self.epoch_steps)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -140,9 +151,10 @@ class TrainingState:
             yield
             self.whole = True
 
-    def count_step(self, loss: Tensor) -> None:
-        """Take the step that was just made, and its loss [], into average, position and meters."""
-        self.meter.add(loss)
+    def count_step(self, losses: Sequence[Tensor]) -> None:
+        """Take the step that was just made, and the losses [] of its batches, into average, position and meters."""
+        for loss in losses:
+            self.meter.add(loss)
         self.step += 1
         if self.average:
             self.average.update()
@@ -151,16 +163,21 @@ class TrainingState:
 
     def record(self, lr: float) -> Record:
         """Add to the history: position, learning rate and mean loss since the last record."""
-        epoch = self.step / self.n_batches
+        epoch = self.step / self.epoch_steps
         record: Record = {"step": self.step, "epoch": epoch, "lr": lr, "train_loss": self.meter.read()}
         self.history.append(record)
         return record
 
     def end_epoch(self, figures: dict[str, float]) -> None:
-        """Put the evaluation's figures, if any, with the epoch's last record, and turn to the next epoch."""
+        """Put the figures, if any, with the epoch's last record, and turn to the next epoch.
+
+        With early stopping ``monitor`` is one of them.
+        """
         with self.changing():
             self.history[-1].update(figures)
             self.epoch += 1
+            if self.best:
+                self.best.see(figures["monitor"], self.epoch, self.result)
             self.order_of_epoch = self.order.get_state()
 
     def identity(self) -> Identity:
@@ -189,8 +206,9 @@ class TrainingState:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state() if self.average else None,
+            "best": self.best.state() if self.best else None,
             "order": self.order_of_epoch,
-            "task": self.task.state() if self.step > self.epoch * self.n_batches else None,
+            "task": self.task.state() if self.step > self.epoch * self.epoch_steps else None,
             "dropout": generator_states(self.network),
             "shared_numbers": _shared_numbers(self.device) if self.alone else None,
             "meter": meter,
@@ -205,6 +223,8 @@ class TrainingState:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
             self.average.restore(state["average"])
+        if self.best:
+            self.best.restore(state["best"])
         self.order_of_epoch, self._carried = state["order"], state["task"]
         restore_generators(self.network, state["dropout"], self.device)
         if self.alone and state["shared_numbers"]:

@@ -1,6 +1,6 @@
 """What a training works through: the batches of an epoch, in order, and the loss of each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -50,6 +50,12 @@ class Task(Protocol):
         """Go on within an epoch from :meth:`state`."""
 
 
+def step_batches(task: Task, accumulate: int, first: int = 0) -> Iterator[range]:
+    """Batches of each step of an epoch, from step ``first`` on: ``accumulate`` of them, in the last the rest."""
+    starts = range(first * accumulate, task.n_batches, accumulate)
+    return (range(start, min(start + accumulate, task.n_batches)) for start in starts)
+
+
 class RowTask:
     """Batches cut by index from tensors of independent rows.
 
@@ -85,7 +91,10 @@ class RowTask:
 
     def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
         """Loss of the batch's rows."""
-        rows = self._batches[index]
+        return self.loss_of(network, self._batches[index], autocast)
+
+    def loss_of(self, network: nn.Module, rows: Tensor, autocast: Autocast) -> StepLoss:
+        """Loss of some rows, int64 [B]."""
         value = row_loss(network, [tensor[rows] for tensor in self._tensors], self._loss, autocast)
         return StepLoss(value, value)
 

@@ -14,11 +14,17 @@ from kedro.runner import SequentialRunner
 from embedline.errors import DataError
 from embedline.pipelines.tabular import create_final_pipeline, create_pipeline, nodes
 from embedline.tables.columns import Columns, Split
-from embedline.tables.encoder import EncodingOptions
-from embedline.tables.options import BaselineOptions, NetworkOptions, ReportOptions, TreeOptions
+from embedline.tables.options import (
+    BaselineOptions,
+    EncodingOptions,
+    NetworkOptions,
+    ReportOptions,
+    TableTraining,
+    TreeOptions,
+)
 from embedline.training.bundle import ModelBundle
 from embedline.training.metrics import rmspe
-from embedline.training.options import FinderOptions, TrainingOptions
+from embedline.training.options import FinderOptions
 
 ENGINES = pytest.mark.parametrize("engine", ["polars", "pandas"])
 N_ROWS, N_UNLABELLED = 600, 30
@@ -28,7 +34,7 @@ SETTINGS: dict[str, Any] = {
     "split": Split(kind="random", fraction=0.25, seed=3),
     "encoding": EncodingOptions(target_transform="log"),
     "network": NetworkOptions(layers=(16,)),
-    "training": TrainingOptions(epochs=2, batch_size=32, lr=0.01, device="cpu", precision="fp32", seeds=(1, 2)),
+    "training": TableTraining(epochs=2, batch_size=32, lr=0.01, device="cpu", precision="fp32", seeds=(1, 2)),
     "finder": FinderOptions(low=1e-4, high=1.0, steps=12),
     "baselines": BaselineOptions(
         group_by=("shop", "weekday"), lightgbm=TreeOptions(n_estimators=20, min_child_samples=5)
@@ -102,7 +108,7 @@ def test_metrics_hold_what_the_report_needs(engine: str) -> None:
     for name in ("group_mean", "lightgbm"):
         assert metrics["baselines"][name]["exp_rmspe"] == rmspe(actual, predictions[name].to_numpy())
     assert metrics["baselines"]["group_mean"]["group_by"] == ["shop", "weekday"]
-    assert metrics["baselines"]["lightgbm"]["rows"] == metrics["train_rows"]
+    assert metrics["baselines"]["lightgbm"]["train_rows"] == metrics["train_rows"]
     assert (metrics["members"], metrics["epochs"], metrics["device"]) == (2, 2, "cpu")
 
 
@@ -194,7 +200,8 @@ def _evaluate(errors: dict[str, float], transform: str = "log") -> dict[str, Any
     )
     model = ModelBundle("tabular", {}, {}, {}, {"rows": 7, "seconds": 2.0, "rows_per_second": 3.5})
     costs: dict[str, Any] = {name: {} for name in errors if name != "predicted"}
-    return nodes.evaluate(frame, model, {"target": {"transform": transform}}, costs)
+    target = {"column": "y", "transform": transform, "mean": 0.0, "std": 1.0, "maximum": 1.0}
+    return nodes.evaluate(frame, model, {"targets": [target]}, costs)
 
 
 def test_baselines_that_win_or_draw_are_named_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -232,7 +239,7 @@ def test_lightgbm_may_be_left_out() -> None:
 def test_a_report_of_a_column_that_is_not_there_is_refused() -> None:
     outputs = _run("polars")
     report = ReportOptions(error_by=("weekdya",))
-    with pytest.raises(DataError, match="has no column 'weekdya'"):
+    with pytest.raises(DataError, match=r"'weekdya', which report\.error_by names: did you mean 'weekday'"):
         nodes.predict(
             _table("polars"),
             outputs["encoded"],
@@ -247,7 +254,8 @@ def test_a_report_of_a_column_that_is_not_there_is_refused() -> None:
 def test_a_table_without_time_shows_predicted_against_actual() -> None:
     columns = Columns(categorical=("shop",), target="sales")
     predictions = pl.DataFrame({"actual": [3.0, 1.0, 2.0], "predicted": [2.0, 1.0, 3.0]})
-    figure = nodes.plot_forecast(predictions, columns, ReportOptions())
+    target = {"column": "sales", "transform": "none", "mean": 0.0, "std": 1.0, "maximum": 1.0}
+    figure = nodes.plot_forecast(predictions, {"targets": [target]}, columns, ReportOptions())
     assert sorted(zip(figure.data[1].x, figure.data[1].y, strict=True)) == [(1.0, 1.0), (2.0, 3.0), (3.0, 2.0)]
 
 

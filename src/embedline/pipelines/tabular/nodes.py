@@ -5,17 +5,20 @@ imported inside the functions, since every Kedro command reads this module.
 """
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import narwhals as nw
 import polars as pl
 
+from embedline.errors import DataError
 from embedline.tables.columns import EVALUATE, PREDICT, TRAIN, Columns, Split, assign_parts, require_columns
-from embedline.tables.encoder import Encoder, EncodingOptions
+from embedline.tables.encoder import Encoder
 from embedline.tables.encoder import encode as apply_encoder
 from embedline.tables.encoder import fit_encoder as fit
-from embedline.tables.options import BaselineOptions, NetworkOptions, ReportOptions
-from embedline.training.options import FinderOptions, TrainingOptions
+from embedline.tables.options import BaselineOptions, EncodingOptions, NetworkOptions, ReportOptions, TableTraining
+from embedline.tables.targets import Target, TargetClasses, read_targets
+from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ def encode(table: Frame, encoder: dict[str, Any], columns: Columns, split: Split
 
 
 def find_learning_rate(
-    encoded: Frame, encoder: dict[str, Any], network: NetworkOptions, training: TrainingOptions, finder: FinderOptions
+    encoded: Frame, encoder: dict[str, Any], network: NetworkOptions, training: TableTraining, finder: FinderOptions
 ) -> pl.DataFrame:
     """Range test on the training rows: columns ``rate``, ``loss`` (smoothed) and ``suggestion`` (constant)."""
     from embedline.tables.learner import range_test
@@ -55,7 +58,7 @@ def find_learning_rate(
 
 
 def train(
-    encoded: Frame, encoder: dict[str, Any], network: NetworkOptions, training: TrainingOptions
+    encoded: Frame, encoder: dict[str, Any], network: NetworkOptions, training: TableTraining
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train the network, one for each seed; the bundle, and the history of the training."""
     from embedline.tables.learner import train_network
@@ -80,18 +83,32 @@ def train(
 def fit_baselines(
     table: Frame, encoded: Frame, encoder: dict[str, Any], columns: Columns, split: Split, baselines: BaselineOptions
 ) -> tuple[Frame, dict[str, Any]]:
-    """Baselines' predictions of the evaluated rows, a column each, and what they cost."""
+    """Baselines' predictions of the evaluated rows (:mod:`embedline.tables.predictions`), and what they cost."""
     from embedline.tables.baselines import group_mean_predictions, tree_predictions
+    from embedline.tables.predictions import baseline_columns, prefix_of, to_series
 
+    fitted = Encoder.model_validate(encoder)
     parts = assign_parts(nw.from_native(table, eager_only=True), columns, split)
-    predicted = {"group_mean": group_mean_predictions(parts, columns, baselines.group_by)}
+    predicted = {
+        "group_mean": {
+            target.column: group_mean_predictions(parts, target, baselines.group_by) for target in fitted.targets
+        }
+    }
     costs: dict[str, Any] = {"group_mean": {"group_by": list(baselines.group_by)}}
     if baselines.lightgbm is not None:
         predicted["lightgbm"], costs["lightgbm"] = tree_predictions(
-            nw.from_native(encoded, eager_only=True), Encoder.model_validate(encoder), baselines.lightgbm
+            nw.from_native(encoded, eager_only=True), fitted, baselines.lightgbm
         )
-    backend = nw.from_native(table).implementation
-    return nw.from_dict(predicted, backend=backend).to_native(), costs
+    figures = {
+        column: values
+        for target in fitted.targets
+        for name, of in predicted.items()
+        for column, values in baseline_columns(
+            target, of[target.column], name, prefix_of(target, fitted.targets)
+        ).items()
+    }
+    series = to_series(figures, parts.implementation)
+    return nw.from_dict({one.name: one for one in series}).to_native(), costs
 
 
 def predict(
@@ -103,48 +120,69 @@ def predict(
     split: Split,
     report: ReportOptions,
 ) -> Frame:
-    """Evaluated rows: keys, the report's columns, ``actual``, ``predicted`` and a column for each baseline."""
+    """Evaluated rows: keys, the report's columns, and those of :mod:`embedline.tables.predictions` for each target."""
     from embedline.tables.arrays import part_of
-    from embedline.tables.learner import predict as predict_rows
+    from embedline.tables.learner import predict_all
+    from embedline.tables.predictions import actual_columns, actual_values, predicted_columns, prefix_of, to_series
 
     rows = assign_parts(nw.from_native(table, eager_only=True), columns, split).filter(nw.col("part") == EVALUATE)
-    shown = dict.fromkeys([*columns.keys, *([report.series_by] if report.series_by else []), *report.error_by])
-    require_columns(rows, tuple(shown), what="the table (named in report or columns)")
-    predicted = predict_rows(part_of(nw.from_native(encoded, eager_only=True), EVALUATE), model)
-    backend = rows.implementation
+    coded = part_of(nw.from_native(encoded, eager_only=True), EVALUATE)
+    targets, predicted = read_targets(model.encoder), predict_all(coded, model)
     # Through NumPy: the table may come from another engine than the stored predictions.
-    figures = nw.from_native(baseline_predictions, eager_only=True)
-    return rows.select(
-        *shown,
-        nw.col(columns.target).cast(nw.Float64).alias("actual"),
-        nw.new_series("predicted", predicted, nw.Float64, backend=backend),
-        *(nw.new_series(name, figures[name].to_numpy(), nw.Float64, backend=backend) for name in figures.columns),
-    ).to_native()
+    baselines = nw.from_native(baseline_predictions, eager_only=True)
+    figures: dict[str, Any] = {}
+    for target in targets:
+        prefix = prefix_of(target, targets)
+        figures |= actual_columns(target, actual_values(coded, target), prefix)
+        figures |= predicted_columns(target, predicted[target.column], prefix)
+    figures |= {name: baselines[name].to_numpy() for name in baselines.columns}
+    shown = _shown(rows, columns, report, taken=figures)
+    return rows.select(*shown, *to_series(figures, rows.implementation)).to_native()
+
+
+def _shown(rows: nw.DataFrame[Any], columns: Columns, report: ReportOptions, *, taken: Iterable[str]) -> list[str]:
+    """Columns of the table that stand beside the predictions; raise a DataError where one is missing or ``taken``."""
+    named = {
+        "columns.id": columns.id,
+        "columns.time": (columns.time,) if columns.time else (),
+        "report.series_by": (report.series_by,) if report.series_by else (),
+        "report.error_by": report.error_by,
+    }
+    for key, names in named.items():
+        require_columns(rows, names, what="the table", key=key)
+        if both := sorted(set(names) & set(taken)):
+            raise DataError(f"{key} names {both[0]!r}, a column that the predictions have: rename it in the table")
+    return list(dict.fromkeys(name for names in named.values() for name in names))
 
 
 def evaluate(
     predictions: Frame, model: Bundle, encoder: dict[str, Any], baseline_costs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Figures of the network and of each baseline on the same rows, with what they cost; warns where it loses."""
-    from embedline.training.metrics import regression_metrics
+    """Figures of the network and of each baseline on the same rows, with what they cost; warns where it loses.
+
+    Of several targets the figures stand under ``targets`` by their columns.
+    """
+    from embedline.tables.predictions import compare, prefix_of
 
     frame = nw.from_native(predictions, eager_only=True)
-    actual = frame.get_column("actual").to_numpy()
-    logarithmic = encoder["target"]["transform"] == "log"
-    main = "exp_rmspe" if logarithmic else "rmse"
-
-    def figures(column: str) -> dict[str, Any]:
-        return dict(regression_metrics(actual, frame.get_column(column).to_numpy(), logarithmic=logarithmic))
-
-    ours = figures("predicted")
-    baselines = {name: {**figures(name), **cost} for name, cost in baseline_costs.items()}
-    winners = [name for name, baseline in baselines.items() if baseline[main] <= ours[main]]
-    for name in winners:
-        logger.warning("The network (%s %.4f) loses to %s (%.4f)", main, ours[main], name, baselines[name][main])
-    logger.info("%s %.4f; %s", main, ours[main], ", ".join(f"{k} {v[main]:.4f}" for k, v in baselines.items()))
+    targets = read_targets(encoder)
+    of_each = {target.column: compare(frame, target, prefix_of(target, targets), baseline_costs) for target in targets}
     costs = {"train_rows": model.metrics["rows"], "evaluate_rows": len(frame)}
     costs |= {name: value for name, value in model.metrics.items() if name != "rows"}
-    return {**ours, **costs, "beaten_by": winners, "baselines": baselines}
+    return {**costs, "targets": of_each} if len(targets) > 1 else {**of_each[targets[0].column], **costs}
+
+
+def measure_importance(encoded: Frame, model: Bundle, report: ReportOptions) -> pl.DataFrame:
+    """How much worse the network is on the evaluated rows with each variable shuffled.
+
+    See :func:`embedline.tables.importance.permutation_importance`.
+    """
+    from embedline.tables.importance import permutation_importance
+
+    importance = permutation_importance(nw.from_native(encoded, eager_only=True), model, report.importance)
+    first = ", ".join(importance["variable"].head(3))
+    logger.info("Most important: %s", first)
+    return importance
 
 
 def extract_embeddings(model: Bundle) -> pl.DataFrame:
@@ -155,13 +193,17 @@ def extract_embeddings(model: Bundle) -> pl.DataFrame:
 
 
 def forecast(encoded: Frame, model: Bundle, columns: Columns) -> Frame:
-    """Predictions of the rows without a target: the key columns and ``predicted``."""
+    """Predictions of the rows without a target: the key columns, ``predicted`` and probabilities of classes."""
     from embedline.tables.arrays import part_of
-    from embedline.tables.learner import predict as predict_rows
+    from embedline.tables.learner import predict_all
+    from embedline.tables.predictions import predicted_columns, prefix_of, to_series
 
     rows = part_of(nw.from_native(encoded, eager_only=True), PREDICT)
-    predicted = nw.new_series("predicted", predict_rows(rows, model), nw.Float64, backend=rows.implementation)
-    return rows.select(*columns.keys, predicted).to_native()
+    targets, predicted = read_targets(model.encoder), predict_all(rows, model)
+    figures: dict[str, Any] = {}
+    for target in targets:
+        figures |= predicted_columns(target, predicted[target.column], prefix_of(target, targets))
+    return rows.select(*columns.keys, *to_series(figures, rows.implementation)).to_native()
 
 
 def plot_training(history: pl.DataFrame) -> Figure:
@@ -178,21 +220,42 @@ def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
     return range_test_figure(learning_rates, "Learning-rate range test")
 
 
-def plot_forecast(predictions: Frame, columns: Columns, report: ReportOptions) -> Figure:
-    """Actual against predicted: over time for a few series, or row by row in a table without a time."""
+def plot_forecast(predictions: Frame, encoder: dict[str, Any], columns: Columns, report: ReportOptions) -> Figure:
+    """Actual against predicted: over time for a few series, or row by row in a table without a time.
+
+    Of classes the reliability diagram; of several targets the first one.
+    """
+    from embedline.tables.class_figures import reliability_figure
     from embedline.tables.figures import agreement_figure, forecast_figure
 
-    title = "Held-out rows: actual and predicted"
+    target, prefix, of = _first_target(encoder)
+    if isinstance(target, TargetClasses):
+        return reliability_figure(_polars(predictions), target, prefix, f"Held-out rows: calibration{of}")
+    title = f"Held-out rows: actual and predicted{of}"
     if columns.time is None:
-        return agreement_figure(_polars(predictions), title)
-    return forecast_figure(_polars(predictions), columns.time, report, title)
+        return agreement_figure(_numbers(predictions, prefix), title)
+    return forecast_figure(_numbers(predictions, prefix), columns.time, report, title)
 
 
-def plot_errors(predictions: Frame, report: ReportOptions) -> Figure:
-    """Relative error by the values of a few columns."""
+def plot_errors(predictions: Frame, encoder: dict[str, Any], report: ReportOptions) -> Figure:
+    """Error by the values of a few columns; of classes with the confusion matrix, of several targets the first one."""
+    from embedline.tables.class_figures import mistakes_figure
     from embedline.tables.figures import error_figure
 
-    return error_figure(_polars(predictions), report, "Held-out rows: where the error is")
+    target, prefix, of = _first_target(encoder)
+    title = f"Held-out rows: where the error is{of}"
+    if isinstance(target, TargetClasses):
+        return mistakes_figure(_polars(predictions), target, prefix, report, title)
+    return error_figure(_numbers(predictions, prefix), report, title)
+
+
+def plot_importance(importance: pl.DataFrame) -> Figure:
+    """Importance of the variables, the greatest on top."""
+    from embedline.tables.figures import importance_figure
+
+    several = importance["target"].n_unique() > 1
+    of = f" ({importance['target'][0]}, the first target)" if several else ""
+    return importance_figure(importance, f"Held-out rows: importance of the variables{of}")
 
 
 def plot_embeddings(embeddings: pl.DataFrame, report: ReportOptions) -> Figure:
@@ -200,6 +263,19 @@ def plot_embeddings(embeddings: pl.DataFrame, report: ReportOptions) -> Figure:
     from embedline.tables.figures import embedding_figure
 
     return embedding_figure(embeddings, report, "Learned embeddings, first two principal components")
+
+
+def _first_target(encoder: dict[str, Any]) -> tuple[Target, str, str]:
+    """The target that is drawn, the prefix of its columns, and what to add to a title where there are others."""
+    target, *others = read_targets(encoder)
+    return (target, f"{target.column}.", f" ({target.column}, the first target)") if others else (target, "", "")
+
+
+def _numbers(predictions: Frame, prefix: str) -> pl.DataFrame:
+    """The frame with the columns of one of several targets under the names that those of a single one have."""
+    frame = _polars(predictions)
+    own = {name: name.removeprefix(prefix) for name in frame.columns if prefix and name.startswith(prefix)}
+    return frame.drop(set(own.values()) & set(frame.columns)).rename(own)
 
 
 def _polars(frame: Frame) -> pl.DataFrame:

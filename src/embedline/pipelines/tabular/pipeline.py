@@ -91,6 +91,13 @@ def _evaluation_nodes() -> list[Node]:
             name="evaluate",
             tags="evaluate",
         ),
+        Node(
+            nodes.measure_importance,
+            ["encoded", "model", "params:report"],
+            "importance",
+            name="measure_importance",
+            tags="evaluate",
+        ),
         Node(nodes.extract_embeddings, "model", "embeddings", name="extract_embeddings", tags="evaluate"),
     ]
 
@@ -103,12 +110,19 @@ def _plot_nodes() -> list[Node]:
         ),
         Node(
             nodes.plot_forecast,
-            ["predictions", "params:columns", "params:report"],
+            ["predictions", "encoder", "params:columns", "params:report"],
             "forecast_plot",
             name="plot_forecast",
             tags="plot",
         ),
-        Node(nodes.plot_errors, ["predictions", "params:report"], "error_plot", name="plot_errors", tags="plot"),
+        Node(
+            nodes.plot_errors,
+            ["predictions", "encoder", "params:report"],
+            "error_plot",
+            name="plot_errors",
+            tags="plot",
+        ),
+        Node(nodes.plot_importance, "importance", "importance_plot", name="plot_importance", tags="plot"),
         Node(
             nodes.plot_embeddings,
             ["embeddings", "params:report"],

@@ -1,5 +1,5 @@
 """The reusable text learner as modular pipelines; see :mod:`.pipeline`."""
 
-from embedline.pipelines.text.pipeline import create_pipeline, create_prediction_pipeline
+from embedline.pipelines.text.pipeline import create_finder_pipeline, create_pipeline, create_prediction_pipeline
 
-__all__ = ["create_pipeline", "create_prediction_pipeline"]
+__all__ = ["create_finder_pipeline", "create_pipeline", "create_prediction_pipeline"]

@@ -16,6 +16,7 @@ from embedline.text.report import ReportOptions
 from embedline.text.samples import SampleOptions
 from embedline.text.tokens import TokenOptions
 from embedline.text.vocabulary import VocabularyOptions, load_vocabulary
+from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +90,15 @@ def train_classifier(
     network: ClassifierOptions,
     training: ClassifierTraining,
 ) -> tuple[Bundle, pl.DataFrame]:
-    """Fine-tune the language model's encoder into a classifier; the bundle, and the history of all stages."""
+    """Fine-tune the language model's encoder into a classifier, one for each seed; the bundle, and the history."""
     from embedline.text.classifier_learner import train_classifier as fit
     from embedline.training.figures import history_frame
 
     bundle, history = fit(ids, load_vocabulary(vocabulary), classes, language_model, network, training)
     figures = bundle.metrics
     logger.info(
-        "Classifier: validation accuracy %s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
+        "Classifier of %d network(s): validation accuracy %s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
+        figures["members"],
         f"{figures['validation_accuracy']:.4f}" if "validation_accuracy" in figures else "not measured",
         figures["epochs"],
         figures["seconds"],
@@ -105,6 +107,39 @@ def train_classifier(
         figures["precision"],
     )
     return bundle, history_frame(history)
+
+
+def find_language_model_rate(
+    ids: pl.DataFrame,
+    vocabulary: dict[str, Any],
+    network: LanguageModelOptions,
+    training: LanguageModelTraining,
+    finder: FinderOptions,
+) -> pl.DataFrame:
+    """Range test on the language model's texts: columns ``rate``, ``loss`` (smoothed) and ``suggestion`` (constant)."""
+    from embedline.text.language_learner import find_language_model_rate as find
+
+    test = find(ids, load_vocabulary(vocabulary), network, training, finder)
+    logger.info("Range test of the language model suggests %.1e; the training uses %.1e", test.suggestion, training.lr)
+    return test.frame()
+
+
+def find_classifier_rate(
+    ids: pl.DataFrame,
+    vocabulary: dict[str, Any],
+    classes: list[str],
+    language_model: Bundle,
+    network: ClassifierOptions,
+    training: ClassifierTraining,
+    finder: FinderOptions,
+) -> pl.DataFrame:
+    """Range test of the classifier's first stage: columns as of :func:`find_language_model_rate`."""
+    from embedline.text.classifier_learner import find_classifier_rate as find
+
+    test = find(ids, load_vocabulary(vocabulary), classes, language_model, network, training, finder)
+    used = training.stages[0].lr
+    logger.info("Range test of the classifier suggests %.1e; its first stage uses %.1e", test.suggestion, used)
+    return test.frame()
 
 
 def train_baseline(
@@ -186,10 +221,27 @@ def plot_language_model(history: pl.DataFrame) -> Figure:
 
 
 def plot_training(history: pl.DataFrame) -> Figure:
-    """Loss, accuracy and learning rate of the classifier's training, stage by stage."""
+    """Loss, accuracy and learning rate of the classifier's training, stage by stage or, of several, one by one."""
     from embedline.text.figures import training_plot
 
+    if history["member"].n_unique() > 1:
+        history = history.with_columns(stage=pl.format("member {}", pl.col("member") + 1))
     return training_plot(history, "Training of the classifier")
+
+
+def plot_language_model_rates(rates: pl.DataFrame) -> Figure:
+    """Loss against learning rate in the language model's range test."""
+    from embedline.training.range_test_figure import range_test_figure
+
+    return range_test_figure(rates, "Learning-rate range test of the language model", "smoothed loss (nats a token)")
+
+
+def plot_classifier_rates(rates: pl.DataFrame) -> Figure:
+    """Loss against learning rate in the range test of the classifier's first stage."""
+    from embedline.training.range_test_figure import range_test_figure
+
+    title = "Learning-rate range test of the classifier's first stage"
+    return range_test_figure(rates, title, "smoothed loss (nats a document)")
 
 
 def plot_confusion(predictions: pl.DataFrame, classes: list[str]) -> Figure:

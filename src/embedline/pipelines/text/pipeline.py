@@ -39,6 +39,20 @@ def create_prediction_pipeline(source: str, *, texts: str | None = None) -> Pipe
     return Pipeline([node], namespace=source, inputs={"texts": texts or f"{source}.texts", "model": f"{source}.model"})
 
 
+def create_finder_pipeline(source: str, *, language_model: str | None = None) -> Pipeline:
+    """Range tests of the learning rates of ``source``: of its language model, and of its classifier's first stage.
+
+    Reads the ids and the vocabulary that a run of ``source`` has stored, and the language model for the classifier's.
+
+    Args:
+        language_model: the one that the classifier starts from; ``<source>.language_model`` unless given.
+    """
+    inputs = {name: f"{source}.{name}" for name in ("ids", "vocabulary", "language_model")}
+    if language_model:
+        inputs["language_model"] = language_model
+    return Pipeline(_finder_nodes(), namespace=source, inputs=inputs)
+
+
 def _token_nodes() -> list[Node]:
     return [
         Node(nodes.tokenize, ["documents", "params:tokens"], ["tokens", "lexicon"], name="tokenize", tags="encode"),
@@ -109,6 +123,47 @@ def _classifier_nodes() -> list[Node]:
             tags="evaluate",
         ),
         Node(nodes.predict, ["ids", "model"], "predictions", name="predict", tags="evaluate"),
+    ]
+
+
+def _finder_nodes() -> list[Node]:
+    return [
+        Node(
+            nodes.find_language_model_rate,
+            ["ids", "vocabulary", "params:language_model", "params:language_model_training", "params:finder"],
+            "language_model_rates",
+            name="find_language_model_rate",
+            tags="train",
+        ),
+        Node(
+            nodes.find_classifier_rate,
+            [
+                "ids",
+                "vocabulary",
+                "params:classes",
+                "language_model",
+                "params:classifier",
+                "params:classifier_training",
+                "params:finder",
+            ],
+            "classifier_rates",
+            name="find_classifier_rate",
+            tags="train",
+        ),
+        Node(
+            nodes.plot_language_model_rates,
+            "language_model_rates",
+            "language_model_rate_plot",
+            name="plot_language_model_rates",
+            tags="plot",
+        ),
+        Node(
+            nodes.plot_classifier_rates,
+            "classifier_rates",
+            "classifier_rate_plot",
+            name="plot_classifier_rates",
+            tags="plot",
+        ),
     ]
 
 

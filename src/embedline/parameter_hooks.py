@@ -1,0 +1,82 @@
+"""Hooks on the parameters: a block that is left out has its defaults, a misspelt one stops the run."""
+
+import difflib
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kedro.framework.hooks import hook_impl
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+from kedro.validation.type_extractor import TypeExtractor
+from pydantic import BaseModel
+
+from embedline.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+RUN_KEYS = {"data_root", "tracking_root", "checkpoint_seconds"}  # read by the configuration itself and by other hooks
+
+
+class ParameterDefaults:
+    """Fill in the blocks that a source leaves out, where every key of such a block has a default.
+
+    So a source of one's own says what matters of it, and nothing of the learning-rate finder.
+    """
+
+    @hook_impl(tryfirst=True)
+    def after_catalog_created(self, catalog: CatalogProtocol, parameters: dict[str, Any]) -> None:
+        """Add ``params:<source>.<block>`` for each block that a pipeline reads and the source's parameters lack."""
+        given = parameters["parameters"]
+        wanted = TypeExtractor(dict(enumerate_pipelines())).extract_types_from_pipelines()
+        for key, model in wanted.items():
+            source, _, block = key.partition(".")
+            if not block or not isinstance(given.get(source), Mapping) or block.split(".")[0] in given[source]:
+                continue
+            if isinstance(model, type) and issubclass(model, BaseModel) and not _required(model):
+                catalog[f"params:{key}"] = model()
+
+
+class ParameterCheck:
+    """Refuse a parameter that no registered pipeline reads: a misspelt block would otherwise be ignored in silence.
+
+    Keys inside a block are checked by the block's own pydantic model.
+    """
+
+    @hook_impl
+    def after_catalog_created(self, parameters: dict[str, Any]) -> None:
+        """Compare every parameter with the ``params:`` inputs of all pipelines."""
+        read = {
+            name.removeprefix("params:")
+            for _, pipeline in enumerate_pipelines()
+            for name in pipeline.inputs()
+            if name.startswith("params:")
+        }
+        unread = sorted(_unread(parameters["parameters"], read))
+        if unread:
+            hints = difflib.get_close_matches(unread[0], read, n=1)
+            hint = f": did you mean {hints[0]!r}?" if hints else f"; these are read: {', '.join(sorted(read))}"
+            raise DataError(f"no pipeline reads the parameter {unread[0]!r}{hint}")
+
+
+def enumerate_pipelines() -> Iterable[tuple[str, Pipeline]]:
+    """All registered pipelines by name."""
+    from embedline.pipeline_registry import register_pipelines
+
+    return register_pipelines().items()
+
+
+def _required(model: type[BaseModel]) -> list[str]:
+    return [name for name, field in model.model_fields.items() if field.is_required()]
+
+
+def _unread(parameters: Mapping[str, Any], read: set[str], prefix: str = "") -> Iterable[str]:
+    """Names of the outermost parameters that are not read, nor hold or belong to one that is."""
+    for key, value in parameters.items():
+        name = f"{prefix}{key}"
+        if name in read or (not prefix and (name in RUN_KEYS or name.startswith("_"))):
+            continue  # a key that starts with _ is a template in YAML
+        if isinstance(value, Mapping) and any(other.startswith(f"{name}.") for other in read):
+            yield from _unread(value, read, prefix=f"{name}.")
+        else:
+            yield name

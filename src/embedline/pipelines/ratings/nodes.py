@@ -1,0 +1,285 @@
+"""Nodes of the ratings learner: frames, settings and bundles in, the same out.
+
+The frames of ratings, items and users are Polars or pandas, as the catalog loads them; what the nodes make is Polars.
+PyTorch and Plotly are imported inside the functions, since every Kedro command reads this module.
+"""
+
+import logging
+from typing import Any
+
+import polars as pl
+from pydantic import TypeAdapter, ValidationError
+
+from embedline.errors import DataError
+from embedline.ratings.folding_options import FoldingOptions
+from embedline.ratings.index import RatingsEncoder
+from embedline.ratings.index import encode as apply_encoder
+from embedline.ratings.index import fit_encoder as fit
+from embedline.ratings.options import (
+    TRAIN,
+    BaselineOptions,
+    ColdStartOptions,
+    CrossValidationOptions,
+    FeatureOptions,
+    RankingOptions,
+    RatingColumns,
+    RatingNetwork,
+    RatingRange,
+    RatingReport,
+    RatingSplit,
+    RatingsTraining,
+    RecommendationOptions,
+)
+from embedline.ratings.rows import to_polars
+from embedline.ratings.splits import assign_parts, part_of
+from embedline.training.options import FinderOptions
+
+logger = logging.getLogger(__name__)
+
+Frame = Any  # polars.DataFrame or pandas.DataFrame
+Figure = Any  # plotly.graph_objects.Figure
+Bundle = Any  # embedline.training.bundle.ModelBundle
+
+
+def fit_encoder(
+    ratings: Frame,
+    columns: RatingColumns,
+    split: RatingSplit,
+    rating_range: Any,
+    features: FeatureOptions,
+    items: Frame = None,
+    users: Frame = None,
+) -> dict[str, Any]:
+    """Give users and items of the training ratings their rows; JSON values of :class:`RatingsEncoder`."""
+    rows = part_of(to_polars(assign_parts(ratings, columns, split)), TRAIN)
+    encoder = fit(rows, columns, _range(rating_range), features, items, users)
+    logger.info(
+        "%s users with %d features and %s items with %d features in %s training ratings",
+        f"{len(encoder.users):,}",
+        encoder.user_features.size,
+        f"{len(encoder.items):,}",
+        encoder.item_features.size,
+        f"{len(rows):,}",
+    )
+    return encoder.model_dump(mode="json")
+
+
+def encode(ratings: Frame, encoder: dict[str, Any], columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:
+    """Ratings as rows of the user and of the item, with the part that each belongs to."""
+    encoded = apply_encoder(ratings, RatingsEncoder.model_validate(encoder), columns, split)
+    counts = encoded.group_by("part").len().sort("part").rows()
+    logger.info("Encoded ratings: %s", ", ".join(f"{part} {rows:,}" for part, rows in counts))
+    return encoded
+
+
+def find_learning_rate(
+    encoded: pl.DataFrame,
+    encoder: dict[str, Any],
+    network: RatingNetwork,
+    training: RatingsTraining,
+    finder: FinderOptions,
+) -> pl.DataFrame:
+    """Range test on the training ratings: columns ``rate``, ``loss`` (smoothed) and ``suggestion`` (constant)."""
+    from embedline.ratings.learner import range_test
+
+    test = range_test(encoded, RatingsEncoder.model_validate(encoder), network, training, finder)
+    logger.info("Learning-rate range test suggests %.1e; the training uses %.1e", test.suggestion, training.lr)
+    return test.frame()
+
+
+def train(
+    encoded: pl.DataFrame, encoder: dict[str, Any], network: RatingNetwork, training: RatingsTraining
+) -> tuple[Bundle, pl.DataFrame]:
+    """Train the network, one for each seed; the bundle, and the history of the training."""
+    from embedline.ratings.learner import train_ratings
+    from embedline.training.figures import history_frame
+
+    bundle, history = train_ratings(encoded, RatingsEncoder.model_validate(encoder), network, training)
+    logger.info(
+        "Trained %d network(s) on %s ratings for %d epochs in %.0f s: %s ratings/s on %s in %s",
+        bundle.metrics["members"],
+        f"{bundle.metrics['rows']:,}",
+        bundle.metrics["epochs"],
+        bundle.metrics["seconds"],
+        f"{bundle.metrics['rows_per_second']:,.0f}",
+        bundle.metrics["device"],
+        bundle.metrics["precision"],
+    )
+    return bundle, history_frame(history)
+
+
+def predict(
+    ratings: Frame,
+    encoded: pl.DataFrame,
+    model: Bundle,
+    columns: RatingColumns,
+    split: RatingSplit,
+    baselines: BaselineOptions,
+) -> pl.DataFrame:
+    """Held-out ratings with the predictions of the model and of the baselines."""
+    from embedline.ratings.learner import load_model
+    from embedline.ratings.predictions import predict_held_out
+
+    return predict_held_out(ratings, encoded, load_model(model), columns, split, baselines)
+
+
+def evaluate(
+    predictions: pl.DataFrame, encoded: pl.DataFrame, model: Bundle, baselines: BaselineOptions, ranking: RankingOptions
+) -> dict[str, Any]:
+    """Figures of the model and of each baseline on the same held-out ratings, with what the training cost."""
+    from embedline.ratings.learner import load_model
+    from embedline.ratings.predictions import evaluate as compare
+
+    figures = compare(predictions, encoded, load_model(model), baselines, ranking)
+    costs = {name: value for name, value in model.metrics.items() if name != "rows"}
+    return {**figures, "train_rows": model.metrics["rows"], "evaluate_rows": len(predictions), **costs}
+
+
+def measure_cold_start(
+    ratings: Frame,
+    columns: RatingColumns,
+    split: RatingSplit,
+    rating_range: Any,
+    features: FeatureOptions,
+    network: RatingNetwork,
+    training: RatingsTraining,
+    baselines: BaselineOptions,
+    cold_start: ColdStartOptions,
+    folding: FoldingOptions,
+    items: Frame = None,
+    users: Frame = None,
+) -> dict[str, Any]:
+    """How well a model of its own, trained without some users and items, predicts their ratings."""
+    from embedline.ratings.cold_start import measure_cold_start as measure
+
+    return measure(
+        ratings,
+        columns,
+        split,
+        cold_start,
+        network=network,
+        training=training,
+        baselines=baselines,
+        folding=folding,
+        rating_range=_range(rating_range),
+        features=features,
+        items=items,
+        users=users,
+    )
+
+
+def cross_validate(
+    ratings: Frame,
+    columns: RatingColumns,
+    rating_range: Any,
+    features: FeatureOptions,
+    network: RatingNetwork,
+    training: RatingsTraining,
+    baselines: BaselineOptions,
+    cross_validation: CrossValidationOptions,
+    items: Frame = None,
+    users: Frame = None,
+) -> dict[str, Any]:
+    """Figures of a model of its own for each fold, and their means."""
+    from embedline.ratings.cross_validation import cross_validate as validate
+
+    return validate(
+        ratings,
+        columns,
+        cross_validation,
+        network=network,
+        training=training,
+        baselines=baselines,
+        rating_range=_range(rating_range),
+        features=features,
+        items=items,
+        users=users,
+    )
+
+
+def describe_items(
+    encoded: pl.DataFrame,
+    model: Bundle,
+    recommendation: RecommendationOptions,
+    report: RatingReport,
+    items: Frame = None,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The bias of every item, and its nearest items by their factors."""
+    from embedline.ratings.learned import item_biases, nearest_items
+    from embedline.ratings.learner import load_model
+
+    ready = load_model(model)
+    k, least = recommendation.neighbours, report.min_ratings
+    return item_biases(encoded, ready, items), nearest_items(encoded, ready, k=k, min_ratings=least, items=items)
+
+
+def recommend(
+    encoded: pl.DataFrame, model: Bundle, recommendation: RecommendationOptions, items: Frame = None
+) -> pl.DataFrame:
+    """The best items for each user, without those that the user rated in training."""
+    from embedline.ratings.learner import load_model
+    from embedline.ratings.recommending import recommend as best_items
+
+    return best_items(encoded, load_model(model), recommendation, items)
+
+
+def plot_training(history: pl.DataFrame) -> Figure:
+    """Errors and learning rate over the epochs."""
+    from embedline.ratings.report_figures import training_figure
+
+    return training_figure(history, "Training: squared error and learning rate")
+
+
+def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
+    """Loss against learning rate in the range test."""
+    from embedline.training.range_test_figure import range_test_figure
+
+    return range_test_figure(learning_rates, "Learning-rate range test", "smoothed loss (squared rating units)")
+
+
+def plot_errors(predictions: pl.DataFrame) -> Figure:
+    """Error by what is known of the user and of the item, and by the actual rating."""
+    from embedline.ratings.report_figures import error_figure
+
+    return error_figure(predictions, "Held-out ratings: where the error is")
+
+
+def plot_cold_start(cold_start: dict[str, Any]) -> Figure:
+    """Errors on new items and new users."""
+    from embedline.ratings.report_figures import cold_start_figure
+
+    return cold_start_figure(cold_start, "Cold start: users and items that the model never saw")
+
+
+def plot_biases(biases: pl.DataFrame, report: RatingReport) -> Figure:
+    """The items that are liked, and disliked, beyond all tastes."""
+    from embedline.ratings.figures import bias_figure
+
+    return bias_figure(biases, report, "Items of highest and lowest bias")
+
+
+def plot_map(encoded: pl.DataFrame, model: Bundle, report: RatingReport, items: Frame = None) -> Figure:
+    """The most rated items in the plane of the two main components of their factors."""
+    from embedline.ratings.figures import map_figure
+    from embedline.ratings.learned import item_map
+    from embedline.ratings.learner import load_model
+
+    points = item_map(encoded, load_model(model), report.map_items, items)
+    return map_figure(points, f"The {len(points)} most rated items by the two main components of their factors")
+
+
+def plot_crosstab(encoded: pl.DataFrame, model: Bundle, report: RatingReport, items: Frame = None) -> Figure:
+    """The most active users by the most rated items."""
+    from embedline.ratings.crosstab import crosstab
+    from embedline.ratings.figures import crosstab_figure
+    from embedline.ratings.learner import load_model
+
+    cells = crosstab(encoded, load_model(model), report.crosstab, items)
+    return crosstab_figure(cells, "The most active users and the most rated items")
+
+
+def _range(value: Any) -> RatingRange:
+    try:
+        return TypeAdapter(RatingRange).validate_python(value)
+    except ValidationError as error:
+        raise DataError(f"rating_range must be [low, high] or auto, got {value!r}") from error

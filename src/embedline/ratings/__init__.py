@@ -1,0 +1,1 @@
+"""The ratings learner: factor models with biases and side features, and what they recommend. Knows no source."""

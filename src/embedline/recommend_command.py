@@ -1,0 +1,168 @@
+"""``recommend``: the stored ratings models at the command line, without a run and without MLflow."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from kedro.framework.cli.utils import env_option
+
+from embedline.commands import _catalog, _load_bundle, _show_frame, version_option
+from embedline.errors import DataError
+from embedline.running.commands import params_option
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from embedline.ratings.learner import RatingModel
+
+SHOWN_MATCHES = 3  # titles that a text fits, in a message
+
+
+@click.command()
+@click.argument("source")
+@click.argument("user", required=False)
+@click.option("--k", type=click.IntRange(min=1), default=10, show_default=True, help="Items to show.")
+@click.option(
+    "--rated",
+    multiple=True,
+    metavar="ITEM=RATING",
+    help="A rating of a new user, by the item's id, title or a part of it; several times for several.",
+)
+@version_option
+@env_option
+@params_option
+def recommend(
+    source: str,
+    user: str | None,
+    k: int,
+    rated: tuple[str, ...],
+    version: str | None,
+    env: str | None,
+    params: dict[str, Any],
+) -> None:
+    """Show the best items for USER with the newest model of SOURCE, such as movielens; none that the user has rated.
+
+    A new user is known by --rated alone: `embedline recommend movielens --rated "Star Wars=5" --rated "Fargo=2"`.
+    """
+    if (user is None) == (not rated):
+        raise click.UsageError(
+            "give USER, or --rated ITEM=RATING" if user is None else "give USER or --rated, not both"
+        )
+    bundle, name = _load_bundle(source, "model", version, env, params)
+    from embedline.ratings.learner import load_model
+
+    try:
+        model = load_model(bundle)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    catalog = _catalog(env, params)
+    items = catalog.load(f"{source}.items") if _exists(catalog, f"{source}.items") else None
+    if user is not None:
+        found = _for_known(model, catalog, source, user, k, items, name)
+    else:
+        found = _for_new(model, rated, k, items, _parameters(source, env, params))
+    _show_frame(found, name)
+
+
+def _for_known(
+    model: "RatingModel", catalog: Any, source: str, user: str, k: int, items: Any, name: str
+) -> "pl.DataFrame":
+    """Best items of a user whom the model knows, by the user's own vector."""
+    from embedline.ratings.options import RecommendationOptions
+    from embedline.ratings.recommending import recommend as best_items
+
+    known: Any = user
+    if isinstance(model.encoder.users[0], int):
+        known = int(user) if user.lstrip("-").isdigit() else None
+    if known not in set(model.encoder.users):
+        raise DataError(f"{name} does not know user {user!r}; a new user needs --rated ITEM=RATING")
+    encoded = catalog.load(f"{source}.encoded")  # for what the user has rated
+    if encoded["user_row"].max() > len(model.encoder.users) or encoded["item_row"].max() > len(model.encoder.items):
+        raise DataError(f"{source}.encoded was not made for {name}: leave --version out, or run {source} again")
+    return best_items(encoded, model, RecommendationOptions(k=k, users=(known,)), items).drop("user")
+
+
+def _for_new(
+    model: "RatingModel", rated: Sequence[str], k: int, items: Any, parameters: dict[str, Any]
+) -> "pl.DataFrame":
+    """Best items of a new user, folded in from the ratings that are given."""
+    import numpy as np
+    import polars as pl
+
+    from embedline.ratings.folding_options import FoldingOptions
+    from embedline.ratings.options import Penalty
+    from embedline.ratings.recommending import recommend_for_ratings
+    from embedline.ratings.titles import item_titles
+
+    titles = item_titles(pl.Series("item", model.encoder.items), items, model.encoder.columns)
+    rows, ratings = [], []
+    for one in rated:
+        text, _, value = one.rpartition("=")
+        rows.append(find_item(text.strip(), model.encoder.items, titles.to_list()))
+        ratings.append(_rating(value, one, model.encoder.rating_range))
+    if twice := [one for one, row in zip(rated, rows, strict=True) if rows.count(row) > 1]:
+        raise DataError(f"--rated {twice[1]!r}: this item is rated already, as {twice[0]!r}")
+    return recommend_for_ratings(
+        model,
+        np.array(rows),
+        np.array(ratings),
+        k,
+        folding=FoldingOptions.model_validate(parameters.get("folding", {})),
+        penalty=Penalty.model_validate(parameters.get("training", {}).get("penalty", {})),
+        items=items,
+    )
+
+
+def find_item(text: str, ids: Sequence[int | str], titles: Sequence[str]) -> int:
+    """Row (place + 1) of the item with this id or title, or of the only one whose title has ``text`` in it.
+
+    Raises:
+        DataError: if there is none, or more than one.
+    """
+    folded = text.casefold()
+    for matches in (
+        [place for place, one in enumerate(ids) if str(one) == text],
+        [place for place, title in enumerate(titles) if title.casefold() == folded],
+        [place for place, title in enumerate(titles) if folded and folded in title.casefold()],
+    ):
+        if len(matches) == 1:
+            return matches[0] + 1
+        if matches:
+            shown = ", ".join(f"{titles[place]!r} ({ids[place]})" for place in matches[:SHOWN_MATCHES])
+            more = f" and {len(matches) - SHOWN_MATCHES} more" if len(matches) > SHOWN_MATCHES else ""
+            raise DataError(f"--rated {text!r} fits several items: {shown}{more}; give one's whole title or id")
+    raise DataError(f"--rated {text!r} fits no item that the model knows, neither an id nor a title")
+
+
+def _rating(value: str, given: str, rating_range: tuple[float, float]) -> float:
+    low, high = rating_range
+    try:
+        rating = float(value)
+    except ValueError:
+        rating = float("nan")
+    if not low <= rating <= high:
+        raise DataError(f"--rated {given!r} must be ITEM=RATING, with a rating from {low:g} to {high:g}")
+    return rating
+
+
+def _exists(catalog: Any, name: str) -> bool:
+    dataset = catalog.get(name)
+    return dataset is not None and bool(dataset.exists())
+
+
+def _parameters(source: str, env: str | None, params: dict[str, Any]) -> dict[str, Any]:
+    """The block of ``source`` in the parameters of an environment."""
+    from kedro.framework.project import settings
+    from kedro.utils import find_kedro_project
+
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    loader = settings.CONFIG_LOADER_CLASS(
+        conf_source=str(project / settings.CONF_SOURCE),
+        env=env or os.environ.get("KEDRO_ENV") or None,
+        runtime_params=params,
+        **settings.CONFIG_LOADER_ARGS,
+    )
+    block = loader["parameters"].get(source, {})
+    return block if isinstance(block, dict) else {}

@@ -1,0 +1,180 @@
+"""Training of the ratings learner against fastai's own, and on as many ratings as MovieLens 25M has.
+
+    pip install -e ".[benchmark]"
+    python tests/benchmarks/bench_ratings.py --data FOLDER            all parts, about 10 minutes
+    python tests/benchmarks/bench_ratings.py --data FOLDER --speed    the first part alone, about 2 minutes
+    python tests/benchmarks/bench_ratings.py --large                  the second part alone; needs no data, no fastai
+    python -m pytest tests/benchmarks/bench_ratings.py                holds all targets
+
+1. The model of fastai's ``collab_learner`` (50 factors, biases, ``y_range`` (0, 5.5)) at its batch size of 64 and with
+   its settings for 5 epochs, on the same 80 % of MovieLens 100k: rounds, contestants in turn.
+2. An epoch on 25 million generated ratings (162,000 users, 59,000 films), read from a stored frame: memory of the whole
+   process, and rows per second beside those of MovieLens 100k's size with the project's settings for it.
+
+Every training runs in a process of its own with the same number of threads, none beside another.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from contests import PROJECT, run_contestant
+
+from embedline.sources.movielens_files import acquire_files
+from embedline.sources.movielens_generator import GeneratorOptions, write_large
+from embedline.sources.movielens_ratings import read_ratings
+
+CONTESTANT = Path(__file__).with_name("ratings_contestants.py")
+ROUNDS = 3
+
+Result = dict[str, Any]
+
+# The lesson's settings for this model: one cycle, weight decay 0.1 (decoupled in fastai v2).
+TRAINING = {"epochs": 5, "batch_size": 64, "lr": 5e-3, "weight_decay": 0.1}
+SIDES: dict[str, Result] = {
+    "fastai": {"contestant": "fastai"},
+    "embedline": {"contestant": "embedline", "network": {"factors": 50, "y_range": [0.0, 5.5], "init_std": 0.01}},
+}
+# The project's settings for MovieLens 100k, for one epoch; batches in proportion to the ratings for the large file.
+PLAIN: Result = {"contestant": "embedline", "network": {"factors": 50}, "evaluate": False, "seed": 42}
+PENALTY = {"factors": 0.09, "biases": 0.01}
+SMALL_TRAINING = {"epochs": 1, "batch_size": 128, "lr": 3e-3, "penalty": PENALTY}
+LARGE_TRAINING = {**SMALL_TRAINING, "batch_size": 16_384}
+SMALL = {"n_users": 943, "n_items": 1_682, "n_ratings": 100_000}
+LARGE = {"n_users": 162_000, "n_items": 59_000, "n_ratings": 25_000_000}
+MOST_MEGABYTES = 4096
+
+
+@pytest.fixture(scope="module")
+def threads() -> int:
+    return os.cpu_count() or 1
+
+
+def test_fastais_model_trains_five_times_faster(real_data: Path, tmp_path: Path, threads: int) -> None:
+    pytest.importorskip("fastai", reason='fastai is not installed: pip install -e ".[benchmark]"')
+    rounds = compare_speed(store_real(real_data, tmp_path), threads, ROUNDS)
+    report_speed(rounds)
+    assert speed_ratio(rounds) >= 5.0
+
+
+def test_25_million_ratings_train_in_bounded_memory_at_half_the_speed_at_least(tmp_path: Path, threads: int) -> None:
+    small, large = compare_sizes(tmp_path, threads)
+    report_sizes(small, large)
+    assert large["peak_mb"] <= MOST_MEGABYTES
+    assert large["rows_per_second"] * 2 >= small["rows_per_second"]
+
+
+def store_real(data: Path, folder: Path) -> Path:
+    """MovieLens 100k's ratings as a Feather file, by the project's own reader."""
+    raw = acquire_files(str(data / "ml-100k.zip"), generator=GeneratorOptions())
+    path = folder / "ratings.feather"
+    read_ratings(raw).select("user", "item", "rating").write_ipc(path)
+    return path
+
+
+def store_generated(folder: Path, name: str, size: dict[str, int]) -> Path:
+    """Generated ratings of a size as a Feather file."""
+    table, path = folder / f"{name}.csv", folder / f"{name}.feather"
+    write_large(table, seed=0, **size)
+    types = {"userId": pl.Int32, "movieId": pl.Int32, "rating": pl.Float32}
+    ratings = pl.scan_csv(table, schema_overrides=types).select(user="userId", item="movieId", rating="rating")
+    ratings.sink_ipc(path)
+    table.unlink()
+    return path
+
+
+def compare_speed(ratings: Path, threads: int, rounds: int) -> list[dict[str, Result]]:
+    """Rounds of one training of each side, in turn."""
+    job = {"ratings": str(ratings), "threads": threads, "seed": 42, "evaluate": True, "training": TRAINING}
+    results = [
+        {name: run_contestant(CONTESTANT, {**job, **side}) for name, side in SIDES.items()} for _ in range(rounds)
+    ]
+    for found in results:
+        for key in ("rows", "users", "items"):
+            if len({result[key] for result in found.values()}) != 1:
+                raise AssertionError(f"the sides differ in {key}: {found}")
+    return results
+
+
+def speed_ratio(rounds: list[dict[str, Result]]) -> float:
+    """Median over the rounds of embedline's rows per second to fastai's of the same round."""
+    return statistics.median(
+        found["embedline"]["rows_per_second"] / found["fastai"]["rows_per_second"] for found in rounds
+    )
+
+
+def compare_sizes(folder: Path, threads: int) -> tuple[Result, Result]:
+    """One epoch of MovieLens 100k's size and one of MovieLens 25M's."""
+    sizes = (("small", SMALL, SMALL_TRAINING), ("large", LARGE, LARGE_TRAINING))
+    small, large = (
+        run_contestant(
+            CONTESTANT,
+            {**PLAIN, "ratings": str(store_generated(folder, name, size)), "threads": threads, "training": training},
+        )
+        for name, size, training in sizes
+    )
+    return small, large
+
+
+def report_speed(rounds: list[dict[str, Result]]) -> None:
+    """Write the first part to standard output."""
+    lines = [
+        f"{TRAINING}, {rounds[0]['fastai']['rows']:,} ratings, {len(rounds)} rounds in turn",
+        f"{'':12}{'rows/s of each round':32}{'seconds':24}{'MSE':>8}",
+    ]
+    for side in SIDES:
+        speeds = " ".join(f"{found[side]['rows_per_second']:9,.0f}" for found in rounds)
+        seconds = " ".join(f"{found[side]['seconds']:6.1f}" for found in rounds)
+        lines.append(f"{side:12}{speeds:32}{seconds:24}{rounds[0][side]['mse']:8.4f}")
+    lines.append(f"embedline's rows/s are {speed_ratio(rounds):.1f} times fastai's")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def report_sizes(small: Result, large: Result) -> None:
+    """Write the second part to standard output."""
+    lines = [f"{'ratings':>12}{'users':>10}{'items':>10}{'batch':>8}{'rows/s':>12}{'seconds':>10}{'peak MB':>10}"]
+    for result, training in ((small, SMALL_TRAINING), (large, LARGE_TRAINING)):
+        cells = f"{result['rows']:12,}{result['users']:10,}{result['items']:10,}{training['batch_size']:8,}"
+        lines.append(f"{cells}{result['rows_per_second']:12,.0f}{result['seconds']:10.1f}{result['peak_mb']:10,.0f}")
+    lines.append(
+        f"rows/s of the large file: {large['rows_per_second'] / small['rows_per_second']:.2f} of the small one's"
+    )
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    default = Path(os.environ.get("EMBEDLINE_REAL_DATA", PROJECT.parent / "shared" / "data"))
+    parser = argparse.ArgumentParser(
+        description="time embedline's ratings learner against fastai's, and at 25 million rows"
+    )
+    parser.add_argument("--data", type=Path, default=default, help="folder that holds ml-100k.zip")
+    parser.add_argument("--speed", action="store_true", help="the race with fastai alone")
+    parser.add_argument("--large", action="store_true", help="the large file alone")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of the race")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of each contestant")
+    options = parser.parse_args()
+    missed = []
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.large:
+            rounds = compare_speed(store_real(options.data, Path(folder)), options.threads, options.rounds)
+            report_speed(rounds)
+            missed += [] if speed_ratio(rounds) >= 5.0 else ["five times fastai's rows per second"]
+        if not options.speed:
+            small, large = compare_sizes(Path(folder), options.threads)
+            report_sizes(small, large)
+            missed += [] if large["peak_mb"] <= MOST_MEGABYTES else [f"{MOST_MEGABYTES} MB"]
+            missed += (
+                [] if large["rows_per_second"] * 2 >= small["rows_per_second"] else ["half the small file's speed"]
+            )
+    if missed:
+        sys.exit(f"missed: {'; '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The contestants of bench_ratings.py: one training each, in a process of its own, measured from inside.
+
+    python tests/benchmarks/ratings_contestants.py '{"contestant": "fastai", "ratings": "ratings.feather", ...}'
+
+The last line of standard output is a JSON object; see :func:`work`.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+import torch
+from contests import peak_megabytes
+
+from embedline.ratings.options import RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
+from embedline.ratings.splits import assign_parts
+from embedline.training.state import UNTIMED_STEPS
+
+COLUMNS = RatingColumns()
+SPLIT = RatingSplit(kind="random", fraction=0.2, seed=42)
+FACTORS, Y_RANGE = 50, (0.0, 5.5)
+
+
+def load_parts(job: dict[str, Any]) -> pl.DataFrame:
+    """The job's ratings with their column ``part``, the same for every contestant."""
+    ratings = nw.from_native(pl.read_ipc(job["ratings"]), eager_only=True)
+    parts: pl.DataFrame = assign_parts(ratings, COLUMNS, SPLIT).to_native()
+    return parts
+
+
+def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
+    """Train with the job's ``network`` and ``training`` through the functions that the nodes call."""
+    from embedline.ratings.index import encode, fit_encoder
+    from embedline.ratings.learner import predict_rows, train_ratings
+
+    ratings = pl.read_ipc(job["ratings"])
+    split = SPLIT if job["evaluate"] else RatingSplit(kind="none")
+    rows = load_parts(job).filter(pl.col("part") == "train") if job["evaluate"] else ratings
+    encoder = fit_encoder(rows, COLUMNS)
+    del rows
+    encoded = encode(ratings, encoder, COLUMNS, split)
+    del ratings
+    training = RatingsTraining(**{"device": "cpu", "threads": job["threads"], **job["training"]})
+    used = time.process_time()
+    # Evaluating while it trains is no part of the race.
+    bundle, _ = train_ratings(encoded, encoder, RatingNetwork(**job["network"]), training, evaluated=False)
+    result = {name: bundle.metrics[name] for name in ("rows", "rows_per_second", "seconds")}
+    result["cpu_seconds"] = time.process_time() - used
+    result["users"], result["items"] = len(encoder.users), len(encoder.items)
+    if job["evaluate"]:
+        held_out = encoded.filter(pl.col("part") == "evaluate")
+        predicted = predict_rows(bundle, held_out["user_row"].to_numpy(), held_out["item_row"].to_numpy())
+        result["mse"] = float(np.mean((held_out["rating"].to_numpy() - predicted) ** 2))
+    return result
+
+
+def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
+    """Train fastai's ``collab_learner`` as its lesson does, without its progress bar."""
+    from fastai.callback.core import Callback
+    from fastai.collab import TabularCollab, collab_learner
+    from fastai.tabular.core import Categorify
+
+    class Stopwatch(Callback):
+        """The times that embedline's loop takes of itself: the training, and its steps without the first ones."""
+
+        steps = 0
+
+        def before_fit(self) -> None:
+            self.began, self.used = time.perf_counter(), time.process_time()
+            self.evaluation = 0.0
+
+        def after_batch(self) -> None:
+            if self.training:
+                self.steps += 1
+                if self.steps == UNTIMED_STEPS:
+                    self.warm, self.evaluation = time.perf_counter(), 0.0
+
+        def before_validate(self) -> None:
+            self.since = time.perf_counter()
+
+        def after_validate(self) -> None:
+            self.evaluation += time.perf_counter() - self.since
+
+        def after_fit(self) -> None:
+            now = time.perf_counter()
+            self.seconds = now - self.began
+            self.timed = now - self.warm - self.evaluation
+            self.used_by_fit = time.process_time() - self.used
+
+    parts = load_parts(job)
+    training = np.flatnonzero(parts["part"] == "train")
+    held_out = np.flatnonzero(parts["part"] == "evaluate")
+    frame = parts.select("user", "item", pl.col("rating").cast(pl.Float32)).to_pandas()
+    tables = TabularCollab(
+        frame, [Categorify], ["user", "item"], y_names=["rating"], splits=(training.tolist(), held_out.tolist())
+    )
+    settings = job["training"]
+    torch.manual_seed(job["seed"])
+    loaders = tables.dataloaders(bs=settings["batch_size"], val_bs=4096, device=torch.device("cpu"))
+    loaders.classes = tables.classes
+    learner = collab_learner(loaders, n_factors=FACTORS, y_range=Y_RANGE)
+    stopwatch = Stopwatch()
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(settings["epochs"], settings["lr"], wd=settings["weight_decay"], cbs=stopwatch)
+    with learner.no_bar():
+        predicted, actual = learner.get_preds(reorder=False)
+    return {
+        "rows": len(training),
+        "rows_per_second": (stopwatch.steps - UNTIMED_STEPS) * settings["batch_size"] / stopwatch.timed,
+        "seconds": stopwatch.seconds,
+        "cpu_seconds": stopwatch.used_by_fit,
+        "users": len(tables.classes["user"]) - 1,
+        "items": len(tables.classes["item"]) - 1,
+        "mse": float(((predicted.squeeze(-1) - actual.squeeze(-1)) ** 2).mean()),
+    }
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Run one training and say what it took.
+
+    Args:
+        job: ``contestant`` (embedline or fastai), ``ratings`` (Feather file: user, item, rating), ``threads``, ``seed``,
+            ``training`` (epochs, batch_size, lr, …), for embedline ``network`` and ``evaluate``: whether a fifth is
+            held out and measured.
+
+    Returns:
+        ``rows`` trained on, ``users``, ``items``, ``rows_per_second`` of the steps after the first ones, without the
+        evaluations, ``seconds`` and ``cpu_seconds`` of the whole training, ``peak_mb`` of the process, ``mse``.
+    """
+    torch.set_num_threads(job["threads"])
+    train = {"embedline": train_embedline, "fastai": train_fastai}[job["contestant"]]
+    return {**train(job), "peak_mb": peak_megabytes()}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(work(json.loads(sys.argv[1]))) + "\n")

@@ -1,0 +1,137 @@
+"""The range tests of the text networks as Kedro runs them, with the project's catalog and parameters."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from kedro.io import DataCatalog
+from kedro.runner import SequentialRunner
+
+from embedline.pipelines.text import create_finder_pipeline, create_pipeline, nodes
+from embedline.text.options import (
+    ClassifierOptions,
+    ClassifierTraining,
+    LanguageModelOptions,
+    LanguageModelTraining,
+)
+from embedline.training.options import FinderOptions
+
+PROJECT = Path(__file__).resolve().parents[3]
+SPECIALS = ("xxunk", "xxpad", "xxbos", "xxeos", "xxfld", "xxrep", "xxwrep", "xxup", "xxmaj")
+LANGUAGE_MODEL = LanguageModelOptions(embedding_size=6, hidden_size=8, n_layers=1)
+SHARED: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
+
+
+def parameters_of(source: str) -> dict[str, Any]:
+    language = LanguageModelTraining(batch_size=2, epochs=1, lr=0.01, bptt=5, **SHARED)
+    stages = [{"unfrozen": 1, "epochs": 1, "lr": 0.02}]
+    return {
+        f"params:{source}.{name}": value
+        for name, value in {
+            "classes": ["neg", "pos"],
+            "language_model": LANGUAGE_MODEL,
+            "language_model_training": language,
+            "classifier": ClassifierOptions(layers=(4,), bptt=5, max_tokens=10),
+            "classifier_training": ClassifierTraining.model_validate({"batch_size": 4, "stages": stages, **SHARED}),
+            "finder": FinderOptions(low=1e-4, high=1.0, steps=12),
+        }.items()
+    }
+
+
+@pytest.fixture
+def vocabulary() -> dict[str, Any]:
+    words = {"tokens": [*SPECIALS, "good", "bad", "film"], "specials": list(SPECIALS), "unknown": 0, "padding": 1}
+    return {**words, "rules": "ulmfit", "fitted_on": ["train"], "min_freq": 1}
+
+
+@pytest.fixture
+def ids() -> pl.DataFrame:
+    numbers = np.random.default_rng(0)
+    rows = [
+        (f"{part}/{n}", ("neg", "pos")[n % 2], part, [2, *(int(word) for word in numbers.integers(9, 12, 8))])
+        for part in ("train", "validation")
+        for n in range(12)
+    ]
+    schema = {"document_id": pl.String, "label": pl.String, "part": pl.String, "ids": pl.List(pl.UInt16)}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def catalog_of(root: Path) -> DataCatalog:
+    entries = {}
+    for name in ("tabular", "text"):
+        entries |= yaml.safe_load(
+            (PROJECT / f"conf/base/catalog/{name}.yml").read_text().replace("${_root}", str(root))
+        )
+    return DataCatalog.from_config({name: entry for name, entry in entries.items() if not name.startswith("_")})
+
+
+@pytest.mark.parametrize(("source", "language_model"), [("imdb", None), ("tickets", "imdb.language_model")])
+def test_it_reads_what_a_run_has_stored_and_leaves_rates_and_plots(
+    source: str, language_model: str | None, tmp_path: Path, ids: pl.DataFrame, vocabulary: dict[str, Any]
+) -> None:
+    from embedline.text.tokens import TokenOptions
+
+    catalog, parameters = catalog_of(tmp_path), parameters_of(source)
+    training = parameters[f"params:{source}.language_model_training"]
+    bundle, _ = nodes.train_language_model(ids, vocabulary, TokenOptions(rules="ulmfit"), LANGUAGE_MODEL, training)
+    for name, value in ((f"{source}.ids", ids), (f"{source}.vocabulary", vocabulary)):
+        catalog.save(name, value)
+    catalog.save(language_model or f"{source}.language_model", bundle)
+    for name, value in parameters.items():
+        catalog[name] = value
+    SequentialRunner().run(create_finder_pipeline(source, language_model=language_model), catalog)
+    for network in ("language_model", "classifier"):
+        (stored,) = tmp_path.glob(f"06_models/{source}/{network}_rates.parquet/*/{network}_rates.parquet")
+        rates = pl.read_parquet(stored)
+        assert rates.columns == ["rate", "loss", "suggestion"]
+        assert rates["rate"].to_list() == pytest.approx([1e-4 * 1e4 ** (step / 11) for step in range(len(rates))])
+        assert rates["suggestion"].n_unique() == 1 and rates["suggestion"][0] in rates["rate"].to_list()
+        figure = catalog.load(f"{source}.{network}_rate_plot")
+        assert figure.data[1].name == f"suggested: {rates['suggestion'][0]:.1e}"
+        assert figure.layout.title.text.startswith("Learning-rate range test of the")
+
+
+def test_nodes_are_named_after_their_source_and_no_part_of_its_own_pipeline() -> None:
+    pipeline = create_finder_pipeline("imdb")
+    assert {(node.name, *node.tags) for node in pipeline.nodes} == {
+        ("imdb.find_language_model_rate", "train"),
+        ("imdb.find_classifier_rate", "train"),
+        ("imdb.plot_language_model_rates", "plot"),
+        ("imdb.plot_classifier_rates", "plot"),
+    }
+    data = {name for name in pipeline.inputs() if not name.startswith("params:")}
+    assert data == {"imdb.ids", "imdb.vocabulary", "imdb.language_model"} <= create_pipeline("imdb").all_outputs()
+    assert not {node.name for node in pipeline.nodes} & {node.name for node in create_pipeline("imdb").nodes}
+
+
+@pytest.mark.parametrize("environment", ["base", "laptop", "sample"])
+def test_the_parameters_of_the_project_are_what_the_trainings_take(environment: str) -> None:
+    def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+        both = {name: merged(below[name], above[name]) for name in below.keys() & above.keys() if _nested(above[name])}
+        return {**below, **above, **both}
+
+    block: dict[str, Any] = {}
+    for name in dict.fromkeys(("base", environment)):
+        block = merged(block, yaml.safe_load((PROJECT / f"conf/{name}/parameters/imdb.yml").read_text())["imdb"])
+    language = LanguageModelTraining.model_validate(block["language_model_training"])
+    classifier = ClassifierTraining.model_validate(block["classifier_training"])
+    assert FinderOptions.model_validate(block["finder"]) == FinderOptions()
+    assert (language.accumulate, language.decay, language.early_stopping) == (1, "decoupled", None)
+    assert (classifier.accumulate, classifier.seeds, classifier.member_weights) == (1, (42,), (1.0,))
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def test_the_plot_of_an_ensembles_training_goes_from_member_to_member() -> None:
+    steps = {"step": [1, 2, 1, 2], "epoch": [0.5, 1.0, 0.5, 1.0], "lr": [0.1] * 4, "train_loss": [3.0, 2.0, 3.5, 1.0]}
+    history = pl.DataFrame({"member": [0, 0, 1, 1], "stage": [0] * 4, **steps})
+    figure = nodes.plot_training(history)
+    assert [note.text for note in figure.layout.annotations] == ["member 1", "member 2"]
+    assert list(figure.data[0].x) == [0.5, 1.0, 1.5, 2.0]
+    one = nodes.plot_training(history.head(2).with_columns(stage=pl.Series([0, 1])))
+    assert [note.text for note in one.layout.annotations] == ["stage 1", "stage 2"]

@@ -1,0 +1,187 @@
+"""The model against its formula, term by term, in every variant."""
+
+import numpy as np
+import pytest
+import torch
+from law import items_table, ratings_table, users_table
+from torch import Tensor
+
+from embedline.errors import DataError
+from embedline.ratings import network as network_module
+from embedline.ratings import sides
+from embedline.ratings.index import RatingsEncoder, fit_encoder
+from embedline.ratings.network import BothCodes, FactorModel, _Product, build_network, network_config
+from embedline.ratings.options import FeatureOptions, RatingColumns, RatingNetwork
+
+OPTIONS = FeatureOptions(items=("genres", "year"), users=("age", "taste"))
+VARIANTS = {
+    "dot": {},
+    "no bias": {"bias": False},
+    "range": {"y_range": (0.0, 6.0)},
+    "mlp": {"kind": "mlp", "layers": (7, 5)},
+    "mlp without bias, range": {"kind": "mlp", "layers": (7,), "bias": False, "y_range": "auto"},
+}
+
+
+@pytest.fixture(scope="module")
+def encoder() -> RatingsEncoder:
+    return fit_encoder(ratings_table(), RatingColumns(), "auto", OPTIONS, items_table(), users_table())
+
+
+def make(encoder: RatingsEncoder, *, spread: float = 0.5, **options: object) -> FactorModel:
+    """A model whose every number, but those of the rows 0, is drawn at random."""
+    config = network_config(encoder, RatingNetwork.model_validate({"factors": 4, **options}))
+    model = build_network(config, BothCodes.of(encoder), seed=3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(spread * torch.randn(parameter.shape, generator=generator))
+        for side in (model.users, model.items):
+            side.own[0] = 0.0
+            side.feature[0] = 0.0
+    return model.eval()
+
+
+def by_hand(model: FactorModel, encoder: RatingsEncoder, user: int, item: int) -> float:
+    """The score of one pair, one feature after another."""
+    vectors = []
+    for side, row, codes, features in (
+        (model.users, user, encoder.user_feature_codes, encoder.user_features),
+        (model.items, item, encoder.item_feature_codes, encoder.item_features),
+    ):
+        vector = side.own[row].detach().double().numpy().copy()
+        present = [code for code in codes[row] if code]
+        for code in present:
+            same = sum(features.column_of[other] == features.column_of[code] for other in present)
+            vector += side.feature[code].detach().double().numpy() / np.sqrt(same)
+        vectors.append(vector)
+    (p, q), k = vectors, model.factors
+    if model.hidden is None:
+        raw = float(p[:k] @ q[:k])
+    else:
+        raw = float(model.hidden(torch.tensor(np.concatenate([p[:k], q[:k]]), dtype=torch.float32)[None]))
+    raw += float(p[k] + q[k]) if model.bias else 0.0
+    if model.y_range is None:
+        return encoder.rating_mean + raw
+    low, high = model.y_range
+    logit = np.log((encoder.rating_mean - low) / (high - encoder.rating_mean))
+    return float(low + (high - low) / (1.0 + np.exp(-raw - logit)))
+
+
+def pairs(*rows: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    users, items = zip(*rows, strict=True)
+    return torch.tensor(users, dtype=torch.int32), torch.tensor(items, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_score_is_what_the_formula_says(encoder: RatingsEncoder, variant: str) -> None:
+    model, rows = make(encoder, **VARIANTS[variant]), [(1, 1), (60, 40), (5, 0), (0, 7), (0, 0)]
+    expected = [by_hand(model, encoder, *row) for row in rows]
+    with torch.no_grad():
+        np.testing.assert_allclose(model(*pairs(*rows)), expected, rtol=1e-5)
+        for row, value in zip(rows, expected, strict=True):  # a batch of one keeps its dimension
+            np.testing.assert_allclose(model(*pairs(row)), [value], rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_vectors_taken_apart_give_the_same_scores(
+    encoder: RatingsEncoder, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_module, "PAIRS", 90)  # two users at a time
+    model = make(encoder, **VARIANTS[variant])
+    users, items = torch.arange(0, 5), torch.arange(1, 41)
+    with torch.no_grad():
+        p, b_u = model.user_vectors(users)
+        q, b_i = model.item_vectors(items)
+        assert (p.shape, b_u.shape, q.shape, b_i.shape) == ((5, 4), (5,), (40, 4), (40,))
+        whole = model.cross(p, b_u, q, b_i)
+        for place in range(5):
+            alone = model(users[place].repeat(40), items)
+            np.testing.assert_allclose(whole[place], alone, rtol=1e-5)
+            apart = model.from_vectors(p[place].repeat(40, 1), b_u[place].repeat(40), q, b_i)
+            np.testing.assert_allclose(apart, alone, rtol=1e-5)
+
+
+def test_an_untrained_model_gives_about_the_mean(encoder: RatingsEncoder) -> None:
+    for options in VARIANTS.values():
+        config = network_config(encoder, RatingNetwork.model_validate(options))
+        model = build_network(config, BothCodes.of(encoder), seed=0).eval()
+        scores = model(torch.arange(1, 41), torch.arange(1, 41)).detach()
+        assert (scores - encoder.rating_mean).abs().mean() < 0.1
+        unknown = model(torch.tensor([0]), torch.tensor([0])).item()
+        if model.hidden is None:
+            assert unknown == pytest.approx(encoder.rating_mean, abs=1e-6)
+
+
+def test_a_new_item_is_its_features_alone(encoder: RatingsEncoder) -> None:
+    model, codes = make(encoder), encoder.item_feature_codes[[7]]
+    weights = torch.tensor(encoder.item_features.weights(codes))
+    with torch.no_grad():
+        factors, bias = model.item_feature_vectors(torch.tensor(codes), weights)
+        known, known_bias = model.item_vectors(torch.tensor([7]))
+        own = model.items.own[7]
+    np.testing.assert_allclose(factors[0], known[0] - own[:4], atol=1e-6)
+    np.testing.assert_allclose(bias, known_bias - own[4], atol=1e-6)
+    described = encoder.user_feature_codes[[3]]
+    user_weights = torch.tensor(encoder.user_features.weights(described))
+    user, _ = model.user_feature_vectors(torch.tensor(described), user_weights)
+    np.testing.assert_allclose(
+        user[0].detach(), (model.user_vectors(torch.tensor([3]))[0][0] - model.users.own[3, :4]).detach(), atol=1e-6
+    )
+
+
+def test_rows_and_features_of_nothing_start_at_zero_and_get_no_gradient(encoder: RatingsEncoder) -> None:
+    config = network_config(encoder, RatingNetwork(factors=4)) | {"trained_items": 38}
+    model = build_network(config, BothCodes.of(encoder), seed=0)
+    for table in (model.users.own, model.items.own, model.users.feature, model.items.feature):
+        assert not table[0].any()
+        assert table[1:38, :4].all()
+        assert not table[:, 4].any()  # biases
+    assert not model.items.own[39:].any()  # items that no training row has
+    model(*pairs((0, 0), (0, 3), (4, 0))).sum().backward()
+    assert not model.users.own.grad[0].any()
+    assert not model.items.own.grad[0].any()
+    assert not model.items.feature.grad[0].any()
+    assert model.items.own.grad[3].any()
+
+
+def test_gathered_features_are_those_of_the_dense_matrix(
+    encoder: RatingsEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = make(encoder)
+    monkeypatch.setattr(sides, "DENSE_CELLS", 0)
+    gathered = make(encoder)
+    assert dense.items.matrix is not None
+    assert gathered.items.matrix is None
+    rows = pairs(*((user, user % 41) for user in range(61)))
+    np.testing.assert_allclose(gathered(*rows).detach(), dense(*rows).detach(), rtol=1e-5)
+    for model in (dense, gathered):
+        model(*rows).square().sum().backward()
+    for name in ("users", "items"):
+        one, other = getattr(dense, name), getattr(gathered, name)
+        torch.testing.assert_close(other.own.grad, one.own.grad)
+        torch.testing.assert_close(other.feature.grad, one.feature.grad)
+
+
+def test_the_gradient_of_the_product_is_its_derivative() -> None:
+    user, item = (torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(_Product.apply, (user, item))
+
+
+def test_the_same_seed_builds_the_same_model_and_leaves_the_global_numbers_alone(encoder: RatingsEncoder) -> None:
+    config, before = network_config(encoder, RatingNetwork()), torch.get_rng_state()
+    one, two, other = (build_network(config, BothCodes.of(encoder), seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one.users.own, two.users.own)
+    assert not torch.equal(one.users.own, other.users.own)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_automatic_range_ends_half_a_unit_beyond_the_ratings(encoder: RatingsEncoder) -> None:
+    low, high = encoder.rating_range
+    config = network_config(encoder, RatingNetwork(y_range="auto"))
+    assert config["y_range"] == [low - 0.5, high + 0.5]
+
+
+def test_a_range_without_the_mean_is_refused(encoder: RatingsEncoder) -> None:
+    with pytest.raises(DataError, match=r"network.y_range \[0, 1\] does not hold the mean of the training ratings"):
+        network_config(encoder, RatingNetwork(y_range=(0.0, 1.0)))

@@ -1,0 +1,49 @@
+"""Settings that cannot mean anything stop with a line that names the key."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from embedline.ratings.options import (
+    FeatureOptions,
+    RatingColumns,
+    RatingNetwork,
+    RatingSplit,
+    RatingsTraining,
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "message"),
+    [
+        (RatingSplit, {"kind": "random"}, "'random' needs a fraction"),
+        (RatingSplit, {"kind": "latest"}, "either n, such as 1, or a fraction"),
+        (RatingSplit, {"kind": "latest", "n": 1, "fraction": 0.2}, "either n, such as 1, or a fraction"),
+        (RatingSplit, {"kind": "column", "column": "fold"}, "needs a column and the value"),
+        (RatingSplit, {"kind": "random", "fraction": 1.0}, "fraction"),
+        (RatingNetwork, {"kind": "mlp"}, "needs layers"),
+        (RatingNetwork, {"layers": [10]}, "of the kind 'mlp'"),
+        (RatingNetwork, {"dropout": 0.1}, "of the kind 'mlp'"),
+        (RatingNetwork, {"kind": "mlp", "layers": [10, 5], "dropout": [0.1]}, "lists 1 rates for 2 layers"),
+        (RatingNetwork, {"kind": "mlp", "layers": 10, "dropout": 1.0}, "must lie in"),
+        (RatingNetwork, {"y_range": [5, 1]}, "must rise"),
+        (RatingNetwork, {"factor": 5}, "factor"),
+        (RatingColumns, {"user": "a", "item": "a"}, "different columns"),
+        (RatingColumns, {"user": "part"}, "'part'"),
+        (FeatureOptions, {"items": ["year", "year"]}, "features.items lists a column more than once"),
+        (RatingsTraining, {"batch_size": 8, "epochs": 1, "lr": 0.1, "loss": "relative"}, "loss"),
+        (RatingsTraining, {"batch_size": 8, "epochs": 1, "lr": 0.1, "penalty": {"factors": -1}}, "penalty.factors"),
+    ],
+)
+def test_a_setting_without_a_meaning_is_refused(model: type[BaseModel], values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        model.model_validate(values)
+
+
+def test_hidden_layers_and_dropout_are_a_number_or_a_list() -> None:
+    one = RatingNetwork.model_validate({"kind": "mlp", "layers": 10, "dropout": 0.1})
+    assert (one.layers, one.dropouts) == ((10,), (0.1,))
+    two = RatingNetwork.model_validate({"kind": "mlp", "layers": [10, 5], "dropout": 0.1})
+    assert two.dropouts == (0.1, 0.1)
+    assert RatingNetwork().dropouts == ()

@@ -1,0 +1,79 @@
+"""The traces of a classifier's figures hold the counts and shares of its predictions."""
+
+import numpy as np
+import pytest
+from plotly.subplots import make_subplots
+
+from embedline.training.classification_figures import (
+    COLOURS,
+    calibration_figure,
+    confusion_figure,
+    confusion_height,
+    confusion_trace,
+    label_confusion,
+)
+
+CLASSES = ["neg", "pos"]
+ACTUAL = np.array([0, 0, 0, 1])
+OURS = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
+THEIRS = np.array([[0.6, 0.4]] * 4)
+
+
+def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
+    figure = confusion_figure(ACTUAL, OURS, CLASSES, "Confusion")
+    (heat,) = figure.data
+    assert figure.layout.title.text == "Confusion"
+    assert (list(heat.x), list(heat.y)) == (CLASSES, CLASSES)
+    np.testing.assert_allclose(np.array(heat.z), [[2 / 3, 1 / 3], [0.0, 1.0]])
+    assert [list(row) for row in heat.text] == [["2<br>66.7%", "1<br>33.3%"], ["0<br>0.0%", "1<br>100.0%"]]
+    assert figure.layout.yaxis.autorange == "reversed"  # read downwards, in the order of the matrix
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("predicted", "actual")
+    assert figure.layout.height == confusion_height(CLASSES) == 280 + 2 * 64
+
+
+def test_the_matrix_stands_in_a_panel_of_another_figure() -> None:
+    figure = make_subplots(rows=1, cols=2)
+    figure.add_trace(confusion_trace(ACTUAL, OURS, CLASSES), row=1, col=2)
+    label_confusion(figure, CLASSES, row=1, col=2)
+    assert figure.layout.xaxis2.title.text == "predicted"
+    assert figure.layout.yaxis2.autorange == "reversed"
+    assert figure.layout.xaxis.title.text is None
+    assert figure.data[0].xaxis == "x2"
+
+
+@pytest.mark.parametrize(("n_classes", "numbers"), [(12, "%{text}"), (13, None)])
+def test_numbers_are_drawn_while_a_cell_has_room(n_classes: int, numbers: str | None) -> None:
+    names = [f"c{k}" for k in range(n_classes)]
+    heat = confusion_trace(np.arange(n_classes), np.eye(n_classes), names)
+    assert heat.texttemplate == numbers
+    np.testing.assert_allclose(np.array(heat.z), np.eye(n_classes))
+    assert confusion_height(names) == confusion_height(names[:12])
+
+
+def test_long_names_are_slanted() -> None:
+    figure = confusion_figure(np.arange(3), np.eye(3), ["short", "a name of some length", "mid"], "Confusion")
+    assert figure.layout.xaxis.tickangle == -30
+
+
+def test_calibration_shows_every_model_in_its_colour() -> None:
+    figure = calibration_figure({"ours": (ACTUAL, OURS), "theirs": (ACTUAL, THEIRS)}, "Calibration", n_bins=5)
+    perfect, ours, our_counts, theirs, their_counts = figure.data
+    assert (list(perfect.x), list(perfect.y)) == ([0.5, 1.0], [0.5, 1.0])
+    # Bins (0.4, 0.6]: 0.6, right; (0.6, 0.8]: 0.8 right and 0.7 wrong; (0.8, 1]: 0.9, right.
+    np.testing.assert_allclose(ours.x, [0.6, 0.75, 0.9])
+    assert list(ours.y) == [1.0, 0.5, 1.0]
+    assert ours.name == "ours (ECE 0.250)"  # (0.4 + 2 x 0.25 + 0.1) / 4
+    np.testing.assert_allclose(our_counts.x, [0.5, 0.7, 0.9])
+    assert list(our_counts.y) == [1, 2, 1]
+    assert theirs.name == "theirs (ECE 0.150)"
+    assert list(their_counts.y) == [4]
+    assert (ours.line.color, theirs.line.color) == tuple(COLOURS[:2])
+    assert figure.layout.yaxis2.title.text == "rows"
+
+
+def test_calibration_of_three_classes_starts_at_a_third() -> None:
+    figure = calibration_figure({"ours": (np.arange(3), np.eye(3))}, "Calibration", rows="texts")
+    assert list(figure.data[0].x) == pytest.approx([1 / 3, 1.0])
+    assert list(figure.data[1].x) == [1.0]
+    assert figure.layout.xaxis.range[0] == pytest.approx(5 / 15 - 0.01)
+    assert figure.layout.yaxis2.title.text == "texts"

@@ -1,0 +1,246 @@
+"""Early stopping: which epoch is the best, when it ends, what it measures, and that it goes on from a checkpoint."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cut_off import Killed, make_data, make_net, raise_at
+from torch import Tensor, nn
+
+from embedline.errors import DataError
+from embedline.training import checkpoints, loop, progress
+from embedline.training.device import make_accelerator
+from embedline.training.options import EarlyStopping, HeldOutStopping, TrainingOptions
+from embedline.training.stopping import BestEpoch, hold_out, row_monitor
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "min_delta", "best", "ended"),
+    [
+        ([3.0, 2.0, 1.0, 1.5, 1.2, 0.5], 2, 0.0, 3, 5),  # two without an improvement: the sixth is never reached
+        ([3.0, 2.0, 1.0, 1.5, 0.5, 0.7, 0.6], 2, 0.0, 5, 7),
+        ([1.0, 1.0, 1.0, 1.0], 3, 0.0, 1, 4),  # as low is no improvement, and the first of them is kept
+        ([1.0, 0.95, 0.9], 2, 0.2, 3, 3),  # small gains: the patience ends, but the lowest is used
+        ([1.0, 0.9, 0.75, 0.7, 0.6], 2, 0.2, 5, 5),  # two of them together are an improvement
+        ([math.nan, 4.0, math.nan, 3.0, math.inf, math.nan], 2, 0.0, 4, 6),
+        ([math.nan, math.nan], 2, 0.0, 1, 2),
+        ([math.inf, 5.0, 6.0], 2, 0.1, 2, None),
+        ([math.inf, 5.0], 1, 0.0, 1, 1),
+        ([2.0, 3.0], 1, 0.0, 1, 2),
+    ],
+)
+def test_the_best_epoch_and_the_end(
+    losses: list[float], patience: int, min_delta: float, best: int, ended: int | None
+) -> None:
+    found = BestEpoch(EarlyStopping(patience=patience, min_delta=min_delta))
+    network = nn.Linear(1, 1)
+    for epoch, loss in enumerate(losses, start=1):
+        with torch.no_grad():
+            network.weight.fill_(epoch)
+        found.see(loss, epoch, network)
+        if found.over:
+            break
+    assert found.epoch == best
+    assert found.weights["weight"].item() == best
+    assert (epoch if found.over else None) == ended
+
+
+def make_options(**changes: Any) -> TrainingOptions:
+    values = {"epochs": 12, "batch_size": 8, "lr": 0.02, "device": "cpu", "precision": "fp32", "schedule": "constant"}
+    stopping = {"patience": 2, "fraction": 0.2, **changes.pop("early_stopping", {})}
+    return TrainingOptions.model_validate({**values, "early_stopping": stopping, **changes})
+
+
+def fit(options: TrainingOptions, tensors: tuple[Tensor, ...]) -> loop.Fitted:
+    accelerator = make_accelerator(options)
+    return loop.fit(make_net(3), tensors, F.mse_loss, options, accelerator=accelerator, seed=7)
+
+
+class Scripted:
+    """A monitor with losses of its own, which keeps the weights that it is shown."""
+
+    def __init__(self, *losses: float) -> None:
+        self.losses = list(losses)
+        self.seen: list[dict[str, Tensor]] = []
+
+    def __call__(self, network: nn.Module) -> float:
+        self.seen.append(copy.deepcopy(network.state_dict()))
+        return self.losses[len(self.seen) - 1]
+
+
+def train(options: TrainingOptions, monitor: loop.Monitor | str | None, **more: Any) -> loop.Fitted:
+    accelerator = make_accelerator(options)
+    task = loop.RowTask(make_data(), F.mse_loss, batch_size=8, device=accelerator.device)
+    return loop.train(make_net(3), task, options, accelerator=accelerator, seed=7, monitor=monitor, **more)
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    assert first.keys() == second.keys()
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("averaging", [None, {"decay": 0.9}])
+def test_the_network_of_the_best_epoch_is_used(averaging: dict[str, float] | None) -> None:
+    monitor = Scripted(5.0, 4.0, 3.0, 3.5, 3.0, 1.0)
+    fitted = train(make_options(averaging=averaging), monitor)
+    assert (len(monitor.seen), fitted.epochs, fitted.best_epoch) == (5, 5, 3)
+    assert same(fitted.network.state_dict(), monitor.seen[2])
+    assert not same(monitor.seen[2], monitor.seen[4])
+    measured = [(record["epoch"], record["monitor"]) for record in fitted.history if "monitor" in record]
+    assert measured == [(1.0, 5.0), (2.0, 4.0), (3.0, 3.0), (4.0, 3.5), (5.0, 3.0)]
+    assert fitted.figures is next(record for record in fitted.history if record["epoch"] == 3.0)
+    # Of twelve epochs, five were trained: as those of a training that is never stopped.
+    plain = train(make_options(averaging=averaging).model_copy(update={"early_stopping": None}), None)
+    assert [record["train_loss"] for record in plain.history][: len(fitted.history)] == [
+        record["train_loss"] for record in fitted.history
+    ]
+    assert (plain.epochs, plain.best_epoch, plain.figures) == (12, None, plain.history[-1])
+
+
+def test_a_training_that_improves_to_its_end_takes_all_epochs_and_its_last_network() -> None:
+    options = make_options(epochs=3)
+    monitor = Scripted(3.0, 2.0, 1.0)
+    fitted = train(options, monitor)
+    assert (fitted.epochs, fitted.best_epoch) == (3, 3)
+    plain = train(options.model_copy(update={"early_stopping": None}), None)
+    assert same(fitted.network.state_dict(), plain.network.state_dict())
+
+
+def test_the_best_weights_are_a_copy_that_keeps_what_was_shared() -> None:
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    network[1].weight = network[0].weight
+    found = BestEpoch(EarlyStopping())
+    found.see(1.0, 1, network)
+    first, second = found.weights["0.weight"], found.weights["1.weight"]
+    assert first.data_ptr() == second.data_ptr() != network[0].weight.data_ptr()
+
+
+def test_a_figure_of_the_evaluation_may_be_the_monitor() -> None:
+    losses = iter([3.0, 2.0, 4.0, 5.0])
+    heard: list[dict[str, float]] = []
+    with progress.listening(lambda figures, step: heard.append(figures)):
+        fitted = train(make_options(), "loss", evaluate=lambda network: {"loss": next(losses), "rmse": 1.0})
+    assert (fitted.epochs, fitted.best_epoch, fitted.figures["loss"]) == (4, 2, 2.0)
+    assert heard[-1] == {"loss": 5.0, "rmse": 1.0, "monitor": 5.0}
+    with pytest.raises(KeyError, match="'los'"):
+        train(make_options(), "los", evaluate=lambda network: {"loss": 1.0})
+
+
+@pytest.mark.parametrize("monitor", [None, "loss"])
+def test_early_stopping_without_anything_to_go_by_is_refused(monitor: str | None) -> None:
+    with pytest.raises(ValueError, match="early_stopping needs a monitor: a loss on data that"):
+        train(make_options(), monitor)
+
+
+@pytest.mark.parametrize(("n_rows", "fraction", "held_out"), [(50, 0.2, 10), (50, 0.01, 1), (3, 0.5, 2), (2, 0.1, 1)])
+def test_a_share_of_the_rows_is_held_out_the_same_for_every_member(n_rows: int, fraction: float, held_out: int) -> None:
+    learned, held = hold_out(n_rows, HeldOutStopping(fraction=fraction, seed=5))
+    assert (len(learned), len(held)) == (n_rows - held_out, held_out)
+    assert sorted([*learned.tolist(), *held.tolist()]) == list(range(n_rows))
+    again, _ = hold_out(n_rows, HeldOutStopping(fraction=fraction, seed=5))
+    assert torch.equal(learned, again)
+    if n_rows == 50:
+        assert not torch.equal(held, hold_out(n_rows, HeldOutStopping(fraction=fraction, seed=6))[1])
+
+
+def test_too_few_rows_to_hold_any_out_are_refused() -> None:
+    options = make_options(early_stopping={"fraction": 0.9})
+    tensors = make_data(3)
+    with pytest.raises(
+        DataError, match=r"early_stopping.fraction 0.9 of 3 training row\(s\) leaves none to learn from"
+    ):
+        fit(options, tensors)
+
+
+def test_the_held_out_rows_are_measured_and_never_learned_from() -> None:
+    options = make_options(epochs=3)
+    stopping = options.early_stopping
+    assert stopping is not None
+    learned, held = hold_out(50, stopping)
+    tensors = make_data()
+    fitted = fit(options, tensors)
+    plain = options.model_copy(update={"early_stopping": None})
+    alone = fit(plain, tuple(tensor[learned] for tensor in tensors))
+    losses = [[record["train_loss"] for record in run.history] for run in (fitted, alone)]
+    assert losses[0] == losses[1] and len(losses[0]) == 3 * 5  # forty rows are five batches
+    codes, values, target = (tensor[held] for tensor in tensors)
+    expected = F.mse_loss(fitted.network.eval()(codes, values), target).item()
+    assert fitted.figures["monitor"] == pytest.approx(expected, rel=1e-6)
+    shuffled = (*tensors[:2], tensors[2].index_fill(0, held, 100.0))
+    other = fit(options, shuffled)
+    assert [record["train_loss"] for record in other.history] == losses[0]
+    assert other.figures["monitor"] > 1000.0
+
+
+def test_the_held_out_loss_is_the_mean_over_rows_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, tensors = make_net(3, shared_dropout=0.5).train(), make_data(50)
+    expected = F.mse_loss(network.eval()(*tensors[:2]), tensors[2]).item()
+    for size in (7, 50, 1000):
+        monkeypatch.setattr("embedline.training.stopping.MEASURED_ROWS", size)
+        monitor = row_monitor(tensors, F.mse_loss, torch.device("cpu"))
+        assert monitor(network.train()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_network_that_learns_noise_by_heart_is_stopped_at_its_best() -> None:
+    options = make_options(epochs=200, lr=0.02, early_stopping={"patience": 5, "fraction": 0.3})
+    fitted = fit(options, make_data(60))
+    measured = [record["monitor"] for record in fitted.history if "monitor" in record]
+    assert fitted.epochs == len(measured) < 200
+    assert fitted.best_epoch == measured.index(min(measured)) + 1 == fitted.epochs - 5
+    assert measured[-1] > min(measured)
+
+
+def stopped(folder: Path | None, **more: Any) -> loop.Fitted:
+    """A training of seven epochs (the best is the fifth) with accumulation, dropout and an average."""
+    options = make_options(accumulate=2, averaging={"decay": 0.9}, schedule="one_cycle", **more.pop("options", {}))
+    losses = {1: 5.0, 2: 4.0, 3: 4.5, 4: 3.0, 5: 2.0, 6: 2.5, 7: 2.0}
+
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        return {"rmse": sum(tensor.double().sum().item() for tensor in network.state_dict().values())}
+
+    class Monitor:
+        """Goes on in the script where a resumed training does."""
+
+        epoch = more.pop("done", 0)
+
+        def __call__(self, network: nn.Module) -> float:
+            self.epoch += 1
+            return losses[self.epoch]
+
+    kept = checkpoints.Checkpoint(folder / "member0.pt", 3600.0) if folder else None
+    return train(options, Monitor(), evaluate=evaluate, checkpoint=kept, **more)
+
+
+@pytest.mark.usefixtures("few_records")
+@pytest.mark.parametrize("report", range(1, 15))
+def test_cut_off_anywhere_and_resumed_it_ends_with_the_same_network(report: int, tmp_path: Path) -> None:
+    whole = stopped(None)
+    assert (whole.epochs, whole.best_epoch) == (7, 5)
+    with progress.listening(raise_at(report)), pytest.raises(Killed):
+        stopped(tmp_path)
+    state = torch.load(tmp_path / "member0.pt", weights_only=True)["state"]
+    resumed = stopped(tmp_path, done=state["epoch"])
+    assert same(resumed.network.state_dict(), whole.network.state_dict())
+    assert resumed.history == whole.history
+    assert (resumed.epochs, resumed.best_epoch) == (7, 5)
+
+
+def test_one_that_was_stopped_early_is_not_trained_again(tmp_path: Path, n_steps: list[int]) -> None:
+    first = stopped(tmp_path)
+    assert len(n_steps) == 7 * 3  # six batches an epoch, two a step
+    written = (tmp_path / "member0.pt").stat().st_mtime_ns
+    again = stopped(tmp_path, done=7)
+    assert len(n_steps) == 7 * 3
+    assert same(again.network.state_dict(), first.network.state_dict())
+    assert (again.history, again.epochs, again.best_epoch) == (first.history, 7, 5)
+    assert (tmp_path / "member0.pt").stat().st_mtime_ns == written
+
+
+def test_a_checkpoint_of_another_patience_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stopped(tmp_path)
+    stopped(tmp_path, options={"early_stopping": {"patience": 1}})
+    assert "options.early_stopping is {'patience': 2," in caplog.text
