@@ -58,7 +58,7 @@ def recommend(
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
     catalog = _catalog(env, params)
-    items = catalog.load(f"{source}.items") if _exists(catalog, f"{source}.items") else None
+    items = _load(catalog, f"{source}.items")
     if user is not None:
         found = _for_known(model, catalog, source, user, k, items, name)
     else:
@@ -78,7 +78,9 @@ def _for_known(
         known = int(user) if user.lstrip("-").isdigit() else None
     if known not in set(model.encoder.users):
         raise DataError(f"{name} does not know user {user!r}; a new user needs --rated ITEM=RATING")
-    encoded = catalog.load(f"{source}.encoded")  # for what the user has rated
+    encoded = _load(catalog, f"{source}.encoded")  # for what the user has rated
+    if encoded is None:
+        raise DataError(f"there is no {source}.encoded, which tells what user {user!r} has rated: run {source} again")
     if encoded["user_row"].max() > len(model.encoder.users) or encoded["item_row"].max() > len(model.encoder.items):
         raise DataError(f"{source}.encoded was not made for {name}: leave --version out, or run {source} again")
     return best_items(encoded, model, RecommendationOptions(k=k, users=(known,)), items).drop("user")
@@ -100,8 +102,8 @@ def _for_new(
     rows, ratings = [], []
     for one in rated:
         text, _, value = one.rpartition("=")
+        ratings.append(_rating(value if text else "", one, model.encoder.rating_range))
         rows.append(find_item(text.strip(), model.encoder.items, titles.to_list()))
-        ratings.append(_rating(value, one, model.encoder.rating_range))
     if twice := [one for one, row in zip(rated, rows, strict=True) if rows.count(row) > 1]:
         raise DataError(f"--rated {twice[1]!r}: this item is rated already, as {twice[0]!r}")
     return recommend_for_ratings(
@@ -147,9 +149,10 @@ def _rating(value: str, given: str, rating_range: tuple[float, float]) -> float:
     return rating
 
 
-def _exists(catalog: Any, name: str) -> bool:
+def _load(catalog: Any, name: str) -> Any:
+    """The newest version of a dataset, None where there is none; not through the catalog, which would log it."""
     dataset = catalog.get(name)
-    return dataset is not None and bool(dataset.exists())
+    return dataset.load() if dataset is not None and dataset.exists() else None
 
 
 def _parameters(source: str, env: str | None, params: dict[str, Any]) -> dict[str, Any]:

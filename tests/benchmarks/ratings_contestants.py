@@ -123,9 +123,9 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """Run one training and say what it took.
 
     Args:
-        job: ``contestant`` (embedline or fastai), ``ratings`` (Feather file: user, item, rating), ``threads``, ``seed``,
-            ``training`` (epochs, batch_size, lr, …), for embedline ``network`` and ``evaluate``: whether a fifth is
-            held out and measured.
+        job: ``contestant`` (embedline or fastai), ``ratings`` (Feather file: user, item, rating), ``threads``,
+            ``seed``, ``training`` (epochs, batch_size, lr, …), for embedline ``network`` and ``evaluate``: whether a
+            fifth is held out and measured.
 
     Returns:
         ``rows`` trained on, ``users``, ``items``, ``rows_per_second`` of the steps after the first ones, without the

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from law import items_table, ratings_table, users_table
+from rating_law import items_table, ratings_table, users_table
 from torch import Tensor
 
 from embedline.errors import DataError
@@ -119,7 +119,7 @@ def test_a_new_item_is_its_features_alone(encoder: RatingsEncoder) -> None:
     with torch.no_grad():
         factors, bias = model.item_feature_vectors(torch.tensor(codes), weights)
         known, known_bias = model.item_vectors(torch.tensor([7]))
-        own = model.items.own[7]
+        own = model.items.own[7].clone().detach()
     np.testing.assert_allclose(factors[0], known[0] - own[:4], atol=1e-6)
     np.testing.assert_allclose(bias, known_bias - own[4], atol=1e-6)
     described = encoder.user_feature_codes[[3]]

@@ -6,7 +6,7 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 import pytest
-from law import N_ITEMS, N_USERS, items_table, ratings_table, users_table
+from rating_law import N_ITEMS, N_USERS, items_table, ratings_table, users_table
 
 from embedline.errors import DataError
 from embedline.ratings import index

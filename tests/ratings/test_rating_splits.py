@@ -5,7 +5,7 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 import pytest
-from law import ratings_table
+from rating_law import ratings_table
 
 from embedline.errors import DataError
 from embedline.ratings.options import RatingColumns, RatingSplit

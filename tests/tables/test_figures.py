@@ -9,8 +9,9 @@ import pytest
 
 from embedline.errors import DataError
 from embedline.tables import figures
-from embedline.tables.embeddings import UNKNOWN, principal_components
+from embedline.tables.embeddings import UNKNOWN
 from embedline.tables.options import ReportOptions
+from embedline.training.components import principal_components
 from embedline.training.figures import history_frame
 
 HISTORY = history_frame(
@@ -61,15 +62,6 @@ def test_training_shows_losses_held_out_figures_and_rates() -> None:
 def test_training_without_held_out_rows_shows_no_such_trace() -> None:
     figure = figures.training_figure(HISTORY.drop("exp_rmspe", "rmse").filter(member=0), "Training")
     assert [trace.name for trace in figure.data] == ["training loss", None]
-
-
-def test_the_range_test_marks_its_suggestion() -> None:
-    rates = pl.DataFrame({"rate": [1e-3, 1e-2, 1e-1], "loss": [3.0, 2.0, 5.0], "suggestion": [1e-2] * 3})
-    figure = figures.range_test_figure(rates, "Range test")
-    assert _points(figure.data[0]) == ([1e-3, 1e-2, 1e-1], [3.0, 2.0, 5.0])
-    assert figure.layout.xaxis.type == "log"
-    assert _points(figure.data[1]) == ([1e-2, 1e-2], [2.0, 5.0])
-    assert figure.data[1].name == "suggested: 1.0e-02"
 
 
 def test_a_table_without_time_shows_predicted_against_actual() -> None:

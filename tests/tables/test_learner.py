@@ -21,6 +21,7 @@ from embedline.tables.encoder import Encoder, encode, fit_encoder
 from embedline.tables.losses import number_loss
 from embedline.tables.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.tables.targets import TargetScale
+from embedline.training import members
 from embedline.training.bundle import ModelBundle
 from embedline.training.ensemble import available_cores, count_workers, in_threads
 from embedline.training.metrics import rmspe
@@ -91,7 +92,7 @@ def test_members_side_by_side_are_those_trained_one_by_one(monkeypatch: pytest.M
     network = NetworkOptions(layers=(16,), dropout=0.2, embedding_dropout=0.05)
     bundles = []
     for workers in (1, 2):
-        monkeypatch.setattr(learner, "count_workers", lambda *_, workers=workers: workers)
+        monkeypatch.setattr(members, "count_workers", lambda *_, workers=workers: workers)
         bundles.append(learner.train_network(*_encoded(), network, _training(epochs=1, seeds=(1, 2)))[0])
     assert [bundle.metrics["workers"] for bundle in bundles] == [1, 2]
     assert all(torch.equal(tensor, bundles[1].weights[name]) for name, tensor in bundles[0].weights.items())

@@ -22,7 +22,7 @@ from embedline.tables import learner
 from embedline.tables.columns import Columns, Split, assign_parts
 from embedline.tables.encoder import Encoder, EncodingOptions, encode, fit_encoder
 from embedline.tables.options import NetworkOptions
-from embedline.training import checkpoints, ensemble, loop, progress
+from embedline.training import checkpoints, ensemble, loop, members, progress
 from embedline.training.bundle import ModelBundle
 from embedline.training.device import make_accelerator
 from embedline.training.dropout import Dropout, seed_dropout
@@ -211,7 +211,7 @@ def _learn() -> tuple[ModelBundle, list[Record]]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_learner_goes_on_with_every_member(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner, "count_workers", lambda *_: workers)
+    monkeypatch.setattr(members, "count_workers", lambda *_: workers)
     whole, history = _learn()
 
     def kill(figures: dict[str, float], step: int) -> None:
@@ -231,7 +231,7 @@ def test_the_learner_goes_on_with_every_member(workers: int, tmp_path: Path, mon
 
 
 def test_the_learners_seconds_are_those_of_all_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner, "count_workers", lambda *_: 1)
+    monkeypatch.setattr(members, "count_workers", lambda *_: 1)
     with checkpoints.keeping(tmp_path, 3600.0):
         _learn()
         for member, seconds in ((0, 300.0), (1, 200.0)):

@@ -75,7 +75,7 @@ def measure_cold_start(
         DataError: if ``cold_start`` leaves nothing to train on or to measure.
     """
     rows = part_of(to_polars(assign_parts(ratings, columns, split)), TRAIN)
-    trial = hold_out(rows, columns, options)
+    trial = hold_out(rows.select(columns.user, columns.item, columns.rating), columns, options)
     encoder = fit_encoder(trial.known, columns, rating_range, features, items, users)
     encoded = encode(trial.known, encoder, columns)
     bundle, _ = train_ratings(encoded, encoder, network, training, name="cold_start", evaluated=False)

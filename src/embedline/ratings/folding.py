@@ -115,8 +115,9 @@ class _Block:
         own = torch.zeros_like(self.base)
         error, slopes = self._linearise(own)
         value = self._objective(error, own, pull)
-        damping = torch.zeros(len(own), dtype=torch.float64)  # a linear model's first step is exact
-        for _ in range(options.iterations):
+        damping = torch.zeros(len(own), dtype=torch.float64)
+        linear = self.model.hidden is None and self.model.y_range is None  # whose first step is exact
+        for _ in range(1 if linear else options.iterations):
             slopes = slopes * free
             curvature = slopes.mT @ slopes + torch.diag_embed(pull)
             gradient = (slopes.mT @ error[..., None])[..., 0] - pull * own

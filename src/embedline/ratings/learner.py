@@ -1,6 +1,5 @@
 """Train the network (or several, over seeds), store it as a bundle, and predict from the bundle alone."""
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,18 +19,16 @@ from embedline.ratings.network import BothCodes, FactorModel, build_network, net
 from embedline.ratings.options import EVALUATE, TRAIN, RatingNetwork, RatingsTraining
 from embedline.ratings.splits import part_of
 from embedline.ratings.task import RandomRatings, RatingTask, penalty_weights
-from embedline.training import checkpoints, lr_finder
+from embedline.training import lr_finder
 from embedline.training.bundle import ModelBundle, library_versions
-from embedline.training.device import device_name, make_accelerator
+from embedline.training.device import make_accelerator
 from embedline.training.ensemble import (
-    count_workers,
     in_threads,
-    seconds_side_by_side,
-    train_side_by_side,
     weighted_mean,
 )
 from embedline.training.loop import Fitted, train
 from embedline.training.lr_finder import RangeTest
+from embedline.training.members import train_members
 from embedline.training.options import FinderOptions
 from embedline.training.state import Record
 from embedline.training.stopping import hold_out, row_monitor
@@ -69,43 +66,17 @@ def train_ratings(
     evaluate = _evaluator(held_out, encoder, accelerator) if evaluated and len(held_out) else None
     config, codes = network_config(encoder, network), BothCodes.of(encoder)
 
-    networks = [build_network(config, codes, seed=seed) for seed in training.seeds]
-    prefix = f"{name}." if name else ""
-    kept = [checkpoints.current(f"{prefix}member{member}") for member in range(len(networks))]
-    workers = count_workers(len(networks), training.threads, accelerator.device)
-
-    def train_member(member: int, built: nn.Module, stop: threading.Event) -> Fitted:
-        return fit_ratings(
-            built,
-            tensors,
-            training,
-            accelerator=accelerator,
-            seed=training.seeds[member],
-            evaluate=evaluate,
-            label=prefix + (f"member{member}." if len(training.seeds) > 1 else ""),
-            position=member,
-            checkpoint=kept[member],
-            stop=stop,
-            alone=workers == 1,
-        )
-
-    runs = train_side_by_side(train_member, networks, workers=workers, threads=training.threads)
-    metrics = {
-        "rows": len(tensors[-1]),
-        "epochs": training.epochs,
-        "members": len(runs),
-        "member_weights": list(training.member_weights),
-        "workers": workers,
-        "seconds": seconds_side_by_side([run.seconds for run in runs], workers),
-        "rows_per_second": workers * float(np.mean([run.rows_per_second for run in runs])),
-        "device": device_name(accelerator.device),
-        "precision": accelerator.mixed_precision,
-    }
-    states = enumerate(run.network.state_dict() for run in runs)
-    weights = {f"{member}.{key}": tensor for member, state in states for key, tensor in state.items()}
-    history = [{"member": member, **record} for member, run in enumerate(runs) for record in run.history]
-    bundle = ModelBundle(KIND, config, encoder.model_dump(mode="json"), weights, metrics, library_versions())
-    return bundle, history
+    members = train_members(
+        lambda built, **settings: fit_ratings(built, tensors, training, evaluate=evaluate, **settings),
+        [build_network(config, codes, seed=seed) for seed in training.seeds],
+        training,
+        accelerator=accelerator,
+        rows=len(tensors[-1]),
+        name=name,
+    )
+    stored = encoder.model_dump(mode="json")
+    bundle = ModelBundle(KIND, config, stored, members.weights, members.metrics, library_versions())
+    return bundle, members.history
 
 
 def fit_ratings(

@@ -78,7 +78,7 @@ def _rank(
     scores[seen[0], seen[1] - 1] = -np.inf
     best = np.argpartition(-scores, k - 1, axis=1)[:, :k] if k < scores.shape[1] else np.argsort(-scores, axis=1)
     values = np.take_along_axis(scores, best, axis=1)
-    order = np.lexsort((best, -values), axis=1)  # of equal scores, the item of the lower row first
+    order = np.lexsort((best, -values), axis=1)  # of equal scores in the list, the lower row first
     ranked = np.take_along_axis(best, order, axis=1) + 1
     return np.where(np.isneginf(np.take_along_axis(values, order, axis=1)), UNKNOWN, ranked)
 

@@ -169,19 +169,27 @@ def cold_start_figure(cold_start: dict[str, Any], title: str) -> go.Figure:
         "model, folded in": ([of_users["given"][n]["rmse"] for n in given], ACCENT, "solid"),
         "damped biases": ([of_users["given"][n]["baselines"]["damped_bias"]["rmse"] for n in given], SECOND, "dot"),
     }
-    for name, (values, colour, dash) in lines.items():
+    for name, (errors, colour, dash) in lines.items():
         figure.add_scatter(
-            x=given, y=values, name=name, mode="lines+markers", line={"color": colour, "dash": dash}, row=1, col=1
+            x=given, y=errors, name=name, mode="lines+markers", line={"color": colour, "dash": dash}, row=1, col=1
         )
     main = "features" if "no_features" in of_items else "no_features"
-    bars = {main: of_items, **{name: of_items[name] for name in WAYS if name in of_items}, **of_items["baselines"]}
-    figure.add_bar(
-        x=[WAYS[name] for name in bars],
-        y=[one["rmse"] for one in bars.values()],
-        marker_color=[SECOND if name in of_items["baselines"] else ACCENT for name in bars],
-        marker_opacity=[1.0 if name in (main, *of_items["baselines"]) else 0.55 for name in bars],
-        text=[f"{one['rmse']:.3f}" for one in bars.values()],
-        textposition="outside",
+    dots = {main: of_items, **{name: of_items[name] for name in WAYS if name in of_items}, **of_items["baselines"]}
+    colours = [SECOND if name in of_items["baselines"] else ACCENT for name in dots]
+    values = [one["rmse"] for one in dots.values()]
+    room = 0.25 * max(max(values) - min(values), 1e-3)
+    figure.add_scatter(
+        x=[WAYS[name] for name in dots],
+        y=values,
+        mode="markers+text",
+        marker={
+            "color": colours,
+            "symbol": ["circle" if name in (main, *of_items["baselines"]) else "circle-open" for name in dots],
+            "size": 13,
+            "line": {"width": 2, "color": colours},
+        },
+        text=[f"{value:.3f}" for value in values],
+        textposition="top center",
         textfont={"color": INK},
         cliponaxis=False,
         showlegend=False,
@@ -189,11 +197,8 @@ def cold_start_figure(cold_start: dict[str, Any], title: str) -> go.Figure:
         row=1,
         col=2,
     )
-    smallest, largest = (bound(one["rmse"] for one in bars.values()) for bound in (min, max))
-    room = max(largest - smallest, 0.01)
     figure.update_xaxes(type="category", title_text="ratings given of each new user", row=1, col=1)
     figure.update_yaxes(title_text="root mean squared error", row=1, col=1)
-    figure.update_yaxes(
-        range=[smallest - room, largest + 0.4 * room], title_text="(axis does not start at 0)", row=1, col=2
-    )
+    span = [min(values) - room, max(values) + room]
+    figure.update_yaxes(title_text="root mean squared error", range=span, row=1, col=2)
     return figure.update_layout(title=title, height=470, legend=LEGEND, **LAYOUT | {"margin": MARGIN})

@@ -86,6 +86,7 @@ def mistakes_figure(
             row=2,
             col=position,
         )
-        figure.update_xaxes(type="category", row=2, col=position)
+        figure.update_xaxes(type="category", automargin=True, row=2, col=position)
         figure.update_yaxes(tickformat=".0%", rangemode="tozero", row=2, col=position)
-    return figure.update_layout(title=title, height=sum(heights), legend={"orientation": "h", "y": -0.12}, **LAYOUT)
+    legend = {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0}
+    return figure.update_layout(title=title, height=sum(heights), legend=legend, **LAYOUT)

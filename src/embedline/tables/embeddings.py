@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from embedline.tables.encoder import FLAG, Encoder
 from embedline.tables.learner import build_network
@@ -41,19 +40,6 @@ def embedding_frame(bundle: ModelBundle) -> pl.DataFrame:
         )
     schema: Any = {"variable": pl.String, "value": pl.String, "code": pl.Int32, "embedding": pl.List(pl.Float32)}
     return pl.concat(frames) if frames else pl.DataFrame(schema=schema)
-
-
-def principal_components(vectors: NDArray[np.floating], n_components: int = 2) -> NDArray[np.float64]:
-    """Project rows [N, D] on their first principal components, [N, n_components], zero-padded where D is smaller.
-
-    The sign of each axis is fixed (its largest loading is positive), so that a picture does not flip between runs.
-    """
-    centred = np.asarray(vectors, dtype=np.float64) - np.mean(vectors, axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    axes = axes[:n_components]
-    signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])
-    projected = centred @ (axes * signs[:, None]).T
-    return np.pad(projected, ((0, 0), (0, n_components - projected.shape[1])))
 
 
 def variables_of(embeddings: pl.DataFrame) -> list[Any]:

@@ -8,8 +8,9 @@ import polars as pl
 from plotly.subplots import make_subplots
 
 from embedline.errors import DataError
-from embedline.tables.embeddings import UNKNOWN, principal_components
+from embedline.tables.embeddings import UNKNOWN
 from embedline.tables.options import ReportOptions
+from embedline.training.components import principal_components
 from embedline.training.figures import ACCENT, INK, LAYOUT, MUTED, SECOND
 
 HELD_OUT = ("exp_rmspe", "rmse", "accuracy")  # figures of the held-out rows to draw; a history has the first of its own
@@ -66,22 +67,6 @@ def _mark(figure: go.Figure, records: pl.DataFrame, column: str, **settings: Any
     measured = records.filter(pl.col(column).is_not_null())
     settings = {"mode": "lines+markers", "legendgroup": column, "row": 1, "col": 1, **settings}
     figure.add_scatter(x=measured["epoch"], y=measured[column], **settings)
-
-
-def range_test_figure(rates: pl.DataFrame, title: str) -> go.Figure:
-    """Smoothed loss against the learning rate on a log axis; the suggestion is marked."""
-    figure = go.Figure(go.Scatter(x=rates["rate"], y=rates["loss"], line={"color": ACCENT}, showlegend=False))
-    suggestion = rates["suggestion"][0]
-    figure.add_scatter(
-        x=[suggestion, suggestion],
-        y=[rates["loss"].min(), rates["loss"].max()],
-        mode="lines",
-        line={"dash": "dash", "color": SECOND},
-        name=f"suggested: {suggestion:.1e}",
-    )
-    figure.update_xaxes(type="log", exponentformat="power", title="learning rate", dtick=1)
-    figure.update_yaxes(title="smoothed loss")
-    return figure.update_layout(title=title, height=400, **LAYOUT)
 
 
 def forecast_figure(predictions: pl.DataFrame, time: str, report: ReportOptions, title: str) -> go.Figure:

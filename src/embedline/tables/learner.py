@@ -1,6 +1,5 @@
 """Train the network (or several, over seeds), store it as a bundle, and predict from the bundle alone."""
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,19 +21,16 @@ from embedline.tables.numeric_embeddings import numeric_config
 from embedline.tables.options import NetworkOptions, TableTraining
 from embedline.tables.predictions import actual_values, prefix_of, short_figures
 from embedline.tables.targets import Target, TargetClasses, TargetScale, invert_target
-from embedline.training import checkpoints
 from embedline.training.bundle import ModelBundle, library_versions
-from embedline.training.device import device_name, make_accelerator
+from embedline.training.device import make_accelerator
 from embedline.training.dropout import seed_dropout
 from embedline.training.ensemble import (
-    count_workers,
     in_threads,
-    seconds_side_by_side,
-    train_side_by_side,
     weighted_mean,
 )
-from embedline.training.loop import Fitted, fit
+from embedline.training.loop import fit
 from embedline.training.lr_finder import RangeTest, find_learning_rate
+from embedline.training.members import train_members
 from embedline.training.options import FinderOptions, TrainingOptions
 from embedline.training.state import Record
 
@@ -130,44 +126,16 @@ def train_network(
     config = network_config(encoder, network, tensors[1].numpy())
     loss = make_loss(encoder.targets, training)
 
-    networks = [build_network(config, seed=seed) for seed in training.seeds]
-    kept = [checkpoints.current(f"member{member}") for member in range(len(networks))]
-    workers = count_workers(len(networks), training.threads, accelerator.device)
-
-    def train_member(member: int, built: nn.Module, stop: threading.Event) -> Fitted:
-        return fit(
-            built,
-            tensors,
-            loss,
-            training,
-            accelerator=accelerator,
-            seed=training.seeds[member],
-            evaluate=evaluate,
-            label=f"member{member}." if len(training.seeds) > 1 else "",
-            position=member,
-            checkpoint=kept[member],
-            stop=stop,
-            alone=workers == 1,
-        )
-
-    runs = train_side_by_side(train_member, networks, workers=workers, threads=training.threads)
-    metrics = {
-        "rows": len(tensors[-1]),
-        "epochs": training.epochs,
-        "members": len(runs),
-        "member_weights": list(training.member_weights),
-        "workers": workers,
-        "seconds": seconds_side_by_side([run.seconds for run in runs], workers),
-        "rows_per_second": workers * float(np.mean([run.rows_per_second for run in runs])),
-        "device": device_name(accelerator.device),
-        "precision": accelerator.mixed_precision,
-        **({"best_epochs": [run.best_epoch for run in runs]} if training.early_stopping else {}),
-    }
-    states = enumerate(run.network.state_dict() for run in runs)
-    weights = {f"{member}.{name}": tensor for member, state in states for name, tensor in state.items()}
-    history = [{"member": member, **record} for member, run in enumerate(runs) for record in run.history]
-    bundle = ModelBundle(KIND, config, encoder.model_dump(mode="json"), weights, metrics, library_versions())
-    return bundle, history
+    members = train_members(
+        lambda built, **settings: fit(built, tensors, loss, training, evaluate=evaluate, **settings),
+        [build_network(config, seed=seed) for seed in training.seeds],
+        training,
+        accelerator=accelerator,
+        rows=len(tensors[-1]),
+    )
+    stored = encoder.model_dump(mode="json")
+    bundle = ModelBundle(KIND, config, stored, members.weights, members.metrics, library_versions())
+    return bundle, members.history
 
 
 def range_test(

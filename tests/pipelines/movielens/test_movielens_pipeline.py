@@ -76,7 +76,8 @@ def test_nodes_are_named_after_their_source_and_tagged_by_stage() -> None:
         ("movielens.read_users", {"prepare"}),
     ]
     assert pipeline.inputs() == {f"params:movielens.{name}" for name in ("source", "verify", "generator")}
-    assert pipeline.outputs() == {"movielens.items", "movielens.users"} and "movielens.ratings" in pipeline.all_outputs()
+    assert pipeline.outputs() == {"movielens.items", "movielens.users"}
+    assert "movielens.ratings" in pipeline.all_outputs()
 
 
 def test_the_parameters_of_the_project_are_what_the_models_take() -> None:

@@ -54,7 +54,7 @@ def find_learning_rate(
         nw.from_native(encoded, eager_only=True), Encoder.model_validate(encoder), network, training, finder
     )
     logger.info("Learning-rate range test suggests %.1e; the training uses %.1e", test.suggestion, training.lr)
-    return pl.DataFrame({"rate": test.rates, "loss": test.losses}).with_columns(suggestion=pl.lit(test.suggestion))
+    return test.frame()
 
 
 def train(
@@ -63,20 +63,12 @@ def train(
     """Train the network, one for each seed; the bundle, and the history of the training."""
     from embedline.tables.learner import train_network
     from embedline.training.figures import history_frame
+    from embedline.training.members import describe
 
     bundle, history = train_network(
         nw.from_native(encoded, eager_only=True), Encoder.model_validate(encoder), network, training
     )
-    logger.info(
-        "Trained %d network(s) on %s rows for %d epochs in %.0f s: %s rows/s on %s in %s",
-        bundle.metrics["members"],
-        f"{bundle.metrics['rows']:,}",
-        bundle.metrics["epochs"],
-        bundle.metrics["seconds"],
-        f"{bundle.metrics['rows_per_second']:,.0f}",
-        bundle.metrics["device"],
-        bundle.metrics["precision"],
-    )
+    logger.info(describe(bundle.metrics))
     return bundle, history_frame(history)
 
 
@@ -215,7 +207,7 @@ def plot_training(history: pl.DataFrame) -> Figure:
 
 def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
     """Loss against learning rate in the range test."""
-    from embedline.tables.figures import range_test_figure
+    from embedline.training.range_test_figure import range_test_figure
 
     return range_test_figure(learning_rates, "Learning-rate range test")
 

@@ -1,0 +1,97 @@
+"""The members of an ensemble of networks on rows, one for each seed: trained, measured and packed for a bundle."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from embedline.training import checkpoints
+from embedline.training.device import device_name
+from embedline.training.ensemble import count_workers, seconds_side_by_side, train_side_by_side
+from embedline.training.loop import Fitted
+from embedline.training.options import TrainingOptions
+from embedline.training.state import Record
+
+
+@dataclass(frozen=True)
+class Members:
+    """What the trainings leave.
+
+    Attributes:
+        weights: tensors of all members, under ``0.``, ``1.``, … as a bundle has them.
+        metrics: ``rows``, ``epochs``, ``members``, ``member_weights``, ``workers``, ``seconds`` of all together,
+            ``rows_per_second``, ``device``, ``precision`` and, with early stopping, ``best_epochs``.
+        history: records of all members, each with its ``member``.
+    """
+
+    weights: dict[str, Tensor]
+    metrics: dict[str, Any]
+    history: list[Record]
+
+
+def train_members(
+    fit_member: Callable[..., Fitted],
+    networks: Sequence[nn.Module],
+    training: TrainingOptions,
+    *,
+    accelerator: Accelerator,
+    rows: int,
+    name: str = "",
+) -> Members:
+    """Train a network for each of ``training.seeds``, several at a time where the processor has the cores.
+
+    Args:
+        fit_member: called as ``fit_member(network, **settings)`` with settings of
+            :func:`embedline.training.loop.train`.
+        networks: one for each seed.
+        rows: of the training part.
+        name: of this ensemble among several of one node, such as a fold; prefix of its checkpoints and figures.
+    """
+    prefix = f"{name}." if name else ""
+    kept = [checkpoints.current(f"{prefix}member{member}") for member in range(len(networks))]
+    workers = count_workers(len(networks), training.threads, accelerator.device)
+
+    def train_member(member: int, network: nn.Module, stop: threading.Event) -> Fitted:
+        return fit_member(
+            network,
+            accelerator=accelerator,
+            seed=training.seeds[member],
+            label=prefix + (f"member{member}." if len(networks) > 1 else ""),
+            position=member,
+            checkpoint=kept[member],
+            stop=stop,
+            alone=workers == 1,
+        )
+
+    runs = train_side_by_side(train_member, networks, workers=workers, threads=training.threads)
+    metrics = {
+        "rows": rows,
+        "epochs": max(run.epochs for run in runs),
+        "members": len(runs),
+        "member_weights": list(training.member_weights),
+        "workers": workers,
+        "seconds": seconds_side_by_side([run.seconds for run in runs], workers),
+        "rows_per_second": workers * float(np.mean([run.rows_per_second for run in runs])),
+        "device": device_name(accelerator.device),
+        "precision": accelerator.mixed_precision,
+        **({"best_epochs": [run.best_epoch for run in runs]} if training.early_stopping else {}),
+    }
+    states = enumerate(run.network.state_dict() for run in runs)
+    return Members(
+        weights={f"{member}.{key}": tensor for member, state in states for key, tensor in state.items()},
+        metrics=metrics,
+        history=[{"member": member, **record} for member, run in enumerate(runs) for record in run.history],
+    )
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """One line of the ``metrics`` for the log."""
+    return (
+        f"Trained {metrics['members']} network(s) on {metrics['rows']:,} rows for {metrics['epochs']} epochs in "
+        f"{metrics['seconds']:.0f} s: {metrics['rows_per_second']:,.0f} rows/s on {metrics['device']} in "
+        f"{metrics['precision']}"
+    )

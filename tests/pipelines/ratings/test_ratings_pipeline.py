@@ -1,0 +1,293 @@
+"""The learner's pipelines, run by Kedro on small ratings of either engine, and the figures that they report."""
+
+import logging
+from functools import cache
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+
+from embedline.errors import DataError
+from embedline.pipelines.ratings import create_cross_validation_pipeline, create_pipeline, nodes
+from embedline.ratings.folding_options import FoldingOptions
+from embedline.ratings.options import (
+    BaselineOptions,
+    ColdStartOptions,
+    CrossValidationOptions,
+    FeatureOptions,
+    Penalty,
+    RankingOptions,
+    RatingColumns,
+    RatingNetwork,
+    RatingReport,
+    RatingSplit,
+    RatingsTraining,
+    RecommendationOptions,
+)
+from embedline.training.options import FinderOptions
+
+ENGINES = pytest.mark.parametrize("engine", ["polars", "pandas"])
+N_USERS, N_ITEMS, N_ROWS = 40, 30, 800
+SETTINGS: dict[str, Any] = {
+    "columns": RatingColumns(user="userId", item="movieId", timestamp=None, title="name"),
+    "rating_range": [0.5, 6.0],
+    "split": RatingSplit(kind="random", fraction=0.25, seed=3),
+    "features": FeatureOptions(items=("kind",), users=("team",)),
+    "network": RatingNetwork(factors=4, init_std=0.1),
+    "training": RatingsTraining(
+        epochs=12, batch_size=32, lr=0.02, penalty=Penalty(factors=0.02), seeds=(1, 2), device="cpu", precision="fp32"
+    ),
+    "finder": FinderOptions(low=1e-4, high=1.0, steps=12),
+    "baselines": BaselineOptions(),
+    "ranking": RankingOptions(k=3, relevant=3.5),
+    "cold_start": ColdStartOptions(given=(1, 3), fraction=0.2),
+    "folding": FoldingOptions(),
+    "recommendation": RecommendationOptions(k=4, users="all", neighbours=3),
+    "report": RatingReport(biases=3, map_items=8, crosstab=5),
+    "cross_validation": CrossValidationOptions(column="fold"),
+}
+
+
+class Kept(MemoryDataset):
+    """Keeps what a runner releases after its last use, so that a test may look at it."""
+
+    def _release(self) -> None:
+        pass
+
+
+def _frames(engine: str) -> dict[str, Any]:
+    """Ratings of pairs of a taste: teams like the kinds of their number."""
+    random = np.random.default_rng(0)
+    pairs = random.permutation(N_USERS * N_ITEMS)[:N_ROWS]
+    user, item = pairs // N_ITEMS, pairs % N_ITEMS
+    rating = 3.0 + (user % 3 == item % 3) + 0.3 * (item % 2) + 0.2 * random.normal(size=N_ROWS)
+    frames = {
+        "ratings": pl.DataFrame({"userId": user, "movieId": item, "rating": rating, "fold": np.arange(N_ROWS) % 2}),
+        "items": pl.DataFrame(
+            {
+                "movieId": np.arange(N_ITEMS),
+                "name": [f"film {k}" for k in range(N_ITEMS)],
+                "kind": [f"k{k % 3}" for k in range(N_ITEMS)],
+            }
+        ),
+        "users": pl.DataFrame({"userId": np.arange(N_USERS), "team": [f"t{k % 3}" for k in range(N_USERS)]}),
+    }
+    return frames if engine == "polars" else {name: frame.to_pandas() for name, frame in frames.items()}
+
+
+def _catalog(engine: str, settings: dict[str, Any], frames: dict[str, str]) -> DataCatalog:
+    catalog = DataCatalog({f"params:films.{name}": MemoryDataset(value) for name, value in settings.items()})
+    for name, frame in _frames(engine).items():
+        if name in frames:
+            catalog[frames[name]] = MemoryDataset(frame)
+    return catalog
+
+
+@cache
+def _run(engine: str) -> dict[str, Any]:
+    pipeline = create_pipeline("films", users=True, ratings="raw.ratings")
+    catalog = _catalog(engine, SETTINGS, {"ratings": "raw.ratings", "items": "films.items", "users": "films.users"})
+    for name in pipeline.all_outputs():
+        catalog[name] = Kept(copy_mode="assign")
+    SequentialRunner().run(pipeline, catalog)
+    return {name.removeprefix("films."): catalog.load(name) for name in pipeline.all_outputs()}
+
+
+def test_artifacts_have_the_names_of_the_catalog() -> None:
+    assert set(_run("polars")) == {
+        *("encoder", "encoded", "learning_rates", "model", "history", "predictions", "metrics", "cold_start"),
+        *("biases", "neighbours", "recommendations"),
+        *("training_plot", "learning_rate_plot", "error_plot", "cold_start_plot"),
+        *("bias_plot", "map_plot", "crosstab_plot"),
+    }
+
+
+@ENGINES
+def test_metrics_hold_what_the_report_needs(engine: str) -> None:
+    outputs = _run(engine)
+    metrics, predictions = outputs["metrics"], outputs["predictions"]
+    assert metrics["train_rows"] + metrics["evaluate_rows"] == N_ROWS
+    assert metrics["evaluate_rows"] == len(predictions)
+    error = (predictions["predicted"] - predictions["actual"]).to_numpy()
+    assert metrics["mse"] == pytest.approx(np.mean(error**2))
+    assert metrics["rmse"] == pytest.approx(np.mean(error**2) ** 0.5)
+    assert metrics["mae"] == pytest.approx(np.abs(error).mean())
+    for name in ("global_mean", "damped_bias"):
+        theirs = (predictions[name] - predictions["actual"]).to_numpy()
+        assert metrics["baselines"][name]["mse"] == pytest.approx(np.mean(theirs**2))
+    for ranked in (metrics, metrics["baselines"]["damped_bias"], metrics["baselines"]["popularity"]):
+        assert 0.0 <= ranked["precision_at_3"] <= 1.0
+        assert {"recall_at_3", "ndcg_at_3"} <= set(ranked)
+        assert ranked["ranked_users"] == metrics["ranked_users"]
+    assert metrics["mse"] < 0.5 * metrics["baselines"]["damped_bias"]["mse"]  # tastes are no biases
+    assert metrics["ndcg_at_3"] > metrics["baselines"]["popularity"]["ndcg_at_3"]
+    assert metrics["beaten_by"] == []
+    assert (metrics["members"], metrics["epochs"], metrics["device"]) == (2, 12, "cpu")
+
+
+def test_both_engines_come_to_the_same_numbers() -> None:
+    ours, theirs = (_run(engine) for engine in ("polars", "pandas"))
+    assert ours["encoder"] == theirs["encoder"]
+    assert ours["encoded"].equals(theirs["encoded"])
+    assert ours["metrics"]["mse"] == pytest.approx(theirs["metrics"]["mse"], rel=1e-4)
+    assert ours["cold_start"]["new_items"]["mse"] == pytest.approx(theirs["cold_start"]["new_items"]["mse"], rel=1e-4)
+    assert ours["recommendations"]["title"].equals(theirs["recommendations"]["title"])
+
+
+def test_predictions_are_the_held_out_rows_in_their_order() -> None:
+    outputs, ratings = _run("polars"), _frames("polars")["ratings"]
+    held_out = np.random.default_rng(3).random(N_ROWS) < 0.25
+    predictions, rows, train = outputs["predictions"], ratings.filter(held_out), ratings.filter(~held_out)
+    assert predictions.columns == [
+        *("user", "item", "actual", "predicted", "global_mean", "damped_bias", "user_ratings", "item_ratings")
+    ]
+    assert predictions.select("user", "item").rows() == rows.select("userId", "movieId").rows()
+    assert predictions["actual"].to_list() == pytest.approx(rows["rating"].to_list(), abs=1e-6)
+    assert predictions["global_mean"].to_list() == pytest.approx([train["rating"].mean()] * len(rows), abs=1e-6)
+    for mine, theirs in (("user", "userId"), ("item", "movieId")):
+        counts = dict(train[theirs].value_counts().iter_rows())
+        assert predictions[f"{mine}_ratings"].to_list() == [counts.get(one, 0) for one in predictions[mine]]
+
+
+def test_recommendations_have_titles_and_nothing_from_training() -> None:
+    outputs, ratings = _run("polars"), _frames("polars")["ratings"]
+    train = ratings.filter(np.random.default_rng(3).random(N_ROWS) >= 0.25)
+    rated = set(train.select("userId", "movieId").iter_rows())
+    found = outputs["recommendations"]
+    assert not rated & set(found.select("user", "item").iter_rows())
+    assert found["title"].to_list() == [f"film {item}" for item in found["item"]]
+    assert found.group_by("user").len()["len"].to_list() == [4] * N_USERS
+    liked = found.filter(pl.col("rank") == 1)
+    assert (liked["user"] % 3 == liked["item"] % 3).mean() > 0.9  # what the team likes
+
+
+def test_the_cold_start_knows_teams_and_kinds() -> None:
+    trial = _run("polars")["cold_start"]
+    assert trial["beaten_by"] == []
+    assert trial["new_items"]["mse"] < 0.5 * trial["new_items"]["no_features"]["mse"]
+    assert list(trial["new_users"]["given"]) == ["0", "1", "3"]
+    # A team says nearly all of its users: without any rating the model does well already.
+    assert (
+        trial["new_users"]["given"]["0"]["mse"]
+        < 0.6 * trial["new_users"]["given"]["3"]["baselines"]["damped_bias"]["mse"]
+    )
+
+
+def test_neighbours_are_of_one_kind() -> None:
+    found = _run("polars")["neighbours"]
+    assert found.group_by("item").len()["len"].to_list() == [3] * N_ITEMS
+    assert (found["item"] % 3 == found["neighbour"] % 3).mean() > 0.9
+
+
+def test_a_source_of_ratings_alone() -> None:
+    settings = SETTINGS | {
+        "features": FeatureOptions(),
+        "columns": RatingColumns(user="userId", item="movieId", timestamp=None),
+    }
+    pipeline = create_pipeline("films", items=False)
+    assert pipeline.inputs() - {f"params:films.{name}" for name in settings} == {"films.ratings"}
+    catalog = _catalog("polars", settings, {"ratings": "films.ratings"})
+    for name in pipeline.all_outputs():
+        catalog[name] = Kept(copy_mode="assign")
+    SequentialRunner().run(pipeline, catalog)
+    assert catalog.load("films.biases")["title"].to_list() == [str(k) for k in range(N_ITEMS)]
+    assert "no_features" not in catalog.load("films.cold_start")["new_items"]
+
+
+def test_cross_validation_reports_every_fold() -> None:
+    pipeline = create_cross_validation_pipeline("films", users=True)
+    catalog = _catalog("polars", SETTINGS, {name: f"films.{name}" for name in ("ratings", "items", "users")})
+    catalog["films.folds"] = Kept(copy_mode="assign")
+    SequentialRunner().run(pipeline, catalog)
+    folds = catalog.load("films.folds")
+    assert [fold["value"] for fold in folds["folds"]] == [0, 1]
+    assert [fold["rows"] for fold in folds["folds"]] == [N_ROWS // 2] * 2
+    assert folds["mean_rmse"] == pytest.approx(np.mean([fold["rmse"] for fold in folds["folds"]]))
+    assert folds["mean_mse"] < folds["baselines"]["damped_bias"]["mean_mse"]
+
+
+def test_nodes_carry_the_tags_of_the_other_learners() -> None:
+    pipeline = create_pipeline("films")
+    tags = {node.name: node.tags for node in pipeline.nodes}
+    assert {tag for tagged in tags.values() for tag in tagged} == {"encode", "train", "evaluate", "predict", "plot"}
+    assert tags["films.measure_cold_start"] == {"evaluate"} and tags["films.recommend"] == {"predict"}
+
+
+def test_a_baseline_that_wins_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    outputs = _run("polars")
+    spoiled = outputs["predictions"].with_columns(predicted=pl.lit(1.0))
+    with caplog.at_level(logging.WARNING):
+        metrics = nodes.evaluate(
+            spoiled, outputs["encoded"], outputs["model"], SETTINGS["baselines"], SETTINGS["ranking"]
+        )
+    assert metrics["beaten_by"] == ["global_mean.mse", "damped_bias.mse"]
+    assert any("loses to damped_bias" in record.getMessage() for record in caplog.records)
+
+
+class TestErrors:
+    """Each names the key to mend."""
+
+    def test_a_feature_that_the_items_lack(self) -> None:
+        frames, features = _frames("polars"), FeatureOptions(items=("genres",))
+        with pytest.raises(DataError, match=r"the items frame has no column 'genres', which features\.items names"):
+            nodes.fit_encoder(
+                frames["ratings"], SETTINGS["columns"], SETTINGS["split"], [0.5, 6.0], features, frames["items"]
+            )
+
+    def test_features_without_a_frame(self) -> None:
+        with pytest.raises(DataError, match=r"features\.users lists \['team'\], but the users frame is missing"):
+            nodes.fit_encoder(
+                _frames("polars")["ratings"],
+                SETTINGS["columns"],
+                SETTINGS["split"],
+                [0.5, 6.0],
+                FeatureOptions(users=("team",)),
+            )
+
+    @pytest.mark.parametrize("value", [5, [1, 2, 3], "wide", {"low": 1}])
+    def test_a_rating_range_that_is_none(self, value: Any) -> None:
+        with pytest.raises(DataError, match=r"rating_range must be \[low, high\] or auto, got"):
+            nodes.fit_encoder(
+                _frames("polars")["ratings"], SETTINGS["columns"], SETTINGS["split"], value, FeatureOptions()
+            )
+
+    def test_a_rating_that_nothing_reaches(self) -> None:
+        outputs = _run("polars")
+        with pytest.raises(DataError, match=r"ranking\.relevant 7 is above the highest rating of rating_range, 6"):
+            nodes.evaluate(
+                outputs["predictions"],
+                outputs["encoded"],
+                outputs["model"],
+                SETTINGS["baselines"],
+                RankingOptions(relevant=7.0),
+            )
+
+    def test_a_user_to_recommend_to_who_is_not_there(self) -> None:
+        outputs = _run("polars")
+        with pytest.raises(DataError, match=r"recommendation\.users names 4711"):
+            nodes.recommend(outputs["encoded"], outputs["model"], RecommendationOptions(users=(1, 4711)))
+
+    def test_nothing_to_evaluate(self) -> None:
+        outputs, split = _run("polars"), RatingSplit(kind="none")
+        ratings = _frames("polars")["ratings"]
+        encoded = nodes.encode(ratings, outputs["encoder"], SETTINGS["columns"], split)
+        with pytest.raises(DataError, match=r"split\.kind 'none' holds no rating out"):
+            nodes.predict(ratings, encoded, outputs["model"], SETTINGS["columns"], split, SETTINGS["baselines"])
+
+
+def test_nodes_leave_their_inputs_as_they_are() -> None:
+    for engine in ("polars", "pandas"):
+        frames, untouched = _frames(engine), _frames(engine)
+        nodes.fit_encoder(
+            frames["ratings"],
+            SETTINGS["columns"],
+            SETTINGS["split"],
+            "auto",
+            SETTINGS["features"],
+            frames["items"],
+            frames["users"],
+        )
+        assert all(frames[name].equals(untouched[name]) for name in frames)

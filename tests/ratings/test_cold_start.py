@@ -1,0 +1,262 @@
+"""The trial of the cold start: who is held out, what is predicted from what, and that figures are of the same rows."""
+
+import logging
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+import pytest
+from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratings
+from rating_law import items_table, ratings_table
+
+from embedline.errors import DataError
+from embedline.ratings.baselines import Biases, damped_biases
+from embedline.ratings.cold_items import measure_items
+from embedline.ratings.cold_start import hold_out, measure_cold_start
+from embedline.ratings.cold_users import measure_users, new_biases
+from embedline.ratings.folding import fold_in, group_given
+from embedline.ratings.folding_options import FoldingOptions
+from embedline.ratings.options import (
+    BaselineOptions,
+    ColdStartOptions,
+    FeatureOptions,
+    Penalty,
+    RatingColumns,
+    RatingNetwork,
+    RatingSplit,
+    RatingsTraining,
+)
+from embedline.ratings.vectors import Vectors, user_vectors
+
+COLUMNS, FOLDING, PENALTY = RatingColumns(), FoldingOptions(factors=0.5, biases=2.0), Penalty(factors=0.1, biases=0.1)
+TRAINING = RatingsTraining(
+    epochs=15,
+    batch_size=32,
+    lr=0.02,
+    penalty=Penalty(factors=0.02, biases=0.005),
+    seeds=(0,),
+    device="cpu",
+    precision="fp32",
+)
+
+
+class TestHoldOut:
+    RATINGS = ratings_table()
+
+    def test_parts_share_no_user_and_no_item_that_is_away(self) -> None:
+        trial = hold_out(self.RATINGS, COLUMNS, ColdStartOptions(fraction=0.2, seed=1))
+        known_users, known_items = set(trial.known["user"]), set(trial.known["item"])
+        away_users = set(trial.of_users["user"])
+        away_items = set(trial.of_items["item"])
+        assert (len(away_users), len(away_items)) == (12, 8)  # a fifth of 60 and of 40
+        assert not away_users & known_users and not away_items & known_items
+        assert set(trial.of_items["user"]) <= known_users
+        assert set(trial.of_users["item"]) <= known_items
+        crossed = self.RATINGS.filter(pl.col("user").is_in(away_users) & pl.col("item").is_in(away_items))
+        assert sum(map(len, trial)) + len(crossed) == len(self.RATINGS)
+
+    def test_the_seed_decides(self) -> None:
+        first, again, other = (hold_out(self.RATINGS, COLUMNS, ColdStartOptions(seed=seed)).known for seed in (1, 1, 2))
+        assert first.equals(again)
+        assert not first.equals(other)
+
+    def test_an_item_that_only_held_out_users_rated_is_not_known(self) -> None:
+        pairs = [(user, item) for user in range(8) for item in range(6)] + [(0, 99), (77, 1)]
+        ratings = pl.DataFrame({"user": [u for u, _ in pairs], "item": [i for _, i in pairs], "rating": [3.0] * 50})
+        alone = 0
+        for seed in range(12):
+            trial = hold_out(ratings, COLUMNS, ColdStartOptions(fraction=0.25, seed=seed))
+            assert set(trial.of_users["item"]) <= set(trial.known["item"])
+            assert set(trial.of_items["user"]) <= set(trial.known["user"])
+            alone += 0 in trial.of_users["user"] and 99 not in trial.known["item"]
+        assert alone  # of user 0's ratings that of item 99 went nowhere
+
+    def test_nothing_left_is_said_with_the_key(self) -> None:
+        ratings = pl.DataFrame({"user": [1, 2], "item": [1, 2], "rating": [3.0, 4.0]})
+        with pytest.raises(
+            DataError, match=r"cold_start\.fraction 0\.9 of the 2 training ratings leaves none to train"
+        ):
+            hold_out(ratings, COLUMNS, ColdStartOptions(fraction=0.9))
+
+
+RATINGS = small_ratings()
+OF_NEW_USERS = RATINGS.filter(pl.col("user") <= 4)
+KNOWN = RATINGS.filter((pl.col("user") > 4) & ~pl.col("item").is_in(["i2", "i5"]))
+OF_NEW_ITEMS = RATINGS.filter((pl.col("user") > 4) & pl.col("item").is_in(["i2", "i5"]))
+
+
+def biases_of(encoded: pl.DataFrame, encoder: Any) -> Biases:
+    columns = (encoded[name].to_numpy() for name in ("user_row", "item_row", "rating"))
+    return damped_biases(*columns, len(encoder.users), len(encoder.items), 5.0, 10.0)
+
+
+def mse(predicted: Any, actual: Any) -> float:
+    return float(np.mean((np.clip(predicted, 1.0, 5.0) - np.asarray(actual)) ** 2))
+
+
+class TestNewItems:
+    def test_each_way_of_predicting(self) -> None:
+        encoder = encoder_of(KNOWN, small_items(), features=("genres",))
+        model, encoded = model_of(encoder, (0.75, 0.25)), encoded_of(KNOWN, encoder)
+        found = measure_items(OF_NEW_ITEMS, model, encoded, biases_of(encoded, encoder), BaselineOptions())
+        assert (found["rows"], found["items"]) == (len(OF_NEW_ITEMS), 2)
+        assert found["users"] == OF_NEW_ITEMS["user"].n_unique()
+        actual = OF_NEW_ITEMS["rating"].to_numpy()
+        counts = np.bincount(encoded["item_row"].to_numpy(), minlength=len(encoder.items) + 1)
+        predicted: dict[str, list[float]] = {"no_features": [], "features": [], "features_and_average": []}
+        for user, item, _ in OF_NEW_ITEMS.iter_rows():
+            sums = dict.fromkeys(predicted, 0.0)
+            for network, weight in zip(model.networks, model.weights, strict=True):
+                p = network.users.own[encoder.users.index(user) + 1].detach().numpy()
+                features = encoder.item_features.columns[0].levels
+                codes = [features.index(genre) + 1 for genre in small_items()["genres"][int(item[1:])]]
+                g = network.items.feature[codes].detach().numpy().sum(axis=0) / np.sqrt(len(codes))
+                average = (counts / len(KNOWN)) @ network.items.own.detach().numpy()
+                ways = {"no_features": 0 * g, "features": g, "features_and_average": g + average}
+                for way, q in ways.items():
+                    sums[way] += weight * (network.mean + p[:-1] @ q[:-1] + p[-1] + q[-1])
+            for way, value in sums.items():
+                predicted[way].append(value)
+        assert found["mse"] == pytest.approx(mse(predicted["features"], actual), abs=1e-5)
+        assert found["rmse"] == pytest.approx(found["mse"] ** 0.5)
+        for way in ("no_features", "features_and_average"):
+            assert found[way]["mse"] == pytest.approx(mse(predicted[way], actual), abs=1e-5)
+
+    def test_the_baselines(self) -> None:
+        encoder = encoder_of(KNOWN)
+        encoded = encoded_of(KNOWN, encoder)
+        biases = biases_of(encoded, encoder)
+        found = measure_items(OF_NEW_ITEMS, model_of(encoder), encoded, biases, BaselineOptions(user_damping=2.0))
+        overall = KNOWN["rating"].mean()
+        of_users = KNOWN.group_by("user").agg((pl.col("rating") - overall).sum() / (pl.len() + 2.0))
+        means = OF_NEW_ITEMS.join(of_users, on="user", suffix="_bias", maintain_order="left")["rating_bias"] + overall
+        actual = OF_NEW_ITEMS["rating"].to_numpy()
+        assert found["baselines"]["user_mean"]["mse"] == pytest.approx(mse(means.to_numpy(), actual))
+        damped = biases.mean + biases.user[encoder.user_rows(OF_NEW_ITEMS["user"])]
+        assert found["baselines"]["damped_bias"]["mse"] == pytest.approx(mse(damped, actual))
+
+    def test_without_features_the_unknown_item_is_all_there_is(self) -> None:
+        encoder = encoder_of(KNOWN)
+        model, encoded = model_of(encoder), encoded_of(KNOWN, encoder)
+        found = measure_items(OF_NEW_ITEMS, model, encoded, biases_of(encoded, encoder), BaselineOptions())
+        rows = encoder.user_rows(OF_NEW_ITEMS["user"])
+        expected = mse(model.predict(rows, np.zeros_like(rows)), OF_NEW_ITEMS["rating"])
+        assert found["mse"] == pytest.approx(expected, abs=1e-6)
+        assert not {"no_features", "features_and_average"} & set(found)
+
+
+class TestNewUsers:
+    OPTIONS = ColdStartOptions(given=(1, 3), seed=4)
+
+    def test_the_given_ratings_are_the_same_for_every_method_and_never_predicted(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from embedline.ratings import cold_users
+
+        encoder = encoder_of(KNOWN)
+        model, encoded = model_of(encoder, (0.5, 0.5)), encoded_of(KNOWN, encoder)
+        biases = biases_of(encoded, encoder)
+        seen: list[Any] = []
+
+        def spy(network: Any, given: Any, base: Any, *settings: Any) -> Vectors:
+            seen.append(given)
+            return fold_in(network, given, base, *settings)
+
+        monkeypatch.setattr(cold_users, "fold_in", spy)
+        rows = OF_NEW_USERS.filter(pl.col("item").is_in(list(encoder.items)))
+        found = measure_users(rows, model, biases, BaselineOptions(), FOLDING, PENALTY, self.OPTIONS)
+        counts = rows["user"].value_counts().sort("user")
+        enough = [user for user, count in counts.iter_rows() if count > 3]
+        assert found["users"] == len(enough) > 1
+        assert found["users_left_out"] == len(counts) - len(enough)
+        assert found["rows"] == sum(count - 3 for _, count in counts.iter_rows() if count > 3)
+        assert list(found["given"]) == ["0", "1", "3"]
+
+        new = counts["user"].to_list()
+        by_number = {len(given.user) // len(enough): given for given in seen}
+        assert sorted(by_number) == [0, 1, 3]
+        pairs = {
+            n: {(new[user], encoder.items[item - 1], rating) for user, item, rating in zip(*given[:3], strict=True)}
+            for n, given in by_number.items()
+        }
+        assert pairs[1] < pairs[3]
+        asked = [row for row in rows.iter_rows() if row[0] in enough and row not in pairs[3]]
+        assert len(asked) == found["rows"]
+        for n, given in by_number.items():
+            outputs = 0.0
+            places = np.array([new.index(user) for user, _, _ in asked])
+            items = np.array([encoder.items.index(item) + 1 for _, item, _ in asked])
+            for network in model.networks:
+                nobody = Vectors(*user_vectors(network, np.zeros(len(new), dtype=int)))
+                own = fold_in(network, given, nobody, FOLDING, PENALTY)
+                q = network.items.own.detach().numpy()[items]
+                p = own.factors.numpy()[places]
+                outputs += 0.5 * (network.mean + (p * q[:, :-1]).sum(axis=1) + own.biases.numpy()[places] + q[:, -1])
+            actual = [rating for _, _, rating in asked]
+            assert found["given"][str(n)]["mse"] == pytest.approx(mse(outputs, actual), abs=1e-5)
+            theirs = []
+            for user, item, _ in asked:
+                own_given = [(i, r) for u, i, r in pairs[n] if u == user]
+                residual = [r - biases.mean - biases.item[encoder.items.index(i) + 1] for i, r in own_given]
+                theirs.append(biases.mean + biases.item[encoder.items.index(item) + 1] + sum(residual) / (n + 5.0))
+            assert found["given"][str(n)]["baselines"]["damped_bias"]["mse"] == pytest.approx(mse(theirs, actual))
+
+    def test_too_few_ratings_are_said_with_the_key(self) -> None:
+        encoder = encoder_of(KNOWN)
+        encoded = encoded_of(KNOWN, encoder)
+        with pytest.raises(DataError, match=r"cold_start\.given takes 50 ratings of a new user, and needs more"):
+            measure_users(
+                OF_NEW_USERS.filter(pl.col("item").is_in(list(encoder.items))),
+                model_of(encoder),
+                biases_of(encoded, encoder),
+                BaselineOptions(),
+                FOLDING,
+                PENALTY,
+                ColdStartOptions(given=(1, 50)),
+            )
+
+    def test_biases_of_new_users(self) -> None:
+        biases = Biases(3.0, np.zeros(1), np.array([0.0, 0.5, -0.5]))
+        given = group_given([0, 2, 2], np.array([1, 1, 2]), np.array([5.0, 2.0, 4.0]), n_users=3)
+        # (5 - 3.5) / (1 + 2); none; (2 - 3.5 + 4 - 2.5) / (2 + 2)
+        assert new_biases(given, biases, 2.0).tolist() == pytest.approx([0.5, 0.0, 0.0])
+        assert new_biases(given, biases, 0.0).tolist() == pytest.approx([1.5, 0.0, 0.0])
+
+
+class TestTrial:
+    SETTINGS: ClassVar[dict[str, Any]] = {
+        "network": RatingNetwork(factors=6, init_std=0.1),
+        "training": TRAINING,
+        "baselines": BaselineOptions(),
+        "folding": FoldingOptions(factors=1.0, biases=1.0),
+        "features": FeatureOptions(items=("genres",)),
+        "items": items_table(),
+        "rating_range": (0.0, 6.0),
+    }
+
+    def test_the_law_is_found_where_the_baselines_cannot_see_it(self, caplog: pytest.LogCaptureFixture) -> None:
+        split = RatingSplit(kind="random", fraction=0.1, seed=1)
+        with caplog.at_level(logging.WARNING):
+            found = measure_cold_start(ratings_table(), COLUMNS, split, ColdStartOptions(seed=2), **self.SETTINGS)
+        assert found["beaten_by"] == [] and not caplog.records
+        assert 1300 < found["known_ratings"] < 1500  # 0.9 of the rows, 0.9 of the users, 0.9 of the items
+        items, users = found["new_items"], found["new_users"]
+        # Genres decide what an item's rating is, up to the noise of 0.3 and the two genres of every fourth item.
+        assert items["mse"] < 0.6 * min(one["mse"] for one in items["baselines"].values())
+        given = [users["given"][n]["mse"] for n in ("0", "1", "3", "5", "10")]
+        assert given[4] < given[2] < given[0]
+        assert given[4] < 0.6 * users["given"]["10"]["baselines"]["damped_bias"]["mse"]
+
+    def test_a_model_that_has_learned_nothing_is_warned_of(self, caplog: pytest.LogCaptureFixture) -> None:
+        idle = TRAINING.model_copy(update={"lr": 1e-9, "epochs": 1})
+        with caplog.at_level(logging.WARNING):
+            found = measure_cold_start(
+                ratings_table(),
+                COLUMNS,
+                RatingSplit(kind="none"),
+                ColdStartOptions(),
+                **{**self.SETTINGS, "training": idle, "folding": FoldingOptions(factors=1e6, biases=1e6)},
+            )
+        assert "new_items.damped_bias" in found["beaten_by"]
+        assert "new_users.given.10.damped_bias" in found["beaten_by"]
+        assert any("loses to damped_bias" in record.getMessage() for record in caplog.records)

@@ -1,0 +1,284 @@
+"""Training on a known law: how near the noise it comes, and that what is stored predicts the same."""
+
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from rating_law import N_ITEMS, NOISE, items_table, ratings_table, users_table
+from torch import nn
+
+from embedline.errors import DataError
+from embedline.ratings import learner
+from embedline.ratings.baselines import damped_biases
+from embedline.ratings.index import RatingsEncoder, encode, fit_encoder
+from embedline.ratings.learner import (
+    load_members,
+    load_model,
+    predict_rows,
+    range_test,
+    rating_tensors,
+    score_matrix,
+    train_ratings,
+)
+from embedline.ratings.options import FeatureOptions, RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
+from embedline.ratings.splits import part_of
+from embedline.training import checkpoints, ensemble, loop
+from embedline.training.bundle import ModelBundle
+from embedline.training.options import FinderOptions
+
+COLUMNS = RatingColumns()
+SPLIT = RatingSplit(kind="column", column="fold", value=1)
+FEATURES = FeatureOptions(items=("genres",), users=("taste",))
+NETWORK = RatingNetwork(factors=4, init_std=0.1)
+
+
+def make_training(**changes: Any) -> RatingsTraining:
+    values = {
+        "epochs": 12,
+        "batch_size": 32,
+        "lr": 0.01,
+        "penalty": {"factors": 0.03, "biases": 0.003},
+        "device": "cpu",
+        "precision": "fp32",
+    }
+    return RatingsTraining.model_validate({**values, **changes})
+
+
+def prepare(features: FeatureOptions = FEATURES, split: RatingSplit = SPLIT) -> tuple[pl.DataFrame, RatingsEncoder]:
+    ratings = ratings_table()
+    train = ratings.filter(pl.col("fold") != 1) if split is SPLIT else ratings
+    encoder = fit_encoder(train, COLUMNS, "auto", features, items_table(), users_table())
+    return encode(ratings, encoder, COLUMNS, split), encoder
+
+
+def mse_of(encoded: pl.DataFrame, bundle: ModelBundle) -> float:
+    users, items, actual = (tensor.numpy() for tensor in rating_tensors(part_of(encoded, "evaluate")))
+    return float(np.mean((predict_rows(bundle, users, items) - actual) ** 2))
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[pl.DataFrame, RatingsEncoder, ModelBundle, list[dict[str, float]]]:
+    encoded, encoder = prepare()
+    bundle, history = train_ratings(encoded, encoder, NETWORK, make_training(seeds=(1, 2), weights=(3.0, 1.0)))
+    return encoded, encoder, bundle, history
+
+
+def test_it_learns_a_law_to_near_the_noise_and_biases_do_not(trained: Any) -> None:
+    encoded, encoder, bundle, _ = trained
+    known = [tensor.numpy() for tensor in rating_tensors(part_of(encoded, "train"))]
+    users, items, actual = (tensor.numpy() for tensor in rating_tensors(part_of(encoded, "evaluate")))
+    biases = damped_biases(*known, len(encoder.users), N_ITEMS, 5.0, 10.0)
+    assert mse_of(encoded, bundle) < 1.3 * NOISE**2
+    assert np.mean((biases.predict(users, items) - actual) ** 2) > 3.0 * NOISE**2  # the tastes are no biases
+
+
+@pytest.mark.parametrize(
+    ("network", "training", "most"),
+    [
+        ({"y_range": "auto"}, {"penalty": {"factors": 0.01}}, 1.35),
+        ({"kind": "mlp", "layers": [20], "dropout": 0.05}, {"lr": 0.01, "epochs": 15}, 1.5),
+        ({"bias": False}, {}, 1.6),
+        ({}, {"penalty": {}, "weight_decay": 0.05}, 1.6),
+        ({}, {"penalty": {}, "weight_decay": 0.002, "decay": "l2"}, 1.6),
+        ({}, {"loss": "l1"}, 1.5),
+        ({}, {"loss": "huber"}, 1.3),
+        ({}, {"accumulate": 2, "lr": 0.02}, 1.3),
+    ],
+    ids=str,
+)
+def test_every_variant_learns(network: dict[str, Any], training: dict[str, Any], most: float) -> None:
+    encoded, encoder = prepare()
+    options = RatingNetwork.model_validate({**NETWORK.model_dump(), **network})
+    bundle, _ = train_ratings(encoded, encoder, options, make_training(**training))
+    assert mse_of(encoded, bundle) < most * NOISE**2
+
+
+def test_the_two_kinds_of_decay_differ() -> None:
+    encoded, encoder = prepare()
+    runs = [
+        train_ratings(encoded, encoder, NETWORK, make_training(epochs=1, weight_decay=0.1, decay=decay, penalty={}))[0]
+        for decay in ("decoupled", "l2")
+    ]
+    assert not torch.equal(runs[0].weights["0.users.own"], runs[1].weights["0.users.own"])
+
+
+def test_predictions_of_a_stored_and_reloaded_bundle_are_identical(trained: Any) -> None:
+    encoded, encoder, bundle, _ = trained
+    back = ModelBundle.from_bytes(bundle.to_bytes())
+    users, items = encoded["user_row"].to_numpy(), encoded["item_row"].to_numpy()
+    np.testing.assert_array_equal(predict_rows(back, users, items), predict_rows(bundle, users, items))
+    assert RatingsEncoder.model_validate(back.encoder) == encoder
+
+
+def test_members_are_averaged_with_their_weights_and_end_at_the_range(trained: Any) -> None:
+    _, encoder, bundle, _ = trained
+    users, items = np.arange(61, dtype=np.int32), np.arange(61, dtype=np.int32) % 41
+    one, two = (
+        member(torch.tensor(users), torch.tensor(items)).detach().numpy().astype(float)
+        for member in load_members(bundle)
+    )
+    expected = np.clip(0.75 * one + 0.25 * two, *encoder.rating_range)
+    np.testing.assert_allclose(predict_rows(bundle, users, items), expected, rtol=1e-6)
+    narrow = ModelBundle(
+        bundle.kind, bundle.config, {**bundle.encoder, "rating_range": [2.9, 3.1]}, bundle.weights, bundle.metrics
+    )
+    assert set(predict_rows(narrow, users, items).round(6)) >= {2.9, 3.1}
+    assert predict_rows(narrow, users, items).min() == 2.9
+
+
+def test_predictions_do_not_depend_on_the_blocks(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded, _, bundle, _ = trained
+    users, items = encoded["user_row"].to_numpy(), encoded["item_row"].to_numpy()
+    whole = predict_rows(bundle, users, items)
+    monkeypatch.setattr(learner, "PREDICT_ROWS", 7)
+    np.testing.assert_allclose(predict_rows(bundle, users, items), whole, rtol=1e-6)
+    assert predict_rows(bundle, users[:0], items[:0]).shape == (0,)
+
+
+def test_the_matrix_of_scores_is_that_of_the_pairs(trained: Any) -> None:
+    _, encoder, bundle, _ = trained
+    users = np.array([5, 0, 60], dtype=np.int32)
+    scores = score_matrix(bundle, users)
+    assert scores.shape == (3, N_ITEMS)
+    assert scores.dtype == np.float32
+    items = np.arange(1, N_ITEMS + 1)
+    for place, user in enumerate(users):
+        pairs = predict_rows(bundle, np.full(N_ITEMS, user), items)
+        np.testing.assert_allclose(np.clip(scores[place], *encoder.rating_range), pairs, rtol=1e-5)
+
+
+def test_an_item_without_ratings_is_known_by_its_genre() -> None:
+    ratings = ratings_table().filter(pl.col("item") < 138)  # 138, 139 and 140 have the genres 1, 2 and 0
+    encoder = fit_encoder(ratings, COLUMNS, "auto", FEATURES, items_table(), users_table())
+    assert (encoder.trained_items, len(encoder.items)) == (37, 40)
+    bundle, _ = train_ratings(encode(ratings, encoder), encoder, NETWORK, make_training())
+    users = encoder.user_rows([f"u{k:02}" for k in range(60)])
+    for item in (138, 139, 140):
+        rows = np.full(60, encoder.item_rows([item])[0])
+        likes = predict_rows(bundle, users, rows)[(np.arange(60) % 3) == (item - 101) % 3].mean()
+        others = predict_rows(bundle, users, rows)[(np.arange(60) % 3) != (item - 101) % 3].mean()
+        assert 0.4 < likes - others < 1.3  # 1.2 in the law; a trained item's own vector takes a share
+    assert not bundle.weights["0.items.own"][38:].any()
+
+
+def test_history_and_figures_of_the_training(trained: Any) -> None:
+    encoded, _, bundle, history = trained
+    for member in (0, 1):
+        ends = [record for record in history if record["member"] == member and "mse" in record]
+        assert [record["epoch"] for record in ends] == list(range(1, 13))
+        alone = load_members(bundle)[member]
+        users, items, actual = rating_tensors(part_of(encoded, "evaluate"))
+        mse = ((alone(users, items) - actual) ** 2).mean().item()
+        assert ends[-1]["mse"] == pytest.approx(mse, rel=1e-3)  # clipped, which changes little here
+        assert ends[-1]["rmse"] == pytest.approx(ends[-1]["mse"] ** 0.5)
+    # The training loss is without the penalty, which alone would be above it.
+    assert history[-1]["train_loss"] < 1.3 * NOISE**2
+    assert bundle.metrics["rows"] == 1600
+    assert bundle.metrics["member_weights"] == [0.75, 0.25]
+    assert bundle.metrics["rows_per_second"] > 0
+
+
+def test_nothing_held_out_means_no_figures_by_epoch() -> None:
+    encoded, encoder = prepare(split=RatingSplit(kind="none"))
+    _, history = train_ratings(encoded, encoder, NETWORK, make_training(epochs=1))
+    assert not any("mse" in record for record in history)
+    encoded, encoder = prepare()
+    _, history = train_ratings(encoded, encoder, NETWORK, make_training(epochs=1), evaluated=False)
+    assert not any("mse" in record for record in history)
+
+
+def test_members_side_by_side_are_those_trained_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded, encoder = prepare()
+    network = RatingNetwork(factors=4, kind="mlp", layers=(8,), dropout=0.2)
+    training = make_training(epochs=2, seeds=(1, 2))
+    bundles = []
+    for cores in (1, 2):
+        monkeypatch.setattr(ensemble, "available_cores", lambda cores=cores: cores)
+        bundles.append(train_ratings(encoded, encoder, network, training)[0])
+    assert [bundle.metrics["workers"] for bundle in bundles] == [1, 2]
+    for name, tensor in bundles[0].weights.items():
+        assert torch.equal(bundles[1].weights[name], tensor), name
+
+
+def test_a_training_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded, encoder = prepare()
+    training = make_training(epochs=2, seeds=(1, 2))
+    whole, history = train_ratings(encoded, encoder, NETWORK, training)
+    taken, steps = loop.take_step, []
+
+    def cut(*args: Any, **kwargs: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 70:
+            raise KeyboardInterrupt
+        return taken(*args, **kwargs)
+
+    monkeypatch.setattr(ensemble, "available_cores", lambda: 1)
+    with checkpoints.keeping(tmp_path, 0.0):
+        monkeypatch.setattr(loop, "take_step", cut)
+        with pytest.raises(KeyboardInterrupt):
+            train_ratings(encoded, encoder, NETWORK, training, name="fold1")
+        monkeypatch.setattr(loop, "take_step", taken)
+        assert [path.name for path in tmp_path.iterdir()] == ["fold1.member0.pt"]
+        again, resumed = train_ratings(encoded, encoder, NETWORK, training, name="fold1")
+    for name, tensor in whole.weights.items():
+        assert torch.equal(again.weights[name], tensor), name
+    assert resumed == history
+
+
+def test_early_stopping_keeps_the_best_epoch_by_ratings_held_out_of_training() -> None:
+    encoded, encoder = prepare(FeatureOptions())
+    training = make_training(
+        epochs=30,
+        lr=0.05,
+        penalty={},  # without any it soon learns the noise
+        schedule="constant",
+        early_stopping={"patience": 2, "fraction": 0.2, "seed": 0},
+    )
+    bundle, history = train_ratings(encoded, encoder, NETWORK, training)
+    ends = [record for record in history if "monitor" in record]
+    assert len(ends) < 30
+    best = min(range(len(ends)), key=lambda place: ends[place]["monitor"])
+    assert best == len(ends) - 3
+    assert mse_of(encoded, bundle) == pytest.approx(ends[best]["mse"], rel=1e-5)
+    assert ends[0]["step"] == 1280 // 32  # of 1600 rows
+
+
+def test_the_range_test_uses_the_training_rows_and_leaves_the_random_state_alone() -> None:
+    encoded, encoder = prepare()
+    before = torch.get_rng_state()
+    training, finder = make_training(), FinderOptions(low=1e-4, high=10.0, steps=60)
+    found = range_test(encoded, encoder, NETWORK, training, finder)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert 1e-3 < found.suggestion < 1.0
+    changed = encoded.with_columns(
+        rating=pl.when(pl.col("part") == "evaluate").then(pl.lit(99.0, pl.Float32)).otherwise("rating")
+    )
+    assert range_test(changed, encoder, NETWORK, training, finder) == found
+
+
+def test_a_frame_of_another_engine_trains_the_same_model() -> None:
+    ratings = ratings_table()
+    bundles = []
+    for frame in (ratings, nw.from_native(ratings.to_pandas(), eager_only=True)):
+        encoder = fit_encoder(frame, COLUMNS)
+        bundles.append(train_ratings(encode(frame, encoder), encoder, NETWORK, make_training(epochs=1))[0])
+    assert torch.equal(bundles[0].weights["0.items.own"], bundles[1].weights["0.items.own"])
+
+
+def test_another_kind_of_bundle_is_refused() -> None:
+    with pytest.raises(DataError, match="of the kind 'tabular', not 'ratings'"):
+        load_model(ModelBundle("tabular", {}, {}, {}))
+
+
+def test_members_share_the_features_and_no_weights(trained: Any) -> None:
+    one, two = load_members(trained[2])
+    assert isinstance(one, nn.Module)
+    assert not one.training
+    assert not torch.equal(one.users.own, two.users.own)
+    assert sorted(trained[2].weights) == [
+        f"{member}.{side}.{table}" for member in (0, 1) for side in ("items", "users") for table in ("feature", "own")
+    ]

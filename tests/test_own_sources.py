@@ -1,0 +1,176 @@
+"""The README's "A source of your own", done word for word on a copy of the project."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from copies import PROJECT, copy_project, kedro
+
+MARKER = "    pipelines = {\n"
+WORDS = {
+    "billing": ["invoice", "refund", "charged", "card", "twice"],
+    "delivery": ["parcel", "courier", "late", "address", "lost"],
+    "other": ["account", "password", "question", "website", "feedback"],
+}
+ANY = [word for words in WORDS.values() for word in words]
+
+
+def readme_blocks() -> tuple[list[str], list[str]]:
+    """Of the section, the YAML files (each says in a comment where it goes) and the lines for the registry."""
+    section = (PROJECT / "README.md").read_text().split("## A source of your own")[1].split("\n## ")[0]
+    blocks = re.findall(r"```(yaml|python)\n(.*?)```", section, flags=re.DOTALL)
+    yaml = [text for language, text in blocks if language == "yaml"]
+    return yaml, [line for language, text in blocks if language == "python" for line in text.splitlines()]
+
+
+def houses(rng: np.random.Generator, n_rows: int = 3000) -> pl.DataFrame:
+    """Prices with a known law: district and area decide, with 10 % noise."""
+    district = rng.integers(0, 8, n_rows)
+    area = rng.uniform(30, 200, n_rows)
+    return pl.DataFrame(
+        {
+            "District": [f"district {k}" for k in district],
+            "Kind": rng.choice(["flat", "house"], n_rows),
+            "Area": area,
+            "Year": rng.integers(1900, 2020, n_rows),
+            "Price": np.exp(7 + 0.2 * district + 0.9 * np.log(area) + rng.normal(0, 0.1, n_rows)),
+        }
+    )
+
+
+def loans(rng: np.random.Generator, n_rows: int = 3000) -> pl.DataFrame:
+    """Loans with a known law: paid back where income is high for the amount, one in ten against it."""
+    amount, income = rng.lognormal(9, 0.6, n_rows), rng.lognormal(10, 0.6, n_rows)
+    kept = (income / amount > 2.5) ^ (rng.random(n_rows) < 0.1)
+    outcome = np.where(kept, "repaid", np.where(income > np.median(income), "late", "lost"))
+    purpose = rng.choice(["car", "home", "studies"], n_rows)
+    return pl.DataFrame({"Purpose": purpose, "Amount": amount, "Income": income, "Outcome": outcome})
+
+
+def albums(rng: np.random.Generator, n_listeners: int = 120, n_albums: int = 80) -> pl.DataFrame:
+    """Stars with a known law: listener, album and a match of their tastes, with noise of half a star."""
+    of_listener, of_album = rng.normal(0, 0.4, n_listeners), rng.normal(0, 0.5, n_albums)
+    taste = rng.normal(0, 0.8, (n_listeners, 2)) @ rng.normal(0, 0.8, (2, n_albums))
+    rated = rng.random((n_listeners, n_albums)) < 0.6
+    listener, album = np.nonzero(rated)
+    stars = 3 + of_listener[listener] + of_album[album] + taste[rated] + rng.normal(0, 0.5, len(album))
+    names = [f"album {k}" for k in album]
+    return pl.DataFrame({"listener": listener, "album": names, "stars": np.clip(np.rint(stars), 1, 5).astype(int)})
+
+
+def write_tickets(rng: np.random.Generator, folder: Path, n_rows: int = 1000) -> None:
+    """Tickets with a known law: the team's words decide, one in ten has a word of another team as well."""
+    for row, team in enumerate(rng.choice(list(WORDS), n_rows)):
+        first, second, third = rng.choice(WORDS[team], 3)
+        text = f"My {first}. Hello, please look at the {second} and the {third}."
+        text += f" It is not about the {rng.choice(ANY)}." if rng.random() < 0.1 else ""
+        path = folder / ("test" if row % 5 == 0 else "train") / team / f"{row}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def register(project: Path, lines: list[str]) -> None:
+    """Add lines to the registry's dictionary."""
+    registry = project / "src/embedline/pipeline_registry.py"
+    assert MARKER in registry.read_text()
+    registry.write_text(registry.read_text().replace(MARKER, MARKER + "".join(f"        {line}\n" for line in lines)))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in which the README's steps were done for all four sources, and run."""
+    project = copy_project(tmp_path_factory.mktemp("own") / "project")
+    raw = project / "data/01_raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    houses(rng).write_csv(raw / "houses.csv")
+    loans(rng).write_csv(raw / "loans.csv")
+    albums(rng).write_csv(raw / "albums.csv")
+    write_tickets(rng, raw / "tickets")
+    files, lines = readme_blocks()
+    for text in files:
+        found = re.match(r"# (conf/\S+\.yml)\n", text)
+        assert found, text
+        (project / found[1]).write_text(text)
+    register(project, lines)
+    kedro(project, "run", "--env", "base", "--pipelines", "houses,loans,albums,tickets")
+    return project
+
+
+def metrics_of(project: Path, source: str) -> dict[str, Any]:
+    (path,) = (project / f"data/08_reporting/{source}/metrics.json").glob("*/metrics.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_a_number_is_predicted(project: Path) -> None:
+    metrics = metrics_of(project, "houses")
+    assert 0.09 < metrics["exp_rmspe"] < 0.14  # the noise of the law is 0.1
+    assert list((project / "data/06_models/houses/model.safetensors").glob("*/model.safetensors"))
+    assert (project / "mlflow.db").exists()
+
+
+def test_classes_are_predicted(project: Path) -> None:
+    metrics = metrics_of(project, "loans")
+    assert 0.85 < metrics["accuracy"] <= 0.93  # one loan in ten is against the law
+    assert metrics["confusion"]["classes"] == ["late", "lost", "repaid"]
+    assert metrics["accuracy"] > metrics["baselines"]["group_mean"]["accuracy"] + 0.1
+
+
+def test_ratings_are_predicted(project: Path) -> None:
+    metrics = metrics_of(project, "albums")
+    assert 0.5 < metrics["rmse"] < 0.8  # the noise is half a star, and 0.3 of the rounding
+    assert metrics["rmse"] < 0.9 * metrics["baselines"]["damped_bias"]["rmse"]
+    assert list((project / "data/07_model_output/albums/recommendations.parquet").glob("*/recommendations.parquet"))
+
+
+def test_texts_are_classified(project: Path) -> None:
+    metrics = metrics_of(project, "tickets")
+    assert metrics["classifier"]["rows"] == 200
+    assert metrics["classifier"]["accuracy"] >= 0.9
+    assert metrics["language_model"]["perplexity"] < 30
+    shown = kedro(project, "predict", "tickets", "The courier lost my parcel.", "--env", "base")
+    assert "delivery" in shown
+
+
+def test_a_language_model_of_another_source_is_a_start(project: Path) -> None:
+    text = next(text for text in readme_blocks()[0] if "tickets:" in text)
+    own = "\n".join(line for line in text.splitlines() if "language_model" not in line)
+    (project / "conf/base/parameters/complaints.yml").write_text(own.replace("tickets:", "complaints:", 1))
+    source = 'imdb.create_corpus_pipeline("complaints") + text.create_pipeline("complaints", '
+    register(project, [f'"complaints": {source}language_model="tickets.language_model"),'])
+    kedro(project, "run", "--env", "base", "--pipelines", "complaints")
+    assert metrics_of(project, "complaints")["classifier"]["accuracy"] >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("source", "file", "right", "wrong", "message"),
+    [
+        ("houses", "houses", "target: Price", "target: Prize", "which columns.target names: did you mean 'Price'?"),
+        ("houses", "houses", "[District, Kind]", "[District, Sort]", "'Sort', which columns.categorical names"),
+        ("houses", "houses", "layers:", "layrs:", "houses.network"),
+        ("houses", "houses", "  columns:", "  colums:", "did you mean 'houses.columns'?"),
+        ("loans", "loans", "{kind: random}", "{kind: column, column: Fold, value: 1}", "which split.column names"),
+        ("albums", "albums", "user: listener", "user: hearer", "columns.user"),
+        ("tickets", "tickets", "[billing, delivery, other]", "[billing, delivery]", "other"),
+        ("tickets", "tickets", "01_raw/tickets", "01_raw/tockets", "tockets"),
+    ],
+)
+def test_a_mistake_is_answered_with_the_key_to_mend(
+    project: Path, source: str, file: str, right: str, wrong: str, message: str
+) -> None:
+    path = project / f"conf/base/parameters/{file}.yml"
+    text = path.read_text()
+    assert right in text
+    path.write_text(text.replace(right, wrong, 1))
+    try:
+        said = kedro(project, "run", "--env", "base", "--pipelines", source, status=1)
+    finally:
+        path.write_text(text)
+    assert message in " ".join(said.split())
+    assert "Traceback" not in said

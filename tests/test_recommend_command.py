@@ -1,0 +1,209 @@
+"""`recommend` at the command line, on a stored model with random weights; each value is computed anew."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+from kedro.framework.startup import bootstrap_project
+
+from embedline.errors import DataError
+from embedline.recommend_command import find_item
+
+PROJECT = Path(__file__).resolve().parents[1]
+OLD, NEW = "2026-01-01T00.00.00.000Z", "2026-02-01T00.00.00.000Z"
+N_USERS, N_ITEMS = 5, 9
+TITLES = [*(f"Film {k} (19{50 + k})" for k in range(N_ITEMS - 2)), "Long Night, A (1990)", "Long Day (1991)"]
+RATINGS = pl.DataFrame(
+    {
+        "user": [user for user in range(1, N_USERS + 1) for _ in range(4)],
+        "item": [100 + (3 * user + k) % N_ITEMS for user in range(1, N_USERS + 1) for k in range(4)],
+        "rating": [1.0 + k for _ in range(N_USERS) for k in range(4)],
+    }
+)
+
+
+def make_bundle(seed: int) -> Any:
+    """A model of two members with random weights."""
+    import torch
+
+    from embedline.ratings.index import fit_encoder
+    from embedline.ratings.network import BothCodes, build_network, network_config
+    from embedline.ratings.options import RatingColumns, RatingNetwork
+    from embedline.training.bundle import ModelBundle
+
+    encoder = fit_encoder(RATINGS, RatingColumns(), (1.0, 5.0))
+    config, random = network_config(encoder, RatingNetwork(factors=3)), torch.Generator().manual_seed(seed)
+    weights = {}
+    for member in range(2):
+        network = build_network(config, BothCodes.of(encoder), seed=member)
+        for name, value in network.state_dict().items():
+            weights[f"{member}.{name}"] = 0.7 * torch.randn(value.shape, generator=random)
+            weights[f"{member}.{name}"][0] = 0.0
+    metrics = {"members": 2, "member_weights": [0.75, 0.25]}
+    return ModelBundle("ratings", config, encoder.model_dump(mode="json"), weights, metrics)
+
+
+def store(root: Path, name: str, version: str) -> Path:
+    path = root / name / version / Path(name).name
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two versions of movielens' model, its encoded ratings and its items; a table's model."""
+    import torch
+
+    from embedline.ratings.index import RatingsEncoder, encode
+    from embedline.training.bundle import ModelBundle
+
+    root = tmp_path_factory.mktemp("data")
+    for version, seed in ((OLD, 1), (NEW, 2)):
+        bundle = make_bundle(seed)
+        store(root, "06_models/movielens/model.safetensors", version).write_bytes(bundle.to_bytes())
+        encoded = encode(RATINGS, RatingsEncoder.model_validate(bundle.encoder))
+        encoded.write_ipc(store(root, "05_model_input/movielens/encoded.feather", version))
+        items = pl.DataFrame({"item": range(100, 100 + N_ITEMS), "title": TITLES})
+        items.write_ipc(store(root, "03_primary/movielens/items.feather", version))
+    table = ModelBundle("tabular", {}, {}, {"0.weight": torch.zeros(1)})
+    store(root, "06_models/adult/model.safetensors", NEW).write_bytes(table.to_bytes())
+    return root
+
+
+@pytest.fixture
+def run(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Run the command on these artifacts; its result."""
+    monkeypatch.chdir(PROJECT)
+    bootstrap_project(PROJECT)
+    from embedline.cli import cli
+
+    def call(*arguments: str, status: int = 0) -> Result:
+        given = ["recommend", *arguments, "--params", f"data_root={data_root}"]
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(cli, given)
+        assert result.exit_code == status, (result.output, result.exception)
+        return result
+
+    yield call
+
+
+def rows_of(printed: str) -> list[tuple[int, int, str, float]]:
+    """Rank, item, title and score of each line of the table."""
+    lines = [line.split() for line in printed.splitlines()]
+    return [
+        (int(words[0]), int(words[1]), " ".join(words[2:-1]), float(words[-1]))
+        for words in lines
+        if len(words) > 3 and words[0].isdigit()
+    ]
+
+
+def best(scores: np.ndarray, rated: set[int], k: int) -> list[tuple[int, int, str, float]]:
+    order = [place for place in np.argsort(-scores) if 100 + place not in rated][:k]
+    return [(rank, 100 + p, TITLES[p], round(float(scores[p]), 4)) for rank, p in enumerate(order, start=1)]
+
+
+def as_printed(rows: list[tuple[int, int, str, float]]) -> list[Any]:
+    return [(rank, item, title, pytest.approx(score, abs=1.01e-4)) for rank, item, title, score in rows]
+
+
+def test_a_known_user_gets_the_best_of_what_is_not_rated(run: Any) -> None:
+    from embedline.ratings.learner import load_model
+
+    for version, seed in ((NEW, 2), (OLD, 1)):
+        printed = run("movielens", "4", "--k", "3", "--version", version).output
+        scores = load_model(make_bundle(seed)).scores(np.array([4]))[0]
+        rated = set(RATINGS.filter(pl.col("user") == 4)["item"])
+        assert rows_of(printed) == as_printed(best(scores, rated, 3))
+        assert f"movielens.model of sample, version {version}" in printed
+    assert run("movielens", "4").output == run("movielens", "4", "--version", NEW).output
+    assert len(rows_of(run("movielens", "4").output)) == N_ITEMS - 4
+
+
+def test_a_new_user_is_folded_in_by_ids_and_titles(run: Any) -> None:
+    from kedro.config import OmegaConfigLoader
+
+    from embedline.ratings.folding import fold_in, group_given
+    from embedline.ratings.folding_options import FoldingOptions
+    from embedline.ratings.learner import load_model
+    from embedline.ratings.options import Penalty
+    from embedline.ratings.vectors import Vectors, user_vectors
+
+    printed = run("movielens", "--rated", "102=5", "--rated", "long day=1.5", "--rated", "Film 3 (1953)=2").output
+    loader = OmegaConfigLoader(
+        str(PROJECT / "conf"), base_env="base", env="sample", merge_strategy={"parameters": "soft"}
+    )
+    parameters = loader["parameters"]["movielens"]
+    folding = FoldingOptions.model_validate(parameters["folding"])
+    penalty = Penalty.model_validate(parameters["training"]["penalty"])
+    given = group_given([0] * 3, np.array([3, 9, 4]), np.array([5.0, 1.5, 2.0]), 1)
+    model, scores = load_model(make_bundle(2)), np.zeros(N_ITEMS)
+    for network, weight in zip(model.networks, model.weights, strict=True):
+        own = fold_in(network, given, Vectors(*user_vectors(network, np.array([0]))), folding, penalty)
+        items = network.items.own.detach().numpy()[1:]
+        scores += weight * (network.mean + items[:, :-1] @ own.factors[0].numpy() + own.biases.item() + items[:, -1])
+    assert rows_of(printed) == as_printed(best(scores, {102, 103, 108}, 10))
+
+
+def test_wrong_calls(run: Any) -> None:
+    assert "give USER, or --rated ITEM=RATING" in run("movielens", status=2).output
+    assert "not both" in run("movielens", "4", "--rated", "102=5", status=2).output
+
+
+@pytest.mark.parametrize(
+    ("rated", "message"),
+    [
+        (["102"], "--rated '102' must be ITEM=RATING"),
+        (["5"], "--rated '5' must be ITEM=RATING"),
+        (["102=great"], "--rated '102=great' must be ITEM=RATING, with a rating from 1 to 5"),
+        (["102=6"], "with a rating from 1 to 5"),
+        (["Jaws=4"], "--rated 'Jaws' fits no item that the model knows"),
+        (["long=4"], "fits several items: 'Long Night, A (1990)' (107), 'Long Day (1991)' (108); give one's"),
+        (["film=4"], "and 4 more; give one's whole title or id"),
+        (["102=4", "Film 2 (1952)=3"], "--rated 'Film 2 (1952)=3': this item is rated already, as '102=4'"),
+    ],
+)
+def test_ratings_that_cannot_be_read(run: Any, rated: list[str], message: str) -> None:
+    options = [part for one in rated for part in ("--rated", one)]
+    printed = run("movielens", *options, status=1).output
+    assert printed.startswith("Error: ") and message in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_users_and_models_that_are_not_there(run: Any) -> None:
+    for user in ("77", "anna"):
+        message = run("movielens", user, status=1).output
+        assert f"version {NEW} does not know user '{user}'; a new user needs --rated ITEM=RATING" in message
+    message = run("adult", "4", status=1).output
+    assert "adult.model of sample" in message and "is of the kind 'tabular', not 'ratings'" in message
+
+
+def test_titles_are_the_ids_where_there_are_no_items(run: Any, data_root: Path, tmp_path: Path) -> None:
+    from embedline.cli import cli
+
+    shutil.copytree(data_root, tmp_path / "bare")
+    shutil.rmtree(tmp_path / "bare/03_primary")
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(
+        cli, ["recommend", "movielens", "4", "--k", "1", "--params", f"data_root={tmp_path / 'bare'}"]
+    )
+    ((_, item, title, _),) = rows_of(result.output)
+    assert title == str(item)
+    shutil.rmtree(tmp_path / "bare/05_model_input")
+    result = CliRunner().invoke(cli, ["recommend", "movielens", "4", "--params", f"data_root={tmp_path / 'bare'}"])
+    assert result.output == (
+        "Error: there is no movielens.encoded, which tells what user '4' has rated: run movielens again\n"
+    )
+
+
+def test_an_id_goes_before_a_title_and_a_whole_title_before_a_part() -> None:
+    ids, titles = ["12", "7", "8"], ["7", "Alien", "Aliens"]
+    assert find_item("7", ids, titles) == 2
+    assert find_item("ALIEN", ids, titles) == 2
+    assert find_item("iens", ids, titles) == 3
+    with pytest.raises(DataError, match="fits several"):
+        find_item("alie", ids, titles)
+    with pytest.raises(DataError, match="fits no item"):
+        find_item("", ids, titles)
