@@ -206,7 +206,7 @@ class TestPredict:
         assert "… and 3 more texts: --output writes them all" in printed
 
     def test_words_are_highlighted_by_their_influence(self) -> None:
-        from embedline.commands import SHOWN_CHARACTERS, _highlighted
+        from embedline.commands.texts import SHOWN_CHARACTERS, _highlighted
 
         words = ["The", "film", "was", "dull", "fine"]
         explanation = pl.DataFrame({"word": words, "influence": [0.01, 0.3, 0.0, -2.0, 1.1]})

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 from kedro.framework.startup import bootstrap_project
 
+from embedline.commands.recommend import find_item
 from embedline.errors import DataError
-from embedline.recommend_command import find_item
 
 PROJECT = Path(__file__).resolve().parents[1]
 OLD, NEW = "2026-01-01T00.00.00.000Z", "2026-02-01T00.00.00.000Z"

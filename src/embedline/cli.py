@@ -10,9 +10,8 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.io import DatasetError
 from kedro.validation.exceptions import DataValidationError, ParameterValidationError
 
-from embedline.commands import generate, predict
+from embedline.commands import generate, predict, recommend
 from embedline.errors import DataError
-from embedline.recommend_command import recommend
 from embedline.running import RunInterrupted, RunnerError
 from embedline.running.commands import incremental, prune, why
 

@@ -99,7 +99,7 @@ class Tracking:
             f"{name.removeprefix('params:')}{key}": value
             for name, block in inputs.items()
             if name.startswith("params:") and isinstance(block, BaseModel)
-            for key, value in _flatten(block.model_dump(mode="json"))
+            for key, value in _leaves(block)
         }
         if settings:
             mlflow.log_params({_tracked(name): str(value)[:6000] for name, value in settings.items()})
@@ -219,6 +219,12 @@ def _flatten(values: Mapping[str, Any], prefix: str = ".") -> Iterable[tuple[str
 def _tracked(name: str) -> str:
     """A name that MLflow takes: a class such as ``>50K`` or a column such as ``Grade (A-F)`` may be a part of it."""
     return re.sub(r"[^\w.\- :/]", "_", name)
+
+
+def _leaves(block: BaseModel) -> Iterable[tuple[str, Any]]:
+    """Settings of a block as (``.a.b``, value); one that is a single value has no name of its own."""
+    values = block.model_dump(mode="json")
+    return _flatten(values) if isinstance(values, Mapping) else [("", values)]
 
 
 def _git_state(project: Path) -> dict[str, str]:

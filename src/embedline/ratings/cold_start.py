@@ -24,9 +24,9 @@ from embedline.ratings.options import (
     FeatureOptions,
     RatingColumns,
     RatingNetwork,
-    RatingRange,
     RatingSplit,
     RatingsTraining,
+    Span,
 )
 from embedline.ratings.rows import to_polars
 from embedline.ratings.splits import assign_parts, part_of
@@ -58,7 +58,7 @@ def measure_cold_start(
     training: RatingsTraining,
     baselines: BaselineOptions,
     folding: FoldingOptions,
-    rating_range: RatingRange = "auto",
+    rating_range: Span = "auto",
     features: FeatureOptions | None = None,
     items: Any = None,
     users: Any = None,

@@ -20,9 +20,9 @@ from embedline.ratings.options import (
     FeatureOptions,
     RatingColumns,
     RatingNetwork,
-    RatingRange,
     RatingSplit,
     RatingsTraining,
+    Span,
 )
 from embedline.ratings.rows import require_columns, to_polars
 from embedline.ratings.splits import assign_parts, part_of
@@ -39,7 +39,7 @@ def cross_validate(
     network: RatingNetwork,
     training: RatingsTraining,
     baselines: BaselineOptions,
-    rating_range: RatingRange = "auto",
+    rating_range: Span = "auto",
     features: FeatureOptions | None = None,
     items: Any = None,
     users: Any = None,

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
 from embedline.ratings.features import Features, fit_feature
-from embedline.ratings.options import PART, FeatureOptions, Id, RatingColumns, RatingRange, RatingSplit
+from embedline.ratings.options import PART, FeatureOptions, Id, RatingColumns, RatingSplit, Span
 from embedline.ratings.rows import id_column, require_columns, to_polars
 from embedline.ratings.splits import assign_parts
 
@@ -83,7 +83,7 @@ class RatingsEncoder(BaseModel):
 def fit_encoder(
     train_rows: Any,
     columns: RatingColumns,
-    rating_range: RatingRange = "auto",
+    rating_range: Span = "auto",
     features: FeatureOptions | None = None,
     items: Any = None,
     users: Any = None,
@@ -123,7 +123,7 @@ def fit_encoder(
     )
 
 
-def _range_of(ratings: pl.Series, wanted: RatingRange) -> tuple[float, float]:
+def _range_of(ratings: pl.Series, wanted: Span) -> tuple[float, float]:
     """Lowest and highest rating; a DataError where they do not rise or a training rating lies outside."""
     low, high = float(ratings.min()), float(ratings.max())  # type: ignore[arg-type]
     if wanted == "auto":

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from embedline.training.options import Sizes, TrainingOptions
 
@@ -11,7 +11,21 @@ PART = "part"  # column of the part that a row belongs to
 
 Id = int | str  # of a user or an item
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-RatingRange = tuple[Finite, Finite] | Literal["auto"]
+Span = tuple[Finite, Finite] | Literal["auto"]
+
+
+class RatingRange(RootModel[Span]):
+    """Lowest and highest rating there can be, ``[low, high]``; ``auto``: those of the training rows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: Span = "auto"
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.root != "auto" and self.root[0] >= self.root[1]:
+            raise ValueError(f"rating_range must rise, got {list(self.root)}")
+        return self
 
 
 class RatingColumns(BaseModel):

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
+from pydantic import ValidationError
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import create_cross_validation_pipeline, create_pipeline, nodes
@@ -22,6 +23,7 @@ from embedline.ratings.options import (
     RankingOptions,
     RatingColumns,
     RatingNetwork,
+    RatingRange,
     RatingReport,
     RatingSplit,
     RatingsTraining,
@@ -33,7 +35,7 @@ ENGINES = pytest.mark.parametrize("engine", ["polars", "pandas"])
 N_USERS, N_ITEMS, N_ROWS = 40, 30, 800
 SETTINGS: dict[str, Any] = {
     "columns": RatingColumns(user="userId", item="movieId", timestamp=None, title="name"),
-    "rating_range": [0.5, 6.0],
+    "rating_range": RatingRange((0.5, 6.0)),
     "split": RatingSplit(kind="random", fraction=0.25, seed=3),
     "features": FeatureOptions(items=("kind",), users=("team",)),
     "network": RatingNetwork(factors=4, init_std=0.1),
@@ -234,7 +236,12 @@ class TestErrors:
         frames, features = _frames("polars"), FeatureOptions(items=("genres",))
         with pytest.raises(DataError, match=r"the items frame has no column 'genres', which features\.items names"):
             nodes.fit_encoder(
-                frames["ratings"], SETTINGS["columns"], SETTINGS["split"], [0.5, 6.0], features, frames["items"]
+                frames["ratings"],
+                SETTINGS["columns"],
+                SETTINGS["split"],
+                RatingRange((0.5, 6.0)),
+                features,
+                frames["items"],
             )
 
     def test_features_without_a_frame(self) -> None:
@@ -243,16 +250,18 @@ class TestErrors:
                 _frames("polars")["ratings"],
                 SETTINGS["columns"],
                 SETTINGS["split"],
-                [0.5, 6.0],
+                RatingRange((0.5, 6.0)),
                 FeatureOptions(users=("team",)),
             )
 
-    @pytest.mark.parametrize("value", [5, [1, 2, 3], "wide", {"low": 1}])
+    @pytest.mark.parametrize("value", [5, [1, 2, 3], [5, 1], "wide", {"low": 1}])
     def test_a_rating_range_that_is_none(self, value: Any) -> None:
-        with pytest.raises(DataError, match=r"rating_range must be \[low, high\] or auto, got"):
-            nodes.fit_encoder(
-                _frames("polars")["ratings"], SETTINGS["columns"], SETTINGS["split"], value, FeatureOptions()
-            )
+        with pytest.raises(ValidationError):
+            RatingRange.model_validate(value)
+
+    def test_a_rating_range_that_is_left_out_is_that_of_the_ratings(self) -> None:
+        assert RatingRange().root == "auto"
+        assert RatingRange.model_validate([1, 5]).root == (1.0, 5.0)
 
     def test_a_rating_that_nothing_reaches(self) -> None:
         outputs = _run("polars")
@@ -285,7 +294,7 @@ def test_nodes_leave_their_inputs_as_they_are() -> None:
             frames["ratings"],
             SETTINGS["columns"],
             SETTINGS["split"],
-            "auto",
+            RatingRange(),
             SETTINGS["features"],
             frames["items"],
             frames["users"],

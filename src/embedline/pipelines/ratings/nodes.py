@@ -8,9 +8,7 @@ import logging
 from typing import Any
 
 import polars as pl
-from pydantic import TypeAdapter, ValidationError
 
-from embedline.errors import DataError
 from embedline.ratings.folding_options import FoldingOptions
 from embedline.ratings.index import RatingsEncoder
 from embedline.ratings.index import encode as apply_encoder
@@ -45,14 +43,14 @@ def fit_encoder(
     ratings: Frame,
     columns: RatingColumns,
     split: RatingSplit,
-    rating_range: Any,
+    rating_range: RatingRange,
     features: FeatureOptions,
     items: Frame = None,
     users: Frame = None,
 ) -> dict[str, Any]:
     """Give users and items of the training ratings their rows; JSON values of :class:`RatingsEncoder`."""
     rows = part_of(to_polars(assign_parts(ratings, columns, split)), TRAIN)
-    encoder = fit(rows, columns, _range(rating_range), features, items, users)
+    encoder = fit(rows, columns, rating_range.root, features, items, users)
     logger.info(
         "%s users with %d features and %s items with %d features in %s training ratings",
         f"{len(encoder.users):,}",
@@ -93,18 +91,10 @@ def train(
     """Train the network, one for each seed; the bundle, and the history of the training."""
     from embedline.ratings.learner import train_ratings
     from embedline.training.figures import history_frame
+    from embedline.training.members import describe
 
     bundle, history = train_ratings(encoded, RatingsEncoder.model_validate(encoder), network, training)
-    logger.info(
-        "Trained %d network(s) on %s ratings for %d epochs in %.0f s: %s ratings/s on %s in %s",
-        bundle.metrics["members"],
-        f"{bundle.metrics['rows']:,}",
-        bundle.metrics["epochs"],
-        bundle.metrics["seconds"],
-        f"{bundle.metrics['rows_per_second']:,.0f}",
-        bundle.metrics["device"],
-        bundle.metrics["precision"],
-    )
+    logger.info(describe(bundle.metrics))
     return bundle, history_frame(history)
 
 
@@ -139,7 +129,7 @@ def measure_cold_start(
     ratings: Frame,
     columns: RatingColumns,
     split: RatingSplit,
-    rating_range: Any,
+    rating_range: RatingRange,
     features: FeatureOptions,
     network: RatingNetwork,
     training: RatingsTraining,
@@ -161,7 +151,7 @@ def measure_cold_start(
         training=training,
         baselines=baselines,
         folding=folding,
-        rating_range=_range(rating_range),
+        rating_range=rating_range.root,
         features=features,
         items=items,
         users=users,
@@ -171,7 +161,7 @@ def measure_cold_start(
 def cross_validate(
     ratings: Frame,
     columns: RatingColumns,
-    rating_range: Any,
+    rating_range: RatingRange,
     features: FeatureOptions,
     network: RatingNetwork,
     training: RatingsTraining,
@@ -190,7 +180,7 @@ def cross_validate(
         network=network,
         training=training,
         baselines=baselines,
-        rating_range=_range(rating_range),
+        rating_range=rating_range.root,
         features=features,
         items=items,
         users=users,
@@ -276,10 +266,3 @@ def plot_crosstab(encoded: pl.DataFrame, model: Bundle, report: RatingReport, it
 
     cells = crosstab(encoded, load_model(model), report.crosstab, items)
     return crosstab_figure(cells, "The most active users and the most rated items")
-
-
-def _range(value: Any) -> RatingRange:
-    try:
-        return TypeAdapter(RatingRange).validate_python(value)
-    except ValidationError as error:
-        raise DataError(f"rating_range must be [low, high] or auto, got {value!r}") from error

@@ -1,6 +1,5 @@
 """``predict`` and ``generate``: the stored text models at the command line, without a run and without MLflow."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from kedro.framework.cli.utils import env_option
 
+from embedline.commands.shown import printable, show_frame
+from embedline.commands.stored import load_bundle, version_option
 from embedline.errors import DataError
 from embedline.running.commands import params_option
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 SHOWN_ROWS = 20  # of a file's predictions in the table; all of them go to --output
 SHOWN_WORDS = 5  # that moved a decision
 SHOWN_CHARACTERS = 600  # of a text in the table
-
-version_option = click.option("--version", help="Version of the model; the newest one unless given.")
 
 
 @click.command()
@@ -61,7 +60,7 @@ def predict(
     if output is not None:
         check_output(output)
     frame = read_file(path, column) if path is not None else texts_frame(texts, column)
-    bundle, name = _load_bundle(source, "model", version, env, params)
+    bundle, name = load_bundle(source, "model", version, env, params)
     if explain is None:
         explain = path is None and "-" not in texts
 
@@ -125,77 +124,14 @@ def generate(
         options = GenerationOptions(**values)
     except ValidationError as error:
         raise click.UsageError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
-    bundle, name = _load_bundle(source, "language_model", version, env, params)
+    bundle, name = load_bundle(source, "language_model", version, env, params)
     with _named(name, bundle, source):
         model, vocabulary, tokens = load(bundle)
     ids = prompt_ids(prompt, vocabulary, tokens)
     if next_k is not None:
-        _show_frame(next_words(model, vocabulary, ids, next_k), name)
+        show_frame(next_words(model, vocabulary, ids, next_k), name)
     else:
-        _show_frame(go_on(model, vocabulary, ids, options), name)
-
-
-def _load_bundle(
-    source: str, kind: str, version: str | None, env: str | None, params: dict[str, Any]
-) -> tuple[Any, str]:
-    """Bundle ``<source>.<kind>`` and its name for messages; nothing of a run is set up, no hook is called."""
-    from kedro.framework.project import settings
-    from kedro.io import AbstractVersionedDataset, DatasetError, Version
-
-    name = f"{source}.{kind}"
-    env = env or os.environ.get("KEDRO_ENV") or None
-    where = env or settings.CONFIG_LOADER_ARGS["default_run_env"]
-    catalog = _catalog(env, params)
-    dataset = catalog.get(name)
-    if dataset is None:
-        raise DataError(f"the catalog of {where} has no {name}")
-    if not isinstance(dataset, AbstractVersionedDataset):
-        raise DataError(f"{name} in the catalog of {where} is no versioned model")
-    if not dataset.exists():
-        raise DataError(f"there is no {name} in {where} yet: {_how_to_make(name, where)}")
-    if version is not None:
-        newest = dataset.resolve_load_version()
-        dataset = catalog.get(name, version=Version(version, None))
-        if not dataset.exists():
-            raise DataError(f"{name} has no version {version!r} in {where}; the newest is {newest}")
-    try:
-        bundle = dataset.load()
-    except DatasetError as error:
-        if isinstance(error.__cause__, DataError):  # its own line is clear enough without Kedro's around it
-            raise DataError(str(error.__cause__)) from error
-        raise
-    return bundle, f"{name} of {where}, version {dataset.resolve_load_version()}"
-
-
-def _catalog(env: str | None, params: dict[str, Any]) -> Any:
-    """The catalog of an environment as a session builds it, but no parameters and no hooks: MLflow takes seconds."""
-    from kedro.config import MissingConfigException
-    from kedro.framework.context.context import _convert_paths_to_absolute_posix
-    from kedro.framework.project import settings
-    from kedro.utils import find_kedro_project
-
-    project = find_kedro_project(Path.cwd()) or Path.cwd()
-    loader = settings.CONFIG_LOADER_CLASS(
-        conf_source=str(project / settings.CONF_SOURCE), env=env, runtime_params=params, **settings.CONFIG_LOADER_ARGS
-    )
-    try:
-        credentials = loader["credentials"]
-    except MissingConfigException:  # local models need none
-        credentials = {}
-    entries = _convert_paths_to_absolute_posix(project_path=project, conf_dictionary=loader["catalog"])
-    return settings.DATA_CATALOG_CLASS.from_config(catalog=entries, credentials=credentials)
-
-
-def _how_to_make(name: str, env: str) -> str:
-    """The run that would make the model, or the models of this kind that there can be."""
-    from kedro.framework.project import pipelines
-
-    source, kind = name.split(".")
-    if source in pipelines and name in pipelines[source].all_outputs():
-        return f"run `kedro run --pipelines {source} --env {env}` first"
-    known = {output for pipeline in pipelines.values() for output in pipeline.all_outputs()}
-    models = ", ".join(sorted(output for output in known if output.endswith(f".{kind}")))
-    return f"no pipeline makes it; there are {models or 'none of this kind'}"
+        show_frame(go_on(model, vocabulary, ids, options), name)
 
 
 @contextmanager
@@ -228,7 +164,7 @@ def _show_predictions(predictor: "Predictor", texts: list[str], explain: bool, n
         explanation = predictor.explain(text) if explain else None
         reasons = [] if explanation is None else [moved_by(explanation, SHOWN_WORDS)]
         cells = [_highlighted(text, explanation), row["predicted"], f"{row['confidence']:.4f}", *reasons]
-        table.add_row(*(cell if isinstance(cell, Text) else Text(_printable(cell)) for cell in cells))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in cells))
     console = make_console()
     console.print(table)
     if len(texts) > SHOWN_ROWS:
@@ -242,7 +178,7 @@ def _highlighted(text: str, explanation: "pl.DataFrame | None") -> "Text":
 
     from embedline.text.explaining import place_words
 
-    shown = Text(_printable(text[:SHOWN_CHARACTERS]))
+    shown = Text(printable(text[:SHOWN_CHARACTERS]))
     if explanation is not None and len(explanation):
         strongest = max(abs(value) for value in explanation["influence"])
         places = place_words(text, explanation["word"].to_list())
@@ -258,25 +194,3 @@ def _highlighted(text: str, explanation: "pl.DataFrame | None") -> "Text":
 def _show_counts(found: "pl.DataFrame", output: Path) -> None:
     counts = found["predicted"].value_counts(sort=True).rows()
     click.echo(f"Wrote {len(found):,} rows to {output}: {', '.join(f'{label} {count:,}' for label, count in counts)}")
-
-
-def _show_frame(frame: "pl.DataFrame", name: str) -> None:
-    """Print a frame as a table: text to the left, numbers to the right with four digits."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from embedline.running.report import make_console
-
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for column, dtype in frame.schema.items():
-        table.add_column(column.replace("_", " "), justify="right" if dtype.is_numeric() else "left", overflow="fold")
-    for row in frame.rows():
-        table.add_row(*(Text(f"{cell:.4f}" if isinstance(cell, float) else _printable(str(cell))) for cell in row))
-    console = make_console()
-    console.print(table)
-    console.print(name, style="dim", highlight=False, markup=False)
-
-
-def _printable(text: str) -> str:
-    """The text, character by character, without those that would steer the terminal."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)

@@ -1,14 +1,13 @@
 """``recommend``: the stored ratings models at the command line, without a run and without MLflow."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from kedro.framework.cli.utils import env_option
 
-from embedline.commands import _catalog, _load_bundle, _show_frame, version_option
+from embedline.commands.shown import show_frame
+from embedline.commands.stored import load_bundle, open_catalog, read_parameters, version_option
 from embedline.errors import DataError
 from embedline.running.commands import params_option
 
@@ -50,20 +49,20 @@ def recommend(
         raise click.UsageError(
             "give USER, or --rated ITEM=RATING" if user is None else "give USER or --rated, not both"
         )
-    bundle, name = _load_bundle(source, "model", version, env, params)
+    bundle, name = load_bundle(source, "model", version, env, params)
     from embedline.ratings.learner import load_model
 
     try:
         model = load_model(bundle)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
-    catalog = _catalog(env, params)
+    catalog = open_catalog(env, params)
     items = _load(catalog, f"{source}.items")
     if user is not None:
         found = _for_known(model, catalog, source, user, k, items, name)
     else:
-        found = _for_new(model, rated, k, items, _parameters(source, env, params))
-    _show_frame(found, name)
+        found = _for_new(model, rated, k, items, read_parameters(source, env, params))
+    show_frame(found, name)
 
 
 def _for_known(
@@ -153,19 +152,3 @@ def _load(catalog: Any, name: str) -> Any:
     """The newest version of a dataset, None where there is none; not through the catalog, which would log it."""
     dataset = catalog.get(name)
     return dataset.load() if dataset is not None and dataset.exists() else None
-
-
-def _parameters(source: str, env: str | None, params: dict[str, Any]) -> dict[str, Any]:
-    """The block of ``source`` in the parameters of an environment."""
-    from kedro.framework.project import settings
-    from kedro.utils import find_kedro_project
-
-    project = find_kedro_project(Path.cwd()) or Path.cwd()
-    loader = settings.CONFIG_LOADER_CLASS(
-        conf_source=str(project / settings.CONF_SOURCE),
-        env=env or os.environ.get("KEDRO_ENV") or None,
-        runtime_params=params,
-        **settings.CONFIG_LOADER_ARGS,
-    )
-    block = loader["parameters"].get(source, {})
-    return block if isinstance(block, dict) else {}

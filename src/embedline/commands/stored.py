@@ -1,0 +1,91 @@
+"""Stored models and their configuration for commands that need no run: no hook is called, MLflow is not imported."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embedline.errors import DataError
+
+version_option = click.option("--version", help="Version of the model; the newest one unless given.")
+
+
+def load_bundle(
+    source: str, kind: str, version: str | None, env: str | None, params: dict[str, Any]
+) -> tuple[Any, str]:
+    """Bundle ``<source>.<kind>`` and its name for messages; nothing of a run is set up, no hook is called."""
+    from kedro.framework.project import settings
+    from kedro.io import AbstractVersionedDataset, DatasetError, Version
+
+    name = f"{source}.{kind}"
+    env = env or os.environ.get("KEDRO_ENV") or None
+    where = env or settings.CONFIG_LOADER_ARGS["default_run_env"]
+    catalog = open_catalog(env, params)
+    dataset = catalog.get(name)
+    if dataset is None:
+        raise DataError(f"the catalog of {where} has no {name}")
+    if not isinstance(dataset, AbstractVersionedDataset):
+        raise DataError(f"{name} in the catalog of {where} is no versioned model")
+    if not dataset.exists():
+        raise DataError(f"there is no {name} in {where} yet: {_how_to_make(name, where)}")
+    if version is not None:
+        newest = dataset.resolve_load_version()
+        dataset = catalog.get(name, version=Version(version, None))
+        if not dataset.exists():
+            raise DataError(f"{name} has no version {version!r} in {where}; the newest is {newest}")
+    try:
+        bundle = dataset.load()
+    except DatasetError as error:
+        if isinstance(error.__cause__, DataError):  # its own line is clear enough without Kedro's around it
+            raise DataError(str(error.__cause__)) from error
+        raise
+    return bundle, f"{name} of {where}, version {dataset.resolve_load_version()}"
+
+
+def open_catalog(env: str | None, params: dict[str, Any]) -> Any:
+    """The catalog of an environment as a session builds it, but no parameters and no hooks: MLflow takes seconds."""
+    from kedro.config import MissingConfigException
+    from kedro.framework.context.context import _convert_paths_to_absolute_posix
+    from kedro.framework.project import settings
+
+    project, loader = _configuration(env, params)
+    try:
+        credentials = loader["credentials"]
+    except MissingConfigException:  # local models need none
+        credentials = {}
+    entries = _convert_paths_to_absolute_posix(project_path=project, conf_dictionary=loader["catalog"])
+    return settings.DATA_CATALOG_CLASS.from_config(catalog=entries, credentials=credentials)
+
+
+def read_parameters(source: str, env: str | None, params: dict[str, Any]) -> dict[str, Any]:
+    """The block of ``source`` in the parameters of an environment; empty where there is none."""
+    block = _configuration(env, params)[1]["parameters"].get(source, {})
+    return block if isinstance(block, dict) else {}
+
+
+def _configuration(env: str | None, params: dict[str, Any]) -> tuple[Path, Any]:
+    """The project's folder and its configuration loader for an environment."""
+    from kedro.framework.project import settings
+    from kedro.utils import find_kedro_project
+
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    loader = settings.CONFIG_LOADER_CLASS(
+        conf_source=str(project / settings.CONF_SOURCE),
+        env=env or os.environ.get("KEDRO_ENV") or None,
+        runtime_params=params,
+        **settings.CONFIG_LOADER_ARGS,
+    )
+    return project, loader
+
+
+def _how_to_make(name: str, env: str) -> str:
+    """The run that would make the model, or the models of this kind that there can be."""
+    from kedro.framework.project import pipelines
+
+    source, kind = name.split(".")
+    if source in pipelines and name in pipelines[source].all_outputs():
+        return f"run `kedro run --pipelines {source} --env {env}` first"
+    known = {output for pipeline in pipelines.values() for output in pipeline.all_outputs()}
+    models = ", ".join(sorted(output for output in known if output.endswith(f".{kind}")))
+    return f"no pipeline makes it; there are {models or 'none of this kind'}"
