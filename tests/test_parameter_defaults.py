@@ -1,4 +1,4 @@
-"""A block that a source leaves out has its defaults, unless it must be given."""
+"""A block that a source leaves out has its defaults; one that must be given is asked for by name."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ from kedro.pipeline import Node, Pipeline
 from pydantic import BaseModel, ConfigDict
 
 from embedline import parameter_hooks
-from embedline.parameter_hooks import ParameterDefaults
+from embedline.errors import DataError
+from embedline.parameter_hooks import ParameterCheck, ParameterDefaults
 
 
 class Report(BaseModel):
@@ -30,10 +31,12 @@ def use(columns: Columns, report: Report, names: list[str]) -> int:
     return report.size
 
 
+NODE = Node(use, ["params:columns", "params:report", "params:names"], "out", name="use")
+
+
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> None:
-    node = Node(use, ["params:columns", "params:report", "params:names"], "out", name="use")
-    pipelines = {"shop": Pipeline([node], namespace="shop")}
+    pipelines = {"shop": Pipeline([NODE], namespace="shop")}
     monkeypatch.setattr(parameter_hooks, "enumerate_pipelines", pipelines.items)
 
 
@@ -59,3 +62,19 @@ def test_a_block_that_is_given_stays(shop: None) -> None:
 
 def test_a_source_without_parameters_is_left_alone(shop: None) -> None:
     assert "params:shop.report" not in filled({"other": {}})
+
+
+def test_what_a_run_lacks_is_asked_for_by_name() -> None:
+    pipeline, catalog = Pipeline([NODE], namespace="shop"), DataCatalog.from_config({})
+    catalog["params:shop.report"] = Report()
+    with pytest.raises(DataError) as caught:
+        ParameterCheck().before_pipeline_run(pipeline=pipeline, catalog=catalog)
+    assert str(caught.value) == ("the parameters of 'shop' lack 'columns', with target: add it to conf/base/parameters")
+    catalog["params:shop.columns"] = Columns(target="price")
+    with pytest.raises(DataError, match="the parameters of 'shop' lack 'names': add it"):
+        ParameterCheck().before_pipeline_run(pipeline=pipeline, catalog=catalog)
+    catalog["params:shop.names"] = []
+    ParameterCheck().before_pipeline_run(pipeline=pipeline, catalog=catalog)
+    with_table = Pipeline([Node(len, "table", "n", name="count")], namespace="shop", inputs={"table": "shop.table"})
+    with pytest.raises(DataError, match=r"the catalog has no 'shop\.table', which the run reads: add it to conf/base"):
+        ParameterCheck().before_pipeline_run(pipeline=with_table, catalog=catalog)

@@ -222,9 +222,9 @@ def _tracked(name: str) -> str:
 
 
 def _leaves(block: BaseModel) -> Iterable[tuple[str, Any]]:
-    """Settings of a block as (``.a.b``, value); one that is a single value has no name of its own."""
+    """Settings of a block as (``.a.b``, value); none of one that is a single value, which kedro-mlflow logs itself."""
     values = block.model_dump(mode="json")
-    return _flatten(values) if isinstance(values, Mapping) else [("", values)]
+    return _flatten(values) if isinstance(values, Mapping) else ()
 
 
 def _git_state(project: Path) -> dict[str, str]:

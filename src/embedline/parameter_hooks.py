@@ -3,7 +3,7 @@
 import difflib
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
@@ -33,12 +33,14 @@ class ParameterDefaults:
             source, _, block = key.partition(".")
             if not block or not isinstance(given.get(source), Mapping) or block.split(".")[0] in given[source]:
                 continue
-            if isinstance(model, type) and issubclass(model, BaseModel) and not _required(model):
+            if _is_block(model) and not _required(model):
                 catalog[f"params:{key}"] = model()
 
 
 class ParameterCheck:
-    """Refuse a parameter that no registered pipeline reads: a misspelt block would otherwise be ignored in silence.
+    """Refuse a parameter that no registered pipeline reads, and a run that lacks one.
+
+    A misspelt block would otherwise be ignored in silence.
 
     Keys inside a block are checked by the block's own pydantic model.
     """
@@ -58,12 +60,30 @@ class ParameterCheck:
             hint = f": did you mean {hints[0]!r}?" if hints else f"; these are read: {', '.join(sorted(read))}"
             raise DataError(f"no pipeline reads the parameter {unread[0]!r}{hint}")
 
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Name the first block of parameters, or the first dataset, that the run needs and nobody has given."""
+        missing = sorted(name for name in pipeline.inputs() if name not in catalog)
+        if not missing:
+            return
+        name = missing[0].removeprefix("params:")
+        source, _, block = name.partition(".")
+        if name != missing[0]:
+            model = TypeExtractor({"run": pipeline}).extract_types_from_pipelines().get(name)
+            needs = f", with {', '.join(_required(model))}" if _is_block(model) else ""
+            raise DataError(f"the parameters of {source!r} lack {block!r}{needs}: add it to conf/base/parameters")
+        raise DataError(f"the catalog has no {name!r}, which the run reads: add it to conf/base/catalog")
+
 
 def enumerate_pipelines() -> Iterable[tuple[str, Pipeline]]:
     """All registered pipelines by name."""
     from embedline.pipeline_registry import register_pipelines
 
     return register_pipelines().items()
+
+
+def _is_block(model: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(model, type) and issubclass(model, BaseModel)
 
 
 def _required(model: type[BaseModel]) -> list[str]:

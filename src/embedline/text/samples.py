@@ -12,14 +12,15 @@ class SampleOptions(BaseModel):
     """What to have a language model write.
 
     Attributes:
-        prompts: openings to go on from; field markers (``xxfld 1 …``) are taken as such.
+        prompts: openings to go on from, the start of a document where empty; field markers (``xxfld 1 …``) are taken as
+            such.
         next_words: how many of the most probable next words to list for each.
         options: how to go on; see :class:`GenerationOptions`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prompts: tuple[str, ...] = Field(min_length=1)
+    prompts: tuple[str, ...] = Field(default=("",), min_length=1)
     next_words: int = Field(default=10, ge=1)
     options: GenerationOptions = GenerationOptions()
 
