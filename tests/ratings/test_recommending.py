@@ -10,7 +10,8 @@ from embedline.ratings import recommending
 from embedline.ratings.folding import fold_in, group_given
 from embedline.ratings.folding_options import FoldingOptions
 from embedline.ratings.options import Penalty, RatingSplit, RecommendationOptions
-from embedline.ratings.recommending import recommend, recommend_for_ratings, top_items
+from embedline.ratings.ranking import top_items
+from embedline.ratings.recommending import recommend, recommend_for_ratings
 from embedline.ratings.vectors import Vectors, user_vectors
 
 RATINGS = small_ratings()

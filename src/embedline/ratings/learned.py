@@ -16,7 +16,7 @@ from embedline.ratings.counts import training_counts
 from embedline.ratings.index import ITEM_ROW, RATING
 from embedline.ratings.learner import RatingModel
 from embedline.ratings.options import TRAIN
-from embedline.ratings.recommending import top_items
+from embedline.ratings.ranking import top_items
 from embedline.ratings.splits import part_of
 from embedline.ratings.titles import item_titles
 from embedline.training.components import principal_components

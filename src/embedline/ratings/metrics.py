@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from embedline.ratings.index import ITEM_ROW, RATING, UNKNOWN, USER_ROW
 from embedline.ratings.options import EVALUATE, TRAIN, RankingOptions
+from embedline.ratings.ranking import top_items
 from embedline.ratings.splits import part_of
 from embedline.training.metrics import regression_metrics
 
@@ -51,7 +52,7 @@ def ranking_metrics(scores: Scores, encoded: pl.DataFrame, n_items: int, options
     sums = np.zeros(3)
     for block in users.to_frame().iter_slices(max(1, SCORES // n_items)):
         rows = block.to_series().to_numpy()
-        ranked = _rank(scores(rows), rows, _pairs_of(seen, rows), k)
+        ranked = _rank(scores(rows), _pairs_of(seen, rows), k)
         sums += _figures(ranked, rows, _pairs_of(relevant, rows), options.k)
     return {**dict(zip(names, (sums / len(users)).tolist(), strict=True)), "users": len(users)}
 
@@ -68,19 +69,12 @@ def _pairs_of(pairs: pl.DataFrame, users: NDArray[np.int32]) -> tuple[NDArray[np
 
 
 def _rank(
-    scores: NDArray[np.float32],
-    users: NDArray[np.int32],
-    seen: tuple[NDArray[np.int64], NDArray[np.int64]],
-    k: int,
+    scores: NDArray[np.float32], seen: tuple[NDArray[np.int64], NDArray[np.int64]], k: int
 ) -> NDArray[np.int64]:
     """Rows int64 [n, k] of each user's best items, the best first, but those ``seen``; 0 where there are no more."""
     scores = np.array(scores, dtype=np.float32)  # the caller's are left as they are
     scores[seen[0], seen[1] - 1] = -np.inf
-    best = np.argpartition(-scores, k - 1, axis=1)[:, :k] if k < scores.shape[1] else np.argsort(-scores, axis=1)
-    values = np.take_along_axis(scores, best, axis=1)
-    order = np.lexsort((best, -values), axis=1)  # of equal scores in the list, the lower row first
-    ranked = np.take_along_axis(best, order, axis=1) + 1
-    return np.where(np.isneginf(np.take_along_axis(values, order, axis=1)), UNKNOWN, ranked)
+    return top_items(scores, k)[0]
 
 
 def _figures(
