@@ -11,6 +11,7 @@ import yaml
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
+from copies import kedro
 from embedline.tables.columns import Columns
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -83,6 +84,12 @@ def test_registry_imports_no_heavy_library() -> None:
     assert found.stdout.strip() == "[]"
 
 
+def test_a_command_prints_no_warning() -> None:
+    shown = kedro(PROJECT, "registry", "list")
+    assert "movielens_folds" in shown
+    assert "Warning" not in shown and "WARNING" not in shown
+
+
 @pytest.fixture(scope="module")
 def context() -> object:
     """Context of the project in the base environment."""
@@ -97,9 +104,10 @@ def test_every_dataset_is_in_the_catalog_and_versioned(context) -> None:
     names = {name for pipeline in register_pipelines().values() for name in pipeline.all_outputs()}
     artifacts = {name for name in names if not name.startswith("params:")}
     assert "rossmann.table" in artifacts
+    catalog = context.catalog  # made anew each time it is asked for
     for name in sorted(artifacts):
-        assert name in context.catalog, f"{name} would be lost after the run: no catalog entry matches it"
-        dataset = context.catalog.get(name)
+        assert name in catalog, f"{name} would be lost after the run: no catalog entry matches it"
+        dataset = catalog.get(name)
         assert dataset._version is not None, f"{name} is not versioned"
         assert "AtomicSave" in {base.__name__ for base in type(dataset).__mro__}, f"{name} is not saved atomically"
         assert (dataset.metadata or {}).get("kedro-viz", {}).get("layer"), f"{name} has no layer in kedro-viz"
