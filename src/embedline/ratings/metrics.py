@@ -68,9 +68,7 @@ def _pairs_of(pairs: pl.DataFrame, users: NDArray[np.int32]) -> tuple[NDArray[np
     return places[kept], items[kept].astype(np.int64)
 
 
-def _rank(
-    scores: NDArray[np.float32], seen: tuple[NDArray[np.int64], NDArray[np.int64]], k: int
-) -> NDArray[np.int64]:
+def _rank(scores: NDArray[np.float32], seen: tuple[NDArray[np.int64], NDArray[np.int64]], k: int) -> NDArray[np.int64]:
     """Rows int64 [n, k] of each user's best items, the best first, but those ``seen``; 0 where there are no more."""
     scores = np.array(scores, dtype=np.float32)  # the caller's are left as they are
     scores[seen[0], seen[1] - 1] = -np.inf
