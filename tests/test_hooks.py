@@ -6,8 +6,9 @@ from typing import Any
 import mlflow
 import pytest
 
+from embedline import hooks
 from embedline.errors import DataError
-from embedline.hooks import _create_database, _flatten, _tracked
+from embedline.hooks import LiveMetrics, _create_database, _flatten, _tracked
 from embedline.parameter_hooks import ParameterCheck, _unread
 
 READ = {"shop.training", "shop.split", "shop.features.windows", "seed"}
@@ -74,3 +75,36 @@ def test_names_become_such_as_mlflow_takes() -> None:
     assert _tracked("adult.baselines.lightgbm.>50K") == "adult.baselines.lightgbm._50K"
     assert _tracked("school.targets.Grade (A-F).log_loss") == "school.targets.Grade _A-F_.log_loss"
     assert _tracked("größe.rmse") == "größe.rmse"
+
+
+def test_live_metrics_reach_mlflow_in_batches_whole_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hooks, "LIVE_SECONDS", 3600.0)
+    monkeypatch.setattr(hooks, "BATCH_METRICS", 10)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    try:
+        client = mlflow.MlflowClient()
+        run_id = client.create_run(client.create_experiment("live")).info.run_id
+        live = LiveMetrics(run_id, prefix="shop.")
+        for step in range(13):
+            live.add({"loss": 1.0 / (step + 1), "share of >50K": 0.5}, step)
+        # Two figures a report: the fifth fills a batch, and so does the tenth; the others wait for the end.
+        assert [m.step for m in client.get_metric_history(run_id, "shop.loss")] == list(range(10))
+        live.flush()
+        live.flush()
+        found = client.get_metric_history(run_id, "shop.loss")
+        assert [(m.step, m.value) for m in found] == [(step, 1.0 / (step + 1)) for step in range(13)]
+        assert len(client.get_metric_history(run_id, "shop.share of _50K")) == 13
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def test_live_metrics_are_sent_while_a_node_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", lambda self, run_id, metrics: sent.append(len(metrics)))
+    monkeypatch.setattr(hooks, "LIVE_SECONDS", 0.0)
+    live = LiveMetrics("a run", prefix="")
+    live.add({"loss": 1.0, "lr": 0.1}, 1)
+    assert sent == [2]
