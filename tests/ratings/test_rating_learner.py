@@ -16,12 +16,10 @@ from embedline.ratings import learner
 from embedline.ratings.baselines import damped_biases
 from embedline.ratings.index import RatingsEncoder, encode, fit_encoder
 from embedline.ratings.learner import (
-    load_members,
     load_model,
     predict_rows,
     range_test,
     rating_tensors,
-    score_matrix,
     train_ratings,
 )
 from embedline.ratings.options import FeatureOptions, RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
@@ -119,7 +117,7 @@ def test_members_are_averaged_with_their_weights_and_end_at_the_range(trained: A
     users, items = np.arange(61, dtype=np.int32), np.arange(61, dtype=np.int32) % 41
     one, two = (
         member(torch.tensor(users), torch.tensor(items)).detach().numpy().astype(float)
-        for member in load_members(bundle)
+        for member in load_model(bundle).networks
     )
     expected = np.clip(0.75 * one + 0.25 * two, *encoder.rating_range)
     np.testing.assert_allclose(predict_rows(bundle, users, items), expected, rtol=1e-6)
@@ -142,7 +140,7 @@ def test_predictions_do_not_depend_on_the_blocks(trained: Any, monkeypatch: pyte
 def test_the_matrix_of_scores_is_that_of_the_pairs(trained: Any) -> None:
     _, encoder, bundle, _ = trained
     users = np.array([5, 0, 60], dtype=np.int32)
-    scores = score_matrix(bundle, users)
+    scores = load_model(bundle).scores(users)
     assert scores.shape == (3, N_ITEMS)
     assert scores.dtype == np.float32
     items = np.arange(1, N_ITEMS + 1)
@@ -170,7 +168,7 @@ def test_history_and_figures_of_the_training(trained: Any) -> None:
     for member in (0, 1):
         ends = [record for record in history if record["member"] == member and "mse" in record]
         assert [record["epoch"] for record in ends] == list(range(1, 13))
-        alone = load_members(bundle)[member]
+        alone = load_model(bundle).networks[member]
         users, items, actual = rating_tensors(part_of(encoded, "evaluate"))
         mse = ((alone(users, items) - actual) ** 2).mean().item()
         assert ends[-1]["mse"] == pytest.approx(mse, rel=1e-3)  # clipped, which changes little here
@@ -275,7 +273,7 @@ def test_another_kind_of_bundle_is_refused() -> None:
 
 
 def test_members_share_the_features_and_no_weights(trained: Any) -> None:
-    one, two = load_members(trained[2])
+    one, two = load_model(trained[2]).networks
     assert isinstance(one, nn.Module)
     assert not one.training
     assert not torch.equal(one.users.own, two.users.own)

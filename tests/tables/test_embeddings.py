@@ -4,7 +4,7 @@ import polars as pl
 import torch
 
 from embedline.tables.categories import CategoryMap
-from embedline.tables.embeddings import UNKNOWN, embedding_frame, variables_of
+from embedline.tables.embeddings import UNKNOWN, embedding_frame
 from embedline.tables.encoder import Encoder
 from embedline.tables.learner import build_network, network_config
 from embedline.tables.options import NetworkOptions
@@ -70,7 +70,3 @@ def test_a_network_of_numbers_alone_has_an_empty_frame() -> None:
     frame = embedding_frame(_bundle(encoder))
     assert frame.shape == (0, 4)
     assert frame.schema["embedding"] == pl.List(pl.Float32)
-
-
-def test_flags_are_no_variables_to_draw() -> None:
-    assert variables_of(embedding_frame(_bundle())) == ["shop", "open"]

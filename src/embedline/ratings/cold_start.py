@@ -11,11 +11,10 @@ import numpy as np
 import polars as pl
 
 from embedline.errors import DataError
-from embedline.ratings.baselines import damped_biases
 from embedline.ratings.cold_items import measure_items
 from embedline.ratings.cold_users import measure_users
 from embedline.ratings.folding_options import FoldingOptions
-from embedline.ratings.index import ITEM_ROW, RATING, USER_ROW, encode, fit_encoder
+from embedline.ratings.index import encode, fit_encoder
 from embedline.ratings.learner import load_model, train_ratings
 from embedline.ratings.options import (
     TRAIN,
@@ -28,6 +27,7 @@ from embedline.ratings.options import (
     RatingsTraining,
     Span,
 )
+from embedline.ratings.predictions import fit_biases
 from embedline.ratings.rows import to_polars
 from embedline.ratings.splits import assign_parts, part_of
 
@@ -80,15 +80,7 @@ def measure_cold_start(
     encoded = encode(trial.known, encoder, columns)
     bundle, _ = train_ratings(encoded, encoder, network, training, name="cold_start", evaluated=False)
     model = load_model(bundle)
-    biases = damped_biases(
-        encoded[USER_ROW].to_numpy(),
-        encoded[ITEM_ROW].to_numpy(),
-        encoded[RATING].to_numpy(),
-        len(encoder.users),
-        len(encoder.items),
-        baselines.user_damping,
-        baselines.item_damping,
-    )
+    biases = fit_biases(encoded, encoder, baselines)
     of_items = measure_items(trial.of_items, model, encoded, biases, baselines)
     of_users = measure_users(trial.of_users, model, biases, baselines, folding, training.penalty, options)
     measured = {"known_ratings": len(trial.known), "new_items": of_items, "new_users": of_users}

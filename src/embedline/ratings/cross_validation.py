@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 
 from embedline.errors import DataError
-from embedline.ratings.baselines import damped_biases
 from embedline.ratings.index import encode, fit_encoder
 from embedline.ratings.learner import load_model, rating_tensors, train_ratings
 from embedline.ratings.metrics import rating_metrics
@@ -24,6 +23,7 @@ from embedline.ratings.options import (
     RatingsTraining,
     Span,
 )
+from embedline.ratings.predictions import fit_biases
 from embedline.ratings.rows import require_columns, to_polars
 from embedline.ratings.splits import assign_parts, part_of
 from embedline.training.bundle import ModelBundle
@@ -80,14 +80,11 @@ def cross_validate(
 
 def _measure(encoded: pl.DataFrame, bundle: ModelBundle, options: BaselineOptions) -> dict[str, Any]:
     """Figures of a model, and of damped biases, on the held-out rows."""
-    known_users, known_items, known = (tensor.numpy() for tensor in rating_tensors(part_of(encoded, TRAIN)))
     users, items, actual = (tensor.numpy() for tensor in rating_tensors(part_of(encoded, EVALUATE)))
     model = load_model(bundle)
-    sizes = len(model.encoder.users), len(model.encoder.items)
-    biases = damped_biases(known_users, known_items, known, *sizes, options.user_damping, options.item_damping)
-    damped = np.clip(biases.predict(users, items), *model.encoder.rating_range)
+    damped = np.clip(fit_biases(encoded, model.encoder, options).predict(users, items), *model.encoder.rating_range)
     return {
-        "train_rows": len(known),
+        "train_rows": len(part_of(encoded, TRAIN)),
         "rows": len(actual),
         **rating_metrics(actual, model.predict(users, items)),
         "baselines": {"damped_bias": rating_metrics(actual, damped)},

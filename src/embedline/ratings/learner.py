@@ -183,21 +183,11 @@ def load_model(bundle: ModelBundle) -> RatingModel:
     return RatingModel(encoder, networks, list(bundle.metrics["member_weights"]))
 
 
-def load_members(bundle: ModelBundle) -> list[FactorModel]:
-    """The members of a ratings bundle, in evaluation mode."""
-    return load_model(bundle).networks
-
-
 def predict_rows(
     bundle: ModelBundle, user_rows: NDArray[np.integer], item_rows: NDArray[np.integer]
 ) -> NDArray[np.float64]:
     """:meth:`RatingModel.predict` from the bundle alone."""
     return load_model(bundle).predict(user_rows, item_rows)
-
-
-def score_matrix(bundle: ModelBundle, user_rows: NDArray[np.integer]) -> NDArray[np.float32]:
-    """:meth:`RatingModel.scores` from the bundle alone; for block after block of users load the model once."""
-    return load_model(bundle).scores(user_rows)
 
 
 def pair_scores(

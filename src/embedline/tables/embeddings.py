@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from embedline.tables.encoder import FLAG, Encoder
+from embedline.tables.encoder import Encoder
 from embedline.tables.learner import build_network
 from embedline.training.bundle import ModelBundle
 
@@ -40,8 +40,3 @@ def embedding_frame(bundle: ModelBundle) -> pl.DataFrame:
         )
     schema: Any = {"variable": pl.String, "value": pl.String, "code": pl.Int32, "embedding": pl.List(pl.Float32)}
     return pl.concat(frames) if frames else pl.DataFrame(schema=schema)
-
-
-def variables_of(embeddings: pl.DataFrame) -> list[Any]:
-    """Names of the variables in an embedding frame, flags of missing values left out."""
-    return [name for name in embeddings["variable"].unique(maintain_order=True) if not name.endswith(FLAG)]
