@@ -1,5 +1,6 @@
 """Entry point of the packaged project: ``embedline`` or ``python -m embedline``, alone or with a command's name."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from kedro.framework.project import configure_project
 
 def main(*args: Any, **kwargs: Any) -> Any:
     """Run the command that the first argument names, or the project's ``run`` command with all arguments."""
+    # The project's own .telemetry, which says the same, is not part of a wheel.
+    os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "true")
     package_name = Path(__file__).parent.name
     configure_project(package_name)
     interactive = hasattr(sys, "ps1")

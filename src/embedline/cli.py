@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from kedro.config import MissingConfigException
 from kedro.framework.cli.project import run as kedro_run
 from kedro.io import DatasetError
 from kedro.validation.exceptions import DataValidationError, ParameterValidationError
@@ -36,6 +37,9 @@ def _in_one_line(command: click.Command) -> click.Command:
             raise click.ClickException(" ".join(str(error).splitlines())) from error
         except MENDABLE as error:
             raise click.ClickException(str(error)) from error
+        except MissingConfigException as error:
+            where = "call it in the folder that has conf/, or unpack the packaged conf-embedline.tar.gz here"
+            raise click.ClickException(f"{' '.join(str(error).split())}: {where}") from error
         except RunInterrupted as error:
             click.echo(f"Stopped: {error}", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from error
