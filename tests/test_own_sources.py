@@ -138,6 +138,17 @@ def test_texts_are_classified(project: Path) -> None:
     assert "delivery" in shown
 
 
+def test_own_sources_are_in_the_report(project: Path) -> None:
+    kedro(project, "run", "--env", "base", "--pipelines", "report")
+    (path,) = (project / "data/08_reporting/report/report.html").glob("*/report.html")
+    page = path.read_text()
+    for source in ("houses", "loans", "albums", "tickets"):
+        assert f'<section id="{source}">' in page
+    for figure in ("houses-forecast_plot", "loans-error_plot", "albums-map_plot", "tickets-confusion_plot"):
+        assert f'id="{figure}"' in page
+    assert f">{metrics_of(project, 'houses')['exp_rmspe']:#.4g}<" in page
+
+
 def test_a_language_model_of_another_source_is_a_start(project: Path) -> None:
     text = next(text for text in readme_blocks()[0] if "tickets:" in text)
     own = "\n".join(line for line in text.splitlines() if "language_model" not in line)

@@ -23,13 +23,16 @@ USES_KEDRO = {
     "running",
     "hooks",
     "parameter_hooks",
+    "report_hooks",
+    "spark_hooks",
+    "publishing_hook",
     "settings",
     "cli",
     "commands",
     "__main__",
     "pipeline_registry",
 }
-USES_TORCH = {"tables", "text", "ratings", "training"}
+USES_TORCH = {"tables", "text", "ratings", "training", "serving"}
 MAY_IMPORT = {  # own packages that each package may import, besides itself
     "errors": set(),
     "training": {"errors"},
@@ -38,9 +41,12 @@ MAY_IMPORT = {  # own packages that each package may import, besides itself
     "ratings": {"errors", "training"},
     "frames": {"errors"},
     "sources": {"errors"},
-    "datasets": {"errors", "training"},
+    "spark": {"errors"},
+    "datasets": {"errors", "spark", "running", "serving", "training"},
     "running": set(),  # another Kedro project can copy it
-    "pipelines": {"errors", "sources", "frames", "tables", "text", "ratings", "training"},
+    "serving": {"errors", "tables", "text", "ratings", "training"},
+    "reporting": {"errors"},
+    "pipelines": {"errors", "sources", "frames", "tables", "text", "ratings", "training", "serving", "reporting"},
 }
 
 
@@ -78,7 +84,8 @@ def test_registry_imports_no_heavy_library() -> None:
         "import sys; sys.path.insert(0, 'src')\n"
         "from embedline.pipeline_registry import register_pipelines\n"
         "assert register_pipelines()\n"
-        "print(sorted({'torch', 'lightgbm', 'plotly', 'mlflow', 'accelerate', 'sklearn', 'spacy'} & set(sys.modules)))"
+        "heavy = {'torch', 'lightgbm', 'plotly', 'mlflow', 'accelerate', 'sklearn', 'spacy', 'pyspark'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
@@ -124,7 +131,7 @@ def test_environments_keep_their_artifacts_apart() -> None:
 
 
 def test_every_parameter_is_read_in_every_environment() -> None:
-    for env in ("base", "laptop", "sample"):
+    for env in ("base", "laptop", "sample", "spark"):
         with KedroSession.create(project_path=PROJECT, env=env) as session:
             assert session.load_context().catalog  # ParameterCheck raises for one that no pipeline reads
 

@@ -11,10 +11,11 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.io import DatasetError
 from kedro.validation.exceptions import DataValidationError, ParameterValidationError
 
-from embedline.commands import generate, predict, recommend
+from embedline.commands import generate, predict, recommend, serve
 from embedline.errors import DataError
 from embedline.running import RunInterrupted, RunnerError
 from embedline.running.commands import incremental, prune, why
+from embedline.training.launcher import launched
 
 MENDABLE = (DataError, DataValidationError, ParameterValidationError, RunnerError)
 INTERRUPTED = 130  # exit status of a shell command that Ctrl-C ended
@@ -32,7 +33,8 @@ def _in_one_line(command: click.Command) -> click.Command:
     @functools.wraps(callback)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return callback(*args, **kwargs)
+            with launched() as leads:
+                return callback(*args, **kwargs) if leads else None
         except DatasetError as error:  # Kedro puts the cause, such as a full disk, on a line of its own
             raise click.ClickException(" ".join(str(error).splitlines())) from error
         except MENDABLE as error:
@@ -49,5 +51,5 @@ def _in_one_line(command: click.Command) -> click.Command:
 
 
 run = _in_one_line(incremental(kedro_run))
-for _command in (run, *map(_in_one_line, (why, prune, predict, generate, recommend))):
+for _command in (run, *map(_in_one_line, (why, prune, predict, generate, recommend, serve))):
     cli.add_command(_command)

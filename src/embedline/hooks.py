@@ -193,7 +193,7 @@ class Tracking:
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        """Log metrics and figures, as the dataset's ``metadata: {mlflow: metrics | figure}`` asks."""
+        """Log metrics and figures, as the dataset's ``metadata: {mlflow: metrics | figure | page}`` asks."""
         mlflow = _active_mlflow()
         if not mlflow or self._catalog is None:
             return
@@ -204,6 +204,8 @@ class Tracking:
             mlflow.log_metrics({_tracked(source + name): float(value) for name, value in numbers.items()})
         elif kind == "figure":
             mlflow.log_figure(data, f"{dataset_name.replace('.', '/')}.html")
+        elif kind == "page":
+            mlflow.log_text(data, f"{dataset_name.replace('.', '/')}.html")
 
 
 def _active_mlflow() -> Any:

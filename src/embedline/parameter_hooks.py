@@ -15,7 +15,8 @@ from embedline.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-RUN_KEYS = {"data_root", "tracking_root", "checkpoint_seconds"}  # read by the configuration itself and by other hooks
+# Read by the configuration itself and by other hooks.
+RUN_KEYS = {"data_root", "tracking_root", "checkpoint_seconds", "spark", "rows"}
 
 
 class ParameterDefaults:

@@ -2,7 +2,8 @@
 
 from kedro.pipeline import Pipeline
 
-from embedline.pipelines import adult, imdb, movielens, ratings, rossmann, tabular, text
+from embedline.pipelines import adult, imdb, movielens, ratings, report, rossmann, serving, tabular, text
+from embedline.pipelines.serving import packing
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -26,6 +27,33 @@ def register_pipelines() -> dict[str, Pipeline]:
     pipelines["imdb_finder"] = text.create_finder_pipeline("imdb")
     folds = ratings.create_cross_validation_pipeline("movielens", users=True)
     pipelines["movielens_folds"] = movielens.create_pipeline() + folds
+    # Bring the model into service: pack it, measure the service on raw rows, register it; the hook Publishing does so.
+    pipelines |= {f"{source}_publish": pipelines[source] + publish for source, publish in _publishing().items()}
     # Reads texts of yours and a model that is there: no part of a run of everything.
     pipelines["imdb_predict"] = text.create_prediction_pipeline("imdb")
+    for source in ("rossmann", "adult", "movielens"):
+        pipelines[f"{source}_predict"] = serving.create_predict_pipeline(source, _publishing()[source])
+    # Shows what is stored of all the others; what is not stored is left out.
+    pipelines["report"] = report.create_pipeline(pipelines)
     return pipelines
+
+
+def _publishing() -> dict[str, Pipeline]:
+    return {
+        "rossmann": rossmann.create_publish_pipeline(),
+        "adult": serving.create_table_publish_pipeline("adult"),
+        "imdb": serving.create_publish_pipeline(
+            "imdb",
+            pack=packing.pack_texts,
+            pack_inputs=["model"],
+            hold_out=packing.hold_out_texts,
+            hold_out_inputs=["documents"],
+        ),
+        "movielens": serving.create_publish_pipeline(
+            "movielens",
+            pack=packing.pack_ratings,
+            pack_inputs=["model"],
+            hold_out=packing.hold_out_ratings,
+            hold_out_inputs=["ratings", "params:columns", "params:split"],
+        ),
+    }

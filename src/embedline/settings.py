@@ -4,7 +4,10 @@ from pathlib import Path
 
 from embedline.hooks import Checkpoints, Tracking
 from embedline.parameter_hooks import ParameterCheck, ParameterDefaults
+from embedline.publishing_hook import Publishing
+from embedline.report_hooks import MissingArtifacts
 from embedline.running import IncrementalSession
+from embedline.spark_hooks import SparkSettings
 
 
 def _project_root() -> Path:
@@ -18,7 +21,15 @@ def _project_path(relative: str = "") -> str:
     return (_project_root() / relative).as_posix()
 
 
-HOOKS = (ParameterDefaults(), ParameterCheck(), Checkpoints(), Tracking())
+HOOKS = (
+    ParameterDefaults(),
+    ParameterCheck(),
+    Checkpoints(),
+    Tracking(),
+    Publishing(),
+    SparkSettings(),
+    MissingArtifacts(),
+)
 SESSION_CLASS = IncrementalSession  # runs only what changed; see embedline.running
 
 CONFIG_LOADER_ARGS = {

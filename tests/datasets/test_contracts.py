@@ -1,4 +1,4 @@
-"""The contract of a canonical frame, on both engines, with the message that the user reads."""
+"""The contract of a canonical frame, on each engine, with the message that the user reads."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 from embedline.datasets.contracts import TableContract
 from embedline.errors import DataError
 
-ENGINES = pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame])
+ENGINES = pytest.mark.parametrize("make", [pl.DataFrame, pl.LazyFrame, pd.DataFrame])
 GOOD: dict[str, list[Any]] = {"shop": [1, 1, 2], "day": [1, 2, 1], "sales": [5.0, None, 6.0]}
 
 

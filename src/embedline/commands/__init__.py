@@ -1,6 +1,7 @@
 """The project's own commands beside Kedro's: what they print comes from stored models, without a run."""
 
 from embedline.commands.recommend import recommend
+from embedline.commands.serve import serve
 from embedline.commands.texts import generate, predict
 
-__all__ = ["generate", "predict", "recommend"]
+__all__ = ["generate", "predict", "recommend", "serve"]

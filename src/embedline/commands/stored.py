@@ -43,6 +43,20 @@ def load_bundle(
     return bundle, f"{name} of {where}, version {dataset.resolve_load_version()}"
 
 
+def load_champion(source: str, alias: str, env: str | None, params: dict[str, Any]) -> tuple[Any, str]:
+    """The service of SOURCE that has the alias in MLflow's registry, and its name for messages."""
+    from kedro.io import DatasetError
+
+    dataset = open_catalog(env, params).get(f"{source}.champion")
+    dataset.alias = alias
+    try:
+        return dataset.load(), dataset.uri
+    except DatasetError as error:
+        if isinstance(error.__cause__, DataError):
+            raise DataError(str(error.__cause__)) from error
+        raise
+
+
 def open_catalog(env: str | None, params: dict[str, Any]) -> Any:
     """The catalog of an environment as a session builds it, but no parameters and no hooks: MLflow takes seconds."""
     from kedro.config import MissingConfigException
@@ -84,8 +98,9 @@ def _how_to_make(name: str, env: str) -> str:
     from kedro.framework.project import pipelines
 
     source, kind = name.split(".")
-    if source in pipelines and name in pipelines[source].all_outputs():
-        return f"run `kedro run --pipelines {source} --env {env}` first"
+    makers = [maker for maker, pipeline in pipelines.items() if name in pipeline.all_outputs()]
+    if makers:
+        return f"run `kedro run --pipelines {source if source in makers else makers[0]} --env {env}` first"
     known = {output for pipeline in pipelines.values() for output in pipeline.all_outputs()}
     models = ", ".join(sorted(output for output in known if output.endswith(f".{kind}")))
     return f"no pipeline makes it; there are {models or 'none of this kind'}"

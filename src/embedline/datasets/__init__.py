@@ -2,5 +2,17 @@
 
 from embedline.datasets.bundle import Bundle
 from embedline.datasets.files import JSON, Bytes, Figure, PandasCSV, PandasFeather, PandasParquet, PolarsFrame
+from embedline.datasets.service import Champion, Service
 
-__all__ = ["JSON", "Bundle", "Bytes", "Figure", "PandasCSV", "PandasFeather", "PandasParquet", "PolarsFrame"]
+__all__ = [
+    "JSON",
+    "Bundle",
+    "Bytes",
+    "Champion",
+    "Figure",
+    "PandasCSV",
+    "PandasFeather",
+    "PandasParquet",
+    "PolarsFrame",
+    "Service",
+]

@@ -1,7 +1,8 @@
-"""Atomic saves for any kedro-datasets class that writes one file."""
+"""Atomic saves for any kedro-datasets class that writes one file, or one folder."""
 
 import inspect
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -55,7 +56,10 @@ def _commit(dataset: Any) -> Iterator[None]:
     except BaseException:
         if dataset._staged is not None:
             staged = Path(dataset._staged)
-            staged.unlink(missing_ok=True)
+            if staged.is_dir():
+                shutil.rmtree(staged)
+            else:
+                staged.unlink(missing_ok=True)
             for folder in (staged.parent, staged.parent.parent):
                 with suppress(OSError):  # not empty: other versions live here
                     folder.rmdir()

@@ -30,12 +30,13 @@ class TableContract:
 
     def validate(self, data: Any) -> Any:
         """Return ``data`` unchanged, or raise a DataError that names the column and shows an offending row."""
-        frame = nw.from_native(data, eager_only=True)
+        frame = nw.from_native(data)
+        if isinstance(frame, nw.LazyFrame):
+            self._validate_lazily(frame)
+            return data
         if frame.is_empty():
             raise DataError(f"{self.frame} has no rows")
-        missing = [name for name in (*self.required, *self.unique, *self.not_null) if name not in frame.columns]
-        if missing:
-            raise DataError(f"{self.frame} has no column {', '.join(map(repr, dict.fromkeys(missing)))}")
+        self._require_columns(frame.columns)
         for name in self.not_null:
             nulls = frame.get_column(name).null_count()
             if nulls:
@@ -46,6 +47,27 @@ class TableContract:
                 example = keys.filter(keys.is_duplicated()).row(0)
                 raise DataError(f"{self.frame}: {dict(zip(self.unique, example, strict=True))} occurs more than once")
         return data
+
+    def _validate_lazily(self, frame: nw.LazyFrame[Any]) -> None:
+        """The same on a frame that may be larger than the memory: what is collected is a row."""
+        self._require_columns(frame.collect_schema().names())
+        nulls = [nw.col(name).null_count().alias(f"{name} missing") for name in self.not_null]
+        n_rows, *missing = frame.select(nw.len().alias("rows"), *nulls).collect().row(0)
+        if n_rows == 0:
+            raise DataError(f"{self.frame} has no rows")
+        for name, n_missing in zip(self.not_null, missing, strict=True):
+            if n_missing:
+                raise DataError(f"{self.frame}: column {name!r} has {n_missing} missing values")
+        if self.unique:
+            counts = frame.group_by(*self.unique).agg(nw.len().alias("rows"))
+            repeated = counts.filter(nw.col("rows") > 1).select(self.unique).head(1).collect().rows(named=True)
+            if repeated:
+                raise DataError(f"{self.frame}: {repeated[0]} occurs more than once")
+
+    def _require_columns(self, present: list[str]) -> None:
+        missing = [name for name in (*self.required, *self.unique, *self.not_null) if name not in present]
+        if missing:
+            raise DataError(f"{self.frame} has no column {', '.join(map(repr, dict.fromkeys(missing)))}")
 
 
 class DocumentsContract:

@@ -7,7 +7,11 @@ from typing import Any
 import fsspec
 import narwhals as nw
 import polars as pl
+import polars.selectors as cs
+import pyarrow
+import pyarrow.ipc
 from kedro.io.core import AbstractVersionedDataset, Version, get_filepath_str, get_protocol_and_path
+from kedro_datasets._typing import TablePreview
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset as PandasCSVDataset
 from kedro_datasets.pandas import FeatherDataset, ParquetDataset
@@ -15,6 +19,8 @@ from kedro_datasets.plotly import JSONDataset as PlotlyJSONDataset
 from kedro_datasets.polars import EagerPolarsDataset
 
 from embedline.datasets.atomic import AtomicSave
+
+PREVIEWED_ITEMS = 8  # of a list in a cell of kedro-viz's tables
 
 
 class PolarsFrame(AtomicSave, EagerPolarsDataset):
@@ -29,7 +35,11 @@ class PolarsFrame(AtomicSave, EagerPolarsDataset):
         if self._protocol != "file":
             return super().load()
         path = get_filepath_str(self._get_load_path(), self._protocol)
-        frame: pl.DataFrame = getattr(pl, f"read_{self._file_format}")(path, **self._load_args)
+        frame: pl.DataFrame
+        if self._file_format == "ipc" and not self._load_args:
+            frame = _mapped_frame(path)
+        else:
+            frame = getattr(pl, f"read_{self._file_format}")(path, **self._load_args)
         return frame
 
     def save(self, data: Any) -> None:
@@ -41,6 +51,36 @@ class PolarsFrame(AtomicSave, EagerPolarsDataset):
         path = get_filepath_str(self._get_save_path(), self._protocol)
         self._fs.makedirs(self._fs._parent(path), exist_ok=True)
         getattr(frame, f"write_{self._file_format}")(path, **self._save_args)
+
+    def preview(self, nrows: int = 5) -> TablePreview:
+        """The first rows for kedro-viz; lists and dates as texts, since it cannot write them."""
+        rows = self._copy().load().head(nrows)
+        shown = rows.select(
+            pl.col(name) if dtype.is_numeric() or dtype in (pl.String, pl.Boolean) else _as_text(name, dtype)
+            for name, dtype in rows.schema.items()
+        )
+        data = [list(row) for row in shown.with_columns(cs.float().fill_nan(None)).rows()]  # NaN is no JSON
+        return TablePreview({"index": list(range(len(data))), "columns": shown.columns, "data": data})
+
+
+def _mapped_frame(path: str) -> pl.DataFrame:
+    """A frame whose columns stay in the file: Polars 2 itself reads all of it into memory."""
+    mapped = pl.from_arrow(pyarrow.ipc.open_file(pyarrow.memory_map(path)).read_all(), rechunk=False)
+    if isinstance(mapped, pl.DataFrame) and mapped.schema == pl.read_ipc_schema(path):
+        return mapped
+    return pl.read_ipc(path)  # a type of Polars that Arrow does not know
+
+
+def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
+    if isinstance(dtype, pl.List | pl.Array):
+        return pl.col(name).map_elements(_short_list, return_dtype=pl.String)
+    return pl.col(name).cast(pl.String, strict=False)
+
+
+def _short_list(values: pl.Series) -> str:
+    """Its first items: an embedding may have hundreds."""
+    items = [f"{item:.3g}" if isinstance(item, float) else str(item) for item in values.head(PREVIEWED_ITEMS)]
+    return ", ".join(items) + (" …" if len(values) > PREVIEWED_ITEMS else "")
 
 
 class PandasParquet(AtomicSave, ParquetDataset):

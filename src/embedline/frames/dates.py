@@ -35,7 +35,8 @@ def monday_of_week(year: nw.Expr, week: nw.Expr) -> nw.Expr:
 def iso_week(date: nw.Expr) -> nw.Expr:
     """ISO 8601 week of the year, 1 to 53, of a Date or Datetime expression, as Int8."""
     year = date.dt.year().cast(nw.Int32)
-    week = (date.dt.ordinal_day().cast(nw.Int32) - date.dt.weekday().cast(nw.Int32) + 10) // 7
+    weekday = (day_number(date) + _MONDAY) % 7 + 1  # not dt.weekday(): Narwhals on Spark counts Sundays as 0, not 7
+    week = (date.dt.ordinal_day().cast(nw.Int32) - weekday + 10) // 7
     return (
         nw.when(week < 1)
         .then(_weeks_in(year - 1))

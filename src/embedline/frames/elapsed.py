@@ -6,6 +6,8 @@ Dates are given as integer day numbers. Results are missing where there was, or 
 import narwhals as nw
 from narwhals.typing import FrameT
 
+_NEVER = 2**30  # above any day number, and far enough below the limit of Int32 to subtract from
+
 
 def days_since(event: nw.Expr, *, day: str, group: str) -> nw.Expr:
     """Days since the group's last row with ``event`` true, 0 on such a row, as Float32; missing before the first."""
@@ -18,8 +20,8 @@ def days_from_next(event: nw.Expr, *, day: str, group: str) -> nw.Expr:
 
     DIFF(fastai): missing after the last event; the notebook's subtraction of a missing date gave -9.2e18 there.
     """
-    following = _event_day(event, day).fill_null(strategy="backward").over(group, order_by=day)
-    return (nw.col(day) - following).cast(nw.Float32)
+    following = _next_event_day(event, day=day, group=group)
+    return nw.when(following < _NEVER).then(nw.col(day) - following).cast(nw.Float32)
 
 
 def add_gaps(frame: FrameT, event: nw.Expr, *, day: str, group: str, before: str, after: str) -> FrameT:
@@ -34,13 +36,21 @@ def add_gaps(frame: FrameT, event: nw.Expr, *, day: str, group: str, before: str
     last, following = "_last", "_next"
     found = frame.with_columns(
         known.fill_null(strategy="forward").over(group, order_by=day).alias(last),
-        known.fill_null(strategy="backward").over(group, order_by=day).alias(following),
+        _next_event_day(event, day=day, group=group).alias(following),
     )
+    coming = nw.col(following).shift(-1).over(group, order_by=day)
     gaps = found.with_columns(  # a second step, as windows cannot be nested
         (nw.col(day) - nw.col(last).shift(1).over(group, order_by=day) - 1).cast(nw.Float32).alias(before),
-        (nw.col(following).shift(-1).over(group, order_by=day) - nw.col(day) - 1).cast(nw.Float32).alias(after),
+        nw.when(coming < _NEVER).then(coming - nw.col(day) - 1).cast(nw.Float32).alias(after),
     )
     return gaps.drop(last, following)
+
+
+def _next_event_day(event: nw.Expr, *, day: str, group: str) -> nw.Expr:
+    """Day number of the group's next event, the row's own among them; ``_NEVER`` where none comes."""
+    # The lowest of the event days to come: on Polars as quick as filling backwards, which takes Spark a time that
+    # grows with the square of a group's rows.
+    return _event_day(event, day).fill_null(_NEVER).cum_min(reverse=True).over(group, order_by=day)
 
 
 def _event_day(event: nw.Expr, day: str) -> nw.Expr:

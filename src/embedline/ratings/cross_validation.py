@@ -27,6 +27,7 @@ from embedline.ratings.predictions import fit_biases
 from embedline.ratings.rows import require_columns, to_polars
 from embedline.ratings.splits import assign_parts, part_of
 from embedline.training.bundle import ModelBundle
+from embedline.training.processes import team
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +63,17 @@ def cross_validate(
     if len(values) < 2:
         raise DataError(f"cross_validation.column {folds.column!r} has {len(values)} value(s): it needs two or more")
     results = []
-    for value in values:
-        split = RatingSplit(kind="column", column=folds.column, value=value)
-        parts = to_polars(assign_parts(frame, columns, split))
-        encoder = fit_encoder(part_of(parts, TRAIN), columns, rating_range, features, items, users)
-        encoded = encode(frame, encoder, columns, split)
-        bundle, _ = train_ratings(encoded, encoder, network, training, name=f"{folds.column}{value}", evaluated=False)
-        result = {"value": value, **_measure(encoded, bundle, baselines)}
-        logger.info("%s %s: rmse %.4f", folds.column, value, result["rmse"])
-        results.append(result)
+    with team(training):  # where there are several processes, they are started once
+        for value in values:
+            split = RatingSplit(kind="column", column=folds.column, value=value)
+            parts = to_polars(assign_parts(frame, columns, split))
+            encoder = fit_encoder(part_of(parts, TRAIN), columns, rating_range, features, items, users)
+            encoded = encode(frame, encoder, columns, split)
+            name = f"{folds.column}{value}"
+            bundle, _ = train_ratings(encoded, encoder, network, training, name=name, evaluated=False)
+            result = {"value": value, **_measure(encoded, bundle, baselines)}
+            logger.info("%s %s: rmse %.4f", folds.column, value, result["rmse"])
+            results.append(result)
     return {
         "folds": results,
         **_means(results),

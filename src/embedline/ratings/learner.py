@@ -30,6 +30,7 @@ from embedline.training.loop import Fitted, train
 from embedline.training.lr_finder import RangeTest
 from embedline.training.members import train_members
 from embedline.training.options import FinderOptions
+from embedline.training.processes import current_share, team
 from embedline.training.state import Record
 from embedline.training.stopping import hold_out, row_monitor
 from embedline.training.tasks import Loss
@@ -62,21 +63,33 @@ def train_ratings(
     """
     tensors = rating_tensors(part_of(encoded, TRAIN))
     held_out = part_of(encoded, EVALUATE)
-    accelerator = make_accelerator(training)
-    evaluate = _evaluator(held_out, encoder, accelerator) if evaluated and len(held_out) else None
-    config, codes = network_config(encoder, network), BothCodes.of(encoder)
-
-    members = train_members(
-        lambda built, **settings: fit_ratings(built, tensors, training, evaluate=evaluate, **settings),
-        [build_network(config, codes, seed=seed) for seed in training.seeds],
-        training,
-        accelerator=accelerator,
-        rows=len(tensors[-1]),
-        name=name,
-    )
+    config = network_config(encoder, network)
+    job = RatingsJob(tensors, training, config, BothCodes.of(encoder))
+    with team(training):
+        accelerator = make_accelerator(training)
+        evaluate = _evaluator(held_out, encoder, accelerator) if evaluated and len(held_out) else None
+        members = train_members(job, accelerator=accelerator, rows=len(tensors[-1]), evaluate=evaluate, name=name)
     stored = encoder.model_dump(mode="json")
     bundle = ModelBundle(KIND, config, stored, members.weights, members.metrics, library_versions())
     return bundle, members.history
+
+
+@dataclass(frozen=True)
+class RatingsJob:
+    """What every process needs to train the networks."""
+
+    tensors: tuple[Tensor, Tensor, Tensor]
+    training: RatingsTraining
+    config: dict[str, Any]
+    codes: BothCodes
+
+    def build(self, seed: int) -> FactorModel:
+        """The network of a seed."""
+        return build_network(self.config, self.codes, seed=seed)
+
+    def fit(self, network: nn.Module, **settings: Any) -> Fitted:
+        """Train it; ``settings`` are those of :func:`fit_ratings`."""
+        return fit_ratings(network, self.tensors, self.training, **settings)
 
 
 def fit_ratings(
@@ -92,12 +105,11 @@ def fit_ratings(
     Raises:
         DataError: if there are too few ratings to hold any out for early stopping.
     """
-    loss = LOSSES[training.loss]
+    learned: Tensor | None = None
     if training.early_stopping:
         learned, held_out = hold_out(len(tensors[-1]), training.early_stopping)
-        settings["monitor"] = row_monitor([tensor[held_out] for tensor in tensors], loss, accelerator.device)
-        tensors = (tensors[0][learned], tensors[1][learned], tensors[2][learned])
-    task = _task(RatingTask, network, tensors, training, accelerator)
+        settings["monitor"] = row_monitor(tensors, LOSSES[training.loss], accelerator.device, held_out)
+    task = _task(RatingTask, network, tensors, training, accelerator, rows=learned, share=current_share())
     return train(network, task, training, accelerator=accelerator, **settings)
 
 
@@ -125,11 +137,13 @@ def _task(
     tensors: tuple[Tensor, Tensor, Tensor],
     training: RatingsTraining,
     accelerator: Accelerator,
+    **settings: Any,
 ) -> RatingTask:
+    """Batches of ratings; ``settings`` are more of :class:`RowTask`."""
     assert isinstance(network, FactorModel)
     weights = penalty_weights(training.penalty, network.factors, network.bias)
     device = accelerator.device
-    return kind(tensors, LOSSES[training.loss], weights, batch_size=training.batch_size, device=device)
+    return kind(tensors, LOSSES[training.loss], weights, batch_size=training.batch_size, device=device, **settings)
 
 
 def rating_tensors(rows: pl.DataFrame) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Batches of ratings, and the penalty on the vectors that a batch concerns."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ class RatingTask(RowTask):
 
     Args:
         weights: of :func:`penalty_weights`.
+        settings: more of :class:`RowTask`.
     """
 
     def __init__(
@@ -58,14 +60,15 @@ class RatingTask(RowTask):
         *,
         batch_size: int,
         device: torch.device,
+        **settings: Any,
     ) -> None:
-        super().__init__(tensors, loss, batch_size=batch_size, device=device)
+        super().__init__(tensors, loss, batch_size=batch_size, device=device, **settings)
         self._weights = weights.to(device) if weights is not None else None
 
     def loss_of(self, network: nn.Module, rows: Tensor, autocast: Autocast) -> StepLoss:
         """Loss of some rows, int64 [B]."""
         assert isinstance(network, FactorModel)
-        users, items, ratings = (tensor.index_select(0, rows) for tensor in self._tensors)
+        users, items, ratings = self.gather(rows)
         user_parts, item_parts = network.users.parts(users), network.items.parts(items)
         user, item = sum_of(user_parts), sum_of(item_parts)
         if network.hidden is None:  # nothing of a product gains by low precision

@@ -32,6 +32,10 @@ class TableArrays:
         """What the network is called with."""
         return self.codes, self.continuous
 
+    def arrays(self) -> "TableArrays":
+        """Itself, as :class:`embedline.tables.mapped_rows.MappedRows` gives them."""
+        return self
+
     def labelled(self, encoder: Encoder) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs and target, to train on; raise a DataError where there is no target."""
         if self.target is None:

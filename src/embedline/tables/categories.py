@@ -35,14 +35,14 @@ def all_missing(table: nw.DataFrame[Any], name: str) -> bool:
 
 def boxed_booleans(table: nw.DataFrame[Any], name: str) -> bool:
     """Whether a column holds Python's booleans: what pandas reads from a CSV in which some are missing."""
-    if table.schema[name] != nw.Object:
+    if table.get_column(name).dtype != nw.Object:
         return False
     return all(isinstance(value, bool) for value in table.get_column(name).drop_nulls().unique().to_list())
 
 
 def kind_of(table: nw.DataFrame[Any], name: str, *, key: str = "columns.categorical") -> Kind:
     """What a column's values are; raise a DataError, which names the YAML ``key``, where they cannot be categories."""
-    dtype = table.schema[name]
+    dtype = table.get_column(name).dtype
     if dtype == nw.Boolean or boxed_booleans(table, name):
         return "boolean"
     if dtype.is_integer():
@@ -75,7 +75,7 @@ def fit_categories(table: nw.DataFrame[Any], name: str, *, key: str = "columns.c
         raise DataError(nothing)
     kind = kind_of(table, name, key=key)
     present = table.select(nw.col(name)).drop_nulls()
-    if kind == "integer" and table.schema[name].is_float():
+    if kind == "integer" and table.get_column(name).dtype.is_float():
         present = present.filter(~nw.col(name).is_nan())
     levels = present.select(_plain(name, kind)).get_column(name).unique().sort().to_list()
     if not levels:
@@ -88,9 +88,9 @@ def codes_of(table: nw.DataFrame[Any], name: str, levels: CategoryMap) -> nw.Exp
     column = nw.col(name)
     if all_missing(table, name):
         return column.is_null().cast(nw.Int32) * MISSING
-    if table.schema[name] == nw.Object:
+    if table.get_column(name).dtype == nw.Object:
         known: list[Any] = list(levels.levels)
-    elif table.schema[name].is_float():
+    elif table.get_column(name).dtype.is_float():
         # Compared as floats: pandas has no integer for a missing value.
         known = [float(level) for level in levels.levels]
     elif levels.kind == "string":

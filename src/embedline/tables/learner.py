@@ -1,6 +1,6 @@
 """Train the network (or several, over seeds), store it as a bundle, and predict from the bundle alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from embedline.errors import DataError
-from embedline.tables.arrays import TableArrays, part_of, to_arrays
+from embedline.tables.arrays import TableArrays, to_arrays
 from embedline.tables.columns import EVALUATE, TRAIN
 from embedline.tables.encoder import Encoder
 from embedline.tables.losses import make_loss
+from embedline.tables.mapped_rows import MappedRows, blocks_of, rows_of
 from embedline.tables.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes
 from embedline.tables.numeric_embeddings import numeric_config
 from embedline.tables.options import NetworkOptions, TableTraining
@@ -24,14 +25,12 @@ from embedline.tables.targets import Target, TargetClasses, TargetScale, invert_
 from embedline.training.bundle import ModelBundle, library_versions
 from embedline.training.device import make_accelerator
 from embedline.training.dropout import seed_dropout
-from embedline.training.ensemble import (
-    in_threads,
-    weighted_mean,
-)
-from embedline.training.loop import fit
+from embedline.training.ensemble import in_threads, weighted_mean
+from embedline.training.loop import Evaluate, Fitted, fit
 from embedline.training.lr_finder import RangeTest, find_learning_rate
 from embedline.training.members import train_members
 from embedline.training.options import FinderOptions, TrainingOptions
+from embedline.training.processes import team
 from embedline.training.state import Record
 
 KIND = "tabular"
@@ -119,23 +118,37 @@ def train_network(
         the epoch which is best on the part of the training rows that it holds out.
     """
     training = TableTraining.of(training)
-    tensors = to_arrays(part_of(encoded, TRAIN), encoder).labelled(encoder)
-    held_out = part_of(encoded, EVALUATE)
-    accelerator = make_accelerator(training)
-    evaluate = _evaluator(held_out, encoder, accelerator) if len(held_out) else None
-    config = network_config(encoder, network, tensors[1].numpy())
-    loss = make_loss(encoder.targets, training)
-
-    members = train_members(
-        lambda built, **settings: fit(built, tensors, loss, training, evaluate=evaluate, **settings),
-        [build_network(config, seed=seed) for seed in training.seeds],
-        training,
-        accelerator=accelerator,
-        rows=len(tensors[-1]),
-    )
+    make_loss(encoder.targets, training)  # raises where the settings do not fit, before other processes are started
+    with rows_of(encoded, encoder, training) as store, team(training):
+        learned, held_out = store.rows(TRAIN), store.rows(EVALUATE, labelled=False)
+        _, values, target = learned.arrays().labelled(encoder)
+        config = network_config(encoder, network, values.numpy())
+        accelerator = make_accelerator(training)
+        evaluate = _evaluator(held_out, encoded, encoder, accelerator) if len(held_out.arrays().codes) else None
+        job = TableJob(learned, encoder, training, config)
+        members = train_members(job, accelerator=accelerator, rows=len(target), evaluate=evaluate)
     stored = encoder.model_dump(mode="json")
     bundle = ModelBundle(KIND, config, stored, members.weights, members.metrics, library_versions())
     return bundle, members.history
+
+
+@dataclass(frozen=True)
+class TableJob:
+    """What every process needs to train the networks."""
+
+    rows: TableArrays | MappedRows
+    encoder: Encoder
+    training: TableTraining
+    config: dict[str, Any]
+
+    def build(self, seed: int) -> EmbeddingNetwork:
+        """The network of a seed."""
+        return build_network(self.config, seed=seed)
+
+    def fit(self, network: nn.Module, **settings: Any) -> Fitted:
+        """Train it; ``settings`` are those of :func:`embedline.training.loop.fit`."""
+        tensors, loss = self.rows.arrays().labelled(self.encoder), make_loss(self.encoder.targets, self.training)
+        return fit(network, tensors, loss, self.training, resident=isinstance(self.rows, TableArrays), **settings)
 
 
 def range_test(
@@ -147,19 +160,23 @@ def range_test(
 ) -> RangeTest:
     """Learning-rate range test on the training rows with the first seed's network."""
     training = TableTraining.of(training)
-    tensors, seed = to_arrays(part_of(encoded, TRAIN), encoder).labelled(encoder), training.seeds[0]
-    return in_threads(
-        training.threads,
-        lambda: find_learning_rate(
-            build_network(network_config(encoder, network, tensors[1].numpy()), seed=seed),
-            tensors,
-            make_loss(encoder.targets, training),
-            training,
-            finder,
-            accelerator=make_accelerator(training),
-            seed=seed,
-        ),
-    )
+    seed = training.seeds[0]
+    with rows_of(encoded, encoder, training) as store:
+        learned = store.rows(TRAIN)
+        tensors = learned.arrays().labelled(encoder)
+        return in_threads(
+            training.threads,
+            lambda: find_learning_rate(
+                build_network(network_config(encoder, network, tensors[1].numpy()), seed=seed),
+                tensors,
+                make_loss(encoder.targets, training),
+                training,
+                finder,
+                accelerator=make_accelerator(training),
+                seed=seed,
+                resident=isinstance(learned, TableArrays),
+            ),
+        )
 
 
 def predict(encoded: nw.DataFrame[Any], bundle: ModelBundle, target: str | None = None) -> NDArray[np.float64]:
@@ -237,17 +254,19 @@ def network_outputs(network: nn.Module, arrays: TableArrays, device: torch.devic
     outputs = []
     with torch.inference_mode():
         for codes, values in zip(arrays.codes.split(PREDICT_ROWS), arrays.continuous.split(PREDICT_ROWS), strict=True):
-            output = network(codes.to(device), values.to(device)).cpu()
+            # Rows of a mapped file lie apart; kernels for such rows would round differently.
+            output = network(codes.to(device).contiguous(), values.to(device).contiguous()).cpu()
             outputs.append(output if output.ndim == 2 else output.unsqueeze(-1))
     return torch.cat(outputs).numpy()
 
 
 def _evaluator(
-    held_out: nw.DataFrame[Any], encoder: Encoder, accelerator: Accelerator
-) -> Callable[[nn.Module], dict[str, float]]:
+    held_out: TableArrays | MappedRows, encoded: nw.DataFrame[Any], encoder: Encoder, accelerator: Accelerator
+) -> Evaluate:
     """Figures of the held-out rows by name, after the target's where there are several."""
-    arrays, targets = to_arrays(held_out, encoder), encoder.targets
-    actual = {target.column: actual_values(held_out, target) for target in targets}
+    arrays, targets = held_out.arrays(), encoder.targets
+    blocks = [{t.column: actual_values(block, t) for t in targets} for block in blocks_of(encoded, EVALUATE)]
+    actual = {target.column: np.concatenate([block[target.column] for block in blocks]) for target in targets}
 
     def evaluate(network: nn.Module) -> dict[str, float]:
         network.eval()

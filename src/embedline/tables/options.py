@@ -149,11 +149,15 @@ class TableTraining(TrainingOptions):
             ``balanced``: the same for all classes together. With several targets ``{target: ...}``. A class of the
             weight 2 counts as one whose every row is there twice.
         target_weights: of each target's loss in the sum, 1 for one that is not named.
+        memory: where the training rows lie. ``device``: in the device's memory. ``mapped``: in a file that is mapped
+            into memory, for tables larger than that; best on a solid-state disk. ``auto``: ``mapped`` where they would
+            take more than half of the memory that is free. The results are the same to the last bit.
     """
 
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     class_weights: Literal["balanced"] | dict[Name, Weight | Literal["balanced"] | dict[Name, Weight]] | None = None
     target_weights: dict[str, Weight] = Field(default={})
+    memory: Literal["auto", "device", "mapped"] = "auto"
 
     @classmethod
     def of(cls, training: TrainingOptions) -> "TableTraining":

@@ -69,7 +69,7 @@ def fit_scale(values: nw.Series[Any], options: EncodingOptions) -> Scale:
 
 def number_of(table: nw.DataFrame[Any], name: str, *, mend: str) -> nw.Expr:
     """Column ``name`` as Float64 with null for NaN; raise a DataError that says how to ``mend`` one of another type."""
-    dtype = table.schema[name]
+    dtype = table.get_column(name).dtype
     if not (dtype.is_numeric() or dtype == nw.Boolean or table.get_column(name).null_count() == len(table)):
         raise DataError(f"column {name!r} has the type {dtype} where numbers are needed: {mend}")
     number = nw.col(name).cast(nw.Float64)

@@ -1,6 +1,7 @@
 """Documents of like lengths in batches, for a classifier."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from embedline.text.classifier import TextClassifier
 from embedline.text.options import TextSettings
 from embedline.text.streams import Corpus
 from embedline.training.checkpoints import Identity
-from embedline.training.tasks import Autocast, StepLoss
+from embedline.training.tasks import WHOLE, Autocast, Share, StepLoss
 
 POOL_BATCHES = 50  # batches among whose documents lengths are sorted: near enough for speed, far enough for chance
 
@@ -54,21 +55,47 @@ def by_length(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[n
         yield rows[start : start + batch_size]
 
 
+class Counts(NamedTuple):
+    """What the penalties of a classifier's loss are means over: tokens, and pairs of them within a chunk."""
+
+    tokens: int
+    pairs: int
+
+
+def counts(lengths: NDArray[np.int64], network: TextClassifier) -> Counts:
+    """Counts of documents of these lengths [B] (:func:`embedline.text.classifier.read_documents`).
+
+    A document's last ``max_tokens`` tokens count; between two of them in a row is a pair unless a chunk begins there.
+    """
+    first = np.maximum(lengths - network.max_tokens, 0)
+    borders = (lengths - 1) // network.bptt - first // network.bptt
+    tokens = int((lengths - first).sum())
+    return Counts(tokens, tokens - len(lengths) - int(borders.sum()))
+
+
 class DocumentTask:
     """Batches of a classifier's training.
 
     Args:
         corpus: documents of at least one token.
         targets: class of each, int64 [D].
+        share: which documents of each batch are this process's: one in so many, so that all have like lengths.
     """
 
     def __init__(
-        self, corpus: Corpus, targets: NDArray[np.int64], options: TextSettings, *, device: torch.device
+        self,
+        corpus: Corpus,
+        targets: NDArray[np.int64],
+        options: TextSettings,
+        *,
+        device: torch.device,
+        share: Share = WHOLE,
     ) -> None:
-        self._corpus, self._options, self._device = corpus, options, device
+        self._corpus, self._options, self._device, self._share = corpus, options, device, share
         self._targets = torch.from_numpy(targets).to(device)
         self.batch_size = min(options.batch_size, len(corpus))
         self.n_batches = len(corpus) // self.batch_size
+        share.check(self.batch_size, "document(s)")
         self.rows_per_batch = float(len(corpus.ids)) / len(corpus) * self.batch_size
         self._batches: Sequence[NDArray[np.int64]] = ()
 
@@ -87,12 +114,20 @@ class DocumentTask:
     def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
         """Cross-entropy of the batch's documents; AR and TAR are descended with it."""
         assert isinstance(network, TextClassifier)
-        rows = self._batches[index]
+        batch = self._batches[index]
+        rows = batch[self._share.rank :: self._share.size]
         ids, lengths = pad([self._corpus[row] for row in rows], self._device)
         with autocast():
             logits, pooled = network.scores(ids, lengths)
         nats = F.cross_entropy(logits, self._targets[torch.from_numpy(rows).to(self._device)])
-        penalty = self._options.alpha * pooled.squares + self._options.beta * pooled.differences
+        alpha, beta = self._options.alpha, self._options.beta
+        if self._share.size == 1:
+            return StepLoss(nats + alpha * pooled.squares + beta * pooled.differences, nats.detach())
+        # Means of the whole batch, as sums of each process's mean times its part of what that is a mean over.
+        own, whole = (counts(self._corpus.lengths[each], network) for each in (rows, batch))
+        nats = nats * (len(rows) / len(batch))
+        penalty = alpha * own.tokens / whole.tokens * pooled.squares
+        penalty = penalty + beta * own.pairs / max(1, whole.pairs) * pooled.differences
         return StepLoss(nats + penalty, nats.detach())
 
     def state(self) -> None:

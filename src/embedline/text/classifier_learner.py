@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,11 @@ from torch import Tensor, nn
 from embedline.errors import DataError
 from embedline.text.batches import by_length, pad
 from embedline.text.classifier import ClassifierEnsemble, TextClassifier
-from embedline.text.language_learner import NO_VALIDATION, training_figures, with_seed
+from embedline.text.language_learner import NO_VALIDATION, own_threads, training_figures, with_seed
 from embedline.text.options import ClassifierOptions, ClassifierTraining
 from embedline.text.parts import TEST, VALIDATION
 from embedline.text.report import class_codes, prediction_frame
-from embedline.text.stages import Material, build_classifier, stage_fitter, unfrozen_groups
+from embedline.text.stages import Material, build_classifier, follow_classifiers, train_stages, unfrozen_groups
 from embedline.text.streams import Corpus
 from embedline.text.tokens import TokenOptions
 from embedline.text.vocabulary import Vocabulary, load_vocabulary
@@ -28,6 +29,7 @@ from embedline.training.device import make_accelerator
 from embedline.training.loop import Evaluate, Fitted
 from embedline.training.lr_finder import RangeTest, range_test
 from embedline.training.options import FinderOptions
+from embedline.training.processes import team
 from embedline.training.state import Record
 
 KIND = "text_classifier"
@@ -59,14 +61,14 @@ def train_classifier(
     held_out = ids.filter(pl.col("part") == VALIDATION)
     if training.early_stopping and held_out.is_empty():
         raise DataError(NO_VALIDATION.format("classifier_training"))
-    accelerator = make_accelerator(training)
-    evaluate = _evaluator(held_out, classes, accelerator) if len(held_out) else None
-    members = [
-        with_seed(
-            seed, training.threads, material.build, stage_fitter(material, training, member, evaluate, accelerator)
-        )
-        for member, seed in enumerate(training.seeds)
-    ]
+    threads = own_threads(training)
+    with (
+        team(training) as others,
+        others.following(follow_classifiers, material, training, threads) if others else nullcontext(),
+    ):
+        accelerator = make_accelerator(training)
+        evaluate = _evaluator(held_out, classes, accelerator) if len(held_out) else None
+        members = train_stages(material, training, threads, accelerator, evaluate)
     history = [
         {"member": member, "stage": stage, **record}
         for member, runs in enumerate(members)

@@ -3,6 +3,8 @@
 import math
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import polars as pl
@@ -12,7 +14,7 @@ from torch import nn
 
 from embedline.errors import DataError
 from embedline.text.language_model import LanguageModel
-from embedline.text.options import EncoderOptions, LanguageModelOptions, LanguageModelTraining
+from embedline.text.options import EncoderOptions, LanguageModelOptions, LanguageModelTraining, TextSettings
 from embedline.text.parts import TRAIN, UNLABELLED, VALIDATION
 from embedline.text.streams import Corpus, StreamTask, to_rows
 from embedline.text.tokens import TokenOptions
@@ -20,10 +22,12 @@ from embedline.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training import checkpoints
 from embedline.training.bundle import ModelBundle, library_versions
 from embedline.training.device import device_name, make_accelerator
+from embedline.training.dropout import RANK_STRIDE
 from embedline.training.ensemble import available_cores, train_side_by_side
 from embedline.training.loop import Fitted, train
 from embedline.training.lr_finder import RangeTest, range_test
 from embedline.training.options import FinderOptions
+from embedline.training.processes import current_share, team
 from embedline.training.state import Record
 
 Result = TypeVar("Result")
@@ -76,26 +80,12 @@ def train_language_model(
     if training.early_stopping and not len(held_out):
         raise DataError(NO_VALIDATION.format("language_model_training"))
     config = language_config(vocabulary, network)
-    accelerator = make_accelerator(training)
-    evaluate = evaluator(held_out, accelerator) if len(held_out) else None
-    kept = checkpoints.current("language_model")
-
-    def fit(built: nn.Module, stop: threading.Event) -> Fitted:
-        task = StreamTask(learned, training, device=accelerator.device)
-        return train(
-            built,
-            task,
-            training,
-            accelerator=accelerator,
-            seed=training.seed,
-            evaluate=evaluate,
-            monitor=MONITOR,
-            label="language_model.",
-            checkpoint=kept,
-            stop=stop,
-        )
-
-    run = with_seed(training.seed, training.threads, lambda: build_language_model(config), fit)
+    job = LanguageJob(learned, training, config, own_threads(training))
+    with team(training) as members, members.following(follow_language_model, job) if members else nullcontext():
+        accelerator = make_accelerator(training)
+        evaluate = evaluator(held_out, accelerator) if len(held_out) else None
+        kept = checkpoints.current("language_model")
+        run = job.train(accelerator, evaluate=evaluate, label="language_model.", checkpoint=kept)
     figures = {
         "tokens": len(learned.ids),
         "documents": len(learned),
@@ -106,6 +96,48 @@ def train_language_model(
     weights = {name: tensor for name, tensor in run.network.state_dict().items() if name != TIED}
     encoder = {"vocabulary": vocabulary.model_dump(mode="json"), "tokens": tokens.model_dump(mode="json")}
     return ModelBundle(KIND, config, encoder, weights, figures, library_versions()), run.history
+
+
+@dataclass(frozen=True)
+class LanguageJob:
+    """What every process needs to train a language model, with ``threads`` of PyTorch each."""
+
+    corpus: Corpus
+    training: LanguageModelTraining
+    config: dict[str, Any]
+    threads: int
+
+    def train(self, accelerator: Accelerator, **settings: Any) -> Fitted:
+        """Train it from its seed; ``settings`` are more of :func:`embedline.training.loop.train`."""
+        training = self.training
+
+        def fit(built: nn.Module, stop: threading.Event) -> Fitted:
+            task = StreamTask(self.corpus, training, device=accelerator.device, share=current_share())
+            return train(
+                built,
+                task,
+                training,
+                accelerator=accelerator,
+                seed=training.seed,
+                monitor=MONITOR,
+                stop=stop,
+                **settings,
+            )
+
+        return with_seed(training.seed, self.threads, lambda: build_language_model(self.config), fit)
+
+
+def follow_language_model(job: LanguageJob) -> None:
+    """The part of a language model's training of a process that does not lead."""
+    job.train(make_accelerator(job.training))
+
+
+def own_threads(training: TextSettings) -> int:
+    """PyTorch threads of each process: those of the settings, or all cores, shared out among ``training.processes``.
+
+    A launcher has shared them out already.
+    """
+    return training.threads or max(1, available_cores() // training.processes)
 
 
 def find_language_model_rate(
@@ -144,6 +176,8 @@ def with_seed(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         network = build()
+        if rank := current_share().rank:  # the network is that of rank 0; the masks of dropout are not
+            torch.manual_seed(seed + rank * RANK_STRIDE)
         (run,) = train_side_by_side(
             lambda _, built, stop: fit(built, stop), [network], workers=1, threads=threads or available_cores()
         )
@@ -152,9 +186,11 @@ def with_seed(
 
 def training_figures(run: Fitted, accelerator: Accelerator) -> dict[str, Any]:
     """What a bundle says of its training."""
+    processes = accelerator.num_processes
     return {
         "epochs": run.epochs,
         **({"best_epoch": run.best_epoch} if run.best_epoch else {}),
+        **({"processes": processes} if processes > 1 else {}),
         "seconds": run.seconds,
         "tokens_per_second": run.rows_per_second,
         "device": device_name(accelerator.device),

@@ -58,6 +58,7 @@ class Predictor:
         tokens: settings of the tokenizer that the classifier was trained with.
         classes: labels in the order of the probabilities.
         pooled_tokens: last tokens of a document whose outputs the classifier pools; explanations go no further back.
+        few_texts: up to so many are tokenized in this process, without the progress bar of a corpus.
     """
 
     probabilities: Callable[[Sequence[Ids]], NDArray[np.float64]]
@@ -66,6 +67,7 @@ class Predictor:
     tokens: "TokenOptions"
     classes: tuple[str, ...]
     pooled_tokens: int = 1400
+    few_texts: int = FEW_TEXTS
 
     @classmethod
     def from_bundle(cls, bundle: "ModelBundle") -> Self:
@@ -200,7 +202,7 @@ class Predictor:
     def _documents(self, texts: Sequence[str], first: int) -> list[Ids]:
         from embedline.text.tokens import tokenize, tokenize_texts
 
-        if len(texts) <= FEW_TEXTS:
+        if len(texts) <= self.few_texts:
             return [self._ids(tokens) for tokens in tokenize_texts(texts, self.tokens)]
         names = [str(row) for row in range(first + 1, first + len(texts) + 1)]
         (codes, offsets), lexicon = tokenize(texts, self.tokens, names)

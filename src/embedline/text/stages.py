@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from embedline.errors import DataError
 from embedline.text.batches import DocumentTask
 from embedline.text.classifier import TextClassifier
-from embedline.text.language_learner import MONITOR, load_language_model
+from embedline.text.language_learner import MONITOR, load_language_model, with_seed
 from embedline.text.options import ClassifierOptions, ClassifierTraining, EncoderOptions, Stage, StageTraining
 from embedline.text.parts import TRAIN
 from embedline.text.report import class_codes
@@ -25,8 +25,10 @@ from embedline.text.tokens import TokenOptions
 from embedline.text.vocabulary import Vocabulary
 from embedline.training import checkpoints
 from embedline.training.bundle import ModelBundle
+from embedline.training.device import make_accelerator
 from embedline.training.groups import LayerGroup, discriminative
 from embedline.training.loop import Evaluate, Fitted, train
+from embedline.training.processes import current_share
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +134,7 @@ class Material:
 
     def task(self, options: StageTraining, device: torch.device) -> DocumentTask:
         """Batches of these documents."""
-        return DocumentTask(self.corpus, self.targets, options, device=device)
+        return DocumentTask(self.corpus, self.targets, options, device=device, share=current_share())
 
     def build(self) -> TextClassifier:
         """A classifier with the language model's encoder and a head of random weights."""
@@ -145,6 +147,25 @@ def unfrozen_groups(network: TextClassifier, stage: Stage, training: ClassifierT
     """Freeze what does not learn in a stage; the layer groups with their rates."""
     network.unfreeze(stage.unfrozen)
     return discriminative(network.groups(), training.rate_decay)
+
+
+def train_stages(
+    material: Material,
+    training: ClassifierTraining,
+    threads: int,
+    accelerator: Accelerator,
+    evaluate: Evaluate | None = None,
+) -> list[list[Fitted]]:
+    """What each stage leaves, for each of the seeds, one after the other, with ``threads`` of PyTorch."""
+    return [
+        with_seed(seed, threads, material.build, stage_fitter(material, training, member, evaluate, accelerator))
+        for member, seed in enumerate(training.seeds)
+    ]
+
+
+def follow_classifiers(material: Material, training: ClassifierTraining, threads: int) -> None:
+    """The part of the classifiers' training of a process that does not lead."""
+    train_stages(material, training, threads, make_accelerator(training))
 
 
 def stage_fitter(

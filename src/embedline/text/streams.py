@@ -15,7 +15,7 @@ from embedline.text.options import LanguageModelTraining
 from embedline.text.recurrent import State, detached
 from embedline.text.tokens import flat_lists
 from embedline.training.checkpoints import Identity
-from embedline.training.tasks import Autocast, StepLoss
+from embedline.training.tasks import WHOLE, Autocast, Share, StepLoss
 
 SHORTEST = 5  # tokens of a random length, as in Merity et al. 2017
 HALVED = 0.05  # part of the random lengths that are drawn around half of bptt
@@ -111,9 +111,14 @@ class StreamTask:
 
     Args:
         corpus: documents to learn from.
+        share: which of the parallel rows are this process's.
     """
 
-    def __init__(self, corpus: Corpus, options: LanguageModelTraining, *, device: torch.device) -> None:
+    def __init__(
+        self, corpus: Corpus, options: LanguageModelTraining, *, device: torch.device, share: Share = WHOLE
+    ) -> None:
+        share.check(options.batch_size, "stream(s)")
+        self._share = share
         self._corpus, self._options, self._device = corpus, options, device
         self._n_tokens = min(options.tokens_per_epoch or len(corpus.ids), len(corpus.ids))
         self._length = to_rows(corpus.ids[: self._n_tokens], options.batch_size).shape[1] - 1
@@ -137,7 +142,7 @@ class StreamTask:
             last = int(np.searchsorted(np.cumsum(self._corpus.lengths[documents]), self._n_tokens)) + 1
             documents = documents[:last]
         stream = self._corpus.stream(documents)[: self._n_tokens]
-        rows = to_rows(stream, self._options.batch_size)
+        rows = to_rows(stream, self._options.batch_size)[self._share.of(self._options.batch_size)]
         self._rows = torch.from_numpy(np.ascontiguousarray(rows.astype(np.int32))).to(self._device)
         if self._options.random_bptt:
             self._ends = random_cuts(self._length, self.n_batches, self._options.bptt, order)
@@ -146,7 +151,7 @@ class StreamTask:
         self._state = None
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets int64 [batch_size, T] of a batch of the present epoch."""
+        """Inputs and targets int64 [batch_size, T] of a batch of the present epoch; this process's rows of it."""
         start, end = self._ends[index - 1] if index else 0, self._ends[index]
         tokens = self._rows[:, start : end + 1].long()
         return tokens[:, :-1], tokens[:, 1:]
@@ -165,7 +170,9 @@ class StreamTask:
         with autocast():
             value, nats, state = network.losses(ids, targets, state, alpha=self._options.alpha, beta=self._options.beta)
         self._state = detached(state)
-        return StepLoss(value, nats)
+        if self._share.size == 1:
+            return StepLoss(value, nats)
+        return StepLoss(value, nats).times(self._share.weight(self._options.batch_size))
 
     def state(self) -> list[list[Tensor]] | None:
         """The carried state, as lists."""

@@ -31,6 +31,9 @@ IN_PROCESS = 4_000_000  # characters that one process takes about as long for as
 BATCH = 400_000  # characters sent to a process at a time
 _MOST_PROCESSES = 61  # what Windows can wait for
 WAITING = 3  # batches per process that are under way
+MET_TOKENS = (
+    1_000_000  # by the encoder of a few texts, before it starts anew: a server must not grow with what it reads
+)
 
 _encoding = threading.Lock()  # an encoder serves one thread at a time
 
@@ -114,12 +117,14 @@ def tokenize_texts(texts: Sequence[str], options: TokenOptions) -> list[list[str
         for number, text in enumerate(texts):
             codes = _encode(encoder, text, str(number))
             found.append([encoder.lexicon[code] for code in codes])
+        if len(encoder.lexicon) > MET_TOKENS:
+            _encoder.cache_clear()
     return found
 
 
 def list_column(name: str, values: NDArray[np.generic], offsets: NDArray[np.int64]) -> pl.Series:
     """A list column around the arrays: row ``i`` is ``values[offsets[i]:offsets[i + 1]]``."""
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
     return pl.Series(name, pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values)))
 

@@ -59,6 +59,11 @@ def current(name: str) -> "Checkpoint | None":
     return Checkpoint(folder / f"{name}.pt", every)
 
 
+def scratch() -> Path | None:
+    """The folder of :func:`keeping`, for other things that are needed until the work is done; None without one."""
+    return _keepers[-1][0] if _keepers else None
+
+
 class Checkpoint:
     """The latest state of one training in one file, which is always whole: a new one replaces it in one step.
 

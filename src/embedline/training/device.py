@@ -1,11 +1,19 @@
 """Device and precision of a training, chosen once and carried by Hugging Face Accelerate."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from embedline.errors import DataError
+from embedline.training.launcher import VARIABLES
 from embedline.training.options import OptimizerOptions
+from embedline.training.processes import current
+
+LAUNCHER = ("LOCAL_WORLD_SIZE", *(name for names in VARIABLES for name in names))  # what Accelerate reads
 
 
 def resolve_device(device: str) -> torch.device:
@@ -34,12 +42,35 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def make_accelerator(options: OptimizerOptions) -> Accelerator:
-    """Accelerator for ``options.device`` and ``options.precision``."""
+    """Accelerator for ``options.device`` and ``options.precision``.
+
+    That of a process of a team if it is in one: on CUDA each has the device of its local rank.
+    """
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     # Accelerate keeps one state a process and refuses a second precision; a run may train several models.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
+    with _launched_as_team():
+        return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
+
+
+@contextmanager
+def _launched_as_team() -> Iterator[None]:
+    """Have Accelerate find its launcher's variables as they are for the present team, and none of them without one."""
+    before = {name: os.environ.get(name) for name in (*LAUNCHER, "OMP_NUM_THREADS")}
+    for name in LAUNCHER:
+        os.environ.pop(name, None)
+    if team := current():
+        os.environ.update(team.environment())
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else it sets a number of its own
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def device_name(device: torch.device) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+RANK_STRIDE = 2**40 + 15  # far from the seeds of other modules and networks
 SPARSE_RATE = 0.1  # up to this rate, drawing the gaps between dropped elements is cheaper than a mask
 
 
@@ -81,6 +82,13 @@ def seed_dropout(network: nn.Module, seed: int) -> None:
     """Give every :class:`Dropout` of ``network`` a generator of its own, seeded from ``seed`` and its place."""
     for place, module in enumerate(_dropouts(network)):
         module.seed = seed * 1_000_003 + place
+
+
+def vary_dropout(network: nn.Module, rank: int) -> None:
+    """Have the modules draw other numbers in each of the processes that train ``network``; rank 0 keeps its own."""
+    for module in _dropouts(network):
+        if module.seed is not None:
+            module.seed += rank * RANK_STRIDE
 
 
 def generator_states(network: nn.Module) -> list[Tensor | None]:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from embedline.training.loop import Stopped
+from embedline.training.processes import Stopped
 
 Result = TypeVar("Result")
 

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
+
+from embedline.training.options import FitOptions
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,19 @@ def optimizer_groups(groups: Sequence[LayerGroup], weight_decay: float) -> list[
         settings.append({"params": matrices, "weight_decay": weight_decay, "rate": group.rate})
         settings.append({"params": vectors, "weight_decay": 0.0, "rate": group.rate})
     return [setting for setting in settings if setting["params"]]
+
+
+def make_optimizer(
+    network: nn.Module, options: FitOptions, groups: Sequence[LayerGroup] | None = None
+) -> torch.optim.Optimizer:
+    """Adam in its fused form, one kernel for all parameters, with weight decay of the kind ``options.decay``."""
+    settings: list[dict[str, Any]] = optimizer_groups(groups or [LayerGroup([network])], options.weight_decay)
+    kind = torch.optim.AdamW if options.decay == "decoupled" else torch.optim.Adam
+    return kind(settings, lr=options.lr, betas=options.betas, eps=options.eps, fused=True)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, lr: float, beta1: float) -> None:
+    """Give every parameter group the learning rate ``lr`` times its own factor, and Adam's first coefficient."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["rate"]
+        group["betas"] = (beta1, group["betas"][1])

@@ -3,7 +3,9 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +14,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from embedline.training import progress, schedules
+from embedline.training.batch_norm import share_batch_norm
 from embedline.training.checkpoints import Checkpoint
-from embedline.training.groups import LayerGroup, optimizer_groups
+from embedline.training.dropout import vary_dropout
+from embedline.training.following import GradientSum, follow
+from embedline.training.groups import LayerGroup, make_optimizer, set_rates
 from embedline.training.options import FitOptions, HeldOutStopping
+from embedline.training.processes import Order, Stopped, current, current_share
 from embedline.training.state import Record, TrainingState
 from embedline.training.stopping import hold_out, row_monitor
 from embedline.training.tasks import Loss, RowTask, Task
@@ -25,10 +31,6 @@ Monitor = Callable[[nn.Module], float]
 RECORDS_PER_TRAINING = 200  # how often the running loss is read back from the device, in all
 
 logger = logging.getLogger(__name__)
-
-
-class Stopped(Exception):
-    """A training ended before its time because it was asked to."""
 
 
 @dataclass
@@ -54,31 +56,21 @@ class Fitted:
         return next((record for record in self.history if record["epoch"] == self.best_epoch), self.history[-1])
 
 
-def make_optimizer(
-    network: nn.Module, options: FitOptions, groups: Sequence[LayerGroup] | None = None
-) -> torch.optim.Optimizer:
-    """Adam in its fused form, one kernel for all parameters, with weight decay of the kind ``options.decay``."""
-    settings: list[dict[str, Any]] = optimizer_groups(groups or [LayerGroup([network])], options.weight_decay)
-    kind = torch.optim.AdamW if options.decay == "decoupled" else torch.optim.Adam
-    return kind(settings, lr=options.lr, betas=options.betas, eps=options.eps, fused=True)
-
-
-def set_rates(optimizer: torch.optim.Optimizer, lr: float, beta1: float) -> None:
-    """Give every parameter group the learning rate ``lr`` times its own factor, and Adam's first coefficient."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["rate"]
-        group["betas"] = (beta1, group["betas"][1])
-
-
 def descend(
     value: Tensor,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     clip_norm: float | None = None,
+    exchange: Callable[[], None] | None = None,
 ) -> None:
-    """One step of the optimiser along the gradient of ``value`` [], and of what went backward since the last step."""
+    """One step of the optimiser along the gradient of ``value`` [], and of what went backward since the last step.
+
+    ``exchange`` makes it the gradient of all processes.
+    """
     accelerator.backward(value)
+    if exchange is not None:
+        exchange()
     if clip_norm is not None:
         accelerator.clip_grad_norm_(network.parameters(), clip_norm)
     optimizer.step()
@@ -92,16 +84,21 @@ def take_step(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     clip_norm: float | None = None,
+    exchange: GradientSum | None = None,
 ) -> list[Tensor]:
-    """One step of the optimiser along the mean gradient of some batches; the losses [] to report, one for each."""
-    reported = []
+    """One step of the optimiser along the mean gradient of some batches; the losses [] to report, one for each.
+
+    Where several processes train, ``exchange`` sums both over them.
+    """
+    reported: list[Tensor] = []
+    more = () if exchange is None else (partial(exchange, reported),)
     for index in batches:
         value, plain = task.loss(network, index, accelerator.autocast)
         reported.append(plain.detach())
         if len(batches) > 1:
             value = value / len(batches)
         if index == batches[-1]:
-            descend(value, network, optimizer, accelerator, clip_norm)
+            descend(value, network, optimizer, accelerator, clip_norm, *more)
         else:
             accelerator.backward(value)
     return reported
@@ -119,6 +116,7 @@ def fit(
     options: FitOptions,
     *,
     accelerator: Accelerator,
+    resident: bool = True,
     **settings: Any,
 ) -> Fitted:
     """:func:`train` on independent rows, ``options.batch_size`` of them a batch.
@@ -127,18 +125,27 @@ def fit(
 
     Args:
         network: called as ``network(*inputs)``; must return what ``loss`` takes as its first argument.
-        tensors: inputs and, last, the target; all of the same length [N, …]; moved to the device once.
+        tensors: inputs and, last, the target; all of the same length [N, …].
         loss: mean loss of a batch, ``loss(output, target)``.
+        resident: whether the tensors are moved to the device, once; each batch of its own when False.
         settings: those of :func:`train`.
 
     Raises:
         DataError: if there are too few rows to hold any out.
     """
+    learned: Tensor | None = None
     if isinstance(options.early_stopping, HeldOutStopping):
         learned, held_out = hold_out(len(tensors[-1]), options.early_stopping)
-        settings["monitor"] = row_monitor([tensor[held_out] for tensor in tensors], loss, accelerator.device)
-        tensors = [tensor[learned] for tensor in tensors]
-    task = RowTask(tensors, loss, batch_size=options.batch_size, device=accelerator.device)
+        settings["monitor"] = row_monitor(tensors, loss, accelerator.device, held_out)
+    task = RowTask(
+        tensors,
+        loss,
+        batch_size=options.batch_size,
+        device=accelerator.device,
+        rows=learned,
+        resident=resident,
+        share=current_share(),
+    )
     return train(network, task, options, accelerator=accelerator, **settings)
 
 
@@ -179,28 +186,46 @@ def train(
         alone: no other training runs beside it. PyTorch's global random state is then in the checkpoint too; side by
             side, networks must draw from generators of their own.
 
-    The learning rate changes every step.
+    The learning rate changes every step. In a :func:`team <embedline.training.processes.team>` all processes call it,
+    and rank 0 leads: ``evaluate``, ``monitor``, ``checkpoint`` and ``stop`` are its own, the network of all is the one
+    that it started with, and in the end the one to use.
 
     Raises:
         Stopped: if ``stop`` was set before the training was over.
         ValueError: if ``options.early_stopping`` has no ``monitor`` to go by.
     """
-    if options.early_stopping and (monitor is None or (isinstance(monitor, str) and evaluate is None)):
+    team = current()
+    leads = team is None or team.rank == 0
+    if leads and options.early_stopping and (monitor is None or (isinstance(monitor, str) and evaluate is None)):
         raise ValueError("early_stopping needs a monitor: a loss on data that the network does not learn from")
     network = network.to(accelerator.device)
+    if team:
+        share_batch_norm(network)
+        vary_dropout(network, team.rank)
     optimizer = make_optimizer(network, options, groups)
     training = TrainingState(network, optimizer, options, task=task, seed=seed, accelerator=accelerator, alone=alone)
-    if checkpoint and (state := checkpoint.load(training.identity())):
+    if not leads:
+        follow(training, lambda batches: _step(training, accelerator, batches)[1])
+        return Fitted(network)
+    state = checkpoint.load(training.identity()) if checkpoint else None
+    if team:
+        team.share_out((state, network.state_dict() if state is None else {}))
+    if checkpoint and state:
         training.restore(state)
         reached = f"step {training.step:,} of {training.n_steps:,}"
         logger.info("Going on at %s of %s from its checkpoint", reached, checkpoint.name)
     found = training.position
-    try:
-        _run(training, accelerator, evaluate, monitor, label, position, checkpoint, stop)
-    finally:
-        if checkpoint and training.whole and training.position != found:
-            checkpoint.save(training.state(), training.identity())
-    return _fitted(training, label)
+    with team.dismissing(training) if team else nullcontext():
+        try:
+            _run(training, accelerator, evaluate, monitor, label, position, checkpoint, stop)
+        finally:
+            if checkpoint and training.whole and training.position != found:
+                checkpoint.save(training.state(), training.identity())
+    fitted = _fitted(training, label)
+    if team:
+        team.order(Order.END)
+        team.share_out(fitted.network.state_dict())
+    return fitted
 
 
 def _fitted(training: TrainingState, label: str) -> Fitted:
@@ -224,7 +249,7 @@ def _run(
     stop: threading.Event | None,
 ) -> None:
     """Train from where ``training`` stands to the end; the arguments are those of :func:`train`."""
-    options, task, n_steps = training.options, training.task, training.n_steps
+    n_steps = training.n_steps
     record_every = max(1, n_steps // RECORDS_PER_TRAINING)
     title = f"training {label}".strip(" .")
     with tqdm(total=n_steps, initial=training.step, desc=title, unit="step", position=position, disable=None) as bar:
@@ -233,14 +258,10 @@ def _run(
             steps = training.begin_epoch()
             training.stopwatch.start(training.step)
             for batches in steps:
-                progressed = training.step / n_steps
-                lr = schedules.learning_rate(options, progressed)
                 with training.changing():
-                    rate = lr * mean_rate(task, batches)
-                    set_rates(training.optimizer, rate, schedules.momentum(options, progressed))
-                    losses = take_step(
-                        task, batches, training.network, training.optimizer, accelerator, options.clip_norm
-                    )
+                    if training.team:
+                        training.team.order(Order.STEP)
+                    lr, losses = _step(training, accelerator, batches)
                     training.count_step(losses)
                     step = training.step
                     due = step % record_every == 0 or step % training.epoch_steps == 0
@@ -259,6 +280,16 @@ def _run(
             if figures:
                 progress.report({f"{label}{name}": value for name, value in figures.items()}, training.step)
                 bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items()}, refresh=False)
+
+
+def _step(training: TrainingState, accelerator: Accelerator, batches: range) -> tuple[float, list[Tensor]]:
+    """Take one step; the learning rate of the schedule, and the losses [] of its batches."""
+    options, task, progressed = training.options, training.task, training.step / training.n_steps
+    lr = schedules.learning_rate(options, progressed)
+    set_rates(training.optimizer, lr * mean_rate(task, batches), schedules.momentum(options, progressed))
+    network, optimizer = training.network, training.optimizer
+    exchanged = (training.exchange,) if training.exchange else ()
+    return lr, take_step(task, batches, network, optimizer, accelerator, options.clip_norm, *exchanged)
 
 
 def _figures(training: TrainingState, evaluate: Evaluate | None, monitor: Monitor | str | None) -> dict[str, float]:

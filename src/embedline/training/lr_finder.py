@@ -13,9 +13,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from embedline.training.groups import LayerGroup
-from embedline.training.loop import Stopped, make_optimizer, mean_rate, set_rates, take_step
+from embedline.training.groups import LayerGroup, make_optimizer, set_rates
+from embedline.training.loop import mean_rate, take_step
 from embedline.training.options import FinderOptions, FitOptions
+from embedline.training.processes import Stopped
 from embedline.training.tasks import Autocast, Loss, RowTask, StepLoss, Task, step_batches
 
 SMOOTHING = 0.9  # weight of the past in the smoothed loss
@@ -62,9 +63,10 @@ def find_learning_rate(
     *,
     accelerator: Accelerator,
     seed: int,
+    resident: bool = True,
 ) -> RangeTest:
     """:func:`range_test` on independent rows; the arguments are those of :func:`embedline.training.loop.fit`."""
-    task = RandomRows(tensors, loss, batch_size=training.batch_size, device=accelerator.device)
+    task = RandomRows(tensors, loss, batch_size=training.batch_size, device=accelerator.device, resident=resident)
     return range_test(network, task, training, finder, accelerator=accelerator, seed=seed)
 
 

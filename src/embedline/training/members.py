@@ -1,19 +1,21 @@
 """The members of an ensemble of networks on rows, one for each seed: trained, measured and packed for a bundle."""
 
 import threading
-from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from embedline.training import checkpoints
-from embedline.training.device import device_name
-from embedline.training.ensemble import count_workers, seconds_side_by_side, train_side_by_side
-from embedline.training.loop import Fitted
+from embedline.training.device import device_name, make_accelerator
+from embedline.training.ensemble import count_workers, in_threads, seconds_side_by_side, train_side_by_side
+from embedline.training.loop import Evaluate, Fitted
 from embedline.training.options import TrainingOptions
+from embedline.training.processes import current
 from embedline.training.state import Record
 
 
@@ -23,8 +25,9 @@ class Members:
 
     Attributes:
         weights: tensors of all members, under ``0.``, ``1.``, … as a bundle has them.
-        metrics: ``rows``, ``epochs``, ``members``, ``member_weights``, ``workers``, ``seconds`` of all together,
-            ``rows_per_second``, ``device``, ``precision`` and, with early stopping, ``best_epochs``.
+        metrics: ``rows``, ``epochs``, ``members``, ``member_weights``, ``workers`` (members side by side),
+            ``processes`` where there are several, ``seconds`` of all together, ``rows_per_second``, ``device``,
+            ``precision`` and, with early stopping, ``best_epochs``.
         history: records of all members, each with its ``member``.
     """
 
@@ -33,33 +36,44 @@ class Members:
     history: list[Record]
 
 
+class Job(Protocol):
+    """What every process needs to train a network for each of ``training.seeds``; it goes through pickle."""
+
+    @property
+    def training(self) -> TrainingOptions:
+        """How to train them."""
+
+    def build(self, seed: int) -> nn.Module:
+        """The network of a seed, as it is before the training."""
+
+    def fit(self, network: nn.Module, *, accelerator: Accelerator, seed: int, **settings: Any) -> Fitted:
+        """Train it; ``settings`` are others of :func:`embedline.training.loop.train`."""
+
+
 def train_members(
-    fit_member: Callable[..., Fitted],
-    networks: Sequence[nn.Module],
-    training: TrainingOptions,
-    *,
-    accelerator: Accelerator,
-    rows: int,
-    name: str = "",
+    job: Job, *, accelerator: Accelerator, rows: int, evaluate: Evaluate | None = None, name: str = ""
 ) -> Members:
-    """Train a network for each of ``training.seeds``, several at a time where the processor has the cores.
+    """Train a network for each of ``job.training.seeds``, several at a time where the processor has the cores.
+
+    Processes of a team train one after the other together.
 
     Args:
-        fit_member: called as ``fit_member(network, **settings)`` with settings of
-            :func:`embedline.training.loop.train`.
-        networks: one for each seed.
         rows: of the training part.
+        evaluate: see :func:`embedline.training.loop.train`.
         name: of this ensemble among several of one node, such as a fold; prefix of its checkpoints and figures.
     """
+    training, team = job.training, current()
+    networks = [job.build(seed) for seed in training.seeds]
     prefix = f"{name}." if name else ""
     kept = [checkpoints.current(f"{prefix}member{member}") for member in range(len(networks))]
-    workers = count_workers(len(networks), training.threads, accelerator.device)
+    workers = 1 if team else count_workers(len(networks), training.threads, accelerator.device)
 
     def train_member(member: int, network: nn.Module, stop: threading.Event) -> Fitted:
-        return fit_member(
+        return job.fit(
             network,
             accelerator=accelerator,
             seed=training.seeds[member],
+            evaluate=evaluate,
             label=prefix + (f"member{member}." if len(networks) > 1 else ""),
             position=member,
             checkpoint=kept[member],
@@ -67,13 +81,15 @@ def train_members(
             alone=workers == 1,
         )
 
-    runs = train_side_by_side(train_member, networks, workers=workers, threads=training.threads)
+    with team.following(follow_members, job) if team else nullcontext():
+        runs = train_side_by_side(train_member, networks, workers=workers, threads=training.threads)
     metrics = {
         "rows": rows,
         "epochs": max(run.epochs for run in runs),
         "members": len(runs),
         "member_weights": list(training.member_weights),
         "workers": workers,
+        **({"processes": team.size} if team else {}),
         "seconds": seconds_side_by_side([run.seconds for run in runs], workers),
         "rows_per_second": workers * float(np.mean([run.rows_per_second for run in runs])),
         "device": device_name(accelerator.device),
@@ -86,6 +102,13 @@ def train_members(
         metrics=metrics,
         history=[{"member": member, **record} for member, run in enumerate(runs) for record in run.history],
     )
+
+
+def follow_members(job: Job) -> None:
+    """The part of :func:`train_members` of a process that does not lead."""
+    accelerator = make_accelerator(job.training)
+    for seed in job.training.seeds:
+        in_threads(job.training.threads, partial(job.fit, job.build(seed), accelerator=accelerator, seed=seed))
 
 
 def describe(metrics: dict[str, Any]) -> str:

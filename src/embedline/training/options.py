@@ -67,6 +67,9 @@ class OptimizerOptions(BaseModel):
             ``weight_decay / 2 * sum(w**2)``, whose gradient ``weight_decay * w`` Adam then scales with the rest. The
             lesson writes the penalty as ``loss += wd * (w**2).sum()``, with the gradient ``2 * wd * w``: its ``wd`` is
             half of this ``weight_decay``.
+        processes: that share each batch out among them, on this machine; a GPU for each on CUDA. The result is that of
+            one process but for rounding and the masks of dropout. A launcher's processes
+            (:func:`embedline.training.launcher.launched`) count without it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,6 +87,7 @@ class OptimizerOptions(BaseModel):
     cycle_growth: int = Field(default=2, ge=1)
     clip_norm: float | None = Field(default=None, gt=0.0)
     averaging: Averaging | None = None
+    processes: int = Field(default=1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from embedline.training.averaging import WeightAverage
 from embedline.training.checkpoints import Identity, State, unbroken
 from embedline.training.dropout import generator_states, restore_generators
+from embedline.training.following import GradientSum
 from embedline.training.options import FitOptions
+from embedline.training.processes import Order, current
 from embedline.training.stopping import BestEpoch
 from embedline.training.tasks import Task, step_batches
 
@@ -76,6 +78,8 @@ class TrainingState:
         epoch: epochs that are over, their evaluation included.
         best: the best epoch so far, with early stopping.
         whole: False while a step is half done, and for good after an error in one: that is no state to go on from.
+        team: the processes that train together; None where one trains alone. What goes by the result (average, best
+            epoch, history) is kept by rank 0, the random numbers and what the task carries by each.
     """
 
     def __init__(
@@ -94,8 +98,11 @@ class TrainingState:
         self.device, self.precision = accelerator.device, accelerator.mixed_precision
         self.task, self.epoch_steps = task, math.ceil(task.n_batches / options.accumulate)
         self.n_steps = self.epoch_steps * options.epochs
-        self.average = WeightAverage(network, options.averaging.decay) if options.averaging else None
-        self.best = BestEpoch(options.early_stopping) if options.early_stopping else None
+        self.team = current()
+        self.exchange = GradientSum(self.team, optimizer) if self.team else None
+        leads = self.team is None or self.team.rank == 0
+        self.average = WeightAverage(network, options.averaging.decay) if options.averaging and leads else None
+        self.best = BestEpoch(options.early_stopping) if options.early_stopping and leads else None
         self.order = torch.Generator(device=self.device).manual_seed(seed)
         self.order_of_epoch = self.order.get_state()  # from which the present epoch's order is drawn
         self._carried: Any = None  # of a checkpoint from within an epoch
@@ -175,10 +182,14 @@ class TrainingState:
         """
         with self.changing():
             self.history[-1].update(figures)
-            self.epoch += 1
+            self.turn_epoch()
             if self.best:
                 self.best.see(figures["monitor"], self.epoch, self.result)
-            self.order_of_epoch = self.order.get_state()
+
+    def turn_epoch(self) -> None:
+        """Turn to the next epoch."""
+        self.epoch += 1
+        self.order_of_epoch = self.order.get_state()
 
     def identity(self) -> Identity:
         """What a training must have in common with this one to go on from its state."""
@@ -187,6 +198,7 @@ class TrainingState:
             **self.task.identity(),
             "n_steps": self.n_steps,
             "seed": self.seed,
+            "processes": self.team.size if self.team else 1,
             "device": self.device.type,
             "precision": self.precision,
             "torch": str(torch.__version__),
@@ -197,7 +209,11 @@ class TrainingState:
         }
 
     def state(self) -> State:
-        """All that :meth:`restore` needs. The stopwatch stops."""
+        """All that :meth:`restore` needs, of all processes, at rank 0. The stopwatch stops."""
+        others: list[State] = []
+        if self.team:
+            self.team.order(Order.KEEP)
+            others = self.team.gather(None)[1:]
         meter = {"total": self.meter.total.item(), "count": self.meter.count}  # first, as it waits for the device
         self.stopwatch.stop(self.step)
         return {
@@ -208,17 +224,26 @@ class TrainingState:
             "average": self.average.state() if self.average else None,
             "best": self.best.state() if self.best else None,
             "order": self.order_of_epoch,
-            "task": self.task.state() if self.step > self.epoch * self.epoch_steps else None,
-            "dropout": generator_states(self.network),
-            "shared_numbers": _shared_numbers(self.device) if self.alone else None,
+            **self.own_state(),
+            "others": others,
             "meter": meter,
             "history": json.dumps(self.history, default=float),  # every float in full; NumPy's become Python's
             "timed": {"steps": self.stopwatch.steps, "seconds": self.stopwatch.seconds},
             "seconds": self.seconds,
         }
 
+    def own_state(self) -> State:
+        """What each process has of its own: random numbers, and what its task carries within an epoch."""
+        return {
+            "task": self.task.state() if self.step > self.epoch * self.epoch_steps else None,
+            "dropout": generator_states(self.network),
+            "shared_numbers": _shared_numbers(self.device) if self.alone else None,
+        }
+
     def restore(self, state: State) -> None:
         """Go on from a state of a training of the same identity."""
+        if self.team and self.team.rank:
+            state = state | state["others"][self.team.rank - 1]
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
@@ -226,6 +251,8 @@ class TrainingState:
         if self.best:
             self.best.restore(state["best"])
         self.order_of_epoch, self._carried = state["order"], state["task"]
+        if state["step"] == state["epoch"] * self.epoch_steps:  # a follower had not been told that its epoch is over
+            self._carried = None
         restore_generators(self.network, state["dropout"], self.device)
         if self.alone and state["shared_numbers"]:
             _set_shared_numbers(state["shared_numbers"], self.device)

@@ -81,22 +81,25 @@ def hold_out(n_rows: int, stopping: HeldOutStopping) -> tuple[Tensor, Tensor]:
     return rows[n_held_out:].sort().values, rows[:n_held_out].sort().values
 
 
-def row_monitor(tensors: Sequence[Tensor], loss: Loss, device: torch.device) -> Callable[[nn.Module], float]:
-    """Function that gives a network's mean loss on rows, without dropout and in full precision.
+def row_monitor(
+    tensors: Sequence[Tensor], loss: Loss, device: torch.device, rows: Tensor | None = None
+) -> Callable[[nn.Module], float]:
+    """Function that gives a network's mean loss on some rows, without dropout and in full precision.
 
     Args:
-        tensors: inputs and, last, the target; all of the same length [N, …]; moved to ``device`` once.
+        tensors: inputs and, last, the target; all of the same length [N, …].
         loss: mean loss of a batch, ``loss(output, target)``.
+        rows: int64 [M], the rows to measure, all of them when absent; they go to ``device`` a block at a time.
     """
-    tensors = [tensor.to(device) for tensor in tensors]
-    n_rows = len(tensors[-1])
+    measured = torch.arange(len(tensors[-1])) if rows is None else rows
 
     @torch.no_grad()
     def monitor(network: nn.Module) -> float:
         network.eval()
         total = torch.zeros((), dtype=torch.float64, device=device)
-        for batch in zip(*(tensor.split(MEASURED_ROWS) for tensor in tensors), strict=True):
-            total += row_loss(network, batch, loss, nullcontext).double() * len(batch[-1])
-        return total.item() / n_rows
+        for block in measured.split(MEASURED_ROWS):
+            batch = [tensor[block].to(device) for tensor in tensors]
+            total += row_loss(network, batch, loss, nullcontext).double() * len(block)
+        return total.item() / len(measured)
 
     return monitor

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from embedline.errors import DataError
 from embedline.training.checkpoints import Identity
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -19,9 +20,47 @@ class StepLoss(NamedTuple):
     descended: Tensor
     reported: Tensor
 
+    def times(self, weight: float) -> "StepLoss":
+        """Both multiplied."""
+        return StepLoss(self.descended * weight, self.reported.detach() * weight)
+
+
+class Share(NamedTuple):
+    """Which part of every batch is one process's, of ``size`` processes that train together.
+
+    >>> [Share(rank, 3).of(8) for rank in range(3)]
+    [slice(0, 2, None), slice(2, 5, None), slice(5, 8, None)]
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, n: int) -> slice:
+        """Its part of ``n`` things."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def weight(self, n: int) -> float:
+        """Size of its part, of ``n`` things, in units of the whole."""
+        part = self.of(n)
+        return (part.stop - part.start) / n
+
+    def check(self, n: int, what: str) -> None:
+        """Raise a DataError where a batch of ``n`` leaves a process without any; ``what`` they are."""
+        if n < self.size:
+            raise DataError(
+                f"{self.size} processes share out a batch of {n} {what}: set training.batch_size to {self.size} or "
+                "more, or train with fewer processes (training.processes)"
+            )
+
+
+WHOLE = Share()
+
 
 class Task(Protocol):
     """Batches of a training. Its tensors lie on the training's device already.
+
+    Of several processes each has the same batches in the same order, and computes the losses of its share of them:
+    their sum over the processes is the loss of the batch.
 
     Attributes:
         n_batches: batches of an epoch, the same in every epoch.
@@ -65,15 +104,30 @@ class RowTask:
     Args:
         tensors: inputs and, last, the target; all of the same length [N, …].
         loss: mean loss of a batch, ``loss(output, target)``, where ``output = network(*inputs)``.
+        rows: int64 [M], the rows to learn from; all of them when absent.
+        resident: whether the tensors are moved to the device, once; each batch of its own when False.
+        share: which part of each batch is this process's.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], loss: Loss, *, batch_size: int, device: torch.device) -> None:
-        self._tensors = [tensor.to(device) for tensor in tensors]
-        self._loss = loss
-        self.n_rows = len(tensors[-1])
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        loss: Loss,
+        *,
+        batch_size: int,
+        device: torch.device,
+        rows: Tensor | None = None,
+        resident: bool = True,
+        share: Share = WHOLE,
+    ) -> None:
+        self._tensors = [tensor.to(device) for tensor in tensors] if resident else list(tensors)
+        self._rows = rows.to(device) if rows is not None else None
+        self._loss, self._device, self._share = loss, device, share
+        self.n_rows = len(tensors[-1]) if rows is None else len(rows)
         self.batch_size = min(batch_size, self.n_rows)
         self.n_batches = self.n_rows // self.batch_size
         self.rows_per_batch = float(self.batch_size)
+        share.check(self.batch_size, "row(s)")
         self._batches: Sequence[Tensor] = ()
 
     def identity(self) -> Identity:
@@ -91,12 +145,22 @@ class RowTask:
 
     def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
         """Loss of the batch's rows."""
-        return self.loss_of(network, self._batches[index], autocast)
+        rows = self._batches[index]
+        if self._share.size == 1:
+            return self.loss_of(network, rows, autocast)
+        return self.loss_of(network, rows[self._share.of(len(rows))], autocast).times(self._share.weight(len(rows)))
 
     def loss_of(self, network: nn.Module, rows: Tensor, autocast: Autocast) -> StepLoss:
         """Loss of some rows, int64 [B]."""
-        value = row_loss(network, [tensor[rows] for tensor in self._tensors], self._loss, autocast)
+        value = row_loss(network, self.gather(rows), self._loss, autocast)
         return StepLoss(value, value)
+
+    def gather(self, rows: Tensor) -> list[Tensor]:
+        """The tensors' values [B, …] at some of the rows to learn from, int64 [B], on the device."""
+        chosen = rows if self._rows is None else self._rows[rows]
+        if self._tensors[0].device != self._device:
+            return [tensor[chosen.cpu()].to(self._device) for tensor in self._tensors]
+        return [tensor[chosen] for tensor in self._tensors]
 
     def state(self) -> None:
         """Rows are independent: nothing is carried."""

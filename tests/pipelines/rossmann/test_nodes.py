@@ -83,7 +83,7 @@ def test_options_change_windows_caps_and_weather(small: Small, engine: Engine) -
 
 def test_types_are_narrow_and_text_is_held_as_categories(small: Small) -> None:
     schema = prepare(small, ENGINES["polars"]).schema
-    assert schema["Store"] == pl.Int16
+    assert schema["Store"] == pl.Int32
     assert schema["Sales"] == pl.Int64  # Polars sums Int32 in 32 bits
     assert schema["Promo_bw"] == pl.Int8
     assert schema["AfterPromo"] == pl.Float32

@@ -31,8 +31,19 @@ _NEIGHBOURS = {
 _LENGTHS = 4096  # longest closure, days, that shares an integer with its last day
 
 
+def add_open_days(rows: FrameT) -> FrameT:
+    """Add OpenDaysInWeek, the days from Monday to Sunday on which the row's store is open, from Store, DayNumber, Open.
+
+    Its windows are the only ones by store and week: taken first, on few columns, Spark need not move all others for it.
+    """
+    week = nw.col("Store").cast(nw.Int64) * 65_536 + (nw.col("DayNumber") + 3) // 7
+    rows = rows.with_columns(_store_week=week)
+    rows = rows.with_columns(OpenDaysInWeek=nw.col("Open").cast(nw.Int32).sum().over("_store_week").cast(nw.Int8))
+    return rows.drop("_store_week")
+
+
 def add_openings(rows: FrameT) -> FrameT:
-    """Neighbouring days, open days of the week, the day of a promotion, and distances to long closures, on all rows.
+    """Neighbouring days, the day of a promotion, and distances to long closures, on all rows.
 
     Parameters
     ----------
@@ -41,13 +52,12 @@ def add_openings(rows: FrameT) -> FrameT:
 
     Returns
     -------
-    The rows with OpenYesterday, OpenTomorrow and the like (missing where the store has no row that day); OpenDaysInWeek
-    (Monday to Sunday); PromoDay (1 on the first day of a promotion, 0 outside); DaysClosedBefore and DaysClosedAfter
-    (capped); DaysSinceReopening and DaysUntilClosing, missing beyond 25 days; SinceReopening and UntilClosing, fading
-    from 1 to 0; ClosureLength, the logarithm of one and the length of the last long closure, 0 if it is long ago.
+    The rows with OpenYesterday, OpenTomorrow and the like (missing where the store has no row that day); PromoDay (1 on
+    the first day of a promotion, 0 outside); DaysClosedBefore and DaysClosedAfter (capped); DaysSinceReopening and
+    DaysUntilClosing, missing beyond 25 days; SinceReopening and UntilClosing, fading from 1 to 0; ClosureLength, the
+    logarithm of one and the length of the last long closure, 0 if it is long ago.
     """
     rows = add_neighbours(rows, _NEIGHBOURS, day="DayNumber", group="Store")
-    rows = rows.with_columns(_store_week=nw.col("Store").cast(nw.Int32) * 65_536 + (nw.col("DayNumber") + 3) // 7)
     is_open = nw.col("Open") == 1
     reopens = is_open & (nw.col("ClosedBefore") >= LONG_CLOSURE)
     closes = is_open & (nw.col("ClosedAfter") >= LONG_CLOSURE)
@@ -56,7 +66,6 @@ def add_openings(rows: FrameT) -> FrameT:
     # The day and the length of the last long closure travel in one integer: one window for both.
     reopening = nw.col("DayNumber").cast(nw.Int32) * _LENGTHS + nw.col("ClosedBefore").fill_null(0).cast(nw.Int32)
     rows = rows.with_columns(
-        OpenDaysInWeek=nw.col("Open").cast(nw.Int32).sum().over("_store_week").cast(nw.Int8),
         PromoDay=day_of_run(starts, promotion, day="DayNumber", group="Store"),
         DaysClosedBefore=_capped("ClosedBefore"),
         DaysClosedAfter=_capped("ClosedAfter"),
@@ -65,21 +74,26 @@ def add_openings(rows: FrameT) -> FrameT:
         .alias("_reopening")
         .fill_null(strategy="forward")
         .over("Store", order_by="DayNumber"),
-        _until=days_from_next(closes, day="DayNumber", group="Store") * -1.0,
+        _until=(days_from_next(closes, day="DayNumber", group="Store") * -1.0).cast(nw.Float32),
     )
     rows = rows.with_columns(
         _since=(nw.col("DayNumber") - nw.col("_reopening") // _LENGTHS).cast(nw.Float32),
         _length=(nw.col("_reopening") % _LENGTHS).cast(nw.Float32),
     )
     since, until, length = nw.col("_since"), nw.col("_until"), nw.col("_length")
+    # Functions of real numbers are taken in double precision, as Spark does anyway: engines then agree to the last bit.
+    exact_since, exact_until, exact_length = (column.cast(nw.Float64) for column in (since, until, length))
     rows = rows.with_columns(
         DaysSinceReopening=nw.when(since <= SHORT_MEMORY).then(since),
         DaysUntilClosing=nw.when(until <= SHORT_MEMORY).then(until),
-        SinceReopening=(since * (-1.0 / REOPENING_SCALE)).exp().fill_null(0.0).cast(nw.Float32),
-        UntilClosing=(until * (-1.0 / CLOSING_SCALE)).exp().fill_null(0.0).cast(nw.Float32),
-        ClosureLength=nw.when(since <= LONG_MEMORY).then((length + 1.0).log()).otherwise(nw.lit(0.0)).cast(nw.Float32),
+        SinceReopening=(exact_since * (-1.0 / REOPENING_SCALE)).exp().fill_null(0.0).cast(nw.Float32),
+        UntilClosing=(exact_until * (-1.0 / CLOSING_SCALE)).exp().fill_null(0.0).cast(nw.Float32),
+        ClosureLength=nw.when(since <= LONG_MEMORY)
+        .then((exact_length + 1.0).log())
+        .otherwise(nw.lit(0.0))
+        .cast(nw.Float32),
     )
-    return rows.drop("_store_week", "_reopening", "_since", "_length", "_until")
+    return rows.drop("_reopening", "_since", "_length", "_until")
 
 
 def _capped(gap: str) -> nw.Expr:
@@ -129,7 +143,7 @@ def outlook() -> dict[str, nw.Expr]:
     day = nw.col("DayNumber")
     running = (nw.col("Promo2SinceYear") >= EARLIEST_YEAR) & (day >= nw.col("Promo2Day"))
     starts_anew = nw.col("Promo2Months") // nw.col("MonthBit") % 2
-    half_years = ((day - nw.col("CompetitionOpenDay")).cast(nw.Float32) / 180.0).clip(-3.0, 3.0)
+    half_years = ((day - nw.col("CompetitionOpenDay")).cast(nw.Float64) / 180.0).clip(-3.0, 3.0)
     known = nw.col("CompetitionOpenSinceYear") >= EARLIEST_YEAR
     features = {
         "Promo2Active": nw.when(running).then(starts_anew).otherwise(nw.lit(0)).cast(nw.Int8),

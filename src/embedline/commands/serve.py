@@ -1,0 +1,60 @@
+"""``serve``: a published or a packed model behind HTTP, by MLflow's scoring protocol."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from kedro.framework.cli.utils import env_option
+
+from embedline.commands.stored import load_bundle, load_champion, version_option
+from embedline.running.commands import params_option
+
+
+@click.command()
+@click.argument("source")
+@click.option("--alias", default="champion", show_default=True, help="Of the registered model.")
+@click.option("--packed", is_flag=True, help="Serve the packed file of the environment's last run instead.")
+@version_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", type=click.IntRange(0, 65535), default=5001, show_default=True, help="0 takes a free one.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that answer.")
+@click.option("--max-rows", "rows", type=click.IntRange(min=1), help="Of a request; more are refused (413).")
+@click.option("--max-bytes", "body", type=click.IntRange(min=1), help="Of a request's body; more are refused (413).")
+@click.option("--ignore-unknown", is_flag=True, help="Leave out columns that the model does not have, as MLflow does.")
+@env_option
+@params_option
+def serve(
+    source: str,
+    alias: str,
+    packed: bool,
+    version: str | None,
+    host: str,
+    port: int,
+    workers: int,
+    ignore_unknown: bool,
+    env: str | None,
+    params: dict[str, Any],
+    **limits: int | None,
+) -> None:
+    """Answer requests with the champion of SOURCE, such as rossmann; --packed or --version: with a stored service.
+
+    POST rows to /invocations; /ping, /health and /version are as MLflow has them. Ctrl-C and SIGTERM let the requests
+    that are under way end.
+    """
+    from embedline.serving.workers import Serving, run
+
+    if packed or version is not None:
+        service, name = load_bundle(source, "service", version, env, params)
+    else:
+        service, name = load_champion(source, alias, env, params)
+    given: dict[str, float] = {key: value for key, value in limits.items() if value is not None}
+    with tempfile.TemporaryDirectory(prefix="embedline-serve-") as folder:
+        path = Path(folder, "service.zip")
+        path.write_bytes(service.to_bytes())
+        del service  # the processes that answer read it from the file
+        run(
+            Serving(path=str(path), name=name, limits=given, strict=not ignore_unknown, workers=workers),
+            host=host,
+            port=port,
+        )

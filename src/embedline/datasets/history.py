@@ -1,0 +1,115 @@
+"""All versions of a metrics file as one value: what a source's earlier runs reached, and what differed between them."""
+
+import json
+from functools import reduce
+from pathlib import Path
+from typing import Any, NoReturn
+
+from kedro.io import AbstractDataset
+
+from embedline.errors import DataError
+from embedline.running.provenance import Makers
+from embedline.running.reasons import differences_of_work
+from embedline.running.records import Manifest, Work
+
+NOTHING = Work(wiring=None, code={}, libraries={}, parameters={}, files={}, datasets={})
+
+
+class MetricsHistory(AbstractDataset[None, list[dict[str, Any]]]):
+    """The versions of ``<source>.metrics``, oldest first, with what changed from each to the next.
+
+    Read only. Its content is a folder on this machine, so that the incremental runner notices a new version.
+
+    Args:
+        filepath: folder that holds the versions: the filepath of the metrics' own catalog entry.
+        dataset: name of that entry, as the manifest has it.
+        manifest: ``filepath`` of the run manifest, which knows what made each version.
+        last: how many of the newest versions are read.
+        metadata: of other tools.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        dataset: str,
+        manifest: dict[str, str],
+        last: int = 12,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.metadata = metadata
+        self._filepath, self._dataset, self._last = Path(filepath), dataset, last
+        self._manifest = Path(manifest["filepath"])
+
+    def load(self) -> list[dict[str, Any]]:
+        """Read the versions.
+
+        Returns:
+            For each ``version``, ``metrics``, and ``changes`` since the version before: texts, or None where no
+            recorded run tells.
+
+        Raises:
+            DataError: if a file is no JSON object.
+        """
+        makers = Makers.read(Manifest(self._manifest))
+        found: list[dict[str, Any]] = []
+        before: Work | None = None
+        for version in self._versions()[-self._last :]:
+            work = self._work(version, makers)
+            known = before is not None and work is not None
+            changes = differences_of_work(before, work, set()) if before and work and known else None
+            found.append({"version": version, "metrics": self._read(version), "changes": changes if found else []})
+            before = work
+        return found
+
+    def _versions(self) -> list[str]:
+        name = self._filepath.name
+        return sorted(path.parent.name for path in self._filepath.glob(f"*/{name}"))
+
+    def _read(self, version: str) -> dict[str, Any]:
+        path = self._filepath / version / self._filepath.name
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path} is no JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise DataError(f"{path} holds a {type(values).__name__}, not figures by their names")
+        return values
+
+    def _work(self, version: str, makers: Makers) -> Work | None:
+        """All that decided a version, from the raw files on, as one work; None where that is not recorded."""
+        record = makers.of.get((self._dataset, version))
+        if record is None:
+            return None
+        records = [makers.of.get(key) for key in makers.ancestors(self._dataset, version)]
+        works = [record.work, *(one.work for one in records if one)]
+        free = {
+            name: artifact
+            for work in works
+            for name, artifact in work.inputs.items()
+            if (name, artifact.version) not in makers.of
+        }
+        merged = reduce(_merge, works, NOTHING)
+        return Work(None, merged.code, merged.libraries, merged.parameters, merged.files, {}, free)
+
+    def save(self, data: None) -> NoReturn:
+        """Refused: the versions are those of the metrics."""
+        raise DataError(f"{self._dataset} has a history that is read, not written: save {self._dataset} itself")
+
+    def _exists(self) -> bool:
+        return bool(self._versions())
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath, "dataset": self._dataset}
+
+
+def _merge(one: Work, other: Work) -> Work:
+    """What decided either; their datasets are not compared, only what made them."""
+    return Work(
+        wiring=None,
+        code=one.code | other.code,
+        libraries=one.libraries | other.libraries,
+        parameters=one.parameters | other.parameters,
+        files=one.files | other.files,
+        datasets={},
+    )

@@ -1,0 +1,95 @@
+"""Frames of Spark: a folder of Parquet files that appears under its name when it is whole."""
+
+from copy import deepcopy
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import fsspec
+from kedro.io.core import AbstractVersionedDataset, DatasetError, Version, get_filepath_str, get_protocol_and_path
+
+from embedline.datasets.atomic import AtomicSave
+from embedline.errors import DataError
+from embedline.spark import spark_reason, spark_session
+
+WRITTEN = "part-*"  # what Spark calls the files of a folder, in the order of the rows
+
+
+class SparkFrame(AtomicSave, AbstractVersionedDataset[Any, Any]):
+    """Spark DataFrame in Parquet, or a raw CSV file to read; the session starts when the first frame is read.
+
+    All machines of the cluster have to see the folder under the same path (the driver alone is one such machine).
+
+    Parameters
+    ----------
+    filepath : folder of this machine or a shared one; always versioned, as a folder cannot be replaced in one step
+    file_format : ``parquet``, or ``csv``, which is read only
+    load_as : ``spark``, or ``polars`` for readers that work on one machine: the rows in the order of the files
+    load_args, save_args : options of Spark's reader and writer
+    """
+
+    _SINGLE_PROCESS = True  # a session belongs to one process
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        file_format: Literal["parquet", "csv"] = "parquet",
+        load_as: Literal["spark", "polars"] = "spark",
+        load_args: dict[str, Any] | None = None,
+        save_args: dict[str, Any] | None = None,
+        version: Version | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        protocol, path = get_protocol_and_path(filepath, version)
+        if protocol != "file":
+            raise DataError(f"{filepath}: frames of Spark lie in a folder that all machines see, not at {protocol}://")
+        if version is None:
+            raise DataError(f"{filepath}: frames of Spark have to be `versioned: true`")
+        self._protocol, self._fs = protocol, fsspec.filesystem("file")
+        self._file_format, self._load_as = file_format, load_as
+        self._load_args, self._save_args = deepcopy(load_args or {}), deepcopy(save_args or {})
+        self.metadata = metadata
+        super().__init__(PurePosixPath(path), version, exists_function=self._fs.exists, glob_function=self._fs.glob)
+
+    def load(self) -> Any:
+        """The newest version, or the one asked for, as a Spark DataFrame (nothing is read yet) or a Polars one."""
+        path = get_filepath_str(self._get_load_path(), self._protocol)
+        if self._load_as == "polars":
+            import polars as pl
+
+            return pl.read_parquet(sorted(Path(path).glob(WRITTEN)), **self._load_args)
+        return spark_session().read.format(self._file_format).options(**self._load_args).load(f"file://{path}")
+
+    def save(self, data: Any) -> None:
+        """Write ``data``, a Spark DataFrame, as the version of this run."""
+        if self._file_format != "parquet":
+            raise DataError(f"{self._filepath}: frames of Spark are saved as parquet, not {self._file_format}")
+        if not hasattr(data, "sparkSession"):
+            raise DataError(f"{self._filepath}: expected a frame of Spark, got {type(data).__name__}")
+        from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
+
+        path = get_filepath_str(self._get_save_path(), self._protocol)
+        try:
+            data.write.options(**self._save_args).parquet(f"file://{path}")
+        except (PySparkException, Py4JError) as error:
+            raise DatasetError(f"Spark cannot write {self._filepath}: {spark_reason(error)}") from error
+        _tidy(Path(path), data.sparkSession.sparkContext.master)
+
+    def _exists(self) -> bool:
+        return bool(self._fs.exists(get_filepath_str(self._get_load_path(), self._protocol)))
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath, "file_format": self._file_format, "version": self._version}
+
+
+def _tidy(folder: Path, master: str) -> None:
+    """Number the files, without the random part of their names, so that equal frames are equal folders."""
+    parts = sorted(folder.glob(WRITTEN))
+    if not parts:
+        raise DataError(f"the workers of {master} have written nothing to {folder}: they do not see this folder")
+    for other in folder.iterdir():
+        if other not in parts:  # checksums by file name, and Spark's mark of success, which the rename stands for
+            other.unlink()
+    for number, part in enumerate(parts):
+        part.rename(folder / f"part-{number:05}.parquet")

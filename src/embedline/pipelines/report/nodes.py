@@ -1,0 +1,26 @@
+"""Nodes of the report: stored artifacts into sections, and sections into the page."""
+
+from typing import Any
+
+from embedline.reporting.options import PageOptions
+
+Json = dict[str, Any]
+
+
+def collect_section(origin: str | None = None, **artifacts: Any) -> Json:
+    """What is stored of one source, as the page needs it; see :func:`embedline.reporting.sections.collect`.
+
+    Args:
+        origin: ``source`` of its parameters: where the raw data come from.
+        artifacts: by name; None for what is not stored.
+    """
+    from embedline.reporting.sections import collect
+
+    return collect(artifacts, origin)
+
+
+def write_page(page_options: PageOptions, **sections: Json) -> str:
+    """The page as HTML; see :func:`embedline.reporting.page.render`."""
+    from embedline.reporting.page import render
+
+    return render(sections, page_options)

@@ -1,0 +1,17 @@
+"""Settings of the report."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PageOptions(BaseModel):
+    """What the page is called and what it shows.
+
+    Attributes:
+        title: its heading.
+        sources: the sources to show, in this order; None for all that the registry has.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str = Field(default="embedline: what was learned", min_length=1)
+    sources: tuple[str, ...] | None = None

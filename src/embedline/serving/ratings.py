@@ -1,0 +1,98 @@
+"""Pairs of a user and an item in, the predicted ratings out: the factor models as a service."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+from numpy.typing import NDArray
+
+from embedline.errors import DataError
+from embedline.ratings.index import UNKNOWN, RatingsEncoder
+from embedline.ratings.learner import load_model
+from embedline.ratings.metrics import rating_metrics
+from embedline.ratings.options import EVALUATE, Id, RatingColumns, RatingSplit
+from embedline.ratings.rows import to_polars
+from embedline.ratings.splits import assign_parts, part_of
+from embedline.serving.columns import InputColumn, require_columns
+from embedline.serving.packed import Measured, PackedService
+from embedline.serving.values import plain_values
+from embedline.training.bundle import ModelBundle
+
+PREDICTED = "predicted"
+
+
+class RatingsService:
+    """The rating that each user would give to each item, as the batch prediction has it.
+
+    A user or an item that only the frames of users and items describe is known by its features; one that nothing is
+    known of gets the mean and the bias of the other side. In both columns whole numbers may come as ``3`` or ``3.0``.
+    """
+
+    def __init__(self, packed: PackedService) -> None:
+        self._model = load_model(packed.bundle)
+        encoder = self._model.encoder
+        self._columns = packed.columns
+        # Looked up in a dictionary: the encoder would build its own table for each request.
+        self._rows = {
+            encoder.columns.user: {user: row for row, user in enumerate(encoder.users, start=1)},
+            encoder.columns.item: {item: row for row, item in enumerate(encoder.items, start=1)},
+        }
+
+    def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Column ``predicted``: a rating within the range of ratings.
+
+        Raises:
+            DataError: if a column is missing, or an id is missing or of another type than those of the training.
+        """
+        require_columns(rows, self._columns)
+        found = [_look_up(rows[name], known) for name, known in self._rows.items()]
+        return pd.DataFrame({PREDICTED: self._model.predict(*found)})
+
+    def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Measured:
+        """Mean squared error, the figure of ``<source>.metrics``; ``actual`` holds the ratings."""
+        figures = rating_metrics(actual.to_numpy(np.float64), answers[PREDICTED].to_numpy(np.float64))
+        return Measured(("mse",), figures["mse"], "lower")
+
+
+def pack_ratings(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None) -> PackedService:
+    """The service of a stored ratings model."""
+    encoder = RatingsEncoder.model_validate(bundle.encoder)
+    names = encoder.columns
+    columns = ((names.user, encoder.users), (names.item, encoder.items))
+    return PackedService(
+        service="embedline.serving.ratings.RatingsService",
+        bundle=bundle,
+        tables={},
+        settings={},
+        columns=tuple(InputColumn(name=name, type=_type(ids)) for name, ids in columns),
+        example=[{name: ids[place] for name, ids in columns} for place in (0, -1)],
+        metadata=metadata or {},
+    )
+
+
+def hold_out_ratings(ratings: Any, columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:
+    """The ratings that the split holds out as a request has them, and the rating of each as ``actual``."""
+    rows = part_of(to_polars(assign_parts(ratings, columns, split)), EVALUATE)
+    return rows.select(columns.user, columns.item, actual=pl.col(columns.rating).cast(pl.Float64))
+
+
+def _type(ids: tuple[Id, ...]) -> Any:
+    return "string" if isinstance(ids[0], str) else "long"
+
+
+def _look_up(values: pd.Series, known: Mapping[Id, int]) -> NDArray[np.int32]:
+    """Rows int32 [N] of the ids; 0 of an unknown one."""
+    strings = isinstance(next(iter(known)), str)
+    ids = plain_values(values)
+    for place, value in enumerate(ids):
+        if type(value) is (str if strings else int):
+            continue
+        if not strings and isinstance(value, float) and value.is_integer():
+            ids[place] = int(value)
+            continue
+        what = "a string" if strings else "a whole number"
+        shown = "no value" if value is None else repr(value)
+        raise DataError(f"the request: column {values.name!r}, row {place + 1}: {shown} is not {what}")
+    return np.fromiter((known.get(value, UNKNOWN) for value in ids), np.int32, len(ids))

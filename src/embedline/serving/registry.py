@@ -1,0 +1,189 @@
+"""Services in MLflow's model registry: versions with their figures, and the alias of the champion."""
+
+import importlib.metadata
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import embedline
+from embedline.errors import DataError
+from embedline.serving import pyfunc
+from embedline.serving.champion import Figures, decide, measure
+from embedline.serving.columns import signature_of
+from embedline.serving.packed import PackedService
+
+CHAMPION = "champion"
+FIGURES, IDENTITY = "embedline.figures", "embedline.identity"  # tags of a version
+
+# What an environment needs to answer, as it is installed here; named so that MLflow does not have to guess for seconds.
+REQUIREMENTS = (
+    "accelerate",
+    "fsspec",
+    "kedro",
+    "mlflow",
+    "narwhals",
+    "numpy",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "pydantic",
+    "safetensors",
+    "scikit-learn",
+    "spacy",
+    "torch",
+    "tqdm",
+)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version.
+
+    Attributes:
+        figures: None where it was registered by other means.
+    """
+
+    name: str
+    number: str
+    identity: str | None
+    figures: Figures | None
+
+
+@dataclass(frozen=True)
+class Published:
+    """What came of a publication.
+
+    Attributes:
+        version: the version that has the service.
+        is_new: whether this publication made it.
+        is_champion: whether the alias stands there now.
+        reason: why, or why not.
+    """
+
+    version: Version
+    is_new: bool
+    is_champion: bool
+    reason: str
+
+
+class Registry:
+    """MLflow's model registry behind a tracking URI."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        import mlflow
+
+        self.tracking_uri = tracking_uri
+        self._client = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+    def find(self, name: str, alias: str = CHAMPION) -> Version | None:
+        """The version that an alias stands at, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version(self._client.get_model_version_by_alias(name, alias))
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model, or no alias
+                return None
+            raise
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions, the newest first."""
+        found = self._client.search_model_versions(f"name = '{name}'")
+        return sorted(map(_version, found), key=lambda version: -int(version.number))
+
+    def load(self, name: str, alias: str = CHAMPION) -> PackedService:
+        """Download and read a version; raise a DataError where there is none."""
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        uri = f"models:/{name}@{alias}"
+        if self.find(name, alias) is None:
+            raise DataError(f"there is no {uri} in {self.tracking_uri}: a run of the publish pipeline makes one")
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = download_artifacts(
+                    artifact_uri=f"{uri}/data/{pyfunc.FILE}",
+                    dst_path=folder,
+                    tracking_uri=self.tracking_uri,
+                    registry_uri=self.tracking_uri,
+                )
+                content = Path(path).read_bytes()
+        except (MlflowException, OSError) as error:
+            raise DataError(f"{uri} cannot be read: {' '.join(str(error).split())}") from error
+        return PackedService.from_bytes(content, name=uri)
+
+    def publish(self, name: str, packed: PackedService, figures: Figures, evaluation: Any, log: Any) -> Published:
+        """Register a service unless a version has it already, and make it the champion if it beats the present one.
+
+        Args:
+            figures: of the service on ``evaluation``.
+            evaluation: function that gives the raw held-out rows, read only if the champion has to answer them.
+            log: function that logs ``packed`` to the active run and gives the URI of the logged model.
+        """
+        champion, identity = self.find(name), packed.identity
+        if champion is not None and champion.identity == identity:
+            return Published(champion, False, True, "it is the champion already")
+        version = next((version for version in self.versions(name) if version.identity == identity), None)
+        is_new = version is None
+        if version is None:
+            version = self._register(name, log(packed), identity)
+        decision = decide(
+            figures,
+            champion.figures if champion else None,
+            (lambda: measure(self.load(name).open(), evaluation())) if champion else None,
+        )
+        self._client.set_model_version_tag(name, version.number, FIGURES, figures.model_dump_json())
+        if decision.wins:
+            self._client.set_registered_model_alias(name, CHAMPION, version.number)
+        return Published(version, is_new, decision.wins, decision.reason)
+
+    def _register(self, name: str, model_uri: str, identity: str) -> Version:
+        import mlflow
+
+        return _version(mlflow.register_model(model_uri, name, tags={IDENTITY: identity}))
+
+
+def log_service(packed: PackedService, name: str) -> str:
+    """Log a service as an MLflow model of the active run, with signature, example and requirements; its URI.
+
+    The model brings the package's code along, so that ``mlflow models serve`` finds it anywhere.
+    """
+    import mlflow
+
+    example = _example(packed)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, pyfunc.FILE)
+        file.write_bytes(packed.to_bytes())
+        info = mlflow.pyfunc.log_model(
+            name=name,
+            loader_module=pyfunc.__name__,
+            data_path=str(file),
+            code_paths=[str(Path(embedline.__file__).parent)],
+            signature=signature_of(packed.columns, packed.open().predict(example)),
+            input_example=example,
+            pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in REQUIREMENTS],
+            metadata=packed.metadata,
+        )
+    uri: str = info.model_uri
+    return uri
+
+
+def _example(packed: PackedService) -> pd.DataFrame:
+    """The example with the types of the signature: doubles may look like whole numbers in JSON."""
+    rows = pd.DataFrame(packed.example)
+    doubles = [column.name for column in packed.columns if column.type == "double" and column.name in rows.columns]
+    return rows.astype(dict.fromkeys(doubles, "float64"))
+
+
+def _version(found: Any) -> Version:
+    figures = found.tags.get(FIGURES)
+    return Version(
+        name=found.name,
+        number=str(found.version),
+        identity=found.tags.get(IDENTITY),
+        figures=Figures.model_validate(json.loads(figures)) if figures else None,
+    )

@@ -1,0 +1,146 @@
+"""MLflow's scoring app around a packed service, with bounds, and with one line for whoever sent a bad request.
+
+``mlflow.pyfunc.scoring_server`` brings ``/ping``, ``/health``, ``/version`` and the time limit of a request; its
+``/invocations`` is not used. Measured with mlflow 3.17: that one answers a request without a Content-Type, a number of
+5,000 digits or deeply nested JSON with 500, takes bodies of any size and sends them back where they are no JSON, leaves
+out misspelt columns, and calls whatever goes wrong inside of a model 400.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+import pandas as pd
+
+from embedline.errors import DataError
+from embedline.serving.invocations import RefusedError, read_frame, write_predictions
+from embedline.serving.limits import Limits
+from embedline.serving.packed import PackedService, Service
+
+logger = logging.getLogger(__name__)
+
+PATH = "/invocations"
+THREADS = 2  # predictions at a time in a process: a single row need not wait for a whole batch
+MESSAGE = 500  # characters of an error: a value that is named in it may be a whole text
+DRAINED = 8  # times the limit of a body that are read and dropped, so that its sender gets the answer
+
+
+class Answering:
+    """From the body of a request to the body of its answer.
+
+    Args:
+        packed: the service.
+        limits: of a request, where they are given; the others are those of the service's kind.
+        strict: whether a column that the model does not have is refused, or left out as MLflow does.
+    """
+
+    def __init__(self, packed: PackedService, limits: Mapping[str, float], *, strict: bool = True) -> None:
+        self._service: Service = packed.open()
+        own: Limits = getattr(self._service, "limits", Limits())
+        self.limits = Limits.model_validate(own.model_dump() | dict(limits))
+        self.columns, self._strict = packed.columns, strict
+
+    def answer(self, body: bytes, content_type: str | None) -> bytes:
+        """Predictions as JSON.
+
+        Raises:
+            RefusedError: where the request is at fault.
+        """
+        frame = read_frame(body, content_type, self.columns, rows=self.limits.rows, strict=self._strict)
+        try:
+            found: pd.DataFrame = self._service.predict(frame)
+        except DataError as error:
+            raise RefusedError(400, " ".join(str(error).split())) from error
+        return write_predictions(found)
+
+
+class Application:
+    """ASGI application: requests to ``/invocations`` are answered here, all others by MLflow's app.
+
+    MLflow's app is not asked first: its time limit is a middleware that costs as much as a prediction.
+    """
+
+    def __init__(self, answering: Answering) -> None:
+        from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
+        from mlflow.models import Model
+        from mlflow.pyfunc import PyFuncModel, scoring_server
+
+        self._answering = answering
+        self._seconds: float = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
+        self._mlflow = scoring_server.init(PyFuncModel(Model(), answering, predict_fn="answer"))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
+            from starlette.requests import Request
+
+            response = await self._invoke(Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            await self._mlflow(scope, receive, send)
+
+    async def _invoke(self, request: Any) -> Any:
+        from starlette.responses import Response
+
+        try:
+            body = await _read_body(request, self._answering.limits)
+            answer = partial(self._answering.answer, body, request.headers.get("content-type"))
+            async with asyncio.timeout(self._seconds):
+                found = await asyncio.get_running_loop().run_in_executor(self._threads, answer)
+        except RefusedError as error:
+            return _refusal(error.status, str(error))
+        except TimeoutError:
+            return _refusal(504, f"the answer took more than {self._seconds:g} s")
+        except Exception:  # a fault of ours: the log has it, the client need not see our insides
+            logger.exception("A request was not answered")
+            return _refusal(500, "the server failed to answer; its log says why")
+        return Response(found, media_type="application/json")
+
+
+async def _read_body(request: Any, limits: Limits) -> bytes:
+    """The whole body; refused where it is too long, too slow or compressed.
+
+    The rest of a body that is too long is read and dropped: an answer in the middle of it would not be seen by clients
+    that send first and read afterwards.
+    """
+    from starlette.requests import ClientDisconnect
+
+    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise RefusedError(415, f"the body must not be compressed; the Content-Encoding says {encoding[:50]!r}")
+    too_long = RefusedError(413, f"the body may have {limits.body:,} bytes; this one has more")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limits.body and "expect" in request.headers:
+        raise too_long  # the client waits for leave to send
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(limits.seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= limits.body:
+                    chunks.append(chunk)
+                else:
+                    chunks.clear()
+                if size > DRAINED * limits.body:
+                    break
+    except TimeoutError as error:
+        raise RefusedError(408, f"the body was not there after {limits.seconds:g} s") from error
+    except ClientDisconnect as error:
+        raise RefusedError(400, "the client went away") from error
+    if size > limits.body:
+        raise too_long
+    return b"".join(chunks)
+
+
+def _refusal(status: int, message: str) -> Any:
+    """An error as MLflow's clients expect it."""
+    from starlette.responses import Response
+
+    content = json.dumps({"error_code": HTTPStatus(status).name, "message": message[:MESSAGE]})
+    headers = {"connection": "close"} if status in (408, 413) else {}  # the rest of the body may still be under way
+    return Response(content, status, headers, media_type="application/json")

@@ -1,0 +1,181 @@
+"""Answers for table rows as the canonical table has them: encoded, and predicted by the network of a tabular bundle."""
+
+import reprlib
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from embedline.errors import DataError
+from embedline.serving.columns import ColumnType, InputColumn
+from embedline.serving.packed import Measured, PackedService
+from embedline.serving.values import is_text, plain_values
+from embedline.tables.arrays import to_arrays
+from embedline.tables.encoder import Encoder, encode
+from embedline.tables.learner import load_model
+from embedline.tables.predictions import (
+    PREDICTED,
+    main_figure,
+    predicted_columns,
+    prefix_of,
+    probability_names,
+    short_figures,
+)
+from embedline.tables.targets import Target, TargetClasses
+from embedline.training.bundle import ModelBundle
+
+SERVICE = f"{__name__}.TableService"
+EXAMPLE_ROWS = 2
+
+Kind = Literal["boolean", "integer", "string", "number"]
+_DTYPES: dict[Kind, Any] = {
+    "boolean": pl.Boolean,
+    "integer": pl.Int64,
+    "string": pl.String,
+    "number": pl.Float64,
+}
+_NOUNS: dict[Kind, str] = {
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "string": "text",
+    "number": "a finite number",
+}
+
+
+class TableInputs(BaseModel):
+    """``settings`` of a packed table model.
+
+    Attributes:
+        kinds: what each input of the encoder holds, by its column.
+        keys: columns that come back with the answers where the request has them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kinds: dict[str, Kind]
+    keys: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> "TableInputs":
+        """The inputs of a fitted encoder: its variables, and the columns that target means group by."""
+        kinds: dict[str, Kind] = {name: levels.kind for name, levels in (encoder.categorical | encoder.groups).items()}
+        kinds |= {name: "number" for name in encoder.continuous if name not in kinds}
+        return cls(kinds=kinds, keys=tuple(name for name in encoder.keys if name not in kinds))
+
+
+def request_columns(inputs: TableInputs, table: pl.DataFrame) -> tuple[InputColumn, ...]:
+    """The columns of a request, by what ``table`` holds: whole numbers with missing ones are doubles, as in pandas.
+
+    A variable without a value counts as in training: as a category of its own, or by its fill.
+    """
+    named = {name: True for name in inputs.kinds} | {name: False for name in inputs.keys if name in table.columns}
+    return tuple(
+        InputColumn(name=name, type=_column_type(table.get_column(name)), required=required)
+        for name, required in named.items()
+    )
+
+
+def pack_table(model: ModelBundle, table: pl.DataFrame) -> PackedService:
+    """Pack a tabular bundle for requests with the columns of ``table``, the canonical one; its first rows are shown."""
+    inputs = TableInputs.of(Encoder.model_validate(model.encoder))
+    columns = request_columns(inputs, table)
+    example = table.head(EXAMPLE_ROWS).select(column.name for column in columns)
+    dates = [name for name, dtype in example.schema.items() if dtype.is_temporal()]
+    return PackedService(
+        service=SERVICE,
+        bundle=model,
+        tables={},
+        settings=inputs.model_dump(mode="json"),
+        columns=columns,
+        example=example.with_columns(pl.col(dates).cast(pl.String)).to_dicts(),
+    )
+
+
+def _column_type(column: pl.Series) -> ColumnType:
+    """MLflow's type: "any" where it has none that keeps a missing value apart, as it makes False of one in booleans."""
+    if column.dtype.is_integer():
+        return "double" if column.null_count() else "long"
+    if column.dtype.is_float():
+        return "double"
+    return "string" if column.dtype in (pl.String, pl.Categorical, pl.Enum) else "any"
+
+
+class TableService:
+    """Rows with the columns of the canonical table; a category never seen and a missing value count as in batch.
+
+    Answers have the key columns that the request has, ``predicted``, and ``p_<class>`` of each class.
+    """
+
+    def __init__(self, packed: PackedService) -> None:
+        self._inputs = TableInputs.model_validate(packed.settings)
+        self._model = load_model(packed.bundle)
+
+    def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """A row out for each row in, in their order."""
+        encoder = self._model.encoder
+        encoded = encode(nw.from_native(typed_rows(rows, self._inputs.kinds), eager_only=True), encoder)
+        predicted = self._model.predict(to_arrays(encoded, encoder))
+        answers = {name: rows[name].to_numpy() for name in self._inputs.keys if name in rows.columns}
+        for target in encoder.targets:
+            prefix = prefix_of(target, encoder.targets)
+            answers |= predicted_columns(target, predicted[target.column], prefix)
+        return pd.DataFrame(answers)
+
+    def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Measured:
+        """The main figure of the first target."""
+        return measure_target(self._model.encoder.targets, answers, actual)
+
+
+def measure_target(targets: Sequence[Target], answers: pd.DataFrame, actual: pd.Series) -> Measured:
+    """The main figure of the first of ``targets``, from its columns among ``answers`` and the true values [N]."""
+    target, name = targets[0], main_figure(targets[0])
+    prefix = prefix_of(target, targets)
+    predicted: NDArray[np.float64]  # [N], or probabilities [N, C]
+    if isinstance(target, TargetClasses):
+        numbers = {level: k for k, level in enumerate(target.names)}
+        true = np.array([numbers[str(value)] for value in actual], dtype=np.int64)
+        predicted = answers[probability_names(target, prefix)].to_numpy(dtype=np.float64)
+    else:
+        true, predicted = actual.to_numpy(dtype=np.float64), answers[prefix + PREDICTED].to_numpy(dtype=np.float64)
+    path = ("targets", target.column, name) if len(targets) > 1 else (name,)
+    value = short_figures(target, true, predicted)[name]
+    return Measured(path=path, value=value, better="higher" if isinstance(target, TargetClasses) else "lower")
+
+
+def typed_rows(rows: pd.DataFrame, kinds: dict[str, Kind]) -> pl.DataFrame:
+    """The columns of ``kinds`` with their types; raise a DataError that names the column and the row of another value.
+
+    Missing values (None, NaN, NaT) are null. Whole numbers may be floats, as pandas and JSON have them.
+    """
+    return pl.DataFrame([_typed(rows[name], name, kind) for name, kind in kinds.items()])
+
+
+def _typed(column: pd.Series, name: str, kind: Kind) -> pl.Series:
+    values = plain_values(column)
+    faulty = next((row for row, value in enumerate(values) if not (value is None or _HOLDS[kind](value))), None)
+    if faulty is not None:
+        shown = reprlib.repr(values[faulty])  # not the whole of a long one
+        raise DataError(f"the request: column {name!r}, row {faulty + 1}: {shown} is not {_NOUNS[kind]}")
+    if kind == "integer":
+        values = [None if value is None else int(value) for value in values]
+    return pl.Series(name, values, dtype=_DTYPES[kind], strict=False)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
+_HOLDS: dict[Kind, Any] = {
+    "boolean": lambda value: isinstance(value, bool),
+    "integer": lambda value: (
+        _is_number(value) and not isinstance(value, bool) and value % 1 == 0 and abs(value) < 2**63
+    ),
+    "string": is_text,
+    "number": _is_number,
+}

@@ -1,0 +1,82 @@
+"""Texts in, their classes out: the classifier of the text learner as a service."""
+
+import sys
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pandas as pd
+import polars as pl
+
+from embedline.errors import DataError
+from embedline.serving.columns import InputColumn, require_columns
+from embedline.serving.limits import Limits
+from embedline.serving.packed import Measured, PackedService
+from embedline.serving.values import plain_values
+from embedline.text.parts import TEST
+from embedline.text.predicting import Predictor
+from embedline.training.bundle import ModelBundle
+
+TEXT = "text"
+EXAMPLE = ("A wonderful film, against all odds.", "The acting was dull and the plot made no sense.")
+
+
+class TextService:
+    """The class of each text, with the probability of every class, as the batch prediction has them.
+
+    An empty or missing text, or one without a known word, gets what the classifier makes of nothing.
+    """
+
+    # A text is far dearer than a row of a table: 4 MB are about a million tokens, half a minute on two cores.
+    limits: ClassVar[Limits] = Limits(body=4_000_000, rows=2_000)
+
+    def __init__(self, packed: PackedService) -> None:
+        # One process tokenizes: a server has no use for a pool that starts for a request.
+        self._predictor = replace(Predictor.from_bundle(packed.bundle), few_texts=sys.maxsize)
+        self._columns = packed.columns
+
+    def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Columns ``predicted``, ``confidence`` (its probability) and ``p_<class>`` of each class.
+
+        Raises:
+            DataError: if there is no column ``text``, or one of its values is no text; the row counts from 1.
+        """
+        require_columns(rows, self._columns)
+        texts = [_read(value, row) for row, value in enumerate(plain_values(rows[TEXT]), start=1)]
+        found = self._predictor.predict(texts).drop("text")
+        return pd.DataFrame(found.to_dict(as_series=False))
+
+    def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Measured:
+        """Accuracy, the figure of ``<source>.metrics``; ``actual`` holds the labels."""
+        right = answers["predicted"].to_numpy() == actual.to_numpy()
+        return Measured(("classifier", "accuracy"), float(right.mean()), "higher")
+
+
+def pack_texts(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None) -> PackedService:
+    """The service of a stored text classifier."""
+    return PackedService(
+        service="embedline.serving.texts.TextService",
+        bundle=bundle,
+        tables={},
+        settings={},
+        columns=(InputColumn(name=TEXT, type="string"),),
+        example=[{TEXT: text} for text in EXAMPLE],
+        metadata=metadata or {},
+    )
+
+
+def hold_out_texts(documents: pl.DataFrame) -> pl.DataFrame:
+    """The test documents of ``<source>.documents`` as a request has them, and the label of each as ``actual``."""
+    return documents.filter(pl.col("part") == TEST).select(TEXT, actual=pl.col("label").cast(pl.String))
+
+
+def _read(value: Any, row: int) -> str:
+    """A cell as text; a missing one is empty, as in a table of texts."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"the request: column {TEXT!r}, row {row}: {value!r} is not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the request: column {TEXT!r}, row {row}: half of a surrogate pair is not text") from error
+    return value

@@ -1,0 +1,144 @@
+"""The processes behind ``embedline serve``: one socket, uvicorn, and the application of each."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from embedline.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+SETTINGS = "EMBEDLINE_SERVING"  # environment variable that tells a process what to serve
+GRACE = 30  # seconds that requests under way have to end in when the server is stopped
+HEALTHY = 20  # seconds in which a process has to say that it lives, before another one takes its place
+BACKLOG = 2048  # connections that wait to be accepted
+
+
+class Serving(BaseModel):
+    """What a process serves; JSON in the environment of the processes that uvicorn starts.
+
+    Attributes:
+        path: of the packed service.
+        name: of it in messages.
+        limits: of a request, those that are given (:class:`embedline.serving.limits.Limits`).
+        strict: whether a column that the model does not have is refused.
+        workers: processes that answer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    name: str
+    limits: dict[str, float] = {}
+    strict: bool = True
+    workers: int = 1
+
+
+def run(serving: Serving, *, host: str, port: int) -> None:
+    """Serve until the process is told to stop; requests under way end first.
+
+    Raises:
+        DataError: if the address cannot be listened on, or the processes do not start.
+    """
+    import uvicorn
+
+    listening = _listen(host, port)
+    os.environ[SETTINGS] = serving.model_dump_json()
+    config = uvicorn.Config(
+        "embedline.serving.workers:make_worker_app",
+        factory=True,
+        workers=serving.workers,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACE,
+        timeout_worker_healthcheck=HEALTHY,
+    )
+    # uvicorn raises the signal that has stopped it once more: a stop that was asked for is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        with suppress(KeyboardInterrupt):
+            _serve(serving, config, listening)
+    finally:
+        listening.close()
+        del os.environ[SETTINGS]
+
+
+def _serve(serving: Serving, config: Any, listening: socket.socket) -> None:
+    import uvicorn
+    from uvicorn.config import STARTUP_FAILURE
+    from uvicorn.supervisors import Multiprocess
+
+    bound, port = listening.getsockname()[:2]
+    told = f"{serving.name} answers at http://{f'[{bound}]' if ':' in bound else bound}:{port}/invocations"
+    if serving.workers == 1:
+        config.load()  # before anyone is told
+        _say(told)
+        uvicorn.Server(config).run(sockets=[listening])
+        return
+    _say(f"{told}, by {serving.workers} processes")
+    supervisor = Multiprocess(config, sockets=[listening])
+    supervisor.run()
+    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+        raise DataError(f"{serving.name} cannot be served: its processes do not start, see above")
+
+
+def make_worker_app() -> Any:
+    """The application of this process."""
+    from uvicorn.config import STARTUP_FAILURE
+
+    serving = Serving.model_validate_json(os.environ[SETTINGS])
+    if serving.workers > 1:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        return _make_app(serving)
+    except Exception as error:
+        if serving.workers == 1:
+            raise
+        # uvicorn would start another process, and another one, in place of one that ends in any other way.
+        logger.error("%s", error, exc_info=not isinstance(error, DataError))
+        sys.exit(STARTUP_FAILURE)
+
+
+def _make_app(serving: Serving) -> Any:
+    import torch
+
+    from embedline.serving.packed import PackedService
+    from embedline.serving.server import Answering, Application
+
+    torch.set_num_threads(max(1, _cores() // serving.workers))
+    packed = PackedService.from_bytes(Path(serving.path).read_bytes(), name=serving.name)
+    return Application(Answering(packed, serving.limits, strict=serving.strict))
+
+
+def _end_with_parent() -> None:
+    """Stop as if told to, once the process that has started this one is gone: else it would hold the port for good."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise DataError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

@@ -1,0 +1,109 @@
+"""The Spark session: its settings, and its start when the first dataset needs it."""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from embedline.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+MASTER = "spark.master"
+FIXED = {
+    "spark.sql.ansi.enabled": "true",  # a text that is no number is an error, not a missing value
+    "spark.sql.session.timeZone": "UTC",
+}
+_settings: dict[str, str] = {}
+
+
+def configure(settings: Mapping[str, Any]) -> None:
+    """Take over the settings of the session to come; those of a session that is running stay as they are.
+
+    Parameters
+    ----------
+    settings : Spark's own keys with texts, numbers or booleans, such as ``{"spark.master": "local[*]"}``; the keys may
+        be nested: ``{"spark": {"executor": {"memory": "2g"}}}``
+
+    Raises
+    ------
+    DataError
+        when a key is none of Spark's, a value is none of these, or the key is one of :data:`FIXED` with another value.
+    """
+    flat = flatten(settings)
+    for key, value in flat.items():
+        if not key.startswith("spark."):
+            raise DataError(f"settings of Spark: {key!r} does not start with 'spark.'")
+        if FIXED.get(key, value) != value:
+            raise DataError(f"settings of Spark: {key} has to be {FIXED[key]}, not {value}")
+    _settings.clear()
+    _settings.update(flat)
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as ``{"spark.a.b": text}``, booleans as Java writes them."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, prefix=f"{name}.")
+        elif isinstance(value, bool):
+            flat[name] = str(value).lower()
+        elif isinstance(value, str | int | float):
+            flat[name] = str(value)
+        else:
+            raise DataError(f"settings of Spark: {name} has to be a text, a number, true or false, not {value!r}")
+    return flat
+
+
+def require_spark() -> None:
+    """Raise a DataError that says what is missing, PySpark or Java, where Spark cannot run on this machine."""
+    try:
+        import pyspark  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise DataError('the frames of this environment need PySpark: pip install "embedline[spark]"') from error
+    home = os.environ.get("JAVA_HOME")
+    java = Path(home, "bin", "java") if home else None
+    if java is not None and not java.is_file():
+        raise DataError(f"Spark needs Java 17 or newer: JAVA_HOME is {home}, which has no bin/java")
+    if java is None and shutil.which("java") is None:
+        raise DataError("Spark needs Java 17 or newer: there is no java in the PATH, and JAVA_HOME is not set")
+
+
+def spark_session() -> Any:
+    """The running ``SparkSession``, or a new one with the settings of :func:`configure`.
+
+    Raises
+    ------
+    DataError
+        when PySpark or Java is missing, or the master does not answer.
+    """
+    require_spark()
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.getActiveSession()
+    if session is None:
+        master = _settings.get(MASTER, "local[*]")
+        builder = SparkSession.builder.appName("embedline").config(MASTER, master)
+        try:
+            session = builder.config(map=dict(_settings)).getOrCreate()
+        except (PySparkException, Py4JError) as error:
+            raise DataError(f"Spark does not start with the master {master}: {spark_reason(error)}") from error
+        page = session.sparkContext.uiWebUrl
+        logger.info("Spark %s on %s%s", session.version, session.sparkContext.master, f", {page}" if page else "")
+    for key, value in FIXED.items():
+        session.conf.set(key, value)
+    return session
+
+
+def spark_reason(error: Exception) -> str:
+    """The reason of a Spark error in one line, without the traces of Java."""
+    cause = getattr(error, "java_exception", None)
+    while cause is not None and cause.getCause() is not None:
+        cause = cause.getCause()
+    text = cause.toString() if cause is not None else str(error)
+    return str(text).strip().splitlines()[0]

@@ -1,0 +1,310 @@
+"""The alias of the champion moves to what beats it on the same rows, and to nothing else."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import polars as pl
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Pipeline
+from small_table import CLASSES, SPLIT, Trained
+
+from embedline.datasets import Champion
+from embedline.errors import DataError
+from embedline.pipeline_registry import register_pipelines
+from embedline.pipelines.serving.nodes import measure_service
+from embedline.pipelines.serving.tables import hold_out_table
+from embedline.publishing_hook import Publishing
+from embedline.serving.champion import Figures, decide, fingerprint, measure
+from embedline.serving.packed import Measured, PackedService
+from embedline.serving.registry import Published, Registry, log_service
+
+ERROR = Figures(path=("exp_rmspe",), value=0.10, better="lower", rows=10, evaluation="a")
+
+
+def never() -> Measured:
+    raise AssertionError("the champion need not answer")
+
+
+@pytest.mark.parametrize(
+    ("challenger", "wins", "reason"),
+    [
+        ({"value": 0.09}, True, "exp_rmspe 0.09 beats 0.1 on the same rows"),
+        ({"value": 0.10}, False, "exp_rmspe 0.1 does not beat 0.1 on the same rows"),
+        ({"value": 0.11}, False, "exp_rmspe 0.11 does not beat 0.1 on the same rows"),
+        ({"value": float("nan")}, False, "exp_rmspe nan is no figure to compare"),
+        ({"value": float("-inf")}, False, "exp_rmspe -inf is no figure to compare"),
+    ],
+)
+def test_on_the_same_rows_the_recorded_figures_decide(challenger, wins, reason) -> None:
+    decision = decide(ERROR.model_copy(update=challenger), ERROR, never)
+    assert (decision.wins, decision.reason) == (wins, reason)
+
+
+def test_of_accuracies_the_higher_wins() -> None:
+    accuracy = Figures(path=("accuracy",), value=0.8, better="higher", rows=10, evaluation="a")
+    assert decide(accuracy.model_copy(update={"value": 0.81}), accuracy, never).wins
+    assert not decide(accuracy.model_copy(update={"value": 0.79}), accuracy, never).wins
+
+
+def test_without_a_champion_anything_finite_wins() -> None:
+    assert decide(ERROR, None, None).wins
+    assert not decide(ERROR.model_copy(update={"value": float("nan")}), None, None).wins
+
+
+def test_on_other_rows_the_champion_answers_again() -> None:
+    others = ERROR.model_copy(update={"evaluation": "b", "value": 0.5})
+    beaten = decide(others, ERROR, lambda: Measured(("exp_rmspe",), 0.6, "lower"))
+    assert beaten.wins and beaten.reason == "exp_rmspe 0.5 beats 0.6 of the champion on the new rows"
+    assert not decide(others, ERROR, lambda: Measured(("exp_rmspe",), 0.4, "lower")).wins
+    nan = decide(others, ERROR, lambda: Measured(("exp_rmspe",), float("nan"), "lower"))
+    assert not nan.wins
+    other_figure = decide(others, ERROR, lambda: Measured(("accuracy",), 0.4, "higher"))
+    assert not other_figure.wins and other_figure.reason == "the champion is measured by accuracy, not by exp_rmspe"
+
+    def fail() -> Measured:
+        raise DataError("store.csv has no store 7")
+
+    silent = decide(others, ERROR, fail)
+    assert not silent.wins and silent.reason.endswith("so that it is not beaten: store.csv has no store 7")
+
+
+def test_a_fingerprint_tells_values_types_names_and_order() -> None:
+    rows = pl.DataFrame({"shop": ["a", "b"], "actual": [1.0, 2.0]})
+    others = [
+        rows.reverse(),
+        rows.with_columns(actual=pl.Series([1.0, 2.5])),
+        rows.with_columns(pl.col("actual").cast(pl.Float32)),
+        rows.rename({"shop": "store"}),
+        rows.head(1),
+    ]
+    assert len({fingerprint(rows), *map(fingerprint, others)}) == 1 + len(others)
+    assert fingerprint(rows.with_columns(pl.col("shop").cast(pl.Categorical))) == fingerprint(rows)
+    assert fingerprint(pl.concat([rows.head(1), rows.tail(1)], rechunk=False)) == fingerprint(rows)
+
+
+# The registry
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    return Trained(CLASSES)
+
+
+@pytest.fixture(scope="module")
+def evaluation(trained: Trained) -> pl.DataFrame:
+    return hold_out_table(trained.table, CLASSES, SPLIT, trained.encoder)
+
+
+@pytest.fixture(scope="module")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A database of its own, for this process as long as the tests last."""
+    folder = tmp_path_factory.mktemp("registry")
+    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{folder}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    mlflow.create_experiment("published", artifact_location=str(folder / "artifacts"))
+    mlflow.set_experiment("published")
+    with mlflow.start_run():
+        yield uri
+    mlflow.set_tracking_uri(before)
+
+
+def noisy(packed: PackedService, deviation: float) -> PackedService:
+    """The service with weights that are off by so much: a worse one."""
+    random = np.random.default_rng(0)
+    weights = {
+        name: tensor + tensor.new_tensor(random.normal(scale=deviation, size=tensor.shape))
+        for name, tensor in packed.bundle.weights.items()
+    }
+    return replace(packed, bundle=replace(packed.bundle, weights=weights))
+
+
+def wrong(packed: PackedService) -> PackedService:
+    """The service with the output layers turned round: right where it was wrong."""
+    weights = {name: -tensor if ".output." in name else tensor for name, tensor in packed.bundle.weights.items()}
+    return replace(packed, bundle=replace(packed.bundle, weights=weights))
+
+
+def figures_of(packed: PackedService, rows: pl.DataFrame) -> Figures:
+    measured = measure(packed.open(), rows)
+    return Figures(
+        path=measured.path,
+        value=measured.value,
+        better=measured.better,
+        rows=len(rows),
+        evaluation=fingerprint(rows),
+    )
+
+
+@pytest.fixture
+def publish(tracking_uri: str, request: pytest.FixtureRequest) -> Callable[..., Published]:
+    """Publish a service under a name of the test's own; with the figures of its rows unless others are given."""
+    registry = Registry(tracking_uri)
+
+    def call(packed: PackedService, rows: pl.DataFrame, figures: Figures | None = None) -> Published:
+        return registry.publish(
+            request.node.name,
+            packed,
+            figures or figures_of(packed, rows),
+            evaluation=lambda: rows,
+            log=lambda service: log_service(service, "grades"),
+        )
+
+    return call
+
+
+def test_a_better_service_takes_the_alias_and_a_worse_or_equal_one_does_not(
+    publish, trained, evaluation, tracking_uri, request
+) -> None:
+    name, registry = request.node.name, Registry(tracking_uri)
+    good, bad, worse = trained.packed, noisy(trained.packed, 1.0), wrong(trained.packed)
+    values = [figures_of(service, evaluation).value for service in (good, bad, worse)]
+    assert values[0] > values[1] > values[2]
+    with pytest.raises(DataError, match=r"there is no models:/.*@champion in sqlite.*: a run of the publish pipeline"):
+        registry.load(name)
+
+    first = publish(bad, evaluation)
+    assert (first.version.number, first.is_new, first.is_champion) == ("1", True, True)
+    again = publish(replace(bad, metadata={"run": "another"}), evaluation)
+    assert (again.version.number, again.is_new, again.is_champion) == ("1", False, True)
+    assert again.reason == "it is the champion already"
+    weak = publish(worse, evaluation)
+    assert (weak.version.number, weak.is_new, weak.is_champion) == ("2", True, False)
+    assert registry.find(name).number == "1"
+    equal = publish(replace(bad, settings={**bad.settings, "keys": []}), evaluation)
+    assert (equal.version.number, equal.is_champion) == ("3", False)
+    strong = publish(good, evaluation)
+    assert (strong.version.number, strong.is_new, strong.is_champion) == ("4", True, True)
+    back = publish(bad, evaluation)  # known, and beaten
+    assert (back.version.number, back.is_new, back.is_champion) == ("1", False, False)
+    assert [version.number for version in registry.versions(name)] == ["4", "3", "2", "1"]
+    champion = registry.find(name)
+    assert champion.number == "4" and champion.figures.value == values[0]
+    assert registry.load(name).identity == good.identity
+
+
+def test_on_new_rows_the_champion_is_asked(publish, trained, evaluation, tracking_uri, request) -> None:
+    name, registry = request.node.name, Registry(tracking_uri)
+    good, bad = trained.packed, noisy(trained.packed, 1.0)
+    publish(good, evaluation)
+    easy = evaluation.filter(pl.Series(bad.open().predict(evaluation.to_pandas())["predicted"]) == pl.col("actual"))
+    assert figures_of(bad, easy).value == 1.0 > figures_of(good, evaluation).value
+    # Its own figure is higher than what stands recorded, but on other rows, and there the champion is as good or not.
+    hard = easy.with_columns(actual=pl.Series(good.open().predict(easy.to_pandas())["predicted"]))
+    assert not publish(bad, hard, figures_of(bad, hard)).is_champion
+    assert registry.find(name).identity == good.identity
+    beaten = publish(bad, easy)
+    assert beaten.is_champion == (figures_of(good, easy).value < 1.0) is True
+    assert not beaten.is_new and registry.find(name).figures.evaluation == fingerprint(easy)
+
+
+def test_a_version_by_other_means_is_asked_for_its_answers(publish, trained, evaluation, tracking_uri, request) -> None:
+    name = request.node.name
+    other = mlflow.register_model(log_service(trained.packed, "grades"), name)
+    mlflow.MlflowClient().set_registered_model_alias(name, "champion", other.version)
+    published = publish(noisy(trained.packed, 1.0), evaluation)
+    assert not published.is_champion and "of the champion on the new rows" in published.reason
+
+
+def test_the_logged_model_answers_and_says_what_it_takes(trained, tracking_uri, evaluation) -> None:
+    packed = replace(trained.packed, metadata={"source": "grades", "value": 0.9})
+    uri = log_service(packed, "grades")
+    model = mlflow.pyfunc.load_model(uri)
+    rows = evaluation.drop("actual").to_pandas()
+    assert model.predict(rows)["p_high"].tolist() == packed.open().predict(rows)["p_high"].tolist()
+    assert model.metadata.metadata == {"source": "grades", "value": 0.9}
+    assert model.metadata.signature.inputs.input_names()[0] == "shop"
+    assert model.metadata.signature.outputs.input_names() == ["row", "predicted", "p_high", "p_low"]
+    assert model.input_example["year"].tolist() == [row["year"] for row in packed.example]
+    folder = Path(mlflow.artifacts.download_artifacts(uri))
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert f"polars=={pl.__version__}" in requirements and f"mlflow=={mlflow.__version__}" in requirements
+    assert not list(folder.rglob("*.pkl")) and (folder / "code" / "embedline" / "serving" / "pyfunc.py").exists()
+    for bad, message in (
+        (rows.drop(columns="shop"), r"Model is missing inputs \['shop'\]"),
+        (rows.assign(size="x"), "Incompatible input types for column size"),
+        (rows.assign(member="x"), "column 'member', row 1: 'x' is not true or false"),
+    ):
+        with pytest.raises(mlflow.MlflowException, match=message) as caught:
+            model.predict(bad)
+        assert caught.value.get_http_status_code() == 400
+
+
+# The hook
+
+
+class Run:
+    """A run of ``adult_publish`` as the hook sees it, with artifacts of the small table."""
+
+    def __init__(self, tracking_uri: str, name: str, packed: PackedService, rows: pl.DataFrame) -> None:
+        figures = measure_service(packed, rows, {"accuracy": measure(packed.open(), rows).value})
+        self.pipeline = register_pipelines()["adult_publish"]
+        self.champion = Champion(name=name, tracking_uri=tracking_uri)
+        self.catalog = DataCatalog(
+            {
+                "adult.service": MemoryDataset(packed, copy_mode="assign"),
+                "adult.service_figures": MemoryDataset(figures),
+                "adult.evaluation": MemoryDataset(rows),
+                "adult.champion": self.champion,
+            }
+        )
+
+    def succeed(self, pipeline: Pipeline | None = None, **run_params: Any) -> None:
+        Publishing().after_pipeline_run(
+            run_params={"env": None, **run_params}, pipeline=pipeline or self.pipeline, catalog=self.catalog
+        )
+
+
+@pytest.fixture
+def run(tracking_uri: str, trained: Trained, evaluation: pl.DataFrame, request: pytest.FixtureRequest) -> Run:
+    return Run(tracking_uri, request.node.name, trained.packed, evaluation)
+
+
+def test_a_whole_run_publishes(run, trained) -> None:
+    assert not run.champion.exists()
+    run.succeed()
+    assert run.champion.exists() and run.champion.load().identity == trained.packed.identity
+    known = run.champion.load().metadata
+    assert known["source"] == "adult" and known["env"] == "sample" and known["metric"] == "accuracy"
+    assert mlflow.active_run() is not None
+    tags = mlflow.get_run(mlflow.active_run().info.run_id).data.tags
+    assert tags["adult.published"].startswith(f"{run.champion.name} version 1 is the champion: accuracy")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("node_names", ["adult.measure_service"], "--nodes"),
+        ("from_nodes", ["adult.pack_service"], "--from-nodes"),
+        ("tags", ["evaluate"], "--tags"),
+        ("load_versions", {"adult.table": "2026-01-01T00.00.00.000Z"}, "--load-versions"),
+        ("only_missing_outputs", True, "--only-missing-outputs"),
+    ],
+)
+def test_a_narrowed_run_does_not_publish(run, option, value, said, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        run.succeed(**{option: value})
+    assert not run.champion.exists()
+    assert f"Not published: {said} of adult; a run without it publishes" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["adult", "adult_predict", "__default__", "rossmann"])
+def test_a_run_of_another_kind_does_not_publish(run, name) -> None:
+    run.succeed(pipeline=register_pipelines()[name])
+    assert not run.champion.exists()
+
+
+def test_a_registry_elsewhere_than_the_tracking_is_refused(run) -> None:
+    run.champion.tracking_uri = "sqlite:////elsewhere/mlflow.db"
+    with pytest.raises(DataError, match=r"^adult\.champion in the catalog has the tracking_uri sqlite:////elsewhere"):
+        run.succeed()
+
+
+def test_a_service_that_answers_otherwise_than_the_run_is_stopped(trained, evaluation) -> None:
+    with pytest.raises(DataError, match=r"accuracy on raw rows is 0\.\d+, and that of the model 0\.100000"):
+        measure_service(trained.packed, evaluation, {"accuracy": 0.1})

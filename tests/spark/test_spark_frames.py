@@ -1,0 +1,135 @@
+"""The building blocks of the preparation on Spark: values and types are those of Polars, faults are named."""
+
+from collections.abc import Callable
+from datetime import date, timedelta
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+import pytest
+
+from embedline.datasets.contracts import TableContract
+from embedline.errors import DataError
+from embedline.frames.dates import add_date_parts, day_number, day_number_of, monday_of_week
+from embedline.frames.elapsed import add_gaps, days_from_next, days_since
+from embedline.frames.joins import lookup
+from embedline.frames.neighbours import add_neighbours, day_of_run
+from embedline.frames.rolling import add_window_sums
+from embedline.frames.types import Date, Integer, Number, Text, typed
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def build(spark: Any) -> Callable[[pl.DataFrame], Any]:
+    """Make a Narwhals frame of Spark from a Polars frame."""
+    return lambda frame: nw.from_native(spark.createDataFrame(frame.to_arrow(compat_level=pl.CompatLevel.oldest())))
+
+
+def collected(frame: Any) -> pl.DataFrame:
+    """The rows as a Polars frame."""
+    found = frame.collect("polars").to_native()
+    assert isinstance(found, pl.DataFrame)
+    return found
+
+
+def test_dates_around_centuries_and_leap_years(build: Callable[[pl.DataFrame], Any]) -> None:
+    firsts = (date(1899, 11, 1), date(1967, 11, 1), date(1999, 11, 1), date(2012, 11, 1))
+    days = pl.DataFrame({"Date": [first + timedelta(days=step) for first in firsts for step in range(1_500)]})
+
+    def parts(frame: Any) -> Any:
+        day = nw.col("Date")
+        frame = add_date_parts(frame).with_columns(number=day_number(day))
+        return frame.with_columns(
+            again=day_number_of(nw.col("Year"), nw.col("Month"), 1),
+            monday=monday_of_week(nw.col("Year"), nw.col("Week")),
+        )
+
+    expected = parts(nw.from_native(days)).to_native()
+    assert collected(parts(build(days))).sort("Date").equals(expected)
+    assert expected["Week"].to_list() == [day.isocalendar().week for day in days["Date"]]
+
+
+def test_windows_are_those_of_polars(build: Callable[[pl.DataFrame], Any]) -> None:
+    rng = np.random.default_rng(0)
+    flags = {name: rng.random(900) < share for name, share in (("a", 0.02), ("b", 0.5), ("c", 0.9))}
+    frame = pl.DataFrame({"group": np.arange(900) % 3, "day": np.arange(900) + 16_000, **flags}).with_columns(
+        pl.col("group").cast(pl.Int32), pl.col("day").cast(pl.Int32), pl.col("a", "b", "c").cast(pl.Int8)
+    )
+    frame = frame.filter(rng.random(900) < 0.8).with_columns(a=pl.when(pl.col("group") == 2).then(0).otherwise("a"))
+
+    def windows(rows: Any) -> Any:
+        where = {"day": "day", "group": "group"}
+        rows = rows.with_columns(
+            since=days_since(nw.col("a") == 1, **where), until=days_from_next(nw.col("a") == 1, **where)
+        )
+        rows = add_gaps(rows, nw.col("c") == 1, before="before", after="after", **where)
+        rows = add_window_sums(rows, ("a", "b", "c"), window=7, order="day", group="group")
+        rows = add_neighbours(rows, {-1: ("Before", ["a", "b"]), 2: ("Later", ["c"])}, **where)
+        starts = (nw.col("b") == 1) & (nw.col("bBefore").fill_null(0) == 0)
+        return rows.with_columns(run=day_of_run(starts, nw.col("b") == 1, **where))
+
+    expected = windows(nw.from_native(frame)).sort("group", "day").to_native()
+    found = collected(windows(build(frame))).sort("group", "day")
+    assert found.schema == expected.schema
+    assert found.equals(expected)
+    assert expected["until"].null_count() > expected["group"].value_counts()["count"].min() * 0.5  # group 2 has none
+
+
+SCHEMA = {
+    "Store": Integer(nw.Int32, minimum=1),
+    "Distance": Number(minimum=0),
+    "Date": Date(),
+    "Letter": Text(required=False, noun="one letter", pattern="[a-z]"),
+}
+GOOD = {"Store": ["1", "2"], "Distance": ["570.5", ""], "Date": ["2015-07-31", "2016-02-29"], "Letter": ["a", None]}
+
+
+def test_texts_get_their_types(build: Callable[[pl.DataFrame], Any]) -> None:
+    frame = collected(typed(build(pl.DataFrame(GOOD)), SCHEMA, file="t.csv"))
+    assert frame.schema == {"Store": pl.Int32, "Distance": pl.Float32, "Date": pl.Date, "Letter": pl.String}
+    assert frame.rows() == [(1, 570.5, date(2015, 7, 31), "a"), (2, None, date(2016, 2, 29), None)]
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "says"),
+    [
+        ("Store", "one", "column Store, row 2: 'one' is not a whole number"),
+        ("Store", "0", "column Store, row 2: '0' is not between 1 and 2147483647"),
+        ("Distance", "far", "column Distance, row 2: 'far' is not a number"),
+        ("Date", "2015-02-29", "column Date, row 2: '2015-02-29' is not a date"),
+        ("Letter", "ab", "column Letter, row 2: 'ab' is not one letter"),
+    ],
+)
+def test_a_fault_names_file_column_row_and_value(
+    build: Callable[[pl.DataFrame], Any], column: str, text: str, says: str
+) -> None:
+    frame = build(pl.DataFrame({**GOOD, column: [GOOD[column][0], text]}))
+    with pytest.raises(DataError, match=f"^t.csv: {says}$"):
+        typed(frame, SCHEMA, file="t.csv")
+
+
+def test_a_lookup_names_the_key_without_a_partner(build: Callable[[pl.DataFrame], Any]) -> None:
+    rows, table = build(pl.DataFrame({"k": [1, 2, 2, 5]})), build(pl.DataFrame({"k": [1, 2], "v": ["a", "b"]}))
+    with pytest.raises(DataError, match=r"^rows: k 5 has no match in table \(1 rows without one\)$"):
+        lookup(rows, table, ["k"], name="rows", table_name="table")
+    with pytest.raises(DataError, match=r"^table: k 2 occurs 2 times; it may occur once$"):
+        lookup(table, rows, ["k"], name="rows", table_name="table")
+
+
+def test_the_contract_of_a_table_holds(build: Callable[[pl.DataFrame], Any]) -> None:
+    frame = build(pl.DataFrame({"shop": [1, 1, 2, 2], "day": [1, 2, 1, 1], "sales": [5.0, None, 6.0, 7.0]}))
+    native = frame.to_native()
+    assert (
+        TableContract("t", required=["sales"], unique=["shop", "sales"], not_null=["shop"]).validate(native) is native
+    )
+    for options, says in (
+        ({"required": ["till"]}, "^t has no column 'till'$"),
+        ({"not_null": ["shop", "sales"]}, "^t: column 'sales' has 1 missing values$"),
+        ({"unique": ["shop", "day"]}, "^t: {'shop': 2, 'day': 1} occurs more than once$"),
+    ):
+        with pytest.raises(DataError, match=says):
+            TableContract("t", **options).validate(native)
+    with pytest.raises(DataError, match=r"^t has no rows$"):
+        TableContract("t").validate(frame.head(0).to_native())

@@ -1,0 +1,133 @@
+"""A small training of each learner through its public function, the same every time but for the settings given."""
+
+from functools import cache
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+
+from embedline.ratings.index import RatingsEncoder
+from embedline.ratings.index import encode as encode_ratings
+from embedline.ratings.index import fit_encoder as fit_ratings_encoder
+from embedline.ratings.learner import train_ratings
+from embedline.ratings.options import FeatureOptions, RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
+from embedline.tables.columns import Columns
+from embedline.tables.encoder import Encoder, encode, fit_encoder
+from embedline.tables.learner import train_network
+from embedline.tables.options import EncodingOptions, NetworkOptions, TableTraining
+from embedline.text.classifier_learner import train_classifier
+from embedline.text.language_learner import train_language_model
+from embedline.text.options import ClassifierOptions, ClassifierTraining, LanguageModelOptions, LanguageModelTraining
+from embedline.text.rules import RULES
+from embedline.text.tokens import TokenOptions
+from embedline.text.vocabulary import Vocabulary
+from embedline.training.bundle import ModelBundle
+from embedline.training.state import Record
+
+Trained = tuple[ModelBundle, list[Record]]
+
+SETTINGS = {"lr": 0.01, "device": "cpu", "precision": "fp32"}
+N_WORDS = 30
+
+
+@cache
+def table(n_rows: int = 480, *, classes: bool = False) -> tuple[nw.DataFrame[Any], Encoder]:
+    """An encoded table whose target depends on all of its columns, 1 row in 6 held out."""
+    numbers = np.random.default_rng(3)
+    shop, heat = numbers.integers(0, 9, n_rows), numbers.normal(size=n_rows)
+    sales = np.exp(0.2 * shop + 0.5 * heat + 0.1 * numbers.normal(size=n_rows))
+    frame = pl.DataFrame({"shop": shop.astype(str), "heat": heat, "sales": sales})
+    frame = frame.with_columns(
+        pl.when(pl.int_range(n_rows) % 6 == 0).then(pl.lit("evaluate")).otherwise(pl.lit("train")).alias("part"),
+        pl.when(pl.col("sales") > 2).then(pl.lit("high")).otherwise(pl.lit("low")).alias("level"),
+    )
+    columns = Columns(categorical=("shop",), continuous=("heat",), target="level" if classes else "sales")
+    parts = nw.from_native(frame, eager_only=True)
+    options = EncodingOptions(target_transform="none" if classes else "log")
+    encoder = fit_encoder(parts.filter(nw.col("part") == "train"), columns, options)
+    return encode(parts, encoder), encoder
+
+
+def train_table(*, dropout: float = 0.0, classes: bool = False, **changes: Any) -> Trained:
+    """Batch-norm before and behind the hidden layers, so that a batch is more than the sum of its rows."""
+    network = NetworkOptions(layers=(24, 12), dropout=dropout, batch_norm=True, continuous_batch_norm=True)
+    values = {**SETTINGS, "epochs": 2, "batch_size": 65, "seeds": (1, 2), **changes}
+    return train_network(*table(classes=classes), network, TableTraining.model_validate(values))
+
+
+@cache
+def ratings() -> tuple[pl.DataFrame, RatingsEncoder]:
+    """Encoded ratings with a feature of the items."""
+    numbers = np.random.default_rng(4)
+    users, items = numbers.integers(0, 40, 600), numbers.integers(0, 30, 600)
+    taste, kind = numbers.normal(size=(40, 2)), numbers.normal(size=(30, 2))
+    rating = 3.0 + (taste[users] * kind[items]).sum(1) + 0.1 * numbers.normal(size=600)
+    frame = pl.DataFrame({"user": users, "item": items, "rating": rating.clip(1.0, 5.0), "fold": np.arange(600) % 5})
+    films = pl.DataFrame({"item": np.arange(30), "title": [f"film {k}" for k in range(30)], "genre": ["a", "b"] * 15})
+    columns, split = RatingColumns(timestamp=None), RatingSplit(kind="column", column="fold", value=1)
+    features = FeatureOptions(items=("genre",))
+    encoder = fit_ratings_encoder(frame.filter(pl.col("fold") != 1), columns, "auto", features, films, None)
+    return encode_ratings(frame, encoder, columns, split), encoder
+
+
+def train_factors(*, dropout: float = 0.0, **changes: Any) -> Trained:
+    """Factors, or a network of them where there is dropout."""
+    shape: dict[str, Any] = {"kind": "mlp", "layers": (16,), "dropout": dropout} if dropout else {}
+    values = {**SETTINGS, "epochs": 2, "batch_size": 65, "penalty": {"factors": 0.02, "biases": 0.003}, **changes}
+    return train_ratings(*ratings(), RatingNetwork(factors=4, **shape), RatingsTraining.model_validate(values))
+
+
+@cache
+def vocabulary() -> Vocabulary:
+    """Special tokens and ``word0`` to ``word29``."""
+    rules = RULES["ulmfit"]
+    return Vocabulary(
+        rules="ulmfit",
+        tokens=(*rules.specials, *(f"word{number}" for number in range(N_WORDS))),
+        specials=rules.specials,
+        unknown=rules.specials.index(rules.unknown),
+        padding=rules.specials.index(rules.padding),
+        fitted_on=("train",),
+        min_freq=1,
+    )
+
+
+@cache
+def documents() -> pl.DataFrame:
+    """Documents of 5 to 40 tokens whose words come from the first or the last half by class."""
+    numbers, opening, first = np.random.default_rng(5), vocabulary().tokens.index("xxbos"), len(vocabulary().specials)
+    rows = []
+    for number in range(45):
+        part = "validation" if number % 9 == 0 else "train"
+        label, start = (("neg", 0), ("pos", N_WORDS // 3))[number % 2]
+        words = numbers.integers(start, start + 2 * N_WORDS // 3, int(numbers.integers(5, 40)))
+        rows.append((f"document{number}", label, part, [opening, *(first + words).tolist()]))
+    schema = {"document_id": pl.String, "label": pl.String, "part": pl.String, "ids": pl.List(pl.UInt16)}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def train_words(*, dropout: float = 0.0, **changes: Any) -> Trained:
+    """A language model; ``dropout`` multiplies the rates of the preset."""
+    network = LanguageModelOptions(embedding_size=12, hidden_size=16, n_layers=2, drop_mult=dropout)
+    values = {**SETTINGS, "epochs": 2, "batch_size": 5, "bptt": 20, "threads": 1, **changes}
+    training = LanguageModelTraining.model_validate(values)
+    return train_language_model(documents(), vocabulary(), TokenOptions(workers=1), network, training)
+
+
+@cache
+def language_model() -> ModelBundle:
+    """What the classifiers start from."""
+    return train_words(epochs=1)[0]
+
+
+def train_texts(*, dropout: float = 0.0, **changes: Any) -> Trained:
+    """A classifier in two stages; documents are longer than a chunk, and than what is pooled."""
+    network = ClassifierOptions(
+        drop_mult=dropout, head_dropout=None if dropout else 0.0, layers=(10,), bptt=7, max_tokens=23
+    )
+    stages = ({"unfrozen": 1, "epochs": 1, "lr": 0.01}, {"unfrozen": None, "epochs": 1, "lr": 0.01})
+    settings = {name: value for name, value in SETTINGS.items() if name != "lr"}
+    values = {**settings, "batch_size": 9, "stages": stages, "threads": 1, **changes}
+    training = ClassifierTraining.model_validate(values)
+    return train_classifier(documents(), vocabulary(), ["neg", "pos"], language_model(), network, training)

@@ -1,0 +1,190 @@
+"""Rows in a mapped file: the same training to the last bit, with little of the table in memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+import pytest
+import small_trainings as small
+import torch
+
+from embedline.errors import DataError
+from embedline.tables import learner, mapped_rows
+from embedline.tables.arrays import part_of, to_arrays
+from embedline.tables.columns import Columns
+from embedline.tables.encoder import encode, fit_encoder
+from embedline.tables.mapped_rows import blocks_of, row_bytes, rows_of, write_rows
+from embedline.tables.options import EncodingOptions, NetworkOptions, TableTraining
+from embedline.training import checkpoints, memory
+from embedline.training.options import FinderOptions
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make_training(**changes: Any) -> TableTraining:
+    return TableTraining.model_validate({**small.SETTINGS, "epochs": 1, "batch_size": 64, **changes})
+
+
+def two_targets() -> tuple[nw.DataFrame[Any], Any]:
+    """A table with a number and a class to learn, and an odd number of words a row."""
+    frame = nw.from_native(small.table(classes=True)[0].to_native(), eager_only=True)
+    level = pl.when(pl.col("heat") > 0).then(pl.lit("a")).otherwise(pl.lit("b"))
+    plain = frame.to_native().select("part", heat="value:heat")
+    plain = plain.with_columns(sales=pl.col("heat").exp(), shop=pl.lit("s"), level=level)
+    columns = Columns(categorical=("shop",), continuous=("heat",), target=("sales", "level"))
+    table = nw.from_native(plain, eager_only=True)
+    encoder = fit_encoder(table.filter(nw.col("part") == "train"), columns, EncodingOptions())
+    return encode(table, encoder), encoder
+
+
+@pytest.mark.parametrize("kind", ["number", "class", "both"])
+@pytest.mark.parametrize("block", [7, 65_536])
+def test_a_file_holds_the_rows_of_a_part(
+    kind: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped_rows, "BLOCK_ROWS", block)
+    encoded, encoder = two_targets() if kind == "both" else small.table(classes=kind == "class")
+    written = write_rows(encoded, encoder, "train", tmp_path / "train")
+    expected = to_arrays(part_of(encoded, "train"), encoder).labelled(encoder)
+    found = written.arrays().labelled(encoder)
+    assert written.path.stat().st_size == written.n_rows * written.width * 4 and written.width % 2 == 0
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+    rows = torch.randint(len(expected[-1]), (50,), generator=torch.Generator().manual_seed(0))
+    assert all(torch.equal(ours[rows], theirs[rows]) for ours, theirs in zip(found, expected, strict=True))
+    bare = write_rows(encoded, encoder, "evaluate", tmp_path / "evaluate", labelled=False).arrays()
+    assert bare.target is None
+    assert torch.equal(bare.codes, to_arrays(part_of(encoded, "evaluate"), encoder).codes)
+    assert sum(len(each) for each in blocks_of(encoded, "train")) == written.n_rows
+
+
+def test_rows_without_a_target_are_refused(tmp_path: Path) -> None:
+    encoded, encoder = small.table()
+    holes = nw.from_native(encoded.to_native().with_columns(sales=pl.lit(None, pl.Float64)), eager_only=True)
+    with pytest.raises(DataError, match="the training rows have no target 'sales'"):
+        write_rows(holes, encoder, "train", tmp_path / "train")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"classes": True, "seeds": (1,)},
+        {"early_stopping": {"patience": 1}, "epochs": 4, "seeds": (1,)},
+        {"dropout": 0.2, "averaging": {"decay": 0.9}},
+    ],
+    ids=str,
+)
+def test_a_mapped_training_gives_the_same_bits(settings: dict[str, Any]) -> None:
+    ours, theirs = (small.train_table(memory=kind, **settings) for kind in ("mapped", "device"))
+    assert ours[1] == theirs[1]
+    for name, tensor in theirs[0].weights.items():
+        assert torch.equal(ours[0].weights[name], tensor), name
+
+
+def test_a_range_test_and_bins_of_mapped_rows_are_the_same() -> None:
+    network = NetworkOptions(layers=(8,), numeric_embedding={"kind": "piecewise_linear", "bins": 5, "size": 3})  # type: ignore[arg-type]
+    finder = FinderOptions(steps=12)
+    ours, theirs = (
+        learner.range_test(*small.table(), network, make_training(memory=kind), finder) for kind in ("mapped", "device")
+    )
+    assert ours == theirs and len(ours.losses) > 5
+
+
+def test_auto_maps_rows_that_would_fill_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded, encoder = small.table()
+    needed = len(encoded) * row_bytes(encoder)
+    for free, mapped in ((2 * needed, False), (2 * needed - 1, True)):
+        monkeypatch.setattr(mapped_rows, "available_memory", lambda _, free=free: free)
+        with rows_of(encoded, encoder, make_training()) as store:
+            assert (store.folder is not None) is mapped
+        with rows_of(encoded, encoder, make_training(memory="device")) as store:
+            assert store.folder is None
+
+
+def test_the_file_lies_in_the_scratch_folder_and_does_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "train").write_bytes(b"of a killed process")
+    with checkpoints.keeping(tmp_path, 3600.0):
+        with rows_of(*small.table(), make_training(memory="mapped")) as store:
+            assert store.folder == tmp_path / "rows" and not list(store.folder.iterdir())
+            assert store.rows("train").arrays().codes.shape[0] == 400
+        assert not (tmp_path / "rows").exists()
+
+
+def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    5000 kB\n")
+    assert memory.available_memory(torch.device("cpu")) == 5000 * 1024
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("3000000\n")
+    assert memory.available_memory(torch.device("cpu")) == 5000 * 1024
+    (tmp_path / "memory.max").write_text("4000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\nfile 500000\n")
+    assert memory.available_memory(torch.device("cpu")) == 1_500_000
+
+
+# Memory is measured in a process of its own: this one has what other tests have left.
+MEASURED = """
+import json, sys, threading, time
+import narwhals as nw, polars as pl, torch
+from embedline.datasets import PolarsFrame
+from embedline.tables.encoder import Encoder
+from embedline.tables.learner import train_network
+from embedline.tables.options import NetworkOptions, TableTraining
+
+def anonymous():
+    fields = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+    return int(fields["RssAnon"].split()[0]) * 1024
+
+torch.set_num_threads(1)
+encoder = Encoder.model_validate(json.load(open(sys.argv[2])))
+def train(frame, memory):
+    training = TableTraining(epochs=1, batch_size=4096, lr=0.001, precision="fp32", device="cpu", memory=memory)
+    return train_network(nw.from_native(frame, eager_only=True), encoder, NetworkOptions(layers=(4,)), training)
+
+frame = PolarsFrame(filepath=sys.argv[1], file_format="ipc").load()
+train(frame.head(10_000), sys.argv[3])
+before, peak, over = anonymous(), [0], threading.Event()
+
+def watch():
+    while not over.wait(0.01):
+        peak[0] = max(peak[0], anonymous())
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+train(frame, sys.argv[3])
+over.set()
+watcher.join()
+print(before, peak[0])
+"""
+
+
+@pytest.mark.slow
+def test_little_of_a_mapped_table_is_in_memory(tmp_path: Path) -> None:
+    numbers, n_rows, names = np.random.default_rng(0), 400_000, [f"x{place}" for place in range(60)]
+    few = pl.DataFrame({name: numbers.normal(size=1000) for name in names}).with_columns(y=pl.col("x0").exp())
+    columns = Columns(categorical=(), continuous=tuple(names), target="y")
+    encoder = fit_encoder(nw.from_native(few, eager_only=True), columns, EncodingOptions(target_transform="log"))
+    (tmp_path / "encoder.json").write_text(json.dumps(encoder.model_dump(mode="json")))
+    values = {f"value:{name}": numbers.normal(size=n_rows).astype(np.float32) for name in names}
+    encoded = pl.DataFrame({"part": ["train"] * n_rows, "y": np.full(n_rows, 2.0), **values})
+    encoded.write_ipc(tmp_path / "encoded.feather")
+    size = n_rows * 60 * 4
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+    found = {}
+    for kind in ("mapped", "device"):
+        arguments = [str(tmp_path / "encoded.feather"), str(tmp_path / "encoder.json"), kind]
+        command = [sys.executable, "-c", MEASURED, *arguments]
+        shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        before, peak = map(int, shown.split())
+        found[kind] = peak - before
+        assert before < 0.5e9 + 0.2 * size
+    assert found["mapped"] < 0.4 * size < size < found["device"], found
