@@ -77,6 +77,9 @@ def test_processes_of_a_launcher_and_of_a_parameter_interrupted_give_the_same_we
     assert launched.returncode == 0, printed
     assert printed.count("11 of 11 nodes ran") == 1, printed  # by the first process alone
     assert statuses(tmp_path / "launched") == ["FINISHED"]
+    plain = start(["-m", "kedro", *arguments(tmp_path / "launched")])
+    printed, _ = plain.communicate(timeout=240)
+    assert plain.returncode == 0 and "0 of 11 nodes ran" in printed, printed  # a launcher's processes change nothing
 
     shared = start_shared(tmp_path / "shared")
     scratch = tmp_path / "shared" / "data" / ".runs" / "scratch" / "rossmann.train"

@@ -79,7 +79,7 @@ def load_conf(way: str, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         custom_resolvers={"project": lambda relative="": (PROJECT / relative).as_posix()},
     )
     if way == "spark":
-        configure(loader["spark"])
+        configure({**loader["spark"], "spark.local.dir": str(root / "shuffled")})
     entries = {name: entry for name, entry in loader["catalog"].items() if name.startswith("rossmann.")}
     return entries, loader["parameters"]["rossmann"]["features"]
 

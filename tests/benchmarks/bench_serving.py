@@ -105,7 +105,7 @@ def measure(port: int, process: subprocess.Popen[bytes], options: argparse.Names
     known = [column.name for column in service.columns if column.name in frame.columns]
     frame = frame.select(known)
     if options.change:
-        frame = frame.with_columns(1 - pl.col(options.change))
+        frame = frame.with_columns((1 - pl.col(options.change)).alias(options.change))
     records = json.loads(json.dumps(frame.to_dicts()))
     write(f"\n{options.source}, {options.workers} process(es), {len(records):,} different rows\n")
     write("| rows a request | clients | requests/s | rows/s | median ms | p99 ms | processor ms a request |")
