@@ -161,6 +161,7 @@ def test_a_damaged_header_inside_a_tar(tmp_path: Path) -> None:
         (gzip.compress(b"Store,Sales\n1,2\n" * 100), "is neither a zip nor a tar archive"),
         (b"<html>not found</html>", "is neither a zip nor a tar archive"),
     ],
+    ids=["nothing", "text", "gzip", "page"],
 )
 def test_no_archive_at_all(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(content)
