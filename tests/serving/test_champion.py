@@ -188,6 +188,17 @@ def test_a_better_service_takes_the_alias_and_a_worse_or_equal_one_does_not(
     assert registry.load(name).identity == good.identity
 
 
+def test_the_champion_is_read_whatever_registry_the_process_has(
+    publish, trained, evaluation, tracking_uri, tmp_path, request
+) -> None:
+    publish(trained.packed, evaluation)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/another.db")  # as in a command that opens no run
+    try:
+        assert Registry(tracking_uri).load(request.node.name).identity == trained.packed.identity
+    finally:
+        mlflow.set_tracking_uri(tracking_uri)
+
+
 def test_on_new_rows_the_champion_is_asked(publish, trained, evaluation, tracking_uri, request) -> None:
     name, registry = request.node.name, Registry(tracking_uri)
     good, bad = trained.packed, noisy(trained.packed, 1.0)

@@ -101,15 +101,15 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         uri = f"models:/{name}@{alias}"
-        if self.find(name, alias) is None:
+        version = self.find(name, alias)
+        if version is None:
             raise DataError(f"there is no {uri} in {self.tracking_uri}: a run of the publish pipeline makes one")
         try:
+            # By its place: MLflow looks an alias up in the registry of the process, whatever it is told here.
+            place = self._client.get_model_version_download_uri(name, version.number)
             with tempfile.TemporaryDirectory() as folder:
                 path = download_artifacts(
-                    artifact_uri=f"{uri}/data/{pyfunc.FILE}",
-                    dst_path=folder,
-                    tracking_uri=self.tracking_uri,
-                    registry_uri=self.tracking_uri,
+                    artifact_uri=f"{place}/data/{pyfunc.FILE}", dst_path=folder, tracking_uri=self.tracking_uri
                 )
                 content = Path(path).read_bytes()
         except (MlflowException, OSError) as error:
