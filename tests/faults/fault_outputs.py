@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 from kedro.config import OmegaConfigLoader
-from kedro.io import DataCatalog
+from kedro.io import AbstractVersionedDataset, DataCatalog
 from kedro.io.core import Version
 from kedro_runs import Site
 
@@ -43,7 +43,9 @@ class Artifacts:
         names = {name for pipeline in register_pipelines().values() for name in pipeline.datasets()}
         self._data = data
         artifacts = (name for name in sorted(names) if not name.startswith("params:"))
-        self._datasets: dict[str, Any] = {name: catalog.get(name) for name in artifacts}
+        datasets = {name: catalog.get(name) for name in artifacts}
+        # The others, such as a champion in MLflow's registry, are read and never saved.
+        self._datasets: dict[str, Any] = {k: v for k, v in datasets.items() if isinstance(v, AbstractVersionedDataset)}
 
     def load(self) -> tuple[int, list[str]]:
         """Load every version that Kedro lists: how many, and what went wrong."""
