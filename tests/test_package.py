@@ -81,8 +81,7 @@ def test_it_runs_from_an_empty_folder(packaged: Path, installed: Path, tmp_path:
     assert list(tmp_path.glob("data/sample/08_reporting/adult_nine/metrics.json/*/metrics.json"))
 
     # With the configuration unpacked every command works, and none talks to Kedro's statistics server.
-    with tarfile.open(archive) as unpacked:
-        unpacked.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "xzf", archive], cwd=tmp_path, check=True)
     shown = embedline(tmp_path, installed, "run", "--pipelines", "adult_nine")
     assert "0 of 17 nodes ran, 17 were skipped" in shown
     assert "WARNING" not in shown and "elemetry" not in shown

@@ -7,10 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 
 from embedline.pipelines.text import create_finder_pipeline, create_pipeline, nodes
+from embedline.settings import CONFIG_LOADER_ARGS
 from embedline.text.options import (
     ClassifierOptions,
     ClassifierTraining,
@@ -60,12 +62,10 @@ def ids() -> pl.DataFrame:
 
 
 def catalog_of(root: Path) -> DataCatalog:
-    entries = {}
-    for name in ("tabular", "text"):
-        entries |= yaml.safe_load(
-            (PROJECT / f"conf/base/catalog/{name}.yml").read_text().replace("${_root}", str(root))
-        )
-    return DataCatalog.from_config({name: entry for name, entry in entries.items() if not name.startswith("_")})
+    roots = {"data_root": str(root), "tracking_root": str(root)}
+    settings: dict[str, Any] = CONFIG_LOADER_ARGS
+    loader = OmegaConfigLoader(str(PROJECT / "conf"), runtime_params=roots, **settings)
+    return DataCatalog.from_config(loader["catalog"])
 
 
 @pytest.mark.parametrize(("source", "language_model"), [("imdb", None), ("tickets", "imdb.language_model")])
