@@ -16,7 +16,7 @@ def load_bundle(
 ) -> tuple[Any, str]:
     """Bundle ``<source>.<kind>`` and its name for messages; nothing of a run is set up, no hook is called."""
     from kedro.framework.project import settings
-    from kedro.io import AbstractVersionedDataset, DatasetError, Version
+    from kedro.io import AbstractVersionedDataset, Version
 
     name = f"{source}.{kind}"
     env = env or os.environ.get("KEDRO_ENV") or None
@@ -34,25 +34,23 @@ def load_bundle(
         dataset = catalog.get(name, version=Version(version, None))
         if not dataset.exists():
             raise DataError(f"{name} has no version {version!r} in {where}; the newest is {newest}")
-    try:
-        bundle = dataset.load()
-    except DatasetError as error:
-        if isinstance(error.__cause__, DataError):  # its own line is clear enough without Kedro's around it
-            raise DataError(str(error.__cause__)) from error
-        raise
-    return bundle, f"{name} of {where}, version {dataset.resolve_load_version()}"
+    return _load(dataset), f"{name} of {where}, version {dataset.resolve_load_version()}"
 
 
 def load_champion(source: str, alias: str, env: str | None, params: dict[str, Any]) -> tuple[Any, str]:
     """The service of SOURCE that has the alias in MLflow's registry, and its name for messages."""
-    from kedro.io import DatasetError
-
     dataset = open_catalog(env, params).get(f"{source}.champion")
     dataset.alias = alias
+    return _load(dataset), dataset.uri
+
+
+def _load(dataset: Any) -> Any:
+    from kedro.io import DatasetError
+
     try:
-        return dataset.load(), dataset.uri
+        return dataset.load()
     except DatasetError as error:
-        if isinstance(error.__cause__, DataError):
+        if isinstance(error.__cause__, DataError):  # its own line is clear enough without Kedro's around it
             raise DataError(str(error.__cause__)) from error
         raise
 

@@ -8,14 +8,19 @@ from embedline.datasets.files import Bytes
 
 
 class Bundle(Bytes):
-    """:class:`embedline.training.bundle.ModelBundle` in one file; imported lazily, since it needs PyTorch."""
+    """:class:`embedline.training.bundle.ModelBundle` in one file."""
 
-    def load(self) -> Any:
-        """Read the bundle of the newest version, or of the one asked for."""
+    @staticmethod
+    def kind() -> Any:
+        """The class, imported when a file is read: it needs PyTorch."""
         from embedline.training.bundle import ModelBundle
 
+        return ModelBundle
+
+    def load(self) -> Any:
+        """Read the newest version, or the one asked for."""
         path = get_filepath_str(self._get_load_path(), self._protocol)
-        return ModelBundle.from_bytes(self._fs.cat_file(path), name=path)
+        return self.kind().from_bytes(self._fs.cat_file(path), name=path)
 
     def save(self, data: Any) -> None:
         """Write ``data`` as the version of this run."""

@@ -3,26 +3,20 @@
 from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
-from kedro.io.core import get_filepath_str
 
-from embedline.datasets.files import Bytes
+from embedline.datasets.bundle import Bundle
 from embedline.errors import DataError
 
 
-class Service(Bytes):
-    """:class:`embedline.serving.packed.PackedService` in one file; imported lazily, since it needs PyTorch."""
+class Service(Bundle):
+    """:class:`embedline.serving.packed.PackedService` in one file."""
 
-    def load(self) -> Any:
-        """Read the service of the newest version, or of the one asked for."""
+    @staticmethod
+    def kind() -> Any:
+        """The class, imported when a file is read: it needs PyTorch."""
         from embedline.serving.packed import PackedService
 
-        path = get_filepath_str(self._get_load_path(), self._protocol)
-        return PackedService.from_bytes(self._fs.cat_file(path), name=path)
-
-    def save(self, data: Any) -> None:
-        """Write ``data`` as the version of this run."""
-        with self._fs.open(get_filepath_str(self._get_save_path(), self._protocol), "wb") as file:
-            file.write(data.to_bytes())
+        return PackedService
 
 
 class Champion(AbstractDataset[None, Any]):

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from embedline.errors import DataError
+from embedline.training.environment import kept
 from embedline.training.launcher import VARIABLES
 from embedline.training.options import OptimizerOptions
 from embedline.training.processes import current
@@ -57,20 +58,13 @@ def make_accelerator(options: OptimizerOptions) -> Accelerator:
 @contextmanager
 def _launched_as_team() -> Iterator[None]:
     """Have Accelerate find its launcher's variables as they are for the present team, and none of them without one."""
-    before = {name: os.environ.get(name) for name in (*LAUNCHER, "OMP_NUM_THREADS")}
-    for name in LAUNCHER:
-        os.environ.pop(name, None)
-    if team := current():
-        os.environ.update(team.environment())
-        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else it sets a number of its own
-    try:
+    with kept((*LAUNCHER, "OMP_NUM_THREADS")):
+        for name in LAUNCHER:
+            os.environ.pop(name, None)
+        if team := current():
+            os.environ.update(team.environment())
+            os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else it sets a number of its own
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def device_name(device: torch.device) -> str:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from embedline.errors import DataError
+from embedline.training.environment import kept
 from embedline.training.helpers import Helper
 from embedline.training.launcher import local_rank
 from embedline.training.options import OptimizerOptions
@@ -271,13 +272,6 @@ def _loopback() -> Iterator[None]:
     """Have processes of this machine talk over its loopback device alone."""
     name = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     wanted = {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name} if name else {}
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update({key: value for key, value in wanted.items() if value})
-    try:
+    with kept(wanted):
+        os.environ.update(wanted)
         yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
