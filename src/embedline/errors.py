@@ -43,8 +43,8 @@ class DataError(ValueError):
     Secrets in the message, such as the password of an address, are replaced by ``***``.
     """
 
-    def __init__(self, message: str = "", *others: object) -> None:
-        super().__init__(redacted(str(message)), *others)
+    def __init__(self, *texts: object) -> None:
+        super().__init__(*map(redacted, texts))
 
 
 def redacted(value: Any, fingerprint: Fingerprint | None = None) -> Any:
@@ -97,7 +97,7 @@ def _redacted_item(key: str, item: Any, hide: Fingerprint, in_options: bool) -> 
     name = _bare(key)
     is_secret = bool(_SECRET_NAME.fullmatch(name) or (in_options and _SECRET_IN_OPTIONS.fullmatch(name)))
     if is_secret and isinstance(item, str | int) and not isinstance(item, bool) and item != "":
-        return hide(str(item))
+        return _once(str(item), hide)
     return _redacted(item, hide, in_options=in_options or name in _OPTIONS)
 
 

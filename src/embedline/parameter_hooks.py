@@ -1,22 +1,29 @@
-"""Hooks on the parameters: a block that is left out has its defaults, a misspelt one stops the run."""
+"""Hooks on the parameters: a block that is left out has its defaults, a misspelt one stops the run.
+
+The credentials of a source are looked up, and a secret among the parameters reaches no tracker, log or message.
+"""
 
 import difflib
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, TypeGuard
 
+from kedro.config import MissingConfigException
+from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.validation.type_extractor import TypeExtractor
 from pydantic import BaseModel
 
-from embedline.errors import DataError
+from embedline.errors import DataError, redacted
 
 logger = logging.getLogger(__name__)
 
 # Read by the configuration itself and by other hooks.
 RUN_KEYS = {"data_root", "tracking_root", "checkpoint_seconds", "spark", "rows"}
+ACCESS_KEYS = {"credentials", "max_bytes"}  # beside the key `source`, read by `SourceAccess`
 
 
 class ParameterDefaults:
@@ -76,6 +83,122 @@ class ParameterCheck:
         raise DataError(f"the catalog has no {name!r}, which the run reads: add it to conf/base/catalog")
 
 
+class SourceAccess:
+    """Let a source be fetched with credentials: ``credentials: name`` beside ``source:``, and ``max_bytes:``.
+
+    As in the catalog, the name is that of an entry of ``credentials.yml``. Its content is no parameter: nodes, trackers
+    and the manifest do not see it.
+    """
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Look up the entries that the parameters name.
+
+        Raises:
+            DataError: an entry is not there, or a value is of the wrong kind; names the key.
+        """
+        from embedline.sources.download import set_access
+
+        set_access({block["source"]: _access(name, block, context) for name, block in _sources(context.params)})
+
+
+class Redaction:
+    """Keep passwords and tokens of the parameters, and those in error messages, from trackers, logs and the screen."""
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self) -> None:
+        """Have log lines redacted from now on."""
+        for handler in logging.getLogger().handlers:
+            if not any(isinstance(one, _RedactingFilter) for one in handler.filters):
+                handler.addFilter(_RedactingFilter())
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+        """Redact what trackers are told of ``--params``: kedro-mlflow makes a tag of it."""
+        run_params["runtime_params"] = redacted(run_params.get("runtime_params"))
+
+    @hook_impl(tryfirst=True)
+    def before_node_run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Show other hooks redacted parameters, kedro-mlflow stores them; the node gets those that it was given."""
+        hidden = {}
+        for name, value in inputs.items():
+            if name == "parameters" or name.startswith("params:"):
+                values = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+                if isinstance(values, str | Mapping | list) and (shown := redacted(values)) != values:
+                    hidden[name], inputs[name] = value, shown
+        return hidden
+
+    @hook_impl(tryfirst=True)
+    def on_node_error(self, error: Exception) -> None:
+        """Redact the message before kedro-viz stores it and the screen shows it."""
+        _redact_error(error)
+
+    @hook_impl(tryfirst=True)
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Redact the message, that of a dataset as well: Kedro writes ``load_args`` into it."""
+        _redact_error(error)
+
+
+class _RedactingFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError, KeyError):  # arguments that do not fit: the handler reports that itself
+            return True
+        if (shown := redacted(message)) != message:
+            record.msg, record.args = shown, None
+        return True
+
+
+def _redact_error(error: BaseException | None) -> None:
+    """Redact an error and its causes, which tracebacks show."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.args = tuple(redacted(text) if isinstance(text, str) else text for text in error.args)
+        error = error.__cause__ or error.__context__
+
+
+def _sources(parameters: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Blocks with a source and something of `ACCESS_KEYS`, by name."""
+    for key, block in parameters.items():
+        if isinstance(block, Mapping):
+            name = f"{prefix}{key}"
+            if isinstance(block.get("source"), str) and any(block.get(other) is not None for other in ACCESS_KEYS):
+                yield name, block
+            yield from _sources(block, prefix=f"{name}.")
+
+
+def _access(name: str, block: Mapping[str, Any], context: KedroContext) -> Any:
+    from embedline.sources.download import Access
+    from embedline.sources.members import MAX_BYTES
+
+    entry, max_bytes = block.get("credentials"), block.get("max_bytes")
+    if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1):
+        raise DataError(f"{name}.max_bytes must be a number of bytes, 1 or more, got {max_bytes!r}")
+    if entry is None:
+        return Access(max_bytes=max_bytes or MAX_BYTES)
+    if not isinstance(entry, str):
+        raise DataError(f"{name}.credentials must name an entry of conf/local/credentials.yml, not hold its content")
+    known = _credentials(context)
+    if not isinstance(known.get(entry), Mapping):
+        there = f"it has {', '.join(map(str, known))}" if known else "there is none yet"
+        raise DataError(f"{name}.credentials names {entry!r}, which is no entry of conf/local/credentials.yml: {there}")
+    return Access(dict(known[entry]), max_bytes or MAX_BYTES)
+
+
+def _credentials(context: KedroContext) -> dict[str, Any]:
+    """Entries of the environment that runs and, since that is not ``local`` by default, of ``conf/local``."""
+    loader: Any = context.config_loader
+    known: dict[str, Any] = {}
+    with suppress(MissingConfigException):  # there is no folder `local`
+        patterns = loader.config_patterns["credentials"]
+        known |= loader.load_and_merge_dir_config(f"{loader.conf_source}/local", patterns, "credentials", set(), True)
+    with suppress(MissingConfigException):  # the environment has no such file
+        known |= loader["credentials"]
+    return known
+
+
 def enumerate_pipelines() -> Iterable[tuple[str, Pipeline]]:
     """All registered pipelines by name."""
     from embedline.pipeline_registry import register_pipelines
@@ -97,6 +220,8 @@ def _unread(parameters: Mapping[str, Any], read: set[str], prefix: str = "") -> 
         name = f"{prefix}{key}"
         if name in read or (not prefix and (name in RUN_KEYS or name.startswith("_"))):
             continue  # a key that starts with _ is a template in YAML
+        if key in ACCESS_KEYS and f"{prefix}source" in read:
+            continue
         if isinstance(value, Mapping) and any(other.startswith(f"{name}.") for other in read):
             yield from _unread(value, read, prefix=f"{name}.")
         else:

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from embedline.errors import redacted
 from embedline.hooks import Checkpoints, Tracking
-from embedline.parameter_hooks import ParameterCheck, ParameterDefaults
+from embedline.parameter_hooks import ParameterCheck, ParameterDefaults, Redaction, SourceAccess
 from embedline.publishing_hook import Publishing
 from embedline.report_hooks import MissingArtifacts
-from embedline.running import IncrementalSession
+from embedline.running import IncrementalSession, redaction
 from embedline.spark_hooks import SparkSettings
 
 
@@ -24,12 +25,15 @@ def _project_path(relative: str = "") -> str:
 HOOKS = (
     ParameterDefaults(),
     ParameterCheck(),
+    SourceAccess(),
+    Redaction(),
     Checkpoints(),
     Tracking(),
     Publishing(),
     SparkSettings(),
     MissingArtifacts(),
 )
+redaction.use(redacted)  # passwords are no part of what is remembered of runs
 SESSION_CLASS = IncrementalSession  # runs only what changed; see embedline.running
 
 CONFIG_LOADER_ARGS = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from rich.tree import Tree
 
 from .records import Artifact, Manifest, NodeRecord, RunnerError
+from .redaction import shown
 from .tracing import base_name
 from .values import digest, leaves, short
 
@@ -81,7 +82,7 @@ def _label(name: str, artifact: Artifact, makers: Makers) -> str:
 def _add_making(tree: Tree, record: NodeRecord) -> None:
     work = record.work
     tree.add(f"made by the node [bold]{record.node}[/bold] in {record.seconds:.1f} s, finished {record.finished}")
-    tree.add(f"in the run {record.run_id}, because: {record.why}")
+    tree.add(f"in the run {record.run_id}, because: {shown(record.why)}")
     code = digest("".join(work.code.values()))
     tree.add(f"code {code}: {len(work.code)} definitions of {len({k.rpartition('.')[0] for k in work.code})} modules")
     tree.add("libraries " + ", ".join(f"{name} {version}" for name, version in work.libraries.items()))
@@ -103,5 +104,5 @@ def _add_inputs(tree: Tree, record: NodeRecord, makers: Makers, seen: set[tuple[
             branch.add(f"not made by a recorded run: {artifact.path or 'no file'}")
         else:
             seen.add(key)
-            branch.add(f"made by {maker.node} in the run {maker.run_id}, because: {maker.why}")
+            branch.add(f"made by {maker.node} in the run {maker.run_id}, because: {shown(maker.why)}")
             _add_inputs(branch, maker, makers, seen)

@@ -16,6 +16,7 @@ import filelock
 from kedro.io import AbstractDataset
 
 from .files import FileHashes, write_atomically
+from .redaction import shown
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +229,7 @@ class Manifest:
             # The note of a run that ended by itself is gone; runs that were killed one after the other add up.
             before = _note(holder)
             self.killed = [*before["killed"], before["run_id"]] if before else []
-            note = {"pid": os.getpid(), "run_id": run_id, "command": " ".join(sys.argv), "killed": self.killed}
+            note = {"pid": os.getpid(), "run_id": run_id, "command": shown(" ".join(sys.argv)), "killed": self.killed}
             self._guarded(holder, json.dumps(note))
             yield
         finally:

@@ -17,6 +17,7 @@ from .code import Code, CodeIndex, UntraceableCode
 from .files import Place, local_paths, place_of
 from .reasons import differences_of_work
 from .records import Artifact, Manifest, NodeRecord, RunnerError, Work, now
+from .redaction import stored
 from .values import canonical, digest, plain
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,10 @@ class Trace:
             wiring=plain([node._inputs, node._outputs]),
             code=code.definitions,
             libraries=code.libraries,
-            parameters={name.removeprefix("params:"): plain(value) for name, value in parameters.items()},
+            parameters={
+                name.removeprefix("params:"): stored(plain(value), self._manifest.folder)
+                for name, value in parameters.items()
+            },
             files=files,
             datasets={name: self._settings(name) for name in datasets if self.is_stored(name)},
         )
@@ -163,7 +167,7 @@ class Trace:
         given = {key: value for key, value in (config | config.pop("kwargs", {})).items() if value is not None}
         settings = {key: value for key, value in given.items() if key not in NOT_CONTENT}
         validator = {"validator": self._validators[name]} if name in self._validators else {}
-        return dict(plain({**settings, **validator}))
+        return dict(stored(plain({**settings, **validator}), self._manifest.folder))
 
     def key(self, node: Node) -> str:
         """Hash of the node's work: equal for works that make the same."""

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from .redaction import shown
+
 DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits tell the few thousand definitions of a project apart
 COMPARABLE = (str, int, float, complex, bytes, range, datetime.timedelta, decimal.Decimal)  # what ``repr`` tells all of
 
@@ -107,6 +109,7 @@ def differences(old: Any, new: Any, name: str) -> list[str]:
 
 
 def short(value: Any, limit: int = 60) -> str:
-    """``value`` for a message, cut to ``limit`` characters."""
+    """``value`` for a message, without secrets and cut to ``limit`` characters."""
+    value = shown(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

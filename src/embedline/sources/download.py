@@ -27,7 +27,7 @@ _STATUS = {
     401: f"the server asks for a user and password, or refuses these (HTTP 401); {_HOW}",
     403: f"access is denied (HTTP 403); a signed address may have expired, otherwise {_HOW}",
     407: "the proxy asks for a user and password (HTTP 407)",
-    429: "the server has had too many requests (HTTP 429); wait some minutes",
+    429: "the server has had too many requests (HTTP 429); wait some minutes and run again",
 }
 
 _CERTIFICATE = (
@@ -38,8 +38,8 @@ _KNOWN = {  # by the name of the error's class: most are aiohttp's or botocore's
     "ClientConnectorCertificateError": _CERTIFICATE,
     "SSLCertVerificationError": _CERTIFICATE,
     "ClientConnectorDNSError": "the host is not known; compare the address, and the connection",
-    "ConnectionRefusedError": "the server refuses the connection",
-    "TimeoutError": f"the server is silent (for {CONNECT_SECONDS} seconds at the start, {SILENCE_SECONDS} later)",
+    "ConnectionRefusedError": "the server refuses the connection; compare the host and port, or run again later",
+    "TimeoutError": f"the server is silent, for {CONNECT_SECONDS} seconds at first or {SILENCE_SECONDS} later; run again",
     "NoCredentialsError": f"the store asks for credentials; {_HOW}",
 }
 
@@ -112,8 +112,8 @@ def _filesystem(address: str) -> tuple[AbstractFileSystem, str]:
         if address.startswith(("http://", "https://")):
             options = _http_options(options)
         filesystem, path = url_to_fs(address, **options)
-    except (ImportError, ValueError, TypeError) as error:
-        raise DataError(f"{address} cannot be opened: {_reason(error, address)}") from None
+    except (ImportError, ValueError, TypeError, OSError) as error:
+        raise DataError(f"{address} cannot be opened: {_reason(error, address, again=False)}") from None
     return filesystem, path
 
 
@@ -154,9 +154,7 @@ def _download(filesystem: AbstractFileSystem, path: str, target: Path, address: 
         # `from None`: the text of the cause holds the address with its password, and a traceback would show it.
         if _is_missing(error):
             raise DataError(f"there is no file or folder at {address}") from None
-        raise DataError(
-            f"the download of {address} failed: {_reason(error, address)}; run again to restart it"
-        ) from None
+        raise DataError(f"the download of {address} failed: {_reason(error, address)}") from None
 
 
 def _download_file(
@@ -210,7 +208,7 @@ def _is_network_error(error: BaseException) -> bool:
     return type(error).__module__.startswith("aiohttp") or isinstance(error, TimeoutError | ConnectionError)
 
 
-def _reason(error: BaseException, address: str) -> str:
+def _reason(error: BaseException, address: str, *, again: bool = True) -> str:
     """Say in words why a download failed, without what is secret of the address and its credentials."""
     for cause in _chain(error):
         if text := _known_reason(cause):
@@ -221,7 +219,7 @@ def _reason(error: BaseException, address: str) -> str:
     text = " ".join(str(cause).split()) or type(cause).__name__
     for secret in secrets_in([address, {"credentials": dict(access_to(address).credentials)}]):
         text = text.replace(secret, HIDDEN)
-    return text
+    return f"{text}; run again to restart it" if again else text
 
 
 def _known_reason(error: BaseException) -> str | None:
@@ -230,7 +228,7 @@ def _known_reason(error: BaseException) -> str | None:
     if known:
         return known
     if isinstance(status, int) and status >= 400:
-        late = "; the fault is the server's, try later" if status >= 500 else ""
+        late = "; the fault is the server's, run again later" if status >= 500 else ""
         return _STATUS.get(status, f"the server answers HTTP {status} {getattr(error, 'message', '')}".rstrip() + late)
     if isinstance(error, PermissionError) and error.errno is None:  # of an object store
         return f"access is denied; {_HOW}"
