@@ -13,6 +13,7 @@ from kedro.validation.exceptions import DataValidationError, ParameterValidation
 
 from embedline.commands import generate, predict, recommend, serve
 from embedline.errors import DataError, redacted
+from embedline.outages import describe_outage
 from embedline.running import RunInterrupted, RunnerError
 from embedline.running.commands import incremental, prune, why
 from embedline.training.launcher import launched
@@ -45,6 +46,10 @@ def _in_one_line(command: click.Command) -> click.Command:
         except RunInterrupted as error:
             click.echo(f"Stopped: {error}", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from error
+        except Exception as error:
+            if line := describe_outage(error):
+                raise click.ClickException(line) from error
+            raise
 
     guarded.callback = call
     return guarded

@@ -21,6 +21,7 @@ from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
 from embedline.errors import DataError
+from embedline.outages import go_on
 from embedline.running import RunInterrupted, RunReport
 
 logger = logging.getLogger(__name__)
@@ -69,8 +70,9 @@ class LiveMetrics:
     A call takes MLflow some 30 ms, as long as thirty steps of a small network. Trainings side by side may report.
     """
 
-    def __init__(self, run_id: str, *, prefix: str) -> None:
+    def __init__(self, run_id: str, *, prefix: str, tracker: object = None) -> None:
         self._run_id, self._prefix = run_id, prefix
+        self.tracker = tracker or self  # one of them warns of an outage
         self._waiting: list[Any] = []
         self._sent = time.monotonic()
         self._lock = threading.Lock()
@@ -87,6 +89,7 @@ class LiveMetrics:
         if due:
             self.flush()
 
+    @go_on
     def flush(self) -> None:
         """Send what waits."""
         import mlflow
@@ -109,10 +112,12 @@ class Tracking:
         self._listening = ExitStack()
         self._run_of_another = False
         self._run_id: str | None = None
+        self.outage = False  # of MLflow: the run is no longer tracked
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
         """Remember whether somebody else's MLflow run is active, which stays open after ours; make the database."""
+        self.outage = False
         self._run_of_another = _active_mlflow() is not None
         if not self._run_of_another:
             loader: Any = context.config_loader
@@ -120,6 +125,7 @@ class Tracking:
             _create_database((loader["mlflow"].get("server") or {}).get("mlflow_tracking_uri") or "")
 
     @hook_impl
+    @go_on
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: CatalogProtocol) -> None:
         """Tag the run with the commit and the environment."""
         self._catalog = catalog
@@ -128,6 +134,7 @@ class Tracking:
             mlflow.set_tags({**_git_state(Path(run_params["project_path"])), "env": run_params.get("env") or "sample"})
 
     @hook_impl
+    @go_on
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
         """Log the node's settings, and send what it reports while it runs to MLflow under its namespace."""
         mlflow = _active_mlflow()
@@ -146,7 +153,7 @@ class Tracking:
     def _listen(self, mlflow: Any, namespace: str | None) -> None:
         from embedline.training import progress
 
-        live = LiveMetrics(mlflow.active_run().info.run_id, prefix=f"{namespace}." if namespace else "")
+        live = LiveMetrics(mlflow.active_run().info.run_id, prefix=f"{namespace}." if namespace else "", tracker=self)
         self._listening.close()
         self._listening.callback(live.flush)  # after the last report
         self._listening.enter_context(progress.listening(live.add))
@@ -166,6 +173,7 @@ class Tracking:
             mlflow.end_run()
 
     @hook_impl
+    @go_on
     def after_incremental_run(self, report: RunReport) -> None:
         """Tag the run with what was read, written and skipped, and mark those that were killed before it."""
         mlflow = _active_mlflow()
@@ -192,6 +200,7 @@ class Tracking:
             mlflow.MlflowClient().set_terminated(self._run_id, "KILLED")
 
     @hook_impl
+    @go_on
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Log metrics and figures, as the dataset's ``metadata: {mlflow: metrics | figure | page}`` asks."""
         mlflow = _active_mlflow()

@@ -17,7 +17,7 @@ from .code import Code, CodeIndex, UntraceableCode
 from .files import Place, local_paths, place_of
 from .reasons import differences_of_work
 from .records import Artifact, Manifest, NodeRecord, RunnerError, Work, now
-from .redaction import stored
+from .redaction import shown, stored
 from .values import canonical, digest, plain
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,8 @@ class Trace:
 
     def _artifact(self, place: Place, version: str | None) -> Artifact | None:
         hashed = place.hash(version, self._manifest.hashes, trust=self._trust)
-        return Artifact(version, hashed, place.of_version(version)) if hashed else None
+        path = place.of_version(version)
+        return Artifact(version, hashed, path if place.filesystem is None else shown(path)) if hashed else None
 
     def is_stored(self, name: str) -> bool:
         """Whether a dataset outlives the run."""

@@ -39,7 +39,7 @@ _KNOWN = {  # by the name of the error's class: most are aiohttp's or botocore's
     "SSLCertVerificationError": _CERTIFICATE,
     "ClientConnectorDNSError": "the host is not known; compare the address, and the connection",
     "ConnectionRefusedError": "the server refuses the connection; compare the host and port, or run again later",
-    "TimeoutError": f"the server is silent, for {CONNECT_SECONDS} seconds at first or {SILENCE_SECONDS} later; run again",
+    "TimeoutError": f"the server is silent, for {CONNECT_SECONDS} s at first or {SILENCE_SECONDS} later; try again",
     "NoCredentialsError": f"the store asks for credentials; {_HOW}",
 }
 
