@@ -32,7 +32,7 @@ def describe_outage(error: BaseException) -> str | None:
     if full is None:
         return None
     where = full.filename or "a temporary file (TMPDIR names the folder)"
-    return f"cannot read or write {redacted(str(where))}: {full.strerror}; what has finished is kept, run again with room there"
+    return f"cannot read or write {redacted(str(where))}: {full.strerror}; what has finished is kept"
 
 
 def go_on(method: Method) -> Method:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import posixpath
 import tempfile
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,7 +119,7 @@ def _filesystem(address: str) -> tuple[AbstractFileSystem, str]:
 
 
 def _http_options(credentials: dict[str, Any]) -> dict[str, Any]:
-    from aiohttp import BasicAuth, ClientTimeout
+    from aiohttp import ClientTimeout
 
     user, password, token = (credentials.pop(name, None) for name in ("username", "password", "token"))
     # "identity": the declared length is then that of the bytes we get.
@@ -129,7 +130,7 @@ def _http_options(credentials: dict[str, Any]) -> dict[str, Any]:
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
     if user is not None:
-        client["auth"] = BasicAuth(str(user), str(password or ""))
+        headers["Authorization"] = "Basic " + b64encode(f"{user}:{password or ''}".encode()).decode()
     return {"headers": headers, "client_kwargs": client, **credentials}
 
 
