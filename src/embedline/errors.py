@@ -24,7 +24,10 @@ _SECRET_IN_QUERY = re.compile(
 _SECRET_IN_OPTIONS = re.compile("key|user(name)?|login|email|auth|clientid|tenantid|accountname")
 _OPTIONS = frozenset({"storageoptions", "credentials", "clientkwargs", "headers", "auth"})
 
-_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>`]+)")
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>(?:[^\s@]*@)?[^\s'\"<>`]+)")
+# Without `scheme://`, as Kedro writes the path of a file on a server.
+_USER = re.compile(r"(?<![\w/*])(?P<value>[\w.%+-]+:[^\s@/'\"]+)@(?=[\w.-]+[:/])")
+_QUERY = re.compile(r"(?P<start>[?&](?P<name>[\w.-]+)=)(?P<value>[^\s&#'\"]+)")
 _LOOKS_RANDOM = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9+/_=%.~-]{24,}")
 # `'token': 'x'` in the repr of a mapping; `Password=x` of a connection string; `Authorization: Bearer x`.
 _QUOTED = re.compile(
@@ -104,8 +107,11 @@ def _redacted_item(key: str, item: Any, hide: Fingerprint, in_options: bool) -> 
 def _redacted_text(text: str, hide: Fingerprint) -> str:
     if "://" in text:
         text = _ADDRESS.sub(lambda match: match["scheme"] + _redacted_address(match["rest"], hide), text)
+    if "@" in text:
+        text = _USER.sub(lambda match: _once(match["value"], hide) + "@", text)
     if "=" in text or ":" in text or "earer" in text:
         text = _QUOTED.sub(lambda match: _hide_quoted(match, hide), text)
+        text = _QUERY.sub(lambda match: match["start"] + _hide_query(match["name"], match["value"], hide), text)
         for pattern in (_PLAIN, _BEARER):
             text = pattern.sub(lambda match: match["start"] + _once(match["value"], hide), text)
     return text
@@ -127,8 +133,12 @@ def _redacted_pieces(pieces: list[str], hide: Fingerprint) -> Iterator[str]:
     """``pieces`` are separators and ``name=value``, in turns."""
     for separator, piece in zip(pieces[::2], pieces[1::2], strict=True):
         name, equals, secret = piece.partition("=")
-        is_secret = _SECRET_IN_QUERY.fullmatch(_bare(name)) or _LOOKS_RANDOM.fullmatch(secret)
-        yield separator + name + equals + (_once(secret, hide) if is_secret and secret else secret)
+        yield separator + name + equals + _hide_query(name, secret, hide)
+
+
+def _hide_query(name: str, value: str, hide: Fingerprint) -> str:
+    is_secret = _SECRET_IN_QUERY.fullmatch(_bare(name)) or _LOOKS_RANDOM.fullmatch(value)
+    return _once(value, hide) if is_secret and value else value
 
 
 def _hide_quoted(match: re.Match[str], hide: Fingerprint) -> str:
