@@ -26,7 +26,7 @@ _OPTIONS = frozenset({"storageoptions", "credentials", "clientkwargs", "headers"
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>(?:[^\s@]*@)?[^\s'\"<>`]+)")
 # Without `scheme://`, as Kedro writes the path of a file on a server.
-_USER = re.compile(r"(?<![\w/*])(?P<value>[\w.%+-]+:[^\s@/'\"]+)@(?=[\w.-]+[:/])")
+_USER = re.compile(r"(?<![\w/*.%+-])(?P<value>[\w.%+-]+:[^\s@/'\"]+)@(?=[\w.-]+[:/])")
 _QUERY = re.compile(r"(?P<start>[?&](?P<name>[\w.-]+)=)(?P<value>[^\s&#'\"]+)")
 _LOOKS_RANDOM = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9+/_=%.~-]{24,}")
 # `'token': 'x'` in the repr of a mapping; `Password=x` of a connection string; `Authorization: Bearer x`.
@@ -34,7 +34,7 @@ _QUOTED = re.compile(
     r"""(?P<start>(?P<q>['"])(?P<name>[\w.-]+)(?P=q)\s*:\s*(?P<v>['"]))(?P<value>.*?)(?P<end>(?P=v))"""
 )
 _PLAIN = re.compile(
-    r"(?i)(?P<start>\b[\w.-]*(?:password|passwd|pwd|passphrase|secret|secret_?key|api_?key|access_?key|account_?key"
+    r"(?i)(?P<start>(?<![\w.-])[\w.-]{0,60}(?:password|passwd|pwd|passphrase|secret|secret_?key|api_?key|access_?key|account_?key"
     r"|(?:auth|access|api|session|security|sas)_?token|\.token)\s*=\s*)(?P<value>[^\s;&,'\"]+)"
 )
 _BEARER = re.compile(r"(?P<start>\b(?:Bearer|Basic)\s+)(?P<value>[A-Za-z0-9+/_=.~-]{8,})")

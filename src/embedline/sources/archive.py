@@ -22,6 +22,7 @@ from embedline.sources.members import (
     Names,
     Unpacked,
     bomb,
+    in_short,
     not_a_file,
     too_large,
 )
@@ -207,18 +208,19 @@ def _refuse_overlaps(places: list[tuple[int, int]], directory: int, address: str
 
 
 def _zip_content(bundle: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, address: str) -> bytes:
+    shown = in_short(name)
     if info.flag_bits & 1:
-        raise DataError(f"{address} holds the member {name!r}, which is encrypted: unpack it and give the folder")
+        raise DataError(f"{address} holds the member {shown}, which is encrypted: unpack it and give the folder")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile unpacks others without a limit
         raise DataError(
-            f"{address} holds the member {name!r}, which is packed by another method than deflate "
+            f"{address} holds the member {shown}, which is packed by another method than deflate "
             f"({info.compress_type}): unpack it and give the folder"
         )
     with bundle.open(info) as member:
         # Never read() without a length: that decompresses past a declared size that lies.
         content = member.read(info.file_size)
     if len(content) != info.file_size:
-        raise DataError(f"{address} is truncated or corrupt: {name!r} has {len(content):,} of {info.file_size:,} bytes")
+        raise DataError(f"{address} is truncated or corrupt: {shown} has {len(content):,} of {info.file_size:,} bytes")
     return content
 
 

@@ -33,7 +33,7 @@ def checked_name(name: str, address: str) -> str:
         DataError: it is empty, too long, absolute, leads out of the archive or has control characters.
     """
     path = name.replace("\\", "/")
-    shown = repr(name if len(name) <= 80 else f"{name[:77]}...")
+    shown = in_short(name)
     if not path:
         raise DataError(f"{address} holds a member without a name")
     if len(path) > MAX_NAME:
@@ -43,6 +43,11 @@ def checked_name(name: str, address: str) -> str:
     if path.startswith("/") or re.match("[A-Za-z]:", path) or ".." in path.split("/"):
         raise DataError(f"{address} holds the member {shown}, whose path leads out of the archive")
     return posixpath.normpath(path)
+
+
+def in_short(name: str) -> str:
+    """A member's name for a message: quoted, cut to 80 characters."""
+    return repr(name if len(name) <= 80 else f"{name[:77]}...")
 
 
 class Names:
@@ -63,9 +68,13 @@ class Names:
         if is_folder:
             return checked
         if checked == ".":
-            raise DataError(f"{self._address} holds the member {name!r}, which is a file with the name of a folder")
+            raise DataError(
+                f"{self._address} holds the member {in_short(name)}, which is a file with the name of a folder"
+            )
         if checked in self._seen:
-            raise DataError(f"{self._address} holds {checked!r} twice; unpack it, keep the right one and pack it again")
+            raise DataError(
+                f"{self._address} holds {in_short(checked)} twice; unpack it, keep the right one and pack it again"
+            )
         self._seen.add(checked)
         return checked
 
@@ -126,4 +135,4 @@ def bomb(address: str) -> DataError:
 
 def not_a_file(name: str, address: str) -> DataError:
     """The error of a link or device among the members."""
-    return DataError(f"{address} holds the member {name!r}, which is a link or a device, not a file")
+    return DataError(f"{address} holds the member {in_short(name)}, which is a link or a device, not a file")

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 
 from embedline.errors import DataError
-from embedline.sources.members import Names, Unpacked, not_a_file
+from embedline.sources.members import Names, Unpacked, in_short, not_a_file
 
 MAX_HEADER_BYTES = 1024**2  # of what a tar says of one member beside its header: a name, attributes
 
@@ -59,7 +59,7 @@ def _member(header: bytes) -> tarfile.TarInfo:
 
 def _require_file(member: tarfile.TarInfo, known: dict[str, str], name: str, address: str) -> None:
     if member.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in known):
-        raise DataError(f"{address} holds the member {name!r}, which is sparse: pack it without --sparse")
+        raise DataError(f"{address} holds the member {in_short(name)}, which is sparse: pack it without --sparse")
     if not member.isreg():
         raise not_a_file(name, address)
 
