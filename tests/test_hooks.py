@@ -15,7 +15,8 @@ from embedline import hooks
 from embedline.errors import DataError
 from embedline.hooks import LiveMetrics, Tracking, _create_database, _flatten, _tracked
 from embedline.outages import describe_outage
-from embedline.parameter_hooks import ParameterCheck, Redaction, SourceAccess, _unread
+from embedline.parameter_hooks import ParameterCheck, SourceAccess, _unread
+from embedline.redaction_hooks import Redaction
 from embedline.sources.download import access_to, set_access
 
 READ = {"shop.training", "shop.split", "shop.features.windows", "seed"}

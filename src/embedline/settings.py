@@ -4,8 +4,9 @@ from pathlib import Path
 
 from embedline.errors import redacted
 from embedline.hooks import Checkpoints, Tracking
-from embedline.parameter_hooks import ParameterCheck, ParameterDefaults, Redaction, SourceAccess
+from embedline.parameter_hooks import ParameterCheck, ParameterDefaults, SourceAccess
 from embedline.publishing_hook import Publishing
+from embedline.redaction_hooks import Redaction
 from embedline.report_hooks import MissingArtifacts
 from embedline.running import IncrementalSession, redaction
 from embedline.spark_hooks import SparkSettings
