@@ -64,7 +64,7 @@ def test_all_plots_of_the_sample_are_the_same_at_every_call(small_project: Path)
         given = loader["parameters"][source].get(block, {})
         return models[key].model_validate(given) if hasattr(models.get(key), "model_validate") else given
 
-    nodes: list[Node] = [node for pipeline in pipelines.values() for node in pipeline.only_nodes_with_tags("plot").nodes]
+    nodes: list[Node] = [node for one in pipelines.values() for node in one.only_nodes_with_tags("plot").nodes]
     assert len(nodes) > 15
     for node in nodes:
         inputs = {name: value(name) for name in node.inputs}
