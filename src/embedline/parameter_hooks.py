@@ -9,7 +9,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.validation.type_extractor import TypeExtractor
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from embedline.errors import DataError
 
@@ -71,7 +71,7 @@ class ParameterCheck:
         source, _, block = name.partition(".")
         if name != missing[0]:
             model = TypeExtractor({"run": pipeline}).extract_types_from_pipelines().get(name)
-            needs = f", with {', '.join(_required(model))}" if _is_block(model) else ""
+            needs = f", with {', '.join(_required(model))}" if _is_block(model) and not _is_value(model) else ""
             raise DataError(f"the parameters of {source!r} lack {block!r}{needs}: add it to conf/base/parameters")
         raise DataError(f"the catalog has no {name!r}, which the run reads: add it to conf/base/catalog")
 
@@ -85,6 +85,10 @@ def enumerate_pipelines() -> Iterable[tuple[str, Pipeline]]:
 
 def _is_block(model: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(model, type) and issubclass(model, BaseModel)
+
+
+def _is_value(model: type[BaseModel]) -> bool:
+    return issubclass(model, RootModel)  # a list or a number in YAML: it has no keys
 
 
 def _required(model: type[BaseModel]) -> list[str]:

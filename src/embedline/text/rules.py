@@ -2,7 +2,7 @@
 
 ``dl1`` is the 2017 course: torchtext's ``Field(lower=True)`` over spaCy, ``<br />`` to newline, ``<eos>`` after each
 document. Words keep their capitals for spaCy and are lowered after it, as torchtext does. DIFF(torchtext): HTML
-references are resolved (:func:`resolve_references`); the course left ``r&amp;b`` and ``quot;cult&quot`` among its words.
+references are resolved (:func:`resolve_references`), which the course left as words: ``r&amp;b``, ``quot;cult&quot``.
 
 ``ulmfit`` is fastai v2's default. :func:`fix_references`, :func:`mark_repeats`, :func:`mark_repeated_words`,
 :func:`space_signs`, :func:`squeeze_spaces` and :func:`lower_capitals` run in this order on the whole document; then it

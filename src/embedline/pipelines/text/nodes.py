@@ -9,7 +9,13 @@ from typing import Any
 import polars as pl
 
 from embedline.text.baseline import BaselineOptions
-from embedline.text.options import ClassifierOptions, ClassifierTraining, LanguageModelOptions, LanguageModelTraining
+from embedline.text.options import (
+    Classes,
+    ClassifierOptions,
+    ClassifierTraining,
+    LanguageModelOptions,
+    LanguageModelTraining,
+)
 from embedline.text.parts import SplitOptions, assign_parts
 from embedline.text.predicting import PredictionOptions
 from embedline.text.report import ReportOptions
@@ -85,7 +91,7 @@ def train_language_model(
 def train_classifier(
     ids: pl.DataFrame,
     vocabulary: dict[str, Any],
-    classes: list[str],
+    classes: Classes,
     language_model: Bundle,
     network: ClassifierOptions,
     training: ClassifierTraining,
@@ -94,7 +100,7 @@ def train_classifier(
     from embedline.text.classifier_learner import train_classifier as fit
     from embedline.training.figures import history_frame
 
-    bundle, history = fit(ids, load_vocabulary(vocabulary), classes, language_model, network, training)
+    bundle, history = fit(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training)
     figures = bundle.metrics
     logger.info(
         "Classifier of %d network(s): validation accuracy %s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
@@ -127,7 +133,7 @@ def find_language_model_rate(
 def find_classifier_rate(
     ids: pl.DataFrame,
     vocabulary: dict[str, Any],
-    classes: list[str],
+    classes: Classes,
     language_model: Bundle,
     network: ClassifierOptions,
     training: ClassifierTraining,
@@ -136,19 +142,19 @@ def find_classifier_rate(
     """Range test of the classifier's first stage: columns as of :func:`find_language_model_rate`."""
     from embedline.text.classifier_learner import find_classifier_rate as find
 
-    test = find(ids, load_vocabulary(vocabulary), classes, language_model, network, training, finder)
+    test = find(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training, finder)
     used = training.stages[0].lr
     logger.info("Range test of the classifier suggests %.1e; its first stage uses %.1e", test.suggestion, used)
     return test.frame()
 
 
 def train_baseline(
-    documents: pl.DataFrame, split: SplitOptions, classes: list[str], baseline: BaselineOptions
+    documents: pl.DataFrame, split: SplitOptions, classes: Classes, baseline: BaselineOptions
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """TF-IDF and logistic regression, fitted on the network's training documents; predictions of the test part."""
     from embedline.text.baseline import train_baseline as fit
 
-    return fit(documents, assign_parts(documents, split), classes, baseline)
+    return fit(documents, assign_parts(documents, split), list(classes), baseline)
 
 
 def predict(ids: pl.DataFrame, model: Bundle) -> pl.DataFrame:
@@ -161,7 +167,7 @@ def predict(ids: pl.DataFrame, model: Bundle) -> pl.DataFrame:
 def evaluate(
     predictions: pl.DataFrame,
     baseline_predictions: pl.DataFrame,
-    classes: list[str],
+    classes: Classes,
     baseline_costs: dict[str, Any],
     model: Bundle,
     ids: pl.DataFrame,
@@ -181,7 +187,7 @@ def evaluate(
     return compare(
         predictions,
         baseline_predictions,
-        classes,
+        list(classes),
         language_model=training.pop("language_model"),
         classifier={"training": training},
         baseline={"training": baseline_costs},
@@ -244,18 +250,18 @@ def plot_classifier_rates(rates: pl.DataFrame) -> Figure:
     return range_test_figure(rates, title, "smoothed loss (nats a document)")
 
 
-def plot_confusion(predictions: pl.DataFrame, classes: list[str]) -> Figure:
+def plot_confusion(predictions: pl.DataFrame, classes: Classes) -> Figure:
     """Actual against predicted classes."""
     from embedline.text.figures import confusion_plot
 
-    return confusion_plot(predictions, classes, "Test documents: actual and predicted classes")
+    return confusion_plot(predictions, list(classes), "Test documents: actual and predicted classes")
 
 
 def plot_calibration(
-    predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, classes: list[str], report: ReportOptions
+    predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, classes: Classes, report: ReportOptions
 ) -> Figure:
     """How often the model is right at each confidence."""
     from embedline.text.figures import calibration_plot
 
     title = "Test documents: confidence and accuracy"
-    return calibration_plot(predictions, baseline_predictions, classes, title, report.calibration_bins)
+    return calibration_plot(predictions, baseline_predictions, list(classes), title, report.calibration_bins)
