@@ -1,5 +1,41 @@
 """The errors that a user can mend: one sentence that names the file, column, row or key."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class DataError(ValueError):
     """The data or a setting is at fault, not the code; the message says what to mend and where."""
+
+
+class FrameError(DataError):
+    """A frame that a node takes is at fault.
+
+    The message begins with the frame: "the table" after the node's parameter, until the run puts the name of the
+    dataset in (:class:`embedline.hooks.DatasetNames`).
+
+    Args:
+        argument: the parameter of the node that takes the frame, such as ``table`` or ``ratings``.
+        text: what is wrong, to follow the frame's name.
+    """
+
+    def __init__(self, argument: str, text: str) -> None:
+        super().__init__(argument, text)
+        self.argument, self.text = argument, text
+        self.dataset: str | None = None
+
+    def __str__(self) -> str:
+        """The whole message."""
+        return f"{self.dataset or f'the {self.argument}'}{self.text}"
+
+
+@contextmanager
+def about_frame(argument: str) -> Iterator[None]:
+    """Turn a DataError raised inside the ``with`` block into a :class:`FrameError` about the node's ``argument``."""
+    try:
+        yield
+    except FrameError:
+        raise
+    except DataError as error:
+        text, name = str(error), f"the {argument}"
+        raise FrameError(argument, text.removeprefix(name) if text.startswith(f"{name} ") else f": {text}") from error

@@ -1,5 +1,6 @@
 """Hooks of every run: trainings keep checkpoints, and MLflow learns what was done."""
 
+import inspect
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
-from embedline.errors import DataError
+from embedline.errors import DataError, FrameError
 from embedline.running import RunInterrupted, RunReport
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,20 @@ class Checkpoints:
     def after_incremental_run(self) -> None:
         """A later run in the same process has checkpoints of its own, or none."""
         self._keeping.close()
+
+
+class DatasetNames:
+    """Name the dataset in the error of a frame: a node knows it as ``table``, the user as ``houses.table``."""
+
+    @hook_impl
+    def on_node_error(self, error: Exception, node: Node) -> None:
+        """Put the name into the error before the run ends with it."""
+        if isinstance(error, FrameError) and error.dataset is None:
+            names = node._inputs  # one name, a list in the order of the parameters, or a mapping by parameter
+            positional = [names] if isinstance(names, str) else names if isinstance(names, list) else []
+            keywords = names if isinstance(names, dict) else {}
+            given = inspect.signature(node.func).bind(*positional, **keywords).arguments
+            error.dataset = given.get(error.argument)
 
 
 class LiveMetrics:

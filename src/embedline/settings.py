@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from embedline.hooks import Checkpoints, Tracking
+from embedline.hooks import Checkpoints, DatasetNames, Tracking
 from embedline.parameter_hooks import ParameterCheck, ParameterDefaults
 from embedline.publishing_hook import Publishing
 from embedline.report_hooks import MissingArtifacts
@@ -29,6 +29,7 @@ HOOKS = (
     Publishing(),
     SparkSettings(),
     MissingArtifacts(),
+    DatasetNames(),
 )
 SESSION_CLASS = IncrementalSession  # runs only what changed; see embedline.running
 
