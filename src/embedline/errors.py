@@ -1,7 +1,10 @@
 """The errors that a user can mend: one sentence that names the file, column, row or key."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+
+_INPUTS: ContextVar[Mapping[str, str]] = ContextVar("inputs of the node that runs")
 
 
 class DataError(ValueError):
@@ -27,6 +30,16 @@ class FrameError(DataError):
     def __str__(self) -> str:
         """The whole message."""
         return f"{self.dataset or f'the {self.argument}'}{self.text}"
+
+
+def name_inputs(names: Mapping[str, str]) -> None:
+    """Tell :func:`input_name` the dataset or parameter behind each argument of the node that runs next."""
+    _INPUTS.set(names)
+
+
+def input_name(argument: str) -> str:
+    """The dataset or YAML key behind a node's argument, such as ``albums.ratings``; outside of a run the argument."""
+    return _INPUTS.get({}).get(argument, argument).removeprefix("params:")
 
 
 @contextmanager

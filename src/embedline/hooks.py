@@ -21,7 +21,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
-from embedline.errors import DataError, FrameError
+from embedline.errors import DataError, FrameError, name_inputs
 from embedline.running import RunInterrupted, RunReport
 
 logger = logging.getLogger(__name__)
@@ -65,17 +65,31 @@ class Checkpoints:
 
 
 class DatasetNames:
-    """Name the dataset in the error of a frame: a node knows it as ``table``, the user as ``houses.table``."""
+    """Name the dataset in messages about a frame: a node knows it as ``table``, the user as ``houses.table``."""
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Let the warnings of the node name its inputs."""
+        name_inputs(_inputs_by_argument(node))
+
+    @hook_impl
+    def after_node_run(self) -> None:
+        """What is called after the node, in a notebook, is not about its inputs."""
+        name_inputs({})
 
     @hook_impl
     def on_node_error(self, error: Exception, node: Node) -> None:
         """Put the name into the error before the run ends with it."""
+        name_inputs({})
         if isinstance(error, FrameError) and error.dataset is None:
-            names = node._inputs  # one name, a list in the order of the parameters, or a mapping by parameter
-            positional = [names] if isinstance(names, str) else names if isinstance(names, list) else []
-            keywords = names if isinstance(names, dict) else {}
-            given = inspect.signature(node.func).bind(*positional, **keywords).arguments
-            error.dataset = given.get(error.argument)
+            error.dataset = _inputs_by_argument(node).get(error.argument)
+
+
+def _inputs_by_argument(node: Node) -> dict[str, str]:
+    names = node._inputs  # one name, a list in the order of the parameters, or a mapping by parameter
+    positional = [names] if isinstance(names, str) else names if isinstance(names, list) else []
+    keywords = names if isinstance(names, dict) else {}
+    return dict(inspect.signature(node.func).bind(*positional, **keywords).arguments)
 
 
 class LiveMetrics:

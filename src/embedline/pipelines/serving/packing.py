@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from embedline.errors import about_frame
 from embedline.ratings.options import RatingColumns, RatingSplit
 
 Frame = Any  # polars.DataFrame or pandas.DataFrame
@@ -39,4 +40,5 @@ def hold_out_ratings(ratings: Frame, columns: RatingColumns, split: RatingSplit)
     """The ratings that the split holds out: user, item, and the rating as ``actual``."""
     from embedline.serving.ratings import hold_out_ratings as hold_out
 
-    return hold_out(ratings, columns, split)
+    with about_frame("ratings"):
+        return hold_out(ratings, columns, split)
