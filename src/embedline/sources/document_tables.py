@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from embedline.delimited import read_delimited
 from embedline.errors import DataError
+from embedline.sources.delimited import read_delimited
 from embedline.sources.document_options import TEST, TRAIN, UNLABELLED, DocumentOptions
 from embedline.sources.document_texts import decoded
 

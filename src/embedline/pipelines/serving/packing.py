@@ -9,6 +9,7 @@ import polars as pl
 
 from embedline.errors import about_frame
 from embedline.ratings.options import RatingColumns, RatingSplit
+from embedline.text.documents import read_documents
 
 Frame = Any  # polars.DataFrame or pandas.DataFrame
 Bundle = Any  # embedline.training.bundle.ModelBundle
@@ -29,11 +30,12 @@ def pack_ratings(model: Bundle) -> Packed:
     return pack(model)
 
 
-def hold_out_texts(documents: pl.DataFrame) -> pl.DataFrame:
+def hold_out_texts(documents: Frame) -> pl.DataFrame:
     """The test documents: ``text``, and the label as ``actual``."""
     from embedline.serving.texts import hold_out_texts as hold_out
 
-    return hold_out(documents)
+    with about_frame("documents"):
+        return hold_out(read_documents(documents))
 
 
 def hold_out_ratings(ratings: Frame, columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:

@@ -8,7 +8,9 @@ from typing import Any
 
 import polars as pl
 
+from embedline.errors import about_frame
 from embedline.text.baseline import BaselineOptions
+from embedline.text.documents import read_documents
 from embedline.text.options import (
     Classes,
     ClassifierOptions,
@@ -31,11 +33,20 @@ Figure = Any  # plotly.graph_objects.Figure
 Bundle = Any  # embedline.training.bundle.ModelBundle
 
 
-def tokenize(documents: pl.DataFrame, tokens: TokenOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Tokens of each document as codes, and the lexicon that the codes are rows of."""
+def tokenize(
+    documents: Frame, tokens: TokenOptions, classes: Classes | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Tokens of each document as codes, and the lexicon that the codes are rows of.
+
+    Raises:
+        DataError: the documents are not as the learner needs them, or a label is not among the classes: said here,
+            before hours of training.
+    """
     from embedline.text.tokens import tokenize_documents
 
-    return tokenize_documents(documents, tokens)
+    with about_frame("documents"):
+        rows = read_documents(documents, None if classes is None else list(classes))
+        return tokenize_documents(rows, tokens)
 
 
 def fit_vocabulary(
@@ -149,12 +160,14 @@ def find_classifier_rate(
 
 
 def train_baseline(
-    documents: pl.DataFrame, split: SplitOptions, classes: Classes, baseline: BaselineOptions
+    documents: Frame, split: SplitOptions, classes: Classes, baseline: BaselineOptions
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """TF-IDF and logistic regression, fitted on the network's training documents; predictions of the test part."""
     from embedline.text.baseline import train_baseline as fit
 
-    return fit(documents, assign_parts(documents, split), list(classes), baseline)
+    with about_frame("documents"):
+        rows = read_documents(documents, list(classes))
+        return fit(rows, assign_parts(rows, split), list(classes), baseline)
 
 
 def predict(ids: pl.DataFrame, model: Bundle) -> pl.DataFrame:
@@ -204,12 +217,14 @@ def predict_texts(texts: Frame, model: Bundle, prediction: PredictionOptions) ->
 
 
 def list_mistakes(
-    predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, documents: pl.DataFrame, report: ReportOptions
+    predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, documents: Frame, report: ReportOptions
 ) -> pl.DataFrame:
     """The test documents that the classifier is surest and wrong about."""
     from embedline.text.report import mistakes
 
-    return mistakes(predictions, documents, baseline_predictions, report)
+    with about_frame("documents"):
+        rows = read_documents(documents)
+    return mistakes(predictions, rows, baseline_predictions, report)
 
 
 def generate_samples(language_model: Bundle, samples: SampleOptions) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
-from embedline.delimited import read_delimited
 from embedline.errors import DataError
+from embedline.sources.delimited import read_delimited
 
 
 def rows(text: str, **options: object) -> list[tuple[str | None, ...]]:
