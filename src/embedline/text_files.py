@@ -15,10 +15,22 @@ SUFFIXES = (".csv", ".parquet")
 
 def texts_frame(texts: Sequence[str], column: str) -> pl.DataFrame:
     """The texts as a frame with one column; each ``-`` stands for the lines of standard input that are not blank."""
-    rows = [row for text in texts for row in (_standard_input() if text == "-" else [text])]
+    rows = [row for text in texts for row in (_standard_input() if text == "-" else [typed(text)])]
     if not rows:
         raise DataError("standard input holds no text")
     return pl.DataFrame({column: rows}, schema={column: pl.String})
+
+
+def typed(argument: str) -> str:
+    """An argument of the command line as text, which it is not yet where the locale is not UTF-8.
+
+    Raises:
+        DataError: if its bytes are not UTF-8.
+    """
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError as error:
+        raise DataError(f"the argument {argument!a} is not UTF-8: type it in a terminal that is") from error
 
 
 def _standard_input() -> list[str]:
