@@ -20,12 +20,17 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
-def kedro(project: Path, *arguments: str, status: int = 0, answer: str | None = None) -> str:
-    """Run `kedro` in a project, with ``answer`` typed in; what it printed, once the exit status is as expected."""
+def kedro(
+    project: Path, *arguments: str, status: int = 0, answer: str | None = None, source: Path | None = None
+) -> str:
+    """Run `kedro` in a project, with ``answer`` typed in; what it printed, once the exit status is as expected.
+
+    ``source`` is the project where ``project`` is a subfolder of it.
+    """
     finished = subprocess.run(
         [sys.executable, "-m", "kedro", *arguments],
         cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project / "src"), "COLUMNS": "200"},
+        env={**os.environ, "PYTHONPATH": str((source or project) / "src"), "COLUMNS": "200"},
         input=answer,
         capture_output=True,
         text=True,

@@ -1,5 +1,7 @@
 """`predict` and `generate` at the command line, on stored models with random weights; each value is computed anew."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,9 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 from kedro.framework.startup import bootstrap_project
+
+from embedline.errors import DataError
+from embedline.text_files import typed
 
 PROJECT = Path(__file__).resolve().parents[1]
 OLD, NEW = "2026-01-01T00.00.00.000Z", "2026-02-01T00.00.00.000Z"
@@ -323,3 +328,39 @@ def test_the_package_runs_the_same_commands(
     with pytest.raises(SystemExit):
         main()
     assert "--pipelines" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "console",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "cp1252"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    ],
+    ids=lambda console: "".join(console.values()),
+)
+def test_a_console_that_is_not_utf_8_shows_what_it_can(data_root: Path, console: dict[str, str]) -> None:
+    text = "the wonderful film → café 映画 …"
+    command = ["predict", "imdb", text, "--params", f"data_root={data_root}"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "embedline", *command],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "src"), "COLUMNS": "200", **console},
+        capture_output=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr.decode(errors="replace")
+    said = finished.stdout.decode("ascii", errors="replace")
+    assert "the wonderful film ? caf" in said and b"Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize("command", [["predict", "imdb", "caf\udce9"], ["generate", "imdb", "caf\udce9"]])
+def test_an_argument_that_is_no_text_is_named(run: Any, command: list[str]) -> None:
+    result = run(*command, status=1)
+    assert "not UTF-8" in result.output and "caf" in result.output
+
+
+def test_utf_8_typed_into_another_locale_is_read() -> None:
+    assert typed("caf\udcc3\udca9") == typed("café") == "café"
+    with pytest.raises(DataError):
+        typed("caf\udce9")

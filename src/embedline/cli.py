@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import io
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,16 @@ from embedline.training.launcher import launched
 
 MENDABLE = (DataError, DataValidationError, ParameterValidationError, RunnerError)
 INTERRUPTED = 130  # exit status of a shell command that Ctrl-C ended
+
+
+def _replace_what_the_console_lacks() -> None:
+    """Have a console that is not UTF-8 show ``?`` for what it cannot: an arrow in a table must not end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
+
+
+_replace_what_the_console_lacks()  # here, since both `kedro` and `embedline` import this module before they print
 
 
 @click.group(name="embedline")

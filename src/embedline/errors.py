@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -39,6 +41,8 @@ _PLAIN = re.compile(
 )
 _BEARER = re.compile(r"(?P<start>\b(?:Bearer|Basic)\s+)(?P<value>[A-Za-z0-9+/_=.~-]{8,})")
 
+_INPUTS: ContextVar[Mapping[str, str]] = ContextVar("inputs of the node that runs")
+
 
 class DataError(ValueError):
     """The data or a setting is at fault, not the code; the message says what to mend and where.
@@ -48,6 +52,49 @@ class DataError(ValueError):
 
     def __init__(self, *texts: object) -> None:
         super().__init__(*map(redacted, texts))
+
+
+class FrameError(DataError):
+    """A frame that a node takes is at fault.
+
+    The message begins with the frame: "the table" after the node's parameter, until the run puts the name of the
+    dataset in (:class:`embedline.hooks.DatasetNames`).
+
+    Args:
+        argument: the parameter of the node that takes the frame, such as ``table`` or ``ratings``.
+        text: what is wrong, to follow the frame's name.
+    """
+
+    def __init__(self, argument: str, text: str) -> None:
+        super().__init__(argument, text)
+        self.argument, self.text = argument, redacted(text)
+        self.dataset: str | None = None
+
+    def __str__(self) -> str:
+        """The whole message."""
+        return f"{self.dataset or f'the {self.argument}'}{self.text}"
+
+
+def name_inputs(names: Mapping[str, str]) -> None:
+    """Tell :func:`input_name` the dataset or parameter behind each argument of the node that runs next."""
+    _INPUTS.set(names)
+
+
+def input_name(argument: str) -> str:
+    """The dataset or YAML key behind a node's argument, such as ``albums.ratings``; outside of a run the argument."""
+    return _INPUTS.get({}).get(argument, argument).removeprefix("params:")
+
+
+@contextmanager
+def about_frame(argument: str) -> Iterator[None]:
+    """Turn a DataError raised inside the ``with`` block into a :class:`FrameError` about the node's ``argument``."""
+    try:
+        yield
+    except FrameError:
+        raise
+    except DataError as error:
+        text, name = str(error), f"the {argument}"
+        raise FrameError(argument, text.removeprefix(name) if text.startswith(f"{name} ") else f": {text}") from error
 
 
 def redacted(value: Any, fingerprint: Fingerprint | None = None) -> Any:

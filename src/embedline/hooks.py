@@ -1,5 +1,6 @@
 """Hooks of every run: trainings keep checkpoints, and MLflow learns what was done."""
 
+import inspect
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
-from embedline.errors import DataError
+from embedline.errors import DataError, FrameError, name_inputs
 from embedline.outages import go_on
 from embedline.running import RunInterrupted, RunReport
 
@@ -62,6 +63,34 @@ class Checkpoints:
     def after_incremental_run(self) -> None:
         """A later run in the same process has checkpoints of its own, or none."""
         self._keeping.close()
+
+
+class DatasetNames:
+    """Name the dataset in messages about a frame: a node knows it as ``table``, the user as ``houses.table``."""
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Let the warnings of the node name its inputs."""
+        name_inputs(_inputs_by_argument(node))
+
+    @hook_impl
+    def after_node_run(self) -> None:
+        """What is called after the node, in a notebook, is not about its inputs."""
+        name_inputs({})
+
+    @hook_impl
+    def on_node_error(self, error: Exception, node: Node) -> None:
+        """Put the name into the error before the run ends with it."""
+        name_inputs({})
+        if isinstance(error, FrameError) and error.dataset is None:
+            error.dataset = _inputs_by_argument(node).get(error.argument)
+
+
+def _inputs_by_argument(node: Node) -> dict[str, str]:
+    names = node._inputs  # one name, a list in the order of the parameters, or a mapping by parameter
+    positional = [names] if isinstance(names, str) else names if isinstance(names, list) else []
+    keywords = names if isinstance(names, dict) else {}
+    return dict(inspect.signature(node.func).bind(*positional, **keywords).arguments)
 
 
 class LiveMetrics:

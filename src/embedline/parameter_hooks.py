@@ -5,25 +5,46 @@ The credentials of a source are looked up.
 
 import difflib
 import logging
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeGuard
 
-from kedro.config import MissingConfigException
+from kedro.config import MissingConfigException, OmegaConfigLoader
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
 from kedro.validation.type_extractor import TypeExtractor
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from embedline.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-# Read by the configuration itself and by other hooks.
+# Read by other hooks, and by the project's own catalog in every environment.
 RUN_KEYS = {"data_root", "tracking_root", "checkpoint_seconds", "spark", "rows"}
 ACCESS_KEYS = {"credentials", "max_bytes"}  # beside the key `source`, read by `SourceAccess`
+GENERATED = "generated"  # a source that is no address
+
+
+class ConfigLoader(OmegaConfigLoader):
+    """Kedro's configuration loader, which remembers the runtime parameters that the configuration asks for.
+
+    Attributes:
+        asked: names in ``${runtime_params:name}`` and ``${runtime_params:name, default}`` of the files read so far.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Create the loader; arguments are Kedro's."""
+        self.asked: set[str] = set()
+        super().__init__(*args, **kwargs)
+
+    def _get_runtime_value(self, variable: str, *default: Any) -> Any:
+        self.asked.add(variable)
+        return super()._get_runtime_value(variable, *default)
 
 
 class ParameterDefaults:
@@ -46,12 +67,20 @@ class ParameterDefaults:
 
 
 class ParameterCheck:
-    """Refuse a parameter that no registered pipeline reads, and a run that lacks one.
+    """Refuse a parameter that neither a registered pipeline nor the configuration reads, and a run that lacks one.
 
     A misspelt block would otherwise be ignored in silence.
 
     Keys inside a block are checked by the block's own pydantic model.
     """
+
+    def __init__(self) -> None:
+        self._loader: Any = None
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Remember the loader, which knows what ``${runtime_params:…}`` in the configuration reads."""
+        self._loader = context.config_loader
 
     @hook_impl
     def after_catalog_created(self, parameters: dict[str, Any]) -> None:
@@ -62,11 +91,12 @@ class ParameterCheck:
             for name in pipeline.inputs()
             if name.startswith("params:")
         }
-        unread = sorted(_unread(parameters["parameters"], read))
+        asked: set[str] = getattr(self._loader, "asked", set())
+        unread = sorted(_unread(parameters["parameters"], read | asked))
         if unread:
-            hints = difflib.get_close_matches(unread[0], read, n=1)
-            hint = f": did you mean {hints[0]!r}?" if hints else f"; these are read: {', '.join(sorted(read))}"
-            raise DataError(f"no pipeline reads the parameter {unread[0]!r}{hint}")
+            raise DataError(
+                f"no pipeline reads the parameter {unread[0]!r}: {_hint(unread[0], read | asked | RUN_KEYS)}"
+            )
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -78,9 +108,74 @@ class ParameterCheck:
         source, _, block = name.partition(".")
         if name != missing[0]:
             model = TypeExtractor({"run": pipeline}).extract_types_from_pipelines().get(name)
-            needs = f", with {', '.join(_required(model))}" if _is_block(model) else ""
+            needs = f", with {', '.join(_required(model))}" if _is_block(model) and not _is_value(model) else ""
             raise DataError(f"the parameters of {source!r} lack {block!r}{needs}: add it to conf/base/parameters")
-        raise DataError(f"the catalog has no {name!r}, which the run reads: add it to conf/base/catalog")
+        near = difflib.get_close_matches(name, catalog.keys(), n=1)
+        hint = f"did you mean {near[0]!r}? It is to be named {name!r} there" if near else "add it to conf/base/catalog"
+        raise DataError(f"the catalog has no {name!r}, which the run reads: {hint}")
+
+
+class SourcePaths:
+    """Find a relative ``source`` whatever the working directory is.
+
+    A path in YAML starts from the project. One that is typed, ``--params tickets.source=… `` or ``rows=…``, starts from
+    the working directory, as everywhere at a command line, and from the project where nothing lies there.
+    """
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self, context: KedroContext) -> None:
+        """Make typed paths that lie in the working directory absolute, before anything reads them."""
+        given = getattr(context.config_loader, "runtime_params", None) or {}
+        sources = [(block, "source") for block in given.values() if isinstance(block, dict)]
+        for block, key in [(given, "rows"), *sources]:
+            path = block.get(key)
+            if _is_relative(path) and Path.cwd() != Path(context.project_path) and Path(path).exists():
+                block[key] = Path(path).absolute().as_posix()
+
+    @hook_impl
+    def before_node_run(self, node: Node, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Hand the node that fetches a source the path from the project, unless the working directory is meant."""
+        found = {}
+        for name in (name for name in inputs if "acquire" in node.tags and name.endswith(".source")):
+            path = inputs[name]
+            if not _is_relative(path):
+                continue
+            places = _places(path)
+            there = next((place for place in places if Path(place).exists()), None)
+            if there is None:
+                looked = " nor at ".join(places)
+                raise DataError(
+                    f"{name.removeprefix('params:')}: there is no file or folder {path!r}, neither at {looked}"
+                )
+            found[name] = there
+        return found
+
+
+def _places(source: str) -> list[str]:
+    """Where a source may lie: below the project and the working directory, if it is a relative path."""
+    from embedline.settings import project_root
+
+    if not _is_relative(source):
+        return [source]
+    places = (place / os.path.expanduser(source) for place in (project_root(), Path.cwd()))
+    return list(dict.fromkeys(place.as_posix() for place in places))
+
+
+def _is_relative(path: Any) -> TypeGuard[str]:
+    """Whether a parameter is a relative path: neither an address nor an absolute path."""
+    if not isinstance(path, str) or not path.strip() or path == GENERATED or "://" in path or "::" in path:
+        return False
+    return not os.path.isabs(os.path.expanduser(path))
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    """The known name most like a misspelt one, on its level: a source for a source, a block of it for a block."""
+    above, _, own = name.rpartition(".")
+    level = name.count(".") + 1
+    prefixes = {tuple(other.split(".")[:level]) for other in known}
+    siblings = {prefix[-1]: ".".join(prefix) for prefix in sorted(prefixes) if ".".join(prefix[:-1]) == above}
+    near = difflib.get_close_matches(own, siblings, n=1)
+    return f"did you mean {siblings[near[0]]!r}?" if near else f"these are read: {', '.join(siblings.values())}"
 
 
 class SourceAccess:
@@ -99,7 +194,13 @@ class SourceAccess:
         """
         from embedline.sources.download import set_access
 
-        set_access({block["source"]: _access(name, block, context) for name, block in _sources(context.params)})
+        set_access(
+            {
+                place: _access(name, block, context)
+                for name, block in _sources(context.params)
+                for place in _places(block["source"])
+            }
+        )
 
 
 def _sources(parameters: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Mapping[str, Any]]]:
@@ -151,6 +252,10 @@ def enumerate_pipelines() -> Iterable[tuple[str, Pipeline]]:
 
 def _is_block(model: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(model, type) and issubclass(model, BaseModel)
+
+
+def _is_value(model: type[BaseModel]) -> bool:
+    return issubclass(model, RootModel)  # a list or a number in YAML: it has no keys
 
 
 def _required(model: type[BaseModel]) -> list[str]:

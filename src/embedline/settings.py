@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from embedline.errors import redacted
-from embedline.hooks import Checkpoints, Tracking
-from embedline.parameter_hooks import ParameterCheck, ParameterDefaults, SourceAccess
+from embedline.hooks import Checkpoints, DatasetNames, Tracking
+from embedline.parameter_hooks import ConfigLoader, ParameterCheck, ParameterDefaults, SourceAccess, SourcePaths
 from embedline.publishing_hook import Publishing
 from embedline.redaction_hooks import Redaction
 from embedline.report_hooks import MissingArtifacts
@@ -12,7 +12,7 @@ from embedline.running import IncrementalSession, redaction
 from embedline.spark_hooks import SparkSettings
 
 
-def _project_root() -> Path:
+def project_root() -> Path:
     """Folder of the project: the checkout, or the working directory when the package is installed elsewhere."""
     checkout = Path(__file__).resolve().parents[2]
     return checkout if (checkout / "conf").is_dir() else Path.cwd()
@@ -20,10 +20,11 @@ def _project_root() -> Path:
 
 def _project_path(relative: str = "") -> str:
     """``${project:mlflow.db}`` in YAML: a path that does not depend on the working directory."""
-    return (_project_root() / relative).as_posix()
+    return (project_root() / relative).as_posix()
 
 
 HOOKS = (
+    SourcePaths(),
     ParameterDefaults(),
     ParameterCheck(),
     SourceAccess(),
@@ -33,10 +34,12 @@ HOOKS = (
     Publishing(),
     SparkSettings(),
     MissingArtifacts(),
+    DatasetNames(),
 )
 redaction.use(redacted)  # passwords are no part of what is remembered of runs
 SESSION_CLASS = IncrementalSession  # runs only what changed; see embedline.running
 
+CONFIG_LOADER_CLASS = ConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "sample",  # a plain `kedro run` on a fresh clone needs no download

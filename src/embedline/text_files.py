@@ -8,16 +8,29 @@ from pathlib import Path
 import polars as pl
 
 from embedline.errors import DataError
+from embedline.sources.delimited import read_delimited
 
 SUFFIXES = (".csv", ".parquet")
 
 
 def texts_frame(texts: Sequence[str], column: str) -> pl.DataFrame:
     """The texts as a frame with one column; each ``-`` stands for the lines of standard input that are not blank."""
-    rows = [row for text in texts for row in (_standard_input() if text == "-" else [text])]
+    rows = [row for text in texts for row in (_standard_input() if text == "-" else [typed(text)])]
     if not rows:
         raise DataError("standard input holds no text")
     return pl.DataFrame({column: rows}, schema={column: pl.String})
+
+
+def typed(argument: str) -> str:
+    """An argument of the command line as text, which it is not yet where the locale is not UTF-8.
+
+    Raises:
+        DataError: if its bytes are not UTF-8.
+    """
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError as error:
+        raise DataError(f"the argument {argument!a} is not UTF-8: type it in a terminal that is") from error
 
 
 def _standard_input() -> list[str]:
@@ -27,12 +40,16 @@ def _standard_input() -> list[str]:
 
 def _decoded(content: bytes, name: str) -> str:
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{name}: line {line} is not UTF-8 (byte 0x{content[error.start]:02x}): save it in this encoding"
         ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{name}: line {line} has a zero byte, as a file in UTF-16 or a damaged one: save it in UTF-8")
+    return text
 
 
 def read_file(path: Path, column: str) -> pl.DataFrame:
@@ -47,8 +64,7 @@ def read_file(path: Path, column: str) -> pl.DataFrame:
         if path.suffix == ".parquet":
             frame = pl.read_parquet(path)
         else:
-            content = _decoded(path.read_bytes(), str(path)).encode()
-            frame = pl.read_csv(content, infer_schema=False)
+            frame = read_delimited(_decoded(path.read_bytes(), str(path)), str(path), quoting=True)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except pl.exceptions.PolarsError as error:

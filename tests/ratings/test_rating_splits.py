@@ -96,12 +96,12 @@ def test_ids_of_other_types_become_whole_numbers_or_strings() -> None:
         ),
         (
             {"item": pl.Series([1.5, 2.0])},
-            r"\(columns.item\) has no whole number in 1 row\(s\), first in row 0",
+            r"\(columns.item\) has no whole number in 1 row\(s\), first in row 1",
         ),
         ({"item": pl.Series([True, False])}, "columns.item names 'item', which holds Boolean"),
         ({"rating": pl.Series([1.0, None])}, r"column 'rating' \(columns.rating\) has no number in 1 row"),
-        ({"rating": pl.Series([float("nan"), 1.0])}, "first in row 0"),
-        ({"rating": pl.Series([float("inf"), 1.0])}, "first in row 0"),
+        ({"rating": pl.Series([float("nan"), 1.0])}, "first in row 1"),
+        ({"rating": pl.Series([float("inf"), 1.0])}, "first in row 1"),
         ({"rating": pl.Series(["5", "4"])}, "columns.rating names 'rating', which holds String"),
     ],
 )

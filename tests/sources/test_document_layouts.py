@@ -190,6 +190,36 @@ def test_a_test_part_is_held_out_by_label() -> None:
         read(REAL, test_fraction=0.1)
 
 
+def test_quotation_marks_of_a_tsv() -> None:
+    lines = [f"{'spam' if k % 5 else 'ham'}\tmessage {k}" for k in range(50)]
+    lines[20], lines[40] = lines[20].replace("message", '"message'), lines[40] + '"'
+    options = {"header": False, "text_columns": ["column_1"], "label_column": "column_0"}
+    files = {"messages.tsv": "\n".join(lines)}
+    with pytest.raises(DataError, match=r"messages\.tsv .*line 21 .*reading\.quoting"):
+        read(files, **options)
+    documents = read(files, quoting=False, **options)
+    assert len(documents) == 50 and documents[20][1:3] == ('"message 20', "ham")
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.tsv", "r.jsonl", "train/a/r.txt"])
+def test_a_zero_byte_is_no_text(name: str) -> None:
+    content = b'first\n{"text": "a\0b"}\n'
+    with pytest.raises(DataError, match=rf"{name} .*byte 0x00 .*line 2"):
+        read({name: content})
+    if name.endswith("txt"):
+        assert read({name: content}, on_bad_bytes="replace")[0][1] == 'first\n{"text": "a\ufffdb"}\n'
+    with pytest.raises(DataError, match=f"{name} .*set encoding"):
+        read({name: "text,label\na,b\n".encode("utf-16-le")})
+    with pytest.raises(DataError, match=f"{name} .*set encoding"):
+        read({name: "text,label\na,b\n".encode("utf-16")})
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"text": bad}', '{"text": "a"', "x", "1"])
+def test_a_line_that_is_no_json_object_is_named(line: str) -> None:
+    with pytest.raises(DataError, match=r"^r\.jsonl .*line 3 "):
+        read({"r.jsonl": '{"text": "a", "label": "b"}\n\n' + line + '\n{"text": "c", "label": "b"}\n'})
+
+
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [

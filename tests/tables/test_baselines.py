@@ -33,6 +33,14 @@ def _rows(make: Any) -> Any:
     return nw.from_native(frame, eager_only=True)
 
 
+def test_group_means_of_many_rows_are_the_same_at_every_call() -> None:
+    rng = np.random.default_rng(0)
+    kinds, parts = rng.choice(["a", "b", "c"], 200_000), rng.choice([TRAIN, EVALUATE], 200_000)
+    rows = nw.from_native(pl.DataFrame({"kind": kinds, "sales": rng.normal(3, 1, 200_000), "part": parts}))
+    found = {group_mean_predictions(rows, SALES, ("kind",)).tobytes() for _ in range(15)}
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame])
 @pytest.mark.parametrize(
     ("group_by", "expected"),

@@ -244,13 +244,13 @@ def test_numbers_that_are_all_missing_become_the_median(nothing: Any) -> None:
             {"heat": ["1", "2", "x", "4"]},
             "column 'heat' has the type String where numbers are needed: take it out of columns",
         ),
-        ({"gap": [1.0, 2.0, -math.inf, 4.0]}, "column 'gap' holds an infinite value at row 2"),
+        ({"gap": [1.0, 2.0, -math.inf, 4.0]}, "column 'gap' holds an infinite value at row 3"),
         ({"shop": [None] * 4}, "column 'shop' holds only missing values on the training rows: .* columns.categorical"),
         ({"gap": [None] * 4}, "column 'gap' holds only missing values on the training rows: .* columns.continuous"),
         ({"sales": [1.0, 2.0, -1.5, 4.0]}, "target 'sales' has the value -1.5, which has no logarithm: drop these"),
         ({"sales": [1.0, 0.0, 1.5, 4.0]}, "target 'sales' has the value 0.0, which has no logarithm"),
         ({"sales": [1.0, None, 1.5, 4.0]}, "target 'sales' has 1 missing values on the training rows"),
-        ({"sales": [1.0, math.inf, 1.5, 4.0]}, "column 'sales' holds an infinite value at row 1"),
+        ({"sales": [1.0, math.inf, 1.5, 4.0]}, "column 'sales' holds an infinite value at row 2"),
     ],
 )
 def test_fitting_names_the_column_at_fault(engine: str, change: dict[str, Any], message: str) -> None:
@@ -279,7 +279,7 @@ def test_a_name_that_marks_filled_in_values_is_taken() -> None:
         ({"open": [1, 0, 1]}, "column 'open' holds integer values; it was fitted on boolean values"),
         ({"size": [30.5, 99.0, 2.0]}, "column 'size' has the type Float64, which cannot be categorical"),
         ({"heat": ["1", "2", "x"]}, "column 'heat' has the type String"),
-        ({"heat": [1.0, 2.0, math.inf]}, "column 'heat' holds an infinite value at row 2"),
+        ({"heat": [1.0, 2.0, math.inf]}, "column 'heat' holds an infinite value at row 3"),
         ({"sales": [1.0, 0.0, 1.5]}, "target 'sales' has the value 0.0, which has no logarithm"),
     ],
 )

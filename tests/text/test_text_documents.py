@@ -1,12 +1,17 @@
 """What the learner asks of documents."""
 
 import logging
+from typing import Any
 
+import pandas as pd
 import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.text.documents import check_classes, count_shared_texts
+from embedline.pipelines.text import nodes
+from embedline.text.documents import check_classes, count_shared_texts, read_documents
+from embedline.text.options import Classes
+from embedline.text.tokens import TokenOptions
 
 DOCUMENTS = pl.DataFrame(
     {
@@ -60,3 +65,64 @@ def test_texts_shared_with_the_test_part_are_counted() -> None:
     more = DOCUMENTS.with_columns(text=pl.when(pl.col("document_id") == "f").then(pl.lit(" bad")).otherwise("text"))
     assert count_shared_texts(more) == 2
     assert count_shared_texts(DOCUMENTS.filter(pl.col("document_id") != "e")) == 0
+
+
+OWN: dict[str, list[Any]] = {
+    "document_id": ["a", "b", "c", "d"],
+    "text": ["good", "bad", "", "what"],
+    "label": ["1", "0", "1", None],
+    "part": ["train", "train", "test", "unlabelled"],
+}
+ROWS = list(zip(*OWN.values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pl.LazyFrame(OWN),
+        pd.DataFrame({**OWN, "note": [1, "x", b"y", None]}).set_index("document_id"),
+        pl.DataFrame(OWN).with_columns(pl.col("part").cast(pl.Categorical), pl.col("label").cast(pl.Int8)),
+        pd.DataFrame({**OWN, "label": [1, 0, 1, None]}),  # pandas has floats for whole numbers with a gap
+        pl.DataFrame(OWN).select(*reversed(OWN)).to_arrow(),
+    ],
+)
+def test_documents_of_any_engine_become_text(frame: Any) -> None:
+    documents = read_documents(frame, ["0", "1"])
+    assert documents.rows() == ROWS and set(documents.dtypes) == {pl.String}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"text": ["good", None, "", "what"]}, ["'text'", "row 2", "'b'"]),
+        ({"text": ["good", 5, "", "what"]}, ["'text'", "row 2"]),
+        ({"text": [["good"], ["bad"], [], ["what"]]}, ["'text'"]),
+        ({"text": [0.5, 1.5, 2.5, 3.5]}, ["'text'", "Float64"]),
+        ({"label": ["1", None, "1", None]}, ["'label'", "row 2", "'b'"]),
+        ({"label": ["1", "0", "1", "1"]}, ["'label'", "row 4", "unlabelled"]),
+        ({"label": ["1", "0", "2", None]}, ["'2'", "'c'", "classes"]),
+        ({"label": [0.5, 0.25, 1.0, None]}, ["'label'", "Float64"]),
+        ({"part": ["train", "valid", "test", "unlabelled"]}, ["'part'", "row 2"]),
+        ({"part": ["train", None, "test", "unlabelled"]}, ["'part'", "row 2"]),
+        ({"document_id": ["a", "b", "a", "d"]}, ["'document_id'", "row 1"]),
+        ({"document_id": ["a", None, "c", "d"]}, ["'document_id'", "row 2"]),
+        ({"document_id": [1.0, 2.0**60, 3.0, 4.0]}, ["'document_id'", "row 2"]),
+        ({"part": ["train", "train", "train", "unlabelled"]}, ["test"]),
+    ],
+)
+def test_documents_that_the_learner_cannot_read(change: dict[str, list[Any]], named: list[str]) -> None:
+    with pytest.raises(DataError) as caught:
+        nodes.tokenize(pd.DataFrame({**OWN, **change}), TokenOptions(workers=1), Classes(("0", "1")))
+    message = str(caught.value)
+    assert message.startswith("the documents") and all(word in message for word in named), message
+
+
+def test_documents_without_names_or_rows_are_refused() -> None:
+    for frame, named in (
+        (pd.DataFrame([["a", "b", "c", "d"]]), "header"),
+        (pl.DataFrame(OWN).drop("part"), "'part'"),
+        (pl.DataFrame(OWN).clear(), "no rows"),
+        (pd.DataFrame([["a"] * 5], columns=[*OWN, "text"]), "more than once"),
+    ):
+        with pytest.raises(DataError, match=named):
+            nodes.tokenize(frame, TokenOptions(workers=1))

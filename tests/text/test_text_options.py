@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from embedline.text.options import (
+    Classes,
     ClassifierOptions,
     ClassifierTraining,
     EncoderOptions,
@@ -195,3 +197,27 @@ def test_the_momentum_of_text_goes_from_8_to_7_tenths_and_back() -> None:
     ]
     constant = LanguageModelTraining(batch_size=4, epochs=1, lr=0.01, schedule="constant")
     assert schedules.momentum(constant, 0.5) == 0.7 == constant.betas[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "classes"),
+    [(["neg", "pos"], ["neg", "pos"]), ([0, 1], ["0", "1"]), ([-1, "0", 1], ["-1", "0", "1"]), ([], [])],
+)
+def test_classes_are_text(given: list[object], classes: list[str]) -> None:
+    assert list(Classes.model_validate(given)) == classes
+    assert list(Classes.model_validate(tuple(given))) == classes
+
+
+@pytest.mark.parametrize(
+    "written", ["[no, yes]", "[off, ok]", "[true, false]", "[1.50, 2]", "[a, null]", "[a, ~]", "[.inf, a]", "[[a], b]"]
+)
+def test_a_label_that_yaml_does_not_read_as_text_is_to_be_quoted(written: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Classes.model_validate(yaml.safe_load(written))
+    assert "classes" in str(caught.value) and "quote" in str(caught.value)
+
+
+@pytest.mark.parametrize("written", ["spam", "1", "null", "{neg: 0, pos: 1}", "[2020-01-01, x]"])
+def test_classes_that_are_no_list_of_labels_are_refused(written: str) -> None:
+    with pytest.raises(ValidationError, match="classes"):
+        Classes.model_validate(yaml.safe_load(written))

@@ -1,7 +1,10 @@
 """The token rules against the strings that fastai 2.8.12 was seen to make of them, and against fastai itself."""
 
+import re
+
 import pytest
 
+from embedline.sources.imdb_generator import GeneratorOptions, generate_files
 from embedline.text.rules import (
     RULES,
     dl1_text,
@@ -99,6 +102,25 @@ def test_references(text: str, fixed: str) -> None:
     assert fix_references(text) == fixed
 
 
+@pytest.mark.parametrize("rules", ["dl1", "ulmfit"])
+@pytest.mark.parametrize("name", ["amp", "quot", "lt", "nbsp", "mdash", "eacute", "#39", "#x27", "#8217", "QUOT"])
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_no_reference_becomes_a_word(rules: str, name: str, times: int) -> None:
+    reference = "&" + "amp;" * times + name + ";"
+    tokens = tokens_of(f"R{reference}B, x{reference} {reference}cult{reference}", rules)
+    assert not {name.lower(), f"&{name.lower()}"} & set(re.split(r"[ ;]", tokens))
+    assert ";" not in tokens
+
+
+@pytest.mark.parametrize("rules", ["dl1", "ulmfit"])
+def test_no_reference_of_the_generated_reviews_becomes_a_word(rules: str) -> None:
+    files = generate_files(GeneratorOptions(n_train=300, n_test=100, n_unlabelled=100))
+    texts = [content.decode() for name, content in files.items() if re.search(r"\d+_\d+\.txt$", name)]
+    assert sum("&quot;" in text or "&amp;" in text for text in texts) > 10
+    words = {token for tokens in tokenize_texts(texts, TokenOptions(rules=rules)) for token in tokens}
+    assert [word for word in words if re.search(r"quot|#\d|&(amp|#|\w+;)|^(amp|nbsp)$", word)] == []
+
+
 def test_an_ampersand_escaped_again_and_again_is_one() -> None:
     assert fix_references("&" + "amp;" * 5 + "x") == "&x"
     assert fix_references("&" + "amp;" * 100_000) == "&"
@@ -128,7 +150,10 @@ def test_ulmfit_text_is_stripped_and_headed() -> None:
         ("one<br /><br />Two", "one \n\n two <eos>"),
         ("The U.S. didn't", "the u.s. did n't <eos>"),
         ("a  b", "a   b <eos>"),  # torchtext keeps the second space as a token
-        ("it&#39;s", "it&#39;s <eos>"),
+        ("it&#39;s", "it 's <eos>"),
+        ("R&amp;B is &quot;cult&quot", 'r&b is " cult " <eos>'),
+        ("&amp;quot;cult&amp;quot;, he said", '" cult " , he said <eos>'),
+        ("a&lt;br /&gt;b Samot&#225;&amp;#345;i", "a \n b samotáři <eos>"),
         ("I LOVE <unk>\n", "i love <unk> <eos>"),
         ("", "<eos>"),
     ],

@@ -49,6 +49,9 @@ def recommend(
         raise click.UsageError(
             "give USER, or --rated ITEM=RATING" if user is None else "give USER or --rated, not both"
         )
+    from embedline.text_files import typed
+
+    user, rated = None if user is None else typed(user), tuple(map(typed, rated))
     bundle, name = load_bundle(source, "model", version, env, params)
     from embedline.ratings.learner import load_model
 

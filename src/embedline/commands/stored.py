@@ -1,5 +1,6 @@
 """Stored models and their configuration for commands that need no run: no hook is called, MLflow is not imported."""
 
+import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -100,5 +101,7 @@ def _how_to_make(name: str, env: str) -> str:
     if makers:
         return f"run `kedro run --pipelines {source if source in makers else makers[0]} --env {env}` first"
     known = {output for pipeline in pipelines.values() for output in pipeline.all_outputs()}
-    models = ", ".join(sorted(output for output in known if output.endswith(f".{kind}")))
-    return f"no pipeline makes it; there are {models or 'none of this kind'}"
+    models = sorted(output for output in known if output.endswith(f".{kind}"))
+    near = difflib.get_close_matches(source, [model.removesuffix(f".{kind}") for model in models], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"no pipeline makes it; there are {', '.join(models) or 'none of this kind'}{hint}"

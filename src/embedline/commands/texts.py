@@ -116,6 +116,7 @@ def generate(
 
     from embedline.text.generation import GenerationOptions, load, next_words, prompt_ids
     from embedline.text.generation import generate as go_on
+    from embedline.text_files import typed
 
     values = {name: value for name, value in given.items() if value is not None}
     values["n_tokens"] = values.pop("tokens")
@@ -127,7 +128,7 @@ def generate(
     bundle, name = load_bundle(source, "language_model", version, env, params)
     with _named(name, bundle, source):
         model, vocabulary, tokens = load(bundle)
-    ids = prompt_ids(prompt, vocabulary, tokens)
+    ids = prompt_ids(typed(prompt), vocabulary, tokens)
     if next_k is not None:
         show_frame(next_words(model, vocabulary, ids, next_k), name)
     else:

@@ -24,7 +24,7 @@ from embedline.ratings.options import (
     Span,
 )
 from embedline.ratings.predictions import fit_biases
-from embedline.ratings.rows import require_columns, to_polars
+from embedline.ratings.rows import read_ratings, require_columns, to_polars
 from embedline.ratings.splits import assign_parts, part_of
 from embedline.training.bundle import ModelBundle
 from embedline.training.processes import team
@@ -57,7 +57,7 @@ def cross_validate(
     Raises:
         DataError: if the column is missing, or has fewer than two values.
     """
-    frame = to_polars(ratings)
+    frame = read_ratings(ratings, columns, [folds.column])
     require_columns(frame, [folds.column], what="the ratings frame", key="cross_validation.column")
     values = folds.values or tuple(frame.get_column(folds.column).drop_nulls().unique().sort().to_list())
     if len(values) < 2:

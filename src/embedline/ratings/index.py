@@ -10,11 +10,12 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from embedline.errors import DataError
+from embedline.errors import DataError, about_frame, input_name
 from embedline.ratings.features import Features, fit_feature
 from embedline.ratings.options import PART, FeatureOptions, Id, RatingColumns, RatingSplit, Span
 from embedline.ratings.rows import id_column, require_columns, to_polars
 from embedline.ratings.splits import assign_parts
+from embedline.training.canonical import refuse_infinite
 
 USER_ROW, ITEM_ROW, RATING = "user_row", "item_row", "rating"
 UNKNOWN = 0  # row of a user or an item that no training row has
@@ -73,11 +74,11 @@ class RatingsEncoder(BaseModel):
 
     def features_of_items(self, items: Any) -> NDArray[np.int32]:
         """Codes int32 [N, L] of the features of a frame's items, known or new ones."""
-        return self.item_features.codes(to_polars(items), "the items frame")
+        return _codes(self.item_features, items, "items")
 
     def features_of_users(self, users: Any) -> NDArray[np.int32]:
         """Codes int32 [N, L] of the features of a frame's users, known or new ones."""
-        return self.user_features.codes(to_polars(users), "the users frame")
+        return _codes(self.user_features, users, "users")
 
 
 def fit_encoder(
@@ -125,17 +126,18 @@ def fit_encoder(
 
 def _range_of(ratings: pl.Series, wanted: Span) -> tuple[float, float]:
     """Lowest and highest rating; a DataError where they do not rise or a training rating lies outside."""
+    key = input_name("rating_range")
     low, high = float(ratings.min()), float(ratings.max())  # type: ignore[arg-type]
     if wanted == "auto":
         if low >= high:
-            raise DataError(f"all training ratings are {low:g}: there is nothing to learn, or give rating_range")
+            raise DataError(f"all training ratings are {low:g}: there is nothing to learn, or give {key}")
         return low, high
     if wanted[0] >= wanted[1]:
-        raise DataError(f"rating_range must rise, got {list(wanted)}")
+        raise DataError(f"{key} must rise, got {list(wanted)}")
     if low < wanted[0] or high > wanted[1]:
         raise DataError(
-            f"column {ratings.name!r} holds ratings from {low:g} to {high:g} in training, beyond rating_range "
-            f"{list(wanted)}"
+            f"column {ratings.name!r} holds ratings from {low:g} to {high:g} in training, beyond {key} "
+            f"{list(wanted)}: widen {key}, or set it to auto, which takes those of training"
         )
     return wanted
 
@@ -175,24 +177,40 @@ def _describe(
     what, name = f"the {key}s frame", trained.name
     if frame is None:
         raise DataError(f"features.{key}s lists {list(wanted)}, but {what} is missing")
-    table = to_polars(frame)
-    require_columns(table, [name], what=what, key=f"columns.{key}")
-    require_columns(table, wanted, what=what, key=f"features.{key}s")
-    ids = id_column(table, name, key)
-    if (ids.dtype == pl.String) != (trained.dtype == pl.String):
-        raise DataError(f"columns.{key}: {name!r} holds {trained.dtype} in the ratings and {ids.dtype} in {what}")
-    if ids.is_duplicated().any():
-        raise DataError(f"{what} has more than one row of {name!r} {ids.filter(ids.is_duplicated())[0]!r}")
-    own = trained.cast(pl.Int64) if trained.dtype.is_integer() else trained
-    ids = ids.cast(own.dtype)
-    everyone = pl.concat([own, ids.filter(~ids.is_in(own.implode())).sort()])
-    table = table.select(ids.alias("id of row"), *(pl.col(column) for column in wanted))
-    table = pl.DataFrame({"id of row": everyone}).join(table, on="id of row", how="left", maintain_order="left")
-    fitted = table.head(len(trained))
-    features = Features(
-        columns=tuple(fit_feature(fitted.get_column(column), bins, key=f"features.{key}s") for column in wanted)
-    )
-    return everyone, features, tuple(map(tuple, features.codes(table, what).tolist()))
+    with about_frame(f"{key}s"):
+        table = to_polars(frame, [name, *wanted])
+        require_columns(table, [name], what=what, key=f"columns.{key}")
+        require_columns(table, wanted, what=what, key=f"features.{key}s")
+        _require_finite(table, wanted)
+        ids = id_column(table, name, key)
+        if (ids.dtype == pl.String) != (trained.dtype == pl.String):
+            raise DataError(f"columns.{key}: {name!r} holds {trained.dtype} in the ratings and {ids.dtype} in {what}")
+        if ids.is_duplicated().any():
+            row = ids.is_duplicated().arg_true()[1]
+            raise DataError(f"{what} has more than one row of {name!r} {ids[row]!r}, such as row {row + 1}")
+        own = trained.cast(pl.Int64) if trained.dtype.is_integer() else trained
+        ids = ids.cast(own.dtype)
+        everyone = pl.concat([own, ids.filter(~ids.is_in(own.implode())).sort()])
+        table = table.select(ids.alias("id of row"), *(pl.col(column) for column in wanted))
+        table = pl.DataFrame({"id of row": everyone}).join(table, on="id of row", how="left", maintain_order="left")
+        fitted = table.head(len(trained))
+        features = Features(
+            columns=tuple(fit_feature(fitted.get_column(column), bins, key=f"features.{key}s") for column in wanted)
+        )
+        return everyone, features, tuple(map(tuple, features.codes(table, what).tolist()))
+
+
+def _codes(features: Features, frame: Any, argument: str) -> NDArray[np.int32]:
+    with about_frame(argument):
+        names = [column.name for column in features.columns]
+        table = to_polars(frame, names)
+        _require_finite(table, [name for name in names if name in table.columns])
+        return features.codes(table, f"the {argument} frame")
+
+
+def _require_finite(table: pl.DataFrame, names: Sequence[str]) -> None:
+    for name in names:
+        refuse_infinite(nw.from_native(table.get_column(name), series_only=True), name)
 
 
 def _with_row_0(codes: Sequence[Sequence[int]], size: int) -> NDArray[np.int32]:

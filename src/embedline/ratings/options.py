@@ -76,6 +76,11 @@ class RatingSplit(BaseModel):
     column: str | None = None
     value: bool | int | str | None = None
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the split reads beside those of the ratings."""
+        return (self.column,) if self.column else ()
+
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if self.kind == "random" and self.fraction is None:

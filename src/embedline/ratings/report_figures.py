@@ -91,7 +91,7 @@ def error_figure(predictions: pl.DataFrame, title: str) -> go.Figure:
                 col=col,
             )
         figure.update_xaxes(title_text="training ratings", type="category", tickangle=-35, row=1, col=col)
-    levels = predictions.with_columns(pl.col("actual").round(1)).group_by("actual")
+    levels = predictions.with_columns(pl.col("actual").round(1)).group_by("actual", maintain_order=True)
     means = levels.agg(pl.col(*MODELS).mean(), pl.len().alias("rows")).sort("actual")
     figure.add_scatter(
         x=means["actual"],
@@ -135,7 +135,7 @@ def count_classes(predictions: pl.DataFrame, name: str) -> pl.DataFrame:
     place = np.searchsorted(np.asarray(COUNT_EDGES), predictions[name].to_numpy(), side="right") - 1
     classes = (
         predictions.with_columns(place=place)
-        .group_by("place")
+        .group_by("place", maintain_order=True)  # else sums are taken in parallel, in any order
         .agg(pl.len().alias("rows"), *(_rmse(column) for column in MODELS))
         .sort("place")
         .with_columns(label=pl.col("place").map_elements(labels.__getitem__, return_dtype=pl.String))

@@ -8,7 +8,7 @@ import polars as pl
 
 from embedline.errors import DataError
 from embedline.ratings.options import EVALUATE, PART, TRAIN, RatingColumns, RatingSplit
-from embedline.ratings.rows import read_ratings, require_columns
+from embedline.ratings.rows import read_ratings, require_columns, time_column
 
 PARTS = pl.Enum([TRAIN, EVALUATE])
 
@@ -17,13 +17,14 @@ def assign_parts(ratings: Any, columns: RatingColumns, split: RatingSplit) -> nw
     """Add the column ``part``, ``train`` or ``evaluate``, to ratings of any engine.
 
     Returns:
-        A Polars frame (in Narwhals) of all rows in their order: ids as integers or strings, the rating as Float32,
+        A Polars frame (in Narwhals) of the rows in their order, without ratings that a later one of the same user and
+        item replaces: ids as integers or strings, the rating as Float32,
         every other column as it was, and ``part``, a Polars Enum of one byte a row.
 
     Raises:
         DataError: if a column is missing or has a wrong type, or if a part that the split promises is empty.
     """
-    rows = read_ratings(ratings, columns)
+    rows = read_ratings(ratings, columns, split.columns)
     held_out = _held_out(rows, columns, split)
     wanted = {TRAIN: len(rows) - int(held_out.sum())}
     if split.kind != "none":
@@ -57,11 +58,12 @@ def _latest(rows: pl.DataFrame, columns: RatingColumns, split: RatingSplit) -> p
     if key is None:
         raise DataError("split.kind 'latest' needs columns.timestamp, which is null")
     require_columns(rows, [key], what="the ratings frame", key="columns.timestamp")
-    times = rows.get_column(key)
-    if not (times.dtype.is_numeric() or times.dtype.is_temporal()):
-        raise DataError(f"columns.timestamp names {key!r}, which holds {times.dtype}: it needs seconds, dates or times")
+    times = time_column(rows, key)
     if missing := times.null_count():
-        raise DataError(f"split.kind 'latest' needs a time for every rating: column {key!r} has none in {missing:,}")
+        raise DataError(
+            f"split.kind 'latest' needs a time for every rating: column {key!r} has none in {missing:,}"
+            f" row(s), first in row {times.is_null().arg_true()[0] + 1}"
+        )
     count = pl.len().over(columns.user).cast(pl.Int64)
     wanted = pl.lit(split.n) if split.n is not None else (count * split.fraction).round().cast(pl.Int64)
     place = pl.col(key).rank("ordinal").over(columns.user).cast(pl.Int64)  # 1 is the earliest

@@ -54,6 +54,10 @@ class DocumentOptions(BaseModel):
     separator: str | None = Field(default=None, min_length=1, max_length=1)
     """Between the cells of a CSV or TSV file; None: a comma, in ``.tsv`` a tab."""
 
+    quoting: bool | None = None
+    """Whether cells of a CSV or TSV file may stand in quotation marks. False: these are characters like any other.
+    None: they may, but a quoted cell of several lines is refused where each of them looks like a whole row."""
+
     test_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of each label's training documents that becomes the part ``test``, for a corpus without one: an evaluation
     needs it. Drawn with ``seed``; at least one document of a label that has two, never the last one."""

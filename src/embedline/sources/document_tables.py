@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import posixpath
 import re
 from collections.abc import Sequence
@@ -10,11 +11,13 @@ from collections.abc import Sequence
 import polars as pl
 
 from embedline.errors import DataError
+from embedline.sources.delimited import read_delimited
 from embedline.sources.document_options import TEST, TRAIN, UNLABELLED, DocumentOptions
 from embedline.sources.document_texts import decoded
 
 FIELD = "xxfld"
 """fastai's marker before each field of a text with several."""
+QUOTING = "set reading.quoting to false where quotation marks are characters like any other, to true where they quote"
 
 
 def read_tables(files: Sequence[tuple[str, bytes]], options: DocumentOptions) -> pl.DataFrame:
@@ -43,14 +46,27 @@ def _table(name: str, content: bytes, options: DocumentOptions) -> pl.DataFrame:
     try:
         if suffix == ".parquet":
             return pl.read_parquet(io.BytesIO(content))
-        text = decoded(content, name, options).encode()
+        text = decoded(content, name, options)
         if suffix in (".jsonl", ".ndjson"):
-            return pl.read_ndjson(io.BytesIO(text), infer_schema_length=None)
+            _require_objects(text, name)
+            return pl.read_ndjson(io.BytesIO(text.encode()), infer_schema_length=None)
         separator = options.separator or ("\t" if suffix == ".tsv" else ",")
-        return pl.read_csv(io.BytesIO(text), has_header=options.header, separator=separator, infer_schema=False)
+        return read_delimited(
+            text, name, separator=separator, header=options.header, quoting=options.quoting, hint=QUOTING
+        )
     except pl.exceptions.PolarsError as error:
         reason = str(error).strip().split("\n")[0]
         raise DataError(f"{name} cannot be read as {suffix.removeprefix('.')}: {reason}") from error
+
+
+def _require_objects(text: str, name: str) -> None:
+    """Raise a DataError that names the first line that is no JSON object; Polars names none."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            if line.strip() and not isinstance(json.loads(line), dict):
+                raise ValueError("it is no object, {…}")
+        except ValueError as error:
+            raise DataError(f"{name} cannot be read as jsonl: line {number} is no JSON object ({error})") from error
 
 
 def _documents(table: pl.DataFrame, name: str, options: DocumentOptions) -> pl.DataFrame:

@@ -26,6 +26,8 @@ def document_texts(files: pl.DataFrame, options: DocumentOptions) -> pl.Series:
     if codecs.lookup(options.encoding).name in ("utf-8", "utf-8-sig"):
         try:
             texts = files["content"].cast(pl.String)  # Polars checks the bytes and copies no text into Python
+            if texts.str.contains("\0", literal=True).any():
+                texts = None
         except pl.exceptions.ComputeError:
             logger.debug("Not every file is UTF-8: decoding them one by one")
     if texts is None:
@@ -41,14 +43,17 @@ def document_texts(files: pl.DataFrame, options: DocumentOptions) -> pl.Series:
 
 
 def decoded(content: bytes, name: str, options: DocumentOptions) -> str:
-    """Return one file's text without a byte-order mark; raise a DataError that names the byte that is wrong."""
+    """Return one file's text without a byte-order mark; raise a DataError that names the byte that is wrong.
+
+    A zero byte is wrong, too: a text has none, but a file in UTF-16 does, and a damaged one.
+    """
     try:
-        return content.decode(options.encoding).removeprefix(_BOM)
+        return _strictly_decoded(content, options.encoding)
     except UnicodeDecodeError as error:
         if options.on_bad_bytes == "latin-1":
-            return content.decode("latin-1")
+            return content.decode("latin-1").replace("\0", "\ufffd")
         if options.on_bad_bytes == "replace":
-            return content.decode(options.encoding, "replace").removeprefix(_BOM)
+            return content.decode(options.encoding, "replace").removeprefix(_BOM).replace("\0", "\ufffd")
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{name} is not {options.encoding}: {error.reason}, byte 0x{content[error.start]:02x} at position "
@@ -56,9 +61,17 @@ def decoded(content: bytes, name: str, options: DocumentOptions) -> str:
         ) from error
 
 
+def _strictly_decoded(content: bytes, encoding: str) -> str:
+    text = content.decode(encoding)
+    if "\0" in text:
+        place = len(text[: text.index("\0")].encode(encoding))
+        raise UnicodeDecodeError(encoding, content, place, place + 1, "a zero byte, as in UTF-16 or a damaged file")
+    return text.removeprefix(_BOM)
+
+
 def _is_encoded(content: bytes, encoding: str) -> bool:
     try:
-        content.decode(encoding)
+        _strictly_decoded(content, encoding)
     except UnicodeDecodeError:
         return False
     return True

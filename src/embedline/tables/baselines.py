@@ -42,7 +42,8 @@ def group_mean_predictions(parts: nw.DataFrame[Any], target: Target, group_by: t
     predicted = np.full((len(rows), len(values)), np.nan)
     for depth in range(len(group_by), 0, -1):
         by = list(group_by[:depth])
-        means = train.select(*by, *series).group_by(by).agg(nw.col(*names).mean())
+        # Not by group_by: Polars sums its groups in parallel, and the last bits differ from call to call.
+        means = train.select(*by, *series).with_columns(nw.col(*names).mean().over(*by)).unique(by, keep="any")
         joined = rows.select(by).join(means, on=by, how="left").select(nw.col(*names).cast(nw.Float64))
         predicted = np.where(np.isnan(predicted), joined.to_numpy(), predicted)
     predicted = np.where(np.isnan(predicted), overall, predicted)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
+from embedline.training.canonical import refuse_inexact
 
 MISSING = 0  # code of a missing level and of one never seen in training
 
@@ -43,6 +44,7 @@ def boxed_booleans(table: nw.DataFrame[Any], name: str) -> bool:
 def kind_of(table: nw.DataFrame[Any], name: str, *, key: str = "columns.categorical") -> Kind:
     """What a column's values are; raise a DataError, which names the YAML ``key``, where they cannot be categories."""
     dtype = table.get_column(name).dtype
+    refuse_inexact(table.get_column(name), name, key)
     if dtype == nw.Boolean or boxed_booleans(table, name):
         return "boolean"
     if dtype.is_integer():
@@ -51,9 +53,8 @@ def kind_of(table: nw.DataFrame[Any], name: str, *, key: str = "columns.categori
         return "string"
     if dtype.is_float():
         # pandas turns integers with a missing value into floats: whole numbers stay integers to us.
-        values = table.get_column(name)
-        whole = values.is_null() | values.is_nan() | (values % 1 == 0)
-        if whole.all():
+        values = table.get_column(name).drop_nulls().to_numpy().astype(np.float64)
+        if np.all(np.isnan(values) | (values % 1 == 0)):
             return "integer"
     raise DataError(
         f"column {name!r} has the type {dtype}, which cannot be categorical: give it whole numbers, booleans or "

@@ -58,7 +58,7 @@ def mistakes_figure(
     wrong = pl.col(prefix + PREDICTED) != pl.col(prefix + "actual")
     for position, column in enumerate(report.error_by, start=1):
         groups = (
-            predictions.group_by(column)
+            predictions.group_by(column, maintain_order=True)  # else sums are taken in parallel, in any order
             .agg(wrong.mean().alias("error"), (1.0 - confidence).mean().alias("expected"), pl.len().alias("rows"))
             .sort(column)
         )

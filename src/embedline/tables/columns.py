@@ -122,7 +122,7 @@ def assign_parts(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw
     if split.kind == "none":
         held_out, used = nw.lit(False), nw.lit(True)
     elif split.kind == "window":
-        when = nw.col(str(split.column)).cast(nw.Date)
+        when = _days(table, str(split.column))
         held_out = (when >= split.start) & (when <= split.end)
         used = (when <= split.end) if split.train == "before" else nw.lit(True)
     elif split.kind == "column":
@@ -147,6 +147,13 @@ def present(table: nw.DataFrame[Any], name: str) -> nw.Expr:
     """Whether a column has a value: pandas has NaN for a missing one, Polars may have both."""
     column = nw.col(name)
     return ~column.is_null() & ~column.is_nan() if table.schema[name].is_float() else ~column.is_null()
+
+
+def _days(table: nw.DataFrame[Any], name: str) -> nw.Expr:
+    """The day of each row as the table shows it: in its own time zone, not in UTC."""
+    dtype, when = table.schema[name], nw.col(name)
+    zoned = isinstance(dtype, nw.Datetime) and dtype.time_zone is not None
+    return (when.dt.replace_time_zone(None) if zoned else when).cast(nw.Date)
 
 
 def _check_type(table: nw.DataFrame[Any], split: Split) -> None:

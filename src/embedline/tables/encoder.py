@@ -11,9 +11,10 @@ from embedline.errors import DataError
 from embedline.tables.categories import CategoryMap, all_missing, code_arrays, codes_of, fit_categories, kind_of
 from embedline.tables.columns import PART, Columns, require_columns
 from embedline.tables.options import EncodingOptions
-from embedline.tables.scales import Scale, fit_scale, number_of, refuse_infinite
+from embedline.tables.scales import Scale, fit_scale, number_of
 from embedline.tables.target_means import TargetMeans, fit_target_means
 from embedline.tables.targets import Target, TargetScale, check_transforms, fit_target, stored_target
+from embedline.training.canonical import refuse_infinite
 
 FLAG = "_na"  # suffix of the category that marks a filled-in continuous value
 MEND = "take it out of columns.continuous, or list it in columns.categorical"
@@ -63,7 +64,8 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
     _check_names(options, columns)
     categorical = {name: fit_categories(table, name) for name in columns.categorical}
     numbers = table.select(*(number_of(table, name, mend=MEND) for name in columns.continuous))
-    refuse_infinite(numbers)
+    for name in columns.continuous:
+        refuse_infinite(numbers.get_column(name), name)
     scales = {name: fit_scale(numbers.get_column(name), options) for name in columns.continuous}
     flags = tuple(
         name for name in columns.continuous if numbers.get_column(name).null_count() > 0 and name not in options.fill
@@ -167,7 +169,9 @@ def _check_frame(table: nw.DataFrame[Any], encoder: Encoder) -> None:
     for name, levels in {**encoder.groups, **encoder.categorical}.items():
         if not all_missing(table, name) and (found := kind_of(table, name)) != levels.kind:
             raise DataError(f"column {name!r} holds {found} values; it was fitted on {levels.kind} values")
-    refuse_infinite(table.select(*(number_of(table, name, mend=MEND) for name in encoder.continuous)))
+    numbers = table.select(*(number_of(table, name, mend=MEND) for name in encoder.continuous))
+    for name in encoder.continuous:
+        refuse_infinite(numbers.get_column(name), name)
 
 
 def _fit_targets(

@@ -73,7 +73,8 @@ def forecast_figure(predictions: pl.DataFrame, time: str, report: ReportOptions,
     """Actual against predicted over time, one panel for each of a few series."""
     by = report.series_by
     if by is None:
-        names, series = ["all rows"], [predictions.group_by(time).agg(pl.col("actual", "predicted").mean())]
+        means = predictions.group_by(time, maintain_order=True).agg(pl.col("actual", "predicted").mean())
+        names, series = ["all rows"], [means]
     else:
         values = predictions[by].unique().sort()
         chosen = [values[int(k)] for k in np.linspace(0, len(values) - 1, min(report.n_series, len(values))).round()]
@@ -129,7 +130,7 @@ def error_figure(predictions: pl.DataFrame, report: ReportOptions, title: str) -
         error = error / pl.col("actual")
     for position, column in enumerate(report.error_by, start=1):
         groups = (
-            predictions.group_by(column)
+            predictions.group_by(column, maintain_order=True)  # else sums are taken in parallel, in any order
             .agg(error.pow(2).mean().sqrt().alias("error"), error.mean().alias("bias"), pl.len().alias("rows"))
             .sort(column)
         )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from embedline.errors import DataError
 from embedline.tables.options import EncodingOptions
 from embedline.tables.quantiles import fit_quantiles, normal_scores
+from embedline.training.canonical import refuse_text
 
 TINY = 1e-7  # added to the deviation that divides, as in the lessons
 ROUNDING = 1e-12  # a deviation below this part of the mean is what float64 leaves of a constant
@@ -69,20 +70,9 @@ def fit_scale(values: nw.Series[Any], options: EncodingOptions) -> Scale:
 
 def number_of(table: nw.DataFrame[Any], name: str, *, mend: str) -> nw.Expr:
     """Column ``name`` as Float64 with null for NaN; raise a DataError that says how to ``mend`` one of another type."""
-    dtype = table.get_column(name).dtype
-    if not (dtype.is_numeric() or dtype == nw.Boolean or table.get_column(name).null_count() == len(table)):
-        raise DataError(f"column {name!r} has the type {dtype} where numbers are needed: {mend}")
+    refuse_text(table.get_column(name), name, mend=mend)
     number = nw.col(name).cast(nw.Float64)
-    return nw.when(~number.is_nan()).then(number).alias(name) if dtype.is_float() else number
-
-
-def refuse_infinite(numbers: nw.DataFrame[Any]) -> None:
-    """Raise a DataError that names the first column and row that hold an infinite value."""
-    for name in numbers.columns:
-        infinite = numbers.get_column(name).abs() == float("inf")
-        if infinite.fill_null(False).any():
-            row = infinite.to_list().index(True)
-            raise DataError(f"column {name!r} holds an infinite value at row {row}")
+    return nw.when(~number.is_nan()).then(number).alias(name) if table.schema[name].is_float() else number
 
 
 def spread(std: float, mean: float) -> float:

@@ -15,7 +15,8 @@ from embedline.errors import DataError
 from embedline.tables.categories import CategoryMap, all_missing, boxed_booleans, codes_of, fit_categories, kind_of
 from embedline.tables.columns import Columns, present
 from embedline.tables.options import EncodingOptions
-from embedline.tables.scales import number_of, refuse_infinite, spread
+from embedline.tables.scales import number_of, spread
+from embedline.training.canonical import refuse_infinite
 
 UNLABELLED = -1  # class of a row without one
 Array = NDArray[np.float64]
@@ -188,7 +189,7 @@ def _known(table: nw.DataFrame[Any], name: str) -> NDArray[np.bool_]:
 def _numbers(table: nw.DataFrame[Any], name: str, transform: str) -> Array:
     """The present values of a numeric target, once they are found to be finite and to have the logarithm needed."""
     numbers = table.select(number_of(table, name, mend=_mend(name)))
-    refuse_infinite(numbers)
+    refuse_infinite(numbers.get_column(name), name)
     present: Array = numbers.get_column(name).drop_nulls().to_numpy()
     if transform == "log" and len(present) and (smallest := present.min()) <= 0:
         raise DataError(

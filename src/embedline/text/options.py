@@ -1,12 +1,39 @@
 """Settings of the text networks and of their training, validated before the first node runs."""
 
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
 from embedline.training.options import EarlyStopping, FitOptions, OptimizerOptions, SeedOptions, Sizes
 
 Preset = Literal["dl1", "ulmfit"]
+
+
+class Classes(RootModel[tuple[str, ...]]):
+    """``params:<source>.classes``: the labels as text, in the order of the model's outputs; none: no classifier.
+
+    Whole numbers become text: a label in a file is text, too, and has to be equal to it. Anything else that YAML does
+    not read as text is refused: ``no`` and ``off`` are both ``False``, and ``1.50`` is ``1.5``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _as_text(cls, labels: Any) -> tuple[str, ...]:
+        if not isinstance(labels, list | tuple):
+            raise ValueError(f"classes must be a list of labels, such as [neg, pos], got {labels!r}")
+        for label in labels:
+            if isinstance(label, bool) or not isinstance(label, str | int):
+                raise ValueError(
+                    f"classes lists {label!r}, which YAML reads as {type(label).__name__}, not as text: "
+                    'quote the labels as they stand in the file, such as ["no", "yes"]'
+                )
+        return tuple(map(str, labels))
+
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]
+        return iter(self.root)
 
 
 class Rates(BaseModel):

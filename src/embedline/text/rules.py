@@ -1,7 +1,8 @@
 """What happens to a text before and after spaCy: the presets ``dl1`` and ``ulmfit``; plain strings, no spaCy.
 
 ``dl1`` is the 2017 course: torchtext's ``Field(lower=True)`` over spaCy, ``<br />`` to newline, ``<eos>`` after each
-document. Words keep their capitals for spaCy and are lowered after it, as torchtext does.
+document. Words keep their capitals for spaCy and are lowered after it, as torchtext does. DIFF(torchtext): HTML
+references are resolved (:func:`resolve_references`), which the course left as words: ``r&amp;b``, ``quot;cult&quot``.
 
 ``ulmfit`` is fastai v2's default. :func:`fix_references`, :func:`mark_repeats`, :func:`mark_repeated_words`,
 :func:`space_signs`, :func:`squeeze_spaces` and :func:`lower_capitals` run in this order on the whole document; then it
@@ -59,15 +60,10 @@ RULES: dict[RuleName, RuleSet] = {
     ),
 }
 
-# fastai's list of references that lost their "&" or their ";" on the way, and of other people's tokenizers' marks.
-_REMNANTS = (
-    ("#39;", "'"),
-    ("amp;", "&"),
-    ("#146;", "'"),
-    ("nbsp;", " "),
-    ("#36;", "$"),
+# fastai's list, in two: references that lost their "&" on the way, and line breaks and other tokenizers' marks.
+_BARE_REFERENCES = (("#39;", "'"), ("#146;", "'"), ("nbsp;", " "), ("#36;", "$"), ("quot;", "'"))
+_MARKS = (
     ("\\n", "\n"),
-    ("quot;", "'"),
     ("<br />", "\n"),
     ('\\"', '"'),
     ("<unk>", UNKNOWN),
@@ -88,7 +84,7 @@ _ONE_CAPITAL = re.compile(r"(?<!\S)[A-Z][^A-Z\s]*(?!\S)")
 
 def dl1_text(text: str) -> str:
     """A document as spaCy is to see it under ``dl1``; capitals stay, the tokens are lowered afterwards."""
-    return text.replace("<br />", "\n").rstrip("\n")
+    return resolve_references(text).replace("<br />", "\n").rstrip("\n")
 
 
 def ulmfit_text(text: str) -> str:
@@ -106,23 +102,42 @@ def lower_words(text: str) -> str:
     return lower_capitals(squeeze_spaces(space_signs(text))).lower()
 
 
-def fix_references(text: str) -> str:
-    """Resolve HTML references, whole or maimed, ``<br />`` and the marks of other tokenizers.
+def resolve_references(text: str) -> str:
+    """Replace HTML references, whole or without their ``&``, by the characters that they stand for.
 
     DIFF(fastai): whole references are resolved first. fastai replaces ``amp;``, ``#39;`` and ``quot;`` first, which
     leaves the ``&`` before them in the text: ``it&#39;s`` became ``it&'s``, and ``&amp;`` became ``&&``. For the same
     reason ``amp;`` at the end of a word (swamp; camp;) is left alone. ``&nbsp;`` becomes an ordinary space.
     """
-    if "&" in text:
-        for _ in range(_MAX_ESCAPES):
-            found = html.unescape(text.replace("&nbsp;", " "))
-            if found == text:
-                break
-            text = found
-    for remnant, meaning in _REMNANTS:
-        if remnant in text:
-            text = _BARE_AMPERSAND.sub("&", text) if remnant == "amp;" else text.replace(remnant, meaning)
-    return html.unescape(text) if "&" in text else text
+    text = _unescape(text)
+    if ";" not in text:
+        return text
+    for reference, meaning in _BARE_REFERENCES:
+        text = text.replace(reference, meaning)
+    if "amp;" in text:
+        text = _unescape(_BARE_AMPERSAND.sub("&", text))  # "amp;lt;" is "&lt;" by now
+    return text
+
+
+def _unescape(text: str) -> str:
+    """Resolve whole references, also those that were escaped twice or three times."""
+    for _ in range(_MAX_ESCAPES):
+        if "&" not in text:
+            break
+        found = html.unescape(text.replace("&nbsp;", " "))
+        if found == text:
+            break
+        text = found
+    return text
+
+
+def fix_references(text: str) -> str:
+    """Resolve HTML references, and replace ``<br />`` and the marks of other tokenizers."""
+    text = resolve_references(text)
+    for mark, meaning in _MARKS:
+        if mark in text:
+            text = text.replace(mark, meaning)
+    return text
 
 
 def mark_repeats(text: str) -> str:

@@ -9,6 +9,7 @@ from embedline.sources.document_options import DocumentOptions
 from embedline.sources.imdb_files import acquire_files, read_files
 from embedline.sources.imdb_generator import GeneratorOptions
 from embedline.text.documents import check_classes, count_shared_texts
+from embedline.text.options import Classes
 
 logger = logging.getLogger(__name__)
 
@@ -23,13 +24,13 @@ def acquire_corpus(source: str) -> pl.DataFrame:
     return read_files(source)
 
 
-def read_documents(raw: pl.DataFrame, reading: DocumentOptions, classes: list[str]) -> pl.DataFrame:
+def read_documents(raw: pl.DataFrame, reading: DocumentOptions, classes: Classes) -> pl.DataFrame:
     """Decode every document and say what it is: ``document_id``, ``text``, ``label``, ``part``.
 
     Raises:
         DataError: a file or row cannot be read, a label is not among the classes, or a class has nothing to learn from.
     """
-    documents = check_classes(read(raw, reading), classes)
+    documents = check_classes(read(raw, reading), list(classes))
     shared = count_shared_texts(documents)
     if shared:
         logger.info("%s test documents have the very text of a training or unlabelled one", f"{shared:,}")

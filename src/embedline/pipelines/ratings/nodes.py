@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from embedline.errors import about_frame
 from embedline.ratings.folding_options import FoldingOptions
 from embedline.ratings.index import RatingsEncoder
 from embedline.ratings.index import encode as apply_encoder
@@ -28,7 +29,7 @@ from embedline.ratings.options import (
     RatingsTraining,
     RecommendationOptions,
 )
-from embedline.ratings.rows import to_polars
+from embedline.ratings.rows import read_ratings, to_polars
 from embedline.ratings.splits import assign_parts, part_of
 from embedline.training.options import FinderOptions
 
@@ -49,8 +50,10 @@ def fit_encoder(
     users: Frame = None,
 ) -> dict[str, Any]:
     """Give users and items of the training ratings their rows; JSON values of :class:`RatingsEncoder`."""
-    rows = part_of(to_polars(assign_parts(ratings, columns, split)), TRAIN)
-    encoder = fit(rows, columns, rating_range.root, features, items, users)
+    with about_frame("ratings"):
+        known = read_ratings(ratings, columns, split.columns, warn=True)
+        rows = part_of(to_polars(assign_parts(known, columns, split)), TRAIN)
+        encoder = fit(rows, columns, rating_range.root, features, items, users)
     logger.info(
         "%s users with %d features and %s items with %d features in %s training ratings",
         f"{len(encoder.users):,}",
@@ -64,7 +67,8 @@ def fit_encoder(
 
 def encode(ratings: Frame, encoder: dict[str, Any], columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:
     """Ratings as rows of the user and of the item, with the part that each belongs to."""
-    encoded = apply_encoder(ratings, RatingsEncoder.model_validate(encoder), columns, split)
+    with about_frame("ratings"):
+        encoded = apply_encoder(ratings, RatingsEncoder.model_validate(encoder), columns, split)
     counts = encoded.group_by("part").len().sort("part").rows()
     logger.info("Encoded ratings: %s", ", ".join(f"{part} {rows:,}" for part, rows in counts))
     return encoded
@@ -110,7 +114,9 @@ def predict(
     from embedline.ratings.learner import load_model
     from embedline.ratings.predictions import predict_held_out
 
-    return predict_held_out(ratings, encoded, load_model(model), columns, split, baselines)
+    with about_frame("ratings"):
+        rows = read_ratings(ratings, columns, split.columns)
+    return predict_held_out(rows, encoded, load_model(model), columns, split, baselines)
 
 
 def evaluate(
@@ -142,8 +148,10 @@ def measure_cold_start(
     """How well a model of its own, trained without some users and items, predicts their ratings."""
     from embedline.ratings.cold_start import measure_cold_start as measure
 
+    with about_frame("ratings"):
+        rows = read_ratings(ratings, columns, split.columns)
     return measure(
-        ratings,
+        rows,
         columns,
         split,
         cold_start,
@@ -173,8 +181,10 @@ def cross_validate(
     """Figures of a model of its own for each fold, and their means."""
     from embedline.ratings.cross_validation import cross_validate as validate
 
+    with about_frame("ratings"):
+        rows = read_ratings(ratings, columns, [cross_validation.column], warn=True)
     return validate(
-        ratings,
+        rows,
         columns,
         cross_validation,
         network=network,

@@ -7,7 +7,9 @@ from typing import Any
 
 import polars as pl
 
+from embedline.errors import about_frame
 from embedline.ratings.options import RatingColumns, RatingSplit
+from embedline.text.documents import read_documents
 
 Frame = Any  # polars.DataFrame or pandas.DataFrame
 Bundle = Any  # embedline.training.bundle.ModelBundle
@@ -28,15 +30,17 @@ def pack_ratings(model: Bundle) -> Packed:
     return pack(model)
 
 
-def hold_out_texts(documents: pl.DataFrame) -> pl.DataFrame:
+def hold_out_texts(documents: Frame) -> pl.DataFrame:
     """The test documents: ``text``, and the label as ``actual``."""
     from embedline.serving.texts import hold_out_texts as hold_out
 
-    return hold_out(documents)
+    with about_frame("documents"):
+        return hold_out(read_documents(documents))
 
 
 def hold_out_ratings(ratings: Frame, columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:
     """The ratings that the split holds out: user, item, and the rating as ``actual``."""
     from embedline.serving.ratings import hold_out_ratings as hold_out
 
-    return hold_out(ratings, columns, split)
+    with about_frame("ratings"):
+        return hold_out(ratings, columns, split)

@@ -11,8 +11,9 @@ from typing import Any
 import narwhals as nw
 import polars as pl
 
-from embedline.errors import DataError
+from embedline.errors import DataError, about_frame
 from embedline.tables.columns import EVALUATE, PREDICT, TRAIN, Columns, Split, assign_parts, require_columns
+from embedline.tables.contract import read_table
 from embedline.tables.encoder import Encoder
 from embedline.tables.encoder import encode as apply_encoder
 from embedline.tables.encoder import fit_encoder as fit
@@ -29,16 +30,22 @@ Bundle = Any  # embedline.training.bundle.ModelBundle
 
 def fit_encoder(table: Frame, columns: Columns, split: Split, encoding: EncodingOptions) -> dict[str, Any]:
     """Fit the encoding on the training rows of the split; JSON values of :class:`Encoder`."""
-    parts = assign_parts(nw.from_native(table, eager_only=True), columns, split)
-    encoder = fit(parts.filter(nw.col("part") == TRAIN), columns, encoding)
+    with about_frame("table"):
+        grouped = tuple(dict.fromkeys(name for group in encoding.target_means for name in group))
+        rows = read_table(table, columns, split, others=(("encoding.target_means", grouped),))
+        parts = assign_parts(rows, columns, split)
+        encoder = fit(parts.filter(nw.col("part") == TRAIN), columns, encoding)
     logger.info("Fitted %d categorical and %d continuous variables", len(encoder.code_columns), len(encoder.continuous))
     return encoder.model_dump(mode="json")
 
 
 def encode(table: Frame, encoder: dict[str, Any], columns: Columns, split: Split) -> Frame:
     """Encode all rows of the split: codes and standardised values, with the part that each row belongs to."""
-    parts = assign_parts(nw.from_native(table, eager_only=True), columns, split)
-    encoded = apply_encoder(parts, Encoder.model_validate(encoder))
+    fitted = Encoder.model_validate(encoder)
+    with about_frame("table"):
+        grouped = tuple(fitted.groups)
+        rows = read_table(table, columns, split, others=(("encoding.target_means", grouped),))
+        encoded = apply_encoder(assign_parts(rows, columns, split), fitted)
     counts = dict(sorted(encoded.group_by("part").agg(nw.len().alias("rows")).rows()))
     logger.info("Encoded rows: %s", ", ".join(f"{part} {rows:,}" for part, rows in counts.items()))
     return encoded.to_native()
@@ -80,12 +87,14 @@ def fit_baselines(
     from embedline.tables.predictions import baseline_columns, prefix_of, to_series
 
     fitted = Encoder.model_validate(encoder)
-    parts = assign_parts(nw.from_native(table, eager_only=True), columns, split)
-    predicted = {
-        "group_mean": {
-            target.column: group_mean_predictions(parts, target, baselines.group_by) for target in fitted.targets
+    with about_frame("table"):
+        rows = read_table(table, columns, split, others=(("baselines.group_by", baselines.group_by),))
+        parts = assign_parts(rows, columns, split)
+        predicted = {
+            "group_mean": {
+                target.column: group_mean_predictions(parts, target, baselines.group_by) for target in fitted.targets
+            }
         }
-    }
     costs: dict[str, Any] = {"group_mean": {"group_by": list(baselines.group_by)}}
     if baselines.lightgbm is not None:
         predicted["lightgbm"], costs["lightgbm"] = tree_predictions(
@@ -117,7 +126,8 @@ def predict(
     from embedline.tables.learner import predict_all
     from embedline.tables.predictions import actual_columns, actual_values, predicted_columns, prefix_of, to_series
 
-    rows = assign_parts(nw.from_native(table, eager_only=True), columns, split).filter(nw.col("part") == EVALUATE)
+    with about_frame("table"):
+        rows = assign_parts(read_table(table, columns, split), columns, split).filter(nw.col("part") == EVALUATE)
     coded = part_of(nw.from_native(encoded, eager_only=True), EVALUATE)
     targets, predicted = read_targets(model.encoder), predict_all(coded, model)
     # Through NumPy: the table may come from another engine than the stored predictions.
@@ -128,7 +138,8 @@ def predict(
         figures |= actual_columns(target, actual_values(coded, target), prefix)
         figures |= predicted_columns(target, predicted[target.column], prefix)
     figures |= {name: baselines[name].to_numpy() for name in baselines.columns}
-    shown = _shown(rows, columns, report, taken=figures)
+    with about_frame("table"):
+        shown = _shown(rows, columns, report, taken=figures)
     return rows.select(*shown, *to_series(figures, rows.implementation)).to_native()
 
 

@@ -8,8 +8,16 @@ from typing import Any
 
 import polars as pl
 
+from embedline.errors import about_frame
 from embedline.text.baseline import BaselineOptions
-from embedline.text.options import ClassifierOptions, ClassifierTraining, LanguageModelOptions, LanguageModelTraining
+from embedline.text.documents import read_documents
+from embedline.text.options import (
+    Classes,
+    ClassifierOptions,
+    ClassifierTraining,
+    LanguageModelOptions,
+    LanguageModelTraining,
+)
 from embedline.text.parts import SplitOptions, assign_parts
 from embedline.text.predicting import PredictionOptions
 from embedline.text.report import ReportOptions
@@ -25,11 +33,20 @@ Figure = Any  # plotly.graph_objects.Figure
 Bundle = Any  # embedline.training.bundle.ModelBundle
 
 
-def tokenize(documents: pl.DataFrame, tokens: TokenOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Tokens of each document as codes, and the lexicon that the codes are rows of."""
+def tokenize(
+    documents: Frame, tokens: TokenOptions, classes: Classes | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Tokens of each document as codes, and the lexicon that the codes are rows of.
+
+    Raises:
+        DataError: the documents are not as the learner needs them, or a label is not among the classes: said here,
+            before hours of training.
+    """
     from embedline.text.tokens import tokenize_documents
 
-    return tokenize_documents(documents, tokens)
+    with about_frame("documents"):
+        rows = read_documents(documents, None if classes is None else list(classes))
+        return tokenize_documents(rows, tokens)
 
 
 def fit_vocabulary(
@@ -85,7 +102,7 @@ def train_language_model(
 def train_classifier(
     ids: pl.DataFrame,
     vocabulary: dict[str, Any],
-    classes: list[str],
+    classes: Classes,
     language_model: Bundle,
     network: ClassifierOptions,
     training: ClassifierTraining,
@@ -94,7 +111,7 @@ def train_classifier(
     from embedline.text.classifier_learner import train_classifier as fit
     from embedline.training.figures import history_frame
 
-    bundle, history = fit(ids, load_vocabulary(vocabulary), classes, language_model, network, training)
+    bundle, history = fit(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training)
     figures = bundle.metrics
     logger.info(
         "Classifier of %d network(s): validation accuracy %s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
@@ -127,7 +144,7 @@ def find_language_model_rate(
 def find_classifier_rate(
     ids: pl.DataFrame,
     vocabulary: dict[str, Any],
-    classes: list[str],
+    classes: Classes,
     language_model: Bundle,
     network: ClassifierOptions,
     training: ClassifierTraining,
@@ -136,19 +153,21 @@ def find_classifier_rate(
     """Range test of the classifier's first stage: columns as of :func:`find_language_model_rate`."""
     from embedline.text.classifier_learner import find_classifier_rate as find
 
-    test = find(ids, load_vocabulary(vocabulary), classes, language_model, network, training, finder)
+    test = find(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training, finder)
     used = training.stages[0].lr
     logger.info("Range test of the classifier suggests %.1e; its first stage uses %.1e", test.suggestion, used)
     return test.frame()
 
 
 def train_baseline(
-    documents: pl.DataFrame, split: SplitOptions, classes: list[str], baseline: BaselineOptions
+    documents: Frame, split: SplitOptions, classes: Classes, baseline: BaselineOptions
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """TF-IDF and logistic regression, fitted on the network's training documents; predictions of the test part."""
     from embedline.text.baseline import train_baseline as fit
 
-    return fit(documents, assign_parts(documents, split), classes, baseline)
+    with about_frame("documents"):
+        rows = read_documents(documents, list(classes))
+        return fit(rows, assign_parts(rows, split), list(classes), baseline)
 
 
 def predict(ids: pl.DataFrame, model: Bundle) -> pl.DataFrame:
@@ -161,7 +180,7 @@ def predict(ids: pl.DataFrame, model: Bundle) -> pl.DataFrame:
 def evaluate(
     predictions: pl.DataFrame,
     baseline_predictions: pl.DataFrame,
-    classes: list[str],
+    classes: Classes,
     baseline_costs: dict[str, Any],
     model: Bundle,
     ids: pl.DataFrame,
@@ -181,7 +200,7 @@ def evaluate(
     return compare(
         predictions,
         baseline_predictions,
-        classes,
+        list(classes),
         language_model=training.pop("language_model"),
         classifier={"training": training},
         baseline={"training": baseline_costs},
@@ -198,12 +217,14 @@ def predict_texts(texts: Frame, model: Bundle, prediction: PredictionOptions) ->
 
 
 def list_mistakes(
-    predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, documents: pl.DataFrame, report: ReportOptions
+    predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, documents: Frame, report: ReportOptions
 ) -> pl.DataFrame:
     """The test documents that the classifier is surest and wrong about."""
     from embedline.text.report import mistakes
 
-    return mistakes(predictions, documents, baseline_predictions, report)
+    with about_frame("documents"):
+        rows = read_documents(documents)
+    return mistakes(predictions, rows, baseline_predictions, report)
 
 
 def generate_samples(language_model: Bundle, samples: SampleOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -244,18 +265,18 @@ def plot_classifier_rates(rates: pl.DataFrame) -> Figure:
     return range_test_figure(rates, title, "smoothed loss (nats a document)")
 
 
-def plot_confusion(predictions: pl.DataFrame, classes: list[str]) -> Figure:
+def plot_confusion(predictions: pl.DataFrame, classes: Classes) -> Figure:
     """Actual against predicted classes."""
     from embedline.text.figures import confusion_plot
 
-    return confusion_plot(predictions, classes, "Test documents: actual and predicted classes")
+    return confusion_plot(predictions, list(classes), "Test documents: actual and predicted classes")
 
 
 def plot_calibration(
-    predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, classes: list[str], report: ReportOptions
+    predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, classes: Classes, report: ReportOptions
 ) -> Figure:
     """How often the model is right at each confidence."""
     from embedline.text.figures import calibration_plot
 
     title = "Test documents: confidence and accuracy"
-    return calibration_plot(predictions, baseline_predictions, classes, title, report.calibration_bins)
+    return calibration_plot(predictions, baseline_predictions, list(classes), title, report.calibration_bins)

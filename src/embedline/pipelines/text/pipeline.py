@@ -55,7 +55,13 @@ def create_finder_pipeline(source: str, *, language_model: str | None = None) ->
 
 def _token_nodes() -> list[Node]:
     return [
-        Node(nodes.tokenize, ["documents", "params:tokens"], ["tokens", "lexicon"], name="tokenize", tags="encode"),
+        Node(
+            nodes.tokenize,
+            ["documents", "params:tokens", "params:classes"],
+            ["tokens", "lexicon"],
+            name="tokenize",
+            tags="encode",
+        ),
         Node(
             nodes.fit_vocabulary,
             ["tokens", "lexicon", "params:tokens", "params:split", "params:vocabulary"],

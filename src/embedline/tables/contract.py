@@ -1,0 +1,79 @@
+"""The table that a user gives, checked once for all nodes that read it: what each column of a role must hold."""
+
+from typing import Any
+
+import narwhals as nw
+
+from embedline.errors import DataError
+from embedline.tables.categories import boxed_booleans
+from embedline.tables.columns import Columns, Split, require_columns
+from embedline.tables.encoder import MEND
+from embedline.training.canonical import (
+    DATE_HINT,
+    first_row,
+    open_frame,
+    refuse_inexact,
+    refuse_infinite,
+    refuse_text,
+    settle_objects,
+)
+
+
+def read_table(
+    data: Any, columns: Columns, split: Split, *, others: tuple[tuple[str, tuple[str, ...]], ...] = ()
+) -> nw.DataFrame[Any]:
+    """The loaded ``<source>.table`` as an eager frame of pandas or Polars, in which every column of a role fits it.
+
+    Args:
+        others: further columns that are read, such as ``("baselines.group_by", ("District",))``: by their YAML key.
+
+    Raises:
+        DataError: naming the column and, counted from 1, the row of the frame as it was loaded.
+    """
+    table = open_frame(data)
+    roles = {
+        "columns.categorical": columns.categorical,
+        "columns.continuous": columns.continuous,
+        "columns.target": columns.targets,
+        "columns.id": columns.id,
+        "columns.time": (columns.time,) if columns.time else (),
+        "split.column": (split.column,) if split.column else (),
+        **dict(others),
+    }
+    for key, names in roles.items():
+        require_columns(table, names, what="the table", key=key)
+    table = settle_objects(table, (name for names in roles.values() for name in names))
+    for name in columns.continuous:
+        refuse_text(table.get_column(name), name, mend=MEND)
+        refuse_infinite(table.get_column(name), name)
+    for name in columns.targets:
+        refuse_infinite(table.get_column(name), name)
+    identifying = {
+        "columns.categorical": columns.categorical,
+        "columns.classes": columns.classes,
+        "columns.id": columns.id,
+    }
+    for key, names in {**identifying, **dict(others)}.items():
+        for name in names:
+            refuse_inexact(table.get_column(name), name, key)
+    _check_dates(table, columns, split)
+    return table
+
+
+def _check_dates(table: nw.DataFrame[Any], columns: Columns, split: Split) -> None:
+    """Raise a DataError where dates are text, or a row has no date to decide its part by."""
+    if split.kind == "window":
+        name = str(split.column)
+        values = table.get_column(name)
+        if values.dtype == nw.String:
+            hint = DATE_HINT.format(name=name)
+            raise DataError(f"split.column {name!r} has the type String; a window needs dates: {hint}")
+        if (row := first_row(values.is_null())) is not None:
+            count = values.null_count()
+            raise DataError(
+                f"column {name!r} (split.column) has no date in {count:,} row(s), first in row {row}: a window cannot "
+                "place them. Fill them in, or take these rows out"
+            )
+    if columns.time and table.schema[columns.time] == nw.String and not boxed_booleans(table, columns.time):
+        hint = DATE_HINT.format(name=columns.time)
+        raise DataError(f"column {columns.time!r} (columns.time) holds text, not dates or times: {hint}")

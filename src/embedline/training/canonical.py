@@ -1,0 +1,204 @@
+"""The canonical frames of the learners as users give them: opened, and checked column by column.
+
+Rows are counted from 1, the first row below the header, in the frame as it was loaded.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypeGuard
+
+import narwhals as nw
+import numpy as np
+
+from embedline.errors import DataError
+
+PANDAS_MISSING = ("NAType", "NaTType")
+SHOWN = 40  # characters of a value in a message
+LARGEST_INTEGER = 2**63 - 1
+LARGEST_NUMBER = float(np.finfo(np.float32).max)  # networks compute in single precision
+# From here on a float stands for several whole numbers: 76561197960287931 reads back as ...932.
+INEXACT: dict[type[nw.dtypes.DType], int] = {nw.Float64: 2**53, nw.Float32: 2**24}
+DATE_HINT = "have it read as dates: parse_dates: [{name}] (pandas) or try_parse_dates: true (Polars) in load_args"
+TEXT_HINT = "have it read as text, dtype: {{{name}: str}} in load_args (pandas), or store it as text"
+
+
+def open_frame(data: Any) -> nw.DataFrame[Any]:
+    """A loaded frame of any engine as an eager one: pandas stays pandas, all else becomes Polars; lazy is collected.
+
+    Levels of a pandas index that have names are columns; other levels are left out.
+
+    Raises:
+        DataError: if it is no frame, cannot be read, has no rows, or its columns have no or no different names.
+    """
+    data = nw.to_native(data, pass_through=True)
+    if nw.dependencies.is_pandas_dataframe(data):
+        data = _without_index(data)
+    try:
+        frame = nw.from_native(data)
+    except TypeError as error:
+        raise DataError(
+            f"a frame is needed, and this is a {type(data).__name__}: take a dataset type that loads a frame"
+        ) from error
+    except nw.exceptions.DuplicateError as error:
+        names = list(data.column_names if hasattr(data, "column_names") else data.columns)  # of Arrow, of pandas
+        repeated = sorted({str(name) for name in names if names.count(name) > 1})
+        raise DataError(f"column {', '.join(map(repr, repeated))} occurs more than once: rename one") from error
+    if isinstance(frame, nw.LazyFrame):
+        frame = _collect(frame)
+    elif not (frame.implementation.is_pandas_like() or frame.implementation.is_polars()):
+        frame = nw.from_native(frame.to_polars(), eager_only=True)
+    if unnamed := [name for name in frame.columns if not isinstance(name, str)]:
+        raise DataError(
+            f"the columns are {', '.join(map(repr, unnamed[:5]))}{', …' if len(unnamed) > 5 else ''}, which are no "
+            "names: header: 0 in load_args where the file has a header, or names: [first, second, …]"
+        )
+    if frame.is_empty():
+        raise DataError("there are no rows")
+    return frame
+
+
+def settle_objects(frame: nw.DataFrame[Any], names: Iterable[str]) -> nw.DataFrame[Any]:
+    """The frame with pandas' columns of Python objects among ``names`` as columns of numbers, dates or texts.
+
+    Raises:
+        DataError: naming column and row, if a column mixes kinds of values, or holds lists, bytes or the like.
+    """
+    settled = {}
+    for name in dict.fromkeys(names):
+        values = frame.get_column(name).to_native()
+        if frame.implementation.is_pandas_like() and values.dtype == object:
+            settled[name] = _settled(values, name)
+        elif frame.schema[name] == nw.Object and not frame.implementation.is_pandas_like():
+            raise DataError(_mixed(name, frame.get_column(name).to_list()))
+    return nw.from_native(frame.to_native().assign(**settled), eager_only=True) if settled else frame
+
+
+def refuse_inexact(values: nw.Series[Any], name: str, use: str) -> None:
+    """Raise a DataError that names column and row if whole numbers that identify something are not held exactly.
+
+    That is a float from 2**53 on (2**24 in single precision), or a whole number that 64 bits with a sign do not hold.
+
+    Args:
+        values: numbers of any type; other types pass.
+        name: of the column.
+        use: what the column is, such as ``columns.categorical``, for the message.
+    """
+    dtype = values.dtype
+    if dtype.is_float():
+        limit = INEXACT.get(type(dtype), 2**11)
+        if (row := first_row((values.abs() >= limit) & ~values.is_nan())) is not None:
+            value = values[row - 1]
+            if value in (float("inf"), float("-inf")):
+                raise DataError(f"column {name!r} ({use}) holds an infinite value at row {row}")
+            raise DataError(
+                f"column {name!r} ({use}) holds {value:.0f} at row {row} as a {dtype}, which cannot tell such whole "
+                f"numbers apart: dtype: {{{name}: str}} or {{{name}: Int64}} in load_args (pandas), or store it as text"
+            )
+    elif dtype in (nw.UInt64, nw.UInt128, nw.Int128) and (row := first_row(values > LARGEST_INTEGER)) is not None:
+        hint = TEXT_HINT.format(name=name)
+        raise DataError(f"column {name!r} ({use}) holds {values[row - 1]} at row {row}, more than 2**63 - 1: {hint}")
+
+
+def refuse_infinite(values: nw.Series[Any], name: str) -> None:
+    """Raise a DataError that names column and row of the first number that is infinite, or too large for a network."""
+    if values.dtype.is_float() and (row := first_row((values.abs() > LARGEST_NUMBER) & ~values.is_nan())) is not None:
+        value = values[row - 1]
+        what = "an infinite value" if value in (float("inf"), float("-inf")) else f"{value:g}, which is too large,"
+        raise DataError(f"column {name!r} holds {what} at row {row}: correct it, or leave the cell empty")
+
+
+def refuse_text(values: nw.Series[Any], name: str, *, mend: str) -> None:
+    """Raise a DataError if the values are not numbers, with the first row that holds none; ``mend`` says what to do."""
+    dtype = values.dtype
+    if dtype.is_numeric() or dtype == nw.Boolean or values.null_count() == len(values):
+        return
+    shown = dtype if dtype != nw.Unknown else values.to_native().dtype
+    where = ""
+    if dtype == nw.String and (row := _first(values.to_list(), lambda value: not _is_number(value))):
+        where = f"; row {row} holds {short(values[row - 1])}"
+    raise DataError(f"column {name!r} has the type {shown} where numbers are needed: {mend}{where}")
+
+
+def first_row(faulty: nw.Series[Any]) -> int | None:
+    """Row, counted from 1, of the first true value of a boolean series; None without one."""
+    flags = faulty.fill_null(False)
+    return int(flags.to_numpy().argmax()) + 1 if flags.any() else None
+
+
+def short(value: Any) -> str:
+    """A value in a message."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def _without_index(data: Any) -> Any:
+    """A pandas frame whose named index levels are columns."""
+    if data.columns.nlevels > 1:
+        raise DataError(
+            f"the columns have names of {data.columns.nlevels} levels, such as {data.columns[0]!r}: one row of names "
+            "is needed (header: 0 in load_args)"
+        )
+    named = [name for name in data.index.names if isinstance(name, str) and name not in data.columns]
+    if data.index.nlevels == 1 and not named:
+        return data
+    return data.reset_index(level=named).reset_index(drop=True) if named else data.reset_index(drop=True)
+
+
+def _collect(lazy: nw.LazyFrame[Any]) -> nw.DataFrame[Any]:
+    try:
+        return lazy.collect(backend="polars")
+    except Exception as error:  # a lazy frame opens its file only now, and each engine has errors of its own
+        reason = str(error).strip() or type(error).__name__
+        raise DataError(f"the lazy frame cannot be read: {reason.splitlines()[0]}") from error
+
+
+def _settled(values: Any, name: str) -> Any:
+    """A pandas column of objects as one of the type that all of them have."""
+    import pandas as pd
+
+    kind = pd.api.types.infer_dtype(values, skipna=True)
+    try:
+        if kind == "integer":
+            return values.astype("Int64")
+        if kind in ("floating", "decimal", "mixed-integer-float"):
+            return values.astype("float64")
+        if kind in ("datetime", "datetime64"):
+            return pd.to_datetime(values)
+    except (OverflowError, ValueError, TypeError) as error:
+        hint = "store all its times in one time zone" if kind.startswith("datetime") else TEXT_HINT.format(name=name)
+        raise DataError(f"column {name!r} ({kind} values): {str(error).splitlines()[0]}: {hint}") from error
+    if kind not in ("string", "boolean", "date", "empty"):
+        raise DataError(_mixed(name, values.tolist()))
+    return values
+
+
+def _mixed(name: str, values: list[Any]) -> str:
+    """What is wrong with a column of objects: the first value, and the first of another type."""
+    kinds = [(row, value) for row, value in enumerate(values, start=1) if not _is_missing(value)]
+    (row, value), *_ = kinds
+    other = next(((k, each) for k, each in kinds if type(each) is not type(value)), None)
+    if other is None:
+        kind = type(value).__name__
+        return f"column {name!r} holds values of the type {kind} (row {row}), which are no numbers, texts or dates"
+    return (
+        f"column {name!r} mixes kinds of values: {short(value)} at row {row}, {short(other[1])} at row {other[0]}: "
+        + TEXT_HINT.format(name=name)
+    )
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in PANDAS_MISSING
+
+
+def _is_number(value: Any) -> TypeGuard[str]:
+    if _is_missing(value):
+        return True
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _first(values: Iterable[Any], is_faulty: Callable[[Any], bool]) -> int | None:
+    return next((row for row, value in enumerate(values, start=1) if is_faulty(value)), None)
