@@ -4,6 +4,10 @@ This package imports nothing of the project around it: a copy of the folder work
 lines (see the README).
 """
 
+from .watching import install  # isort: skip
+
+install()  # first: what is imported from here on is seen
+
 from .records import Manifest, RunManifest, RunnerError
 from .report import RunReport
 from .runner import IncrementalRunner, RunInterrupted

@@ -1,8 +1,10 @@
 """What is in files: content hashes with a cache, and where a Kedro dataset keeps its files."""
 
+import glob
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from .values import canonical, digest, plain
+from .values import canonical, digest
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +88,29 @@ class FileHashes:
         return hashed
 
     def _of_folder(self, folder: Path, *, trust: bool) -> str:
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        content = [[name, self.of(folder / name, trust=trust)] for name in names]
+        content: list[list[Any]] = []
+        seen: set[str] = set()
+        for place, folders, names in os.walk(folder, followlinks=True):
+            if (real := os.path.realpath(place)) in seen:  # a link to a folder around it
+                folders.clear()
+                continue
+            seen.add(real)
+            inner = Path(place).relative_to(folder).as_posix()
+            content += [[f"{inner}/{name}", self.of(Path(place, name), trust=trust)] for name in names]
+            content.append([f"{inner}/", None])  # also one that is empty
+        return xxhash.xxh3_128_hexdigest(json.dumps(sorted(content, key=str)).encode())
+
+    def of_listing(self, folder: Path, *, trust: bool = True) -> str | None:
+        """Hash of what a folder has in it: names, and the content of the files directly in it; None without one."""
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        content = [
+            [entry.name, self.of(Path(entry.path), trust=trust) if entry.is_file() and not _is_journal(entry) else None]
+            for entry in entries
+            if entry.name != "__pycache__"
+        ]
         return xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
 
     def save(self) -> None:
@@ -96,6 +119,11 @@ class FileHashes:
             self._known = {name: known for name, known in self._known.items() if os.path.exists(name)}
             write_atomically(self._path, json.dumps(self._known))
             self._changed = False
+
+
+def _is_journal(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is a database or log, which grows while nodes run."""
+    return entry.name.endswith((".db", ".sqlite", ".sqlite3", ".log", "-journal", "-wal", "-shm"))
 
 
 @dataclass(frozen=True)
@@ -166,21 +194,36 @@ def place_of(dataset: Any) -> Place | None:
 
 
 def local_paths(value: Any, project: Path) -> Iterator[tuple[str, Path]]:
-    """Strings within a parameter that name a file or folder of this machine, with the path.
+    """Texts within a parameter that name files or folders of this machine, with the path; of a pattern, each that fits.
 
-    Only what looks like a path (it has a separator) and exists; relative ones start from the project. A folder that the
-    project itself lies in does not count.
+    Only what looks like a path (it has a separator, or is the name of a file with a suffix) and exists; relative ones
+    start from the project, ``~`` and ``$VARIABLES`` are replaced. A folder around the project does not count.
+
+    Args:
+        value: of JSON types, as :func:`.values.plain` gives it.
     """
-    plain_value = plain(value)
-    if isinstance(plain_value, str):
-        text = plain_value.removeprefix("file://")
-        if ("/" in text or os.sep in text) and "://" not in text and "\n" not in text and len(text) < 4096:
-            path = project / os.path.expanduser(text)
-            if os.path.exists(path) and not project.resolve().is_relative_to(path.resolve()):
-                yield plain_value, path
-    elif isinstance(plain_value, dict):
-        for item in plain_value.values():
+    if isinstance(value, str):
+        text = value.removeprefix("file://")
+        if "://" not in text and "\n" not in text and "\0" not in text and 0 < len(text) < 4096:
+            yield from ((name, path) for name, path in _existing(value, text, project) if not _is_around(path, project))
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from local_paths(item, project)
-    elif isinstance(plain_value, list):
-        for item in plain_value:
-            yield from local_paths(item, project)
+
+
+def _existing(name: str, text: str, project: Path) -> Iterator[tuple[str, Path]]:
+    path = project / os.path.expandvars(os.path.expanduser(text))
+    is_path = "/" in text or os.sep in text
+    try:
+        if os.path.exists(path):
+            if is_path or (path.suffix and path.is_file()):
+                yield name, path
+        elif glob.has_magic(str(path)) and (is_path or path.suffix):
+            for found in sorted(glob.glob(str(path), recursive=True, include_hidden=True)):
+                yield f"{name}: {os.path.relpath(found, project)}", Path(found)
+    except (ValueError, re.error):  # what looks like a pattern, and is none
+        return
+
+
+def _is_around(path: Path, project: Path) -> bool:
+    return project.resolve().is_relative_to(path.resolve())

@@ -19,7 +19,7 @@ from .files import FileHashes, write_atomically
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 ENTRY = "run_manifest"  # name of the catalog entry that says where the manifest lives
 
 
@@ -48,12 +48,15 @@ class Work:
 
     Attributes:
         wiring: which dataset is which argument, and which output.
-        code: hash by definition that the node's function and its project datasets reach.
-        libraries: version by distribution.
+        code: hash by module of the project that the node's function, datasets and hooks reach; ``values of <module>``
+            where others have set some.
+        libraries: version by library.
         parameters: values by ``params:`` name.
         files: content by file or folder that a parameter names.
         datasets: settings of the catalog by dataset, without places and credentials.
         inputs: content by dataset.
+        opened: content by file or folder (it ends in ``/``) outside of the catalog that the node was seen to read.
+        imported: modules that it was seen to import.
     """
 
     wiring: Any
@@ -63,6 +66,8 @@ class Work:
     files: dict[str, str]
     datasets: dict[str, Any]
     inputs: dict[str, Artifact] = field(default_factory=dict)
+    opened: dict[str, str] = field(default_factory=dict)
+    imported: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

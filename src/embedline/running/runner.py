@@ -15,6 +15,7 @@ from kedro.runner import SequentialRunner, Task
 from .records import Manifest, NodeRecord, manifest_of, now
 from .report import IncrementalSpecs, RunReport, Step, show
 from .tracing import Trace, base_name, data_inputs, is_parameter
+from .watching import WATCH
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class IncrementalRunner(SequentialRunner):
             self.asked_by = "--only-missing-outputs"
             pipeline = self._filter_pipeline_for_missing_outputs(pipeline, catalog)
         if self.dry_run:
-            self._show_plan(pipeline, catalog)
+            self._show_plan(pipeline, catalog, hook_manager)
             return {}
         try:
             with self._manifest.locked(run_id, wait=self.wait):
@@ -92,14 +93,14 @@ class IncrementalRunner(SequentialRunner):
         except KeyboardInterrupt as error:
             raise RunInterrupted("interrupted: the same command goes on from what is finished") from error
 
-    def _show_plan(self, pipeline: Pipeline, catalog: Any) -> None:
+    def _show_plan(self, pipeline: Pipeline, catalog: Any, hook_manager: Any) -> None:
         for name in pipeline.datasets():
             catalog.get(name, fallback_to_runtime_pattern=True)
-        show(self._plan(pipeline, self._trace(pipeline, catalog)))
+        show(self._plan(pipeline, self._trace(pipeline, catalog, hook_manager)))
 
-    def _trace(self, pipeline: Pipeline, catalog: Any) -> Trace:
+    def _trace(self, pipeline: Pipeline, catalog: Any, hook_manager: Any) -> Trace:
         assert self._manifest is not None
-        return Trace(pipeline, catalog, self._manifest, self.project, trust=not self.verify)
+        return Trace(pipeline, catalog, self._manifest, self.project, hook_manager, trust=not self.verify)
 
     # The plan
 
@@ -140,7 +141,7 @@ class IncrementalRunner(SequentialRunner):
 
     def _run(self, pipeline: Pipeline, catalog: Any, hook_manager: Any = None, run_id: str | None = None) -> None:
         began = time.perf_counter()
-        trace = self._trace(pipeline, catalog)
+        trace = self._trace(pipeline, catalog, hook_manager)
         steps = self._plan(pipeline, trace)
         self._report.steps = steps
         loads = Counter(chain.from_iterable(node.inputs for node in pipeline.nodes))
@@ -148,6 +149,8 @@ class IncrementalRunner(SequentialRunner):
             for node, step in zip(pipeline.nodes, steps, strict=True):
                 if step.verdict == "depends":
                     self._decide(node, step, trace)
+                if step.verdict == "skip" and self._report.nodes("ran") and (late := trace.read_since(node)):
+                    step.verdict, step.reasons = "run", late
                 if step.verdict == "skip":
                     trace.skip(node)
                     step.state = "skipped"
@@ -155,8 +158,7 @@ class IncrementalRunner(SequentialRunner):
                     self._run_node(node, step, trace, catalog, hook_manager)
                 self._release_datasets(node, catalog, loads, pipeline)
         finally:
-            assert self._manifest is not None
-            self._manifest.save_hashes()
+            trace.save()
             self._report.bookkeeping = time.perf_counter() - began - sum(step.seconds for step in steps)
             show(steps, self._report.bookkeeping)
             if hook_manager is not None:
@@ -176,11 +178,14 @@ class IncrementalRunner(SequentialRunner):
         step.state, began = "failed", time.perf_counter()
         try:
             hook_manager.hook.before_node_work(node=node, scratch=manifest.scratch(node.name, key))
-            Task(
-                node=node, catalog=catalog, hook_manager=hook_manager, is_async=self._is_async, run_id=run_id
-            ).execute()
+            with WATCH.node(IncrementalRunner._run_node.__code__) as seen:
+                Task(
+                    node=node, catalog=catalog, hook_manager=hook_manager, is_async=self._is_async, run_id=run_id
+                ).execute()
             step.seconds = time.perf_counter() - began
-            work, outputs = trace.work(node), trace.made(node, key)
+            work = trace.finished_work(node, seen)
+            key = trace.key(node, work)
+            outputs = trace.made(node, key)
             manifest.finish(NodeRecord(node.name, run_id, key, work, outputs, step.seconds, now(), step.why))
         except BaseException as error:
             step.seconds = time.perf_counter() - began
