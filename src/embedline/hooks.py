@@ -36,6 +36,8 @@ class Checkpoints:
     The parameter ``checkpoint_seconds`` is the least time between two checkpoints of a training.
     """
 
+    only_observes = True  # what a node makes does not depend on it: an edit here retrains nothing
+
     def __init__(self) -> None:
         self._seconds = 0.0
         self._keeping = ExitStack()
@@ -103,6 +105,8 @@ class Tracking:
     kedro-mlflow opens and closes the run. It logs a pydantic parameter as one long string, so the flattened values are
     logged here, and its own logging of parameters is left to plain ones.
     """
+
+    only_observes = True  # what a node makes does not depend on it: an edit here retrains nothing
 
     def __init__(self) -> None:
         self._catalog: CatalogProtocol | None = None

@@ -178,7 +178,7 @@ class IncrementalRunner(SequentialRunner):
         step.state, began = "failed", time.perf_counter()
         try:
             hook_manager.hook.before_node_work(node=node, scratch=manifest.scratch(node.name, key))
-            with WATCH.node(IncrementalRunner._run_node.__code__) as seen:
+            with WATCH.node() as seen:
                 Task(
                     node=node, catalog=catalog, hook_manager=hook_manager, is_async=self._is_async, run_id=run_id
                 ).execute()

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType, FrameType, ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from .values import Reading, Uncomparable, canonical, digest
@@ -62,7 +62,6 @@ class Watch:
         self._values: dict[str, str | None] = {}
         self._by_module: dict[str, Seen] = {}
         self._node: Seen | None = None
-        self._runs_node: CodeType | None = None
         self._busy = threading.local()
 
     # Modules
@@ -98,14 +97,9 @@ class Watch:
     # Nodes
 
     @contextmanager
-    def node(self, runs: CodeType) -> Iterator[Seen]:
-        """Watch one node; what happens in other threads counts as well.
-
-        Args:
-            runs: code of the function that runs the node: nothing that called it belongs to the node.
-        """
-        self._node, self._runs_node = Seen(), runs
-        seen = self._node
+    def node(self) -> Iterator[Seen]:
+        """Watch one node; what happens in other threads counts as well."""
+        self._node = seen = Seen()
         try:
             yield seen
         finally:
@@ -158,10 +152,12 @@ class Watch:
         """Whom an event is to be told of: the modules of the project on the stack, and the node at work."""
         names: set[str] = set()
         inner, depth = "", 0
-        while frame is not None and frame.f_code is not self._runs_node:
+        while frame is not None:
             kind, name = _kind_of(frame.f_code.co_filename), frame.f_globals.get("__name__")
             if kind == "reader" and depth == 0:
                 return []
+            if kind == "own":  # who called the runner has no part in what it does
+                break
             if kind == "hooks" and self._node is not None and inner not in self.acting:
                 return []  # within a hook of a library, or one that only observes
             if kind == "project":
@@ -225,6 +221,8 @@ _OWN_FOLDER = f"{Path(__file__).parent}{os.sep}"
 @functools.cache
 def _kind_of(file: str) -> str:
     """What a frame of a source file tells: that a source is read, that a hook is called, the project at work."""
+    if file.startswith(_OWN_FOLDER):
+        return "other" if file == __file__ else "own"
     if file.startswith("<frozen importlib") or file.endswith(("/linecache.py", "/tokenize.py")):
         return "reader"
     if file.endswith(f"pluggy{os.sep}_callers.py"):
