@@ -172,6 +172,7 @@ class Tracking:
         if not mlflow:
             return
         tags = {
+            "run_id": report.run_id,  # Kedro's, or a later one: the version of what was written
             "nodes_ran": ", ".join(report.nodes("ran")) or "none",
             "nodes_skipped": ", ".join(report.nodes("skipped")) or "none",
             "versions_read": json.dumps(report.read),

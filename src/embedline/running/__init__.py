@@ -4,7 +4,8 @@ This package imports nothing of the project around it: a copy of the folder work
 lines (see the README).
 """
 
-from .records import Manifest, RunManifest, RunnerError
+from .manifest_dataset import RunManifest
+from .records import Manifest, RunnerError
 from .report import RunReport
 from .runner import IncrementalRunner, RunInterrupted
 from .session import IncrementalSession

@@ -13,9 +13,9 @@ from kedro.framework.cli.utils import _split_params, env_option
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 
+from .manifest_dataset import manifest_of
 from .provenance import explain
 from .prune import Removal, find_removals, remove
-from .records import manifest_of
 from .report import make_console
 from .runner import IncrementalRunner
 from .session import IncrementalSession

@@ -12,9 +12,13 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner, Task
 
-from .records import Manifest, NodeRecord, manifest_of, now
+from .files import Place, place_of
+from .manifest_dataset import manifest_of
+from .records import Manifest, now
 from .report import IncrementalSpecs, RunReport, Step, show
+from .schemas import NodeRecord
 from .tracing import Trace, base_name, data_inputs, is_parameter
+from .versions import save_version_of, set_save_version
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +144,7 @@ class IncrementalRunner(SequentialRunner):
 
     def _run(self, pipeline: Pipeline, catalog: Any, hook_manager: Any = None, run_id: str | None = None) -> None:
         began = time.perf_counter()
+        self._report.run_id = self._take_version(pipeline, catalog, self._report.run_id)
         trace = self._trace(pipeline, catalog)
         steps = self._plan(pipeline, trace)
         self._report.steps = steps
@@ -152,7 +157,7 @@ class IncrementalRunner(SequentialRunner):
                     trace.skip(node)
                     step.state = "skipped"
                 else:
-                    self._run_node(node, step, trace, catalog, hook_manager)
+                    self._run_node(node, step, trace, catalog, hook_manager, run_id)
                 self._release_datasets(node, catalog, loads, pipeline)
         finally:
             assert self._manifest is not None
@@ -162,16 +167,27 @@ class IncrementalRunner(SequentialRunner):
             if hook_manager is not None:
                 hook_manager.hook.after_incremental_run(report=self._report)
 
+    def _take_version(self, pipeline: Pipeline, catalog: Any, run_id: str) -> str:
+        """Version of all that this run writes: taken now that no other run can take it, and given to the datasets."""
+        assert self._manifest is not None
+        outputs = [catalog.get(name) for name in sorted(pipeline.all_outputs())]
+        stored = chain.from_iterable(_newest_version(place) for place in map(place_of, outputs) if place)
+        version = self._manifest.next_version(save_version_of(outputs) or run_id, stored)
+        set_save_version(catalog, map(catalog.get, pipeline.datasets()), version)
+        return version
+
     def _decide(self, node: Node, step: Step, trace: Trace) -> None:
         reasons = trace.reasons(node)
         step.verdict = "run" if reasons else "skip"
         step.reasons = reasons or ["its inputs came out as they were"]
 
-    def _run_node(self, node: Node, step: Step, trace: Trace, catalog: Any, hook_manager: Any) -> None:
-        manifest, run_id = self._manifest, self._report.run_id
+    def _run_node(
+        self, node: Node, step: Step, trace: Trace, catalog: Any, hook_manager: Any, run_id: str | None
+    ) -> None:
+        manifest, version = self._manifest, self._report.run_id
         assert manifest is not None
         key = trace.key(node)
-        manifest.start(run_id, node.name, trace.version_folders(node))
+        manifest.start(version, node.name, trace.version_folders(node))
         trace.pin_to_this_run(node)
         step.state, began = "failed", time.perf_counter()
         try:
@@ -181,7 +197,7 @@ class IncrementalRunner(SequentialRunner):
             ).execute()
             step.seconds = time.perf_counter() - began
             work, outputs = trace.work(node), trace.made(node, key)
-            manifest.finish(NodeRecord(node.name, run_id, key, work, outputs, step.seconds, now(), step.why))
+            manifest.finish(NodeRecord(node.name, version, key, work, outputs, step.seconds, now(), step.why))
         except BaseException as error:
             step.seconds = time.perf_counter() - began
             step.state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -197,6 +213,14 @@ class IncrementalRunner(SequentialRunner):
 def _since(trace: Trace, node: Node, manifest: Manifest | None) -> str:
     record = manifest.records.get(node.name) if manifest else None
     return record.run_id if record else ""
+
+
+def _newest_version(place: Place) -> list[str]:
+    try:
+        return place.versions()[:1]
+    except OSError as error:
+        logger.warning("The versions of %s cannot be listed: %s", place.path, error)
+        return []
 
 
 def _unstored_and_needed(pipeline: Pipeline, trace: Trace, steps: list[Step]) -> dict[str, str]:

@@ -16,7 +16,8 @@ from kedro.pipeline.node import Node
 from .code import Code, CodeIndex, UntraceableCode
 from .files import Place, local_paths, place_of
 from .reasons import differences_of_work
-from .records import Artifact, Manifest, NodeRecord, RunnerError, Work, now
+from .records import Manifest, RunnerError, now
+from .schemas import Artifact, NodeRecord, Work
 from .values import canonical, digest, plain
 
 logger = logging.getLogger(__name__)
