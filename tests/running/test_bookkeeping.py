@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -379,6 +381,32 @@ def test_two_runs_of_one_moment_take_two_versions(shop: Shop) -> None:
     assert set(run_as(shop, NOW, force=True).values()) == {"ran"}
     assert list(shop.manifest.history()) == [NOW, NOW.replace("000Z", "001Z")]
     assert {record.run_id for record in shop.manifest.records.values()} == {NOW.replace("000Z", "001Z")}
+
+
+def test_runs_that_wait_for_each_other_take_their_versions_in_turn(shop: Shop) -> None:
+    shop.ran()
+    shop.edit("nodes", "def add(cleaned):\n", "def add(cleaned):\n    import time\n    time.sleep(0.3)\n")
+    pipeline, errors = shop.pipeline(), []
+    runners = [IncrementalRunner(manifest=shop.root / "data" / ".runs", force=True) for _ in range(3)]
+    catalogs = [shop.catalog(version) for version in ("v104", "v103", "v102")]  # the last to begin is the first to run
+
+    def run(number: int) -> None:
+        try:
+            runners[number].run(pipeline, catalogs[number], None, f"v10{4 - number}")
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    versions = [runner._report.run_id for runner in runners]
+    assert versions[0] == "v104" and len(set(versions)) == 3
+    assert {*shop.manifest.history()} == {"v001", *versions}
+    assert {record.run_id for record in shop.manifest.records.values()} == {max(versions)}
 
 
 def test_a_run_without_an_id_takes_the_version_of_the_catalog(shop: Shop) -> None:
