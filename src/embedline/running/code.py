@@ -17,18 +17,27 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import TypeAdapter
 
-from .files import write_atomically
+from .files import Unreadable, read_json, write_atomically
 from .modules import OWN, Modules, Source
 from .values import Reading, canonical, digest
 from .watching import WATCH
 
 logger = logging.getLogger(__name__)
 
+PARSED = TypeAdapter(dict[str, Source])
 LARGE = 2000  # parsed modules: from then on only those of this run are kept
 IGNORED_LIBRARIES = frozenset({"kedro", "tqdm"})  # they call nodes and show progress, they compute nothing
-ACTING_HOOKS = ("before_node_work", "before_node_run", "after_node_run", "before_dataset_loaded")
-ACTING_HOOKS += ("after_dataset_loaded", "before_dataset_saved", "after_dataset_saved")
+ACTING_HOOKS = (
+    "before_node_work",
+    "before_node_run",
+    "after_node_run",
+    "before_dataset_loaded",
+    "after_dataset_loaded",
+    "before_dataset_saved",
+    "after_dataset_saved",
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class CodeIndex:
         self._cache = cache
         self._known = _read_cache(cache) if cache else {}
         self._parsed_before = len(self._known)
-        self._version = functools.cache(lambda library: _version(library))
+        self._version = functools.cache(_version)
         self.modules = Modules(package, self._known, self._version)
         self._codes: dict[frozenset[str], Code] = {}
         self._libraries: dict[frozenset[str], dict[str, str]] = {}
@@ -68,7 +77,7 @@ class CodeIndex:
         if self._cache and len(self._known) != self._parsed_before:
             used = self.modules.used if len(self._known) > LARGE else self._known
             try:
-                write_atomically(self._cache, json.dumps({key: self._known[key] for key in used}))
+                write_atomically(self._cache, json.dumps({key: self._known[key] for key in used}), durable=False)
             except OSError as error:
                 logger.warning("What was parsed cannot be kept in %s: %s", self._cache, error.strerror)
 
@@ -131,7 +140,6 @@ class CodeIndex:
             self._hooks = (acting | reading.modules if acting else set(), states)
         return self._hooks
 
-
     def _versions(self, tops: Iterable[str]) -> dict[str, str]:
         """Versions of libraries by top-level package, and of all that they need by distribution."""
         outside = frozenset(name for name in tops if name not in sys.stdlib_module_names) - IGNORED_LIBRARIES
@@ -144,21 +152,19 @@ class CodeIndex:
 
 def _read_cache(path: Path) -> dict[str, Any]:
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        return {key: asdict(Source(**source)) for key, source in known.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        known = read_json(path, PARSED) or {}
+    except Unreadable as error:
         logger.warning("%s is unreadable (%s): the project's modules are parsed again", path, error)
         return {}
+    return {key: asdict(source) for key, source in known.items()}
 
 
 def _plugins(hook_manager: Any) -> list[Any]:
     """Plug-ins that implement a hook around a node or dataset."""
     found = {}
     for name in ACTING_HOOKS:
-        caller = getattr(getattr(hook_manager, "hook", None), name, None)
-        for implementation in caller.get_hookimpls() if hasattr(caller, "get_hookimpls") else ():
+        caller: Any = getattr(getattr(hook_manager, "hook", None), name, None)
+        for implementation in caller.get_hookimpls() or () if caller is not None else ():  # None: Kedro's own stand-in
             found[id(implementation.plugin)] = implementation.plugin
     return list(found.values())
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Set
 
-from .records import Work
+from .schemas import Work
 from .values import differences
 
 

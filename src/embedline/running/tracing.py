@@ -19,7 +19,8 @@ from kedro.pipeline.node import Node
 from .code import CodeIndex
 from .files import Place, local_paths, place_of
 from .reasons import differences_of_work
-from .records import Artifact, Manifest, NodeRecord, RunnerError, Work, now
+from .records import Manifest, RunnerError, now
+from .schemas import Artifact, NodeRecord, Work
 from .values import Reading, Uncomparable, canonical, digest, plain
 from .watching import WATCH, Seen, signature
 
@@ -205,7 +206,9 @@ class Trace:
         """What a catalog entry says of the content, without places and secrets."""
         dataset = self._datasets[name]
         arguments = {key: value for key in ARGUMENTS if (value := vars(dataset).get(key))}
-        now = {"arguments": digest(canonical(plain(arguments, strict=False)))} if arguments else {}  # hooks may set them
+        now = (
+            {"arguments": digest(canonical(plain(arguments, strict=False)))} if arguments else {}
+        )  # hooks may set them
         if not self.is_stored(name):
             return now
         config = dataset._init_config()
@@ -224,7 +227,9 @@ class Trace:
         """
         work = self.work(node)
         seen_modules = {name for name in seen.modules if self._index.modules.is_project(name)}
-        imported = sorted({part for name in {*seen_modules, *work.imported} for part in self._index.modules.found(name)})
+        imported = sorted(
+            {part for name in {*seen_modules, *work.imported} for part in self._index.modules.found(name)}
+        )
         code = self._index.of(self._modules[node.name] | set(imported), again=True)
         held = {name: value for name, value in work.code.items() if name.startswith("values of the ")}
         places = [place for place in self._places.values() if place]
@@ -290,21 +295,42 @@ class Trace:
         Args:
             uncertain: inputs that are going to be made anew, and may come out as they were: they give no reason.
         """
+        always = self._always(node, uncertain)
+        record = self._manifest.records.get(node.name)
+        if always or record is None:
+            return always or ["first run"]
+        work = self.work(node)
+        return [*differences_of_work(record.work, work, uncertain), *self._output_reasons(node, record)]
+
+    def _always(self, node: Node, uncertain: Set[str]) -> list[str]:
+        """Why the node must run whatever its record says."""
         if not node.outputs:
             return ["it has no outputs"]
         unstored = [name for name in node.outputs if not self.is_stored(name) and name in self._outputs]
         if unstored:
             return [f"its output {unstored[0]} is not stored"]
-        work = self.work(node)
+        self.work(node)
         if node.name in self._untraceable:
             return [self._untraceable[node.name]]
         unknown = [name for name in data_inputs(node) if name not in uncertain and self.known.get(name) is None]
         if unknown:
             return [f"input {unknown[0]} is missing or no file: whether it changed cannot be told"]
+        return []
+
+    def touched_work(self, node: Node) -> tuple[Work, list[str]]:
+        """The node's work of now, and how it differs from the recorded one.
+
+        Raises:
+            RunnerError: if the node has to run all the same.
+        """
         record = self._manifest.records.get(node.name)
-        if record is None:
-            return ["first run"]
-        return [*differences_of_work(record.work, work, uncertain), *self._output_reasons(node, record)]
+        missing = (
+            [*self._always(node, frozenset()), *self._output_reasons(node, record)] if record else ["it never ran"]
+        )
+        if record is None or missing:
+            raise RunnerError(f"--touch: {node.name} has to run: {missing[0]}")
+        work = self.work(node)
+        return work, differences_of_work(record.work, work, frozenset()) or ["nothing changed"]
 
     def _output_reasons(self, node: Node, record: NodeRecord) -> Iterable[str]:
         for name in node.outputs:

@@ -17,7 +17,8 @@ import re
 import sys
 import types
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import PurePath
 from typing import Any
 
@@ -29,8 +30,14 @@ SCALARS = (str, int, float, bytes, bytearray)
 ACCESSORS = (property, staticmethod, classmethod, functools.cached_property)
 METHODS = (types.FunctionType, staticmethod, classmethod, property)
 CACHED = type(functools.lru_cache(len))
-SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType)
-SLOTS += (types.MethodDescriptorType, types.ClassMethodDescriptorType)
+SLOTS = (
+    types.MemberDescriptorType,
+    types.GetSetDescriptorType,
+    types.WrapperDescriptorType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+)
+MADE_IN_C = (*CONTAINERS, *SCALARS, collections.OrderedDict, collections.defaultdict, object)
 
 
 class Uncomparable(TypeError):
@@ -76,49 +83,33 @@ class Reading:
 
     def _of_object(self, value: Any) -> Any:
         kind = type(value)
-        if issubclass(kind, type):
-            return self._of_class(value)
-        if kind is types.FunctionType:
-            return self.of_function(value)
-        if kind is types.ModuleType:
-            self.modules.add(value.__name__)
-            return {"!module": value.__name__}
-        if kind is types.MethodType:
-            return {"!method": [self.of(value.__self__), self.of(value.__func__)]}
-        if issubclass(kind, functools.partial):
-            return {"!partial": self.of([value.func, value.args, value.keywords])}
-        if kind is weakref.ReferenceType or issubclass(kind, weakref.ReferenceType):
-            return {"!weakref": self.of(value())}
-        if issubclass(kind, ACCESSORS):
-            names = ("fget", "fset", "func", "__func__")
-            return _tagged(kind, [self.of(getattr(value, name)) for name in names if hasattr(value, name)])
-        if issubclass(kind, types.BuiltinFunctionType | types.MethodWrapperType):
-            owner = getattr(value, "__self__", None)
-            bound = None if isinstance(owner, types.ModuleType) else self.of(owner)
-            self.modules.add(value.__module__ or "builtins")
-            return {"!builtin": [value.__module__, value.__qualname__, bound]}
-        return self._of_value(value, kind)
-
-    def _of_value(self, value: Any, kind: type) -> Any:
+        for types_, read in _DEFINITIONS:
+            if issubclass(kind, types_):
+                return read(self, value)
         self.modules.update(base.__module__ for base in kind.__mro__)
-        if issubclass(kind, enum.Enum):
-            return _tagged(kind, [value.name, self.of(value.value)])
-        if issubclass(kind, datetime.date | datetime.time):
-            return _tagged(kind, value.isoformat())
-        if issubclass(kind, PurePath):
-            return _tagged(kind, str(value))
-        if kind in TOLD_BY_REPR or issubclass(kind, datetime.tzinfo) or kind.__module__ in {"typing", "types"}:
-            return _tagged(kind, repr(value))
-        if kind is re.Pattern:
-            return _tagged(kind, [value.pattern, value.flags])
-        if issubclass(kind, logging.Logger):
-            return _tagged(kind, value.name)
-        if kind.__module__.partition(".")[0] == "numpy" and hasattr(value, "dtype") and not value.dtype.hasobject:
-            scalar = value.item() if value.shape == () else hashlib.sha256(value.tobytes()).hexdigest()
-            return _tagged(kind, [str(value.dtype), list(value.shape), repr(scalar)])
-        if kind is CACHED:  # what it keeps does not count
-            return _tagged(kind, [self.of(value.__wrapped__), repr(value.cache_parameters())])
+        for fits, tell in _TOLD:
+            if fits(kind):
+                return _tagged(kind, tell(self, value))
         return self._of_instance(value, kind)
+
+    def _of_module(self, module: types.ModuleType) -> Any:
+        self.modules.add(module.__name__)
+        return {"!module": module.__name__}
+
+    def _of_accessor(self, value: Any) -> Any:
+        names = ("fget", "fset", "func", "__func__")
+        return _tagged(type(value), [self.of(getattr(value, name)) for name in names if hasattr(value, name)])
+
+    def _of_builtin(self, value: Any) -> Any:
+        owner = getattr(value, "__self__", None)
+        self.modules.add(value.__module__ or "builtins")
+        return {
+            "!builtin": [
+                value.__module__,
+                value.__qualname__,
+                None if type(owner) is types.ModuleType else self.of(owner),
+            ]
+        }
 
     def _of_instance(self, value: Any, kind: type) -> Any:
         content = self._content(value, kind)
@@ -142,23 +133,16 @@ class Reading:
         return described if given is None else {**described, "!given": sorted(given)}
 
     def _content(self, value: Any, kind: type) -> Any:
-        """What a container or scalar holds, whatever methods its subclass has."""
-        if issubclass(kind, dict):
-            return self._mapping(dict(dict.items(value)))
-        if kind is types.MappingProxyType:
-            return self._mapping(dict(value))
-        if issubclass(kind, set | frozenset):
-            base = set if issubclass(kind, set) else frozenset
-            return sorted((self.of(item) for item in base.__iter__(value)), key=canonical)
-        for base in (list, tuple, collections.deque):
-            if issubclass(kind, base):
-                return [self.of(item) for item in base.__iter__(value)]
-        if issubclass(kind, bytes | bytearray):
-            return hashlib.sha256(bytes(value)).hexdigest()
-        for scalar in (str, int, float):
-            if issubclass(kind, scalar):
-                return repr(scalar.__str__(value)) if scalar is str else scalar.__repr__(value)
-        return None
+        """What a container or scalar holds, whatever methods its subclass has; None for other objects."""
+        base: Any = next((base for base in (*CONTAINERS, *SCALARS) if issubclass(kind, base)), None)
+        if base is None:
+            return None
+        if base in {dict, types.MappingProxyType}:
+            return self._mapping(dict(base.items(value)))
+        if base in SCALARS:
+            return _hash(value) if base in {bytes, bytearray} else repr(base(base.__str__(value)))
+        items = [self.of(item) for item in base.__iter__(value)]
+        return sorted(items, key=canonical) if base in {set, frozenset} else items
 
     def _mapping(self, value: Mapping[Any, Any]) -> Any:
         if all(type(key) is str and not key.startswith("!") for key in value):
@@ -183,7 +167,7 @@ class Reading:
             raise Uncomparable(f"{name} {why}")
         held = {"defaults": function.__defaults__, "keywords": function.__kwdefaults__}
         if home == "functools" and hasattr(function, "registry"):  # singledispatch, without what it has found before
-            held |= {"registry": function.registry, "wrapped": function.__wrapped__}
+            held |= {name: vars(function)[name] for name in ("registry", "__wrapped__")}
         else:
             cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
             held |= {"cells": {captured: _cell(cell) for captured, cell in cells}, "attributes": vars(function)}
@@ -229,6 +213,48 @@ class Reading:
         return self.of(value)
 
 
+_DEFINITIONS: tuple[tuple[Any, Callable[[Reading, Any], Any]], ...] = (
+    (type, Reading._of_class),
+    (types.FunctionType, Reading.of_function),
+    (types.ModuleType, Reading._of_module),
+    (types.MethodType, lambda reading, value: {"!method": reading.of([value.__self__, value.__func__])}),
+    (functools.partial, lambda reading, value: {"!partial": reading.of([value.func, value.args, value.keywords])}),
+    (weakref.ReferenceType, lambda reading, value: {"!weakref": reading.of(value())}),
+    (ACCESSORS, Reading._of_accessor),
+    ((types.BuiltinFunctionType, types.MethodWrapperType), Reading._of_builtin),
+)
+_TOLD: tuple[tuple[Callable[[type], bool], Callable[[Reading, Any], Any]], ...] = (
+    (lambda kind: issubclass(kind, enum.Enum), lambda reading, value: [value.name, reading.of(value.value)]),
+    (lambda kind: issubclass(kind, datetime.date | datetime.time), lambda reading, value: value.isoformat()),
+    (lambda kind: issubclass(kind, PurePath), lambda reading, value: str(value)),
+    (lambda kind: issubclass(kind, logging.Logger), lambda reading, value: value.name),
+    (lambda kind: kind in TOLD_BY_REPR or kind.__module__ in {"typing", "types"}, lambda reading, value: repr(value)),
+    (lambda kind: kind is re.Pattern, lambda reading, value: [value.pattern, value.flags]),
+    (lambda kind: kind is ContextVar, lambda reading, value: [value.name, reading.of(value.get(None))]),
+    # What such a function keeps does not count.
+    (lambda kind: kind is CACHED, lambda reading, value: reading.of([value.__wrapped__, value.cache_parameters()])),
+    (
+        lambda kind: kind.__module__.partition(".")[0] == "numpy" and hasattr(kind, "tobytes"),
+        lambda reading, value: _array(value),
+    ),
+)
+
+
+def _array(value: Any) -> list[Any]:
+    """An array or scalar of NumPy.
+
+    Raises:
+        Uncomparable: if it holds objects.
+    """
+    if value.dtype.hasobject:
+        raise Uncomparable("an array of objects cannot be compared")
+    return [str(value.dtype), list(value.shape), repr(value.item()) if value.shape == () else _hash(value.tobytes())]
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def plain(value: Any, *, strict: bool = True) -> Any:
     """``value`` as JSON types; see :class:`Reading`."""
     return Reading(strict=strict).of(value)
@@ -268,12 +294,14 @@ def _cell(cell: types.CellType) -> Any:
 
 def _code_text(code: types.CodeType, documentation: str | None = None) -> str:
     """What a code object computes, without its lines and docstring."""
-    constants = [
-        _code_text(each) if isinstance(each, types.CodeType) else repr(sorted(each, key=repr) if isinstance(each, frozenset) else each)
-        for each in code.co_consts
-        if documentation is None or each != documentation
-    ]
+    constants = [_constant(each) for each in code.co_consts if documentation is None or each != documentation]
     return repr((code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, constants))
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, types.CodeType):
+        return _code_text(value)
+    return repr(sorted(value, key=repr) if isinstance(value, frozenset) else value)
 
 
 def _attribute(value: Any, name: str) -> Any:
@@ -297,7 +325,12 @@ def _hidden_state(kind: type) -> type | None:
     """The class whose instances keep something outside of attributes and slots, as those written in C do."""
     for cls in kind.__mro__:
         base = cls.__base__
-        if cls in CONTAINERS or cls in SCALARS or cls in {collections.OrderedDict, collections.defaultdict} or base is None:
+        if (
+            cls in CONTAINERS
+            or cls in SCALARS
+            or cls in {collections.OrderedDict, collections.defaultdict}
+            or base is None
+        ):
             return None
         words = len(_slots(cls)) + bool(cls.__dictoffset__) + bool(cls.__weakrefoffset__)
         if cls.__basicsize__ - base.__basicsize__ > 8 * words:
@@ -357,7 +390,11 @@ def differences(old: Any, new: Any, name: str) -> list[str]:
 def _kind(value: Any) -> str:
     """Type of a JSON value, for two that look alike."""
     tag = next(iter(value), "") if isinstance(value, Mapping) else ""
-    return tag[1:] if tag.startswith("!") else {"str": "a text", "NoneType": "null"}.get(type(value).__name__, type(value).__name__)
+    return (
+        tag[1:]
+        if tag.startswith("!")
+        else {"str": "a text", "NoneType": "null"}.get(type(value).__name__, type(value).__name__)
+    )
 
 
 def _shown(value: Any) -> Any:

@@ -12,7 +12,7 @@ import site
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -187,7 +187,7 @@ def values_of(module: ModuleType) -> tuple[str, set[str]]:
             described = reading.of_member(value, module.__name__)
         except Uncomparable:
             described = type(value).__name__
-        if described != {"!function": f"{module.__name__}.{name}"} and described != {"!class": [name, {}]}:
+        if described not in ({"!function": f"{module.__name__}.{name}"}, {"!class": [name, {}]}):
             found[name] = described
     return digest(canonical(found)), reading.modules
 
@@ -253,7 +253,7 @@ class _Finder:
 
 
 WATCH = Watch()
-_HANDLERS = {
+_HANDLERS: dict[str, Callable[..., None]] = {
     "open": Watch.opened,
     "os.listdir": Watch.listed,
     "os.scandir": Watch.listed,
@@ -262,7 +262,7 @@ _HANDLERS = {
 }
 
 
-def install() -> None:
+def _install() -> None:
     """Watch this process from now on."""
     finders: list[Any] = sys.meta_path
     finders.insert(finders.index(importlib.machinery.PathFinder), _Finder)
@@ -280,3 +280,6 @@ def install() -> None:
 
     importlib.import_module = import_module
     sys.addaudithook(WATCH.audit)
+
+
+_install()
