@@ -211,7 +211,7 @@ def parse(content: bytes, name: str, *, is_package: bool) -> Source:
         tree=xxhash.xxh3_128_hexdigest(ast.dump(tree, annotate_fields=False).encode(errors="surrogatepass")),
         text=xxhash.xxh3_128_hexdigest(content),
         targets=sorted(reader.targets),
-        passed=sorted(target for each in reader.passed for target in reader.bound.get(each, ())),
+        passed=sorted(reader.passed),
         is_dynamic=reader.is_dynamic,
         is_read=reader.is_read,
     )
@@ -230,8 +230,9 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Module(self, node: ast.Module) -> None:
         self.generic_visit(node)
-        for chain in self._chains:
-            self.targets.update(".".join([target, *chain[1:]]) for target in self.bound.get(chain[0], ()))
+        chains = {".".join([target, *chain[1:]]) for chain in self._chains for target in self.bound.get(chain[0], ())}
+        self.targets |= chains
+        self.passed = chains.union(*(self.bound.get(name, ()) for name in self.passed))
 
     def generic_visit(self, node: ast.AST) -> None:
         for name in ("body", "orelse", "finalbody"):

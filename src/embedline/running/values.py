@@ -29,6 +29,7 @@ CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque, types.Mappin
 SCALARS = (str, int, float, bytes, bytearray)
 ACCESSORS = (property, staticmethod, classmethod, functools.cached_property)
 METHODS = (types.FunctionType, staticmethod, classmethod, property)
+HEAP_TYPE = 1 << 9  # flag of a class that is made while Python runs; the others are built into it
 CACHED = type(functools.lru_cache(len))
 SLOTS = (
     types.MemberDescriptorType,
@@ -87,10 +88,11 @@ class Reading:
             if issubclass(kind, types_):
                 return read(self, value)
         self.modules.update(base.__module__ for base in kind.__mro__)
-        for fits, tell in _TOLD:
-            if fits(kind):
-                return _tagged(kind, tell(self, value))
-        return self._of_instance(value, kind)
+        tell = next((tell for fits, tell in _TOLD if fits(kind)), None)
+        described = _tagged(kind, tell(self, value)) if tell else self._of_instance(value, kind)
+        if kind.__flags__ & HEAP_TYPE and not _is_in_its_module(kind):  # made in a function: its source tells too little
+            return {**described, "!made": self.of(kind)}
+        return described
 
     def _of_module(self, module: types.ModuleType) -> Any:
         self.modules.add(module.__name__)
@@ -178,7 +180,7 @@ class Reading:
     def _of_class(self, cls: type) -> Any:
         self.modules.update(base.__module__ for base in (*cls.__mro__, type(cls)))
         name = f"{cls.__module__}.{cls.__qualname__}"
-        if _is_in_its_module(cls) or not cls.__flags__ & (1 << 9):  # of C: they cannot be made or changed by a module
+        if _is_in_its_module(cls) or not cls.__flags__ & HEAP_TYPE:
             return {"!class": name}
         bases = [self.of(base) for base in cls.__bases__]
         return {"!class": [name, bases, self.of_attributes(cls)]}

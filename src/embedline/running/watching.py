@@ -21,6 +21,7 @@ from typing import Any
 from .values import Reading, Uncomparable, canonical, digest
 
 OWN = str(__package__)
+SOURCES = tuple(importlib.machinery.all_suffixes())
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 Signature = tuple[int, int, int, int] | None
@@ -89,9 +90,13 @@ class Watch:
         made, modules = values_of(module)
         return (None, set()) if made == self._values.get(name, digest(canonical({}))) else (made, modules)
 
-    def imported(self, module: ModuleType, source: bytes) -> None:
+    def importing(self, name: str, source: bytes) -> None:
+        """A module of the project is about to be executed."""
+        self._sources[name] = source
+        self._by_module.pop(name, None)  # of an earlier import
+
+    def imported(self, module: ModuleType) -> None:
         """A module of the project has just been executed."""
-        self._sources[module.__name__] = source
         self._values[module.__name__] = values_of(module)[0]
 
     # Nodes
@@ -122,7 +127,7 @@ class Watch:
         name = os.path.abspath(os.fsdecode(path))
         if name.endswith(".pyc") or name.startswith(library_folders()):
             return
-        readers = self._readers(sys._getframe(2))
+        readers = self._readers(sys._getframe(2), name)
         is_written = bool(isinstance(flags, int) and flags & WRITING)
         for seen in readers:
             if is_written:
@@ -148,19 +153,19 @@ class Watch:
             for seen in self._readers(sys._getframe(2)):
                 seen.modules.add(str(module))
 
-    def _readers(self, frame: FrameType | None) -> list[Seen]:
+    def _readers(self, frame: FrameType | None, path: str = SOURCES[0]) -> list[Seen]:
         """Whom an event is to be told of: the modules of the project on the stack, and the node at work."""
         names: set[str] = set()
         inner, depth = "", 0
         while frame is not None:
             kind, name = _kind_of(frame.f_code.co_filename), frame.f_globals.get("__name__")
-            if kind == "reader" and depth == 0:
+            if kind == "reader" and depth == 0 and path.endswith(SOURCES):
                 return []
             if kind == "own":  # who called the runner has no part in what it does
                 break
             if kind == "hooks" and self._node is not None and inner not in self.acting:
                 return []  # within a hook of a library, or one that only observes
-            if kind == "project":
+            if kind == "project" and name in self._sources:
                 names.add(str(name))
             inner, depth, frame = str(name), depth + 1, frame.f_back
         seen = [self._by_module.setdefault(name, Seen()) for name in names]
@@ -235,9 +240,9 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
     def exec_module(self, module: ModuleType) -> None:
         # Before: an edit from now on must not be taken for what was executed.
-        source = self.get_data(self.path)
+        WATCH.importing(module.__name__, self.get_data(self.path))
         super().exec_module(module)
-        WATCH.imported(module, source)
+        WATCH.imported(module)
 
 
 class _Finder:
