@@ -55,8 +55,8 @@ class Project:
         """Write a case's files, as they are before or after the edit."""
         for name, content in {**FILES, **dict(_files(text))}.items():
             is_there = (name[0] == "+") == edited if name[0] in "+-" else True
-            name = name.lstrip("+-").replace("PKG", self.package)
-            path = self.root / name[1:] if name.startswith("/") else self.root / self.package / name
+            place = name.lstrip("+-").replace("PKG", self.package)
+            path = self.root / place[1:] if place.startswith("/") else self.root / self.package / place
             path.parent.mkdir(parents=True, exist_ok=True)
             if is_there:
                 path.write_text(EDIT.sub(r"\2" if edited else r"\1", content).replace("PKG", self.package))

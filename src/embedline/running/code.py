@@ -21,7 +21,8 @@ from pydantic import TypeAdapter
 
 from .files import Unreadable, read_json, write_atomically
 from .modules import OWN, Modules, Source
-from .values import Reading, canonical, digest
+from .reading import Reading
+from .values import canonical, digest
 from .watching import WATCH
 
 logger = logging.getLogger(__name__)

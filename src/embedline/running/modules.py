@@ -88,7 +88,7 @@ class Modules:
                 if part not in found:
                     found.add(part)
                     todo.extend(self._reached(part) - found)
-                    todo.extend(WATCH.brought(part) - found)
+                    todo.extend(name for name in WATCH.brought(part) - found if self.is_project(name))
         return found, libraries
 
     def named(self, text: str) -> Iterator[str]:

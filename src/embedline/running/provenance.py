@@ -9,8 +9,8 @@ from rich.tree import Tree
 from .records import Manifest, RunnerError
 from .report import as_text
 from .schemas import Artifact, NodeRecord
-from .tracing import base_name
 from .values import digest, leaves, short
+from .work import base_name
 
 
 @dataclass

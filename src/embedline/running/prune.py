@@ -13,7 +13,7 @@ from .files import remove as delete
 from .provenance import Makers
 from .records import Manifest, RunnerError
 from .schemas import Artifact
-from .tracing import base_name, is_parameter
+from .work import base_name, is_parameter
 
 PRUNED = ".pruned"  # ends the hidden name of a version that is being deleted
 

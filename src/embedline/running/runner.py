@@ -19,9 +19,10 @@ from .manifest_dataset import manifest_of
 from .records import Manifest, RunnerError, now
 from .report import IncrementalSpecs, RunReport, Step, show
 from .schemas import NodeRecord
-from .tracing import Trace, base_name, data_inputs, is_parameter
+from .tracing import Trace
 from .versions import save_version_of, set_save_version
 from .watching import WATCH
+from .work import base_name, data_inputs, is_parameter
 
 logger = logging.getLogger(__name__)
 

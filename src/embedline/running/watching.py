@@ -18,7 +18,8 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from .values import Reading, Uncomparable, canonical, digest
+from .reading import Reading, Uncomparable
+from .values import canonical, digest
 
 OWN = str(__package__)
 SOURCES = tuple(importlib.machinery.all_suffixes())
