@@ -17,6 +17,7 @@ from embedline.hooks import LiveMetrics, Tracking, _create_database, _flatten, _
 from embedline.outages import describe_outage
 from embedline.parameter_hooks import ParameterCheck, SourceAccess, _unread
 from embedline.redaction_hooks import Redaction
+from embedline.running import RunReport
 from embedline.sources.download import access_to, set_access
 
 READ = {"shop.training", "shop.split", "shop.features.windows", "seed"}
@@ -105,6 +106,23 @@ def test_live_metrics_reach_mlflow_in_batches_whole_and_in_order(
         found = client.get_metric_history(run_id, "shop.loss")
         assert [(m.step, m.value) for m in found] == [(step, 1.0 / (step + 1)) for step in range(13)]
         assert len(client.get_metric_history(run_id, "shop.share of _50K")) == 13
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def test_runs_are_joined_by_the_version_they_wrote_and_killed_ones_are_closed(tmp_path: Path) -> None:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    try:
+        client = mlflow.MlflowClient()
+        experiment = client.create_experiment("runs")
+        names = ("2026", "bob's", "of another")
+        killed = {name: client.create_run(experiment, tags={"run_id": name}).info.run_id for name in names}
+        with mlflow.start_run(experiment_id=experiment, tags={"run_id": "2026"}) as active:
+            Tracking().after_incremental_run(report=RunReport("2026_later", killed=list(names[:2])))
+        assert client.get_run(active.info.run_id).data.tags["run_id"] == "2026_later"
+        states = {name: client.get_run(run_id).info.status for name, run_id in killed.items()}
+        assert states == {"2026": "KILLED", "bob's": "KILLED", "of another": "RUNNING"}
     finally:
         mlflow.set_tracking_uri(before)
 

@@ -38,6 +38,8 @@ class Checkpoints:
     The parameter ``checkpoint_seconds`` is the least time between two checkpoints of a training.
     """
 
+    only_observes = True  # what a node makes does not depend on it: an edit here retrains nothing
+
     def __init__(self) -> None:
         self._seconds = 0.0
         self._keeping = ExitStack()
@@ -136,6 +138,8 @@ class Tracking:
     logged here, and its own logging of parameters is left to plain ones.
     """
 
+    only_observes = True  # what a node makes does not depend on it: an edit here retrains nothing
+
     def __init__(self) -> None:
         self._catalog: CatalogProtocol | None = None
         self._listening = ExitStack()
@@ -209,6 +213,7 @@ class Tracking:
         if not mlflow:
             return
         tags = {
+            "run_id": report.run_id,  # Kedro's, or a later one: the version of what was written
             "nodes_ran": ", ".join(report.nodes("ran")) or "none",
             "nodes_skipped": ", ".join(report.nodes("skipped")) or "none",
             "versions_read": json.dumps(report.read),
@@ -274,10 +279,10 @@ def _create_database(uri: str) -> None:
 def _mark_killed(mlflow: Any, run_id: str) -> None:
     """Close the tracking of a run that was killed: it could not do so itself, and would stand there as running."""
     experiment = mlflow.active_run().info.experiment_id
-    filter_string = f"tags.run_id = '{run_id}' and attributes.status = 'RUNNING'"
     client = mlflow.MlflowClient()
-    for run in client.search_runs([experiment], filter_string):
-        client.set_terminated(run.info.run_id, "KILLED")
+    for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+        if run.data.tags.get("run_id") == run_id:  # no filter of MLflow's takes every name
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = ".") -> Iterable[tuple[str, Any]]:

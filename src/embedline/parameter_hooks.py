@@ -185,6 +185,8 @@ class SourceAccess:
     and the manifest do not see it.
     """
 
+    only_observes = True  # how a source is fetched is no part of what is made of it
+
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Look up the entries that the parameters name.

@@ -15,6 +15,8 @@ hook_impl = HookimplMarker("kedro")  # that of kedro.framework.hooks: nothing el
 class Redaction:
     """Keep passwords and tokens of the parameters, and those in error messages, from trackers, logs and the screen."""
 
+    only_observes = True  # a node gets what it was given: an edit here retrains nothing
+
     @hook_impl(tryfirst=True)
     def after_context_created(self) -> None:
         """Have log lines redacted from now on."""
