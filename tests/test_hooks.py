@@ -151,9 +151,10 @@ def credentials_context(folder: Path, **parameters: Any) -> Any:
 
 def test_a_source_takes_credentials_and_a_limit_that_stand_beside_it(tmp_path: Path) -> None:
     blocks: dict[str, Any] = {
-        "a": {"source": "s3://a", "credentials": "other", "max_bytes": 5},
+        "a": {"source": "s3://a", "credentials": "other", "max_bytes": 5.0},
         "b": {"deep": {"source": "s3://b", "credentials": "mine"}},
         "c": {"source": "s3://c", "credentials": None},
+        "d": {"source": "generated", "credentials": "not there, and not needed"},
     }
     try:
         SourceAccess().after_context_created(credentials_context(tmp_path, **blocks))

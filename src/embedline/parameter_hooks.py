@@ -220,12 +220,16 @@ def _access(name: str, block: Mapping[str, Any], context: KedroContext) -> Any:
     from embedline.sources.members import MAX_BYTES
 
     entry, max_bytes = block.get("credentials"), block.get("max_bytes")
+    if isinstance(max_bytes, float) and max_bytes.is_integer():  # 5e9
+        max_bytes = int(max_bytes)
     if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1):
         raise DataError(f"{name}.max_bytes must be a number of bytes, 1 or more, got {max_bytes!r}")
     if entry is None:
         return Access(max_bytes=max_bytes or MAX_BYTES)
     if not isinstance(entry, str):
         raise DataError(f"{name}.credentials must name an entry of conf/local/credentials.yml, not hold its content")
+    if "://" not in block["source"]:  # generated, or on this machine: another environment needs them
+        return Access(max_bytes=max_bytes or MAX_BYTES)
     known = _credentials(context)
     if not isinstance(known.get(entry), Mapping):
         there = f"it has {', '.join(map(str, known))}" if known else "there is none yet"

@@ -60,6 +60,8 @@ def _key(path: Path) -> bytes:
         os.link(staged, path)
     except FileExistsError:  # another process was quicker: its key stays
         pass
+    except OSError:  # a file system without links
+        os.replace(staged, path)
     finally:
-        staged.unlink()
+        staged.unlink(missing_ok=True)
     return path.read_bytes()
