@@ -230,7 +230,7 @@ def test_errors_and_log_lines_lose_their_passwords() -> None:
         logging.getLogger().removeHandler(handler)
 
 
-def test_an_outage_of_tracking_is_said_once_and_the_run_goes_on(
+def test_an_outage_of_tracking_is_reported_once_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tried: list[int] = []
@@ -269,7 +269,7 @@ def test_an_outage_of_tracking_is_said_once_and_the_run_goes_on(
         (ValueError("a mistake in the code"), None),
     ],
 )
-def test_outages_are_told_from_mistakes(error: Exception, named: tuple[str, ...] | None) -> None:
+def test_outages_differ_from_mistakes_in_the_code(error: Exception, named: tuple[str, ...] | None) -> None:
     line = describe_outage(error)
     if named is None:
         assert line is None

@@ -125,8 +125,8 @@ def secrets_in(value: Any) -> list[str]:
         return HIDDEN
 
     _redacted(value, collect, in_options=False)
-    parts = {part for secret in found for part in (secret, *secret.split(":", 1)) if len(part) >= 4}
-    return sorted({spelt for part in parts for spelt in (part, quote(part, safe=""), unquote(part))}, key=len)[::-1]
+    texts = {text for secret in found for text in (secret, *secret.split(":", 1)) if len(text) >= 4}
+    return sorted({spelt for text in texts for spelt in (text, quote(text, safe=""), unquote(text))}, key=len)[::-1]
 
 
 def _redacted(value: Any, hide: Fingerprint, *, in_options: bool) -> Any:

@@ -13,7 +13,7 @@ from embedline.errors import redacted
 logger = logging.getLogger(__name__)
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-_TRACKING = ("mlflow", "sqlalchemy", "sqlite3")  # told by their names: none of them is imported for a run without
+_TRACKING = ("mlflow", "sqlalchemy", "sqlite3")  # compared by name, since a run without tracking imports none of them
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 

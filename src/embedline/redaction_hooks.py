@@ -26,7 +26,7 @@ class Redaction:
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
-        """Redact what trackers are told of ``--params``: kedro-mlflow makes a tag of it."""
+        """Redact ``--params`` for trackers: kedro-mlflow makes a tag of it."""
         run_params["runtime_params"] = redacted(run_params.get("runtime_params"))
 
     @hook_impl(tryfirst=True)

@@ -87,7 +87,7 @@ def message_of(address: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "expected"),
     [
         (401, "401"),
         (403, "403"),
@@ -100,10 +100,10 @@ def message_of(address: str) -> str:
         (418, "418"),
     ],
 )
-def test_a_status_is_named(status: int, told: str, serve: Serve) -> None:
+def test_a_status_is_named(status: int, expected: str, serve: Serve) -> None:
     address = serve(lambda handler: answer(handler, status))
     message = message_of(address)
-    assert told in message and "http://***@127.0.0.1" in message and "/x.tar?token=***" in message
+    assert expected in message and "http://***@127.0.0.1" in message and "/x.tar?token=***" in message
     assert ("no file or folder" in message) == (status in (404, 410))
     assert ("credentials:" in message) == (status in (401, 403))
 

@@ -262,7 +262,7 @@ def test_the_limit_can_be_set_for_an_address(tmp_path: Path) -> None:
     assert len(read_members(source)["a"]) == 5000
 
 
-def test_files_of_other_kinds_are_told_what_is_read(tmp_path: Path) -> None:
+def test_the_message_about_another_kind_of_file_says_what_is_read(tmp_path: Path) -> None:
     (tmp_path / "reviews.json").write_text('[{"text": "good"}]' * 100)
     with pytest.raises(DataError) as caught:
         read_files(str(tmp_path / "reviews.json"))
