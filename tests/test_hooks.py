@@ -1,5 +1,6 @@
 """A parameter that nobody reads stops the run, and nested values become flat names."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from embedline import hooks
 from embedline.errors import DataError
 from embedline.hooks import LiveMetrics, _create_database, _flatten, _tracked
 from embedline.parameter_hooks import ParameterCheck, _unread
+from embedline.settings import sqlite_url
 
 READ = {"shop.training", "shop.split", "shop.features.windows", "seed"}
 
@@ -108,3 +110,12 @@ def test_live_metrics_are_sent_while_a_node_runs(monkeypatch: pytest.MonkeyPatch
     live = LiveMetrics("a run", prefix="")
     live.add({"loss": 1.0, "lr": 0.1}, 1)
     assert sent == [2]
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "a b", "a[b]", "añ中", "a%3Fb", "a&b=c"])
+def test_a_database_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "mlflow.db"
+    _create_database(sqlite_url(str(path)))
+    assert path.exists() and os.listdir(tmp_path) == [name] and os.listdir(path.parent) == ["mlflow.db"]
+    assert [e.name for e in mlflow.MlflowClient(sqlite_url(str(path))).search_experiments()] == ["Default"]
+    assert os.listdir(tmp_path) == [name]  # MLflow makes the folder of an address that it does not unquote

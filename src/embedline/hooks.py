@@ -3,14 +3,12 @@
 import inspect
 import json
 import logging
-import os
 import re
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,8 @@ from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
 from embedline.errors import DataError, FrameError, name_inputs
+from embedline.mlflow_store import create_database as _create_database
+from embedline.mlflow_store import mark_killed
 from embedline.running import RunInterrupted, RunReport
 
 logger = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ class Tracking:
         mlflow.set_tags({name: text[:TAG_LENGTH] for name, text in tags.items()})
         mlflow.log_dict(asdict(report), "run.json")
         for run_id in report.killed:
-            _mark_killed(mlflow, run_id)
+            mark_killed(mlflow, run_id)
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self, error: Exception) -> None:
@@ -242,33 +242,6 @@ def _active_mlflow() -> Any:
     import mlflow
 
     return mlflow if mlflow.active_run() else None
-
-
-def _create_database(uri: str) -> None:
-    """Create MLflow's SQLite database beside its place, and give it its name once it is whole.
-
-    MLflow creates it in dozens of steps, seconds in all; one that a kill cut short fails every later run.
-    """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
-        return
-    import mlflow
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
-        staged = Path(folder, path.name)
-        mlflow.MlflowClient(tracking_uri=f"sqlite:///{staged}").search_experiments()
-        with suppress(FileExistsError):  # another first run was quicker: its database stays
-            os.link(staged, path)
-
-
-def _mark_killed(mlflow: Any, run_id: str) -> None:
-    """Close the tracking of a run that was killed: it could not do so itself, and would stand there as running."""
-    experiment = mlflow.active_run().info.experiment_id
-    filter_string = f"tags.run_id = '{run_id}' and attributes.status = 'RUNNING'"
-    client = mlflow.MlflowClient()
-    for run in client.search_runs([experiment], filter_string):
-        client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = ".") -> Iterable[tuple[str, Any]]:

@@ -3,10 +3,15 @@
 import difflib
 import logging
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
+from glob import has_magic
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
 from kedro.config import OmegaConfigLoader
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -25,6 +30,21 @@ RUN_KEYS = {"data_root", "tracking_root", "checkpoint_seconds", "spark", "rows"}
 GENERATED = "generated"  # a source that is no address
 
 
+class _LiteralFolder(LocalFileSystem):
+    """Local files, in which a folder's name such as ``data[1]`` is no part of a pattern."""
+
+    cachable = False
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def glob(self, path: str, **options: Any) -> list[str]:
+        """Paths that match ``path``; only what is below the folder is a pattern."""
+        fits = re.compile(glob_translate(path.removeprefix(f"{self._folder}/"))).match
+        return [name for name in self.find(self._folder) if fits(name.removeprefix(f"{self._folder}/"))]
+
+
 class ConfigLoader(OmegaConfigLoader):
     """Kedro's configuration loader, which remembers the runtime parameters that the configuration asks for.
 
@@ -32,10 +52,17 @@ class ConfigLoader(OmegaConfigLoader):
         asked: names in ``${runtime_params:name}`` and ``${runtime_params:name, default}`` of the files read so far.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, conf_source: str, *args: Any, **kwargs: Any) -> None:
         """Create the loader; arguments are Kedro's."""
         self.asked: set[str] = set()
-        super().__init__(*args, **kwargs)
+        super().__init__(conf_source, *args, **kwargs)
+
+    @staticmethod
+    def _initialise_filesystem_and_protocol(conf_source: str) -> tuple[AbstractFileSystem, str]:
+        filesystem, protocol = OmegaConfigLoader._initialise_filesystem_and_protocol(conf_source)
+        if protocol == "file" and has_magic(str(conf_source)):
+            filesystem = _LiteralFolder(Path(conf_source).as_posix())
+        return filesystem, protocol
 
     def _get_runtime_value(self, variable: str, *default: Any) -> Any:
         self.asked.add(variable)
@@ -162,7 +189,9 @@ def _hint(name: str, known: Collection[str]) -> str:
     prefixes = {tuple(other.split(".")[:level]) for other in known}
     siblings = {prefix[-1]: ".".join(prefix) for prefix in sorted(prefixes) if ".".join(prefix[:-1]) == above}
     near = difflib.get_close_matches(own, siblings, n=1)
-    return f"did you mean {siblings[near[0]]!r}?" if near else f"these are read: {', '.join(siblings.values())}"
+    if near:
+        return f": did you mean {siblings[near[0]]!r}?"
+    return f"; these are read: {', '.join(sorted(other for other in known if not above or other.startswith(above)))}"
 
 
 def enumerate_pipelines() -> Iterable[tuple[str, Pipeline]]:

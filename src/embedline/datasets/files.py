@@ -1,7 +1,7 @@
 """The dataset types of the catalog: kedro-datasets' own with atomic saves, and two of ours."""
 
 from copy import deepcopy
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -39,7 +39,8 @@ class PolarsFrame(AtomicSave, EagerPolarsDataset):
         if self._file_format == "ipc" and not self._load_args:
             frame = _mapped_frame(path)
         else:
-            frame = getattr(pl, f"read_{self._file_format}")(path, **self._load_args)
+            literal = {"glob": False} if self._file_format in ("csv", "parquet") and Path(path).exists() else {}
+            frame = getattr(pl, f"read_{self._file_format}")(path, **literal, **self._load_args)
         return frame
 
     def save(self, data: Any) -> None:
