@@ -116,9 +116,7 @@ class ParameterCheck:
         asked: set[str] = getattr(self._loader, "asked", set())
         unread = sorted(_unread(parameters["parameters"], read | asked))
         if unread:
-            raise DataError(
-                f"no pipeline reads the parameter {unread[0]!r}: {_hint(unread[0], read | asked | RUN_KEYS)}"
-            )
+            raise DataError(f"no pipeline reads the parameter {unread[0]!r}{_hint(unread[0], read | asked | RUN_KEYS)}")
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
