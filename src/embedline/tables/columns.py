@@ -119,17 +119,19 @@ def assign_parts(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw
     require_columns(table, [split.column] if split.column else [], what="the table", key="split.column")
     labelled = functools.reduce(operator.and_, (present(table, name) for name in columns.targets))
     _check_type(table, split)
+    own = nw.generate_temporary_column_name(8, table.columns)
     if split.kind == "none":
         held_out, used = nw.lit(False), nw.lit(True)
     elif split.kind == "window":
-        when = _days(table, str(split.column))
+        table = table.with_columns(_local_times(table, str(split.column)).alias(own))
+        when = nw.col(own).cast(nw.Date)
         held_out = (when >= split.start) & (when <= split.end)
         used = (when <= split.end) if split.train == "before" else nw.lit(True)
     elif split.kind == "column":
         held_out, used = nw.col(str(split.column)) == split.value, nw.lit(True)
     else:
-        table = table.with_columns(_random_flags(table, split).alias("_held_out"))
-        held_out, used = nw.col("_held_out"), nw.lit(True)
+        table = table.with_columns(_random_flags(table, split).alias(own))
+        held_out, used = nw.col(own), nw.lit(True)
     part = (
         nw.when(~labelled)
         .then(nw.lit(PREDICT))
@@ -140,7 +142,7 @@ def assign_parts(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw
     for name in (TRAIN, *([] if split.kind == "none" else [EVALUATE])):
         if not counts.get(name):
             raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no labelled row to {name}")
-    return parts.drop("_held_out", strict=False)
+    return parts.drop(own, strict=False)
 
 
 def present(table: nw.DataFrame[Any], name: str) -> nw.Expr:
@@ -149,17 +151,22 @@ def present(table: nw.DataFrame[Any], name: str) -> nw.Expr:
     return ~column.is_null() & ~column.is_nan() if table.schema[name].is_float() else ~column.is_null()
 
 
-def _days(table: nw.DataFrame[Any], name: str) -> nw.Expr:
-    """The day of each row as the table shows it: in its own time zone, not in UTC."""
-    dtype, when = table.schema[name], nw.col(name)
-    zoned = isinstance(dtype, nw.Datetime) and dtype.time_zone is not None
-    return (when.dt.replace_time_zone(None) if zoned else when).cast(nw.Date)
+def _local_times(table: nw.DataFrame[Any], name: str) -> nw.Series[Any]:
+    """A column of times as the table shows them, without a time zone: their days are not those of UTC."""
+    values = table.get_column(name)
+    native = values.to_native()
+    # Of pandas by pandas itself: Narwhals does not know a zone with an underscore, such as America/New_York.
+    if table.implementation.is_pandas_like() and getattr(getattr(native, "dt", None), "tz", None) is not None:
+        return nw.from_native(native.dt.tz_localize(None), series_only=True)
+    zoned = isinstance(values.dtype, nw.Datetime) and values.dtype.time_zone is not None
+    return values.dt.replace_time_zone(None) if zoned else values
 
 
 def _check_type(table: nw.DataFrame[Any], split: Split) -> None:
     """Raise a DataError if the split's column does not hold what it is compared with."""
     dtype = table.schema[split.column] if split.column else None
-    if split.kind == "window" and dtype not in (nw.Date, nw.Datetime, nw.Object):  # pandas has dates as objects
+    times = _local_times(table, str(split.column)).dtype if split.kind == "window" else None
+    if split.kind == "window" and times not in (nw.Date, nw.Datetime, nw.Object):  # pandas has dates as objects
         raise DataError(f"split.column {split.column!r} has the type {dtype}; a window needs dates")
     if split.kind == "column" and dtype is not None:
         numeric, boolean = dtype.is_numeric(), dtype == nw.Boolean

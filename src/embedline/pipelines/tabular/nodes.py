@@ -4,7 +4,9 @@ Frames are Polars or pandas, as the catalog loads them, and leave as they came. 
 imported inside the functions, since every Kedro command reads this module.
 """
 
+import functools
 import logging
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,13 +14,14 @@ import narwhals as nw
 import polars as pl
 
 from embedline.errors import DataError, about_frame
-from embedline.tables.columns import EVALUATE, PREDICT, TRAIN, Columns, Split, assign_parts, require_columns
+from embedline.tables.columns import EVALUATE, PREDICT, TRAIN, Columns, Split, assign_parts, present, require_columns
 from embedline.tables.contract import read_table
 from embedline.tables.encoder import Encoder
 from embedline.tables.encoder import encode as apply_encoder
 from embedline.tables.encoder import fit_encoder as fit
 from embedline.tables.options import BaselineOptions, EncodingOptions, NetworkOptions, ReportOptions, TableTraining
 from embedline.tables.targets import Target, TargetClasses, read_targets
+from embedline.training.canonical import first_row
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
@@ -47,7 +50,16 @@ def encode(table: Frame, encoder: dict[str, Any], columns: Columns, split: Split
         rows = read_table(table, columns, split, others=(("encoding.target_means", grouped),))
         encoded = apply_encoder(assign_parts(rows, columns, split), fitted)
     counts = dict(sorted(encoded.group_by("part").agg(nw.len().alias("rows")).rows()))
-    logger.info("Encoded rows: %s", ", ".join(f"{part} {rows:,}" for part, rows in counts.items()))
+    logger.info("Encoded rows: %s", ", ".join(f"{part} {number:,}" for part, number in counts.items()))
+    if PREDICT in counts:
+        unlabelled = rows.select(~functools.reduce(operator.and_, (present(rows, name) for name in columns.targets)))
+        logger.info(
+            "%s of these rows, the first in row %d of the table, have no value of the target (%s): they neither train "
+            "nor are evaluated",
+            f"{counts[PREDICT]:,}",
+            first_row(unlabelled.get_column(unlabelled.columns[0])),
+            ", ".join(columns.targets),
+        )
     return encoded.to_native()
 
 

@@ -1,0 +1,138 @@
+"""A user's table as it enters the learner: the column and the row of the file in every refusal, on two engines."""
+
+import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from embedline.errors import DataError
+from embedline.pipelines.tabular import nodes
+from embedline.tables.columns import Columns, Split
+from embedline.tables.options import BaselineOptions, EncodingOptions
+
+N = 200
+COLUMNS = Columns(categorical=("kind",), continuous=("area",), target="price", id=("deed",), time="sold")
+RANDOM = Split(kind="random", fraction=0.5)
+WINDOW = Split.model_validate(
+    {"kind": "window", "column": "sold", "start": "2024-01-05", "end": "2024-01-06", "train": "others"}
+)
+
+
+def _values(**changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "kind": ["flat", "house"] * (N // 2),
+        "area": [30.0 + k for k in range(N)],
+        "price": [100.0 + k % 7 for k in range(N)],
+        "deed": list(range(N)),
+        "sold": [datetime.datetime(2024, 1, 1 + k % 20, 12) for k in range(N)],
+    }
+    for name, change in changes.items():
+        values[name] = change if isinstance(change, list | np.ndarray) else [*values[name]]
+        if isinstance(change, tuple):  # one cell: row, counted from 1, and value
+            values[name][change[0] - 1] = change[1]
+    return values
+
+
+def _make(engine: str, values: dict[str, Any]) -> Any:
+    return pl.DataFrame(values, strict=False) if engine == "polars" else pd.DataFrame(values)
+
+
+def _through(table: Any, split: Split = RANDOM, columns: Columns = COLUMNS) -> None:
+    """What every node does with the table."""
+    encoder = nodes.fit_encoder(table, columns, split, EncodingOptions())
+    encoded = nodes.encode(table, encoder, columns, split)
+    nodes.fit_baselines(table, encoded, encoder, columns, split, BaselineOptions(group_by=("kind",), lightgbm=None))
+
+
+@pytest.mark.parametrize("engine", ["polars", "pandas"])
+@pytest.mark.parametrize("row", [3, 163, 164])  # whatever part of the split it is in
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("area", float("inf")), ("price", float("-inf")), ("area", 1e200)],
+)
+def test_a_number_that_is_not_finite_is_named_by_the_row_of_the_file(
+    engine: str, row: int, name: str, value: float
+) -> None:
+    table = _make(engine, _values(**{name: (row, value)}))
+    with pytest.raises(DataError, match=rf"^the table: column '{name}' .* at row {row}\b"):
+        _through(table)
+
+
+@pytest.mark.parametrize("engine", ["polars", "pandas"])
+@pytest.mark.parametrize(
+    ("changes", "split", "named"),
+    [
+        ({"area": ["1,5" if k == 9 else str(k) for k in range(N)]}, RANDOM, ["'area'", "row 10", "'1,5'"]),
+        ({"kind": [float(2**53 + 2 * (k % 4)) for k in range(N)]}, RANDOM, ["'kind'", "row 1", "dtype", "Int64"]),
+        (
+            {"deed": [float(2**53 + 2 * k) if k > 4 else None for k in range(N)]},
+            RANDOM,
+            ["'deed'", "row 6", "columns.id"],
+        ),
+        ({"kind": np.array([2**63 * (k > 6) for k in range(N)], dtype=np.uint64)}, RANDOM, ["'kind'", "row 8"]),
+        ({"kind": [b"flat"] * N}, RANDOM, ["'kind'"]),
+        ({"kind": [["flat"]] * N}, RANDOM, ["'kind'"]),
+        ({"kind": [{"a": 1}] * N}, RANDOM, ["'kind'"]),
+        ({"price": [["1"]] * N}, RANDOM, ["'price'"]),
+        ({"area": [1j] * N}, RANDOM, ["'area'", "complex"]),
+        ({"area": [datetime.date(2024, 1, 1)] * N}, RANDOM, ["'area'"]),
+        ({"sold": ["2024-01-05"] * N}, WINDOW, ["'sold'", "split.column", "parse_dates: [sold]", "try_parse_dates"]),
+        ({"sold": ["2024-01-05"] * N}, RANDOM, ["'sold'", "columns.time", "parse_dates: [sold]", "try_parse_dates"]),
+        ({"sold": (17, None)}, WINDOW, ["'sold'", "row 17"]),
+    ],
+)
+def test_a_column_that_does_not_fit_its_role_is_named(
+    engine: str, changes: dict[str, Any], split: Split, named: list[str]
+) -> None:
+    with pytest.raises(DataError) as caught:
+        _through(_make(engine, _values(**changes)), split)
+    message = str(caught.value)
+    assert [part for part in ["the table: ", *named] if part not in message] == [], message
+    assert "\n" not in message
+
+
+def test_columns_of_no_role_may_hold_anything() -> None:
+    table = pd.DataFrame(_values()).assign(note=[["x"], 3] * (N // 2), huge=np.inf)
+    _through(table)
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "Float64", "int64[pyarrow]", "double[pyarrow]", "float64"])
+def test_any_whole_numbers_with_gaps_are_categories_and_numbers(dtype: str) -> None:
+    numbers = pd.Series([1, 2, None, 3] * (N // 4), dtype=dtype)
+    table = pd.DataFrame(_values()).assign(kind=numbers, area=numbers, price=numbers)
+    encoder = nodes.fit_encoder(table, COLUMNS, RANDOM, EncodingOptions())
+    assert encoder["categorical"]["kind"]["levels"] == [1, 2, 3]
+    _through(table)
+
+
+def test_long_ids_are_told_apart_as_the_message_advises() -> None:
+    ids = [76561197960287930 + k % 8 for k in range(N)]
+    for column in (pd.Series(ids, dtype="Int64"), pd.Series(ids).astype(str)):
+        table = pd.DataFrame(_values()).assign(kind=column.where(column.index != 4))
+        assert len(nodes.fit_encoder(table, COLUMNS, RANDOM, EncodingOptions())["categorical"]["kind"]["levels"]) == 8
+
+
+def test_rows_without_a_target_are_counted_with_the_first_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    table = pl.DataFrame(_values(price=(44, None)))
+    encoder = nodes.fit_encoder(table, COLUMNS, RANDOM, EncodingOptions())
+    with caplog.at_level("INFO"):
+        nodes.encode(table, encoder, COLUMNS, RANDOM)
+    (said,) = [record.getMessage() for record in caplog.records if "row 44" in record.getMessage()]
+    assert said.startswith("1 of")
+    assert "price" in said
+
+
+def test_a_lazy_frame_goes_through_all_nodes() -> None:
+    _through(pl.DataFrame(_values()).lazy())
+
+
+def test_the_days_of_a_column_called_like_a_helper_stay() -> None:
+    table = pl.DataFrame(_values()).rename({"sold": "_time"})
+    columns = COLUMNS.model_copy(update={"time": "_time"})
+    split = WINDOW.model_copy(update={"column": "_time"})
+    encoder = nodes.fit_encoder(table, columns, split, EncodingOptions())
+    encoded = nodes.encode(table, encoder, columns, split)
+    assert encoded["_time"].to_list() == table["_time"].to_list()
