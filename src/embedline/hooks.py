@@ -21,8 +21,9 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
-from embedline.errors import DataError, FrameError
+from embedline.errors import DataError, FrameError, TrainingError
 from embedline.running import RunInterrupted, RunReport
+from embedline.training.metrics import require_finite
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,10 @@ class Checkpoints:
 
 
 class DatasetNames:
-    """Name the dataset in the error of a frame: a node knows it as ``table``, the user as ``houses.table``."""
+    """Name the dataset in the error of a frame: a node knows it as ``table``, the user as ``houses.table``.
+
+    Likewise the block of parameters in the error of a training.
+    """
 
     @hook_impl
     def on_node_error(self, error: Exception, node: Node) -> None:
@@ -76,6 +80,9 @@ class DatasetNames:
             keywords = names if isinstance(names, dict) else {}
             given = inspect.signature(node.func).bind(*positional, **keywords).arguments
             error.dataset = given.get(error.argument)
+        elif isinstance(error, TrainingError):
+            blocks = (name for name in node.inputs if name.startswith("params:") and name.endswith("training"))
+            error.block = next(blocks, error.block).removeprefix("params:")
 
 
 class LiveMetrics:
@@ -94,6 +101,7 @@ class LiveMetrics:
         """Keep ``figures``, measured after ``step`` steps, and send what has waited for :data:`LIVE_SECONDS`."""
         from mlflow.entities import Metric
 
+        require_finite(figures, "MLflow")
         now = int(time.time() * 1000)
         metrics = [Metric(_tracked(self._prefix + name), float(value), now, step) for name, value in figures.items()]
         with self._lock:
@@ -215,6 +223,7 @@ class Tracking:
         kind = (getattr(self._catalog.get(dataset_name), "metadata", None) or {}).get("mlflow")
         source = dataset_name.rsplit(".", 1)[0]
         if kind == "metrics":
+            require_finite(data, dataset_name)
             numbers = {name: value for name, value in _flatten(data) if isinstance(value, int | float)}
             mlflow.log_metrics({_tracked(source + name): float(value) for name, value in numbers.items()})
         elif kind == "figure":

@@ -192,6 +192,7 @@ def train(
 
     Raises:
         Stopped: if ``stop`` was set before the training was over.
+        TrainingError: if it diverged: the loss, a weight or a figure of ``evaluate`` or ``monitor`` is not finite.
         ValueError: if ``options.early_stopping`` has no ``monitor`` to go by.
     """
     team = current()
@@ -219,7 +220,8 @@ def train(
         try:
             _run(training, accelerator, evaluate, monitor, label, position, checkpoint, stop)
         finally:
-            if checkpoint and training.whole and training.position != found:
+            # A state that is not finite is none to go on from: every later run would end in the same error.
+            if checkpoint and training.whole and training.position != found and training.is_finite():
                 checkpoint.save(training.state(), training.identity())
     fitted = _fitted(training, label)
     if team:
@@ -267,15 +269,19 @@ def _run(
                     due = step % record_every == 0 or step % training.epoch_steps == 0
                     record = training.record(lr) if due else None
                 if record:
+                    training.refuse_divergence(label, {"train_loss": record["train_loss"]})
                     progress.report({f"{label}{name}": record[name] for name in ("train_loss", "lr")}, step)
                     bar.update(step - bar.n)
                 if checkpoint and checkpoint.due():
+                    training.refuse_divergence(label)
                     checkpoint.save(training.state(), training.identity())
                     training.stopwatch.start(step)
                 if stop and stop.is_set():
                     raise Stopped(f"at step {step:,} of {n_steps:,}")
             training.stopwatch.stop(training.step)
+            training.refuse_divergence(label)
             figures = _figures(training, evaluate, monitor)
+            training.refuse_divergence(label, figures)
             training.end_epoch(figures)
             if figures:
                 progress.report({f"{label}{name}": value for name, value in figures.items()}, training.step)
