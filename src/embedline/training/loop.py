@@ -55,6 +55,11 @@ class Fitted:
         """The last record of the epoch that ``network`` is of."""
         return next((record for record in self.history if record["epoch"] == self.best_epoch), self.history[-1])
 
+    @property
+    def steps(self) -> int:
+        """Steps of the optimiser."""
+        return int(self.history[-1]["step"])
+
 
 def descend(
     value: Tensor,
@@ -220,7 +225,7 @@ def train(
         try:
             _run(training, accelerator, evaluate, monitor, label, position, checkpoint, stop)
         finally:
-            # A state that is not finite is none to go on from: every later run would end in the same error.
+            # From a state that is not finite every later run would end in the same error.
             if checkpoint and training.whole and training.position != found and training.is_finite():
                 checkpoint.save(training.state(), training.identity())
     fitted = _fitted(training, label)
