@@ -8,12 +8,19 @@ from datetime import date
 from typing import Any, Literal, Self
 
 import narwhals as nw
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from embedline.errors import DataError
+from embedline.tables.categories import boxed_booleans
 
 TRAIN, EVALUATE, PREDICT = "train", "evaluate", "predict"
 PART = "part"  # column of the encoded frame that holds one of these
+
+
+Name = bool | int | str  # of a class: YAML reads that of a number or of yes and no as such
 
 
 class Columns(BaseModel):
@@ -23,6 +30,8 @@ class Columns(BaseModel):
         target: what is predicted: one column, or a list of columns that one network predicts together. A column of
             strings, categories or booleans holds classes; one of numbers is a quantity, unless ``classes`` names it.
         classes: targets whose numbers are classes.
+        positive: of a target with two classes the one that F1, ROC-AUC and average precision are of, the last in order
+            unless given; with several targets ``{target: class}``.
         id: columns that identify a row; they travel along unencoded.
         time: column with the row's date or time; it travels along and orders the forecast's plot.
     """
@@ -33,6 +42,7 @@ class Columns(BaseModel):
     continuous: tuple[str, ...] = ()
     target: str | tuple[str, ...]
     classes: tuple[str, ...] = ()
+    positive: Name | dict[str, Name] | None = None
     id: tuple[str, ...] = ()
     time: str | None = None
 
@@ -50,6 +60,10 @@ class Columns(BaseModel):
             raise ValueError(f"columns lists the target {both[0]!r} as an input")
         if strange := [name for name in self.classes if name not in self.targets]:
             raise ValueError(f"columns.classes names {strange}, which columns.target does not list")
+        if self.positive is not None and not isinstance(self.positive, dict) and len(self.targets) > 1:
+            raise ValueError(f"columns.positive needs {{target: class}} for the targets {list(self.targets)}")
+        if isinstance(self.positive, dict) and (strange := sorted(set(self.positive) - set(self.targets))):
+            raise ValueError(f"columns.positive names {strange}, which columns.target does not list")
         if PART in (*inputs, *self.targets, *self.keys):
             raise ValueError(f"columns lists {PART!r}, the name under which the parts of the split are stored")
         return self
@@ -58,6 +72,11 @@ class Columns(BaseModel):
     def targets(self) -> tuple[str, ...]:
         """The target columns, one or several."""
         return (self.target,) if isinstance(self.target, str) else self.target
+
+    def positive_of(self, target: str) -> str | None:
+        """Name of the positive class of one target, where it is given."""
+        given = self.positive.get(target) if isinstance(self.positive, dict) else self.positive
+        return None if given is None else str(given)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -70,7 +89,8 @@ class Split(BaseModel):
 
     * ``window``: rows with ``start <= column <= end`` are evaluated; ``train: before`` trains strictly before the
       window (a forecast), ``train: others`` on every other row (an interpolation).
-    * ``random``: a ``fraction`` of the rows, drawn with ``seed``.
+    * ``random``: a ``fraction`` of the rows, drawn with ``seed``; where the target has classes, of the rows of each
+      class. A class keeps one row to train on at least.
     * ``column``: rows whose ``column`` equals ``value``.
     * ``none``: nothing is held out: the final fit.
     """
@@ -130,7 +150,7 @@ def assign_parts(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw
     elif split.kind == "column":
         held_out, used = nw.col(str(split.column)) == split.value, nw.lit(True)
     else:
-        table = table.with_columns(_random_flags(table, split).alias(own))
+        table = table.with_columns(_random_flags(table, columns, split).alias(own))
         held_out, used = nw.col(own), nw.lit(True)
     part = (
         nw.when(~labelled)
@@ -175,8 +195,35 @@ def _check_type(table: nw.DataFrame[Any], split: Split) -> None:
             raise DataError(f"split.value {split.value!r} is not of the type of column {split.column!r}, {dtype}")
 
 
-def _random_flags(table: nw.DataFrame[Any], split: Split) -> nw.Series[Any]:
-    import numpy as np
+def holds_classes(table: nw.DataFrame[Any], columns: Columns, target: str) -> bool:
+    """Whether a target has classes: by ``columns.classes`` or by its type."""
+    dtype = table.schema[target]
+    named = dtype in (nw.String, nw.Categorical, nw.Enum, nw.Boolean) or isinstance(dtype, nw.Enum)
+    return target in columns.classes or named or boxed_booleans(table, target)
 
-    drawn = np.random.default_rng(split.seed).random(len(table)) < split.fraction
-    return nw.new_series("_held_out", drawn, nw.Boolean, backend=table.implementation)
+
+def _random_flags(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw.Series[Any]:
+    """Whether each row is held out: a share of all rows, or of each class of the first target that has classes."""
+    drawn = np.random.default_rng(split.seed).random(len(table))
+    held_out = drawn < split.fraction
+    classes = [_class_numbers(table, name) for name in columns.targets if holds_classes(table, columns, name)]
+    labelled = np.flatnonzero(np.all([numbers >= 0 for numbers in classes], axis=0)) if classes else np.array([])
+    if len(labelled):
+        numbers = classes[0][labelled]
+        order = np.lexsort((drawn[labelled], numbers))  # class by class, the rows with the smallest draws first
+        counts = np.bincount(numbers)
+        place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        n_held_out = np.minimum(np.rint(split.fraction * counts), np.maximum(counts - 1, 0))
+        held_out[labelled[order]] = place < np.repeat(n_held_out, counts)
+    for numbers in classes:  # of further targets, too, no class is held out whole
+        trained = set(numbers[labelled[~held_out[labelled]]])
+        for number in set(numbers[labelled]) - trained:
+            rows = labelled[numbers[labelled] == number]
+            held_out[rows[drawn[rows].argmax()]] = False
+    return nw.new_series("held_out", held_out, nw.Boolean, backend=table.implementation)
+
+
+def _class_numbers(table: nw.DataFrame[Any], name: str) -> NDArray[np.int64]:
+    """A number for each different value of a column, int64 [N], -1 where it is missing; the same in any engine."""
+    values = table.select(nw.when(present(table, name)).then(nw.col(name)).alias(name)).get_column(name).to_polars()
+    return values.cast(pl.String).rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
