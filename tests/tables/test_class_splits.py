@@ -104,12 +104,8 @@ def test_the_positive_class_can_be_chosen(y: list[Any], given: Any, name: str) -
     encoder = nodes.fit_encoder(_table("polars", y), columns, RANDOM, EncodingOptions())
     (target,) = read_targets(encoder)
     names = [str(each) for each in sorted(set(y))]
-    frame = pl.DataFrame(
-        {
-            "actual": [str(each) for each in y],
-            **{f"p_{each}": [0.2 + 0.6 * (each == "ok" or each == names[1])] * len(y) for each in names},
-        }
-    )
+    probabilities = {f"p_{names[0]}": [0.2] * len(y), f"p_{names[1]}": [0.8] * len(y)}
+    frame = pl.DataFrame({"actual": [str(each) for each in y], **probabilities})
     metrics = compare(nw.from_native(frame), target, "", {})
     assert metrics["positive"] == name
     assert metrics["f1"] == pytest.approx(2 / 3 if name == names[1] else 0.0)

@@ -125,6 +125,14 @@ def test_rows_without_a_target_are_counted_with_the_first_of_them(caplog: pytest
     assert "price" in said
 
 
+@pytest.mark.parametrize("engine", ["polars", "pandas"])
+@pytest.mark.parametrize("row", [3, 163])
+def test_a_target_without_a_logarithm_is_named_by_its_row(engine: str, row: int) -> None:
+    table = _make(engine, _values(price=(row, 0.0)))
+    with pytest.raises(DataError, match=rf"'price'.*0\.0 at row {row}\b.*encoding\.target_transform"):
+        nodes.fit_encoder(table, COLUMNS, RANDOM, EncodingOptions(target_transform="log"))
+
+
 def test_a_lazy_frame_goes_through_all_nodes() -> None:
     _through(pl.DataFrame(_values()).lazy())
 

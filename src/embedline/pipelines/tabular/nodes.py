@@ -15,7 +15,7 @@ import polars as pl
 
 from embedline.errors import DataError, about_frame
 from embedline.tables.columns import EVALUATE, PREDICT, TRAIN, Columns, Split, assign_parts, present, require_columns
-from embedline.tables.contract import read_table
+from embedline.tables.contract import read_table, refuse_no_logarithm
 from embedline.tables.encoder import Encoder
 from embedline.tables.encoder import encode as apply_encoder
 from embedline.tables.encoder import fit_encoder as fit
@@ -36,6 +36,7 @@ def fit_encoder(table: Frame, columns: Columns, split: Split, encoding: Encoding
     with about_frame("table"):
         grouped = tuple(dict.fromkeys(name for group in encoding.target_means for name in group))
         rows = read_table(table, columns, split, others=(("encoding.target_means", grouped),))
+        refuse_no_logarithm(rows, columns, encoding)
         parts = assign_parts(rows, columns, split)
         encoder = fit(parts.filter(nw.col("part") == TRAIN), columns, encoding)
     logger.info("Fitted %d categorical and %d continuous variables", len(encoder.code_columns), len(encoder.continuous))
