@@ -224,6 +224,8 @@ def _random_flags(table: nw.DataFrame[Any], columns: Columns, split: Split) -> n
 
 
 def _class_numbers(table: nw.DataFrame[Any], name: str) -> NDArray[np.int64]:
-    """A number for each different value of a column, int64 [N], -1 where it is missing; the same in any engine."""
+    """A number from 0 on for each different value of a column, int64 [N], -1 where it is missing."""
     values = table.select(nw.when(present(table, name)).then(nw.col(name)).alias(name)).get_column(name).to_polars()
-    return values.cast(pl.String).rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
+    codes = values.cast(pl.String).cast(pl.Categorical).to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
+    different, numbers = np.unique(codes, return_inverse=True)
+    return numbers - (different[0] == -1)
