@@ -1,6 +1,7 @@
 """A user's table as it enters the learner: the column and the row of the file in every refusal, on two engines."""
 
 import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,11 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from embedline.datasets import JSON
 from embedline.errors import DataError
 from embedline.pipelines.tabular import nodes
 from embedline.tables.columns import Columns, Split
-from embedline.tables.options import BaselineOptions, EncodingOptions
+from embedline.tables.options import BaselineOptions, EncodingOptions, NetworkOptions, ReportOptions, TableTraining
 
 N = 200
 COLUMNS = Columns(categorical=("kind",), continuous=("area",), target="price", id=("deed",), time="sold")
@@ -144,3 +146,33 @@ def test_the_days_of_a_column_called_like_a_helper_stay() -> None:
     encoder = nodes.fit_encoder(table, columns, split, EncodingOptions())
     encoded = nodes.encode(table, encoder, columns, split)
     assert encoded["_time"].to_list() == table["_time"].to_list()
+
+
+def test_the_columns_of_the_report_are_checked_too() -> None:
+    report = ReportOptions(error_by=("owner",))
+    table = pd.DataFrame(_values()).assign(owner=["a"] * (N - 1) + [7])
+    with pytest.raises(DataError, match=rf"^the table: column 'owner' .*7 at row {N}\b"):
+        nodes.predict(table, None, None, None, COLUMNS, RANDOM, report)
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(1, 64), (10, 1)])
+def test_batch_norm_of_one_row_is_refused(rows: int, batch_size: int) -> None:
+    columns, split = Columns(continuous=("area",), target="price"), Split(kind="none")
+    table = pl.DataFrame(_values()).head(rows)
+    encoder = nodes.fit_encoder(table, columns, split, EncodingOptions())
+    encoded = nodes.encode(table, encoder, columns, split)
+    training = TableTraining(epochs=1, batch_size=batch_size, lr=0.01, device="cpu")
+    with pytest.raises(DataError, match=r"batch_norm.*training\.batch_size"):
+        nodes.train(encoded, encoder, NetworkOptions(layers=(4,), batch_norm=True), training)
+    nodes.train(encoded, encoder, NetworkOptions(layers=(4,)), training)
+
+
+def test_a_limit_on_one_side_is_stored_as_json(tmp_path: Path) -> None:
+    encoding = EncodingOptions(limits={"area": (float("-inf"), 50.0)})
+    encoder = nodes.fit_encoder(pl.DataFrame(_values()), COLUMNS, RANDOM, encoding)
+    dataset = JSON(filepath=str(tmp_path / "encoder.json"))
+    dataset.save(encoder)
+    encoded = nodes.encode(pl.DataFrame(_values(area=(5, -1e9))), dataset.load(), COLUMNS, RANDOM)
+    values = encoded["value:area"]
+    assert values[30:].n_unique() == 1  # beyond 50
+    assert values[4] < values[0] < values[30]

@@ -140,7 +140,10 @@ def predict(
     from embedline.tables.predictions import actual_columns, actual_values, predicted_columns, prefix_of, to_series
 
     with about_frame("table"):
-        rows = assign_parts(read_table(table, columns, split), columns, split).filter(nw.col("part") == EVALUATE)
+        series = (report.series_by,) if report.series_by else ()
+        others = (("report.series_by", series), ("report.error_by", report.error_by))
+        rows = read_table(table, columns, split, others=others)
+        rows = assign_parts(rows, columns, split).filter(nw.col("part") == EVALUATE)
     coded = part_of(nw.from_native(encoded, eager_only=True), EVALUATE)
     targets, predicted = read_targets(model.encoder), predict_all(coded, model)
     # Through NumPy: the table may come from another engine than the stored predictions.
