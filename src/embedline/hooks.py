@@ -66,10 +66,7 @@ class Checkpoints:
 
 
 class DatasetNames:
-    """Name the dataset in the error of a frame: a node knows it as ``table``, the user as ``houses.table``.
-
-    Likewise the block of parameters in the error of a training.
-    """
+    """Name the dataset in the error of a frame, ``houses.table`` for ``table``, and the block in a training's."""
 
     @hook_impl
     def on_node_error(self, error: Exception, node: Node) -> None:

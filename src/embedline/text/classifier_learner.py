@@ -70,8 +70,7 @@ def train_classifier(
         accelerator = make_accelerator(training)
         evaluate = _evaluator(held_out, classes, accelerator) if len(held_out) else None
         members = train_stages(material, training, threads, accelerator, evaluate)
-    steps = min(sum(run.steps for run in stages) for stages in members)
-    warn_of_few_steps(steps, training.batch_size, "classifier_training")
+    warn_of_few_steps(members[0], training.batch_size, "classifier_training")
     history = [
         {"member": member, "stage": stage, **record}
         for member, runs in enumerate(members)

@@ -87,7 +87,7 @@ def train_language_model(
         evaluate = evaluator(held_out, accelerator) if len(held_out) else None
         kept = checkpoints.current("language_model")
         run = job.train(accelerator, evaluate=evaluate, label="language_model.", checkpoint=kept)
-    warn_of_few_steps(run.steps, training.batch_size, "language_model_training")
+    warn_of_few_steps([run], training.batch_size, "language_model_training")
     figures = {
         "tokens": len(learned.ids),
         "documents": len(learned),

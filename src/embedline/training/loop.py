@@ -23,7 +23,7 @@ from embedline.training.options import FitOptions, HeldOutStopping
 from embedline.training.processes import Order, Stopped, current, current_share
 from embedline.training.state import Record, TrainingState
 from embedline.training.stopping import hold_out, row_monitor
-from embedline.training.tasks import Loss, RowTask, Task
+from embedline.training.tasks import Loss, RowTask, Task, mean_rate
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Monitor = Callable[[nn.Module], float]
@@ -54,11 +54,6 @@ class Fitted:
     def figures(self) -> Record:
         """The last record of the epoch that ``network`` is of."""
         return next((record for record in self.history if record["epoch"] == self.best_epoch), self.history[-1])
-
-    @property
-    def steps(self) -> int:
-        """Steps of the optimiser."""
-        return int(self.history[-1]["step"])
 
 
 def descend(
@@ -107,11 +102,6 @@ def take_step(
         else:
             accelerator.backward(value)
     return reported
-
-
-def mean_rate(task: Task, batches: range) -> float:
-    """Factor of the learning rate of a step: the mean of its batches' factors."""
-    return sum(task.rate(index) for index in batches) / len(batches)
 
 
 def fit(
@@ -298,9 +288,8 @@ def _step(training: TrainingState, accelerator: Accelerator, batches: range) -> 
     options, task, progressed = training.options, training.task, training.step / training.n_steps
     lr = schedules.learning_rate(options, progressed)
     set_rates(training.optimizer, lr * mean_rate(task, batches), schedules.momentum(options, progressed))
-    network, optimizer = training.network, training.optimizer
-    exchanged = (training.exchange,) if training.exchange else ()
-    return lr, take_step(task, batches, network, optimizer, accelerator, options.clip_norm, *exchanged)
+    network, optimizer, exchange = training.network, training.optimizer, training.exchange
+    return lr, take_step(task, batches, network, optimizer, accelerator, options.clip_norm, exchange)
 
 
 def _figures(training: TrainingState, evaluate: Evaluate | None, monitor: Monitor | str | None) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -88,7 +89,7 @@ def train_members(
 
     with team.following(follow_members, job) if team else nullcontext():
         runs = train_side_by_side(train_member, networks, workers=workers, threads=training.threads)
-    warn_of_few_steps(min(run.steps for run in runs), training.batch_size, "training")
+    warn_of_few_steps(runs[:1], training.batch_size, "training")
     metrics = {
         "rows": rows,
         "epochs": max(run.epochs for run in runs),
@@ -117,8 +118,9 @@ def follow_members(job: Job) -> None:
         in_threads(job.training.threads, partial(job.fit, job.build(seed), accelerator=accelerator, seed=seed))
 
 
-def warn_of_few_steps(steps: int, batch_size: int, block: str) -> None:
-    """Warn of a training of fewer than :data:`FEW_STEPS` steps; ``block`` is that of its settings."""
+def warn_of_few_steps(stages: Sequence[Fitted], batch_size: int, block: str) -> None:
+    """Warn of a training whose stages have fewer than :data:`FEW_STEPS` steps; ``block`` is that of its settings."""
+    steps = sum(int(stage.history[-1]["step"]) for stage in stages)
     if steps < FEW_STEPS:
         logger.warning(
             "The training took %d step(s) in all, too few for most networks to learn much: lower %s.batch_size, which "

@@ -96,6 +96,11 @@ def step_batches(task: Task, accumulate: int, first: int = 0) -> Iterator[range]
     return (range(start, min(start + accumulate, task.n_batches)) for start in starts)
 
 
+def mean_rate(task: Task, batches: range) -> float:
+    """Factor of the learning rate of a step: the mean of its batches' factors."""
+    return sum(task.rate(index) for index in batches) / len(batches)
+
+
 def batch_sizes(n_rows: int, batch_size: int) -> list[int]:
     """Sizes of the batches of an epoch that reads each of ``n_rows`` once: equal but for one row, and no larger.
 

@@ -47,8 +47,7 @@ def encode(table: Frame, encoder: dict[str, Any], columns: Columns, split: Split
     """Encode all rows of the split: codes and standardised values, with the part that each row belongs to."""
     fitted = Encoder.model_validate(encoder)
     with about_frame("table"):
-        grouped = tuple(fitted.groups)
-        rows = read_table(table, columns, split, others=(("encoding.target_means", grouped),))
+        rows = read_table(table, columns, split, others=(("encoding.target_means", tuple(fitted.groups)),))
         encoded = apply_encoder(assign_parts(rows, columns, split), fitted)
     counts = dict(sorted(encoded.group_by("part").agg(nw.len().alias("rows")).rows()))
     logger.info("Encoded rows: %s", ", ".join(f"{part} {number:,}" for part, number in counts.items()))
