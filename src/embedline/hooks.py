@@ -19,10 +19,11 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
-from embedline.errors import DataError, FrameError, name_inputs
+from embedline.errors import DataError, FrameError, TrainingError, name_inputs
 from embedline.mlflow_store import create_database as _create_database
 from embedline.mlflow_store import mark_killed
 from embedline.running import RunInterrupted, RunReport
+from embedline.training.metrics import require_finite
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,9 @@ class Checkpoints:
 
 
 class DatasetNames:
-    """Name the dataset in messages about a frame: a node knows it as ``table``, the user as ``houses.table``."""
+    """Name the dataset in messages about a frame, ``houses.table`` for ``table``, and the block in a training's."""
+
+    only_observes = True  # what a node makes does not depend on it
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
@@ -83,6 +86,9 @@ class DatasetNames:
         name_inputs({})
         if isinstance(error, FrameError) and error.dataset is None:
             error.dataset = _inputs_by_argument(node).get(error.argument)
+        elif isinstance(error, TrainingError):
+            blocks = (name for name in node.inputs if name.startswith("params:") and name.endswith("training"))
+            error.block = next(blocks, error.block).removeprefix("params:")
 
 
 def _inputs_by_argument(node: Node) -> dict[str, str]:
@@ -108,6 +114,7 @@ class LiveMetrics:
         """Keep ``figures``, measured after ``step`` steps, and send what has waited for :data:`LIVE_SECONDS`."""
         from mlflow.entities import Metric
 
+        require_finite(figures, "MLflow")
         now = int(time.time() * 1000)
         metrics = [Metric(_tracked(self._prefix + name), float(value), now, step) for name, value in figures.items()]
         with self._lock:
@@ -229,6 +236,7 @@ class Tracking:
         kind = (getattr(self._catalog.get(dataset_name), "metadata", None) or {}).get("mlflow")
         source = dataset_name.rsplit(".", 1)[0]
         if kind == "metrics":
+            require_finite(data, dataset_name)
             numbers = {name: value for name, value in _flatten(data) if isinstance(value, int | float)}
             mlflow.log_metrics({_tracked(source + name): float(value) for name, value in numbers.items()})
         elif kind == "figure":

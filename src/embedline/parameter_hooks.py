@@ -96,6 +96,8 @@ class ParameterCheck:
     Keys inside a block are checked by the block's own pydantic model.
     """
 
+    only_observes = True  # what a node makes does not depend on it
+
     def __init__(self) -> None:
         self._loader: Any = None
 
