@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from embedline.outages import describe_outage
 from embedline.parameter_hooks import ParameterCheck, SourceAccess, _unread
 from embedline.redaction_hooks import Redaction
 from embedline.running import RunReport
+from embedline.settings import sqlite_url
 from embedline.sources.download import access_to, set_access
 
 READ = {"shop.training", "shop.split", "shop.features.windows", "seed"}
@@ -275,3 +277,12 @@ def test_outages_differ_from_mistakes_in_the_code(error: Exception, named: tuple
         assert line is None
     else:
         assert line and "\n" not in line and all(text in line for text in named) and "S3CRET" not in line
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "a b", "a[b]", "añ中", "a%3Fb", "a&b=c"])
+def test_a_database_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "mlflow.db"
+    _create_database(sqlite_url(str(path)))
+    assert path.exists() and os.listdir(tmp_path) == [name] and os.listdir(path.parent) == ["mlflow.db"]
+    assert [e.name for e in mlflow.MlflowClient(sqlite_url(str(path))).search_experiments()] == ["Default"]
+    assert os.listdir(tmp_path) == [name]  # MLflow makes the folder of an address that it does not unquote

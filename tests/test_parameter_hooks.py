@@ -49,7 +49,7 @@ def test_a_name_like_none_is_answered_with_those_of_its_level() -> None:
     with pytest.raises(DataError, match=r"'rossmann\.zzz'.*rossmann\.network") as caught:
         check({"rossmann": {"zzz": 1}})
     assert "imdb" not in str(caught.value) and "did you mean" not in str(caught.value)
-    with pytest.raises(DataError, match=r"'qqq'.*imdb, "):
+    with pytest.raises(DataError, match=r"'qqq'.*imdb\.classes, "):
         check({"qqq": {"training": 1}})
 
 
@@ -96,6 +96,17 @@ def test_what_it_does_not_ask_for_is_refused(loader: ConfigLoader, name: str) ->
     assert loader["catalog"]
     with pytest.raises(DataError, match=name):
         check({name: {"sap": 1} if name == "reading" else "x"}, loader)
+
+
+@pytest.mark.parametrize("name", ["conf[1]", "co?f", "co*f", "conf"])
+def test_the_name_of_the_folder_is_no_pattern(tmp_path: Path, name: str) -> None:
+    for folder, value in ((name, "right"), ("conf1", "wrong"), ("coxf", "wrong")):
+        (tmp_path / folder / "base/catalog/deep").mkdir(parents=True)
+        (tmp_path / folder / "local").mkdir()
+        (tmp_path / folder / "base/parameters.yml").write_text(f"a: {value}")
+        (tmp_path / folder / "base/catalog/deep/x.yml").write_text(f"{value}.table: {{filepath: x}}")
+    loader = ConfigLoader(str(tmp_path / name), env="local", base_env="base", default_run_env="local")
+    assert loader["parameters"] == {"a": "right"} and list(loader["catalog"]) == ["right.table"]
 
 
 @pytest.fixture

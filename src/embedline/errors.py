@@ -85,6 +85,28 @@ def input_name(argument: str) -> str:
     return _INPUTS.get({}).get(argument, argument).removeprefix("params:")
 
 
+class TrainingError(DataError):
+    """A training diverged: its loss, its weights or a metric are not finite.
+
+    Args:
+        text: what happened, and when.
+        lr: the learning rate of the settings.
+
+    Attributes:
+        block: the block of parameters with the settings; the run puts the source's name in
+            (:class:`embedline.hooks.DatasetNames`).
+    """
+
+    def __init__(self, text: str, lr: float) -> None:
+        super().__init__(text, lr)
+        self.text, self.lr = text, lr
+        self.block = "training"
+
+    def __str__(self) -> str:
+        """The whole message."""
+        return f"{self.text}. Lower lr in {self.block}, which is {self.lr:g}, or bound the gradient by clip_norm there"
+
+
 @contextmanager
 def about_frame(argument: str) -> Iterator[None]:
     """Turn a DataError raised inside the ``with`` block into a :class:`FrameError` about the node's ``argument``."""

@@ -3,14 +3,12 @@
 import inspect
 import json
 import logging
-import os
 import re
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,12 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
-from embedline.errors import DataError, FrameError, name_inputs
+from embedline.errors import DataError, FrameError, TrainingError, name_inputs
+from embedline.mlflow_store import create_database as _create_database
+from embedline.mlflow_store import mark_killed
 from embedline.outages import go_on
 from embedline.running import RunInterrupted, RunReport
+from embedline.training.metrics import require_finite
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,9 @@ class Checkpoints:
 
 
 class DatasetNames:
-    """Name the dataset in messages about a frame: a node knows it as ``table``, the user as ``houses.table``."""
+    """Name the dataset in messages about a frame, ``houses.table`` for ``table``, and the block in a training's."""
+
+    only_observes = True  # what a node makes does not depend on it
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
@@ -86,6 +89,9 @@ class DatasetNames:
         name_inputs({})
         if isinstance(error, FrameError) and error.dataset is None:
             error.dataset = _inputs_by_argument(node).get(error.argument)
+        elif isinstance(error, TrainingError):
+            blocks = (name for name in node.inputs if name.startswith("params:") and name.endswith("training"))
+            error.block = next(blocks, error.block).removeprefix("params:")
 
 
 def _inputs_by_argument(node: Node) -> dict[str, str]:
@@ -112,6 +118,7 @@ class LiveMetrics:
         """Keep ``figures``, measured after ``step`` steps, and send what has waited for :data:`LIVE_SECONDS`."""
         from mlflow.entities import Metric
 
+        require_finite(figures, "MLflow")
         now = int(time.time() * 1000)
         metrics = [Metric(_tracked(self._prefix + name), float(value), now, step) for name, value in figures.items()]
         with self._lock:
@@ -145,7 +152,6 @@ class Tracking:
         self._listening = ExitStack()
         self._run_of_another = False
         self._run_id: str | None = None
-        self.outage = False  # of MLflow: the run is no longer tracked
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
@@ -222,7 +228,7 @@ class Tracking:
         mlflow.set_tags({name: text[:TAG_LENGTH] for name, text in tags.items()})
         mlflow.log_dict(asdict(report), "run.json")
         for run_id in report.killed:
-            _mark_killed(mlflow, run_id)
+            mark_killed(mlflow, run_id)
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self, error: Exception) -> None:
@@ -243,6 +249,7 @@ class Tracking:
         kind = (getattr(self._catalog.get(dataset_name), "metadata", None) or {}).get("mlflow")
         source = dataset_name.rsplit(".", 1)[0]
         if kind == "metrics":
+            require_finite(data, dataset_name)
             numbers = {name: value for name, value in _flatten(data) if isinstance(value, int | float)}
             mlflow.log_metrics({_tracked(source + name): float(value) for name, value in numbers.items()})
         elif kind == "figure":
@@ -256,33 +263,6 @@ def _active_mlflow() -> Any:
     import mlflow
 
     return mlflow if mlflow.active_run() else None
-
-
-def _create_database(uri: str) -> None:
-    """Create MLflow's SQLite database beside its place, and give it its name once it is whole.
-
-    MLflow creates it in dozens of steps, seconds in all; one that a kill cut short fails every later run.
-    """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
-        return
-    import mlflow
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
-        staged = Path(folder, path.name)
-        mlflow.MlflowClient(tracking_uri=f"sqlite:///{staged}").search_experiments()
-        with suppress(FileExistsError):  # another first run was quicker: its database stays
-            os.link(staged, path)
-
-
-def _mark_killed(mlflow: Any, run_id: str) -> None:
-    """Close the tracking of a run that was killed: it could not do so itself, and would stand there as running."""
-    experiment = mlflow.active_run().info.experiment_id
-    client = mlflow.MlflowClient()
-    for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
-        if run.data.tags.get("run_id") == run_id:  # no filter of MLflow's takes every name
-            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = ".") -> Iterable[tuple[str, Any]]:

@@ -6,11 +6,16 @@ The credentials of a source are looked up.
 import difflib
 import logging
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from glob import has_magic
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -30,6 +35,21 @@ ACCESS_KEYS = {"credentials", "max_bytes"}  # beside the key `source`, read by `
 GENERATED = "generated"  # a source that is no address
 
 
+class _LiteralFolder(LocalFileSystem):
+    """Local files, in which a folder's name such as ``data[1]`` is no part of a pattern."""
+
+    cachable = False
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def glob(self, path: str, **options: Any) -> list[str]:
+        """Paths that match ``path``; only what is below the folder is a pattern."""
+        fits = re.compile(glob_translate(path.removeprefix(f"{self._folder}/"))).match
+        return [name for name in self.find(self._folder) if fits(name.removeprefix(f"{self._folder}/"))]
+
+
 class ConfigLoader(OmegaConfigLoader):
     """Kedro's configuration loader, which remembers the runtime parameters that the configuration asks for.
 
@@ -37,10 +57,17 @@ class ConfigLoader(OmegaConfigLoader):
         asked: names in ``${runtime_params:name}`` and ``${runtime_params:name, default}`` of the files read so far.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, conf_source: str, *args: Any, **kwargs: Any) -> None:
         """Create the loader; arguments are Kedro's."""
         self.asked: set[str] = set()
-        super().__init__(*args, **kwargs)
+        super().__init__(conf_source, *args, **kwargs)
+
+    @staticmethod
+    def _initialise_filesystem_and_protocol(conf_source: str) -> tuple[AbstractFileSystem, str]:
+        filesystem, protocol = OmegaConfigLoader._initialise_filesystem_and_protocol(conf_source)
+        if protocol == "file" and has_magic(str(conf_source)):
+            filesystem = _LiteralFolder(Path(conf_source).as_posix())
+        return filesystem, protocol
 
     def _get_runtime_value(self, variable: str, *default: Any) -> Any:
         self.asked.add(variable)
@@ -74,6 +101,8 @@ class ParameterCheck:
     Keys inside a block are checked by the block's own pydantic model.
     """
 
+    only_observes = True  # what a node makes does not depend on it
+
     def __init__(self) -> None:
         self._loader: Any = None
 
@@ -94,9 +123,7 @@ class ParameterCheck:
         asked: set[str] = getattr(self._loader, "asked", set())
         unread = sorted(_unread(parameters["parameters"], read | asked))
         if unread:
-            raise DataError(
-                f"no pipeline reads the parameter {unread[0]!r}: {_hint(unread[0], read | asked | RUN_KEYS)}"
-            )
+            raise DataError(f"no pipeline reads the parameter {unread[0]!r}{_hint(unread[0], read | asked | RUN_KEYS)}")
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -175,7 +202,9 @@ def _hint(name: str, known: Collection[str]) -> str:
     prefixes = {tuple(other.split(".")[:level]) for other in known}
     siblings = {prefix[-1]: ".".join(prefix) for prefix in sorted(prefixes) if ".".join(prefix[:-1]) == above}
     near = difflib.get_close_matches(own, siblings, n=1)
-    return f"did you mean {siblings[near[0]]!r}?" if near else f"these are read: {', '.join(siblings.values())}"
+    if near:
+        return f": did you mean {siblings[near[0]]!r}?"
+    return f"; these are read: {', '.join(sorted(other for other in known if not above or other.startswith(above)))}"
 
 
 class SourceAccess:
@@ -194,15 +223,11 @@ class SourceAccess:
         Raises:
             DataError: an entry is not there, or a value is of the wrong kind; names the key.
         """
-        from embedline.sources.download import set_access
+        from embedline.sources.download import read_access, set_access
 
-        set_access(
-            {
-                place: _access(name, block, context)
-                for name, block in _sources(context.params)
-                for place in _places(block["source"])
-            }
-        )
+        sources = dict(_sources(context.params))
+        access = {name: read_access(name, block, lambda: _credentials(context)) for name, block in sources.items()}
+        set_access({place: access[name] for name, block in sources.items() for place in _places(block["source"])})
 
 
 def _sources(parameters: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Mapping[str, Any]]]:
@@ -213,28 +238,6 @@ def _sources(parameters: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[
             if isinstance(block.get("source"), str) and any(block.get(other) is not None for other in ACCESS_KEYS):
                 yield name, block
             yield from _sources(block, prefix=f"{name}.")
-
-
-def _access(name: str, block: Mapping[str, Any], context: KedroContext) -> Any:
-    from embedline.sources.download import Access
-    from embedline.sources.members import MAX_BYTES
-
-    entry, max_bytes = block.get("credentials"), block.get("max_bytes")
-    if isinstance(max_bytes, float) and max_bytes.is_integer():  # 5e9
-        max_bytes = int(max_bytes)
-    if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1):
-        raise DataError(f"{name}.max_bytes must be a number of bytes, 1 or more, got {max_bytes!r}")
-    if entry is None:
-        return Access(max_bytes=max_bytes or MAX_BYTES)
-    if not isinstance(entry, str):
-        raise DataError(f"{name}.credentials must name an entry of conf/local/credentials.yml, not hold its content")
-    if "://" not in block["source"]:  # generated, or on this machine: another environment needs them
-        return Access(max_bytes=max_bytes or MAX_BYTES)
-    known = _credentials(context)
-    if not isinstance(known.get(entry), Mapping):
-        there = f"it has {', '.join(map(str, known))}" if known else "there is none yet"
-        raise DataError(f"{name}.credentials names {entry!r}, which is no entry of conf/local/credentials.yml: {there}")
-    return Access(dict(known[entry]), max_bytes or MAX_BYTES)
 
 
 def _credentials(context: KedroContext) -> dict[str, Any]:

@@ -23,6 +23,13 @@ def _project_path(relative: str = "") -> str:
     return (project_root() / relative).as_posix()
 
 
+def sqlite_url(path: str) -> str:
+    """``${sqlite:/folder/mlflow.db}`` in YAML: the URL of a database, in whose path ``?`` and ``%`` may stand."""
+    quoted = path.replace("%", "%25").replace("?", "%3F")
+    # With the driver's name, as MLflow makes the folder of what follows `sqlite:///`, and does not unquote it.
+    return f"sqlite:///{path}" if quoted == path else f"sqlite+pysqlite:///{quoted}"
+
+
 HOOKS = (
     SourcePaths(),
     ParameterDefaults(),
@@ -44,5 +51,5 @@ CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "sample",  # a plain `kedro run` on a fresh clone needs no download
     "merge_strategy": {"parameters": "soft"},  # an override of one key keeps its siblings
-    "custom_resolvers": {"project": _project_path},
+    "custom_resolvers": {"project": _project_path, "sqlite": sqlite_url},
 }

@@ -62,7 +62,7 @@ def read_file(path: Path, column: str) -> pl.DataFrame:
         raise DataError(f"{path}: the name of a file to read must end in {' or '.join(SUFFIXES)}")
     try:
         if path.suffix == ".parquet":
-            frame = pl.read_parquet(path)
+            frame = pl.read_parquet(path, glob=False)
         else:
             frame = read_delimited(_decoded(path.read_bytes(), str(path)), str(path), quoting=True)
     except OSError as error:

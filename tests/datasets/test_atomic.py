@@ -228,3 +228,20 @@ def test_a_corrupt_bundle_is_named_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"truncated")
     with pytest.raises(DatasetError, match=r"model\.safetensors is not a readable model bundle"):
         datasets.Bundle(filepath=(tmp_path / "model.safetensors").as_posix()).load()
+
+
+@pytest.mark.parametrize("name", ["a[b]", "a?b", "a*b", "a%20b", "a#b"])
+def test_versions_below_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "axb/x.parquet/2020/x.parquet").mkdir(parents=True)  # what the pattern of such a name would find
+    path = str(tmp_path / name / "x.parquet")
+    for version, value in (("2026-01-01", 1), ("2026-01-02", 2)):
+        dataset = datasets.PolarsFrame(filepath=path, file_format="parquet", version=Version(None, version))
+        dataset.save(pl.DataFrame({"a": [value]}))
+    newest = datasets.PolarsFrame(filepath=path, file_format="parquet", version=Version(None, None))
+    assert newest.exists() and newest.resolve_load_version() == "2026-01-02"
+    assert newest.load()["a"].to_list() == [2]
+    rows = tmp_path / name / "rows.csv"
+    rows.write_text("a\n3\n")
+    assert datasets.PolarsFrame(filepath=str(rows), file_format="csv").load()["a"].to_list() == [3]
+    other = str(tmp_path / name / "y.parquet")
+    assert not datasets.PolarsFrame(filepath=other, file_format="parquet", version=Version(None, None)).exists()

@@ -56,6 +56,21 @@ def test_a_window_may_train_on_all_others(engine: str) -> None:
     assert _parts(engine, **window) == list(zip((6, 1, 2, 3, 4, 5), expected, strict=True))
 
 
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Asia/Kolkata", "UTC"])
+@pytest.mark.parametrize("kind", ["polars", "pandas", "pandas on Arrow"])
+def test_a_window_holds_out_the_days_of_the_table_s_own_time_zone(kind: str, zone: str) -> None:
+    hours = pl.datetime_range(datetime(2024, 3, 9), datetime(2024, 3, 12), "1h", time_zone=zone, eager=True)
+    table: Any = pl.DataFrame({"hour": hours, "sales": [1.0] * len(hours), "shop": ["a"] * len(hours)})
+    if kind != "polars":
+        table = table.to_pandas(use_pyarrow_extension_array=kind == "pandas on Arrow")
+    split = Split(kind="window", column="hour", start=date(2024, 3, 10), end=date(2024, 3, 10), train="others")
+    parts = assign_parts(nw.from_native(table, eager_only=True), COLUMNS, split)
+    assert parts.columns == ["hour", "sales", "shop", "part"]
+    held_out = [str(hour) for hour, part in parts.select("hour", "part").rows() if part == "evaluate"]
+    assert {hour[:10] for hour in held_out} == {"2024-03-10"}
+    assert len(held_out) == (23 if zone == "America/New_York" else 24)  # its clocks go forward on that day
+
+
 @ENGINES
 @pytest.mark.parametrize(("column", "value", "held_out"), [("shop", "b", {5}), ("closed", True, {1, 5})])
 def test_a_column_marks_the_held_out_rows(engine: str, column: str, value: Any, held_out: set[int]) -> None:

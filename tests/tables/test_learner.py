@@ -145,7 +145,7 @@ def test_history_and_figures_of_the_training() -> None:
     assert n_train == 2400
     assert {record["member"] for record in history} == {0, 1}
     last = [record for record in history if record["member"] == 1][-1]
-    assert last["step"] == 3 * (n_train // 64)
+    assert last["step"] == 3 * -(-n_train // 64)
     assert [record["epoch"] for record in history if "exp_rmspe" in record] == [1.0, 2.0, 3.0] * 2
     figures = bundle.metrics
     assert (figures["rows"], figures["epochs"], figures["members"]) == (n_train, 3, 2)

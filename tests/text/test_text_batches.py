@@ -1,5 +1,6 @@
 """Batches of documents of like lengths: each document at most once, reproducible, the longest first."""
 
+from collections import Counter
 from contextlib import nullcontext
 from typing import Any
 
@@ -36,23 +37,23 @@ def test_documents_are_padded_at_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_documents", "batch_size", "n_batches"), [(100, 7, 14), (98, 7, 14), (3, 7, 1), (7, 7, 1), (8, 7, 1), (5, 1, 5)]
+    ("n_documents", "batch_size", "sizes"),
+    [
+        (100, 7, {6: 5, 7: 10}),
+        (98, 7, {7: 14}),
+        (3, 7, {3: 1}),
+        (7, 7, {7: 1}),
+        (8, 7, {4: 2}),
+        (5, 1, {1: 5}),
+        (711, 7, {6: 3, 7: 99}),  # more than a pool
+    ],
 )
-def test_every_document_comes_once_or_waits_for_another_epoch(
-    n_documents: int, batch_size: int, n_batches: int
+def test_every_document_comes_once_in_batches_of_like_sizes(
+    n_documents: int, batch_size: int, sizes: dict[int, int]
 ) -> None:
     batches = batches_by_length(make_lengths(n_documents), batch_size, numbers())
-    assert [len(batch) for batch in batches] == [min(batch_size, n_documents)] * n_batches
-    rows = np.concatenate(batches)
-    assert len(set(rows.tolist())) == len(rows)
-    assert set(rows.tolist()) <= set(range(n_documents))
-
-
-def test_who_is_left_out_changes_from_epoch_to_epoch() -> None:
-    order, lengths = numbers(), make_lengths(20)
-    left_out = [set(range(20)) - set(np.concatenate(batches_by_length(lengths, 6, order)).tolist()) for _ in range(30)]
-    assert all(len(rows) == 2 for rows in left_out)
-    assert len(set.union(*left_out)) > 15
+    assert dict(sorted(Counter(map(len, batches)).items())) == sizes
+    assert sorted(np.concatenate(batches).tolist()) == list(range(n_documents))
 
 
 def test_lengths_fall_within_a_batch_and_the_longest_document_comes_first() -> None:
@@ -136,10 +137,10 @@ def test_the_loss_of_a_batch_is_that_of_its_documents_and_their_classes() -> Non
 
 def test_a_task_says_how_much_it_reads() -> None:
     task, corpus, _ = make_task(14)
-    assert (task.n_batches, task.batch_size) == (3, 4)
-    assert task.rows_per_batch == pytest.approx(len(corpus.ids) / 14 * 4)
+    assert (task.n_batches, task.batch_size) == (4, 4)
+    assert task.rows_per_batch == pytest.approx(len(corpus.ids) / 4)
     assert task.identity() == {"n_documents": 14, "n_tokens": len(corpus.ids), "batch_size": 4}
-    assert [task.rate(index) for index in range(3)] == [1.0] * 3
+    assert [task.rate(index) for index in range(4)] == [1.0] * 4
     assert task.state() is None
     small, _, _ = make_task(3)
     assert (small.n_batches, small.batch_size) == (1, 3)

@@ -1,5 +1,6 @@
 """Streams of documents: every token once, rows that go on where they stopped, and a state that goes on with them."""
 
+from collections import Counter
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from embedline.errors import DataError
 from embedline.text.language_model import LanguageModel
 from embedline.text.options import EncoderOptions, LanguageModelTraining, Rates
-from embedline.text.streams import Corpus, StreamTask, gather_ranges, random_cuts, to_rows
+from embedline.text.streams import Corpus, StreamTask, gather_ranges, random_cuts, to_covering_rows, to_rows
 
 CPU = torch.device("cpu")
 LENGTHS = (7, 1, 12, 30, 0, 4, 19, 8, 25, 3, 11)  # 120 tokens
@@ -87,19 +88,35 @@ def test_the_inputs_are_the_stream_and_the_targets_the_tokens_that_follow(batch_
     inputs, targets, lengths = epoch(task, numbers())
     order = torch.randperm(len(corpus), generator=numbers()).numpy()
     stream = corpus.stream(order).astype(np.int64)
-    used = batch_size * (119 // batch_size)
-    assert inputs.flatten().tolist() == stream[:used].tolist()  # row after row: each token once, in order
-    assert targets.flatten().tolist() == stream[1 : used + 1].tolist()
+    place = {int(token): index for index, token in enumerate(stream)}
+    rows = [[place[token] for token in row] for row in inputs.tolist()]
+    assert all(row == list(range(row[0], row[0] + len(row))) for row in rows)  # in order
+    assert [[place[token] - 1 for token in row] for row in targets.tolist()] == rows
+    read = Counter(index for row in rows for index in row)
+    assert set(read) == set(range(119))  # every token is followed by one that is learned
+    assert sum(read.values()) == batch_size * -(-119 // batch_size)  # and few of them twice
+    assert max(read.values()) <= 2
     assert len(lengths) == task.n_batches
-    assert task.rows_per_batch == pytest.approx(used / task.n_batches)
+    assert task.rows_per_batch == pytest.approx(inputs.numel() / task.n_batches)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 7, 40, 63, 64])
+@pytest.mark.parametrize("n_tokens", [65, 100, 127, 128, 129])
+def test_covering_rows_leave_no_token_out(n_tokens: int, n_rows: int) -> None:
+    rows = to_covering_rows(np.arange(n_tokens), n_rows)
+    assert rows.shape == (n_rows, -(-(n_tokens - 1) // n_rows) + 1)
+    assert (np.diff(rows, axis=1) == 1).all()
+    assert set(rows[:, 1:].flatten().tolist()) == set(range(1, n_tokens))
+    if (n_tokens - 1) % n_rows == 0:
+        assert np.array_equal(rows, to_rows(np.arange(n_tokens), n_rows))
 
 
 def test_batches_of_a_fixed_length_end_with_a_shorter_one() -> None:
-    task = make_task()  # rows of 39 tokens
-    assert epoch(task, numbers())[2] == [5] * 7 + [4]
-    assert [task.rate(index) for index in range(8)] == [1.0] * 8
-    assert epoch(make_task(bptt=13), numbers())[2] == [13] * 3
-    assert epoch(make_task(bptt=1000), numbers())[2] == [39]
+    task = make_task(bptt=6)  # rows of 40 tokens
+    assert epoch(task, numbers())[2] == [6] * 6 + [4]
+    assert [task.rate(index) for index in range(7)] == [1.0] * 7
+    assert epoch(make_task(bptt=10), numbers())[2] == [10] * 4
+    assert epoch(make_task(bptt=1000), numbers())[2] == [40]
 
 
 def test_every_epoch_has_the_documents_in_another_order_and_the_same_one_from_the_same_numbers() -> None:
@@ -141,7 +158,7 @@ def test_an_epoch_of_fewer_tokens_takes_whole_documents_in_another_order_each_ti
         chosen.append(set(runs))
     assert set.union(*chosen) == set(range(len(corpus))) - {4}  # in the end all but the empty one
     assert task.identity() == {"n_tokens": 40, "row_length": 39}
-    assert make_task(tokens_per_epoch=10_000).identity() == {"n_tokens": 120, "row_length": 39}
+    assert make_task(tokens_per_epoch=10_000).identity() == {"n_tokens": 120, "row_length": 40}
 
 
 def test_random_cuts_end_where_the_row_does_and_rise() -> None:
@@ -244,4 +261,4 @@ def test_ids_of_either_width_are_read(dtype: type[np.integer]) -> None:
     offset: NDArray[np.integer] = np.arange(60).astype(dtype)
     task = make_task(Corpus(offset + dtype(65_000), np.array([0, 60])), batch_size=2)
     inputs, _, _ = epoch(task, numbers())
-    assert inputs.flatten().tolist() == list(range(65_000, 65_058))
+    assert inputs.tolist() == [list(range(65_000, 65_030)), list(range(65_029, 65_059))]

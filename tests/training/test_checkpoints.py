@@ -14,7 +14,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cut_off import (
-    BATCH,
     LAST,
     Killed,
     assert_same,
@@ -206,9 +205,9 @@ def test_so_is_one_of_another_network_or_other_rows_or_another_seed(
 ) -> None:
     path = interrupted(tmp_path)
     with checkpoints.keeping(tmp_path, 3600.0):
-        train_one(0, make_options(), network=make_net(3, width=8), tensors=make_data(49))
+        train_one(0, make_options(), network=make_net(3, width=8), tensors=make_data(44))
     assert (
-        "n_rows is 50 there and 49 here, shape of body.1.weight is [16, 7] there and [8, 7] here" in caplog.messages[0]
+        "n_rows is 45 there and 44 here, shape of body.1.weight is [16, 7] there and [8, 7] here" in caplog.messages[0]
     )
     shutil.move(path, tmp_path / "member1.pt")
     with checkpoints.keeping(tmp_path, 3600.0):
@@ -277,7 +276,7 @@ def test_time_and_speed_are_carried_over(tmp_path: Path) -> None:
             checkpoint=checkpoints.current("member0"),
         )
     assert 1000.0 < fitted.seconds < 1060.0
-    assert fitted.rows_per_second == pytest.approx(400 * BATCH / 50.0)  # the ten steps of this process are its first
+    assert fitted.rows_per_second == pytest.approx(400 * 7.5 / 50.0)  # the ten steps of this process are its first
     assert torch.load(path, weights_only=True)["state"]["seconds"] > 1000.0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cut_off import Killed, make_data, make_net, raise_at
+from cut_off import N_ROWS, Killed, make_data, make_net, raise_at
 from torch import Tensor, nn
 
 from embedline.errors import DataError
@@ -160,13 +160,13 @@ def test_the_held_out_rows_are_measured_and_never_learned_from() -> None:
     options = make_options(epochs=3)
     stopping = options.early_stopping
     assert stopping is not None
-    learned, held = hold_out(50, stopping)
+    learned, held = hold_out(N_ROWS, stopping)
     tensors = make_data()
     fitted = fit(options, tensors)
     plain = options.model_copy(update={"early_stopping": None})
     alone = fit(plain, tuple(tensor[learned] for tensor in tensors))
     losses = [[record["train_loss"] for record in run.history] for run in (fitted, alone)]
-    assert losses[0] == losses[1] and len(losses[0]) == 3 * 5  # forty rows are five batches
+    assert losses[0] == losses[1] and len(losses[0]) == 3 * 5
     codes, values, target = (tensor[held] for tensor in tensors)
     expected = F.mse_loss(fitted.network.eval()(codes, values), target).item()
     assert fitted.figures["monitor"] == pytest.approx(expected, rel=1e-6)

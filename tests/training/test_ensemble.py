@@ -241,4 +241,4 @@ def test_the_learners_seconds_are_those_of_all_its_processes(tmp_path: Path, mon
             torch.save(kept, path)
         figures = _learn()[0].metrics
     assert 500.0 < figures["seconds"] < 530.0
-    assert figures["rows_per_second"] == pytest.approx(100 * 16 * (1 / 300 + 1 / 200) / 2)
+    assert figures["rows_per_second"] == pytest.approx(100 * 15 * (1 / 300 + 1 / 200) / 2)

@@ -14,7 +14,7 @@ from embedline.training import checkpoints, loop, progress, schedules
 from embedline.training.checkpoints import Identity
 from embedline.training.device import make_accelerator
 from embedline.training.options import FitOptions
-from embedline.training.tasks import Autocast, RowTask, StepLoss, row_loss
+from embedline.training.tasks import Autocast, RowTask, StepLoss, batch_sizes, row_loss
 
 FACTORS = [1.0, 0.25, 2.0, 0.5]
 
@@ -144,15 +144,30 @@ def test_a_checkpoint_of_another_task_is_not_taken(tmp_path: Path, caplog: pytes
 def test_rows_are_cut_from_a_new_permutation_each_epoch() -> None:
     values = torch.arange(11.0)
     task = RowTask([values, values], lambda output, target: (output - target).sum(), batch_size=4, device=values.device)
-    assert (task.n_batches, task.rows_per_batch) == (2, 4.0)
+    assert (task.n_batches, task.rows_per_batch) == (3, 11 / 3)
     order, expected = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     for _ in range(2):
         task.begin_epoch(order)
         permutation = torch.randperm(11, generator=expected).float()
         seen: list[Tensor] = []
-        for index in range(2):
+        for index in range(3):
             task.loss(Recorder(seen), index, nullcontext)
-        assert torch.equal(torch.cat(seen), permutation[:8])
+        assert [len(batch) for batch in seen] == [4, 4, 3]
+        assert torch.equal(torch.cat(seen), permutation)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 4, 5, 6, 7, 10, 140, 255, 256, 257, 511, 512, 513])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 128, 256])
+def test_batches_read_every_row_and_are_equal_but_for_one(n_rows: int, batch_size: int) -> None:
+    sizes = batch_sizes(n_rows, batch_size)
+    assert sum(sizes) == n_rows
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= min(2, batch_size, n_rows)  # batch-norm needs two
+    assert max(sizes) <= max(batch_size, 3)
+    if n_rows % batch_size == 0:
+        assert sizes == [batch_size] * (n_rows // batch_size)
+    elif batch_size > 2:
+        assert len(sizes) == -(-n_rows // batch_size)
 
 
 class Recorder(nn.Module):

@@ -22,6 +22,7 @@ class AtomicSave:
     """
 
     _protocol: str
+    _filepath: PurePosixPath
     _staged: PurePosixPath | None = None
 
     def _get_save_path(self) -> PurePosixPath:
@@ -30,6 +31,15 @@ class AtomicSave:
             return target
         self._staged = target.with_name(f".{os.getpid()}.{target.name}")
         return self._staged
+
+    def _get_versions(self) -> list[str]:
+        """Paths of all versions, the newest first; Kedro's pattern finds none below a folder such as ``data[1]``."""
+        if self._protocol != "file":
+            versions: list[str] = super()._get_versions()  # type: ignore[misc]
+            return versions
+        folder = Path(self._filepath)
+        names = sorted((one.name for one in folder.iterdir()), reverse=True) if folder.is_dir() else []
+        return [str(path) for name in names if (path := folder / name / folder.name).exists()]
 
     @classmethod
     def _save_wrapper(cls, save_func: Callable[..., None]) -> Callable[..., None]:

@@ -1,7 +1,8 @@
 """The dataset types of the catalog: kedro-datasets' own with atomic saves, and two of ours."""
 
+import inspect
 from copy import deepcopy
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -19,6 +20,7 @@ from kedro_datasets.plotly import JSONDataset as PlotlyJSONDataset
 from kedro_datasets.polars import EagerPolarsDataset
 
 from embedline.datasets.atomic import AtomicSave
+from embedline.training.metrics import require_finite
 
 PREVIEWED_ITEMS = 8  # of a list in a cell of kedro-viz's tables
 
@@ -39,7 +41,8 @@ class PolarsFrame(AtomicSave, EagerPolarsDataset):
         if self._file_format == "ipc" and not self._load_args:
             frame = _mapped_frame(path)
         else:
-            frame = getattr(pl, f"read_{self._file_format}")(path, **self._load_args)
+            literal = {"glob": False} if self._file_format in ("csv", "parquet") and Path(path).exists() else {}
+            frame = getattr(pl, f"read_{self._file_format}")(path, **literal, **self._load_args)
         return frame
 
     def save(self, data: Any) -> None:
@@ -96,7 +99,12 @@ class PandasCSV(AtomicSave, PandasCSVDataset):
 
 
 class JSON(AtomicSave, JSONDataset):
-    """JSON values: metrics, fitted encoders."""
+    """JSON values: metrics, fitted encoders. NaN and the infinities are no JSON, and are refused by their path."""
+
+    def save(self, data: Any) -> None:
+        """Write ``data`` as the version of this run."""
+        require_finite(data, PurePosixPath(self._filepath).name)
+        inspect.unwrap(JSONDataset.save)(self, data)  # Kedro's and AtomicSave's wrapping is on this method already
 
 
 class Figure(AtomicSave, PlotlyJSONDataset):

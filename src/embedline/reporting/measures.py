@@ -39,6 +39,7 @@ KNOWN = (
     Measure("r2", "R²", lower=False),
     Measure("log_loss", "log loss", lower=True),
     Measure("roc_auc", "ROC-AUC", lower=False),
+    Measure("average_precision", "average precision", lower=False),
     Measure("f1", "F1", lower=False),
     Measure("f1_macro", "F1, macro", lower=False),
     Measure("calibration_error", "calibration error", lower=True),

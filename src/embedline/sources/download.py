@@ -6,7 +6,7 @@ import errno
 import posixpath
 import tempfile
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,35 @@ class Access:
 
     credentials: Mapping[str, Any] = field(default_factory=dict, repr=False)
     max_bytes: int = MAX_BYTES
+
+
+def read_access(name: str, block: Mapping[str, Any], known: Callable[[], Mapping[str, Any]]) -> Access:
+    """Read ``credentials`` and ``max_bytes`` of a block of parameters.
+
+    Args:
+        name: of the block, for messages.
+        block: with ``source``.
+        known: looks up the content of ``credentials.yml``; called where an address needs an entry.
+
+    Raises:
+        DataError: the entry is not there, or a value is of the wrong kind; names the key.
+    """
+    entry, max_bytes = block.get("credentials"), block.get("max_bytes")
+    if max_bytes is None:
+        max_bytes = MAX_BYTES
+    if isinstance(max_bytes, float) and max_bytes.is_integer():  # 5e9
+        max_bytes = int(max_bytes)
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+        raise DataError(f"{name}.max_bytes must be a number of bytes, 1 or more, got {max_bytes!r}")
+    if not isinstance(entry, str | None):
+        raise DataError(f"{name}.credentials must name an entry of conf/local/credentials.yml, not hold its content")
+    if entry is None or "://" not in block["source"]:  # generated, or on this machine: another environment needs them
+        return Access(max_bytes=max_bytes)
+    entries = known()
+    if not isinstance(entries.get(entry), Mapping):
+        there = f"it has {', '.join(map(str, entries))}" if entries else "there is none yet"
+        raise DataError(f"{name}.credentials names {entry!r}, which is no entry of conf/local/credentials.yml: {there}")
+    return Access(dict(entries[entry]), max_bytes)
 
 
 _access: dict[str, Access] = {}

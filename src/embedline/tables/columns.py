@@ -8,12 +8,19 @@ from datetime import date
 from typing import Any, Literal, Self
 
 import narwhals as nw
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from embedline.errors import DataError
+from embedline.tables.categories import boxed_booleans
 
 TRAIN, EVALUATE, PREDICT = "train", "evaluate", "predict"
 PART = "part"  # column of the encoded frame that holds one of these
+
+
+Name = bool | int | str  # of a class: YAML reads that of a number or of yes and no as such
 
 
 class Columns(BaseModel):
@@ -23,6 +30,8 @@ class Columns(BaseModel):
         target: what is predicted: one column, or a list of columns that one network predicts together. A column of
             strings, categories or booleans holds classes; one of numbers is a quantity, unless ``classes`` names it.
         classes: targets whose numbers are classes.
+        positive: of a target with two classes the one that F1, ROC-AUC and average precision are of, the last in order
+            unless given; with several targets ``{target: class}``.
         id: columns that identify a row; they travel along unencoded.
         time: column with the row's date or time; it travels along and orders the forecast's plot.
     """
@@ -33,6 +42,7 @@ class Columns(BaseModel):
     continuous: tuple[str, ...] = ()
     target: str | tuple[str, ...]
     classes: tuple[str, ...] = ()
+    positive: Name | dict[str, Name] | None = None
     id: tuple[str, ...] = ()
     time: str | None = None
 
@@ -50,6 +60,10 @@ class Columns(BaseModel):
             raise ValueError(f"columns lists the target {both[0]!r} as an input")
         if strange := [name for name in self.classes if name not in self.targets]:
             raise ValueError(f"columns.classes names {strange}, which columns.target does not list")
+        if self.positive is not None and not isinstance(self.positive, dict) and len(self.targets) > 1:
+            raise ValueError(f"columns.positive needs {{target: class}} for the targets {list(self.targets)}")
+        if isinstance(self.positive, dict) and (strange := sorted(set(self.positive) - set(self.targets))):
+            raise ValueError(f"columns.positive names {strange}, which columns.target does not list")
         if PART in (*inputs, *self.targets, *self.keys):
             raise ValueError(f"columns lists {PART!r}, the name under which the parts of the split are stored")
         return self
@@ -58,6 +72,11 @@ class Columns(BaseModel):
     def targets(self) -> tuple[str, ...]:
         """The target columns, one or several."""
         return (self.target,) if isinstance(self.target, str) else self.target
+
+    def positive_of(self, target: str) -> str | None:
+        """Name of the positive class of one target, where it is given."""
+        given = self.positive.get(target) if isinstance(self.positive, dict) else self.positive
+        return None if given is None else str(given)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -70,7 +89,8 @@ class Split(BaseModel):
 
     * ``window``: rows with ``start <= column <= end`` are evaluated; ``train: before`` trains strictly before the
       window (a forecast), ``train: others`` on every other row (an interpolation).
-    * ``random``: a ``fraction`` of the rows, drawn with ``seed``.
+    * ``random``: a ``fraction`` of the rows, drawn with ``seed``; where the target has classes, of the rows of each
+      class. A class keeps one row to train on at least.
     * ``column``: rows whose ``column`` equals ``value``.
     * ``none``: nothing is held out: the final fit.
     """
@@ -119,17 +139,19 @@ def assign_parts(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw
     require_columns(table, [split.column] if split.column else [], what="the table", key="split.column")
     labelled = functools.reduce(operator.and_, (present(table, name) for name in columns.targets))
     _check_type(table, split)
+    own = nw.generate_temporary_column_name(8, table.columns)
     if split.kind == "none":
         held_out, used = nw.lit(False), nw.lit(True)
     elif split.kind == "window":
-        when = _days(table, str(split.column))
+        table = table.with_columns(_local_times(table, str(split.column)).alias(own))
+        when = nw.col(own).cast(nw.Date)
         held_out = (when >= split.start) & (when <= split.end)
         used = (when <= split.end) if split.train == "before" else nw.lit(True)
     elif split.kind == "column":
         held_out, used = nw.col(str(split.column)) == split.value, nw.lit(True)
     else:
-        table = table.with_columns(_random_flags(table, split).alias("_held_out"))
-        held_out, used = nw.col("_held_out"), nw.lit(True)
+        table = table.with_columns(_random_flags(table, columns, split).alias(own))
+        held_out, used = nw.col(own), nw.lit(True)
     part = (
         nw.when(~labelled)
         .then(nw.lit(PREDICT))
@@ -140,7 +162,7 @@ def assign_parts(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw
     for name in (TRAIN, *([] if split.kind == "none" else [EVALUATE])):
         if not counts.get(name):
             raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no labelled row to {name}")
-    return parts.drop("_held_out", strict=False)
+    return parts.drop(own, strict=False)
 
 
 def present(table: nw.DataFrame[Any], name: str) -> nw.Expr:
@@ -149,17 +171,22 @@ def present(table: nw.DataFrame[Any], name: str) -> nw.Expr:
     return ~column.is_null() & ~column.is_nan() if table.schema[name].is_float() else ~column.is_null()
 
 
-def _days(table: nw.DataFrame[Any], name: str) -> nw.Expr:
-    """The day of each row as the table shows it: in its own time zone, not in UTC."""
-    dtype, when = table.schema[name], nw.col(name)
-    zoned = isinstance(dtype, nw.Datetime) and dtype.time_zone is not None
-    return (when.dt.replace_time_zone(None) if zoned else when).cast(nw.Date)
+def _local_times(table: nw.DataFrame[Any], name: str) -> nw.Series[Any]:
+    """A column of times as the table shows them, without a time zone: their days are not those of UTC."""
+    values = table.get_column(name)
+    native = values.to_native()
+    # Of pandas by pandas itself: Narwhals does not know a zone with an underscore, such as America/New_York.
+    if table.implementation.is_pandas_like() and getattr(getattr(native, "dt", None), "tz", None) is not None:
+        return nw.from_native(native.dt.tz_localize(None), series_only=True)
+    zoned = isinstance(values.dtype, nw.Datetime) and values.dtype.time_zone is not None
+    return values.dt.replace_time_zone(None) if zoned else values
 
 
 def _check_type(table: nw.DataFrame[Any], split: Split) -> None:
     """Raise a DataError if the split's column does not hold what it is compared with."""
     dtype = table.schema[split.column] if split.column else None
-    if split.kind == "window" and dtype not in (nw.Date, nw.Datetime, nw.Object):  # pandas has dates as objects
+    times = _local_times(table, str(split.column)).dtype if split.kind == "window" else None
+    if split.kind == "window" and times not in (nw.Date, nw.Datetime, nw.Object):  # pandas has dates as objects
         raise DataError(f"split.column {split.column!r} has the type {dtype}; a window needs dates")
     if split.kind == "column" and dtype is not None:
         numeric, boolean = dtype.is_numeric(), dtype == nw.Boolean
@@ -168,8 +195,37 @@ def _check_type(table: nw.DataFrame[Any], split: Split) -> None:
             raise DataError(f"split.value {split.value!r} is not of the type of column {split.column!r}, {dtype}")
 
 
-def _random_flags(table: nw.DataFrame[Any], split: Split) -> nw.Series[Any]:
-    import numpy as np
+def holds_classes(table: nw.DataFrame[Any], columns: Columns, target: str) -> bool:
+    """Whether a target has classes: by ``columns.classes`` or by its type."""
+    dtype = table.schema[target]
+    named = dtype in (nw.String, nw.Categorical, nw.Enum, nw.Boolean) or isinstance(dtype, nw.Enum)
+    return target in columns.classes or named or boxed_booleans(table, target)
 
-    drawn = np.random.default_rng(split.seed).random(len(table)) < split.fraction
-    return nw.new_series("_held_out", drawn, nw.Boolean, backend=table.implementation)
+
+def _random_flags(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw.Series[Any]:
+    """Whether each row is held out: a share of all rows, or of each class of the first target that has classes."""
+    drawn = np.random.default_rng(split.seed).random(len(table))
+    held_out = drawn < split.fraction
+    classes = [_class_numbers(table, name) for name in columns.targets if holds_classes(table, columns, name)]
+    labelled = np.flatnonzero(np.all([numbers >= 0 for numbers in classes], axis=0)) if classes else np.array([])
+    if len(labelled):
+        numbers = classes[0][labelled]
+        order = np.lexsort((drawn[labelled], numbers))  # class by class, the rows with the smallest draws first
+        counts = np.bincount(numbers)
+        place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        n_held_out = np.minimum(np.rint(split.fraction * counts), np.maximum(counts - 1, 0))
+        held_out[labelled[order]] = place < np.repeat(n_held_out, counts)
+    for numbers in classes:  # of further targets, too, no class is held out whole
+        trained = set(numbers[labelled[~held_out[labelled]]])
+        for number in set(numbers[labelled]) - trained:
+            rows = labelled[numbers[labelled] == number]
+            held_out[rows[drawn[rows].argmax()]] = False
+    return nw.new_series("held_out", held_out, nw.Boolean, backend=table.implementation)
+
+
+def _class_numbers(table: nw.DataFrame[Any], name: str) -> NDArray[np.int64]:
+    """A number from 0 on for each different value of a column, int64 [N], -1 where it is missing."""
+    values = table.select(nw.when(present(table, name)).then(nw.col(name)).alias(name)).get_column(name).to_polars()
+    codes = values.cast(pl.String).cast(pl.Categorical).to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
+    different, numbers = np.unique(codes, return_inverse=True)
+    return numbers - (different[0] == -1)

@@ -8,6 +8,7 @@ from embedline.errors import DataError
 from embedline.tables.categories import boxed_booleans
 from embedline.tables.columns import Columns, Split, require_columns
 from embedline.tables.encoder import MEND
+from embedline.tables.options import EncodingOptions
 from embedline.training.canonical import (
     DATE_HINT,
     first_row,
@@ -58,6 +59,19 @@ def read_table(
             refuse_inexact(table.get_column(name), name, key)
     _check_dates(table, columns, split)
     return table
+
+
+def refuse_no_logarithm(table: nw.DataFrame[Any], columns: Columns, encoding: EncodingOptions) -> None:
+    """Raise a DataError that names the first row whose target has no logarithm, where one is learned."""
+    for name in columns.targets:
+        values = table.get_column(name)
+        if encoding.transform_of(name) != "log" or not values.dtype.is_numeric():
+            continue
+        if (row := first_row(values <= 0)) is not None:
+            raise DataError(
+                f"target {name!r} has the value {values[row - 1]} at row {row}, which has no logarithm: drop such rows "
+                "or set encoding.target_transform to 'none'"
+            )
 
 
 def _check_dates(table: nw.DataFrame[Any], columns: Columns, split: Split) -> None:

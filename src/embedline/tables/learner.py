@@ -122,6 +122,11 @@ def train_network(
     with rows_of(encoded, encoder, training) as store, team(training):
         learned, held_out = store.rows(TRAIN), store.rows(EVALUATE, labelled=False)
         _, values, target = learned.arrays().labelled(encoder)
+        if (network.batch_norm or network.continuous_batch_norm) and min(training.batch_size, len(target)) < 2:
+            raise DataError(
+                f"network.batch_norm needs two rows a batch: training.batch_size is {training.batch_size}, and there "
+                f"are {len(target)} row(s) to train on"
+            )
         config = network_config(encoder, network, values.numpy())
         accelerator = make_accelerator(training)
         evaluate = _evaluator(held_out, encoded, encoder, accelerator) if len(held_out.arrays().codes) else None

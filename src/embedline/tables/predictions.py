@@ -96,7 +96,7 @@ def baseline_names(columns: Sequence[str], target: TargetClasses, prefix: str) -
 def all_figures(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, Any]:
     """Every figure of a prediction: those of regression, or of classification."""
     if isinstance(target, TargetClasses):
-        return classification_metrics(actual, prediction, target.names)
+        return classification_metrics(actual, prediction, target.names, positive=target.positive)
     return dict(regression_metrics(actual, prediction, logarithmic=target.transform == "log"))
 
 
@@ -109,7 +109,7 @@ def short_figures(target: Target, actual: NDArray[Any], prediction: NDArray[np.f
 
 
 def main_figure(target: Target) -> str:
-    """The figure by which a network and its baselines are compared."""
+    """The figure that stands for a model: of classes the accuracy."""
     if isinstance(target, TargetClasses):
         return "accuracy"
     return "exp_rmspe" if target.transform == "log" else "rmse"
@@ -120,28 +120,31 @@ def compare(
 ) -> dict[str, Any]:
     """Figures of the network and of each baseline from their columns; warns of a baseline that is as good or better.
 
+    They are compared by :func:`loss_name`: where a class is rare, a model that never names it may be the most accurate.
+
     Returns:
-        The figures of the network, ``beaten_by`` (names of baselines, by :func:`main_figure`) and ``baselines``: the
-        figures of each by its name, with what it cost.
+        The figures of the network, ``beaten_by`` (names of baselines) and ``baselines``: the figures of each by its
+        name, with what it cost.
     """
-    actual, main = read_actual(frame, target, prefix), main_figure(target)
+    actual, loss = read_actual(frame, target, prefix), loss_name(target)
     ours = all_figures(target, actual, read_prediction(frame, target, prefix))
     baselines = {
         name: {**all_figures(target, actual, read_prediction(frame, target, prefix, name)), **cost}
         for name, cost in baseline_costs.items()
     }
-    sign = 1.0 if isinstance(target, TargetClasses) else -1.0  # a high accuracy is good, a high error is not
-    winners = [name for name, theirs in baselines.items() if sign * theirs[main] >= sign * ours[main]]
-    measured = prefix + main
+    winners = [name for name, theirs in baselines.items() if theirs[loss] <= ours[loss]]
     for name in winners:
-        logger.warning("The network (%s %.4f) loses to %s (%.4f)", measured, ours[main], name, baselines[name][main])
-    others = ", ".join(f"{name} {theirs[main]:.4f}" for name, theirs in baselines.items())
-    logger.info("%s %.4f; %s", measured, ours[main], others)
+        logger.warning(
+            "The network (%s %.4f) loses to %s (%.4f)", prefix + loss, ours[loss], name, baselines[name][loss]
+        )
+    for measure in dict.fromkeys((main_figure(target), loss)):
+        others = ", ".join(f"{name} {theirs[measure]:.4f}" for name, theirs in baselines.items())
+        logger.info("%s %.4f; %s", prefix + measure, ours[measure], others)
     return {**ours, "beaten_by": winners, "baselines": baselines}
 
 
 def loss_name(target: Target) -> str:
-    """The loss in which the importance of a variable is measured; lower is better."""
+    """The loss by which models are compared and the importance of a variable is measured; lower is better."""
     return "log_loss" if isinstance(target, TargetClasses) else main_figure(target)
 
 

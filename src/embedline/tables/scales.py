@@ -12,6 +12,7 @@ from embedline.tables.quantiles import fit_quantiles, normal_scores
 from embedline.training.canonical import refuse_text
 
 TINY = 1e-7  # added to the deviation that divides, as in the lessons
+LARGEST = float(np.finfo(np.float64).max)
 ROUNDING = 1e-12  # a deviation below this part of the mean is what float64 leaves of a constant
 
 
@@ -54,6 +55,8 @@ def fit_scale(values: nw.Series[Any], options: EncodingOptions) -> Scale:
             f"column {values.name!r} holds only missing values on the training rows: take it out of columns.continuous"
         )
     limits = options.limits.get(values.name)
+    if limits:  # a limit on one side has .inf on the other, which JSON does not have
+        limits = max(limits[0], -LARGEST), min(limits[1], LARGEST)
     limited = values.clip(*limits) if limits else values
     fill = options.fill.get(values.name, float(limited.median()))
     filled = limited.fill_null(fill)

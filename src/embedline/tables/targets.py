@@ -3,6 +3,7 @@
 A *prediction* of a target is float64 [N] in the units of a number, or the probabilities float64 [N, C] of C classes.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,14 +13,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from embedline.errors import DataError
-from embedline.tables.categories import CategoryMap, all_missing, boxed_booleans, codes_of, fit_categories, kind_of
-from embedline.tables.columns import Columns, present
+from embedline.tables.categories import CategoryMap, all_missing, codes_of, fit_categories, kind_of
+from embedline.tables.columns import Columns, holds_classes, present
 from embedline.tables.options import EncodingOptions
 from embedline.tables.scales import number_of, spread
 from embedline.training.canonical import refuse_infinite
 
+FEW_NUMBERS = 10  # different values of a target that may be numbers of classes
 UNLABELLED = -1  # class of a row without one
 Array = NDArray[np.float64]
+
+logger = logging.getLogger(__name__)
 
 
 class TargetScale(BaseModel):
@@ -45,13 +49,14 @@ class TargetScale(BaseModel):
 
 
 class TargetClasses(BaseModel):
-    """Classes in sorted order, and how many training rows each has."""
+    """Classes in sorted order, how many training rows each has, and of two the positive one, the last unless given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     column: str
     levels: CategoryMap
     counts: tuple[int, ...]
+    positive: str | None = None
 
     @property
     def width(self) -> int:
@@ -92,12 +97,17 @@ def fit_target(
     """
     if missing := int((~_known(table, name)).sum()):
         raise DataError(f"target {name!r} has {missing} missing values on the training rows")
-    if name in columns.classes or _holds_classes(table, name):
-        target = _fit_classes(table, name)
+    positive = columns.positive_of(name)
+    if holds_classes(table, columns, name):
+        target = _fit_classes(table, name, positive)
         codes = class_codes(table, target)
         return target, {label: (codes == k).astype(np.float64) for k, label in enumerate(target.names) if k > 0}
+    if positive is not None:
+        raise DataError(f"columns.positive is for a target of two classes; {name!r} holds numbers (columns.classes)")
     transform = options.transform_of(name)
     values = _numbers(table, name, transform)
+    if transform == "none":
+        _warn_of_few_numbers(values, name)
     learned = np.log(values) if transform == "log" else values
     mean = float(learned.mean())
     scale = TargetScale(
@@ -163,22 +173,36 @@ def invert_target(values: NDArray[np.floating], scale: TargetScale) -> Array:
     return np.asarray(np.exp(exact)) if scale.transform == "log" else exact
 
 
-def _holds_classes(table: nw.DataFrame[Any], name: str) -> bool:
-    dtype = table.schema[name]
-    named = dtype in (nw.String, nw.Categorical, nw.Enum, nw.Boolean) or isinstance(dtype, nw.Enum)
-    return named or boxed_booleans(table, name)
+def _warn_of_few_numbers(values: Array, name: str) -> None:
+    """Warn of a target of a few whole numbers: they may be the numbers of classes, as many data sets have them."""
+    different = np.unique(values)
+    if len(different) <= FEW_NUMBERS and len(values) >= 3 * len(different) and not np.any(values % 1):
+        shown = ", ".join(f"{value:.0f}" for value in different)
+        logger.warning(
+            "target %r holds the whole numbers %s and is learned as a quantity: if they are classes, set "
+            "columns.classes: [%s]",
+            name,
+            shown,
+            name,
+        )
 
 
-def _fit_classes(table: nw.DataFrame[Any], name: str) -> TargetClasses:
+def _fit_classes(table: nw.DataFrame[Any], name: str, positive: str | None) -> TargetClasses:
     levels = fit_categories(table, name, key="columns.classes")
     if len(levels.levels) < 2:
         raise DataError(
             f"target {name!r} has the one class {levels.levels[0]!r} on the training rows: columns.target needs a "
             "column of two classes or more"
         )
+    names = [str(level) for level in levels.levels]
+    if positive is not None and (positive not in names or len(names) != 2):
+        raise DataError(
+            f"columns.positive names {positive!r}: it needs a target of two classes and one of them; {name!r} has "
+            f"{', '.join(names)}"
+        )
     codes = table.select(codes_of(table, name, levels).alias(name)).get_column(name).to_numpy()
     counts = np.bincount(codes, minlength=levels.size)[1:]
-    return TargetClasses(column=name, levels=levels, counts=tuple(counts.tolist()))
+    return TargetClasses(column=name, levels=levels, counts=tuple(counts.tolist()), positive=positive)
 
 
 def _known(table: nw.DataFrame[Any], name: str) -> NDArray[np.bool_]:

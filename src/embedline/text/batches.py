@@ -13,7 +13,7 @@ from embedline.text.classifier import TextClassifier
 from embedline.text.options import TextSettings
 from embedline.text.streams import Corpus
 from embedline.training.checkpoints import Identity
-from embedline.training.tasks import WHOLE, Autocast, Share, StepLoss
+from embedline.training.tasks import WHOLE, Autocast, Share, StepLoss, batch_sizes
 
 POOL_BATCHES = 50  # batches among whose documents lengths are sorted: near enough for speed, far enough for chance
 
@@ -31,17 +31,15 @@ def pad(documents: Sequence[NDArray[np.integer]], device: torch.device) -> tuple
 def batches_by_length(lengths: NDArray[np.int64], batch_size: int, order: torch.Generator) -> list[NDArray[np.int64]]:
     """Rows of each batch of an epoch: random, but of like lengths, each batch's longest document first.
 
-    Documents are shuffled, sorted by length within pools of 50 batches, cut into batches, and the batches shuffled; the
-    batch with the longest document comes first, so that a lack of memory shows at once. The documents that do not fill
-    a last batch are left out of that epoch.
+    All documents are shuffled, sorted by length within pools of 50 batches, cut into batches
+    (:func:`embedline.training.tasks.batch_sizes`), and the batches shuffled; the batch with the longest document comes
+    first, so that a lack of memory shows at once.
     """
-    n_batches = max(1, len(lengths) // batch_size)
-    rows = torch.randperm(len(lengths), generator=order, device=order.device).cpu().numpy()[: n_batches * batch_size]
-    pools = [
-        rows[start : start + POOL_BATCHES * batch_size] for start in range(0, len(rows), POOL_BATCHES * batch_size)
-    ]
-    ordered = [pool[np.argsort(-lengths[pool], kind="stable")] for pool in pools]
-    batches = [pool[start : start + batch_size] for pool in ordered for start in range(0, len(pool), batch_size)]
+    rows = torch.randperm(len(lengths), generator=order, device=order.device).cpu().numpy()
+    ends = np.cumsum(batch_sizes(len(lengths), batch_size))
+    pools = np.split(rows, ends[POOL_BATCHES - 1 : -1 : POOL_BATCHES])
+    ordered = np.concatenate([pool[np.argsort(-lengths[pool], kind="stable")] for pool in pools])
+    batches = np.split(ordered, ends[:-1])
     longest = max(range(len(batches)), key=lambda index: lengths[batches[index][0]])
     others = [batch for index, batch in enumerate(batches) if index != longest]
     shuffled = torch.randperm(len(others), generator=order, device=order.device).tolist()
@@ -94,9 +92,10 @@ class DocumentTask:
         self._corpus, self._options, self._device, self._share = corpus, options, device, share
         self._targets = torch.from_numpy(targets).to(device)
         self.batch_size = min(options.batch_size, len(corpus))
-        self.n_batches = len(corpus) // self.batch_size
-        share.check(self.batch_size, "document(s)")
-        self.rows_per_batch = float(len(corpus.ids)) / len(corpus) * self.batch_size
+        sizes = batch_sizes(len(corpus), self.batch_size)
+        self.n_batches = len(sizes)
+        share.check(min(sizes), "document(s)")
+        self.rows_per_batch = len(corpus.ids) / self.n_batches
         self._batches: Sequence[NDArray[np.int64]] = ()
 
     def identity(self) -> Identity:

@@ -28,6 +28,7 @@ from embedline.training.bundle import ModelBundle, library_versions
 from embedline.training.device import make_accelerator
 from embedline.training.loop import Evaluate, Fitted
 from embedline.training.lr_finder import RangeTest, range_test
+from embedline.training.members import warn_of_few_steps
 from embedline.training.options import FinderOptions
 from embedline.training.processes import team
 from embedline.training.state import Record
@@ -69,6 +70,7 @@ def train_classifier(
         accelerator = make_accelerator(training)
         evaluate = _evaluator(held_out, classes, accelerator) if len(held_out) else None
         members = train_stages(material, training, threads, accelerator, evaluate)
+    warn_of_few_steps(members[0], training.batch_size, "classifier_training")
     history = [
         {"member": member, "stage": stage, **record}
         for member, runs in enumerate(members)

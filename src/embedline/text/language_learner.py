@@ -26,6 +26,7 @@ from embedline.training.dropout import RANK_STRIDE
 from embedline.training.ensemble import available_cores, train_side_by_side
 from embedline.training.loop import Fitted, train
 from embedline.training.lr_finder import RangeTest, range_test
+from embedline.training.members import warn_of_few_steps
 from embedline.training.options import FinderOptions
 from embedline.training.processes import current_share, team
 from embedline.training.state import Record
@@ -86,6 +87,7 @@ def train_language_model(
         evaluate = evaluator(held_out, accelerator) if len(held_out) else None
         kept = checkpoints.current("language_model")
         run = job.train(accelerator, evaluate=evaluate, label="language_model.", checkpoint=kept)
+    warn_of_few_steps([run], training.batch_size, "language_model_training")
     figures = {
         "tokens": len(learned.ids),
         "documents": len(learned),

@@ -86,6 +86,20 @@ def to_rows(stream: NDArray[np.integer], n_rows: int) -> NDArray[np.integer]:
     return np.lib.stride_tricks.sliding_window_view(stream, length + 1)[: n_rows * length : length]
 
 
+def to_covering_rows(stream: NDArray[np.integer], n_rows: int) -> NDArray[np.integer]:
+    """The stream as rows [n_rows, L + 1] of which every token but the first is a target, in one row or in two.
+
+    L = ceil((N - 1) / n_rows): where the rows of :func:`to_rows` would leave tokens out, these overlap by a few.
+
+    Raises:
+        DataError: if the stream has not two tokens a row.
+    """
+    to_rows(stream, n_rows)  # raises
+    length = math.ceil((len(stream) - 1) / n_rows)
+    starts = np.arange(n_rows) * (len(stream) - 1 - length) // max(1, n_rows - 1)
+    return np.lib.stride_tricks.sliding_window_view(stream, length + 1)[starts]
+
+
 def random_cuts(length: int, n_batches: int, bptt: int, numbers: torch.Generator) -> list[int]:
     """Ends of ``n_batches`` batches of random lengths over a row of ``length`` tokens.
 
@@ -107,7 +121,7 @@ class StreamTask:
     """Batches of a language model's training: parallel rows of a stream, read ``bptt`` tokens at a time.
 
     Row r of a batch goes on where row r of the batch before it ended, and so does the state that is carried. Documents
-    are put into a new order in every epoch.
+    are put into a new order in every epoch, and every token is read.
 
     Args:
         corpus: documents to learn from.
@@ -121,7 +135,7 @@ class StreamTask:
         self._share = share
         self._corpus, self._options, self._device = corpus, options, device
         self._n_tokens = min(options.tokens_per_epoch or len(corpus.ids), len(corpus.ids))
-        self._length = to_rows(corpus.ids[: self._n_tokens], options.batch_size).shape[1] - 1
+        self._length = to_covering_rows(corpus.ids[: self._n_tokens], options.batch_size).shape[1] - 1
         if options.random_bptt:
             self.n_batches = max(1, round(self._length / (options.bptt * (1.0 - HALVED / 2.0))))
         else:
@@ -142,7 +156,7 @@ class StreamTask:
             last = int(np.searchsorted(np.cumsum(self._corpus.lengths[documents]), self._n_tokens)) + 1
             documents = documents[:last]
         stream = self._corpus.stream(documents)[: self._n_tokens]
-        rows = to_rows(stream, self._options.batch_size)[self._share.of(self._options.batch_size)]
+        rows = to_covering_rows(stream, self._options.batch_size)[self._share.of(self._options.batch_size)]
         self._rows = torch.from_numpy(np.ascontiguousarray(rows.astype(np.int32))).to(self._device)
         if self._options.random_bptt:
             self._ends = random_cuts(self._length, self.n_batches, self._options.bptt, order)

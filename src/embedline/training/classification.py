@@ -18,20 +18,28 @@ NORMAL_95 = 1.959963984540054  # the 97.5 % point of the standard normal distrib
 
 
 def classification_metrics(
-    actual: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str], *, n_bins: int = 15
+    actual: NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    classes: Sequence[str],
+    *,
+    n_bins: int = 15,
+    positive: str | None = None,
 ) -> dict[str, Any]:
     """All figures of a classifier as plain JSON values.
 
     Args:
         actual: int [N], index of each row's class in ``classes``.
         probabilities: float [N, C], each row summing to 1.
-        classes: names of the C classes, in the order of the columns; of two, the last one is the positive class.
+        classes: names of the C classes, in the order of the columns.
         n_bins: bins of the calibration table.
+        positive: of two classes the positive one; the last unless given.
 
     Returns:
         ``rows``, ``accuracy`` with its 95 % interval (``accuracy_low``, ``accuracy_high``; Wilson 1927), ``f1_macro``
-        over the classes that occur among the actual or predicted ones, ``log_loss`` in nats, for two classes ``f1`` of
-        the positive class and, where both of them occur, ``roc_auc``; ``calibration_error``; and the tables
+        over the classes that occur among the actual or predicted ones, ``log_loss`` in nats, for two classes
+        ``positive``, its ``f1`` and, where both of them occur, ``roc_auc`` and ``average_precision``, the area under
+        the curve of precision over recall: where the class is rare, it tells models apart whose ROC-AUC is alike;
+        ``calibration_error``; and the tables
         ``confusion`` ({classes, counts: rows actual, columns predicted}), ``by_class`` and ``calibration``, a list of
         rows each.
 
@@ -54,10 +62,15 @@ def classification_metrics(
         "log_loss": log_loss(actual, checked),
     }
     if len(classes) == 2:
-        if by_class[1]["f1"] is not None:
-            figures["f1"] = by_class[1]["f1"]
-        if 0 < np.count_nonzero(actual == 1) < rows:
-            figures["roc_auc"] = roc_auc(actual == 1, checked[:, 1])
+        from sklearn.metrics import average_precision_score  # here: it takes a second, and a service has no use for it
+
+        side = list(classes).index(positive) if positive is not None else 1
+        figures["positive"] = classes[side]
+        if by_class[side]["f1"] is not None:
+            figures["f1"] = by_class[side]["f1"]
+        if 0 < np.count_nonzero(actual == side) < rows:
+            figures["roc_auc"] = roc_auc(actual == side, checked[:, side])
+            figures["average_precision"] = float(average_precision_score(actual == side, checked[:, side]))
     bins = calibration_bins(actual, checked, n_bins)
     figures["calibration_error"] = expected_calibration_error(bins)
     figures["confusion"] = {"classes": list(classes), "counts": counts.tolist()}

@@ -23,7 +23,7 @@ from embedline.training.options import FitOptions, HeldOutStopping
 from embedline.training.processes import Order, Stopped, current, current_share
 from embedline.training.state import Record, TrainingState
 from embedline.training.stopping import hold_out, row_monitor
-from embedline.training.tasks import Loss, RowTask, Task
+from embedline.training.tasks import Loss, RowTask, Task, mean_rate
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Monitor = Callable[[nn.Module], float]
@@ -102,11 +102,6 @@ def take_step(
         else:
             accelerator.backward(value)
     return reported
-
-
-def mean_rate(task: Task, batches: range) -> float:
-    """Factor of the learning rate of a step: the mean of its batches' factors."""
-    return sum(task.rate(index) for index in batches) / len(batches)
 
 
 def fit(
@@ -192,6 +187,7 @@ def train(
 
     Raises:
         Stopped: if ``stop`` was set before the training was over.
+        TrainingError: if it diverged: the loss, a weight or a figure of ``evaluate`` or ``monitor`` is not finite.
         ValueError: if ``options.early_stopping`` has no ``monitor`` to go by.
     """
     team = current()
@@ -219,7 +215,8 @@ def train(
         try:
             _run(training, accelerator, evaluate, monitor, label, position, checkpoint, stop)
         finally:
-            if checkpoint and training.whole and training.position != found:
+            # From a state that is not finite every later run would end in the same error.
+            if checkpoint and training.whole and training.position != found and training.is_finite():
                 checkpoint.save(training.state(), training.identity())
     fitted = _fitted(training, label)
     if team:
@@ -267,15 +264,19 @@ def _run(
                     due = step % record_every == 0 or step % training.epoch_steps == 0
                     record = training.record(lr) if due else None
                 if record:
+                    training.refuse_divergence(label, {"train_loss": record["train_loss"]})
                     progress.report({f"{label}{name}": record[name] for name in ("train_loss", "lr")}, step)
                     bar.update(step - bar.n)
                 if checkpoint and checkpoint.due():
+                    training.refuse_divergence(label)
                     checkpoint.save(training.state(), training.identity())
                     training.stopwatch.start(step)
                 if stop and stop.is_set():
                     raise Stopped(f"at step {step:,} of {n_steps:,}")
             training.stopwatch.stop(training.step)
+            training.refuse_divergence(label)
             figures = _figures(training, evaluate, monitor)
+            training.refuse_divergence(label, figures)
             training.end_epoch(figures)
             if figures:
                 progress.report({f"{label}{name}": value for name, value in figures.items()}, training.step)
@@ -287,9 +288,8 @@ def _step(training: TrainingState, accelerator: Accelerator, batches: range) -> 
     options, task, progressed = training.options, training.task, training.step / training.n_steps
     lr = schedules.learning_rate(options, progressed)
     set_rates(training.optimizer, lr * mean_rate(task, batches), schedules.momentum(options, progressed))
-    network, optimizer = training.network, training.optimizer
-    exchanged = (training.exchange,) if training.exchange else ()
-    return lr, take_step(task, batches, network, optimizer, accelerator, options.clip_norm, *exchanged)
+    network, optimizer, exchange = training.network, training.optimizer, training.exchange
+    return lr, take_step(task, batches, network, optimizer, accelerator, options.clip_norm, exchange)
 
 
 def _figures(training: TrainingState, evaluate: Evaluate | None, monitor: Monitor | str | None) -> dict[str, float]:

@@ -14,10 +14,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from embedline.training.groups import LayerGroup, make_optimizer, set_rates
-from embedline.training.loop import mean_rate, take_step
+from embedline.training.loop import take_step
 from embedline.training.options import FinderOptions, FitOptions
 from embedline.training.processes import Stopped
-from embedline.training.tasks import Autocast, Loss, RowTask, StepLoss, Task, step_batches
+from embedline.training.tasks import Autocast, Loss, RowTask, StepLoss, Task, mean_rate, step_batches
 
 SMOOTHING = 0.9  # weight of the past in the smoothed loss
 DIVERGED = 4.0  # stop once the smoothed loss is this many times its minimum

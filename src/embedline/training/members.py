@@ -1,6 +1,8 @@
 """The members of an ensemble of networks on rows, one for each seed: trained, measured and packed for a bundle."""
 
+import logging
 import threading
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +19,10 @@ from embedline.training.loop import Evaluate, Fitted
 from embedline.training.options import TrainingOptions
 from embedline.training.processes import current
 from embedline.training.state import Record
+
+FEW_STEPS = 100  # of a training, all epochs together
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ def train_members(
 
     with team.following(follow_members, job) if team else nullcontext():
         runs = train_side_by_side(train_member, networks, workers=workers, threads=training.threads)
+    warn_of_few_steps(runs[:1], training.batch_size, "training")
     metrics = {
         "rows": rows,
         "epochs": max(run.epochs for run in runs),
@@ -109,6 +116,19 @@ def follow_members(job: Job) -> None:
     accelerator = make_accelerator(job.training)
     for seed in job.training.seeds:
         in_threads(job.training.threads, partial(job.fit, job.build(seed), accelerator=accelerator, seed=seed))
+
+
+def warn_of_few_steps(stages: Sequence[Fitted], batch_size: int, block: str) -> None:
+    """Warn of a training whose stages have fewer than :data:`FEW_STEPS` steps; ``block`` is that of its settings."""
+    steps = sum(int(stage.history[-1]["step"]) for stage in stages)
+    if steps < FEW_STEPS:
+        logger.warning(
+            "The training took %d step(s) in all, too few for most networks to learn much: lower %s.batch_size, which "
+            "is %d, or raise the epochs",
+            steps,
+            block,
+            batch_size,
+        )
 
 
 def describe(metrics: dict[str, Any]) -> str:

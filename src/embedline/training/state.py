@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from embedline.errors import TrainingError
 from embedline.training.averaging import WeightAverage
 from embedline.training.checkpoints import Identity, State, unbroken
 from embedline.training.dropout import generator_states, restore_generators
@@ -174,6 +175,27 @@ class TrainingState:
         record: Record = {"step": self.step, "epoch": epoch, "lr": lr, "train_loss": self.meter.read()}
         self.history.append(record)
         return record
+
+    def is_finite(self) -> bool:
+        """Whether the losses since the last record and all weights are: what a later step could go on from."""
+        tensors = [tensor for tensor in self.network.state_dict().values() if tensor.is_floating_point()]
+        norms = torch._foreach_norm(tensors)
+        return bool(torch.stack([self.meter.total, *norms]).isfinite().all().item())
+
+    def refuse_divergence(self, label: str, figures: Mapping[str, float] | None = None) -> None:
+        """Raise a TrainingError that names the epoch if one of ``figures`` is not finite or, without any, a weight."""
+        if figures is None:
+            faults = [] if self.is_finite() else ["its weights are not finite"]
+        else:
+            faults = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+        if faults:
+            of = f" of {label.strip('.')}" if label else ""
+            epoch = min(self.epoch + 1, self.options.epochs)
+            raise TrainingError(
+                f"the training{of} diverged in epoch {epoch} of {self.options.epochs}: {faults[0]} at step "
+                f"{self.step:,} of {self.n_steps:,}",
+                self.options.lr,
+            )
 
     def end_epoch(self, figures: dict[str, float]) -> None:
         """Put the figures, if any, with the epoch's last record, and turn to the next epoch.

@@ -1,5 +1,6 @@
 """What a training works through: the batches of an epoch, in order, and the loss of each."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
@@ -95,11 +96,31 @@ def step_batches(task: Task, accumulate: int, first: int = 0) -> Iterator[range]
     return (range(start, min(start + accumulate, task.n_batches)) for start in starts)
 
 
+def mean_rate(task: Task, batches: range) -> float:
+    """Factor of the learning rate of a step: the mean of its batches' factors."""
+    return sum(task.rate(index) for index in batches) / len(batches)
+
+
+def batch_sizes(n_rows: int, batch_size: int) -> list[int]:
+    """Sizes of the batches of an epoch that reads each of ``n_rows`` once: equal but for one row, and no larger.
+
+    A short last batch would give its few rows the weight of a whole batch, and batch-norm the statistics of a handful;
+    of equal batches a device sees two shapes at most. No batch has one row alone, which batch-norm cannot normalise:
+    three rows in batches of two are one batch of three.
+
+    >>> batch_sizes(511, 256), batch_sizes(257, 256), batch_sizes(512, 256), batch_sizes(3, 2)
+    ([256, 255], [129, 128], [256, 256], [3])
+    """
+    n_batches = math.ceil(n_rows / batch_size)
+    if batch_size > 1 and n_rows < 2 * n_batches:
+        n_batches = max(1, n_rows // 2)
+    return [n_rows // n_batches + (place < n_rows % n_batches) for place in range(n_batches)]
+
+
 class RowTask:
     """Batches cut by index from tensors of independent rows.
 
-    A batch of static shape is cut from a fresh permutation each epoch; the rows that do not fill a last batch are left
-    out of that epoch, others of the next (fastai does the same).
+    Each epoch reads every row once, in a fresh permutation that is cut into batches of :func:`batch_sizes`.
 
     Args:
         tensors: inputs and, last, the target; all of the same length [N, …].
@@ -125,9 +146,10 @@ class RowTask:
         self._loss, self._device, self._share = loss, device, share
         self.n_rows = len(tensors[-1]) if rows is None else len(rows)
         self.batch_size = min(batch_size, self.n_rows)
-        self.n_batches = self.n_rows // self.batch_size
-        self.rows_per_batch = float(self.batch_size)
-        share.check(self.batch_size, "row(s)")
+        self._sizes = batch_sizes(self.n_rows, self.batch_size)
+        self.n_batches = len(self._sizes)
+        self.rows_per_batch = self.n_rows / self.n_batches
+        share.check(min(self._sizes), "row(s)")
         self._batches: Sequence[Tensor] = ()
 
     def identity(self) -> Identity:
@@ -137,7 +159,7 @@ class RowTask:
     def begin_epoch(self, order: torch.Generator) -> None:
         """Cut a fresh permutation into batches."""
         permutation = torch.randperm(self.n_rows, generator=order, device=order.device)
-        self._batches = permutation[: self.n_batches * self.batch_size].split(self.batch_size)
+        self._batches = permutation.split(self._sizes)
 
     def rate(self, index: int) -> float:
         """The same for every batch."""

@@ -207,7 +207,7 @@ def test_the_final_model_forecasts_classes_and_probabilities(engine: str) -> Non
     assert (forecast["predicted"].to_numpy() == expected).mean() > 0.8
 
 
-def test_a_baseline_with_the_higher_accuracy_is_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_baseline_with_the_lower_log_loss_is_named(caplog: pytest.LogCaptureFixture) -> None:
     frame = pl.DataFrame({"actual": ["a", "b"], "predicted": ["b", "a"]})
     for name, p in (("", [0.4, 0.2]), ("tree.", [0.9, 0.2]), ("mean.", [0.4, 0.6])):
         frame = frame.with_columns(pl.Series(f"{name}p_a", p), pl.Series(f"{name}p_b", [1 - value for value in p]))
@@ -217,7 +217,7 @@ def test_a_baseline_with_the_higher_accuracy_is_named(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING):
         metrics = nodes.evaluate(frame, model, encoder, {"tree": {}, "mean": {}})
     assert (metrics["accuracy"], metrics["beaten_by"]) == (0.5, ["tree"])
-    assert "The network (accuracy 0.5000) loses to tree (1.0000)" in caplog.text
+    assert "The network (log_loss 0.5697) loses to tree (0.1643)" in caplog.text
 
 
 def test_a_report_column_of_the_name_of_a_prediction_is_refused() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from embedline.errors import DataError
+from embedline.training.metrics import require_finite
 
 logger = logging.getLogger(__name__)
 
@@ -21,11 +22,13 @@ def measure_service(service: Packed, evaluation: pl.DataFrame, metrics: dict[str
         ``metric`` (name), ``path``, ``value``, ``better``, ``rows``, and ``evaluation``: fingerprint of the rows.
 
     Raises:
-        DataError: if the service's figure is not that of ``metrics``: it would answer otherwise than was measured.
+        DataError: if the service's figure is not finite, or not that of ``metrics``: it would answer otherwise than was
+            measured.
     """
     from embedline.serving.champion import fingerprint, measure
 
     measured = measure(service.open(), evaluation)
+    require_finite({measured.name: measured.value}, "the service on raw rows")
     expected: Any = metrics
     for key in measured.path:
         expected = expected[key]

@@ -4,7 +4,9 @@ Frames are Polars or pandas, as the catalog loads them, and leave as they came. 
 imported inside the functions, since every Kedro command reads this module.
 """
 
+import functools
 import logging
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,13 +14,14 @@ import narwhals as nw
 import polars as pl
 
 from embedline.errors import DataError, about_frame
-from embedline.tables.columns import EVALUATE, PREDICT, TRAIN, Columns, Split, assign_parts, require_columns
-from embedline.tables.contract import read_table
+from embedline.tables.columns import EVALUATE, PREDICT, TRAIN, Columns, Split, assign_parts, present, require_columns
+from embedline.tables.contract import read_table, refuse_no_logarithm
 from embedline.tables.encoder import Encoder
 from embedline.tables.encoder import encode as apply_encoder
 from embedline.tables.encoder import fit_encoder as fit
 from embedline.tables.options import BaselineOptions, EncodingOptions, NetworkOptions, ReportOptions, TableTraining
 from embedline.tables.targets import Target, TargetClasses, read_targets
+from embedline.training.canonical import first_row
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
@@ -33,6 +36,7 @@ def fit_encoder(table: Frame, columns: Columns, split: Split, encoding: Encoding
     with about_frame("table"):
         grouped = tuple(dict.fromkeys(name for group in encoding.target_means for name in group))
         rows = read_table(table, columns, split, others=(("encoding.target_means", grouped),))
+        refuse_no_logarithm(rows, columns, encoding)
         parts = assign_parts(rows, columns, split)
         encoder = fit(parts.filter(nw.col("part") == TRAIN), columns, encoding)
     logger.info("Fitted %d categorical and %d continuous variables", len(encoder.code_columns), len(encoder.continuous))
@@ -43,11 +47,19 @@ def encode(table: Frame, encoder: dict[str, Any], columns: Columns, split: Split
     """Encode all rows of the split: codes and standardised values, with the part that each row belongs to."""
     fitted = Encoder.model_validate(encoder)
     with about_frame("table"):
-        grouped = tuple(fitted.groups)
-        rows = read_table(table, columns, split, others=(("encoding.target_means", grouped),))
+        rows = read_table(table, columns, split, others=(("encoding.target_means", tuple(fitted.groups)),))
         encoded = apply_encoder(assign_parts(rows, columns, split), fitted)
     counts = dict(sorted(encoded.group_by("part").agg(nw.len().alias("rows")).rows()))
-    logger.info("Encoded rows: %s", ", ".join(f"{part} {rows:,}" for part, rows in counts.items()))
+    logger.info("Encoded rows: %s", ", ".join(f"{part} {number:,}" for part, number in counts.items()))
+    if PREDICT in counts:
+        unlabelled = rows.select(~functools.reduce(operator.and_, (present(rows, name) for name in columns.targets)))
+        logger.info(
+            "%s of these rows, the first in row %d of the table, have no value of the target (%s): they neither train "
+            "nor are evaluated",
+            f"{counts[PREDICT]:,}",
+            first_row(unlabelled.get_column(unlabelled.columns[0])),
+            ", ".join(columns.targets),
+        )
     return encoded.to_native()
 
 
@@ -127,7 +139,10 @@ def predict(
     from embedline.tables.predictions import actual_columns, actual_values, predicted_columns, prefix_of, to_series
 
     with about_frame("table"):
-        rows = assign_parts(read_table(table, columns, split), columns, split).filter(nw.col("part") == EVALUATE)
+        series = (report.series_by,) if report.series_by else ()
+        others = (("report.series_by", series), ("report.error_by", report.error_by))
+        rows = read_table(table, columns, split, others=others)
+        rows = assign_parts(rows, columns, split).filter(nw.col("part") == EVALUATE)
     coded = part_of(nw.from_native(encoded, eager_only=True), EVALUATE)
     targets, predicted = read_targets(model.encoder), predict_all(coded, model)
     # Through NumPy: the table may come from another engine than the stored predictions.
