@@ -29,5 +29,9 @@ def _without_markup(record: logging.LogRecord) -> bool:
     return True
 
 
-for _handler in logging.getLogger().handlers:
-    _handler.addFilter(_without_markup)
+def _filter_handlers() -> None:  # a function: a handler among this module's values would differ in each process
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_markup)
+
+
+_filter_handlers()

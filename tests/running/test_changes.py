@@ -228,21 +228,21 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(project: Project) ->
 def test_a_module_without_a_distribution_among_the_libraries_counts(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embedline.running import watching
+    from embedline.running import objects
 
     folder = project.root / "libraries"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    folders = (*watching.library_folders(), f"{folder}{os.sep}")
-    monkeypatch.setattr(watching, "library_folders", lambda: folders)
-    watching.is_installed.cache_clear()
+    folders = (*objects.library_folders(), f"{folder}{os.sep}")
+    monkeypatch.setattr(objects, "library_folders", lambda: folders)
+    objects.is_installed.cache_clear()
     project.write(f"from {project.package}_single import X\ndef node(raw, p): return X\n")
     try:
         for value, state in ((1, "ran"), (1, "skipped"), (2, "ran")):
             (folder / f"{project.package}_single.py").write_text(f"X = {value}\n")
             assert project.run().state == state
     finally:
-        watching.is_installed.cache_clear()
+        objects.is_installed.cache_clear()
 
 
 def test_a_distribution_that_a_library_needs_counts(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 
 import xxhash
 
-from .watching import WATCH, is_installed
+from .objects import is_installed
+from .watching import WATCH
 
 OWN = str(__package__)  # the runner itself, which computes nothing
 SUFFIXES = tuple(importlib.machinery.all_suffixes())

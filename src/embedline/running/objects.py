@@ -1,8 +1,13 @@
 """What objects, functions and classes of Python consist of, whatever methods they have."""
 
 import collections
+import functools
+import os
+import site
 import sys
+import sysconfig
 import types
+from pathlib import Path
 from typing import Any
 
 CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque, types.MappingProxyType)
@@ -81,3 +86,23 @@ def hidden_state(kind: type) -> type | None:
         if cls.__basicsize__ - base.__basicsize__ > 8 * words:
             return cls
     return None
+
+
+@functools.cache
+def library_folders() -> tuple[str, ...]:
+    """Folders of Python and of the installed libraries."""
+    folders = {*site.getsitepackages(), site.getusersitepackages()}
+    folders |= {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib", "platstdlib")}
+    return tuple(f"{Path(folder).resolve()}{os.sep}" for folder in folders)
+
+
+@functools.cache
+def is_installed(path: str) -> bool:
+    """Whether a file or folder belongs to Python or to an installed library."""
+    return f"{Path(path).resolve()}{os.sep}".startswith(library_folders())
+
+
+def is_of_library(cls: type) -> bool:
+    """Whether a class belongs to Python or to an installed library."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return cls is not types.SimpleNamespace and cls.__module__ != "__main__" and (file is None or is_installed(file))

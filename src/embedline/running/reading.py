@@ -20,7 +20,18 @@ from contextvars import ContextVar
 from pathlib import PurePath
 from typing import Any
 
-from .objects import CONTAINERS, SCALARS, attribute, cell, code_text, hidden_state, is_in_its_module, slots, untold
+from .objects import (
+    CONTAINERS,
+    SCALARS,
+    attribute,
+    cell,
+    code_text,
+    hidden_state,
+    is_in_its_module,
+    is_of_library,
+    slots,
+    untold,
+)
 from .values import canonical, digest
 
 BUDGET = 50_000  # objects that a lenient reading looks at
@@ -56,6 +67,7 @@ class Reading:
         self.modules: set[str] = set()
         self._strict = strict
         self._open: list[int] = []
+        self._in_library = False
         self._left = BUDGET
 
     def of(self, value: Any) -> Any:
@@ -86,10 +98,25 @@ class Reading:
                 return read(self, value)
         self.modules.update(base.__module__ for base in kind.__mro__)
         tell = next((tell for fits, tell in _TOLD if fits(kind)), None)
-        described = _tagged(kind, tell(self, value)) if tell else self._of_instance(value, kind)
+        if tell:
+            described = _tagged(kind, tell(self, value))
+        elif self._strict or issubclass(kind, (*CONTAINERS, *SCALARS)) or not is_of_library(kind):
+            described = self._of_instance(value, kind)
+        else:
+            described = self._of_library_object(value, kind)
         if kind.__flags__ & HEAP_TYPE and not is_in_its_module(kind):  # made in a function: its source tells too little
             return {**described, "!made": self.of(kind)}
         return described
+
+    def _of_library_object(self, value: Any, kind: type) -> Any:
+        """Its own attributes, not those of the objects in it: handlers, sessions and caches differ in each process."""
+        if self._in_library:
+            return _tagged(kind, None)
+        self._in_library = True
+        try:
+            return self._of_instance(value, kind)
+        finally:
+            self._in_library = False
 
     def _of_module(self, module: types.ModuleType) -> Any:
         self.modules.add(module.__name__)

@@ -8,9 +8,7 @@ import functools
 import importlib
 import importlib.machinery
 import os
-import site
 import sys
-import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+from .objects import is_installed, library_folders
 from .reading import Reading, Uncomparable
 from .values import canonical, digest
 
@@ -200,20 +199,6 @@ def values_of(module: ModuleType) -> tuple[str, set[str]]:
 
 _MADE_BY_IMPORT = {"__builtins__", "__cached__", "__doc__", "__file__", "__loader__", "__package__", "__path__"}
 _MADE_BY_IMPORT |= {"__spec__", "__name__", "__warningregistry__"}
-
-
-@functools.cache
-def library_folders() -> tuple[str, ...]:
-    """Folders of Python and of the installed libraries."""
-    folders = {*site.getsitepackages(), site.getusersitepackages()}
-    folders |= {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib", "platstdlib")}
-    return tuple(f"{Path(folder).resolve()}{os.sep}" for folder in folders)
-
-
-@functools.cache
-def is_installed(path: str) -> bool:
-    """Whether a file or folder belongs to Python or to an installed library."""
-    return f"{Path(path).resolve()}{os.sep}".startswith(library_folders())
 
 
 @functools.cache
