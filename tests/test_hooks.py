@@ -1,17 +1,26 @@
 """A parameter that nobody reads stops the run, and nested values become flat names."""
 
+import errno
+import logging
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 import pytest
+from kedro.config import OmegaConfigLoader
+from pydantic import BaseModel
 
 from embedline import hooks
 from embedline.errors import DataError
-from embedline.hooks import LiveMetrics, _create_database, _flatten, _tracked
-from embedline.parameter_hooks import ParameterCheck, _unread
+from embedline.hooks import LiveMetrics, Tracking, _create_database, _flatten, _tracked
+from embedline.outages import describe_outage
+from embedline.parameter_hooks import ParameterCheck, SourceAccess, _unread
+from embedline.redaction_hooks import Redaction
+from embedline.running import RunReport
 from embedline.settings import sqlite_url
+from embedline.sources.download import access_to, set_access
 
 READ = {"shop.training", "shop.split", "shop.features.windows", "seed"}
 
@@ -103,6 +112,23 @@ def test_live_metrics_reach_mlflow_in_batches_whole_and_in_order(
         mlflow.set_tracking_uri(before)
 
 
+def test_runs_are_joined_by_the_version_they_wrote_and_killed_ones_are_closed(tmp_path: Path) -> None:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    try:
+        client = mlflow.MlflowClient()
+        experiment = client.create_experiment("runs")
+        names = ("2026", "bob's", "of another")
+        killed = {name: client.create_run(experiment, tags={"run_id": name}).info.run_id for name in names}
+        with mlflow.start_run(experiment_id=experiment, tags={"run_id": "2026"}) as active:
+            Tracking().after_incremental_run(report=RunReport("2026_later", killed=list(names[:2])))
+        assert client.get_run(active.info.run_id).data.tags["run_id"] == "2026_later"
+        states = {name: client.get_run(run_id).info.status for name, run_id in killed.items()}
+        assert states == {"2026": "KILLED", "bob's": "KILLED", "of another": "RUNNING"}
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
 def test_live_metrics_are_sent_while_a_node_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", lambda self, run_id, metrics: sent.append(len(metrics)))
@@ -119,3 +145,144 @@ def test_a_database_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
     assert path.exists() and os.listdir(tmp_path) == [name] and os.listdir(path.parent) == ["mlflow.db"]
     assert [e.name for e in mlflow.MlflowClient(sqlite_url(str(path))).search_experiments()] == ["Default"]
     assert os.listdir(tmp_path) == [name]  # MLflow makes the folder of an address that it does not unquote
+
+
+def credentials_context(folder: Path, **parameters: Any) -> Any:
+    """What the hook reads of Kedro's context: parameters, and configuration with credentials in two environments."""
+    for env, text in {
+        "base": "",
+        "sample": "mine: {token: of sample}",
+        "local": "mine: {token: x}\nother: {key: k}",
+    }.items():
+        (folder / env).mkdir(parents=True, exist_ok=True)
+        (folder / env / "credentials.yml").write_text(text)
+    loader = OmegaConfigLoader(str(folder), base_env="base", default_run_env="sample")
+    return SimpleNamespace(params=parameters, config_loader=loader)
+
+
+def test_a_source_takes_credentials_and_a_limit_that_stand_beside_it(tmp_path: Path) -> None:
+    blocks: dict[str, Any] = {
+        "a": {"source": "s3://a", "credentials": "other", "max_bytes": 5.0},
+        "b": {"deep": {"source": "s3://b", "credentials": "mine"}},
+        "c": {"source": "s3://c", "credentials": None},
+        "d": {"source": "generated", "credentials": "not there, and not needed"},
+    }
+    try:
+        SourceAccess().after_context_created(credentials_context(tmp_path, **blocks))
+        assert (access_to("s3://a").credentials, access_to("s3://a").max_bytes) == ({"key": "k"}, 5)  # of conf/local
+        assert access_to("s3://b").credentials == {"token": "of sample"}  # the environment of the run comes first
+        assert access_to("s3://c").credentials == {} and access_to("s3://c").max_bytes == 2 * 1024**3
+        SourceAccess().after_context_created(credentials_context(tmp_path))
+        assert access_to("s3://a").credentials == {}  # of another run in the same process
+    finally:
+        set_access({})
+
+
+@pytest.mark.parametrize(
+    ("block", "named"),
+    [
+        ({"credentials": "nobody"}, ("shop.credentials", "nobody", "credentials.yml", "mine", "other")),
+        ({"credentials": {"key": "S3CRET"}}, ("shop.credentials", "credentials.yml")),
+        ({"credentials": 3}, ("shop.credentials",)),
+        ({"max_bytes": 0}, ("shop.max_bytes", "0")),
+        ({"max_bytes": True}, ("shop.max_bytes",)),
+        ({"max_bytes": "2 GB"}, ("shop.max_bytes", "2 GB")),
+        ({"max_bytes": float("inf")}, ("shop.max_bytes", "inf")),
+    ],
+)
+def test_credentials_that_cannot_be(block: dict[str, Any], named: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        SourceAccess().after_context_created(credentials_context(tmp_path, shop={"source": "s3://a", **block}))
+    assert all(text in str(caught.value) for text in named) and "S3CRET" not in str(caught.value)
+
+
+def test_credentials_beside_a_source_are_read_and_those_elsewhere_are_not() -> None:
+    read = {"shop.source", "shop.training"}
+    assert list(_unread({"shop": {"source": "x", "credentials": "mine", "max_bytes": 3}}, read)) == []
+    assert list(_unread({"credentials": "mine", "books": {"max_bytes": 3}}, read)) == ["credentials", "books"]
+
+
+def test_trackers_see_no_password_and_the_node_does() -> None:
+    class Block(BaseModel):
+        token: str = "S3CRET"
+        epochs: int = 3
+
+    given = {
+        "params:a.source": "https://joe:S3CRET@host/a",
+        "params:a.block": Block(),
+        "params:a.epochs": 3,
+        "a.raw": 1,
+    }
+    seen = dict(given)
+    for_the_node = Redaction().before_node_run(seen)
+    assert seen == {**given, "params:a.source": "https://***@host/a", "params:a.block": {"token": "***", "epochs": 3}}
+    assert {**seen, **for_the_node} == given
+    run_params = {"runtime_params": {"a": {"source": "https://joe:S3CRET@host/a"}}, "env": None}
+    Redaction().before_pipeline_run(run_params)
+    assert run_params == {"runtime_params": {"a": {"source": "https://***@host/a"}}, "env": None}
+
+
+def test_errors_and_log_lines_lose_their_passwords() -> None:
+    cause = OSError("https://joe:S3CRET@host/a")
+    error = RuntimeError("load_args={'secret': 'S3CRET'}", 3)
+    error.__cause__ = cause
+    Redaction().on_pipeline_error(error)
+    assert (error.args, cause.args) == (("load_args={'secret': '***'}", 3), ("https://***@host/a",))
+    handler = logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        Redaction().after_context_created()
+        Redaction().after_context_created()
+        assert len(handler.filters) == 1
+        line = logging.makeLogRecord({"msg": "from %s, %d rows", "args": ("https://joe:S3CRET@host/a", 3)})
+        assert handler.filter(line) and line.getMessage() == "from https://***@host/a, 3 rows"
+        assert handler.filter(logging.makeLogRecord({"msg": "%d", "args": ("no number",)}))
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def test_an_outage_of_tracking_is_said_once_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[int] = []
+
+    def fail(*_: Any, **__: Any) -> None:
+        tried.append(1)
+        raise mlflow.MlflowException("(sqlite3.OperationalError) database or disk is full\n[SQL: ...]")
+
+    monkeypatch.setattr(mlflow, "active_run", lambda: SimpleNamespace(info=SimpleNamespace(run_id="r")))
+    monkeypatch.setattr(mlflow, "set_tags", fail)
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", fail)
+    tracking = Tracking()
+    live = LiveMetrics("r", prefix="", tracker=tracking)
+    live.add({"loss": 1.0}, 1)
+    live.flush()
+    live.add({"loss": 1.0}, 2)
+    live.flush()
+    tracking.before_pipeline_run({"project_path": "."}, catalog=None)  # type: ignore[arg-type]
+    assert tried == [1] and len(caplog.records) == 1
+    assert "database or disk is full" in caplog.text and "SQL" not in caplog.text
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # an error of the code is none of the machine
+        other = LiveMetrics("r", prefix="")
+        other.add({"loss": 1.0}, 1)
+        other.flush()
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), ("/data/x", "No space left")),
+        (OSError(errno.EROFS, "Read-only file system", "/data/.runs"), ("/data/.runs", "Read-only")),
+        (OSError(errno.ENOSPC, "No space left on device"), ("TMPDIR",)),
+        (mlflow.MlflowException("connection refused by http://joe:S3CRET@host"), ("MLflow", "http://***@host")),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x"), None),
+        (ValueError("a mistake in the code"), None),
+    ],
+)
+def test_outages_are_told_from_mistakes(error: Exception, named: tuple[str, ...] | None) -> None:
+    line = describe_outage(error)
+    if named is None:
+        assert line is None
+    else:
+        assert line and "\n" not in line and all(text in line for text in named) and "S3CRET" not in line

@@ -97,6 +97,16 @@ def test_a_command_prints_no_warning() -> None:
     assert "Warning" not in shown and "WARNING" not in shown
 
 
+def test_brackets_in_a_log_message_are_shown() -> None:
+    code = (
+        "import logging; from kedro.framework.project import LOGGING; import embedline\n"
+        "markup = {'rich_format': ['dark_orange']}\n"
+        "logging.getLogger('kedro.io').info('Loading %s', '[/INST] [red]x[/red]', extra=markup)\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert "Loading [/INST] [red]x[/red]" in shown.stdout
+
+
 @pytest.fixture(scope="module")
 def context() -> object:
     """Context of the project in the base environment."""

@@ -22,3 +22,12 @@ for _message in (
 # One that mlflow 3 has kedro-mlflow's model class raise, and puts above the filters of `warnings`.
 _TYPE_HINTS = "Add type hints to the `predict` method"
 logging.getLogger("py.warnings").addFilter(lambda record: _TYPE_HINTS not in record.getMessage())
+
+
+def _without_markup(record: logging.LogRecord) -> bool:
+    vars(record).pop("rich_format", None)  # has Kedro's handler put names of datasets into markup
+    return True
+
+
+for _handler in logging.getLogger().handlers:
+    _handler.addFilter(_without_markup)

@@ -14,7 +14,8 @@ from kedro.io import DatasetError
 from kedro.validation.exceptions import DataValidationError, ParameterValidationError
 
 from embedline.commands import generate, predict, recommend, serve
-from embedline.errors import DataError
+from embedline.errors import DataError, redacted
+from embedline.outages import describe_outage
 from embedline.running import RunInterrupted, RunnerError
 from embedline.running.commands import incremental, prune, why
 from embedline.training.launcher import launched
@@ -48,15 +49,19 @@ def _in_one_line(command: click.Command) -> click.Command:
             with launched() as leads:
                 return callback(*args, **kwargs) if leads else None
         except DatasetError as error:  # Kedro puts the cause, such as a full disk, on a line of its own
-            raise click.ClickException(" ".join(str(error).splitlines())) from error
+            raise click.ClickException(redacted(" ".join(str(error).splitlines()))) from error
         except MENDABLE as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(redacted(str(error))) from error
         except MissingConfigException as error:
             where = "call it in the folder that has conf/, or unpack the packaged conf-embedline.tar.gz here"
             raise click.ClickException(f"{' '.join(str(error).split())}: {where}") from error
         except RunInterrupted as error:
             click.echo(f"Stopped: {error}", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from error
+        except Exception as error:
+            if line := describe_outage(error):
+                raise click.ClickException(line) from error
+            raise
 
     guarded.callback = call
     return guarded

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from embedline.errors import DataError, FrameError, TrainingError, name_inputs
 from embedline.mlflow_store import create_database as _create_database
 from embedline.mlflow_store import mark_killed
+from embedline.outages import go_on
 from embedline.running import RunInterrupted, RunReport
 from embedline.training.metrics import require_finite
 
@@ -37,6 +38,8 @@ class Checkpoints:
 
     The parameter ``checkpoint_seconds`` is the least time between two checkpoints of a training.
     """
+
+    only_observes = True  # what a node makes does not depend on it: an edit here retrains nothing
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -68,7 +71,7 @@ class Checkpoints:
 class DatasetNames:
     """Name the dataset in messages about a frame, ``houses.table`` for ``table``, and the block in a training's."""
 
-    only_observes = True  # what a node makes does not depend on it
+    only_observes = True
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
@@ -104,8 +107,9 @@ class LiveMetrics:
     A call takes MLflow some 30 ms, as long as thirty steps of a small network. Trainings side by side may report.
     """
 
-    def __init__(self, run_id: str, *, prefix: str) -> None:
+    def __init__(self, run_id: str, *, prefix: str, tracker: object = None) -> None:
         self._run_id, self._prefix = run_id, prefix
+        self.tracker = tracker or self  # one of them warns of an outage
         self._waiting: list[Any] = []
         self._sent = time.monotonic()
         self._lock = threading.Lock()
@@ -123,6 +127,7 @@ class LiveMetrics:
         if due:
             self.flush()
 
+    @go_on
     def flush(self) -> None:
         """Send what waits."""
         import mlflow
@@ -140,15 +145,19 @@ class Tracking:
     logged here, and its own logging of parameters is left to plain ones.
     """
 
+    only_observes = True  # what a node makes does not depend on it: an edit here retrains nothing
+
     def __init__(self) -> None:
         self._catalog: CatalogProtocol | None = None
         self._listening = ExitStack()
         self._run_of_another = False
         self._run_id: str | None = None
+        self.outage = False  # of MLflow: the run is no longer tracked
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
         """Remember whether somebody else's MLflow run is active, which stays open after ours; make the database."""
+        self.outage = False
         self._run_of_another = _active_mlflow() is not None
         if not self._run_of_another:
             loader: Any = context.config_loader
@@ -156,6 +165,7 @@ class Tracking:
             _create_database((loader["mlflow"].get("server") or {}).get("mlflow_tracking_uri") or "")
 
     @hook_impl
+    @go_on
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: CatalogProtocol) -> None:
         """Tag the run with the commit and the environment."""
         self._catalog = catalog
@@ -164,6 +174,7 @@ class Tracking:
             mlflow.set_tags({**_git_state(Path(run_params["project_path"])), "env": run_params.get("env") or "sample"})
 
     @hook_impl
+    @go_on
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
         """Log the node's settings, and send what it reports while it runs to MLflow under its namespace."""
         mlflow = _active_mlflow()
@@ -182,7 +193,7 @@ class Tracking:
     def _listen(self, mlflow: Any, namespace: str | None) -> None:
         from embedline.training import progress
 
-        live = LiveMetrics(mlflow.active_run().info.run_id, prefix=f"{namespace}." if namespace else "")
+        live = LiveMetrics(mlflow.active_run().info.run_id, prefix=f"{namespace}." if namespace else "", tracker=self)
         self._listening.close()
         self._listening.callback(live.flush)  # after the last report
         self._listening.enter_context(progress.listening(live.add))
@@ -202,12 +213,14 @@ class Tracking:
             mlflow.end_run()
 
     @hook_impl
+    @go_on
     def after_incremental_run(self, report: RunReport) -> None:
         """Tag the run with what was read, written and skipped, and mark those that were killed before it."""
         mlflow = _active_mlflow()
         if not mlflow:
             return
         tags = {
+            "run_id": report.run_id,  # Kedro's, or a later one: the version of what was written
             "nodes_ran": ", ".join(report.nodes("ran")) or "none",
             "nodes_skipped": ", ".join(report.nodes("skipped")) or "none",
             "versions_read": json.dumps(report.read),
@@ -228,6 +241,7 @@ class Tracking:
             mlflow.MlflowClient().set_terminated(self._run_id, "KILLED")
 
     @hook_impl
+    @go_on
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Log metrics and figures, as the dataset's ``metadata: {mlflow: metrics | figure | page}`` asks."""
         mlflow = _active_mlflow()

@@ -34,7 +34,7 @@ def create_database(uri: str) -> None:
 def mark_killed(mlflow: Any, run_id: str) -> None:
     """Close the tracking of a run that was killed: it could not do so itself, and would stand there as running."""
     experiment = mlflow.active_run().info.experiment_id
-    filter_string = f"tags.run_id = '{run_id}' and attributes.status = 'RUNNING'"
     client = mlflow.MlflowClient()
-    for run in client.search_runs([experiment], filter_string):
-        client.set_terminated(run.info.run_id, "KILLED")
+    for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+        if run.data.tags.get("run_id") == run_id:  # no filter of MLflow's takes every name
+            client.set_terminated(run.info.run_id, "KILLED")

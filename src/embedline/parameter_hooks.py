@@ -1,18 +1,19 @@
-"""Hooks on the parameters: a block that is left out has its defaults, a misspelt one stops the run."""
+"""Hooks on the parameters: a block that is left out has its defaults, a misspelt one stops the run.
+
+The credentials of a source are looked up.
+"""
 
 import difflib
 import logging
 import os
-import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from glob import has_magic
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
-from fsspec.utils import glob_translate
-from kedro.config import OmegaConfigLoader
+from kedro.config import MissingConfigException, OmegaConfigLoader
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
@@ -22,27 +23,14 @@ from kedro.validation.type_extractor import TypeExtractor
 from pydantic import BaseModel, RootModel
 
 from embedline.errors import DataError
+from embedline.literal_folder import LiteralFolder
 
 logger = logging.getLogger(__name__)
 
 # Read by other hooks, and by the project's own catalog in every environment.
 RUN_KEYS = {"data_root", "tracking_root", "checkpoint_seconds", "spark", "rows"}
+ACCESS_KEYS = {"credentials", "max_bytes"}  # beside the key `source`, read by `SourceAccess`
 GENERATED = "generated"  # a source that is no address
-
-
-class _LiteralFolder(LocalFileSystem):
-    """Local files, in which a folder's name such as ``data[1]`` is no part of a pattern."""
-
-    cachable = False
-
-    def __init__(self, folder: str) -> None:
-        super().__init__()
-        self._folder = folder
-
-    def glob(self, path: str, **options: Any) -> list[str]:
-        """Paths that match ``path``; only what is below the folder is a pattern."""
-        fits = re.compile(glob_translate(path.removeprefix(f"{self._folder}/"))).match
-        return [name for name in self.find(self._folder) if fits(name.removeprefix(f"{self._folder}/"))]
 
 
 class ConfigLoader(OmegaConfigLoader):
@@ -61,7 +49,7 @@ class ConfigLoader(OmegaConfigLoader):
     def _initialise_filesystem_and_protocol(conf_source: str) -> tuple[AbstractFileSystem, str]:
         filesystem, protocol = OmegaConfigLoader._initialise_filesystem_and_protocol(conf_source)
         if protocol == "file" and has_magic(str(conf_source)):
-            filesystem = _LiteralFolder(Path(conf_source).as_posix())
+            filesystem = LiteralFolder(Path(conf_source).as_posix())
         return filesystem, protocol
 
     def _get_runtime_value(self, variable: str, *default: Any) -> Any:
@@ -157,22 +145,30 @@ class SourcePaths:
     @hook_impl
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> dict[str, Any]:
         """Hand the node that fetches a source the path from the project, unless the working directory is meant."""
-        from embedline.settings import project_root
-
         found = {}
         for name in (name for name in inputs if "acquire" in node.tags and name.endswith(".source")):
             path = inputs[name]
             if not _is_relative(path):
                 continue
-            places = dict.fromkeys(place / os.path.expanduser(path) for place in (project_root(), Path.cwd()))
-            there = next((place for place in places if place.exists()), None)
+            places = _places(path)
+            there = next((place for place in places if Path(place).exists()), None)
             if there is None:
-                looked = " nor at ".join(map(str, places))
+                looked = " nor at ".join(places)
                 raise DataError(
                     f"{name.removeprefix('params:')}: there is no file or folder {path!r}, neither at {looked}"
                 )
-            found[name] = there.as_posix()
+            found[name] = there
         return found
+
+
+def _places(source: str) -> list[str]:
+    """Where a source may lie: below the project and the working directory, if it is a relative path."""
+    from embedline.settings import project_root
+
+    if not _is_relative(source):
+        return [source]
+    places = (place / os.path.expanduser(source) for place in (project_root(), Path.cwd()))
+    return list(dict.fromkeys(place.as_posix() for place in places))
 
 
 def _is_relative(path: Any) -> TypeGuard[str]:
@@ -192,6 +188,77 @@ def _hint(name: str, known: Collection[str]) -> str:
     if near:
         return f": did you mean {siblings[near[0]]!r}?"
     return f"; these are read: {', '.join(sorted(other for other in known if not above or other.startswith(above)))}"
+
+
+class SourceAccess:
+    """Let a source be fetched with credentials: ``credentials: name`` beside ``source:``, and ``max_bytes:``.
+
+    As in the catalog, the name is that of an entry of ``credentials.yml``. Its content is no parameter: nodes, trackers
+    and the manifest do not see it.
+    """
+
+    only_observes = True  # how a source is fetched is no part of what is made of it
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Look up the entries that the parameters name.
+
+        Raises:
+            DataError: an entry is not there, or a value is of the wrong kind; names the key.
+        """
+        from embedline.sources.download import set_access
+
+        set_access(
+            {
+                place: _access(name, block, context)
+                for name, block in _sources(context.params)
+                for place in _places(block["source"])
+            }
+        )
+
+
+def _sources(parameters: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Blocks with a source and something of `ACCESS_KEYS`, by name."""
+    for key, block in parameters.items():
+        if isinstance(block, Mapping):
+            name = f"{prefix}{key}"
+            if isinstance(block.get("source"), str) and any(block.get(other) is not None for other in ACCESS_KEYS):
+                yield name, block
+            yield from _sources(block, prefix=f"{name}.")
+
+
+def _access(name: str, block: Mapping[str, Any], context: KedroContext) -> Any:
+    from embedline.sources.download import Access
+    from embedline.sources.members import MAX_BYTES
+
+    entry, max_bytes = block.get("credentials"), block.get("max_bytes")
+    if isinstance(max_bytes, float) and max_bytes.is_integer():  # 5e9
+        max_bytes = int(max_bytes)
+    if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1):
+        raise DataError(f"{name}.max_bytes must be a number of bytes, 1 or more, got {max_bytes!r}")
+    if entry is None:
+        return Access(max_bytes=max_bytes or MAX_BYTES)
+    if not isinstance(entry, str):
+        raise DataError(f"{name}.credentials must name an entry of conf/local/credentials.yml, not hold its content")
+    if "://" not in block["source"]:  # generated, or on this machine: another environment needs them
+        return Access(max_bytes=max_bytes or MAX_BYTES)
+    known = _credentials(context)
+    if not isinstance(known.get(entry), Mapping):
+        there = f"it has {', '.join(map(str, known))}" if known else "there is none yet"
+        raise DataError(f"{name}.credentials names {entry!r}, which is no entry of conf/local/credentials.yml: {there}")
+    return Access(dict(known[entry]), max_bytes or MAX_BYTES)
+
+
+def _credentials(context: KedroContext) -> dict[str, Any]:
+    """Entries of the environment that runs and, since that is not ``local`` by default, of ``conf/local``."""
+    loader: Any = context.config_loader
+    known: dict[str, Any] = {}
+    with suppress(MissingConfigException):  # there is no folder `local`
+        patterns = loader.config_patterns["credentials"]
+        known |= loader.load_and_merge_dir_config(f"{loader.conf_source}/local", patterns, "credentials", set(), True)
+    with suppress(MissingConfigException):  # the environment has no such file
+        known |= loader["credentials"]
+    return known
 
 
 def enumerate_pipelines() -> Iterable[tuple[str, Pipeline]]:
@@ -219,6 +286,8 @@ def _unread(parameters: Mapping[str, Any], read: set[str], prefix: str = "") -> 
         name = f"{prefix}{key}"
         if name in read or (not prefix and (name in RUN_KEYS or name.startswith("_"))):
             continue  # a key that starts with _ is a template in YAML
+        if key in ACCESS_KEYS and f"{prefix}source" in read:
+            continue
         if isinstance(value, Mapping) and any(other.startswith(f"{name}.") for other in read):
             yield from _unread(value, read, prefix=f"{name}.")
         else:

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from embedline.errors import redacted
 from embedline.hooks import Checkpoints, DatasetNames, Tracking
-from embedline.parameter_hooks import ConfigLoader, ParameterCheck, ParameterDefaults, SourcePaths
+from embedline.parameter_hooks import ConfigLoader, ParameterCheck, ParameterDefaults, SourceAccess, SourcePaths
 from embedline.publishing_hook import Publishing
+from embedline.redaction_hooks import Redaction
 from embedline.report_hooks import MissingArtifacts
-from embedline.running import IncrementalSession
+from embedline.running import IncrementalSession, redaction
 from embedline.spark_hooks import SparkSettings
 
 
@@ -32,6 +34,8 @@ HOOKS = (
     SourcePaths(),
     ParameterDefaults(),
     ParameterCheck(),
+    SourceAccess(),
+    Redaction(),
     Checkpoints(),
     Tracking(),
     Publishing(),
@@ -39,6 +43,7 @@ HOOKS = (
     MissingArtifacts(),
     DatasetNames(),
 )
+redaction.use(redacted)  # passwords are no part of what is remembered of runs
 SESSION_CLASS = IncrementalSession  # runs only what changed; see embedline.running
 
 CONFIG_LOADER_CLASS = ConfigLoader

@@ -56,7 +56,7 @@ def fill_disks(root: Path, reference: Reference, template: Site, count: int) -> 
         before = sum(reference.sizes[other] for other in reference.order[:rank])
         size = before + rank * NOTES + reference.sizes[node] // 2
         site = Site.make(template.project, template.settings, root / f"full-{number}")
-        with _disk(site.folder / "disk", size) as disk:
+        with small_disk(site.folder / "disk", size) as disk:
             yield _fill(replace(site, data=disk / "data"), size, reference)
 
 
@@ -88,14 +88,14 @@ def no_small_disks() -> str:
         return "mounting a small tmpfs needs Linux and root"
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with _disk(Path(folder, "disk"), 1 << 20):
+            with small_disk(Path(folder, "disk"), 1 << 20):
                 return ""
         except subprocess.CalledProcessError as error:
             return f"a tmpfs cannot be mounted here: {error}"
 
 
 @contextmanager
-def _disk(folder: Path, size: int) -> Iterator[Path]:
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
     """A file system of ``size`` bytes."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)

@@ -1,12 +1,13 @@
 """Killed runs and full disks, on a small scale; ``kill_runs.py`` and ``crash_points.py`` do the same at length."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from fault_outputs import Reference
-from full_disks import fill_disks, no_small_disks
+from full_disks import fill_disks, no_small_disks, small_disk
 from kedro_runs import PROJECT, Settings, Site, copy_project
 from kill_runs import Tally, kill_runs
 
@@ -41,6 +42,33 @@ def test_on_a_full_disk_a_run_says_so_and_the_next_one_goes_on(
     for disk in fill_disks(tmp_path, reference, site, 2):
         assert not disk.failures, disk
         assert disk.completed
+
+
+@pytest.mark.skipif(bool(no_small_disks()), reason=no_small_disks())
+@pytest.mark.parametrize("root", ["tracking_root", "data_root"])
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_a_root_that_cannot_be_written_is_one_line(root: str, fault: str, tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "project")
+    with small_disk(tmp_path / "disk", 300_000) as disk:
+        if fault == "read-only":
+            subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        roots = {"tracking_root": tmp_path / "tracking", "data_root": tmp_path / "data", root: disk}
+        params = ",".join(f"{name}={path}" for name, path in roots.items())
+        finished = subprocess.run(
+            [sys.executable, "-m", "kedro", "run", "--pipelines", "movielens", "--params", params],
+            cwd=project,
+            env={**os.environ, "PYTHONPATH": str(project / "src"), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = finished.stdout + finished.stderr
+        assert finished.returncode == 1 and "Traceback" not in said
+        last = said.strip().splitlines()[-1]
+        assert last.startswith("Error: ") and any(
+            word in last for word in ("full", "No space", "Read-only", "readonly")
+        )
+        assert not [path for path in disk.rglob(".*.*") if path.is_file()]
 
 
 def test_a_run_may_end_at_any_file_operation() -> None:

@@ -94,6 +94,12 @@ def test_of_a_local_source_the_name_alone_is_shown() -> None:
     assert collect({}, "/home/somebody/secret/ml-100k.zip")["origin"] == "ml-100k.zip"
 
 
+def test_passwords_of_the_origin_and_of_earlier_runs_are_not_shown() -> None:
+    assert collect({}, "https://joe:S3CRET@host/a.zip?sig=S3CRET")["origin"] == "https://***@host/a.zip?sig=***"
+    past = [{"version": "1", "metrics": {}, "changes": ["parameter a.source changed s3://K:S3CRET@b/a → generated"]}]
+    assert collect({"metrics_history": past})["past"][0]["changes"] == ["a.source changed s3://***@b/a → generated"]
+
+
 def test_sources_without_artifacts_are_named_and_left_out() -> None:
     page = render({"films": section(), "books": collect({"metrics": None, "error_plot": None})}, PageOptions())
     assert "Not in this report, since nothing is stored of them yet: books" in text_of(page)

@@ -400,14 +400,6 @@ def test_a_second_run_at_once_waits_for_the_first(shop: Shop) -> None:
     assert {step.state for step in runners[1]._report.steps} == {"skipped"}
 
 
-def test_a_run_older_than_what_is_there_starts_again(shop: Shop) -> None:
-    shop.ran()
-    with pytest.raises(RunnerError, match="the run v001 has written newer versions than this run, v000"):
-        IncrementalRunner(manifest=shop.root / "data" / ".runs").run(
-            shop.pipeline(), shop.catalog("v000"), None, "v000"
-        )
-
-
 def test_a_catalog_without_a_manifest_says_what_to_add(shop: Shop) -> None:
     with pytest.raises(RunnerError, match=r"the catalog has no 'run_manifest'.*RunManifest"):
         IncrementalRunner().run(shop.pipeline(), shop.catalog("v1"), None, "v1")

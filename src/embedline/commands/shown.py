@@ -15,7 +15,8 @@ def show_frame(frame: "pl.DataFrame", name: str) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column, dtype in frame.schema.items():
-        table.add_column(column.replace("_", " "), justify="right" if dtype.is_numeric() else "left", overflow="fold")
+        header = Text(printable(column.replace("_", " ")))
+        table.add_column(header, justify="right" if dtype.is_numeric() else "left", overflow="fold")
     for row in frame.rows():
         table.add_row(*(Text(f"{cell:.4f}" if isinstance(cell, float) else printable(str(cell))) for cell in row))
     console = make_console()

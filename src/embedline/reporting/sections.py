@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from embedline.errors import redacted
 from embedline.reporting import figures, frames
 from embedline.reporting.measures import figures_of
 
@@ -59,14 +60,14 @@ def _as_json(figure: Any) -> Any:
 
 
 def _shown_origin(origin: str | None) -> str | None:
-    """An address as it is; of a path the last part, since a report goes to others."""
-    return origin if origin is None or "://" in origin else PurePath(origin).name
+    """An address without its secrets; of a path the last part, since a report goes to others."""
+    return redacted(origin) if origin is None or "://" in origin else PurePath(origin).name
 
 
 def _past(version: Mapping[str, Any]) -> Json:
     changes = version["changes"]
     if changes is not None:
-        changes = _in_short(changes)
+        changes = _in_short(redacted(changes))
     return {"version": version["version"], "metrics": _merits(version["metrics"]), "changes": changes}
 
 

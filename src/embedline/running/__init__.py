@@ -4,7 +4,9 @@ This package imports nothing of the project around it: a copy of the folder work
 lines (see the README).
 """
 
-from .records import Manifest, RunManifest, RunnerError
+from . import watching  # isort: skip  # first: what is imported from here on is seen
+from .manifest_dataset import RunManifest
+from .records import Manifest, RunnerError
 from .report import RunReport
 from .runner import IncrementalRunner, RunInterrupted
 from .session import IncrementalSession
@@ -17,4 +19,5 @@ __all__ = [
     "RunManifest",
     "RunReport",
     "RunnerError",
+    "watching",
 ]

@@ -1,225 +1,173 @@
-"""What code a node runs: every definition of the project that its function reaches, and the libraries behind them.
+"""What code a node runs: whole modules of the project, what its objects hold, and the libraries behind them.
 
-The sources are read, not executed: each module is parsed once, and references are followed from definition to
-definition (a function, a class, an assignment) through imports. What is hashed is the syntax tree without docstrings,
-so that comments, docstrings and formatting count for nothing. What a function holds that no source tells (closures,
-``functools.partial``, instances) is read from the function itself.
-
-Seen: names, attributes of imported modules (all of a module that is passed around, as in ``getattr(module, name)``),
-imports inside functions, decorators, default values, base classes, annotations, and the statements that act in every
-module that is imported on the way (a call, ``REGISTRY["a"] = f``, a decorator or a base class that registers).
-
-Not seen: modules and names that are looked up by a string alone (``importlib``, ``globals()``), what an assignment or
-a ``return`` does besides its value (``_ = register(f)``), subclasses found by ``__subclasses__``, docstrings that are
-used as data, settings of a library's decorator that is applied by hand, values that change at run time
-(``module.SETTING = 5`` within a function, environment variables), and files that the code reads by itself.
+A module counts with its whole source, without comments and docstrings: rather too much than too little. Which modules
+count is told by the imports of the node's own module (:mod:`.modules`), by the objects that its function holds and by
+those that somebody has put into a module (:mod:`.values`), and by what the node was seen to import (:mod:`.watching`).
 """
 
 import ast
-import enum
 import functools
 import importlib.metadata
-import inspect
+import json
+import logging
 import sys
-import types
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kedro.io import AbstractDataset
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import TypeAdapter
 
-from .modules import Reading, imported_modules
-from .names import MODULE_BODY, Found, Key, Names
-from .values import canonical, digest, plain, state
+from .files import Unreadable, read_json, write_atomically
+from .modules import OWN, Modules, Source
+from .reading import Reading
+from .values import canonical, digest
+from .watching import WATCH
 
-IGNORED_LIBRARIES = frozenset({"kedro", "fsspec", "tqdm"})  # they carry values and show progress, they compute nothing
+logger = logging.getLogger(__name__)
 
-
-class UntraceableCode(Exception):
-    """The code of a function cannot be told from its source: what it computes may have changed unnoticed."""
+PARSED = TypeAdapter(dict[str, Source])
+LARGE = 2000  # parsed modules: from then on only those of this run are kept
+IGNORED_LIBRARIES = frozenset({"kedro", "tqdm"})  # they call nodes and show progress, they compute nothing
+ACTING_HOOKS = (
+    "before_node_work",
+    "before_node_run",
+    "after_node_run",
+    "before_dataset_loaded",
+    "after_dataset_loaded",
+    "before_dataset_saved",
+    "after_dataset_saved",
+)
 
 
 @dataclass(frozen=True)
 class Code:
-    """What a function reaches.
+    """What a node runs.
 
     Attributes:
-        definitions: ``package.module.name`` of each definition, with a hash of its syntax tree.
-        libraries: top-level packages, with the versions of their distributions; ``python`` is one of them.
+        modules: hash by module of the project, and ``values of <module>`` where others have set some.
+        libraries: version by library; ``python`` is one of them.
     """
 
-    definitions: dict[str, str] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)
-
-    def __or__(self, other: "Code") -> "Code":
-        return Code(self.definitions | other.definitions, self.libraries | other.libraries)
 
 
 class CodeIndex:
-    """Code of functions and classes, read once for each definition.
+    """Code of nodes; each module is read once.
 
     Args:
-        package: the project's own top-level package, wherever it is installed. Other top-level packages belong to the
-            project if they lie outside of the installed libraries.
+        package: the project's own top-level package.
+        cache: JSON file that keeps what was parsed; it may be lost at any time.
     """
 
-    def __init__(self, package: str | None = None) -> None:
-        self._names = Names(package)
-        self._direct: dict[Key, tuple[str | None, Found]] = {}
+    def __init__(self, package: str | None, cache: Path | None = None) -> None:
+        self._cache = cache
+        self._known = _read_cache(cache) if cache else {}
+        self._parsed_before = len(self._known)
         self._version = functools.cache(_version)
+        self.modules = Modules(package, self._known, self._version)
+        self._codes: dict[frozenset[str], Code] = {}
+        self._libraries: dict[frozenset[str], dict[str, str]] = {}
+        self._values: dict[str, tuple[str | None, set[str]]] = {}
+        self._hooks: tuple[set[str], dict[str, str]] | None = None
 
-    def of_function(self, function: Callable[..., Any]) -> Code:
-        """Code that a call of ``function`` reaches.
+    def save(self) -> None:
+        """Keep what was parsed for the next run; where that fails, on a full disk, it is parsed once more."""
+        if self._cache and len(self._known) != self._parsed_before:
+            used = self.modules.used if len(self._known) > LARGE else self._known
+            try:
+                write_atomically(self._cache, json.dumps({key: self._known[key] for key in used}), durable=False)
+            except OSError as error:
+                logger.warning("What was parsed cannot be kept in %s: %s", self._cache, error.strerror)
 
-        Raises:
-            UntraceableCode: if it is not defined in a source file, or holds values that cannot be compared.
+    def of(self, modules: Iterable[str], *, again: bool = False) -> Code:
+        """Code that modules reach, with the values that others have put into them.
+
+        Args:
+            again: after the node has run: what it has changed in modules by itself does not count.
         """
-        code: list[Code] = []
-        try:
-            held = self._held(function, code, set())
-        except (TypeError, RecursionError) as error:
-            raise UntraceableCode(f"{_name(function)} holds a value that cannot be compared: {error}") from error
-        values = {} if isinstance(held, str) else {f"values of {_name(function)}": digest(canonical(held))}
-        return functools.reduce(Code.__or__, code, Code(values))
-
-    def of_class(self, cls: type) -> Code:
-        """Code of a class; for a library's class, the library and what its module imports.
-
-        For a dataset of the project, the library's dataset that it extends counts as well.
-
-        Raises:
-            UntraceableCode: if it is not defined in a source file.
-        """
-        if self._is_library(cls.__module__):
-            return Code({}, self._versions(_imported_by(cls.__module__)))
-        bases = {base.__module__ for base in cls.__mro__ if issubclass(base, AbstractDataset)}
-        outside = {name for name in bases if self._is_library(name) and _top(name) not in IGNORED_LIBRARIES}
-        libraries = {library for name in outside for library in _imported_by(name)}
-        return self._of_name(cls.__module__, cls.__qualname__) | Code({}, self._versions(libraries))
-
-    # What a function holds
-
-    def _held(self, value: Any, code: list[Code], seen: set[int]) -> Any:
-        """What a value consists of, in JSON types; the code of functions and classes in it is added to ``code``."""
-        if _has_name(value):
-            return self._held_by_definition(value, code, seen)
-        is_ours = self._names.is_project(type(value).__module__)
-        if is_ours:
-            code.append(self.of_class(type(value)))
-        if isinstance(value, functools.partial):
-            return [self._held(part, code, seen) for part in (value.func, value.args, value.keywords)]
-        if isinstance(value, Mapping):
-            return {str(key): self._held(part, code, seen) for key, part in value.items()}
-        if isinstance(value, list | tuple | set | frozenset):
-            inner = [self._held(part, code, seen) for part in value]
-            return sorted(inner, key=canonical) if isinstance(value, set | frozenset) else inner
-        if callable(value) or (is_ours and not isinstance(value, enum.Enum)):
-            return self._held_by_instance(value, code, seen)
-        return plain(value, strict=True)
-
-    def _held_by_definition(self, value: Any, code: list[Code], seen: set[int]) -> Any:
-        name = _name(value)
-        if isinstance(value, types.FunctionType):
-            return self._held_by_function(value, code, seen)
-        if isinstance(value, type):
-            code.append(self.of_class(value))
-        elif isinstance(value, types.MethodType) and not isinstance(value.__self__, type):
-            return [name, self._held_by_instance(value.__self__, code, seen)]
-        elif isinstance(getattr(value, "__self__", None), types.ModuleType | None):  # of a library written in C
-            wrapped = getattr(value, "__wrapped__", None)  # by functools.lru_cache
-            if wrapped is not None:
-                return self._held(wrapped, code, seen)
-            code.append(self._of_name(value.__module__ or "builtins", value.__qualname__))
-        else:
-            return [name, self._held(value.__self__, code, seen)]
-        return name
-
-    def _held_by_instance(self, instance: Any, code: list[Code], seen: set[int]) -> Any:
-        if id(instance) not in seen:
-            seen.add(id(instance))
-            code.append(self.of_class(type(instance)))
-            return [_name(type(instance)), self._held(state(instance), code, seen)]
-        return _name(type(instance))
-
-    def _held_by_function(self, function: types.FunctionType, code: list[Code], seen: set[int]) -> Any:
-        name, original = _name(function), getattr(inspect.unwrap(function), "__code__", function.__code__)
-        if original.co_filename.startswith("<") and self._names.is_project(function.__module__):  # made by exec
-            raise UntraceableCode(f"{name} is not defined in a source file")
-        if id(function) in seen:
-            return name
-        seen.add(id(function))
-        if _is_in_its_module(function):  # the source tells how it came about
-            code.append(self._of_name(function.__module__, function.__qualname__))
-            return name
-        module, qualname = function.__globals__.get("__name__"), function.__code__.co_qualname
-        code.append(self._of_name(module, qualname))
-        held: dict[str, Any] = {"wrapped": function.__wrapped__} if hasattr(function, "__wrapped__") else {}
-        if not held or self._names.is_project(module):  # what else a library's decorator holds is its own affair
-            cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-            held |= {captured: _content(cell) for captured, cell in cells}
-            if "<locals>" in qualname and (function.__defaults__ or function.__kwdefaults__):
-                held |= {"default values": [function.__defaults__, function.__kwdefaults__]}
-        return [name, self._held(held, code, seen)] if held else name
-
-    def _of_name(self, module_name: str | None, qualname: str) -> Code:
-        """Code of a definition by its name."""
-        if module_name and self._is_library(module_name):
-            return Code({}, self._versions({_top(module_name)}))
-        module, name = self._names.module(module_name or ""), qualname.partition(".")[0]
-        if module is None:
-            raise UntraceableCode(f"{module_name}.{qualname} is not defined in a source file")
-        if name in module.definitions:
-            return self._reached({(module.name, name)})
-        # A lambda, or a name that the module builds at run time: everything in the module counts.
-        return self._reached({*((module.name, other) for other in module.definitions), (module.name, MODULE_BODY)})
-
-    def _is_library(self, module: str) -> bool:
-        top = _top(module)
-        known = top in sys.stdlib_module_names or top in IGNORED_LIBRARIES or self._version(top)
-        return bool(known) and not self._names.is_project(module)
-
-    # What definitions refer to
-
-    def _reached(self, start: set[Key]) -> Code:
-        definitions: dict[str, str] = {}
-        libraries: set[str] = set()
-        todo, seen = list(start), set(start)
+        key = frozenset(modules)
+        if key in self._codes and not again:
+            return self._codes[key]
+        names, tops = self.modules.closure(key)
+        values: dict[str, str] = {}
+        todo = set(names)
         while todo:
-            key = todo.pop()
-            hashed, found = self._analyse(key)
-            if hashed:
-                definitions[f"{key[0]}.{key[1]}"] = hashed
-            libraries |= found.libraries
-            fresh = found.keys - seen
-            seen |= fresh
-            todo.extend(fresh)
-        return Code(dict(sorted(definitions.items())), self._versions(libraries))
+            brought: set[str] = set()
+            for name in todo:
+                if name not in self._values and not again and not name.startswith(OWN):
+                    self._values[name] = WATCH.changed_values(name)
+                changed, others = self._values.get(name, (None, set()))
+                if changed:
+                    values[f"values of {name}"] = changed
+                    brought |= others
+            more, others = self.modules.closure(brought - names)
+            todo, names, tops = more - names, names | more, tops | others
+        code = Code({**self.modules.fingerprints(names), **dict(sorted(values.items()))}, self._versions(tops))
+        return code if again else self._codes.setdefault(key, code)
 
-    def _analyse(self, key: Key) -> tuple[str | None, Found]:
-        """Hash of a definition (None for a module body that does not act) and what it refers to."""
-        if key not in self._direct:
-            module = self._names.module(key[0])
-            assert module is not None
-            is_body = key[1] == MODULE_BODY
-            statements = [*module.acting, *self._names.registering(module)] if is_body else module.definitions[key[1]]
-            reading, found = Reading(statements, module), Found()
-            for name in {module.name} | reading.loaded | (module.loaded if is_body else set()):
-                found.keys |= self._names.bodies(name)
-            for chain in reading.chains:
-                self._names.find(module, chain, found)
-            for source, taken in reading.targets:
-                self._names.follow(source, taken, found)
-            self._direct[key] = (digest(reading.text) if statements else None, found)
-        return self._direct[key]
+    def named_in(self, value: Any) -> Iterator[str]:
+        """Modules of the project that texts in a value of JSON types name."""
+        if isinstance(value, str):
+            yield from self.modules.named(value)
+        elif isinstance(value, dict | list):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from self.named_in(item)
 
-    def _versions(self, libraries: Iterable[str]) -> dict[str, str]:
-        outside = {name for name in libraries if name and name not in sys.stdlib_module_names} - IGNORED_LIBRARIES
-        found = {name: self._version(name) for name in sorted(outside)}
-        return {**{name: version for name, version in found.items() if version}, "python": _PYTHON}
+    def of_class(self, cls: type) -> set[str]:
+        """Modules of a dataset's class; for a library's class, what its module imports as well."""
+        names = {base.__module__ for base in cls.__mro__}
+        outside = (name for name in names if not self.modules.is_project(name) and _top(name) not in IGNORED_LIBRARIES)
+        return names.union(*(_imported_by(name) for name in outside))
+
+    def of_hooks(self, hook_manager: Any) -> tuple[set[str], dict[str, str]]:
+        """Modules of the project's hooks that may change what a node reads or writes, and digests of what they hold.
+
+        A hook whose class says ``only_observes = True`` is left out.
+        """
+        if self._hooks is None:
+            reading, states = Reading(strict=False), dict[str, str]()
+            acting: set[str] = set()
+            for plugin in _plugins(hook_manager):
+                module = plugin.__name__ if isinstance(plugin, type(sys)) else type(plugin).__module__
+                if self.modules.is_project(module) and not getattr(plugin, "only_observes", False):
+                    acting.add(module)
+                    states[f"values of the hook {module}.{type(plugin).__qualname__}"] = digest(
+                        canonical(reading.of(plugin))
+                    )
+            WATCH.acting = acting
+            self._hooks = (acting | reading.modules if acting else set(), states)
+        return self._hooks
+
+    def _versions(self, tops: Iterable[str]) -> dict[str, str]:
+        """Versions of libraries by top-level package, and of all that they need by distribution."""
+        outside = frozenset(name for name in tops if name not in sys.stdlib_module_names) - IGNORED_LIBRARIES
+        if outside not in self._libraries:
+            needed = outside.union(*(_needed(name) for name in outside)) - IGNORED_LIBRARIES
+            found = {name: self._version(name) for name in sorted(needed)}
+            self._libraries[outside] = {name: version for name, version in found.items() if version}
+        return {**self._libraries[outside], "python": _PYTHON}
 
 
-_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+def _read_cache(path: Path) -> dict[str, Any]:
+    try:
+        known = read_json(path, PARSED) or {}
+    except Unreadable as error:
+        logger.warning("%s is unreadable (%s): the project's modules are parsed again", path, error)
+        return {}
+    return {key: asdict(source) for key, source in known.items()}
+
+
+def _plugins(hook_manager: Any) -> list[Any]:
+    """Plug-ins that implement a hook around a node or dataset."""
+    found = {}
+    for name in ACTING_HOOKS:
+        caller: Any = getattr(getattr(hook_manager, "hook", None), name, None)
+        for implementation in caller.get_hookimpls() or () if caller is not None else ():  # None: Kedro's own stand-in
+            found[id(implementation.plugin)] = implementation.plugin
+    return list(found.values())
 
 
 def _top(module: str) -> str:
@@ -231,36 +179,16 @@ def _imported_by(module: str) -> frozenset[str]:
     """Top-level packages of a library's module and of what it imports."""
     source = getattr(sys.modules.get(module), "__file__", None)
     statements = ast.parse(Path(source).read_bytes()).body if source and source.endswith(".py") else []
-    return frozenset({_top(module)} | {_top(name) for each in statements for name in imported_modules(each)})
+    names = {_top(module)}
+    for each in statements:
+        if isinstance(each, ast.Import):
+            names |= {_top(alias.name) for alias in each.names}
+        elif isinstance(each, ast.ImportFrom) and not each.level:
+            names.add(_top(str(each.module)))
+    return frozenset(names)
 
 
-def _name(definition: Any) -> str:
-    """Name of a function or class; of the class of another object."""
-    while isinstance(definition, functools.partial):
-        definition = definition.func
-    named = definition if _has_name(definition) else type(definition)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
-def _has_name(value: Any) -> bool:
-    """Whether it is a function or class, in the widest sense."""
-    return callable(value) and hasattr(value, "__qualname__")
-
-
-def _is_in_its_module(function: types.FunctionType) -> bool:
-    """Whether the module has the function under the function's own name."""
-    found: Any = sys.modules.get(function.__module__)
-    for part in function.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is function
-
-
-def _content(cell: types.CellType) -> Any:
-    """What a closure has captured; None for a name that is not bound yet."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _version(library: str) -> str | None:
@@ -272,6 +200,34 @@ def _version(library: str) -> str | None:
     if len(versions) > 1:  # one of those that share a name, as ``google`` is
         return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     return next(iter(versions.values()), None)
+
+
+@functools.cache
+def _needed(library: str) -> frozenset[str]:
+    """Distributions that a library needs, directly or not."""
+    todo, found = [library, *_distributions().get(library, ())], set[str]()
+    while todo:
+        for name in _requirements(todo.pop()) - found - IGNORED_LIBRARIES:
+            found.add(name)
+            todo.append(name)
+    return frozenset(found)
+
+
+@functools.cache
+def _requirements(distribution: str) -> frozenset[str]:
+    try:
+        lines = importlib.metadata.requires(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return frozenset()
+    found = set()
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:  # of an old distribution; its own version counts all the same
+            continue
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            found.add(requirement.name.lower().replace("_", "-"))
+    return frozenset(found)
 
 
 @functools.cache

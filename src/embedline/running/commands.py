@@ -13,9 +13,9 @@ from kedro.framework.cli.utils import _split_params, env_option
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 
+from .manifest_dataset import manifest_of
 from .provenance import explain
 from .prune import Removal, find_removals, remove
-from .records import manifest_of
 from .report import make_console
 from .runner import IncrementalRunner
 from .session import IncrementalSession
@@ -30,7 +30,7 @@ params_option = click.option(
 
 
 def incremental(run: click.Command) -> click.Command:
-    """Kedro's ``run`` command with the incremental runner as its default, ``--force`` and ``--dry-run``.
+    """Kedro's ``run`` command with the incremental runner as its default, ``--force``, ``--dry-run`` and ``--touch``.
 
     A termination signal ends the run as Ctrl-C does, with what is finished kept.
     """
@@ -39,14 +39,21 @@ def incremental(run: click.Command) -> click.Command:
         *run.params,
         click.Option(["--force"], is_flag=True, help="Run every node, also the unchanged ones."),
         click.Option(["--dry-run"], is_flag=True, help="Show what would run and why, and run nothing."),
+        click.Option(["--touch"], help="Record that what changed of these nodes does not matter, and run nothing."),
     ]
     kedro_run: Callable[..., Any] = run.callback  # type: ignore[assignment]
 
     @functools.wraps(kedro_run)
     def callback(
-        *, runner: str | None, runner_params: dict[str, Any], force: bool, dry_run: bool, **options: Any
+        *,
+        runner: str | None,
+        runner_params: dict[str, Any],
+        force: bool,
+        dry_run: bool,
+        touch: str | None,
+        **options: Any,
     ) -> Any:
-        named = {name: True for name, given in {"force": force, "dry_run": dry_run}.items() if given}
+        named = {name: given for name, given in {"force": force, "dry_run": dry_run, "touch": touch}.items() if given}
         if named and runner:
             option = next(iter(named)).replace("_", "-")
             raise click.UsageError(f"--{option} is an option of the incremental runner, not of {runner}")

@@ -1,36 +1,128 @@
 """What is in files: content hashes with a cache, and where a Kedro dataset keeps its files."""
 
+import glob
 import json
 import logging
 import os
+import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import xxhash
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
-from .values import canonical, digest, plain
+from .values import canonical, digest
+from .versions import innermost, newest_first
 
 logger = logging.getLogger(__name__)
 
 RACY_NS = 100_000_000  # a file that changed less than this before it was hashed may change again within one clock tick
 BUFFER = 1 << 20  # bytes read at a time
 
+DEEPEST = 150  # nesting of bookkeeping; what compares it recurses, and Python allows a thousand calls
+
 TELLS_NOTHING = {"name", "size", "type", "url", "mimetype", "partial"}  # what a store may say without telling changes
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file so that a reader, or the next run after a kill, sees the old one or the new one."""
+T = TypeVar("T")
+
+
+class Unreadable(ValueError):
+    """A file of the bookkeeping is not what the runner writes."""
+
+
+def read_json(path: Path, shape: TypeAdapter[T]) -> T | None:
+    """Read a small JSON file and check the types in it; None if there is none.
+
+    Raises:
+        Unreadable: if it is no regular file, cannot be opened, is no JSON, or has other types; the reason in one line.
+    """
+    if not os.path.lexists(path):
+        return None
+    if not path.is_file():  # a folder, a link to nothing, or a named pipe, which would wait for a writer for ever
+        raise Unreadable("not a file")
+    try:
+        content = json.loads(path.read_bytes())
+        if _deeper(content, DEEPEST):
+            raise Unreadable("nested too deeply")
+        return shape.validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Unreadable(f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}") from error
+    except OSError as error:
+        raise Unreadable(str(error.strerror)) from error
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(str(error).partition("\n")[0]) from error
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file, folder or link to ``<name>.unreadable-<n>``, so that nothing is lost; the new path."""
+    aside = next(place for n in count(1) if not os.path.lexists(place := path.with_name(f"{path.name}.unreadable-{n}")))
+    path.rename(aside)
+    return aside
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a folder with all it holds."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a small text file so that a reader, or the next run after a kill, sees the old one or the new one.
+
+    Args:
+        path: file to write; its folder is made.
+        text: content.
+        durable: have it on the disk before it gets its name, so that a power failure leaves no empty file either;
+            False for what may be lost.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        staged.write_text(text, encoding="utf-8")
+        with staged.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
         os.replace(staged, path)
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
+    if durable:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk; systems that cannot open a folder keep them themselves."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def hash_file(path: Path) -> str:
@@ -42,6 +134,12 @@ def hash_file(path: Path) -> str:
     return hashed.hexdigest()
 
 
+_Hash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
+HASHES: TypeAdapter[dict[str, tuple[int, int, int, int, int, _Hash]]] = TypeAdapter(
+    dict[str, tuple[int, int, int, int, int, _Hash]]
+)
+
+
 class FileHashes:
     """Content hashes of files and folders, read again only where size, times or inode have changed.
 
@@ -51,14 +149,13 @@ class FileHashes:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._changed = False
+        self._changed = self._unreadable = False
         self._known: dict[str, list[Any]] = {}
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = read_json(path, HASHES) or {}
             self._known = {name: list(entry) for name, entry in known.items()}
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except Unreadable as error:
+            self._changed = self._unreadable = True
             logger.warning("%s is unreadable (%s): all files are hashed again", path, error)
 
     def of(self, path: Path, *, trust: bool = True) -> str | None:
@@ -86,16 +183,45 @@ class FileHashes:
         return hashed
 
     def _of_folder(self, folder: Path, *, trust: bool) -> str:
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        content = [[name, self.of(folder / name, trust=trust)] for name in names]
+        content: list[list[Any]] = []
+        seen: set[str] = set()
+        for place, folders, names in os.walk(folder, followlinks=True):
+            if (real := os.path.realpath(place)) in seen:  # a link to a folder around it
+                folders.clear()
+                continue
+            seen.add(real)
+            inner = Path(place).relative_to(folder).as_posix()
+            content += [[f"{inner}/{name}", self.of(Path(place, name), trust=trust)] for name in names]
+            content.append([f"{inner}/", None])  # also one that is empty
+        return xxhash.xxh3_128_hexdigest(json.dumps(sorted(content, key=str)).encode())
+
+    def of_listing(self, folder: Path, *, trust: bool = True) -> str | None:
+        """Hash of what a folder has in it: names, and the content of the files directly in it; None without one."""
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        content = [
+            [entry.name, self.of(Path(entry.path), trust=trust) if entry.is_file() and not _is_journal(entry) else None]
+            for entry in entries
+            if entry.name != "__pycache__"
+        ]
         return xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
 
     def save(self) -> None:
         """Keep the hashes for the next run, without those of files that are gone."""
         if self._changed:
             self._known = {name: known for name, known in self._known.items() if os.path.exists(name)}
-            write_atomically(self._path, json.dumps(self._known))
+            if self._unreadable:
+                set_aside(self._path)
+                self._unreadable = False
+            write_atomically(self._path, json.dumps(self._known), durable=False)
             self._changed = False
+
+
+def _is_journal(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is a database or log, which grows while nodes run."""
+    return entry.name.endswith((".db", ".sqlite", ".sqlite3", ".log", "-journal", "-wal", "-shm"))
 
 
 @dataclass(frozen=True)
@@ -135,24 +261,22 @@ class Place:
         return f"remote:{self.filesystem.checksum(path)}" if set(about) - TELLS_NOTHING else None
 
     def versions(self) -> list[str]:
-        """Versions that have a file, newest first."""
+        """Versions that have a file, newest first; without names that Kedro takes for no version."""
         if not self.versioned:
             return []
         name = self.path.rsplit("/", 1)[-1]
         if self.filesystem is not None:
-            return sorted((path.split("/")[-2] for path in self.filesystem.glob(f"{self.path}/*/{name}")), reverse=True)
+            return newest_first(path.split("/")[-2] for path in self.filesystem.glob(f"{self.path}/*/{name}"))
         try:
             folders = [entry.name for entry in os.scandir(self.path) if entry.is_dir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted((folder for folder in folders if Path(self.path, folder, name).exists()), reverse=True)
+        return newest_first(folder for folder in folders if Path(self.path, folder, name).exists())
 
 
 def place_of(dataset: Any) -> Place | None:
     """Where ``dataset`` keeps its content; None for one that is not a file (a table of a database, a value)."""
-    inner = getattr(dataset, "_dataset", None)  # CachedDataset
-    if inner is not None and hasattr(inner, "load"):
-        return place_of(inner)
+    dataset = innermost(dataset)
     path = getattr(dataset, "_filepath", None) or getattr(dataset, "_path", None)
     if path is None or getattr(dataset, "_EPHEMERAL", False):
         return None
@@ -166,21 +290,36 @@ def place_of(dataset: Any) -> Place | None:
 
 
 def local_paths(value: Any, project: Path) -> Iterator[tuple[str, Path]]:
-    """Strings within a parameter that name a file or folder of this machine, with the path.
+    """Texts within a parameter that name files or folders of this machine, with the path; of a pattern, each that fits.
 
-    Only what looks like a path (it has a separator) and exists; relative ones start from the project. A folder that the
-    project itself lies in does not count.
+    Only what looks like a path (it has a separator, or is the name of a file with a suffix) and exists; relative ones
+    start from the project, ``~`` and ``$VARIABLES`` are replaced. A folder around the project does not count.
+
+    Args:
+        value: of JSON types, as :func:`.values.plain` gives it.
     """
-    plain_value = plain(value)
-    if isinstance(plain_value, str):
-        text = plain_value.removeprefix("file://")
-        if ("/" in text or os.sep in text) and "://" not in text and "\n" not in text and len(text) < 4096:
-            path = project / os.path.expanduser(text)
-            if os.path.exists(path) and not project.resolve().is_relative_to(path.resolve()):
-                yield plain_value, path
-    elif isinstance(plain_value, dict):
-        for item in plain_value.values():
+    if isinstance(value, str):
+        text = value.removeprefix("file://")
+        if "://" not in text and "\n" not in text and "\0" not in text and 0 < len(text) < 4096:
+            yield from ((name, path) for name, path in _existing(value, text, project) if not _is_around(path, project))
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from local_paths(item, project)
-    elif isinstance(plain_value, list):
-        for item in plain_value:
-            yield from local_paths(item, project)
+
+
+def _existing(name: str, text: str, project: Path) -> Iterator[tuple[str, Path]]:
+    path = project / os.path.expandvars(os.path.expanduser(text))
+    is_path = "/" in text or os.sep in text
+    try:
+        if os.path.exists(path):
+            if is_path or (path.suffix and path.is_file()):
+                yield name, path
+        elif glob.has_magic(str(path)) and (is_path or path.suffix):
+            for found in sorted(glob.glob(str(path), recursive=True, include_hidden=True)):
+                yield f"{name}: {os.path.relpath(found, project)}", Path(found)
+    except (ValueError, re.error):  # what looks like a pattern, and is none
+        return
+
+
+def _is_around(path: Path, project: Path) -> bool:
+    return project.resolve().is_relative_to(path.resolve())

@@ -1,245 +1,338 @@
-"""One parsed source file: what it defines, imports and does when it is imported, and what its statements refer to."""
+"""The modules of a project: which modules a module reaches by imports, and a fingerprint of each one's source.
+
+The sources are parsed, not executed. A module reaches what it imports anywhere in its file, the packages around it, the
+modules that it uses as attributes of an imported package, and those that a string in it names. A module that asks for
+others in a way that no source tells (``exec``, ``__subclasses__``, ``runpy``, ...) reaches all modules of its package.
+"""
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import importlib.machinery
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any
 
-Chain = tuple[str, ...]  # names joined by dots: ``a.b.c`` is ("a", "b", "c")
-Target = tuple[str, Chain]  # a module, and what is taken from it; nothing for the module itself
-Locals = Mapping[str, Iterable[Target]]  # names that a function binds, with the modules that they come from
+import xxhash
 
-COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-SCOPES = frozenset({*FUNCTIONS, *COMPREHENSIONS, ast.ClassDef})
-LEAVES = frozenset({ast.Name, ast.Constant, ast.Load, ast.Store})  # most of all nodes: worth a shortcut
-BINDING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler, ast.MatchAs, ast.MatchStar)
-UNHASHED = {"ctx", "kind", "type_comment"}  # fields of a syntax tree that say nothing about what it computes
+from .watching import WATCH, is_installed
+
+OWN = str(__package__)  # the runner itself, which computes nothing
+SUFFIXES = tuple(importlib.machinery.all_suffixes())
+DOTTED = re.compile(r"\.*[A-Za-z_]\w*([.:][A-Za-z_]\w*)*")
+# What may lead to any module, or to the text of a source.
+CALLED = {"exec", "eval"}  # by name alone: ``model.eval()`` is another one
+DYNAMIC = {"__import__", "runpy", "__subclasses__", "spec_from_file_location", "SourceFileLoader"}
+DYNAMIC |= {"entry_points", "load_module", "locate", "get_objects", "get_referrers"}
+DOCUMENTED = {"__doc__", "getdoc", "getsource", "getsourcelines", "f_lineno", "co_firstlineno", "lineno", "tb_lineno"}
 
 
 @dataclass
-class Module:
-    """One parsed module.
+class Source:
+    """What one source file says.
 
     Attributes:
-        definitions: statements by each name that they bind, in the order of the file.
-        imports: where a name comes from; every place, if there are several.
-        stars: modules of which all names are imported.
-        loaded: modules that are imported together with this one.
-        acting: statements that do more than bind names.
+        tree: hash of the syntax tree without docstrings, comments and positions.
+        text: hash of the bytes.
+        targets: dotted names that may be modules, or end in something of a module.
+        passed: packages that are handed around as values: any of their modules may be used.
+        is_dynamic: whether any module of the package may be reached.
+        is_read: whether docstrings, sources or line numbers may be read by the code.
     """
 
-    name: str
-    is_package: bool
-    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
-    imports: dict[str, list[Target]] = field(default_factory=dict)
-    stars: list[str] = field(default_factory=list)
-    loaded: set[str] = field(default_factory=set)
-    acting: list[ast.stmt] = field(default_factory=list)
-
-    @classmethod
-    def parse(cls, name: str, path: Path) -> Self:
-        """Parse the file at ``path`` as the module ``name``."""
-        module = cls(name, is_package=path.name == "__init__.py")
-        for statement in ast.parse(path.read_bytes(), filename=str(path)).body:
-            module._add(statement)
-        return module
-
-    def _add(self, statement: ast.stmt) -> None:
-        if isinstance(statement, ast.If) and _never_happens(statement.test, self.name):
-            for other in statement.orelse:
-                self._add(other)
-            return
-        bound = bindings([statement], self)
-        self.loaded.update(name for node in _scope([statement]) for name in imported_modules(node, self))
-        self.stars += [source for source, _ in bound.pop("*", ())]
-        for name, targets in bound.items():
-            if targets:
-                self.imports.setdefault(name, []).extend(targets)
-            if not isinstance(statement, ast.Import | ast.ImportFrom):  # ``try: import a`` depends on all of it
-                self.definitions.setdefault(name, []).append(statement)
-        if acts(statement):
-            self.acting.append(statement)
-
-    def source_of(self, statement: ast.ImportFrom) -> str:
-        """Absolute name of the module that ``from … import`` reads."""
-        if not statement.level:
-            return statement.module or ""
-        parts = self.name.split(".")
-        base = parts[: len(parts) - statement.level + self.is_package]
-        return ".".join([*base, *([statement.module] if statement.module else [])])
+    tree: str
+    text: str
+    targets: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    is_dynamic: bool = False
+    is_read: bool = False
 
 
-def _never_happens(test: ast.expr, module: str) -> bool:
-    """``TYPE_CHECKING`` and, in a module that is imported, ``__name__ == "__main__"``."""
-    if isinstance(test, ast.Compare):
-        left, compared = test.left, isinstance(test.ops[0], ast.Eq) and module != "__main__"
-        return compared and isinstance(left, ast.Name) and left.id == "__name__"
-    return (test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", None)) == "TYPE_CHECKING"
-
-
-def acts(statement: ast.stmt, calls: int = 0) -> bool:
-    """Whether a statement does more than bind names: it calls something, or stores into an object.
+class Modules:
+    """Modules of a project, read as far as they are asked for.
 
     Args:
-        calls: how many levels of functions inside of it are called as well.
-    """
-    for node in _scope([statement]):
-        if isinstance(node, ast.Expr):
-            found = not isinstance(node.value, ast.Constant)
-        elif isinstance(node, ast.Attribute | ast.Subscript):
-            found = not isinstance(node.ctx, ast.Load)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            found = calls > 0 and any(acts(inner, calls - 1) for inner in node.body)
-        elif isinstance(node, ast.ClassDef):
-            found = any(acts(inner, calls) for inner in node.body)
-        else:
-            found = isinstance(node, ast.AugAssign | ast.Global)
-        if found:
-            return True
-    return False
-
-
-def imported_modules(node: ast.AST, module: Module | None = None) -> Iterator[str]:
-    """Modules that an import may load; relative ones only if ``module`` says where they start."""
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and (module or not node.level):
-        source = module.source_of(node) if module else str(node.module)
-        yield from (source, *(f"{source}.{alias.name}" for alias in node.names))
-
-
-def _scope(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """All nodes below, but not inside of functions, classes and comprehensions."""
-    todo = list(nodes)
-    while todo:
-        node = todo.pop()
-        yield node
-        if type(node) not in SCOPES and type(node) not in LEAVES:
-            todo.extend(ast.iter_child_nodes(node))
-
-
-def bindings(nodes: Iterable[ast.AST], module: Module) -> dict[str, list[Target]]:
-    """Names that statements bind in their own scope, each with what it imports (nothing for other bindings)."""
-    bound: dict[str, list[Target]] = {}
-    for node in _scope(nodes):
-        if isinstance(node, ast.Name):
-            if not isinstance(node.ctx, ast.Load):
-                bound.setdefault(node.id, [])
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                top = alias.name.partition(".")[0]
-                bound.setdefault(alias.asname or top, []).append((alias.name if alias.asname else top, ()))
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                target = (module.source_of(node), () if alias.name == "*" else (alias.name,))
-                bound.setdefault(alias.asname or alias.name, []).append(target)
-        elif isinstance(node, ast.Global):
-            bound |= {name: [(module.name, (name,))] for name in node.names}
-        elif name := node.name if isinstance(node, BINDING) else getattr(node, "rest", None):  # of a MatchMapping
-            bound.setdefault(name, [])
-    return bound
-
-
-class Reading:
-    """What statements of a module refer to, and their syntax tree as a text without docstrings.
-
-    Attributes:
-        chains: what they read from the module's own names.
-        targets: what they read from other modules by imports of their own.
-        loaded: modules that they import.
+        package: the project's own top-level package, wherever it is installed. Other top-level packages belong to the
+            project if they lie outside of the installed libraries.
+        known: what was parsed by earlier runs, by content; what is parsed now is added.
+        version: version of an installed library by its top-level package; None for a file without one.
     """
 
-    def __init__(self, statements: Iterable[ast.stmt], module: Module) -> None:
-        self.chains: set[Chain] = set()
-        self.targets: set[Target] = set()
-        self.loaded: set[str] = set()
-        self._module = module
-        self._text: list[str] = []
-        for statement in statements:
-            self._own = bindings([statement], module)
-            self._read(statement, {})
+    def __init__(self, package: str | None, known: dict[str, Any], version: Callable[[str], str | None]) -> None:
+        self._package, self._known, self._version = package, known, version
+        self.used: set[str] = set()
+        self._roots: dict[str, bool] = {}
+        self._places: dict[str, tuple[str | None, list[str] | None] | None] = {}
+        self._targets: dict[str, tuple[Source, set[str]]] = {}
+        self._contents: dict[str, set[str]] = {}
+        self._sources: dict[str, tuple[bytes | None, Source]] = {}
 
-    @property
-    def text(self) -> str:
-        """The tree in one line a token."""
-        return "\n".join(self._text)
+    def is_project(self, module: str | None) -> bool:
+        """Whether a module belongs to the project."""
+        top = (module or "").partition(".")[0]
+        if top not in self._roots:
+            self._roots[top] = self._is_root(top)
+        return self._roots[top]
 
-    def _read(self, node: ast.AST, local: Locals) -> None:
-        self._text.append(type(node).__name__)
-        if isinstance(node, ast.Name | ast.Attribute):
-            self._read_chain(node, local)
-            return
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            self._read_import(node, local)
-        elif isinstance(node, COMPREHENSIONS):
-            self._read(node.generators[0].iter, local)  # the only part that sees the names around it
-            local = {**local, **bindings((part.target for part in node.generators), self._module)}
-        inner = self._inside(node, local) if isinstance(node, FUNCTIONS) else local
-        for name in node._fields:
-            if name not in UNHASHED:
-                self._read_field(getattr(node, name, None), inner if name == "body" else local)
-        if isinstance(node, ast.arg | ast.AnnAssign):
-            self._read_quoted(node.annotation, local)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            self._read_quoted(node.returns, local)
+    def closure(self, names: Iterable[str]) -> tuple[set[str], set[str]]:
+        """Modules of the project that ``names`` reach, with these, and the top-level packages of libraries."""
+        todo, found, libraries = list(names), set[str](), set[str]()
+        while todo:
+            name = todo.pop()
+            if not self.is_project(name):
+                libraries.add(name.partition(".")[0])
+                continue
+            for part in self.found(name):
+                if part not in found:
+                    found.add(part)
+                    todo.extend(self._reached(part) - found)
+                    todo.extend(name for name in WATCH.brought(part) - found if self.is_project(name))
+        return found, libraries
 
-    def _read_field(self, value: object, local: Locals) -> None:
-        if isinstance(value, ast.AST):
-            self._read(value, local)
-        elif isinstance(value, list):
-            self._text.append("[")
-            for item in value:
-                if not _is_idle(item):
-                    self._read_field(item, local)
-            self._text.append("]")
-        else:
-            self._text.append(repr(value))
+    def named(self, text: str) -> Iterator[str]:
+        """Modules of the project's package that a text names, alone or with something of theirs."""
+        if self._package and text.lstrip(".").partition(".")[0] == self._package and DOTTED.fullmatch(text):
+            yield from self.found(text.replace(":", "."))
 
-    def _read_chain(self, node: ast.expr, local: Locals) -> None:
-        attributes: list[str] = []
-        while isinstance(node, ast.Attribute):
-            attributes.insert(0, node.attr)
-            node = node.value
-        self._text.append(".".join(attributes))
-        if not isinstance(node, ast.Name):
-            self._read(node, local)
-            return
-        self._text.append(node.id)
-        if node.id in local:
-            self.targets.update((source, (*taken, *attributes)) for source, taken in local[node.id])
-        else:
-            self.chains.add((node.id, *attributes))
+    def fingerprints(self, names: Iterable[str]) -> dict[str, str]:
+        """Hash by module. Docstrings count only where one of the modules may read them."""
+        sources = {name: self.source(name) for name in sorted(names)}
+        is_read = any(source.is_read for source in sources.values())
+        return {name: source.text if is_read else source.tree for name, source in sources.items()}
 
-    def _read_import(self, node: ast.Import | ast.ImportFrom, local: Locals) -> None:
-        self.loaded.update(imported_modules(node, self._module))
-        for name, targets in bindings([node], self._module).items():
-            if name not in local and name not in self._own:  # in the body of a class: who uses it cannot be seen
-                self.targets.update(targets)
+    def source(self, name: str) -> Source:
+        """What the source of a module says: the one that was imported, or else the file as it is."""
+        imported = WATCH.source(name)
+        known = self._sources.get(name)
+        if known is None or known[0] is not imported:
+            known = self._sources[name] = (imported, self._read(name, imported))
+        return known[1]
 
-    def _inside(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, local: Locals) -> Locals:
-        """Names that are local in the body of a function, its own and those of the functions around it."""
-        body = node.body if isinstance(node.body, list) else [node.body]
-        arguments = (part.arg for part in ast.iter_child_nodes(node.args) if isinstance(part, ast.arg))
-        return {**local, **dict.fromkeys(arguments, ()), **bindings(body, self._module)}
-
-    def _read_quoted(self, annotation: ast.AST | None, local: Locals) -> None:
-        """Read annotations that are written as strings."""
-        if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+    def _read(self, name: str, imported: bytes | None) -> Source:
+        origin, folders = self._place(name) or (None, None)
+        if origin is None:  # a package without ``__init__.py``
+            return Source("package", "package")
+        content = imported if imported is not None else Path(origin).read_bytes()
+        if not origin.endswith(".py"):  # compiled: what it imports cannot be told
+            hashed = xxhash.xxh3_128_hexdigest(content)
+            return Source(hashed, hashed, is_dynamic=True)
+        key = xxhash.xxh3_128_hexdigest(f"{name} {folders is None} {sys.version_info[:2]} ".encode() + content)
+        self.used.add(key)
+        if key not in self._known:
             try:
-                self._read(ast.parse(annotation.value, mode="eval").body, local)
-            except SyntaxError:
-                pass
-        elif isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).endswith("Literal"):
-            pass
-        elif annotation is not None:
-            for part in ast.iter_child_nodes(annotation):
-                self._read_quoted(part, local)
+                self._known[key] = asdict(parse(content, name, is_package=folders is not None))
+            except (SyntaxError, ValueError):  # its import will fail, and say why
+                self._known[key] = {"tree": key, "text": key}
+        return Source(**self._known[key])
+
+    def _reached(self, name: str) -> set[str]:
+        """Dotted names that a module reaches by its source."""
+        source = self.source(name)
+        known = self._targets.get(name)
+        if known is None or known[0] is not source:
+            targets = {*source.targets, name.rpartition(".")[0]} - {""}
+            packages = {*source.passed, *([name.partition(".")[0]] if source.is_dynamic else [])}
+            targets.update(*(self._inside(package) for package in packages))
+            known = self._targets[name] = (source, targets)
+        return known[1]
+
+    def _inside(self, package: str) -> set[str]:
+        """All modules of a package of the project but the runner's own."""
+        if package not in self._contents:
+            found = self._contents[package] = set[str]()
+            _, folders = (self._place(package) if self.is_project(package) else None) or (None, None)
+            for folder in folders or ():
+                for path in Path(folder).rglob("*"):
+                    if path.name.endswith(SUFFIXES) and "__pycache__" not in path.parts:
+                        parts = [*path.relative_to(folder).parts[:-1], path.name.partition(".")[0]]
+                        found.add(".".join([package, *(part for part in parts if part != "__init__")]))
+            found -= {name for name in found if f"{name}.".startswith(f"{OWN}.")}
+        return self._contents[package]
+
+    def found(self, name: str) -> list[str]:
+        """The modules along a dotted name, as far as there are any."""
+        parts = name.split(".")
+        names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        found = []
+        for each in names:
+            if self._place(each) is None:
+                break
+            found.append(each)
+        return found
+
+    def _place(self, name: str) -> tuple[str | None, list[str] | None] | None:
+        """File of a module and, for a package, the folders of its modules; None if there is no such module."""
+        if name not in self._places:
+            self._places[name] = self._find(name)
+        return self._places[name]
+
+    def _find(self, name: str) -> tuple[str | None, list[str] | None] | None:
+        loaded = sys.modules.get(name)
+        if loaded is not None and (file := getattr(loaded, "__file__", None)):
+            return str(file), list(loaded.__path__) if hasattr(loaded, "__path__") else None
+        parent = name.rpartition(".")[0]
+        try:
+            if not parent:
+                spec = importlib.util.find_spec(name)
+            else:
+                place = self._place(parent)
+                spec = importlib.machinery.PathFinder.find_spec(name, place[1]) if place and place[1] else None
+        except (ImportError, ValueError):  # ValueError: ``__main__`` of an interactive session has no spec
+            return None
+        if spec is None:
+            return None
+        origin = spec.origin if spec.has_location else None
+        return origin, list(spec.submodule_search_locations) if spec.submodule_search_locations is not None else None
+
+    def _is_root(self, top: str) -> bool:
+        if not top or top in sys.stdlib_module_names or top in sys.builtin_module_names:
+            return False
+        if top in {self._package, "__main__"}:
+            return True
+        place = self._place(top)
+        if place is None:
+            return False
+        folder = place[0] or next(iter(place[1] or ()), "")
+        return bool(folder) and (not is_installed(folder) or self._version(top) is None)
 
 
-def _is_idle(node: object) -> bool:
+def parse(content: bytes, name: str, *, is_package: bool) -> Source:
+    """Read a source file as the module ``name``.
+
+    Raises:
+        SyntaxError: if it is no Python.
+    """
+    tree = ast.parse(content)
+    reader = _Reader(name, is_package)
+    reader.visit(tree)
+    return Source(
+        tree=xxhash.xxh3_128_hexdigest(ast.dump(tree, annotate_fields=False).encode(errors="surrogatepass")),
+        text=xxhash.xxh3_128_hexdigest(content),
+        targets=sorted(reader.targets),
+        passed=sorted(reader.passed),
+        is_dynamic=reader.is_dynamic,
+        is_read=reader.is_read,
+    )
+
+
+class _Reader(ast.NodeVisitor):
+    """Collect what a module imports and mentions; take docstrings out of its tree on the way."""
+
+    def __init__(self, module: str, is_package: bool) -> None:
+        self._parts = module.split(".") if is_package else module.split(".")[:-1]
+        self.targets: set[str] = set()
+        self.bound: dict[str, set[str]] = {}
+        self.passed: set[str] = set()
+        self.is_dynamic = self.is_read = False
+        self._chains: set[tuple[str, ...]] = set()
+
+    def visit_Module(self, node: ast.Module) -> None:
+        self.generic_visit(node)
+        chains = {".".join([target, *chain[1:]]) for chain in self._chains for target in self.bound.get(chain[0], ())}
+        self.targets |= chains
+        self.passed = chains.union(*(self.bound.get(name, ()) for name in self.passed))
+
+    def generic_visit(self, node: ast.AST) -> None:
+        for name in ("body", "orelse", "finalbody"):
+            statements = getattr(node, name, None)
+            if isinstance(statements, list):
+                setattr(node, name, [each for each in statements if not _is_idle(each)])
+        super().generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> None:
+        test = node.test
+        if (test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", None)) == "TYPE_CHECKING":
+            for statement in node.orelse:  # the body is for the type checker alone
+                self.visit(statement)
+        else:
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            self.targets.add(alias.name)
+            top = alias.name.partition(".")[0]
+            self.bound.setdefault(alias.asname or top, set()).add(alias.name if alias.asname else top)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = self._parts[: len(self._parts) - node.level + 1] if node.level else []
+        source = ".".join([*base, *([node.module] if node.module else [])])
+        self.targets.add(source)
+        for alias in node.names:
+            if alias.name == "*":  # may bring the modules that ``__all__`` names
+                self.bound.setdefault(f"{source}.*", set()).add(source)
+                self.passed.add(f"{source}.*")
+            else:
+                self.targets.add(f"{source}.{alias.name}")
+                self.bound.setdefault(alias.asname or alias.name, set()).add(f"{source}.{alias.name}")
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        chain, inner = [node.attr], node.value
+        self._mention(node.attr)
+        while isinstance(inner, ast.Attribute):
+            chain.insert(0, inner.attr)
+            self._mention(inner.attr)
+            inner = inner.value
+        if isinstance(inner, ast.Name):
+            self._chains.add((inner.id, *chain))
+            if inner.id == "sys" and chain[0] == "modules":
+                self.is_dynamic = True
+        else:
+            self.visit(inner)
+
+    def visit_Subscript(self, node: ast.Subscript) -> None:
+        if not (_is_loaded_modules(node.value) and _is_known(node.slice)):
+            self.visit(node.value)
+        self.visit(node.slice)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        function, first = node.func, node.args[0] if node.args else None
+        if isinstance(function, ast.Attribute) and _is_loaded_modules(function.value) and _is_known(first):
+            for each in (*node.args, *node.keywords):
+                self.visit(each)
+        else:
+            self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> None:
+        self._mention(node.id)
+        self.is_dynamic |= node.id in CALLED
+        self.passed.add(node.id)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        text = node.value
+        if isinstance(text, str) and len(text) < 200:
+            self._mention(text)
+            if DOTTED.fullmatch(text):
+                self._name(text.replace(":", "."))
+
+    def _name(self, text: str) -> None:
+        """A string that may name a module of the project, absolute or relative."""
+        level = len(text) - len(text.lstrip("."))
+        if level:
+            self.targets.add(".".join([*self._parts[: len(self._parts) - level + 1], text[level:]]))
+        elif self._parts and text.partition(".")[0] == self._parts[0]:
+            self.targets.add(text)
+
+    def _mention(self, name: str) -> None:
+        self.is_dynamic |= name in DYNAMIC
+        self.is_read |= name in DOCUMENTED
+
+
+def _is_idle(node: ast.AST) -> bool:
     """``pass``, or a string that stands alone: a docstring, or one under an attribute."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     return isinstance(node, ast.Pass)
+
+
+def _is_loaded_modules(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.modules"
+
+
+def _is_known(key: ast.AST | None) -> bool:
+    return isinstance(key, ast.Constant) or (isinstance(key, ast.Name) and key.id == "__name__")
+
+
+def _bytes_of(origin: str) -> bytes:
+    return Path(origin).read_bytes()

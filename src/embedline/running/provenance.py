@@ -3,11 +3,15 @@
 import difflib
 from dataclasses import dataclass, field
 
+from rich.text import Text
 from rich.tree import Tree
 
-from .records import Artifact, Manifest, NodeRecord, RunnerError
-from .tracing import base_name
+from .records import Manifest, RunnerError
+from .redaction import shown
+from .report import as_text
+from .schemas import Artifact, NodeRecord
 from .values import digest, leaves, short
+from .work import base_name
 
 
 @dataclass
@@ -73,23 +77,25 @@ def explain(manifest: Manifest, dataset: str, version: str | None = None) -> Tre
     return tree
 
 
-def _label(name: str, artifact: Artifact, makers: Makers) -> str:
+def _label(name: str, artifact: Artifact, makers: Makers) -> Text:
     current = "" if makers.current.get(name) == artifact.version else ", not the current one"
-    return f"[bold]{name}[/bold]  version {artifact.version or 'none'}{current}, content {artifact.digest[:12]}"
+    about = f"  version {artifact.version or 'none'}{current}, content {artifact.digest[:12]}"
+    return as_text(name, "bold") + as_text(about, "not bold")
 
 
 def _add_making(tree: Tree, record: NodeRecord) -> None:
     work = record.work
-    tree.add(f"made by the node [bold]{record.node}[/bold] in {record.seconds:.1f} s, finished {record.finished}")
-    tree.add(f"in the run {record.run_id}, because: {record.why}")
+    node, after = as_text(record.node, "bold"), f" in {record.seconds:.1f} s, finished {record.finished}"
+    tree.add(as_text("made by the node ") + node + as_text(after, "not bold"))
+    tree.add(as_text(f"in the run {record.run_id}, because: {shown(record.why)}"))
     code = digest("".join(work.code.values()))
     tree.add(f"code {code}: {len(work.code)} definitions of {len({k.rpartition('.')[0] for k in work.code})} modules")
-    tree.add("libraries " + ", ".join(f"{name} {version}" for name, version in work.libraries.items()))
+    tree.add(as_text("libraries " + ", ".join(f"{name} {version}" for name, version in work.libraries.items())))
     parameters = tree.add("parameters")
     for name, value in (pair for block, values in work.parameters.items() for pair in leaves(values, block)):
-        parameters.add(f"{name} = {short(value)}", highlight=False)
+        parameters.add(as_text(f"{name} = {short(value)}"))
     for path, hashed in work.files.items():
-        tree.add(f"file {path}, content {hashed[:12]}")
+        tree.add(as_text(f"file {path}, content {hashed[:12]}"))
 
 
 def _add_inputs(tree: Tree, record: NodeRecord, makers: Makers, seen: set[tuple[str, str | None]]) -> None:
@@ -100,8 +106,8 @@ def _add_inputs(tree: Tree, record: NodeRecord, makers: Makers, seen: set[tuple[
         if key in seen:
             branch.add("as above")
         elif maker is None:
-            branch.add(f"not made by a recorded run: {artifact.path or 'no file'}")
+            branch.add(as_text(f"not made by a recorded run: {artifact.path or 'no file'}"))
         else:
             seen.add(key)
-            branch.add(f"made by {maker.node} in the run {maker.run_id}, because: {maker.why}")
+            branch.add(as_text(f"made by {maker.node} in the run {maker.run_id}, because: {shown(maker.why)}"))
             _add_inputs(branch, maker, makers, seen)

@@ -1,6 +1,6 @@
 """Delete old versions, never one that something kept was made from."""
 
-import shutil
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +9,13 @@ from typing import Any
 from kedro.pipeline import Pipeline
 
 from .files import Place, place_of
+from .files import remove as delete
 from .provenance import Makers
 from .records import Manifest, RunnerError
-from .tracing import base_name, is_parameter
+from .schemas import Artifact
+from .work import base_name, is_parameter
+
+PRUNED = ".pruned"  # ends the hidden name of a version that is being deleted
 
 
 @dataclass(frozen=True)
@@ -50,28 +54,58 @@ def find_removals(catalog: Any, pipelines: Iterable[Pipeline], manifest: Manifes
     for name, kept_version in list(kept):
         kept |= makers.ancestors(name, kept_version)
     removals = [
-        _removal(name, version, Path(places[name].path, version))
-        for name, found in versions.items()
-        for version in found
+        _removal(name, version, Path(place.path, version))
+        for name, place in places.items()
+        for version in [*versions[name], *_half_deleted(place)]
         if (name, version) not in kept
     ]
     return sorted(removals, key=lambda removal: (removal.version, removal.dataset))
 
 
 def remove(removals: Iterable[Removal], manifest: Manifest) -> None:
-    """Delete the versions, and the records that have no output left."""
-    gone = set()
-    for removal in removals:
-        shutil.rmtree(removal.folder)
-        gone.add((removal.dataset, removal.version))
+    """Delete the versions, and the records that have no output left.
+
+    The records go first, and each folder is renamed before it is emptied: a kill at any point leaves no record of what
+    is gone and no half a version, and the next call deletes the rest.
+
+    Raises:
+        RunnerError: if a folder cannot be deleted.
+    """
+    todo = list(removals)
+    going = {(removal.dataset, removal.version) for removal in todo}
     for run_id, records in manifest.history().items():
         stale = {
             record.node
             for record in records.values()
-            if record.outputs and all((name, made.version) in gone for name, made in record.outputs.items())
+            if record.outputs and record.run_id != _current(manifest, record.node)
+            if all((name, made.version) in going or _is_gone(made) for name, made in record.outputs.items())
         }
         if stale:
             manifest.forget(run_id, stale)
+    for removal in todo:
+        folder = removal.folder
+        try:
+            if not folder.name.endswith(PRUNED):
+                folder = folder.rename(folder.with_name(f".{folder.name}{PRUNED}"))
+            delete(folder)
+        except OSError as error:
+            raise RunnerError(f"cannot delete {folder}: {error.strerror or error}") from error
+
+
+def _current(manifest: Manifest, node: str) -> str | None:
+    return manifest.records[node].run_id if node in manifest.records else None
+
+
+def _is_gone(made: Artifact) -> bool:
+    """Whether a version was deleted: its dataset is still in the place that the record names, without it."""
+    path = Path(made.path)
+    return bool(made.path and made.version) and path.parent.parent.is_dir() and not os.path.lexists(path)
+
+
+def _half_deleted(place: Place) -> list[str]:
+    """Versions that a killed call had renamed."""
+    folder = Path(place.path)
+    return [entry.name for entry in folder.glob(f".*{PRUNED}") if entry.is_dir()]
 
 
 def _places(catalog: Any, pipelines: Iterable[Pipeline]) -> dict[str, Place]:

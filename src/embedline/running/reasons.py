@@ -2,7 +2,7 @@
 
 from collections.abc import Set
 
-from .records import Work
+from .schemas import Work
 from .values import differences
 
 
@@ -18,6 +18,8 @@ def differences_of_work(old: Work, new: Work, uncertain: Set[str]) -> list[str]:
         reasons += [f"parameter {change}" for change in differences(before, after, name)]
     paths = {**old.files, **new.files}
     reasons += [f"content of {path} changed" for path in paths if old.files.get(path) != new.files.get(path)]
+    paths = {**old.opened, **new.opened}
+    reasons += [f"{path}, which it reads, changed" for path in paths if old.opened.get(path) != new.opened.get(path)]
     certain = [name for name in new.inputs if name not in uncertain]
     reasons += [f"input {name} changed" for name in certain if _digest(old, name) != _digest(new, name)]
     if old.wiring != new.wiring:
@@ -40,6 +42,12 @@ def _digest(work: Work, name: str) -> str | None:
 def _code_reasons(old: dict[str, str], new: dict[str, str]) -> list[str]:
     changed = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
     added, gone = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
-    if changed:
-        return [f"code of {name} changed" for name in changed]
-    return [*(f"code of {name} is new" for name in added), *(f"code of {name} is no longer used" for name in gone)]
+    return [
+        *(f"{_code(name)} changed" for name in changed),
+        *(f"{_code(name)} is new" for name in added),
+        *(f"{_code(name)} is no longer used" for name in gone),
+    ]
+
+
+def _code(name: str) -> str:
+    return name if name.startswith("values of ") else f"code of {name}"

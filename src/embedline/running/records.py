@@ -3,129 +3,83 @@
 import json
 import logging
 import os
-import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import TypeVar
 
 import filelock
-from kedro.io import AbstractDataset
+from pydantic import TypeAdapter
 
-from .files import FileHashes, write_atomically
+from .files import FileHashes, Unreadable, read_json, remove, set_aside, write_atomically
+from .redaction import shown
+from .schemas import FORMAT, HOLDER, RECORDS, STARTED, Holder, NodeRecord, Started
+from .versions import is_version, is_version_folder, newest_first, version_after
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-ENTRY = "run_manifest"  # name of the catalog entry that says where the manifest lives
+T = TypeVar("T")
 
 
 class RunnerError(Exception):
     """A run cannot start or go on, for a reason that its user can mend."""
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """Content of a dataset as a node read or wrote it.
-
-    Attributes:
-        version: Kedro version; None for a dataset without versions.
-        digest: hash of the content; for one that is not a file, of the work that made it.
-        path: file or folder, empty for one that is not a file.
-    """
-
-    version: str | None
-    digest: str
-    path: str = ""
-
-
-@dataclass(frozen=True)
-class Work:
-    """All that decides what a node makes; two equal works make the same.
-
-    Attributes:
-        wiring: which dataset is which argument, and which output.
-        code: hash by definition that the node's function and its project datasets reach.
-        libraries: version by distribution.
-        parameters: values by ``params:`` name.
-        files: content by file or folder that a parameter names.
-        datasets: settings of the catalog by dataset, without places and credentials.
-        inputs: content by dataset.
-    """
-
-    wiring: Any
-    code: dict[str, str]
-    libraries: dict[str, str]
-    parameters: dict[str, Any]
-    files: dict[str, str]
-    datasets: dict[str, Any]
-    inputs: dict[str, Artifact] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class NodeRecord:
-    """A successful run of a node: what went in, what came out, and why it ran."""
-
-    node: str
-    run_id: str
-    key: str
-    work: Work
-    outputs: dict[str, Artifact]
-    seconds: float
-    finished: str
-    why: str
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild what :func:`dataclasses.asdict` gave."""
-        work = {**values["work"], "inputs": _artifacts(values["work"]["inputs"])}
-        return cls(**{**values, "work": Work(**work), "outputs": _artifacts(values["outputs"])})
-
-
-def _artifacts(values: Mapping[str, Any]) -> dict[str, Artifact]:
-    return {name: Artifact(**artifact) for name, artifact in values.items()}
-
-
 class Manifest:
     """Folder that remembers runs.
 
-    ``manifest.json`` has the last successful record of every node, ``history/<run>.json`` all records of a run,
-    ``hashes.json`` content hashes of files, ``started.json`` the node at work, ``scratch/`` what unfinished nodes keep
-    for their next attempt. A record counts once it stands in the history; after a kill, :meth:`recover` puts a record
-    that did not reach the manifest there, and removes what an unfinished node left.
+    ``manifest.json`` has the last successful record of every node, ``history/<run>.json`` all records of a run once it
+    has ended, ``hashes.json`` content hashes of files, ``started.json`` the node at work, ``holder.json`` the run that
+    holds the lock, ``scratch/`` what unfinished nodes keep for their next attempt. A record counts once it stands in
+    the manifest; after a kill, :meth:`recover` completes the history and removes what an unfinished node left.
+
+    A file that cannot be read is as good as none. The holder of the lock renames it, so that nothing is lost.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.read_again()
+        self.killed: list[str] = []
+        self._holds_lock = False
+        self._encoded: dict[tuple[str, str], str] = {}
+
+    @cached_property
+    def records(self) -> dict[str, NodeRecord]:
+        """The last successful record of each node."""
+        return self._read(self.folder / "manifest.json")
+
+    @cached_property
+    def hashes(self) -> FileHashes:
+        """Content hashes of files."""
+        return FileHashes(self.folder / "hashes.json")
 
     def read_again(self) -> None:
         """Take over what another run has written meanwhile."""
-        self.records: dict[str, NodeRecord] = self._read(self.folder / "manifest.json")
-        self.hashes = FileHashes(self.folder / "hashes.json")
-        self._encoded: dict[tuple[str, str], str] = {}
-        self._this_run: dict[str, NodeRecord] = {}
-        self.killed: list[str] = []
+        for name in ("records", "hashes"):
+            self.__dict__.pop(name, None)
+        self._encoded = {}
 
     def _read(self, path: Path) -> dict[str, NodeRecord]:
+        content = self._load(path, RECORDS)
+        return content.nodes if content else {}
+
+    def _load(self, path: Path, shape: TypeAdapter[T]) -> T | None:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
-                logger.warning("%s has the format %r, not %r: every node runs again", path, content["format"], FORMAT)
-                return {}
-            return {name: NodeRecord.from_json(values) for name, values in content["nodes"].items()}
-        except FileNotFoundError:
-            return {}
-        except (ValueError, KeyError, TypeError) as error:
-            logger.warning("%s is unreadable (%s): its nodes run again", path, error)
-            return {}
+            return read_json(path, shape)
+        except Unreadable as error:
+            kept = ""
+            if self._holds_lock:
+                with _in_one_line(path):
+                    kept = f"; it is kept as {set_aside(path).name}"
+            logger.warning("%s is unreadable (%s): what it would say runs again%s", path, error, kept)
+            return None
 
     def history(self) -> dict[str, dict[str, NodeRecord]]:
-        """All records by run and node, oldest run first."""
-        return {path.stem: self._read(path) for path in sorted((self.folder / "history").glob("*.json"))}
+        """All records by run and node, oldest run first, without those of a run that has not ended."""
+        return {path.stem: self._read(path) for path in sorted((self.folder / "history").glob("[!.]*.json"))}
 
     def forget(self, run_id: str, nodes: set[str]) -> None:
         """Drop records of a run from the history."""
@@ -136,21 +90,40 @@ class Manifest:
         else:
             path.unlink(missing_ok=True)
 
+    def next_version(self, own: str, stored: Iterable[str] = ()) -> str:
+        """Version for a run: its own, or one that comes after all that are there, since clocks may be wrong.
+
+        Args:
+            own: what Kedro would take, the time at which the session began.
+            stored: newest versions of the datasets that the run may write.
+
+        Raises:
+            RunnerError: if ``own`` can be no version.
+        """
+        if not is_version(own):
+            raise RunnerError(f"the run's id {own!r} is no name of a version: it must be one part of a path")
+        recorded = {record.run_id for record in self.records.values()}
+        recorded |= {made.version or "" for record in self.records.values() for made in record.outputs.values()}
+        version, newest = own, next(iter(newest_first({*recorded, *stored})), "")
+        if newest:
+            version = version_after(newest, own)
+        while os.path.lexists(self._history_path(version)):
+            version = version_after(version, own)
+        if version != own:
+            level = logging.INFO if newest in recorded else logging.WARNING
+            why = f"the version {newest} is newer" if newest else "another run has taken it"
+            logger.log(level, "This run writes the version %s, not %s: %s", version, own, why)
+        return version
+
     def start(self, run_id: str, node: str, folders: list[str]) -> None:
         """Note that ``node`` is at work, and which version folders it may leave unfinished."""
-        note = {"run_id": run_id, "node": node, "pid": os.getpid(), "folders": folders}
-        self._guarded(self.folder / "started.json", json.dumps(note))
+        note = Started(run_id, node, os.getpid(), folders)
+        self._guarded(self.folder / "started.json", json.dumps(asdict(note)))
 
     def finish(self, record: NodeRecord) -> None:
         """Keep the record of a node whose outputs are all stored."""
-        self._this_run = {name: other for name, other in self._this_run.items() if other.run_id == record.run_id}
-        self._this_run[record.node] = record
-        self._write(self._history_path(record.run_id), self._this_run)
-        self._promote(record)
-
-    def _promote(self, record: NodeRecord) -> None:
+        self._write(self.folder / "manifest.json", {**self.records, record.node: record})
         self.records[record.node] = record
-        self._write(self.folder / "manifest.json", self.records)
         self.save_hashes()
         self.clear_scratch(record.node)
         (self.folder / "started.json").unlink(missing_ok=True)
@@ -165,75 +138,123 @@ class Manifest:
     def give_up(self) -> str | None:
         """Remove what the node at work has left; the run that it belonged to, or None if there was none."""
         path = self.folder / "started.json"
-        try:
-            note = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        note = self._load(path, STARTED)
+        if note is None:
             return None
-        record = self._read(self._history_path(note["run_id"])).get(note["node"])
-        if record is not None:
-            self._promote(record)
-            return str(note["run_id"])
-        for folder in map(Path, note["folders"]):
-            if folder.name == note["run_id"] and folder.is_dir():  # nothing but this run's own version
-                shutil.rmtree(folder)
-        path.unlink()
-        return str(note["run_id"])
+        known = self.records.get(note.node)
+        finished = self._read(self._history_path(note.run_id))
+        record = finished.get(note.node)
+        if record and (known is None or known.run_id < record.run_id):
+            self.finish(record)
+        elif known is None or known.run_id != note.run_id:
+            made = [*self.records.values(), *finished.values()]
+            stored = {Path(output.path).parent for one in made for output in one.outputs.values() if output.path}
+            for folder in map(Path, note.folders):
+                self._remove_unfinished(folder, note.run_id, stored)
+        with _in_one_line(path):
+            path.unlink(missing_ok=True)
+        return note.run_id
+
+    def _remove_unfinished(self, folder: Path, run_id: str, stored: set[Path]) -> None:
+        if not os.path.lexists(folder):
+            return
+        around = self.folder.resolve().is_relative_to(folder.resolve())
+        if around or folder.name != run_id or folder in stored or not is_version_folder(folder):
+            logger.warning("%s stays: nothing shows that it is an unfinished version of the run %s", folder, run_id)
+            return
+        with _in_one_line(folder):
+            remove(folder)
 
     def recover(self) -> None:
         """Clear up after a run that was killed."""
         run_id = self.give_up()
+        self._complete_history()
         for staged in [*self.folder.glob(".*.json"), *self.folder.glob("history/.*.json")]:
-            staged.unlink()  # half-written by a run that was killed: only the holder of the lock writes here
+            if staged.is_file():
+                staged.unlink()  # half-written by a run that was killed: only the holder of the lock writes here
         if run_id:
             logger.info("The run %s was killed: what it had finished is kept, what it had begun was removed", run_id)
+
+    def _complete_history(self) -> None:
+        """Write the history of every run in the manifest that has none: it is written once, not after each node."""
+        runs: dict[str, dict[str, NodeRecord]] = {}
+        for name, record in self.records.items():
+            runs.setdefault(record.run_id, {})[name] = record
+        for run_id, records in runs.items():
+            if not os.path.lexists(self._history_path(run_id)):
+                self._write(self._history_path(run_id), records)
 
     def scratch(self, node: str, key: str) -> Path:
         """Folder of an unfinished node for exactly this work; those of other works of the node are removed."""
         folder = self.folder / "scratch" / node
         for other in folder.glob("*"):
-            if other.name != key:
-                shutil.rmtree(other)
+            if other.name != key or not other.is_dir():
+                remove(other)
         return folder / key
 
     def clear_scratch(self, node: str) -> None:
         """Remove what a node kept for another attempt: it has succeeded."""
-        folder = self.folder / "scratch" / node
-        if folder.exists():
-            shutil.rmtree(folder)
+        remove(self.folder / "scratch" / node)
 
     @contextmanager
     def locked(self, run_id: str, *, wait: bool = True) -> Iterator[None]:
         """Hold the only right to run and write here; the system takes it back from a process that dies.
 
+        Args:
+            run_id: what trackers know the run by.
+            wait: wait for another run that holds it.
+
         Raises:
-            RunnerError: if another run holds it and ``wait`` is False, or if that one ended with a newer version.
+            RunnerError: if another run holds it and ``wait`` is False, or if nothing can be written here.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock, holder = filelock.FileLock(self.folder / "lock"), self.folder / "holder.json"
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            message = f"another run writes to {self.folder.parent}: {_describe(holder)}"
-            if not wait:
-                raise RunnerError(f"{message}. Wait for its end, or leave out wait=false") from None
-            logger.warning("Waiting: %s", message)
-            lock.acquire()
+        holder = self.folder / "holder.json"
+        with self._lock(holder, wait=wait):
             self.read_again()
-        try:
-            newest = max((record.run_id for record in self.records.values()), default="")
-            if newest > run_id:
-                raise RunnerError(
-                    f"the run {newest} has written newer versions than this run, {run_id}, would: start it again"
-                )
+            for name in ("history", "scratch"):
+                self._make_way(self.folder / name, is_right=Path.is_dir)
             # The note of a run that ended by itself is gone; runs that were killed one after the other add up.
-            before = _note(holder)
-            self.killed = [*before["killed"], before["run_id"]] if before else []
-            note = {"pid": os.getpid(), "run_id": run_id, "command": " ".join(sys.argv), "killed": self.killed}
-            self._guarded(holder, json.dumps(note))
+            before = self._load(holder, HOLDER)
+            self.killed = [*before.killed, before.run_id] if before else []
+            note = Holder(os.getpid(), run_id, shown(" ".join(sys.argv)), self.killed)
+            self._guarded(holder, json.dumps(asdict(note)))
+            try:
+                yield
+            finally:
+                self._end(holder)
+
+    def _end(self, holder: Path) -> None:
+        try:
+            self._complete_history()
+        except RunnerError as error:
+            logger.warning("%s: the next run writes it", error)
+        holder.unlink(missing_ok=True)
+
+    @contextmanager
+    def _lock(self, holder: Path, *, wait: bool) -> Iterator[None]:
+        path = self.folder / "lock"
+        with _in_one_line(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_way(path, is_right=Path.is_file)
+            lock = filelock.FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                message = f"another run writes to {self.folder.parent}: {_describe(holder)}"
+                if not wait:
+                    raise RunnerError(f"{message}. Wait for its end, or leave out wait=false") from None
+                logger.warning("Waiting: %s", message)
+                lock.acquire()
+        self._holds_lock = True
+        try:
             yield
         finally:
-            holder.unlink(missing_ok=True)
+            self._holds_lock = False
             lock.release()
+
+    def _make_way(self, path: Path, is_right: Callable[[Path], bool]) -> None:
+        if os.path.lexists(path) and not is_right(path):
+            with _in_one_line(path):
+                logger.warning("%s is in the way, and kept as %s", path, set_aside(path).name)
 
     def _history_path(self, run_id: str) -> Path:
         return self.folder / "history" / f"{run_id}.json"
@@ -246,77 +267,30 @@ class Manifest:
         """JSON of a record, kept: the manifest is written after each node, and all but one record are as before."""
         key = (record.run_id, record.node)
         if key not in self._encoded:
-            self._encoded[key] = json.dumps(asdict(record), ensure_ascii=False)
+            self._encoded[key] = json.dumps(asdict(record))
         return self._encoded[key]
 
     def _guarded(self, path: Path, text: str) -> None:
-        try:
+        with _in_one_line(path):
             write_atomically(path, text)
-        except OSError as error:
-            raise RunnerError(f"cannot write {path}, which remembers the run: {error.strerror}") from error
 
 
-def _note(holder: Path) -> dict[str, Any] | None:
-    """What the run that holds the lock, or died holding it, says of itself."""
+@contextmanager
+def _in_one_line(path: Path) -> Iterator[None]:
     try:
-        note: dict[str, Any] = json.loads(holder.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return note
+        yield
+    except OSError as error:
+        raise RunnerError(f"cannot write {path}, which remembers the run: {error.strerror or error}") from error
 
 
 def _describe(holder: Path) -> str:
-    note = _note(holder)
-    if note is None:
-        return "it has just started"
-    return f"process {note['pid']}, run {note['run_id']}, `{note['command']}`"
-
-
-def manifest_of(catalog: Any) -> Manifest:
-    """The manifest that a catalog names.
-
-    Raises:
-        RunnerError: if it names none.
-    """
-    if ENTRY not in catalog:
-        raise RunnerError(
-            f"the catalog has no {ENTRY!r}, which remembers what ran: add it with the type "
-            f"{__package__}.RunManifest and a filepath, or run with --runner SequentialRunner"
-        )
-    manifest = catalog.load(ENTRY)
-    assert isinstance(manifest, Manifest)
-    return manifest
+    try:
+        note = read_json(holder, HOLDER)
+    except Unreadable:  # whoever takes the lock next says so
+        note = None
+    return f"process {note.pid}, run {note.run_id}, `{note.command}`" if note else "it has just started"
 
 
 def now() -> str:
     """The time as records keep it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-class RunManifest(AbstractDataset[None, Manifest]):
-    """Catalog entry of the manifest: where the runs of an environment are remembered.
-
-    Args:
-        filepath: folder on this machine; one for each root of artifacts.
-        metadata: of other tools.
-    """
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self.metadata = metadata
-        if "://" in filepath and not filepath.startswith("file://"):
-            raise RunnerError(f"{ENTRY}.filepath must be a folder of this machine, not {filepath}")
-        self._folder = Path(filepath.removeprefix("file://"))
-
-    def load(self) -> Manifest:
-        """Read the manifest; an empty one if nothing ran yet."""
-        return Manifest(self._folder)
-
-    def save(self, data: None) -> NoReturn:
-        """Refused: only the runner writes it, record by record."""
-        raise RunnerError(f"{ENTRY} is written by the runner alone")
-
-    def _exists(self) -> bool:
-        return (self._folder / "manifest.json").exists()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._folder)}

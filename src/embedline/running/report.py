@@ -8,6 +8,7 @@ from kedro.framework.hooks.markers import hook_spec
 from kedro.pipeline.node import Node
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 Verdict = Literal["run", "skip", "depends"]
 WIDTH = 160  # of a table that goes to a file or a pipe
@@ -30,7 +31,7 @@ class Step:
     node: str
     verdict: Verdict
     reasons: list[str]
-    state: Literal["planned", "ran", "skipped", "failed", "interrupted"] = "planned"
+    state: Literal["planned", "ran", "skipped", "touched", "failed", "interrupted"] = "planned"
     seconds: float = 0.0
 
     @property
@@ -45,7 +46,7 @@ class RunReport:
     """What a run did.
 
     Attributes:
-        run_id: Kedro's id of the run, which is the version of all that it wrote.
+        run_id: the version of all that it wrote: Kedro's id of the run, unless a newer version was there.
         steps: the nodes in order.
         read: version by dataset that was loaded from an earlier run; None for one without versions.
         written: version by dataset that was stored.
@@ -89,6 +90,11 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=WIDTH)
 
 
+def as_text(text: str, style: str = "") -> Text:
+    """Text to print as it is: brackets are no markup, and what would steer the terminal is escaped."""
+    return Text("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text), style)
+
+
 def show(steps: list[Step], bookkeeping: float | None = None) -> None:
     """Print the steps as a table, and what it cost to tell them."""
     planned = all(step.state == "planned" for step in steps)
@@ -103,7 +109,7 @@ def show(steps: list[Step], bookkeeping: float | None = None) -> None:
         done = _PLANNED[step.verdict] if planned else {"planned": "not reached"}.get(step.state, step.state)
         style = "dim" if done in {"skipped", "would skip"} else ""
         seconds = [] if planned else [f"{step.seconds:.1f}" if step.seconds else ""]
-        table.add_row(step.node, done, step.why, *seconds, style=style)
+        table.add_row(as_text(step.node), done, as_text(step.why), *seconds, style=style)
     console.print()
     console.print(table)
     cost = "" if bookkeeping is None else f" (bookkeeping: {bookkeeping:.1f} s)"
@@ -118,9 +124,10 @@ def summary(steps: list[Step], *, planned: bool) -> str:
             f"{counts['run']} of {len(steps)} nodes would run, {counts['depends']} would run if their inputs change, "
             f"{counts['skip']} would be skipped"
         )
-    states = ("ran", "skipped", "failed", "interrupted", "planned")
+    states = ("ran", "skipped", "touched", "failed", "interrupted", "planned")
     counts = {state: sum(step.state == state for step in steps) for state in states}
-    rest = {"failed": "failed", "interrupted": "interrupted", "planned": "not reached"}
+    rest = {"touched": "touched", "failed": "failed", "interrupted": "interrupted", "planned": "not reached"}
     ended = "".join(f", {counts[state]} {word}" for state, word in rest.items() if counts[state])
-    again = "; the same command goes on from what is finished" if counts["ran"] + counts["skipped"] < len(steps) else ""
+    unfinished = counts["failed"] + counts["interrupted"] + counts["planned"]
+    again = "; the same command goes on from what is finished" if unfinished else ""
     return f"{counts['ran']} of {len(steps)} nodes ran, {counts['skipped']} were skipped{ended}{again}"

@@ -1,9 +1,11 @@
 """A Kedro runner that runs only what changed."""
 
+import difflib
 import logging
 import time
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Iterable, Set
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,15 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner, Task
 
-from .records import Manifest, NodeRecord, manifest_of, now
+from .files import Place, place_of
+from .manifest_dataset import manifest_of
+from .records import Manifest, RunnerError, now
 from .report import IncrementalSpecs, RunReport, Step, show
-from .tracing import Trace, base_name, data_inputs, is_parameter
+from .schemas import NodeRecord
+from .tracing import Trace
+from .versions import save_version_of, set_save_version
+from .watching import WATCH
+from .work import base_name, data_inputs, is_parameter
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +41,8 @@ class IncrementalRunner(SequentialRunner):
         verify: read the content of every file, instead of trusting its size and times.
         wait: wait for another run that writes to the same place; False to end with an error.
         dry_run: show what would run, and run nothing.
+        touch: names of nodes, in one text with commas or several: record that what changed of them does not matter,
+            and run nothing.
         manifest: folder to remember runs in.
         is_async: load and save with threads, as Kedro's own runner.
     """
@@ -44,11 +54,14 @@ class IncrementalRunner(SequentialRunner):
         verify: bool = False,
         wait: bool = True,
         dry_run: bool = False,
+        touch: str | Iterable[str] = (),
         manifest: str | Path | None = None,
         is_async: bool = False,
     ) -> None:
         super().__init__(is_async=is_async)
         self.force, self.verify, self.wait, self.dry_run = force, verify, wait, dry_run
+        names = touch.split(",") if isinstance(touch, str) else touch
+        self.touch = [name.strip() for name in names if name.strip()]
         self.asked_by: str | None = None
         self.project = Path.cwd()
         self._folder = Path(manifest) if manifest else None
@@ -70,7 +83,8 @@ class IncrementalRunner(SequentialRunner):
         """Run what changed; arguments and result are those of Kedro's runners.
 
         Raises:
-            RunnerError: if another run writes to the same place and ``wait`` is False, or the catalog has no manifest.
+            RunnerError: if another run writes to the same place and ``wait`` is False, if the catalog has no manifest,
+                or if a node of ``touch`` is unknown or has to run.
             RunInterrupted: at Ctrl-C; what was finished is kept.
         """
         self._manifest = Manifest(self._folder) if self._folder else manifest_of(catalog)
@@ -81,8 +95,11 @@ class IncrementalRunner(SequentialRunner):
         if only_missing_outputs:
             self.asked_by = "--only-missing-outputs"
             pipeline = self._filter_pipeline_for_missing_outputs(pipeline, catalog)
+        if self.touch:
+            _check_names(self.touch, {node.name for node in pipeline.nodes})
+            pipeline = pipeline.only_nodes(*self.touch)
         if self.dry_run:
-            self._show_plan(pipeline, catalog)
+            self._show_plan(pipeline, catalog, hook_manager)
             return {}
         try:
             with self._manifest.locked(run_id, wait=self.wait):
@@ -92,14 +109,14 @@ class IncrementalRunner(SequentialRunner):
         except KeyboardInterrupt as error:
             raise RunInterrupted("interrupted: the same command goes on from what is finished") from error
 
-    def _show_plan(self, pipeline: Pipeline, catalog: Any) -> None:
+    def _show_plan(self, pipeline: Pipeline, catalog: Any, hook_manager: Any) -> None:
         for name in pipeline.datasets():
             catalog.get(name, fallback_to_runtime_pattern=True)
-        show(self._plan(pipeline, self._trace(pipeline, catalog)))
+        show(self._plan(pipeline, self._trace(pipeline, catalog, hook_manager)))
 
-    def _trace(self, pipeline: Pipeline, catalog: Any) -> Trace:
+    def _trace(self, pipeline: Pipeline, catalog: Any, hook_manager: Any) -> Trace:
         assert self._manifest is not None
-        return Trace(pipeline, catalog, self._manifest, self.project, trust=not self.verify)
+        return Trace(pipeline, catalog, self._manifest, self.project, hook_manager, trust=not self.verify)
 
     # The plan
 
@@ -140,48 +157,83 @@ class IncrementalRunner(SequentialRunner):
 
     def _run(self, pipeline: Pipeline, catalog: Any, hook_manager: Any = None, run_id: str | None = None) -> None:
         began = time.perf_counter()
-        trace = self._trace(pipeline, catalog)
-        steps = self._plan(pipeline, trace)
+        self._report.run_id = self._take_version(pipeline, catalog, self._report.run_id)
+        trace = self._trace(pipeline, catalog, hook_manager)
+        steps = self._touched(pipeline, trace) if self.touch else self._plan(pipeline, trace)
         self._report.steps = steps
         loads = Counter(chain.from_iterable(node.inputs for node in pipeline.nodes))
         try:
             for node, step in zip(pipeline.nodes, steps, strict=True):
+                if step.state == "touched":
+                    continue
                 if step.verdict == "depends":
                     self._decide(node, step, trace)
+                if step.verdict == "skip" and self._report.nodes("ran") and (late := trace.read_since(node)):
+                    step.verdict, step.reasons = "run", late
                 if step.verdict == "skip":
                     trace.skip(node)
                     step.state = "skipped"
                 else:
-                    self._run_node(node, step, trace, catalog, hook_manager)
+                    self._run_node(node, step, trace, catalog, hook_manager, run_id)
                 self._release_datasets(node, catalog, loads, pipeline)
         finally:
-            assert self._manifest is not None
-            self._manifest.save_hashes()
+            trace.save()
             self._report.bookkeeping = time.perf_counter() - began - sum(step.seconds for step in steps)
             show(steps, self._report.bookkeeping)
             if hook_manager is not None:
                 hook_manager.hook.after_incremental_run(report=self._report)
+
+    def _take_version(self, pipeline: Pipeline, catalog: Any, run_id: str) -> str:
+        """Version of all that this run writes: taken now that no other run can take it, and given to the datasets."""
+        assert self._manifest is not None
+        outputs = [catalog.get(name) for name in sorted(pipeline.all_outputs())]
+        stored = chain.from_iterable(_newest_version(place) for place in map(place_of, outputs) if place)
+        version = self._manifest.next_version(save_version_of(outputs) or run_id, stored)
+        set_save_version(catalog, map(catalog.get, pipeline.datasets()), version)
+        return version
 
     def _decide(self, node: Node, step: Step, trace: Trace) -> None:
         reasons = trace.reasons(node)
         step.verdict = "run" if reasons else "skip"
         step.reasons = reasons or ["its inputs came out as they were"]
 
-    def _run_node(self, node: Node, step: Step, trace: Trace, catalog: Any, hook_manager: Any) -> None:
-        manifest, run_id = self._manifest, self._report.run_id
+    def _touched(self, pipeline: Pipeline, trace: Trace) -> list[Step]:
+        """Record the nodes with their work of now and the outputs that they have."""
+        assert self._manifest is not None
+        records, steps = [], []
+        for node in pipeline.nodes:
+            work, differences = trace.touched_work(node)
+            step = Step(node.name, "skip", [f"touched: {each}" for each in differences[:1]], "touched")
+            step.reasons += differences[1:]
+            steps.append(step)
+            old = self._manifest.records[node.name]
+            # Its key stays: what it made is what it was.
+            records.append(replace(old, run_id=self._report.run_id, work=work, finished=now(), why=step.why))
+            trace.skip(node)
+        for record in records:
+            self._manifest.finish(record)
+        return steps
+
+    def _run_node(
+        self, node: Node, step: Step, trace: Trace, catalog: Any, hook_manager: Any, run_id: str | None
+    ) -> None:
+        manifest, version = self._manifest, self._report.run_id
         assert manifest is not None
         key = trace.key(node)
-        manifest.start(run_id, node.name, trace.version_folders(node))
+        manifest.start(version, node.name, trace.version_folders(node))
         trace.pin_to_this_run(node)
         step.state, began = "failed", time.perf_counter()
         try:
             hook_manager.hook.before_node_work(node=node, scratch=manifest.scratch(node.name, key))
-            Task(
-                node=node, catalog=catalog, hook_manager=hook_manager, is_async=self._is_async, run_id=run_id
-            ).execute()
+            with WATCH.node() as seen:
+                Task(
+                    node=node, catalog=catalog, hook_manager=hook_manager, is_async=self._is_async, run_id=run_id
+                ).execute()
             step.seconds = time.perf_counter() - began
-            work, outputs = trace.work(node), trace.made(node, key)
-            manifest.finish(NodeRecord(node.name, run_id, key, work, outputs, step.seconds, now(), step.why))
+            work = trace.finished_work(node, seen)
+            key = trace.key(node, work)
+            outputs = trace.made(node, key)
+            manifest.finish(NodeRecord(node.name, version, key, work, outputs, step.seconds, now(), step.why))
         except BaseException as error:
             step.seconds = time.perf_counter() - began
             step.state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -194,9 +246,25 @@ class IncrementalRunner(SequentialRunner):
         logger.info("Completed node: %s", node.name)
 
 
+def _check_names(names: Iterable[str], known: Set[str]) -> None:
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f": did you mean {close[0]!r}?" if close else f"; it has {', '.join(sorted(known)[:5])}, ..."
+            raise RunnerError(f"--touch: the pipeline has no node {name!r}{hint}")
+
+
 def _since(trace: Trace, node: Node, manifest: Manifest | None) -> str:
     record = manifest.records.get(node.name) if manifest else None
     return record.run_id if record else ""
+
+
+def _newest_version(place: Place) -> list[str]:
+    try:
+        return place.versions()[:1]
+    except OSError as error:
+        logger.warning("The versions of %s cannot be listed: %s", place.path, error)
+        return []
 
 
 def _unstored_and_needed(pipeline: Pipeline, trace: Trace, steps: list[Step]) -> dict[str, str]:

@@ -1,40 +1,26 @@
 """Whether a node would make again what it has made: its work now, held against its record."""
 
-import dataclasses
-import functools
 import logging
 from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
-from kedro.framework import project as kedro_project
 from kedro.io import AbstractDataset
 from kedro.io.core import VersionNotFoundError
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from .code import Code, CodeIndex, UntraceableCode
-from .files import Place, local_paths, place_of
+from .files import Place
 from .reasons import differences_of_work
-from .records import Artifact, Manifest, NodeRecord, RunnerError, Work, now
-from .values import canonical, digest, plain
+from .records import Manifest, RunnerError
+from .redaction import shown
+from .schemas import Artifact, NodeRecord, Work
+from .work import Works, base_name, data_inputs, is_parameter
 
 logger = logging.getLogger(__name__)
 
-NOT_CONTENT = {"filepath", "path", "version", "versioned", "credentials", "fs_args", "metadata"}  # of a catalog entry
 
-
-def base_name(dataset: str) -> str:
-    """Name without Kedro's transcoding: ``sales@pandas`` and ``sales@spark`` are one artifact."""
-    return dataset.partition("@")[0]
-
-
-def is_parameter(dataset: str) -> bool:
-    """Whether a node's input is a parameter."""
-    return dataset == "parameters" or dataset.startswith("params:")
-
-
-class Trace:
+class Trace(Works):
     """The work of every node of a pipeline, and the content of its datasets as far as it is known by now.
 
     Args:
@@ -42,26 +28,27 @@ class Trace:
         catalog: its datasets exist (Kedro's warm-up has happened).
         manifest: what is remembered; :meth:`Manifest.recover` has been called.
         project: folder that relative paths in parameters start from.
+        hook_manager: of the session, for the hooks that may change what a node reads.
         trust: False to read the content of every file, whatever its times say.
     """
 
-    def __init__(self, pipeline: Pipeline, catalog: Any, manifest: Manifest, project: Path, *, trust: bool) -> None:
-        self._catalog, self._manifest, self._project, self._trust = catalog, manifest, project, trust
-        # Not imported by name: Kedro sets it after this module has been read.
-        self._index = CodeIndex(kedro_project.PACKAGE_NAME)
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        catalog: Any,
+        manifest: Manifest,
+        project: Path,
+        hook_manager: Any = None,
+        *,
+        trust: bool,
+    ) -> None:
+        super().__init__(pipeline, catalog, manifest, project, hook_manager, trust=trust)
         self._outputs = pipeline.outputs()
-        self._validators = getattr(catalog, "validators", {})
-        names = sorted(name for name in pipeline.datasets() if not is_parameter(name))
-        self._datasets = {name: catalog.get(name) for name in names}
-        self._places = {name: place_of(dataset) for name, dataset in self._datasets.items()}
         self._pinned = {
             base_name(name): dataset._version.load
             for name, dataset in self._datasets.items()
             if getattr(dataset, "_version", None) and dataset._version.load
         }
-        self.known: dict[str, Artifact | None] = {}
-        self._work: dict[str, Work] = {}
-        self._untraceable: dict[str, str] = {}
         self._find_free_inputs(pipeline)
 
     # What is there
@@ -94,11 +81,8 @@ class Trace:
 
     def _artifact(self, place: Place, version: str | None) -> Artifact | None:
         hashed = place.hash(version, self._manifest.hashes, trust=self._trust)
-        return Artifact(version, hashed, place.of_version(version)) if hashed else None
-
-    def is_stored(self, name: str) -> bool:
-        """Whether a dataset outlives the run."""
-        return not getattr(self._datasets[name], "_EPHEMERAL", False)
+        path = place.of_version(version)
+        return Artifact(version, hashed, path if place.filesystem is None else shown(path)) if hashed else None
 
     def pin(self, base: str, version: str | None) -> None:
         """Make every reader of an artifact in this run read ``version``."""
@@ -122,56 +106,6 @@ class Trace:
             if version and base_name(name) not in self._pinned:
                 self.pin(base_name(name), version.save)
 
-    # What decides
-
-    def work(self, node: Node) -> Work:
-        """The node's work with the inputs that are known by now."""
-        if node.name not in self._work:
-            self._work[node.name] = self._fixed_work(node)
-        inputs = {name: self.known.get(name) for name in data_inputs(node)}
-        return dataclasses.replace(
-            self._work[node.name], inputs={name: found for name, found in inputs.items() if found}
-        )
-
-    def _fixed_work(self, node: Node) -> Work:
-        datasets = [name for name in (*node.inputs, *node.outputs) if not is_parameter(name)]
-        classes = {type(self._datasets[name]) for name in datasets if self.is_stored(name)}
-        try:
-            code = self._index.of_function(node.func)
-            code = functools.reduce(Code.__or__, (self._index.of_class(cls) for cls in classes), code)
-        except UntraceableCode as error:
-            self._untraceable[node.name] = str(error)
-            code = Code()
-        parameters = {name: self._catalog.get(name).load() for name in node.inputs if is_parameter(name)}
-        files = {
-            text: hashed
-            for value in parameters.values()
-            for text, path in local_paths(value, self._project)
-            if (hashed := self._manifest.hashes.of(path, trust=self._trust))
-        }
-        return Work(
-            wiring=plain([node._inputs, node._outputs]),
-            code=code.definitions,
-            libraries=code.libraries,
-            parameters={name.removeprefix("params:"): plain(value) for name, value in parameters.items()},
-            files=files,
-            datasets={name: self._settings(name) for name in datasets if self.is_stored(name)},
-        )
-
-    def _settings(self, name: str) -> dict[str, Any]:
-        config = self._datasets[name]._init_config()
-        given = {key: value for key, value in (config | config.pop("kwargs", {})).items() if value is not None}
-        settings = {key: value for key, value in given.items() if key not in NOT_CONTENT}
-        validator = {"validator": self._validators[name]} if name in self._validators else {}
-        return dict(plain({**settings, **validator}))
-
-    def key(self, node: Node) -> str:
-        """Hash of the node's work: equal for works that make the same."""
-        work = self.work(node)
-        inputs = {name: artifact.digest for name, artifact in work.inputs.items()}
-        unique = [str(self._manifest.folder), now()] if node.name in self._untraceable else []
-        return digest(canonical({**vars(work), "inputs": inputs, "unique": unique}))
-
     # What to do
 
     def reasons(self, node: Node, uncertain: Set[str] = frozenset()) -> list[str]:
@@ -180,21 +114,42 @@ class Trace:
         Args:
             uncertain: inputs that are going to be made anew, and may come out as they were: they give no reason.
         """
+        always = self._always(node, uncertain)
+        record = self._manifest.records.get(node.name)
+        if always or record is None:
+            return always or ["first run"]
+        work = self.work(node)
+        return [*differences_of_work(record.work, work, uncertain), *self._output_reasons(node, record)]
+
+    def _always(self, node: Node, uncertain: Set[str]) -> list[str]:
+        """Why the node must run whatever its record says."""
         if not node.outputs:
             return ["it has no outputs"]
         unstored = [name for name in node.outputs if not self.is_stored(name) and name in self._outputs]
         if unstored:
             return [f"its output {unstored[0]} is not stored"]
-        work = self.work(node)
+        self.work(node)
         if node.name in self._untraceable:
-            return [f"its code cannot be compared: {self._untraceable[node.name]}"]
+            return [self._untraceable[node.name]]
         unknown = [name for name in data_inputs(node) if name not in uncertain and self.known.get(name) is None]
         if unknown:
             return [f"input {unknown[0]} is missing or no file: whether it changed cannot be told"]
+        return []
+
+    def touched_work(self, node: Node) -> tuple[Work, list[str]]:
+        """The node's work of now, and how it differs from the recorded one.
+
+        Raises:
+            RunnerError: if the node has to run all the same.
+        """
         record = self._manifest.records.get(node.name)
-        if record is None:
-            return ["first run"]
-        return [*differences_of_work(record.work, work, uncertain), *self._output_reasons(node, record)]
+        missing = (
+            [*self._always(node, frozenset()), *self._output_reasons(node, record)] if record else ["it never ran"]
+        )
+        if record is None or missing:
+            raise RunnerError(f"--touch: {node.name} has to run: {missing[0]}")
+        work = self.work(node)
+        return work, differences_of_work(record.work, work, frozenset()) or ["nothing changed"]
 
     def _output_reasons(self, node: Node, record: NodeRecord) -> Iterable[str]:
         for name in node.outputs:
@@ -267,8 +222,3 @@ class Trace:
             if artifact and self.is_stored(name):
                 outputs[base] = artifact
         return outputs
-
-
-def data_inputs(node: Node) -> list[str]:
-    """Names of the node's inputs that are no parameters, without transcoding."""
-    return [base_name(name) for name in node.inputs if not is_parameter(name)]

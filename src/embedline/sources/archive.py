@@ -1,166 +1,148 @@
-"""Archives and folders behind an address: fetched through fsspec and read member by member, never unpacked to disk."""
+"""Archives and folders behind an address: read member by member, never unpacked to disk."""
 
 from __future__ import annotations
 
-import gzip
 import io
-import posixpath
-import re
+import lzma
 import stat
 import struct
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
-
-from fsspec import AbstractFileSystem
-from fsspec.callbacks import TqdmCallback
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
 
 from embedline.errors import DataError
+from embedline.sources.download import access_to, fetched
+from embedline.sources.members import (
+    MAX_BYTES,
+    MAX_MEMBERS,
+    MAX_RATIO,
+    RATIO_FROM,
+    Names,
+    Unpacked,
+    bomb,
+    in_short,
+    not_a_file,
+    too_large,
+)
+from embedline.sources.tar_archive import tar_members
 
-MAX_UNCOMPRESSED_BYTES = 2 * 1024**3
-"""An archive that holds more is taken for a decompression bomb (the largest public source, IMDB, holds 0.2 GB)."""
+MAX_UNCOMPRESSED_BYTES = MAX_BYTES
+MAX_DIRECTORY_BYTES = 128 * MAX_MEMBERS  # of a zip's list of members, which zipfile reads at once
 
-CONNECT_SECONDS, SILENCE_SECONDS = 30, 60
-"""An HTTP server that does not answer, or stops sending, for so long ends the download; its whole length does not."""
-
-_BLOCK = 1024 * 1024
+_START = 512  # bytes that tell what a file is
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
-_GZIP_MAGIC = b"\x1f\x8b"
 _BROKEN = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError),
-    *(UnicodeDecodeError, struct.error),  # zipfile lets these through: a damaged name, a damaged extra field
-    *(RuntimeError, NotImplementedError),  # zipfile's errors for an encrypted member and for an unknown compression
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(ValueError, struct.error, OverflowError, IndexError),  # zipfile lets these through: damaged fields
+    *(RuntimeError, MemoryError),  # an unknown version of zip; a huge dictionary of xz
 )
 
 Select = Callable[[str], bool]
 
 
+class NotAnArchive(DataError):
+    """The file is of another kind."""
+
+
 def read_members(
-    address: str | Path, select: Select | None = None, *, max_bytes: int = MAX_UNCOMPRESSED_BYTES
+    address: str | Path, select: Select | None = None, *, max_bytes: int | None = None
 ) -> dict[str, bytes]:
     """Return the files of an archive or folder as ``{name: content}``; see `iter_members`."""
     return dict(iter_members(address, select, max_bytes=max_bytes))
 
 
 def iter_members(
-    address: str | Path, select: Select | None = None, *, max_bytes: int = MAX_UNCOMPRESSED_BYTES
+    address: str | Path, select: Select | None = None, *, max_bytes: int | None = None
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the files of an archive or folder one at a time, in the order in which it stores them.
 
-    The kind (zip, tar, gzipped tar) is told by the content, not by the name; a folder, with its sub-folders, works
-    like an archive. Nothing is unpacked to disk.
+    The content decides on the kind (zip; tar, also packed by gzip, bzip2 or xz), not the name; a folder, with its
+    sub-folders, works like an archive. Nothing is unpacked to disk.
 
     Args:
         address: ``https://``, ``s3://``, ``file://`` or any other fsspec address, or a path (relative to the working
             directory).
         select: keeps the members for whose name it returns true; all when absent.
-        max_bytes: the most that the whole archive may hold uncompressed, skipped members included.
+        max_bytes: the most that is downloaded, and the most that the whole archive may hold uncompressed, skipped
+            members included; `MAX_UNCOMPRESSED_BYTES`, or what `download.set_access` says, unless given.
 
     Yields:
         The name with forward slashes, relative to the archive or folder, and the content.
 
     Raises:
-        DataError: the address cannot be fetched, the archive is truncated, corrupt, encrypted or too large, or a
-            member's path is absolute or climbs out (``../x``), or a member is a link or a device.
+        NotAnArchive: the file is no archive.
+        DataError: the address cannot be fetched; the archive is truncated, corrupt, encrypted or too large, unpacks to
+            more than `MAX_RATIO` times its size or has more than `MAX_MEMBERS` members; two members have one name; or a
+            member has no name, a path that is absolute or climbs out (``../x``), or is a link, a device or sparse.
     """
     address = str(address)
+    if max_bytes is None:
+        max_bytes = access_to(address).max_bytes
     try:
-        with fetched(address) as path:
-            yield from _members(path, address, select or _any_name, max_bytes)
-    except _BROKEN as error:
-        raise DataError(f"{address} is truncated, corrupt or unreadable: {_reason(error)}") from error
-
-
-@contextmanager
-def fetched(address: str) -> Iterator[Path]:
-    """Give a local path to what stands at an address, for the length of the ``with`` block.
-
-    A local file or folder is used in place. Anything else is streamed to a temporary folder, with a progress bar on a
-    terminal, and removed afterwards: an interrupted download leaves nothing behind and the next one starts afresh.
-    """
-    filesystem, path = _filesystem(address)
-    if isinstance(filesystem, LocalFileSystem):
-        if not Path(path).exists():
-            raise DataError(f"there is no file or folder at {address}")
-        yield Path(path)
-        return
-    with tempfile.TemporaryDirectory(prefix="embedline-") as folder:
-        target = Path(folder) / "download"
-        _download(filesystem, path, target, address)
-        yield target
-
-
-def _filesystem(address: str) -> tuple[AbstractFileSystem, str]:
-    """Return the fsspec filesystem of an address and the path in it."""
-    if not address.strip():
-        raise DataError("the address of the source is empty; give an URL, a path of an archive or of a folder")
-    options: dict[str, Any] = {}
-    try:
-        if address.startswith(("http://", "https://")):
-            from aiohttp import ClientTimeout
-
-            # aiohttp ends every transfer after five minutes by default, which a slow line exceeds.
-            timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
-            # "identity": the declared length is then that of the bytes we get.
-            options = {"headers": {"Accept-Encoding": "identity"}, "client_kwargs": {"timeout": timeout}}
-        filesystem, path = url_to_fs(address, **options)
-    except (ImportError, ValueError) as error:
-        raise DataError(f"{address} cannot be opened: {_reason(error)}") from error
-    return filesystem, path
-
-
-def _download(filesystem: AbstractFileSystem, path: str, target: Path, address: str) -> None:
-    """Copy a remote file, or every file of a remote folder, to ``target``; raise `DataError` unless it is whole."""
-    try:
-        info = filesystem.info(path)
-        if info.get("type") != "directory":
-            _download_file(filesystem, path, target, info.get("size"))
-            return
-        target.mkdir()
-        for file, details in filesystem.find(path, detail=True).items():
-            name = _safe_name(posixpath.relpath(file, path), address)
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            _download_file(filesystem, file, target / name, details.get("size"))
-    except FileNotFoundError as error:
-        raise DataError(f"there is no file or folder at {address}") from error
+        with fetched(address, max_bytes) as path:
+            yield from _members(path, address, select or (lambda name: True), max_bytes)
     except DataError:
         raise
-    except Exception as error:  # every fsspec backend has its own errors: aiohttp, botocore, timeouts, a full disk
-        raise DataError(f"the download of {address} failed: {_reason(error)}; run again to restart it") from error
+    except _BROKEN as error:
+        raise _broken(address, error) from error
 
 
-def _download_file(filesystem: AbstractFileSystem, path: str, target: Path, size: int | None) -> None:
-    bar = {"desc": posixpath.basename(path), "unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": None}
-    with TqdmCallback(tqdm_kwargs=bar) as callback:
-        filesystem.get_file(path, str(target), callback=callback)
-    arrived = target.stat().st_size
-    if size is not None and arrived != size:
-        raise EOFError(f"{arrived:,} of {size:,} bytes arrived")
+def read_file(path: Path, address: str) -> bytes:
+    """Return the content of one file, unpacked where it is packed by gzip, bzip2 or xz; limits as of `iter_members`.
+
+    Args:
+        path: of the file on this machine, see `download.fetched`.
+        address: where it is from, for messages and limits.
+
+    Raises:
+        DataError: the file is truncated, corrupt or too large.
+    """
+    try:
+        with path.open("rb") as file:
+            limit = max(access_to(address).max_bytes, path.stat().st_size)  # what is not packed is no bomb
+            return b"".join(Unpacked(file, address, limit).blocks())
+    except DataError:
+        raise
+    except _BROKEN as error:
+        raise _broken(address, error) from error
 
 
 def _members(path: Path, address: str, select: Select, max_bytes: int) -> Iterator[tuple[str, bytes]]:
     if path.is_dir():
         yield from _folder_members(path, address, select, max_bytes)
         return
+    if not path.is_file():
+        raise DataError(f"{address} is neither a file nor a folder")
     with path.open("rb") as file:
-        magic = file.read(4)
+        start = file.read(_START)
         file.seek(0)
-        if not magic:
+        if not start:
             raise DataError(f"{address} is an empty file, not an archive")
-        if magic in _ZIP_MAGIC:
-            yield from _zip_members(file, address, select, max_bytes)
-        elif magic.startswith(_GZIP_MAGIC):
-            with gzip.open(file) as unzipped:
-                yield from _tar_members(cast(BinaryIO, unzipped), address, select, max_bytes)
+        if start.startswith(_ZIP_MAGIC):
+            yield from _zip_members(file, path.stat().st_size, address, select, max_bytes)
         else:
-            yield from _tar_members(file, address, select, max_bytes)
+            _require_tar(path, address, max_bytes)
+            yield from tar_members(Unpacked(file, address, max_bytes), address, select)
+
+
+def _require_tar(path: Path, address: str, max_bytes: int) -> None:
+    """Raise `NotAnArchive` unless the first header is that of a tar, or the mark of an empty one."""
+    with path.open("rb") as file:
+        start = b""
+        try:
+            start = Unpacked(file, address, max_bytes).read(_START)
+            if any(start):
+                tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
+        except DataError:
+            raise
+        except _BROKEN as error:
+            page = start.lstrip().lower().startswith((b"<!doctype", b"<html"))
+            raise NotAnArchive(
+                f"{address} is neither a zip nor a tar archive, plain or packed by gzip, bzip2 or xz: it is "
+                f"{'a web page' if page else 'of another kind, or damaged'} ({_reason(error)})"
+            ) from error
 
 
 def _folder_members(folder: Path, address: str, select: Select, max_bytes: int) -> Iterator[tuple[str, bytes]]:
@@ -170,94 +152,81 @@ def _folder_members(folder: Path, address: str, select: Select, max_bytes: int) 
         if select(name) and file.is_file():
             left -= file.stat().st_size
             if left < 0:
-                raise _too_large(address, max_bytes)
+                raise too_large(address, max_bytes)
             yield name, file.read_bytes()
 
 
-def _zip_members(file: IO[bytes], address: str, select: Select, max_bytes: int) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(file) as bundle:
-        infos = {_safe_name(info.filename, address): info for info in bundle.infolist()}
-        infos = {name: info for name, info in infos.items() if not info.is_dir()}
-        for info in infos.values():
-            mode = info.external_attr >> 16  # the Unix mode, 0 when the zip was made elsewhere
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                raise _not_a_file(info.filename, address)
-        if sum(info.file_size for info in infos.values()) > max_bytes:
-            raise _too_large(address, max_bytes)
-        for name, info in infos.items():
-            if select(name):
-                with bundle.open(info) as member:
-                    # Never read() without a length: that decompresses past a declared size that lies.
-                    yield name, member.read(info.file_size)
-
-
-def _tar_members(file: IO[bytes], address: str, select: Select, max_bytes: int) -> Iterator[tuple[str, bytes]]:
-    stream = _BoundedReader(file, address, max_bytes)
-    try:
-        archive = tarfile.TarFile(fileobj=stream, mode="r")
-    except tarfile.ReadError as error:
-        raise DataError(f"{address} is neither a zip nor a tar archive, plain or gzipped: {_reason(error)}") from error
-    with archive:
-        while (member := archive.next()) is not None:
-            # tarfile keeps every header otherwise: 100 MB for a hundred thousand members
-            archive.members = []  # type: ignore[attr-defined]
-            name = _safe_name(member.name, address)
-            if member.isdir():
-                continue
-            if not member.isreg():
-                raise _not_a_file(member.name, address)
-            if select(name):
-                content = archive.extractfile(member)
-                assert content is not None  # a regular file always has content
-                yield name, content.read()
-        # tarfile takes a damaged header for the end; a sound archive goes on with nothing but zeros. Reading them also
-        # makes gzip compare its checksum.
-        while block := stream.read(_BLOCK):
-            if block.strip(b"\0"):
-                raise DataError(f"{address} is truncated, corrupt or unreadable: a damaged header within the archive")
-
-
-class _BoundedReader(io.BufferedIOBase):
-    """A binary stream that refuses to go past ``limit`` bytes, however much its compressed form could unfold to."""
-
-    def __init__(self, stream: IO[bytes], address: str, limit: int) -> None:
-        self._stream, self._address, self._limit = stream, address, limit
-
-    def tell(self) -> int:
-        return self._stream.tell()
+class _ZipFile(io.BufferedReader):
+    """A zip on disk; refuses the list of more members than are read, before zipfile makes an object of each."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        left = self._limit - self._stream.tell()
-        block = self._stream.read(left + 1 if size is None or size < 0 else min(size, left + 1))
-        if len(block) > left:
-            raise _too_large(self._address, self._limit)
-        return block
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        if whence == 0 and offset > self._limit:
-            raise _too_large(self._address, self._limit)
-        return self._stream.seek(offset, whence)
+        if size is not None and size > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"its list of members has {size:,} bytes")
+        return super().read(size)
 
 
-def _safe_name(name: str, address: str) -> str:
-    """Return a member's name in normal form; raise `DataError` where it is absolute or leads out of the archive."""
-    path = name.replace("\\", "/")
-    if path.startswith("/") or re.match("[A-Za-z]:", path) or ".." in path.split("/"):
-        raise DataError(f"{address} holds the member {name!r}, whose path leads out of the archive")
-    return posixpath.normpath(path)
+def _zip_members(
+    file: io.BufferedReader, size: int, address: str, select: Select, max_bytes: int
+) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(_ZipFile(file.raw)) as bundle:
+        infos = bundle.infolist()
+        _refuse_overlaps([(info.header_offset, info.compress_size) for info in infos], bundle.start_dir, address)
+        if (total := sum(info.file_size for info in infos)) > max_bytes:
+            raise too_large(address, max_bytes)
+        names, files = Names(address), {}
+        for info in infos:
+            given = info.orig_filename  # zipfile cuts `filename` at a NUL
+            is_folder = given.endswith(("/", "\\"))
+            name = names.add(given, is_folder=is_folder)
+            mode = info.external_attr >> 16  # the Unix mode, 0 when the zip was made elsewhere
+            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR if is_folder else 0):
+                raise not_a_file(given, address)
+            if info.file_size > max(RATIO_FROM, MAX_RATIO * info.compress_size):
+                raise bomb(address)
+            if not is_folder:
+                files[name] = info
+        if total > max(RATIO_FROM, MAX_RATIO * size):
+            raise bomb(address)
+        for name, info in files.items():
+            if select(name):
+                yield name, _zip_content(bundle, info, name, address)
 
 
-def _not_a_file(name: str, address: str) -> DataError:
-    return DataError(f"{address} holds the member {name!r}, which is a link or a device, not a file")
+def _refuse_overlaps(places: list[tuple[int, int]], directory: int, address: str) -> None:
+    """Members that share their bytes unpack to far more than the file: zipfile notices from Python 3.11.8 on.
+
+    Args:
+        places: offset and packed size of each member, in bytes.
+        directory: offset of the list of members, which follows them.
+    """
+    header = 30  # bytes at least
+    end = 0
+    for offset, packed in sorted([*places, (directory, -header)]):
+        if offset < end:
+            raise DataError(f"{address} is corrupt: its members overlap")
+        end = offset + header + packed
 
 
-def _too_large(address: str, max_bytes: int) -> DataError:
-    return DataError(f"{address} holds more than {max_bytes:,} bytes uncompressed, the most that is read")
+def _zip_content(bundle: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, address: str) -> bytes:
+    shown = in_short(name)
+    if info.flag_bits & 1:
+        raise DataError(f"{address} holds the member {shown}, which is encrypted: unpack it and give the folder")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile unpacks others without a limit
+        raise DataError(
+            f"{address} holds the member {shown}, which is packed by another method than deflate "
+            f"({info.compress_type}): unpack it and give the folder"
+        )
+    with bundle.open(info) as member:
+        # Never read() without a length: that decompresses past a declared size that lies.
+        content = member.read(info.file_size)
+    if len(content) != info.file_size:
+        raise DataError(f"{address} is truncated or corrupt: {shown} has {len(content):,} of {info.file_size:,} bytes")
+    return content
+
+
+def _broken(address: str, error: BaseException) -> DataError:
+    return DataError(f"{address} is truncated, corrupt or unreadable: {_reason(error)}")
 
 
 def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _any_name(name: str) -> bool:
-    return True

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import posixpath
-import zlib
 
 import polars as pl
 
 from embedline.errors import DataError
-from embedline.sources.archive import MAX_UNCOMPRESSED_BYTES, fetched, iter_members
+from embedline.sources.archive import NotAnArchive, iter_members, read_file
+from embedline.sources.download import fetched
 from embedline.sources.imdb_generator import GeneratorOptions, generate_files
 
 GENERATED = "generated"
@@ -60,7 +59,7 @@ def read_files(source: str) -> pl.DataFrame:
     if name.removesuffix(".gz").lower().endswith((*TABLE_SUFFIXES, TEXT_SUFFIX)):
         with fetched(source) as path:
             if path.is_file():
-                return _frame({name.removesuffix(".gz"): _one_file(path.read_bytes(), source)})
+                return _frame({name.removesuffix(".gz"): read_file(path, source)})
     seen: list[str] = []
 
     def is_wanted(member: str) -> bool:
@@ -68,10 +67,17 @@ def read_files(source: str) -> pl.DataFrame:
         return _is_wanted(member)
 
     contents: dict[str, bytes] = {}
-    for member, content in iter_members(source, is_wanted):
-        if member in contents:
-            raise DataError(f"{source} holds {member} twice")
-        contents[member] = content
+    try:
+        for member, content in iter_members(source, is_wanted):
+            if member in contents:
+                raise DataError(f"{source} holds {member} twice")
+            contents[member] = content
+    except NotAnArchive as error:
+        kinds = ", ".join((TEXT_SUFFIX, *TABLE_SUFFIXES))
+        hint = "; write JSON with one object a line, as .jsonl" if ".json" in name.lower() else ""
+        raise DataError(
+            f"{error}; a corpus is an archive, a folder or one file of these kinds: {kinds}{hint}"
+        ) from error
     if not contents:
         wanted = ", ".join((TEXT_SUFFIX, *TABLE_SUFFIXES))
         raise DataError(f"{source} holds no file of text ({wanted}); it holds {named(seen) or 'nothing'}")
@@ -87,25 +93,6 @@ def named(names: list[str], most: int = 3) -> str:
 def _is_wanted(member: str) -> bool:
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in member.split("/"))
     return not hidden and member.lower().endswith((TEXT_SUFFIX, *TABLE_SUFFIXES))
-
-
-def _one_file(content: bytes, source: str) -> bytes:
-    """Return a file's content, unzipped where it is gzipped."""
-    if not content.startswith(b"\x1f\x8b"):
-        return content
-    unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    try:
-        plain = unzip.decompress(content, MAX_UNCOMPRESSED_BYTES + 1)
-    except zlib.error as error:
-        raise DataError(f"{source} is truncated, corrupt or unreadable: {error}") from error
-    if len(plain) > MAX_UNCOMPRESSED_BYTES:
-        raise DataError(
-            f"{source} holds more than {MAX_UNCOMPRESSED_BYTES:,} bytes uncompressed, the most that is read"
-        )
-    try:  # again by gzip, which also reads several streams on end and compares their checksums
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{source} is truncated, corrupt or unreadable: {error}") from error
 
 
 def _frame(contents: dict[str, bytes]) -> pl.DataFrame:

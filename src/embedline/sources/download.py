@@ -1,0 +1,239 @@
+"""What stands at an address, as a local path: files are used in place, anything else is downloaded through fsspec."""
+
+from __future__ import annotations
+
+import errno
+import posixpath
+import tempfile
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fsspec import AbstractFileSystem
+from fsspec.callbacks import TqdmCallback
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from embedline.errors import HIDDEN, DataError, redacted, secrets_in
+from embedline.sources.members import MAX_BYTES, checked_name
+
+CONNECT_SECONDS, SILENCE_SECONDS = 30, 60
+"""An HTTP server that does not answer, or stops sending, for so long ends the download; its whole length does not."""
+
+_HOW = "name an entry of conf/local/credentials.yml in `credentials:` beside `source:`"
+_STATUS = {
+    401: f"the server asks for a user and password, or refuses these (HTTP 401); {_HOW}",
+    403: f"access is denied (HTTP 403); a signed address may have expired, otherwise {_HOW}",
+    407: "the proxy asks for a user and password (HTTP 407)",
+    429: "the server has had too many requests (HTTP 429); wait some minutes and run again",
+}
+
+_CERTIFICATE = (
+    "the server's certificate cannot be trusted; compare the host or set SSL_CERT_FILE to the certificate of its issuer"
+)
+_KNOWN = {  # by the name of the error's class: most are aiohttp's or botocore's, which are imported where they are used
+    "TooManyRedirects": "the server redirects again and again",
+    "ClientConnectorCertificateError": _CERTIFICATE,
+    "SSLCertVerificationError": _CERTIFICATE,
+    "ClientConnectorDNSError": "the host is not known; compare the address, and the connection",
+    "ConnectionRefusedError": "the server refuses the connection; compare the host and port, or run again later",
+    "TimeoutError": f"the server is silent, for {CONNECT_SECONDS} s at first or {SILENCE_SECONDS} later; try again",
+    "NoCredentialsError": f"the store asks for credentials; {_HOW}",
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """How the file at an address is reached.
+
+    Attributes:
+        credentials: options of the fsspec file system, such as ``key`` and ``secret`` of ``s3://``. For ``http://`` and
+            ``https://`` also ``username`` and ``password``, or ``token``.
+        max_bytes: the most that is downloaded, and that an archive may hold uncompressed.
+    """
+
+    credentials: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    max_bytes: int = MAX_BYTES
+
+
+_access: dict[str, Access] = {}
+
+
+def set_access(access: Mapping[str, Access]) -> None:
+    """Say how addresses are reached, for all that this process downloads from now on; what was said before is gone."""
+    _access.clear()
+    _access.update(access)
+
+
+def access_to(address: str) -> Access:
+    """Return how an address is reached: without credentials unless `set_access` named it."""
+    return _access.get(address, Access())
+
+
+@contextmanager
+def fetched(address: str, max_bytes: int | None = None) -> Iterator[Path]:
+    """Give a local path to what stands at an address, for the length of the ``with`` block.
+
+    A local file or folder is used in place. Anything else is streamed to a temporary folder, with a progress bar on a
+    terminal, and removed afterwards: an interrupted download leaves nothing behind and the next one starts afresh.
+
+    Args:
+        address: path or address of a file or folder.
+        max_bytes: the most that is downloaded; that of `access_to` unless given.
+
+    Raises:
+        DataError: there is nothing, or it cannot be downloaded, or it is larger; the message names the address without
+            its secrets.
+    """
+    filesystem, path = _filesystem(address)
+    if isinstance(filesystem, LocalFileSystem):
+        if not Path(path).exists():
+            raise DataError(f"there is no file or folder at {address}")
+        yield Path(path)
+        return
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="embedline-")
+    except OSError as error:
+        raise DataError(f"the download of {address} failed: {_reason(error, address)}") from None
+    with folder:
+        target = Path(folder.name) / "download"
+        _download(filesystem, path, target, address, access_to(address).max_bytes if max_bytes is None else max_bytes)
+        yield target
+
+
+def _filesystem(address: str) -> tuple[AbstractFileSystem, str]:
+    """Return the fsspec filesystem of an address and the path in it."""
+    if not address.strip():
+        raise DataError("the address of the source is empty; give an URL, a path of an archive or of a folder")
+    options = dict(access_to(address).credentials)
+    try:
+        if address.startswith(("http://", "https://")):
+            options = _http_options(options)
+        filesystem, path = url_to_fs(address, **options)
+    except (ImportError, ValueError, TypeError, OSError) as error:
+        raise DataError(f"{address} cannot be opened: {_reason(error, address, again=False)}") from None
+    return filesystem, path
+
+
+def _http_options(credentials: dict[str, Any]) -> dict[str, Any]:
+    from aiohttp import ClientTimeout
+
+    user, password, token = (credentials.pop(name, None) for name in ("username", "password", "token"))
+    # "identity": the declared length is then that of the bytes we get.
+    headers = {"Accept-Encoding": "identity", **credentials.pop("headers", {})}
+    # aiohttp ends every transfer after five minutes by default, which a slow line exceeds.
+    timeout = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
+    client = {"timeout": timeout, **credentials.pop("client_kwargs", {})}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    if user is not None:
+        headers["Authorization"] = "Basic " + b64encode(f"{user}:{password or ''}".encode()).decode()
+    return {"headers": headers, "client_kwargs": client, **credentials}
+
+
+def _download(filesystem: AbstractFileSystem, path: str, target: Path, address: str, max_bytes: int) -> None:
+    """Copy a remote file, or every file of a remote folder, to ``target``; raise `DataError` unless it is whole."""
+    try:
+        info = filesystem.info(path)
+        if info.get("type") != "directory":
+            name = posixpath.basename(redacted(address).split("?")[0].rstrip("/"))  # a query may hold a token
+            _download_file(filesystem, path, target, info.get("size"), _Progress(name, address, max_bytes))
+            return
+        target.mkdir()
+        left = max_bytes
+        for file, details in filesystem.find(path, detail=True).items():
+            name = checked_name(posixpath.relpath(file, path), address)
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            progress = _Progress(posixpath.basename(name), address, max_bytes, left)
+            left -= _download_file(filesystem, file, target / name, details.get("size"), progress)
+    except DataError:
+        raise
+    except Exception as error:  # every fsspec backend has its own errors: aiohttp, botocore, timeouts, a full disk
+        # `from None`: the text of the cause holds the address with its password, and a traceback would show it.
+        if _is_missing(error):
+            raise DataError(f"there is no file or folder at {address}") from None
+        raise DataError(f"the download of {address} failed: {_reason(error, address)}") from None
+
+
+def _download_file(
+    filesystem: AbstractFileSystem, path: str, target: Path, size: int | None, progress: _Progress
+) -> int:
+    """Download one file; return its size in bytes."""
+    with progress:
+        if size is not None:
+            progress.set_size(size)
+        filesystem.get_file(path, str(target), callback=progress)
+    arrived = target.stat().st_size
+    if size is not None and arrived != size:
+        raise EOFError(f"{arrived:,} of {size:,} bytes arrived")
+    return arrived
+
+
+class _Progress(TqdmCallback):
+    """A progress bar that ends a download which is, or says that it is, larger than what is left to it."""
+
+    def __init__(self, name: str, address: str, max_bytes: int, left: int | None = None) -> None:
+        bar = {"desc": name, "unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": None}
+        super().__init__(tqdm_kwargs=bar)
+        self._address, self._max_bytes, self._left = address, max_bytes, max_bytes if left is None else left
+
+    def call(self, *args: Any, **kwargs: Any) -> None:
+        if max(self.size or 0, self.value) > self._left:
+            raise DataError(
+                f"{self._address} holds more than {self._max_bytes:,} bytes, the most that is downloaded; "
+                "set `max_bytes:` beside `source:` to allow more"
+            )
+        super().call(*args, **kwargs)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what caused it, the first cause last."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_missing(error: BaseException) -> bool:
+    """Whether nothing stands at the address; fsspec says so of every failed request, the status is in the cause."""
+    if not isinstance(error, FileNotFoundError):
+        return False
+    causes = list(_chain(error))
+    statuses = [status for cause in causes if isinstance(status := getattr(cause, "status", None), int)]
+    return statuses[0] in (404, 410) if statuses else not any(_is_network_error(cause) for cause in causes)
+
+
+def _is_network_error(error: BaseException) -> bool:
+    return type(error).__module__.startswith("aiohttp") or isinstance(error, TimeoutError | ConnectionError)
+
+
+def _reason(error: BaseException, address: str, *, again: bool = True) -> str:
+    """Say in words why a download failed, without what is secret of the address and its credentials."""
+    for cause in _chain(error):
+        if text := _known_reason(cause):
+            return text
+    cause = error
+    if isinstance(error, FileNotFoundError):  # fsspec's for any failed request: the cause knows more
+        cause = next((one for one in _chain(error) if _is_network_error(one)), error)
+    text = " ".join(str(cause).split()) or type(cause).__name__
+    for secret in secrets_in([address, {"credentials": dict(access_to(address).credentials)}]):
+        text = text.replace(secret, HIDDEN)
+    return f"{text}; run again to restart it" if again else text
+
+
+def _known_reason(error: BaseException) -> str | None:
+    status = getattr(error, "status", None)
+    known = next((_KNOWN[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _KNOWN), None)
+    if known:
+        return known
+    if isinstance(status, int) and status >= 400:
+        late = "; the fault is the server's, run again later" if status >= 500 else ""
+        return _STATUS.get(status, f"the server answers HTTP {status} {getattr(error, 'message', '')}".rstrip() + late)
+    if isinstance(error, PermissionError) and error.errno is None:  # of an object store
+        return f"access is denied; {_HOW}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        folder = tempfile.gettempdir()
+        return f"cannot write to the temporary folder {folder}: {error.strerror}; make room or set TMPDIR to another"
+    return None

@@ -1,0 +1,250 @@
+"""Downloads: what went wrong is said in one line, without the secrets of the address, and nothing is left behind."""
+
+import base64
+import errno
+import ssl
+import subprocess
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from embedline.errors import DataError
+from embedline.sources import download
+from embedline.sources.archive import read_members
+from embedline.sources.download import Access, set_access
+
+from .conftest import write_tar
+
+MEMBERS = {"a.csv": b"x,y\n1,2\n" * 1000}
+Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> bytes:
+    return Path(write_tar(tmp_path / "x.tar", MEMBERS, "w")).read_bytes()
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start an HTTP server on this machine that answers every request by a function; its address."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(answer: Callable[[BaseHTTPRequestHandler], None]) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                answer(self)
+
+            do_HEAD = do_GET
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://joe:S3CRET@127.0.0.1:{servers[-1].server_port}/x.tar?token=S3CRET"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of temporary files, which every test leaves empty."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    set_access({})
+    assert list(folder.iterdir()) == []
+
+
+def answer(handler: BaseHTTPRequestHandler, status: int, content: bytes = b"", **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in {"Content-Length": str(len(content)), **headers}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    if handler.command == "GET":
+        handler.wfile.write(content)
+
+
+def message_of(address: str) -> str:
+    with pytest.raises(DataError) as caught:
+        read_members(address)
+    message = str(caught.value)
+    assert "S3CRET" not in message and "\n" not in message and len(message) < 400
+    assert "S3CRET" not in "".join(traceback.format_exception(caught.value))  # trackers store it
+    return message
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (401, "401"),
+        (403, "403"),
+        (404, "there is no file or folder"),
+        (410, "there is no file or folder"),
+        (429, "429"),
+        (500, "500"),
+        (502, "502"),
+        (503, "503"),
+        (418, "418"),
+    ],
+)
+def test_a_status_is_named(status: int, told: str, serve: Serve) -> None:
+    address = serve(lambda handler: answer(handler, status))
+    message = message_of(address)
+    assert told in message and "http://***@127.0.0.1" in message and "/x.tar?token=***" in message
+    assert ("no file or folder" in message) == (status in (404, 410))
+    assert ("credentials:" in message) == (status in (401, 403))
+
+
+def test_a_circle_of_redirects(serve: Serve) -> None:
+    address = serve(lambda handler: answer(handler, 302, Location=handler.path))
+    assert "redirect" in message_of(address)
+
+
+def test_a_server_that_is_silent(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "SILENCE_SECONDS", 0.2)
+    done = threading.Event()
+    address = serve(lambda handler: done.wait(5) and None)
+    assert "silent" in message_of(address)
+    done.set()
+
+
+def test_nobody_listens_and_nobody_knows_the_host(serve: Serve) -> None:
+    assert "refuses the connection" in message_of("http://joe:S3CRET@127.0.0.1:9/x.tar?token=S3CRET")
+    assert "host" in message_of("http://joe:S3CRET@nobody.invalid/x.tar")
+
+
+def test_a_certificate_that_nobody_signed(tmp_path: Path) -> None:
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-days", "2"]
+    made = subprocess.run(
+        [*request, "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("openssl makes no certificate here")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        message = message_of(f"https://joe:S3CRET@127.0.0.1:{server.server_port}/x.tar")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "certificate" in message and "https://***@127.0.0.1" in message
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_more_than_the_limit_is_not_downloaded(declared: bool, serve: Serve, archive: bytes) -> None:
+    sent: list[int] = []
+
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        if declared:
+            handler.send_header("Content-Length", str(10**12))
+        handler.end_headers()
+        if handler.command == "GET":
+            try:
+                for _ in range(10_000):
+                    handler.wfile.write(bytes(1 << 20))
+                    sent.append(1)
+            except OSError:
+                handler.close_connection = True
+
+    address = serve(endless)
+    set_access({address: Access(max_bytes=20_000_000)})
+    message = message_of(address)
+    assert "20,000,000 bytes" in message and "`max_bytes:`" in message
+    assert len(sent) < 200  # MB, of 10 GB
+
+
+@pytest.mark.parametrize(
+    ("credentials", "expected"),
+    [
+        ({"username": "joe", "password": "S3CRET"}, "Basic " + base64.b64encode(b"joe:S3CRET").decode()),
+        ({"token": "S3CRET"}, "Bearer S3CRET"),
+        ({"headers": {"Authorization": "Key S3CRET"}}, "Key S3CRET"),
+    ],
+)
+def test_credentials_reach_an_http_server(
+    credentials: dict[str, Any], expected: str, serve: Serve, archive: bytes
+) -> None:
+    def check(handler: BaseHTTPRequestHandler) -> None:
+        allowed = handler.headers.get("Authorization") == expected
+        answer(handler, 200 if allowed else 401, archive if allowed else b"")
+
+    address = serve(check).replace("joe:S3CRET@", "")
+    assert "401" in message_of(address)
+    set_access({address: Access(credentials)})
+    assert "S3CRET" not in repr(Access(credentials))
+    assert read_members(address) == MEMBERS
+
+
+def test_credentials_reach_a_store_and_are_not_in_its_errors(archive: bytes) -> None:
+    class Vault(MemoryFileSystem):
+        """A store that asks for a key, and whose errors repeat what it was given."""
+
+        protocol = "vault"
+        store: dict[str, Any] = {}  # noqa: RUF012
+        cachable = False
+
+        def __init__(self, key: str = "", secret: str = "", **options: Any) -> None:
+            super().__init__(**options)
+            self.given = (key, secret)
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return str(super()._strip_protocol(path.removeprefix("vault://")))
+
+        def info(self, path: str, **options: Any) -> Any:
+            if self.given != ("S3CRETKEY", "S3CRETPW"):
+                raise RuntimeError(f"InvalidAccessKeyId: {self.given} for {path}")
+            return super().info(path, **options)
+
+    fsspec.register_implementation("vault", Vault, clobber=True)
+    Vault().pipe("/x.tar", archive)
+    assert "InvalidAccessKeyId" in message_of("vault://x.tar")
+    set_access({"vault://x.tar": Access({"key": "S3CRETKEY", "secret": "S3CRETPX"})})
+    assert "InvalidAccessKeyId" in message_of("vault://x.tar")
+    set_access({"vault://x.tar": Access({"key": "S3CRETKEY", "secret": "S3CRETPW"})})
+    assert read_members("vault://x.tar") == MEMBERS
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_temporary_folder(code: int, archive: bytes, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "memory://full/x.tar"
+    MemoryFileSystem().pipe("/full/x.tar", archive)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(code, "No space", "/somewhere/download")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.get_file", full)
+    message = message_of(address)
+    assert str(scratch) in message and "TMPDIR" in message
+    monkeypatch.setattr("embedline.sources.download.tempfile.TemporaryDirectory", full)
+    assert "TMPDIR" in message_of(address)
+
+
+def test_the_progress_bar_names_no_secret(serve: Serve, archive: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[str] = []
+    made = download._Progress.__init__
+
+    def remember(self: Any, name: str, *others: Any) -> None:
+        bars.append(name)
+        made(self, name, *others)
+
+    monkeypatch.setattr(download._Progress, "__init__", remember)
+    assert read_members(serve(lambda handler: answer(handler, 200, archive))) == MEMBERS
+    assert bars == ["x.tar"]
