@@ -132,6 +132,8 @@ class SourcePaths:
     the working directory, as everywhere at a command line, and from the project where nothing lies there.
     """
 
+    only_observes = True  # where a file is found is no part of what is made of it: its content is, and its name
+
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
         """Make typed paths that lie in the working directory absolute, before anything reads them."""
