@@ -138,6 +138,15 @@ def test_live_metrics_are_sent_while_a_node_runs(monkeypatch: pytest.MonkeyPatch
     assert sent == [2]
 
 
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "a b", "a[b]", "añ中", "a%3Fb", "a&b=c"])
+def test_a_database_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "mlflow.db"
+    _create_database(sqlite_url(str(path)))
+    assert path.exists() and os.listdir(tmp_path) == [name] and os.listdir(path.parent) == ["mlflow.db"]
+    assert [e.name for e in mlflow.MlflowClient(sqlite_url(str(path))).search_experiments()] == ["Default"]
+    assert os.listdir(tmp_path) == [name]  # MLflow makes the folder of an address that it does not unquote
+
+
 def credentials_context(folder: Path, **parameters: Any) -> Any:
     """What the hook reads of Kedro's context: parameters, and configuration with credentials in two environments."""
     for env, text in {
@@ -277,12 +286,3 @@ def test_outages_differ_from_mistakes_in_the_code(error: Exception, named: tuple
         assert line is None
     else:
         assert line and "\n" not in line and all(text in line for text in named) and "S3CRET" not in line
-
-
-@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "a b", "a[b]", "añ中", "a%3Fb", "a&b=c"])
-def test_a_database_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name / "mlflow.db"
-    _create_database(sqlite_url(str(path)))
-    assert path.exists() and os.listdir(tmp_path) == [name] and os.listdir(path.parent) == ["mlflow.db"]
-    assert [e.name for e in mlflow.MlflowClient(sqlite_url(str(path))).search_experiments()] == ["Default"]
-    assert os.listdir(tmp_path) == [name]  # MLflow makes the folder of an address that it does not unquote

@@ -71,7 +71,7 @@ class Checkpoints:
 class DatasetNames:
     """Name the dataset in messages about a frame, ``houses.table`` for ``table``, and the block in a training's."""
 
-    only_observes = True  # what a node makes does not depend on it
+    only_observes = True
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:

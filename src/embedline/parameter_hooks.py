@@ -6,7 +6,6 @@ The credentials of a source are looked up.
 import difflib
 import logging
 import os
-import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from glob import has_magic
@@ -14,8 +13,6 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
-from fsspec.utils import glob_translate
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -26,6 +23,7 @@ from kedro.validation.type_extractor import TypeExtractor
 from pydantic import BaseModel, RootModel
 
 from embedline.errors import DataError
+from embedline.literal_folder import LiteralFolder
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +31,6 @@ logger = logging.getLogger(__name__)
 RUN_KEYS = {"data_root", "tracking_root", "checkpoint_seconds", "spark", "rows"}
 ACCESS_KEYS = {"credentials", "max_bytes"}  # beside the key `source`, read by `SourceAccess`
 GENERATED = "generated"  # a source that is no address
-
-
-class _LiteralFolder(LocalFileSystem):
-    """Local files, in which a folder's name such as ``data[1]`` is no part of a pattern."""
-
-    cachable = False
-
-    def __init__(self, folder: str) -> None:
-        super().__init__()
-        self._folder = folder
-
-    def glob(self, path: str, **options: Any) -> list[str]:
-        """Paths that match ``path``; only what is below the folder is a pattern."""
-        fits = re.compile(glob_translate(path.removeprefix(f"{self._folder}/"))).match
-        return [name for name in self.find(self._folder) if fits(name.removeprefix(f"{self._folder}/"))]
 
 
 class ConfigLoader(OmegaConfigLoader):
@@ -66,7 +49,7 @@ class ConfigLoader(OmegaConfigLoader):
     def _initialise_filesystem_and_protocol(conf_source: str) -> tuple[AbstractFileSystem, str]:
         filesystem, protocol = OmegaConfigLoader._initialise_filesystem_and_protocol(conf_source)
         if protocol == "file" and has_magic(str(conf_source)):
-            filesystem = _LiteralFolder(Path(conf_source).as_posix())
+            filesystem = LiteralFolder(Path(conf_source).as_posix())
         return filesystem, protocol
 
     def _get_runtime_value(self, variable: str, *default: Any) -> Any:
@@ -148,6 +131,8 @@ class SourcePaths:
     A path in YAML starts from the project. One that is typed, ``--params tickets.source=… `` or ``rows=…``, starts from
     the working directory, as everywhere at a command line, and from the project where nothing lies there.
     """
+
+    only_observes = True  # where a file is found is no part of what is made of it: its content is, and its name
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
