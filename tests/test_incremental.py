@@ -124,10 +124,9 @@ def test_a_library_version_reruns_what_uses_it(
     version = code._version
     with monkeypatch.context() as patch:
         patch.setattr(code, "_version", lambda name: "99.0" if name == "narwhals" else version(name))
-        # The node that fetches the files uses no frames, and their content is what it was.
-        assert preparation.ran() == NODES - {"acquire"}
+        assert preparation.ran() == NODES
         assert "library narwhals" in preparation.manifest.records["rossmann.type_sales"].why
-    assert preparation.ran() == NODES - {"acquire"}
+    assert preparation.ran() == NODES
 
 
 def test_force_and_named_nodes_run(preparation: Preparation) -> None:
@@ -164,14 +163,20 @@ def test_a_comment_reruns_nothing_and_a_helper_its_nodes(copied: Path) -> None:
     path.write_text(source.replace('"""', '"""Other words. ', 1) + "\n# a comment\n")
     assert all(state.startswith("skipped unchanged") for state in states(kedro(copied, *RUN)).values())
 
-    # A helper two calls away from the node: its name is changed, what it computes is not.
+    # A helper two calls away from the nodes: its name is changed, what it computes is not.
     helper = next(line for line in source.splitlines() if line.startswith("def _"))
     name = helper.removeprefix("def ").partition("(")[0]
     path.write_text(source.replace(name, f"{name}_renamed"))
     printed = states(kedro(copied, *RUN))
-    ran = {node for node, state in printed.items() if state.startswith("ran")}
-    assert ran == {"build_calendar"}, printed
-    assert printed["build_table"].startswith("skipped its inputs came out as they were")
+    assert all(state.startswith("ran code of embedline.frames.elapsed changed") for state in printed.values()), printed
+
+    # Where such an edit does not matter, one says so.
+    path.write_text(source)
+    nodes = ",".join(f"rossmann.{node}" for node in sorted(NODES - {"build_table"}))
+    printed = states(kedro(copied, *RUN, "--touch", nodes))
+    assert all(state.startswith("touched touched: code of embedline.frames.elapsed") for state in printed.values())
+    printed = states(kedro(copied, *RUN))
+    assert {node for node, state in printed.items() if state.startswith("ran")} == {"build_table"}
 
 
 def test_dry_run_why_and_prune_from_the_command_line(copied: Path) -> None:

@@ -205,12 +205,20 @@ def _version(library: str) -> str | None:
 @functools.cache
 def _needed(library: str) -> frozenset[str]:
     """Distributions that a library needs, directly or not."""
-    todo, found = [library, *_distributions().get(library, ())], set[str]()
+    todo, found = [library] if _is_distribution(library) else list(_distributions().get(library, ())), set[str]()
     while todo:
         for name in _requirements(todo.pop()) - found - IGNORED_LIBRARIES:
             found.add(name)
             todo.append(name)
     return frozenset(found)
+
+
+def _is_distribution(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 @functools.cache

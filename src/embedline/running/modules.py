@@ -24,6 +24,7 @@ OWN = str(__package__)  # the runner itself, which computes nothing
 SUFFIXES = tuple(importlib.machinery.all_suffixes())
 DOTTED = re.compile(r"\.*[A-Za-z_]\w*([.:][A-Za-z_]\w*)*")
 # What may lead to any module, or to the text of a source.
+FILLING = {"append", "extend", "insert", "add", "update", "setdefault", "set", "__setitem__"}
 CALLED = {"exec", "eval"}  # by name alone: ``model.eval()`` is another one
 DYNAMIC = {"__import__", "runpy", "__subclasses__", "spec_from_file_location", "SourceFileLoader"}
 DYNAMIC |= {"entry_points", "load_module", "locate", "get_objects", "get_referrers"}
@@ -41,6 +42,7 @@ class Source:
         passed: packages that are handed around as values: any of their modules may be used.
         is_dynamic: whether any module of the package may be reached.
         is_read: whether docstrings, sources or line numbers may be read by the code.
+        keeps: whether its functions may keep what they have read, for other nodes too.
     """
 
     tree: str
@@ -49,6 +51,7 @@ class Source:
     passed: list[str] = field(default_factory=list)
     is_dynamic: bool = False
     is_read: bool = False
+    keeps: bool = False
 
 
 class Modules:
@@ -215,6 +218,7 @@ def parse(content: bytes, name: str, *, is_package: bool) -> Source:
         passed=sorted(reader.passed),
         is_dynamic=reader.is_dynamic,
         is_read=reader.is_read,
+        keeps=reader.keeps or bool(reader.filled & reader.made),
     )
 
 
@@ -226,7 +230,10 @@ class _Reader(ast.NodeVisitor):
         self.targets: set[str] = set()
         self.bound: dict[str, set[str]] = {}
         self.passed: set[str] = set()
-        self.is_dynamic = self.is_read = False
+        self.is_dynamic = self.is_read = self.keeps = False
+        self.made: set[str] = set()  # names that the module itself assigns
+        self.filled: set[str] = set()  # names that functions put something into
+        self._depth, self._makes = 0, False
         self._chains: set[tuple[str, ...]] = set()
 
     def visit_Module(self, node: ast.Module) -> None:
@@ -241,6 +248,17 @@ class _Reader(ast.NodeVisitor):
             if isinstance(statements, list):
                 setattr(node, name, [each for each in statements if not _is_idle(each)])
         super().generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> None:
+        depth, self._depth = self._depth, self._depth + 1
+        self._makes = getattr(node, "name", "") in {"__init__", "__post_init__", "__new__"}
+        self.generic_visit(node)
+        self._depth, self._makes = depth, False
+
+    visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
+
+    def visit_Global(self, node: ast.Global) -> None:
+        self.keeps = True
 
     def visit_If(self, node: ast.If) -> None:
         test = node.test
@@ -270,6 +288,7 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         chain, inner = [node.attr], node.value
+        self.keeps |= isinstance(node.ctx, ast.Store) and self._depth > 0 and not self._makes
         self._mention(node.attr)
         while isinstance(inner, ast.Attribute):
             chain.insert(0, inner.attr)
@@ -283,12 +302,16 @@ class _Reader(ast.NodeVisitor):
             self.visit(inner)
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
+        if isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and self._depth:
+            self.filled.add(node.value.id)
         if not (_is_loaded_modules(node.value) and _is_known(node.slice)):
             self.visit(node.value)
         self.visit(node.slice)
 
     def visit_Call(self, node: ast.Call) -> None:
         function, first = node.func, node.args[0] if node.args else None
+        if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and self._depth:
+            self.filled.update({function.value.id} if function.attr in FILLING else ())
         if isinstance(function, ast.Attribute) and _is_loaded_modules(function.value) and _is_known(first):
             for each in (*node.args, *node.keywords):
                 self.visit(each)
@@ -298,6 +321,8 @@ class _Reader(ast.NodeVisitor):
     def visit_Name(self, node: ast.Name) -> None:
         self._mention(node.id)
         self.is_dynamic |= node.id in CALLED
+        if isinstance(node.ctx, ast.Store) and not self._depth:
+            self.made.add(node.id)
         self.passed.add(node.id)
 
     def visit_Constant(self, node: ast.Constant) -> None:
@@ -317,6 +342,7 @@ class _Reader(ast.NodeVisitor):
 
     def _mention(self, name: str) -> None:
         self.is_dynamic |= name in DYNAMIC
+        self.keeps |= "cache" in name.lower() or "memo" in name.lower()
         self.is_read |= name in DOCUMENTED
 
 

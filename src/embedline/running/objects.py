@@ -99,7 +99,8 @@ def library_folders() -> tuple[str, ...]:
 @functools.cache
 def is_installed(path: str) -> bool:
     """Whether a file or folder belongs to Python or to an installed library."""
-    return f"{Path(path).resolve()}{os.sep}".startswith(library_folders())
+    folders = library_folders()
+    return path.startswith(folders) or f"{Path(path).resolve()}{os.sep}".startswith(folders)
 
 
 def is_of_library(cls: type) -> bool:

@@ -62,6 +62,7 @@ class Watch:
         self._sources: dict[str, bytes] = {}
         self._values: dict[str, str | None] = {}
         self._by_module: dict[str, Seen] = {}
+        self._for_nodes: dict[str, Seen] = {}
         self._node: Seen | None = None
         self._busy = threading.local()
 
@@ -73,11 +74,12 @@ class Watch:
 
     def brought(self, name: str) -> set[str]:
         """Modules that a module has imported or unpickled in a way that its source need not tell."""
-        return self._by_module[name].modules if name in self._by_module else set()
+        return set().union(*(seen.modules for seen in self.read_by(name, for_nodes=False)))
 
-    def read_by(self, name: str) -> Seen | None:
-        """What a module has read."""
-        return self._by_module.get(name)
+    def read_by(self, name: str, *, for_nodes: bool) -> list[Seen]:
+        """What a module has read outside of nodes and, if asked for, for the nodes that called it."""
+        known = [self._by_module.get(name), self._for_nodes.get(name) if for_nodes else None]
+        return [seen for seen in known if seen]
 
     def changed_values(self, name: str) -> tuple[str | None, set[str]]:
         """Digest of a module's values if others have set some of them since it was imported, and their modules.
@@ -93,7 +95,8 @@ class Watch:
     def importing(self, name: str, source: bytes) -> None:
         """A module of the project is about to be executed."""
         self._sources[name] = source
-        self._by_module.pop(name, None)  # of an earlier import
+        for known in (self._by_module, self._for_nodes):  # of an earlier import
+            known.pop(name, None)
 
     def imported(self, module: ModuleType) -> None:
         """A module of the project has just been executed."""
@@ -132,7 +135,8 @@ class Watch:
         for seen in readers:
             if is_written:
                 seen.written.add(name)
-            if name not in seen.files and (not is_written or not flags & (os.O_WRONLY | os.O_TRUNC | os.O_EXCL)):
+            is_first = name not in seen.files or (self._node is not None and seen is not self._node)
+            if is_first and (not is_written or not flags & (os.O_WRONLY | os.O_TRUNC | os.O_EXCL)):
                 if name not in seen.written or is_written:
                     seen.files[name] = signature(name)
 
@@ -168,7 +172,8 @@ class Watch:
             if kind == "project" and name in self._sources:
                 names.add(str(name))
             inner, depth, frame = str(name), depth + 1, frame.f_back
-        seen = [self._by_module.setdefault(name, Seen()) for name in names]
+        known = self._by_module if self._node is None else self._for_nodes
+        seen = [known.setdefault(name, Seen()) for name in names]
         return seen if self._node is None else [*seen, self._node]
 
 

@@ -171,7 +171,8 @@ class Works:
         states = self._states(seen, own)
         named = {str(path) for value in work.parameters.values() for _, path in local_paths(value, self._project)}
         for module in code.modules:
-            if by_module := WATCH.read_by(module):
+            keeps = not module.startswith("values of ") and self._index.modules.source(module).keeps
+            for by_module in WATCH.read_by(module, for_nodes=keeps):
                 found = self._states(by_module, places)
                 states |= {name: state for name, state in found.items() if name not in states and name not in named}
         return dataclasses.replace(
