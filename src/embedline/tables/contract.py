@@ -5,7 +5,6 @@ from typing import Any
 import narwhals as nw
 
 from embedline.errors import DataError
-from embedline.tables.categories import boxed_booleans
 from embedline.tables.columns import Columns, Split, require_columns
 from embedline.tables.encoder import MEND
 from embedline.tables.options import EncodingOptions
@@ -94,7 +93,7 @@ def refuse_no_logarithm(table: nw.DataFrame[Any], columns: Columns, encoding: En
 
 
 def _check_dates(table: nw.DataFrame[Any], columns: Columns, split: Split) -> None:
-    """Raise a DataError where dates are text, or a row has no date to decide its part by."""
+    """Raise a DataError where dates are text, or a row has no date to be split by."""
     if split.kind == "window":
         name = str(split.column)
         values = table.get_column(name)
@@ -107,6 +106,6 @@ def _check_dates(table: nw.DataFrame[Any], columns: Columns, split: Split) -> No
                 f"column {name!r} (split.column) has no date in {count:,} row(s), first in row {row}: a window cannot "
                 "place them. Fill them in, or take these rows out"
             )
-    if columns.time and table.schema[columns.time] == nw.String and not boxed_booleans(table, columns.time):
+    if columns.time and table.schema[columns.time] == nw.String:
         hint = DATE_HINT.format(name=columns.time)
         raise DataError(f"column {columns.time!r} (columns.time) holds text, not dates or times: {hint}")
