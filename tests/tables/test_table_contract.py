@@ -148,6 +148,16 @@ def test_the_days_of_a_column_called_like_a_helper_stay() -> None:
     assert encoded["_time"].to_list() == table["_time"].to_list()
 
 
+@pytest.mark.parametrize("engine", ["polars", "pandas"])
+def test_a_target_of_numbers_with_a_spoilt_cell_is_no_target_of_classes(engine: str) -> None:
+    numbers = [str(100.5 + k) for k in range(N)]
+    table = _make(engine, _values(price=[*numbers[:120], "n. a.", *numbers[121:]]))
+    with pytest.raises(DataError, match=r"'price'.*row 121 holds 'n\. a\.'.*columns\.classes: \[price\]"):
+        nodes.fit_encoder(table, COLUMNS, RANDOM, EncodingOptions())
+    table = _make(engine, _values(price=[f"{k % 3}" if k else "x" for k in range(N)]))  # classes, most of them digits
+    nodes.fit_encoder(table, COLUMNS, RANDOM, EncodingOptions())
+
+
 def test_the_columns_of_the_report_are_checked_too() -> None:
     report = ReportOptions(error_by=("owner",))
     table = pd.DataFrame(_values()).assign(owner=["a"] * (N - 1) + [7])

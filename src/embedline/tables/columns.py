@@ -206,14 +206,17 @@ def _random_flags(table: nw.DataFrame[Any], columns: Columns, split: Split) -> n
     """Whether each row is held out: a share of all rows, or of each class of the first target that has classes."""
     drawn = np.random.default_rng(split.seed).random(len(table))
     held_out = drawn < split.fraction
+    known = table.select(functools.reduce(operator.and_, (present(table, name) for name in columns.targets)))
+    labelled = np.flatnonzero(known.get_column(known.columns[0]).to_numpy())
     classes = [_class_numbers(table, name) for name in columns.targets if holds_classes(table, columns, name)]
-    labelled = np.flatnonzero(np.all([numbers >= 0 for numbers in classes], axis=0)) if classes else np.array([])
-    if len(labelled):
+    if classes and len(labelled):
         numbers = classes[0][labelled]
         order = np.lexsort((drawn[labelled], numbers))  # class by class, the rows with the smallest draws first
         counts = np.bincount(numbers)
         place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-        n_held_out = np.minimum(np.rint(split.fraction * counts), np.maximum(counts - 1, 0))
+        # Rounded in sum, so that of many small classes some rows are held out, too.
+        shares = np.diff(np.rint(split.fraction * np.cumsum(counts)), prepend=0.0)
+        n_held_out = np.minimum(shares, np.maximum(counts - 1, 0))
         held_out[labelled[order]] = place < np.repeat(n_held_out, counts)
     for numbers in classes:  # of further targets, too, no class is held out whole
         trained = set(numbers[labelled[~held_out[labelled]]])
@@ -224,8 +227,7 @@ def _random_flags(table: nw.DataFrame[Any], columns: Columns, split: Split) -> n
 
 
 def _class_numbers(table: nw.DataFrame[Any], name: str) -> NDArray[np.int64]:
-    """A number from 0 on for each different value of a column, int64 [N], -1 where it is missing."""
+    """The place of each value among the different ones of a column, as text, int64 [N], -1 where it is missing."""
     values = table.select(nw.when(present(table, name)).then(nw.col(name)).alias(name)).get_column(name).to_polars()
-    codes = values.cast(pl.String).cast(pl.Categorical).to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
-    different, numbers = np.unique(codes, return_inverse=True)
-    return numbers - (different[0] == -1)
+    texts = values.cast(pl.String)
+    return texts.cast(pl.Enum(texts.drop_nulls().unique().sort())).to_physical().cast(pl.Int64).fill_null(-1).to_numpy()

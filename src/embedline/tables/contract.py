@@ -5,18 +5,20 @@ from typing import Any
 import narwhals as nw
 
 from embedline.errors import DataError
-from embedline.tables.categories import boxed_booleans
 from embedline.tables.columns import Columns, Split, require_columns
 from embedline.tables.encoder import MEND
 from embedline.tables.options import EncodingOptions
+from embedline.tables.targets import FEW_NUMBERS
 from embedline.training.canonical import (
     DATE_HINT,
     first_row,
+    is_number,
     open_frame,
     refuse_inexact,
     refuse_infinite,
     refuse_text,
     settle_objects,
+    short,
 )
 
 
@@ -49,6 +51,8 @@ def read_table(
         refuse_infinite(table.get_column(name), name)
     for name in columns.targets:
         refuse_infinite(table.get_column(name), name)
+        if name not in columns.classes:
+            _refuse_spoilt_numbers(table.get_column(name), name)
     identifying = {
         "columns.categorical": columns.categorical,
         "columns.classes": columns.classes,
@@ -59,6 +63,20 @@ def read_table(
             refuse_inexact(table.get_column(name), name, key)
     _check_dates(table, columns, split)
     return table
+
+
+def _refuse_spoilt_numbers(values: nw.Series[Any], name: str) -> None:
+    """Raise a DataError if a target is text only because a few of its values are no numbers: each would be a class."""
+    if values.dtype != nw.String:
+        return
+    different = values.drop_nulls().unique().to_list()
+    texts = {value for value in different if not is_number(value)}
+    if len(different) > FEW_NUMBERS and 0 < len(texts) < len(different) / 2:
+        row = next(row for row, value in enumerate(values.to_list(), start=1) if value in texts)
+        raise DataError(
+            f"target {name!r} is text, and most of its {len(different):,} different values are numbers, but row {row} "
+            f"holds {short(values[row - 1])}: correct it, or set columns.classes: [{name}] if they are classes"
+        )
 
 
 def refuse_no_logarithm(table: nw.DataFrame[Any], columns: Columns, encoding: EncodingOptions) -> None:
@@ -75,7 +93,7 @@ def refuse_no_logarithm(table: nw.DataFrame[Any], columns: Columns, encoding: En
 
 
 def _check_dates(table: nw.DataFrame[Any], columns: Columns, split: Split) -> None:
-    """Raise a DataError where dates are text, or a row has no date to decide its part by."""
+    """Raise a DataError where dates are text, or a row has no date to be split by."""
     if split.kind == "window":
         name = str(split.column)
         values = table.get_column(name)
@@ -88,6 +106,6 @@ def _check_dates(table: nw.DataFrame[Any], columns: Columns, split: Split) -> No
                 f"column {name!r} (split.column) has no date in {count:,} row(s), first in row {row}: a window cannot "
                 "place them. Fill them in, or take these rows out"
             )
-    if columns.time and table.schema[columns.time] == nw.String and not boxed_booleans(table, columns.time):
+    if columns.time and table.schema[columns.time] == nw.String:
         hint = DATE_HINT.format(name=columns.time)
         raise DataError(f"column {columns.time!r} (columns.time) holds text, not dates or times: {hint}")

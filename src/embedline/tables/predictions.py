@@ -109,7 +109,7 @@ def short_figures(target: Target, actual: NDArray[Any], prediction: NDArray[np.f
 
 
 def main_figure(target: Target) -> str:
-    """The figure that stands for a model: of classes the accuracy."""
+    """The metric that stands for a model: of classes the accuracy."""
     if isinstance(target, TargetClasses):
         return "accuracy"
     return "exp_rmspe" if target.transform == "log" else "rmse"
@@ -123,7 +123,7 @@ def compare(
     They are compared by :func:`loss_name`: where a class is rare, a model that never names it may be the most accurate.
 
     Returns:
-        The figures of the network, ``beaten_by`` (names of baselines) and ``baselines``: the figures of each by its
+        The metrics of the network, ``beaten_by`` (names of baselines) and ``baselines``: the metrics of each by its
         name, with what it cost.
     """
     actual, loss = read_actual(frame, target, prefix), loss_name(target)

@@ -5,7 +5,7 @@ Rows are counted from 1, the first row below the header, in the frame as it was 
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, TypeGuard
+from typing import Any
 
 import narwhals as nw
 import numpy as np
@@ -114,7 +114,7 @@ def refuse_text(values: nw.Series[Any], name: str, *, mend: str) -> None:
         return
     shown = dtype if dtype != nw.Unknown else values.to_native().dtype
     where = ""
-    if dtype == nw.String and (row := _first(values.to_list(), lambda value: not _is_number(value))):
+    if dtype == nw.String and (row := _first(values.to_list(), lambda value: not is_number(value))):
         where = f"; row {row} holds {short(values[row - 1])}"
     raise DataError(f"column {name!r} has the type {shown} where numbers are needed: {mend}{where}")
 
@@ -190,7 +190,8 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in PANDAS_MISSING
 
 
-def _is_number(value: Any) -> TypeGuard[str]:
+def is_number(value: Any) -> bool:
+    """Whether a text reads as a number; a missing value is none to complain of."""
     if _is_missing(value):
         return True
     try:

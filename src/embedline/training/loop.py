@@ -187,7 +187,7 @@ def train(
 
     Raises:
         Stopped: if ``stop`` was set before the training was over.
-        TrainingError: if it diverged: the loss, a weight or a figure of ``evaluate`` or ``monitor`` is not finite.
+        TrainingError: if it diverged: the loss, a weight or a metric of ``evaluate`` or ``monitor`` is not finite.
         ValueError: if ``options.early_stopping`` has no ``monitor`` to go by.
     """
     team = current()

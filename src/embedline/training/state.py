@@ -182,12 +182,12 @@ class TrainingState:
         norms = torch._foreach_norm(tensors)
         return bool(torch.stack([self.meter.total, *norms]).isfinite().all().item())
 
-    def refuse_divergence(self, label: str, figures: Mapping[str, float] | None = None) -> None:
-        """Raise a TrainingError that names the epoch if one of ``figures`` is not finite or, without any, a weight."""
-        if figures is None:
+    def refuse_divergence(self, label: str, metrics: Mapping[str, float] | None = None) -> None:
+        """Raise a TrainingError that names the epoch if one of ``metrics`` is not finite or, without any, a weight."""
+        if metrics is None:
             faults = [] if self.is_finite() else ["its weights are not finite"]
         else:
-            faults = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+            faults = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
         if faults:
             of = f" of {label.strip('.')}" if label else ""
             epoch = min(self.epoch + 1, self.options.epochs)

@@ -22,7 +22,7 @@ def measure_service(service: Packed, evaluation: pl.DataFrame, metrics: dict[str
         ``metric`` (name), ``path``, ``value``, ``better``, ``rows``, and ``evaluation``: fingerprint of the rows.
 
     Raises:
-        DataError: if the service's figure is not finite, or not that of ``metrics``: it would answer otherwise than was
+        DataError: if the service's metric is not finite, or not that of ``metrics``: it would answer otherwise than was
             measured.
     """
     from embedline.serving.champion import fingerprint, measure
