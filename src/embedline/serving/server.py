@@ -18,7 +18,8 @@ from typing import Any
 import pandas as pd
 
 from embedline.errors import DataError
-from embedline.serving.invocations import RefusedError, read_frame, write_predictions
+from embedline.serving.contract import RefusedError, RequestContract
+from embedline.serving.invocations import read_frame, write_predictions
 from embedline.serving.limits import Limits
 from embedline.serving.packed import PackedService, Service
 
@@ -43,7 +44,7 @@ class Answering:
         self._service: Service = packed.open()
         own: Limits = getattr(self._service, "limits", Limits())
         self.limits = Limits.model_validate(own.model_dump() | dict(limits))
-        self.columns, self._strict = packed.columns, strict
+        self._contract = RequestContract(packed.columns, self.limits, strict)
 
     def answer(self, body: bytes, content_type: str | None) -> bytes:
         """Predictions as JSON.
@@ -51,7 +52,7 @@ class Answering:
         Raises:
             RefusedError: where the request is at fault.
         """
-        frame = read_frame(body, content_type, self.columns, rows=self.limits.rows, strict=self._strict)
+        frame = read_frame(body, content_type, self._contract)
         try:
             found: pd.DataFrame = self._service.predict(frame)
         except DataError as error:
