@@ -20,7 +20,7 @@ SOURCE = "the request"
 
 
 class RefusedError(Exception):
-    """A request that is not answered: an HTTP status between 400 and 499, and one line that says why."""
+    """A request that is not answered: an HTTP status between 400 and 499, or 503, and one line that says why."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

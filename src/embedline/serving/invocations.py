@@ -193,7 +193,7 @@ def _read_csv(body: bytes, contract: RequestContract) -> dict[str, pl.Series]:
     if len(body) > _HEADER and body.find(b"\n", 0, _HEADER) < 0 and body.find(b"\r", 0, _HEADER) < 0:
         raise DataError(f"the CSV's first line has more than {_HEADER:,} bytes: it must name the columns")
     csv.field_size_limit(_LARGEST_FIELD)
-    lines = csv.reader(io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline=""), strict=True)
+    lines = csv.reader(_bounded_lines(body, contract), strict=True)
     try:
         names = next(lines, None)
         if not names:
@@ -205,6 +205,13 @@ def _read_csv(body: bytes, contract: RequestContract) -> dict[str, pl.Series]:
         raise DataError(f"the body is no CSV: {_one_line(error)}") from error
     columns = zip(*rows, strict=True) if rows else ((),) * len(chosen)
     return {name: pl.Series(name, cells, dtype=pl.String) for name, cells in zip(chosen, columns, strict=True)}
+
+
+def _bounded_lines(body: bytes, contract: RequestContract) -> Iterator[str]:
+    for line in io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline=""):
+        if len(line) > contract.cells and line.count(",") > contract.cells:  # each of them would be a text
+            contract.check_size(1, line.count(","))
+        yield line
 
 
 def _csv_rows(lines: Iterator[list[str]], names: list[str], contract: RequestContract) -> Iterator[list[str]]:
