@@ -128,7 +128,7 @@ class Bodies:
 
         self._check_headers(request)
         refused: RefusedError | None = None
-        chunks: list[bytes] = []
+        read = bytearray()  # not a list of pieces, whose memory would not go back to the system
         size = held = 0
         try:
             async with asyncio.timeout(self._limits.seconds):
@@ -136,16 +136,16 @@ class Bodies:
                     size += len(chunk)
                     refused = refused or self._check_size(size, held)
                     if refused:
-                        chunks.clear()
+                        read.clear()
                     else:
-                        chunks.append(chunk)
+                        read += chunk
                     now = 0 if refused else _counted(size)
                     held, self._held = now, self._held + now - held
                     if size > DRAINED * self._limits.body:
                         break
             if refused:
                 raise refused
-            body, held = b"".join(chunks), 0
+            body, held = bytes(read), 0
         except TimeoutError as error:
             raise RefusedError(408, f"the body was not there after {self._limits.seconds:g} s") from error
         except ClientDisconnect as error:
