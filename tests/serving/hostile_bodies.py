@@ -1,4 +1,4 @@
-"""Small bodies that would grow to gigabytes, take minutes or say one thing and hold another: for tests of the server."""
+"""Small bodies that would grow to gigabytes or take minutes: for tests of the server."""
 
 import io
 import json
@@ -90,7 +90,10 @@ BOMBS: dict[str, Callable[[], Body]] = {
         PARQUET,
         long_texts(50, use_dictionary=False, column_encoding={"user": "DELTA_BYTE_ARRAY", "item": "PLAIN"}),
     ),
-    "20 million nulls": lambda: (PARQUET, parquet({"user": pa.nulls(20 * MILLION, pa.int64()), "item": pa.nulls(20 * MILLION, pa.int64())})),
+    "20 million nulls": lambda: (
+        PARQUET,
+        parquet({name: pa.nulls(20 * MILLION, pa.int64()) for name in ("user", "item")}),
+    ),
     "a page that says 2 GB": lambda: (PARQUET, lying_page(2**31 - 1)),
     "a Parquet file of 20,000 columns": lambda: (
         PARQUET,

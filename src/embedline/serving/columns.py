@@ -15,7 +15,11 @@ ColumnType = Literal["string", "long", "double", "boolean", "any"]
 MISSING_WORDS = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None")
 BOOLEAN_WORDS = {"true": True, "1": True, "false": False, "0": False}
 _EXACT = 2**53  # up to here a float holds every whole number
-_NOUNS = {"boolean": "neither true nor false", "double": "no number that is finite", "long": "no whole number of 64 bits"}
+_NOUNS: dict[ColumnType, str] = {
+    "boolean": "neither true nor false",
+    "double": "no number that is finite",
+    "long": "no whole number of 64 bits",
+}
 
 
 class InputColumn(BaseModel):

@@ -26,7 +26,7 @@ def most_connections() -> int:
     return 10_000 if soft == resource.RLIM_INFINITY else max(16, min(int(_SHARE * soft), 10_000))
 
 
-class BoundedConnection(AutoHTTPProtocol):
+class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of two, whichever is installed
     """uvicorn's protocol, with limits on what a connection may do while no request of it is being answered."""
 
     def connection_made(self, transport: Any) -> None:
@@ -106,6 +106,8 @@ class BoundedConnection(AutoHTTPProtocol):
             self._stalls = self.loop.call_later(STALLED_SECONDS, self._check_progress, now)
 
 
-def _cancel(timer: asyncio.TimerHandle | None) -> None:
+def _cancel(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """None, in place of a timer that runs no longer."""
     if timer is not None:
         timer.cancel()
+    return None

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from embedline.errors import DataError
 from embedline.serving.columns import InputColumn, listed, parse_text
 from embedline.serving.limits import Limits
 
@@ -87,21 +86,31 @@ class RequestContract:
             values: list of Python values, or ``polars.Series`` of text as a CSV has it, by column; all of one length.
 
         Raises:
-            RefusedError: where there are no rows, or naming column and row of a cell that is no single finite value.
+            RefusedError: where there are no rows, or naming column and row of a cell that is no single finite value, or
+                is a longer text than the limits allow.
+            DataError: naming column and row of a text that is no value of its column.
         """
         kinds = {column.name: column.type for column in self.columns}
         columns = {}
         for name, cells in values.items():
             if isinstance(cells, pl.Series):
-                try:
-                    cells = parse_text(cells, kinds[name], source=SOURCE).to_list()
-                except DataError as error:
-                    raise RefusedError(400, str(error)) from error
-            columns[name] = _column(name, cells)
+                found = parse_text(cells, kinds[name], source=SOURCE).to_list()
+            else:
+                found = list(cells)
+            columns[name] = _column(name, found)
+            self._check_texts(name, found)
         frame = pd.DataFrame(columns)
         if not len(frame):
             raise RefusedError(400, "the request has no rows")
         return frame
+
+    def _check_texts(self, name: str, cells: list[Any]) -> None:
+        most = self.limits.text
+        if most >= self.limits.body:  # no text can be longer
+            return
+        row = next((row for row, value in enumerate(cells, 1) if isinstance(value, str) and len(value) > most), None)
+        if row is not None:
+            raise RefusedError(413, f"column {name!r}, row {row}: a text may have {most:,} characters, not more")
 
 
 def _column(name: str, values: list[Any]) -> pd.Series:
@@ -113,7 +122,7 @@ def _column(name: str, values: list[Any]) -> pd.Series:
     types = set(map(type, values))
     if types - SCALARS:
         row, value = next((row, value) for row, value in enumerate(values, 1) if type(value) not in SCALARS)
-        kind = {list: "list", dict: "object"}.get(type(value), type(value).__name__)
+        kind = "object" if isinstance(value, dict) else type(value).__name__
         raise RefusedError(400, f"column {name[:200]!r} holds a {kind} in row {row}: a cell is one value")
     if float in types and any(isinstance(value, float) and math.isinf(value) for value in values):
         row = next(row for row, value in enumerate(values, 1) if isinstance(value, float) and math.isinf(value))

@@ -9,7 +9,7 @@ import datetime
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,9 +69,13 @@ def _iso(value: Any) -> str:
     raise TypeError(f"a prediction holds a {type(value).__name__}, which JSON does not have")
 
 
-def _reader(content_type: str | None) -> Callable[[bytes, RequestContract], dict[str, Any]]:
+def _reader(content_type: str | None) -> Callable[[bytes, RequestContract], Mapping[str, Any]]:
     """What reads a body of this type; DIFF(mlflow): a request without a type is refused, not a server's error."""
-    readers = {JSON: _read_json, CSV: _read_csv, PARQUET: _read_parquet}
+    readers: dict[str, Callable[[bytes, RequestContract], Mapping[str, Any]]] = {
+        JSON: _read_json,
+        CSV: _read_csv,
+        PARQUET: _read_parquet,
+    }
     mime, *parameters = [part.strip().lower() for part in (content_type or "").split(";")]
     if mime not in readers:
         given = f"not {mime[:_SHOWN]!r}" if mime else "and the request has none"

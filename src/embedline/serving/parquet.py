@@ -1,8 +1,8 @@
-"""Parquet bodies: what they would grow to is known, column by column, before anything is decoded.
+"""Parquet bodies: the size of each column is known before anything is decoded.
 
-A footer may say what it likes, and a page of a few bytes may stand for gigabytes: of run-length codes, of a dictionary's
-long text in each row, of zeros. PyArrow shows the footer but not the headers of the pages, which decide about the
-memory that it takes; they are read here.
+A page of a few bytes may stand for gigabytes (run lengths, zeros, one long text of a dictionary in each row), and a
+footer may be wrong about it. PyArrow shows the footer but not the headers of the pages, by which it takes memory: they
+are read here.
 """
 
 import re
@@ -27,6 +27,16 @@ _ENCODINGS = {0: "PLAIN", 2: "PLAIN_DICTIONARY", 3: "RLE", 5: "DELTA_BINARY_PACK
     8: "RLE_DICTIONARY",
     9: "BYTE_STREAM_SPLIT",
 }
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What the header of a page says: its type, bytes once it is decompressed, number of values, encoding."""
+
+    kind: int
+    size: int
+    values: int
+    encoding: int
 
 
 def read_parquet(body: bytes, contract: RequestContract) -> dict[str, list[Any]]:
@@ -77,7 +87,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _too_large(contract: RequestContract) -> RefusedError:
-    return RefusedError(413, f"a Parquet file may hold {contract.limits.body:,} bytes once it is read; this one has more")
+    return RefusedError(413, f"a Parquet file may hold {contract.limits.body:,} bytes once it is read, not more")
 
 
 def _check_type(name: str, dtype: pa.DataType) -> bool:
@@ -98,39 +108,32 @@ def _bound_pages(body: bytes, metadata: Any, chosen: Sequence[str], contract: Re
     if any(group.num_rows < 0 for group in groups):
         raise DataError("the body is no Parquet file: a row group has a negative number of rows")
     contract.check_size(sum(group.num_rows for group in groups), len(chosen))
-    most = contract.limits.body + _VALUE * contract.cells
     size = pages = 0
     for name in chosen:
-        leaves = [leaf for leaf, path in enumerate(paths) if path == name]
-        if len(leaves) != 1:
+        if paths.count(name) != 1:  # a nested column may have the same path as a flat one with a dot in its name
             raise DataError(f"column {name[:200]!r} is there more than once in the Parquet file")
         for group in groups:
-            chunk, values = group.column(leaves[0]), 0
-            if chunk.num_values != group.num_rows:
-                raise DataError(f"the Parquet file: column {name[:200]!r} has another number of values than rows")
-            for page in _pages(body, chunk):
+            for page in _column_pages(body, name, group.column(paths.index(name)), group.num_rows):
                 pages, size = pages + 1, size + page.size
-                if pages > _PAGES or size > most:
+                if pages > _PAGES or size > contract.limits.body + _VALUE * contract.cells:
                     raise _too_large(contract)
-                if page.encoding not in _ENCODINGS:
-                    raise DataError(
-                        f"column {name[:200]!r} has an encoding that is not read; these are: {', '.join(_ENCODINGS.values())}"
-                    )
-                if page.kind == _DICTIONARY and page.values > page.size:
-                    raise DataError(f"the Parquet file: the dictionary of column {name[:200]!r} is too small")
-                values += page.values if page.kind != _DICTIONARY else 0
-            if values != chunk.num_values:
-                raise DataError(f"the Parquet file: the pages of column {name[:200]!r} have another number of rows")
 
 
-@dataclass(frozen=True)
-class _Page:
-    """What the header of a page says: its type, bytes once it is decompressed, number of values, encoding."""
-
-    kind: int
-    size: int
-    values: int
-    encoding: int
+def _column_pages(body: bytes, name: str, chunk: Any, n_rows: int) -> Iterator[_Page]:
+    """The pages of a column chunk; raise a DataError where they are not what ``n_rows`` single values make."""
+    values = 0
+    for page in _pages(body, chunk):
+        if page.encoding not in _ENCODINGS:
+            known = ", ".join(_ENCODINGS.values())
+            raise DataError(
+                f"column {name[:200]!r} of the Parquet file must be written in one of the encodings {known}"
+            )
+        if page.kind == _DICTIONARY and page.values > page.size:
+            raise DataError(f"column {name[:200]!r} of the Parquet file has a broken dictionary")
+        values += page.values if page.kind != _DICTIONARY else 0
+        yield page
+    if not n_rows == chunk.num_values == values:
+        raise DataError(f"column {name[:200]!r} of the Parquet file has {values:,} values in {n_rows:,} rows")
 
 
 def _pages(body: bytes, chunk: Any) -> Iterator[_Page]:
@@ -143,17 +146,18 @@ def _pages(body: bytes, chunk: Any) -> Iterator[_Page]:
         raise DataError("the body is no Parquet file: a column lies outside of it")
     while start < end:
         header, start = _Thrift(body, start).read_struct()
-        kind, size, length = (header.get(key) for key in (1, 2, 3))
+        kind, size, length = (_natural(header.get(key)) for key in (1, 2, 3))
         details = header.get({_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}.get(kind, -1))
         if isinstance(details, dict):
             values, encoding = details.get(1), details.get(4 if kind == _DATA_V2 else 2)
-            numbers = (kind, size, length, values, encoding)
-            if not all(isinstance(number, int) and number >= 0 for number in numbers):
-                raise DataError("the body is no Parquet file: the header of a page is broken")
-            yield _Page(kind, size, values, encoding)
-        if not isinstance(length, int) or length < 0:
-            raise DataError("the body is no Parquet file: the header of a page is broken")
+            yield _Page(kind, size, _natural(values), _natural(encoding))
         start += length
+
+
+def _natural(number: Any) -> int:
+    if not isinstance(number, int) or number < 0:
+        raise DataError("the body is no Parquet file: the header of a page is broken")
+    return number
 
 
 class _Thrift:
@@ -236,8 +240,8 @@ def _scalars(column: Any) -> list[Any]:
     elif pa.types.is_float16(dtype):
         column = column.cast(pa.float32())
     elif pa.types.is_timestamp(dtype):
-        days = column.cast(pa.date32(), safe=False) if dtype.tz is None else None
-        is_day = days is not None and days.cast(dtype).equals(column)
+        days = column.cast(pa.date32(), safe=False)
+        is_day = dtype.tz is None and days.cast(dtype).equals(column)
         column = (days if is_day else column).cast(pa.string())
     elif pa.types.is_date(dtype):
         column = column.cast(pa.string())

@@ -187,7 +187,8 @@ def _refusal(status: int, message: str) -> Any:
     from starlette.responses import Response
 
     content = json.dumps({"error_code": HTTPStatus(status).name, "message": message[:MESSAGE]})
-    headers = {"connection": "close"} if status in (408, 413, 503) else {}  # the rest of the body may still be on its way
+    # After these the rest of the body may still be on its way.
+    headers = {"connection": "close"} if status in (408, 413, 503) else {}
     if status == 503:
         headers["retry-after"] = "1"
     return Response(content, status, headers, media_type="application/json")

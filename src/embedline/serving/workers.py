@@ -111,7 +111,7 @@ def _supervisor(config: Any, listening: socket.socket, line: str) -> Any:
 
         def keep_subprocess_alive(self) -> None:
             super().keep_subprocess_alive()
-            if not self.said and not self.should_exit.is_set() and all(process.is_ready() for process in self.processes):
+            if not (self.said or self.should_exit.is_set()) and all(one.is_ready() for one in self.processes):
                 self.said = True
                 _say(line)
 
@@ -146,7 +146,7 @@ def _make_app(serving: Serving) -> Any:
     packed = PackedService.from_bytes(Path(serving.path).read_bytes(), name=serving.name)
     answering = Answering(packed, serving.limits, strict=serving.strict)
     if packed.example:
-        try:  # the first answer is the slowest, and a service that cannot give it must not take the place of one that can
+        try:  # the first answer is the slowest: nobody shall wait for it
             answering.answer(json.dumps({"dataframe_records": packed.example}).encode(), "application/json")
         except RefusedError as error:
             raise DataError(f"{serving.name} does not answer its own example: {error}") from error
