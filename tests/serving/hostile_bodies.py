@@ -109,10 +109,10 @@ BOMBS: dict[str, tuple[int, str, Callable[[], Body]]] = {
             json.dumps({"dataframe_split": {"columns": [f"c{k}" for k in range(MILLION)], "data": []}}).encode(),
         ),
     ),
-    "a million columns": (
+    "150,000 columns": (
         413,
         "100,000 rows",
-        lambda: (JSON, json.dumps({"inputs": {f"c{k}": [] for k in range(MILLION)}}).encode()),
+        lambda: (JSON, json.dumps({"inputs": {f"c{k}": [] for k in range(150_000)}}).encode()),
     ),
     "JSON in UTF-16": (400, "utf-8", lambda: (JSON, '{"inputs":[{"listener":1,"album":1}]}'.encode("utf-16"))),
     "a CSV of 100,000 columns": (
@@ -120,7 +120,7 @@ BOMBS: dict[str, tuple[int, str, Callable[[], Body]]] = {
         "'c0'",
         lambda: (CSV, (",".join(f"c{k}" for k in range(100_000)) + "\n" + ",".join("1" * 100_000) + "\n").encode()),
     ),
-    "a CSV of 900,000 empty names": (400, "''", lambda: (CSV, b"," * 900_000 + b"\n")),
+    "a CSV of 900,000 empty names": (413, "200,000 values", lambda: (CSV, b"," * 900_000 + b"\n")),
     "an endless first line": (400, "first line", lambda: (CSV, b"listener,album," + b"a" * 20 * MILLION)),
     "30 million empty lines": (413, "empty lines", lambda: (CSV, b"listener,album\n" + b"\n" * 30 * MILLION)),
     "a million rows": (413, "100,000 rows", lambda: (CSV, b"listener,album\n" + b"1,1\n" * MILLION)),
