@@ -197,6 +197,11 @@ class TestCsv:
         status, message = refused(answering, body, CSV)
         assert status == 400 and named in message, message
 
+    def test_commas_in_texts_do_not_count(self) -> None:
+        texts = Answering(pack_texts(make_bundles(3)["model"]), {})
+        body = b'text\n"' + b"," * 3_000 + b'\nthe film"\n' + b"dull\n"
+        assert len(json.loads(texts.answer(body, CSV))["predictions"]) == 2
+
     def test_writers_differ(self, answering: Answering) -> None:
         wanted = answering.answer(b'{"instances": [{"listener": 1, "album": 10}, {"listener": 2, "album": 11}]}', JSON)
         for body in (

@@ -70,7 +70,9 @@ def parse_text(values: pl.Series, kind: ColumnType, *, source: str) -> pl.Series
         DataError: naming column, row and value.
     """
     if kind in ("string", "any"):
-        return values.set(values == "", None)
+        return values.set(values == "", None) if (values == "").any() else values
+    if kind == "long" and not (found := values.cast(pl.Int64, strict=False)).null_count():
+        return found  # nothing but plain numbers, as in most files
     text = values.str.strip_chars()
     text = text.set(text.is_in(MISSING_WORDS), None)
     if kind == "boolean":

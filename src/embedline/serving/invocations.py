@@ -26,6 +26,7 @@ FORMATS = ("dataframe_records", "dataframe_split", "instances", "inputs")
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
 _SHOWN = 200  # characters of what somebody else's parser says
 _HEADER = 1_000_000  # bytes of a CSV's first line
+_COMMAS = 500_000  # in one line of CSV: each may begin a cell, which takes up to 60 bytes
 _PIECE = 1_000_000  # bytes of JSON that are looked at together
 _DEPTH = 20  # lists and objects inside of each other; a request needs four
 _NESTING = np.zeros(256, dtype=np.int8)
@@ -204,7 +205,11 @@ def _read_csv(body: bytes, contract: RequestContract) -> dict[str, pl.Series]:
             raise DataError("the CSV has no first line with the names of the columns")
         chosen = contract.choose(names)
         places = [names.index(name) for name in chosen]
-        rows = [[row[place] for place in places] for row in _csv_rows(lines, names, contract)]
+        if len(places) < len(names):
+            rows = [[row[place] for place in places] for row in _csv_rows(lines, names, contract)]
+        else:
+            rows = list(_csv_rows(lines, names, contract))
+            chosen = names
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"the body is no CSV: {_one_line(error)}") from error
     columns = zip(*rows, strict=True) if rows else ((),) * len(chosen)
@@ -212,14 +217,20 @@ def _read_csv(body: bytes, contract: RequestContract) -> dict[str, pl.Series]:
 
 
 def _bounded_lines(body: bytes, contract: RequestContract) -> Iterator[str]:
-    for line in io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline=""):
-        if len(line) > contract.cells and line.count(",") > contract.cells:  # each of them would be a text
-            contract.check_size(1, line.count(","))
+    lines = io.TextIOWrapper(io.BytesIO(body), "utf-8-sig", newline="")
+    return lines if body.count(b",") <= _COMMAS else _without_long_lines(lines, contract)
+
+
+def _without_long_lines(lines: Iterator[str], contract: RequestContract) -> Iterator[str]:
+    for line in lines:
+        if len(line) > _COMMAS and (commas := line.count(",")) > _COMMAS:
+            contract.check_size(1, commas)
         yield line
 
 
 def _csv_rows(lines: Iterator[list[str]], names: list[str], contract: RequestContract) -> Iterator[list[str]]:
     rows = empty = 0
+    most = min(contract.limits.rows, contract.cells // len(names))
     for row in lines:
         if not row:
             empty += 1
@@ -227,7 +238,8 @@ def _csv_rows(lines: Iterator[list[str]], names: list[str], contract: RequestCon
                 raise RefusedError(413, f"the CSV has more than {contract.limits.rows:,} empty lines")
             continue
         rows += 1
-        contract.check_size(rows, len(names))
+        if rows > most:
+            contract.check_size(rows, len(names))
         if len(row) != len(names):
             raise DataError(f"the CSV: row {rows} has {len(row)} values, and the first line names {len(names)} columns")
         yield row
