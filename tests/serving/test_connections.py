@@ -24,7 +24,7 @@ from embedline.serving.workers import Serving
 HEAD = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 BODY = json.dumps({"instances": RECORDS[:1]}).encode()
 LARGE = 1_000_000  # bytes that a body may have
-WAIT = 0.6  # seconds for headers
+WAIT = 2.0  # seconds for headers: a busy machine needs some to send a request
 ROOM = 12
 # h11 does not tell that half of a request is there: the connection is closed without an answer.
 TIMED_OUT = b"HTTP/1.1 408 " if hasattr(AutoHTTPProtocol, "on_message_begin") else b""

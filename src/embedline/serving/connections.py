@@ -36,9 +36,11 @@ class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # 
         self._stalls: asyncio.TimerHandle | None = None
         self._in_headers, self._header_bytes = False, 0
         self._watch()
-        if len(self.connections) > most_connections():
-            waiting = [one for one in self.connections if getattr(one, "_waits", None)]
-            min(waiting, key=lambda one: one._waits.when()).close()
+        if len(self.connections) > (most := most_connections()):
+            open_ = [one for one in self.connections if not one.transport.is_closing()]
+            if len(open_) > most:
+                waiting = (one for one in open_ if getattr(one, "_waits", None))
+                min(waiting, key=lambda one: one._waits.when()).close()
 
     def data_received(self, data: bytes) -> None:
         """Read a piece of a request."""
