@@ -51,6 +51,12 @@ def varint(value: int) -> bytes:
     return bytes([*found, value])
 
 
+def empty_footer(n_elements: int) -> bytes:
+    """A Parquet file with nothing but a schema of elements that say nothing."""
+    footer = b"\x15\x02\x19\xfc" + varint(n_elements) + b"\x00" * n_elements + b"\x00"
+    return b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
 def records(rows: Any) -> bytes:
     """JSON of rows."""
     return json.dumps({"dataframe_records": rows}, separators=(",", ":")).encode()
@@ -147,6 +153,7 @@ BOMBS: dict[str, tuple[int, str, Callable[[], Body]]] = {
         "footer",
         lambda: (PARQUET, parquet({f"c{k}": pa.array([1]) for k in range(20_000)}, write_statistics=False)),
     ),
+    "a footer of 480,000 empty elements": (400, "schema", lambda: (PARQUET, empty_footer(480_000))),
     "lists in Parquet": (
         400,
         "'listener'",

@@ -13,17 +13,17 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 HEADER_SECONDS = 10.0  # from the opening of a connection, or its last answer, to the end of the next headers
 HEADER_BYTES = 65_536
 STALLED_SECONDS = 30.0  # in which a client must have taken something of its answer
-_SHARE = 0.75  # of the descriptors that the process may have; the rest is for files
+_SHARE, _MOST = 0.75, 1_000  # connections: of the descriptors that the process may have, and at most
 
 
 def most_connections() -> int:
     """Connections of this process that may be open at a time."""
     if sys.platform == "win32":
-        return 10_000
+        return _MOST
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 10_000 if soft == resource.RLIM_INFINITY else max(16, min(int(_SHARE * soft), 10_000))
+    return _MOST if soft == resource.RLIM_INFINITY else max(16, min(int(_SHARE * soft), _MOST))
 
 
 class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of two, whichever is installed
