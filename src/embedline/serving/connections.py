@@ -1,7 +1,7 @@
-"""HTTP connections that nobody can hold for nothing: a time for headers, their size, and room for new connections.
+"""Limits on HTTP connections: the time and size of headers, the number of connections, clients that do not read.
 
-uvicorn closes a connection that is idle after an answer; one that never sends a request, or sends half of its headers,
-it would keep for good, and headers of any size where httptools reads them.
+uvicorn closes a connection that is idle after an answer. It keeps one that never sends a request, or half of its
+headers, and takes headers of any size where httptools reads them.
 """
 
 import asyncio
