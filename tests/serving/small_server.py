@@ -18,10 +18,10 @@ CSV, PARQUET = {"Content-Type": "text/csv"}, {"Content-Type": "application/vnd.a
 
 
 @contextlib.contextmanager
-def serving(app: Any) -> Iterator[int]:
-    """Serve an application in a thread; the port."""
+def serving(app: Any, **options: Any) -> Iterator[int]:
+    """Serve an application in a thread, with options of uvicorn; the port."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     while not server.started:

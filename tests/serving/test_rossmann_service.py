@@ -183,6 +183,12 @@ def test_a_bad_row_is_named(service, rows, changes, message) -> None:
         service.predict(bad)
 
 
+@pytest.mark.parametrize("column", ["Store", "DayOfWeek", "Date", "Promo", "StateHoliday", "SchoolHoliday"])
+def test_a_missing_column_is_named(service, rows, column) -> None:
+    with pytest.raises(DataError, match=f"'{column}'"):
+        service.predict(rows.drop(columns=column))
+
+
 def test_tables_as_spark_has_them_give_the_same_answers(packed, service, rows) -> None:
     text = {name: table.cast({pl.Categorical: pl.String}) for name, table in packed.tables.items()}
     assert any(text[name].schema != table.schema for name, table in packed.tables.items())

@@ -153,7 +153,7 @@ class TestRefusals:
         pl.DataFrame({"listener": ["x" * 30_000_000], "album": [1]}).write_parquet(file, compression="zstd")
         assert len(file.getvalue()) < MOST_BYTES
         status, answer = post(port, file.getvalue(), PARQUET)
-        assert status == 400 and "more than 20 times the bytes" in answer["message"]
+        assert status == 413 and "100,000 bytes" in answer["message"]
 
     def test_a_body_without_a_length_is_bounded_too(self, port: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port)

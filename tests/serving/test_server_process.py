@@ -40,17 +40,23 @@ def expected() -> list[float]:
     return pack_ratings(make_bundle(False)).open().predict(pd.DataFrame(RECORDS))["predicted"].tolist()
 
 
-@contextlib.contextmanager
-def started(file: Path, workers: int = 1) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def start(file: Path, workers: int, code: str = "") -> subprocess.Popen[str]:
+    """A server in a process of its own, which runs ``code`` first."""
     given = Serving(path=str(file), name="albums", limits={"body": MOST_BYTES}, workers=workers).model_dump_json()
-    code = (
-        "from embedline.serving import workers\n"
+    code += (
+        "\nfrom embedline.serving import workers\n"
         "workers.HEALTHY = 8  # seconds after which the death of a process is noticed\n"
         f"workers.run(workers.Serving.model_validate_json({given!r}), host='127.0.0.1', port=0)"
     )
     source = str(Path(__file__).resolve().parents[2] / "src")
     environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@contextlib.contextmanager
+def started(file: Path, workers: int = 1, code: str = "") -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The process and its port, once it says that it answers."""
+    process = start(file, workers, code)
     try:
         assert process.stderr is not None
         line = process.stderr.readline()
@@ -141,10 +147,10 @@ def test_the_processes_end_with_the_one_that_has_started_them(file: Path) -> Non
 def test_processes_that_cannot_start_are_an_error(tmp_path: Path) -> None:
     broken = tmp_path / "broken.zip"
     broken.write_bytes(b"no zip")
-    with started(broken, workers=2) as (process, _):
-        assert process.wait(timeout=60) == 1
-        assert process.stderr is not None
-        assert "albums cannot be served: its processes do not start" in process.stderr.read()
+    process = start(broken, workers=2)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1 and "answers at" not in said
+    assert "albums cannot be served: its processes do not start" in said
 
 
 def test_an_address_in_use_is_named(file: Path) -> None:

@@ -14,6 +14,7 @@ from embedline.pipelines.serving.nodes import measure_service
 from embedline.pipelines.serving.pipeline import PUBLISH
 from embedline.pipelines.serving.tables import hold_out_table
 from embedline.pipelines.tabular import nodes as learner
+from embedline.serving.columns import signature_of
 from embedline.serving.tables import TableService
 
 
@@ -88,6 +89,12 @@ def test_a_bad_value_is_named(service, rows, column, value, message) -> None:
         service.predict(bad)
 
 
+@pytest.mark.parametrize("column", ["shop", "colour", "size", "member", "heat", "year"])
+def test_a_missing_column_is_named(service, rows, column) -> None:
+    with pytest.raises(DataError, match=f"'{column}'"):
+        service.predict(rows.drop(columns=column))
+
+
 def test_no_rows_have_no_answers(service, rows) -> None:
     answers = service.predict(rows.head(0))
     assert list(answers.columns) == ["row", "predicted", "p_high", "p_low"] and len(answers) == 0
@@ -99,11 +106,13 @@ def test_columns_and_example_are_those_of_the_table(trained) -> None:
         "shop": ("string", True),
         "colour": ("string", True),
         "size": ("double", True),  # whole numbers, some missing
-        "member": ("any", True),
+        "member": ("boolean", True),
         "heat": ("double", True),
         "year": ("long", True),
         "row": ("long", False),
     }
+    signature = signature_of(trained.packed.columns, trained.predictions().head(1).to_pandas())
+    assert {column.name: str(column.type) for column in signature.inputs}["member"] == "Any"  # MLflow: missing is False
     assert len(trained.packed.example) == 2 and trained.packed.example[1]["row"] == 1
     assert len(trained.packed.open().predict(pd.DataFrame(trained.packed.example))) == 2
 

@@ -1,22 +1,33 @@
-"""The columns of a request: MLflow's signature and the service's own check come from the same list."""
+"""The columns of a request: MLflow's signature, the checks of a request and the parser of its text share one list."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import pandas as pd
+import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
 
 ColumnType = Literal["string", "long", "double", "boolean", "any"]
 
+# pandas reads these as missing, and nobody writes a number or a boolean so; in a column of text they are text.
+MISSING_WORDS = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None")
+BOOLEAN_WORDS = {"true": True, "1": True, "false": False, "0": False}
+_EXACT = 2**53  # up to here a float holds every whole number
+_NOUNS: dict[ColumnType, str] = {
+    "boolean": "neither true nor false",
+    "double": "no number that is finite",
+    "long": "no whole number of 64 bits",
+}
+
 
 class InputColumn(BaseModel):
     """A column of the rows that a service takes.
 
     Attributes:
-        type: MLflow's name of what the values are; ``any`` where pandas and JSON give one value in several types, such
-            as 0, "0" and "a" of a holiday. A number that may be missing is a ``double``, as pandas has it.
+        type: what the values are; ``any`` where pandas and JSON give one value in several types, such as 0, "0" and
+            "a" of a holiday. A whole number that may be missing is a ``double``, as pandas has it.
         required: whether every request has the column; one that is not required counts as missing in all rows.
     """
 
@@ -33,8 +44,73 @@ def require_columns(rows: pd.DataFrame, columns: Sequence[InputColumn]) -> None:
         raise DataError(f"the request has the column {rows.columns[rows.columns.duplicated()][0]!r} twice")
     missing = [column.name for column in columns if column.required and column.name not in rows.columns]
     if missing:
-        had = ", ".join(map(repr, rows.columns)) or "none"
-        raise DataError(f"the request has no column {', '.join(map(repr, missing))}; it has {had}")
+        raise DataError(f"the request has no column {listed(missing)}; it has {listed(map(str, rows.columns))}")
+
+
+def listed(names: Any, *, most: int = 20, characters: int = 60) -> str:
+    """Names in quotes, the first ``most`` of them; long ones are cut."""
+    found = list(names)
+    shown = ", ".join(repr(name[:characters]) for name in found[:most])
+    return f"{shown} and {len(found) - most:,} more" if len(found) > most else shown or "none"
+
+
+def parse_text(values: pl.Series, kind: ColumnType, *, source: str) -> pl.Series:
+    """The values of a CSV column as the type that a service takes: one parser for files and requests.
+
+    Args:
+        values: String [N], named as the column.
+        kind: of the column. Empty fields are null in any column; in columns of numbers and booleans, so are
+            the words that pandas reads as missing. Whole numbers may be written ``3.0`` or ``3e2``.
+        source: what the rows come from, first in messages: ``the request``.
+
+    Returns:
+        String, Boolean, Float64 or Int64 [N]; UInt64 or Int64 where Float64 or Int64 could not hold the whole numbers.
+
+    Raises:
+        DataError: naming column, row and value.
+    """
+    if kind in ("string", "any"):
+        return values.set(values == "", None) if (values == "").any() else values
+    if kind == "long" and not (found := values.cast(pl.Int64, strict=False)).null_count():
+        return found  # nothing but plain numbers, as in most files
+    text = values.str.strip_chars()
+    text = text.set(text.is_in(MISSING_WORDS), None)
+    if kind == "boolean":
+        found = text.str.to_lowercase().replace_strict(BOOLEAN_WORDS, default=None, return_dtype=pl.Boolean)
+    else:
+        found = _long(text) if kind == "long" else _double(text)
+    faulty = (found.is_null() & text.is_not_null()).arg_true()
+    if len(faulty):
+        shown = repr(values[faulty[0]][:200])
+        raise DataError(f"{source}: column {values.name!r}, row {faulty[0] + 1}: {shown} is {_NOUNS[kind]}")
+    return found
+
+
+def _long(text: pl.Series) -> pl.Series:
+    """Whole numbers; null where the text is none."""
+    found = text.cast(pl.Int64, strict=False)
+    if found.null_count() == text.null_count():
+        return found
+    whole = text.str.replace(r"\.0*$", "")  # of 3.0, cut as text: a float would round a long one
+    found = whole.cast(pl.Int64, strict=False)
+    if found.null_count() > text.null_count():
+        numbers = text.cast(pl.Float64, strict=False)
+        is_exact = (numbers % 1 == 0) & (numbers.abs() <= _EXACT)
+        found = found.fill_null(numbers.set(~is_exact, None).cast(pl.Int64, strict=False))
+    if found.null_count() > text.null_count():
+        unsigned = whole.cast(pl.UInt64, strict=False)
+        return unsigned if unsigned.null_count() == text.null_count() else found
+    return found
+
+
+def _double(text: pl.Series) -> pl.Series:
+    """Finite numbers, or whole numbers where floats would round them; null where the text is none."""
+    found = text.cast(pl.Float64, strict=False)
+    found = found.set(~found.is_finite(), None)
+    if (found.abs() > _EXACT).any():
+        whole = _long(text)
+        return whole if whole.null_count() == text.null_count() else found
+    return found
 
 
 def signature_of(columns: Sequence[InputColumn], answers: pd.DataFrame) -> Any:
@@ -43,7 +119,12 @@ def signature_of(columns: Sequence[InputColumn], answers: pd.DataFrame) -> Any:
     from mlflow.types.schema import AnyType, ColSpec, Schema
 
     specs: list[Any] = [
-        ColSpec(type=AnyType() if column.type == "any" else column.type, name=column.name, required=column.required)
+        # MLflow would make False of a missing boolean.
+        ColSpec(
+            type=AnyType() if column.type in ("any", "boolean") else column.type,
+            name=column.name,
+            required=column.required,
+        )
         for column in columns
     ]
     return ModelSignature(inputs=Schema(specs), outputs=infer_signature(answers).inputs)

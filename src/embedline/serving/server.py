@@ -18,7 +18,8 @@ from typing import Any
 import pandas as pd
 
 from embedline.errors import DataError
-from embedline.serving.invocations import RefusedError, read_frame, write_predictions
+from embedline.serving.contract import RefusedError, RequestContract
+from embedline.serving.invocations import read_frame, write_predictions
 from embedline.serving.limits import Limits
 from embedline.serving.packed import PackedService, Service
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 PATH = "/invocations"
 THREADS = 2  # predictions at a time in a process: a single row need not wait for a whole batch
 MESSAGE = 500  # characters of an error: a value that is named in it may be a whole text
+SMALL = 65_536  # bytes of a body that may always be sent: uvicorn reads as many before anyone asks for them
 DRAINED = 8  # times the limit of a body that are read and dropped, so that its sender gets the answer
 
 
@@ -43,7 +45,7 @@ class Answering:
         self._service: Service = packed.open()
         own: Limits = getattr(self._service, "limits", Limits())
         self.limits = Limits.model_validate(own.model_dump() | dict(limits))
-        self.columns, self._strict = packed.columns, strict
+        self._contract = RequestContract(packed.columns, self.limits, strict)
 
     def answer(self, body: bytes, content_type: str | None) -> bytes:
         """Predictions as JSON.
@@ -51,7 +53,7 @@ class Answering:
         Raises:
             RefusedError: where the request is at fault.
         """
-        frame = read_frame(body, content_type, self.columns, rows=self.limits.rows, strict=self._strict)
+        frame = read_frame(body, content_type, self._contract)
         try:
             found: pd.DataFrame = self._service.predict(frame)
         except DataError as error:
@@ -70,7 +72,7 @@ class Application:
         from mlflow.models import Model
         from mlflow.pyfunc import PyFuncModel, scoring_server
 
-        self._answering = answering
+        self._answering, self._bodies = answering, Bodies(answering.limits)
         self._seconds: float = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
         self._mlflow = scoring_server.init(PyFuncModel(Model(), answering, predict_fn="answer"))
@@ -89,10 +91,13 @@ class Application:
         from starlette.responses import Response
 
         try:
-            body = await _read_body(request, self._answering.limits)
-            answer = partial(self._answering.answer, body, request.headers.get("content-type"))
-            async with asyncio.timeout(self._seconds):
-                found = await asyncio.get_running_loop().run_in_executor(self._threads, answer)
+            body = await self._bodies.read(request)
+            try:
+                answer = partial(self._answering.answer, body, request.headers.get("content-type"))
+                async with asyncio.timeout(self._seconds):
+                    found = await asyncio.get_running_loop().run_in_executor(self._threads, answer)
+            finally:
+                self._bodies.release(body)
         except RefusedError as error:
             return _refusal(error.status, str(error))
         except TimeoutError:
@@ -103,38 +108,78 @@ class Application:
         return Response(found, media_type="application/json")
 
 
-async def _read_body(request: Any, limits: Limits) -> bytes:
-    """The whole body; refused where it is too long, too slow or compressed.
+class Bodies:
+    """Reads the bodies of requests; what all of them hold together, until they are answered, is bounded."""
 
-    The rest of a body that is too long is read and dropped: an answer in the middle of it would not be seen by clients
-    that send first and read afterwards.
-    """
-    from starlette.requests import ClientDisconnect
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._held, self._most = 0, int(limits.waiting * limits.body)  # bytes beyond SMALL of each
 
-    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
-        raise RefusedError(415, f"the body must not be compressed; the Content-Encoding says {encoding[:50]!r}")
-    too_long = RefusedError(413, f"the body may have {limits.body:,} bytes; this one has more")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limits.body and "expect" in request.headers:
-        raise too_long  # the client waits for leave to send
-    chunks, size = [], 0
-    try:
-        async with asyncio.timeout(limits.seconds):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size <= limits.body:
-                    chunks.append(chunk)
-                else:
-                    chunks.clear()
-                if size > DRAINED * limits.body:
-                    break
-    except TimeoutError as error:
-        raise RefusedError(408, f"the body was not there after {limits.seconds:g} s") from error
-    except ClientDisconnect as error:
-        raise RefusedError(400, "the client went away") from error
-    if size > limits.body:
-        raise too_long
-    return b"".join(chunks)
+    async def read(self, request: Any) -> bytes:
+        """The whole body, which counts until it is given to :meth:`release`.
+
+        The rest of a body that is refused for its length is read and dropped: an answer in the middle of it would not
+        be seen by clients that send first and read afterwards.
+
+        Raises:
+            RefusedError: where the body is too long, too slow or compressed, or there is no room for it.
+        """
+        from starlette.requests import ClientDisconnect
+
+        self._check_headers(request)
+        refused: RefusedError | None = None
+        read = bytearray()  # not a list of pieces, whose memory would not go back to the system
+        size = held = 0
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    refused = refused or self._check_size(size, held)
+                    if refused:
+                        read.clear()
+                    else:
+                        read += chunk
+                    now = 0 if refused else _counted(size)
+                    held, self._held = now, self._held + now - held
+                    if size > DRAINED * self._limits.body:
+                        break
+            if refused:
+                raise refused
+            body, held = bytes(read), 0
+        except TimeoutError as error:
+            raise RefusedError(408, f"the body was not there after {self._limits.seconds:g} s") from error
+        except ClientDisconnect as error:
+            raise RefusedError(400, "the client went away") from error
+        finally:
+            self._held -= held
+        return body
+
+    def release(self, body: bytes) -> None:
+        """The body is answered."""
+        self._held -= _counted(len(body))
+
+    def _check_size(self, size: int, held: int) -> RefusedError | None:
+        if size > self._limits.body:
+            return _too_long(self._limits)
+        if self._held + _counted(size) - held > self._most:
+            return RefusedError(503, "the server holds as many large bodies as it may: try again")
+        return None
+
+    def _check_headers(self, request: Any) -> None:
+        """Refuse what needs no look at the body."""
+        if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+            raise RefusedError(415, f"the body must not be compressed; the Content-Encoding says {encoding[:50]!r}")
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > self._limits.body and "expect" in request.headers:
+            raise _too_long(self._limits)  # the client waits for leave to send
+
+
+def _counted(size: int) -> int:
+    return max(0, size - SMALL)
+
+
+def _too_long(limits: Limits) -> RefusedError:
+    return RefusedError(413, f"the body may have {limits.body:,} bytes; this one has more")
 
 
 def _refusal(status: int, message: str) -> Any:
@@ -142,5 +187,8 @@ def _refusal(status: int, message: str) -> Any:
     from starlette.responses import Response
 
     content = json.dumps({"error_code": HTTPStatus(status).name, "message": message[:MESSAGE]})
-    headers = {"connection": "close"} if status in (408, 413) else {}  # the rest of the body may still be under way
+    # After these the rest of the body may still be on its way.
+    headers = {"connection": "close"} if status in (408, 413, 503) else {}
+    if status == 503:
+        headers["retry-after"] = "1"
     return Response(content, status, headers, media_type="application/json")

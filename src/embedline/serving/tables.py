@@ -9,11 +9,12 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 import polars as pl
+import polars.selectors as cs
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
-from embedline.serving.columns import ColumnType, InputColumn
+from embedline.serving.columns import ColumnType, InputColumn, require_columns
 from embedline.serving.packed import Measured, PackedService
 from embedline.serving.values import is_text, plain_values
 from embedline.tables.arrays import to_arrays
@@ -76,7 +77,7 @@ def request_columns(inputs: TableInputs, table: pl.DataFrame) -> tuple[InputColu
     """
     named = {name: True for name in inputs.kinds} | {name: False for name in inputs.keys if name in table.columns}
     return tuple(
-        InputColumn(name=name, type=_column_type(table.get_column(name)), required=required)
+        InputColumn(name=name, type=_column_type(table.get_column(name), inputs.kinds.get(name)), required=required)
         for name, required in named.items()
     )
 
@@ -86,24 +87,26 @@ def pack_table(model: ModelBundle, table: pl.DataFrame) -> PackedService:
     inputs = TableInputs.of(Encoder.model_validate(model.encoder))
     columns = request_columns(inputs, table)
     example = table.head(EXAMPLE_ROWS).select(column.name for column in columns)
-    dates = [name for name, dtype in example.schema.items() if dtype.is_temporal()]
+    example = example.with_columns(cs.temporal().cast(pl.String), cs.decimal().cast(pl.Float64))
     return PackedService(
         service=SERVICE,
         bundle=model,
         tables={},
         settings=inputs.model_dump(mode="json"),
         columns=columns,
-        example=example.with_columns(pl.col(dates).cast(pl.String)).to_dicts(),
+        example=example.with_columns(cs.float().fill_nan(None)).to_dicts(),
     )
 
 
-def _column_type(column: pl.Series) -> ColumnType:
-    """MLflow's type: "any" where it has none that keeps a missing value apart, as it makes False of one in booleans."""
-    if column.dtype.is_integer():
-        return "double" if column.null_count() else "long"
-    if column.dtype.is_float():
-        return "double"
-    return "string" if column.dtype in (pl.String, pl.Categorical, pl.Enum) else "any"
+def _column_type(column: pl.Series, kind: Kind | None) -> ColumnType:
+    """What requests hold in a column of the table; ``kind`` is None of a key, which no model reads."""
+    if kind == "boolean" or column.dtype == pl.Boolean:
+        return "boolean"
+    if kind == "string" or column.dtype in (pl.String, pl.Categorical, pl.Enum):
+        return "string"
+    if column.dtype.is_integer() and not column.null_count():
+        return "long"
+    return "double" if kind or column.dtype.is_numeric() else "any"
 
 
 class TableService:
@@ -113,14 +116,20 @@ class TableService:
     """
 
     def __init__(self, packed: PackedService) -> None:
-        self._inputs = TableInputs.model_validate(packed.settings)
+        self._inputs, self._columns = TableInputs.model_validate(packed.settings), packed.columns
         self._model = load_model(packed.bundle)
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """A row out for each row in, in their order."""
+        """A row out for each row in, in their order.
+
+        Raises:
+            DataError: naming a missing column, or column and row of a value of another type or beyond all measure.
+        """
+        require_columns(rows, self._columns)
         encoder = self._model.encoder
-        encoded = encode(nw.from_native(typed_rows(rows, self._inputs.kinds), eager_only=True), encoder)
-        predicted = self._model.predict(to_arrays(encoded, encoder))
+        typed = typed_rows(rows, self._inputs.kinds)
+        predicted = self._model.predict(to_arrays(encode(nw.from_native(typed, eager_only=True), encoder), encoder))
+        _require_finite(predicted, typed)
         answers = {name: rows[name].to_numpy() for name in self._inputs.keys if name in rows.columns}
         for target in encoder.targets:
             prefix = prefix_of(target, encoder.targets)
@@ -154,6 +163,17 @@ def typed_rows(rows: pd.DataFrame, kinds: dict[str, Kind]) -> pl.DataFrame:
     Missing values (None, NaN, NaT) are null. Whole numbers may be floats, as pandas and JSON have them.
     """
     return pl.DataFrame([_typed(rows[name], name, kind) for name, kind in kinds.items()])
+
+
+def _require_finite(predicted: dict[str, NDArray[np.float64]], rows: pl.DataFrame) -> None:
+    """A number that is finite in a request may overflow in the network, which counts in 32 bits."""
+    for values in predicted.values():
+        is_finite = np.isfinite(values) if values.ndim == 1 else np.isfinite(values).all(axis=1)
+        if not is_finite.all():
+            row = int(is_finite.argmin())
+            numbers = rows.select(cs.numeric().cast(pl.Float64)).row(row, named=True)
+            name = max(numbers, key=lambda name: abs(numbers[name] or 0.0))
+            raise DataError(f"the request: column {name!r}, row {row + 1}: {numbers[name]:g} is too large a number")
 
 
 def _typed(column: pd.Series, name: str, kind: Kind) -> pl.Series:

@@ -1,5 +1,6 @@
 """The processes behind ``embedline serve``: one socket, uvicorn, and the application of each."""
 
+import json
 import logging
 import multiprocessing
 import os
@@ -56,6 +57,7 @@ def run(serving: Serving, *, host: str, port: int) -> None:
     config = uvicorn.Config(
         "embedline.serving.workers:make_worker_app",
         factory=True,
+        http="embedline.serving.connections:BoundedConnection",
         workers=serving.workers,
         log_config=None,
         access_log=False,
@@ -73,22 +75,47 @@ def run(serving: Serving, *, host: str, port: int) -> None:
 
 
 def _serve(serving: Serving, config: Any, listening: socket.socket) -> None:
-    import uvicorn
     from uvicorn.config import STARTUP_FAILURE
-    from uvicorn.supervisors import Multiprocess
 
     bound, port = listening.getsockname()[:2]
-    told = f"{serving.name} answers at http://{f'[{bound}]' if ':' in bound else bound}:{port}/invocations"
+    line = f"{serving.name} answers at http://{f'[{bound}]' if ':' in bound else bound}:{port}/invocations"
     if serving.workers == 1:
-        config.load()  # before anyone is told
-        _say(told)
-        uvicorn.Server(config).run(sockets=[listening])
+        config.load()  # an error of it is one of ours, not of the event loop
+        _server(config, line).run(sockets=[listening])
         return
-    _say(f"{told}, by {serving.workers} processes")
-    supervisor = Multiprocess(config, sockets=[listening])
+    supervisor = _supervisor(config, listening, f"{line}, by {serving.workers} processes")
     supervisor.run()
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise DataError(f"{serving.name} cannot be served: its processes do not start, see above")
+
+
+def _server(config: Any, line: str) -> Any:
+    """uvicorn in this process, which says ``line`` once it answers."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                _say(line)
+
+    return Server(config)
+
+
+def _supervisor(config: Any, listening: socket.socket, line: str) -> Any:
+    """uvicorn's supervisor, which says ``line`` once all of its processes answer."""
+    from uvicorn.supervisors import Multiprocess
+
+    class Supervisor(Multiprocess):
+        said = False
+
+        def keep_subprocess_alive(self) -> None:
+            super().keep_subprocess_alive()
+            if not (self.said or self.should_exit.is_set()) and all(one.is_ready() for one in self.processes):
+                self.said = True
+                _say(line)
+
+    return Supervisor(config, sockets=[listening])
 
 
 def make_worker_app() -> Any:
@@ -111,12 +138,19 @@ def make_worker_app() -> Any:
 def _make_app(serving: Serving) -> Any:
     import torch
 
+    from embedline.serving.contract import RefusedError
     from embedline.serving.packed import PackedService
     from embedline.serving.server import Answering, Application
 
     torch.set_num_threads(max(1, _cores() // serving.workers))
     packed = PackedService.from_bytes(Path(serving.path).read_bytes(), name=serving.name)
-    return Application(Answering(packed, serving.limits, strict=serving.strict))
+    answering = Answering(packed, serving.limits, strict=serving.strict)
+    if packed.example:
+        try:  # the first answer is the slowest: nobody shall wait for it
+            answering.answer(json.dumps({"dataframe_records": packed.example}).encode(), "application/json")
+        except RefusedError as error:
+            raise DataError(f"{serving.name} does not answer its own example: {error}") from error
+    return Application(answering)
 
 
 def _end_with_parent() -> None:

@@ -19,7 +19,7 @@ from embedline.frames.types import typed
 from embedline.pipelines.rossmann import nodes
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.rossmann.schemas import TEST
-from embedline.serving.columns import InputColumn
+from embedline.serving.columns import InputColumn, require_columns
 from embedline.serving.packed import Measured, PackedService
 from embedline.serving.tables import EXAMPLE_ROWS, measure_target
 from embedline.serving.values import as_text, plain_values
@@ -77,6 +77,7 @@ class RossmannService:
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
         """A row out for each row in, in their order."""
+        require_columns(rows, COLUMNS)
         days = days_of(rows)
         # A changed day may change the features of its neighbours: all rows of such a store are computed.
         changed = {day[0] for day in days if day not in self._forecast}

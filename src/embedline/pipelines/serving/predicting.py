@@ -11,8 +11,6 @@ from embedline.errors import DataError
 Frame = Any  # polars.DataFrame or pandas.DataFrame
 Packed = Any  # embedline.serving.packed.PackedService
 
-_WORDS = {"true": True, "1": True, "false": False, "0": False}
-
 
 def create_predict_pipeline(source: str, publishing: Pipeline) -> Pipeline:
     """Pack the stored model of ``source`` and have it answer ``<source>.rows``: ``<source>.predicted_rows``.
@@ -48,28 +46,10 @@ def predict_rows(rows: Frame, service: Packed) -> pl.DataFrame:
 
 def typed_request(rows: pl.DataFrame, service: Packed) -> pl.DataFrame:
     """The rows with every column of strings as the type that the service takes; raise a DataError as above."""
+    from embedline.serving.columns import parse_text
+
     return rows.with_columns(
-        _typed(rows[column.name], column.type)
+        parse_text(rows[column.name], column.type, source="the rows")
         for column in service.columns
         if column.name in rows.columns and rows[column.name].dtype == pl.String
     )
-
-
-def _typed(values: pl.Series, kind: str) -> pl.Series:
-    """Strings of a CSV file as the service's type; an empty field is null."""
-    if kind in ("string", "any"):
-        return values
-    text = values.str.strip_chars()
-    text = text.set(text == "", None)
-    if kind == "boolean":
-        found = text.str.to_lowercase().replace_strict(_WORDS, default=None, return_dtype=pl.Boolean)
-    else:
-        found = text.cast(pl.Float64 if kind == "double" else pl.Int64, strict=False)
-        if kind == "long" and (found.is_null() & text.is_not_null()).any():  # 3.0 is a whole number, too
-            numbers = text.cast(pl.Float64, strict=False)
-            found = found.fill_null(numbers.set(numbers % 1 != 0, None).cast(pl.Int64, strict=False))
-    faulty = (found.is_null() & text.is_not_null()).arg_true()
-    if len(faulty):
-        what = {"boolean": "neither true nor false", "double": "no number", "long": "no whole number"}[kind]
-        raise DataError(f"the rows: column {values.name!r}, row {faulty[0] + 1}: {values[faulty[0]]!r} is {what}")
-    return found

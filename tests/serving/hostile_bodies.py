@@ -1,0 +1,162 @@
+"""Small bodies that would grow to gigabytes or take minutes: for tests of the server."""
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
+MILLION = 1_000_000
+
+Body = tuple[str, bytes]  # content type and body
+
+
+def parquet(columns: dict[str, Any], **options: Any) -> bytes:
+    """A Parquet file of Arrow arrays."""
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file, **{"compression": "zstd", "store_schema": False, **options})
+    return file.getvalue()
+
+
+def long_texts(n_rows: int, **options: Any) -> bytes:
+    """One text of a million characters in each row."""
+    return parquet({"listener": pa.array(["a" * MILLION] * n_rows), "album": pa.array([1] * n_rows)}, **options)
+
+
+def dictionary_of_one(n_rows: int) -> bytes:
+    """The same, stored once."""
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * n_rows, pa.int32()), pa.array(["a" * MILLION]))
+    return parquet({"listener": text, "album": pa.array([1] * n_rows)})
+
+
+def lying_page(size: int) -> bytes:
+    """A Parquet file whose first page says that it has ``size`` bytes, and whose footer says little."""
+    body = parquet({"listener": pa.array(["abc"]), "album": pa.array([1])}, use_dictionary=False, compression="snappy")
+    said, place = 0, 7  # behind PAR1, the page's type, and the mark of the field
+    assert body[4:7] == b"\x15\x00\x15"
+    while body[place + said] & 128:
+        said += 1
+    return body[:place] + varint(2 * size) + body[place + said + 1 :]
+
+
+def varint(value: int) -> bytes:
+    """A number as Thrift writes it."""
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])
+
+
+def empty_footer(n_elements: int) -> bytes:
+    """A Parquet file with nothing but a schema of elements that say nothing."""
+    footer = b"\x15\x02\x19\xfc" + varint(n_elements) + b"\x00" * n_elements + b"\x00"
+    return b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
+def records(rows: Any) -> bytes:
+    """JSON of rows."""
+    return json.dumps({"dataframe_records": rows}, separators=(",", ":")).encode()
+
+
+# What a server of pairs of "listener" and "album" has to say to each: the status, and what the message names.
+BOMBS: dict[str, tuple[int, str, Callable[[], Body]]] = {
+    "another key in each row": (400, "'k0'", lambda: (JSON, records([{f"k{row}": 1} for row in range(100_000)]))),
+    "an object of 500,000 keys": (
+        413,
+        "200,000 values",
+        lambda: (JSON, records([{f"k{key}": 1 for key in range(500_000)}])),
+    ),
+    "5 million empty lists": (413, "100,000 rows", lambda: (JSON, b'{"instances":[' + b"[]," * 5 * MILLION + b"[]]}")),
+    "5 million empty objects": (
+        413,
+        "100,000 rows",
+        lambda: (JSON, b'{"instances":[' + b"{}," * 5 * MILLION + b"{}]}"),
+    ),
+    "8 million numbers": (
+        413,
+        "200,000 values",
+        lambda: (JSON, b'{"inputs":{"album":[' + b"1," * 8 * MILLION + b"1]}}"),
+    ),
+    "10 million texts": (
+        413,
+        "200,000 values",
+        lambda: (JSON, b'{"inputs":{"album":[' + b'"",' * 10 * MILLION + b'""]}}'),
+    ),
+    "lists in lists": (400, "nested", lambda: (JSON, b'{"instances":' + b"[" * 200_000)),
+    "lists in a cell": (
+        400,
+        "nested",
+        lambda: (JSON, b'{"instances":[{"album":' + b"[" * 90_000 + b"]" * 90_000 + b"}]}"),
+    ),
+    "brackets behind an escaped quote": (
+        413,
+        "100,000 rows",
+        lambda: (JSON, b'{"instances":["\\\\\\"",' + b"[]," * 5 * MILLION + b"[]]}"),
+    ),
+    "a number of 30 million digits": (
+        400,
+        "digits",
+        lambda: (JSON, b'{"inputs":[{"listener":' + b"9" * 30 * MILLION + b',"album":1}]}'),
+    ),
+    "a number of 30 million digits with a fraction": (
+        400,
+        "'album', row 1",
+        lambda: (JSON, b'{"inputs":[{"listener":1,"album":0.' + b"7" * 30 * MILLION + b"}]}"),
+    ),
+    "a million column names": (
+        413,
+        "200,000 values",
+        lambda: (
+            JSON,
+            json.dumps({"dataframe_split": {"columns": [f"c{k}" for k in range(MILLION)], "data": []}}).encode(),
+        ),
+    ),
+    "150,000 columns": (
+        413,
+        "100,000 rows",
+        lambda: (JSON, json.dumps({"inputs": {f"c{k}": [] for k in range(150_000)}}).encode()),
+    ),
+    "JSON in UTF-16": (400, "utf-8", lambda: (JSON, '{"inputs":[{"listener":1,"album":1}]}'.encode("utf-16"))),
+    "a CSV of 100,000 columns": (
+        400,
+        "'c0'",
+        lambda: (CSV, (",".join(f"c{k}" for k in range(100_000)) + "\n" + ",".join("1" * 100_000) + "\n").encode()),
+    ),
+    "a CSV of 900,000 empty names": (413, "200,000 values", lambda: (CSV, b"," * 900_000 + b"\n")),
+    "an endless first line": (400, "first line", lambda: (CSV, b"listener,album," + b"a" * 20 * MILLION)),
+    "30 million empty lines": (413, "empty lines", lambda: (CSV, b"listener,album\n" + b"\n" * 30 * MILLION)),
+    "a million rows": (413, "100,000 rows", lambda: (CSV, b"listener,album\n" + b"1,1\n" * MILLION)),
+    "a row of 10 million cells": (413, "200,000 values", lambda: (CSV, b"listener,album\n1,1" + b"," * 10 * MILLION)),
+    "a quote that does not end": (400, "no CSV", lambda: (CSV, b'listener,album\n1,"' + b"a\n" * MILLION)),
+    "a text in a dictionary, 1,000 times": (413, "32,000,000 bytes", lambda: (PARQUET, dictionary_of_one(1_000))),
+    "50 long texts": (413, "32,000,000 bytes", lambda: (PARQUET, long_texts(50))),
+    "50 long texts that repeat each other": (
+        400,
+        "'listener'",
+        lambda: (
+            PARQUET,
+            long_texts(50, use_dictionary=False, column_encoding={"listener": "DELTA_BYTE_ARRAY", "album": "PLAIN"}),
+        ),
+    ),
+    "20 million nulls": (
+        413,
+        "100,000 rows",
+        lambda: (PARQUET, parquet({name: pa.nulls(20 * MILLION, pa.int64()) for name in ("listener", "album")})),
+    ),
+    "a page that says 2 GB": (413, "32,000,000 bytes", lambda: (PARQUET, lying_page(2**31 - 1))),
+    "a Parquet file of 20,000 columns": (
+        413,
+        "footer",
+        lambda: (PARQUET, parquet({f"c{k}": pa.array([1]) for k in range(20_000)}, write_statistics=False)),
+    ),
+    "a footer of 480,000 empty elements": (400, "schema", lambda: (PARQUET, empty_footer(480_000))),
+    "lists in Parquet": (
+        400,
+        "'listener'",
+        lambda: (PARQUET, parquet({"listener": pa.array([[1] * MILLION]), "album": pa.array([1])})),
+    ),
+}
