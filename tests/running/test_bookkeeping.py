@@ -17,9 +17,8 @@ from kedro.pipeline import Node, Pipeline
 from shop import Shop
 
 from embedline.running import IncrementalRunner, Manifest, RunnerError
-from embedline.running.files import read_json
 from embedline.running.prune import find_removals, remove
-from embedline.running.schemas import RECORDS
+from embedline.running.schemas import RECORDS, read_json
 from embedline.running.versions import is_version_folder, newest_first, version_after
 
 ALL = ["clean", "add", "describe"]

@@ -15,8 +15,8 @@ from typing import TypeVar
 import filelock
 from pydantic import TypeAdapter
 
-from .files import FileHashes, Unreadable, read_json, remove, set_aside, write_atomically
-from .schemas import FORMAT, HOLDER, RECORDS, STARTED, Holder, NodeRecord, Started
+from .files import FileHashes, remove, set_aside, write_atomically
+from .schemas import FORMAT, HOLDER, RECORDS, STARTED, Holder, NodeRecord, Started, Unreadable, read_json
 from .versions import is_version, is_version_folder, newest_first, version_after
 
 logger = logging.getLogger(__name__)
