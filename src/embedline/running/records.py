@@ -15,7 +15,7 @@ from typing import TypeVar
 import filelock
 from pydantic import TypeAdapter
 
-from .files import FileHashes, Unreadable, read_json, remove, set_aside, write_atomically
+from .files import FileHashes, Unreadable, read_json, remove, set_aside, sync_folder, write_atomically
 from .schemas import FORMAT, HOLDER, RECORDS, STARTED, Holder, NodeRecord, Started
 from .versions import is_version, is_version_folder, newest_first, version_after
 
@@ -121,7 +121,8 @@ class Manifest:
 
     def finish(self, record: NodeRecord) -> None:
         """Keep the record of a node whose outputs are all stored."""
-        self._write(self.folder / "manifest.json", {**self.records, record.node: record})
+        # The note of the next node, or the end of the run, has the new name on the disk: each of these waits for it.
+        self._write(self.folder / "manifest.json", {**self.records, record.node: record}, named=False)
         self.records[record.node] = record
         self.save_hashes()
         self.clear_scratch(record.node)
@@ -224,6 +225,8 @@ class Manifest:
     def _end(self, holder: Path) -> None:
         try:
             self._complete_history()
+            with _in_one_line(self.folder):
+                sync_folder(self.folder)
         except RunnerError as error:
             logger.warning("%s: the next run writes it", error)
         holder.unlink(missing_ok=True)
@@ -258,9 +261,9 @@ class Manifest:
     def _history_path(self, run_id: str) -> Path:
         return self.folder / "history" / f"{run_id}.json"
 
-    def _write(self, path: Path, records: Mapping[str, NodeRecord]) -> None:
+    def _write(self, path: Path, records: Mapping[str, NodeRecord], *, named: bool = True) -> None:
         nodes = ", ".join(f"{json.dumps(name)}: {self._encode(record)}" for name, record in records.items())
-        self._guarded(path, f'{{"format": {FORMAT}, "nodes": {{{nodes}}}}}')
+        self._guarded(path, f'{{"format": {FORMAT}, "nodes": {{{nodes}}}}}', named=named)
 
     def _encode(self, record: NodeRecord) -> str:
         """JSON of a record, kept: the manifest is written after each node, and all but one record are as before."""
@@ -269,9 +272,9 @@ class Manifest:
             self._encoded[key] = json.dumps(asdict(record))
         return self._encoded[key]
 
-    def _guarded(self, path: Path, text: str) -> None:
+    def _guarded(self, path: Path, text: str, *, named: bool = True) -> None:
         with _in_one_line(path):
-            write_atomically(path, text)
+            write_atomically(path, text, named=named)
 
 
 @contextmanager
