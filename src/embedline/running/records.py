@@ -16,11 +16,12 @@ import filelock
 from pydantic import TypeAdapter
 
 from .files import FileHashes, Unreadable, read_json, remove, set_aside, sync_folder, write_atomically
-from .schemas import FORMAT, HOLDER, RECORDS, STARTED, Holder, NodeRecord, Started
+from .schemas import FORMAT, HOLDER, RECORDS, STARTED, Artifact, Holder, NodeRecord, Started, Work
 from .versions import is_version, is_version_folder, newest_first, version_after
 
-logger = logging.getLogger(__name__)
+__all__ = ["Artifact", "Manifest", "NodeRecord", "RunnerError", "Work", "now"]
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -101,17 +102,17 @@ class Manifest:
         """
         if not is_version(own):
             raise RunnerError(f"the run's id {own!r} is no name of a version: it must be one part of a path")
+        stored = set(stored)
         recorded = {record.run_id for record in self.records.values()}
         recorded |= {made.version or "" for record in self.records.values() for made in record.outputs.values()}
-        version, newest = own, next(iter(newest_first({*recorded, *stored})), "")
-        if newest:
-            version = version_after(newest, own)
+        newest = next(iter(newest_first(recorded | stored)), "")
+        version = version_after(newest, own) if newest else own
         while os.path.lexists(self._history_path(version)):
             version = version_after(version, own)
         if version != own:
-            level = logging.INFO if newest in recorded else logging.WARNING
-            why = f"the version {newest} is newer" if newest else "another run has taken it"
-            logger.log(level, "This run writes the version %s, not %s: %s", version, own, why)
+            there = max(newest, own)
+            level = logging.WARNING if there in stored and there not in recorded else logging.INFO
+            logger.log(level, "This run takes the version %s, not %s: the version %s is there", version, own, there)
         return version
 
     def start(self, run_id: str, node: str, folders: list[str]) -> None:
