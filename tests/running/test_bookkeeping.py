@@ -192,6 +192,16 @@ def test_the_history_without_the_unreadable_runs(kept: Shop) -> None:
     assert [run for run, records in kept.manifest.history().items() if records] == ["v002"]
 
 
+def test_pruning_sets_the_unreadable_history_aside_and_the_next_run_writes_it(kept: Shop) -> None:
+    path = kept.manifest.folder / "history" / "v001.json"
+    path.write_text("[")
+    manifest = kept.manifest
+    with manifest.locked("now"):
+        remove(find_removals(kept.catalog("now"), [kept.pipeline()], manifest, 1), manifest)
+    assert path.with_name("v001.json.unreadable-1").read_text() == "["
+    assert kept.ran() == [] and sorted(kept.manifest.history()["v001"]) == sorted(ALL)
+
+
 def test_a_folder_for_the_history_that_is_a_file(kept: Shop) -> None:
     for name in ("history", "scratch"):
         delete(kept.manifest.folder / name)

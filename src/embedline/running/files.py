@@ -45,7 +45,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+def write_atomically(path: Path, text: str, *, durable: bool = True, named: bool = True) -> None:
     """Write a small text file so that a reader, or the next run after a kill, sees the old one or the new one.
 
     Args:
@@ -53,6 +53,7 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
         text: content.
         durable: have it on the disk before it gets its name, so that a power failure leaves no empty file either;
             False for what may be lost.
+        named: have the name on the disk as well when this returns; False if :func:`sync_folder` is called soon.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{os.getpid()}.{path.name}")
@@ -66,11 +67,11 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
-    if durable:
-        _sync_folder(path.parent)
+    if durable and named:
+        sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Have the names in a folder on the disk; systems that cannot open a folder keep them themselves."""
     if not hasattr(os, "O_DIRECTORY"):
         return
