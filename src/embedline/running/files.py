@@ -21,6 +21,9 @@ from .schemas import Unreadable, read_json
 from .values import canonical, digest
 from .versions import innermost, newest_first
 
+__all__ = ["FileHashes", "Place", "Unreadable", "local_paths", "place_of", "read_json", "remove", "set_aside"]
+__all__ += ["hash_file", "sync_folder", "write_atomically"]
+
 logger = logging.getLogger(__name__)
 
 RACY_NS = 100_000_000  # a file that changed less than this before it was hashed may change again within one clock tick

@@ -15,20 +15,8 @@ from typing import TypeVar
 import filelock
 from pydantic import TypeAdapter
 
-from .files import FileHashes, remove, set_aside, sync_folder, write_atomically
-from .schemas import (
-    FORMAT,
-    HOLDER,
-    RECORDS,
-    STARTED,
-    Artifact,
-    Holder,
-    NodeRecord,
-    Started,
-    Unreadable,
-    Work,
-    read_json,
-)
+from .files import FileHashes, Unreadable, read_json, remove, set_aside, sync_folder, write_atomically
+from .schemas import FORMAT, HOLDER, RECORDS, STARTED, Artifact, Holder, NodeRecord, Started, Work
 from .versions import is_version, is_version_folder, newest_first, version_after
 
 __all__ = ["Artifact", "Manifest", "NodeRecord", "RunnerError", "Work", "now"]
