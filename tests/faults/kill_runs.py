@@ -111,7 +111,8 @@ class Killer:
         for _ in range(ATTEMPTS):
             if aim.node and aim.kind != "between":
                 self._force(aim.node)
-            before, seen = set(self._site.records()), set(self._site.history())
+            records = self._site.records()
+            before, seen = set(records), {record["run_id"] for record in records.values()}
             run = self._site.start()
             _sleep_until_moment(self._site, run, aim, self._reference)
             if not run.kill():
@@ -154,10 +155,10 @@ class Killer:
         """Where the kill hit; what is there must load."""
         wrong = [f"{path.name} does not parse" for path in self._site.runs.rglob("[!.]*.json") if not _parses(path)]
         site, note = self._site, self._site.note()
-        history = site.history()
-        where = "between nodes" if history.keys() - seen else "start-up"
+        records = site.records()  # the history of a run is written when it ends, or by the next one
+        where = "between nodes" if {record["run_id"] for record in records.values()} - seen else "start-up"
         if note.get("pid") == run.pid:
-            done = note["node"] in history.get(note["run_id"], {})
+            done = records.get(note["node"], {}).get("run_id") == note["run_id"]
             where = "between nodes" if done else note["node"]
             folders = [Path(folder) for folder in note["folders"]]
             files = [path for folder in folders for path in folder.glob("*")]
@@ -166,14 +167,14 @@ class Killer:
             self._count("a partial file", bool(hidden))
             self._count("versions without a record (during or after a save)", saving)
             self._count("some outputs of a node without the others", 0 < len(files) - len(hidden) < len(folders))
-            self._count("a record that had not reached the manifest, or its note", done)
+            self._count("a record beside the note of its node", done)
         self._count("a half-written file of the runner", any(path.name[0] == "." for path in site.runs.rglob("*.json")))
         self._count("a checkpoint", any(site.runs.glob("scratch/*/*/*.pt")))
         self._tally.kills[where] += 1
         loaded, unloadable = self._artifacts.load()
         self._tally.loads += loaded
         wrong += [*unloadable, *self._reference.torn(site)]
-        if lost := before - site.records().keys():
+        if lost := before - records.keys():
             wrong.append(f"records are lost: {', '.join(sorted(lost))}")
         for what in [*wrong, *filter(None, [broken_tracking(site.folder)])]:
             self._fail(f"killed at {where}: {what}", run.log)

@@ -17,9 +17,8 @@ from kedro.pipeline import Node, Pipeline
 from shop import Shop
 
 from embedline.running import IncrementalRunner, Manifest, RunnerError
-from embedline.running.files import read_json
 from embedline.running.prune import find_removals, remove
-from embedline.running.schemas import RECORDS
+from embedline.running.schemas import RECORDS, read_json
 from embedline.running.versions import is_version_folder, newest_first, version_after
 
 ALL = ["clean", "add", "describe"]
@@ -191,6 +190,16 @@ def test_the_history_without_the_unreadable_runs(kept: Shop) -> None:
     _place_folder(kept.manifest.folder / "history" / "v000.json")
     (kept.manifest.folder / "history" / "v001.json").write_text("[")
     assert [run for run, records in kept.manifest.history().items() if records] == ["v002"]
+
+
+def test_pruning_sets_the_unreadable_history_aside_and_the_next_run_writes_it(kept: Shop) -> None:
+    path = kept.manifest.folder / "history" / "v001.json"
+    path.write_text("[")
+    manifest = kept.manifest
+    with manifest.locked("now"):
+        remove(find_removals(kept.catalog("now"), [kept.pipeline()], manifest, 1), manifest)
+    assert path.with_name("v001.json.unreadable-1").read_text() == "["
+    assert kept.ran() == [] and sorted(kept.manifest.history()["v001"]) == sorted(ALL)
 
 
 def test_a_folder_for_the_history_that_is_a_file(kept: Shop) -> None:

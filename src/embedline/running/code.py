@@ -19,9 +19,11 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import TypeAdapter
 
-from .files import Unreadable, read_json, write_atomically
-from .modules import OWN, Modules, Source
+from .files import write_atomically
+from .modules import OWN, Modules
 from .reading import Reading
+from .schemas import Unreadable, read_json
+from .sources import Source
 from .values import canonical, digest
 from .watching import WATCH
 

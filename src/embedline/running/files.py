@@ -11,68 +11,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import xxhash
-from pydantic import StringConstraints, TypeAdapter, ValidationError
+from pydantic import StringConstraints, TypeAdapter
 
 from .reading import plain
+from .schemas import Unreadable, read_json
 from .values import canonical, digest
 from .versions import innermost, newest_first
+
+__all__ = ["FileHashes", "Place", "Unreadable", "local_paths", "place_of", "read_json", "remove", "set_aside"]
+__all__ += ["hash_file", "sync_folder", "write_atomically"]
 
 logger = logging.getLogger(__name__)
 
 RACY_NS = 100_000_000  # a file that changed less than this before it was hashed may change again within one clock tick
 BUFFER = 1 << 20  # bytes read at a time
 
-DEEPEST = 150  # nesting of bookkeeping; what compares it recurses, and Python allows a thousand calls
 
 TELLS_NOTHING = {"name", "size", "type", "url", "mimetype", "partial"}  # what a store may say without telling changes
-
-
-T = TypeVar("T")
-
-
-class Unreadable(ValueError):
-    """A file of the bookkeeping is not what the runner writes."""
-
-
-def read_json(path: Path, shape: TypeAdapter[T]) -> T | None:
-    """Read a small JSON file and check the types in it; None if there is none.
-
-    Raises:
-        Unreadable: if it is no regular file, cannot be opened, is no JSON, or has other types; the reason in one line.
-    """
-    if not os.path.lexists(path):
-        return None
-    if not path.is_file():  # a folder, a link to nothing, or a named pipe, which would wait for a writer for ever
-        raise Unreadable("not a file")
-    try:
-        content = json.loads(path.read_bytes())
-        if _deeper(content, DEEPEST):
-            raise Unreadable("nested too deeply")
-        return shape.validate_python(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise Unreadable(f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}") from error
-    except OSError as error:
-        raise Unreadable(str(error.strerror)) from error
-    except (ValueError, RecursionError) as error:
-        raise Unreadable(str(error).partition("\n")[0]) from error
-
-
-def _deeper(value: Any, levels: int) -> bool:
-    level = [value]
-    for _ in range(levels):
-        level = [
-            child
-            for item in level
-            if isinstance(item, dict | list)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def set_aside(path: Path) -> Path:
@@ -90,7 +48,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+def write_atomically(path: Path, text: str, *, durable: bool = True, named: bool = True) -> None:
     """Write a small text file so that a reader, or the next run after a kill, sees the old one or the new one.
 
     Args:
@@ -98,6 +56,7 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
         text: content.
         durable: have it on the disk before it gets its name, so that a power failure leaves no empty file either;
             False for what may be lost.
+        named: have the name on the disk as well when this returns; False if :func:`sync_folder` is called soon.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{os.getpid()}.{path.name}")
@@ -111,11 +70,11 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
-    if durable:
-        _sync_folder(path.parent)
+    if durable and named:
+        sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Have the names in a folder on the disk; systems that cannot open a folder keep them themselves."""
     if not hasattr(os, "O_DIRECTORY"):
         return

@@ -15,13 +15,14 @@ from typing import TypeVar
 import filelock
 from pydantic import TypeAdapter
 
-from .files import FileHashes, Unreadable, read_json, remove, set_aside, write_atomically
+from .files import FileHashes, Unreadable, read_json, remove, set_aside, sync_folder, write_atomically
 from .redaction import shown
-from .schemas import FORMAT, HOLDER, RECORDS, STARTED, Holder, NodeRecord, Started
+from .schemas import FORMAT, HOLDER, RECORDS, STARTED, Artifact, Holder, NodeRecord, Started, Work
 from .versions import is_version, is_version_folder, newest_first, version_after
 
-logger = logging.getLogger(__name__)
+__all__ = ["Artifact", "Manifest", "NodeRecord", "RunnerError", "Work", "now"]
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -102,17 +103,17 @@ class Manifest:
         """
         if not is_version(own):
             raise RunnerError(f"the run's id {own!r} is no name of a version: it must be one part of a path")
+        stored = set(stored)
         recorded = {record.run_id for record in self.records.values()}
         recorded |= {made.version or "" for record in self.records.values() for made in record.outputs.values()}
-        version, newest = own, next(iter(newest_first({*recorded, *stored})), "")
-        if newest:
-            version = version_after(newest, own)
+        newest = next(iter(newest_first(recorded | stored)), "")
+        version = version_after(newest, own) if newest else own
         while os.path.lexists(self._history_path(version)):
             version = version_after(version, own)
         if version != own:
-            level = logging.INFO if newest in recorded else logging.WARNING
-            why = f"the version {newest} is newer" if newest else "another run has taken it"
-            logger.log(level, "This run writes the version %s, not %s: %s", version, own, why)
+            there = max(newest, own)
+            level = logging.WARNING if there in stored and there not in recorded else logging.INFO
+            logger.log(level, "This run takes the version %s, not %s: the version %s is there", version, own, there)
         return version
 
     def start(self, run_id: str, node: str, folders: list[str]) -> None:
@@ -122,7 +123,8 @@ class Manifest:
 
     def finish(self, record: NodeRecord) -> None:
         """Keep the record of a node whose outputs are all stored."""
-        self._write(self.folder / "manifest.json", {**self.records, record.node: record})
+        # The note of the next node, or the end of the run, has the new name on the disk: each of these waits for it.
+        self._write(self.folder / "manifest.json", {**self.records, record.node: record}, named=False)
         self.records[record.node] = record
         self.save_hashes()
         self.clear_scratch(record.node)
@@ -225,6 +227,8 @@ class Manifest:
     def _end(self, holder: Path) -> None:
         try:
             self._complete_history()
+            with _in_one_line(self.folder):
+                sync_folder(self.folder)
         except RunnerError as error:
             logger.warning("%s: the next run writes it", error)
         holder.unlink(missing_ok=True)
@@ -259,9 +263,9 @@ class Manifest:
     def _history_path(self, run_id: str) -> Path:
         return self.folder / "history" / f"{run_id}.json"
 
-    def _write(self, path: Path, records: Mapping[str, NodeRecord]) -> None:
+    def _write(self, path: Path, records: Mapping[str, NodeRecord], *, named: bool = True) -> None:
         nodes = ", ".join(f"{json.dumps(name)}: {self._encode(record)}" for name, record in records.items())
-        self._guarded(path, f'{{"format": {FORMAT}, "nodes": {{{nodes}}}}}')
+        self._guarded(path, f'{{"format": {FORMAT}, "nodes": {{{nodes}}}}}', named=named)
 
     def _encode(self, record: NodeRecord) -> str:
         """JSON of a record, kept: the manifest is written after each node, and all but one record are as before."""
@@ -270,9 +274,9 @@ class Manifest:
             self._encoded[key] = json.dumps(asdict(record))
         return self._encoded[key]
 
-    def _guarded(self, path: Path, text: str) -> None:
+    def _guarded(self, path: Path, text: str, *, named: bool = True) -> None:
         with _in_one_line(path):
-            write_atomically(path, text)
+            write_atomically(path, text, named=named)
 
 
 @contextmanager

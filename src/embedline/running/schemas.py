@@ -1,13 +1,19 @@
 """What is written down of runs: records of nodes, and notes of the run and the node at work."""
 
+import json
+import os
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, TypeAdapter
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from .versions import is_version
 
 FORMAT = 2
+DEEPEST = 150  # nesting of bookkeeping; what compares it recurses, and Python allows a thousand calls
+
+T = TypeVar("T")
 
 
 def _checked(name: str) -> str:
@@ -111,3 +117,45 @@ class Holder:
 
 
 RECORDS, STARTED, HOLDER = TypeAdapter(Records), TypeAdapter(Started), TypeAdapter(Holder)
+
+
+class Unreadable(ValueError):
+    """A file of the bookkeeping is not what the runner writes."""
+
+
+def read_json(path: Path, shape: TypeAdapter[T]) -> T | None:
+    """Read a small JSON file and check the types in it; None if there is none.
+
+    Raises:
+        Unreadable: if it is no regular file, cannot be opened, is no JSON, or has other types; the reason in one line.
+    """
+    if not os.path.lexists(path):
+        return None
+    if not path.is_file():  # a folder, a link to nothing, or a named pipe, which would wait for a writer for ever
+        raise Unreadable("not a file")
+    try:
+        content = json.loads(path.read_bytes())
+        if _deeper(content, DEEPEST):
+            raise Unreadable("nested too deeply")
+        return shape.validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Unreadable(f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}") from error
+    except OSError as error:
+        raise Unreadable(str(error.strerror)) from error
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(str(error).partition("\n")[0]) from error
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True
