@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from embedline.errors import DataError, redacted, secrets_in
+from embedline.errors import DataError
+from embedline.redaction import redacted, secrets_in
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from embedline import hooks
 from embedline.errors import DataError
 from embedline.hooks import LiveMetrics, Tracking, _create_database, _flatten, _tracked
 from embedline.outages import describe_outage
-from embedline.parameter_hooks import ParameterCheck, SourceAccess, _unread
+from embedline.parameter_hooks import ParameterCheck, _unread
+from embedline.paths import sqlite_url
 from embedline.redaction_hooks import Redaction
 from embedline.running import RunReport
-from embedline.settings import sqlite_url
+from embedline.source_hooks import SourceAccess
 from embedline.sources.download import access_to, set_access
 
 READ = {"shop.training", "shop.split", "shop.features.windows", "seed"}

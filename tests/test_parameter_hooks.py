@@ -11,9 +11,11 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 
 from copies import copy_project, kedro
-from embedline import settings
+from embedline import source_hooks
+from embedline.config_loader import ConfigLoader
 from embedline.errors import DataError
-from embedline.parameter_hooks import ConfigLoader, ParameterCheck, SourcePaths
+from embedline.parameter_hooks import ParameterCheck
+from embedline.source_hooks import SourcePaths
 
 
 def check(parameters: dict[str, Any], loader: ConfigLoader | None = None) -> None:
@@ -117,7 +119,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "sub").mkdir()
     (root / "data/a.zip").touch()
     (root / "sub/b.zip").touch()
-    monkeypatch.setattr(settings, "project_root", lambda: root)
+    monkeypatch.setattr(source_hooks, "project_root", lambda: root)
     monkeypatch.chdir(root / "sub")
     return root
 

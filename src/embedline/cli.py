@@ -14,8 +14,9 @@ from kedro.io import DatasetError
 from kedro.validation.exceptions import DataValidationError, ParameterValidationError
 
 from embedline.commands import generate, predict, recommend, serve
-from embedline.errors import DataError, redacted
+from embedline.errors import DataError
 from embedline.outages import describe_outage
+from embedline.redaction import redacted
 from embedline.running import RunInterrupted, RunnerError
 from embedline.running.commands import incremental, prune, why
 from embedline.training.launcher import launched

@@ -19,7 +19,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
-from embedline.errors import DataError, FrameError, TrainingError, name_inputs
+from embedline.errors import DataError, TrainingError, name_inputs
 from embedline.mlflow_store import create_database as _create_database
 from embedline.mlflow_store import mark_killed
 from embedline.outages import go_on
@@ -87,9 +87,7 @@ class DatasetNames:
     def on_node_error(self, error: Exception, node: Node) -> None:
         """Put the name into the error before the run ends with it."""
         name_inputs({})
-        if isinstance(error, FrameError) and error.dataset is None:
-            error.dataset = _inputs_by_argument(node).get(error.argument)
-        elif isinstance(error, TrainingError):
+        if isinstance(error, TrainingError):
             blocks = (name for name in node.inputs if name.startswith("params:") and name.endswith("training"))
             error.block = next(blocks, error.block).removeprefix("params:")
 

@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from embedline.paths import sqlite_url
+
 
 def create_database(uri: str) -> None:
     """Create MLflow's SQLite database beside its place, and give it its name once it is whole.
@@ -13,8 +15,6 @@ def create_database(uri: str) -> None:
     MLflow creates it in dozens of steps, seconds in all; one that a kill cut short fails every later run.
     """
     from sqlalchemy.engine import make_url
-
-    from embedline.settings import sqlite_url
 
     if not uri.startswith("sqlite"):
         return

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
-from embedline.errors import redacted
+from embedline.redaction import redacted
 
 logger = logging.getLogger(__name__)
 

@@ -4,12 +4,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from pluggy import HookimplMarker
+from kedro.framework.hooks import hook_impl
 from pydantic import BaseModel
 
-from embedline.errors import redacted
-
-hook_impl = HookimplMarker("kedro")  # that of kedro.framework.hooks: nothing else of Kedro is needed here
+from embedline.redaction import redacted
 
 
 class Redaction:

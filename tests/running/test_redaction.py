@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from shop import Shop
 
-from embedline.errors import redacted
+from embedline.redaction import redacted
 from embedline.running import redaction
 from embedline.running.provenance import explain
 from embedline.running.values import differences

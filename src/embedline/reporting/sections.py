@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from embedline.errors import redacted
+from embedline.redaction import redacted
 from embedline.reporting import figures, frames
 from embedline.reporting.measures import figures_of
 

@@ -17,7 +17,8 @@ from fsspec.callbacks import TqdmCallback
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from embedline.errors import HIDDEN, DataError, redacted, secrets_in
+from embedline.errors import DataError
+from embedline.redaction import HIDDEN, redacted, secrets_in
 from embedline.sources.members import MAX_BYTES, checked_name
 
 CONNECT_SECONDS, SILENCE_SECONDS = 30, 60
