@@ -69,7 +69,7 @@ class _Reader(ast.NodeVisitor):
         self.is_dynamic = self.is_read = self.keeps = False
         self.made: set[str] = set()  # names that the module itself assigns
         self.filled: set[str] = set()  # names that functions put something into
-        self._depth, self._makes = 0, False
+        self._depth = 0
         self._chains: set[tuple[str, ...]] = set()
 
     def visit_Module(self, node: ast.Module) -> None:
@@ -86,10 +86,10 @@ class _Reader(ast.NodeVisitor):
         super().generic_visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> None:
-        depth, self._depth = self._depth, self._depth + 1
-        self._makes = getattr(node, "name", "") in {"__init__", "__post_init__", "__new__"}
+        self.keeps |= _sets_once(node)
+        self._depth += 1
         self.generic_visit(node)
-        self._depth, self._makes = depth, False
+        self._depth -= 1
 
     visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
 
@@ -124,7 +124,8 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         chain, inner = [node.attr], node.value
-        self.keeps |= isinstance(node.ctx, ast.Store) and self._depth > 0 and not self._makes
+        if isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and self._depth:
+            self.filled.add(node.value.id)
         self._mention(node.attr)
         while isinstance(inner, ast.Attribute):
             chain.insert(0, inner.attr)
@@ -180,6 +181,17 @@ class _Reader(ast.NodeVisitor):
         self.is_dynamic |= name in DYNAMIC
         self.keeps |= "cache" in name.lower() or "memo" in name.lower()
         self.is_read |= name in DOCUMENTED
+
+
+def _sets_once(function: ast.AST) -> bool:
+    """Whether a function sets an attribute that it asks for, as in ``if self.page is None: self.page = ...``."""
+    nodes = list(ast.walk(function))
+    tests = [inner for node in nodes if isinstance(node, ast.If | ast.IfExp) for inner in ast.walk(node.test)]
+    asked = {node.attr for node in tests if isinstance(node, ast.Attribute)}
+    asked |= {node.value for node in tests if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return any(
+        isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr in asked for node in nodes
+    )
 
 
 def _is_idle(node: ast.AST) -> bool:
