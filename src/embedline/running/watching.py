@@ -264,7 +264,10 @@ def _install() -> None:
     finders.insert(finders.index(importlib.machinery.PathFinder), _Finder)
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and file.endswith(".py") and _is_project_file(file) and not name.startswith(OWN):
+        is_source = (
+            isinstance(file, str) and file.endswith(".py") and os.path.isfile(file)
+        )  # torch.ops has a name alone
+        if is_source and _is_project_file(file) and not name.startswith(OWN):
             WATCH._sources[name] = Path(file).read_bytes()
     original = importlib.import_module
 
