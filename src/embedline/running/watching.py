@@ -264,10 +264,9 @@ def _install() -> None:
     finders.insert(finders.index(importlib.machinery.PathFinder), _Finder)
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        is_source = (
-            isinstance(file, str) and file.endswith(".py") and os.path.isfile(file)
-        )  # torch.ops has a name alone
-        if is_source and _is_project_file(file) and not name.startswith(OWN):
+        if not isinstance(file, str) or not file.endswith(".py") or not os.path.isfile(file):  # torch.ops has no file
+            continue
+        if _is_project_file(file) and not name.startswith(OWN):
             WATCH._sources[name] = Path(file).read_bytes()
     original = importlib.import_module
 
