@@ -264,7 +264,9 @@ def _install() -> None:
     finders.insert(finders.index(importlib.machinery.PathFinder), _Finder)
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and file.endswith(".py") and _is_project_file(file) and not name.startswith(OWN):
+        if not isinstance(file, str) or not os.path.isabs(file):  # that of torch.ops is "_ops.py"
+            continue
+        if file.endswith(".py") and _is_project_file(file) and not name.startswith(OWN):
             WATCH._sources[name] = Path(file).read_bytes()
     original = importlib.import_module
 
