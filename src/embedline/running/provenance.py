@@ -89,12 +89,12 @@ def _add_making(tree: Tree, record: NodeRecord) -> None:
     tree.add(as_text("made by the node ") + node + as_text(after, "not bold"))
     tree.add(as_text(f"in the run {record.run_id}, because: {shown(record.why)}"))
     code = digest("".join(work.code.values()))
-    tree.add(f"code {code}: {len(work.code)} definitions of {len({k.rpartition('.')[0] for k in work.code})} modules")
+    tree.add(f"code {code}: {sum(not name.startswith('values of ') for name in work.code)} modules")
     tree.add(as_text("libraries " + ", ".join(f"{name} {version}" for name, version in work.libraries.items())))
     parameters = tree.add("parameters")
     for name, value in (pair for block, values in work.parameters.items() for pair in leaves(values, block)):
         parameters.add(as_text(f"{name} = {short(value)}"))
-    for path, hashed in work.files.items():
+    for path, hashed in {**work.files, **work.opened}.items():
         tree.add(as_text(f"file {path}, content {hashed[:12]}"))
 
 
