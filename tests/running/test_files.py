@@ -172,7 +172,7 @@ def test_a_folder_is_what_is_in_its_files_and_their_names(tmp_path: Path, hashes
     (folder / "deep" / "b").unlink()
     assert changed()
     (folder / "deep").rmdir()
-    assert not changed()
+    assert changed()
     (folder / "c").rename(folder / "a")
     (folder / ".hidden").unlink()
     _write(folder / "deep" / "b", "2")
@@ -481,6 +481,38 @@ def test_texts_that_cannot_be_paths(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("text", ["/", "./", "../", "//", "file:///"])
 def test_folders_around_the_project_do_not_count(tmp_path: Path, text: str) -> None:
     assert list(local_paths(text, tmp_path)) == []
+
+
+def test_paths_with_patterns_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = _write(tmp_path / "in" / "a.csv", "1"), _write(tmp_path / "in" / "deep" / "b.csv", "2")
+    monkeypatch.setenv("PLACE", "in")
+    assert list(local_paths("$PLACE/a.csv", tmp_path)) == [("$PLACE/a.csv", one)]
+    assert [path for _, path in local_paths("in/*.csv", tmp_path)] == [one]
+    assert [path for _, path in local_paths("${PLACE}/**/*.csv", tmp_path)] == [one, two]
+    assert list(local_paths("in/[", tmp_path)) == list(local_paths("[a-z]+/?", tmp_path)) == []
+
+
+def test_the_name_of_a_file_without_a_folder(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.csv", "1")
+    (tmp_path / "in.d").mkdir()
+    assert list(local_paths(["a.csv", "in.d", "in"], tmp_path)) == [("a.csv", path)]
+
+
+def test_a_listing_is_names_and_the_content_of_its_files(tmp_path: Path, hashes: FileHashes) -> None:
+    folder = tmp_path / "folder"
+    _write(folder / "a", "1")
+    _write(folder / "deep" / "b", "1")
+    seen = [hashes.of_listing(folder)]
+    for name, text, counts in (
+        ("a", "22", True),
+        ("deep/c", "1", False),
+        ("mlflow.db", "1", True),
+        ("mlflow.db", "2", False),
+    ):
+        _write(folder / name, text)
+        seen.append(hashes.of_listing(folder))
+        assert (seen[-1] != seen[-2]) == counts, name
+    assert hashes.of_listing(tmp_path / "none") is None
 
 
 def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def test_why_tells_node_reason_parameters_code_and_inputs(shop: Shop) -> None:
     said = told(shop, "text")
     assert "text  version v003, content" in said
     assert "made by the node describe" in said and "in the run v003, because: parameter title changed sum → all" in said
-    assert "title = all" in said and "libraries python 3." in said
+    assert "title = all" in said and "python 3." in said
     assert "total  version v002" in said and "made by add in the run v002, because: input cleaned changed" in said
     assert "cleaned  version v002" in said and "because: parameter by changed 2 → 3" in said
     assert "raw  version none" in said and "not made by a recorded run" in said and "raw.json" in said

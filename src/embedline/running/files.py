@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 import xxhash
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
+from .reading import plain
 from .values import canonical, digest
 from .versions import innermost, newest_first
 
@@ -186,12 +187,13 @@ class FileHashes:
         content: list[list[Any]] = []
         seen: set[str] = set()
         for place, folders, names in os.walk(folder, followlinks=True):
+            folders.sort()
             if (real := os.path.realpath(place)) in seen:  # a link to a folder around it
                 folders.clear()
                 continue
             seen.add(real)
             inner = Path(place).relative_to(folder).as_posix()
-            content += [[f"{inner}/{name}", self.of(Path(place, name), trust=trust)] for name in names]
+            content += [[f"{inner}/{name}", self.of(Path(place, name), trust=trust)] for name in sorted(names)]
             content.append([f"{inner}/", None])  # also one that is empty
         return xxhash.xxh3_128_hexdigest(json.dumps(sorted(content, key=str)).encode())
 
@@ -294,17 +296,18 @@ def local_paths(value: Any, project: Path) -> Iterator[tuple[str, Path]]:
 
     Only what looks like a path (it has a separator, or is the name of a file with a suffix) and exists; relative ones
     start from the project, ``~`` and ``$VARIABLES`` are replaced. A folder around the project does not count.
-
-    Args:
-        value: of JSON types, as :func:`.values.plain` gives it.
     """
+    yield from _paths_in(plain(value, strict=False), project)
+
+
+def _paths_in(value: Any, project: Path) -> Iterator[tuple[str, Path]]:
     if isinstance(value, str):
         text = value.removeprefix("file://")
         if "://" not in text and "\n" not in text and "\0" not in text and 0 < len(text) < 4096:
             yield from ((name, path) for name, path in _existing(value, text, project) if not _is_around(path, project))
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from local_paths(item, project)
+            yield from _paths_in(item, project)
 
 
 def _existing(name: str, text: str, project: Path) -> Iterator[tuple[str, Path]]:
