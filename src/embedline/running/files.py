@@ -1,6 +1,7 @@
 """What is in files: content hashes with a cache, and where a Kedro dataset keeps its files."""
 
 import glob
+import hashlib
 import json
 import logging
 import os
@@ -23,12 +24,8 @@ from .versions import innermost, newest_first
 logger = logging.getLogger(__name__)
 
 RACY_NS = 100_000_000  # a file that changed less than this before it was hashed may change again within one clock tick
-BUFFER = 1 << 20  # bytes read at a time
-
 DEEPEST = 150  # nesting of bookkeeping; what compares it recurses, and Python allows a thousand calls
-
 TELLS_NOTHING = {"name", "size", "type", "url", "mimetype", "partial"}  # what a store may say without telling changes
-
 
 T = TypeVar("T")
 
@@ -45,34 +42,23 @@ def read_json(path: Path, shape: TypeAdapter[T]) -> T | None:
     """
     if not os.path.lexists(path):
         return None
-    if not path.is_file():  # a folder, a link to nothing, or a named pipe, which would wait for a writer for ever
-        raise Unreadable("not a file")
     try:
+        if not path.is_file():  # a folder, a link to nothing, or a named pipe, which would wait for a writer for ever
+            raise Unreadable("not a file")
         content = json.loads(path.read_bytes())
-        if _deeper(content, DEEPEST):
+        if _is_deeper(content, DEEPEST):
             raise Unreadable("nested too deeply")
         return shape.validate_python(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise Unreadable(f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}") from error
-    except OSError as error:
-        raise Unreadable(str(error.strerror)) from error
-    except (ValueError, RecursionError) as error:
-        raise Unreadable(str(error).partition("\n")[0]) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise Unreadable(str(getattr(error, "strerror", error)).partition("\n")[0]) from error
 
 
-def _deeper(value: Any, levels: int) -> bool:
-    level = [value]
-    for _ in range(levels):
-        level = [
-            child
-            for item in level
-            if isinstance(item, dict | list)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
-            return False
-    return True
+def _is_deeper(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(levels == 0 or _is_deeper(item, levels - 1) for item in inner)
 
 
 def set_aside(path: Path) -> Path:
@@ -111,34 +97,24 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
-    if durable:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk; systems that cannot open a folder keep them themselves."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if durable and hasattr(os, "O_DIRECTORY"):  # the new name, too; systems without folders to open keep it themselves
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def hash_file(path: Path) -> str:
     """XXH3 (128 bits) of a file's content: it tells changes and damage, not attacks, at the speed of memory."""
-    hashed, buffer = xxhash.xxh3_128(), memoryview(bytearray(BUFFER))
     with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            hashed.update(buffer[:count])
-    return hashed.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 _Hash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
-HASHES: TypeAdapter[dict[str, tuple[int, int, int, int, int, _Hash]]] = TypeAdapter(
-    dict[str, tuple[int, int, int, int, int, _Hash]]
-)
+# By path: size, times of the content and of the entry, inode, when it was hashed, and the hash.
+_Known = dict[str, tuple[int, int, int, int, int, _Hash]]
+HASHES: TypeAdapter[_Known] = TypeAdapter(_Known)
 
 
 class FileHashes:
@@ -151,10 +127,9 @@ class FileHashes:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._changed = self._unreadable = False
-        self._known: dict[str, list[Any]] = {}
+        self._known: _Known = {}
         try:
-            known = read_json(path, HASHES) or {}
-            self._known = {name: list(entry) for name, entry in known.items()}
+            self._known = read_json(path, HASHES) or {}
         except Unreadable as error:
             self._changed = self._unreadable = True
             logger.warning("%s is unreadable (%s): all files are hashed again", path, error)
@@ -171,17 +146,14 @@ class FileHashes:
             status = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        signature = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        name = str(path)
-        known = self._known.get(name)
-        changed = max(status.st_mtime_ns, status.st_ctime_ns)
-        if trust and known and known[:-2] == signature and changed < known[-2] - RACY_NS:
-            return str(known[-1])
+        signature = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        known = self._known.get(str(path))
+        if trust and known and known[:-2] == signature and max(signature[1:3]) < known[-2] - RACY_NS:
+            return known[-1]
         began = time.time_ns()
-        hashed = hash_file(path)
-        self._known[name] = [*signature, began, hashed]
+        self._known[str(path)] = known = (*signature, began, hash_file(path))
         self._changed = True
-        return hashed
+        return known[-1]
 
     def _of_folder(self, folder: Path, *, trust: bool) -> str:
         content: list[list[Any]] = []
@@ -252,15 +224,7 @@ class Place:
         path = self.of_version(version)
         if self.filesystem is None:
             return hashes.of(Path(path), trust=trust)
-        return self._remote_hash(path) if self.filesystem.exists(path) else None
-
-    def _remote_hash(self, path: str) -> str | None:
-        assert self.filesystem is not None
-        about = self.filesystem.info(path)
-        if about["type"] == "directory":
-            content = [[name, self._remote_hash(name)] for name in sorted(self.filesystem.find(path))]
-            return f"remote:{digest(canonical(content))}" if all(hashed for _, hashed in content) else None
-        return f"remote:{self.filesystem.checksum(path)}" if set(about) - TELLS_NOTHING else None
+        return _remote_hash(self.filesystem, path) if self.filesystem.exists(path) else None
 
     def versions(self) -> list[str]:
         """Versions that have a file, newest first; without names that Kedro takes for no version."""
@@ -274,6 +238,14 @@ class Place:
         except (FileNotFoundError, NotADirectoryError):
             return []
         return newest_first(folder for folder in folders if Path(self.path, folder, name).exists())
+
+
+def _remote_hash(filesystem: Any, path: str) -> str | None:
+    about = filesystem.info(path)
+    if about["type"] == "directory":
+        content = [[name, _remote_hash(filesystem, name)] for name in sorted(filesystem.find(path))]
+        return f"remote:{digest(canonical(content))}" if all(hashed for _, hashed in content) else None
+    return f"remote:{filesystem.checksum(path)}" if set(about) - TELLS_NOTHING else None
 
 
 def place_of(dataset: Any) -> Place | None:
@@ -297,20 +269,24 @@ def local_paths(value: Any, project: Path) -> Iterator[tuple[str, Path]]:
     Only what looks like a path (it has a separator, or is the name of a file with a suffix) and exists; relative ones
     start from the project, ``~`` and ``$VARIABLES`` are replaced. A folder around the project does not count.
     """
-    yield from _paths_in(plain(value, strict=False), project)
+    for text in _texts(plain(value, strict=False)):
+        for name, path in _existing(text, project):
+            if not project.resolve().is_relative_to(path.resolve()):
+                yield name, path
 
 
-def _paths_in(value: Any, project: Path) -> Iterator[tuple[str, Path]]:
+def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        text = value.removeprefix("file://")
-        if "://" not in text and "\n" not in text and "\0" not in text and 0 < len(text) < 4096:
-            yield from ((name, path) for name, path in _existing(value, text, project) if not _is_around(path, project))
+        yield value
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _paths_in(item, project)
+            yield from _texts(item)
 
 
-def _existing(name: str, text: str, project: Path) -> Iterator[tuple[str, Path]]:
+def _existing(name: str, project: Path) -> Iterator[tuple[str, Path]]:
+    text = name.removeprefix("file://")
+    if "://" in text or "\n" in text or "\0" in text or not 0 < len(text) < 4096:
+        return
     path = project / os.path.expandvars(os.path.expanduser(text))
     is_path = "/" in text or os.sep in text
     try:
@@ -322,7 +298,3 @@ def _existing(name: str, text: str, project: Path) -> Iterator[tuple[str, Path]]
                 yield f"{name}: {os.path.relpath(found, project)}", Path(found)
     except (ValueError, re.error):  # what looks like a pattern, and is none
         return
-
-
-def _is_around(path: Path, project: Path) -> bool:
-    return project.resolve().is_relative_to(path.resolve())

@@ -25,11 +25,7 @@ def newest_first(names: Iterable[str]) -> list[str]:
     Hidden names are none, nor are those with no room for a successor.
     """
     versions = (name for name in names if is_version(name) and name[0] != "." and len(os.fsencode(name)) <= LONGEST)
-    return sorted(versions, key=_sorting_key, reverse=True)
-
-
-def _sorting_key(version: str) -> str:
-    return f"{version}/"
+    return sorted(versions, key="{}/".format, reverse=True)
 
 
 def version_after(newest: str, own: str) -> str:
@@ -40,19 +36,14 @@ def version_after(newest: str, own: str) -> str:
     >>> version_after("final", "2026-11-29T06.00.00.000Z")
     'final_2026-11-29T06.00.00.000Z'
     """
-    prefix, separator, _ = newest.rpartition("_")
-    for candidate in (own, f"{prefix}_{own}" if separator else "", _a_millisecond_later(newest)):
-        if _sorting_key(candidate) > _sorting_key(newest):
-            return candidate
-    return f"{newest}_{own}"
-
-
-def _a_millisecond_later(version: str) -> str:
+    earlier, separator, _ = newest.rpartition("_")
     try:
-        later = datetime.strptime(version, VERSION_FORMAT) + timedelta(milliseconds=1)
+        later = datetime.strptime(newest, VERSION_FORMAT) + timedelta(milliseconds=1)
+        next_time = f"{later:%Y-%m-%dT%H.%M.%S}.{later.microsecond // 1000:03}Z"
     except (ValueError, OverflowError):  # no version of Kedro's
-        return ""
-    return f"{later:%Y-%m-%dT%H.%M.%S}.{later.microsecond // 1000:03}Z"
+        next_time = ""
+    candidates = (own, f"{earlier}{separator}{own}", next_time)
+    return next((name for name in candidates if f"{name}/" > f"{newest}/"), f"{newest}_{own}")
 
 
 def is_version_folder(folder: Path) -> bool:
