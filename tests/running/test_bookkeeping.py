@@ -170,7 +170,7 @@ def test_what_cannot_be_read_is_set_aside_with_one_warning(kept: Shop, caplog: p
         assert kept.ran() == []
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1 and str(path) in said[0] and "manifest.json.unreadable-1" in said[0]
-    assert path.with_name("manifest.json.unreadable-1").read_bytes() == half
+    assert path.with_name("manifest.json.unreadable-1").read_bytes() == half and kept.file("text", "v001").exists()
     path.write_bytes(b"")
     kept.ran()
     assert path.with_name("manifest.json.unreadable-2").read_bytes() == b""

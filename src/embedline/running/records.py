@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 
 from .files import FileHashes, Unreadable, read_json, remove, set_aside, write_atomically
 from .redaction import shown
-from .schemas import FORMAT, HOLDER, RECORDS, STARTED, Holder, NodeRecord, Started
-from .versions import is_version, is_version_folder, newest_first, version_after
+from .schemas import HOLDER, RECORDS, STARTED, Holder, NodeRecord, Started
+from .versions import checked, is_version_folder, newest_first, version_after
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ class Manifest:
         self.folder = folder
         self.killed: list[str] = []
         self._holds_lock = False
-        self._encoded: dict[tuple[str, str], str] = {}
 
     @cached_property
     def records(self) -> dict[str, NodeRecord]:
@@ -56,27 +55,6 @@ class Manifest:
         """Content hashes of files."""
         return FileHashes(self.folder / "hashes.json")
 
-    def read_again(self) -> None:
-        """Take over what another run has written meanwhile."""
-        for name in ("records", "hashes"):
-            self.__dict__.pop(name, None)
-        self._encoded = {}
-
-    def _read(self, path: Path) -> dict[str, NodeRecord]:
-        content = self._load(path, RECORDS)
-        return content.nodes if content else {}
-
-    def _load(self, path: Path, shape: TypeAdapter[T]) -> T | None:
-        try:
-            return read_json(path, shape)
-        except Unreadable as error:
-            kept = ""
-            if self._holds_lock:
-                with _in_one_line(path):
-                    kept = f"; it is kept as {set_aside(path).name}"
-            logger.warning("%s is unreadable (%s): what it would say runs again%s", path, error, kept)
-            return None
-
     def history(self) -> dict[str, dict[str, NodeRecord]]:
         """All records by run and node, oldest run first, without those of a run that has not ended."""
         return {path.stem: self._read(path) for path in sorted((self.folder / "history").glob("[!.]*.json"))}
@@ -84,8 +62,7 @@ class Manifest:
     def forget(self, run_id: str, nodes: set[str]) -> None:
         """Drop records of a run from the history."""
         path = self._history_path(run_id)
-        kept = {name: record for name, record in self._read(path).items() if name not in nodes}
-        if kept:
+        if kept := {name: record for name, record in self._read(path).items() if name not in nodes}:
             self._write(path, kept)
         else:
             path.unlink(missing_ok=True)
@@ -100,13 +77,14 @@ class Manifest:
         Raises:
             RunnerError: if ``own`` can be no version.
         """
-        if not is_version(own):
-            raise RunnerError(f"the run's id {own!r} is no name of a version: it must be one part of a path")
+        try:
+            checked(own)
+        except ValueError as error:
+            raise RunnerError(f"the run's id {own!r} is {error}") from None
         recorded = {record.run_id for record in self.records.values()}
         recorded |= {made.version or "" for record in self.records.values() for made in record.outputs.values()}
-        version, newest = own, next(iter(newest_first({*recorded, *stored})), "")
-        if newest:
-            version = version_after(newest, own)
+        newest = next(iter(newest_first({*recorded, *stored})), "")
+        version = version_after(newest, own) if newest else own
         while os.path.lexists(self._history_path(version)):
             version = version_after(version, own)
         if version != own:
@@ -118,7 +96,7 @@ class Manifest:
     def start(self, run_id: str, node: str, folders: list[str]) -> None:
         """Note that ``node`` is at work, and which version folders it may leave unfinished."""
         note = Started(run_id, node, os.getpid(), folders)
-        self._guarded(self.folder / "started.json", json.dumps(asdict(note)))
+        self._keep(self.folder / "started.json", json.dumps(asdict(note)))
 
     def finish(self, record: NodeRecord) -> None:
         """Keep the record of a node whose outputs are all stored."""
@@ -141,25 +119,18 @@ class Manifest:
         note = self._load(path, STARTED)
         if note is None:
             return None
-        known = self.records.get(note.node)
-        finished = self._read(self._history_path(note.run_id))
-        record = finished.get(note.node)
-        if record and (known is None or known.run_id < record.run_id):
-            self.finish(record)
-        elif known is None or known.run_id != note.run_id:
-            made = [*self.records.values(), *finished.values()]
-            stored = {Path(output.path).parent for one in made for output in one.outputs.values() if output.path}
-            for folder in map(Path, note.folders):
-                self._remove_unfinished(folder, note.run_id, stored)
+        made = [*self.records.values(), *self._read(self._history_path(note.run_id)).values()]
+        stored = {Path(output.path).parent for one in made for output in one.outputs.values() if output.path}
+        for folder in map(Path, note.folders):
+            if folder not in stored and os.path.lexists(folder):
+                self._remove_unfinished(folder, note.run_id)
         with _in_one_line(path):
             path.unlink(missing_ok=True)
         return note.run_id
 
-    def _remove_unfinished(self, folder: Path, run_id: str, stored: set[Path]) -> None:
-        if not os.path.lexists(folder):
-            return
-        around = self.folder.resolve().is_relative_to(folder.resolve())
-        if around or folder.name != run_id or folder in stored or not is_version_folder(folder):
+    def _remove_unfinished(self, folder: Path, run_id: str) -> None:
+        is_around = self.folder.resolve().is_relative_to(folder.resolve())
+        if is_around or folder.name != run_id or not is_version_folder(folder):
             logger.warning("%s stays: nothing shows that it is an unfinished version of the run %s", folder, run_id)
             return
         with _in_one_line(folder):
@@ -174,15 +145,6 @@ class Manifest:
                 staged.unlink()  # half-written by a run that was killed: only the holder of the lock writes here
         if run_id:
             logger.info("The run %s was killed: what it had finished is kept, what it had begun was removed", run_id)
-
-    def _complete_history(self) -> None:
-        """Write the history of every run in the manifest that has none: it is written once, not after each node."""
-        runs: dict[str, dict[str, NodeRecord]] = {}
-        for name, record in self.records.items():
-            runs.setdefault(record.run_id, {})[name] = record
-        for run_id, records in runs.items():
-            if not os.path.lexists(self._history_path(run_id)):
-                self._write(self._history_path(run_id), records)
 
     def scratch(self, node: str, key: str) -> Path:
         """Folder of an unfinished node for exactly this work; those of other works of the node are removed."""
@@ -209,25 +171,23 @@ class Manifest:
         """
         holder = self.folder / "holder.json"
         with self._lock(holder, wait=wait):
-            self.read_again()
+            for name in ("records", "hashes"):  # another run may have written them meanwhile
+                vars(self).pop(name, None)
             for name in ("history", "scratch"):
                 self._make_way(self.folder / name, is_right=Path.is_dir)
             # The note of a run that ended by itself is gone; runs that were killed one after the other add up.
             before = self._load(holder, HOLDER)
             self.killed = [*before.killed, before.run_id] if before else []
             note = Holder(os.getpid(), run_id, shown(" ".join(sys.argv)), self.killed)
-            self._guarded(holder, json.dumps(asdict(note)))
+            self._keep(holder, json.dumps(asdict(note)))
             try:
                 yield
             finally:
-                self._end(holder)
-
-    def _end(self, holder: Path) -> None:
-        try:
-            self._complete_history()
-        except RunnerError as error:
-            logger.warning("%s: the next run writes it", error)
-        holder.unlink(missing_ok=True)
+                try:
+                    self._complete_history()
+                except RunnerError as error:
+                    logger.warning("%s: the next run writes it", error)
+                holder.unlink(missing_ok=True)
 
     @contextmanager
     def _lock(self, holder: Path, *, wait: bool) -> Iterator[None]:
@@ -251,6 +211,8 @@ class Manifest:
             self._holds_lock = False
             lock.release()
 
+    # Files
+
     def _make_way(self, path: Path, is_right: Callable[[Path], bool]) -> None:
         if os.path.lexists(path) and not is_right(path):
             with _in_one_line(path):
@@ -259,18 +221,35 @@ class Manifest:
     def _history_path(self, run_id: str) -> Path:
         return self.folder / "history" / f"{run_id}.json"
 
+    def _complete_history(self) -> None:
+        """Write the history of every run in the manifest that has none: it is written once, not after each node."""
+        runs: dict[str, dict[str, NodeRecord]] = {}
+        for name, record in self.records.items():
+            runs.setdefault(record.run_id, {})[name] = record
+        for run_id, records in runs.items():
+            if not os.path.lexists(self._history_path(run_id)):
+                self._write(self._history_path(run_id), records)
+
+    def _read(self, path: Path) -> dict[str, NodeRecord]:
+        content = self._load(path, RECORDS)
+        return content.nodes if content else {}
+
+    def _load(self, path: Path, shape: TypeAdapter[T]) -> T | None:
+        try:
+            return read_json(path, shape)
+        except Unreadable as error:
+            kept = ""
+            if self._holds_lock:
+                with _in_one_line(path):
+                    kept = f"; it is kept as {set_aside(path).name}"
+            logger.warning("%s is unreadable (%s): what it would say runs again%s", path, error, kept)
+            return None
+
     def _write(self, path: Path, records: Mapping[str, NodeRecord]) -> None:
-        nodes = ", ".join(f"{json.dumps(name)}: {self._encode(record)}" for name, record in records.items())
-        self._guarded(path, f'{{"format": {FORMAT}, "nodes": {{{nodes}}}}}')
+        nodes = ", ".join(f"{json.dumps(name)}: {record.json}" for name, record in records.items())
+        self._keep(path, f'{{"format": 2, "nodes": {{{nodes}}}}}')
 
-    def _encode(self, record: NodeRecord) -> str:
-        """JSON of a record, kept: the manifest is written after each node, and all but one record are as before."""
-        key = (record.run_id, record.node)
-        if key not in self._encoded:
-            self._encoded[key] = json.dumps(asdict(record))
-        return self._encoded[key]
-
-    def _guarded(self, path: Path, text: str) -> None:
+    def _keep(self, path: Path, text: str) -> None:
         with _in_one_line(path):
             write_atomically(path, text)
 

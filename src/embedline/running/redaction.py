@@ -5,6 +5,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,12 @@ def _fingerprint(secret: str, folder: Path) -> str:
 
 def _key(path: Path) -> bytes:
     """Read the key; make one where there is none. Two processes that do so at once end with the same."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        pass
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{os.getpid()}.{path.name}")
-    with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(secrets.token_bytes(32))
-    try:
-        os.link(staged, path)
-    except FileExistsError:  # another process was quicker: its key stays
-        pass
-    finally:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.with_name(f".{os.getpid()}.{path.name}")
+        with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+        with suppress(FileExistsError):  # another process was quicker: its key stays
+            os.link(staged, path)
         staged.unlink()
     return path.read_bytes()

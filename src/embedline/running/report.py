@@ -1,5 +1,6 @@
 """What a run did, or would do, node by node: for its user as a table, for hooks as values."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,9 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 Verdict = Literal["run", "skip", "depends"]
+State = Literal["planned", "ran", "skipped", "touched", "failed", "interrupted"]
 WIDTH = 160  # of a table that goes to a file or a pipe
 
-_PLANNED = {"run": "would run", "skip": "would skip", "depends": "would run if"}
+# By verdict of a plan, or by state once it has run.
+_SHOWN = {"run": "would run", "skip": "would skip", "depends": "would run if", "planned": "not reached"}
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Step:
     node: str
     verdict: Verdict
     reasons: list[str]
-    state: Literal["planned", "ran", "skipped", "touched", "failed", "interrupted"] = "planned"
+    state: State = "planned"
     seconds: float = 0.0
 
     @property
@@ -96,38 +99,38 @@ def as_text(text: str, style: str = "") -> Text:
 
 
 def show(steps: list[Step], bookkeeping: float | None = None) -> None:
-    """Print the steps as a table, and what it cost to tell them."""
-    planned = all(step.state == "planned" for step in steps)
+    """Print the steps as a table, and the seconds that it took to decide on them, if any of them was run."""
+    is_plan = all(step.state == "planned" for step in steps)
     console = make_console()
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("node", no_wrap=True)
     table.add_column("")
     table.add_column("why", overflow="fold")
-    if not planned:
+    if not is_plan:
         table.add_column("seconds", justify="right")
     for step in steps:
-        done = _PLANNED[step.verdict] if planned else {"planned": "not reached"}.get(step.state, step.state)
-        style = "dim" if done in {"skipped", "would skip"} else ""
-        seconds = [] if planned else [f"{step.seconds:.1f}" if step.seconds else ""]
-        table.add_row(as_text(step.node), done, as_text(step.why), *seconds, style=style)
+        state = step.verdict if is_plan else step.state
+        seconds = [] if is_plan else [f"{step.seconds:.1f}" if step.seconds else ""]
+        style = "dim" if state in {"skip", "skipped"} else ""
+        table.add_row(as_text(step.node), _SHOWN.get(state, state), as_text(step.why), *seconds, style=style)
     console.print()
     console.print(table)
     cost = "" if bookkeeping is None else f" (bookkeeping: {bookkeeping:.1f} s)"
-    console.print(summary(steps, planned=planned) + cost, highlight=False)
+    console.print((_summary_of_plan if is_plan else _summary)(steps) + cost, highlight=False)
 
 
-def summary(steps: list[Step], *, planned: bool) -> str:
-    """One line: how many nodes ran, or would run."""
-    if planned:
-        counts = {verdict: sum(step.verdict == verdict for step in steps) for verdict in ("run", "depends", "skip")}
-        return (
-            f"{counts['run']} of {len(steps)} nodes would run, {counts['depends']} would run if their inputs change, "
-            f"{counts['skip']} would be skipped"
-        )
-    states = ("ran", "skipped", "touched", "failed", "interrupted", "planned")
-    counts = {state: sum(step.state == state for step in steps) for state in states}
-    rest = {"touched": "touched", "failed": "failed", "interrupted": "interrupted", "planned": "not reached"}
-    ended = "".join(f", {counts[state]} {word}" for state, word in rest.items() if counts[state])
-    unfinished = counts["failed"] + counts["interrupted"] + counts["planned"]
-    again = "; the same command goes on from what is finished" if unfinished else ""
-    return f"{counts['ran']} of {len(steps)} nodes ran, {counts['skipped']} were skipped{ended}{again}"
+def _summary_of_plan(steps: list[Step]) -> str:
+    counts = Counter(step.verdict for step in steps)
+    return (
+        f"{counts['run']} of {len(steps)} nodes would run, {counts['depends']} would run if their inputs change, "
+        f"{counts['skip']} would be skipped"
+    )
+
+
+def _summary(steps: list[Step]) -> str:
+    counts = Counter(step.state for step in steps)
+    others: tuple[State, ...] = ("touched", "failed", "interrupted", "planned")
+    rest = "".join(f", {counts[state]} {_SHOWN.get(state, state)}" for state in others if counts[state])
+    is_unfinished = any(counts[state] for state in others[1:])
+    again = "; the same command goes on from what is finished" if is_unfinished else ""
+    return f"{counts['ran']} of {len(steps)} nodes ran, {counts['skipped']} were skipped{rest}{again}"

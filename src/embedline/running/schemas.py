@@ -1,22 +1,15 @@
 """What is written down of runs: records of nodes, and notes of the run and the node at work."""
 
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, TypeAdapter
 
-from .versions import is_version
+from .versions import checked
 
-FORMAT = 2
-
-
-def _checked(name: str) -> str:
-    if not is_version(name):
-        raise ValueError("no name of a version")
-    return name
-
-
-VersionName = Annotated[str, AfterValidator(_checked)]
+VersionName = Annotated[str, AfterValidator(checked)]
 
 
 @dataclass(frozen=True)
@@ -75,17 +68,20 @@ class NodeRecord:
     finished: str
     why: str
 
+    @cached_property
+    def json(self) -> str:
+        """The record as text; kept, as the manifest is written after each node with all other records as before."""
+        return json.dumps(asdict(self))
+
 
 @dataclass(frozen=True)
 class Records:
     """Content of the manifest, and of the history of a run."""
 
-    format: int
+    format: Literal[2]
     nodes: dict[str, NodeRecord]
 
     def __post_init__(self) -> None:
-        if self.format != FORMAT:
-            raise ValueError(f"it has the format {self.format}, not {FORMAT}")
         if any(name != record.node for name, record in self.nodes.items()):
             raise ValueError("a record stands under the name of another node")
 

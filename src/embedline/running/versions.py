@@ -14,9 +14,11 @@ logger = logging.getLogger(__name__)
 LONGEST = 225  # bytes of a version's name: file systems allow 255, and a successor needs some
 
 
-def is_version(name: str) -> bool:
-    """Whether ``name`` can be a version: one part of a path, as Kedro asks."""
-    return bool(name) and name not in {".", ".."} and not set(name) & set("/\\\0")
+def checked(name: str) -> str:
+    """``name`` if it can be a version; ValueError otherwise: Kedro takes one part of a path."""
+    if name in {"", ".", ".."} or set(name) & set("/\\\0"):
+        raise ValueError("no name of a version: it must be one part of a path")
+    return name
 
 
 def newest_first(names: Iterable[str]) -> list[str]:
@@ -24,7 +26,7 @@ def newest_first(names: Iterable[str]) -> list[str]:
 
     Hidden names are none, nor are those with no room for a successor.
     """
-    versions = (name for name in names if is_version(name) and name[0] != "." and len(os.fsencode(name)) <= LONGEST)
+    versions = (name for name in names if name[:1] not in {"", "."} and len(os.fsencode(name)) <= LONGEST)
     return sorted(versions, key="{}/".format, reverse=True)
 
 
