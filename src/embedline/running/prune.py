@@ -49,8 +49,8 @@ def find_removals(catalog: Any, pipelines: Iterable[Pipeline], manifest: Manifes
         kept |= makers.ancestors(name, kept_version)
     removals = []
     for name, place in places.items():
-        half_deleted = [entry.name for entry in Path(place.path).glob(f".*{PRUNED}") if entry.is_dir()]  # by a killed call
-        for version in [*versions[name], *half_deleted]:
+        renamed = [each.name for each in Path(place.path).glob(f".*{PRUNED}") if each.is_dir()]  # by a killed call
+        for version in [*versions[name], *renamed]:
             if (name, version) not in kept:
                 folder = Path(place.path, version)
                 size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

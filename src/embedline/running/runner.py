@@ -167,10 +167,8 @@ class IncrementalRunner(SequentialRunner):
                     continue
                 if step.verdict == "depends":
                     reasons = trace.reasons(node)
-                    step.verdict, step.reasons = (
-                        "run" if reasons else "skip",
-                        reasons or ["its inputs came out as they were"],
-                    )
+                    step.verdict = "run" if reasons else "skip"
+                    step.reasons = reasons or ["its inputs came out as they were"]
                 if step.verdict == "skip" and self._report.nodes("ran") and (late := trace.read_since(node)):
                     step.verdict, step.reasons = "run", late
                 if step.verdict == "skip":
