@@ -16,10 +16,8 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 from shop import Shop
 
-from embedline.running import IncrementalRunner, Manifest, RunnerError
-from embedline.running.files import read_json
+from embedline.running import IncrementalRunner, RunnerError
 from embedline.running.prune import find_removals, remove
-from embedline.running.schemas import RECORDS
 from embedline.running.versions import is_version_folder, newest_first, version_after
 
 ALL = ["clean", "add", "describe"]
@@ -412,9 +410,6 @@ def test_runs_that_wait_for_each_other_take_their_versions_in_turn(shop: Shop) -
 def test_a_run_without_an_id_takes_the_version_of_the_catalog(shop: Shop) -> None:
     IncrementalRunner(manifest=shop.root / "data" / ".runs").run(shop.pipeline(), shop.catalog("mine"))
     assert list(shop.manifest.history()) == ["mine"] and shop.file("text", "mine").exists()
-
-
-def test_an_id_that_is_no_version_is_one_line(shop: Shop) -> None:
     with pytest.raises(RunnerError, match=r"\.\./x"):
         run_as(shop, "../x")
 
@@ -465,8 +460,3 @@ def test_brackets_are_printed_as_they_are(shop: Shop, value: str, capsys: pytest
     make_console().print(explain(shop.manifest, "text"), soft_wrap=True)
     said = capsys.readouterr().out
     assert f"title = {expected}" in said and f"sum → {expected}" in said
-
-
-def test_what_is_written_reads_the_same(kept: Shop) -> None:
-    content = read_json(kept.manifest.folder / "manifest.json", RECORDS)
-    assert content and content.nodes == kept.manifest.records == Manifest(kept.manifest.folder).history()["v001"]

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from .files import FileHashes, Unreadable, read_json, remove, set_aside, write_atomically
 from .redaction import shown
-from .schemas import HOLDER, RECORDS, STARTED, Holder, NodeRecord, Started
+from .schemas import NOTE, RECORDS, NodeRecord, Note
 from .versions import checked, is_version_folder, newest_first, version_after
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Manifest:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.killed: list[str] = []
-        self._holds_lock = False
+        self._lock: filelock.BaseFileLock | None = None
 
     @cached_property
     def records(self) -> dict[str, NodeRecord]:
@@ -95,8 +95,7 @@ class Manifest:
 
     def start(self, run_id: str, node: str, folders: list[str]) -> None:
         """Note that ``node`` is at work, and which version folders it may leave unfinished."""
-        note = Started(run_id, node, os.getpid(), folders)
-        self._keep(self.folder / "started.json", json.dumps(asdict(note)))
+        self._note(self.folder / "started.json", Note(run_id, os.getpid(), node=node, folders=folders))
 
     def finish(self, record: NodeRecord) -> None:
         """Keep the record of a node whose outputs are all stored."""
@@ -116,7 +115,7 @@ class Manifest:
     def give_up(self) -> str | None:
         """Remove what the node at work has left; the run that it belonged to, or None if there was none."""
         path = self.folder / "started.json"
-        note = self._load(path, STARTED)
+        note = self._load(path, NOTE)
         if note is None:
             return None
         made = [*self.records.values(), *self._read(self._history_path(note.run_id)).values()]
@@ -170,16 +169,15 @@ class Manifest:
             RunnerError: if another run holds it and ``wait`` is False, or if nothing can be written here.
         """
         holder = self.folder / "holder.json"
-        with self._lock(holder, wait=wait):
+        with self._acquire(holder, wait=wait):
             for name in ("records", "hashes"):  # another run may have written them meanwhile
                 vars(self).pop(name, None)
             for name in ("history", "scratch"):
                 self._make_way(self.folder / name, is_right=Path.is_dir)
             # The note of a run that ended by itself is gone; runs that were killed one after the other add up.
-            before = self._load(holder, HOLDER)
+            before = self._load(holder, NOTE)
             self.killed = [*before.killed, before.run_id] if before else []
-            note = Holder(os.getpid(), run_id, shown(" ".join(sys.argv)), self.killed)
-            self._keep(holder, json.dumps(asdict(note)))
+            self._note(holder, Note(run_id, os.getpid(), shown(" ".join(sys.argv)), self.killed))
             try:
                 yield
             finally:
@@ -189,27 +187,20 @@ class Manifest:
                     logger.warning("%s: the next run writes it", error)
                 holder.unlink(missing_ok=True)
 
-    @contextmanager
-    def _lock(self, holder: Path, *, wait: bool) -> Iterator[None]:
+    def _acquire(self, holder: Path, *, wait: bool) -> filelock.AcquireReturnProxy:
         path = self.folder / "lock"
         with _in_one_line(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_way(path, is_right=Path.is_file)
-            lock = filelock.FileLock(path)
+            self._lock = filelock.FileLock(path)
             try:
-                lock.acquire(timeout=0)
+                return self._lock.acquire(timeout=0)
             except filelock.Timeout:
                 message = f"another run writes to {self.folder.parent}: {_describe(holder)}"
                 if not wait:
                     raise RunnerError(f"{message}. Wait for its end, or leave out wait=false") from None
                 logger.warning("Waiting: %s", message)
-                lock.acquire()
-        self._holds_lock = True
-        try:
-            yield
-        finally:
-            self._holds_lock = False
-            lock.release()
+                return self._lock.acquire()
 
     # Files
 
@@ -239,7 +230,7 @@ class Manifest:
             return read_json(path, shape)
         except Unreadable as error:
             kept = ""
-            if self._holds_lock:
+            if self._lock and self._lock.is_locked:
                 with _in_one_line(path):
                     kept = f"; it is kept as {set_aside(path).name}"
             logger.warning("%s is unreadable (%s): what it would say runs again%s", path, error, kept)
@@ -248,6 +239,9 @@ class Manifest:
     def _write(self, path: Path, records: Mapping[str, NodeRecord]) -> None:
         nodes = ", ".join(f"{json.dumps(name)}: {record.json}" for name, record in records.items())
         self._keep(path, f'{{"format": 2, "nodes": {{{nodes}}}}}')
+
+    def _note(self, path: Path, note: Note) -> None:
+        self._keep(path, json.dumps(asdict(note)))
 
     def _keep(self, path: Path, text: str) -> None:
         with _in_one_line(path):
@@ -264,7 +258,7 @@ def _in_one_line(path: Path) -> Iterator[None]:
 
 def _describe(holder: Path) -> str:
     try:
-        note = read_json(holder, HOLDER)
+        note = read_json(holder, NOTE)
     except Unreadable:  # whoever takes the lock next says so
         note = None
     return f"process {note.pid}, run {note.run_id}, `{note.command}`" if note else "it has just started"

@@ -87,23 +87,24 @@ class Records:
 
 
 @dataclass(frozen=True)
-class Started:
-    """Note of the node at work: what it may leave unfinished."""
+class Note:
+    """What a run leaves of itself for the case that it is killed: of the lock that it holds, and of the node at work.
+
+    Attributes:
+        run_id: what trackers know the run by, and the version that it writes.
+        pid: its process.
+        command: its command line, without secrets.
+        killed: runs before it that held the lock until they were killed.
+        node: name of the node at work.
+        folders: versions that the node may leave unfinished.
+    """
 
     run_id: VersionName
-    node: str
     pid: int
-    folders: list[str]
+    command: str = ""
+    killed: list[VersionName] = field(default_factory=list)
+    node: str = ""
+    folders: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Holder:
-    """What the run that holds the lock, or died holding it, says of itself."""
-
-    pid: int
-    run_id: VersionName
-    command: str
-    killed: list[VersionName]
-
-
-RECORDS, STARTED, HOLDER = TypeAdapter(Records), TypeAdapter(Started), TypeAdapter(Holder)
+RECORDS, NOTE = TypeAdapter(Records), TypeAdapter(Note)
