@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 RACY_NS = 100_000_000  # a file that changed less than this before it was hashed may change again within one clock tick
 DEEPEST = 150  # nesting of bookkeeping; what compares it recurses, and Python allows a thousand calls
+GROWING = (".db", ".sqlite", ".sqlite3", ".log", "-journal", "-wal", "-shm")  # files that change while nodes run
 TELLS_NOTHING = {"name", "size", "type", "url", "mimetype", "partial"}  # what a store may say without telling changes
 
 T = TypeVar("T")
@@ -176,9 +177,12 @@ class FileHashes:
         except (FileNotFoundError, NotADirectoryError):
             return None
         content = [
-            [entry.name, self.of(Path(entry.path), trust=trust) if entry.is_file() and not _is_journal(entry) else None]
-            for entry in entries
-            if entry.name != "__pycache__"
+            [
+                each.name,
+                self.of(Path(each), trust=trust) if each.is_file() and not each.name.endswith(GROWING) else None,
+            ]
+            for each in entries
+            if each.name != "__pycache__"
         ]
         return xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
 
@@ -191,11 +195,6 @@ class FileHashes:
                 self._unreadable = False
             write_atomically(self._path, json.dumps(self._known), durable=False)
             self._changed = False
-
-
-def _is_journal(entry: os.DirEntry[str]) -> bool:
-    """Whether a file is a database or log, which grows while nodes run."""
-    return entry.name.endswith((".db", ".sqlite", ".sqlite3", ".log", "-journal", "-wal", "-shm"))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 Verdict = Literal["run", "skip", "depends"]
-State = Literal["planned", "ran", "skipped", "touched", "failed", "interrupted"]
 WIDTH = 160  # of a table that goes to a file or a pipe
 
 # By verdict of a plan, or by state once it has run.
@@ -34,7 +33,7 @@ class Step:
     node: str
     verdict: Verdict
     reasons: list[str]
-    state: State = "planned"
+    state: Literal["planned", "ran", "skipped", "touched", "failed", "interrupted"] = "planned"
     seconds: float = 0.0
 
     @property
@@ -116,21 +115,18 @@ def show(steps: list[Step], bookkeeping: float | None = None) -> None:
     console.print()
     console.print(table)
     cost = "" if bookkeeping is None else f" (bookkeeping: {bookkeeping:.1f} s)"
-    console.print((_summary_of_plan if is_plan else _summary)(steps) + cost, highlight=False)
+    console.print(_summary(steps, is_plan=is_plan) + cost, highlight=False)
 
 
-def _summary_of_plan(steps: list[Step]) -> str:
-    counts = Counter(step.verdict for step in steps)
-    return (
-        f"{counts['run']} of {len(steps)} nodes would run, {counts['depends']} would run if their inputs change, "
-        f"{counts['skip']} would be skipped"
-    )
-
-
-def _summary(steps: list[Step]) -> str:
-    counts = Counter(step.state for step in steps)
-    others: tuple[State, ...] = ("touched", "failed", "interrupted", "planned")
-    rest = "".join(f", {counts[state]} {_SHOWN.get(state, state)}" for state in others if counts[state])
-    is_unfinished = any(counts[state] for state in others[1:])
-    again = "; the same command goes on from what is finished" if is_unfinished else ""
+def _summary(steps: list[Step], *, is_plan: bool) -> str:
+    counts = Counter[str](step.verdict if is_plan else step.state for step in steps)
+    if is_plan:
+        return (
+            f"{counts['run']} of {len(steps)} nodes would run, {counts['depends']} would run if their inputs change, "
+            f"{counts['skip']} would be skipped"
+        )
+    unfinished = [state for state in ("failed", "interrupted", "planned") if counts[state]]
+    others = ["touched"] * bool(counts["touched"]) + unfinished
+    rest = "".join(f", {counts[state]} {_SHOWN.get(state, state)}" for state in others)
+    again = "; the same command goes on from what is finished" if unfinished else ""
     return f"{counts['ran']} of {len(steps)} nodes ran, {counts['skipped']} were skipped{rest}{again}"

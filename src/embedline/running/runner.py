@@ -21,7 +21,7 @@ from .schemas import NodeRecord
 from .tracing import Trace
 from .versions import save_version_of, set_save_version
 from .watching import WATCH
-from .work import base_name, data_inputs, is_parameter
+from .work import base_name, data_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -123,23 +123,17 @@ class IncrementalRunner(SequentialRunner):
         """What to do with each node, as far as it can be known before the first one runs."""
         needed: dict[str, str] = {}
         while True:
-            steps = self._plan_forward(pipeline, trace, needed)
+            steps, uncertain = [], set[str]()
+            for node in pipeline.nodes:
+                steps.append(step := self._plan_node(node, trace, uncertain, needed))
+                if step.verdict == "skip":
+                    trace.skip(node)
+                else:
+                    uncertain |= {base_name(name) for name in node.outputs}
             more = _unstored_and_needed(pipeline, trace, steps)
             if more.keys() <= needed.keys():
                 return steps
             needed |= more
-
-    def _plan_forward(self, pipeline: Pipeline, trace: Trace, needed: dict[str, str]) -> list[Step]:
-        uncertain: set[str] = set()
-        steps = []
-        for node in pipeline.nodes:
-            step = self._plan_node(node, trace, uncertain, needed)
-            if step.verdict == "skip":
-                trace.skip(node)
-            else:
-                uncertain |= {base_name(name) for name in node.outputs}
-            steps.append(step)
-        return steps
 
     def _plan_node(self, node: Node, trace: Trace, uncertain: Set[str], needed: dict[str, str]) -> Step:
         if trace.pinned_outputs(node):
@@ -270,15 +264,15 @@ def _newest_version(place: Place) -> list[str]:
 
 def _unstored_and_needed(pipeline: Pipeline, trace: Trace, steps: list[Step]) -> dict[str, str]:
     """Nodes to run because one that runs, or may run, reads an output of theirs that no file keeps."""
-    verdicts = {step.node: step.verdict for step in steps}
-    readers: dict[str, str] = {}
-    for node in pipeline.nodes:
-        if verdicts[node.name] != "skip":
-            readers |= {base_name(name): node.name for name in node.inputs if not is_parameter(name)}
+    readers, skipped = dict[str, str](), []
+    for node, step in zip(pipeline.nodes, steps, strict=True):
+        if step.verdict == "skip":
+            skipped.append(node)
+        else:
+            readers |= {name: node.name for name in data_inputs(node)}
     return {
         node.name: f"its output {name} is not stored, and {readers[base_name(name)]} reads it"
-        for node in pipeline.nodes
-        if verdicts[node.name] == "skip"
+        for node in skipped
         for name in node.outputs
         if not trace.is_stored(name) and base_name(name) in readers
     }

@@ -1,6 +1,5 @@
 """Versions of artifacts: their names, their order, and the one that a run takes."""
 
-import logging
 import os
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -8,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from kedro.io.core import VERSION_FORMAT, generate_timestamp
-
-logger = logging.getLogger(__name__)
 
 LONGEST = 225  # bytes of a version's name: file systems allow 255, and a successor needs some
 
@@ -65,8 +62,7 @@ def is_version_folder(folder: Path) -> bool:
 def save_version_of(datasets: Iterable[Any]) -> str | None:
     """The version that a catalog would save to; None if nothing in it has versions."""
     versions = (getattr(innermost(dataset), "_version", None) for dataset in datasets)
-    found = [version.save or generate_timestamp() for version in versions if version]
-    return found[0] if found else None
+    return next((version.save or generate_timestamp() for version in versions if version), None)
 
 
 def set_save_version(catalog: Any, datasets: Iterable[Any], version: str) -> None:
