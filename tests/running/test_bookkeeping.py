@@ -183,14 +183,6 @@ def test_reading_without_the_lock_moves_nothing(kept: Shop, caplog: pytest.LogCa
     assert path.read_text() == "{" and str(path) in caplog.text
 
 
-def test_the_history_without_the_unreadable_runs(kept: Shop) -> None:
-    kept.parameters["by"] = 5
-    kept.ran()
-    _place_folder(kept.manifest.folder / "history" / "v000.json")
-    (kept.manifest.folder / "history" / "v001.json").write_text("[")
-    assert [run for run, records in kept.manifest.history().items() if records] == ["v002"]
-
-
 def test_a_folder_for_the_history_that_is_a_file(kept: Shop) -> None:
     for name in ("history", "scratch"):
         delete(kept.manifest.folder / name)
@@ -198,6 +190,10 @@ def test_a_folder_for_the_history_that_is_a_file(kept: Shop) -> None:
     assert kept.ran() == []
     assert (kept.manifest.folder / "history.unreadable-1").read_text() == "mine"
     assert list(kept.manifest.history()) == ["v001"]
+    kept.parameters["by"] = 5
+    kept.ran()
+    (kept.manifest.folder / "history" / "v001.json").write_text("[")
+    assert [run for run, records in kept.manifest.history().items() if records] == ["v003"]
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, shop: Shop) -> None:
@@ -209,14 +205,15 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, shop: Shop) 
 # Kills
 
 
-def test_an_unfinished_version_is_removed_and_nothing_else(kept: Shop) -> None:
-    half = kept.root / "data" / "total.json" / "v900"
-    (half / ".12.total.json").parent.mkdir()
-    (half / ".12.total.json").write_text("{")
-    other = kept.root / "data" / "count.json" / "v900"
-    (other / "mine").mkdir(parents=True)
+def test_an_unfinished_version_is_removed_and_nothing_else(kept: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    half, other = (kept.root / "data" / f"{name}.json" / "v900" for name in ("total", "count"))
+    for path in (half / ".12.total.json", other / "mine" / "count.json"):
+        path.parent.mkdir(parents=True)
+        path.write_text("{")
     kept.manifest.start("v900", "add", [str(half), str(other), str(kept.root / "data" / "text.json" / "v001")])
-    assert kept.ran() == []
+    with caplog.at_level(logging.INFO):
+        assert kept.ran() == []
+    assert "The run v900 was killed" in caplog.text and not (kept.manifest.folder / "started.json").exists()
     assert not half.exists() and (other / "mine").exists() and kept.file("text", "v001").exists()
 
 
@@ -263,18 +260,13 @@ def test_a_kill_at_any_step_of_pruning_is_made_good(shop: Shop, monkeypatch: pyt
     class Killed(BaseException):
         pass
 
-    def dying(die_at: int) -> Callable[[Any], Any]:
-        steps = itertools.count(1)
+    def dying(function: Any, steps: Any, die_at: int) -> Any:
+        def call(*arguments: Any, **more: Any) -> Any:
+            if next(steps) == die_at:
+                raise Killed
+            return function(*arguments, **more)
 
-        def wrap(function: Any) -> Any:
-            def call(*arguments: Any, **more: Any) -> Any:
-                if next(steps) == die_at:
-                    raise Killed
-                return function(*arguments, **more)
-
-            return call
-
-        return wrap
+        return call
 
     def prune() -> None:
         manifest = shop.manifest
@@ -288,9 +280,9 @@ def test_a_kill_at_any_step_of_pruning_is_made_good(shop: Shop, monkeypatch: pyt
         shutil.rmtree(shop.root / "data")
         shutil.copytree(shop.root / "before", shop.root / "data")
         with monkeypatch.context() as patch:
-            wrap = dying(die_at)
+            steps = itertools.count(1)
             for owner, name in ((Path, "rename"), (Path, "unlink"), (os, "replace"), (os, "rmdir"), (os, "unlink")):
-                patch.setattr(owner, name, wrap(getattr(owner, name)))
+                patch.setattr(owner, name, dying(getattr(owner, name), steps, die_at))
             try:
                 prune()
                 ended = True

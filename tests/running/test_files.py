@@ -342,15 +342,12 @@ def test_remote_versions(memory: Any, hashes: FileHashes) -> None:
 def test_a_remote_folder_is_compared_by_its_files(memory: Any, hashes: FileHashes) -> None:
     place = place_of(PartitionedDataset(path="memory://parts", dataset="pandas.CSVDataset"))
     assert place is not None and place.filesystem is not None
-    assert place.hash(None, hashes) is None
-    memory.pipe("/parts/a.csv", b"1")
-    first = place.hash(None, hashes)
-    assert first is not None and first == place.hash(None, hashes)
-    memory.pipe("/parts/deep/b.csv", b"1")
-    second = place.hash(None, hashes)
-    memory.pipe("/parts/a.csv", b"2")
-    third = place.hash(None, hashes)
-    assert len({first, second, third}) == 3
+    seen = [place.hash(None, hashes)]
+    for name, content in (("a.csv", b"1"), ("deep/b.csv", b"1"), ("a.csv", b"2")):
+        memory.pipe(f"/parts/{name}", content)
+        seen.append(place.hash(None, hashes))
+        assert seen[-1] == place.hash(None, hashes)
+    assert seen[0] is None and len(set(seen)) == 4
 
 
 class _Quiet(SimpleHTTPRequestHandler):

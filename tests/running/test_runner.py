@@ -45,31 +45,16 @@ def test_a_parameter_reruns_its_readers_and_what_follows(shop: Shop) -> None:
     assert shop.value("text") == "all: 180 in 3"
 
 
-def test_what_comes_out_as_it_was_ends_the_wave(shop: Shop) -> None:
-    shop.ran()
-    shop.write("raw.json", "[1, 2,   3]")
-    states = shop.run()
-    assert states["clean"] == ("ran", "input raw changed")
-    assert states["add"] == ("skipped", "its inputs came out as they were")
-    assert states["describe"] == ("skipped", "its inputs came out as they were")
-
-
-def test_a_helper_two_calls_away_reruns_its_node(shop: Shop) -> None:
-    shop.ran()
-    shop.edit("helpers", "FACTOR = 10", "FACTOR = 100")
-    states = shop.run()
-    assert states["clean"] == ("ran", f"code of {shop.package}.helpers changed")
-    assert shop.value("text") == "sum: 1200 in 3"
-    assert shop.ran() == []
-
-
 def test_the_content_of_a_raw_file_counts_and_its_date_does_not(shop: Shop) -> None:
     shop.ran()
     os.utime(shop.root / "raw.json", (1, 1))
     assert shop.ran() == []
+    shop.write("raw.json", "[1, 2,   3]")
+    states = shop.run()
+    assert states["clean"] == ("ran", "input raw changed")
+    assert states["add"] == states["describe"] == ("skipped", "its inputs came out as they were")
     shop.write("raw.json", "[1, 2, 4]")
-    assert shop.run()["clean"] == ("ran", "input raw changed")
-    assert shop.value("text") == "sum: 140 in 3"
+    assert shop.ran() == ALL and shop.value("text") == "sum: 140 in 3"
     shop.write("raw.json", "[4, 2, 1]")  # the total comes out as it was
     assert shop.ran() == ["clean", "add"]
 
@@ -85,16 +70,11 @@ def test_a_deleted_or_damaged_intermediate_is_made_again_and_nothing_else(shop: 
     states = shop.run()
     assert states["add"] == ("ran", "output total is not as it was written")
     assert states["clean"][0] == states["describe"][0] == "skipped"
-    assert shop.value("total") == {"total": 120} and shop.ran() == []
-
-
-def test_corruption_that_keeps_size_and_date_is_noticed(shop: Shop) -> None:
-    shop.ran()
-    path = shop.file("total")
-    status = path.stat()
-    path.write_text(path.read_text().replace("120", "121"))
+    path, status = shop.file("total"), shop.file("total").stat()
+    path.write_text(path.read_text().replace("120", "121"))  # size and date stay
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert shop.ran() == ["add"]
+    assert shop.value("total") == {"total": 120} and shop.ran() == []
 
 
 def test_verify_reads_what_the_clock_hides(shop: Shop) -> None:
@@ -104,14 +84,8 @@ def test_verify_reads_what_the_clock_hides(shop: Shop) -> None:
     # As after bit rot: the cache has the new file's times with the old content's hash.
     hashes = shop.manifest.folder / "hashes.json"
     known = json.loads(hashes.read_text())
-    status = path.stat()
-    known[str(path)][:5] = [
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_ino,
-        time.time_ns() + 10**9,
-    ]
+    now = path.stat()
+    known[str(path)][:5] = [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino, time.time_ns() + 10**9]
     hashes.write_text(json.dumps(known))
     assert shop.ran() == []
     assert shop.ran(verify=True) == ["add"]
@@ -143,10 +117,6 @@ def test_a_file_that_a_parameter_names_counts_with_its_content(shop: Shop) -> No
     shop.ran()
     shop.write("inputs/notes.txt", "two")
     assert shop.run()["describe"] == ("ran", "content of inputs/notes.txt changed")
-    shop.parameters["title"] = "inputs"  # a word, no path: it has no separator
-    shop.ran()
-    shop.write("inputs/notes.txt", "three")
-    assert shop.ran() == []
 
 
 def test_wiring_counts(shop: Shop) -> None:
@@ -251,15 +221,6 @@ def test_a_partial_run_reads_the_recorded_versions(shop: Shop, caplog: pytest.Lo
     assert "total: reading the recorded version v001, not the newer v999" in caplog.text
 
 
-def test_a_newer_version_of_unknown_origin_is_replaced(shop: Shop) -> None:
-    shop.ran()
-    stray = shop.file("total", "v001b")
-    stray.parent.mkdir()
-    stray.write_text('{"total": -1}')
-    assert shop.run()["add"] == ("ran", "output total has a newer version that no recorded run made: v001b")
-    assert shop.ran() == []
-
-
 def test_pinned_versions_stand_for_the_node_that_makes_them(shop: Shop) -> None:
     shop.ran()
     shop.parameters["by"] = 3
@@ -327,21 +288,6 @@ def test_ctrl_c_keeps_what_is_finished(shop: Shop) -> None:
     assert shop.ran(shop.pipeline().only_nodes("clean")) == []  # it is kept
     shop.edit("nodes", "    raise KeyboardInterrupt\n", "")
     assert shop.ran() == ALL
-
-
-def test_a_killed_node_is_cleared_up_after(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    shop.ran()
-    manifest = shop.manifest
-    half = shop.file("total", "v002")
-    half.parent.mkdir()
-    half.write_text("{")  # saved, and killed before count was
-    manifest.start("v002", "add", [str(half.parent), str(shop.root / "data" / "count.json" / "v002")])
-    shop.version = "v002"
-    with caplog.at_level(logging.INFO):
-        assert shop.ran() == []
-    assert "The run v002 was killed" in caplog.text
-    assert not half.parent.exists() and shop.value("text") == "sum: 120 in 3"
-    assert not (manifest.folder / "started.json").exists()
 
 
 def test_a_node_killed_after_its_record_is_finished(shop: Shop) -> None:
