@@ -78,13 +78,9 @@ def remove(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write a small text file so that a reader, or the next run after a kill, sees the old one or the new one.
+    """Write a small text file, and its folder, so that a reader sees the old one or the new one, also after a kill.
 
-    Args:
-        path: file to write; its folder is made.
-        text: content.
-        durable: have it on the disk before it gets its name, so that a power failure leaves no empty file either;
-            False for what may be lost.
+    ``durable`` has it on the disk before it gets its name: a power failure leaves no empty file either.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{os.getpid()}.{path.name}")
@@ -136,11 +132,7 @@ class FileHashes:
             logger.warning("%s is unreadable (%s): all files are hashed again", path, error)
 
     def of(self, path: Path, *, trust: bool = True) -> str | None:
-        """Hash of a file, or of a folder with all it holds; None if there is nothing.
-
-        Args:
-            trust: False to read the content whatever the cache says.
-        """
+        """Hash of a file, or of a folder with all it holds; None if there is nothing. ``trust``: in the cache."""
         try:
             if path.is_dir():
                 return self._of_folder(path, trust=trust)
@@ -199,24 +191,18 @@ class FileHashes:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a dataset keeps its content.
+    """Where a dataset keeps its content."""
 
-    Attributes:
-        path: the file or folder, without the version.
-        filesystem: fsspec file system of a remote one; None for local paths.
-        versioned: whether Kedro versions it: ``<path>/<version>/<name>``.
-    """
-
-    path: str
-    filesystem: Any | None
-    versioned: bool
+    path: str  # the file or folder, without the version
+    filesystem: Any | None  # that of fsspec for a remote one
+    versioned: bool  # by Kedro: ``<path>/<version>/<name>``
 
     def of_version(self, version: str | None) -> str:
         """Path of one version, or of an unversioned dataset."""
         return f"{self.path}/{version}/{self.path.rsplit('/', 1)[-1]}" if self.versioned else self.path
 
     def hash(self, version: str | None, hashes: FileHashes, *, trust: bool = True) -> str | None:
-        """Hash of the content; for a remote file, what its store says of it (an ETag, or its time and size).
+        """Hash of the content, or of what the store of a remote file says of it (an ETag, or its time and size).
 
         None if there is nothing, or if the store says too little to notice a change.
         """

@@ -16,12 +16,7 @@ from .work import base_name
 
 @dataclass
 class Makers:
-    """Records by the versions that they made.
-
-    Attributes:
-        of: record by (dataset, version).
-        current: version by dataset that the manifest points to.
-    """
+    """Records by the (dataset, version) that they made, and the version of each dataset in the manifest."""
 
     of: dict[tuple[str, str | None], NodeRecord]
     current: dict[str, str | None]
@@ -51,12 +46,7 @@ class Makers:
 
 
 def explain(manifest: Manifest, dataset: str, version: str | None = None) -> Tree:
-    """Tree of what made a version of a dataset, and what made its inputs.
-
-    Args:
-        manifest: of the environment.
-        dataset: name in the catalog.
-        version: Kedro version; the one that the manifest points to unless given.
+    """Tree of what made a version of a dataset (unless given, the one in the manifest), and what made its inputs.
 
     Raises:
         RunnerError: if no recorded run made it.

@@ -70,9 +70,8 @@ class Manifest:
     def next_version(self, own: str, stored: Iterable[str] = ()) -> str:
         """Version for a run: its own, or one that comes after all that are there, since clocks may be wrong.
 
-        Args:
-            own: what Kedro would take, the time at which the session began.
-            stored: newest versions of the datasets that the run may write.
+        ``own`` is what Kedro would take, the time at which the session began; ``stored`` has the newest versions of
+        the datasets that the run may write.
 
         Raises:
             RunnerError: if ``own`` can be no version.
@@ -160,10 +159,6 @@ class Manifest:
     @contextmanager
     def locked(self, run_id: str, *, wait: bool = True) -> Iterator[None]:
         """Hold the only right to run and write here; the system takes it back from a process that dies.
-
-        Args:
-            run_id: what trackers know the run by.
-            wait: wait for another run that holds it.
 
         Raises:
             RunnerError: if another run holds it and ``wait`` is False, or if nothing can be written here.

@@ -33,12 +33,10 @@ def shown(value: Any) -> Any:
 
 
 def stored(value: Any, folder: Path) -> Any:
-    """``value`` for a record: in place of a secret stands its keyed hash.
+    """``value`` for a record, in nested JSON types: in place of a secret stands its keyed hash.
 
-    Args:
-        value: nested JSON values.
-        folder: of the manifest. It keeps the key, which its owner alone can read and which is made for the first
-            secret; without it every secret counts as changed.
+    The folder of the manifest keeps the key, which its owner alone can read and which is made for the first secret;
+    without it every secret counts as changed.
     """
     return _redact[0](value, lambda secret: _fingerprint(secret, folder)) if _redact else value
 

@@ -20,19 +20,11 @@ _SHOWN = {"run": "would run", "skip": "would skip", "depends": "would run if", "
 
 @dataclass
 class Step:
-    """One node of a plan, and of the run that follows it.
-
-    Attributes:
-        node: name of the node.
-        verdict: ``depends`` if an input is to be made anew, and may come out as it was.
-        reasons: why, the most telling first.
-        state: ``planned`` until the run comes to it.
-        seconds: time it took; 0 for a node that did not run.
-    """
+    """One node of a plan, and of the run that follows it; ``seconds`` are 0 for a node that did not run."""
 
     node: str
-    verdict: Verdict
-    reasons: list[str]
+    verdict: Verdict  # "depends" if an input is to be made anew, and may come out as it was
+    reasons: list[str]  # the most telling first
     state: Literal["planned", "ran", "skipped", "touched", "failed", "interrupted"] = "planned"
     seconds: float = 0.0
 
@@ -45,23 +37,14 @@ class Step:
 
 @dataclass
 class RunReport:
-    """What a run did.
+    """What a run did."""
 
-    Attributes:
-        run_id: the version of all that it wrote: Kedro's id of the run, unless a newer version was there.
-        steps: the nodes in order.
-        read: version by dataset that was loaded from an earlier run; None for one without versions.
-        written: version by dataset that was stored.
-        killed: ids of the runs just before this one that were killed.
-        bookkeeping: seconds spent on telling what to run, hashing and remembering.
-    """
-
-    run_id: str
-    steps: list[Step] = field(default_factory=list)
-    read: dict[str, str | None] = field(default_factory=dict)
-    written: dict[str, str | None] = field(default_factory=dict)
-    killed: list[str] = field(default_factory=list)
-    bookkeeping: float = 0.0
+    run_id: str  # the version of all that it wrote: Kedro's id of the run, unless a newer version was there
+    steps: list[Step] = field(default_factory=list)  # the nodes in order
+    read: dict[str, str | None] = field(default_factory=dict)  # version by dataset that was loaded from an earlier run
+    written: dict[str, str | None] = field(default_factory=dict)  # version by dataset that was stored
+    killed: list[str] = field(default_factory=list)  # the runs just before this one that were killed
+    bookkeeping: float = 0.0  # seconds spent on telling what to run, hashing and remembering
 
     def nodes(self, state: str) -> list[str]:
         """Names of the nodes in a state, in order."""

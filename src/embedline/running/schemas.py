@@ -14,45 +14,28 @@ VersionName = Annotated[str, AfterValidator(checked)]
 
 @dataclass(frozen=True)
 class Artifact:
-    """Content of a dataset as a node read or wrote it.
+    """Content of a dataset as a node read or wrote it."""
 
-    Attributes:
-        version: Kedro version; None for a dataset without versions.
-        digest: hash of the content; for one that is not a file, of the work that made it.
-        path: file or folder, empty for one that is not a file.
-    """
-
-    version: VersionName | None
-    digest: str
-    path: str = ""
+    version: VersionName | None  # of Kedro
+    digest: str  # hash of the content; for one that is not a file, of the work that made it
+    path: str = ""  # file or folder, empty for one that is not a file
 
 
 @dataclass(frozen=True)
 class Work:
-    """All that decides what a node makes; two equal works make the same.
+    """All that decides what a node makes; two equal works make the same."""
 
-    Attributes:
-        wiring: which dataset is which argument, and which output.
-        code: hash by module of the project that the node's function, datasets and hooks reach; ``values of <module>``
-            where others have set some.
-        libraries: version by library.
-        parameters: values by ``params:`` name.
-        files: content by file or folder that a parameter names.
-        datasets: settings of the catalog by dataset, without places and credentials.
-        inputs: content by dataset.
-        opened: content by file or folder (it ends in ``/``) outside of the catalog that the node was seen to read.
-        imported: modules that it was seen to import.
-    """
-
-    wiring: Any
+    wiring: Any  # which dataset is which argument, and which output
+    # Hash by module that the function, datasets and hooks reach; "values of <module>" where others have set some.
     code: dict[str, str]
-    libraries: dict[str, str]
-    parameters: dict[str, Any]
-    files: dict[str, str]
-    datasets: dict[str, Any]
-    inputs: dict[str, Artifact] = field(default_factory=dict)
+    libraries: dict[str, str]  # version by library
+    parameters: dict[str, Any]  # values by "params:" name
+    files: dict[str, str]  # content by file or folder that a parameter names
+    datasets: dict[str, Any]  # settings of the catalog by dataset, without places and credentials
+    inputs: dict[str, Artifact] = field(default_factory=dict)  # by dataset
+    # Content by file, or folder (it ends in "/"), outside of the catalog that the node was seen to read.
     opened: dict[str, str] = field(default_factory=dict)
-    imported: list[str] = field(default_factory=list)
+    imported: list[str] = field(default_factory=list)  # modules that it was seen to import
 
 
 @dataclass(frozen=True)
@@ -88,23 +71,14 @@ class Records:
 
 @dataclass(frozen=True)
 class Note:
-    """What a run leaves of itself for the case that it is killed: of the lock that it holds, and of the node at work.
-
-    Attributes:
-        run_id: what trackers know the run by, and the version that it writes.
-        pid: its process.
-        command: its command line, without secrets.
-        killed: runs before it that held the lock until they were killed.
-        node: name of the node at work.
-        folders: versions that the node may leave unfinished.
-    """
+    """What a run notes for the case that it is killed: that it holds the lock, and the node at work."""
 
     run_id: VersionName
     pid: int
-    command: str = ""
-    killed: list[VersionName] = field(default_factory=list)
+    command: str = ""  # its command line, without secrets
+    killed: list[VersionName] = field(default_factory=list)  # the runs before it that held the lock until then
     node: str = ""
-    folders: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)  # versions that the node may leave unfinished
 
 
 RECORDS, NOTE = TypeAdapter(Records), TypeAdapter(Note)
