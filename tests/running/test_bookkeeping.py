@@ -375,28 +375,31 @@ def test_two_runs_of_one_moment_take_two_versions(shop: Shop) -> None:
 
 def test_runs_that_wait_for_each_other_take_their_versions_in_turn(shop: Shop) -> None:
     shop.ran()
-    shop.edit("nodes", "def add(cleaned):\n", "def add(cleaned):\n    import time\n    time.sleep(0.3)\n")
-    pipeline, errors = shop.pipeline(), []
-    runners = [IncrementalRunner(manifest=shop.root / "data" / ".runs", force=True) for _ in range(3)]
-    catalogs = [shop.catalog(version) for version in ("v104", "v103", "v102")]  # the last to begin is the first to run
-
-    def run(number: int) -> None:
-        try:
-            runners[number].run(pipeline, catalogs[number], None, f"v10{4 - number}")
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
-    for thread in threads:
+    shop.edit("nodes", "def add(cleaned):\n", "def add(cleaned):\n    import time\n    time.sleep(0.5)\n")
+    folder, pipeline = shop.manifest.folder, shop.pipeline()
+    catalogs = {version: shop.catalog(version) for version in ("v104", "v103", "v102", "v101")}
+    runners = {
+        version: IncrementalRunner(manifest=folder, force=version != "v102") for version in ("v104", "v103", "v102")
+    }
+    threads = [
+        threading.Thread(target=runner.run, args=(pipeline, catalogs[version], None, version))
+        for version, runner in runners.items()
+    ]
+    threads[0].start()  # the last to begin is the first to run
+    while not (folder / "started.json").exists():
+        time.sleep(0.01)
+    with pytest.raises(RunnerError, match=r"another run writes to .*data: process \d+, run v104"):
+        IncrementalRunner(manifest=folder, wait=False).run(pipeline, catalogs["v101"], None, "v101")
+    for thread in threads[1:]:
         thread.start()
-        time.sleep(0.05)
     for thread in threads:
         thread.join()
-    assert errors == []
-    versions = [runner._report.run_id for runner in runners]
-    assert versions[0] == "v104" and len(set(versions)) == 3
-    assert {*shop.manifest.history()} == {"v001", *versions}
-    assert {record.run_id for record in shop.manifest.records.values()} == {max(versions)}
+    first, second, third = (runner._report for runner in runners.values())
+    assert {step.state for step in first.steps + second.steps} == {"ran"}
+    assert {step.state for step in third.steps} == {"skipped"}
+    assert first.run_id == "v104" < second.run_id
+    assert {*shop.manifest.history()} == {"v001", "v104", second.run_id}
+    assert {record.run_id for record in shop.manifest.records.values()} == {second.run_id}
 
 
 def test_a_run_without_an_id_takes_the_version_of_the_catalog(shop: Shop) -> None:

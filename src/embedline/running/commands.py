@@ -23,7 +23,7 @@ params_option = click.option(
     type=click.UNPROCESSED,
     default="",
     callback=_split_params,
-    help="Runtime parameters, as of `kedro run`.",
+    help="Runtime parameters of `kedro run`.",
 )
 
 
@@ -61,11 +61,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return
-
-    def interrupt(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
