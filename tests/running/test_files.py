@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -66,47 +66,29 @@ def test_the_hash_is_that_of_the_content(tmp_path: Path, hashes: FileHashes) -> 
 
 @pytest.mark.usefixtures("later")
 def test_what_did_not_change_is_not_read_again(tmp_path: Path, hashes: FileHashes, read: list[str]) -> None:
-    path = _write(tmp_path / "a", "1")
-    first = hashes.of(path)
-    assert hashes.of(path) == first
+    path = _write(tmp_path / "folder" / "a", "1")
+    first, folder = hashes.of(path), hashes.of(path.parent)
     hashes.save()
     assert FileHashes(tmp_path / "runs" / "hashes.json").of(path) == first
     assert read == ["a"]
-
-
-@pytest.mark.usefixtures("later")
-def test_without_trust_everything_is_read(tmp_path: Path, hashes: FileHashes, read: list[str]) -> None:
-    path = _write(tmp_path / "folder" / "a", "1")
-    assert hashes.of(path) == hashes.of(path, trust=False)
-    assert hashes.of(path.parent) == hashes.of(path.parent, trust=False)
+    assert hashes.of(path, trust=False) == first and hashes.of(path.parent, trust=False) == folder
     assert read == ["a", "a", "a"]
 
 
-def _rewrite(path: Path) -> None:
-    path.write_text("2")
-
-
-def _rewrite_and_restore_the_time(path: Path) -> None:
-    status = path.stat()
-    path.write_text("2")
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _replace_by_a_file_of_the_same_time(path: Path) -> None:
-    status = path.stat()
-    _write(path.with_name("other"), "2").replace(path)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
 @pytest.mark.usefixtures("later")
-@pytest.mark.parametrize("change", [_rewrite, _rewrite_and_restore_the_time, _replace_by_a_file_of_the_same_time])
+@pytest.mark.parametrize("is_replaced", [False, True])
+@pytest.mark.parametrize("keeps_time", [False, True])
 def test_a_change_of_the_same_size_is_noticed(
-    tmp_path: Path, hashes: FileHashes, change: Callable[[Path], None]
+    tmp_path: Path, hashes: FileHashes, is_replaced: bool, keeps_time: bool
 ) -> None:
     path = _write(tmp_path / "a", "1")
-    before = hashes.of(path)
+    before, status = hashes.of(path), path.stat()
     time.sleep(0.02)  # clocks of file systems tick in 4 to 10 ms
-    change(path)
+    _write(tmp_path / ("other" if is_replaced else "a"), "2")
+    if is_replaced:
+        (tmp_path / "other").replace(path)
+    if keeps_time:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert hashes.of(path) not in {before, None}
     assert hashes.of(path) == hashes.of(_write(tmp_path / "b", "2"))
 
