@@ -16,9 +16,8 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 from shop import Shop
 
-from embedline.running import IncrementalRunner, Manifest, RunnerError
+from embedline.running import IncrementalRunner, RunnerError
 from embedline.running.prune import find_removals, remove
-from embedline.running.schemas import RECORDS, read_json
 from embedline.running.versions import is_version_folder, newest_first, version_after
 
 ALL = ["clean", "add", "describe"]
@@ -169,7 +168,7 @@ def test_what_cannot_be_read_is_set_aside_with_one_warning(kept: Shop, caplog: p
         assert kept.ran() == []
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1 and str(path) in said[0] and "manifest.json.unreadable-1" in said[0]
-    assert path.with_name("manifest.json.unreadable-1").read_bytes() == half
+    assert path.with_name("manifest.json.unreadable-1").read_bytes() == half and kept.file("text", "v001").exists()
     path.write_bytes(b"")
     kept.ran()
     assert path.with_name("manifest.json.unreadable-2").read_bytes() == b""
@@ -209,6 +208,10 @@ def test_a_folder_for_the_history_that_is_a_file(kept: Shop) -> None:
     assert kept.ran() == []
     assert (kept.manifest.folder / "history.unreadable-1").read_text() == "mine"
     assert list(kept.manifest.history()) == ["v001"]
+    kept.parameters["by"] = 5
+    kept.ran()
+    (kept.manifest.folder / "history" / "v001.json").write_text("[")
+    assert [run for run, records in kept.manifest.history().items() if records] == ["v003"]
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, shop: Shop) -> None:
@@ -220,14 +223,15 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, shop: Shop) 
 # Kills
 
 
-def test_an_unfinished_version_is_removed_and_nothing_else(kept: Shop) -> None:
-    half = kept.root / "data" / "total.json" / "v900"
-    (half / ".12.total.json").parent.mkdir()
-    (half / ".12.total.json").write_text("{")
-    other = kept.root / "data" / "count.json" / "v900"
-    (other / "mine").mkdir(parents=True)
+def test_an_unfinished_version_is_removed_and_nothing_else(kept: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    half, other = (kept.root / "data" / f"{name}.json" / "v900" for name in ("total", "count"))
+    for path in (half / ".12.total.json", other / "mine" / "count.json"):
+        path.parent.mkdir(parents=True)
+        path.write_text("{")
     kept.manifest.start("v900", "add", [str(half), str(other), str(kept.root / "data" / "text.json" / "v001")])
-    assert kept.ran() == []
+    with caplog.at_level(logging.INFO):
+        assert kept.ran() == []
+    assert "The run v900 was killed" in caplog.text and not (kept.manifest.folder / "started.json").exists()
     assert not half.exists() and (other / "mine").exists() and kept.file("text", "v001").exists()
 
 
@@ -274,18 +278,13 @@ def test_a_kill_at_any_step_of_pruning_is_made_good(shop: Shop, monkeypatch: pyt
     class Killed(BaseException):
         pass
 
-    def dying(die_at: int) -> Callable[[Any], Any]:
-        steps = itertools.count(1)
+    def dying(function: Any, steps: Any, die_at: int) -> Any:
+        def call(*arguments: Any, **more: Any) -> Any:
+            if next(steps) == die_at:
+                raise Killed
+            return function(*arguments, **more)
 
-        def wrap(function: Any) -> Any:
-            def call(*arguments: Any, **more: Any) -> Any:
-                if next(steps) == die_at:
-                    raise Killed
-                return function(*arguments, **more)
-
-            return call
-
-        return wrap
+        return call
 
     def prune() -> None:
         manifest = shop.manifest
@@ -299,9 +298,9 @@ def test_a_kill_at_any_step_of_pruning_is_made_good(shop: Shop, monkeypatch: pyt
         shutil.rmtree(shop.root / "data")
         shutil.copytree(shop.root / "before", shop.root / "data")
         with monkeypatch.context() as patch:
-            wrap = dying(die_at)
+            steps = itertools.count(1)
             for owner, name in ((Path, "rename"), (Path, "unlink"), (os, "replace"), (os, "rmdir"), (os, "unlink")):
-                patch.setattr(owner, name, wrap(getattr(owner, name)))
+                patch.setattr(owner, name, dying(getattr(owner, name), steps, die_at))
             try:
                 prune()
                 ended = True
@@ -394,36 +393,36 @@ def test_two_runs_of_one_moment_take_two_versions(shop: Shop) -> None:
 
 def test_runs_that_wait_for_each_other_take_their_versions_in_turn(shop: Shop) -> None:
     shop.ran()
-    shop.edit("nodes", "def add(cleaned):\n", "def add(cleaned):\n    import time\n    time.sleep(0.3)\n")
-    pipeline, errors = shop.pipeline(), []
-    runners = [IncrementalRunner(manifest=shop.root / "data" / ".runs", force=True) for _ in range(3)]
-    catalogs = [shop.catalog(version) for version in ("v104", "v103", "v102")]  # the last to begin is the first to run
-
-    def run(number: int) -> None:
-        try:
-            runners[number].run(pipeline, catalogs[number], None, f"v10{4 - number}")
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
-    for thread in threads:
+    shop.edit("nodes", "def add(cleaned):\n", "def add(cleaned):\n    import time\n    time.sleep(0.5)\n")
+    folder, pipeline = shop.manifest.folder, shop.pipeline()
+    catalogs = {version: shop.catalog(version) for version in ("v104", "v103", "v102", "v101")}
+    runners = {
+        version: IncrementalRunner(manifest=folder, force=version != "v102") for version in ("v104", "v103", "v102")
+    }
+    threads = [
+        threading.Thread(target=runner.run, args=(pipeline, catalogs[version], None, version))
+        for version, runner in runners.items()
+    ]
+    threads[0].start()  # the last to begin is the first to run
+    while not (folder / "started.json").exists():
+        time.sleep(0.01)
+    with pytest.raises(RunnerError, match=r"another run writes to .*data: process \d+, run v104"):
+        IncrementalRunner(manifest=folder, wait=False).run(pipeline, catalogs["v101"], None, "v101")
+    for thread in threads[1:]:
         thread.start()
-        time.sleep(0.05)
     for thread in threads:
         thread.join()
-    assert errors == []
-    versions = [runner._report.run_id for runner in runners]
-    assert versions[0] == "v104" and len(set(versions)) == 3
-    assert {*shop.manifest.history()} == {"v001", *versions}
-    assert {record.run_id for record in shop.manifest.records.values()} == {max(versions)}
+    first, second, third = (runner._report for runner in runners.values())
+    assert {step.state for step in first.steps + second.steps} == {"ran"}
+    assert {step.state for step in third.steps} == {"skipped"}
+    assert first.run_id == "v104" < second.run_id
+    assert {*shop.manifest.history()} == {"v001", "v104", second.run_id}
+    assert {record.run_id for record in shop.manifest.records.values()} == {second.run_id}
 
 
 def test_a_run_without_an_id_takes_the_version_of_the_catalog(shop: Shop) -> None:
     IncrementalRunner(manifest=shop.root / "data" / ".runs").run(shop.pipeline(), shop.catalog("mine"))
     assert list(shop.manifest.history()) == ["mine"] and shop.file("text", "mine").exists()
-
-
-def test_an_id_that_is_no_version_is_one_line(shop: Shop) -> None:
     with pytest.raises(RunnerError, match=r"\.\./x"):
         run_as(shop, "../x")
 
@@ -474,8 +473,3 @@ def test_brackets_are_printed_as_they_are(shop: Shop, value: str, capsys: pytest
     make_console().print(explain(shop.manifest, "text"), soft_wrap=True)
     said = capsys.readouterr().out
     assert f"title = {expected}" in said and f"sum → {expected}" in said
-
-
-def test_what_is_written_reads_the_same(kept: Shop) -> None:
-    content = read_json(kept.manifest.folder / "manifest.json", RECORDS)
-    assert content and content.nodes == kept.manifest.records == Manifest(kept.manifest.folder).history()["v001"]

@@ -10,7 +10,8 @@ from kedro.io import AbstractDataset
 from embedline.errors import DataError
 from embedline.running.provenance import Makers
 from embedline.running.reasons import differences_of_work
-from embedline.running.records import Manifest, Work
+from embedline.running.records import Manifest
+from embedline.running.schemas import Work
 
 NOTHING = Work(wiring=None, code={}, libraries={}, parameters={}, files={}, datasets={})
 

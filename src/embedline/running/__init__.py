@@ -5,11 +5,10 @@ lines (see the README).
 """
 
 from . import watching  # isort: skip  # first: what is imported from here on is seen
-from .manifest_dataset import RunManifest
 from .records import Manifest, RunnerError
 from .report import RunReport
 from .runner import IncrementalRunner, RunInterrupted
-from .session import IncrementalSession
+from .session import IncrementalSession, RunManifest
 
 __all__ = [
     "IncrementalRunner",

@@ -11,13 +11,11 @@ from typing import Any
 import click
 from kedro.framework.cli.utils import _split_params, env_option
 from kedro.framework.project import pipelines
-from kedro.framework.session import KedroSession
 
-from .manifest_dataset import manifest_of
 from .provenance import explain
 from .prune import Removal, find_removals, remove
 from .report import make_console
-from .runner import IncrementalRunner
+from .runner import IncrementalRunner, manifest_of
 from .session import IncrementalSession
 
 params_option = click.option(
@@ -25,7 +23,7 @@ params_option = click.option(
     type=click.UNPROCESSED,
     default="",
     callback=_split_params,
-    help="Runtime parameters, as of `kedro run`.",
+    help="Runtime parameters of `kedro run`.",
 )
 
 
@@ -44,22 +42,15 @@ def incremental(run: click.Command) -> click.Command:
     kedro_run: Callable[..., Any] = run.callback  # type: ignore[assignment]
 
     @functools.wraps(kedro_run)
-    def callback(
-        *,
-        runner: str | None,
-        runner_params: dict[str, Any],
-        force: bool,
-        dry_run: bool,
-        touch: str | None,
-        **options: Any,
-    ) -> Any:
-        named = {name: given for name, given in {"force": force, "dry_run": dry_run, "touch": touch}.items() if given}
-        if named and runner:
-            option = next(iter(named)).replace("_", "-")
+    def callback(*, runner: str | None, runner_params: dict[str, Any], **options: Any) -> Any:
+        own = {name: options.pop(name) for name in ("force", "dry_run", "touch")}
+        given = {name: value for name, value in own.items() if value}
+        if given and runner:
+            option = next(iter(given)).replace("_", "-")
             raise click.UsageError(f"--{option} is an option of the incremental runner, not of {runner}")
         runner = runner or f"{IncrementalRunner.__module__}.{IncrementalRunner.__qualname__}"
         with _terminated_as_interrupted():
-            return kedro_run(runner=runner, runner_params={**runner_params, **named}, **options)
+            return kedro_run(runner=runner, runner_params={**runner_params, **given}, **options)
 
     changed.callback = callback
     return changed
@@ -70,11 +61,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return
-
-    def interrupt(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
@@ -88,8 +75,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
 @params_option
 def why(dataset: str, version: str | None, env: str | None, params: dict[str, Any]) -> None:
     """Show what made DATASET: node, reason, code, parameters and inputs."""
-    session = _session(env, params)
-    with session:
+    with _session(env, params) as session:
         tree = explain(manifest_of(session.load_context().catalog), dataset, version)
         make_console().print(tree, soft_wrap=True)
 
@@ -101,8 +87,7 @@ def why(dataset: str, version: str | None, env: str | None, params: dict[str, An
 @params_option
 def prune(keep: int, yes: bool, env: str | None, params: dict[str, Any]) -> None:
     """Delete old versions that nothing kept was made from; says which, and asks first."""
-    session = _session(env, params)
-    with session:
+    with _session(env, params) as session:
         catalog = session.load_context().catalog
         manifest = manifest_of(catalog)
         with manifest.locked(session.session_id, wait=False):
@@ -114,17 +99,13 @@ def prune(keep: int, yes: bool, env: str | None, params: dict[str, Any]) -> None
                 click.echo(f"Deleted {len(removals)} versions.")
 
 
-def _session(env: str | None, params: dict[str, Any]) -> KedroSession:
-    session = IncrementalSession.create(env=env, runtime_params=params)
-    assert isinstance(session, KedroSession)
-    return session
+def _session(env: str | None, params: dict[str, Any]) -> Any:
+    return IncrementalSession.create(env=env, runtime_params=params)
 
 
 def _show_removals(removals: list[Removal]) -> None:
-    by_dataset: dict[str, list[Removal]] = {}
-    for removal in removals:
-        by_dataset.setdefault(removal.dataset, []).append(removal)
-    for dataset, found in sorted(by_dataset.items()):
+    for dataset in sorted({removal.dataset for removal in removals}):
+        found = [removal for removal in removals if removal.dataset == dataset]
         size = sum(removal.size for removal in found)
         click.echo(f"{dataset}: {len(found)} versions, {size / 1e6:,.1f} MB: {', '.join(r.version for r in found)}")
     total = sum(removal.size for removal in removals)

@@ -1,6 +1,7 @@
 """What is in files: content hashes with a cache, and where a Kedro dataset keeps its files."""
 
 import glob
+import hashlib
 import json
 import logging
 import os
@@ -21,15 +22,9 @@ from .schemas import Unreadable, read_json
 from .values import canonical, digest
 from .versions import innermost, newest_first
 
-__all__ = ["FileHashes", "Place", "Unreadable", "local_paths", "place_of", "read_json", "remove", "set_aside"]
-__all__ += ["hash_file", "sync_folder", "write_atomically"]
-
 logger = logging.getLogger(__name__)
 
 RACY_NS = 100_000_000  # a file that changed less than this before it was hashed may change again within one clock tick
-BUFFER = 1 << 20  # bytes read at a time
-
-
 TELLS_NOTHING = {"name", "size", "type", "url", "mimetype", "partial"}  # what a store may say without telling changes
 
 
@@ -49,14 +44,13 @@ def remove(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True, named: bool = True) -> None:
-    """Write a small text file so that a reader, or the next run after a kill, sees the old one or the new one.
+    """Write a small text file, and its folder, so that a reader sees the old one or the new one, also after a kill.
 
     Args:
         path: file to write; its folder is made.
         text: content.
-        durable: have it on the disk before it gets its name, so that a power failure leaves no empty file either;
-            False for what may be lost.
-        named: have the name on the disk as well when this returns; False if :func:`sync_folder` is called soon.
+        durable: have it on the disk before it gets its name: a power failure leaves no empty file either.
+        named: have the name on the disk as well; False if :func:`sync_folder` is called soon.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{os.getpid()}.{path.name}")
@@ -87,17 +81,14 @@ def sync_folder(folder: Path) -> None:
 
 def hash_file(path: Path) -> str:
     """XXH3 (128 bits) of a file's content: it tells changes and damage, not attacks, at the speed of memory."""
-    hashed, buffer = xxhash.xxh3_128(), memoryview(bytearray(BUFFER))
     with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            hashed.update(buffer[:count])
-    return hashed.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 _Hash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
-HASHES: TypeAdapter[dict[str, tuple[int, int, int, int, int, _Hash]]] = TypeAdapter(
-    dict[str, tuple[int, int, int, int, int, _Hash]]
-)
+# By path: size, times of the content and of the entry, inode, when it was hashed, and the hash.
+_Known = dict[str, tuple[int, int, int, int, int, _Hash]]
+HASHES: TypeAdapter[_Known] = TypeAdapter(_Known)
 
 
 class FileHashes:
@@ -110,37 +101,29 @@ class FileHashes:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._changed = self._unreadable = False
-        self._known: dict[str, list[Any]] = {}
+        self._known: _Known = {}
         try:
-            known = read_json(path, HASHES) or {}
-            self._known = {name: list(entry) for name, entry in known.items()}
+            self._known = read_json(path, HASHES) or {}
         except Unreadable as error:
             self._changed = self._unreadable = True
             logger.warning("%s is unreadable (%s): all files are hashed again", path, error)
 
     def of(self, path: Path, *, trust: bool = True) -> str | None:
-        """Hash of a file, or of a folder with all it holds; None if there is nothing.
-
-        Args:
-            trust: False to read the content whatever the cache says.
-        """
+        """Hash of a file, or of a folder with all it holds; None if there is nothing. ``trust``: in the cache."""
         try:
             if path.is_dir():
                 return self._of_folder(path, trust=trust)
             status = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        signature = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        name = str(path)
-        known = self._known.get(name)
-        changed = max(status.st_mtime_ns, status.st_ctime_ns)
-        if trust and known and known[:-2] == signature and changed < known[-2] - RACY_NS:
-            return str(known[-1])
+        signature = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        known = self._known.get(str(path))
+        if trust and known and known[:-2] == signature and max(signature[1:3]) < known[-2] - RACY_NS:
+            return known[-1]
         began = time.time_ns()
-        hashed = hash_file(path)
-        self._known[name] = [*signature, began, hashed]
+        self._known[str(path)] = known = (*signature, began, hash_file(path))
         self._changed = True
-        return hashed
+        return known[-1]
 
     def _of_folder(self, folder: Path, *, trust: bool) -> str:
         content: list[list[Any]] = []
@@ -163,9 +146,12 @@ class FileHashes:
         except (FileNotFoundError, NotADirectoryError):
             return None
         content = [
-            [entry.name, self.of(Path(entry.path), trust=trust) if entry.is_file() and not _is_journal(entry) else None]
-            for entry in entries
-            if entry.name != "__pycache__"
+            [
+                each.name,
+                self.of(Path(each), trust=trust) if each.is_file() and not _is_journal(each) else None,
+            ]
+            for each in entries
+            if each.name != "__pycache__"
         ]
         return xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
 
@@ -180,46 +166,27 @@ class FileHashes:
             self._changed = False
 
 
-def _is_journal(entry: os.DirEntry[str]) -> bool:
-    """Whether a file is a database or log, which grows while nodes run."""
-    return entry.name.endswith((".db", ".sqlite", ".sqlite3", ".log", "-journal", "-wal", "-shm"))
-
-
 @dataclass(frozen=True)
 class Place:
-    """Where a dataset keeps its content.
+    """Where a dataset keeps its content."""
 
-    Attributes:
-        path: the file or folder, without the version.
-        filesystem: fsspec file system of a remote one; None for local paths.
-        versioned: whether Kedro versions it: ``<path>/<version>/<name>``.
-    """
-
-    path: str
-    filesystem: Any | None
-    versioned: bool
+    path: str  # the file or folder, without the version
+    filesystem: Any | None  # that of fsspec for a remote one
+    versioned: bool  # by Kedro: ``<path>/<version>/<name>``
 
     def of_version(self, version: str | None) -> str:
         """Path of one version, or of an unversioned dataset."""
         return f"{self.path}/{version}/{self.path.rsplit('/', 1)[-1]}" if self.versioned else self.path
 
     def hash(self, version: str | None, hashes: FileHashes, *, trust: bool = True) -> str | None:
-        """Hash of the content; for a remote file, what its store says of it (an ETag, or its time and size).
+        """Hash of the content, or of what the store of a remote file says of it (an ETag, or its time and size).
 
         None if there is nothing, or if the store says too little to notice a change.
         """
         path = self.of_version(version)
         if self.filesystem is None:
             return hashes.of(Path(path), trust=trust)
-        return self._remote_hash(path) if self.filesystem.exists(path) else None
-
-    def _remote_hash(self, path: str) -> str | None:
-        assert self.filesystem is not None
-        about = self.filesystem.info(path)
-        if about["type"] == "directory":
-            content = [[name, self._remote_hash(name)] for name in sorted(self.filesystem.find(path))]
-            return f"remote:{digest(canonical(content))}" if all(hashed for _, hashed in content) else None
-        return f"remote:{self.filesystem.checksum(path)}" if set(about) - TELLS_NOTHING else None
+        return _remote_hash(self.filesystem, path) if self.filesystem.exists(path) else None
 
     def versions(self) -> list[str]:
         """Versions that have a file, newest first; without names that Kedro takes for no version."""
@@ -233,6 +200,14 @@ class Place:
         except (FileNotFoundError, NotADirectoryError):
             return []
         return newest_first(folder for folder in folders if Path(self.path, folder, name).exists())
+
+
+def _remote_hash(filesystem: Any, path: str) -> str | None:
+    about = filesystem.info(path)
+    if about["type"] == "directory":
+        content = [[name, _remote_hash(filesystem, name)] for name in sorted(filesystem.find(path))]
+        return f"remote:{digest(canonical(content))}" if all(hashed for _, hashed in content) else None
+    return f"remote:{filesystem.checksum(path)}" if set(about) - TELLS_NOTHING else None
 
 
 def place_of(dataset: Any) -> Place | None:
@@ -256,20 +231,24 @@ def local_paths(value: Any, project: Path) -> Iterator[tuple[str, Path]]:
     Only what looks like a path (it has a separator, or is the name of a file with a suffix) and exists; relative ones
     start from the project, ``~`` and ``$VARIABLES`` are replaced. A folder around the project does not count.
     """
-    yield from _paths_in(plain(value, strict=False), project)
+    for text in _texts(plain(value, strict=False)):
+        for name, path in _existing(text, project):
+            if not project.resolve().is_relative_to(path.resolve()):
+                yield name, path
 
 
-def _paths_in(value: Any, project: Path) -> Iterator[tuple[str, Path]]:
+def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        text = value.removeprefix("file://")
-        if "://" not in text and "\n" not in text and "\0" not in text and 0 < len(text) < 4096:
-            yield from ((name, path) for name, path in _existing(value, text, project) if not _is_around(path, project))
+        yield value
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _paths_in(item, project)
+            yield from _texts(item)
 
 
-def _existing(name: str, text: str, project: Path) -> Iterator[tuple[str, Path]]:
+def _existing(name: str, project: Path) -> Iterator[tuple[str, Path]]:
+    text = name.removeprefix("file://")
+    if "://" in text or "\n" in text or "\0" in text or not 0 < len(text) < 4096:
+        return
     path = project / os.path.expandvars(os.path.expanduser(text))
     is_path = "/" in text or os.sep in text
     try:
@@ -283,5 +262,6 @@ def _existing(name: str, text: str, project: Path) -> Iterator[tuple[str, Path]]
         return
 
 
-def _is_around(path: Path, project: Path) -> bool:
-    return project.resolve().is_relative_to(path.resolve())
+def _is_journal(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is a database or log, which grows while nodes run."""
+    return entry.name.endswith((".db", ".sqlite", ".sqlite3", ".log", "-journal", "-wal", "-shm"))

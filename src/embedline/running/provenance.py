@@ -1,7 +1,7 @@
 """Where an artifact comes from: the record of the node that made it, and those of its inputs."""
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.text import Text
 from rich.tree import Tree
@@ -16,26 +16,22 @@ from .work import base_name
 
 @dataclass
 class Makers:
-    """Records by the versions that they made.
+    """Records by the (dataset, version) that they made, and the version of each dataset in the manifest."""
 
-    Attributes:
-        of: record by (dataset, version).
-        current: version by dataset that the manifest points to.
-    """
-
-    of: dict[tuple[str, str | None], NodeRecord] = field(default_factory=dict)
-    current: dict[str, str | None] = field(default_factory=dict)
+    of: dict[tuple[str, str | None], NodeRecord]
+    current: dict[str, str | None]
 
     @classmethod
     def read(cls, manifest: Manifest) -> "Makers":
         """All that the manifest and its history know."""
-        makers = cls()
-        records = [record for run in manifest.history().values() for record in run.values()]
-        for record in [*records, *manifest.records.values()]:
-            makers.of |= {(name, artifact.version): record for name, artifact in record.outputs.items()}
-        for record in manifest.records.values():
-            makers.current |= {name: artifact.version for name, artifact in record.outputs.items()}
-        return makers
+        by_version = {
+            (name, artifact.version): record
+            for run in (*manifest.history().values(), manifest.records)
+            for record in run.values()
+            for name, artifact in record.outputs.items()
+        }
+        made = [each for record in manifest.records.values() for each in record.outputs.items()]
+        return cls(by_version, {name: artifact.version for name, artifact in made})
 
     def ancestors(self, dataset: str, version: str | None) -> set[tuple[str, str | None]]:
         """Versions that a version was made from, directly or not."""
@@ -50,26 +46,22 @@ class Makers:
 
 
 def explain(manifest: Manifest, dataset: str, version: str | None = None) -> Tree:
-    """Tree of what made a version of a dataset, and what made its inputs.
-
-    Args:
-        manifest: of the environment.
-        dataset: name in the catalog.
-        version: Kedro version; the one that the manifest points to unless given.
+    """Tree of what made a version of a dataset (unless given, the one in the manifest), and what made its inputs.
 
     Raises:
         RunnerError: if no recorded run made it.
     """
     makers = Makers.read(manifest)
     name = base_name(dataset)
-    if name not in {made for made, _ in makers.of}:
+    versions = sorted((made for made in makers.of if made[0] == name), key=str, reverse=True)
+    if not versions:
         close = difflib.get_close_matches(name, {made for made, _ in makers.of}, n=1)
         raise RunnerError(f"no recorded run made {name!r}" + (f": did you mean {close[0]!r}?" if close else ""))
     if version is None:
-        version = makers.current.get(name) or max(v or "" for made, v in makers.of if made == name)
+        version = makers.current.get(name, versions[0][1])
     record = makers.of.get((name, version))
     if record is None:
-        known = ", ".join(sorted((v or "" for made, v in makers.of if made == name), reverse=True)[:5])
+        known = ", ".join(str(each) for _, each in versions[:5])
         raise RunnerError(f"no recorded run made the version {version} of {name}; known: {known}")
     tree = Tree(_label(name, record.outputs[name], makers))
     _add_making(tree, record)

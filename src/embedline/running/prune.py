@@ -8,8 +8,7 @@ from typing import Any
 
 from kedro.pipeline import Pipeline
 
-from .files import Place, place_of
-from .files import remove as delete
+from . import files
 from .provenance import Makers
 from .records import Manifest, RunnerError
 from .schemas import Artifact
@@ -20,14 +19,7 @@ PRUNED = ".pruned"  # ends the hidden name of a version that is being deleted
 
 @dataclass(frozen=True)
 class Removal:
-    """A version to delete.
-
-    Attributes:
-        dataset: name without transcoding.
-        version: Kedro version.
-        folder: what is deleted.
-        size: bytes in it.
-    """
+    """A version of a dataset to delete: its folder, and the bytes in it."""
 
     dataset: str
     version: str
@@ -46,19 +38,23 @@ def find_removals(catalog: Any, pipelines: Iterable[Pipeline], manifest: Manifes
     """
     if keep < 1:
         raise RunnerError(f"keep must be at least 1, got {keep}")
-    places = _places(catalog, pipelines)
+    names = {name for pipeline in pipelines for name in pipeline.datasets() if not is_parameter(name)}
+    found = {base_name(name): files.place_of(catalog.get(name)) for name in sorted(names) if name in catalog}
+    places = {name: place for name, place in found.items() if place and place.versioned and place.filesystem is None}
     versions = {name: place.versions() for name, place in places.items()}
     makers = Makers.read(manifest)
     kept: set[tuple[str, str | None]] = set(makers.current.items())
-    kept |= {(name, version) for name, found in versions.items() for version in found[:keep]}
+    kept |= {(name, version) for name, there in versions.items() for version in there[:keep]}
     for name, kept_version in list(kept):
         kept |= makers.ancestors(name, kept_version)
-    removals = [
-        _removal(name, version, Path(place.path, version))
-        for name, place in places.items()
-        for version in [*versions[name], *_half_deleted(place)]
-        if (name, version) not in kept
-    ]
+    removals = []
+    for name, place in places.items():
+        renamed = [each.name for each in Path(place.path).glob(f".*{PRUNED}") if each.is_dir()]  # by a killed call
+        for version in [*versions[name], *renamed]:
+            if (name, version) not in kept:
+                folder = Path(place.path, version)
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                removals.append(Removal(name, version, folder, size))
     return sorted(removals, key=lambda removal: (removal.version, removal.dataset))
 
 
@@ -73,11 +69,12 @@ def remove(removals: Iterable[Removal], manifest: Manifest) -> None:
     """
     todo = list(removals)
     going = {(removal.dataset, removal.version) for removal in todo}
+    current = {(record.node, record.run_id) for record in manifest.records.values()}
     for run_id, records in manifest.history().items():
         stale = {
             record.node
             for record in records.values()
-            if record.outputs and record.run_id != _current(manifest, record.node)
+            if record.outputs and (record.node, record.run_id) not in current
             if all((name, made.version) in going or _is_gone(made) for name, made in record.outputs.items())
         }
         if stale:
@@ -87,32 +84,12 @@ def remove(removals: Iterable[Removal], manifest: Manifest) -> None:
         try:
             if not folder.name.endswith(PRUNED):
                 folder = folder.rename(folder.with_name(f".{folder.name}{PRUNED}"))
-            delete(folder)
+            files.remove(folder)
         except OSError as error:
             raise RunnerError(f"cannot delete {folder}: {error.strerror or error}") from error
-
-
-def _current(manifest: Manifest, node: str) -> str | None:
-    return manifest.records[node].run_id if node in manifest.records else None
 
 
 def _is_gone(made: Artifact) -> bool:
     """Whether a version was deleted: its dataset is still in the place that the record names, without it."""
     path = Path(made.path)
     return bool(made.path and made.version) and path.parent.parent.is_dir() and not os.path.lexists(path)
-
-
-def _half_deleted(place: Place) -> list[str]:
-    """Versions that a killed call had renamed."""
-    folder = Path(place.path)
-    return [entry.name for entry in folder.glob(f".*{PRUNED}") if entry.is_dir()]
-
-
-def _places(catalog: Any, pipelines: Iterable[Pipeline]) -> dict[str, Place]:
-    names = {name for pipeline in pipelines for name in pipeline.datasets() if not is_parameter(name)}
-    found = {base_name(name): place_of(catalog.get(name)) for name in sorted(names) if name in catalog}
-    return {name: place for name, place in found.items() if place and place.versioned and place.filesystem is None}
-
-
-def _removal(dataset: str, version: str, folder: Path) -> Removal:
-    return Removal(dataset, version, folder, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))

@@ -15,12 +15,10 @@ from typing import TypeVar
 import filelock
 from pydantic import TypeAdapter
 
-from .files import FileHashes, Unreadable, read_json, remove, set_aside, sync_folder, write_atomically
+from .files import FileHashes, remove, set_aside, sync_folder, write_atomically
 from .redaction import shown
-from .schemas import FORMAT, HOLDER, RECORDS, STARTED, Artifact, Holder, NodeRecord, Started, Work
-from .versions import is_version, is_version_folder, newest_first, version_after
-
-__all__ = ["Artifact", "Manifest", "NodeRecord", "RunnerError", "Work", "now"]
+from .schemas import NOTE, RECORDS, NodeRecord, Note, Unreadable, read_json
+from .versions import checked, is_version_folder, newest_first, version_after
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,8 +42,7 @@ class Manifest:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.killed: list[str] = []
-        self._holds_lock = False
-        self._encoded: dict[tuple[str, str], str] = {}
+        self._lock: filelock.BaseFileLock | None = None
 
     @cached_property
     def records(self) -> dict[str, NodeRecord]:
@@ -57,27 +54,6 @@ class Manifest:
         """Content hashes of files."""
         return FileHashes(self.folder / "hashes.json")
 
-    def read_again(self) -> None:
-        """Take over what another run has written meanwhile."""
-        for name in ("records", "hashes"):
-            self.__dict__.pop(name, None)
-        self._encoded = {}
-
-    def _read(self, path: Path) -> dict[str, NodeRecord]:
-        content = self._load(path, RECORDS)
-        return content.nodes if content else {}
-
-    def _load(self, path: Path, shape: TypeAdapter[T]) -> T | None:
-        try:
-            return read_json(path, shape)
-        except Unreadable as error:
-            kept = ""
-            if self._holds_lock:
-                with _in_one_line(path):
-                    kept = f"; it is kept as {set_aside(path).name}"
-            logger.warning("%s is unreadable (%s): what it would say runs again%s", path, error, kept)
-            return None
-
     def history(self) -> dict[str, dict[str, NodeRecord]]:
         """All records by run and node, oldest run first, without those of a run that has not ended."""
         return {path.stem: self._read(path) for path in sorted((self.folder / "history").glob("[!.]*.json"))}
@@ -85,8 +61,7 @@ class Manifest:
     def forget(self, run_id: str, nodes: set[str]) -> None:
         """Drop records of a run from the history."""
         path = self._history_path(run_id)
-        kept = {name: record for name, record in self._read(path).items() if name not in nodes}
-        if kept:
+        if kept := {name: record for name, record in self._read(path).items() if name not in nodes}:
             self._write(path, kept)
         else:
             path.unlink(missing_ok=True)
@@ -94,15 +69,16 @@ class Manifest:
     def next_version(self, own: str, stored: Iterable[str] = ()) -> str:
         """Version for a run: its own, or one that comes after all that are there, since clocks may be wrong.
 
-        Args:
-            own: what Kedro would take, the time at which the session began.
-            stored: newest versions of the datasets that the run may write.
+        ``own`` is what Kedro would take, the time at which the session began; ``stored`` has the newest versions of
+        the datasets that the run may write.
 
         Raises:
             RunnerError: if ``own`` can be no version.
         """
-        if not is_version(own):
-            raise RunnerError(f"the run's id {own!r} is no name of a version: it must be one part of a path")
+        try:
+            checked(own)
+        except ValueError as error:
+            raise RunnerError(f"the run's id {own!r} is {error}") from None
         stored = set(stored)
         recorded = {record.run_id for record in self.records.values()}
         recorded |= {made.version or "" for record in self.records.values() for made in record.outputs.values()}
@@ -118,8 +94,7 @@ class Manifest:
 
     def start(self, run_id: str, node: str, folders: list[str]) -> None:
         """Note that ``node`` is at work, and which version folders it may leave unfinished."""
-        note = Started(run_id, node, os.getpid(), folders)
-        self._guarded(self.folder / "started.json", json.dumps(asdict(note)))
+        self._note(self.folder / "started.json", Note(run_id, os.getpid(), node=node, folders=folders))
 
     def finish(self, record: NodeRecord) -> None:
         """Keep the record of a node whose outputs are all stored."""
@@ -140,28 +115,21 @@ class Manifest:
     def give_up(self) -> str | None:
         """Remove what the node at work has left; the run that it belonged to, or None if there was none."""
         path = self.folder / "started.json"
-        note = self._load(path, STARTED)
+        note = self._load(path, NOTE)
         if note is None:
             return None
-        known = self.records.get(note.node)
-        finished = self._read(self._history_path(note.run_id))
-        record = finished.get(note.node)
-        if record and (known is None or known.run_id < record.run_id):
-            self.finish(record)
-        elif known is None or known.run_id != note.run_id:
-            made = [*self.records.values(), *finished.values()]
-            stored = {Path(output.path).parent for one in made for output in one.outputs.values() if output.path}
-            for folder in map(Path, note.folders):
-                self._remove_unfinished(folder, note.run_id, stored)
+        made = [*self.records.values(), *self._read(self._history_path(note.run_id)).values()]
+        stored = {Path(output.path).parent for one in made for output in one.outputs.values() if output.path}
+        for folder in map(Path, note.folders):
+            if folder not in stored and os.path.lexists(folder):
+                self._remove_unfinished(folder, note.run_id)
         with _in_one_line(path):
             path.unlink(missing_ok=True)
         return note.run_id
 
-    def _remove_unfinished(self, folder: Path, run_id: str, stored: set[Path]) -> None:
-        if not os.path.lexists(folder):
-            return
-        around = self.folder.resolve().is_relative_to(folder.resolve())
-        if around or folder.name != run_id or folder in stored or not is_version_folder(folder):
+    def _remove_unfinished(self, folder: Path, run_id: str) -> None:
+        is_around = self.folder.resolve().is_relative_to(folder.resolve())
+        if is_around or folder.name != run_id or not is_version_folder(folder):
             logger.warning("%s stays: nothing shows that it is an unfinished version of the run %s", folder, run_id)
             return
         with _in_one_line(folder):
@@ -176,15 +144,6 @@ class Manifest:
                 staged.unlink()  # half-written by a run that was killed: only the holder of the lock writes here
         if run_id:
             logger.info("The run %s was killed: what it had finished is kept, what it had begun was removed", run_id)
-
-    def _complete_history(self) -> None:
-        """Write the history of every run in the manifest that has none: it is written once, not after each node."""
-        runs: dict[str, dict[str, NodeRecord]] = {}
-        for name, record in self.records.items():
-            runs.setdefault(record.run_id, {})[name] = record
-        for run_id, records in runs.items():
-            if not os.path.lexists(self._history_path(run_id)):
-                self._write(self._history_path(run_id), records)
 
     def scratch(self, node: str, key: str) -> Path:
         """Folder of an unfinished node for exactly this work; those of other works of the node are removed."""
@@ -202,58 +161,46 @@ class Manifest:
     def locked(self, run_id: str, *, wait: bool = True) -> Iterator[None]:
         """Hold the only right to run and write here; the system takes it back from a process that dies.
 
-        Args:
-            run_id: what trackers know the run by.
-            wait: wait for another run that holds it.
-
         Raises:
             RunnerError: if another run holds it and ``wait`` is False, or if nothing can be written here.
         """
         holder = self.folder / "holder.json"
-        with self._lock(holder, wait=wait):
-            self.read_again()
+        with self._acquire(holder, wait=wait):
+            for name in ("records", "hashes"):  # another run may have written them meanwhile
+                vars(self).pop(name, None)
             for name in ("history", "scratch"):
                 self._make_way(self.folder / name, is_right=Path.is_dir)
             # The note of a run that ended by itself is gone; runs that were killed one after the other add up.
-            before = self._load(holder, HOLDER)
+            before = self._load(holder, NOTE)
             self.killed = [*before.killed, before.run_id] if before else []
-            note = Holder(os.getpid(), run_id, shown(" ".join(sys.argv)), self.killed)
-            self._guarded(holder, json.dumps(asdict(note)))
+            self._note(holder, Note(run_id, os.getpid(), shown(" ".join(sys.argv)), self.killed))
             try:
                 yield
             finally:
-                self._end(holder)
+                try:
+                    self._complete_history()
+                    with _in_one_line(self.folder):
+                        sync_folder(self.folder)
+                except RunnerError as error:
+                    logger.warning("%s: the next run writes it", error)
+                holder.unlink(missing_ok=True)
 
-    def _end(self, holder: Path) -> None:
-        try:
-            self._complete_history()
-            with _in_one_line(self.folder):
-                sync_folder(self.folder)
-        except RunnerError as error:
-            logger.warning("%s: the next run writes it", error)
-        holder.unlink(missing_ok=True)
-
-    @contextmanager
-    def _lock(self, holder: Path, *, wait: bool) -> Iterator[None]:
+    def _acquire(self, holder: Path, *, wait: bool) -> filelock.AcquireReturnProxy:
         path = self.folder / "lock"
         with _in_one_line(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_way(path, is_right=Path.is_file)
-            lock = filelock.FileLock(path)
+            self._lock = filelock.FileLock(path)
             try:
-                lock.acquire(timeout=0)
+                return self._lock.acquire(timeout=0)
             except filelock.Timeout:
                 message = f"another run writes to {self.folder.parent}: {_describe(holder)}"
                 if not wait:
                     raise RunnerError(f"{message}. Wait for its end, or leave out wait=false") from None
                 logger.warning("Waiting: %s", message)
-                lock.acquire()
-        self._holds_lock = True
-        try:
-            yield
-        finally:
-            self._holds_lock = False
-            lock.release()
+                return self._lock.acquire()
+
+    # Files
 
     def _make_way(self, path: Path, is_right: Callable[[Path], bool]) -> None:
         if os.path.lexists(path) and not is_right(path):
@@ -263,18 +210,38 @@ class Manifest:
     def _history_path(self, run_id: str) -> Path:
         return self.folder / "history" / f"{run_id}.json"
 
+    def _complete_history(self) -> None:
+        """Write the history of every run in the manifest that has none: it is written once, not after each node."""
+        runs: dict[str, dict[str, NodeRecord]] = {}
+        for name, record in self.records.items():
+            runs.setdefault(record.run_id, {})[name] = record
+        for run_id, records in runs.items():
+            if not os.path.lexists(self._history_path(run_id)):
+                self._write(self._history_path(run_id), records)
+
+    def _read(self, path: Path) -> dict[str, NodeRecord]:
+        content = self._load(path, RECORDS)
+        return content.nodes if content else {}
+
+    def _load(self, path: Path, shape: TypeAdapter[T]) -> T | None:
+        try:
+            return read_json(path, shape)
+        except Unreadable as error:
+            kept = ""
+            if self._lock and self._lock.is_locked:
+                with _in_one_line(path):
+                    kept = f"; it is kept as {set_aside(path).name}"
+            logger.warning("%s is unreadable (%s): what it would say runs again%s", path, error, kept)
+            return None
+
     def _write(self, path: Path, records: Mapping[str, NodeRecord], *, named: bool = True) -> None:
-        nodes = ", ".join(f"{json.dumps(name)}: {self._encode(record)}" for name, record in records.items())
-        self._guarded(path, f'{{"format": {FORMAT}, "nodes": {{{nodes}}}}}', named=named)
+        nodes = ", ".join(f"{json.dumps(name)}: {record.json}" for name, record in records.items())
+        self._keep(path, f'{{"format": 2, "nodes": {{{nodes}}}}}', named=named)
 
-    def _encode(self, record: NodeRecord) -> str:
-        """JSON of a record, kept: the manifest is written after each node, and all but one record are as before."""
-        key = (record.run_id, record.node)
-        if key not in self._encoded:
-            self._encoded[key] = json.dumps(asdict(record))
-        return self._encoded[key]
+    def _note(self, path: Path, note: Note) -> None:
+        self._keep(path, json.dumps(asdict(note)))
 
-    def _guarded(self, path: Path, text: str, *, named: bool = True) -> None:
+    def _keep(self, path: Path, text: str, *, named: bool = True) -> None:
         with _in_one_line(path):
             write_atomically(path, text, named=named)
 
@@ -289,7 +256,7 @@ def _in_one_line(path: Path) -> Iterator[None]:
 
 def _describe(holder: Path) -> str:
     try:
-        note = read_json(holder, HOLDER)
+        note = read_json(holder, NOTE)
     except Unreadable:  # whoever takes the lock next says so
         note = None
     return f"process {note.pid}, run {note.run_id}, `{note.command}`" if note else "it has just started"

@@ -32,12 +32,10 @@ def shown(value: Any) -> Any:
 
 
 def stored(value: Any, folder: Path) -> Any:
-    """``value`` for a record: in place of a secret stands its keyed hash.
+    """``value`` for a record, in nested JSON types: in place of a secret stands its keyed hash.
 
-    Args:
-        value: nested JSON values.
-        folder: of the manifest. It keeps the key, which its owner alone can read and which is made for the first
-            secret; without it every secret counts as changed.
+    The folder of the manifest keeps the key, which its owner alone can read and which is made for the first secret;
+    without it every secret counts as changed.
     """
     return _redact[0](value, lambda secret: _fingerprint(secret, folder)) if _redact else value
 
@@ -48,20 +46,17 @@ def _fingerprint(secret: str, folder: Path) -> str:
 
 def _key(path: Path) -> bytes:
     """Read the key; make one where there is none. Two processes that do so at once end with the same."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        pass
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{os.getpid()}.{path.name}")
-    with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(secrets.token_bytes(32))
-    try:
-        os.link(staged, path)
-    except FileExistsError:  # another process was quicker: its key stays
-        pass
-    except OSError:  # a file system without links
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.with_name(f".{os.getpid()}.{path.name}")
+        with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+        try:
+            os.link(staged, path)
+        except FileExistsError:  # another process was quicker: its key stays
+            pass
+        except OSError:  # a file system without links
+            os.replace(staged, path)
+        finally:
+            staged.unlink(missing_ok=True)
     return path.read_bytes()

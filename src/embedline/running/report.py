@@ -1,5 +1,6 @@
 """What a run did, or would do, node by node: for its user as a table, for hooks as values."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,24 +14,17 @@ from rich.text import Text
 Verdict = Literal["run", "skip", "depends"]
 WIDTH = 160  # of a table that goes to a file or a pipe
 
-_PLANNED = {"run": "would run", "skip": "would skip", "depends": "would run if"}
+# By verdict of a plan, or by state once it has run.
+_SHOWN = {"run": "would run", "skip": "would skip", "depends": "would run if", "planned": "not reached"}
 
 
 @dataclass
 class Step:
-    """One node of a plan, and of the run that follows it.
-
-    Attributes:
-        node: name of the node.
-        verdict: ``depends`` if an input is to be made anew, and may come out as it was.
-        reasons: why, the most telling first.
-        state: ``planned`` until the run comes to it.
-        seconds: time it took; 0 for a node that did not run.
-    """
+    """One node of a plan, and of the run that follows it; ``seconds`` are 0 for a node that did not run."""
 
     node: str
-    verdict: Verdict
-    reasons: list[str]
+    verdict: Verdict  # "depends" if an input is to be made anew, and may come out as it was
+    reasons: list[str]  # the most telling first
     state: Literal["planned", "ran", "skipped", "touched", "failed", "interrupted"] = "planned"
     seconds: float = 0.0
 
@@ -43,23 +37,14 @@ class Step:
 
 @dataclass
 class RunReport:
-    """What a run did.
+    """What a run did."""
 
-    Attributes:
-        run_id: the version of all that it wrote: Kedro's id of the run, unless a newer version was there.
-        steps: the nodes in order.
-        read: version by dataset that was loaded from an earlier run; None for one without versions.
-        written: version by dataset that was stored.
-        killed: ids of the runs just before this one that were killed.
-        bookkeeping: seconds spent on telling what to run, hashing and remembering.
-    """
-
-    run_id: str
-    steps: list[Step] = field(default_factory=list)
-    read: dict[str, str | None] = field(default_factory=dict)
-    written: dict[str, str | None] = field(default_factory=dict)
-    killed: list[str] = field(default_factory=list)
-    bookkeeping: float = 0.0
+    run_id: str  # the version of all that it wrote: Kedro's id of the run, unless a newer version was there
+    steps: list[Step] = field(default_factory=list)  # the nodes in order
+    read: dict[str, str | None] = field(default_factory=dict)  # version by dataset that was loaded from an earlier run
+    written: dict[str, str | None] = field(default_factory=dict)  # version by dataset that was stored
+    killed: list[str] = field(default_factory=list)  # the runs just before this one that were killed
+    bookkeeping: float = 0.0  # seconds spent on telling what to run, hashing and remembering
 
     def nodes(self, state: str) -> list[str]:
         """Names of the nodes in a state, in order."""
@@ -96,38 +81,35 @@ def as_text(text: str, style: str = "") -> Text:
 
 
 def show(steps: list[Step], bookkeeping: float | None = None) -> None:
-    """Print the steps as a table, and what it cost to tell them."""
-    planned = all(step.state == "planned" for step in steps)
+    """Print the steps as a table, and the seconds that it took to decide on them, if any of them was run."""
+    is_plan = all(step.state == "planned" for step in steps)
     console = make_console()
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("node", no_wrap=True)
     table.add_column("")
     table.add_column("why", overflow="fold")
-    if not planned:
+    if not is_plan:
         table.add_column("seconds", justify="right")
     for step in steps:
-        done = _PLANNED[step.verdict] if planned else {"planned": "not reached"}.get(step.state, step.state)
-        style = "dim" if done in {"skipped", "would skip"} else ""
-        seconds = [] if planned else [f"{step.seconds:.1f}" if step.seconds else ""]
-        table.add_row(as_text(step.node), done, as_text(step.why), *seconds, style=style)
+        state = step.verdict if is_plan else step.state
+        seconds = [] if is_plan else [f"{step.seconds:.1f}" if step.seconds else ""]
+        style = "dim" if state in {"skip", "skipped"} else ""
+        table.add_row(as_text(step.node), _SHOWN.get(state, state), as_text(step.why), *seconds, style=style)
     console.print()
     console.print(table)
     cost = "" if bookkeeping is None else f" (bookkeeping: {bookkeeping:.1f} s)"
-    console.print(summary(steps, planned=planned) + cost, highlight=False)
+    console.print(_summary(steps, is_plan=is_plan) + cost, highlight=False)
 
 
-def summary(steps: list[Step], *, planned: bool) -> str:
-    """One line: how many nodes ran, or would run."""
-    if planned:
-        counts = {verdict: sum(step.verdict == verdict for step in steps) for verdict in ("run", "depends", "skip")}
+def _summary(steps: list[Step], *, is_plan: bool) -> str:
+    counts = Counter[str](step.verdict if is_plan else step.state for step in steps)
+    if is_plan:
         return (
             f"{counts['run']} of {len(steps)} nodes would run, {counts['depends']} would run if their inputs change, "
             f"{counts['skip']} would be skipped"
         )
-    states = ("ran", "skipped", "touched", "failed", "interrupted", "planned")
-    counts = {state: sum(step.state == state for step in steps) for state in states}
-    rest = {"touched": "touched", "failed": "failed", "interrupted": "interrupted", "planned": "not reached"}
-    ended = "".join(f", {counts[state]} {word}" for state, word in rest.items() if counts[state])
-    unfinished = counts["failed"] + counts["interrupted"] + counts["planned"]
+    unfinished = [state for state in ("failed", "interrupted", "planned") if counts[state]]
+    others = ["touched"] * bool(counts["touched"]) + unfinished
+    rest = "".join(f", {counts[state]} {_SHOWN.get(state, state)}" for state in others)
     again = "; the same command goes on from what is finished" if unfinished else ""
-    return f"{counts['ran']} of {len(steps)} nodes ran, {counts['skipped']} were skipped{ended}{again}"
+    return f"{counts['ran']} of {len(steps)} nodes ran, {counts['skipped']} were skipped{rest}{again}"

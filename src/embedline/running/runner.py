@@ -15,16 +15,17 @@ from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner, Task
 
 from .files import Place, place_of
-from .manifest_dataset import manifest_of
 from .records import Manifest, RunnerError, now
 from .report import IncrementalSpecs, RunReport, Step, show
 from .schemas import NodeRecord
 from .tracing import Trace
 from .versions import save_version_of, set_save_version
 from .watching import WATCH
-from .work import base_name, data_inputs, is_parameter
+from .work import base_name, data_inputs
 
 logger = logging.getLogger(__name__)
+
+ENTRY = "run_manifest"  # of the catalog
 
 
 class RunInterrupted(Exception):
@@ -65,7 +66,7 @@ class IncrementalRunner(SequentialRunner):
         self.asked_by: str | None = None
         self.project = Path.cwd()
         self._folder = Path(manifest) if manifest else None
-        self._manifest: Manifest | None = None
+        self._manifest: Manifest
         self._report = RunReport("")
 
     def __repr__(self) -> str:
@@ -90,8 +91,7 @@ class IncrementalRunner(SequentialRunner):
         self._manifest = Manifest(self._folder) if self._folder else manifest_of(catalog)
         run_id = run_id or now()
         self._report = RunReport(run_id)
-        if hook_manager is not None and hasattr(hook_manager, "add_hookspecs"):
-            _add_specs(hook_manager)
+        _add_specs(hook_manager)
         if only_missing_outputs:
             self.asked_by = "--only-missing-outputs"
             pipeline = self._filter_pipeline_for_missing_outputs(pipeline, catalog)
@@ -115,7 +115,6 @@ class IncrementalRunner(SequentialRunner):
         show(self._plan(pipeline, self._trace(pipeline, catalog, hook_manager)))
 
     def _trace(self, pipeline: Pipeline, catalog: Any, hook_manager: Any) -> Trace:
-        assert self._manifest is not None
         return Trace(pipeline, catalog, self._manifest, self.project, hook_manager, trust=not self.verify)
 
     # The plan
@@ -124,23 +123,17 @@ class IncrementalRunner(SequentialRunner):
         """What to do with each node, as far as it can be known before the first one runs."""
         needed: dict[str, str] = {}
         while True:
-            steps = self._plan_forward(pipeline, trace, needed)
+            steps, uncertain = [], set[str]()
+            for node in pipeline.nodes:
+                steps.append(step := self._plan_node(node, trace, uncertain, needed))
+                if step.verdict == "skip":
+                    trace.skip(node)
+                else:
+                    uncertain |= {base_name(name) for name in node.outputs}
             more = _unstored_and_needed(pipeline, trace, steps)
             if more.keys() <= needed.keys():
                 return steps
             needed |= more
-
-    def _plan_forward(self, pipeline: Pipeline, trace: Trace, needed: dict[str, str]) -> list[Step]:
-        uncertain: set[str] = set()
-        steps = []
-        for node in pipeline.nodes:
-            step = self._plan_node(node, trace, uncertain, needed)
-            if step.verdict == "skip":
-                trace.skip(node)
-            else:
-                uncertain |= {base_name(name) for name in node.outputs}
-            steps.append(step)
-        return steps
 
     def _plan_node(self, node: Node, trace: Trace, uncertain: Set[str], needed: dict[str, str]) -> Step:
         if trace.pinned_outputs(node):
@@ -151,7 +144,7 @@ class IncrementalRunner(SequentialRunner):
             return Step(node.name, "run", reasons or [needed[node.name]])
         if inputs := [name for name in data_inputs(node) if name in uncertain]:
             return Step(node.name, "depends", [f"input {inputs[0]} comes out changed"])
-        return Step(node.name, "skip", [f"unchanged since {_since(trace, node, self._manifest)}"])
+        return Step(node.name, "skip", [f"unchanged since {self._manifest.records[node.name].run_id}"])
 
     # The run
 
@@ -167,7 +160,9 @@ class IncrementalRunner(SequentialRunner):
                 if step.state == "touched":
                     continue
                 if step.verdict == "depends":
-                    self._decide(node, step, trace)
+                    reasons = trace.reasons(node)
+                    step.verdict = "run" if reasons else "skip"
+                    step.reasons = reasons or ["its inputs came out as they were"]
                 if step.verdict == "skip" and self._report.nodes("ran") and (late := trace.read_since(node)):
                     step.verdict, step.reasons = "run", late
                 if step.verdict == "skip":
@@ -185,26 +180,18 @@ class IncrementalRunner(SequentialRunner):
 
     def _take_version(self, pipeline: Pipeline, catalog: Any, run_id: str) -> str:
         """Version of all that this run writes: taken now that no other run can take it, and given to the datasets."""
-        assert self._manifest is not None
         outputs = [catalog.get(name) for name in sorted(pipeline.all_outputs())]
         stored = chain.from_iterable(_newest_version(place) for place in map(place_of, outputs) if place)
         version = self._manifest.next_version(save_version_of(outputs) or run_id, stored)
         set_save_version(catalog, map(catalog.get, pipeline.datasets()), version)
         return version
 
-    def _decide(self, node: Node, step: Step, trace: Trace) -> None:
-        reasons = trace.reasons(node)
-        step.verdict = "run" if reasons else "skip"
-        step.reasons = reasons or ["its inputs came out as they were"]
-
     def _touched(self, pipeline: Pipeline, trace: Trace) -> list[Step]:
         """Record the nodes with their work of now and the outputs that they have."""
-        assert self._manifest is not None
         records, steps = [], []
         for node in pipeline.nodes:
             work, differences = trace.touched_work(node)
-            step = Step(node.name, "skip", [f"touched: {each}" for each in differences[:1]], "touched")
-            step.reasons += differences[1:]
+            step = Step(node.name, "skip", [f"touched: {differences[0]}", *differences[1:]], "touched")
             steps.append(step)
             old = self._manifest.records[node.name]
             # Its key stays: what it made is what it was.
@@ -218,7 +205,6 @@ class IncrementalRunner(SequentialRunner):
         self, node: Node, step: Step, trace: Trace, catalog: Any, hook_manager: Any, run_id: str | None
     ) -> None:
         manifest, version = self._manifest, self._report.run_id
-        assert manifest is not None
         key = trace.key(node)
         manifest.start(version, node.name, trace.version_folders(node))
         trace.pin_to_this_run(node)
@@ -226,9 +212,7 @@ class IncrementalRunner(SequentialRunner):
         try:
             hook_manager.hook.before_node_work(node=node, scratch=manifest.scratch(node.name, key))
             with WATCH.node() as seen:
-                Task(
-                    node=node, catalog=catalog, hook_manager=hook_manager, is_async=self._is_async, run_id=run_id
-                ).execute()
+                Task(node, catalog, self._is_async, hook_manager, run_id).execute()
             step.seconds = time.perf_counter() - began
             work = trace.finished_work(node, seen)
             key = trace.key(node, work)
@@ -246,17 +230,28 @@ class IncrementalRunner(SequentialRunner):
         logger.info("Completed node: %s", node.name)
 
 
+def manifest_of(catalog: Any) -> Manifest:
+    """The manifest that a catalog names.
+
+    Raises:
+        RunnerError: if it names none.
+    """
+    if ENTRY not in catalog:
+        raise RunnerError(
+            f"the catalog has no {ENTRY!r}, which remembers what ran: add it with the type "
+            f"{__package__}.RunManifest and a filepath, or run with --runner SequentialRunner"
+        )
+    manifest = catalog.load(ENTRY)
+    assert isinstance(manifest, Manifest)
+    return manifest
+
+
 def _check_names(names: Iterable[str], known: Set[str]) -> None:
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f": did you mean {close[0]!r}?" if close else f"; it has {', '.join(sorted(known)[:5])}, ..."
             raise RunnerError(f"--touch: the pipeline has no node {name!r}{hint}")
-
-
-def _since(trace: Trace, node: Node, manifest: Manifest | None) -> str:
-    record = manifest.records.get(node.name) if manifest else None
-    return record.run_id if record else ""
 
 
 def _newest_version(place: Place) -> list[str]:
@@ -269,21 +264,22 @@ def _newest_version(place: Place) -> list[str]:
 
 def _unstored_and_needed(pipeline: Pipeline, trace: Trace, steps: list[Step]) -> dict[str, str]:
     """Nodes to run because one that runs, or may run, reads an output of theirs that no file keeps."""
-    verdicts = {step.node: step.verdict for step in steps}
-    readers: dict[str, str] = {}
-    for node in pipeline.nodes:
-        if verdicts[node.name] != "skip":
-            readers |= {base_name(name): node.name for name in node.inputs if not is_parameter(name)}
+    readers, skipped = dict[str, str](), []
+    for node, step in zip(pipeline.nodes, steps, strict=True):
+        if step.verdict == "skip":
+            skipped.append(node)
+        else:
+            readers |= {name: node.name for name in data_inputs(node)}
     return {
         node.name: f"its output {name} is not stored, and {readers[base_name(name)]} reads it"
-        for node in pipeline.nodes
-        if verdicts[node.name] == "skip"
+        for node in skipped
         for name in node.outputs
         if not trace.is_stored(name) and base_name(name) in readers
     }
 
 
 def _add_specs(hook_manager: Any) -> None:
-    known = getattr(hook_manager.hook, "after_incremental_run", None)
-    if known is None or known.spec is None:
-        hook_manager.add_hookspecs(IncrementalSpecs)
+    if hasattr(hook_manager, "add_hookspecs"):  # a plan's and Kedro's stand-in have none
+        known = getattr(hook_manager.hook, "after_incremental_run", None)
+        if known is None or known.spec is None:
+            hook_manager.add_hookspecs(IncrementalSpecs)

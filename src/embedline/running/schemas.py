@@ -2,70 +2,46 @@
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
-from .versions import is_version
+from .versions import checked
 
-FORMAT = 2
 DEEPEST = 150  # nesting of bookkeeping; what compares it recurses, and Python allows a thousand calls
 
 T = TypeVar("T")
 
-
-def _checked(name: str) -> str:
-    if not is_version(name):
-        raise ValueError("no name of a version")
-    return name
-
-
-VersionName = Annotated[str, AfterValidator(_checked)]
+VersionName = Annotated[str, AfterValidator(checked)]
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """Content of a dataset as a node read or wrote it.
+    """Content of a dataset as a node read or wrote it."""
 
-    Attributes:
-        version: Kedro version; None for a dataset without versions.
-        digest: hash of the content; for one that is not a file, of the work that made it.
-        path: file or folder, empty for one that is not a file.
-    """
-
-    version: VersionName | None
-    digest: str
-    path: str = ""
+    version: VersionName | None  # of Kedro
+    digest: str  # hash of the content; for one that is not a file, of the work that made it
+    path: str = ""  # file or folder, empty for one that is not a file
 
 
 @dataclass(frozen=True)
 class Work:
-    """All that decides what a node makes; two equal works make the same.
+    """All that decides what a node makes; two equal works make the same."""
 
-    Attributes:
-        wiring: which dataset is which argument, and which output.
-        code: hash by module of the project that the node's function, datasets and hooks reach; ``values of <module>``
-            where others have set some.
-        libraries: version by library.
-        parameters: values by ``params:`` name.
-        files: content by file or folder that a parameter names.
-        datasets: settings of the catalog by dataset, without places and credentials.
-        inputs: content by dataset.
-        opened: content by file or folder (it ends in ``/``) outside of the catalog that the node was seen to read.
-        imported: modules that it was seen to import.
-    """
-
-    wiring: Any
+    wiring: Any  # which dataset is which argument, and which output
+    # Hash by module that the function, datasets and hooks reach; "values of <module>" where others have set some.
     code: dict[str, str]
-    libraries: dict[str, str]
-    parameters: dict[str, Any]
-    files: dict[str, str]
-    datasets: dict[str, Any]
-    inputs: dict[str, Artifact] = field(default_factory=dict)
+    libraries: dict[str, str]  # version by library
+    parameters: dict[str, Any]  # values by "params:" name
+    files: dict[str, str]  # content by file or folder that a parameter names
+    datasets: dict[str, Any]  # settings of the catalog by dataset, without places and credentials
+    inputs: dict[str, Artifact] = field(default_factory=dict)  # by dataset
+    # Content by file, or folder (it ends in "/"), outside of the catalog that the node was seen to read.
     opened: dict[str, str] = field(default_factory=dict)
-    imported: list[str] = field(default_factory=list)
+    imported: list[str] = field(default_factory=list)  # modules that it was seen to import
 
 
 @dataclass(frozen=True)
@@ -81,42 +57,37 @@ class NodeRecord:
     finished: str
     why: str
 
+    @cached_property
+    def json(self) -> str:
+        """The record as text; kept, as the manifest is written after each node with all other records as before."""
+        return json.dumps(asdict(self))
+
 
 @dataclass(frozen=True)
 class Records:
     """Content of the manifest, and of the history of a run."""
 
-    format: int
+    format: Literal[2]
     nodes: dict[str, NodeRecord]
 
     def __post_init__(self) -> None:
-        if self.format != FORMAT:
-            raise ValueError(f"it has the format {self.format}, not {FORMAT}")
         if any(name != record.node for name, record in self.nodes.items()):
             raise ValueError("a record stands under the name of another node")
 
 
 @dataclass(frozen=True)
-class Started:
-    """Note of the node at work: what it may leave unfinished."""
+class Note:
+    """What a run notes for the case that it is killed: that it holds the lock, and the node at work."""
 
     run_id: VersionName
-    node: str
     pid: int
-    folders: list[str]
+    command: str = ""  # its command line, without secrets
+    killed: list[VersionName] = field(default_factory=list)  # the runs before it that held the lock until then
+    node: str = ""
+    folders: list[str] = field(default_factory=list)  # versions that the node may leave unfinished
 
 
-@dataclass(frozen=True)
-class Holder:
-    """What the run that holds the lock, or died holding it, says of itself."""
-
-    pid: int
-    run_id: VersionName
-    command: str
-    killed: list[VersionName]
-
-
-RECORDS, STARTED, HOLDER = TypeAdapter(Records), TypeAdapter(Started), TypeAdapter(Holder)
+RECORDS, NOTE = TypeAdapter(Records), TypeAdapter(Note)
 
 
 class Unreadable(ValueError):
@@ -131,31 +102,20 @@ def read_json(path: Path, shape: TypeAdapter[T]) -> T | None:
     """
     if not os.path.lexists(path):
         return None
-    if not path.is_file():  # a folder, a link to nothing, or a named pipe, which would wait for a writer for ever
-        raise Unreadable("not a file")
     try:
+        if not path.is_file():  # a folder, a link to nothing, or a named pipe, which would wait for a writer for ever
+            raise Unreadable("not a file")
         content = json.loads(path.read_bytes())
-        if _deeper(content, DEEPEST):
+        if _is_deeper(content, DEEPEST):
             raise Unreadable("nested too deeply")
         return shape.validate_python(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise Unreadable(f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}") from error
-    except OSError as error:
-        raise Unreadable(str(error.strerror)) from error
-    except (ValueError, RecursionError) as error:
-        raise Unreadable(str(error).partition("\n")[0]) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise Unreadable(str(getattr(error, "strerror", error)).partition("\n")[0]) from error
 
 
-def _deeper(value: Any, levels: int) -> bool:
-    level = [value]
-    for _ in range(levels):
-        level = [
-            child
-            for item in level
-            if isinstance(item, dict | list)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
-            return False
-    return True
+def _is_deeper(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(levels == 0 or _is_deeper(item, levels - 1) for item in inner)

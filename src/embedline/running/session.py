@@ -1,20 +1,18 @@
-"""A Kedro session whose runs are incremental unless a runner is named."""
+"""What Kedro knows of the runner: a session whose runs are incremental, and the catalog entry of what it remembers."""
 
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 from kedro.framework.session import KedroSession
+from kedro.io import AbstractDataset
 
-from .runner import IncrementalRunner
+from .records import Manifest, RunnerError
+from .runner import ENTRY, IncrementalRunner
 
 # Options that name nodes, or where to start, run what Kedro would run. The others (pipelines, namespaces, to-nodes,
 # to-outputs) name a goal, and the runner does what is needed to reach it.
-NAMING = {
-    "node_names": "--nodes",
-    "tags": "--tags",
-    "from_nodes": "--from-nodes",
-    "from_inputs": "--from-inputs",
-}
+NAMING = {"node_names": "--nodes", "tags": "--tags", "from_nodes": "--from-nodes", "from_inputs": "--from-inputs"}
 RUN_HOOKS = ("before_pipeline_run", "after_pipeline_run", "on_pipeline_error")
 
 
@@ -27,16 +25,36 @@ class IncrementalSession(KedroSession):
         if isinstance(runner, IncrementalRunner):
             runner.asked_by = next((option for name, option in NAMING.items() if selection.get(name)), None)
             runner.project = self._project_path
-            if runner.dry_run:
-                self._hook_manager: Any = SimpleNamespace(hook=_WithoutRunHooks(self._hook_manager.hook))
+            if runner.dry_run:  # nothing runs, so that no tracker must open a run
+                hooks = vars(self._hook_manager.hook) | dict.fromkeys(RUN_HOOKS, lambda **_: None)
+                self._hook_manager: Any = SimpleNamespace(hook=SimpleNamespace(**hooks))
         return super().run(*args, **selection)
 
 
-class _WithoutRunHooks:
-    """Hooks of a session that plans: nothing runs, so that no tracker must open a run."""
+class RunManifest(AbstractDataset[None, Manifest]):
+    """Catalog entry of the manifest: where the runs of an environment are remembered.
 
-    def __init__(self, hooks: Any) -> None:
-        self._hooks = hooks
+    Args:
+        filepath: folder on this machine; one for each root of artifacts.
+        metadata: of other tools.
+    """
 
-    def __getattr__(self, name: str) -> Any:
-        return (lambda **_: None) if name in RUN_HOOKS else getattr(self._hooks, name)
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self.metadata = metadata
+        if "://" in filepath and not filepath.startswith("file://"):
+            raise RunnerError(f"{ENTRY}.filepath must be a folder of this machine, not {filepath}")
+        self._folder = Path(filepath.removeprefix("file://"))
+
+    def load(self) -> Manifest:
+        """Read the manifest; an empty one if nothing ran yet."""
+        return Manifest(self._folder)
+
+    def save(self, data: None) -> NoReturn:
+        """Refused: only the runner writes it, record by record."""
+        raise RunnerError(f"{ENTRY} is written by the runner alone")
+
+    def _exists(self) -> bool:
+        return (self._folder / "manifest.json").exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._folder)}

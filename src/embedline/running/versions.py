@@ -1,6 +1,5 @@
 """Versions of artifacts: their names, their order, and the one that a run takes."""
 
-import logging
 import os
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -9,14 +8,14 @@ from typing import Any
 
 from kedro.io.core import VERSION_FORMAT, generate_timestamp
 
-logger = logging.getLogger(__name__)
-
 LONGEST = 225  # bytes of a version's name: file systems allow 255, and a successor needs some
 
 
-def is_version(name: str) -> bool:
-    """Whether ``name`` can be a version: one part of a path, as Kedro asks."""
-    return bool(name) and name not in {".", ".."} and not set(name) & set("/\\\0")
+def checked(name: str) -> str:
+    """``name`` if it can be a version; ValueError otherwise: Kedro takes one part of a path."""
+    if name in {"", ".", ".."} or set(name) & set("/\\\0"):
+        raise ValueError("no name of a version: it must be one part of a path")
+    return name
 
 
 def newest_first(names: Iterable[str]) -> list[str]:
@@ -24,12 +23,8 @@ def newest_first(names: Iterable[str]) -> list[str]:
 
     Hidden names are none, nor are those with no room for a successor.
     """
-    versions = (name for name in names if is_version(name) and name[0] != "." and len(os.fsencode(name)) <= LONGEST)
-    return sorted(versions, key=_sorting_key, reverse=True)
-
-
-def _sorting_key(version: str) -> str:
-    return f"{version}/"
+    versions = (name for name in names if name[:1] not in {"", "."} and len(os.fsencode(name)) <= LONGEST)
+    return sorted(versions, key="{}/".format, reverse=True)
 
 
 def version_after(newest: str, own: str) -> str:
@@ -40,19 +35,14 @@ def version_after(newest: str, own: str) -> str:
     >>> version_after("final", "2026-11-29T06.00.00.000Z")
     'final_2026-11-29T06.00.00.000Z'
     """
-    prefix, separator, _ = newest.rpartition("_")
-    for candidate in (own, f"{prefix}_{own}" if separator else "", _a_millisecond_later(newest)):
-        if _sorting_key(candidate) > _sorting_key(newest):
-            return candidate
-    return f"{newest}_{own}"
-
-
-def _a_millisecond_later(version: str) -> str:
+    earlier, separator, _ = newest.rpartition("_")
     try:
-        later = datetime.strptime(version, VERSION_FORMAT) + timedelta(milliseconds=1)
+        later = datetime.strptime(newest, VERSION_FORMAT) + timedelta(milliseconds=1)
+        next_time = f"{later:%Y-%m-%dT%H.%M.%S}.{later.microsecond // 1000:03}Z"
     except (ValueError, OverflowError):  # no version of Kedro's
-        return ""
-    return f"{later:%Y-%m-%dT%H.%M.%S}.{later.microsecond // 1000:03}Z"
+        next_time = ""
+    candidates = (own, f"{earlier}{separator}{own}", next_time)
+    return next((name for name in candidates if f"{name}/" > f"{newest}/"), f"{newest}_{own}")
 
 
 def is_version_folder(folder: Path) -> bool:
@@ -72,8 +62,7 @@ def is_version_folder(folder: Path) -> bool:
 def save_version_of(datasets: Iterable[Any]) -> str | None:
     """The version that a catalog would save to; None if nothing in it has versions."""
     versions = (getattr(innermost(dataset), "_version", None) for dataset in datasets)
-    found = [version.save or generate_timestamp() for version in versions if version]
-    return found[0] if found else None
+    return next((version.save or generate_timestamp() for version in versions if version), None)
 
 
 def set_save_version(catalog: Any, datasets: Iterable[Any], version: str) -> None:
