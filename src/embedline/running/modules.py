@@ -58,7 +58,7 @@ class Modules:
                 libraries.add(name.partition(".")[0])
                 continue
             for part in self.found(name):
-                if part not in found:
+                if part not in found and not f"{part}.".startswith(f"{OWN}."):
                     found.add(part)
                     todo.extend(self._reached(part) - found)
                     todo.extend(name for name in WATCH.brought(part) - found if self.is_project(name))

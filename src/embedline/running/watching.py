@@ -214,12 +214,16 @@ def _is_project_file(file: str) -> bool:
 _OWN_FOLDER = f"{Path(__file__).parent}{os.sep}"
 
 
+# What reads sources for tracebacks, and what looks for installed distributions in every folder of ``sys.path``.
+_READERS = ("/linecache.py", "/tokenize.py", "importlib/metadata/__init__.py", "importlib_metadata/__init__.py")
+
+
 @functools.cache
 def _kind_of(file: str) -> str:
     """What a frame of a source file tells: that a source is read, that a hook is called, the project at work."""
     if file.startswith(_OWN_FOLDER):
         return "other" if file == __file__ else "own"
-    if file.startswith("<frozen importlib") or file.endswith(("/linecache.py", "/tokenize.py")):
+    if file.startswith("<frozen importlib") or file.endswith(_READERS):
         return "reader"
     if file.endswith(f"pluggy{os.sep}_callers.py"):
         return "hooks"
