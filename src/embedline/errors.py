@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 from embedline.redaction import redacted
 
-_INPUTS: ContextVar[Mapping[str, str]] = ContextVar("inputs of the node that runs")
+_INPUTS: dict[str, str] = {}  # dataset or parameter by argument of the node that runs; empty between two nodes
 
 
 class DataError(ValueError):
@@ -25,12 +24,13 @@ class FrameError(DataError):
 
 def name_inputs(names: Mapping[str, str]) -> None:
     """Tell :func:`input_name` the dataset or parameter behind each argument of the node that runs next."""
-    _INPUTS.set(names)
+    _INPUTS.clear()
+    _INPUTS.update(names)
 
 
 def input_name(argument: str) -> str:
     """The dataset or YAML key behind a node's argument, such as ``albums.ratings``; outside of a run the argument."""
-    return _INPUTS.get({}).get(argument, argument).removeprefix("params:")
+    return _INPUTS.get(argument, argument).removeprefix("params:")
 
 
 class TrainingError(DataError):

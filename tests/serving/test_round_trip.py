@@ -72,7 +72,7 @@ def write_file(path: Path, true: str, false: str) -> None:
 
 def pandas_entry(path: Path, **dtypes: Any) -> pd.DataFrame:
     dtype = {"zip": str, "word": str, "heated": "boolean", **dtypes}  # pandas reads gaps in booleans as objects else
-    found: pd.DataFrame = CSVDataset(filepath=str(path), load_args={"dtype": dtype}).load()
+    found: pd.DataFrame = CSVDataset(filepath=str(path), load_args={"dtype": dtype, "parse_dates": ["built"]}).load()
     return found
 
 

@@ -93,7 +93,7 @@ def test_a_run_publishes_what_it_measured(project: Project) -> None:
 
 
 def test_failed_worse_and_repeated_runs_leave_the_champion(project: Project) -> None:
-    with pytest.raises(DataError, match="the table has no column 'nothing', which report"):
+    with pytest.raises(DataError, match=r"^adult\.table has no column 'nothing', which report\.error_by"):
         project.run(training={"epochs": 4}, report={**SMALL["report"], "error_by": ["nothing"]})
     assert project.versions() == ["1"] and project.champion() == "1"
     project.run()  # trains the first model again: the same answers

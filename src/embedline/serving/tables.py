@@ -13,7 +13,7 @@ import polars.selectors as cs
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from embedline.errors import DataError
+from embedline.errors import DataError, about_frame
 from embedline.serving.columns import ColumnType, InputColumn, require_columns
 from embedline.serving.packed import Measured, PackedService
 from embedline.serving.values import is_text, plain_values
@@ -128,7 +128,10 @@ class TableService:
         require_columns(rows, self._columns)
         encoder = self._model.encoder
         typed = typed_rows(rows, self._inputs.kinds)
-        predicted = self._model.predict(to_arrays(encode(nw.from_native(typed, eager_only=True), encoder), encoder))
+        with about_frame("request"):
+            encoded = encode(nw.from_native(typed, eager_only=True), encoder)
+        with np.errstate(invalid="ignore"):  # probabilities of infinite logits are NaN: refused below, by their row
+            predicted = self._model.predict(to_arrays(encoded, encoder))
         _require_finite(predicted, typed)
         answers = {name: rows[name].to_numpy() for name in self._inputs.keys if name in rows.columns}
         for target in encoder.targets:
