@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import xxhash
 
+KEEPING = re.compile("cache|memo(?!ry)")  # in names such as ``lru_cache`` and ``memoize``, not in ``MemoryError``
 DOTTED = re.compile(r"\.*[A-Za-z_]\w*([.:][A-Za-z_]\w*)*")
 FILLING = {"append", "extend", "insert", "add", "update", "setdefault", "set", "__setitem__"}
 CALLED = {"exec", "eval"}  # by name alone: ``model.eval()`` is another one
@@ -179,7 +180,7 @@ class _Reader(ast.NodeVisitor):
 
     def _mention(self, name: str) -> None:
         self.is_dynamic |= name in DYNAMIC
-        self.keeps |= "cache" in name.lower() or "memo" in name.lower()
+        self.keeps |= KEEPING.search(name.lower()) is not None
         self.is_read |= name in DOCUMENTED
 
 

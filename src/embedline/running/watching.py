@@ -33,7 +33,7 @@ class Seen:
     Attributes:
         files: state of each file when it was first opened for reading, None for one that was not there.
         folders: folders that were listed.
-        written: files that were opened for writing.
+        written: files that were opened for writing, also under the name that they were given then.
         modules: modules that were imported, or that define classes of unpickled objects.
     """
 
@@ -139,6 +139,14 @@ class Watch:
             if is_first and (not is_written or not flags & (os.O_WRONLY | os.O_TRUNC | os.O_EXCL)):
                 if name not in seen.written or is_written:
                     seen.files[name] = signature(name)
+
+    def renamed(self, old: Any, new: Any, *folders: int) -> None:
+        """A file is about to get another name, as in the last step of a save that replaces a file at once."""
+        if set(folders) <= {-1}:  # else relative to an open folder
+            before, name = (os.path.abspath(os.fsdecode(path)) for path in (old, new))
+            for seen in self._readers(sys._getframe(2), name):
+                if before in seen.written:
+                    seen.written.add(name)
 
     def listed(self, path: Any = None) -> None:
         """A folder is about to be listed."""
@@ -255,6 +263,7 @@ class _Finder:
 WATCH = Watch()
 _HANDLERS: dict[str, Callable[..., None]] = {
     "open": Watch.opened,
+    "os.rename": Watch.renamed,
     "os.listdir": Watch.listed,
     "os.scandir": Watch.listed,
     "import": Watch.brings,

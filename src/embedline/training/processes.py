@@ -5,12 +5,14 @@ it (:mod:`embedline.training.worker`); they serve jobs, and read, write, track a
 its arguments, sent to all; inside it all of them run the same training loop, each on its share of every batch.
 """
 
+import functools
 import logging
 import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
@@ -153,18 +155,38 @@ def lost(error: BaseException) -> bool:
     )
 
 
-_team: Team | None = None  # whose trainings are shared out now
-_launched: Team | None = None  # of a launcher, for as long as this process lives
+@dataclass
+class _Teams:
+    """Teams that this process belongs to.
+
+    Attributes:
+        acting: whose trainings are shared out now.
+        launched: of a launcher, for as long as this process lives.
+    """
+
+    acting: Team | None = None
+    launched: Team | None = None
+
+
+@functools.cache
+def _teams() -> _Teams:
+    """The one of this process.
+
+    A cache and no value of the module: those that are set before a run count as code of its nodes, and a run under a
+    launcher would not be skipped without one.
+    """
+    return _Teams()
 
 
 def current() -> Team | None:
     """The team that trains together now; None where this process trains alone."""
-    return _team
+    return _teams().acting
 
 
 def current_share() -> Share:
     """This process's share of a batch: all of it where it trains alone."""
-    return _team.share if _team else Share()
+    member = current()
+    return member.share if member else Share()
 
 
 @contextmanager
@@ -176,12 +198,13 @@ def team(options: OptimizerOptions) -> Iterator[Team | None]:
     Raises:
         DataError: if there are not as many CUDA devices, or the processes cannot be started.
     """
-    if _team is not None or (options.processes == 1 and _launched is None):
-        yield _team
+    acting, launched = current(), _teams().launched
+    if acting is not None or (options.processes == 1 and launched is None):
+        yield acting
         return
-    if _launched is not None:
-        with acting_as(_launched):
-            yield _launched
+    if launched is not None:
+        with acting_as(launched):
+            yield launched
         return
     _check_devices(options)
     with tempfile.TemporaryDirectory(prefix="embedline-") as folder, _loopback():
@@ -209,12 +232,12 @@ def team(options: OptimizerOptions) -> Iterator[Team | None]:
 @contextmanager
 def acting_as(member: Team | None) -> Iterator[None]:
     """Inside the ``with`` block trainings of this process are those of the team."""
-    global _team  # noqa: PLW0603
-    before, _team = _team, member
+    teams = _teams()
+    before, teams.acting = teams.acting, member
     try:
         yield
     finally:
-        _team = before
+        teams.acting = before
 
 
 def join(address: str, rank: int, size: int) -> None:
@@ -229,13 +252,12 @@ def join(address: str, rank: int, size: int) -> None:
 @contextmanager
 def leading() -> Iterator[None]:
     """Lead the processes of a launcher, which this one has joined as rank 0, inside the ``with`` block."""
-    global _launched  # noqa: PLW0603
     logger.info("Trainings are shared out to the %d processes of the launcher", dist.get_world_size())
-    member = _launched = Team([])
+    member = _teams().launched = Team([])
     try:
         yield
     finally:
-        _launched = None
+        _teams().launched = None
         member.end()
         dist.destroy_process_group()  # of others that wait in the middle of a training this is the end
 
