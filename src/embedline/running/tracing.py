@@ -12,7 +12,7 @@ from kedro.pipeline.node import Node
 
 from .files import Place
 from .reasons import differences_of_work
-from .records import Manifest, RunnerError
+from .records import RunnerError
 from .redaction import shown
 from .schemas import Artifact, NodeRecord, Work
 from .work import Works, base_name, data_inputs, is_parameter
@@ -23,26 +23,11 @@ logger = logging.getLogger(__name__)
 class Trace(Works):
     """The work of every node of a pipeline, and the content of its datasets as far as it is known by now.
 
-    Args:
-        pipeline: nodes to run, already filtered.
-        catalog: its datasets exist (Kedro's warm-up has happened).
-        manifest: what is remembered; :meth:`Manifest.recover` has been called.
-        project: folder that relative paths in parameters start from.
-        hook_manager: of the session, for the hooks that may change what a node reads.
-        trust: False to read the content of every file, whatever its times say.
+    Arguments are those of :class:`Works`.
     """
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        catalog: Any,
-        manifest: Manifest,
-        project: Path,
-        hook_manager: Any = None,
-        *,
-        trust: bool,
-    ) -> None:
-        super().__init__(pipeline, catalog, manifest, project, hook_manager, trust=trust)
+    def __init__(self, pipeline: Pipeline, *arguments: Any, **options: Any) -> None:
+        super().__init__(pipeline, *arguments, **options)
         self._outputs = pipeline.outputs()
         self._pinned = {
             base_name(name): dataset._version.load

@@ -3,7 +3,7 @@
 import difflib
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, Literal, Self
 
@@ -125,6 +125,30 @@ def require_columns(frame: nw.DataFrame[Any], names: Sequence[str], *, what: str
         hint = f"did you mean {near[0]!r}? " if near else ""
         named = ", ".join(map(repr, missing))
         raise DataError(f"{what} has no column {named}, which {key} names: {hint}It has {frame.columns}")
+
+
+def require_roles(
+    table: nw.DataFrame[Any], columns: Columns, others: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[str]]:
+    """The columns that ``table`` must have, by the YAML key that names them.
+
+    Args:
+        others: further columns by their key, such as ``{"split.column": ["Date"]}``.
+
+    Raises:
+        DataError: naming the columns that it lacks, and the key.
+    """
+    roles: dict[str, Sequence[str]] = {
+        "columns.categorical": columns.categorical,
+        "columns.continuous": columns.continuous,
+        "columns.target": columns.targets,
+        "columns.id": columns.id,
+        "columns.time": (columns.time,) if columns.time else (),
+        **others,
+    }
+    for key, names in roles.items():
+        require_columns(table, names, what="the table", key=key)
+    return roles
 
 
 def assign_parts(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw.DataFrame[Any]:

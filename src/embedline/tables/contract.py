@@ -5,7 +5,7 @@ from typing import Any
 import narwhals as nw
 
 from embedline.errors import DataError
-from embedline.tables.columns import Columns, Split, require_columns
+from embedline.tables.columns import Columns, Split, require_roles
 from embedline.tables.encoder import MEND
 from embedline.tables.options import EncodingOptions
 from embedline.tables.targets import FEW_NUMBERS
@@ -34,17 +34,8 @@ def read_table(
         DataError: naming the column and, counted from 1, the row of the frame as it was loaded.
     """
     table = open_frame(data)
-    roles = {
-        "columns.categorical": columns.categorical,
-        "columns.continuous": columns.continuous,
-        "columns.target": columns.targets,
-        "columns.id": columns.id,
-        "columns.time": (columns.time,) if columns.time else (),
-        "split.column": (split.column,) if split.column else (),
-        **dict(others),
-    }
-    for key, names in roles.items():
-        require_columns(table, names, what="the table", key=key)
+    split_column = (split.column,) if split.column else ()
+    roles = require_roles(table, columns, {"split.column": split_column, **dict(others)})
     table = settle_objects(table, (name for names in roles.values() for name in names))
     for name in columns.continuous:
         refuse_text(table.get_column(name), name, mend=MEND)

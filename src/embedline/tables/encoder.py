@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
 from embedline.tables.categories import CategoryMap, all_missing, code_arrays, codes_of, fit_categories, kind_of
-from embedline.tables.columns import PART, Columns, require_columns
+from embedline.tables.columns import PART, Columns, require_columns, require_roles
 from embedline.tables.options import EncodingOptions
 from embedline.tables.scales import Scale, fit_scale, number_of
 from embedline.tables.target_means import TargetMeans, fit_target_means
@@ -137,16 +137,7 @@ def value_name(variable: str) -> str:
 
 
 def _check_columns(table: nw.DataFrame[Any], columns: Columns, grouped: tuple[str, ...]) -> None:
-    roles = {
-        "columns.categorical": columns.categorical,
-        "columns.continuous": columns.continuous,
-        "columns.target": columns.targets,
-        "columns.id": columns.id,
-        "columns.time": (columns.time,) if columns.time else (),
-        "encoding.target_means": grouped,
-    }
-    for key, names in roles.items():
-        require_columns(table, names, what="the table", key=key)
+    require_roles(table, columns, {"encoding.target_means": grouped})
     if both := [name for name in columns.targets if name in grouped]:
         raise DataError(f"encoding.target_means groups by the target {both[0]!r}")
 
