@@ -5,6 +5,10 @@
 A first `kedro run --env base --pipelines rossmann` in a fresh folder gives the share of the run that goes into telling
 what to run, hashing and remembering. Then, in turn: the same command again, which runs nothing, and Kedro's own runner
 with --only-missing-outputs, which runs nothing either and is Kedro's start-up. Wall times of whole processes.
+
+    python tests/benchmarks/bench_running.py --watching
+
+Processor seconds of a small training, in turn with and without the watch on what a node opens and imports.
 """
 
 import argparse
@@ -37,12 +41,57 @@ def bookkeeping(printed: str) -> float:
     return float(found[1])
 
 
+TRAINING = """
+import contextlib, sys, time
+import numpy as np, polars as pl
+context = contextlib.nullcontext()
+if sys.argv[1] == "watched":
+    from embedline.running.watching import WATCH
+    context = WATCH.node()
+from embedline.pipelines.tabular import nodes
+from embedline.tables.columns import Columns, Split
+from embedline.tables.options import EncodingOptions, NetworkOptions, TableTraining
+numbers = np.random.default_rng(0)
+x, k, y = numbers.normal(size=20_000), numbers.integers(0, 50, 20_000), numbers.normal(size=20_000)
+table = pl.DataFrame({"x": x, "k": k, "y": y})
+columns, split = Columns(categorical=["k"], continuous=["x"], target="y"), Split(kind="random")
+encoder = nodes.fit_encoder(table, columns, split, EncodingOptions())
+encoded = nodes.encode(table, encoder, columns, split)
+training = TableTraining(epochs=6, batch_size=64, lr=0.003, threads=1)
+began = time.process_time()
+with context:
+    nodes.train(encoded, encoder, NetworkOptions(layers=[64, 32]), training)
+print(time.process_time() - began)
+"""
+
+
+def measure_watching(rounds: int) -> None:
+    """Print what the watch costs; the ratio is that of two runs, one after the other."""
+    seconds: dict[str, list[float]] = {"watched": [], "alone": []}
+    for _ in range(rounds):
+        for kind, found in seconds.items():
+            run = subprocess.run([sys.executable, "-c", TRAINING, kind], capture_output=True, text=True, check=True)
+            found.append(float(run.stdout.split()[-1]))
+    ratios = [watched / alone for watched, alone in zip(seconds["watched"], seconds["alone"], strict=True)]
+    say(
+        f"training watched: {statistics.median(seconds['watched']):.2f} s of the processor, "
+        f"alone: {statistics.median(seconds['alone']):.2f} s; ratio {statistics.median(ratios):.3f} "
+        f"({min(ratios):.3f} to {max(ratios):.3f})"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", required=True, help="archive or folder of the Rossmann tables")
+    parser.add_argument("--source", help="archive or folder of the Rossmann tables")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--watching", action="store_true", help="measure the watch alone")
     options = parser.parse_args()
+    if options.watching:
+        measure_watching(options.rounds)
+        return
+    if not options.source:
+        parser.error("--source is needed")
     with tempfile.TemporaryDirectory() as root:
         params = f"data_root={root}/data,tracking_root={root},rossmann.source={Path(options.source).resolve()}"
         params += f",rossmann.training.epochs={options.epochs}"
