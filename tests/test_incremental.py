@@ -13,6 +13,7 @@ from kedro.framework.startup import bootstrap_project
 
 from copies import PROJECT, copy_project, kedro
 from embedline.running import IncrementalSession, Manifest, code
+from embedline.running.watching import WATCH
 from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
 
 NODES = {
@@ -70,7 +71,9 @@ class Preparation:
 
 @pytest.fixture(scope="module")
 def preparation(tmp_path_factory: pytest.TempPathFactory) -> Preparation:
-    """A preparation that has run once."""
+    """A preparation that has run once, in a process whose modules have read nothing for other tests."""
+    for read in (WATCH._by_module, WATCH._for_nodes):
+        read.clear()
     made = Preparation(tmp_path_factory.mktemp("preparation"))
     assert made.ran() == NODES
     return made

@@ -168,19 +168,23 @@ class Watch:
     def _readers(self, frame: FrameType | None, path: str = SOURCES[0]) -> list[Seen]:
         """Whom an event is to be told of: the modules of the project on the stack, and the node at work."""
         names: set[str] = set()
-        inner, depth = "", 0
+        inner, depth, is_importing = "", 0, False
         while frame is not None:
             kind, name = _kind_of(frame.f_code.co_filename), frame.f_globals.get("__name__")
             if kind == "reader" and depth == 0 and path.endswith(SOURCES):
                 return []
             if kind == "own":  # who called the runner has no part in what it does
                 break
+            if kind == "configuration":  # its values are compared, as parameters and entries of the catalog
+                return []
             if kind == "hooks" and self._node is not None and inner not in self.acting:
                 return []  # within a hook of a library, or one that only observes
             if kind == "project" and name in self._sources:
                 names.add(str(name))
+                is_importing |= frame.f_code.co_name == "<module>"
             inner, depth, frame = str(name), depth + 1, frame.f_back
-        known = self._by_module if self._node is None else self._for_nodes
+        # What a function has read, a node has from it only through what the module keeps.
+        known = self._by_module if is_importing else self._for_nodes
         seen = [known.setdefault(name, Seen()) for name in names]
         return seen if self._node is None else [*seen, self._node]
 
@@ -233,6 +237,8 @@ def _kind_of(file: str) -> str:
         return "other" if file == __file__ else "own"
     if file.startswith("<frozen importlib") or file.endswith(_READERS):
         return "reader"
+    if file.endswith(os.path.join("kedro", "config", "omegaconf_config.py")):
+        return "configuration"
     if file.endswith(f"pluggy{os.sep}_callers.py"):
         return "hooks"
     return "project" if _is_project_file(file) else "other"
