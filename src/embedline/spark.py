@@ -1,5 +1,6 @@
 """The Spark session: its settings, and its start when the first dataset needs it."""
 
+import functools
 import logging
 import os
 import shutil
@@ -16,7 +17,11 @@ FIXED = {
     "spark.sql.ansi.enabled": "true",  # a text that is no number is an error, not a missing value
     "spark.sql.session.timeZone": "UTC",
 }
-_settings: dict[str, str] = {}
+
+
+@functools.cache  # what a cached function keeps is none of a module's values: where Spark runs decides no result
+def _settings() -> dict[str, str]:
+    return {}
 
 
 def configure(settings: Mapping[str, Any]) -> None:
@@ -38,8 +43,8 @@ def configure(settings: Mapping[str, Any]) -> None:
             raise DataError(f"settings of Spark: {key!r} does not start with 'spark.'")
         if FIXED.get(key, value) != value:
             raise DataError(f"settings of Spark: {key} has to be {FIXED[key]}, not {value}")
-    _settings.clear()
-    _settings.update(flat)
+    _settings().clear()
+    _settings().update(flat)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -87,10 +92,10 @@ def spark_session() -> Any:
 
     session = SparkSession.getActiveSession()
     if session is None:
-        master = _settings.get(MASTER, "local[*]")
+        master = _settings().get(MASTER, "local[*]")
         builder = SparkSession.builder.appName("embedline").config(MASTER, master)
         try:
-            session = builder.config(map=dict(_settings)).getOrCreate()
+            session = builder.config(map=dict(_settings())).getOrCreate()
         except (PySparkException, Py4JError) as error:
             raise DataError(f"Spark does not start with the master {master}: {spark_reason(error)}") from error
         page = session.sparkContext.uiWebUrl
