@@ -1,4 +1,4 @@
-"""Whether the runner notices a change: 131 kinds of edits of a small project, in changes.txt, and what no text can say.
+"""Whether the runner notices a change: kinds of edits of a small project, in changes.txt, and what no text can say.
 
 Each case runs three times: at first, again without a change (nothing may run), and after the edit. Then the node is
 forced to run: what it makes by force is what it must have made, or what a skip must have kept.

@@ -1,8 +1,9 @@
 """What code a node runs: whole modules of the project, what its objects hold, and the libraries behind them.
 
-A module counts with its whole source, without comments and docstrings: rather too much than too little. Which modules
-count is told by the imports of the node's own module (:mod:`.modules`), by the objects that its function holds and by
-those that somebody has put into a module (:mod:`.values`), and by what the node was seen to import (:mod:`.watching`).
+A module counts with its whole source, without comments and docstrings: rather too much than too little. These
+modules count: what the node's own module imports (:mod:`.modules`), those of the objects that its function holds and of
+the values that others have set on a module (:mod:`.reading`), and those that the node was seen to import
+(:mod:`.watching`).
 """
 
 import ast

@@ -207,9 +207,9 @@ class Reading:
         if is_in_its_module(cls) or not cls.__flags__ & HEAP_TYPE:
             return {"!class": name}
         bases = [self.of(base) for base in cls.__bases__]
-        return {"!class": [name, bases, self.ofattributes(cls)]}
+        return {"!class": [name, bases, self.of_attributes(cls)]}
 
-    def ofattributes(self, cls: type, *, own: str | None = None) -> Any:
+    def of_attributes(self, cls: type, *, own: str | None = None) -> Any:
         """Attributes of a class, without those that Python and pydantic keep for themselves.
 
         Args:
@@ -233,7 +233,7 @@ class Reading:
         if own and issubclass(type(value), type) and value.__module__ == own and id(value) not in self._open:
             self._open.append(id(value))
             try:
-                return {"!class": [value.__qualname__, self.ofattributes(value, own=own)]}
+                return {"!class": [value.__qualname__, self.of_attributes(value, own=own)]}
             finally:
                 self._open.pop()
         return self.of(value)
