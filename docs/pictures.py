@@ -22,7 +22,7 @@ sys.path[:0] = [str(PROJECT / "src"), str(PROJECT / "tests")]
 
 from browsers import Browser, served, waiting  # noqa: E402
 from copies import copy_project  # noqa: E402
-from embedline.commands.stored import open_catalog  # noqa: E402
+from embedline.commands.artifacts import open_catalog  # noqa: E402
 
 FIGURES = {  # picture: artifact, width and height in pixels of a page; None: as the figure says
     "forecast": ("rossmann.forecast_plot", 1100, None),

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 from kedro.framework.startup import bootstrap_project
 
+from embedline.commands.text_files import typed
 from embedline.errors import DataError
-from embedline.text_files import typed
 
 PROJECT = Path(__file__).resolve().parents[1]
 OLD, NEW = "2026-01-01T00.00.00.000Z", "2026-02-01T00.00.00.000Z"
@@ -26,12 +26,12 @@ def make_bundles(seed: int) -> dict[str, Any]:
     """A language model and a classifier with random weights, and a table's model."""
     import torch
 
-    from embedline.text.classifier_learner import build_classifier
-    from embedline.text.language_learner import TIED, build_language_model
-    from embedline.text.options import EncoderOptions, Rates
-    from embedline.text.tokens import TokenOptions
-    from embedline.text.vocabulary import Vocabulary
-    from embedline.training.bundle import ModelBundle
+    from embedline.pipelines.text.classifier_learner import build_classifier
+    from embedline.pipelines.text.language_learner import TIED, build_language_model
+    from embedline.pipelines.text.options import EncoderOptions, Rates
+    from embedline.pipelines.text.tokenizer import TokenOptions
+    from embedline.pipelines.text.vocabulary import Vocabulary
+    from embedline.training.model_file import ModelBundle
 
     rates = Rates(input=0.1, embedding=0.1, weight=0.1, hidden=0.1, output=0.1)
     network = EncoderOptions(embedding_size=8, hidden_size=12, n_layers=2, rates=rates).model_dump(mode="json")
@@ -100,8 +100,8 @@ def run(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def expected_probabilities(texts: list[str], seed: int = 2) -> np.ndarray:
-    from embedline.text.classifier_learner import class_probabilities, load_classifier
-    from embedline.text.tokens import tokenize_texts
+    from embedline.pipelines.text.classifier_learner import class_probabilities, load_classifier
+    from embedline.pipelines.text.tokenizer import tokenize_texts
 
     network, vocabulary, tokens, _ = load_classifier(make_bundles(seed)["model"])
     return class_probabilities(network, [vocabulary.ids(words) for words in tokenize_texts(texts, tokens)])
@@ -272,8 +272,8 @@ class TestModels:
 
 class TestGenerate:
     def test_next_words(self, run: Any) -> None:
-        from embedline.text.decoding import read
-        from embedline.text.generation import load, prompt_ids
+        from embedline.pipelines.text.decoding import read
+        from embedline.pipelines.text.generation import load, prompt_ids
 
         model, vocabulary, tokens = load(make_bundles(2)["language_model"])
         log_p, _ = read(model, prompt_ids("The film", vocabulary, tokens))
@@ -286,7 +286,7 @@ class TestGenerate:
         assert f"imdb.language_model of sample, version {NEW}" in printed
 
     def test_samples_are_those_of_the_options(self, run: Any) -> None:
-        from embedline.text.generation import GenerationOptions, generate, load, prompt_ids
+        from embedline.pipelines.text.generation import GenerationOptions, generate, load, prompt_ids
 
         model, vocabulary, tokens = load(make_bundles(2)["language_model"])
         options = GenerationOptions(n_tokens=6, n_samples=3, temperature=0.8, top_k=5, min_p=0.05, seed=4)

@@ -12,16 +12,16 @@ import pytest
 from kedro.config import OmegaConfigLoader
 from pydantic import BaseModel
 
-from embedline import hooks
 from embedline.errors import DataError
-from embedline.hooks import LiveMetrics, Tracking, _create_database, _flatten, _tracked
-from embedline.outages import describe_outage
-from embedline.parameter_hooks import ParameterCheck, _unread
+from embedline.hooks import tracking
+from embedline.hooks.outages import describe_outage
+from embedline.hooks.parameters import ParameterCheck, _unread
+from embedline.hooks.redaction import Redaction
+from embedline.hooks.sources import SourceAccess
+from embedline.hooks.tracking import LiveMetrics, Tracking, _create_database, _flatten, _tracked
 from embedline.paths import sqlite_url
-from embedline.redaction_hooks import Redaction
-from embedline.running import RunReport
-from embedline.source_hooks import SourceAccess
 from embedline.sources.download import access_to, set_access
+from kedro_incremental import RunReport
 
 READ = {"shop.training", "shop.split", "shop.features.windows", "seed"}
 
@@ -92,8 +92,8 @@ def test_names_become_such_as_mlflow_takes() -> None:
 def test_live_metrics_reach_mlflow_in_batches_whole_and_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hooks, "LIVE_SECONDS", 3600.0)
-    monkeypatch.setattr(hooks, "BATCH_METRICS", 10)
+    monkeypatch.setattr(tracking, "LIVE_SECONDS", 3600.0)
+    monkeypatch.setattr(tracking, "BATCH_METRICS", 10)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     try:
@@ -133,7 +133,7 @@ def test_runs_are_joined_by_the_version_they_wrote_and_killed_ones_are_closed(tm
 def test_live_metrics_are_sent_while_a_node_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", lambda self, run_id, metrics: sent.append(len(metrics)))
-    monkeypatch.setattr(hooks, "LIVE_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.0)
     live = LiveMetrics("a run", prefix="")
     live.add({"loss": 1.0, "lr": 0.1}, 1)
     assert sent == [2]

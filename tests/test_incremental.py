@@ -12,9 +12,9 @@ import pytest
 from kedro.framework.startup import bootstrap_project
 
 from copies import PROJECT, copy_project, kedro
-from embedline.running import IncrementalSession, Manifest, code
-from embedline.running.watching import WATCH
 from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
+from kedro_incremental import IncrementalSession, Manifest, code
+from kedro_incremental.watching import WATCH
 
 NODES = {
     "acquire",

@@ -7,9 +7,9 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 from pydantic import BaseModel, ConfigDict
 
-from embedline import parameter_hooks
 from embedline.errors import DataError
-from embedline.parameter_hooks import ParameterCheck, ParameterDefaults
+from embedline.hooks import parameters
+from embedline.hooks.parameters import ParameterCheck, ParameterDefaults
 
 
 class Report(BaseModel):
@@ -37,7 +37,7 @@ NODE = Node(use, ["params:columns", "params:report", "params:names"], "out", nam
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> None:
     pipelines = {"shop": Pipeline([NODE], namespace="shop")}
-    monkeypatch.setattr(parameter_hooks, "enumerate_pipelines", pipelines.items)
+    monkeypatch.setattr(parameters, "enumerate_pipelines", pipelines.items)
 
 
 def filled(parameters: dict[str, Any]) -> DataCatalog:

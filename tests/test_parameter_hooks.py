@@ -11,11 +11,11 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 
 from copies import copy_project, kedro
-from embedline import source_hooks
 from embedline.config_loader import ConfigLoader
 from embedline.errors import DataError
-from embedline.parameter_hooks import ParameterCheck
-from embedline.source_hooks import SourcePaths
+from embedline.hooks.parameters import ParameterCheck
+from embedline.hooks.sources import SourcePaths
+from embedline.hooks.tracking import sources
 
 
 def check(parameters: dict[str, Any], loader: ConfigLoader | None = None) -> None:
@@ -119,7 +119,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "sub").mkdir()
     (root / "data/a.zip").touch()
     (root / "sub/b.zip").touch()
-    monkeypatch.setattr(source_hooks, "project_root", lambda: root)
+    monkeypatch.setattr(sources, "project_root", lambda: root)
     monkeypatch.chdir(root / "sub")
     return root
 

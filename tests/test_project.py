@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,75 +13,90 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
 from copies import kedro
-from embedline.tables.columns import Columns
+from embedline.pipelines.tabular.columns import Columns
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-SOURCE = PROJECT / "src" / "embedline"
-USES_KEDRO = {
-    "pipelines",
-    "datasets",
-    "running",
-    "hooks",
-    "parameter_hooks",
-    "report_hooks",
-    "spark_hooks",
-    "publishing_hook",
-    "config_loader",
-    "source_hooks",
-    "redaction_hooks",
-    "settings",
-    "cli",
-    "commands",
-    "__main__",
-    "pipeline_registry",
-}
-USES_TORCH = {"tables", "text", "ratings", "training", "serving"}
-MAY_IMPORT = {  # own packages that each package may import, besides itself
+SOURCE = PROJECT / "src"
+# Files that may import Kedro: all else is plain Python that works without it.
+KEDRO_FILES = {"pipeline.py", "nodes.py", "settings.py", "config_loader.py", "pipeline_registry.py", "cli.py"}
+KEDRO_FOLDERS = {"datasets", "hooks", "commands"}
+LEARNERS = {"pipelines.tabular", "pipelines.text", "pipelines.ratings"}
+MAY_IMPORT = {  # what each part of the project may import of it, besides itself
     "redaction": set(),
+    "paths": set(),
     "errors": {"redaction"},
-    "training": {"errors"},
-    "tables": {"errors", "training"},
-    "text": {"errors", "training"},
-    "ratings": {"errors", "training"},
     "frames": {"errors"},
+    "training": {"errors", "frames"},
     "sources": {"errors", "redaction"},
     "spark": {"errors"},
-    "datasets": {"errors", "spark", "running", "serving", "training"},
-    "running": set(),  # another Kedro project can copy it
-    "serving": {"errors", "tables", "text", "ratings", "training"},
-    "reporting": {"errors", "redaction"},
-    "pipelines": {"errors", "sources", "frames", "tables", "text", "ratings", "training", "serving", "reporting"},
+    "pipelines.tabular": {"errors", "frames", "training"},
+    "pipelines.text": {"errors", "frames", "training"},
+    "pipelines.ratings": {"errors", "frames", "training"},
+    "serving": {"errors", "frames", "training", *LEARNERS},
+    "pipelines.publish": {"errors", "frames", "training", "serving", *LEARNERS},
+    "pipelines.rossmann": {"errors", "frames", "training", "serving", "sources", "pipelines.publish", *LEARNERS},
+    "pipelines.imdb": {"errors", "sources", "pipelines.text"},
+    "pipelines.movielens": {"errors", "sources", "pipelines.ratings"},
+    "pipelines.adult": {"errors", "sources", "pipelines.tabular"},
+    "pipelines.report": {"errors", "redaction"},
+    "datasets": {"errors", "spark", "serving", "training"},
 }
+
+
+def modules() -> dict[str, Path]:
+    """Every module of both packages by its dotted name."""
+    paths = {".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in SOURCE.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for name, path in paths.items()}
 
 
 def imports_of(path: Path) -> set[str]:
-    """Names of the modules that a file imports, anywhere in it."""
+    """Names of the modules that a file imports, anywhere in it, and of what it takes from them."""
+    package = path.relative_to(SOURCE).parent.parts
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return names
 
 
-def modules() -> list[tuple[str, Path]]:
-    """Each source file with the top-level package (or module) that it belongs to."""
-    return [(path.relative_to(SOURCE).parts[0].removesuffix(".py"), path) for path in SOURCE.rglob("*.py")]
+def area_of(module: str) -> str:
+    """The part of embedline that a module belongs to: ``training``, or ``pipelines.text``."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[: 2 if parts and parts[0] == "pipelines" else 1])
 
 
 def test_imports_point_one_way() -> None:
-    for package, path in modules():
-        for name in imports_of(path):
-            top, _, rest = name.partition(".")
-            if top in {"kedro", "kedro_datasets"}:
-                assert package in USES_KEDRO, f"{path} imports {name}"
-            if top in {"torch", "accelerate", "safetensors"}:
-                assert package in USES_TORCH, f"{path} imports {name}"
-            if top == "embedline" and rest and package in MAY_IMPORT:
-                own = rest.split(".")[0]
-                assert own in {package, *MAY_IMPORT[package]}, f"{path} imports {name}"
+    for name, path in modules().items():
+        allowed = MAY_IMPORT.get(area_of(name))
+        for imported in imports_of(path):
+            if imported.split(".")[0] == "embedline":
+                assert name.startswith("embedline"), f"{path} imports {imported}"
+                other = area_of(imported)
+                if allowed is not None and other:
+                    assert other in {area_of(name), "__version__", *allowed}, f"{path} imports {imported}"
+
+
+def test_only_files_of_the_framework_import_kedro() -> None:
+    for name, path in modules().items():
+        relative = path.relative_to(SOURCE).parts
+        framework = path.name in KEDRO_FILES or path.name == "__main__.py" or relative[1] in KEDRO_FOLDERS
+        if relative[0] == "embedline" and not framework:
+            found = {imported for imported in imports_of(path) if imported.split(".")[0].startswith("kedro")}
+            assert not found, f"{name} imports {sorted(found)}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    paths = modules()
+    graph = {name: {one for one in imports_of(path) if one in paths and one != name} for name, path in paths.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
 
 
 def test_registry_imports_no_heavy_library() -> None:

@@ -31,10 +31,10 @@ def make_bundle(seed: int) -> Any:
     """A model of two members with random weights."""
     import torch
 
-    from embedline.ratings.index import fit_encoder
-    from embedline.ratings.network import BothCodes, build_network, network_config
-    from embedline.ratings.options import RatingColumns, RatingNetwork
-    from embedline.training.bundle import ModelBundle
+    from embedline.pipelines.ratings.encoder import fit_encoder
+    from embedline.pipelines.ratings.network import BothCodes, build_network, network_config
+    from embedline.pipelines.ratings.options import RatingColumns, RatingNetwork
+    from embedline.training.model_file import ModelBundle
 
     encoder = fit_encoder(RATINGS, RatingColumns(), (1.0, 5.0))
     config, random = network_config(encoder, RatingNetwork(factors=3)), torch.Generator().manual_seed(seed)
@@ -59,8 +59,8 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions of movielens' model, its encoded ratings and its items; a table's model."""
     import torch
 
-    from embedline.ratings.index import RatingsEncoder, encode
-    from embedline.training.bundle import ModelBundle
+    from embedline.pipelines.ratings.encoder import RatingsEncoder, encode
+    from embedline.training.model_file import ModelBundle
 
     root = tmp_path_factory.mktemp("data")
     for version, seed in ((OLD, 1), (NEW, 2)):
@@ -111,7 +111,7 @@ def as_printed(rows: list[tuple[int, int, str, float]]) -> list[Any]:
 
 
 def test_a_known_user_gets_the_best_of_what_is_not_rated(run: Any) -> None:
-    from embedline.ratings.learner import load_model
+    from embedline.pipelines.ratings.learner import load_model
 
     for version, seed in ((NEW, 2), (OLD, 1)):
         printed = run("movielens", "4", "--k", "3", "--version", version).output
@@ -126,11 +126,11 @@ def test_a_known_user_gets_the_best_of_what_is_not_rated(run: Any) -> None:
 def test_a_new_user_is_folded_in_by_ids_and_titles(run: Any) -> None:
     from kedro.config import OmegaConfigLoader
 
-    from embedline.ratings.folding import fold_in, group_given
-    from embedline.ratings.folding_options import FoldingOptions
-    from embedline.ratings.learner import load_model
-    from embedline.ratings.options import Penalty
-    from embedline.ratings.vectors import Vectors, user_vectors
+    from embedline.pipelines.ratings.fold_in import fold_in, group_given
+    from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+    from embedline.pipelines.ratings.learner import load_model
+    from embedline.pipelines.ratings.options import Penalty
+    from embedline.pipelines.ratings.vectors import Vectors, user_vectors
 
     printed = run("movielens", "--rated", "102=5", "--rated", "long day=1.5", "--rated", "Film 3 (1953)=2").output
     loader = OmegaConfigLoader(

@@ -14,9 +14,9 @@ from kedro.validation.type_extractor import TypeExtractor
 
 from embedline import settings
 from embedline.pipeline_registry import register_pipelines
-from embedline.ratings.report_figures import error_figure as rating_errors
-from embedline.tables.figures import error_figure, forecast_figure
-from embedline.tables.options import ReportOptions
+from embedline.pipelines.ratings.report_plots import error_figure as rating_errors
+from embedline.pipelines.tabular.options import ReportOptions
+from embedline.pipelines.tabular.plots import error_figure, forecast_figure
 from small_runs import SOURCES
 
 MANY, CALLS = 40_000, 15  # rows enough for Polars to share them out, calls enough to see two orders of summation

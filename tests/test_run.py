@@ -17,9 +17,9 @@ from kedro.framework.startup import bootstrap_project
 from kedro.validation.exceptions import ParameterValidationError
 
 from embedline.errors import DataError
-from embedline.running import IncrementalSession
 from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
 from embedline.sources.rossmann_law import noise_floor
+from kedro_incremental import IncrementalSession
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from embedline.training.bundle import ModelBundle
+from embedline.training.model_file import ModelBundle
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = {

@@ -4,6 +4,8 @@ import logging
 import os
 import warnings
 
+import kedro_incremental  # noqa: F401  # before all else of the project: it sees what is imported from here on
+
 __version__ = "0.1.0"
 
 # OpenMP's threads spin while they wait for each other. Where other programs share the cores, a training or a LightGBM

@@ -15,11 +15,11 @@ from kedro.validation.exceptions import DataValidationError, ParameterValidation
 
 from embedline.commands import generate, predict, recommend, serve
 from embedline.errors import DataError
-from embedline.outages import describe_outage
+from embedline.hooks.outages import describe_outage
 from embedline.redaction import redacted
-from embedline.running import RunInterrupted, RunnerError
-from embedline.running.commands import incremental, prune, why
 from embedline.training.launcher import launched
+from kedro_incremental import RunInterrupted, RunnerError
+from kedro_incremental.commands import incremental, prune, why
 
 MENDABLE = (DataError, DataValidationError, ParameterValidationError, RunnerError)
 INTERRUPTED = 130  # exit status of a shell command that Ctrl-C ended

@@ -42,7 +42,7 @@ class TrainingError(DataError):
 
     Attributes:
         block: the block of parameters with the settings; the run puts the source's name in
-            (:class:`embedline.hooks.DatasetNames`).
+            (:class:`embedline.hooks.tracking.DatasetNames`).
     """
 
     def __init__(self, text: str, lr: float) -> None:

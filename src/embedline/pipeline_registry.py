@@ -2,8 +2,16 @@
 
 from kedro.pipeline import Pipeline
 
-from embedline.pipelines import adult, imdb, movielens, ratings, report, rossmann, serving, tabular, text
-from embedline.pipelines.serving import packing
+from embedline.pipelines.adult import pipeline as adult
+from embedline.pipelines.imdb import pipeline as imdb
+from embedline.pipelines.movielens import pipeline as movielens
+from embedline.pipelines.publish import nodes as publish_nodes
+from embedline.pipelines.publish import pipeline as publish
+from embedline.pipelines.ratings import pipeline as ratings
+from embedline.pipelines.report import pipeline as report
+from embedline.pipelines.rossmann import pipeline as rossmann
+from embedline.pipelines.tabular import pipeline as tabular
+from embedline.pipelines.text import pipeline as text
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -28,11 +36,11 @@ def register_pipelines() -> dict[str, Pipeline]:
     folds = ratings.create_cross_validation_pipeline("movielens", users=True)
     pipelines["movielens_folds"] = movielens.create_pipeline() + folds
     # Bring the model into service: pack it, measure the service on raw rows, register it; the hook Publishing does so.
-    pipelines |= {f"{source}_publish": pipelines[source] + publish for source, publish in _publishing().items()}
+    pipelines |= {f"{source}_publish": pipelines[source] + extra for source, extra in _publishing().items()}
     # Reads texts of yours and a model that is there: no part of a run of everything.
     pipelines["imdb_predict"] = text.create_prediction_pipeline("imdb")
     for source in ("rossmann", "adult", "movielens"):
-        pipelines[f"{source}_predict"] = serving.create_predict_pipeline(source, _publishing()[source])
+        pipelines[f"{source}_predict"] = publish.create_predict_pipeline(source, _publishing()[source])
     # Shows what is stored of all the others; what is not stored is left out.
     pipelines["report"] = report.create_pipeline(pipelines)
     return pipelines
@@ -41,19 +49,19 @@ def register_pipelines() -> dict[str, Pipeline]:
 def _publishing() -> dict[str, Pipeline]:
     return {
         "rossmann": rossmann.create_publish_pipeline(),
-        "adult": serving.create_table_publish_pipeline("adult"),
-        "imdb": serving.create_publish_pipeline(
+        "adult": publish.create_table_publish_pipeline("adult"),
+        "imdb": publish.create_publish_pipeline(
             "imdb",
-            pack=packing.pack_texts,
+            pack=publish_nodes.pack_texts,
             pack_inputs=["model"],
-            hold_out=packing.hold_out_texts,
+            hold_out=publish_nodes.hold_out_texts,
             hold_out_inputs=["documents"],
         ),
-        "movielens": serving.create_publish_pipeline(
+        "movielens": publish.create_publish_pipeline(
             "movielens",
-            pack=packing.pack_ratings,
+            pack=publish_nodes.pack_ratings,
             pack_inputs=["model"],
-            hold_out=packing.hold_out_ratings,
+            hold_out=publish_nodes.hold_out_ratings,
             hold_out_inputs=["ratings", "params:columns", "params:split"],
         ),
     }

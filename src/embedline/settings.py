@@ -1,16 +1,16 @@
 """Project settings, read by Kedro before anything else."""
 
 from embedline.config_loader import ConfigLoader
-from embedline.hooks import Checkpoints, DatasetNames, Tracking
-from embedline.parameter_hooks import ParameterCheck, ParameterDefaults
+from embedline.hooks.parameters import ParameterCheck, ParameterDefaults
+from embedline.hooks.publish import Publishing
+from embedline.hooks.redaction import Redaction
+from embedline.hooks.report import MissingArtifacts
+from embedline.hooks.sources import SourceAccess, SourcePaths
+from embedline.hooks.spark import SparkSettings
+from embedline.hooks.tracking import Checkpoints, DatasetNames, Tracking
 from embedline.paths import project_path, sqlite_url
-from embedline.publishing_hook import Publishing
 from embedline.redaction import redacted
-from embedline.redaction_hooks import Redaction
-from embedline.report_hooks import MissingArtifacts
-from embedline.running import IncrementalSession, redaction
-from embedline.source_hooks import SourceAccess, SourcePaths
-from embedline.spark_hooks import SparkSettings
+from kedro_incremental import IncrementalSession, redaction
 
 HOOKS = (
     SourcePaths(),
@@ -26,7 +26,7 @@ HOOKS = (
     DatasetNames(),
 )
 redaction.use(redacted)  # passwords are no part of what is remembered of runs
-SESSION_CLASS = IncrementalSession  # runs only what changed; see embedline.running
+SESSION_CLASS = IncrementalSession  # runs only what changed; see kedro_incremental
 
 CONFIG_LOADER_CLASS = ConfigLoader
 CONFIG_LOADER_ARGS = {

@@ -29,10 +29,10 @@ def rows_per_second(settings: dict[str, Any], n_rows: int) -> float:
     import narwhals as nw
     import polars as pl
 
-    from embedline.tables.columns import Columns
-    from embedline.tables.encoder import encode, fit_encoder
-    from embedline.tables.learner import train_network
-    from embedline.tables.options import EncodingOptions, NetworkOptions, TableTraining
+    from embedline.pipelines.tabular.columns import Columns
+    from embedline.pipelines.tabular.encoder import encode, fit_encoder
+    from embedline.pipelines.tabular.learner import train_network
+    from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 
     numbers = np.random.default_rng(0)
     codes = {f"c{place}": numbers.integers(0, 5 + 3 * place, n_rows) for place in range(CATEGORICAL)}
@@ -51,10 +51,10 @@ def rows_per_second(settings: dict[str, Any], n_rows: int) -> float:
 
 def tokens_per_second(settings: dict[str, Any], n_steps: int) -> float:
     """Of a language model."""
-    from embedline.text.language_learner import LanguageJob, follow_language_model, language_config
-    from embedline.text.options import LanguageModelOptions, LanguageModelTraining
-    from embedline.text.streams import Corpus
-    from embedline.text.vocabulary import Vocabulary
+    from embedline.pipelines.text.language_learner import LanguageJob, follow_language_model, language_config
+    from embedline.pipelines.text.lm_batches import Corpus
+    from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
+    from embedline.pipelines.text.vocabulary import Vocabulary
     from embedline.training import processes
     from embedline.training.device import make_accelerator
 

@@ -46,11 +46,11 @@ import contextlib, sys, time
 import numpy as np, polars as pl
 context = contextlib.nullcontext()
 if sys.argv[1] == "watched":
-    from embedline.running.watching import WATCH
+    from kedro_incremental.watching import WATCH
     context = WATCH.node()
 from embedline.pipelines.tabular import nodes
-from embedline.tables.columns import Columns, Split
-from embedline.tables.options import EncodingOptions, NetworkOptions, TableTraining
+from embedline.pipelines.tabular.columns import Columns, Split
+from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 numbers = np.random.default_rng(0)
 x, k, y = numbers.normal(size=20_000), numbers.integers(0, 50, 20_000), numbers.normal(size=20_000)
 table = pl.DataFrame({"x": x, "k": k, "y": y})

@@ -32,7 +32,7 @@ sys.path[:0] = [str(PROJECT / "src"), str(PROJECT / "tests" / "serving")]
 
 from mixed_requests import Outcome, Request, ask, bad_requests, good_requests, send_all  # noqa: E402
 
-from embedline.pipelines.serving.predicting import typed_request  # noqa: E402
+from embedline.pipelines.publish.nodes import typed_request  # noqa: E402
 from embedline.serving.packed import PackedService  # noqa: E402
 
 
@@ -126,7 +126,7 @@ def load(options: argparse.Namespace) -> PackedService:
         return PackedService.from_bytes(Path(options.file).read_bytes())
     from kedro.framework.startup import bootstrap_project
 
-    from embedline.commands.stored import load_bundle
+    from embedline.commands.artifacts import load_bundle
 
     bootstrap_project(PROJECT)
     params = dict(pair.split("=", 1) for pair in options.params.split(",")) if options.params else {}

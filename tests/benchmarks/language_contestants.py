@@ -32,11 +32,11 @@ def make_tokens(n_steps: int) -> np.ndarray:
 
 def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     """Steps of embedline's own training."""
-    from embedline.text.language_model import LanguageModel
-    from embedline.text.options import LanguageModelOptions, LanguageModelTraining
-    from embedline.text.streams import Corpus, StreamTask
+    from embedline.pipelines.text.language_model import LanguageModel
+    from embedline.pipelines.text.lm_batches import Corpus, StreamTask
+    from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
     from embedline.training.device import make_accelerator
-    from embedline.training.loop import descend, make_optimizer, set_rates
+    from embedline.training.train import descend, make_optimizer, set_rates
 
     options = LanguageModelOptions(preset="dl1", dropout=RATES)
     training = LanguageModelTraining(

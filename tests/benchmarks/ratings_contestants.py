@@ -16,8 +16,8 @@ import polars as pl
 import torch
 from contests import peak_megabytes
 
-from embedline.ratings.options import RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
-from embedline.ratings.splits import assign_parts
+from embedline.pipelines.ratings.options import RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
+from embedline.pipelines.ratings.splits import assign_parts
 from embedline.training.state import UNTIMED_STEPS
 
 COLUMNS = RatingColumns()
@@ -34,8 +34,8 @@ def load_parts(job: dict[str, Any]) -> pl.DataFrame:
 
 def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     """Train with the job's ``network`` and ``training`` through the functions that the nodes call."""
-    from embedline.ratings.index import encode, fit_encoder
-    from embedline.ratings.learner import predict_rows, train_ratings
+    from embedline.pipelines.ratings.encoder import encode, fit_encoder
+    from embedline.pipelines.ratings.learner import predict_rows, train_ratings
 
     ratings = pl.read_ipc(job["ratings"])
     split = SPLIT if job["evaluate"] else RatingSplit(kind="none")

@@ -19,8 +19,8 @@ import polars as pl
 import torch
 from contests import peak_megabytes
 
-from embedline.tables.arrays import part_of
-from embedline.tables.columns import EVALUATE, PART, TRAIN, Columns, Split, assign_parts
+from embedline.pipelines.tabular.arrays import part_of
+from embedline.pipelines.tabular.columns import EVALUATE, PART, TRAIN, Columns, Split, assign_parts
 from embedline.training.metrics import rmspe
 from embedline.training.state import UNTIMED_STEPS
 
@@ -74,9 +74,9 @@ def load_parts(job: dict[str, Any]) -> pl.DataFrame:
 
 def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     """Train embedline's network with the job's ``training`` options through the functions that its nodes call."""
-    from embedline.tables.encoder import EncodingOptions, encode, fit_encoder
-    from embedline.tables.learner import predict, train_network
-    from embedline.tables.options import NetworkOptions
+    from embedline.pipelines.tabular.encoder import EncodingOptions, encode, fit_encoder
+    from embedline.pipelines.tabular.learner import predict, train_network
+    from embedline.pipelines.tabular.options import NetworkOptions
     from embedline.training.options import TrainingOptions
 
     native = load_parts(job)

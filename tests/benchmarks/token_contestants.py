@@ -18,9 +18,9 @@ Result = dict[str, Any]
 
 def prepare_embedline(job: Result) -> Result:
     """Tokens, vocabulary and ids by the functions that the project's nodes call."""
-    from embedline.text.parts import SplitOptions
-    from embedline.text.tokens import TokenOptions, tokenize_documents
-    from embedline.text.vocabulary import VocabularyOptions, fit_vocabulary, numericalize
+    from embedline.pipelines.text.splits import SplitOptions
+    from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_documents
+    from embedline.pipelines.text.vocabulary import VocabularyOptions, fit_vocabulary, numericalize
 
     texts = pl.read_parquet(job["texts"])
     documents = texts.with_row_index("document_id").with_columns(

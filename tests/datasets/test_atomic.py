@@ -15,7 +15,7 @@ import torch
 from kedro.io.core import DatasetError, Version
 
 from embedline import datasets
-from embedline.training.bundle import ModelBundle
+from embedline.training.model_file import ModelBundle
 
 
 def _bundle(value: float) -> ModelBundle:
@@ -182,7 +182,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_earlier_version(tmp_path: Pat
         import numpy as np, polars as pl, torch
         from kedro.io.core import DatasetError, Version
         from embedline.datasets import Bundle, Bytes, JSON, PandasParquet, PolarsFrame
-        from embedline.training.bundle import ModelBundle
+        from embedline.training.model_file import ModelBundle
 
         folder = sys.argv[1]
         noise = np.random.default_rng(0).random(100_000)

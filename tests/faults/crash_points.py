@@ -21,7 +21,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 from kedro_runs import Settings, Site
 
-from embedline.running import IncrementalRunner
+from kedro_incremental import IncrementalRunner
 
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 NAMES = ("first", "total", "doubled", "last")

@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import torch
 
-from embedline.ratings.index import RatingsEncoder, encode, fit_encoder
-from embedline.ratings.learner import RatingModel
-from embedline.ratings.network import BothCodes, FactorModel, build_network, network_config
-from embedline.ratings.options import FeatureOptions, RatingColumns, RatingNetwork, RatingSplit
+from embedline.pipelines.ratings.encoder import RatingsEncoder, encode, fit_encoder
+from embedline.pipelines.ratings.learner import RatingModel
+from embedline.pipelines.ratings.network import BothCodes, FactorModel, build_network, network_config
+from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingNetwork, RatingSplit
 
 COLUMNS = RatingColumns()
 NO_SPLIT = RatingSplit(kind="none")

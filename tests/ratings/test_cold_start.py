@@ -10,13 +10,13 @@ from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratin
 from rating_law import items_table, ratings_table
 
 from embedline.errors import DataError
-from embedline.ratings.baselines import Biases, damped_biases
-from embedline.ratings.cold_items import measure_items
-from embedline.ratings.cold_start import hold_out, measure_cold_start
-from embedline.ratings.cold_users import measure_users, new_biases
-from embedline.ratings.folding import fold_in, group_given
-from embedline.ratings.folding_options import FoldingOptions
-from embedline.ratings.options import (
+from embedline.pipelines.ratings.baselines import Biases, damped_biases
+from embedline.pipelines.ratings.cold_items import measure_items
+from embedline.pipelines.ratings.cold_start import hold_out, measure_cold_start
+from embedline.pipelines.ratings.cold_users import measure_users, new_biases
+from embedline.pipelines.ratings.fold_in import fold_in, group_given
+from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.options import (
     BaselineOptions,
     ColdStartOptions,
     FeatureOptions,
@@ -26,7 +26,7 @@ from embedline.ratings.options import (
     RatingSplit,
     RatingsTraining,
 )
-from embedline.ratings.vectors import Vectors, user_vectors
+from embedline.pipelines.ratings.vectors import Vectors, user_vectors
 
 COLUMNS, FOLDING, PENALTY = RatingColumns(), FoldingOptions(factors=0.5, biases=2.0), Penalty(factors=0.1, biases=0.1)
 TRAINING = RatingsTraining(
@@ -151,7 +151,7 @@ class TestNewUsers:
     def test_the_given_ratings_are_the_same_for_every_method_and_never_predicted(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from embedline.ratings import cold_users
+        from embedline.pipelines.ratings import cold_users
 
         encoder = encoder_of(KNOWN)
         model, encoded = model_of(encoder, (0.5, 0.5)), encoded_of(KNOWN, encoder)

@@ -5,11 +5,11 @@ import pytest
 from rating_law import ratings_table
 
 from embedline.errors import DataError
-from embedline.ratings.cross_validation import cross_validate
-from embedline.ratings.index import encode, fit_encoder
-from embedline.ratings.learner import load_model, rating_tensors, train_ratings
-from embedline.ratings.metrics import rating_metrics
-from embedline.ratings.options import (
+from embedline.pipelines.ratings.cross_validation import cross_validate
+from embedline.pipelines.ratings.encoder import encode, fit_encoder
+from embedline.pipelines.ratings.learner import load_model, rating_tensors, train_ratings
+from embedline.pipelines.ratings.metrics import rating_metrics
+from embedline.pipelines.ratings.options import (
     BaselineOptions,
     CrossValidationOptions,
     RatingColumns,
@@ -17,7 +17,7 @@ from embedline.ratings.options import (
     RatingSplit,
     RatingsTraining,
 )
-from embedline.ratings.splits import part_of
+from embedline.pipelines.ratings.splits import part_of
 
 COLUMNS, NETWORK = RatingColumns(), RatingNetwork(factors=4, init_std=0.1)
 TRAINING = RatingsTraining(epochs=3, batch_size=32, lr=0.02, seeds=(1, 2), device="cpu", precision="fp32")

@@ -7,11 +7,11 @@ from rating_law import items_table, ratings_table, users_table
 from torch import Tensor
 
 from embedline.errors import DataError
-from embedline.ratings import network as network_module
-from embedline.ratings import sides
-from embedline.ratings.index import RatingsEncoder, fit_encoder
-from embedline.ratings.network import BothCodes, FactorModel, _Product, build_network, network_config
-from embedline.ratings.options import FeatureOptions, RatingColumns, RatingNetwork
+from embedline.pipelines.ratings import network as network_module
+from embedline.pipelines.ratings import sides
+from embedline.pipelines.ratings.encoder import RatingsEncoder, fit_encoder
+from embedline.pipelines.ratings.network import BothCodes, FactorModel, _Product, build_network, network_config
+from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingNetwork
 
 OPTIONS = FeatureOptions(items=("genres", "year"), users=("age", "taste"))
 VARIANTS = {

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hand_made import encoder_of, network_of, small_items, small_ratings
 
-from embedline.ratings import folding
-from embedline.ratings.folding import GivenRatings, fold_in, group_given
-from embedline.ratings.folding_options import FoldingOptions
-from embedline.ratings.network import FactorModel
-from embedline.ratings.options import Penalty
-from embedline.ratings.vectors import Vectors, item_vectors
+from embedline.pipelines.ratings import fold_in as folding
+from embedline.pipelines.ratings.fold_in import GivenRatings, fold_in, group_given
+from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.network import FactorModel
+from embedline.pipelines.ratings.options import Penalty
+from embedline.pipelines.ratings.vectors import Vectors, item_vectors
 
 OPTIONS, PENALTY = FoldingOptions(factors=0.7, biases=1.5, iterations=40), Penalty(factors=0.2, biases=0.05)
 GIVEN = group_given(

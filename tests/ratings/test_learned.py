@@ -7,14 +7,14 @@ import torch
 from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratings
 
 from embedline.errors import DataError
-from embedline.ratings import learned
-from embedline.ratings.counts import RatedItems, training_counts
-from embedline.ratings.crosstab import crosstab
-from embedline.ratings.learned import item_biases, item_map, most_rated, nearest_items, side_by_side
-from embedline.ratings.learner import RatingModel
-from embedline.ratings.options import RatingColumns, RatingSplit
-from embedline.ratings.titles import item_titles
-from embedline.training.components import principal_components
+from embedline.pipelines.ratings import item_analysis
+from embedline.pipelines.ratings.counts import RatedItems, training_counts
+from embedline.pipelines.ratings.crosstab import crosstab
+from embedline.pipelines.ratings.item_analysis import item_biases, item_map, most_rated, nearest_items, side_by_side
+from embedline.pipelines.ratings.learner import RatingModel
+from embedline.pipelines.ratings.options import RatingColumns, RatingSplit
+from embedline.pipelines.ratings.titles import item_titles
+from embedline.training.pca import principal_components
 
 RATINGS, ITEMS = small_ratings(), small_items()
 ENCODER = encoder_of(RATINGS, ITEMS, features=("genres",))
@@ -78,7 +78,7 @@ def test_items_with_few_ratings_are_left_out_on_either_side() -> None:
 
 def test_blocks_change_no_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = nearest_items(ENCODED, MODEL, k=3)
-    monkeypatch.setattr(learned, "BLOCK_COSINES", 20)
+    monkeypatch.setattr(item_analysis, "BLOCK_COSINES", 20)
     assert nearest_items(ENCODED, MODEL, k=3).drop("cosine").equals(whole.drop("cosine"))
 
 

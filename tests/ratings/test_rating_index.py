@@ -9,9 +9,9 @@ import pytest
 from rating_law import N_ITEMS, N_USERS, items_table, ratings_table, users_table
 
 from embedline.errors import DataError
-from embedline.ratings import index
-from embedline.ratings.index import RatingsEncoder, encode, fit_encoder
-from embedline.ratings.options import FeatureOptions, RatingColumns, RatingSplit
+from embedline.pipelines.ratings import encoder as encoding
+from embedline.pipelines.ratings.encoder import RatingsEncoder, encode, fit_encoder
+from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingSplit
 
 COLUMNS = RatingColumns()
 SMALL = pl.DataFrame({"user": ["b", "a", "b"], "item": [7, 3, 3], "rating": [4.0, 2.0, 3.0]})
@@ -41,7 +41,7 @@ def test_ids_come_as_series_of_any_engine() -> None:
 def test_long_columns_are_looked_up_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, users = fit_encoder(ratings_table(), COLUMNS), ratings_table()["user"]
     whole = encoder.user_rows(users)
-    monkeypatch.setattr(index, "LOOKED_UP", 7)
+    monkeypatch.setattr(encoding, "LOOKED_UP", 7)
     assert encoder.user_rows(users).tolist() == whole.tolist()
     assert [encoder.users[row - 1] for row in whole] == users.to_list()
 

@@ -12,20 +12,22 @@ from rating_law import N_ITEMS, NOISE, items_table, ratings_table, users_table
 from torch import nn
 
 from embedline.errors import DataError
-from embedline.ratings import learner
-from embedline.ratings.baselines import damped_biases
-from embedline.ratings.index import RatingsEncoder, encode, fit_encoder
-from embedline.ratings.learner import (
-    load_model,
-    predict_rows,
-    range_test,
-    rating_tensors,
-    train_ratings,
+from embedline.pipelines.ratings import learner
+from embedline.pipelines.ratings.baselines import damped_biases
+from embedline.pipelines.ratings.encoder import RatingsEncoder, encode, fit_encoder
+from embedline.pipelines.ratings.learner import load_model, predict_rows, range_test, rating_tensors, train_ratings
+from embedline.pipelines.ratings.options import (
+    FeatureOptions,
+    RatingColumns,
+    RatingNetwork,
+    RatingSplit,
+    RatingsTraining,
 )
-from embedline.ratings.options import FeatureOptions, RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
-from embedline.ratings.splits import part_of
-from embedline.training import checkpoints, ensemble, loop
-from embedline.training.bundle import ModelBundle
+from embedline.pipelines.ratings.splits import part_of
+from embedline.training import checkpoint as checkpoints
+from embedline.training import ensemble
+from embedline.training import train as loop
+from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
 
 COLUMNS = RatingColumns()

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from embedline.ratings import metrics
-from embedline.ratings.metrics import ranking_metrics, rating_metrics
-from embedline.ratings.options import RankingOptions
+from embedline.pipelines.ratings import metrics
+from embedline.pipelines.ratings.metrics import ranking_metrics, rating_metrics
+from embedline.pipelines.ratings.options import RankingOptions
 
 PARTS = pl.Enum(["train", "evaluate"])
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from embedline.ratings.options import (
+from embedline.pipelines.ratings.options import (
     FeatureOptions,
     RatingColumns,
     RatingNetwork,

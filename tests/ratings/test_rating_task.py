@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from rating_law import items_table, ratings_table, users_table
 
-from embedline.ratings.index import RatingsEncoder, fit_encoder
-from embedline.ratings.network import BothCodes, FactorModel, build_network, network_config
-from embedline.ratings.options import FeatureOptions, Penalty, RatingColumns, RatingNetwork
-from embedline.ratings.task import RandomRatings, RatingTask, _Squares, penalty_weights
+from embedline.pipelines.ratings.batches import RandomRatings, RatingTask, _Squares, penalty_weights
+from embedline.pipelines.ratings.encoder import RatingsEncoder, fit_encoder
+from embedline.pipelines.ratings.network import BothCodes, FactorModel, build_network, network_config
+from embedline.pipelines.ratings.options import FeatureOptions, Penalty, RatingColumns, RatingNetwork
 
 CPU = torch.device("cpu")
 USERS, ITEMS = torch.tensor([1, 2, 2, 9], dtype=torch.int32), torch.tensor([3, 3, 4, 40], dtype=torch.int32)

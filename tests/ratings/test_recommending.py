@@ -6,13 +6,13 @@ import pytest
 from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratings
 
 from embedline.errors import DataError
-from embedline.ratings import recommending
-from embedline.ratings.folding import fold_in, group_given
-from embedline.ratings.folding_options import FoldingOptions
-from embedline.ratings.options import Penalty, RatingSplit, RecommendationOptions
-from embedline.ratings.ranking import top_items
-from embedline.ratings.recommending import recommend, recommend_for_ratings
-from embedline.ratings.vectors import Vectors, user_vectors
+from embedline.pipelines.ratings import recommend as recommending
+from embedline.pipelines.ratings.fold_in import fold_in, group_given
+from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.options import Penalty, RatingSplit, RecommendationOptions
+from embedline.pipelines.ratings.ranking import top_items
+from embedline.pipelines.ratings.recommend import recommend, recommend_for_ratings
+from embedline.pipelines.ratings.vectors import Vectors, user_vectors
 
 RATINGS = small_ratings()
 ENCODER = encoder_of(RATINGS)

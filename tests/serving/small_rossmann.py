@@ -11,13 +11,13 @@ import polars as pl
 import yaml
 
 from embedline.pipelines.rossmann import nodes as preparation
-from embedline.pipelines.rossmann import publishing
+from embedline.pipelines.rossmann import packing
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.tabular import nodes as learner
+from embedline.pipelines.tabular.columns import Columns, Split
+from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.serving.packed import PackedService
 from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
-from embedline.tables.columns import Columns, Split
-from embedline.tables.options import EncodingOptions, NetworkOptions, TableTraining
 
 SETTINGS = yaml.safe_load((Path(__file__).resolve().parents[2] / "conf/base/parameters/rossmann.yml").read_text())[
     "rossmann"
@@ -76,7 +76,7 @@ class Batch:
 
     def pack(self, model: Any) -> PackedService:
         """The service."""
-        return publishing.pack_service(model, self.encoded, **self.tables, features=FEATURES)
+        return packing.pack_service(model, self.encoded, **self.tables, features=FEATURES)
 
     def forecast(self, model: Any) -> dict[tuple[int, str], float]:
         """Sales by store and day of every row of test.csv, as the submission has them: 0 where the store is closed."""

@@ -3,11 +3,11 @@
 import numpy as np
 import polars as pl
 
-from embedline.pipelines.serving.tables import pack_table
+from embedline.pipelines.publish.nodes import pack_table
 from embedline.pipelines.tabular import nodes as learner
+from embedline.pipelines.tabular.columns import Columns, Split
+from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, ReportOptions, TableTraining
 from embedline.serving.packed import PackedService
-from embedline.tables.columns import Columns, Split
-from embedline.tables.options import EncodingOptions, NetworkOptions, ReportOptions, TableTraining
 
 SPLIT = Split(kind="column", column="held_out", value=True)
 CLASSES = Columns(

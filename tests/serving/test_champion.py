@@ -16,10 +16,9 @@ from small_table import CLASSES, SPLIT, Trained
 
 from embedline.datasets import Champion
 from embedline.errors import DataError
+from embedline.hooks.publish import Publishing
 from embedline.pipeline_registry import register_pipelines
-from embedline.pipelines.serving.nodes import measure_service
-from embedline.pipelines.serving.tables import hold_out_table
-from embedline.publishing_hook import Publishing
+from embedline.pipelines.publish.nodes import hold_out_table, measure_service
 from embedline.serving.champion import Figures, decide, fingerprint, measure
 from embedline.serving.packed import Measured, PackedService
 from embedline.serving.registry import Published, Registry, log_service

@@ -16,7 +16,7 @@ from embedline.errors import DataError
 from embedline.serving.columns import InputColumn, require_columns, signature_of
 from embedline.serving.packed import PackedService
 from embedline.serving.values import as_text, plain_values
-from embedline.training.bundle import ModelBundle
+from embedline.training.model_file import ModelBundle
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from test_ratings_service import make_bundle
 from copies import copy_project, kedro
 from embedline.errors import DataError
 from embedline.pipeline_registry import register_pipelines
-from embedline.pipelines.serving.predicting import predict_rows, typed_request
+from embedline.pipelines.publish.nodes import predict_rows, typed_request
 from embedline.serving.columns import InputColumn
 from embedline.serving.packed import PackedService
 from embedline.serving.ratings import pack_ratings

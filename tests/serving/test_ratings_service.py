@@ -8,14 +8,20 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.ratings.index import encode, fit_encoder
-from embedline.ratings.learner import load_model
-from embedline.ratings.network import BothCodes, build_network, network_config
-from embedline.ratings.options import BaselineOptions, FeatureOptions, RatingColumns, RatingNetwork, RatingSplit
-from embedline.ratings.predictions import predict_held_out
+from embedline.pipelines.ratings.encoder import encode, fit_encoder
+from embedline.pipelines.ratings.learner import load_model
+from embedline.pipelines.ratings.network import BothCodes, build_network, network_config
+from embedline.pipelines.ratings.options import (
+    BaselineOptions,
+    FeatureOptions,
+    RatingColumns,
+    RatingNetwork,
+    RatingSplit,
+)
+from embedline.pipelines.ratings.predictions import predict_held_out
 from embedline.serving.packed import PackedService
 from embedline.serving.ratings import hold_out_ratings, pack_ratings
-from embedline.training.bundle import ModelBundle
+from embedline.training.model_file import ModelBundle
 
 COLUMNS = RatingColumns(user="listener", item="album", rating="stars", timestamp=None, title=None)
 SPLIT = RatingSplit(kind="column", column="held", value=1)

@@ -11,9 +11,9 @@ import pytest
 from small_rossmann import COLUMNS, SPLIT, Batch, as_pandas, raw_tables
 
 from embedline.errors import DataError
-from embedline.pipelines.rossmann import publishing
-from embedline.pipelines.rossmann.serving import RossmannService
-from embedline.pipelines.serving.nodes import measure_service
+from embedline.pipelines.publish.nodes import measure_service
+from embedline.pipelines.rossmann.packing import hold_out
+from embedline.pipelines.rossmann.service import RossmannService
 from embedline.pipelines.tabular import nodes as learner
 from embedline.serving.packed import PackedService
 
@@ -203,7 +203,7 @@ def test_no_rows_have_no_answers(service, rows) -> None:
 
 
 def test_the_service_measures_on_raw_rows_what_the_run_measured(packed, batch, model) -> None:
-    evaluation = publishing.hold_out(batch.table, COLUMNS, SPLIT)
+    evaluation = hold_out(batch.table, COLUMNS, SPLIT)
     assert evaluation.columns[-1] == "actual" and "Customers" not in evaluation.columns
     assert evaluation["Date"].min() == "2015-06-19" and evaluation["Date"].max() == "2015-07-31"
     report = learner.ReportOptions()

@@ -15,17 +15,16 @@ from kedro_datasets.pandas import CSVDataset
 
 from embedline.datasets import PolarsFrame
 from embedline.errors import DataError
-from embedline.pipelines.serving.predicting import predict_rows
-from embedline.pipelines.serving.tables import pack_table
+from embedline.pipelines.publish.nodes import pack_table, predict_rows
 from embedline.pipelines.tabular import nodes as learner
+from embedline.pipelines.tabular.arrays import to_arrays
+from embedline.pipelines.tabular.columns import Columns, Split
+from embedline.pipelines.tabular.encoder import encode
+from embedline.pipelines.tabular.learner import load_model
+from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.serving.contract import RefusedError
 from embedline.serving.packed import PackedService
 from embedline.serving.server import Answering
-from embedline.tables.arrays import to_arrays
-from embedline.tables.columns import Columns, Split
-from embedline.tables.encoder import encode
-from embedline.tables.learner import load_model
-from embedline.tables.options import EncodingOptions, NetworkOptions, TableTraining
 
 CATEGORICAL = ("district", "zip", "lift", "garden", "rooms", "floor", "word")
 CONTINUOUS = ("area", "rent", "count", "heated", "flag", "level")

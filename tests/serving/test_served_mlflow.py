@@ -21,8 +21,8 @@ from kedro.framework.startup import bootstrap_project
 from copies import PROJECT
 from embedline.datasets import Champion
 from embedline.errors import DataError
-from embedline.running import IncrementalRunner, IncrementalSession
 from embedline.serving.registry import Registry
+from kedro_incremental import IncrementalRunner, IncrementalSession
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,8 @@ import pytest
 from small_table import CLASSES, SALES, SPLIT, Trained
 
 from embedline.errors import DataError
-from embedline.pipelines.serving import create_table_publish_pipeline
-from embedline.pipelines.serving.nodes import measure_service
-from embedline.pipelines.serving.pipeline import PUBLISH
-from embedline.pipelines.serving.tables import hold_out_table
+from embedline.pipelines.publish.nodes import hold_out_table, measure_service
+from embedline.pipelines.publish.pipeline import PUBLISH, create_table_publish_pipeline
 from embedline.pipelines.tabular import nodes as learner
 from embedline.serving.columns import signature_of
 from embedline.serving.tables import TableService

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
+from embedline.pipelines.text import tokenizer
+from embedline.pipelines.text.predict import PredictionOptions, predict_texts
 from embedline.serving.packed import PackedService
 from embedline.serving.texts import hold_out_texts, pack_texts
-from embedline.text import tokens
-from embedline.text.predicting import PredictionOptions, predict_texts
 from test_commands import make_bundles
 
 TEXTS = ["The film was wonderful !", "", "zorgon glib", "not dull and I loved it . " * 30, " \n", "FILM film"]
@@ -68,8 +68,8 @@ def test_many_texts_start_no_process(packed: PackedService, monkeypatch: pytest.
     def refuse(*_: Any) -> None:
         raise AssertionError("a pool was started")
 
-    monkeypatch.setattr(tokens, "_encode_in_pool", refuse)
-    monkeypatch.setattr(tokens, "IN_PROCESS", 10)
+    monkeypatch.setattr(tokenizer, "_encode_in_pool", refuse)
+    monkeypatch.setattr(tokenizer, "IN_PROCESS", 10)
     monkeypatch.setenv("TQDM_DISABLE", "0")
     found = packed.open().predict(pd.DataFrame({"text": ["the film"] * 150}))
     assert len(found) == 150 and found["p_pos"].nunique() == 1
@@ -79,10 +79,10 @@ def test_the_tokenizer_does_not_grow_with_what_it_reads(packed: PackedService, m
     service, rows = packed.open(), pd.DataFrame({"text": ["never met before words", "the film"]})
     before = service.predict(rows)
     rules = packed.bundle.encoder["tokens"]["rules"]
-    assert len(tokens._encoder(rules).lexicon) > 6
-    monkeypatch.setattr(tokens, "MET_TOKENS", 6)
+    assert len(tokenizer._encoder(rules).lexicon) > 6
+    monkeypatch.setattr(tokenizer, "MET_TOKENS", 6)
     pd.testing.assert_frame_equal(service.predict(rows), before)
-    assert tokens._encoder.cache_info().currsize == 0  # the next text starts anew
+    assert tokenizer._encoder.cache_info().currsize == 0  # the next text starts anew
     pd.testing.assert_frame_equal(service.predict(rows), before)
 
 

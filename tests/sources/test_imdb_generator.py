@@ -13,9 +13,29 @@ from pydantic import ValidationError
 from embedline.sources.document_layouts import read_documents
 from embedline.sources.document_options import DocumentOptions
 from embedline.sources.imdb_files import acquire_files
-from embedline.sources.imdb_generator import GeneratorOptions, bayes_accuracy, generate_files, perfect_accuracy
-from embedline.sources.imdb_law import INTENSIFIERS, NEGATED, NEGATORS, PAIRS, certainty, log_odds, p_fitting
-from embedline.sources.imdb_words import COMMON, ENTITIES, GENRES, OPINION_SENTENCES, PLAIN_SENTENCES, rare_names
+from embedline.sources.imdb_generator import (
+    GeneratorOptions,
+    bayes_accuracy,
+    generate_files,
+    perfect_accuracy,
+)
+from embedline.sources.imdb_law import (
+    INTENSIFIERS,
+    NEGATED,
+    NEGATORS,
+    PAIRS,
+    certainty,
+    log_odds,
+    p_fitting,
+)
+from embedline.sources.imdb_words import (
+    COMMON,
+    ENTITIES,
+    GENRES,
+    OPINION_SENTENCES,
+    PLAIN_SENTENCES,
+    rare_names,
+)
 
 OPTIONS = GeneratorOptions()
 WORDS = re.compile(r"[^\W\d_]+")

@@ -5,19 +5,16 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
+from small_corpus import small_ids, small_vocabulary
 
 if TYPE_CHECKING:
-    from embedline.text.vocabulary import Vocabulary
-    from embedline.training.bundle import ModelBundle
+    from embedline.pipelines.text.vocabulary import Vocabulary
+    from embedline.training.model_file import ModelBundle
 
 Cut = Callable[[int], AbstractContextManager[None]]
-
-N_WORDS = 20
-MARKS = {"neg": 0, "pos": 1}  # words that only documents of a class hold
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -35,49 +32,21 @@ def _same_numbers() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def vocabulary() -> "Vocabulary":
     """Special tokens and ``word0`` to ``word19``."""
-    from embedline.text.rules import RULES
-    from embedline.text.vocabulary import Vocabulary
-
-    rules = RULES["ulmfit"]
-    words = (f"word{number}" for number in range(N_WORDS))
-    return Vocabulary(
-        rules="ulmfit",
-        tokens=(*rules.specials, *words),
-        specials=rules.specials,
-        unknown=rules.specials.index(rules.unknown),
-        padding=rules.specials.index(rules.padding),
-        fitted_on=("train",),
-        min_freq=1,
-    )
+    return small_vocabulary()
 
 
 @pytest.fixture(scope="session")
-def ids(vocabulary: "Vocabulary") -> pl.DataFrame:
+def ids() -> pl.DataFrame:
     """Documents in which word k is mostly followed by word k + 1; a word of its own tells the class of each."""
-    numbers, opening, first = np.random.default_rng(0), vocabulary.tokens.index("xxbos"), len(vocabulary.specials)
-    parts = [*["train"] * 24, *["validation"] * 10, *["test"] * 7, *["unlabelled"] * 6]
-    rows = []
-    for number, part in enumerate(parts):
-        label = ("neg", "pos")[number % 2]
-        word, words = int(numbers.integers(2, N_WORDS)), []
-        for _ in range(int(numbers.integers(6, 25))):
-            words.append(word)
-            word = word + 1 if numbers.random() < 0.8 else int(numbers.integers(2, N_WORDS))
-            word = 2 if word == N_WORDS else word
-        for place in numbers.integers(len(words), size=2):
-            words[place] = MARKS[label]
-        text = [opening, *(first + word for word in words)]
-        rows.append((f"document{number}", None if part == "unlabelled" else label, part, text))
-    schema = {"document_id": pl.String, "label": pl.String, "part": pl.String, "ids": pl.List(pl.UInt16)}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return small_ids()
 
 
 @pytest.fixture(scope="session")
 def language_model(ids: pl.DataFrame, vocabulary: "Vocabulary") -> "ModelBundle":
     """Bundle of a language model that has read the documents once."""
-    from embedline.text.language_learner import train_language_model
-    from embedline.text.options import LanguageModelOptions, LanguageModelTraining
-    from embedline.text.tokens import TokenOptions
+    from embedline.pipelines.text.language_learner import train_language_model
+    from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
+    from embedline.pipelines.text.tokenizer import TokenOptions
 
     network = LanguageModelOptions(embedding_size=6, hidden_size=9, n_layers=2)
     training = LanguageModelTraining(
@@ -101,7 +70,9 @@ def cut_off_after(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
     There are four records of a training, so that the running loss matters to what a checkpoint holds.
     """
-    from embedline.training import checkpoints, loop, progress
+    from embedline.training import checkpoint as checkpoints
+    from embedline.training import progress
+    from embedline.training import train as loop
 
     monkeypatch.setattr(loop, "RECORDS_PER_TRAINING", 4)
 
@@ -127,7 +98,7 @@ def cut_off_after(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> C
 @pytest.fixture
 def n_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that grows by one entry for each optimiser step."""
-    from embedline.training import loop
+    from embedline.training import train as loop
 
     steps: list[int] = []
     real = loop.descend

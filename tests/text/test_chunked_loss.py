@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from embedline.text import chunked_loss
-from embedline.text.chunked_loss import chunk_length, count_nats, cross_entropy
+from embedline.pipelines.text import chunked_loss
+from embedline.pipelines.text.chunked_loss import chunk_length, count_nats, cross_entropy
 
 N, V, E = 70, 23, 9
 

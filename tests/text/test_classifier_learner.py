@@ -12,21 +12,22 @@ import torch
 import torch.nn.functional as F
 
 from embedline.errors import DataError
-from embedline.text import stages
-from embedline.text.batches import pad
-from embedline.text.classifier_learner import (
+from embedline.pipelines.text import fine_tuning
+from embedline.pipelines.text.classifier_batches import pad
+from embedline.pipelines.text.classifier_learner import (
     class_probabilities,
     load_classifier,
     predict_part,
     train_classifier,
 )
-from embedline.text.language_learner import load_language_model
-from embedline.text.options import ClassifierOptions, ClassifierTraining
-from embedline.text.report import class_codes
-from embedline.text.streams import Corpus
-from embedline.text.vocabulary import Vocabulary
-from embedline.training import checkpoints, schedules
-from embedline.training.bundle import ModelBundle
+from embedline.pipelines.text.evaluation import class_codes
+from embedline.pipelines.text.language_learner import load_language_model
+from embedline.pipelines.text.lm_batches import Corpus
+from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining
+from embedline.pipelines.text.vocabulary import Vocabulary
+from embedline.training import checkpoint as checkpoints
+from embedline.training import schedules
+from embedline.training.model_file import ModelBundle
 from embedline.training.state import Record
 
 CLASSES = ["neg", "pos"]
@@ -85,13 +86,13 @@ def test_each_stage_has_its_own_order_of_documents_and_rates_by_layer(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, list[float]]] = []
-    real = stages.train
+    real = fine_tuning.train
 
     def spy(*arguments: Any, **settings: Any) -> Any:
         seen.append((settings["seed"], [group.rate for group in settings["groups"]]))
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(stages, "train", spy)
+    monkeypatch.setattr(fine_tuning, "train", spy)
     train(rate_decay=2.0, seeds=[7])
     assert seen == [(7, [0.125, 0.25, 0.5, 1.0]), (8, [0.125, 0.25, 0.5, 1.0])]  # embedding, two layers, head
 
@@ -284,7 +285,7 @@ def test_probabilities_do_not_depend_on_the_documents_beside(trained: Trained, m
     assert expected.sum(1) == pytest.approx(np.ones(9))
     assert len(np.unique(expected[:, 0].round(6))) == 9
     for batch_size in (1, 2, 4, 64):
-        monkeypatch.setattr("embedline.text.classifier_learner.PREDICT_DOCUMENTS", batch_size)
+        monkeypatch.setattr("embedline.pipelines.text.classifier_learner.PREDICT_DOCUMENTS", batch_size)
         for order in (np.arange(9), numbers.permutation(9)):
             found = class_probabilities(network, [documents[place] for place in order])
             np.testing.assert_allclose(found, expected[order], rtol=1e-5)

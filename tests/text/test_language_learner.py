@@ -14,18 +14,24 @@ import torch
 import torch.nn.functional as F
 
 from embedline.errors import DataError
-from embedline.text import language_learner
-from embedline.text.language_learner import TIED, evaluator, load_language_model, train_language_model, with_seed
-from embedline.text.language_model import LanguageModel
-from embedline.text.options import EncoderOptions, LanguageModelOptions, LanguageModelTraining, Rates
-from embedline.text.streams import Corpus
-from embedline.text.tokens import TokenOptions
-from embedline.text.vocabulary import Vocabulary
-from embedline.training import checkpoints
-from embedline.training.bundle import ModelBundle
+from embedline.pipelines.text import language_learner
+from embedline.pipelines.text.language_learner import (
+    TIED,
+    evaluator,
+    load_language_model,
+    train_language_model,
+    with_seed,
+)
+from embedline.pipelines.text.language_model import LanguageModel
+from embedline.pipelines.text.lm_batches import Corpus
+from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, LanguageModelTraining, Rates
+from embedline.pipelines.text.tokenizer import TokenOptions
+from embedline.pipelines.text.vocabulary import Vocabulary
+from embedline.training import checkpoint as checkpoints
 from embedline.training.device import make_accelerator
-from embedline.training.loop import Fitted
+from embedline.training.model_file import ModelBundle
 from embedline.training.state import Record
+from embedline.training.train import Fitted
 
 NETWORK = LanguageModelOptions(embedding_size=6, hidden_size=9, n_layers=2)
 TOKENS = TokenOptions(workers=1)

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedline.text.awd_lstm import EMBEDDING_RANGE, Encoder
-from embedline.text.language_model import LanguageModel, activation_penalty, temporal_penalty
-from embedline.text.options import EncoderOptions, LanguageModelOptions, Rates
-from embedline.text.recurrent import State
-from embedline.training.averaging import WeightAverage
+from embedline.pipelines.text.awd_lstm import EMBEDDING_RANGE, Encoder
+from embedline.pipelines.text.language_model import LanguageModel, activation_penalty, temporal_penalty
+from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, Rates
+from embedline.pipelines.text.recurrent import State
+from embedline.training.ema import WeightAverage
 
 V, E, H = 20, 6, 9
 NONE = Rates(input=0.0, embedding=0.0, weight=0.0, hidden=0.0, output=0.0)
@@ -97,7 +97,7 @@ def test_each_place_drops_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> No
         seen.append(rate)
         return real(ids, table)
 
-    monkeypatch.setattr("embedline.text.awd_lstm.embed", spy)
+    monkeypatch.setattr("embedline.pipelines.text.awd_lstm.embed", spy)
     model(ids, model.start(4))
     model.eval()(ids, model.start(4))
     assert seen == [SOME.embedding, 0.0]

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from embedline.errors import DataError
-from embedline.text.rules import RULES
-from embedline.text.stages import match_embedding
-from embedline.text.vocabulary import Vocabulary
+from embedline.pipelines.text.fine_tuning import match_embedding
+from embedline.pipelines.text.preprocessing import RULES
+from embedline.pipelines.text.vocabulary import Vocabulary
 
 
 def words_of(*words: str, rules: str = "ulmfit") -> Vocabulary:

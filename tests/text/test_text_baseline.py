@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from embedline.errors import DataError
-from embedline.text.baseline import BaselineOptions, train_baseline
+from embedline.pipelines.text.baseline import BaselineOptions, train_baseline
 
 CLASSES = ["neg", "pos"]
 LOOSE = BaselineOptions(min_df=1)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from embedline.text.batches import POOL_BATCHES, DocumentTask, batches_by_length, by_length, pad
-from embedline.text.classifier import TextClassifier
-from embedline.text.options import EncoderOptions, Rates, StageTraining
-from embedline.text.streams import Corpus
+from embedline.pipelines.text.classifier import TextClassifier
+from embedline.pipelines.text.classifier_batches import POOL_BATCHES, DocumentTask, batches_by_length, by_length, pad
+from embedline.pipelines.text.lm_batches import Corpus
+from embedline.pipelines.text.options import EncoderOptions, Rates, StageTraining
 
 CPU = torch.device("cpu")
 

@@ -8,14 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from embedline.text.batches import DocumentTask
-from embedline.text.classifier import Head, TextClassifier, read_documents
-from embedline.text.options import EncoderOptions, Rates, StageTraining
-from embedline.text.recurrent import detached
-from embedline.text.streams import Corpus
-from embedline.training import loop
+from embedline.pipelines.text.classifier import Head, TextClassifier, read_documents
+from embedline.pipelines.text.classifier_batches import DocumentTask
+from embedline.pipelines.text.lm_batches import Corpus
+from embedline.pipelines.text.options import EncoderOptions, Rates, StageTraining
+from embedline.pipelines.text.recurrent import detached
+from embedline.training import train as loop
 from embedline.training.device import make_accelerator
-from embedline.training.groups import discriminative, optimizer_groups
+from embedline.training.optimizer import discriminative, optimizer_groups
 
 CPU = torch.device("cpu")
 V, E, BPTT, MAX = 200, 4, 5, 12

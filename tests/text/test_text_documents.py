@@ -9,9 +9,9 @@ import pytest
 
 from embedline.errors import DataError
 from embedline.pipelines.text import nodes
-from embedline.text.documents import check_classes, count_shared_texts, read_documents
-from embedline.text.options import Classes
-from embedline.text.tokens import TokenOptions
+from embedline.pipelines.text.documents import check_classes, count_shared_texts, read_documents
+from embedline.pipelines.text.options import Classes
+from embedline.pipelines.text.tokenizer import TokenOptions
 
 DOCUMENTS = pl.DataFrame(
     {

@@ -11,14 +11,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from embedline.text.classifier_learner import class_probabilities, load_classifier, predict_part, train_classifier
-from embedline.text.explaining import first_order, log_odds
-from embedline.text.options import ClassifierOptions, ClassifierTraining
-from embedline.text.predicting import Predictor, first_order_together
-from embedline.text.report import class_codes
-from embedline.text.vocabulary import Vocabulary
-from embedline.training import checkpoints
-from embedline.training.bundle import ModelBundle
+from embedline.pipelines.text.classifier_learner import (
+    class_probabilities,
+    load_classifier,
+    predict_part,
+    train_classifier,
+)
+from embedline.pipelines.text.evaluation import class_codes
+from embedline.pipelines.text.explain import first_order, log_odds
+from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining
+from embedline.pipelines.text.predict import Predictor, first_order_together
+from embedline.pipelines.text.vocabulary import Vocabulary
+from embedline.training import checkpoint as checkpoints
+from embedline.training.model_file import ModelBundle
 from embedline.training.state import Record
 
 CLASSES = ["neg", "pos"]

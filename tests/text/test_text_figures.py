@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.text.figures import calibration_plot, confusion_plot, training_plot
-from embedline.text.report import prediction_frame
+from embedline.pipelines.text.evaluation import prediction_frame
+from embedline.pipelines.text.plots import calibration_plot, confusion_plot, training_plot
 
 CLASSES = ["neg", "pos"]
 LABELS = pl.DataFrame({"document_id": ["a", "b", "c", "d"], "label": ["neg", "neg", "neg", "pos"]})

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedline.errors import DataError
-from embedline.text import decoding
-from embedline.text.decoding import Continuation, Law, beam_score, beam_search, read, sample
-from embedline.text.generation import GenerationOptions, generate, next_words, prompt_ids
-from embedline.text.language_model import LanguageModel
-from embedline.text.options import EncoderOptions, Rates
-from embedline.text.tokens import TokenOptions
+from embedline.pipelines.text import decoding
+from embedline.pipelines.text.decoding import Continuation, Law, beam_score, beam_search, read, sample
+from embedline.pipelines.text.generation import GenerationOptions, generate, next_words, prompt_ids
+from embedline.pipelines.text.language_model import LanguageModel
+from embedline.pipelines.text.options import EncoderOptions, Rates
+from embedline.pipelines.text.tokenizer import TokenOptions
 
 TOKENS = ("xxunk", "xxpad", "xxbos", "xxfld", "xxmaj", "the", "film", "is", "good")
 UNK, PAD, BOS, FLD, MAJ, THE, FILM, IS, GOOD = range(len(TOKENS))

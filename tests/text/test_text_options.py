@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from embedline.text.options import (
+from embedline.pipelines.text.options import (
     Classes,
     ClassifierOptions,
     ClassifierTraining,

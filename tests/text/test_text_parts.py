@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.text.parts import SplitOptions, assign_parts
+from embedline.pipelines.text.splits import SplitOptions, assign_parts
 
 
 def documents(counts: dict[str, int], test: int = 3, unlabelled: int = 2) -> pl.DataFrame:

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from embedline.errors import DataError
-from embedline.text import tokens
-from embedline.text.classifier import TextClassifier
-from embedline.text.explaining import (
+from embedline.pipelines.text import tokenizer
+from embedline.pipelines.text.classifier import TextClassifier
+from embedline.pipelines.text.explain import (
     EMBEDDING,
     ExplanationOptions,
     first_order,
@@ -25,10 +25,10 @@ from embedline.text.explaining import (
     place_words,
     readable_words,
 )
-from embedline.text.generation import opened
-from embedline.text.options import EncoderOptions, Rates
-from embedline.text.predicting import PredictionOptions, Predictor, excerpt
-from embedline.text.tokens import TokenOptions
+from embedline.pipelines.text.generation import opened
+from embedline.pipelines.text.options import EncoderOptions, Rates
+from embedline.pipelines.text.predict import PredictionOptions, Predictor, excerpt
+from embedline.pipelines.text.tokenizer import TokenOptions
 
 TOKENS = ("xxunk", "xxpad", "xxbos", "xxup", "xxmaj", "xxrep", "xxwrep", "good", "bad", "the", "film", "!", "great")
 SPECIALS = TOKENS[:7]
@@ -82,7 +82,7 @@ def predictor(monkeypatch: pytest.MonkeyPatch, classifier: Classifier) -> Predic
     def split(texts: Sequence[str], options: TokenOptions) -> list[list[str]]:
         return [["xxbos", *text.split()] for text in texts]
 
-    monkeypatch.setattr(tokens, "tokenize_texts", split)  # tokens as written, so that each test says what it means
+    monkeypatch.setattr(tokenizer, "tokenize_texts", split)  # tokens as written, so that each test says what it means
     return Predictor(classifier, classifier.estimate, WordList(), TokenOptions(), ("neg", "pos"))
 
 
@@ -119,7 +119,7 @@ class TestPredict:
     def test_rules_that_make_nothing_of_an_empty_text(
         self, predictor: Predictor, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tokens, "tokenize_texts", lambda texts, options: [text.split() for text in texts])
+        monkeypatch.setattr(tokenizer, "tokenize_texts", lambda texts, options: [text.split() for text in texts])
         assert predictor.predict([""])["p_pos"].to_list() == [0.5]
         assert classifier.lengths == {1}
         assert predictor.explain("").is_empty()
@@ -127,7 +127,7 @@ class TestPredict:
     def test_blocks_keep_the_order(
         self, predictor: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr("embedline.text.predicting.BLOCK_TEXTS", 3)
+        monkeypatch.setattr("embedline.pipelines.text.predict.BLOCK_TEXTS", 3)
         texts = ["good", "bad", "", "bad", "good", "bad", "zorgon"]
         with caplog.at_level(logging.WARNING, "embedline"):
             frame = predictor.predict(texts)
@@ -139,7 +139,7 @@ class TestPredict:
         texts = ["The good film!!!", "", "bad, BAD", "zorgon"] * 3
         few = real.predict(texts)
         assert few["p_pos"][2] == pytest.approx(sigmoid(0.4 - 2.0 + 0.5 - 2.0))
-        monkeypatch.setattr("embedline.text.predicting.FEW_TEXTS", 3)
+        monkeypatch.setattr("embedline.pipelines.text.predict.FEW_TEXTS", 3)
         assert real.predict(texts).equals(few)
 
     def test_what_is_no_text_is_named(self, predictor: Predictor) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from embedline.errors import DataError
-from embedline.text import tokens as tokens_module
-from embedline.text.tokens import TokenOptions, tokenize, tokenize_texts
+from embedline.pipelines.text import tokenizer as tokens_module
+from embedline.pipelines.text.tokenizer import TokenOptions, tokenize, tokenize_texts
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -64,12 +64,12 @@ def children_of(process: int) -> list[int]:
 
 ENDLESS = """
 import sys
-from embedline.text import tokens
+from embedline.pipelines.text import tokenizer
 
 if __name__ == "__main__":
-    tokens.IN_PROCESS, tokens.BATCH = 0, 2000
+    tokenizer.IN_PROCESS, tokenizer.BATCH = 0, 2000
     texts = ["some words to cut up"] * 5_000_000
-    tokens.tokenize(texts, tokens.TokenOptions(workers=2))
+    tokenizer.tokenize(texts, tokenizer.TokenOptions(workers=2))
 """
 
 

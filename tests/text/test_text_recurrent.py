@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedline.text.recurrent import (
+from embedline.pipelines.text.recurrent import (
     DroppedLSTM,
     SequenceDropout,
     State,

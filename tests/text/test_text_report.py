@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from embedline.errors import DataError
-from embedline.text.report import (
+from embedline.pipelines.text.evaluation import (
     ReportOptions,
     class_codes,
     evaluate,

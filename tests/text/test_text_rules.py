@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from embedline.sources.imdb_generator import GeneratorOptions, generate_files
-from embedline.text.rules import (
+from embedline.pipelines.text.preprocessing import (
     RULES,
     dl1_text,
     fix_references,
@@ -16,7 +15,8 @@ from embedline.text.rules import (
     squeeze_spaces,
     ulmfit_text,
 )
-from embedline.text.tokens import TokenOptions, tokenize_texts
+from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_texts
+from embedline.sources.imdb_generator import GeneratorOptions, generate_files
 
 # A text, and fastai's tokens of it with spaces between; quirks included.
 AS_FASTAI = {

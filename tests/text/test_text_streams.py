@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedline.errors import DataError
-from embedline.text.language_model import LanguageModel
-from embedline.text.options import EncoderOptions, LanguageModelTraining, Rates
-from embedline.text.streams import Corpus, StreamTask, gather_ranges, random_cuts, to_covering_rows, to_rows
+from embedline.pipelines.text.language_model import LanguageModel
+from embedline.pipelines.text.lm_batches import (
+    Corpus,
+    StreamTask,
+    gather_ranges,
+    random_cuts,
+    to_covering_rows,
+    to_rows,
+)
+from embedline.pipelines.text.options import EncoderOptions, LanguageModelTraining, Rates
 
 CPU = torch.device("cpu")
 LENGTHS = (7, 1, 12, 30, 0, 4, 19, 8, 25, 3, 11)  # 120 tokens

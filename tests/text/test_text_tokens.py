@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.text import chunks
-from embedline.text.chunks import TextEncoder
-from embedline.text.rules import RuleName
-from embedline.text.tokens import (
+from embedline.pipelines.text import spacy_cache
+from embedline.pipelines.text.preprocessing import RuleName
+from embedline.pipelines.text.spacy_cache import TextEncoder
+from embedline.pipelines.text.tokenizer import (
     TokenOptions,
     flat_lists,
     list_column,
@@ -76,7 +76,7 @@ def test_odd_texts_have_spacys_tokens(encoders: dict[RuleName, TextEncoder], rul
 
 
 def test_the_plain_way_is_spacy_itself(encoders: dict[RuleName, TextEncoder]) -> None:
-    from embedline.text.rules import RULES, ulmfit_text
+    from embedline.pipelines.text.preprocessing import RULES, ulmfit_text
 
     for text in ODD.values():
         encoder = encoders["ulmfit"]
@@ -115,7 +115,7 @@ def test_the_table_starts_anew_when_full(monkeypatch: pytest.MonkeyPatch) -> Non
     texts = [f"word{number} and {number} words, Again." for number in range(50)]
     whole = TextEncoder("ulmfit")
     expected = [whole.encode(text) for text in texts]
-    monkeypatch.setattr(chunks, "TABLE_LIMIT", 7)
+    monkeypatch.setattr(spacy_cache, "TABLE_LIMIT", 7)
     small = TextEncoder("ulmfit")
     assert [small.encode(text) for text in texts] == expected
     assert len(small._words) <= 7
@@ -233,4 +233,4 @@ def test_settings() -> None:
 def test_white_space_chunks_are_spacys() -> None:
     for text in (" a", "  a  b ", "a\n b", "a \nb", "a \n b", "\n a", "a  ", "a \n", " \n "):
         expected = spacy_alone(text, ())
-        assert [chunk for chunk in chunks._chunks(text) if chunk] == expected, repr(text)
+        assert [chunk for chunk in spacy_cache._chunks(text) if chunk] == expected, repr(text)

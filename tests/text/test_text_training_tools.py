@@ -11,24 +11,30 @@ import torch
 import torch.nn.functional as F
 
 from embedline.errors import DataError
-from embedline.text import stages
-from embedline.text.classifier_learner import find_classifier_rate, predict_part, train_classifier
-from embedline.text.language_learner import (
+from embedline.pipelines.text import fine_tuning
+from embedline.pipelines.text.classifier_learner import find_classifier_rate, predict_part, train_classifier
+from embedline.pipelines.text.evaluation import class_codes
+from embedline.pipelines.text.language_learner import (
     build_language_model,
     evaluator,
     find_language_model_rate,
     load_language_model,
     train_language_model,
 )
-from embedline.text.options import ClassifierOptions, ClassifierTraining, LanguageModelOptions, LanguageModelTraining
-from embedline.text.report import class_codes
-from embedline.text.streams import Corpus, StreamTask
-from embedline.text.tokens import TokenOptions
-from embedline.text.vocabulary import Vocabulary
-from embedline.training import checkpoints, schedules
-from embedline.training.bundle import ModelBundle
+from embedline.pipelines.text.lm_batches import Corpus, StreamTask
+from embedline.pipelines.text.options import (
+    ClassifierOptions,
+    ClassifierTraining,
+    LanguageModelOptions,
+    LanguageModelTraining,
+)
+from embedline.pipelines.text.tokenizer import TokenOptions
+from embedline.pipelines.text.vocabulary import Vocabulary
+from embedline.training import checkpoint as checkpoints
+from embedline.training import schedules
 from embedline.training.device import make_accelerator
 from embedline.training.lr_finder import RangeTest
+from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
 from embedline.training.state import Record
 
@@ -159,13 +165,13 @@ def test_each_stage_of_a_classifier_ends_early_and_hands_its_best_network_on(
     classify: Classify, ids: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts: list[dict[str, torch.Tensor]] = []
-    real = stages.train
+    real = fine_tuning.train
 
     def spy(network: torch.nn.Module, *arguments: Any, **settings: Any) -> Any:
         starts.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         return real(network, *arguments, **settings)
 
-    monkeypatch.setattr(stages, "train", spy)
+    monkeypatch.setattr(fine_tuning, "train", spy)
     bundle, history = classify(early_stopping={"patience": 1}, schedule="constant")
     first, second = (monitored(history, stage=stage) for stage in (0, 1))
     assert min(first) < first[-1] and min(second) < second[-1]

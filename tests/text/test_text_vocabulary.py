@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.text.parts import SplitOptions, assign_parts
-from embedline.text.rules import RULES
-from embedline.text.tokens import TokenOptions, tokenize_documents
-from embedline.text.vocabulary import (
+from embedline.pipelines.text.preprocessing import RULES
+from embedline.pipelines.text.splits import SplitOptions, assign_parts
+from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_documents
+from embedline.pipelines.text.vocabulary import (
     Vocabulary,
     VocabularyOptions,
     fit_vocabulary,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from cut_off import RECORDS, count_steps, uncut
 
-from embedline.training import loop
+from embedline.training import train as loop
 
 
 @pytest.fixture(autouse=True, scope="session")

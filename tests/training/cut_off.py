@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedline.training import checkpoints, ensemble, loop, progress, state
+from embedline.training import checkpoint as checkpoints
+from embedline.training import ensemble, progress, state
+from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.dropout import Dropout, seed_dropout
 from embedline.training.options import TrainingOptions

@@ -7,22 +7,33 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 
-from embedline.ratings.index import RatingsEncoder
-from embedline.ratings.index import encode as encode_ratings
-from embedline.ratings.index import fit_encoder as fit_ratings_encoder
-from embedline.ratings.learner import train_ratings
-from embedline.ratings.options import FeatureOptions, RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
-from embedline.tables.columns import Columns
-from embedline.tables.encoder import Encoder, encode, fit_encoder
-from embedline.tables.learner import train_network
-from embedline.tables.options import EncodingOptions, NetworkOptions, TableTraining
-from embedline.text.classifier_learner import train_classifier
-from embedline.text.language_learner import train_language_model
-from embedline.text.options import ClassifierOptions, ClassifierTraining, LanguageModelOptions, LanguageModelTraining
-from embedline.text.rules import RULES
-from embedline.text.tokens import TokenOptions
-from embedline.text.vocabulary import Vocabulary
-from embedline.training.bundle import ModelBundle
+from embedline.pipelines.ratings.encoder import RatingsEncoder
+from embedline.pipelines.ratings.encoder import encode as encode_ratings
+from embedline.pipelines.ratings.encoder import fit_encoder as fit_ratings_encoder
+from embedline.pipelines.ratings.learner import train_ratings
+from embedline.pipelines.ratings.options import (
+    FeatureOptions,
+    RatingColumns,
+    RatingNetwork,
+    RatingSplit,
+    RatingsTraining,
+)
+from embedline.pipelines.tabular.columns import Columns
+from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
+from embedline.pipelines.tabular.learner import train_network
+from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
+from embedline.pipelines.text.classifier_learner import train_classifier
+from embedline.pipelines.text.language_learner import train_language_model
+from embedline.pipelines.text.options import (
+    ClassifierOptions,
+    ClassifierTraining,
+    LanguageModelOptions,
+    LanguageModelTraining,
+)
+from embedline.pipelines.text.preprocessing import RULES
+from embedline.pipelines.text.tokenizer import TokenOptions
+from embedline.pipelines.text.vocabulary import Vocabulary
+from embedline.training.model_file import ModelBundle
 from embedline.training.state import Record
 
 Trained = tuple[ModelBundle, list[Record]]

@@ -11,7 +11,9 @@ from cut_off import Killed, raise_at
 from test_tasks import FACTORS, Counted
 from torch import Tensor, nn
 
-from embedline.training import checkpoints, loop, progress, schedules
+from embedline.training import checkpoint as checkpoints
+from embedline.training import progress, schedules
+from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.options import FitOptions
 

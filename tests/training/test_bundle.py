@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from embedline.errors import DataError
-from embedline.training.bundle import FORMAT, ModelBundle
+from embedline.training.model_file import FORMAT, ModelBundle
 
 
 def _bundle() -> ModelBundle:

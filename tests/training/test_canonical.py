@@ -12,7 +12,13 @@ import pyarrow as pa
 import pytest
 
 from embedline.errors import DataError, FrameError, about_frame, name_inputs
-from embedline.training.canonical import open_frame, refuse_inexact, refuse_infinite, refuse_text, settle_objects
+from embedline.frames.checks import (
+    open_frame,
+    refuse_inexact,
+    refuse_infinite,
+    refuse_text,
+    settle_objects,
+)
 
 LONG = 76561197960287931  # between 2**56 and 2**57: as a float a multiple of 16
 VALUES = {"shop": ["a", "b"], "sales": [1.5, 2.5]}

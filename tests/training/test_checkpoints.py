@@ -30,7 +30,9 @@ from cut_off import (
 )
 from torch import Tensor, nn
 
-from embedline.training import checkpoints, loop, progress, state
+from embedline.training import checkpoint as checkpoints
+from embedline.training import progress, state
+from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 
 pytestmark = pytest.mark.usefixtures("few_records")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from plotly.subplots import make_subplots
 
-from embedline.training.classification_figures import (
+from embedline.training.class_plots import (
     COLOURS,
     calibration_figure,
     confusion_figure,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from embedline.training.components import principal_components
+from embedline.training.pca import principal_components
 
 
 def _distances(points: np.ndarray) -> np.ndarray:

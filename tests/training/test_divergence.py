@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from embedline.datasets import JSON
 from embedline.errors import DataError, TrainingError
-from embedline.hooks import LiveMetrics
-from embedline.training import checkpoints, progress
+from embedline.hooks.tracking import LiveMetrics
+from embedline.training import checkpoint as checkpoints
+from embedline.training import progress
 from embedline.training.device import make_accelerator
-from embedline.training.loop import fit
 from embedline.training.metrics import regression_metrics, require_finite
 from embedline.training.options import TrainingOptions
+from embedline.training.train import fit
 
 HUGE = 1e30
 LEARNERS: dict[str, Callable[..., Any]] = {

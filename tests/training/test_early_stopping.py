@@ -12,10 +12,12 @@ from cut_off import N_ROWS, Killed, make_data, make_net, raise_at
 from torch import Tensor, nn
 
 from embedline.errors import DataError
-from embedline.training import checkpoints, loop, progress
+from embedline.training import checkpoint as checkpoints
+from embedline.training import progress
+from embedline.training import train as loop
 from embedline.training.device import make_accelerator
+from embedline.training.early_stopping import BestEpoch, hold_out, row_monitor
 from embedline.training.options import EarlyStopping, HeldOutStopping, TrainingOptions
-from embedline.training.stopping import BestEpoch, hold_out, row_monitor
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_the_held_out_loss_is_the_mean_over_rows_in_parts_of_any_size(monkeypatc
     network, tensors = make_net(3, shared_dropout=0.5).train(), make_data(50)
     expected = F.mse_loss(network.eval()(*tensors[:2]), tensors[2]).item()
     for size in (7, 50, 1000):
-        monkeypatch.setattr("embedline.training.stopping.MEASURED_ROWS", size)
+        monkeypatch.setattr("embedline.training.early_stopping.MEASURED_ROWS", size)
         monitor = row_monitor(tensors, F.mse_loss, torch.device("cpu"))
         assert monitor(network.train()) == pytest.approx(expected, rel=1e-6)
 

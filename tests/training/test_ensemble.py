@@ -18,15 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedline.tables import learner
-from embedline.tables.columns import Columns, Split, assign_parts
-from embedline.tables.encoder import Encoder, EncodingOptions, encode, fit_encoder
-from embedline.tables.options import NetworkOptions
-from embedline.training import checkpoints, ensemble, loop, members, progress
-from embedline.training.bundle import ModelBundle
+from embedline.pipelines.tabular import learner
+from embedline.pipelines.tabular.columns import Columns, Split, assign_parts
+from embedline.pipelines.tabular.encoder import Encoder, EncodingOptions, encode, fit_encoder
+from embedline.pipelines.tabular.options import NetworkOptions
+from embedline.training import checkpoint as checkpoints
+from embedline.training import ensemble, members, progress
+from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.dropout import Dropout, seed_dropout
 from embedline.training.ensemble import seconds_side_by_side, train_side_by_side
+from embedline.training.model_file import ModelBundle
 from embedline.training.options import Averaging, TrainingOptions
 from embedline.training.state import Record
 

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedline.training import loop, progress, schedules
+from embedline.training import progress, schedules
+from embedline.training import train as loop
 from embedline.training.device import make_accelerator
-from embedline.training.groups import LayerGroup, optimizer_groups
+from embedline.training.optimizer import LayerGroup, optimizer_groups
 from embedline.training.options import TrainingOptions
 
 

@@ -15,13 +15,14 @@ import small_trainings as small
 import torch
 
 from embedline.errors import DataError
-from embedline.tables import learner, mapped_rows
-from embedline.tables.arrays import part_of, to_arrays
-from embedline.tables.columns import Columns
-from embedline.tables.encoder import encode, fit_encoder
-from embedline.tables.mapped_rows import blocks_of, row_bytes, rows_of, write_rows
-from embedline.tables.options import EncodingOptions, NetworkOptions, TableTraining
-from embedline.training import checkpoints, memory
+from embedline.pipelines.tabular import learner, mapped_rows
+from embedline.pipelines.tabular.arrays import part_of, to_arrays
+from embedline.pipelines.tabular.columns import Columns
+from embedline.pipelines.tabular.encoder import encode, fit_encoder
+from embedline.pipelines.tabular.mapped_rows import blocks_of, row_bytes, rows_of, write_rows
+from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
+from embedline.training import checkpoint as checkpoints
+from embedline.training import memory
 from embedline.training.options import FinderOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,9 +137,9 @@ MEASURED = """
 import json, sys, threading, time
 import narwhals as nw, polars as pl, torch
 from embedline.datasets import PolarsFrame
-from embedline.tables.encoder import Encoder
-from embedline.tables.learner import train_network
-from embedline.tables.options import NetworkOptions, TableTraining
+from embedline.pipelines.tabular.encoder import Encoder
+from embedline.pipelines.tabular.learner import train_network
+from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
 
 def anonymous():
     fields = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)

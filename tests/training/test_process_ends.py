@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from embedline.errors import DataError
-from embedline.tables import learner
+from embedline.pipelines.tabular import learner
 from embedline.training import launcher, processes, progress
 from embedline.training.options import FitOptions
 from embedline.training.processes import Team

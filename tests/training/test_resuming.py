@@ -30,7 +30,9 @@ from cut_off import (
 )
 from torch import Tensor, nn
 
-from embedline.training import checkpoints, loop, progress
+from embedline.training import checkpoint as checkpoints
+from embedline.training import progress
+from embedline.training import train as loop
 
 pytestmark = pytest.mark.usefixtures("few_records")
 

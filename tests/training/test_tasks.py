@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from cut_off import Killed, raise_at
 from torch import Tensor, nn
 
-from embedline.training import checkpoints, loop, progress, schedules
-from embedline.training.checkpoints import Identity
+from embedline.training import checkpoint as checkpoints
+from embedline.training import progress, schedules
+from embedline.training import train as loop
+from embedline.training.batches import Autocast, RowTask, StepLoss, batch_sizes, row_loss
+from embedline.training.checkpoint import Identity
 from embedline.training.device import make_accelerator
 from embedline.training.options import FitOptions
-from embedline.training.tasks import Autocast, RowTask, StepLoss, batch_sizes, row_loss
 
 FACTORS = [1.0, 0.25, 2.0, 0.5]
 

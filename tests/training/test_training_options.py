@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from embedline.training.options import Averaging, FinderOptions, FitOptions, HeldOutStopping, TrainingOptions
+from embedline.training.options import (
+    Averaging,
+    FinderOptions,
+    FitOptions,
+    HeldOutStopping,
+    TrainingOptions,
+)
 
 GOOD: dict[str, Any] = {"epochs": 1, "batch_size": 2, "lr": 0.1}
 

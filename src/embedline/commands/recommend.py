@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from kedro.framework.cli.utils import env_option
 
-from embedline.commands.shown import show_frame
-from embedline.commands.stored import load_bundle, open_catalog, read_parameters, version_option
+from embedline.commands.artifacts import load_bundle, open_catalog, read_parameters, version_option
+from embedline.commands.display import show_frame
 from embedline.errors import DataError
-from embedline.running.commands import params_option
+from kedro_incremental.commands import params_option
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from embedline.ratings.learner import RatingModel
+    from embedline.pipelines.ratings.learner import RatingModel
 
 SHOWN_MATCHES = 3  # titles that a text fits, in a message
 
@@ -49,11 +49,11 @@ def recommend(
         raise click.UsageError(
             "give USER, or --rated ITEM=RATING" if user is None else "give USER or --rated, not both"
         )
-    from embedline.text_files import typed
+    from embedline.commands.text_files import typed
 
     user, rated = None if user is None else typed(user), tuple(map(typed, rated))
     bundle, name = load_bundle(source, "model", version, env, params)
-    from embedline.ratings.learner import load_model
+    from embedline.pipelines.ratings.learner import load_model
 
     try:
         model = load_model(bundle)
@@ -72,8 +72,8 @@ def _for_known(
     model: "RatingModel", catalog: Any, source: str, user: str, k: int, items: Any, name: str
 ) -> "pl.DataFrame":
     """Best items of a user whom the model knows, by the user's own vector."""
-    from embedline.ratings.options import RecommendationOptions
-    from embedline.ratings.recommending import recommend as best_items
+    from embedline.pipelines.ratings.options import RecommendationOptions
+    from embedline.pipelines.ratings.recommend import recommend as best_items
 
     known: Any = user
     if isinstance(model.encoder.users[0], int):
@@ -95,10 +95,10 @@ def _for_new(
     import numpy as np
     import polars as pl
 
-    from embedline.ratings.folding_options import FoldingOptions
-    from embedline.ratings.options import Penalty
-    from embedline.ratings.recommending import recommend_for_ratings
-    from embedline.ratings.titles import item_titles
+    from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+    from embedline.pipelines.ratings.options import Penalty
+    from embedline.pipelines.ratings.recommend import recommend_for_ratings
+    from embedline.pipelines.ratings.titles import item_titles
 
     titles = item_titles(pl.Series("item", model.encoder.items), items, model.encoder.columns)
     rows, ratings = [], []

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from kedro.framework.cli.utils import env_option
 
-from embedline.commands.shown import printable, show_frame
-from embedline.commands.stored import load_bundle, version_option
+from embedline.commands.artifacts import load_bundle, version_option
+from embedline.commands.display import printable, show_frame
 from embedline.errors import DataError
-from embedline.running.commands import params_option
+from kedro_incremental.commands import params_option
 
 if TYPE_CHECKING:
     import polars as pl
     from rich.text import Text
 
-    from embedline.text.predicting import Predictor
+    from embedline.pipelines.text.predict import Predictor
 
 SHOWN_ROWS = 20  # of a file's predictions in the table; all of them go to --output
 SHOWN_WORDS = 5  # that moved a decision
@@ -55,7 +55,7 @@ def predict(
     """
     if (path is None) == (not texts):
         raise click.UsageError("give texts, or --file FILE" if path is None else "give texts or --file, not both")
-    from embedline.text_files import check_output, read_file, texts_frame, write
+    from embedline.commands.text_files import check_output, read_file, texts_frame, write
 
     if output is not None:
         check_output(output)
@@ -64,7 +64,7 @@ def predict(
     if explain is None:
         explain = path is None and "-" not in texts
 
-    from embedline.text.predicting import PredictionOptions, Predictor
+    from embedline.pipelines.text.predict import PredictionOptions, Predictor
 
     with _named(name, bundle, source):
         predictor = Predictor.from_bundle(bundle)
@@ -114,9 +114,9 @@ def generate(
     """
     from pydantic import ValidationError
 
-    from embedline.text.generation import GenerationOptions, load, next_words, prompt_ids
-    from embedline.text.generation import generate as go_on
-    from embedline.text_files import typed
+    from embedline.commands.text_files import typed
+    from embedline.pipelines.text.generation import GenerationOptions, load, next_words, prompt_ids
+    from embedline.pipelines.text.generation import generate as go_on
 
     values = {name: value for name, value in given.items() if value is not None}
     values["n_tokens"] = values.pop("tokens")
@@ -151,8 +151,8 @@ def _show_predictions(predictor: "Predictor", texts: list[str], explain: bool, n
     from rich.table import Table
     from rich.text import Text
 
-    from embedline.running.report import make_console
-    from embedline.text.explaining import moved_by
+    from embedline.pipelines.text.explain import moved_by
+    from kedro_incremental.report import make_console
 
     found = predictor.predict(texts)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
@@ -177,7 +177,7 @@ def _highlighted(text: str, explanation: "pl.DataFrame | None") -> "Text":
     """The text with the words that speak for the class in green, those against it in red, the strongest in bold."""
     from rich.text import Text
 
-    from embedline.text.explaining import place_words
+    from embedline.pipelines.text.explain import place_words
 
     shown = Text(printable(text[:SHOWN_CHARACTERS]))
     if explanation is not None and len(explanation):

@@ -8,12 +8,12 @@ from embedline.datasets.files import Bytes
 
 
 class Bundle(Bytes):
-    """:class:`embedline.training.bundle.ModelBundle` in one file."""
+    """:class:`embedline.training.model_file.ModelBundle` in one file."""
 
     @staticmethod
     def kind() -> Any:
         """The class, imported when a file is read: it needs PyTorch."""
-        from embedline.training.bundle import ModelBundle
+        from embedline.training.model_file import ModelBundle
 
         return ModelBundle
 

@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 from kedro.io import AbstractDataset
 
 from embedline.errors import DataError
-from embedline.running.provenance import Makers
-from embedline.running.reasons import differences_of_work
-from embedline.running.records import Manifest
-from embedline.running.schemas import Work
+from kedro_incremental.provenance import Makers
+from kedro_incremental.reasons import differences_of_work
+from kedro_incremental.records import Manifest
+from kedro_incremental.schemas import Work
 
 NOTHING = Work(wiring=None, code={}, libraries={}, parameters={}, files={}, datasets={})
 

@@ -22,7 +22,7 @@ class Service(Bundle):
 class Champion(AbstractDataset[None, Any]):
     """The champion of a registered model, as :class:`embedline.serving.packed.PackedService`; it is only read.
 
-    A run that publishes moves the alias (:mod:`embedline.publishing_hook`), under the name that stands here.
+    A run that publishes moves the alias (:mod:`embedline.hooks.publish`), under the name that stands here.
 
     Args:
         name: of the registered model.

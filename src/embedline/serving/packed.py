@@ -13,7 +13,7 @@ import polars as pl
 
 from embedline.errors import DataError
 from embedline.serving.columns import InputColumn
-from embedline.training.bundle import ModelBundle
+from embedline.training.model_file import ModelBundle
 
 Better = Literal["lower", "higher"]
 

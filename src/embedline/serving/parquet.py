@@ -13,7 +13,15 @@ import pyarrow.parquet as pq
 
 from embedline.errors import DataError
 from embedline.serving.contract import RefusedError, RequestContract
-from embedline.serving.parquet_layout import DICTIONARY, Chunk, Layout, Page, footer_length, read_layout, read_pages
+from embedline.serving.parquet_layout import (
+    DICTIONARY,
+    Chunk,
+    Layout,
+    Page,
+    footer_length,
+    read_layout,
+    read_pages,
+)
 
 _FOOTER = 500_000  # bytes
 _PAGES = 10_000  # of all columns

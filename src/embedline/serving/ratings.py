@@ -9,16 +9,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from embedline.errors import DataError
-from embedline.ratings.index import UNKNOWN, RatingsEncoder
-from embedline.ratings.learner import load_model
-from embedline.ratings.metrics import rating_metrics
-from embedline.ratings.options import EVALUATE, Id, RatingColumns, RatingSplit
-from embedline.ratings.rows import to_polars
-from embedline.ratings.splits import assign_parts, part_of
+from embedline.pipelines.ratings.contract import to_polars
+from embedline.pipelines.ratings.encoder import UNKNOWN, RatingsEncoder
+from embedline.pipelines.ratings.learner import load_model
+from embedline.pipelines.ratings.metrics import rating_metrics
+from embedline.pipelines.ratings.options import EVALUATE, Id, RatingColumns, RatingSplit
+from embedline.pipelines.ratings.splits import assign_parts, part_of
 from embedline.serving.columns import InputColumn, require_columns
 from embedline.serving.packed import Measured, PackedService
 from embedline.serving.values import plain_values
-from embedline.training.bundle import ModelBundle
+from embedline.training.model_file import ModelBundle
 
 PREDICTED = "predicted"
 

@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError, about_frame
-from embedline.serving.columns import ColumnType, InputColumn, require_columns
-from embedline.serving.packed import Measured, PackedService
-from embedline.serving.values import is_text, plain_values
-from embedline.tables.arrays import to_arrays
-from embedline.tables.encoder import Encoder, encode
-from embedline.tables.learner import load_model
-from embedline.tables.predictions import (
+from embedline.pipelines.tabular.arrays import to_arrays
+from embedline.pipelines.tabular.encoder import Encoder, encode
+from embedline.pipelines.tabular.learner import load_model
+from embedline.pipelines.tabular.predictions import (
     PREDICTED,
     main_figure,
     predicted_columns,
@@ -28,8 +25,11 @@ from embedline.tables.predictions import (
     probability_names,
     short_figures,
 )
-from embedline.tables.targets import Target, TargetClasses
-from embedline.training.bundle import ModelBundle
+from embedline.pipelines.tabular.targets import Target, TargetClasses
+from embedline.serving.columns import ColumnType, InputColumn, require_columns
+from embedline.serving.packed import Measured, PackedService
+from embedline.serving.values import is_text, plain_values
+from embedline.training.model_file import ModelBundle
 
 SERVICE = f"{__name__}.TableService"
 EXAMPLE_ROWS = 2

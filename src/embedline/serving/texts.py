@@ -8,13 +8,13 @@ import pandas as pd
 import polars as pl
 
 from embedline.errors import DataError
+from embedline.pipelines.text.predict import Predictor
+from embedline.pipelines.text.splits import TEST
 from embedline.serving.columns import InputColumn, require_columns
 from embedline.serving.limits import Limits
 from embedline.serving.packed import Measured, PackedService
 from embedline.serving.values import plain_values
-from embedline.text.parts import TEST
-from embedline.text.predicting import Predictor
-from embedline.training.bundle import ModelBundle
+from embedline.training.model_file import ModelBundle
 
 TEXT = "text"
 EXAMPLE = ("A wonderful film, against all odds.", "The acting was dull and the plot made no sense.")

@@ -18,7 +18,13 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from embedline.sources.adult_law import OCCUPATIONS, expected_accuracy, expected_log_loss, log_odds, probability
+from embedline.sources.adult_law import (
+    OCCUPATIONS,
+    expected_accuracy,
+    expected_log_loss,
+    log_odds,
+    probability,
+)
 from embedline.sources.adult_table import CATEGORICAL, COLUMNS, LABELS
 
 EDUCATION = (

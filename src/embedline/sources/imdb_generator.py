@@ -18,8 +18,23 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from embedline.sources.imdb_law import INTENSIFIERS, NEGATED, NEGATORS, PAIRS, certainty, log_odds, p_fitting
-from embedline.sources.imdb_words import COMMON, ENTITIES, GENRES, OPINION_SENTENCES, PLAIN_SENTENCES, rare_names
+from embedline.sources.imdb_law import (
+    INTENSIFIERS,
+    NEGATED,
+    NEGATORS,
+    PAIRS,
+    certainty,
+    log_odds,
+    p_fitting,
+)
+from embedline.sources.imdb_words import (
+    COMMON,
+    ENTITIES,
+    GENRES,
+    OPINION_SENTENCES,
+    PLAIN_SENTENCES,
+    rare_names,
+)
 
 _FREQUENCIES = [pair.frequency for pair in PAIRS]
 _NAMES = rare_names()

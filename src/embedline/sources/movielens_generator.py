@@ -27,7 +27,14 @@ from embedline.sources.movielens_choices import (
     popularity,
     ratings_per_user,
 )
-from embedline.sources.movielens_law import HALF_STARS, Tastes, draw_tastes, expected_rating, least_mse, rate
+from embedline.sources.movielens_law import (
+    HALF_STARS,
+    Tastes,
+    draw_tastes,
+    expected_rating,
+    least_mse,
+    rate,
+)
 from embedline.sources.movielens_titles import GENRES, Films, draw_films
 
 N_FOLDS = 5

@@ -23,11 +23,23 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from embedline.sources.rossmann_calendar import STATE_CODES, promo_days, school_holidays, state_holidays, weekdays
+from embedline.sources.rossmann_calendar import (
+    STATE_CODES,
+    promo_days,
+    school_holidays,
+    state_holidays,
+    weekdays,
+)
 from embedline.sources.rossmann_files import TABLE_COLUMNS
 from embedline.sources.rossmann_law import STORE_TYPES, Conditions, expected_log_sales
 from embedline.sources.rossmann_stores import Stores, generate_stores
-from embedline.sources.rossmann_surroundings import TREND_STATES, Trends, Weather, generate_trends, generate_weather
+from embedline.sources.rossmann_surroundings import (
+    TREND_STATES,
+    Trends,
+    Weather,
+    generate_trends,
+    generate_weather,
+)
 
 _GAP = (np.datetime64("2014-07-01"), np.datetime64("2014-12-31"))  # as in the originals, for a sixth of the stores
 _BLANK_OPEN_DAYS = 11

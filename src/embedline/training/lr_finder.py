@@ -13,11 +13,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from embedline.training.groups import LayerGroup, make_optimizer, set_rates
-from embedline.training.loop import take_step
+from embedline.training.batches import Autocast, Loss, RowTask, StepLoss, Task, mean_rate, step_batches
+from embedline.training.optimizer import LayerGroup, make_optimizer, set_rates
 from embedline.training.options import FinderOptions, FitOptions
 from embedline.training.processes import Stopped
-from embedline.training.tasks import Autocast, Loss, RowTask, StepLoss, Task, mean_rate, step_batches
+from embedline.training.train import take_step
 
 SMOOTHING = 0.9  # weight of the past in the smoothed loss
 DIVERGED = 4.0  # stop once the smoothed loss is this many times its minimum
@@ -65,7 +65,7 @@ def find_learning_rate(
     seed: int,
     resident: bool = True,
 ) -> RangeTest:
-    """:func:`range_test` on independent rows; the arguments are those of :func:`embedline.training.loop.fit`."""
+    """:func:`range_test` on independent rows; the arguments are those of :func:`embedline.training.train.fit`."""
     task = RandomRows(tensors, loss, batch_size=training.batch_size, device=accelerator.device, resident=resident)
     return range_test(network, task, training, finder, accelerator=accelerator, seed=seed)
 
@@ -83,7 +83,7 @@ def range_test(
 ) -> RangeTest:
     """Train a copy of ``network`` for ``finder.steps`` steps with a growing rate; the network itself is untouched.
 
-    Arguments are those of :func:`embedline.training.loop.train`; the task's epochs follow one another as needed. The
+    Arguments are those of :func:`embedline.training.train.train`; the task's epochs follow one another as needed. The
     loss, without penalties, is smoothed by an exponential average with bias correction. The suggestion is the rate two
     thirds into (on the log scale) the longest fall of the smoothed loss (compare fastai's "valley" rule).
 

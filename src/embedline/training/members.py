@@ -12,13 +12,13 @@ import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from embedline.training import checkpoints
+from embedline.training import checkpoint
 from embedline.training.device import device_name, make_accelerator
 from embedline.training.ensemble import count_workers, in_threads, seconds_side_by_side, train_side_by_side
-from embedline.training.loop import Evaluate, Fitted
 from embedline.training.options import TrainingOptions
 from embedline.training.processes import current
 from embedline.training.state import Record
+from embedline.training.train import Evaluate, Fitted
 
 FEW_STEPS = 100  # of a training, all epochs together
 
@@ -53,7 +53,7 @@ class Job(Protocol):
         """The network of a seed, as it is before the training."""
 
     def fit(self, network: nn.Module, *, accelerator: Accelerator, seed: int, **settings: Any) -> Fitted:
-        """Train it; ``settings`` are others of :func:`embedline.training.loop.train`."""
+        """Train it; ``settings`` are others of :func:`embedline.training.train.train`."""
 
 
 def train_members(
@@ -65,13 +65,13 @@ def train_members(
 
     Args:
         rows: of the training part.
-        evaluate: see :func:`embedline.training.loop.train`.
+        evaluate: see :func:`embedline.training.train.train`.
         name: of this ensemble among several of one node, such as a fold; prefix of its checkpoints and figures.
     """
     training, team = job.training, current()
     networks = [job.build(seed) for seed in training.seeds]
     prefix = f"{name}." if name else ""
-    kept = [checkpoints.current(f"{prefix}member{member}") for member in range(len(networks))]
+    kept = [checkpoint.current(f"{prefix}member{member}") for member in range(len(networks))]
     workers = 1 if team else count_workers(len(networks), training.threads, accelerator.device)
 
     def train_member(member: int, network: nn.Module, stop: threading.Event) -> Fitted:

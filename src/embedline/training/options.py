@@ -16,7 +16,7 @@ Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_l
 class Averaging(BaseModel):
     """Exponential moving average of the weights, evaluated and stored instead of the last weights.
 
-    See :class:`embedline.training.averaging.WeightAverage` (Polyak & Juditsky 1992; Izmailov et al. 2018 for why it
+    See :class:`embedline.training.ema.WeightAverage` (Polyak & Juditsky 1992; Izmailov et al. 2018 for why it
     helps networks).
     """
 

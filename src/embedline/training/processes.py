@@ -23,12 +23,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from embedline.errors import DataError
+from embedline.training.batches import Share
 from embedline.training.environment import kept
 from embedline.training.helpers import Helper
 from embedline.training.launcher import local_rank
 from embedline.training.options import OptimizerOptions
 from embedline.training.parcels import share
-from embedline.training.tasks import Share
 
 logger = logging.getLogger(__name__)
 

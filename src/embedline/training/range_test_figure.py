@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 import polars as pl
 
-from embedline.training.figures import ACCENT, LAYOUT, SECOND
+from embedline.training.plots import ACCENT, LAYOUT, SECOND
 
 
 def range_test_figure(rates: pl.DataFrame, title: str, loss: str = "smoothed loss") -> go.Figure:

@@ -13,14 +13,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from embedline.errors import TrainingError
-from embedline.training.averaging import WeightAverage
-from embedline.training.checkpoints import Identity, State, unbroken
+from embedline.training.batches import Task, step_batches
+from embedline.training.checkpoint import Identity, State, unbroken
 from embedline.training.dropout import generator_states, restore_generators
+from embedline.training.early_stopping import BestEpoch
+from embedline.training.ema import WeightAverage
 from embedline.training.following import GradientSum
 from embedline.training.options import FitOptions
 from embedline.training.processes import Order, current
-from embedline.training.stopping import BestEpoch
-from embedline.training.tasks import Task, step_batches
 
 Record = dict[str, float]
 

@@ -12,13 +12,13 @@ from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 
 from embedline.pipelines.text import create_finder_pipeline, create_pipeline, nodes
-from embedline.settings import CONFIG_LOADER_ARGS
-from embedline.text.options import (
+from embedline.pipelines.text.options import (
     ClassifierOptions,
     ClassifierTraining,
     LanguageModelOptions,
     LanguageModelTraining,
 )
+from embedline.settings import CONFIG_LOADER_ARGS
 from embedline.training.options import FinderOptions
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -72,7 +72,7 @@ def catalog_of(root: Path) -> DataCatalog:
 def test_it_reads_what_a_run_has_stored_and_leaves_rates_and_plots(
     source: str, language_model: str | None, tmp_path: Path, ids: pl.DataFrame, vocabulary: dict[str, Any]
 ) -> None:
-    from embedline.text.tokens import TokenOptions
+    from embedline.pipelines.text.tokenizer import TokenOptions
 
     catalog, parameters = catalog_of(tmp_path), parameters_of(source)
     training = parameters[f"params:{source}.language_model_training"]

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import create_cross_validation_pipeline, create_pipeline, nodes
-from embedline.ratings.folding_options import FoldingOptions
-from embedline.ratings.options import (
+from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.options import (
     BaselineOptions,
     ColdStartOptions,
     CrossValidationOptions,

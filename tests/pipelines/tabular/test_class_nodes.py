@@ -13,8 +13,8 @@ from kedro.runner import SequentialRunner
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular import create_final_pipeline, create_pipeline, nodes
-from embedline.tables.columns import Columns, Split
-from embedline.tables.options import (
+from embedline.pipelines.tabular.columns import Columns, Split
+from embedline.pipelines.tabular.options import (
     BaselineOptions,
     EncodingOptions,
     ImportanceOptions,
@@ -23,9 +23,9 @@ from embedline.tables.options import (
     TableTraining,
     TreeOptions,
 )
-from embedline.training.bundle import ModelBundle
 from embedline.training.classification import classification_metrics
 from embedline.training.metrics import rmspe
+from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
 
 ENGINES = pytest.mark.parametrize("engine", ["polars", "pandas"])

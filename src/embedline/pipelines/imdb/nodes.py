@@ -4,12 +4,12 @@ import logging
 
 import polars as pl
 
+from embedline.pipelines.text.documents import check_classes, count_shared_texts
+from embedline.pipelines.text.options import Classes
 from embedline.sources.document_layouts import read_documents as read
 from embedline.sources.document_options import DocumentOptions
 from embedline.sources.imdb_files import acquire_files, read_files
 from embedline.sources.imdb_generator import GeneratorOptions
-from embedline.text.documents import check_classes, count_shared_texts
-from embedline.text.options import Classes
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,12 @@ from typing import Any
 import polars as pl
 
 from embedline.errors import about_frame
-from embedline.ratings.folding_options import FoldingOptions
-from embedline.ratings.index import RatingsEncoder
-from embedline.ratings.index import encode as apply_encoder
-from embedline.ratings.index import fit_encoder as fit
-from embedline.ratings.options import (
+from embedline.pipelines.ratings.contract import read_ratings, to_polars
+from embedline.pipelines.ratings.encoder import RatingsEncoder
+from embedline.pipelines.ratings.encoder import encode as apply_encoder
+from embedline.pipelines.ratings.encoder import fit_encoder as fit
+from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.options import (
     TRAIN,
     BaselineOptions,
     ColdStartOptions,
@@ -29,15 +30,14 @@ from embedline.ratings.options import (
     RatingsTraining,
     RecommendationOptions,
 )
-from embedline.ratings.rows import read_ratings, to_polars
-from embedline.ratings.splits import assign_parts, part_of
+from embedline.pipelines.ratings.splits import assign_parts, part_of
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
 
 Frame = Any  # polars.DataFrame or pandas.DataFrame
 Figure = Any  # plotly.graph_objects.Figure
-Bundle = Any  # embedline.training.bundle.ModelBundle
+Bundle = Any  # embedline.training.model_file.ModelBundle
 
 
 def fit_encoder(
@@ -82,7 +82,7 @@ def find_learning_rate(
     finder: FinderOptions,
 ) -> pl.DataFrame:
     """Range test on the training ratings: columns ``rate``, ``loss`` (smoothed) and ``suggestion`` (constant)."""
-    from embedline.ratings.learner import range_test
+    from embedline.pipelines.ratings.learner import range_test
 
     test = range_test(encoded, RatingsEncoder.model_validate(encoder), network, training, finder)
     logger.info("Learning-rate range test suggests %.1e; the training uses %.1e", test.suggestion, training.lr)
@@ -93,9 +93,9 @@ def train(
     encoded: pl.DataFrame, encoder: dict[str, Any], network: RatingNetwork, training: RatingsTraining
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train the network, one for each seed; the bundle, and the history of the training."""
-    from embedline.ratings.learner import train_ratings
-    from embedline.training.figures import history_frame
+    from embedline.pipelines.ratings.learner import train_ratings
     from embedline.training.members import describe
+    from embedline.training.plots import history_frame
 
     bundle, history = train_ratings(encoded, RatingsEncoder.model_validate(encoder), network, training)
     logger.info(describe(bundle.metrics))
@@ -111,8 +111,8 @@ def predict(
     baselines: BaselineOptions,
 ) -> pl.DataFrame:
     """Held-out ratings with the predictions of the model and of the baselines."""
-    from embedline.ratings.learner import load_model
-    from embedline.ratings.predictions import predict_held_out
+    from embedline.pipelines.ratings.learner import load_model
+    from embedline.pipelines.ratings.predictions import predict_held_out
 
     with about_frame("ratings"):
         rows = read_ratings(ratings, columns, split.columns)
@@ -123,8 +123,8 @@ def evaluate(
     predictions: pl.DataFrame, encoded: pl.DataFrame, model: Bundle, baselines: BaselineOptions, ranking: RankingOptions
 ) -> dict[str, Any]:
     """Figures of the model and of each baseline on the same held-out ratings, with what the training cost."""
-    from embedline.ratings.learner import load_model
-    from embedline.ratings.predictions import evaluate as compare
+    from embedline.pipelines.ratings.learner import load_model
+    from embedline.pipelines.ratings.predictions import evaluate as compare
 
     figures = compare(predictions, encoded, load_model(model), baselines, ranking)
     costs = {name: value for name, value in model.metrics.items() if name != "rows"}
@@ -146,7 +146,7 @@ def measure_cold_start(
     users: Frame = None,
 ) -> dict[str, Any]:
     """How well a model of its own, trained without some users and items, predicts their ratings."""
-    from embedline.ratings.cold_start import measure_cold_start as measure
+    from embedline.pipelines.ratings.cold_start import measure_cold_start as measure
 
     with about_frame("ratings"):
         rows = read_ratings(ratings, columns, split.columns)
@@ -179,7 +179,7 @@ def cross_validate(
     users: Frame = None,
 ) -> dict[str, Any]:
     """Figures of a model of its own for each fold, and their means."""
-    from embedline.ratings.cross_validation import cross_validate as validate
+    from embedline.pipelines.ratings.cross_validation import cross_validate as validate
 
     with about_frame("ratings"):
         rows = read_ratings(ratings, columns, [cross_validation.column], warn=True)
@@ -205,8 +205,8 @@ def describe_items(
     items: Frame = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The bias of every item, and its nearest items by their factors."""
-    from embedline.ratings.learned import item_biases, nearest_items
-    from embedline.ratings.learner import load_model
+    from embedline.pipelines.ratings.item_analysis import item_biases, nearest_items
+    from embedline.pipelines.ratings.learner import load_model
 
     ready = load_model(model)
     k, least = recommendation.neighbours, report.min_ratings
@@ -217,15 +217,15 @@ def recommend(
     encoded: pl.DataFrame, model: Bundle, recommendation: RecommendationOptions, items: Frame = None
 ) -> pl.DataFrame:
     """The best items for each user, without those that the user rated in training."""
-    from embedline.ratings.learner import load_model
-    from embedline.ratings.recommending import recommend as best_items
+    from embedline.pipelines.ratings.learner import load_model
+    from embedline.pipelines.ratings.recommend import recommend as best_items
 
     return best_items(encoded, load_model(model), recommendation, items)
 
 
 def plot_training(history: pl.DataFrame) -> Figure:
     """Errors and learning rate over the epochs."""
-    from embedline.ratings.report_figures import training_figure
+    from embedline.pipelines.ratings.report_plots import training_figure
 
     return training_figure(history, "Training: squared error and learning rate")
 
@@ -239,30 +239,30 @@ def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
 
 def plot_errors(predictions: pl.DataFrame) -> Figure:
     """Error by what is known of the user and of the item, and by the actual rating."""
-    from embedline.ratings.report_figures import error_figure
+    from embedline.pipelines.ratings.report_plots import error_figure
 
     return error_figure(predictions, "Held-out ratings: where the error is")
 
 
 def plot_cold_start(cold_start: dict[str, Any]) -> Figure:
     """Errors on new items and new users."""
-    from embedline.ratings.report_figures import cold_start_figure
+    from embedline.pipelines.ratings.report_plots import cold_start_figure
 
     return cold_start_figure(cold_start, "Cold start: users and items that the model never saw")
 
 
 def plot_biases(biases: pl.DataFrame, report: RatingReport) -> Figure:
     """The items that are liked, and disliked, beyond all tastes."""
-    from embedline.ratings.figures import bias_figure
+    from embedline.pipelines.ratings.plots import bias_figure
 
     return bias_figure(biases, report, "Items of highest and lowest bias")
 
 
 def plot_map(encoded: pl.DataFrame, model: Bundle, report: RatingReport, items: Frame = None) -> Figure:
     """The most rated items in the plane of the two main components of their factors."""
-    from embedline.ratings.figures import map_figure
-    from embedline.ratings.learned import item_map
-    from embedline.ratings.learner import load_model
+    from embedline.pipelines.ratings.item_analysis import item_map
+    from embedline.pipelines.ratings.learner import load_model
+    from embedline.pipelines.ratings.plots import map_figure
 
     points = item_map(encoded, load_model(model), report.map_items, items)
     return map_figure(points, f"The {len(points)} most rated items by the two main components of their factors")
@@ -270,9 +270,9 @@ def plot_map(encoded: pl.DataFrame, model: Bundle, report: RatingReport, items: 
 
 def plot_crosstab(encoded: pl.DataFrame, model: Bundle, report: RatingReport, items: Frame = None) -> Figure:
     """The most active users by the most rated items."""
-    from embedline.ratings.crosstab import crosstab
-    from embedline.ratings.figures import crosstab_figure
-    from embedline.ratings.learner import load_model
+    from embedline.pipelines.ratings.crosstab import crosstab
+    from embedline.pipelines.ratings.learner import load_model
+    from embedline.pipelines.ratings.plots import crosstab_figure
 
     cells = crosstab(encoded, load_model(model), report.crosstab, items)
     return crosstab_figure(cells, "The most active users and the most rated items")

@@ -2,25 +2,25 @@
 
 from typing import Any
 
-from embedline.reporting.options import PageOptions
+from embedline.pipelines.report.options import PageOptions
 
 Json = dict[str, Any]
 
 
 def collect_section(origin: str | None = None, **artifacts: Any) -> Json:
-    """What is stored of one source, as the page needs it; see :func:`embedline.reporting.sections.collect`.
+    """What is stored of one source, as the page needs it; see :func:`.sections.collect`.
 
     Args:
         origin: ``source`` of its parameters: where the raw data come from.
         artifacts: by name; None for what is not stored.
     """
-    from embedline.reporting.sections import collect
+    from embedline.pipelines.report.sections import collect
 
     return collect(artifacts, origin)
 
 
 def write_page(page_options: PageOptions, **sections: Json) -> str:
-    """The page as HTML; see :func:`embedline.reporting.page.render`."""
-    from embedline.reporting.page import render
+    """The page as HTML; see :func:`.page.render`."""
+    from embedline.pipelines.report.page import render
 
     return render(sections, page_options)

@@ -16,7 +16,13 @@ from embedline.frames.joins import describe_key, join_sorted, lookup, require_un
 from embedline.frames.rolling import add_window_sums
 from embedline.frames.types import as_categories, typed
 from embedline.pipelines.rossmann import schemas
-from embedline.pipelines.rossmann.openings import add_open_days, add_openings, day_features, outlook, promo2_months
+from embedline.pipelines.rossmann.calendar_features import (
+    add_open_days,
+    add_openings,
+    day_features,
+    outlook,
+    promo2_months,
+)
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.sources.rossmann_generator import GeneratorOptions
 from embedline.sources.rossmann_tables import acquire_tables
@@ -200,6 +206,28 @@ def build_table(joined: Frame, calendar: Frame, features: FeatureOptions) -> Fra
     )
     working = (_KEY, "DayNumber", "CompetitionOpenDay", "Promo2Day", "Promo2Months", "MonthBit")
     return sorted_by(rows.with_columns(**outlook()), _KEY).drop(*working).to_native()
+
+
+def make_submission(table: Frame, forecast: Frame) -> Frame:
+    """Columns ``Id`` and ``Sales`` of ``sample_submission.csv``, ordered by Id: closed days 0, else the forecast.
+
+    Args:
+        table: ``rossmann.table``: its rows without ``Sales`` are the ones to submit; ``Open`` is 1 where the raw file
+            leaves it blank.
+        forecast: ``Store``, ``Date`` and ``predicted`` for each of these rows.
+
+    Raises:
+        DataError: if a row of the table has no forecast.
+    """
+    rows = (
+        nw.from_native(table, eager_only=True).filter(nw.col("Sales").is_null()).select("Id", "Store", "Date", "Open")
+    )
+    joined = rows.join(nw.from_native(forecast, eager_only=True), on=["Store", "Date"], how="left")
+    missing = joined.filter(nw.col("predicted").is_null())
+    if len(missing):
+        raise DataError(f"the forecast has no prediction for {len(missing)} rows, the first with Id {missing['Id'][0]}")
+    sales = nw.when(nw.col("Open").cast(nw.Int8) == 0).then(nw.lit(0.0)).otherwise(nw.col("predicted")).alias("Sales")
+    return joined.select(nw.col("Id").cast(nw.Int64), sales).sort("Id").to_native()
 
 
 def _require_one_row_a_day(rows: nw.DataFrame[Any], parts: dict[str, nw.DataFrame[Any]]) -> None:

@@ -1,9 +1,9 @@
-"""The Rossmann preparation, from an archive or the generator to ``rossmann.table``, and the submission."""
+"""The Rossmann preparation, from an archive or the generator to ``rossmann.table``, the submission and the service."""
 
 from kedro.pipeline import Node, Pipeline
 
-from embedline.pipelines.rossmann import nodes
-from embedline.pipelines.rossmann.submission import make_submission
+from embedline.pipelines.publish import pipeline as publish
+from embedline.pipelines.rossmann import nodes, packing
 
 SOURCE = "rossmann"
 TABLES = ("train", "test", "store", "store_states", "state_names", "googletrend", "weather")
@@ -16,8 +16,20 @@ def create_pipeline() -> Pipeline:
 
 def create_submission_pipeline(forecast: str) -> Pipeline:
     """Turn the final model's predictions, the dataset ``forecast``, into the file that Kaggle takes."""
-    submit = Node(make_submission, ["table", "forecast"], "submission", name="make_submission", tags="predict")
+    submit = Node(nodes.make_submission, ["table", "forecast"], "submission", name="make_submission", tags="predict")
     return Pipeline([submit], namespace=SOURCE, inputs={"forecast": forecast})
+
+
+def create_publish_pipeline() -> Pipeline:
+    """Pack and measure ``rossmann.service``."""
+    tables = ("encoded", "sales", "stores", "weather", "trends")
+    return publish.create_publish_pipeline(
+        "rossmann",
+        pack=packing.pack_service,
+        pack_inputs=["model", *tables, "params:features"],
+        hold_out=packing.hold_out,
+        hold_out_inputs=["table", "params:columns", "params:split"],
+    )
 
 
 def _acquire_node() -> Node:

@@ -1,5 +1,1 @@
-"""The reusable tabular learner as modular pipelines; see :mod:`.pipeline`."""
-
-from embedline.pipelines.tabular.pipeline import create_final_pipeline, create_pipeline
-
-__all__ = ["create_final_pipeline", "create_pipeline"]
+"""The reusable tabular learner as modular pipelines."""

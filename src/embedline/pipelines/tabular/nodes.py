@@ -14,21 +14,36 @@ import narwhals as nw
 import polars as pl
 
 from embedline.errors import DataError, about_frame
-from embedline.tables.columns import EVALUATE, PREDICT, TRAIN, Columns, Split, assign_parts, present, require_columns
-from embedline.tables.contract import read_table, refuse_no_logarithm
-from embedline.tables.encoder import Encoder
-from embedline.tables.encoder import encode as apply_encoder
-from embedline.tables.encoder import fit_encoder as fit
-from embedline.tables.options import BaselineOptions, EncodingOptions, NetworkOptions, ReportOptions, TableTraining
-from embedline.tables.targets import Target, TargetClasses, read_targets
-from embedline.training.canonical import first_row
+from embedline.frames.checks import first_row
+from embedline.pipelines.tabular.columns import (
+    EVALUATE,
+    PREDICT,
+    TRAIN,
+    Columns,
+    Split,
+    assign_parts,
+    present,
+    require_columns,
+)
+from embedline.pipelines.tabular.contract import read_table, refuse_no_logarithm
+from embedline.pipelines.tabular.encoder import Encoder
+from embedline.pipelines.tabular.encoder import encode as apply_encoder
+from embedline.pipelines.tabular.encoder import fit_encoder as fit
+from embedline.pipelines.tabular.options import (
+    BaselineOptions,
+    EncodingOptions,
+    NetworkOptions,
+    ReportOptions,
+    TableTraining,
+)
+from embedline.pipelines.tabular.targets import Target, TargetClasses, read_targets
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
 
 Frame = Any  # polars.DataFrame or pandas.DataFrame
 Figure = Any  # plotly.graph_objects.Figure
-Bundle = Any  # embedline.training.bundle.ModelBundle
+Bundle = Any  # embedline.training.model_file.ModelBundle
 
 
 def fit_encoder(table: Frame, columns: Columns, split: Split, encoding: EncodingOptions) -> dict[str, Any]:
@@ -67,7 +82,7 @@ def find_learning_rate(
     encoded: Frame, encoder: dict[str, Any], network: NetworkOptions, training: TableTraining, finder: FinderOptions
 ) -> pl.DataFrame:
     """Range test on the training rows: columns ``rate``, ``loss`` (smoothed) and ``suggestion`` (constant)."""
-    from embedline.tables.learner import range_test
+    from embedline.pipelines.tabular.learner import range_test
 
     test = range_test(
         nw.from_native(encoded, eager_only=True), Encoder.model_validate(encoder), network, training, finder
@@ -80,9 +95,9 @@ def train(
     encoded: Frame, encoder: dict[str, Any], network: NetworkOptions, training: TableTraining
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train the network, one for each seed; the bundle, and the history of the training."""
-    from embedline.tables.learner import train_network
-    from embedline.training.figures import history_frame
+    from embedline.pipelines.tabular.learner import train_network
     from embedline.training.members import describe
+    from embedline.training.plots import history_frame
 
     bundle, history = train_network(
         nw.from_native(encoded, eager_only=True), Encoder.model_validate(encoder), network, training
@@ -94,9 +109,9 @@ def train(
 def fit_baselines(
     table: Frame, encoded: Frame, encoder: dict[str, Any], columns: Columns, split: Split, baselines: BaselineOptions
 ) -> tuple[Frame, dict[str, Any]]:
-    """Baselines' predictions of the evaluated rows (:mod:`embedline.tables.predictions`), and what they cost."""
-    from embedline.tables.baselines import group_mean_predictions, tree_predictions
-    from embedline.tables.predictions import baseline_columns, prefix_of, to_series
+    """Baselines' predictions of the evaluated rows (:mod:`.predictions`), and what they cost."""
+    from embedline.pipelines.tabular.baselines import group_mean_predictions, tree_predictions
+    from embedline.pipelines.tabular.predictions import baseline_columns, prefix_of, to_series
 
     fitted = Encoder.model_validate(encoder)
     with about_frame("table"):
@@ -133,10 +148,16 @@ def predict(
     split: Split,
     report: ReportOptions,
 ) -> Frame:
-    """Evaluated rows: keys, the report's columns, and those of :mod:`embedline.tables.predictions` for each target."""
-    from embedline.tables.arrays import part_of
-    from embedline.tables.learner import predict_all
-    from embedline.tables.predictions import actual_columns, actual_values, predicted_columns, prefix_of, to_series
+    """Evaluated rows: keys, the report's columns, and those of :mod:`.predictions` for each target."""
+    from embedline.pipelines.tabular.arrays import part_of
+    from embedline.pipelines.tabular.learner import predict_all
+    from embedline.pipelines.tabular.predictions import (
+        actual_columns,
+        actual_values,
+        predicted_columns,
+        prefix_of,
+        to_series,
+    )
 
     with about_frame("table"):
         series = (report.series_by,) if report.series_by else ()
@@ -180,7 +201,7 @@ def evaluate(
 
     Of several targets the figures stand under ``targets`` by their columns.
     """
-    from embedline.tables.predictions import compare, prefix_of
+    from embedline.pipelines.tabular.predictions import compare, prefix_of
 
     frame = nw.from_native(predictions, eager_only=True)
     targets = read_targets(encoder)
@@ -193,9 +214,9 @@ def evaluate(
 def measure_importance(encoded: Frame, model: Bundle, report: ReportOptions) -> pl.DataFrame:
     """How much worse the network is on the evaluated rows with each variable shuffled.
 
-    See :func:`embedline.tables.importance.permutation_importance`.
+    See :func:`.importance.permutation_importance`.
     """
-    from embedline.tables.importance import permutation_importance
+    from embedline.pipelines.tabular.importance import permutation_importance
 
     importance = permutation_importance(nw.from_native(encoded, eager_only=True), model, report.importance)
     first = ", ".join(importance["variable"].head(3))
@@ -204,17 +225,17 @@ def measure_importance(encoded: Frame, model: Bundle, report: ReportOptions) -> 
 
 
 def extract_embeddings(model: Bundle) -> pl.DataFrame:
-    """Every learned embedding by variable and value; see :func:`embedline.tables.embeddings.embedding_frame`."""
-    from embedline.tables.embeddings import embedding_frame
+    """Every learned embedding by variable and value; see :func:`.embeddings.embedding_frame`."""
+    from embedline.pipelines.tabular.embeddings import embedding_frame
 
     return embedding_frame(model)
 
 
 def forecast(encoded: Frame, model: Bundle, columns: Columns) -> Frame:
     """Predictions of the rows without a target: the key columns, ``predicted`` and probabilities of classes."""
-    from embedline.tables.arrays import part_of
-    from embedline.tables.learner import predict_all
-    from embedline.tables.predictions import predicted_columns, prefix_of, to_series
+    from embedline.pipelines.tabular.arrays import part_of
+    from embedline.pipelines.tabular.learner import predict_all
+    from embedline.pipelines.tabular.predictions import predicted_columns, prefix_of, to_series
 
     rows = part_of(nw.from_native(encoded, eager_only=True), PREDICT)
     targets, predicted = read_targets(model.encoder), predict_all(rows, model)
@@ -226,7 +247,7 @@ def forecast(encoded: Frame, model: Bundle, columns: Columns) -> Frame:
 
 def plot_training(history: pl.DataFrame) -> Figure:
     """Loss and learning rate over the epochs."""
-    from embedline.tables.figures import training_figure
+    from embedline.pipelines.tabular.plots import training_figure
 
     return training_figure(history, "Training: loss and learning rate")
 
@@ -243,8 +264,8 @@ def plot_forecast(predictions: Frame, encoder: dict[str, Any], columns: Columns,
 
     Of classes the reliability diagram; of several targets the first one.
     """
-    from embedline.tables.class_figures import reliability_figure
-    from embedline.tables.figures import agreement_figure, forecast_figure
+    from embedline.pipelines.tabular.class_plots import reliability_figure
+    from embedline.pipelines.tabular.plots import agreement_figure, forecast_figure
 
     target, prefix, of = _first_target(encoder)
     if isinstance(target, TargetClasses):
@@ -257,8 +278,8 @@ def plot_forecast(predictions: Frame, encoder: dict[str, Any], columns: Columns,
 
 def plot_errors(predictions: Frame, encoder: dict[str, Any], report: ReportOptions) -> Figure:
     """Error by the values of a few columns; of classes with the confusion matrix, of several targets the first one."""
-    from embedline.tables.class_figures import mistakes_figure
-    from embedline.tables.figures import error_figure
+    from embedline.pipelines.tabular.class_plots import mistakes_figure
+    from embedline.pipelines.tabular.plots import error_figure
 
     target, prefix, of = _first_target(encoder)
     title = f"Held-out rows: where the error is{of}"
@@ -269,7 +290,7 @@ def plot_errors(predictions: Frame, encoder: dict[str, Any], report: ReportOptio
 
 def plot_importance(importance: pl.DataFrame) -> Figure:
     """Importance of the variables, the greatest on top."""
-    from embedline.tables.figures import importance_figure
+    from embedline.pipelines.tabular.plots import importance_figure
 
     several = importance["target"].n_unique() > 1
     of = f" ({importance['target'][0]}, the first target)" if several else ""
@@ -278,7 +299,7 @@ def plot_importance(importance: pl.DataFrame) -> Figure:
 
 def plot_embeddings(embeddings: pl.DataFrame, report: ReportOptions) -> Figure:
     """Embeddings of a few variables in two dimensions."""
-    from embedline.tables.figures import embedding_figure
+    from embedline.pipelines.tabular.plots import embedding_figure
 
     return embedding_figure(embeddings, report, "Learned embeddings, first two principal components")
 

@@ -9,28 +9,28 @@ from typing import Any
 import polars as pl
 
 from embedline.errors import about_frame
-from embedline.text.baseline import BaselineOptions
-from embedline.text.documents import read_documents
-from embedline.text.options import (
+from embedline.pipelines.text.baseline import BaselineOptions
+from embedline.pipelines.text.documents import read_documents
+from embedline.pipelines.text.evaluation import ReportOptions
+from embedline.pipelines.text.options import (
     Classes,
     ClassifierOptions,
     ClassifierTraining,
     LanguageModelOptions,
     LanguageModelTraining,
 )
-from embedline.text.parts import SplitOptions, assign_parts
-from embedline.text.predicting import PredictionOptions
-from embedline.text.report import ReportOptions
-from embedline.text.samples import SampleOptions
-from embedline.text.tokens import TokenOptions
-from embedline.text.vocabulary import VocabularyOptions, load_vocabulary
+from embedline.pipelines.text.predict import PredictionOptions
+from embedline.pipelines.text.samples import SampleOptions
+from embedline.pipelines.text.splits import SplitOptions, assign_parts
+from embedline.pipelines.text.tokenizer import TokenOptions
+from embedline.pipelines.text.vocabulary import VocabularyOptions, load_vocabulary
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
 
 Frame = Any  # polars.DataFrame or pandas.DataFrame
 Figure = Any  # plotly.graph_objects.Figure
-Bundle = Any  # embedline.training.bundle.ModelBundle
+Bundle = Any  # embedline.training.model_file.ModelBundle
 
 
 def tokenize(
@@ -42,7 +42,7 @@ def tokenize(
         DataError: the documents are not as the learner needs them, or a label is not among the classes: said here,
             before hours of training.
     """
-    from embedline.text.tokens import tokenize_documents
+    from embedline.pipelines.text.tokenizer import tokenize_documents
 
     with about_frame("documents"):
         rows = read_documents(documents, None if classes is None else list(classes))
@@ -57,7 +57,7 @@ def fit_vocabulary(
     vocabulary: VocabularyOptions,
 ) -> dict[str, Any]:
     """Choose the words of the models by their frequency in the training texts; JSON values of a vocabulary."""
-    from embedline.text.vocabulary import fit_vocabulary as fit
+    from embedline.pipelines.text.vocabulary import fit_vocabulary as fit
 
     fitted = fit(tokens, lexicon, split, rules.rules, vocabulary)
     logger.info("Vocabulary of %s words out of %s", f"{len(fitted):,}", f"{len(lexicon):,}")
@@ -68,7 +68,7 @@ def numericalize(
     tokens: pl.DataFrame, lexicon: pl.DataFrame, vocabulary: dict[str, Any], split: SplitOptions
 ) -> pl.DataFrame:
     """Ids of each document's tokens, with the documents that are held out of training as the part ``validation``."""
-    from embedline.text.vocabulary import numericalize as to_ids
+    from embedline.pipelines.text.vocabulary import numericalize as to_ids
 
     return to_ids(tokens, lexicon, load_vocabulary(vocabulary), split)
 
@@ -81,8 +81,8 @@ def train_language_model(
     training: LanguageModelTraining,
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train the language model on training and unlabelled texts; the bundle, and the history of the training."""
-    from embedline.text.language_learner import train_language_model as fit
-    from embedline.training.figures import history_frame
+    from embedline.pipelines.text.language_learner import train_language_model as fit
+    from embedline.training.plots import history_frame
 
     bundle, history = fit(ids, load_vocabulary(vocabulary, tokens.rules), tokens, network, training)
     figures = bundle.metrics
@@ -108,8 +108,8 @@ def train_classifier(
     training: ClassifierTraining,
 ) -> tuple[Bundle, pl.DataFrame]:
     """Fine-tune the language model's encoder into a classifier, one for each seed; the bundle, and the history."""
-    from embedline.text.classifier_learner import train_classifier as fit
-    from embedline.training.figures import history_frame
+    from embedline.pipelines.text.classifier_learner import train_classifier as fit
+    from embedline.training.plots import history_frame
 
     bundle, history = fit(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training)
     figures = bundle.metrics
@@ -134,7 +134,7 @@ def find_language_model_rate(
     finder: FinderOptions,
 ) -> pl.DataFrame:
     """Range test on the language model's texts: columns ``rate``, ``loss`` (smoothed) and ``suggestion`` (constant)."""
-    from embedline.text.language_learner import find_language_model_rate as find
+    from embedline.pipelines.text.language_learner import find_language_model_rate as find
 
     test = find(ids, load_vocabulary(vocabulary), network, training, finder)
     logger.info("Range test of the language model suggests %.1e; the training uses %.1e", test.suggestion, training.lr)
@@ -151,7 +151,7 @@ def find_classifier_rate(
     finder: FinderOptions,
 ) -> pl.DataFrame:
     """Range test of the classifier's first stage: columns as of :func:`find_language_model_rate`."""
-    from embedline.text.classifier_learner import find_classifier_rate as find
+    from embedline.pipelines.text.classifier_learner import find_classifier_rate as find
 
     test = find(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training, finder)
     used = training.stages[0].lr
@@ -163,7 +163,7 @@ def train_baseline(
     documents: Frame, split: SplitOptions, classes: Classes, baseline: BaselineOptions
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """TF-IDF and logistic regression, fitted on the network's training documents; predictions of the test part."""
-    from embedline.text.baseline import train_baseline as fit
+    from embedline.pipelines.text.baseline import train_baseline as fit
 
     with about_frame("documents"):
         rows = read_documents(documents, list(classes))
@@ -172,7 +172,7 @@ def train_baseline(
 
 def predict(ids: pl.DataFrame, model: Bundle) -> pl.DataFrame:
     """Class and probabilities of each test document."""
-    from embedline.text.classifier_learner import predict_part
+    from embedline.pipelines.text.classifier_learner import predict_part
 
     return predict_part(ids, model)
 
@@ -187,8 +187,8 @@ def evaluate(
     report: ReportOptions,
 ) -> dict[str, Any]:
     """Figures of the classifier and of the baseline on the same test documents; warns where it loses."""
-    from embedline.text.report import evaluate as compare
-    from embedline.text.vocabulary import unknown_shares
+    from embedline.pipelines.text.evaluation import evaluate as compare
+    from embedline.pipelines.text.vocabulary import unknown_shares
 
     vocabulary = load_vocabulary(model.encoder["vocabulary"])
     described = {
@@ -211,7 +211,7 @@ def evaluate(
 
 def predict_texts(texts: Frame, model: Bundle, prediction: PredictionOptions) -> pl.DataFrame:
     """The rows with class, probabilities and, if asked for, the words that moved the decision."""
-    from embedline.text.predicting import predict_texts as classify
+    from embedline.pipelines.text.predict import predict_texts as classify
 
     return classify(texts, model, prediction)
 
@@ -220,7 +220,7 @@ def list_mistakes(
     predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, documents: Frame, report: ReportOptions
 ) -> pl.DataFrame:
     """The test documents that the classifier is surest and wrong about."""
-    from embedline.text.report import mistakes
+    from embedline.pipelines.text.evaluation import mistakes
 
     with about_frame("documents"):
         rows = read_documents(documents)
@@ -229,21 +229,21 @@ def list_mistakes(
 
 def generate_samples(language_model: Bundle, samples: SampleOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Texts that the language model writes, and the most probable next words, for each prompt."""
-    from embedline.text.samples import write_samples
+    from embedline.pipelines.text.samples import write_samples
 
     return write_samples(language_model, samples)
 
 
 def plot_language_model(history: pl.DataFrame) -> Figure:
     """Loss, perplexity and learning rate of the language model's training."""
-    from embedline.text.figures import training_plot
+    from embedline.pipelines.text.plots import training_plot
 
     return training_plot(history, "Training of the language model")
 
 
 def plot_training(history: pl.DataFrame) -> Figure:
     """Loss, accuracy and learning rate of the classifier's training, stage by stage or, of several, one by one."""
-    from embedline.text.figures import training_plot
+    from embedline.pipelines.text.plots import training_plot
 
     if history["member"].n_unique() > 1:
         history = history.with_columns(stage=pl.format("member {}", pl.col("member") + 1))
@@ -267,7 +267,7 @@ def plot_classifier_rates(rates: pl.DataFrame) -> Figure:
 
 def plot_confusion(predictions: pl.DataFrame, classes: Classes) -> Figure:
     """Actual against predicted classes."""
-    from embedline.text.figures import confusion_plot
+    from embedline.pipelines.text.plots import confusion_plot
 
     return confusion_plot(predictions, list(classes), "Test documents: actual and predicted classes")
 
@@ -276,7 +276,7 @@ def plot_calibration(
     predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, classes: Classes, report: ReportOptions
 ) -> Figure:
     """How often the model is right at each confidence."""
-    from embedline.text.figures import calibration_plot
+    from embedline.pipelines.text.plots import calibration_plot
 
     title = "Test documents: confidence and accuracy"
     return calibration_plot(predictions, baseline_predictions, list(classes), title, report.calibration_bins)

@@ -1,0 +1,134 @@
+"""Hooks on the parameters: a block that is left out has its defaults, a misspelt one stops the run."""
+
+import difflib
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeGuard
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+from kedro.validation.type_extractor import TypeExtractor
+from pydantic import BaseModel, RootModel
+
+from embedline.errors import DataError
+from embedline.hooks.sources import ACCESS_KEYS
+
+logger = logging.getLogger(__name__)
+
+# Read by other hooks, and by the project's own catalog in every environment.
+RUN_KEYS = {"data_root", "tracking_root", "checkpoint_seconds", "spark", "rows"}
+
+
+class ParameterDefaults:
+    """Fill in the blocks that a source leaves out, where every key of such a block has a default.
+
+    So a source of one's own says what matters of it, and nothing of the learning-rate finder.
+    """
+
+    @hook_impl(tryfirst=True)
+    def after_catalog_created(self, catalog: CatalogProtocol, parameters: dict[str, Any]) -> None:
+        """Add ``params:<source>.<block>`` for each block that a pipeline reads and the source's parameters lack."""
+        given = parameters["parameters"]
+        wanted = TypeExtractor(dict(enumerate_pipelines())).extract_types_from_pipelines()
+        for key, model in wanted.items():
+            source, _, block = key.partition(".")
+            if not block or not isinstance(given.get(source), Mapping) or block.split(".")[0] in given[source]:
+                continue
+            if _is_block(model) and not _required(model):
+                catalog[f"params:{key}"] = model()
+
+
+class ParameterCheck:
+    """Refuse a parameter that neither a registered pipeline nor the configuration reads, and a run that lacks one.
+
+    A misspelt block would otherwise be ignored in silence.
+
+    Keys inside a block are checked by the block's own pydantic model.
+    """
+
+    only_observes = True  # what a node makes does not depend on it
+
+    def __init__(self) -> None:
+        self._loader: Any = None
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Remember the loader, which knows what ``${runtime_params:…}`` in the configuration reads."""
+        self._loader = context.config_loader
+
+    @hook_impl
+    def after_catalog_created(self, parameters: dict[str, Any]) -> None:
+        """Compare every parameter with the ``params:`` inputs of all pipelines."""
+        read = {
+            name.removeprefix("params:")
+            for _, pipeline in enumerate_pipelines()
+            for name in pipeline.inputs()
+            if name.startswith("params:")
+        }
+        asked: set[str] = getattr(self._loader, "asked", set())
+        unread = sorted(_unread(parameters["parameters"], read | asked))
+        if unread:
+            raise DataError(f"no pipeline reads the parameter {unread[0]!r}{_hint(unread[0], read | asked | RUN_KEYS)}")
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Name the first block of parameters, or the first dataset, that the run needs and nobody has given."""
+        missing = sorted(name for name in pipeline.inputs() if name not in catalog)
+        if not missing:
+            return
+        name = missing[0].removeprefix("params:")
+        source, _, block = name.partition(".")
+        if name != missing[0]:
+            model = TypeExtractor({"run": pipeline}).extract_types_from_pipelines().get(name)
+            needs = f", with {', '.join(_required(model))}" if _is_block(model) and not _is_value(model) else ""
+            raise DataError(f"the parameters of {source!r} lack {block!r}{needs}: add it to conf/base/parameters")
+        near = difflib.get_close_matches(name, catalog.keys(), n=1)
+        hint = f"did you mean {near[0]!r}? It is to be named {name!r} there" if near else "add it to conf/base/catalog"
+        raise DataError(f"the catalog has no {name!r}, which the run reads: {hint}")
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    """The known name most like a misspelt one, on its level: a source for a source, a block of it for a block."""
+    above, _, own = name.rpartition(".")
+    level = name.count(".") + 1
+    prefixes = {tuple(other.split(".")[:level]) for other in known}
+    siblings = {prefix[-1]: ".".join(prefix) for prefix in sorted(prefixes) if ".".join(prefix[:-1]) == above}
+    near = difflib.get_close_matches(own, siblings, n=1)
+    if near:
+        return f": did you mean {siblings[near[0]]!r}?"
+    return f"; these are read: {', '.join(sorted(other for other in known if not above or other.startswith(above)))}"
+
+
+def enumerate_pipelines() -> Iterable[tuple[str, Pipeline]]:
+    """All registered pipelines by name."""
+    from embedline.pipeline_registry import register_pipelines
+
+    return register_pipelines().items()
+
+
+def _is_block(model: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(model, type) and issubclass(model, BaseModel)
+
+
+def _is_value(model: type[BaseModel]) -> bool:
+    return issubclass(model, RootModel)  # a list or a number in YAML: it has no keys
+
+
+def _required(model: type[BaseModel]) -> list[str]:
+    return [name for name, field in model.model_fields.items() if field.is_required()]
+
+
+def _unread(parameters: Mapping[str, Any], read: set[str], prefix: str = "") -> Iterable[str]:
+    """Names of the outermost parameters that are not read, nor hold or belong to one that is."""
+    for key, value in parameters.items():
+        name = f"{prefix}{key}"
+        if name in read or (not prefix and (name in RUN_KEYS or name.startswith("_"))):
+            continue  # a key that starts with _ is a template in YAML
+        if key in ACCESS_KEYS and f"{prefix}source" in read:
+            continue
+        if isinstance(value, Mapping) and any(other.startswith(f"{name}.") for other in read):
+            yield from _unread(value, read, prefix=f"{name}.")
+        else:
+            yield name

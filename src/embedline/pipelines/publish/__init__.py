@@ -1,0 +1,1 @@
+"""Models into service: packing, measuring on raw rows, publishing, and batch prediction."""

@@ -1,0 +1,146 @@
+"""Nodes that make services, measure them on raw rows, and have them answer the rows of a file.
+
+PyTorch is imported inside the functions, since every Kedro command reads this module.
+"""
+
+import logging
+import math
+from typing import Any
+
+import narwhals as nw
+import polars as pl
+
+from embedline.errors import DataError, about_frame
+from embedline.frames.checks import open_frame, settle_objects
+from embedline.pipelines.ratings.options import RatingColumns, RatingSplit
+from embedline.pipelines.tabular.columns import EVALUATE, Columns, Split, assign_parts
+from embedline.pipelines.tabular.contract import read_table
+from embedline.pipelines.text.documents import read_documents
+from embedline.training.metrics import require_finite
+
+logger = logging.getLogger(__name__)
+
+Frame = Any  # polars.DataFrame or pandas.DataFrame
+Bundle = Any  # embedline.training.model_file.ModelBundle
+Packed = Any  # embedline.serving.packed.PackedService
+
+ACTUAL = "actual"
+TOLERANCE = 1e-4  # relative: rows in other batches differ by rounding, features computed otherwise by far more
+
+
+def pack_texts(model: Bundle) -> Packed:
+    """The service of a text classifier."""
+    from embedline.serving.texts import pack_texts as pack
+
+    return pack(model)
+
+
+def pack_ratings(model: Bundle) -> Packed:
+    """The service of a ratings model."""
+    from embedline.serving.ratings import pack_ratings as pack
+
+    return pack(model)
+
+
+def pack_table(model: Bundle, table: Frame) -> Packed:
+    """The model as a service for rows of the canonical table."""
+    from embedline.serving.tables import pack_table as pack
+
+    with about_frame("table"):
+        rows = open_frame(table)
+        encoder = model.encoder
+        shown = dict.fromkeys((*encoder["categorical"], *encoder["groups"], *encoder["continuous"], *encoder["keys"]))
+        rows = settle_objects(rows, (name for name in shown if name in rows.columns))
+    return pack(model, rows.select(*(name for name in shown if name in rows.columns)).to_polars())
+
+
+def hold_out_texts(documents: Frame) -> pl.DataFrame:
+    """The test documents: ``text``, and the label as ``actual``."""
+    from embedline.serving.texts import hold_out_texts as hold_out
+
+    with about_frame("documents"):
+        return hold_out(read_documents(documents))
+
+
+def hold_out_ratings(ratings: Frame, columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:
+    """The ratings that the split holds out: user, item, and the rating as ``actual``."""
+    from embedline.serving.ratings import hold_out_ratings as hold_out
+
+    with about_frame("ratings"):
+        return hold_out(ratings, columns, split)
+
+
+def hold_out_table(table: Frame, columns: Columns, split: Split, encoder: dict[str, Any]) -> pl.DataFrame:
+    """The rows that the split holds out, as a request has them, and ``actual``, the value of the first target."""
+    inputs = [*encoder["categorical"], *encoder["groups"], *encoder["continuous"]]
+    if ACTUAL in inputs:
+        raise DataError(f"the table has a variable {ACTUAL!r}, the name of what came true: rename it to publish")
+    with about_frame("table"):
+        rows = assign_parts(read_table(table, columns, split), columns, split).filter(nw.col("part") == EVALUATE)
+    chosen = rows.select(*dict.fromkeys(inputs), nw.col(columns.targets[0]).alias(ACTUAL)).to_polars()
+    text = [name for name, dtype in chosen.schema.items() if dtype in (pl.Categorical, pl.Enum)]
+    return chosen.with_columns(pl.col(text).cast(pl.String))
+
+
+def measure_service(service: Packed, evaluation: pl.DataFrame, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Have the service answer the raw held-out rows, and compare its figure with that of the model.
+
+    Returns:
+        ``metric`` (name), ``path``, ``value``, ``better``, ``rows``, and ``evaluation``: fingerprint of the rows.
+
+    Raises:
+        DataError: if the service's metric is not finite, or not that of ``metrics``: it would answer otherwise than was
+            measured.
+    """
+    from embedline.serving.champion import fingerprint, measure
+
+    measured = measure(service.open(), evaluation)
+    require_finite({measured.name: measured.value}, "the service on raw rows")
+    expected: Any = metrics
+    for key in measured.path:
+        expected = expected[key]
+    if not math.isclose(measured.value, expected, rel_tol=TOLERANCE):
+        raise DataError(
+            f"the service's {measured.name} on raw rows is {measured.value:.6f}, and that of the model {expected:.6f}: "
+            "it turns rows into other inputs than the pipeline does, and is not published"
+        )
+    logger.info("The service's %s on %d raw rows is %.6f", measured.name, len(evaluation), measured.value)
+    return {
+        "metric": measured.name,
+        "path": list(measured.path),
+        "value": measured.value,
+        "better": measured.better,
+        "rows": len(evaluation),
+        "evaluation": fingerprint(evaluation),
+    }
+
+
+def predict_rows(rows: Frame, service: Packed) -> pl.DataFrame:
+    """The rows, with the types that the service takes, and beside them what it answers.
+
+    Args:
+        rows: the columns of a request; a column of strings, as a CSV file has it, is read as what the service takes.
+
+    Raises:
+        DataError: naming column and row, or a column of ``rows`` that has the name of a result.
+    """
+    frame = nw.from_native(rows, eager_only=True).to_polars()
+    if frame.is_empty():
+        raise DataError("there is no row to predict")
+    request = typed_request(frame, service)
+    answers = pl.from_pandas(service.open().predict(request.to_pandas()))
+    results = answers.drop(column.name for column in service.columns if column.name in answers.columns)
+    if taken := [name for name in results.columns if name in frame.columns]:
+        raise DataError(f"the rows have a column {taken[0]!r}, which is a column of the predictions: rename it")
+    return request.hstack(results)
+
+
+def typed_request(rows: pl.DataFrame, service: Packed) -> pl.DataFrame:
+    """The rows with every column of strings as the type that the service takes; raise a DataError as above."""
+    from embedline.serving.columns import parse_text
+
+    return rows.with_columns(
+        parse_text(rows[column.name], column.type, source="the rows")
+        for column in service.columns
+        if column.name in rows.columns and rows[column.name].dtype == pl.String
+    )

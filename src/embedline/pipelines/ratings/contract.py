@@ -1,0 +1,168 @@
+"""The frames of ratings, items and users that a user gives, checked and as Polars frames.
+
+Rows are counted from 1, the first row below the header, in the frame as it was loaded.
+"""
+
+import difflib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import narwhals as nw
+import polars as pl
+
+from embedline.errors import DataError, input_name
+from embedline.frames.checks import (
+    DATE_HINT,
+    first_row,
+    open_frame,
+    refuse_inexact,
+    refuse_text,
+    settle_objects,
+)
+from embedline.pipelines.ratings.options import RatingColumns
+
+logger = logging.getLogger(__name__)
+
+
+def to_polars(data: Any, needed: Sequence[str] = ()) -> pl.DataFrame:
+    """A loaded frame of any engine as a Polars frame; lazy frames are collected.
+
+    Args:
+        needed: columns that are read. Others that Polars cannot hold, such as pandas' mixed objects, are left out.
+
+    Raises:
+        DataError: if it is no frame with named columns and rows, or a ``needed`` column mixes kinds of values.
+    """
+    frame = open_frame(data)
+    if frame.implementation.is_polars():
+        settle_objects(frame, [name for name in needed if name in frame.columns])
+        return frame.to_polars()
+    columns = []
+    for name in frame.columns:
+        try:
+            columns.append(frame.get_column(name).to_polars())
+        except (TypeError, ValueError) as error:  # those of pyarrow and Polars are such
+            if name in needed:
+                settle_objects(frame, [name])  # says what is wrong with it
+                raise DataError(f"column {name!r} cannot be read: {str(error).splitlines()[0]}") from error
+            logger.debug("Column %r is left out: %s", name, error)
+    return pl.DataFrame(columns)
+
+
+def require_columns(frame: pl.DataFrame, names: Sequence[str], *, what: str, key: str) -> None:
+    """Raise a DataError that names the columns of ``names`` that ``frame`` lacks, and the YAML ``key`` to mend."""
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        near = difflib.get_close_matches(missing[0], frame.columns, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        named = ", ".join(map(repr, missing))
+        raise DataError(f"{what} has no column {named}, which {key} names: {hint}It has {frame.columns}")
+
+
+def read_ratings(
+    ratings: Any, columns: RatingColumns, others: Sequence[str] = (), *, warn: bool = False
+) -> pl.DataFrame:
+    """The ratings as a Polars frame with all of its columns: ids as whole numbers or strings, the rating as Float32.
+
+    Of several ratings of an item by the same user the latest counts, by ``columns.timestamp`` where the frame has that
+    column; of equal times, and without times, the last row of the frame. Else a pair could be held out and train, too.
+
+    Args:
+        others: further columns that are read, such as that of the split.
+        warn: whether to log how many ratings were left out.
+
+    Raises:
+        DataError: naming the column that is missing, has a wrong type or lacks a value, with the first such row.
+    """
+    time = columns.timestamp
+    needed = [columns.user, columns.item, columns.rating, *([time] if time else []), *others]
+    rows = to_polars(ratings, needed)
+    require_columns(rows, [columns.user, columns.item, columns.rating], what="the ratings frame", key="columns")
+    ids = [id_column(rows, name, key) for name, key in ((columns.user, "user"), (columns.item, "item"))]
+    numbers = _rating_column(rows.get_column(columns.rating))
+    return _without_repeats(rows.with_columns(*ids, numbers), columns, warn=warn)
+
+
+def id_column(frame: pl.DataFrame, name: str, key: str) -> pl.Series:
+    """A column of ids without missing values: integers as they are, whole floats as Int64, categories as strings.
+
+    Raises:
+        DataError: if it lacks a value or holds something else; ``key`` is what names it under ``columns``.
+    """
+    values = frame.get_column(name)
+    if isinstance(values.dtype, (pl.Categorical, pl.Enum)):
+        values = values.cast(pl.String)
+    refuse_inexact(nw.from_native(values, series_only=True), name, f"columns.{key}")
+    if values.dtype.is_float():
+        _refuse(values.is_null() | (values % 1 != 0) | ~values.is_finite(), name, key, "no whole number")
+        values = values.cast(pl.Int64)
+    if not (values.dtype.is_integer() or values.dtype == pl.String):
+        raise DataError(f"columns.{key} names {name!r}, which holds {values.dtype}: ids are strings or whole numbers")
+    _refuse(values.is_null(), name, key, "no value")
+    return values
+
+
+def time_column(rows: pl.DataFrame, name: str) -> pl.Series:
+    """The times of ratings: numbers, dates or datetimes, perhaps missing in rows.
+
+    Raises:
+        DataError: naming the column, and the row where one is at fault, if it holds something else.
+    """
+    times = rows.get_column(name)
+    if not (times.dtype.is_numeric() or times.dtype in (pl.Date, pl.Datetime)):
+        hint = DATE_HINT.format(name=name)
+        raise DataError(
+            f"columns.timestamp names {name!r}, which holds {times.dtype}: it needs seconds, dates or datetimes: {hint}"
+        )
+    if times.dtype.is_float():
+        _refuse(~times.is_finite().fill_null(True), name, "timestamp", "no finite number")
+    return times
+
+
+def _rating_column(values: pl.Series) -> pl.Series:
+    """The ratings as Float32 without missing values."""
+    if not (values.dtype.is_numeric() or values.dtype.is_decimal()):
+        hint = "correct what is none, or have it read as numbers"
+        start = f"columns.rating names {values.name!r}, which holds {values.dtype} and no numbers"
+        try:
+            refuse_text(nw.from_native(values, series_only=True), values.name, mend=hint)
+        except DataError as error:
+            raise DataError(f"{start}: {error}") from error
+        raise DataError(f"{start}: {hint}")
+    numbers = values.cast(pl.Float32)
+    _refuse(numbers.is_null() | ~numbers.is_finite(), values.name, "rating", "no number")
+    return numbers
+
+
+def _without_repeats(rows: pl.DataFrame, columns: RatingColumns, *, warn: bool) -> pl.DataFrame:
+    """The rows without those ratings of a pair of user and item that a later one replaces; the order stays."""
+    pairs = [columns.user, columns.item]
+    # Equal pairs have equal hashes, which take a tenth of the memory that 25 million pairs do.
+    hashes = rows.select(pl.struct(pairs).hash()).to_series()
+    if hashes.n_unique() == len(rows):
+        return rows
+    places = pl.Series("row", hashes.is_duplicated()).arg_true()
+    repeated = rows.select(pairs)[places].with_columns(row=places)
+    order = ["row"]
+    if columns.timestamp in rows.columns:
+        repeated = repeated.with_columns(time=time_column(rows, str(columns.timestamp))[places])
+        order = ["time", "row"]
+    last = repeated.sort(order, nulls_last=False).unique(pairs, keep="last", maintain_order=True)
+    replaced = places.filter(~places.is_in(last["row"].implode()))
+    if warn and len(replaced):
+        user, item = rows.select(pairs).row(replaced[0])
+        which = f"the latest by {columns.timestamp!r}" if len(order) > 1 else "the last row"
+        logger.warning(
+            "%s: %s rows repeat a user and an item, such as user %r and item %r (row %d): of each pair %s counts",
+            *(input_name("ratings"), f"{len(replaced):,}", user, item, replaced[0] + 1, which),
+        )
+    keep = pl.repeat(True, len(rows), eager=True).scatter(replaced, False)
+    return rows.filter(keep)
+
+
+def _refuse(bad: pl.Series, name: str, key: str, what: str) -> None:
+    row = first_row(nw.from_native(bad.fill_null(True), series_only=True))
+    if row is not None:
+        count = int(bad.fill_null(True).sum())
+        raise DataError(f"column {name!r} (columns.{key}) has {what} in {count:,} row(s), first in row {row}")

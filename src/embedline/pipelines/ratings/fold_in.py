@@ -1,0 +1,179 @@
+"""Vectors of new users from a handful of ratings, without training the model again.
+
+For each user the sum of squared errors of the given ratings plus a ridge penalty is minimised over the user's own row
+(vector and bias) alone; items stay as they are. A plain product is linear in that row, so that one Gauss-Newton step is
+the closed form of ridge regression; a sigmoid or hidden layers take a few steps, each damped until it improves
+(Levenberg 1944, Marquardt 1963). Many users are solved at a time, with no random number anywhere.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.network import FactorModel
+from embedline.pipelines.ratings.options import Penalty
+from embedline.pipelines.ratings.vectors import Vectors, item_vectors
+
+BLOCK_NUMBERS = 1 << 22  # numbers in the largest array of a block of users: 32 MB in float64
+STEP_DAMPING = 1e-3  # at which the damping of a nonlinear step starts, relative to the curvature
+MOST_DAMPING = 1e9  # a step that improves nothing at this damping ends the search
+LEAST_GAIN = 1e-7  # of the objective, relative: a smaller one ends the search
+
+
+class GivenRatings(NamedTuple):
+    """Known ratings of new users.
+
+    Attributes:
+        user: number of the new user from 0, int [N], in rising order.
+        item: row of the item, int [N]; 0 for an unknown one.
+        rating: float [N].
+        n_users: how many new users there are, some of them perhaps without a rating.
+    """
+
+    user: NDArray[np.integer]
+    item: NDArray[np.integer]
+    rating: NDArray[np.floating]
+    n_users: int
+
+
+def fold_in(
+    model: FactorModel,
+    given: GivenRatings,
+    base: Vectors,
+    options: FoldingOptions,
+    penalty: Penalty,
+) -> Vectors:
+    """Vectors of new users from their ratings.
+
+    The objective of a user with n ratings r, own row (p, b) and what the features say, ``base``, is
+    ``sum((r - score(base + (p, b)))**2) + (n * penalty.factors + options.factors) * |p|**2``, and the same of the bias.
+
+    Args:
+        model: one member of an ensemble; it is not changed. Each member is folded into by itself, since the axes of
+            two members differ.
+        given: their ratings.
+        base: of each new user what its features say, zeros where it has none, [given.n_users, k].
+        options: the fixed pull towards ``base``.
+        penalty: that of the model's training.
+
+    Returns:
+        ``base`` plus the own rows, on the CPU; of a user without a rating ``base`` itself.
+    """
+    factors = torch.cat([base.factors, base.biases[:, None]], dim=1).double()
+    counts = np.bincount(given.user, minlength=given.n_users)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    order = np.argsort(counts, kind="stable")  # users with about as many ratings stand together: little padding
+    order = order[counts[order] > 0]
+    width = factors.shape[1]
+    place = 0
+    while place < len(order):
+        size = 1
+        while place + size < len(order):
+            most = int(counts[order[place + size]])
+            if (size + 1) * width * max(most, width) > BLOCK_NUMBERS:
+                break
+            size += 1
+        users = order[place : place + size]
+        rows = np.concatenate([np.arange(starts[user], starts[user + 1]) for user in users])
+        block = _Block(model, given, rows, np.repeat(np.arange(size), counts[users]), counts[users], factors[users])
+        factors[users] = block.solve(options, penalty)
+        place += size
+    return Vectors(factors[:, :-1].float(), factors[:, -1].float())
+
+
+class _Block:
+    """Some users and their ratings, as padded arrays [users, most ratings of one, …]."""
+
+    def __init__(
+        self,
+        model: FactorModel,
+        given: GivenRatings,
+        rows: NDArray[np.integer],
+        user: NDArray[np.integer],
+        counts: NDArray[np.integer],
+        base: Tensor,
+    ) -> None:
+        self.model = model
+        self.items = item_vectors(model, given.item[rows])
+        self.user = torch.as_tensor(user)
+        first = np.cumsum(counts) - counts
+        self.slot = torch.as_tensor(np.arange(len(rows)) - first[user])
+        self.rating = torch.as_tensor(np.asarray(given.rating[rows], dtype=np.float64))
+        self.counts = torch.as_tensor(counts).double()
+        self.base = base
+
+    def solve(self, options: FoldingOptions, penalty: Penalty) -> Tensor:
+        """Rows float64 [users, k + 1] that minimise the objective."""
+        pull = self._pulls(options, penalty)
+        free = torch.ones(self.base.shape[1], dtype=torch.float64)
+        free[-1] = float(self.model.bias)  # a model without biases has no place for one
+        own = torch.zeros_like(self.base)
+        error, slopes = self._linearise(own)
+        value = self._objective(error, own, pull)
+        damping = torch.zeros(len(own), dtype=torch.float64)
+        linear = self.model.hidden is None and self.model.y_range is None  # whose first step is exact
+        for _ in range(1 if linear else options.iterations):
+            slopes = slopes * free
+            curvature = slopes.mT @ slopes + torch.diag_embed(pull)
+            gradient = (slopes.mT @ error[..., None])[..., 0] - pull * own
+            active = torch.ones(len(own), dtype=torch.bool)
+            before = value
+            while active.any() and float(damping[active].min()) < MOST_DAMPING:
+                damped = curvature + torch.diag_embed(damping[:, None] * curvature.diagonal(dim1=1, dim2=2))
+                step = torch.linalg.solve(damped, gradient) * active[:, None]
+                reached = self._objective(self._errors(own + step), own + step, pull)
+                better = active & (reached <= value)
+                own = torch.where(better[:, None], own + step, own)
+                value = torch.where(better, reached, value)
+                active &= ~better
+                damping = torch.where(active, (10 * damping).clamp(min=STEP_DAMPING), damping / 10)
+            if bool((before - value <= LEAST_GAIN * before).all()):
+                break
+            error, slopes = self._linearise(own)
+        return self.base + own
+
+    def _pulls(self, options: FoldingOptions, penalty: Penalty) -> Tensor:
+        """Ridge of each user's row, [users, k + 1]."""
+        pull = (self.counts * penalty.factors + options.factors)[:, None].repeat(1, self.base.shape[1])
+        pull[:, -1] = self.counts * penalty.biases + options.biases
+        return pull
+
+    def _scores(self, rows: Tensor) -> Tensor:
+        """Scores float32 [N] of the ratings by users' whole rows, one for each rating."""
+        return self.model.from_vectors(rows[:, :-1], rows[:, -1], self.items.factors, self.items.biases)
+
+    def _padded(self, values: Tensor) -> Tensor:
+        padded = values.new_zeros(len(self.counts), int(self.counts.max()), *values.shape[1:])
+        padded[self.user, self.slot] = values
+        return padded
+
+    def _errors(self, own: Tensor) -> Tensor:
+        with torch.no_grad():
+            scores = self._scores((self.base + own).float()[self.user])
+        return self._padded(self.rating - scores.double())
+
+    def _linearise(self, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Errors [users, most] and slopes of the scores by the row [users, most, k + 1], both float64."""
+        rows = (self.base + own).float()[self.user].requires_grad_()  # a row of its own for each rating
+        with torch.enable_grad():
+            scores = self._scores(rows)
+            (slopes,) = torch.autograd.grad(scores.sum(), rows)
+        return self._padded(self.rating - scores.detach().double()), self._padded(slopes.double())
+
+    @staticmethod
+    def _objective(error: Tensor, own: Tensor, pull: Tensor) -> Tensor:
+        return (error**2).sum(dim=1) + (pull * own**2).sum(dim=1)
+
+
+def group_given(
+    users: Sequence[int] | NDArray[np.integer], items: NDArray[np.integer], ratings: NDArray[np.floating], n_users: int
+) -> GivenRatings:
+    """Given ratings in the order that :func:`fold_in` needs: by user, those of one user as they came."""
+    user = np.asarray(users)
+    order = np.argsort(user, kind="stable")
+    return GivenRatings(user[order], np.asarray(items)[order], np.asarray(ratings)[order], n_users)

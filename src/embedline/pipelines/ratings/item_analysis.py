@@ -1,0 +1,132 @@
+"""What a model has learned of the items: their biases, their factors in a plane, and which items are alike.
+
+The axes of two members of an ensemble differ by a rotation, so that their factors must not be averaged. Set side by
+side they need no common axes, however: the cosine of the concatenated unit vectors is the mean of the members' cosines,
+and the squared distance of concatenated vectors the sum of the members'. Both are steadier than those of one member.
+"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from embedline.pipelines.ratings.counts import training_counts
+from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING
+from embedline.pipelines.ratings.learner import RatingModel
+from embedline.pipelines.ratings.options import TRAIN
+from embedline.pipelines.ratings.ranking import top_items
+from embedline.pipelines.ratings.splits import part_of
+from embedline.pipelines.ratings.titles import item_titles
+from embedline.training.pca import principal_components
+
+BLOCK_COSINES = 1 << 24  # cosines computed at a time: 64 MB in float32
+
+
+def item_biases(encoded: pl.DataFrame, model: RatingModel, items: Any = None) -> pl.DataFrame:
+    """The bias of every item, its features' share included: how far it is liked beyond the tastes that factors tell.
+
+    Returns:
+        In the order of the items' rows ``item``, ``title``, ``n_ratings`` (of training, Int64), ``mean_rating`` (of
+        training, null without any), ``bias`` (the mean of the members', weighted; rating units, before the sigmoid if
+        there is one) and ``deviation`` (standard deviation between the members).
+    """
+    encoder, weights = model.encoder, np.asarray(model.weights)
+    rows = torch.arange(1, len(encoder.items) + 1)
+    with torch.inference_mode():
+        biases = np.stack([network.item_vectors(rows)[1].double().numpy() for network in model.networks])
+    mean = weights @ biases
+    counts = training_counts(encoded, encoder).items[1:]
+    train = part_of(encoded, TRAIN)
+    sums = np.bincount(train[ITEM_ROW].to_numpy(), train[RATING].to_numpy(), len(encoder.items) + 1)[1:]
+    ids = pl.Series("item", encoder.items)
+    return pl.DataFrame(
+        {
+            "item": ids,
+            "title": item_titles(ids, items, encoder.columns),
+            "n_ratings": counts,
+            "mean_rating": pl.Series(sums / np.maximum(counts, 1)).set(pl.Series(counts == 0), None),
+            "bias": mean,
+            "deviation": np.sqrt(weights @ (biases - mean) ** 2),
+        }
+    )
+
+
+def nearest_items(
+    encoded: pl.DataFrame, model: RatingModel, *, k: int, min_ratings: int = 1, items: Any = None
+) -> pl.DataFrame:
+    """The k nearest items of each item by the cosine of their factors, averaged over the members.
+
+    Items with fewer than ``min_ratings`` training ratings are left out on either side: little more than their features
+    is known of them.
+
+    Returns:
+        ``item``, ``title``, ``rank`` (Int32, from 1), ``neighbour``, ``neighbour_title`` and ``cosine`` (Float32), the
+        items in the order of their rows. Empty, but for the columns, where fewer than two items have enough ratings.
+    """
+    encoder = model.encoder
+    counts = training_counts(encoded, encoder).items
+    rows = np.flatnonzero(counts >= max(1, min_ratings))
+    vectors = side_by_side(model, rows, normalised=True)
+    size = max(1, BLOCK_COSINES // max(1, len(rows)))
+    best, cosines = [], []
+    for start in range(0, len(rows), size):
+        block = vectors[start : start + size] @ vectors.T
+        block[np.arange(len(block)), np.arange(start, start + len(block))] = -np.inf  # itself
+        found, values = top_items(block, min(k, max(0, len(rows) - 1)))
+        best.append(found - 1)
+        cosines.append(values)
+    ids = pl.Series("item", encoder.items)
+    titles = item_titles(ids, items, encoder.columns)
+    n_found = best[0].shape[1] if best else 0
+    own = np.repeat(rows, n_found) - 1
+    other = rows[np.concatenate(best).ravel()] - 1 if n_found else np.empty(0, dtype=np.int64)
+    return pl.DataFrame(
+        {
+            "item": ids.gather(own),
+            "title": titles.gather(own),
+            "rank": pl.Series(np.tile(np.arange(1, n_found + 1), len(rows) if n_found else 0), dtype=pl.Int32),
+            "neighbour": ids.gather(other),
+            "neighbour_title": titles.gather(other),
+            "cosine": pl.Series(np.concatenate(cosines).ravel() if n_found else [], dtype=pl.Float32),
+        }
+    )
+
+
+def item_map(encoded: pl.DataFrame, model: RatingModel, n_items: int, items: Any = None) -> pl.DataFrame:
+    """The two main components of the factors of the ``n_items`` most rated items.
+
+    Returns:
+        ``item``, ``title``, ``n_ratings``, ``bias``, ``x`` and ``y``, the most rated item first.
+    """
+    rows = most_rated(training_counts(encoded, model.encoder).items, n_items)
+    points = principal_components(side_by_side(model, rows, normalised=False))
+    biases = item_biases(encoded, model, items)[rows - 1]
+    return biases.select("item", "title", "n_ratings", "bias").with_columns(x=points[:, 0], y=points[:, 1])
+
+
+def most_rated(counts: NDArray[np.integer], n: int) -> NDArray[np.int64]:
+    """Rows of the n most frequent users or items, the most frequent first, the lower row first of equal ones.
+
+    Args:
+        counts: of :class:`.counts.TrainingCounts`; row 0 and rows without a rating are left out.
+    """
+    order = 1 + np.argsort(-counts[1:], kind="stable")[:n]
+    return order[counts[order] > 0]
+
+
+def side_by_side(model: RatingModel, rows: NDArray[np.integer], *, normalised: bool) -> NDArray[np.float32]:
+    """Factors of items, the members' side by side, float32 [N, members * k].
+
+    Each member's share is scaled by the square root of its weight, so that products and squared distances are weighted
+    means of the members'. Normalised, each member's vector has the length 1 first; a zero vector stays one.
+    """
+    parts = []
+    for network, weight in zip(model.networks, model.weights, strict=True):
+        with torch.inference_mode():
+            factors = network.item_vectors(torch.as_tensor(rows))[0].numpy()
+        if normalised:
+            factors = factors / np.maximum(np.linalg.norm(factors, axis=1, keepdims=True), 1e-12)
+        parts.append(factors * np.float32(np.sqrt(weight)))
+    return np.hstack(parts)

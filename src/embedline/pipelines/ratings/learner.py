@@ -1,0 +1,227 @@
+"""Train the network (or several, over seeds), store it as a bundle, and predict from the bundle alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from embedline.errors import DataError
+from embedline.pipelines.ratings.batches import RandomRatings, RatingTask, penalty_weights
+from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, RatingsEncoder
+from embedline.pipelines.ratings.metrics import rating_metrics
+from embedline.pipelines.ratings.network import BothCodes, FactorModel, build_network, network_config
+from embedline.pipelines.ratings.options import EVALUATE, TRAIN, RatingNetwork, RatingsTraining
+from embedline.pipelines.ratings.splits import part_of
+from embedline.training import lr_finder
+from embedline.training.batches import Loss
+from embedline.training.device import make_accelerator
+from embedline.training.early_stopping import hold_out, row_monitor
+from embedline.training.ensemble import in_threads, weighted_mean
+from embedline.training.lr_finder import RangeTest
+from embedline.training.members import train_members
+from embedline.training.model_file import ModelBundle, library_versions
+from embedline.training.options import FinderOptions
+from embedline.training.processes import current_share, team
+from embedline.training.state import Record
+from embedline.training.train import Fitted, train
+
+KIND = "ratings"
+PREDICT_ROWS = 65_536  # pairs of one forward pass when predicting: bounds memory, large enough to be quick
+LOSSES: dict[str, Loss] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
+
+
+def train_ratings(
+    encoded: pl.DataFrame,
+    encoder: RatingsEncoder,
+    network: RatingNetwork,
+    training: RatingsTraining,
+    *,
+    name: str = "",
+    evaluated: bool = True,
+) -> tuple[ModelBundle, list[Record]]:
+    """Train one network for each of ``training.seeds`` on the rows of the part ``train``.
+
+    Args:
+        encoded: of :func:`.encoder.encode`.
+        name: of this training among several of one node, such as a fold; prefix of its checkpoints and figures.
+        evaluated: whether the part ``evaluate``, where there is one, is measured at the end of each epoch.
+
+    Returns:
+        The bundle, and the history: a record every few steps with ``member``, ``step``, ``epoch``, ``lr`` and
+        ``train_loss`` (without the penalty); the last of each epoch also has the figures on the part ``evaluate``. The
+        stored network is that of the last epoch, or of early stopping, whatever these figures say.
+    """
+    tensors = rating_tensors(part_of(encoded, TRAIN))
+    held_out = part_of(encoded, EVALUATE)
+    config = network_config(encoder, network)
+    job = RatingsJob(tensors, training, config, BothCodes.of(encoder))
+    with team(training):
+        accelerator = make_accelerator(training)
+        evaluate = _evaluator(held_out, encoder, accelerator) if evaluated and len(held_out) else None
+        members = train_members(job, accelerator=accelerator, rows=len(tensors[-1]), evaluate=evaluate, name=name)
+    stored = encoder.model_dump(mode="json")
+    bundle = ModelBundle(KIND, config, stored, members.weights, members.metrics, library_versions())
+    return bundle, members.history
+
+
+@dataclass(frozen=True)
+class RatingsJob:
+    """What every process needs to train the networks."""
+
+    tensors: tuple[Tensor, Tensor, Tensor]
+    training: RatingsTraining
+    config: dict[str, Any]
+    codes: BothCodes
+
+    def build(self, seed: int) -> FactorModel:
+        """The network of a seed."""
+        return build_network(self.config, self.codes, seed=seed)
+
+    def fit(self, network: nn.Module, **settings: Any) -> Fitted:
+        """Train it; ``settings`` are those of :func:`fit_ratings`."""
+        return fit_ratings(network, self.tensors, self.training, **settings)
+
+
+def fit_ratings(
+    network: nn.Module,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    training: RatingsTraining,
+    *,
+    accelerator: Accelerator,
+    **settings: Any,
+) -> Fitted:
+    """:func:`embedline.training.train.fit` on ratings, with the penalty; ``settings`` are those of ``train``.
+
+    Raises:
+        DataError: if there are too few ratings to hold any out for early stopping.
+    """
+    learned: Tensor | None = None
+    if training.early_stopping:
+        learned, held_out = hold_out(len(tensors[-1]), training.early_stopping)
+        settings["monitor"] = row_monitor(tensors, LOSSES[training.loss], accelerator.device, held_out)
+    task = _task(RatingTask, network, tensors, training, accelerator, rows=learned, share=current_share())
+    return train(network, task, training, accelerator=accelerator, **settings)
+
+
+def range_test(
+    encoded: pl.DataFrame,
+    encoder: RatingsEncoder,
+    network: RatingNetwork,
+    training: RatingsTraining,
+    finder: FinderOptions,
+) -> RangeTest:
+    """Learning-rate range test on the training rows with the first seed's network."""
+    tensors, seed = rating_tensors(part_of(encoded, TRAIN)), training.seeds[0]
+    built = build_network(network_config(encoder, network), BothCodes.of(encoder), seed=seed)
+    accelerator = make_accelerator(training)
+    task = _task(RandomRatings, built, tensors, training, accelerator)
+    return in_threads(
+        training.threads,
+        lambda: lr_finder.range_test(built, task, training, finder, accelerator=accelerator, seed=seed),
+    )
+
+
+def _task(
+    kind: type[RatingTask],
+    network: nn.Module,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    training: RatingsTraining,
+    accelerator: Accelerator,
+    **settings: Any,
+) -> RatingTask:
+    """Batches of ratings; ``settings`` are more of :class:`RowTask`."""
+    assert isinstance(network, FactorModel)
+    weights = penalty_weights(training.penalty, network.factors, network.bias)
+    device = accelerator.device
+    return kind(tensors, LOSSES[training.loss], weights, batch_size=training.batch_size, device=device, **settings)
+
+
+def rating_tensors(rows: pl.DataFrame) -> tuple[Tensor, Tensor, Tensor]:
+    """User rows int32 [N], item rows int32 [N] and ratings float32 [N] of encoded rows."""
+    users, items, ratings = (
+        torch.from_numpy(rows.get_column(name).to_numpy(writable=True)) for name in (USER_ROW, ITEM_ROW, RATING)
+    )
+    return users, items, ratings
+
+
+@dataclass(frozen=True)
+class RatingModel:
+    """A bundle ready to predict: its encoder, and its members with their weights in the mean."""
+
+    encoder: RatingsEncoder
+    networks: list[FactorModel]
+    weights: list[float]
+
+    def predict(self, user_rows: NDArray[np.integer], item_rows: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Ratings float64 [N] of pairs: the members' mean, within the rating range."""
+        outputs = [pair_scores(network, user_rows, item_rows, torch.device("cpu")) for network in self.networks]
+        return np.clip(weighted_mean(outputs, self.weights), *self.encoder.rating_range)
+
+    def scores(self, user_rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Scores float32 [n, n_items] of all items, row 0 left out, for some users.
+
+        The members' mean; not cut off at the rating range, where the best items would be equal.
+        """
+        total = np.zeros((len(user_rows), len(self.encoder.items)), dtype=np.float32)
+        users, items = torch.tensor(user_rows), torch.arange(1, len(self.encoder.items) + 1)
+        with torch.inference_mode():
+            for network, weight in zip(self.networks, self.weights, strict=True):
+                total += weight * network.cross(*network.user_vectors(users), *network.item_vectors(items)).numpy()
+        return total
+
+
+def load_model(bundle: ModelBundle) -> RatingModel:
+    """Rebuild the members of a ratings bundle, in evaluation mode.
+
+    Raises:
+        DataError: if it is a bundle of another learner.
+    """
+    if bundle.kind != KIND:
+        raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
+    encoder = RatingsEncoder.model_validate(bundle.encoder)
+    codes, networks = BothCodes.of(encoder), []
+    for member in range(int(bundle.metrics["members"])):
+        network = build_network(bundle.config, codes, seed=0)
+        network.load_state_dict(bundle.member(member))
+        networks.append(network.eval())
+    return RatingModel(encoder, networks, list(bundle.metrics["member_weights"]))
+
+
+def predict_rows(
+    bundle: ModelBundle, user_rows: NDArray[np.integer], item_rows: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """:meth:`RatingModel.predict` from the bundle alone."""
+    return load_model(bundle).predict(user_rows, item_rows)
+
+
+def pair_scores(
+    network: nn.Module, user_rows: NDArray[np.integer], item_rows: NDArray[np.integer], device: torch.device
+) -> NDArray[np.float32]:
+    """Scores float32 [N] of pairs by a network in evaluation mode, in full precision."""
+    scores = np.empty(len(user_rows), dtype=np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(user_rows), PREDICT_ROWS):
+            block = slice(start, start + PREDICT_ROWS)
+            users, items = (torch.tensor(rows[block]) for rows in (user_rows, item_rows))
+            scores[block] = network(users.to(device), items.to(device)).cpu().numpy()
+    return scores
+
+
+def _evaluator(
+    held_out: pl.DataFrame, encoder: RatingsEncoder, accelerator: Accelerator
+) -> Callable[[nn.Module], dict[str, float]]:
+    users, items, actual = (tensor.numpy() for tensor in rating_tensors(held_out))
+
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        network.eval()
+        predicted = pair_scores(network, users, items, accelerator.device)
+        return rating_metrics(actual, np.clip(predicted, *encoder.rating_range))
+
+    return evaluate

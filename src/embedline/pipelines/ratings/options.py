@@ -1,0 +1,253 @@
+"""Settings of the ratings learner, validated before the first node runs; light to import."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+
+from embedline.training.options import Sizes, TrainingOptions
+
+TRAIN, EVALUATE = "train", "evaluate"
+PART = "part"  # column of the part that a row belongs to
+
+Id = int | str  # of a user or an item
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Span = tuple[Finite, Finite] | Literal["auto"]
+
+
+class RatingRange(RootModel[Span]):
+    """Lowest and highest rating there can be, ``[low, high]``; ``auto``: those of the training rows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: Span = "auto"
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.root != "auto" and self.root[0] >= self.root[1]:
+            raise ValueError(f"rating_range must rise, got {list(self.root)}")
+        return self
+
+
+class RatingColumns(BaseModel):
+    """Names of the columns of the ratings, and of the items.
+
+    Attributes:
+        user: a user's id, a string or whole number, in the ratings and in the users' frame.
+        item: an item's id, a string or whole number, in the ratings and in the items' frame.
+        rating: a number.
+        timestamp: time of the rating: seconds since 1970, or a date or datetime; null where there is none.
+        title: name of an item in the items' frame; null where they have none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user: str = "user"
+    item: str = "item"
+    rating: str = "rating"
+    timestamp: str | None = "timestamp"
+    title: str | None = "title"
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [self.user, self.item, self.rating, *([self.timestamp] if self.timestamp else [])]
+        if len(set(names)) < len(names):
+            raise ValueError(f"columns must name different columns of the ratings, got {names}")
+        if PART in names:
+            raise ValueError(f"columns lists {PART!r}, the name under which the parts of the split are stored")
+        return self
+
+
+class RatingSplit(BaseModel):
+    """Which ratings are held out for evaluation.
+
+    * ``random``: a ``fraction`` of the rows, drawn with ``seed``.
+    * ``latest``: of each user's ratings the last ``n``, or the last ``fraction`` of them (rounded), by time; at least
+      one of each user's ratings stays in training.
+    * ``column``: rows whose ``column`` equals ``value``.
+    * ``none``: nothing is held out: the final fit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["random", "latest", "column", "none"]
+    fraction: float | None = Field(default=None, gt=0.0, lt=1.0)
+    seed: int = 42
+    n: int | None = Field(default=None, ge=1)
+    column: str | None = None
+    value: bool | int | str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the split reads beside those of the ratings."""
+        return (self.column,) if self.column else ()
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.kind == "random" and self.fraction is None:
+            raise ValueError("split.kind 'random' needs a fraction, such as 0.2")
+        if self.kind == "latest" and (self.n is None) == (self.fraction is None):
+            raise ValueError("split.kind 'latest' needs either n, such as 1, or a fraction, such as 0.2")
+        if self.kind == "column" and (self.column is None or self.value is None):
+            raise ValueError("split.kind 'column' needs a column and the value of its held-out rows")
+        return self
+
+
+class FeatureOptions(BaseModel):
+    """Columns that describe items and users; a new item or user is known by them alone.
+
+    A column of lists of strings holds several features a row, one of strings or booleans one; one of numbers is cut
+    into ``bins`` of one width between the first and the last percentile. A missing value is no feature.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    items: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    bins: int = Field(default=10, ge=2)
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        for key, names in (("items", self.items), ("users", self.users)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"features.{key} lists a column more than once: {list(names)}")
+        return self
+
+
+class RatingNetwork(BaseModel):
+    """Shape of the network (:class:`.network.FactorModel`).
+
+    Attributes:
+        factors: length of the vector of a user and of an item.
+        bias: whether users and items have a bias, too.
+        kind: ``dot``: the product of the two vectors; ``mlp``: hidden ``layers`` on both, for what is no product.
+        y_range: the score goes through a sigmoid from the first to the second; ``auto``: half a unit beyond the rating
+            range on either side, since a sigmoid does not reach its ends. None: the score is any number.
+        init_std: deviation of the normal distribution that vectors are drawn from.
+        layers: units of each hidden layer, of ``mlp`` alone.
+        dropout: one rate for all hidden layers or a list, one for each.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    factors: int = Field(default=50, ge=1)
+    bias: bool = True
+    kind: Literal["dot", "mlp"] = "dot"
+    y_range: tuple[Finite, Finite] | Literal["auto"] | None = None
+    init_std: float = Field(default=0.03, gt=0.0)
+    layers: Sizes = ()
+    dropout: float | tuple[float, ...] = 0.0
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if self.kind == "mlp" and not self.layers:
+            raise ValueError("network.kind 'mlp' needs layers, such as [100]")
+        if self.kind == "dot" and (self.layers or self.dropout):
+            raise ValueError("network.layers and network.dropout are of the kind 'mlp': set network.kind to it")
+        if any(not 0.0 <= rate < 1.0 for rate in self.dropouts):
+            raise ValueError(f"network.dropout must lie in [0, 1), got {self.dropout}")
+        if len(self.dropouts) != len(self.layers):
+            raise ValueError(f"network.dropout lists {len(self.dropouts)} rates for {len(self.layers)} layers")
+        if isinstance(self.y_range, tuple) and self.y_range[0] >= self.y_range[1]:
+            raise ValueError(f"network.y_range must rise, got {list(self.y_range)}")
+        return self
+
+    @property
+    def dropouts(self) -> tuple[float, ...]:
+        """One rate for each hidden layer."""
+        return self.dropout if isinstance(self.dropout, tuple) else (self.dropout,) * len(self.layers)
+
+
+class Penalty(BaseModel):
+    """Pull of the vectors towards 0, as much of it as a user or an item has ratings.
+
+    The classic objective of matrix factorisation (Koren, Bell & Volinsky 2009, "Matrix factorization techniques for
+    recommender systems"): each rating's loss has the squares of the vectors that it concerns. Weight decay, in
+    contrast, pulls a user with one rating as hard as one with a thousand.
+
+    Attributes:
+        factors: of the squared length of a user's and an item's own vector, and of each one's sum over its features.
+        biases: of their squared biases.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    factors: float = Field(default=0.0, ge=0.0)
+    biases: float = Field(default=0.0, ge=0.0)
+
+
+class RatingsTraining(TrainingOptions):
+    """How to train the networks; the reported ``train_loss`` is without the ``penalty``."""
+
+    loss: Literal["mse", "l1", "huber"] = "mse"
+    penalty: Penalty = Penalty()
+
+
+class BaselineOptions(BaseModel):
+    """Damped biases (:func:`.baselines.damped_biases`): so many ratings of the mean are added."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user_damping: float = Field(default=5.0, ge=0.0)
+    item_damping: float = Field(default=10.0, ge=0.0)
+
+
+class RankingOptions(BaseModel):
+    """How lists of recommendations are scored: their length, and the rating from which an item is relevant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    k: int = Field(default=10, ge=1)
+    relevant: float = 4.0
+
+
+class ColdStartOptions(BaseModel):
+    """The trial of new users and new items.
+
+    Attributes:
+        fraction: of the users, and of the items, that a model of its own never sees.
+        seed: of their choice.
+        given: so many ratings of a new user are known, for each of these numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
+    seed: int = 0
+    given: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 3, 5, 10), min_length=1)
+
+
+class RecommendationOptions(BaseModel):
+    """How many items to recommend to which users, and how many of the nearest items to list for each item."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    k: int = Field(default=10, ge=1)
+    users: Literal["all"] | tuple[Id, ...] = "all"
+    neighbours: int = Field(default=10, ge=1)
+
+
+class RatingReport(BaseModel):
+    """What the plots show.
+
+    Attributes:
+        biases: items with the highest bias, and as many with the lowest.
+        map_items: of the most rated items in the picture of the two main components.
+        crosstab: most active users and most rated items in the crosstab.
+        min_ratings: an item with fewer training ratings is in no plot.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    biases: int = Field(default=15, ge=1)
+    map_items: int = Field(default=50, ge=2)
+    crosstab: int = Field(default=15, ge=2)
+    min_ratings: int = Field(default=1, ge=1)
+
+
+class CrossValidationOptions(BaseModel):
+    """Hold out the rows of one value of ``column`` after another; of all of its values unless ``values`` lists some."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: str = "fold"
+    values: tuple[bool | int | str, ...] | None = None

@@ -1,0 +1,221 @@
+"""Plots of what a ratings model has learned, as Plotly figures from the artifacts that the pipeline stores."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+from numpy.typing import NDArray
+
+from embedline.pipelines.ratings.options import RatingReport
+from embedline.training.plots import ACCENT, INK, LAYOUT, MUTED, SECOND
+
+LONGEST_TITLE = 42  # characters of a title in a plot
+TASTE = [[0.0, "#f3b27a"], [0.5, "#f7f7f7"], [1.0, "#8fb4f5"]]  # low, middling and high ratings, pale under black ink
+LETTER, LINE = 6.4, 15.0  # width of a letter and height of a line of the map's labels, pixels
+MAP_WIDTH, MAP_HEIGHT = 1180, 900  # pixels
+MAP_MARGIN = {"l": 48, "r": 132, "t": 84, "b": 48}  # pixels
+MAP_ROOM = 0.11  # beside the outermost points, for their labels: share of the points' spread
+PASSES = 4  # over all labels of the map
+# Where a label may stand: name of the place, and its centre from the point in half widths, half heights, and pixels.
+PLACES = {
+    "top center": (0.0, 1.0, 0.0, 6.0),
+    "bottom center": (0.0, -1.0, 0.0, -6.0),
+    "middle right": (1.0, 0.0, 7.0, 0.0),
+    "middle left": (-1.0, 0.0, -7.0, 0.0),
+    "top right": (1.0, 1.0, 4.0, 3.0),
+    "bottom right": (1.0, -1.0, 4.0, -3.0),
+    "top left": (-1.0, 1.0, -4.0, 3.0),
+    "bottom left": (-1.0, -1.0, -4.0, -3.0),
+}
+
+
+def bias_figure(biases: pl.DataFrame, report: RatingReport, title: str) -> go.Figure:
+    """Bars of the highest and of the lowest biases; whiskers are the deviation between the members.
+
+    Args:
+        biases: of :func:`.item_analysis.item_biases`. Items with fewer than ``report.min_ratings`` training
+            ratings are left out.
+    """
+    rows = biases.filter(pl.col("n_ratings") >= report.min_ratings).sort("bias", descending=True)
+    n = min(report.biases, (len(rows) + 1) // 2)
+    shown = pl.concat([rows.head(n), rows.tail(min(n, len(rows) - n))])
+    several = bool((shown["deviation"] > 0).any())
+    labels = _unique(short_titles(shown["title"].to_list()))
+    figure = go.Figure(
+        go.Bar(
+            x=shown["bias"],
+            y=labels,
+            orientation="h",
+            error_x={"type": "data", "array": shown["deviation"].to_list(), "color": MUTED} if several else None,
+            marker_color=[ACCENT if value >= 0 else SECOND for value in shown["bias"]],
+            customdata=shown.select("title", "n_ratings", "mean_rating").rows(),
+            hovertemplate="%{customdata[0]}: bias %{x:+.2f}<br>%{customdata[1]} ratings, mean %{customdata[2]:.2f}"
+            "<extra></extra>",
+        )
+    )
+    if len(shown) > n:
+        figure.add_hline(y=n - 0.5, line={"color": MUTED, "dash": "dot", "width": 1})
+    named = f"items with at least {report.min_ratings} ratings" if report.min_ratings > 1 else "all items"
+    figure.update_xaxes(title_text="item bias: how far above or below the average item", zeroline=True, tickformat="+")
+    figure.update_yaxes(type="category", automargin=True, autorange="reversed", ticksuffix=" ")
+    text = f"{title}<br><sub>the {n} highest and {len(shown) - n} lowest of {len(rows):,} ({named})</sub>"
+    return figure.update_layout(title=text, height=170 + 21 * len(shown), **LAYOUT)
+
+
+def map_figure(points: pl.DataFrame, title: str) -> go.Figure:
+    """Items by the two main components of their factors, with titles; the colour is their bias, the size their ratings.
+
+    Args:
+        points: of :func:`.item_analysis.item_map`.
+    """
+    labels = short_titles(points["title"].to_list(), 34)
+    xy = points.select("x", "y").to_numpy()
+    room = MAP_ROOM * np.maximum(np.ptp(xy, axis=0), 1e-9)
+    low, high = xy.min(axis=0) - room, xy.max(axis=0) + room
+    area = np.array([MAP_WIDTH - MAP_MARGIN["l"] - MAP_MARGIN["r"], MAP_HEIGHT - MAP_MARGIN["t"] - MAP_MARGIN["b"]])
+    spread = float(np.abs(points["bias"].to_numpy()).max(initial=0.0)) or 1.0
+    counts = points["n_ratings"].to_numpy()
+    figure = go.Figure(
+        go.Scatter(
+            x=points["x"],
+            y=points["y"],
+            text=labels,
+            mode="markers+text",
+            textposition=place_labels((xy - low) / (high - low) * area, labels, *area),
+            textfont={"size": 11, "color": INK},
+            cliponaxis=False,
+            marker={
+                "size": 6 + 10 * counts / max(1, counts.max(initial=1)),
+                "color": points["bias"],
+                "colorscale": [[0.0, SECOND], [0.5, "#d5dae1"], [1.0, ACCENT]],
+                "cmin": -spread,
+                "cmax": spread,
+                "colorbar": {"title": {"text": "item bias"}, "len": 0.4, "thickness": 12, "tickformat": "+.1f"},
+                "line": {"color": "white", "width": 1},
+            },
+            customdata=points.select("title", "n_ratings", "bias").rows(),
+            hovertemplate="%{customdata[0]}<br>%{customdata[1]} ratings, bias %{customdata[2]:+.2f}<extra></extra>",
+        )
+    )
+    plain = {"zeroline": False, "showticklabels": False}
+    figure.update_xaxes(title_text="first component", range=[low[0], high[0]], **plain)
+    figure.update_yaxes(title_text="second component", range=[low[1], high[1]], **plain)
+    text = f"{title}<br><sub>near each other: liked by the same people; larger: rated more often</sub>"
+    size = {"width": MAP_WIDTH, "height": MAP_HEIGHT, "margin": MAP_MARGIN}
+    return figure.update_layout(title=text, showlegend=False, **LAYOUT | size)
+
+
+def crosstab_figure(cells: pl.DataFrame, title: str) -> go.Figure:
+    """The most active users by the most rated items: ratings in black, predictions of what was not rated in grey.
+
+    Args:
+        cells: of :func:`.crosstab.crosstab`.
+    """
+    users = cells["user"].cast(pl.String).unique(maintain_order=True).to_list()
+    items = cells["item"].unique(maintain_order=True).to_list()
+    titles = _unique(short_titles(cells["title"].head(len(items)).to_list(), 34))
+    rated = cells["actual"].to_numpy().reshape(len(users), len(items))
+    guessed = cells["predicted"].to_numpy().reshape(len(users), len(items))
+    held_out = cells["held_out"].to_numpy().reshape(len(users), len(items))
+    low, high = np.nanmin([np.nanmin(rated), guessed.min()]), np.nanmax([np.nanmax(rated), guessed.max()])
+    figure = go.Figure(
+        go.Heatmap(
+            x=titles,
+            y=users,
+            z=[[None if np.isnan(value) else float(value) for value in row] for row in rated],
+            zmin=low,
+            zmax=high,
+            colorscale=TASTE,
+            xgap=2,
+            ygap=2,
+            showscale=False,
+            hoverinfo="skip",
+        )
+    )
+    known = ~np.isnan(rated)
+    outline = {"symbol": "square-open", "size": 27, "color": INK, "line": {"width": 1.5}}
+    for mask, mode, style, digits, what in (
+        (known & ~held_out, "text", {"color": INK, "size": 13}, "g", "rated %{text} in training"),
+        (known & held_out, "markers+text", {"color": INK, "size": 13}, "g", "rated %{text}, held out"),
+        (~known, "text", {"color": MUTED, "size": 12}, ".1f", "not rated"),
+    ):
+        at_user, at_item = np.nonzero(mask)
+        figure.add_scatter(
+            x=[titles[k] for k in at_item],
+            y=[users[k] for k in at_user],
+            mode=mode,
+            marker=outline,
+            text=[format(value, digits) for value in (guessed if what == "not rated" else rated)[mask]],
+            textfont=style,
+            showlegend=False,
+            customdata=guessed[mask],
+            hovertemplate=f"user %{{y}}, %{{x}}: {what}; predicted %{{customdata:.2f}}<extra></extra>",
+        )
+    figure.update_xaxes(type="category", side="top", tickangle=-40, showgrid=False)
+    figure.update_yaxes(
+        type="category", autorange="reversed", title_text="user", showgrid=False, automargin=True, ticksuffix=" "
+    )
+    note = "black: rating in training; outlined: rating held out of it; grey: prediction, where there is no rating"
+    return figure.update_layout(
+        title={
+            "text": f"{title}<br><sub>{note}</sub>",
+            "yref": "container",
+            "y": 1.0,
+            "pad": {"t": 18},
+            "yanchor": "top",
+        },
+        height=260 + 32 * len(users),
+        width=214 + 52 * len(items),
+        **LAYOUT | {"margin": {"l": 64, "r": 170, "t": 224, "b": 24}},
+    )
+
+
+def place_labels(points: NDArray[np.floating], labels: Sequence[str], width: float, height: float) -> list[str]:
+    """Where each label stands beside its point, so that as few as possible overlap.
+
+    Each label in turn takes the place where it covers least of the other labels, of all points, and of what lies
+    outside the frame; after a few turns of all labels nothing changes any more.
+
+    Args:
+        points: pixels from the lower left corner of a frame of ``width`` by ``height``, float [N, 2].
+
+    Returns:
+        Names of Plotly's ``textposition``.
+    """
+    names, shifts = list(PLACES), np.array(list(PLACES.values()))
+    halves = np.array([[LETTER * len(label) / 2, LINE / 2] for label in labels]).reshape(-1, 2)
+    centres = points[:, None] + halves[:, None] * shifts[:, :2] + shifts[:, 2:]  # [N, places, 2]
+    boxes = np.concatenate([centres - halves[:, None], centres + halves[:, None]], axis=2)  # left, bottom, right, top
+    dots = np.hstack([points - 7.0, points + 7.0])
+    frame = np.array([[0.0, 0.0, width, height]])
+    chosen = np.zeros(len(points), dtype=np.int64)
+    for _ in range(PASSES):
+        for k in range(len(points)):
+            others = np.arange(len(points)) != k
+            taken = np.vstack([boxes[others, chosen[others]], dots[others]])
+            own = 4.0 * halves[k].prod()
+            covered = [_overlap(box, taken) + own - _overlap(box, frame) for box in boxes[k]]
+            chosen[k] = int(np.argmin(np.round(covered, 3)))
+    return [names[place] for place in chosen]
+
+
+def _overlap(box: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Area that a box [4] shares with others [M, 4], pixels²."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    return float(np.prod(np.maximum(sides, 0.0), axis=1).sum())
+
+
+def short_titles(titles: Sequence[str], longest: int = LONGEST_TITLE) -> list[str]:
+    """Titles that fit a plot: cut with an ellipsis beyond ``longest`` characters."""
+    return [title if len(title) <= longest else f"{title[: longest - 1].rstrip()}…" for title in titles]
+
+
+def _unique(labels: Sequence[str]) -> list[str]:
+    """The labels with spaces of no width behind those that come twice: an axis of categories would join them."""
+    seen: dict[str, int] = {}
+    unique = []
+    for label in labels:
+        seen[label] = seen.get(label, -1) + 1
+        unique.append(label + "\u200b" * seen[label])
+    return unique

@@ -1,0 +1,193 @@
+"""The page itself: sections into one HTML file that needs nothing else, no network and no server."""
+
+import difflib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from embedline.errors import DataError
+from embedline.pipelines.report import plots
+from embedline.pipelines.report.comparisons import Comparison, Contestant, compare
+from embedline.pipelines.report.measures import Measure, number
+from embedline.pipelines.report.options import PageOptions
+from embedline.pipelines.report.sections import GENERATED, is_empty
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+
+def render(sections: Mapping[str, Json], options: PageOptions) -> str:
+    """One self-contained HTML page.
+
+    Args:
+        sections: of :func:`.sections.collect`, by source.
+        options: title, and which sources.
+
+    Raises:
+        DataError: if ``options.sources`` names an unknown source, or nothing at all is stored.
+    """
+    chosen = _choose(sections, options)
+    shown = {name: _shown(section) for name, section in chosen.items() if not is_empty(section)}
+    if not shown:
+        raise DataError(f"nothing to report: no artifact is stored of {', '.join(chosen)}; run one of them first")
+    absent = [name for name in chosen if name not in shown]
+    if absent:
+        logger.info("Not in the report, since nothing is stored of them: %s", ", ".join(absent))
+    named = {_axis_name(name, one): one for name, of in shown.items() for one in of["comparisons"]}
+    summary = plots.overview(named)
+    drawn: dict[str, Json] = {}
+    for name, section in shown.items():
+        for figure in [*section["history"], *section["figures"]]:
+            figure["id"] = f"{name}-{figure['name']}"
+            drawn[figure["id"]] = figure
+    if summary:
+        drawn["overview"] = summary | {"id": "overview"}
+    newest = max((past["version"] for section in shown.values() for past in section["past"]), default="")
+    logger.info("Report of %s: %d figures", ", ".join(shown), len(drawn))
+    return _fill(
+        title=options.title,
+        sections=shown,
+        absent=absent,
+        overview=drawn.get("overview"),
+        newest=moment(newest),
+        generated=[name for name, section in shown.items() if section["origin"] == GENERATED],
+        figures=_embedded({name: {key: one[key] for key in ("data", "layout")} for name, one in drawn.items()}),
+    )
+
+
+def _choose(sections: Mapping[str, Json], options: PageOptions) -> dict[str, Json]:
+    for name in options.sources or ():
+        if name not in sections:
+            hints = difflib.get_close_matches(name, sections, n=1)
+            hint = f": did you mean {hints[0]!r}?" if hints else f"; there are {', '.join(sections)}"
+            raise DataError(f"report.sources names {name!r}, which no pipeline makes{hint}")
+    return {name: sections[name] for name in (sections if options.sources is None else options.sources)}
+
+
+def _shown(section: Json) -> Json:
+    """A section with what the template writes: comparisons, rows of earlier runs, and their plots."""
+    comparisons = compare(section["metrics"] or {})
+    plots: list[Json] = []
+    runs: list[Json] = []
+    if comparisons:
+        plots, runs = _runs(section["past"], len(comparisons))
+    tables = [_result_table(one) for one in comparisons]
+    return {**section, "figures": [dict(figure) for figure in section["figures"]], "comparisons": comparisons} | {
+        "results": tables,
+        "history": plots,
+        "runs": runs,
+        "updated": moment(section["past"][-1]["version"]) if section["past"] else "",
+    }
+
+
+def _axis_name(source: str, one: Comparison) -> str:
+    return f"{source}, {one.title}" if one.title and one.title != "classifier" else source
+
+
+def moment(version: str) -> str:
+    """A version as date and time: ``2026-11-22T14.04.53.346Z`` is ``2026-11-22 14:04 UTC``; another name as it is."""
+    day, _, time = version.partition("T")
+    parts = time.split(".")
+    return f"{day} {parts[0]}:{parts[1]} UTC" if len(parts) >= 3 and parts[0].isdigit() else version
+
+
+def _result_table(one: Comparison) -> Json:
+    """A row a contestant, the best value of each measure marked."""
+    everyone = [one.model, *one.baselines]
+    best = {measure.name: _best(measure, everyone) for measure in one.measures}
+    rows = [
+        {
+            "label": who.label,
+            "ours": who is one.model,
+            "interval": tuple(map(number, who.interval)) if who.interval else None,
+            "cells": [_value(who, measure, best[measure.name]) for measure in one.measures],
+        }
+        for who in everyone
+    ]
+    return {"title": one.title, "measures": one.measures, "rows": rows, "facts": one.facts, "several": len(rows) > 1}
+
+
+def _best(measure: Measure, everyone: Sequence[Contestant]) -> float:
+    return min((who.figures[measure.name] for who in everyone if measure.name in who.figures), key=measure.error)
+
+
+def _value(who: Contestant, measure: Measure, best: float) -> Json:
+    value = who.figures.get(measure.name)
+    return {"text": "" if value is None else number(value), "best": value == best}
+
+
+def _runs(past: Sequence[Json], n_comparisons: int) -> tuple[list[Json], list[Json]]:
+    """Plots of the main measures over the versions where there are several, and a row a version, newest first."""
+    compared = [(version, compare(version["metrics"])) for version in past]
+    drawn = []
+    for place in range(n_comparisons if len(past) > 1 else 0):
+        ours, best, measure, title = [], [], None, ""
+        for version, comparisons in compared:
+            one = comparisons[place] if place < len(comparisons) else None
+            if one is None or one.main is None:
+                continue
+            measure, title = one.main, one.title
+            ours.append((_short_moment(version["version"]), one.model.figures[measure.name]))
+            if one.best_baseline:
+                best.append((_short_moment(version["version"]), one.best_baseline.figures[measure.name]))
+        if measure and len(ours) > 1:
+            plot = plots.history(measure, ours, best) | {"name": f"history-{place}"}
+            drawn.append(plot | {"title": ": ".join(text for text in (title, plot["title"]) if text)})
+    rows = []
+    for place, (version, comparisons) in enumerate(compared):
+        earlier = compared[place - 1][1] if place else []
+        rows.append(
+            {
+                "moment": moment(version["version"]),
+                "values": [_change(one, earlier, k) for k, one in enumerate(comparisons)],
+                "changes": version["changes"],
+            }
+        )
+    return drawn, rows[::-1]
+
+
+def _short_moment(version: str) -> str:
+    return moment(version).removesuffix(" UTC")
+
+
+def _change(one: Comparison, earlier: Sequence[Comparison], place: int) -> Json:
+    """The main figure of a run, and whether it is better than in the run before."""
+    main = one.main
+    assert main is not None
+    value = one.model.figures[main.name]
+    found = {"label": " ".join(text for text in (one.title, main.label) if text), "value": number(value), "trend": ""}
+    before = earlier[place].model.figures.get(main.name) if place < len(earlier) else None
+    if before is not None and before != value:
+        found["trend"] = "better" if main.better(value, before) else "worse"
+    return found
+
+
+def _embedded(values: Json) -> str:
+    """JSON inside a script element: nothing in it may end the element; NaN is no JSON, a browser wants null."""
+    text = json.dumps(_finite(values), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _fill(**values: Any) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    folder = files("embedline.pipelines.report") / "templates"
+    parts = {name: (folder / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(parts["page.html"])
+    values["figures"] = Markup(values["figures"])  # JSON without a "<"
+    inline = {"style": Markup(parts["page.css"]), "script": Markup(parts["page.js"]), "plotly": Markup(get_plotlyjs())}
+    return template.render(**values, **inline)

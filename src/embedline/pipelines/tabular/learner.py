@@ -1,0 +1,285 @@
+"""Train the network (or several, over seeds), store it as a bundle, and predict from the bundle alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import nn
+
+from embedline.errors import DataError
+from embedline.pipelines.tabular.arrays import TableArrays, to_arrays
+from embedline.pipelines.tabular.columns import EVALUATE, TRAIN
+from embedline.pipelines.tabular.encoder import Encoder
+from embedline.pipelines.tabular.losses import make_loss
+from embedline.pipelines.tabular.mapped_rows import MappedRows, blocks_of, rows_of
+from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes
+from embedline.pipelines.tabular.numeric_embeddings import numeric_config
+from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
+from embedline.pipelines.tabular.predictions import actual_values, prefix_of, short_figures
+from embedline.pipelines.tabular.targets import Target, TargetClasses, TargetScale, invert_target
+from embedline.training.device import make_accelerator
+from embedline.training.dropout import seed_dropout
+from embedline.training.ensemble import in_threads, weighted_mean
+from embedline.training.lr_finder import RangeTest, find_learning_rate
+from embedline.training.members import train_members
+from embedline.training.model_file import ModelBundle, library_versions
+from embedline.training.options import FinderOptions, TrainingOptions
+from embedline.training.processes import team
+from embedline.training.state import Record
+from embedline.training.train import Evaluate, Fitted, fit
+
+KIND = "tabular"
+PREDICT_ROWS = 16_384  # rows of one forward pass when predicting: bounds memory, large enough to be quick
+
+
+def network_config(
+    encoder: Encoder, options: NetworkOptions, values: NDArray[np.float32] | None = None
+) -> dict[str, Any]:
+    """Arguments of :class:`EmbeddingNetwork` for a fitted encoder; plain JSON values.
+
+    Args:
+        values: float32 [N, C], the continuous inputs of the training rows; bins of numeric embeddings need them.
+    """
+    return {
+        "cardinalities": list(encoder.cardinalities),
+        "sizes": list(embedding_sizes(encoder.code_columns, encoder.cardinalities, options)),
+        "n_continuous": len(encoder.value_columns),
+        "continuous_batch_norm": options.continuous_batch_norm,
+        "layers": list(options.layers),
+        "dropouts": list(options.dropouts),
+        "embedding_dropout": options.embedding_dropout,
+        "batch_norm": options.batch_norm,
+        "numeric_embedding": numeric_config(options.numeric_embedding, values) if encoder.value_columns else None,
+        **_outputs(encoder.targets, options),
+    }
+
+
+def _outputs(targets: Sequence[Target], options: NetworkOptions) -> dict[str, list[Any]]:
+    """Mean, scale and range of each output of the network."""
+    numeric = sum(isinstance(target, TargetScale) for target in targets)
+    if options.y_range is not None and not numeric:
+        raise DataError("network.y_range is for numeric targets, and all of columns.target are classes: set it to null")
+    if isinstance(options.y_range, tuple) and numeric > 1:
+        raise DataError(f"network.y_range is one range for {numeric} numeric targets: set it to auto or null")
+    means: list[float] = []
+    scales: list[float] = []
+    ranges: list[list[float] | None] = []
+    for target in targets:
+        if isinstance(target, TargetClasses):
+            shares = np.array(target.counts) / sum(target.counts)
+            means += np.log(shares).tolist()
+            scales += [1.0] * target.width
+            ranges += [None] * target.width
+        else:
+            means.append(target.mean)
+            scales.append(target.std)
+            ranges.append(_range(target, options))
+    return {"output_means": means, "output_scales": scales, "y_ranges": ranges}
+
+
+def _range(target: TargetScale, options: NetworkOptions) -> list[float] | None:
+    if options.y_range != "auto":
+        return list(options.y_range) if options.y_range is not None else None
+    if target.maximum <= 0.0:
+        raise DataError(
+            f"network.y_range 'auto' ends at {Y_RANGE_MARGIN} times the largest training target, which is "
+            f"{target.maximum:.4g} ({target.column!r}, transform {target.transform!r}): give the range as two numbers"
+        )
+    # DIFF(fastai): the lesson takes the largest target of training and validation rows together.
+    return [0.0, Y_RANGE_MARGIN * target.maximum]
+
+
+def build_network(config: dict[str, Any], *, seed: int) -> EmbeddingNetwork:
+    """Network of :func:`network_config`; weights and dropout masks follow ``seed``, global state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = EmbeddingNetwork(**config)
+    seed_dropout(network, seed)
+    return network
+
+
+def train_network(
+    encoded: nw.DataFrame[Any],
+    encoder: Encoder,
+    network: NetworkOptions,
+    training: TrainingOptions,
+) -> tuple[ModelBundle, list[Record]]:
+    """Train one network for each of ``training.seeds`` on the rows of the part ``train``.
+
+    Returns:
+        The bundle, and the history: a record every few steps with ``member``, ``step``, ``epoch``, ``lr`` and
+        ``train_loss``; the last of each epoch also has the figures on the part ``evaluate`` where there is one. The
+        stored network is that of the last epoch, whatever these figures say; with ``training.early_stopping`` that of
+        the epoch which is best on the part of the training rows that it holds out.
+    """
+    training = TableTraining.of(training)
+    make_loss(encoder.targets, training)  # raises where the settings do not fit, before other processes are started
+    with rows_of(encoded, encoder, training) as store, team(training):
+        learned, held_out = store.rows(TRAIN), store.rows(EVALUATE, labelled=False)
+        _, values, target = learned.arrays().labelled(encoder)
+        if (network.batch_norm or network.continuous_batch_norm) and min(training.batch_size, len(target)) < 2:
+            raise DataError(
+                f"network.batch_norm needs two rows a batch: training.batch_size is {training.batch_size}, and there "
+                f"are {len(target)} row(s) to train on"
+            )
+        config = network_config(encoder, network, values.numpy())
+        accelerator = make_accelerator(training)
+        evaluate = _evaluator(held_out, encoded, encoder, accelerator) if len(held_out.arrays().codes) else None
+        job = TableJob(learned, encoder, training, config)
+        members = train_members(job, accelerator=accelerator, rows=len(target), evaluate=evaluate)
+    stored = encoder.model_dump(mode="json")
+    bundle = ModelBundle(KIND, config, stored, members.weights, members.metrics, library_versions())
+    return bundle, members.history
+
+
+@dataclass(frozen=True)
+class TableJob:
+    """What every process needs to train the networks."""
+
+    rows: TableArrays | MappedRows
+    encoder: Encoder
+    training: TableTraining
+    config: dict[str, Any]
+
+    def build(self, seed: int) -> EmbeddingNetwork:
+        """The network of a seed."""
+        return build_network(self.config, seed=seed)
+
+    def fit(self, network: nn.Module, **settings: Any) -> Fitted:
+        """Train it; ``settings`` are those of :func:`embedline.training.train.fit`."""
+        tensors, loss = self.rows.arrays().labelled(self.encoder), make_loss(self.encoder.targets, self.training)
+        return fit(network, tensors, loss, self.training, resident=isinstance(self.rows, TableArrays), **settings)
+
+
+def range_test(
+    encoded: nw.DataFrame[Any],
+    encoder: Encoder,
+    network: NetworkOptions,
+    training: TrainingOptions,
+    finder: FinderOptions,
+) -> RangeTest:
+    """Learning-rate range test on the training rows with the first seed's network."""
+    training = TableTraining.of(training)
+    seed = training.seeds[0]
+    with rows_of(encoded, encoder, training) as store:
+        learned = store.rows(TRAIN)
+        tensors = learned.arrays().labelled(encoder)
+        return in_threads(
+            training.threads,
+            lambda: find_learning_rate(
+                build_network(network_config(encoder, network, tensors[1].numpy()), seed=seed),
+                tensors,
+                make_loss(encoder.targets, training),
+                training,
+                finder,
+                accelerator=make_accelerator(training),
+                seed=seed,
+                resident=isinstance(learned, TableArrays),
+            ),
+        )
+
+
+def predict(encoded: nw.DataFrame[Any], bundle: ModelBundle, target: str | None = None) -> NDArray[np.float64]:
+    """Prediction of one target (the only one unless named) for an encoded frame, from the bundle alone.
+
+    Float64 [N] in the units of a number, or the probabilities float64 [N, C] of C classes.
+    """
+    predicted = predict_all(encoded, bundle)
+    if target is None and len(predicted) > 1:
+        raise ValueError(f"the bundle predicts {list(predicted)}: name one of them")
+    return predicted[target] if target is not None else next(iter(predicted.values()))
+
+
+def predict_all(encoded: nw.DataFrame[Any], bundle: ModelBundle) -> dict[str, NDArray[np.float64]]:
+    """Predictions of every target by its column, for an encoded frame, from the bundle alone."""
+    model = load_model(bundle)
+    return model.predict(to_arrays(encoded, model.encoder))
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A bundle ready to predict: its encoder, and its members with their weights in the mean."""
+
+    encoder: Encoder
+    networks: list[EmbeddingNetwork]
+    weights: list[float]
+
+    def predict(self, arrays: TableArrays) -> dict[str, NDArray[np.float64]]:
+        """Predictions of every target by its column."""
+        outputs = [network_outputs(network, arrays, torch.device("cpu")) for network in self.networks]
+        return combine(outputs, self.weights, self.encoder.targets)
+
+
+def load_model(bundle: ModelBundle) -> LoadedModel:
+    """Rebuild the members of a tabular bundle."""
+    if bundle.kind != KIND:
+        raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
+    networks = [build_network(bundle.config, seed=0) for _ in range(int(bundle.metrics["members"]))]
+    for member, network in enumerate(networks):
+        network.load_state_dict(bundle.member(member))
+        network.eval()
+    return LoadedModel(Encoder.model_validate(bundle.encoder), networks, list(bundle.metrics["member_weights"]))
+
+
+def combine(
+    outputs: Sequence[NDArray[np.floating]], weights: Sequence[float], targets: Sequence[Target]
+) -> dict[str, NDArray[np.float64]]:
+    """Predictions of every target by its column, from the members' outputs [N, K].
+
+    Numbers are averaged in the transformed units (a geometric mean for a target learned as a logarithm), classes by
+    their probabilities.
+    """
+    predicted: dict[str, NDArray[np.float64]] = {}
+    begin = 0
+    for target in targets:
+        parts = [each[:, begin : begin + target.width] for each in outputs]
+        begin += target.width
+        if isinstance(target, TargetClasses):
+            predicted[target.column] = weighted_mean([softmax(part) for part in parts], weights)
+        else:
+            mean = weighted_mean([part[:, 0] for part in parts], weights)
+            predicted[target.column] = invert_target(mean, target)
+    return predicted
+
+
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Probabilities float64 [N, C] of logits [N, C]."""
+    exact = np.asarray(logits, dtype=np.float64)
+    powers = np.exp(exact - exact.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def network_outputs(network: nn.Module, arrays: TableArrays, device: torch.device) -> NDArray[np.float32]:
+    """Outputs float32 [N, K] of a network in evaluation mode, in full precision."""
+    outputs = []
+    with torch.inference_mode():
+        for codes, values in zip(arrays.codes.split(PREDICT_ROWS), arrays.continuous.split(PREDICT_ROWS), strict=True):
+            # Rows of a mapped file lie apart; kernels for such rows would round differently.
+            output = network(codes.to(device).contiguous(), values.to(device).contiguous()).cpu()
+            outputs.append(output if output.ndim == 2 else output.unsqueeze(-1))
+    return torch.cat(outputs).numpy()
+
+
+def _evaluator(
+    held_out: TableArrays | MappedRows, encoded: nw.DataFrame[Any], encoder: Encoder, accelerator: Accelerator
+) -> Evaluate:
+    """Figures of the held-out rows by name, after the target's where there are several."""
+    arrays, targets = held_out.arrays(), encoder.targets
+    blocks = [{t.column: actual_values(block, t) for t in targets} for block in blocks_of(encoded, EVALUATE)]
+    actual = {target.column: np.concatenate([block[target.column] for block in blocks]) for target in targets}
+
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        network.eval()
+        predicted = combine([network_outputs(network, arrays, accelerator.device)], [1.0], targets)
+        return {
+            prefix_of(target, targets) + name: value
+            for target in targets
+            for name, value in short_figures(target, actual[target.column], predicted[target.column]).items()
+        }
+
+    return evaluate

@@ -1,0 +1,133 @@
+"""Losses of the tabular learner: numbers in units of their deviation, classes by cross-entropy, several summed."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embedline.errors import DataError
+from embedline.pipelines.tabular.options import TableTraining
+from embedline.pipelines.tabular.targets import Target, TargetClasses, TargetScale
+from embedline.training.batches import Loss
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
+RELATIVE_CLIP = 0.5  # relative errors beyond this count linearly: a handful of rows would else steer the training
+
+
+def make_loss(targets: Sequence[Target], training: TableTraining) -> Loss:
+    """Loss of the network's output and the target of :class:`.arrays.TableArrays`.
+
+    That of several targets is the sum of theirs, each times its weight in ``training.target_weights``.
+
+    Raises:
+        DataError: naming the setting of ``training`` that does not fit the targets.
+    """
+    _check_settings(targets, training)
+    losses = [
+        number_loss(training.loss, target)
+        if isinstance(target, TargetScale)
+        else class_loss(target, class_weights(target, training, alone=len(targets) == 1), training.label_smoothing)
+        for target in targets
+    ]
+    scales = [training.target_weights.get(target.column, 1.0) for target in targets]
+    if len(targets) == 1:
+        return losses[0] if scales[0] == 1.0 else lambda output, target: scales[0] * losses[0](output, target)
+    ends = np.cumsum([target.width for target in targets]).tolist()
+
+    def summed(output: Tensor, target: Tensor) -> Tensor:
+        total = output.new_zeros(())
+        for k, (loss, scale, end) in enumerate(zip(losses, scales, ends, strict=True)):
+            part = output[:, end - targets[k].width : end]
+            number = isinstance(targets[k], TargetScale)
+            total = total + scale * (
+                loss(part.squeeze(-1), target[:, k]) if number else loss(part, target[:, k].long())
+            )
+        return total
+
+    return summed
+
+
+def number_loss(name: str, scale: TargetScale) -> Loss:
+    """Loss on outputs and targets [B] in transformed units, scaled by the target's deviation.
+
+    The scale lets learning rates carry over from one table to the next. ``relative`` is the squared relative error
+    ``(exp(output - target) - 1)^2`` of a target learned as a logarithm, what RMSPE averages, clipped as Huber's loss.
+
+    Raises:
+        DataError: if ``relative`` is asked for a target that is not learned as a logarithm.
+    """
+    std = scale.std
+    if name == "relative":
+        if scale.transform != "log":
+            raise DataError(f"training.loss 'relative' needs encoding.target_transform: log for {scale.column!r}")
+
+        def relative(output: Tensor, target: Tensor) -> Tensor:
+            difference = output - target
+            # Beyond e the exponential goes on as its tangent: a clamp alone would leave such rows without a gradient.
+            near = difference.clamp(max=1.0)
+            error = (torch.expm1(near) + math.e * (difference - near)) / std
+            return 2.0 * F.huber_loss(error, torch.zeros_like(error), delta=RELATIVE_CLIP / std)
+
+        return relative
+    loss = LOSSES[name]
+    return lambda output, target: loss(output / std, target / std)
+
+
+def class_loss(target: TargetClasses, weights: NDArray[np.float64] | None, smoothing: float) -> Loss:
+    """Cross-entropy of logits [B, C] and classes int64 [B], in nats.
+
+    With weights [C] it is the mean over the rows of each one's entropy times the weight of its class, where the weights
+    are scaled to the mean 1 over the *training* rows: ``torch``'s own mean divides by the weights of the batch, so that
+    a row would count more in a batch of light classes.
+    """
+    if weights is None:
+        return lambda output, classes: F.cross_entropy(output, classes, label_smoothing=smoothing)
+    counts = np.asarray(target.counts, dtype=np.float64)
+    scaled = torch.from_numpy((weights * counts.sum() / (weights * counts).sum()).astype(np.float32))
+
+    def weighted(output: Tensor, classes: Tensor) -> Tensor:
+        entropies = F.cross_entropy(output, classes, label_smoothing=smoothing, reduction="none")
+        return (entropies * scaled.to(output.device, non_blocking=True)[classes]).mean()
+
+    return weighted
+
+
+def class_weights(target: TargetClasses, training: TableTraining, *, alone: bool) -> NDArray[np.float64] | None:
+    """Weight of each class, float64 [C], from ``training.class_weights``; None where all count alike.
+
+    Raises:
+        DataError: if they name a class that the target does not have.
+    """
+    setting: Any = training.class_weights
+    if isinstance(setting, dict) and (not alone or set(setting) == {target.column}):
+        setting = setting.get(target.column)
+    if setting is None:
+        return None
+    if setting == "balanced":
+        return sum(target.counts) / (target.width * np.asarray(target.counts, dtype=np.float64))
+    given = {str(name): weight for name, weight in setting.items()} if isinstance(setting, dict) else None
+    if given is None or any(not isinstance(weight, float | int) for weight in given.values()):
+        raise DataError(f"training.class_weights of {target.column!r} must be balanced or {{class: weight}}")
+    if strange := sorted(set(given) - set(target.names)):
+        known = ", ".join(target.names)
+        raise DataError(f"training.class_weights names {strange}, no classes of {target.column!r}; these are: {known}")
+    return np.array([given.get(name, 1.0) for name in target.names])
+
+
+def _check_settings(targets: Sequence[Target], training: TableTraining) -> None:
+    names, classes = [t.column for t in targets], [t.column for t in targets if isinstance(t, TargetClasses)]
+    if strange := sorted(set(training.target_weights) - set(names)):
+        raise DataError(f"training.target_weights names {strange}; the targets are {names}")
+    if not classes and (training.label_smoothing or training.class_weights is not None):
+        key = "label_smoothing" if training.label_smoothing else "class_weights"
+        raise DataError(f"training.{key} is for classes, but the targets {names} are numbers (columns.classes)")
+    if len(targets) > 1 and isinstance(training.class_weights, dict):
+        if strange := sorted(set(map(str, training.class_weights)) - set(classes)):
+            raise DataError(
+                f"training.class_weights names {strange}; of several targets it needs {{target: ...}} with {classes}"
+            )

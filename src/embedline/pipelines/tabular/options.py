@@ -1,0 +1,216 @@
+"""Settings of the tabular learner, validated before the first node runs; light to import."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from embedline.training.options import Sizes, TrainingOptions
+
+Weight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Name = bool | int | str  # YAML reads the class of a number or of yes and no as such
+
+
+class EncodingOptions(BaseModel):
+    """What the encoding learns beside levels, medians and scales.
+
+    Attributes:
+        target_transform: ``log`` for positive numeric targets whose relative error matters, else ``none``; or one for
+            each target, ``{Sales: log}``.
+        target_means: lists of columns; each adds a continuous input, the mean of the transformed target of the row's
+            group on the training rows (:class:`.target_means.TargetMeans`); of classes, the share of
+            each but the first.
+        smoothing: rows of the wider group that each group's mean is mixed with.
+        fill: value of a continuous variable where it is missing, instead of the median and a flag. For a value that is
+            missing for a known reason: a flag that is rare in training and common later would be learned from few rows.
+        limits: lowest and highest value of a continuous variable; values beyond count as these.
+        scaling: of the continuous variables. ``standard``: by mean and deviation. ``quantile``: to a normal
+            distribution, by the ranks of the training rows: for heavy tails (:mod:`.quantiles`).
+        scalings: the scaling of single variables, such as ``{capital_gain: quantile}``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target_transform: Literal["log", "none"] | dict[str, Literal["log", "none"]] = "none"
+    target_means: tuple[tuple[str, ...], ...] = ()
+    smoothing: float = Field(default=20.0, gt=0.0)
+    fill: dict[str, float] = {}
+    limits: dict[str, tuple[float, float]] = {}
+    scaling: Literal["standard", "quantile"] = "standard"
+    scalings: dict[str, Literal["standard", "quantile"]] = {}
+
+    @field_validator("limits")
+    @classmethod
+    def _check_limits(cls, limits: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for name, (low, high) in limits.items():
+            if low >= high:
+                raise ValueError(f"limits of {name} must rise, got [{low}, {high}]")
+        return limits
+
+    @field_validator("target_means")
+    @classmethod
+    def _check_groups(cls, groups: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        if any(not group or len(set(group)) < len(group) for group in groups) or len(set(groups)) < len(groups):
+            raise ValueError("target_means needs lists of different columns, each list once")
+        return groups
+
+    def transform_of(self, target: str) -> Literal["log", "none"]:
+        """The transform of one numeric target."""
+        return (
+            self.target_transform.get(target, "none")
+            if isinstance(self.target_transform, dict)
+            else self.target_transform
+        )
+
+    def scaling_of(self, variable: str) -> Literal["standard", "quantile"]:
+        """The scaling of one continuous variable."""
+        return self.scalings.get(variable, self.scaling)
+
+
+class PiecewiseLinearOptions(BaseModel):
+    """Continuous inputs by how far they are through each of ``bins`` bins, then ``size`` units a variable.
+
+    Each bin holds as many of the different values of the training rows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["piecewise_linear"]
+    bins: int = Field(default=32, ge=1)
+    size: int = Field(default=8, ge=1)
+
+
+class PeriodicOptions(BaseModel):
+    """Continuous inputs by sines and cosines, then ``size`` units a variable.
+
+    Attributes:
+        frequencies: how many a variable has; they are learned.
+        sigma: deviation of the normal distribution from which they start, in periods a deviation of the variable.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["periodic"]
+    frequencies: int = Field(default=16, ge=1)
+    sigma: float = Field(default=0.1, gt=0.0)
+    size: int = Field(default=8, ge=1)
+
+
+NumericEmbeddingOptions = Annotated[PiecewiseLinearOptions | PeriodicOptions, Field(discriminator="kind")]
+
+
+class NetworkOptions(BaseModel):
+    """Shape of the network.
+
+    Attributes:
+        layers: units of each hidden layer, a list or, for one layer, a number.
+        dropout: one rate for all hidden layers or a list, one for each.
+        numeric_embedding: how continuous inputs enter, as they are where it is null
+            (:mod:`.numeric_embeddings`).
+        y_range: of the transformed numeric targets.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: Annotated[Sizes, Field(min_length=1)]
+    dropout: float | tuple[float, ...] = 0.0
+    embedding_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    embedding_rule: Literal["dl1", "v2"] = "dl1"
+    embedding_sizes: dict[str, Annotated[int, Field(ge=1)]] = {}
+    numeric_embedding: NumericEmbeddingOptions | None = None
+    batch_norm: bool = False
+    continuous_batch_norm: bool = False
+    y_range: tuple[float, float] | Literal["auto"] | None = None
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        rates = self.dropout if isinstance(self.dropout, tuple) else (self.dropout,)
+        if any(not 0.0 <= rate < 1.0 for rate in rates):
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if isinstance(self.dropout, tuple) and len(self.dropout) != len(self.layers):
+            raise ValueError(f"dropout lists {len(self.dropout)} rates for {len(self.layers)} layers")
+        if isinstance(self.y_range, tuple) and self.y_range[0] >= self.y_range[1]:
+            raise ValueError(f"y_range must rise, got {list(self.y_range)}")
+        if self.numeric_embedding and self.continuous_batch_norm:
+            raise ValueError("continuous_batch_norm and numeric_embedding exclude each other: bins are of fixed values")
+        return self
+
+    @property
+    def dropouts(self) -> tuple[float, ...]:
+        """One rate for each hidden layer."""
+        return self.dropout if isinstance(self.dropout, tuple) else (self.dropout,) * len(self.layers)
+
+
+class TableTraining(TrainingOptions):
+    """How to train the networks of a table; ``loss`` is that of numeric targets, classes have the cross-entropy.
+
+    Attributes:
+        label_smoothing: share of each label that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
+        class_weights: of each class's rows in the loss: ``{class: weight}``, 1 for a class that is not named;
+            ``balanced``: the same for all classes together. With several targets ``{target: ...}``. A class of the
+            weight 2 counts as one whose every row is there twice.
+        target_weights: of each target's loss in the sum, 1 for one that is not named.
+        memory: where the training rows lie. ``device``: in the device's memory. ``mapped``: in a file that is mapped
+            into memory, for tables larger than that; best on a solid-state disk. ``auto``: ``mapped`` where they would
+            take more than half of the memory that is free. The results are the same to the last bit.
+    """
+
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    class_weights: Literal["balanced"] | dict[Name, Weight | Literal["balanced"] | dict[Name, Weight]] | None = None
+    target_weights: dict[str, Weight] = Field(default={})
+    memory: Literal["auto", "device", "mapped"] = "auto"
+
+    @classmethod
+    def of(cls, training: TrainingOptions) -> "TableTraining":
+        """``training`` itself, or with the defaults of this class what is no such block of settings."""
+        return training if isinstance(training, cls) else cls(**dict[str, Any](training))
+
+
+class TreeOptions(BaseModel):
+    """LightGBM's settings, under its own names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_estimators: int = Field(default=1500, ge=1)
+    learning_rate: float = Field(default=0.05, gt=0.0)
+    num_leaves: int = Field(default=63, ge=2)
+    min_child_samples: int = Field(default=50, ge=1)
+    seed: int = 42
+
+
+class BaselineOptions(BaseModel):
+    """Which baselines to run: the mean (classes: shares) of the groups of ``group_by``; LightGBM unless it is null."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group_by: tuple[str, ...] = ()
+    lightgbm: TreeOptions | None = TreeOptions()
+
+
+class ImportanceOptions(BaseModel):
+    """Permutation importance: each variable shuffled ``repeats`` times on ``rows`` evaluated rows drawn by ``seed``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int = Field(default=10_000, ge=2)
+    repeats: int = Field(default=3, ge=1)
+    seed: int = 0
+
+
+class ReportOptions(BaseModel):
+    """What the plots show.
+
+    Attributes:
+        series_by: column whose values are separate time series, such as a store.
+        n_series: how many of them to draw, spread evenly over the sorted values.
+        error_by: columns to break the error down by.
+        embeddings: variables whose embedding is drawn in two dimensions.
+        importance: how the importance of the variables is measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    series_by: str | None = None
+    n_series: int = Field(default=4, ge=1)
+    error_by: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
+    importance: ImportanceOptions = ImportanceOptions()

@@ -1,0 +1,161 @@
+"""Predictions of all targets beside the actual values, as columns of a frame, and the figures that follow from them.
+
+One numeric target has the columns ``actual``, ``predicted`` and one named after each baseline; one with classes
+``actual`` and ``predicted`` (names of classes), ``p_<class>`` for each class and ``<baseline>.p_<class>`` for each of a
+baseline. With several targets every name has ``<target>.`` in front of it.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+from numpy.typing import NDArray
+
+from embedline.pipelines.tabular.targets import Target, TargetClasses
+from embedline.training.classification import classification_metrics, log_loss
+from embedline.training.metrics import regression_metrics, rmspe
+
+logger = logging.getLogger(__name__)
+
+ACTUAL, PREDICTED = "actual", "predicted"
+Named = dict[str, NDArray[Any]]  # by name, [N] each
+
+
+def prefix_of(target: Target, targets: Sequence[Target]) -> str:
+    """What stands before the names of a target's columns and figures: nothing, where it is the only one."""
+    return f"{target.column}." if len(targets) > 1 else ""
+
+
+def actual_values(encoded: nw.DataFrame[Any], target: Target) -> NDArray[Any]:
+    """The target of labelled rows of an encoded frame: numbers float64 [N] in their own units, or classes int64 [N]."""
+    values = encoded.get_column(target.stored).to_numpy()
+    return values.astype(np.int64 if isinstance(target, TargetClasses) else np.float64)
+
+
+def actual_columns(target: Target, actual: NDArray[Any], prefix: str) -> Named:
+    """Actual values as columns; classes by name."""
+    return {prefix + ACTUAL: _names(target)[actual] if isinstance(target, TargetClasses) else actual}
+
+
+def predicted_columns(target: Target, prediction: NDArray[np.float64], prefix: str) -> Named:
+    """The network's prediction as columns; of classes the most probable one's name and all probabilities."""
+    if not isinstance(target, TargetClasses):
+        return {prefix + PREDICTED: prediction}
+    named = {prefix + PREDICTED: _names(target)[prediction.argmax(axis=1)]}
+    return named | dict(zip(probability_names(target, prefix), prediction.T, strict=True))
+
+
+def baseline_columns(target: Target, prediction: NDArray[np.float64], baseline: str, prefix: str) -> Named:
+    """A baseline's prediction as columns."""
+    if not isinstance(target, TargetClasses):
+        return {prefix + baseline: prediction}
+    return dict(zip(probability_names(target, f"{prefix}{baseline}."), prediction.T, strict=True))
+
+
+def to_series(columns: Named, backend: Any) -> list[nw.Series[Any]]:
+    """Series of an engine: Float64 of numbers, String of names."""
+    return [
+        nw.new_series(name, values, nw.Float64, backend=backend)
+        if values.dtype.kind == "f"
+        else nw.new_series(name, values.tolist(), nw.String, backend=backend)
+        for name, values in columns.items()
+    ]
+
+
+def read_actual(frame: nw.DataFrame[Any], target: Target, prefix: str) -> NDArray[Any]:
+    """Back from :func:`actual_columns`: numbers float64 [N], or the number of each row's class, int64 [N]."""
+    column = frame.get_column(prefix + ACTUAL)
+    if not isinstance(target, TargetClasses):
+        return column.to_numpy()
+    numbers = {name: k for k, name in enumerate(target.names)}
+    return np.array([numbers[name] for name in column.to_list()], dtype=np.int64)
+
+
+def read_prediction(frame: nw.DataFrame[Any], target: Target, prefix: str, baseline: str = "") -> NDArray[np.float64]:
+    """The prediction of the network, or of a baseline, from its columns."""
+    if not isinstance(target, TargetClasses):
+        return frame.get_column(prefix + (baseline or PREDICTED)).to_numpy()
+    names = probability_names(target, f"{prefix}{baseline}." if baseline else prefix)
+    return np.stack([frame.get_column(name).to_numpy() for name in names], axis=1)
+
+
+def probability_names(target: TargetClasses, prefix: str) -> list[str]:
+    """Columns of the probabilities of the classes, in order."""
+    return [f"{prefix}p_{name}" for name in target.names]
+
+
+def baseline_names(columns: Sequence[str], target: TargetClasses, prefix: str) -> list[str]:
+    """The baselines that have probabilities among ``columns``."""
+    end = f".p_{target.names[0]}"
+    found = [name.removeprefix(prefix).removesuffix(end) for name in columns if name.endswith(end)]
+    return [name for name in found if f"{prefix}{name}{end}" in columns]
+
+
+def all_figures(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, Any]:
+    """Every figure of a prediction: those of regression, or of classification."""
+    if isinstance(target, TargetClasses):
+        return classification_metrics(actual, prediction, target.names, positive=target.positive)
+    return dict(regression_metrics(actual, prediction, logarithmic=target.transform == "log"))
+
+
+def short_figures(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, float]:
+    """The figures to watch while a network trains; of classes accuracy and log loss (nats)."""
+    if isinstance(target, TargetClasses):
+        accuracy = float((prediction.argmax(axis=1) == actual).mean())
+        return {"accuracy": accuracy, "log_loss": log_loss(actual, prediction)}
+    return regression_metrics(actual, prediction, logarithmic=target.transform == "log")
+
+
+def main_figure(target: Target) -> str:
+    """The metric that stands for a model: of classes the accuracy."""
+    if isinstance(target, TargetClasses):
+        return "accuracy"
+    return "exp_rmspe" if target.transform == "log" else "rmse"
+
+
+def compare(
+    frame: nw.DataFrame[Any], target: Target, prefix: str, baseline_costs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Figures of the network and of each baseline from their columns; warns of a baseline that is as good or better.
+
+    They are compared by :func:`loss_name`: where a class is rare, a model that never names it may be the most accurate.
+
+    Returns:
+        The metrics of the network, ``beaten_by`` (names of baselines) and ``baselines``: the metrics of each by its
+        name, with what it cost.
+    """
+    actual, loss = read_actual(frame, target, prefix), loss_name(target)
+    ours = all_figures(target, actual, read_prediction(frame, target, prefix))
+    baselines = {
+        name: {**all_figures(target, actual, read_prediction(frame, target, prefix, name)), **cost}
+        for name, cost in baseline_costs.items()
+    }
+    winners = [name for name, theirs in baselines.items() if theirs[loss] <= ours[loss]]
+    for name in winners:
+        logger.warning(
+            "The network (%s %.4f) loses to %s (%.4f)", prefix + loss, ours[loss], name, baselines[name][loss]
+        )
+    for measure in dict.fromkeys((main_figure(target), loss)):
+        others = ", ".join(f"{name} {theirs[measure]:.4f}" for name, theirs in baselines.items())
+        logger.info("%s %.4f; %s", prefix + measure, ours[measure], others)
+    return {**ours, "beaten_by": winners, "baselines": baselines}
+
+
+def loss_name(target: Target) -> str:
+    """The loss by which models are compared and the importance of a variable is measured; lower is better."""
+    return "log_loss" if isinstance(target, TargetClasses) else main_figure(target)
+
+
+def loss_of(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> float:
+    """The loss of :func:`loss_name`: log loss in nats, or the error of numbers."""
+    if isinstance(target, TargetClasses):
+        return log_loss(actual, prediction)
+    if target.transform == "log":
+        return rmspe(actual, prediction)
+    return float(np.sqrt(np.mean((actual - prediction) ** 2)))
+
+
+def _names(target: TargetClasses) -> NDArray[Any]:
+    return np.array(target.names, dtype=object)

@@ -1,0 +1,129 @@
+"""What the classifier has to beat: TF-IDF of words and word pairs, and a logistic regression on it.
+
+The defaults were chosen by cross-validation on the 25,000 training reviews of the Large Movie Review Dataset, without
+a look at its test part: five folds, ``min_df`` of 1, 2 and 4, ``c`` of 10 and 30, with and without ``marks``. The
+accuracies lay between 0.904 and 0.911: ``marks`` raised them by 0.003 to 0.005, the others by 0.003 at most.
+"""
+
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from embedline.errors import DataError
+from embedline.pipelines.text.evaluation import class_codes, prediction_frame, readable
+from embedline.pipelines.text.splits import TEST, TRAIN
+
+logger = logging.getLogger(__name__)
+
+
+class BaselineOptions(BaseModel):
+    """Settings of the baseline.
+
+    Attributes:
+        ngrams: shortest and longest n-gram of words that is a feature.
+        min_df: a feature stands in that many training documents at least.
+        max_features: keep the most frequent features only; null keeps all of them.
+        sublinear: weigh a word's count in a document as ``1 + log(count)``.
+        marks: ``!``, ``?`` and words of a single character are words too; scikit-learn leaves them out.
+        c: inverse strength of the L2 penalty of the logistic regression.
+        max_iterations: of its solver (L-BFGS); a warning says where it was cut off.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ngrams: tuple[int, int] = (1, 2)
+    min_df: int = Field(default=2, ge=1)
+    max_features: int | None = Field(default=None, ge=1)
+    sublinear: bool = True
+    marks: bool = True
+    c: float = Field(default=30.0, gt=0.0)
+    max_iterations: int = Field(default=1000, ge=1)
+
+    @field_validator("ngrams")
+    @classmethod
+    def _check_ngrams(cls, ngrams: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= ngrams[0] <= ngrams[1]:
+            raise ValueError(f"ngrams must be [shortest, longest] with 1 <= shortest <= longest, got {list(ngrams)}")
+        return ngrams
+
+
+def train_baseline(
+    documents: pl.DataFrame, parts: pl.Series, classes: Sequence[str], options: BaselineOptions
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Fit the baseline on the documents of part ``train`` and predict those of part ``test``.
+
+    Args:
+        documents: ``document_id``, ``text``, ``label``, one row each.
+        parts: for each row ``train``, ``validation``, ``test`` or ``unlabelled``
+            (:func:`.splits.assign_parts`): the baseline learns from the rows that the network learns from.
+        classes: the labels, in the order of the columns.
+
+    Returns:
+        The predictions (see :func:`.evaluation.prediction_frame`), and what they cost: ``seconds`` of the
+        fit, its ``rows``, ``features`` and ``iterations``.
+
+    Raises:
+        DataError: if there is nothing to learn from or to predict, a label is none of ``classes``, the training rows
+            have one class only, or no n-gram is frequent enough.
+    """
+    if len(parts) != len(documents):
+        raise DataError(f"there are {len(parts)} parts for {len(documents)} documents")
+    train, test = documents.filter(parts == TRAIN), documents.filter(parts == TEST)
+    actual = class_codes(train, classes)
+    class_codes(test, classes)
+    if len(present := np.unique(actual)) < 2:
+        found = f"carry only the label {classes[present[0]]!r}" if len(present) else "are none"
+        raise DataError(f"the baseline needs training documents of two classes at least, these {found}")
+    if test.is_empty():
+        raise DataError("the part 'test' has no documents to predict")
+    started = time.perf_counter()
+    vectorizer, model = _fit([readable(text) for text in train["text"]], actual, options)
+    costs = {
+        "seconds": time.perf_counter() - started,
+        "rows": len(train),
+        "features": len(vectorizer.vocabulary_),
+        "iterations": int(model.n_iter_.max()),
+    }
+    probabilities = np.zeros((len(test), len(classes)))
+    # A class without a training document has no column in the model: it keeps the probability 0.
+    features = vectorizer.transform(readable(text) for text in test["text"])
+    probabilities[:, model.classes_] = model.predict_proba(features)
+    logger.info(
+        "Baseline: %s features of %s documents in %.0f s", f"{costs['features']:,}", f"{len(train):,}", costs["seconds"]
+    )
+    return prediction_frame(test, probabilities, classes), costs
+
+
+def _fit(texts: list[str], actual: NDArray[np.int64], options: BaselineOptions) -> tuple[Any, Any]:
+    """The fitted TF-IDF vectorizer and the logistic regression."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    vectorizer = TfidfVectorizer(
+        ngram_range=options.ngrams,
+        min_df=options.min_df,
+        max_features=options.max_features,
+        sublinear_tf=options.sublinear,
+        token_pattern=r"\w+|[!?]" if options.marks else r"\b\w\w+\b",
+        dtype=np.float32,
+    )
+    try:
+        features = vectorizer.fit_transform(texts)
+    except ValueError as error:  # no word at all, or none in min_df documents
+        wanted = f"n-gram that is in min_df = {options.min_df} of them"
+        raise DataError(f"the {len(texts)} training documents have no {wanted}: lower baseline.min_df") from error
+    model = LogisticRegression(C=options.c, max_iter=options.max_iterations)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(features, actual)
+    if model.n_iter_.max() >= options.max_iterations:
+        logger.warning("The baseline stopped after max_iterations = %d, before it converged", options.max_iterations)
+    return vectorizer, model

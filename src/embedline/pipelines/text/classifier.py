@@ -1,0 +1,187 @@
+"""The ULMFiT classifier (Howard & Ruder 2018, arXiv:1801.06146): a language model's encoder, pooling, and a head."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embedline.pipelines.text.awd_lstm import Encoder
+from embedline.pipelines.text.options import EncoderOptions
+from embedline.pipelines.text.recurrent import detached, select_rows
+
+
+class Pooled(NamedTuple):
+    """What is left of documents that were read.
+
+    Attributes:
+        features: float [B, 3 E]: output at the last token, maximum and mean over the tokens that count.
+        squares: mean square [] of these outputs, for AR.
+        differences: mean square [] of their differences from a token to the next within a chunk, for TAR.
+    """
+
+    features: Tensor
+    squares: Tensor
+    differences: Tensor
+
+
+def read_documents(encoder: Encoder, ids: Tensor, lengths: Tensor, *, bptt: int, max_tokens: int) -> Pooled:
+    """Read documents chunk by chunk and pool the outputs of the last ``max_tokens`` tokens of each.
+
+    Chunks of ``bptt`` tokens begin at each document's first token. The state goes on from chunk to chunk, the gradient
+    does not: it reaches a chunk through pooling alone. Chunks in which no document has a token that counts are read
+    without a gradient. The result for a document does not depend on those beside it.
+
+    DIFF(fastai): documents are padded at the end and masked by length in one code path. fastai v2 pads in front by
+    whole chunks and loses tokens where lengths differ (fastai issue 3379); here a document has the same features in a
+    batch as alone. AR and TAR leave the padding out, too.
+
+    Args:
+        ids: int64 [B, T], the longest documents first, anything after the end of a document.
+        lengths: int64 [B] on the CPU, falling, all at least 1.
+        bptt: tokens of a chunk.
+        max_tokens: tokens from the end of a document that count.
+    """
+    n_documents, width = len(ids), encoder.embedding.embedding_dim
+    device = ids.device
+    first = (lengths - max_tokens).clamp(min=0)  # first token that counts
+    state = encoder.start(n_documents)
+    zeros = torch.zeros(n_documents, width, device=device)
+    last, total, highest = zeros, zeros, zeros.new_full(zeros.shape, -torch.inf)
+    squares, differences, n_pairs = zeros.new_zeros(()), zeros.new_zeros(()), 0
+    for start in range(0, int(lengths[0]), bptt):
+        active = int((lengths > start).sum())  # the others have ended: a chunk reads the first rows only
+        end = min(start + bptt, int(lengths[0]))
+        chunk, before = ids[:active, start:end], select_rows(state, slice(0, active))
+        if end <= int(first[:active].min()):
+            with torch.no_grad():
+                _, state = encoder(chunk, before)
+            continue
+        output, state = encoder(chunk, before)
+        state, output = detached(state), output.float()
+        place = torch.arange(start, end)
+        counts = (place >= first[:active, None]) & (place < lengths[:active, None])
+        mask = counts.to(device).unsqueeze(-1)
+        kept = output * mask
+        total = _add(total, kept.sum(1))
+        highest = _maximum(highest, output.masked_fill(~mask, -torch.inf).amax(1))
+        at_end = F.one_hot((lengths[:active] - 1 - start).clamp(max=end - start), end - start + 1)[:, :-1]
+        last = _add(last, torch.einsum("bte,bt->be", output, at_end.to(device, output.dtype)))
+        pairs = counts[:, 1:] & counts[:, :-1]
+        squares = squares + kept.square().sum()
+        differences = differences + (output.diff(dim=1) * pairs.to(device).unsqueeze(-1)).square().sum()
+        n_pairs += int(pairs.sum())
+    n_counted = (lengths - first).to(device)
+    features = torch.cat([last, highest, total / n_counted.unsqueeze(-1)], dim=1)
+    return Pooled(features, squares / (n_counted.sum() * width), differences / max(1, n_pairs * width))
+
+
+def _add(pooled: Tensor, part: Tensor) -> Tensor:
+    """Add to the first rows of [B, E] those of [A, E]."""
+    return torch.cat([pooled[: len(part)] + part, pooled[len(part) :]])
+
+
+def _maximum(pooled: Tensor, part: Tensor) -> Tensor:
+    return torch.cat([torch.maximum(pooled[: len(part)], part), pooled[len(part) :]])
+
+
+class Head(nn.Sequential):
+    """Batch-norm, dropout and a linear layer, one after the other; ReLU between them.
+
+    As in fastai v2's ``PoolingLinearClassifier`` but for the biases of the linear layers, which v2 leaves out.
+
+    **Shape**: [B, 3 E] -> logits [B, C].
+    """
+
+    def __init__(self, sizes: tuple[int, ...], rates: tuple[float, ...]) -> None:
+        layers: list[nn.Module] = []
+        for place, (before, after, rate) in enumerate(zip(sizes, sizes[1:], rates, strict=False)):
+            layers += [nn.BatchNorm1d(before), nn.Dropout(rate), nn.Linear(before, after)]
+            if place < len(sizes) - 2:
+                layers.append(nn.ReLU())
+        super().__init__(*layers)
+
+
+class TextClassifier(nn.Module):
+    """Class scores of documents: an encoder that has learned as a language model, and a head.
+
+    Args:
+        vocabulary_size: words of the language model.
+        encoder: sizes of the language model's, dropout rates of its own.
+        layers: sizes of the head's hidden layers.
+        head_rates: dropout before each of its linear layers.
+        n_classes: 2 or more.
+        bptt, max_tokens: see :func:`read_documents`.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        encoder: EncoderOptions,
+        *,
+        layers: tuple[int, ...],
+        head_rates: tuple[float, ...],
+        n_classes: int,
+        bptt: int,
+        max_tokens: int,
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(vocabulary_size, encoder)
+        self.head = Head((3 * encoder.embedding_size, *layers, n_classes), head_rates)
+        self.n_classes, self.bptt, self.max_tokens = n_classes, bptt, max_tokens
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Logits float32 [B, C]; arguments as in :func:`read_documents`."""
+        return self.scores(ids, lengths)[0]
+
+    def scores(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Pooled]:
+        """Logits float32 [B, C], and the features that they come from."""
+        pooled = read_documents(self.encoder, ids, lengths, bptt=self.bptt, max_tokens=self.max_tokens)
+        logits: Tensor = self.head(pooled.features)
+        return logits.float(), pooled
+
+    def groups(self) -> list[list[nn.Module]]:
+        """Layer groups from the first to the last: the embedding, each LSTM, the head."""
+        return [[self.encoder.embedding], *([layer] for layer in self.encoder.layers), [self.head]]
+
+    def unfreeze(self, n_groups: int | None) -> None:
+        """Train the last ``n_groups`` layer groups, and no other; all when None.
+
+        The batch-norm layers all belong to the head, which is never frozen.
+        """
+        groups = self.groups()
+        trained = len(groups) if n_groups is None else n_groups
+        for place, modules in enumerate(groups):
+            for module in modules:
+                module.requires_grad_(place >= len(groups) - trained)
+
+
+class ClassifierEnsemble(nn.Module):
+    """Classifiers of the same classes whose probabilities are averaged; one alone is an ensemble, too.
+
+    Args:
+        members: the classifiers.
+        weights: of each member's probabilities; only their ratios count.
+    """
+
+    def __init__(self, members: Sequence[TextClassifier], weights: Sequence[float]) -> None:
+        super().__init__()
+        assert len(members) == len(weights) > 0, "a weight for each member"
+        self.networks = nn.ModuleList(members)
+        self.weights = tuple(weight / sum(weights) for weight in weights)
+        self.n_classes = members[0].n_classes
+
+    @property
+    def members(self) -> list[TextClassifier]:
+        """The classifiers, in the order of the weights."""
+        return [network for network in self.networks if isinstance(network, TextClassifier)]
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Logarithms float64 [B, C] of the mean probabilities; arguments as in :func:`read_documents`."""
+        logs = [
+            F.log_softmax(member(ids, lengths).double(), dim=1) + math.log(weight)
+            for member, weight in zip(self.networks, self.weights, strict=True)
+        ]
+        return torch.stack(logs).logsumexp(0)

@@ -1,0 +1,136 @@
+"""Documents of like lengths in batches, for a classifier."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from embedline.pipelines.text.classifier import TextClassifier
+from embedline.pipelines.text.lm_batches import Corpus
+from embedline.pipelines.text.options import TextSettings
+from embedline.training.batches import WHOLE, Autocast, Share, StepLoss, batch_sizes
+from embedline.training.checkpoint import Identity
+
+POOL_BATCHES = 50  # batches among whose documents lengths are sorted: near enough for speed, far enough for chance
+
+
+def pad(documents: Sequence[NDArray[np.integer]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Documents, the longest first, as ids int64 [B, T] padded at the end, and their lengths int64 [B] on the CPU."""
+    lengths = torch.tensor([len(document) for document in documents])
+    assert bool((lengths.diff() <= 0).all()), "documents come with the longest first"
+    ids = np.zeros((len(documents), int(lengths[0])), dtype=np.int64)
+    for row, document in enumerate(documents):
+        ids[row, : len(document)] = document
+    return torch.from_numpy(ids).to(device), lengths
+
+
+def batches_by_length(lengths: NDArray[np.int64], batch_size: int, order: torch.Generator) -> list[NDArray[np.int64]]:
+    """Rows of each batch of an epoch: random, but of like lengths, each batch's longest document first.
+
+    All documents are shuffled, sorted by length within pools of 50 batches, cut into batches
+    (:func:`embedline.training.batches.batch_sizes`), and the batches shuffled; the batch with the longest document
+    comes first, so that a lack of memory shows at once.
+    """
+    rows = torch.randperm(len(lengths), generator=order, device=order.device).cpu().numpy()
+    ends = np.cumsum(batch_sizes(len(lengths), batch_size))
+    pools = np.split(rows, ends[POOL_BATCHES - 1 : -1 : POOL_BATCHES])
+    ordered = np.concatenate([pool[np.argsort(-lengths[pool], kind="stable")] for pool in pools])
+    batches = np.split(ordered, ends[:-1])
+    longest = max(range(len(batches)), key=lambda index: lengths[batches[index][0]])
+    others = [batch for index, batch in enumerate(batches) if index != longest]
+    shuffled = torch.randperm(len(others), generator=order, device=order.device).tolist()
+    return [batches[longest], *(others[index] for index in shuffled)]
+
+
+def by_length(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of all documents, the longest first, ``batch_size`` at a time: for reading without learning."""
+    rows = np.argsort(-lengths, kind="stable")
+    for start in range(0, len(rows), batch_size):
+        yield rows[start : start + batch_size]
+
+
+class Counts(NamedTuple):
+    """What the penalties of a classifier's loss are means over: tokens, and pairs of them within a chunk."""
+
+    tokens: int
+    pairs: int
+
+
+def counts(lengths: NDArray[np.int64], network: TextClassifier) -> Counts:
+    """Counts of documents of these lengths [B] (:func:`.classifier.read_documents`).
+
+    A document's last ``max_tokens`` tokens count; between two of them in a row is a pair unless a chunk begins there.
+    """
+    first = np.maximum(lengths - network.max_tokens, 0)
+    borders = (lengths - 1) // network.bptt - first // network.bptt
+    tokens = int((lengths - first).sum())
+    return Counts(tokens, tokens - len(lengths) - int(borders.sum()))
+
+
+class DocumentTask:
+    """Batches of a classifier's training.
+
+    Args:
+        corpus: documents of at least one token.
+        targets: class of each, int64 [D].
+        share: which documents of each batch are this process's: one in so many, so that all have like lengths.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        targets: NDArray[np.int64],
+        options: TextSettings,
+        *,
+        device: torch.device,
+        share: Share = WHOLE,
+    ) -> None:
+        self._corpus, self._options, self._device, self._share = corpus, options, device, share
+        self._targets = torch.from_numpy(targets).to(device)
+        self.batch_size = min(options.batch_size, len(corpus))
+        sizes = batch_sizes(len(corpus), self.batch_size)
+        self.n_batches = len(sizes)
+        share.check(min(sizes), "document(s)")
+        self.rows_per_batch = len(corpus.ids) / self.n_batches
+        self._batches: Sequence[NDArray[np.int64]] = ()
+
+    def identity(self) -> Identity:
+        """Number of documents and of tokens."""
+        return {"n_documents": len(self._corpus), "n_tokens": len(self._corpus.ids), "batch_size": self.batch_size}
+
+    def begin_epoch(self, order: torch.Generator) -> None:
+        """Put documents of like lengths together, anew."""
+        self._batches = batches_by_length(self._corpus.lengths, self.batch_size, order)
+
+    def rate(self, index: int) -> float:
+        """The same for every batch."""
+        return 1.0
+
+    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
+        """Cross-entropy of the batch's documents; AR and TAR are descended with it."""
+        assert isinstance(network, TextClassifier)
+        batch = self._batches[index]
+        rows = batch[self._share.rank :: self._share.size]
+        ids, lengths = pad([self._corpus[row] for row in rows], self._device)
+        with autocast():
+            logits, pooled = network.scores(ids, lengths)
+        nats = F.cross_entropy(logits, self._targets[torch.from_numpy(rows).to(self._device)])
+        alpha, beta = self._options.alpha, self._options.beta
+        if self._share.size == 1:
+            return StepLoss(nats + alpha * pooled.squares + beta * pooled.differences, nats.detach())
+        # Means of the whole batch, as sums of each process's mean times its part of what that is a mean over.
+        own, whole = (counts(self._corpus.lengths[each], network) for each in (rows, batch))
+        nats = nats * (len(rows) / len(batch))
+        penalty = alpha * own.tokens / whole.tokens * pooled.squares
+        penalty = penalty + beta * own.pairs / max(1, whole.pairs) * pooled.differences
+        return StepLoss(nats + penalty, nats.detach())
+
+    def state(self) -> None:
+        """Documents are independent: nothing is carried."""
+
+    def restore(self, state: None) -> None:
+        """Nothing is carried."""

@@ -1,0 +1,210 @@
+"""Take a language model's encoder through the stages of gradual unfreezing until it tells classes apart."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from embedline.errors import DataError
+from embedline.pipelines.text.classifier import TextClassifier
+from embedline.pipelines.text.classifier_batches import DocumentTask
+from embedline.pipelines.text.evaluation import class_codes
+from embedline.pipelines.text.language_learner import MONITOR, load_language_model, with_seed
+from embedline.pipelines.text.lm_batches import Corpus
+from embedline.pipelines.text.options import (
+    ClassifierOptions,
+    ClassifierTraining,
+    EncoderOptions,
+    Stage,
+    StageTraining,
+)
+from embedline.pipelines.text.splits import TRAIN
+from embedline.pipelines.text.tokenizer import TokenOptions
+from embedline.pipelines.text.vocabulary import Vocabulary
+from embedline.training import checkpoint
+from embedline.training.device import make_accelerator
+from embedline.training.model_file import ModelBundle
+from embedline.training.optimizer import LayerGroup, discriminative
+from embedline.training.processes import current_share
+from embedline.training.train import Evaluate, Fitted, train
+
+logger = logging.getLogger(__name__)
+
+
+def match_embedding(weights: Tensor, known: Vocabulary, wanted: Vocabulary) -> Tensor:
+    """Rows [V, E] for the words of ``wanted`` out of a table [K, E] for those of ``known``.
+
+    Words that ``known`` lacks get the mean row (Howard & Ruder's code and fastai's ``match_embeds`` do the same).
+
+    Raises:
+        DataError: if the two were made by different token rules, or share hardly a word.
+    """
+    if known.rules != wanted.rules:
+        raise DataError(
+            f"the language model's vocabulary was made by the token rules {known.rules!r}, that of the documents by "
+            f"{wanted.rules!r}: set tokens.rules to the former"
+        )
+    place = {token: row for row, token in enumerate(known.tokens)}
+    rows = [place.get(token, -1) for token in wanted.tokens]
+    words = rows[len(wanted.specials) :]  # every vocabulary of these rules has the special tokens
+    shared = sum(row >= 0 for row in words) / max(1, len(words))
+    if shared < 0.1:
+        raise DataError(
+            f"the language model knows {shared:.1%} of the documents' {len(words):,} words: it is of another corpus"
+        )
+    if shared < 1.0:
+        logger.info(
+            "%.1f%% of %s words are unknown to the language model: mean embedding", 100 * (1 - shared), len(words)
+        )
+    index = torch.tensor(rows)
+    matched = weights[index.clamp(min=0)]
+    matched[index < 0] = weights.mean(0)
+    return matched
+
+
+def build_classifier(config: dict[str, Any]) -> TextClassifier:
+    """Network of a bundle's ``config``."""
+    return TextClassifier(
+        config["vocabulary_size"],
+        EncoderOptions.model_validate(config["encoder"]),
+        layers=tuple(config["layers"]),
+        head_rates=tuple(config["head_rates"]),
+        n_classes=config["n_classes"],
+        bptt=config["bptt"],
+        max_tokens=config["max_tokens"],
+    )
+
+
+def classifier_config(
+    bundle: ModelBundle, vocabulary: Vocabulary, options: ClassifierOptions, n_classes: int
+) -> dict[str, Any]:
+    """Arguments of :class:`TextClassifier` upon the language model of ``bundle``; plain JSON values."""
+    return {
+        "vocabulary_size": len(vocabulary),
+        "encoder": {**bundle.config["encoder"], "rates": options.rates().model_dump()},
+        "layers": list(options.layers),
+        "head_rates": list(options.head_rates()),
+        "n_classes": n_classes,
+        "bptt": options.bptt,
+        "max_tokens": options.max_tokens,
+    }
+
+
+@dataclass(frozen=True)
+class Material:
+    """What classifiers of a corpus are trained with.
+
+    Attributes:
+        corpus: documents of the part ``train``.
+        targets: class of each, int64 [D].
+        config: see :func:`classifier_config`.
+        encoder: weights of the language model's encoder, the embedding for the words of the documents.
+        tokens: settings of the tokenizer that the language model was trained with.
+    """
+
+    corpus: Corpus
+    targets: NDArray[np.int64]
+    config: dict[str, Any]
+    encoder: dict[str, Tensor]
+    tokens: TokenOptions
+
+    @classmethod
+    def of(
+        cls,
+        ids: pl.DataFrame,
+        vocabulary: Vocabulary,
+        classes: Sequence[str],
+        language_model: ModelBundle,
+        network: ClassifierOptions,
+    ) -> "Material":
+        """Material of the arguments of :func:`train_classifier`, which names the errors."""
+        if len(classes) < 2:
+            raise DataError(f"a classifier needs two classes or more, got {list(classes)}")
+        documents = ids.filter(pl.col("part") == TRAIN)
+        targets = class_codes(documents, classes)
+        if missing := [name for place, name in enumerate(classes) if not (targets == place).any()]:
+            raise DataError(f"the part 'train' has no document of the class {missing[0]!r}")
+        model, known, tokens = load_language_model(language_model)
+        encoder = model.encoder.state_dict()
+        encoder["embedding.weight"] = match_embedding(encoder["embedding.weight"], known, vocabulary)
+        config = classifier_config(language_model, vocabulary, network, len(classes))
+        return cls(Corpus.of(documents), targets, config, encoder, tokens)
+
+    def task(self, options: StageTraining, device: torch.device) -> DocumentTask:
+        """Batches of these documents."""
+        return DocumentTask(self.corpus, self.targets, options, device=device, share=current_share())
+
+    def build(self) -> TextClassifier:
+        """A classifier with the language model's encoder and a head of random weights."""
+        built = build_classifier(self.config)
+        built.encoder.load_state_dict(self.encoder)
+        return built
+
+
+def unfrozen_groups(network: TextClassifier, stage: Stage, training: ClassifierTraining) -> list[LayerGroup]:
+    """Freeze what does not learn in a stage; the layer groups with their rates."""
+    network.unfreeze(stage.unfrozen)
+    return discriminative(network.groups(), training.rate_decay)
+
+
+def train_stages(
+    material: Material,
+    training: ClassifierTraining,
+    threads: int,
+    accelerator: Accelerator,
+    evaluate: Evaluate | None = None,
+) -> list[list[Fitted]]:
+    """What each stage leaves, for each of the seeds, one after the other, with ``threads`` of PyTorch."""
+    return [
+        with_seed(seed, threads, material.build, stage_fitter(material, training, member, evaluate, accelerator))
+        for member, seed in enumerate(training.seeds)
+    ]
+
+
+def follow_classifiers(material: Material, training: ClassifierTraining, threads: int) -> None:
+    """The part of the classifiers' training of a process that does not lead."""
+    train_stages(material, training, threads, make_accelerator(training))
+
+
+def stage_fitter(
+    material: Material,
+    training: ClassifierTraining,
+    member: int,
+    evaluate: Evaluate | None,
+    accelerator: Accelerator,
+) -> Callable[[nn.Module, threading.Event], list[Fitted]]:
+    """Function that takes a classifier through all stages; what each has left, with one network."""
+    prefix = f"member{member}." if len(training.seeds) > 1 else ""
+    kept = [checkpoint.current(f"{prefix}stage{place}") for place in range(len(training.stages))]
+
+    def fit(built: nn.Module, stop: threading.Event) -> list[Fitted]:
+        assert isinstance(built, TextClassifier)
+        runs = []
+        for place, stage in enumerate(training.stages):
+            options = training.of_stage(stage)
+            run = train(
+                built,
+                material.task(options, accelerator.device),
+                options,
+                accelerator=accelerator,
+                seed=training.seeds[member] + place,
+                groups=unfrozen_groups(built, stage, training),
+                evaluate=evaluate,
+                monitor=MONITOR,
+                label=f"{prefix}stage{place}.",
+                checkpoint=kept[place],
+                stop=stop,
+            )
+            built.load_state_dict(run.network.state_dict())  # the averaged weights, where they are asked for
+            runs.append(replace(run, network=built))
+        return runs
+
+    return fit

@@ -1,0 +1,246 @@
+"""Train a language model, store it as a bundle, and read it back."""
+
+import math
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import polars as pl
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from embedline.errors import DataError
+from embedline.pipelines.text.language_model import LanguageModel
+from embedline.pipelines.text.lm_batches import Corpus, StreamTask, to_rows
+from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, LanguageModelTraining, TextSettings
+from embedline.pipelines.text.splits import TRAIN, UNLABELLED, VALIDATION
+from embedline.pipelines.text.tokenizer import TokenOptions
+from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
+from embedline.training import checkpoint
+from embedline.training.device import device_name, make_accelerator
+from embedline.training.dropout import RANK_STRIDE
+from embedline.training.ensemble import available_cores, train_side_by_side
+from embedline.training.lr_finder import RangeTest, range_test
+from embedline.training.members import warn_of_few_steps
+from embedline.training.model_file import ModelBundle, library_versions
+from embedline.training.options import FinderOptions
+from embedline.training.processes import current_share, team
+from embedline.training.state import Record
+from embedline.training.train import Fitted, train
+
+Result = TypeVar("Result")
+
+KIND = "language_model"
+EVALUATION_ROWS = 64  # parallel rows of a stream that is read without learning
+EVALUATION_TOKENS = 70  # of each row at a time
+TIED = "decoder.weight"  # the same tensor as the encoder's embedding: stored once
+NO_VALIDATION = "{}.early_stopping needs documents of the part 'validation': set split.validation above 0"
+MONITOR = "validation_loss"  # figure of both text networks' evaluations that early stopping goes by
+
+
+def build_language_model(config: dict[str, Any]) -> LanguageModel:
+    """Network of a bundle's ``config``."""
+    options = EncoderOptions.model_validate(config["encoder"])
+    return LanguageModel(config["vocabulary_size"], options, decoder_bias=config["decoder_bias"])
+
+
+def language_config(vocabulary: Vocabulary, network: LanguageModelOptions) -> dict[str, Any]:
+    """Arguments of :class:`LanguageModel`; plain JSON values."""
+    return {
+        "vocabulary_size": len(vocabulary),
+        "encoder": network.encoder().model_dump(mode="json"),
+        "decoder_bias": network.has_bias,
+    }
+
+
+def train_language_model(
+    ids: pl.DataFrame,
+    vocabulary: Vocabulary,
+    tokens: TokenOptions,
+    network: LanguageModelOptions,
+    training: LanguageModelTraining,
+) -> tuple[ModelBundle, list[Record]]:
+    """Train on the texts of the parts ``train`` and ``unlabelled``; their labels play no part.
+
+    Args:
+        ids: frame of :func:`.vocabulary.numericalize`.
+
+    Returns:
+        The bundle of the last epoch, or of the best one with early stopping, and the history: a record every few steps
+        with ``step``, ``epoch``, ``lr`` and ``train_loss`` (nats a token, with dropout); the last of each epoch also
+        has the figures of the part ``validation``, where there is one.
+
+    Raises:
+        DataError: if there is no such part for early stopping to go by.
+    """
+    learned = _learned(ids)
+    held_out = Corpus.of(ids.filter(pl.col("part") == VALIDATION))
+    if training.early_stopping and not len(held_out):
+        raise DataError(NO_VALIDATION.format("language_model_training"))
+    config = language_config(vocabulary, network)
+    job = LanguageJob(learned, training, config, own_threads(training))
+    with team(training) as members, members.following(follow_language_model, job) if members else nullcontext():
+        accelerator = make_accelerator(training)
+        evaluate = evaluator(held_out, accelerator) if len(held_out) else None
+        kept = checkpoint.current("language_model")
+        run = job.train(accelerator, evaluate=evaluate, label="language_model.", checkpoint=kept)
+    warn_of_few_steps([run], training.batch_size, "language_model_training")
+    figures = {
+        "tokens": len(learned.ids),
+        "documents": len(learned),
+        "vocabulary": len(vocabulary),
+        **training_figures(run, accelerator),
+        **{name: value for name, value in run.figures.items() if name not in ("step", "epoch", "lr", "monitor")},
+    }
+    weights = {name: tensor for name, tensor in run.network.state_dict().items() if name != TIED}
+    encoder = {"vocabulary": vocabulary.model_dump(mode="json"), "tokens": tokens.model_dump(mode="json")}
+    return ModelBundle(KIND, config, encoder, weights, figures, library_versions()), run.history
+
+
+@dataclass(frozen=True)
+class LanguageJob:
+    """What every process needs to train a language model, with ``threads`` of PyTorch each."""
+
+    corpus: Corpus
+    training: LanguageModelTraining
+    config: dict[str, Any]
+    threads: int
+
+    def train(self, accelerator: Accelerator, **settings: Any) -> Fitted:
+        """Train it from its seed; ``settings`` are more of :func:`embedline.training.train.train`."""
+        training = self.training
+
+        def fit(built: nn.Module, stop: threading.Event) -> Fitted:
+            task = StreamTask(self.corpus, training, device=accelerator.device, share=current_share())
+            return train(
+                built,
+                task,
+                training,
+                accelerator=accelerator,
+                seed=training.seed,
+                monitor=MONITOR,
+                stop=stop,
+                **settings,
+            )
+
+        return with_seed(training.seed, self.threads, lambda: build_language_model(self.config), fit)
+
+
+def follow_language_model(job: LanguageJob) -> None:
+    """The part of a language model's training of a process that does not lead."""
+    job.train(make_accelerator(job.training))
+
+
+def own_threads(training: TextSettings) -> int:
+    """PyTorch threads of each process: those of the settings, or all cores, shared out among ``training.processes``.
+
+    A launcher has shared them out already.
+    """
+    return training.threads or max(1, available_cores() // training.processes)
+
+
+def find_language_model_rate(
+    ids: pl.DataFrame,
+    vocabulary: Vocabulary,
+    network: LanguageModelOptions,
+    training: LanguageModelTraining,
+    finder: FinderOptions,
+) -> RangeTest:
+    """Learning-rate range test of a language model on the texts that it would learn from."""
+    learned, config, accelerator = _learned(ids), language_config(vocabulary, network), make_accelerator(training)
+
+    def search(built: nn.Module, stop: threading.Event) -> RangeTest:
+        task = StreamTask(learned, training, device=accelerator.device)
+        return range_test(built, task, training, finder, accelerator=accelerator, seed=training.seed, stop=stop)
+
+    return with_seed(training.seed, training.threads, lambda: build_language_model(config), search)
+
+
+def _learned(ids: pl.DataFrame) -> Corpus:
+    """The texts that a language model learns from."""
+    return Corpus.of(ids.filter(pl.col("part").is_in([TRAIN, UNLABELLED])))
+
+
+def with_seed(
+    seed: int,
+    threads: int | None,
+    build: Callable[[], nn.Module],
+    fit: Callable[[nn.Module, threading.Event], Result],
+) -> Result:
+    """Build a network and train it with ``threads`` PyTorch threads (all cores when None), all from one seed.
+
+    PyTorch's global generator, which dropout masks come from, is put back afterwards. Ctrl-C ends the training.
+    """
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        network = build()
+        if rank := current_share().rank:  # the network is that of rank 0; the masks of dropout are not
+            torch.manual_seed(seed + rank * RANK_STRIDE)
+        (run,) = train_side_by_side(
+            lambda _, built, stop: fit(built, stop), [network], workers=1, threads=threads or available_cores()
+        )
+    return run
+
+
+def training_figures(run: Fitted, accelerator: Accelerator) -> dict[str, Any]:
+    """What a bundle says of its training."""
+    processes = accelerator.num_processes
+    return {
+        "epochs": run.epochs,
+        **({"best_epoch": run.best_epoch} if run.best_epoch else {}),
+        **({"processes": processes} if processes > 1 else {}),
+        "seconds": run.seconds,
+        "tokens_per_second": run.rows_per_second,
+        "device": device_name(accelerator.device),
+        "precision": accelerator.mixed_precision,
+    }
+
+
+def evaluator(corpus: Corpus, accelerator: Accelerator) -> Callable[[nn.Module], dict[str, float]]:
+    """Function that measures a language model on a corpus: nats a token, perplexity and next-word accuracy.
+
+    The documents are read in their order as one stream, with a carried state. Sums are divided once, by the tokens.
+    """
+    n_rows = min(EVALUATION_ROWS, max(1, len(corpus.ids) // (2 * EVALUATION_TOKENS)))
+    rows = torch.from_numpy(to_rows(corpus.ids, n_rows).astype("int32"))
+
+    @torch.no_grad()
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        assert isinstance(network, LanguageModel)
+        network.eval()
+        state = network.start(n_rows)
+        nats = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        hits = torch.zeros((), dtype=torch.int64, device=accelerator.device)
+        last = rows.shape[1] - 1
+        for start in range(0, last, EVALUATION_TOKENS):
+            tokens = rows[:, start : min(start + EVALUATION_TOKENS, last) + 1].long().to(accelerator.device)
+            with accelerator.autocast():
+                more, found, state = network.count(tokens[:, :-1], tokens[:, 1:], state)
+            nats += more
+            hits += found
+        mean = nats.item() / (n_rows * last)
+        return {
+            "validation_loss": mean,
+            "perplexity": math.exp(mean) if mean < 700.0 else math.inf,  # math.exp raises beyond 709
+            "next_word_accuracy": hits.item() / (n_rows * last),
+        }
+
+    return evaluate
+
+
+def load_language_model(bundle: ModelBundle) -> tuple[LanguageModel, Vocabulary, TokenOptions]:
+    """The network, in evaluation mode, with its vocabulary and token rules.
+
+    Raises:
+        DataError: if the bundle holds no language model.
+    """
+    if bundle.kind != KIND:
+        raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
+    network = build_language_model(bundle.config)
+    network.load_state_dict({**bundle.weights, TIED: bundle.weights["encoder.embedding.weight"]})
+    vocabulary = load_vocabulary(bundle.encoder["vocabulary"])
+    return network.eval(), vocabulary, TokenOptions.model_validate(bundle.encoder["tokens"])

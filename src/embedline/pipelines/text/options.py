@@ -1,0 +1,236 @@
+"""Settings of the text networks and of their training, validated before the first node runs."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
+
+from embedline.training.options import EarlyStopping, FitOptions, OptimizerOptions, SeedOptions, Sizes
+
+Preset = Literal["dl1", "ulmfit"]
+
+
+class Classes(RootModel[tuple[str, ...]]):
+    """``params:<source>.classes``: the labels as text, in the order of the model's outputs; none: no classifier.
+
+    Whole numbers become text: a label in a file is text, too, and has to be equal to it. Anything else that YAML does
+    not read as text is refused: ``no`` and ``off`` are both ``False``, and ``1.50`` is ``1.5``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _as_text(cls, labels: Any) -> tuple[str, ...]:
+        if not isinstance(labels, list | tuple):
+            raise ValueError(f"classes must be a list of labels, such as [neg, pos], got {labels!r}")
+        for label in labels:
+            if isinstance(label, bool) or not isinstance(label, str | int):
+                raise ValueError(
+                    f"classes lists {label!r}, which YAML reads as {type(label).__name__}, not as text: "
+                    'quote the labels as they stand in the file, such as ["no", "yes"]'
+                )
+        return tuple(map(str, labels))
+
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]
+        return iter(self.root)
+
+
+class Rates(BaseModel):
+    """Dropout rates of an encoder and of what follows it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: float = Field(ge=0.0, lt=1.0)
+    embedding: float = Field(ge=0.0, lt=1.0)
+    weight: float = Field(ge=0.0, lt=1.0)
+    hidden: float = Field(ge=0.0, lt=1.0)
+    output: float = Field(ge=0.0, lt=1.0)
+
+    def times(self, factor: float) -> "Rates":
+        """All rates multiplied by ``factor``."""
+        return Rates(**{name: rate * factor for name, rate in self.model_dump().items()})
+
+
+# dl1: the notebook lesson4-imdb of 2017; ulmfit: fastai v2's awd_lstm_lm_config and awd_lstm_clas_config.
+SIZES: dict[str, dict[str, int]] = {
+    "dl1": {"embedding_size": 200, "hidden_size": 500, "n_layers": 3},
+    "ulmfit": {"embedding_size": 400, "hidden_size": 1152, "n_layers": 3},
+}
+LANGUAGE_MODEL_RATES = {
+    "dl1": Rates(input=0.05, embedding=0.02, weight=0.1, hidden=0.05, output=0.05),
+    "ulmfit": Rates(input=0.25, embedding=0.02, weight=0.2, hidden=0.15, output=0.1),
+}
+CLASSIFIER_RATES = {
+    "dl1": Rates(input=0.4, embedding=0.05, weight=0.5, hidden=0.3, output=0.1),
+    "ulmfit": Rates(input=0.4, embedding=0.05, weight=0.5, hidden=0.3, output=0.4),
+}
+
+
+class EncoderOptions(BaseModel):
+    """Sizes and dropout rates of an :class:`.awd_lstm.Encoder`, all given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embedding_size: int = Field(ge=1)
+    hidden_size: int = Field(ge=1)
+    n_layers: int = Field(ge=1)
+    rates: Rates
+
+
+class LanguageModelOptions(BaseModel):
+    """A language model: a preset, any of its sizes and rates changed, all rates multiplied by ``drop_mult``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    preset: Preset = "ulmfit"
+    embedding_size: int | None = Field(default=None, ge=1)
+    hidden_size: int | None = Field(default=None, ge=1)
+    n_layers: int | None = Field(default=None, ge=1)
+    dropout: dict[Literal["input", "embedding", "weight", "hidden", "output"], float] = {}
+    drop_mult: float = Field(default=1.0, ge=0.0)
+    decoder_bias: bool | None = None
+
+    def encoder(self) -> EncoderOptions:
+        """The encoder that it describes."""
+        changed = {name: getattr(self, name) for name in SIZES[self.preset] if getattr(self, name) is not None}
+        rates = _rates(LANGUAGE_MODEL_RATES[self.preset], self.dropout, self.drop_mult)
+        return EncoderOptions(**{**SIZES[self.preset], **changed}, rates=rates)
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the decoder adds a bias: dl1's does not, the others' do."""
+        return self.preset != "dl1" if self.decoder_bias is None else self.decoder_bias
+
+    @model_validator(mode="after")
+    def _check_rates(self) -> Self:
+        self.encoder()
+        return self
+
+
+class ClassifierOptions(BaseModel):
+    """What is set on top of the language model's encoder, and the dropout rates of the whole.
+
+    Attributes:
+        layers: sizes of the head's hidden layers: a list, or a number for one.
+        head_dropout: before each linear layer of the head: one rate, or one for each (``layers`` and the output). The
+            first default is the preset's output rate, which ``drop_mult`` multiplies, the others 0.1, which it does not
+        bptt: tokens that the gradient goes back through; a document is read in chunks of this length.
+        max_tokens: last tokens of a document whose outputs are pooled; those before only set the state.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: Preset = "ulmfit"
+    dropout: dict[Literal["input", "embedding", "weight", "hidden", "output"], float] = {}
+    drop_mult: float = Field(default=0.5, ge=0.0)
+    layers: Sizes = (50,)
+    head_dropout: float | tuple[float, ...] | None = None
+    bptt: int = Field(default=70, ge=1)
+    max_tokens: int = Field(default=1400, ge=1)
+
+    def rates(self) -> Rates:
+        """The dropout rates of the encoder."""
+        return _rates(CLASSIFIER_RATES[self.preset], self.dropout, self.drop_mult)
+
+    def head_rates(self) -> tuple[float, ...]:
+        """A rate for each linear layer of the head."""
+        n_linear = len(self.layers) + 1
+        if self.head_dropout is None:
+            return (self.rates().output, *[0.1] * (n_linear - 1))
+        if isinstance(self.head_dropout, tuple):
+            return self.head_dropout
+        return (self.head_dropout,) * n_linear
+
+    @model_validator(mode="after")
+    def _check_rates(self) -> Self:
+        rates = self.head_rates()
+        if len(rates) != len(self.layers) + 1:
+            raise ValueError(
+                f"head_dropout needs {len(self.layers) + 1} rates, one before each linear layer (layers and the "
+                f"output), got {list(rates)}"
+            )
+        if not all(0.0 <= rate < 1.0 for rate in rates):
+            raise ValueError(f"head_dropout lies in [0, 1), got {list(rates)}")
+        return self
+
+
+def _rates(preset: Rates, changed: dict[Any, float], factor: float) -> Rates:
+    return Rates(**{**preset.model_dump(), **changed}).times(factor)
+
+
+class TextSettings(OptimizerOptions):
+    """What the trainings of both text networks have in common.
+
+    Attributes:
+        alpha: weight of the activation regularisation (AR), the mean square of the last layer's outputs.
+        beta: weight of the temporal one (TAR), the mean square of their differences from a token to the next.
+        early_stopping: goes by the loss of the part ``validation``, that is by ``split.validation`` of the training
+            documents: there is no share of its own to hold out.
+        threads: of PyTorch on a CPU; all cores when absent.
+    """
+
+    betas: tuple[float, float] = (0.7, 0.99)
+    momentum: tuple[float, float] | None = (0.8, 0.7)
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    alpha: float = Field(default=2.0, ge=0.0)
+    beta: float = Field(default=1.0, ge=0.0)
+    early_stopping: EarlyStopping | None = None
+    threads: int | None = Field(default=None, ge=1)
+
+
+class LanguageModelTraining(TextSettings, FitOptions):
+    """How to train a language model; ``batch_size`` counts parallel streams.
+
+    Attributes:
+        bptt: tokens of each stream that a step reads.
+        random_bptt: lengths drawn around ``bptt`` (95 %) or half of it (5 %), with a deviation of 5, with the learning
+            rate in proportion (Merity et al. 2017, §4.1); fixed when false.
+        tokens_per_epoch: training tokens read in an epoch, a random choice of documents; all when absent.
+        seed: one, and no ensemble: texts are written by one network, and a classifier starts from one.
+    """
+
+    bptt: int = Field(default=70, ge=2)
+    random_bptt: bool = False
+    tokens_per_epoch: int | None = Field(default=None, ge=1)
+    seed: int = 42
+
+
+class Stage(BaseModel):
+    """A stage of gradual unfreezing (Howard & Ruder 2018, §3.3).
+
+    Attributes:
+        unfrozen: layer groups that are trained, counted from the head: 1 is the head alone; null: all.
+        epochs: length, with a schedule of its own.
+        lr: peak rate of the head.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unfrozen: int | None = Field(default=None, ge=1)
+    epochs: int = Field(ge=1)
+    lr: float = Field(gt=0.0)
+
+
+class StageTraining(TextSettings, FitOptions):
+    """The training of one stage."""
+
+
+class ClassifierTraining(SeedOptions, TextSettings):
+    """How to fine-tune a classifier: ``stages`` say for how long which layers learn, and at what rate.
+
+    One classifier for each of ``seeds``, all from the same language model; their probabilities are averaged by
+    ``weights``. With ``early_stopping`` each stage may end early, and the next one starts from its best epoch.
+
+    Attributes:
+        rate_decay: each layer group learns this much slower than the one above it.
+    """
+
+    batch_size: int = Field(ge=2)  # batch-norm takes two
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    rate_decay: float = Field(default=2.6, ge=1.0)
+
+    def of_stage(self, stage: Stage) -> StageTraining:
+        """Options of the training of one stage."""
+        shared = self.model_dump(exclude={"stages", "rate_decay", "seeds", "weights"})
+        return StageTraining(**shared, epochs=stage.epochs, lr=stage.lr)

@@ -1,1 +1,0 @@
-"""The tabular learner: encoders, the entity-embedding network, baselines and figures. Knows no source."""

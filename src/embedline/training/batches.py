@@ -1,0 +1,199 @@
+"""What a training works through: the batches of an epoch, in order, and the loss of each."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from embedline.errors import DataError
+from embedline.training.checkpoint import Identity
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+class StepLoss(NamedTuple):
+    """Losses [] of one batch: the one to descend, with its penalties, and the one to report."""
+
+    descended: Tensor
+    reported: Tensor
+
+    def times(self, weight: float) -> "StepLoss":
+        """Both multiplied."""
+        return StepLoss(self.descended * weight, self.reported.detach() * weight)
+
+
+class Share(NamedTuple):
+    """Which part of every batch is one process's, of ``size`` processes that train together.
+
+    >>> [Share(rank, 3).of(8) for rank in range(3)]
+    [slice(0, 2, None), slice(2, 5, None), slice(5, 8, None)]
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, n: int) -> slice:
+        """Its part of ``n`` things."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def weight(self, n: int) -> float:
+        """Size of its part, of ``n`` things, in units of the whole."""
+        part = self.of(n)
+        return (part.stop - part.start) / n
+
+    def check(self, n: int, what: str) -> None:
+        """Raise a DataError where a batch of ``n`` leaves a process without any; ``what`` they are."""
+        if n < self.size:
+            raise DataError(
+                f"{self.size} processes share out a batch of {n} {what}: set training.batch_size to {self.size} or "
+                "more, or train with fewer processes (training.processes)"
+            )
+
+
+WHOLE = Share()
+
+
+class Task(Protocol):
+    """Batches of a training. Its tensors lie on the training's device already.
+
+    Of several processes each has the same batches in the same order, and computes the losses of its share of them:
+    their sum over the processes is the loss of the batch.
+
+    Attributes:
+        n_batches: batches of an epoch, the same in every epoch.
+        rows_per_batch: rows, or tokens, of a batch on average: what the reported speed counts.
+    """
+
+    n_batches: int
+    rows_per_batch: float
+
+    def identity(self) -> Identity:
+        """What a checkpoint's training must have had in common with this one, beside the options."""
+
+    def begin_epoch(self, order: torch.Generator) -> None:
+        """Put the batches of the next epoch into an order drawn from ``order``; the same draws give the same order."""
+
+    def rate(self, index: int) -> float:
+        """Factor of the learning rate at batch ``index`` of the epoch."""
+
+    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
+        """Losses of batch ``index`` of the epoch; what may run in low precision runs within ``autocast()``."""
+
+    def state(self) -> Any:
+        """What is carried from batch to batch, such as a recurrent state; tensors in lists, or None."""
+
+    def restore(self, state: Any) -> None:
+        """Go on within an epoch from :meth:`state`."""
+
+
+def step_batches(task: Task, accumulate: int, first: int = 0) -> Iterator[range]:
+    """Batches of each step of an epoch, from step ``first`` on: ``accumulate`` of them, in the last the rest."""
+    starts = range(first * accumulate, task.n_batches, accumulate)
+    return (range(start, min(start + accumulate, task.n_batches)) for start in starts)
+
+
+def mean_rate(task: Task, batches: range) -> float:
+    """Factor of the learning rate of a step: the mean of its batches' factors."""
+    return sum(task.rate(index) for index in batches) / len(batches)
+
+
+def batch_sizes(n_rows: int, batch_size: int) -> list[int]:
+    """Sizes of the batches of an epoch that reads each of ``n_rows`` once: equal but for one row, and no larger.
+
+    A short last batch would give its few rows the weight of a whole batch, and batch-norm the statistics of a handful;
+    of equal batches a device sees two shapes at most. No batch has one row alone, which batch-norm cannot normalise:
+    three rows in batches of two are one batch of three.
+
+    >>> batch_sizes(511, 256), batch_sizes(257, 256), batch_sizes(512, 256), batch_sizes(3, 2)
+    ([256, 255], [129, 128], [256, 256], [3])
+    """
+    n_batches = math.ceil(n_rows / batch_size)
+    if batch_size > 1 and n_rows < 2 * n_batches:
+        n_batches = max(1, n_rows // 2)
+    return [n_rows // n_batches + (place < n_rows % n_batches) for place in range(n_batches)]
+
+
+class RowTask:
+    """Batches cut by index from tensors of independent rows.
+
+    Each epoch reads every row once, in a fresh permutation that is cut into batches of :func:`batch_sizes`.
+
+    Args:
+        tensors: inputs and, last, the target; all of the same length [N, …].
+        loss: mean loss of a batch, ``loss(output, target)``, where ``output = network(*inputs)``.
+        rows: int64 [M], the rows to learn from; all of them when absent.
+        resident: whether the tensors are moved to the device, once; each batch of its own when False.
+        share: which part of each batch is this process's.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        loss: Loss,
+        *,
+        batch_size: int,
+        device: torch.device,
+        rows: Tensor | None = None,
+        resident: bool = True,
+        share: Share = WHOLE,
+    ) -> None:
+        self._tensors = [tensor.to(device) for tensor in tensors] if resident else list(tensors)
+        self._rows = rows.to(device) if rows is not None else None
+        self._loss, self._device, self._share = loss, device, share
+        self.n_rows = len(tensors[-1]) if rows is None else len(rows)
+        self.batch_size = min(batch_size, self.n_rows)
+        self._sizes = batch_sizes(self.n_rows, self.batch_size)
+        self.n_batches = len(self._sizes)
+        self.rows_per_batch = self.n_rows / self.n_batches
+        share.check(min(self._sizes), "row(s)")
+        self._batches: Sequence[Tensor] = ()
+
+    def identity(self) -> Identity:
+        """Number of rows and of rows a batch."""
+        return {"n_rows": self.n_rows, "batch_size": self.batch_size}
+
+    def begin_epoch(self, order: torch.Generator) -> None:
+        """Cut a fresh permutation into batches."""
+        permutation = torch.randperm(self.n_rows, generator=order, device=order.device)
+        self._batches = permutation.split(self._sizes)
+
+    def rate(self, index: int) -> float:
+        """The same for every batch."""
+        return 1.0
+
+    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
+        """Loss of the batch's rows."""
+        rows = self._batches[index]
+        if self._share.size == 1:
+            return self.loss_of(network, rows, autocast)
+        return self.loss_of(network, rows[self._share.of(len(rows))], autocast).times(self._share.weight(len(rows)))
+
+    def loss_of(self, network: nn.Module, rows: Tensor, autocast: Autocast) -> StepLoss:
+        """Loss of some rows, int64 [B]."""
+        value = row_loss(network, self.gather(rows), self._loss, autocast)
+        return StepLoss(value, value)
+
+    def gather(self, rows: Tensor) -> list[Tensor]:
+        """The tensors' values [B, …] at some of the rows to learn from, int64 [B], on the device."""
+        chosen = rows if self._rows is None else self._rows[rows]
+        if self._tensors[0].device != self._device:
+            return [tensor[chosen.cpu()].to(self._device) for tensor in self._tensors]
+        return [tensor[chosen] for tensor in self._tensors]
+
+    def state(self) -> None:
+        """Rows are independent: nothing is carried."""
+
+    def restore(self, state: None) -> None:
+        """Nothing is carried."""
+
+
+def row_loss(network: nn.Module, batch: Sequence[Tensor], loss: Loss, autocast: Autocast) -> Tensor:
+    """Loss [] of a batch (inputs and, last, the target); the loss itself is computed in float32."""
+    *inputs, target = batch
+    with autocast():
+        output = network(*inputs)
+    return loss(output.float(), target)

@@ -1,0 +1,128 @@
+"""Plots of a classifier, from the actual classes and the probabilities given to each class."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from embedline.training.classification import calibration_bins, confusion_matrix, expected_calibration_error
+from embedline.training.plots import ACCENT, LAYOUT, MUTED
+
+SHADES = [[0.0, "#f5f8ff"], [1.0, ACCENT]]
+COLOURS = list(LAYOUT["colorway"])
+MOST_NUMBERS = 12  # classes for whose counts a cell has room
+
+
+def confusion_figure(
+    actual: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str], title: str
+) -> go.Figure:
+    """Counts of actual against predicted classes, shaded by the share of the actual class.
+
+    Args:
+        actual: int [N], number of each row's class in ``classes``.
+        probabilities: float [N, C].
+        classes: names of the C classes.
+    """
+    figure = go.Figure(confusion_trace(actual, probabilities, classes))
+    label_confusion(figure, classes)
+    return figure.update_layout(title=title, height=confusion_height(classes), **LAYOUT)
+
+
+def confusion_trace(
+    actual: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str]
+) -> go.Heatmap:
+    """The heatmap of :func:`confusion_figure`, to stand in a panel of any figure."""
+    counts = confusion_matrix(actual, probabilities.argmax(axis=1), len(classes))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    labels = [
+        [f"{count:,}<br>{share:.1%}" for count, share in zip(*row, strict=True)]
+        for row in zip(counts, shares, strict=True)
+    ]
+    return go.Heatmap(
+        x=list(classes),
+        y=list(classes),
+        z=shares,
+        zmin=0.0,
+        zmax=1.0,
+        text=labels,
+        # Numbers are drawn while a cell holds them; hovering shows them in any case.
+        texttemplate="%{text}" if len(classes) <= MOST_NUMBERS else None,
+        colorscale=SHADES,
+        showscale=False,
+        hovertemplate="actual %{y}, predicted %{x}: %{text}<extra></extra>",
+        xgap=2,
+        ygap=2,
+    )
+
+
+def label_confusion(figure: go.Figure, classes: Sequence[str], **panel: int) -> None:
+    """Axes of a confusion matrix, in the ``panel`` (row and col) of a figure of several; classes are read downwards."""
+    slant = -30 if len(classes) > 2 and max(map(len, classes)) > 12 else 0  # long names would run into one another
+    look = {"type": "category", "showgrid": False, "automargin": True}
+    figure.update_xaxes(title_text="predicted", tickangle=slant, **look, **panel)
+    figure.update_yaxes(title_text="actual", autorange="reversed", **look, **panel)
+
+
+def confusion_height(classes: Sequence[str]) -> int:
+    """Height in pixels that leaves a confusion matrix its numbers."""
+    return 280 + 64 * min(len(classes), MOST_NUMBERS)
+
+
+def calibration_figure(
+    models: Mapping[str, tuple[NDArray[np.integer], NDArray[np.floating]]],
+    title: str,
+    *,
+    n_bins: int = 15,
+    rows: str = "rows",
+) -> go.Figure:
+    """Reliability diagram: accuracy by confidence for each of ``models``, with the counts of ``rows`` below.
+
+    Points on the diagonal are honest, those below it too sure (Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+        models: by name, the actual classes int [N] and the probabilities float [N, C]; the same C for all.
+        rows: what is counted, for the labels.
+    """
+    n_classes = next(iter(models.values()))[1].shape[1]
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.06)
+    ends = [1 / n_classes, 1.0]  # the greatest of C probabilities is 1 / C at least
+    figure.add_scatter(
+        x=ends, y=ends, mode="lines", line={"color": MUTED, "dash": "dash"}, name="perfect", row=1, col=1
+    )
+    for place, (name, (actual, probabilities)) in enumerate(models.items()):
+        colour = COLOURS[place % len(COLOURS)]
+        bins = calibration_bins(actual, probabilities, n_bins)
+        table = pl.from_dicts(bins)
+        figure.add_scatter(
+            x=table["confidence"],
+            y=table["accuracy"],
+            customdata=table["count"],
+            mode="lines+markers",
+            line={"color": colour},
+            name=f"{name} (ECE {expected_calibration_error(bins):.3f})",
+            legendgroup=name,
+            hovertemplate=f"confidence %{{x:.1%}}, accuracy %{{y:.1%}}: %{{customdata:,}} {rows}<extra></extra>",
+            row=1,
+            col=1,
+        )
+        figure.add_bar(
+            x=(table["lower"] + table["upper"]) / 2,
+            y=table["count"],
+            marker_color=colour,
+            legendgroup=name,
+            showlegend=False,
+            hovertemplate=f"%{{y:,}} {rows}<extra></extra>",
+            row=2,
+            col=1,
+        )
+    first_bin = np.floor(n_bins / n_classes) / n_bins
+    figure.update_xaxes(tickformat=".0%", tick0=0, dtick=0.1, range=[first_bin - 0.01, 1.01])
+    figure.update_xaxes(title_text="confidence: probability of the predicted class", row=2, col=1)
+    figure.update_yaxes(title_text="accuracy", tickformat=".0%", row=1, col=1)
+    figure.update_yaxes(title_text=rows, row=2, col=1)
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+    figure.update_layout(title=title, height=600, legend=legend, bargap=0.1, **LAYOUT)
+    return figure.update_layout(margin={"t": 88})  # room for the legend below the title

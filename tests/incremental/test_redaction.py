@@ -1,0 +1,64 @@
+"""Passwords among parameters and settings of datasets are not stored, and a changed one is noticed all the same."""
+
+import json
+import stat
+import sys
+from collections.abc import Iterator
+from io import StringIO
+
+import pytest
+from rich.console import Console
+from shop import Shop
+
+from embedline.redaction import redacted
+from kedro_incremental import redaction
+from kedro_incremental.provenance import explain
+from kedro_incremental.values import differences
+
+
+@pytest.fixture(autouse=True)
+def in_use() -> Iterator[None]:
+    before = list(redaction._redact)
+    redaction.use(redacted)
+    yield
+    redaction._redact[:] = before
+
+
+def files(shop: Shop) -> str:
+    return "".join(path.read_text() for path in (shop.root / "data" / ".runs").rglob("*.json"))
+
+
+def test_a_password_is_not_stored_and_a_changed_one_is_noticed(shop: Shop) -> None:
+    shop.parameters["title"] = "https://joe:S3CRET-1@host/a?token=S3CRET-1"
+    assert shop.ran() == ["clean", "add", "describe"]
+    assert "https://***" in files(shop) and "S3CRET" not in files(shop)
+    assert shop.ran() == []
+    shop.parameters["title"] = "https://joe:S3CRET-1@host/a?token=S3CRET-2"
+    assert shop.ran() == ["describe"]
+    assert "title changed https://***" in files(shop) and "S3CRET" not in files(shop)
+    out = StringIO()
+    Console(file=out, width=200).print(explain(shop.manifest, "text"))
+    assert "title = https://***" in out.getvalue() and "S3CRET" not in out.getvalue()
+    key = shop.manifest.folder / redaction.KEY
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and len(key.read_bytes()) == 32
+    assert [path.name for path in key.parent.glob(".*")] == []
+
+
+def test_the_note_of_a_run_hides_the_passwords_of_its_command(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["kedro", "run", "--params", "a.source=https://joe:S3CRET@host/a?sig=S3CRET"])
+    with shop.manifest.locked("v001"):
+        assert "a.source=https://***@host/a?sig=***" in files(shop) and "S3CRET" not in files(shop)
+
+
+def test_two_projects_have_different_hashes_of_one_password(shop: Shop) -> None:
+    one, other = (redaction.stored({"password": "S3CRET"}, shop.root / name) for name in ("one", "other"))
+    assert one != other and "S3CRET" not in json.dumps([one, other])
+    assert redaction.stored({"password": "S3CRET"}, shop.root / "one") == one
+    assert not (shop.root / "third").exists()
+    assert redaction.stored({"rows": 3}, shop.root / "third") == {"rows": 3}
+    assert not (shop.root / "third").exists()  # no secret, no key
+
+
+def test_differences_of_old_records_are_shown_without_passwords() -> None:
+    (change,) = differences({"source": "https://joe:S3CRET@host/a"}, {"source": "generated"}, "shop")
+    assert change == "shop.source changed https://***@host/a → generated"

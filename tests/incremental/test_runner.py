@@ -1,0 +1,326 @@
+"""Which nodes run: each change reruns exactly the nodes that it reaches, and says why."""
+
+import json
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Node, Pipeline
+from shop import Shop
+
+from kedro_incremental import IncrementalRunner, RunInterrupted, RunnerError, code
+
+ALL = ["clean", "add", "describe"]
+
+
+def test_a_second_run_runs_nothing_and_keeps_the_versions(shop: Shop) -> None:
+    assert shop.ran() == ALL
+    assert shop.value("text") == "sum: 120 in 3"
+    first = shop.version
+    assert shop.ran() == []
+    assert shop.file("text") == shop.file("text", first) and not shop.file("text", shop.version).exists()
+    assert shop.outputs["text"].load() == "sum: 120 in 3"
+
+
+def test_a_parameter_reruns_its_readers_and_what_follows(shop: Shop) -> None:
+    shop.parameters["title"] = {"text": {"big": "x", "small": "y"}, "n": [1, 2]}
+    shop.ran()
+    shop.parameters["title"] = {"text": {"big": "x", "small": "all"}, "n": [1, 2]}
+    assert shop.run()["describe"] == ("ran", "parameter title.text.small changed y → all")
+    shop.parameters["title"] = "all"
+    shop.ran()
+    shop.parameters["by"] = 3
+    states = shop.run()
+    assert states["clean"] == ("ran", "parameter by changed 2 → 3")
+    assert states["add"] == ("ran", "input cleaned changed")
+    # The count of the values is what it was, their total is not.
+    assert states["describe"] == ("ran", "input total changed")
+    assert shop.value("text") == "all: 180 in 3"
+
+
+def test_the_content_of_a_raw_file_counts_and_its_date_does_not(shop: Shop) -> None:
+    shop.ran()
+    os.utime(shop.root / "raw.json", (1, 1))
+    assert shop.ran() == []
+    shop.write("raw.json", "[1, 2,   3]")
+    states = shop.run()
+    assert states["clean"] == ("ran", "input raw changed")
+    assert states["add"] == states["describe"] == ("skipped", "its inputs came out as they were")
+    shop.write("raw.json", "[1, 2, 4]")
+    assert shop.ran() == ALL and shop.value("text") == "sum: 140 in 3"
+    shop.write("raw.json", "[4, 2, 1]")  # the total comes out as it was
+    assert shop.ran() == ["clean", "add"]
+
+
+def test_a_deleted_or_damaged_intermediate_is_made_again_and_nothing_else(shop: Shop) -> None:
+    shop.ran()
+    shutil.rmtree(shop.file("cleaned").parent)
+    states = shop.run()
+    assert states["clean"] == ("ran", "output cleaned is missing")
+    assert states["add"][0] == states["describe"][0] == "skipped"
+    path = shop.file("total")
+    path.write_text(path.read_text()[:-1])
+    states = shop.run()
+    assert states["add"] == ("ran", "output total is not as it was written")
+    assert states["clean"][0] == states["describe"][0] == "skipped"
+    path, status = shop.file("total"), shop.file("total").stat()
+    path.write_text(path.read_text().replace("120", "121"))  # size and date stay
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert shop.ran() == ["add"]
+    assert shop.value("total") == {"total": 120} and shop.ran() == []
+
+
+def test_verify_reads_what_the_clock_hides(shop: Shop) -> None:
+    shop.ran()
+    path = shop.file("total")
+    path.write_text(path.read_text().replace("120", "121"))
+    # As after bit rot: the cache has the new file's times with the old content's hash.
+    hashes = shop.manifest.folder / "hashes.json"
+    known = json.loads(hashes.read_text())
+    now = path.stat()
+    known[str(path)][:5] = [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino, time.time_ns() + 10**9]
+    hashes.write_text(json.dumps(known))
+    assert shop.ran() == []
+    assert shop.ran(verify=True) == ["add"]
+
+
+def test_a_library_version_reruns_what_uses_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.edit(
+        "helpers", "def factor():\n    return", "import numpy as np\n\n\ndef factor():\n    np.ones(1)\n    return"
+    )
+    shop.ran()
+    version = code._version
+    monkeypatch.setattr(code, "_version", lambda name: "99.0" if name == "numpy" else version(name))
+    state, why = shop.run()["clean"]
+    assert state == "ran" and why.startswith("library numpy ") and why.endswith("→ 99.0")
+    assert shop.ran() == []
+
+
+def test_a_catalog_setting_reruns_maker_and_readers(shop: Shop) -> None:
+    shop.ran()
+    shop.settings["total"] = {"save_args": {"indent": 2}}
+    states = shop.run()
+    assert states["add"][1] == "catalog entry total.save_args.indent is new (2)"
+    assert [states[name][0] for name in ALL] == ["skipped", "ran", "ran"]
+
+
+def test_a_file_that_a_parameter_names_counts_with_its_content(shop: Shop) -> None:
+    shop.write("inputs/notes.txt", "one")
+    shop.parameters["title"] = "inputs/notes.txt"
+    shop.ran()
+    shop.write("inputs/notes.txt", "two")
+    assert shop.run()["describe"] == ("ran", "content of inputs/notes.txt changed")
+
+
+def test_wiring_counts(shop: Shop) -> None:
+    shop.ran()
+    nodes = {node.name: node for node in shop.pipeline().nodes}
+    turned = Node(shop.nodes.describe, ["total", "count", "params:by"], "text", name="describe")
+    assert shop.ran(Pipeline([nodes["clean"], nodes["add"], turned])) == ["describe"]
+
+
+def test_unstored_outputs_are_made_when_a_reader_needs_them(shop: Shop) -> None:
+    shop.stored = ["total", "count", "text"]
+    assert shop.ran() == ALL
+    assert shop.ran() == []  # cleaned is in no file, and nobody needs it
+    shop.parameters["title"] = "all"
+    assert shop.ran() == ["describe"]
+    shutil.rmtree(shop.file("total").parent)
+    states = shop.run()
+    assert states["clean"] == ("ran", "its output cleaned is not stored, and add reads it")
+    assert states["add"] == ("ran", "output total is missing")
+    assert states["describe"][0] == "skipped"
+
+
+def test_a_result_in_memory_is_always_made_for_the_caller(shop: Shop) -> None:
+    shop.stored = ["cleaned", "total", "count"]
+    assert shop.ran() == ALL
+    assert shop.run()["describe"] == ("ran", "its output text is not stored")
+    assert shop.outputs["text"].load() == "sum: 120 in 3"
+
+
+def test_a_node_without_outputs_always_runs(shop: Shop) -> None:
+    seen: list[Any] = []
+    watched = Pipeline([*shop.pipeline().nodes, Node(seen.append, "text", None, name="watch")])
+    shop.ran(watched)
+    assert shop.ran(watched) == ["watch"] and len(seen) == 2
+
+
+def test_code_that_cannot_be_compared_always_runs(shop: Shop) -> None:
+    held = object()
+
+    def describe(total: Any, count: Any, title: Any) -> str:
+        return f"{type(held).__name__}"
+
+    nodes = {node.name: node for node in shop.pipeline().nodes}
+    changed = [nodes["clean"], nodes["add"], Node(describe, nodes["describe"].inputs, "text", name="describe")]
+    shop.ran(Pipeline(changed))
+    state, why = shop.run(Pipeline(changed))["describe"]
+    assert state == "ran" and why.startswith("its function cannot be compared: an object without a name")
+
+
+def test_force_and_named_nodes_run_whatever_is_unchanged(shop: Shop) -> None:
+    shop.ran()
+    assert set(shop.run(force=True).values()) == {("ran", "asked for by --force")}
+    assert shop.run(shop.pipeline().only_nodes("add"), asked_by="--nodes") == {"add": ("ran", "asked for by --nodes")}
+
+
+def test_a_touched_node_is_recorded_as_unchanged(shop: Shop) -> None:
+    shop.ran()
+    shop.edit("helpers", "FACTOR = 10", "FACTOR = 5 + 5")
+    assert shop.run(touch="clean, add") == {
+        "clean": ("touched", f"touched: code of {shop.package}.helpers changed"),
+        "add": ("touched", f"touched: code of {shop.package}.helpers changed"),
+    }
+    assert shop.value("cleaned") == [20, 40, 60] and shop.file("cleaned") == shop.file("cleaned", "v001")
+    assert shop.manifest.records["clean"].why.startswith("touched: ")
+    assert shop.ran() == ["describe"]
+    assert shop.ran() == []
+    shop.parameters["by"] = 3
+    assert "clean" in shop.ran()  # a later change counts
+
+
+def test_what_cannot_be_touched(shop: Shop) -> None:
+    def refused(names: str) -> str:
+        shop.steps(touch=names)
+        assert isinstance(shop.error, RunnerError)
+        return str(shop.error)
+
+    assert "clean has to run: it never ran" in refused("clean")
+    shop.ran()
+    assert "no node 'claen'" in (text := refused("claen")) and "did you mean 'clean'" in text
+    shop.file("cleaned").unlink()
+    shop.parameters["by"] = 3
+    assert "clean has to run: output cleaned is missing" in refused("add,clean")
+    assert shop.run()["clean"][0] == "ran"  # nothing was recorded
+
+
+def test_only_missing_outputs_keeps_its_meaning(shop: Shop) -> None:
+    shop.ran()
+    shop.parameters["by"] = 5  # Kedro's option looks at existence alone
+    shutil.rmtree(shop.file("text").parent)
+    states = {step.node: step.why for step in shop.steps(missing=True)}
+    assert states == {"describe": "asked for by --only-missing-outputs"}
+
+
+def test_a_partial_run_reads_the_recorded_versions(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    shop.ran()
+    stray = shop.file("total", "v999")
+    stray.parent.mkdir()
+    stray.write_text('{"total": -1}')
+    with caplog.at_level(logging.WARNING):
+        shop.ran(shop.pipeline().only_nodes("describe"), asked_by="--nodes")
+    assert shop.value("text") == "sum: 120 in 3"
+    assert "total: reading the recorded version v001, not the newer v999" in caplog.text
+
+
+def test_pinned_versions_stand_for_the_node_that_makes_them(shop: Shop) -> None:
+    shop.ran()
+    shop.parameters["by"] = 3
+    shop.ran()
+    assert shop.value("text") == "sum: 180 in 3"
+    shop.load_versions = {"total": "v001", "count": "v001"}
+    states = shop.run()
+    assert states["add"] == ("skipped", "its outputs are those of --load-versions")
+    assert states["describe"] == ("ran", "input total changed")
+    assert shop.value("text") == "sum: 120 in 3"
+    shop.load_versions = {}
+    assert shop.ran() == ["describe"] and shop.value("text") == "sum: 180 in 3"
+    shop.load_versions = {"total": "v001"}
+    with pytest.raises(RunnerError, match="names total but not count, which add makes with it"):
+        shop.ran()
+
+
+def test_transcoded_datasets_are_one_artifact(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {"filepath": str(shop.root / "data" / "table.csv"), "versioned": True}
+    config = {
+        "table@pandas": {"type": "pandas.CSVDataset", **table},
+        "table@text": {"type": "text.TextDataset", **table},
+        "length": {"type": "json.JSONDataset", "filepath": str(shop.root / "data" / "length.json")},
+    }
+    monkeypatch.setattr(shop, "catalog", lambda version: DataCatalog.from_config(config, save_version=version))
+    make = Node(lambda: pd.DataFrame({"a": [1, 2]}), None, "table@pandas", name="make")
+    pipeline = Pipeline([make, Node(lambda text: {"n": len(text)}, "table@text", "length", name="measure")])
+    assert shop.ran(pipeline) == ["make", "measure"]
+    assert shop.ran(pipeline) == []
+    (shop.root / "data" / "length.json").unlink()
+    assert shop.ran(pipeline) == ["measure"]
+
+
+def test_a_failed_node_leaves_nothing_and_the_next_run_goes_on(shop: Shop) -> None:
+    shop.settings["count"] = {"save_args": {"indent": object()}}  # fails after total was saved
+    states = shop.run()
+    assert [states[name][0] for name in ALL] == ["ran", "failed", "planned"]
+    assert shop.error is not None
+    assert not list((shop.root / "data" / "total.json").glob("*/*"))
+    shop.settings = {}
+    assert shop.ran() == ["add", "describe"]
+
+
+def test_ctrl_c_keeps_what_is_finished(shop: Shop) -> None:
+    shop.edit("nodes", "def add(cleaned):\n", "def add(cleaned):\n    raise KeyboardInterrupt\n")
+    states = shop.run()
+    assert isinstance(shop.error, RunInterrupted)
+    assert [states[name][0] for name in ALL] == ["ran", "interrupted", "planned"]
+    assert shop.ran(shop.pipeline().only_nodes("clean")) == []  # it is kept
+    shop.edit("nodes", "    raise KeyboardInterrupt\n", "")
+    assert shop.ran() == ALL
+
+
+def test_a_node_killed_after_its_record_is_finished(shop: Shop) -> None:
+    shop.ran()
+    shop.manifest.start("v001", "describe", [str(shop.file("text").parent)])
+    assert shop.ran() == []
+    assert shop.file("text").exists() and not (shop.manifest.folder / "started.json").exists()
+
+
+def test_a_dry_run_touches_nothing_and_a_run_shows_every_node(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.ran()
+    shop.parameters["by"] = 7
+    before = {path: path.stat().st_mtime_ns for path in shop.root.rglob("*") if path.is_file()}
+    shop.steps(dry_run=True)
+    said = capsys.readouterr().out
+    assert "parameter by changed 2 → 7" in said and "input cleaned comes out changed" in said
+    assert "1 of 3 nodes would run, 2 would run if their inputs change, 0 would be skipped" in said
+    assert {path: path.stat().st_mtime_ns for path in shop.root.rglob("*") if path.is_file()} == before
+    shop.parameters |= {"by": 2, "title": "all"}
+    shop.ran()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["clean", "skipped", "unchanged", "since", "v001"] in lines
+    assert any(line[:9] == "describe ran parameter title changed sum → all 0.0".split() for line in lines)
+    assert any(line[:7] == "1 of 3 nodes ran, 2 were".split() for line in lines)
+
+
+def test_a_catalog_without_a_manifest_says_what_to_add(shop: Shop) -> None:
+    with pytest.raises(RunnerError, match=r"the catalog has no 'run_manifest'.*RunManifest"):
+        IncrementalRunner().run(shop.pipeline(), shop.catalog("v1"), None, "v1")
+
+
+def test_free_inputs_in_memory_always_run_their_readers(shop: Shop) -> None:
+    catalog = shop.catalog("v1")
+    catalog["raw"] = MemoryDataset([1, 2])
+    runner = IncrementalRunner(manifest=Path(shop.root) / "data" / ".runs")
+    runner.run(shop.pipeline(), catalog, None, "v1")
+    catalog = shop.catalog("v2")
+    catalog["raw"] = MemoryDataset([1, 2])
+    runner.run(shop.pipeline(), catalog, None, "v2")
+    states = {step.node: (step.state, step.why) for step in runner._report.steps}
+    assert states["clean"] == ("ran", "input raw is missing or no file: whether it changed cannot be told")
+    assert states["add"] == ("skipped", "its inputs came out as they were")
+
+
+def test_scratch_belongs_to_one_work_and_ends_with_it(shop: Shop) -> None:
+    kept = shop.manifest.scratch("add", "aaa")
+    kept.mkdir(parents=True)
+    assert shop.manifest.scratch("add", "aaa") == kept and kept.exists()
+    other = shop.manifest.scratch("add", "bbb")
+    assert not kept.exists() and other != kept
+    other.mkdir()
+    shop.ran()
+    assert not other.exists()

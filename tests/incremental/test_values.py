@@ -1,0 +1,269 @@
+"""Values compare by what they are, in every process, and their differences are told leaf by leaf."""
+
+import datetime
+import decimal
+import enum
+import itertools
+import math
+import re
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from processes import last_line
+from pydantic import BaseModel, ConfigDict, RootModel
+
+from kedro_incremental.reading import Uncomparable, plain
+from kedro_incremental.values import canonical, differences, digest, leaves, short
+
+
+class Loss(enum.Enum):
+    MSE = "mse"
+    MAE = "mae"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+@dataclass
+class Data:
+    rate: float
+    parts: list["Data"] = field(default_factory=list)
+
+
+class Base(BaseModel):
+    rate: int = 1
+
+
+class Special(Base):
+    more: int = 2
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="allow")
+    base: Base = Base()
+    names: set[str] = {"b", "a"}
+    day: datetime.date = datetime.date(2015, 5, 8)
+    path: Path = Path("data/a.csv")
+    loss: Loss = Loss.MSE
+    pair: tuple[int, str] | None = None
+
+
+class Slots:
+    __slots__ = ("a", "b")
+
+    def __init__(self) -> None:
+        self.a = 1
+
+
+class Hiding:
+    def __init__(self) -> None:
+        self.a = 1
+
+    def __getstate__(self) -> dict[str, int]:
+        return {}
+
+    def __reduce__(self) -> Any:
+        return Hiding, ()
+
+
+class Root(RootModel[list[int]]):
+    pass
+
+
+PLAIN: dict[str, tuple[Any, Any]] = {
+    "json": ({"a": [1, 1.5, "x", True, None]}, {"a": [1, 1.5, "x", True, None]}),
+    "keys that are no texts": ({1: "a", None: "b"}, {"!dict": [[1, "a"], [None, "b"]]}),
+    "a key that looks like a tag": ({"!a": 1}, {"!dict": [["!a", 1]]}),
+    "another mapping": (OrderedDict(b=1, a=2), {"!collections.OrderedDict": [{"b": 1, "a": 2}, {}]}),
+    "tuples": ((1, (2, 3)), {"!tuple": [1, {"!tuple": [2, 3]}]}),
+    "sets": ({"a": {3, 1, 2}, "b": frozenset("ba")}, {"a": {"!set": [1, 2, 3]}, "b": {"!frozenset": ["a", "b"]}}),
+    "a date": (datetime.date(2015, 5, 8), {"!datetime.date": "2015-05-08"}),
+    "a time": (datetime.datetime(2015, 5, 8, 12), {"!datetime.datetime": "2015-05-08T12:00:00"}),
+    "a member of an enumeration": (Loss.MSE, {f"!{__name__}.Loss": ["MSE", "mse"]}),
+    "a path": (PurePosixPath("/c"), {"!pathlib.PurePosixPath": "/c"}),
+    "a scalar of NumPy": (np.float32(0.5), {"!numpy.float32": ["float32", [], "0.5"]}),
+    "a dataclass": (Data(0.1), {f"!{__name__}.Data": {"rate": 0.1, "parts": []}}),
+    "a model": (Base(rate=2), {f"!{__name__}.Base": {"rate": 2}, "!given": ["rate"]}),
+    "a model of a list": (Root([1, 2]), {f"!{__name__}.Root": {"root": [1, 2]}, "!given": ["root"]}),
+    "a decimal": (decimal.Decimal("1.10"), {"!decimal.Decimal": "Decimal('1.10')"}),
+    "a function of the module": (last_line, {"!function": "processes.last_line"}),
+    "a class of the module": (Base, {"!class": f"{__name__}.Base"}),
+    "a builtin": (len, {"!builtin": ["builtins", "len", None]}),
+    "a pattern": (re.compile("a"), {"!re.Pattern": ["a", 32]}),
+    "a slot": (Slots(), {f"!{__name__}.Slots": {"a": 1}}),
+    "an object that hides its state": (Hiding(), {f"!{__name__}.Hiding": {"a": 1}}),
+}
+
+
+@pytest.mark.parametrize("case", PLAIN)
+def test_values_as_json(case: str) -> None:
+    value, expected = PLAIN[case]
+    assert canonical(plain(value)) == canonical(expected)
+    assert canonical(plain(value, strict=False)) == canonical(expected)
+
+
+def test_a_value_is_left_as_it_was() -> None:
+    value = {"b": [{"c": {2, 1}}], "a": 1}
+    plain(value)
+    assert value == {"b": [{"c": {2, 1}}], "a": 1} and list(value) == ["b", "a"]
+
+
+def test_a_model_shows_the_fields_of_its_subclasses_and_extra_ones() -> None:
+    made = dict(leaves(plain(Model(base=Special(more=5), other=7)), "p"))  # type: ignore[call-arg]
+    assert made["p.base.more"] == 5 and 7 in made.values()
+
+
+UNLIKE = [
+    1,
+    1.0,
+    True,
+    "1",
+    None,
+    [1],
+    (1,),
+    {"1": 1},
+    {1: 1},
+    {True: 1},
+    {1.0: 1},
+    math.nan,
+    math.inf,
+    "nan",
+    b"1",
+    0.0,
+]
+UNLIKE += [-0.0, {1}, frozenset({1}), [], {}, (), "", {"a": 1, "b": 2}, {"b": 2, "a": 1}, np.int64(1), np.ones(1)]
+UNLIKE += [
+    np.ones(1, dtype=int),
+    np.ones((1, 1)),
+    datetime.date(2024, 1, 1),
+    "2024-01-01",
+    datetime.datetime(2024, 1, 1),
+]
+UNLIKE += [
+    Loss.MSE,
+    "mse",
+    Level.HIGH,
+    3,
+    Point(1, 2),
+    (1, 2),
+    Path("a"),
+    "a",
+    Base(),
+    Base(rate=1),
+    Special(),
+    range(1),
+]
+
+
+def test_unlike_values_have_unlike_texts() -> None:
+    texts = [canonical(plain(value)) for value in UNLIKE]
+    assert len(set(texts)) == len(texts)
+    assert canonical(plain(math.nan)) == canonical(plain(float("nan")))
+
+
+def _again() -> list[Any]:
+    value: list[Any] = [1]
+    value.append(value)
+    return value
+
+
+def test_a_value_in_itself() -> None:
+    assert plain(_again()) == [1, {"!again": 1}]
+
+
+UNCOMPARABLE = [
+    object(),
+    threading.Lock(),
+    itertools.count(),
+    (each for each in "ab"),
+    np.array([object()], dtype=object),
+]
+UNCOMPARABLE += [np.random.default_rng(), {"a": [object()]}, threading.local()]
+
+
+@pytest.mark.parametrize("value", UNCOMPARABLE, ids=lambda value: type(value).__name__)
+def test_what_cannot_be_compared(value: Any) -> None:
+    with pytest.raises(Uncomparable):
+        plain(value)
+    plain(value, strict=False)
+
+
+def test_values_are_the_same_in_every_process() -> None:
+    script = (
+        "from pydantic import BaseModel\nfrom kedro_incremental.values import canonical\n"
+        "from kedro_incremental.reading import plain\n"
+        "class M(BaseModel):\n    names: set[str] = set('abcdefgh')\nprint(canonical(plain([M(), set('uvwxyz')])))"
+    )
+    made = {last_line(script, seed) for seed in "123"}
+    assert len(made) == 1 and '["a", "b", "c", "d", "e", "f", "g", "h"]' in made.pop()
+
+
+def test_a_digest_is_short_and_fixed() -> None:
+    assert digest("") == "e3b0c44298fc1c14"
+    assert digest("ä") == digest("ä") != digest("a")
+
+
+def test_leaves_of_nested_mappings() -> None:
+    value = {"a": {"b": 1, "c": {"d": [1, {"e": 2}]}}, "f": {}, "g": None}
+    assert list(leaves(value, "p")) == [("p.a.b", 1), ("p.a.c.d", [1, {"e": 2}]), ("p.f", {}), ("p.g", None)]
+    assert list(leaves(5, "p")) == [("p", 5)]
+    assert list(leaves({}, "p")) == [("p", {})]
+
+
+DIFFERENCES: dict[str, tuple[Any, Any, list[str]]] = {
+    "nothing": ({"a": [1, {"b": 2}]}, {"a": [1, {"b": 2}]}, []),
+    "the order of keys": (
+        {"a": {"c": 1, "d": 2}},
+        {"a": {"d": 2, "c": 1}},
+        ['p changed {"a": {"c": 1, "d": 2}} → {"a": {"d": 2, "c": 1}}'],
+    ),
+    "a date, then a text": (
+        {"a": {"!datetime.date": "2024-01-01"}},
+        {"a": "2024-01-01"},
+        ["p.a changed 2024-01-01 → 2024-01-01 (datetime.date, now a text)"],
+    ),
+    "a leaf": ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, ["p.a.c changed 2 → 3"]),
+    "several": ({"a": 1, "b": 2, "c": 3}, {"a": 2, "b": 2, "c": 4}, ["p.a changed 1 → 2", "p.c changed 3 → 4"]),
+    "an element of a list": ({"a": [1, 2]}, {"a": [1, 3]}, ["p.a changed [1, 2] → [1, 3]"]),
+    "a value without keys": (8, 10, ["p changed 8 → 10"]),
+    "one that is new": ({"a": 1}, {"a": 1, "b": {"c": None}}, ["p.b.c is new (null)"]),
+    "one that is gone": ({"a": {"b": True, "c": 1}}, {"a": {"c": 1}}, ["p.a.b is gone (was true)"]),
+    "a block instead of a value": (
+        {"a": 1},
+        {"a": {"b": 2, "c": 3}},
+        ["p.a is gone (was 1)", "p.a.b is new (2)", "p.a.c is new (3)"],
+    ),
+    "an empty block": ({"a": {}}, {"a": {"b": 1}}, ["p.a is gone (was {})", "p.a.b is new (1)"]),
+    "an integer, then a number": ({"a": 1}, {"a": 1.0}, ["p.a changed 1 → 1.0"]),
+    "an integer, then a truth value": ({"a": 1}, {"a": True}, ["p.a changed 1 → true"]),
+    "a number, then a text": ({"a": 1}, {"a": "1"}, ["p.a changed 1 → 1 (int, now a text)"]),
+    "in a list": ([0, 1], [0, True], ["p changed [0, 1] → [0, true]"]),
+    "not a number, twice": ({"a": math.nan, "b": [math.nan]}, {"a": float("nan"), "b": [float("nan")]}, []),
+    "a key with a dot": ({"a.b": 1}, {"a": {"b": 1}}, ['p changed {"a.b": 1} → {"a": {"b": 1}}']),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENCES)
+def test_differences(case: str) -> None:
+    old, new, expected = DIFFERENCES[case]
+    assert differences(old, new, "p") == expected
+    assert bool(differences(new, old, "p")) == bool(expected) == (canonical(old) != canonical(new))
+
+
+def test_short() -> None:
+    assert short("ä b") == "ä b"
+    assert short({"a": [None, "ä"]}) == '{"a": [null, "ä"]}'
+    assert short("x" * 60) == "x" * 60
+    assert short("x" * 61) == "x" * 59 + "…"
+    assert short(list(range(9)), limit=10) == "[0, 1, 2,…"

@@ -1,0 +1,88 @@
+"""Metrics files of the three learners as comparisons of a model with its baselines."""
+
+from typing import Any
+
+import pytest
+
+from embedline.pipelines.report.comparisons import compare
+
+SALES: dict[str, Any] = {
+    "exp_rmspe": 0.09,
+    "rmse": 650.0,
+    "train_rows": 28866,
+    "evaluate_rows": 1486,
+    "epochs": 10,
+    "members": 2,
+    "seconds": 34.8,
+    "rows_per_second": 16810.3,
+    "device": "cpu",
+    "precision": "bf16",
+    "baselines": {
+        "group_mean": {"exp_rmspe": 0.12, "rmse": 1040.0, "group_by": ["Store", "DayOfWeek"]},
+        "lightgbm": {"exp_rmspe": 0.10, "rmse": 640.0, "seconds": 3.5},
+    },
+}
+
+
+def test_a_number() -> None:
+    (one,) = compare(SALES)
+    assert one.main is not None and one.main.name == "exp_rmspe"
+    assert [who.label for who in one.baselines] == ["mean by Store, DayOfWeek", "LightGBM"]
+    assert one.best_baseline is not None and one.best_baseline.label == "LightGBM"
+    assert one.verdict == (True, "10.0 % lower error than LightGBM")
+    assert one.lost == ["LightGBM is better in RMSE"]
+    assert one.facts == [
+        "28,866 training rows",
+        "1,486 held out",
+        "2 networks of 10 epochs each",
+        "35 s of training (16,810 rows/s, cpu bf16)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"),
+    [(0.11, (False, "10.0 % higher error than LightGBM")), (0.10, (False, "as good as LightGBM"))],
+)
+def test_a_loss_and_a_tie_are_no_win(ours: float, verdict: tuple[bool, str]) -> None:
+    (one,) = compare({**SALES, "exp_rmspe": ours})
+    assert one.verdict == verdict
+    assert one.lost == []  # the main measure says enough
+
+
+def test_several_targets_are_compared_one_by_one() -> None:
+    targets = {"Price": {"rmse": 2.0, "baselines": {}}, "Grade": {"accuracy": 0.8, "accuracy_low": 0.7} | {}}
+    found = compare({"targets": targets, "train_rows": 10})
+    assert [(one.title, one.main and one.main.name) for one in found] == [
+        ("target Price", "rmse"),
+        ("target Grade", "accuracy"),
+    ]
+    assert found[0].verdict is None and found[0].facts == ["10 training rows"]
+
+
+def test_texts_have_a_classifier_and_a_language_model() -> None:
+    metrics = {
+        "classifier": {
+            "rows": 400,
+            "accuracy": 0.85,
+            "accuracy_low": 0.81,
+            "accuracy_high": 0.88,
+            "training": {"documents": 720, "epochs": 1, "seconds": 7.0, "tokens_per_second": 44954.9},
+        },
+        "baseline": {"accuracy": 0.81, "training": {"seconds": 2.2}},
+        "language_model": {"perplexity": 6.58, "vocabulary": 646},
+    }
+    classifier, language = compare(metrics)
+    assert classifier.verdict == (True, "4.0 points higher than TF-IDF and logistic regression")
+    assert classifier.model.interval == (0.81, 0.88)
+    assert classifier.facts == [
+        "400 test documents",
+        "720 documents",
+        "1 epoch",
+        "7 s of training (44,955 tokens/s)",
+    ]
+    assert language.title == "language model" and language.model.figures == {"perplexity": 6.58}
+    assert language.facts == ["646 words"]
+
+
+def test_a_file_without_known_figures_has_no_comparison() -> None:
+    assert compare({"seconds": 3.0, "note": "nothing"}) == []

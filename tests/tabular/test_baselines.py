@@ -1,0 +1,100 @@
+"""Group means by hand, and LightGBM on the columns of the network."""
+
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from law import NOISE, sales_table
+
+from embedline.errors import DataError
+from embedline.pipelines.tabular.baselines import group_mean_predictions, tree_predictions
+from embedline.pipelines.tabular.columns import EVALUATE, TRAIN, Columns, Split, assign_parts
+from embedline.pipelines.tabular.encoder import encode, fit_encoder
+from embedline.pipelines.tabular.options import EncodingOptions, TreeOptions
+from embedline.pipelines.tabular.targets import TargetScale
+from embedline.training.metrics import rmspe
+
+SALES = TargetScale(column="sales", transform="none", mean=0.0, std=1.0, maximum=1.0)
+ROWS: dict[str, list[Any]] = {
+    "shop": [1, 1, 1, 2, None, 1, 1, 2, 9, None],
+    "day": ["a", "a", "b", "a", "a", "a", "c", "b", "a", "a"],
+    "sales": [2.0, 4.0, 9.0, 5.0, 20.0, 77.0, 77.0, 77.0, 77.0, 77.0],
+    "part": ["train"] * 5 + ["evaluate"] * 5,
+}
+
+
+def _rows(make: Any) -> Any:
+    frame = make(ROWS)
+    if make is pd.DataFrame:
+        frame.index = pd.Index(range(20, 10, -1))
+    return nw.from_native(frame, eager_only=True)
+
+
+def test_group_means_of_many_rows_are_the_same_at_every_call() -> None:
+    rng = np.random.default_rng(0)
+    kinds, parts = rng.choice(["a", "b", "c"], 200_000), rng.choice([TRAIN, EVALUATE], 200_000)
+    rows = nw.from_native(pl.DataFrame({"kind": kinds, "sales": rng.normal(3, 1, 200_000), "part": parts}))
+    found = {group_mean_predictions(rows, SALES, ("kind",)).tobytes() for _ in range(15)}
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame])
+@pytest.mark.parametrize(
+    ("group_by", "expected"),
+    [
+        # shop 1 on a: (2 + 4) / 2; shop 1 never on c: (2 + 4 + 9) / 3; shop 2 never on b: 5; no shop 9: all, 40 / 5;
+        # a missing key is no group of its own.
+        (("shop", "day"), [3.0, 5.0, 5.0, 8.0, 8.0]),
+        (("shop",), [5.0, 5.0, 5.0, 8.0, 8.0]),
+        (("day",), [7.75, 8.0, 9.0, 7.75, 7.75]),
+        ((), [8.0] * 5),
+    ],
+)
+def test_an_unseen_group_falls_back_level_by_level(make: Any, group_by: tuple[str, ...], expected: list[float]) -> None:
+    predicted = group_mean_predictions(_rows(make), SALES, group_by)
+    assert predicted.dtype == np.float64
+    assert predicted.tolist() == pytest.approx(expected)
+
+
+def test_the_evaluated_rows_own_target_is_not_used() -> None:
+    rows = _rows(pl.DataFrame)
+    changed = rows.with_columns(nw.when(nw.col("part") == TRAIN).then(nw.col("sales")).otherwise(0.0).alias("sales"))
+    first, second = (group_mean_predictions(frame, SALES, ("shop", "day")) for frame in (rows, changed))
+    assert first.tolist() == second.tolist()
+
+
+def test_a_group_column_that_is_missing_is_named() -> None:
+    with pytest.raises(DataError, match=r"the table has no column 'weekday', which baselines\.group_by names"):
+        group_mean_predictions(_rows(pl.DataFrame), SALES, ("shop", "weekday"))
+
+
+@pytest.mark.parametrize("transform", ["log", "none"])
+def test_trees_beat_the_mean_by_far_and_keep_the_order_of_rows(transform: Any) -> None:
+    columns = Columns(categorical=("shop", "weekday"), continuous=("heat",), target="sales")
+    table = nw.from_native(sales_table(), eager_only=True)
+    parts = assign_parts(table, columns, Split(kind="column", column="held_out", value=True))
+    train = parts.filter(nw.col("part") == TRAIN)
+    encoder = fit_encoder(train, columns, EncodingOptions(target_transform=transform))
+    options = TreeOptions(n_estimators=150, learning_rate=0.1, num_leaves=15, min_child_samples=10)
+    trees, figures = tree_predictions(encode(parts, encoder), encoder, options)
+    predicted = trees["sales"]
+    actual = parts.filter(nw.col("part") == EVALUATE).get_column("sales").to_numpy()
+    mean = np.full(len(actual), train.get_column("sales").mean())
+    error = rmspe(actual, predicted)
+    assert NOISE < error < 4 * NOISE
+    assert error < 0.2 * rmspe(actual, mean)
+    assert figures["train_rows"] == 2400
+    assert figures["seconds"] > 0
+    again, _ = tree_predictions(encode(parts, encoder), encoder, options)
+    assert np.array_equal(again["sales"], predicted)
+
+
+def test_trees_need_a_target() -> None:
+    columns = Columns(categorical=("shop",), target="sales")
+    parts = nw.from_native(sales_table(20).with_columns(part=pl.lit("train")), eager_only=True)
+    encoder = fit_encoder(parts, columns, EncodingOptions())
+    with pytest.raises(DataError, match="the training rows have no target 'sales'"):
+        tree_predictions(encode(parts.drop("sales"), encoder), encoder, TreeOptions(n_estimators=1))

@@ -1,0 +1,46 @@
+"""A tiny corpus: documents in which one word follows another, and a word of its own tells the class of each."""
+
+import numpy as np
+import polars as pl
+
+from embedline.pipelines.text.preprocessing import RULES
+from embedline.pipelines.text.vocabulary import Vocabulary
+
+N_WORDS = 20
+MARKS = {"neg": 0, "pos": 1}  # words that only documents of a class hold
+
+
+def small_vocabulary() -> Vocabulary:
+    """Special tokens and ``word0`` to ``word19``."""
+    rules = RULES["ulmfit"]
+    words = (f"word{number}" for number in range(N_WORDS))
+    return Vocabulary(
+        rules="ulmfit",
+        tokens=(*rules.specials, *words),
+        specials=rules.specials,
+        unknown=rules.specials.index(rules.unknown),
+        padding=rules.specials.index(rules.padding),
+        fitted_on=("train",),
+        min_freq=1,
+    )
+
+
+def small_ids() -> pl.DataFrame:
+    """Documents in which word k is mostly followed by word k + 1; a word of its own tells the class of each."""
+    vocabulary = small_vocabulary()
+    numbers, opening, first = np.random.default_rng(0), vocabulary.tokens.index("xxbos"), len(vocabulary.specials)
+    parts = [*["train"] * 24, *["validation"] * 10, *["test"] * 7, *["unlabelled"] * 6]
+    rows = []
+    for number, part in enumerate(parts):
+        label = ("neg", "pos")[number % 2]
+        word, words = int(numbers.integers(2, N_WORDS)), []
+        for _ in range(int(numbers.integers(6, 25))):
+            words.append(word)
+            word = word + 1 if numbers.random() < 0.8 else int(numbers.integers(2, N_WORDS))
+            word = 2 if word == N_WORDS else word
+        for place in numbers.integers(len(words), size=2):
+            words[place] = MARKS[label]
+        text = [opening, *(first + word for word in words)]
+        rows.append((f"document{number}", None if part == "unlabelled" else label, part, text))
+    schema = {"document_id": pl.String, "label": pl.String, "part": pl.String, "ids": pl.List(pl.UInt16)}
+    return pl.DataFrame(rows, schema=schema, orient="row")
