@@ -127,7 +127,7 @@ def test_a_new_user_is_folded_in_by_ids_and_titles(run: Any) -> None:
     from kedro.config import OmegaConfigLoader
 
     from embedline.pipelines.ratings.fold_in import fold_in, group_given
-    from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+    from embedline.pipelines.ratings.fold_in_options import FoldInOptions
     from embedline.pipelines.ratings.learner import load_model
     from embedline.pipelines.ratings.options import Penalty
     from embedline.pipelines.ratings.vectors import Vectors, user_vectors
@@ -137,7 +137,7 @@ def test_a_new_user_is_folded_in_by_ids_and_titles(run: Any) -> None:
         str(PROJECT / "conf"), base_env="base", env="sample", merge_strategy={"parameters": "soft"}
     )
     parameters = loader["parameters"]["movielens"]
-    folding = FoldingOptions.model_validate(parameters["folding"])
+    folding = FoldInOptions.model_validate(parameters["folding"])
     penalty = Penalty.model_validate(parameters["training"]["penalty"])
     given = group_given([0] * 3, np.array([3, 9, 4]), np.array([5.0, 1.5, 2.0]), 1)
     model, scores = load_model(make_bundle(2)), np.zeros(N_ITEMS)

@@ -59,7 +59,7 @@ def artifact(root: Path, layer: str, source: str, name: str) -> Path:
 def test_metrics_are_complete_and_near_the_noise_floor(ran: Path) -> None:
     for source in ("rossmann", "rossmann_notebook"):
         metrics = json.loads(artifact(ran, "08_reporting", source, "metrics.json").read_text())
-        assert {"exp_rmspe", "train_rows", "evaluate_rows", "seconds", "rows_per_second", "beaten_by"} <= set(metrics)
+        assert {"exp_rmspe", "train_rows", "test_rows", "seconds", "rows_per_second", "beaten_by"} <= set(metrics)
         assert set(metrics["baselines"]) == {"group_mean", "lightgbm"}
         # The generated sales have a known law and noise: no model is better than the floor, a good one is near it.
         floor = noise_floor(GeneratorOptions(**SMALL).noise)
@@ -73,7 +73,7 @@ def test_the_splits_are_those_of_the_parameters(ran: Path) -> None:
     notebook = pl.read_parquet(artifact(ran, "07_model_output", "rossmann_notebook", "predictions.parquet"))
     assert str(notebook["Date"].min()) == "2014-08-01" and str(notebook["Date"].max()) == "2014-09-17"
     encoded = pl.read_ipc(artifact(ran, "05_model_input", "rossmann", "encoded.feather"))
-    assert str(encoded.filter(part="train")["Date"].max()) == "2015-06-18"
+    assert str(encoded.filter(split="train")["Date"].max()) == "2015-06-18"
 
 
 def test_submission_has_kaggles_layout(ran: Path) -> None:

@@ -37,7 +37,7 @@ def rows_per_second(settings: dict[str, Any], n_rows: int) -> float:
     numbers = np.random.default_rng(0)
     codes = {f"c{place}": numbers.integers(0, 5 + 3 * place, n_rows) for place in range(CATEGORICAL)}
     values = {f"x{place}": numbers.normal(size=n_rows).astype(np.float32) for place in range(CONTINUOUS)}
-    target = {"y": np.exp(0.3 * numbers.normal(size=n_rows)), "part": ["train"] * n_rows}
+    target = {"y": np.exp(0.3 * numbers.normal(size=n_rows)), "split": ["train"] * n_rows}
     frame = nw.from_native(pl.DataFrame({**codes, **values, **target}), eager_only=True)
     encoder = fit_encoder(
         frame,

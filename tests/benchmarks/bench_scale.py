@@ -89,7 +89,7 @@ def work(way: str, root: Path) -> float:
     from kedro.io import AbstractDataset, DataCatalog
     from kedro.runner import SequentialRunner
 
-    from embedline.pipelines.rossmann import create_pipeline
+    from embedline.pipelines.rossmann.pipeline import create_pipeline
     from embedline.pipelines.rossmann.options import FeatureOptions
 
     class Scan(AbstractDataset):

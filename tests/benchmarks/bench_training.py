@@ -96,7 +96,7 @@ def build_real_table(source: str, folder: Path) -> pl.DataFrame:
     from kedro.io import DataCatalog
     from kedro.runner import SequentialRunner
 
-    from embedline.pipelines.rossmann import create_pipeline
+    from embedline.pipelines.rossmann.pipeline import create_pipeline
     from embedline.pipelines.rossmann.options import FeatureOptions
     from embedline.sources.rossmann_generator import GeneratorOptions
 

@@ -33,7 +33,7 @@ def make_tokens(n_steps: int) -> np.ndarray:
 def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     """Steps of embedline's own training."""
     from embedline.pipelines.text.language_model import LanguageModel
-    from embedline.pipelines.text.lm_batches import Corpus, StreamTask
+    from embedline.pipelines.text.lm_batches import Corpus, LanguageModelBatches
     from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
     from embedline.training.device import make_accelerator
     from embedline.training.train import descend, make_optimizer, set_rates
@@ -57,7 +57,7 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     network = LanguageModel(VOCABULARY, options.encoder(), decoder_bias=False).train()
     optimizer = make_optimizer(network, training)
     set_rates(optimizer, LR, training.betas[0])
-    task = StreamTask(corpus, training, device=accelerator.device)
+    task = LanguageModelBatches(corpus, training, device=accelerator.device)
     task.begin_epoch(torch.Generator())
 
     def step(index: int) -> float:

@@ -17,7 +17,7 @@ import torch
 from contests import peak_megabytes
 
 from embedline.pipelines.ratings.options import RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
-from embedline.pipelines.ratings.splits import assign_parts
+from embedline.pipelines.ratings.splits import assign_splits
 from embedline.training.state import UNTIMED_STEPS
 
 COLUMNS = RatingColumns()
@@ -26,9 +26,9 @@ FACTORS, Y_RANGE = 50, (0.0, 5.5)
 
 
 def load_parts(job: dict[str, Any]) -> pl.DataFrame:
-    """The job's ratings with their column ``part``, the same for every contestant."""
+    """The job's ratings with their column ``split``, the same for every contestant."""
     ratings = nw.from_native(pl.read_ipc(job["ratings"]), eager_only=True)
-    parts: pl.DataFrame = assign_parts(ratings, COLUMNS, SPLIT).to_native()
+    parts: pl.DataFrame = assign_splits(ratings, COLUMNS, SPLIT).to_native()
     return parts
 
 
@@ -39,7 +39,7 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
 
     ratings = pl.read_ipc(job["ratings"])
     split = SPLIT if job["evaluate"] else RatingSplit(kind="none")
-    rows = load_parts(job).filter(pl.col("part") == "train") if job["evaluate"] else ratings
+    rows = load_parts(job).filter(pl.col("split") == "train") if job["evaluate"] else ratings
     encoder = fit_encoder(rows, COLUMNS)
     del rows
     encoded = encode(ratings, encoder, COLUMNS, split)
@@ -52,7 +52,7 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     result["cpu_seconds"] = time.process_time() - used
     result["users"], result["items"] = len(encoder.users), len(encoder.items)
     if job["evaluate"]:
-        held_out = encoded.filter(pl.col("part") == "evaluate")
+        held_out = encoded.filter(pl.col("split") == "test")
         predicted = predict_rows(bundle, held_out["user_row"].to_numpy(), held_out["item_row"].to_numpy())
         result["mse"] = float(np.mean((held_out["rating"].to_numpy() - predicted) ** 2))
     return result
@@ -64,7 +64,7 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
     from fastai.collab import TabularCollab, collab_learner
     from fastai.tabular.core import Categorify
 
-    class Stopwatch(Callback):
+    class Throughput(Callback):
         """The times that embedline's loop takes of itself: the training, and its steps without the first ones."""
 
         steps = 0
@@ -92,8 +92,8 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
             self.used_by_fit = time.process_time() - self.used
 
     parts = load_parts(job)
-    training = np.flatnonzero(parts["part"] == "train")
-    held_out = np.flatnonzero(parts["part"] == "evaluate")
+    training = np.flatnonzero(parts["split"] == "train")
+    held_out = np.flatnonzero(parts["split"] == "test")
     frame = parts.select("user", "item", pl.col("rating").cast(pl.Float32)).to_pandas()
     tables = TabularCollab(
         frame, [Categorify], ["user", "item"], y_names=["rating"], splits=(training.tolist(), held_out.tolist())
@@ -103,7 +103,7 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
     loaders = tables.dataloaders(bs=settings["batch_size"], val_bs=4096, device=torch.device("cpu"))
     loaders.classes = tables.classes
     learner = collab_learner(loaders, n_factors=FACTORS, y_range=Y_RANGE)
-    stopwatch = Stopwatch()
+    stopwatch = Throughput()
     with learner.no_bar(), learner.no_logging():
         learner.fit_one_cycle(settings["epochs"], settings["lr"], wd=settings["weight_decay"], cbs=stopwatch)
     with learner.no_bar():

@@ -19,8 +19,8 @@ import polars as pl
 import torch
 from contests import peak_megabytes
 
-from embedline.pipelines.tabular.arrays import part_of
-from embedline.pipelines.tabular.columns import EVALUATE, PART, TRAIN, Columns, Split, assign_parts
+from embedline.pipelines.tabular.arrays import subset
+from embedline.pipelines.tabular.columns import SPLIT_COLUMN, TEST, TRAIN, Columns, Split, assign_splits
 from embedline.training.metrics import rmspe
 from embedline.training.state import UNTIMED_STEPS
 
@@ -61,14 +61,14 @@ NETWORK: dict[str, Any] = {
 
 
 def load_parts(job: dict[str, Any]) -> pl.DataFrame:
-    """The table of the job with its column ``part``; the same ``rows`` of the part ``train`` for every contestant."""
+    """The table of the job with its column ``split``; the same ``rows`` of the part ``train`` for every contestant."""
     table = pl.read_parquet(job["table"])
-    parts: pl.DataFrame = assign_parts(nw.from_native(table, eager_only=True), COLUMNS, SPLIT).to_native()
-    parts = parts.filter(pl.col(PART).is_in([TRAIN, EVALUATE]))
+    parts: pl.DataFrame = assign_splits(nw.from_native(table, eager_only=True), COLUMNS, SPLIT).to_native()
+    parts = parts.filter(pl.col(SPLIT_COLUMN).is_in([TRAIN, TEST]))
     if job.get("rows"):
-        train = parts.filter(pl.col(PART) == TRAIN)
+        train = parts.filter(pl.col(SPLIT_COLUMN) == TRAIN)
         sample = train.sample(min(job["rows"], len(train)), seed=0).sort(COLUMNS.keys)
-        parts = pl.concat([sample, parts.filter(pl.col(PART) == EVALUATE)])
+        parts = pl.concat([sample, parts.filter(pl.col(SPLIT_COLUMN) == TEST)])
     return parts
 
 
@@ -81,17 +81,17 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
 
     native = load_parts(job)
     parts = nw.from_native(native, eager_only=True)
-    encoder = fit_encoder(part_of(parts, TRAIN), COLUMNS, EncodingOptions(target_transform="log"))
+    encoder = fit_encoder(subset(parts, TRAIN), COLUMNS, EncodingOptions(target_transform="log"))
     encoded = encode(parts, encoder)
     training = TrainingOptions(**{"device": "cpu", "threads": job["threads"], **job["training"]})
     # Only the training rows go in: evaluating while it trains is no part of the race.
     used = time.process_time()
-    bundle, _ = train_network(part_of(encoded, TRAIN), encoder, NetworkOptions(**NETWORK), training)
+    bundle, _ = train_network(subset(encoded, TRAIN), encoder, NetworkOptions(**NETWORK), training)
     result = {name: bundle.metrics[name] for name in ("rows", "rows_per_second", "seconds", "precision")}
     result["cpu_seconds"] = time.process_time() - used
     result["embeddings"] = list(zip(bundle.config["cardinalities"], bundle.config["sizes"], strict=True))
     if job["evaluate"]:
-        held_out = part_of(encoded, EVALUATE)
+        held_out = subset(encoded, TEST)
         result["exp_rmspe"] = rmspe(held_out.get_column(COLUMNS.target).to_numpy(), predict(held_out, bundle))
     return result
 
@@ -104,7 +104,7 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
     from fastai.tabular.core import Categorify, FillMissing, Normalize, TabularPandas
     from fastai.tabular.learner import tabular_learner
 
-    class Stopwatch(Callback):
+    class Throughput(Callback):
         """The times that embedline's loop takes of itself: the training, and its steps without the first ones."""
 
         steps = 0
@@ -123,8 +123,8 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
             self.seconds, self.timed, self.cpu = now - self.began, now - self.warm, time.process_time() - self.used
 
     native = load_parts(job)
-    training = np.flatnonzero(native[PART] == TRAIN)
-    held_out = np.flatnonzero(native[PART] == EVALUATE)
+    training = np.flatnonzero(native[SPLIT_COLUMN] == TRAIN)
+    held_out = np.flatnonzero(native[SPLIT_COLUMN] == TEST)
     target = native[COLUMNS.target].log()
     # FillMissing refuses a column whose gaps are all in the evaluated rows; embedline takes the training median there.
     complete = [name for name in COLUMNS.continuous if not native[name].gather(training).null_count()]
@@ -151,7 +151,7 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
         y_range=(0.0, Y_RANGE_MARGIN * target.to_numpy()[training].max()),
         loss_func=MSELossFlat(),
     )
-    stopwatch = Stopwatch()
+    stopwatch = Throughput()
     with learner.no_bar(), learner.no_logging():
         learner.fit_one_cycle(settings["epochs"], settings["lr"], wd=settings["weight_decay"], cbs=stopwatch)
     steps = stopwatch.steps - UNTIMED_STEPS

@@ -24,7 +24,7 @@ def prepare_embedline(job: Result) -> Result:
 
     texts = pl.read_parquet(job["texts"])
     documents = texts.with_row_index("document_id").with_columns(
-        pl.col("document_id").cast(pl.String), label=pl.lit("all"), part=pl.lit("train")
+        pl.col("document_id").cast(pl.String), label=pl.lit("all"), split=pl.lit("train")
     )
     # fastai counts every text; one of ours has to validate.
     split = SplitOptions(validation=1 / len(texts))

@@ -14,7 +14,7 @@ GOOD: dict[str, list[Any]] = {
     "document_id": ["c", "a", "b"],
     "text": ["good", "", "what"],
     "label": ["pos", "neg", None],
-    "part": ["train", "test", "unlabelled"],
+    "split": ["train", "test", "unlabelled"],
     "stars": [9, 1, None],
 }
 
@@ -23,7 +23,7 @@ GOOD: dict[str, list[Any]] = {
 def test_good_documents_come_back_as_they_are(make: Any) -> None:
     frame = make(GOOD)
     assert DocumentsContract("d").validate(frame) is frame
-    bare = make({**GOOD, "label": [None] * 3, "part": ["unlabelled"] * 3})
+    bare = make({**GOOD, "label": [None] * 3, "split": ["unlabelled"] * 3})
     assert DocumentsContract("d").validate(bare) is bare
 
 
@@ -34,10 +34,10 @@ def test_good_documents_come_back_as_they_are(make: Any) -> None:
         ({"document_id": ["a", "b", "a"]}, r"^imdb\.documents: \{'document_id': 'a'\} occurs more than once$"),
         ({"document_id": [1, 2, 3]}, r"^imdb\.documents: column 'document_id' has the type Int64, not String$"),
         ({"text": ["a", None, "b"]}, r"^imdb\.documents: column 'text' has 1 missing values$"),
-        ({"part": ["train", None, "test"]}, r"^imdb\.documents: column 'part' has 1 missing values$"),
+        ({"split": ["train", None, "test"]}, r"^imdb\.documents: column 'split' has 1 missing values$"),
         ({"label": [1, 0, 1]}, r"^imdb\.documents: column 'label' has the type Int64, not String$"),
         (
-            {"part": ["train", "valid", "unlabelled"]},
+            {"split": ["train", "valid", "unlabelled"]},
             r"^imdb\.documents: \{'document_id': 'a', .*\} has a part that is none of train, test, unlabelled$",
         ),
         (
@@ -58,5 +58,5 @@ def test_bad_documents_are_refused(make: Any, change: dict[str, Any], message: s
 
 @ENGINES
 def test_missing_columns(make: Any) -> None:
-    with pytest.raises(DataError, match=r"^d has no column 'label', 'part'$"):
+    with pytest.raises(DataError, match=r"^d has no column 'label', 'split'$"):
         DocumentsContract("d").validate(make({"document_id": ["a"], "text": ["b"]}))

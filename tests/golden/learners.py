@@ -31,7 +31,7 @@ from embedline.pipelines.ratings.options import (  # noqa: E402
     RatingsTraining,
 )
 from embedline.pipelines.tabular import learner as tables_learner  # noqa: E402
-from embedline.pipelines.tabular.columns import TRAIN, Columns, Split, assign_parts  # noqa: E402
+from embedline.pipelines.tabular.columns import TRAIN, Columns, Split, assign_splits  # noqa: E402
 from embedline.pipelines.tabular.encoder import encode, fit_encoder  # noqa: E402
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining  # noqa: E402
 from embedline.pipelines.text.classifier_learner import train_classifier  # noqa: E402
@@ -63,8 +63,8 @@ def summary(trained: tuple[ModelBundle, list[dict[str, Any]]]) -> dict[str, Any]
 
 def table(frame: pl.DataFrame, columns: Columns, split: Split, transform: str, **training: Any) -> dict[str, Any]:
     """A network on the rows of a table."""
-    parts = assign_parts(nw.from_native(frame, eager_only=True), columns, split)
-    encoder = fit_encoder(parts.filter(nw.col("part") == TRAIN), columns, EncodingOptions(target_transform=transform))
+    parts = assign_splits(nw.from_native(frame, eager_only=True), columns, split)
+    encoder = fit_encoder(parts.filter(nw.col("split") == TRAIN), columns, EncodingOptions(target_transform=transform))
     network = NetworkOptions(layers=(16, 8), dropout=(0.1, 0.1), embedding_dropout=0.02)
     options = TableTraining.model_validate({"epochs": 2, "batch_size": 64, "lr": 0.01, **CPU, **training})
     return summary(tables_learner.train_network(encode(parts, encoder), encoder, network, options))

@@ -15,7 +15,7 @@ from embedline.pipelines.ratings.cold_items import measure_items
 from embedline.pipelines.ratings.cold_start import hold_out, measure_cold_start
 from embedline.pipelines.ratings.cold_users import measure_users, new_biases
 from embedline.pipelines.ratings.fold_in import fold_in, group_given
-from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.fold_in_options import FoldInOptions
 from embedline.pipelines.ratings.options import (
     BaselineOptions,
     ColdStartOptions,
@@ -28,7 +28,7 @@ from embedline.pipelines.ratings.options import (
 )
 from embedline.pipelines.ratings.vectors import Vectors, user_vectors
 
-COLUMNS, FOLDING, PENALTY = RatingColumns(), FoldingOptions(factors=0.5, biases=2.0), Penalty(factors=0.1, biases=0.1)
+COLUMNS, FOLDING, PENALTY = RatingColumns(), FoldInOptions(factors=0.5, biases=2.0), Penalty(factors=0.1, biases=0.1)
 TRAINING = RatingsTraining(
     epochs=15,
     batch_size=32,
@@ -228,7 +228,7 @@ class TestTrial:
         "network": RatingNetwork(factors=6, init_std=0.1),
         "training": TRAINING,
         "baselines": BaselineOptions(),
-        "folding": FoldingOptions(factors=1.0, biases=1.0),
+        "folding": FoldInOptions(factors=1.0, biases=1.0),
         "features": FeatureOptions(items=("genres",)),
         "items": items_table(),
         "rating_range": (0.0, 6.0),
@@ -255,7 +255,7 @@ class TestTrial:
                 COLUMNS,
                 RatingSplit(kind="none"),
                 ColdStartOptions(),
-                **{**self.SETTINGS, "training": idle, "folding": FoldingOptions(factors=1e6, biases=1e6)},
+                **{**self.SETTINGS, "training": idle, "folding": FoldInOptions(factors=1e6, biases=1e6)},
             )
         assert "new_items.damped_bias" in found["beaten_by"]
         assert "new_users.given.10.damped_bias" in found["beaten_by"]

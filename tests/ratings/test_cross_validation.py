@@ -17,7 +17,7 @@ from embedline.pipelines.ratings.options import (
     RatingSplit,
     RatingsTraining,
 )
-from embedline.pipelines.ratings.splits import part_of
+from embedline.pipelines.ratings.splits import subset
 
 COLUMNS, NETWORK = RatingColumns(), RatingNetwork(factors=4, init_std=0.1)
 TRAINING = RatingsTraining(epochs=3, batch_size=32, lr=0.02, seeds=(1, 2), device="cpu", precision="fp32")
@@ -38,7 +38,7 @@ def test_a_fold_is_what_a_training_on_the_others_gives() -> None:
     encoder = fit_encoder(ratings.filter(pl.col("fold") != 2), COLUMNS)
     encoded = encode(ratings, encoder, COLUMNS, RatingSplit(kind="column", column="fold", value=2))
     bundle, _ = train_ratings(encoded, encoder, NETWORK, TRAINING)
-    users, items, actual = (tensor.numpy() for tensor in rating_tensors(part_of(encoded, "evaluate")))
+    users, items, actual = (tensor.numpy() for tensor in rating_tensors(subset(encoded, "test")))
     expected = rating_metrics(actual, load_model(bundle).predict(users, items))
     assert {name: found["folds"][1][name] for name in expected} == expected
     assert found["mean_rmse"] == pytest.approx(sum(fold["rmse"] for fold in found["folds"]) / 5)

@@ -8,13 +8,13 @@ import torch
 from hand_made import encoder_of, network_of, small_items, small_ratings
 
 from embedline.pipelines.ratings import fold_in as folding
-from embedline.pipelines.ratings.fold_in import GivenRatings, fold_in, group_given
-from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in, group_given
+from embedline.pipelines.ratings.fold_in_options import FoldInOptions
 from embedline.pipelines.ratings.network import FactorModel
 from embedline.pipelines.ratings.options import Penalty
 from embedline.pipelines.ratings.vectors import Vectors, item_vectors
 
-OPTIONS, PENALTY = FoldingOptions(factors=0.7, biases=1.5, iterations=40), Penalty(factors=0.2, biases=0.05)
+OPTIONS, PENALTY = FoldInOptions(factors=0.7, biases=1.5, iterations=40), Penalty(factors=0.2, biases=0.05)
 GIVEN = group_given(
     [2, 0, 2, 0, 2, 3], np.array([1, 5, 2, 8, 3, 4]), np.array([5.0, 1.0, 4.0, 2.0, 3.0, 4.5]), n_users=4
 )
@@ -97,7 +97,7 @@ def test_no_bias_is_made_up_for_a_model_without_any() -> None:
 def test_more_damping_stays_closer_to_the_features() -> None:
     model, base = make(), bases()
     lengths = [
-        own_rows(fold_in(model, GIVEN, base, FoldingOptions(factors=d, biases=d), PENALTY), base).norm(dim=1)[2].item()
+        own_rows(fold_in(model, GIVEN, base, FoldInOptions(factors=d, biases=d), PENALTY), base).norm(dim=1)[2].item()
         for d in (0.1, 1.0, 10.0, 1e6)
     ]
     assert lengths == sorted(lengths, reverse=True)
@@ -141,8 +141,8 @@ def test_a_trained_user_is_found_again() -> None:
     items = item_vectors(model, rows)
     with torch.no_grad():
         ratings = model.from_vectors(truth.factors.expand(1600, -1), truth.biases.expand(1600), *items).numpy()
-    given = GivenRatings(np.zeros(1600, dtype=int), rows, ratings, 1)
-    loose = FoldingOptions(factors=1e-3, biases=1e-3)
+    given = KnownRatings(np.zeros(1600, dtype=int), rows, ratings, 1)
+    loose = FoldInOptions(factors=1e-3, biases=1e-3)
     found = fold_in(model, given, Vectors(torch.zeros(1, 4), torch.zeros(1)), loose, Penalty())
     assert found.factors[0].tolist() == pytest.approx(truth.factors[0].tolist(), abs=1e-2)
     assert found.biases.item() == pytest.approx(0.4, abs=1e-2)

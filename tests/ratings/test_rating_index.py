@@ -60,11 +60,11 @@ def test_encoding_keeps_the_rows_in_order() -> None:
         "user_row": pl.Int32,
         "item_row": pl.Int32,
         "rating": pl.Float32,
-        "part": pl.Enum(["train", "evaluate"]),
+        "split": pl.Enum(["train", "test"]),
     }
     assert [encoder.users[row - 1] for row in encoded["user_row"]] == ratings["user"].to_list()
     assert [encoder.items[row - 1] for row in encoded["item_row"]] == ratings["item"].to_list()
-    assert (encoded["part"] == "evaluate").to_list() == (ratings["fold"] == 3).to_list()
+    assert (encoded["split"] == "test").to_list() == (ratings["fold"] == 3).to_list()
     np.testing.assert_allclose(encoded["rating"], ratings["rating"], rtol=1e-6)
 
 

@@ -23,7 +23,7 @@ from embedline.pipelines.ratings.options import (
     RatingSplit,
     RatingsTraining,
 )
-from embedline.pipelines.ratings.splits import part_of
+from embedline.pipelines.ratings.splits import subset
 from embedline.training import checkpoint as checkpoints
 from embedline.training import ensemble
 from embedline.training import train as loop
@@ -56,7 +56,7 @@ def prepare(features: FeatureOptions = FEATURES, split: RatingSplit = SPLIT) -> 
 
 
 def mse_of(encoded: pl.DataFrame, bundle: ModelBundle) -> float:
-    users, items, actual = (tensor.numpy() for tensor in rating_tensors(part_of(encoded, "evaluate")))
+    users, items, actual = (tensor.numpy() for tensor in rating_tensors(subset(encoded, "test")))
     return float(np.mean((predict_rows(bundle, users, items) - actual) ** 2))
 
 
@@ -69,8 +69,8 @@ def trained() -> tuple[pl.DataFrame, RatingsEncoder, ModelBundle, list[dict[str,
 
 def test_it_learns_a_law_to_near_the_noise_and_biases_do_not(trained: Any) -> None:
     encoded, encoder, bundle, _ = trained
-    known = [tensor.numpy() for tensor in rating_tensors(part_of(encoded, "train"))]
-    users, items, actual = (tensor.numpy() for tensor in rating_tensors(part_of(encoded, "evaluate")))
+    known = [tensor.numpy() for tensor in rating_tensors(subset(encoded, "train"))]
+    users, items, actual = (tensor.numpy() for tensor in rating_tensors(subset(encoded, "test")))
     biases = damped_biases(*known, len(encoder.users), N_ITEMS, 5.0, 10.0)
     assert mse_of(encoded, bundle) < 1.3 * NOISE**2
     assert np.mean((biases.predict(users, items) - actual) ** 2) > 3.0 * NOISE**2  # the tastes are no biases
@@ -171,7 +171,7 @@ def test_history_and_figures_of_the_training(trained: Any) -> None:
         ends = [record for record in history if record["member"] == member and "mse" in record]
         assert [record["epoch"] for record in ends] == list(range(1, 13))
         alone = load_model(bundle).networks[member]
-        users, items, actual = rating_tensors(part_of(encoded, "evaluate"))
+        users, items, actual = rating_tensors(subset(encoded, "test"))
         mse = ((alone(users, items) - actual) ** 2).mean().item()
         assert ends[-1]["mse"] == pytest.approx(mse, rel=1e-3)  # clipped, which changes little here
         assert ends[-1]["rmse"] == pytest.approx(ends[-1]["mse"] ** 0.5)
@@ -208,7 +208,7 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path, mo
     encoded, encoder = prepare()
     training = make_training(epochs=2, seeds=(1, 2))
     whole, history = train_ratings(encoded, encoder, NETWORK, training)
-    taken, steps = loop.take_step, []
+    taken, steps = loop.training_step, []
 
     def cut(*args: Any, **kwargs: Any) -> Any:
         steps.append(1)
@@ -217,11 +217,11 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path, mo
         return taken(*args, **kwargs)
 
     monkeypatch.setattr(ensemble, "available_cores", lambda: 1)
-    with checkpoints.keeping(tmp_path, 0.0):
-        monkeypatch.setattr(loop, "take_step", cut)
+    with checkpoints.checkpointing(tmp_path, 0.0):
+        monkeypatch.setattr(loop, "training_step", cut)
         with pytest.raises(KeyboardInterrupt):
             train_ratings(encoded, encoder, NETWORK, training, name="fold1")
-        monkeypatch.setattr(loop, "take_step", taken)
+        monkeypatch.setattr(loop, "training_step", taken)
         assert [path.name for path in tmp_path.iterdir()] == ["fold1.member0.pt"]
         again, resumed = train_ratings(encoded, encoder, NETWORK, training, name="fold1")
     for name, tensor in whole.weights.items():
@@ -255,7 +255,7 @@ def test_the_range_test_uses_the_training_rows_and_leaves_the_random_state_alone
     assert torch.equal(torch.get_rng_state(), before)
     assert 1e-3 < found.suggestion < 1.0
     changed = encoded.with_columns(
-        rating=pl.when(pl.col("part") == "evaluate").then(pl.lit(99.0, pl.Float32)).otherwise("rating")
+        rating=pl.when(pl.col("split") == "test").then(pl.lit(99.0, pl.Float32)).otherwise("rating")
     )
     assert range_test(changed, encoder, NETWORK, training, finder) == found
 

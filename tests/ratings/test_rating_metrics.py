@@ -10,11 +10,11 @@ from embedline.pipelines.ratings import metrics
 from embedline.pipelines.ratings.metrics import ranking_metrics, rating_metrics
 from embedline.pipelines.ratings.options import RankingOptions
 
-PARTS = pl.Enum(["train", "evaluate"])
+PARTS = pl.Enum(["train", "test"])
 
 
 def encoded(rows: list[tuple[int, int, float, str]]) -> pl.DataFrame:
-    schema = {"user_row": pl.Int32, "item_row": pl.Int32, "rating": pl.Float32, "part": PARTS}
+    schema = {"user_row": pl.Int32, "item_row": pl.Int32, "rating": pl.Float32, "split": PARTS}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
@@ -27,13 +27,13 @@ def test_rankings_by_hand() -> None:
     rows = encoded(
         [
             (1, 1, 5.0, "train"),
-            (1, 2, 4.0, "evaluate"),
-            (1, 4, 5.0, "evaluate"),
-            (1, 3, 1.0, "evaluate"),  # not relevant
-            (2, 1, 4.5, "evaluate"),
-            (2, 0, 5.0, "evaluate"),  # an item that training never saw
-            (3, 1, 3.0, "evaluate"),  # a user without a relevant item
-            (0, 1, 5.0, "evaluate"),  # unknown
+            (1, 2, 4.0, "test"),
+            (1, 4, 5.0, "test"),
+            (1, 3, 1.0, "test"),  # not relevant
+            (2, 1, 4.5, "test"),
+            (2, 0, 5.0, "test"),  # an item that training never saw
+            (3, 1, 3.0, "test"),  # a user without a relevant item
+            (0, 1, 5.0, "test"),  # unknown
         ]
     )
     table = np.array([[9.0, 3.0, 2.0, 1.0], [1.0, 4.0, 3.0, 2.0]], dtype=np.float32)  # of the users 1 and 2
@@ -65,13 +65,13 @@ def test_rankings_are_those_of_a_plain_loop_in_any_blocks(k: int, cells: int, mo
     pairs = random.permutation(n_users * n_items)[:300]
     rows = [
         (int(pair // n_items) + 1, int(pair % n_items) + 1, float(random.integers(1, 6)), str(part))
-        for pair, part in zip(pairs, random.choice(["train", "evaluate"], 300), strict=True)
+        for pair, part in zip(pairs, random.choice(["train", "test"], 300), strict=True)
     ]
     found = ranking_metrics(lambda users: table[users], encoded(rows), n_items, RankingOptions(k=k, relevant=4.0))
     sums, users = np.zeros(3), 0
     for user in range(1, n_users + 1):
         known = {item for who, item, _, part in rows if who == user and part == "train"}
-        wanted = {item for who, item, rating, part in rows if who == user and part == "evaluate" and rating >= 4}
+        wanted = {item for who, item, rating, part in rows if who == user and part == "test" and rating >= 4}
         if not wanted:
             continue
         users += 1
@@ -85,6 +85,6 @@ def test_rankings_are_those_of_a_plain_loop_in_any_blocks(k: int, cells: int, mo
 
 
 def test_without_a_relevant_item_there_is_no_figure() -> None:
-    rows = encoded([(1, 1, 5.0, "train"), (1, 2, 2.0, "evaluate")])
+    rows = encoded([(1, 1, 5.0, "train"), (1, 2, 2.0, "test")])
     found = ranking_metrics(lambda users: np.zeros((len(users), 2), np.float32), rows, 2, RankingOptions())
     assert found == {"precision_at_10": None, "recall_at_10": None, "ndcg_at_10": None, "users": 0}

@@ -30,7 +30,7 @@ from embedline.pipelines.ratings.options import (
         (RatingNetwork, {"y_range": [5, 1]}, "must rise"),
         (RatingNetwork, {"factor": 5}, "factor"),
         (RatingColumns, {"user": "a", "item": "a"}, "different columns"),
-        (RatingColumns, {"user": "part"}, "'part'"),
+        (RatingColumns, {"user": "split"}, "'split'"),
         (FeatureOptions, {"items": ["year", "year"]}, "features.items lists a column more than once"),
         (RatingsTraining, {"batch_size": 8, "epochs": 1, "lr": 0.1, "loss": "relative"}, "loss"),
         (RatingsTraining, {"batch_size": 8, "epochs": 1, "lr": 0.1, "penalty": {"factors": -1}}, "penalty.factors"),

@@ -15,7 +15,7 @@ from embedline.pipelines.ratings import nodes
 from embedline.pipelines.ratings.contract import read_ratings
 from embedline.pipelines.ratings.encoder import encode, fit_encoder
 from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingRange, RatingSplit
-from embedline.pipelines.ratings.splits import assign_parts
+from embedline.pipelines.ratings.splits import assign_splits
 from embedline.pipelines.ratings.titles import item_titles
 
 PLAIN = RatingColumns()
@@ -125,11 +125,11 @@ def test_times_with_a_zone_are_instants() -> None:
     for when in (pd.to_datetime(pd.Series(times), utc=True), pd.Series(times, dtype=object)):
         frame = pd.DataFrame({"user": [1, 1], "item": ["x", "y"], "rating": [1, 2], "timestamp": when})
         try:
-            parts = assign_parts(frame, PLAIN, RatingSplit(kind="latest", n=1)).to_native()
+            parts = assign_splits(frame, PLAIN, RatingSplit(kind="latest", n=1)).to_native()
         except DataError as error:
             assert "timestamp" in str(error) and "zone" in str(error)
         else:
-            assert parts["part"].to_list() == ["evaluate", "train"]
+            assert parts["split"].to_list() == ["test", "train"]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_times_with_a_zone_are_instants() -> None:
 def test_times_that_are_none(times: list[Any], named: list[str]) -> None:
     for split in (RatingSplit(kind="latest", n=1), RatingSplit(kind="latest", fraction=0.5)):
         with pytest.raises(DataError) as caught:
-            assign_parts(pandas(timestamp=times), PLAIN, split)
+            assign_splits(pandas(timestamp=times), PLAIN, split)
         assert all(word in str(caught.value) for word in named), str(caught.value)
 
 
@@ -184,12 +184,12 @@ def test_no_pair_is_on_both_sides_of_a_split(split: RatingSplit, as_frame: Any) 
     rng = np.random.default_rng(0)
     numbers = {"user": rng.integers(0, 20, 900), "item": rng.integers(0, 30, 900), "fold": rng.integers(0, 3, 900)}
     frame = as_frame({**numbers, "rating": rng.integers(1, 6, 900), "timestamp": rng.integers(0, 99, 900)})
-    parts = assign_parts(frame, PLAIN, split).to_native()
+    parts = assign_splits(frame, PLAIN, split).to_native()
     assert not parts.select("user", "item").is_duplicated().any()
     assert len(parts) == len(set(zip(numbers["user"], numbers["item"], strict=True)))
-    encoder = fit_encoder(parts.filter(pl.col("part") == "train"), PLAIN)
+    encoder = fit_encoder(parts.filter(pl.col("split") == "train"), PLAIN)
     encoded = encode(frame, encoder, PLAIN, split)
-    assert encoded["part"].to_list() == parts["part"].to_list()
+    assert encoded["split"].to_list() == parts["split"].to_list()
 
 
 def test_the_range_is_mended_by_auto() -> None:

@@ -9,14 +9,14 @@ from rating_law import ratings_table
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings.options import RatingColumns, RatingSplit
-from embedline.pipelines.ratings.splits import assign_parts
+from embedline.pipelines.ratings.splits import assign_splits
 
 COLUMNS = RatingColumns()
 
 
 def held_out(ratings: object, split: RatingSplit, columns: RatingColumns = COLUMNS) -> list[int]:
-    parts = assign_parts(ratings, columns, split).to_native()
-    return (parts["part"] == "evaluate").arg_true().to_list()
+    parts = assign_splits(ratings, columns, split).to_native()
+    return (parts["split"] == "test").arg_true().to_list()
 
 
 def log(users: str, times: list[object]) -> pl.DataFrame:
@@ -74,14 +74,14 @@ def test_a_pandas_frame_is_split_like_a_polars_one(split: RatingSplit) -> None:
 def test_columns_of_ones_own_keep_their_names() -> None:
     ratings = ratings_table().rename({"user": "userId", "item": "movieId"}).drop("timestamp")
     columns = RatingColumns(user="userId", item="movieId", timestamp=None)
-    parts = assign_parts(ratings, columns, RatingSplit(kind="none")).to_native()
-    assert parts.columns == ["userId", "movieId", "rating", "fold", "part"]
+    parts = assign_splits(ratings, columns, RatingSplit(kind="none")).to_native()
+    assert parts.columns == ["userId", "movieId", "rating", "fold", "split"]
     assert parts.schema["rating"] == pl.Float32
 
 
 def test_ids_of_other_types_become_whole_numbers_or_strings() -> None:
     ratings = pl.DataFrame({"user": [3.0, 1.0], "item": pl.Series(["b", "a"], dtype=pl.Categorical), "rating": [1, 2]})
-    parts = assign_parts(ratings, COLUMNS, RatingSplit(kind="none")).to_native()
+    parts = assign_splits(ratings, COLUMNS, RatingSplit(kind="none")).to_native()
     assert parts["user"].to_list() == [3, 1]
     assert parts.schema["user"] == pl.Int64
     assert parts.schema["item"] == pl.String
@@ -108,13 +108,13 @@ def test_ids_of_other_types_become_whole_numbers_or_strings() -> None:
 def test_a_column_at_fault_is_named(change: dict[str, pl.Series], message: str) -> None:
     ratings = log("ab", [1, 2]).with_columns(**change)
     with pytest.raises(DataError, match=message):
-        assign_parts(ratings, COLUMNS, RatingSplit(kind="none"))
+        assign_splits(ratings, COLUMNS, RatingSplit(kind="none"))
 
 
 def test_a_missing_column_is_named_with_the_nearest_one() -> None:
     ratings = log("ab", [1, 2]).rename({"user": "users"})
     with pytest.raises(DataError, match="no column 'user', which columns names: did you mean 'users'"):
-        assign_parts(ratings, COLUMNS, RatingSplit(kind="none"))
+        assign_splits(ratings, COLUMNS, RatingSplit(kind="none"))
 
 
 @pytest.mark.parametrize(
@@ -123,18 +123,18 @@ def test_a_missing_column_is_named_with_the_nearest_one() -> None:
         (log("ab", [1, None]), {"kind": "latest", "n": 1}, "needs a time for every rating: column 'timestamp'"),
         (log("ab", ["1", "2"]), {"kind": "latest", "n": 1}, "columns.timestamp names 'timestamp', which holds String"),
         (log("ab", [1, 2]).drop("timestamp"), {"kind": "latest", "n": 1}, "no column 'timestamp'"),
-        (log("ab", [1, 2]), {"kind": "latest", "n": 1}, "leaves no rating to evaluate"),  # one rating each
+        (log("ab", [1, 2]), {"kind": "latest", "n": 1}, "leaves no rating to test"),  # one rating each
         (log("ab", [1, 2]), {"kind": "column", "column": "fold", "value": 1}, "no column 'fold', which split.column"),
         (log("ab", [1, 2]), {"kind": "column", "column": "user", "value": 1}, "split.value 1 is not of the type"),
-        (log("ab", [1, 2]), {"kind": "column", "column": "user", "value": "c"}, "leaves no rating to evaluate"),
+        (log("ab", [1, 2]), {"kind": "column", "column": "user", "value": "c"}, "leaves no rating to test"),
         (log("a", [1]), {"kind": "column", "column": "user", "value": "a"}, "leaves no rating to train"),
     ],
 )
 def test_a_split_that_cannot_be_made_is_refused(ratings: pl.DataFrame, split: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        assign_parts(ratings, COLUMNS, RatingSplit.model_validate(split))
+        assign_splits(ratings, COLUMNS, RatingSplit.model_validate(split))
 
 
 def test_the_latest_split_needs_a_timestamp_column() -> None:
     with pytest.raises(DataError, match=r"columns\.timestamp, which is null"):
-        assign_parts(log("aa", [1, 2]), RatingColumns(timestamp=None), RatingSplit(kind="latest", n=1))
+        assign_splits(log("aa", [1, 2]), RatingColumns(timestamp=None), RatingSplit(kind="latest", n=1))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from rating_law import items_table, ratings_table, users_table
 
-from embedline.pipelines.ratings.batches import RandomRatings, RatingTask, _Squares, penalty_weights
+from embedline.pipelines.ratings.batches import RandomRatings, RatingBatches, _Squares, penalty_weights
 from embedline.pipelines.ratings.encoder import RatingsEncoder, fit_encoder
 from embedline.pipelines.ratings.network import BothCodes, FactorModel, build_network, network_config
 from embedline.pipelines.ratings.options import FeatureOptions, Penalty, RatingColumns, RatingNetwork
@@ -26,8 +26,8 @@ def model_of(*, features: bool, bias: bool = True) -> FactorModel:
     return build_network(network_config(encoder, network), BothCodes.of(encoder), seed=0)
 
 
-def task_of(weights: torch.Tensor | None) -> RatingTask:
-    return RatingTask([USERS, ITEMS, RATINGS], F.mse_loss, weights, batch_size=4, device=CPU)
+def task_of(weights: torch.Tensor | None) -> RatingBatches:
+    return RatingBatches([USERS, ITEMS, RATINGS], F.mse_loss, weights, batch_size=4, device=CPU)
 
 
 @pytest.mark.parametrize("features", [False, True])
@@ -42,14 +42,14 @@ def test_the_penalty_is_the_mean_of_the_weighted_squares_of_the_batch(features: 
         for part in (*model.users.parts(user[None]), *model.items.parts(item[None])):
             expected += 0.5 * part[0, :3].square().sum().item() + (0.25 * part[0, 3].item() ** 2 if bias else 0.0)
     plain = F.mse_loss(model(USERS[rows], ITEMS[rows]), RATINGS[rows]).item()
-    assert found.reported.item() == pytest.approx(plain)
-    assert found.descended.item() == pytest.approx(plain + expected / 3)
+    assert found.data_term.item() == pytest.approx(plain)
+    assert found.total.item() == pytest.approx(plain + expected / 3)
 
 
 def test_without_a_penalty_both_losses_are_the_same() -> None:
     assert penalty_weights(Penalty(), 3, True) is None
     found = task_of(None).loss_of(model_of(features=True), torch.tensor([0, 1]), nullcontext)
-    assert found.descended is found.reported
+    assert found.total is found.data_term
 
 
 def test_the_gradient_of_the_squares_is_their_derivative() -> None:
@@ -63,7 +63,7 @@ def test_the_gradient_of_the_squares_is_their_derivative() -> None:
 def test_a_row_that_the_batch_does_not_have_is_not_pulled() -> None:
     model = model_of(features=False)
     weights = penalty_weights(Penalty(factors=0.5), 3, True)
-    task_of(weights).loss_of(model, torch.tensor([0, 1]), nullcontext).descended.backward()
+    task_of(weights).loss_of(model, torch.tensor([0, 1]), nullcontext).total.backward()
     assert set(model.users.own.grad.any(dim=1).nonzero().flatten().tolist()) == {1, 2}
     assert set(model.items.own.grad.any(dim=1).nonzero().flatten().tolist()) == {3}
 

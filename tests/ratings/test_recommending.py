@@ -8,7 +8,7 @@ from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratin
 from embedline.errors import DataError
 from embedline.pipelines.ratings import recommend as recommending
 from embedline.pipelines.ratings.fold_in import fold_in, group_given
-from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.fold_in_options import FoldInOptions
 from embedline.pipelines.ratings.options import Penalty, RatingSplit, RecommendationOptions
 from embedline.pipelines.ratings.ranking import top_items
 from embedline.pipelines.ratings.recommend import recommend, recommend_for_ratings
@@ -104,7 +104,7 @@ def test_many_ties_never_lose_the_best() -> None:
 
 
 def test_a_new_user_is_folded_into_each_member() -> None:
-    folding, penalty = FoldingOptions(factors=0.5, biases=0.5), Penalty(factors=0.1, biases=0.1)
+    folding, penalty = FoldInOptions(factors=0.5, biases=0.5), Penalty(factors=0.1, biases=0.1)
     rows, ratings = np.array([3, 5]), np.array([5.0, 1.0])
     found = recommend_for_ratings(MODEL, rows, ratings, 4, folding=folding, penalty=penalty, items=small_items())
     scores = np.zeros(8)

@@ -10,7 +10,7 @@ SALES: dict[str, Any] = {
     "exp_rmspe": 0.09,
     "rmse": 650.0,
     "train_rows": 28866,
-    "evaluate_rows": 1486,
+    "test_rows": 1486,
     "epochs": 10,
     "members": 2,
     "seconds": 34.8,

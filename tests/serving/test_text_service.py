@@ -92,7 +92,7 @@ def test_the_figure_is_the_accuracy_of_raw_test_texts(packed: PackedService) -> 
             "document_id": list("abcde"),
             "text": ["the film", "dull", "wonderful", "i loved it", "not"],
             "label": ["pos", "neg", "pos", None, "neg"],
-            "part": ["test", "train", "test", "unlabelled", "test"],
+            "split": ["test", "train", "test", "unlabelled", "test"],
         }
     )
     held_out = hold_out_texts(documents)

@@ -106,7 +106,7 @@ def test_the_real_archive(real_data: Path) -> None:
     raw = acquire_files(str(real_data / "aclImdb_v1.tar.gz"), generator=GeneratorOptions())
     assert len(raw) == 100_000 and raw["content"].bin.size().sum() == 131_984_547
     documents = read_documents(raw, DocumentOptions())
-    counts = documents.group_by("part", "label").len().sort("part", "label").rows()
+    counts = documents.group_by("split", "label").len().sort("split", "label").rows()
     assert counts == [
         *(("test", "neg", 12_500), ("test", "pos", 12_500), ("train", "neg", 12_500), ("train", "pos", 12_500)),
         ("unlabelled", None, 50_000),

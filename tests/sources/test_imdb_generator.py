@@ -66,7 +66,7 @@ def test_the_layout_is_the_real_one(files: dict[str, bytes]) -> None:
         match = re.fullmatch(r"(\d+)_(\d+)\.txt", file)
         assert match and low <= int(match[2]) <= high, name
     documents = read_documents(acquire_files("generated", generator=OPTIONS), DocumentOptions())
-    assert documents["part"].value_counts(sort=True).rows() == [("train", 800), ("unlabelled", 800), ("test", 400)]
+    assert documents["split"].value_counts(sort=True).rows() == [("train", 800), ("unlabelled", 800), ("test", 400)]
 
 
 def test_equal_options_give_equal_bytes_and_folders_are_drawn_apart(files: dict[str, bytes]) -> None:

@@ -11,18 +11,18 @@ from law import NOISE, sales_table
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular.baselines import group_mean_predictions, tree_predictions
-from embedline.pipelines.tabular.columns import EVALUATE, TRAIN, Columns, Split, assign_parts
+from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
 from embedline.pipelines.tabular.encoder import encode, fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions, TreeOptions
-from embedline.pipelines.tabular.targets import TargetScale
+from embedline.pipelines.tabular.targets import NumericTarget
 from embedline.training.metrics import rmspe
 
-SALES = TargetScale(column="sales", transform="none", mean=0.0, std=1.0, maximum=1.0)
+SALES = NumericTarget(column="sales", transform="none", mean=0.0, std=1.0, maximum=1.0)
 ROWS: dict[str, list[Any]] = {
     "shop": [1, 1, 1, 2, None, 1, 1, 2, 9, None],
     "day": ["a", "a", "b", "a", "a", "a", "c", "b", "a", "a"],
     "sales": [2.0, 4.0, 9.0, 5.0, 20.0, 77.0, 77.0, 77.0, 77.0, 77.0],
-    "part": ["train"] * 5 + ["evaluate"] * 5,
+    "split": ["train"] * 5 + ["test"] * 5,
 }
 
 
@@ -35,8 +35,8 @@ def _rows(make: Any) -> Any:
 
 def test_group_means_of_many_rows_are_the_same_at_every_call() -> None:
     rng = np.random.default_rng(0)
-    kinds, parts = rng.choice(["a", "b", "c"], 200_000), rng.choice([TRAIN, EVALUATE], 200_000)
-    rows = nw.from_native(pl.DataFrame({"kind": kinds, "sales": rng.normal(3, 1, 200_000), "part": parts}))
+    kinds, parts = rng.choice(["a", "b", "c"], 200_000), rng.choice([TRAIN, TEST], 200_000)
+    rows = nw.from_native(pl.DataFrame({"kind": kinds, "sales": rng.normal(3, 1, 200_000), "split": parts}))
     found = {group_mean_predictions(rows, SALES, ("kind",)).tobytes() for _ in range(15)}
     assert len(found) == 1
 
@@ -61,7 +61,7 @@ def test_an_unseen_group_falls_back_level_by_level(make: Any, group_by: tuple[st
 
 def test_the_evaluated_rows_own_target_is_not_used() -> None:
     rows = _rows(pl.DataFrame)
-    changed = rows.with_columns(nw.when(nw.col("part") == TRAIN).then(nw.col("sales")).otherwise(0.0).alias("sales"))
+    changed = rows.with_columns(nw.when(nw.col("split") == TRAIN).then(nw.col("sales")).otherwise(0.0).alias("sales"))
     first, second = (group_mean_predictions(frame, SALES, ("shop", "day")) for frame in (rows, changed))
     assert first.tolist() == second.tolist()
 
@@ -75,13 +75,13 @@ def test_a_group_column_that_is_missing_is_named() -> None:
 def test_trees_beat_the_mean_by_far_and_keep_the_order_of_rows(transform: Any) -> None:
     columns = Columns(categorical=("shop", "weekday"), continuous=("heat",), target="sales")
     table = nw.from_native(sales_table(), eager_only=True)
-    parts = assign_parts(table, columns, Split(kind="column", column="held_out", value=True))
-    train = parts.filter(nw.col("part") == TRAIN)
+    parts = assign_splits(table, columns, Split(kind="column", column="held_out", value=True))
+    train = parts.filter(nw.col("split") == TRAIN)
     encoder = fit_encoder(train, columns, EncodingOptions(target_transform=transform))
     options = TreeOptions(n_estimators=150, learning_rate=0.1, num_leaves=15, min_child_samples=10)
     trees, figures = tree_predictions(encode(parts, encoder), encoder, options)
     predicted = trees["sales"]
-    actual = parts.filter(nw.col("part") == EVALUATE).get_column("sales").to_numpy()
+    actual = parts.filter(nw.col("split") == TEST).get_column("sales").to_numpy()
     mean = np.full(len(actual), train.get_column("sales").mean())
     error = rmspe(actual, predicted)
     assert NOISE < error < 4 * NOISE
@@ -94,7 +94,7 @@ def test_trees_beat_the_mean_by_far_and_keep_the_order_of_rows(transform: Any) -
 
 def test_trees_need_a_target() -> None:
     columns = Columns(categorical=("shop",), target="sales")
-    parts = nw.from_native(sales_table(20).with_columns(part=pl.lit("train")), eager_only=True)
+    parts = nw.from_native(sales_table(20).with_columns(split=pl.lit("train")), eager_only=True)
     encoder = fit_encoder(parts, columns, EncodingOptions())
     with pytest.raises(DataError, match="the training rows have no target 'sales'"):
         tree_predictions(encode(parts.drop("sales"), encoder), encoder, TreeOptions(n_estimators=1))

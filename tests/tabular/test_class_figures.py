@@ -8,10 +8,10 @@ from embedline.pipelines.tabular import plots
 from embedline.pipelines.tabular.categories import CategoryMap
 from embedline.pipelines.tabular.class_plots import mistakes_figure, reliability_figure
 from embedline.pipelines.tabular.options import ReportOptions
-from embedline.pipelines.tabular.targets import TargetClasses
+from embedline.pipelines.tabular.targets import ClassTarget
 from embedline.training.plots import history_frame
 
-GRADE = TargetClasses(column="grade", levels=CategoryMap(kind="string", levels=("a", "b")), counts=(3, 1))
+GRADE = ClassTarget(column="grade", levels=CategoryMap(kind="string", levels=("a", "b")), counts=(3, 1))
 PREDICTIONS = pl.DataFrame(
     {
         "shop": ["p", "p", "q", None],

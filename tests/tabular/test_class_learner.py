@@ -12,12 +12,12 @@ from law import NOISE, grade_table
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular import learner
-from embedline.pipelines.tabular.arrays import part_of, to_arrays
+from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.baselines import group_mean_predictions, tree_predictions
-from embedline.pipelines.tabular.columns import EVALUATE, TRAIN, Columns, Split, assign_parts
+from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining, TreeOptions
-from embedline.pipelines.tabular.targets import TargetClasses
+from embedline.pipelines.tabular.targets import ClassTarget
 from embedline.training.classification import log_loss
 from embedline.training.metrics import rmspe
 from embedline.training.model_file import ModelBundle
@@ -36,14 +36,14 @@ def _training(**changes: Any) -> TableTraining:
 @cache
 def _parts(target: str | tuple[str, ...] = "grade") -> nw.DataFrame[Any]:
     columns = Columns(**INPUTS, target=target)
-    return assign_parts(nw.from_native(grade_table(), eager_only=True), columns, SPLIT)
+    return assign_splits(nw.from_native(grade_table(), eager_only=True), columns, SPLIT)
 
 
 @cache
 def _encoded(target: str | tuple[str, ...] = "grade") -> tuple[nw.DataFrame[Any], Encoder]:
     parts, columns = _parts(target), Columns(**INPUTS, target=target)
     options = EncodingOptions(target_transform="none" if target == "grade" else {"price": "log"})
-    encoder = fit_encoder(parts.filter(nw.col("part") == TRAIN), columns, options)
+    encoder = fit_encoder(parts.filter(nw.col("split") == TRAIN), columns, options)
     return encode(parts, encoder), encoder
 
 
@@ -53,7 +53,7 @@ def _trained(target: str | tuple[str, ...] = "grade") -> tuple[ModelBundle, list
 
 
 def _held_out() -> pl.DataFrame:
-    return _parts().filter(nw.col("part") == EVALUATE).to_native()
+    return _parts().filter(nw.col("split") == TEST).to_native()
 
 
 def _law() -> np.ndarray:
@@ -65,7 +65,7 @@ def _grades() -> np.ndarray:
 
 
 def test_it_learns_the_probabilities_of_the_law() -> None:
-    predicted = learner.predict(part_of(_encoded()[0], EVALUATE), _trained()[0])
+    predicted = learner.predict(subset(_encoded()[0], TEST), _trained()[0])
     np.testing.assert_allclose(predicted.sum(axis=1), 1.0)
     assert np.abs(predicted - _law()).mean() < 0.05
     accuracy = (predicted.argmax(axis=1) == _grades()).mean()
@@ -81,7 +81,7 @@ def test_it_learns_the_probabilities_of_the_law() -> None:
 def test_an_untrained_network_predicts_the_shares_of_the_training_rows() -> None:
     encoded, encoder = _encoded()
     (target,) = encoder.targets
-    assert isinstance(target, TargetClasses)
+    assert isinstance(target, ClassTarget)
     network = learner.build_network(learner.network_config(encoder, NETWORK), seed=0).eval()
     with torch.no_grad():
         probabilities = network(*to_arrays(encoded, encoder).inputs).softmax(dim=1)
@@ -91,7 +91,7 @@ def test_an_untrained_network_predicts_the_shares_of_the_training_rows() -> None
 
 def test_members_are_averaged_by_their_weights_in_the_probabilities() -> None:
     bundle, _ = _trained()
-    rows, encoder = part_of(_encoded()[0], EVALUATE), _encoded()[1]
+    rows, encoder = subset(_encoded()[0], TEST), _encoded()[1]
     found = []
     for member in range(2):
         network = learner.build_network(bundle.config, seed=9)
@@ -105,7 +105,7 @@ def test_members_are_averaged_by_their_weights_in_the_probabilities() -> None:
 @pytest.mark.parametrize("target", ["grade", SEVERAL])
 def test_a_stored_and_reloaded_bundle_predicts_the_same(target: Any) -> None:
     bundle, _ = _trained(target)
-    rows = part_of(_encoded(target)[0], EVALUATE)
+    rows = subset(_encoded(target)[0], TEST)
     ours, again = (learner.predict_all(rows, one) for one in (bundle, ModelBundle.from_bytes(bundle.to_bytes())))
     assert ours.keys() == again.keys() == set([target] if isinstance(target, str) else target)
     assert all(np.array_equal(ours[name], again[name]) for name in ours)
@@ -115,7 +115,7 @@ def test_figures_of_each_epoch_are_those_of_the_prediction() -> None:
     bundle, history = learner.train_network(*_encoded(), NETWORK, _training(epochs=2))
     measured = [record for record in history if "accuracy" in record]
     assert [record["epoch"] for record in measured] == [1.0, 2.0]
-    predicted = learner.predict(part_of(_encoded()[0], EVALUATE), bundle)
+    predicted = learner.predict(subset(_encoded()[0], TEST), bundle)
     assert measured[-1]["accuracy"] == (predicted.argmax(axis=1) == _grades()).mean()
     assert measured[-1]["log_loss"] == pytest.approx(log_loss(_grades(), predicted))
 
@@ -123,7 +123,7 @@ def test_figures_of_each_epoch_are_those_of_the_prediction() -> None:
 def test_several_targets_are_learned_side_by_side() -> None:
     bundle, history = _trained(SEVERAL)
     assert bundle.weights["0.output.weight"].shape == (1 + 3 + 2, 32)
-    predicted = learner.predict_all(part_of(_encoded(SEVERAL)[0], EVALUATE), bundle)
+    predicted = learner.predict_all(subset(_encoded(SEVERAL)[0], TEST), bundle)
     held_out = _held_out()
     assert NOISE * 0.8 < rmspe(held_out["price"].to_numpy(), predicted["price"]) < 2 * NOISE
     assert np.abs(predicted["grade"] - _law()).mean() < 0.05
@@ -131,14 +131,14 @@ def test_several_targets_are_learned_side_by_side() -> None:
     last = history[-1]
     assert {"price.exp_rmspe", "grade.accuracy", "grade.log_loss", "passed.accuracy"} <= last.keys()
     with pytest.raises(ValueError, match=r"the bundle predicts \['price', 'grade', 'passed'\]: name one"):
-        learner.predict(part_of(_encoded(SEVERAL)[0], EVALUATE), bundle)
-    assert np.array_equal(learner.predict(part_of(_encoded(SEVERAL)[0], EVALUATE), bundle, "grade"), predicted["grade"])
+        learner.predict(subset(_encoded(SEVERAL)[0], TEST), bundle)
+    assert np.array_equal(learner.predict(subset(_encoded(SEVERAL)[0], TEST), bundle, "grade"), predicted["grade"])
 
 
 def test_a_heavy_class_is_predicted_more_often() -> None:
     training = _training(epochs=3, class_weights={"mid": 10.0})
     weighted, _ = learner.train_network(*_encoded(), NETWORK, training)
-    rows = part_of(_encoded()[0], EVALUATE)
+    rows = subset(_encoded()[0], TEST)
     often, usual = (learner.predict(rows, one).argmax(axis=1) == 2 for one in (weighted, _trained()[0]))
     assert often.mean() > 2 * usual.mean()
 
@@ -153,15 +153,15 @@ def test_embedded_numbers_follow_a_law_that_bends_often(numeric: dict[str, Any])
     x = random.uniform(-3, 3, 3000)
     table = pl.DataFrame({"x": x, "held_out": np.arange(3000) % 4 == 0, "up": np.sin(4 * x) > 0})
     columns = Columns(continuous=("x",), target="up")
-    parts = assign_parts(nw.from_native(table, eager_only=True), columns, SPLIT)
-    encoder = fit_encoder(parts.filter(nw.col("part") == TRAIN), columns, EncodingOptions())
+    parts = assign_splits(nw.from_native(table, eager_only=True), columns, SPLIT)
+    encoder = fit_encoder(parts.filter(nw.col("split") == TRAIN), columns, EncodingOptions())
     encoded, accuracies = encode(parts, encoder), []
-    actual = part_of(encoded, EVALUATE).get_column("class:up").to_numpy()
+    actual = subset(encoded, TEST).get_column("class:up").to_numpy()
     for settings in (None, numeric):
         network = NetworkOptions.model_validate({"layers": 16, "numeric_embedding": settings})
         bundle, _ = learner.train_network(encoded, encoder, network, _training(epochs=5))
         again = ModelBundle.from_bytes(bundle.to_bytes())
-        predicted = learner.predict(part_of(encoded, EVALUATE), again)
+        predicted = learner.predict(subset(encoded, TEST), again)
         accuracies.append((predicted.argmax(axis=1) == actual).mean())
     plain, embedded = accuracies
     assert embedded > 0.9
@@ -173,7 +173,7 @@ def test_bins_are_of_the_training_rows_alone() -> None:
     options = NetworkOptions.model_validate({"layers": 4, "numeric_embedding": {"kind": "piecewise_linear", "bins": 4}})
     bundle, _ = learner.train_network(encoded, encoder, options, _training(epochs=1))
     edges = bundle.config["numeric_embedding"]["edges"]
-    train = part_of(encoded, TRAIN)
+    train = subset(encoded, TRAIN)
     for column, name in enumerate(("heat", "noise")):
         values = train.get_column(f"value:{name}").to_numpy()
         expected = np.quantile(np.unique(values), [0, 0.25, 0.5, 0.75, 1], method="nearest")
@@ -185,7 +185,7 @@ def test_early_stopping_keeps_the_epoch_that_it_found_best() -> None:
     bundle, history = learner.train_network(*_encoded(), NETWORK, training)
     (best,) = bundle.metrics["best_epochs"]
     at_best = next(record for record in history if record["epoch"] == best and "log_loss" in record)
-    predicted = learner.predict(part_of(_encoded()[0], EVALUATE), bundle)
+    predicted = learner.predict(subset(_encoded()[0], TEST), bundle)
     assert log_loss(_grades(), predicted) == pytest.approx(at_best["log_loss"], rel=1e-5)
 
 
@@ -199,7 +199,7 @@ def test_a_range_is_for_numbers() -> None:
 def test_group_shares_are_those_of_the_training_rows() -> None:
     parts, (target,) = _parts(), _encoded()[1].targets
     predicted = group_mean_predictions(parts, target, ("shop",))
-    train, rows = (parts.filter(nw.col("part") == part).to_native() for part in (TRAIN, EVALUATE))
+    train, rows = (parts.filter(nw.col("split") == part).to_native() for part in (TRAIN, TEST))
     shares = {
         (shop,): [(group["grade"] == name).mean() for name in ("high", "low", "mid")]
         for (shop,), group in train.group_by("shop")

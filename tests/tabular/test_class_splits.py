@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular import nodes
-from embedline.pipelines.tabular.columns import Columns, Split, assign_parts
+from embedline.pipelines.tabular.columns import Columns, Split, assign_splits
 from embedline.pipelines.tabular.options import EncodingOptions
 from embedline.pipelines.tabular.predictions import compare
 from embedline.pipelines.tabular.targets import Target, read_targets
@@ -38,8 +38,8 @@ def _table(engine: str, y: list[Any]) -> Any:
 
 
 def _held_out(table: Any, columns: Columns = COLUMNS, split: Split = RANDOM) -> list[bool]:
-    parts = assign_parts(nw.from_native(table, eager_only=True), columns, split)
-    return [part == "evaluate" for part in parts.get_column("part").to_list()]
+    parts = assign_splits(nw.from_native(table, eager_only=True), columns, split)
+    return [part == "test" for part in parts.get_column("split").to_list()]
 
 
 @pytest.mark.parametrize("engine", ["polars", "pandas"])
@@ -88,13 +88,13 @@ def test_a_row_without_another_target_is_none_of_its_class() -> None:
     table = _table("polars", ["a", "a", "b", "b"] * 50).with_columns(
         z=pl.when(pl.int_range(200) % 4 != 2).then(1.5 + pl.int_range(200))  # of half of class b nothing is learned
     )
-    parts = assign_parts(nw.from_native(table, eager_only=True), columns, RANDOM).group_by("y", "part").agg(nw.len())
+    parts = assign_splits(nw.from_native(table, eager_only=True), columns, RANDOM).group_by("y", "split").agg(nw.len())
     counts = {(y, part): n for y, part, n in parts.rows()}
     assert counts == {
         ("a", "train"): 80,
-        ("a", "evaluate"): 20,
+        ("a", "test"): 20,
         ("b", "train"): 40,
-        ("b", "evaluate"): 10,
+        ("b", "test"): 10,
         ("b", "predict"): 50,
     }
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.columns import Columns, Split, assign_parts, require_columns
+from embedline.pipelines.tabular.columns import Columns, Split, assign_splits, require_columns
 
 ENGINES = pytest.mark.parametrize("engine", ["polars", "pandas"])
 COLUMNS = Columns(categorical=("shop",), target="sales")
@@ -38,21 +38,21 @@ def _table(engine: str) -> Any:
 
 
 def _parts(engine: str, **split: Any) -> list[tuple[int, str]]:
-    parts = assign_parts(_table(engine), COLUMNS, Split(**split))
+    parts = assign_splits(_table(engine), COLUMNS, Split(**split))
     assert parts.implementation.value == engine
-    return [(day.day, part) for day, part in parts.select("day", "part").rows()]
+    return [(day.day, part) for day, part in parts.select("day", "split").rows()]
 
 
 @ENGINES
 def test_a_window_trains_before_it_and_drops_what_comes_after(engine: str) -> None:
     parts = _parts(engine, kind="window", column="day", start=date(2020, 1, 3), end=date(2020, 1, 4))
-    assert parts == [(1, "train"), (2, "predict"), (3, "evaluate"), (4, "evaluate")]
+    assert parts == [(1, "train"), (2, "predict"), (3, "test"), (4, "test")]
 
 
 @ENGINES
 def test_a_window_may_train_on_all_others(engine: str) -> None:
     window = {"kind": "window", "column": "day", "start": date(2020, 1, 3), "end": date(2020, 1, 4), "train": "others"}
-    expected = ["train", "train", "predict", "evaluate", "evaluate", "train"]
+    expected = ["train", "train", "predict", "test", "test", "train"]
     assert _parts(engine, **window) == list(zip((6, 1, 2, 3, 4, 5), expected, strict=True))
 
 
@@ -64,9 +64,9 @@ def test_a_window_holds_out_the_days_of_the_table_s_own_time_zone(kind: str, zon
     if kind != "polars":
         table = table.to_pandas(use_pyarrow_extension_array=kind == "pandas on Arrow")
     split = Split(kind="window", column="hour", start=date(2024, 3, 10), end=date(2024, 3, 10), train="others")
-    parts = assign_parts(nw.from_native(table, eager_only=True), COLUMNS, split)
-    assert parts.columns == ["hour", "sales", "shop", "part"]
-    held_out = [str(hour) for hour, part in parts.select("hour", "part").rows() if part == "evaluate"]
+    parts = assign_splits(nw.from_native(table, eager_only=True), COLUMNS, split)
+    assert parts.columns == ["hour", "sales", "shop", "split"]
+    held_out = [str(hour) for hour, part in parts.select("hour", "split").rows() if part == "test"]
     assert {hour[:10] for hour in held_out} == {"2024-03-10"}
     assert len(held_out) == (23 if zone == "America/New_York" else 24)  # its clocks go forward on that day
 
@@ -75,7 +75,7 @@ def test_a_window_holds_out_the_days_of_the_table_s_own_time_zone(kind: str, zon
 @pytest.mark.parametrize(("column", "value", "held_out"), [("shop", "b", {5}), ("closed", True, {1, 5})])
 def test_a_column_marks_the_held_out_rows(engine: str, column: str, value: Any, held_out: set[int]) -> None:
     parts = dict(_parts(engine, kind="column", column=column, value=value))
-    assert {day for day, part in parts.items() if part == "evaluate"} == held_out
+    assert {day for day, part in parts.items() if part == "test"} == held_out
     assert parts[2] == "predict"
     assert {part for day, part in parts.items() if day not in held_out | {2}} == {"train"}
 
@@ -92,15 +92,15 @@ def test_a_random_split_repeats_and_takes_its_fraction(engine: str) -> None:
 
     def draw(**changes: Any) -> list[str]:
         split = Split(**{"kind": "random", "fraction": 0.3, "seed": 1, **changes})
-        parts = assign_parts(table, COLUMNS, split)
-        assert parts.columns == ["shop", "sales", "part"]
-        return list(parts.get_column("part").to_list())
+        parts = assign_splits(table, COLUMNS, split)
+        assert parts.columns == ["shop", "sales", "split"]
+        return list(parts.get_column("split").to_list())
 
     first = draw()
     assert first == draw()
     assert first != draw(seed=2)
-    assert first.count("evaluate") / 4000 == pytest.approx(0.3, abs=0.02)
-    assert first.count("evaluate") + first.count("train") == 4000
+    assert first.count("test") / 4000 == pytest.approx(0.3, abs=0.02)
+    assert first.count("test") + first.count("train") == 4000
 
 
 def test_both_engines_draw_the_same_rows() -> None:
@@ -111,14 +111,14 @@ def test_both_engines_draw_the_same_rows() -> None:
 def test_a_target_that_is_no_number_is_no_label_in_either_engine() -> None:
     for engine in ("polars", "pandas"):
         table = make_frame(engine, {"shop": ["a", "b", "c"], "sales": [1.0, float("nan"), 2.0]})
-        parts = assign_parts(table, COLUMNS, Split(kind="none")).get_column("part").to_list()
+        parts = assign_splits(table, COLUMNS, Split(kind="none")).get_column("split").to_list()
         assert parts == ["train", "predict", "train"]
 
 
 @ENGINES
 def test_the_table_itself_is_not_changed(engine: str) -> None:
     table = _table(engine)
-    assign_parts(table, COLUMNS, Split(kind="random", fraction=0.5))
+    assign_splits(table, COLUMNS, Split(kind="random", fraction=0.5))
     assert table.columns == ["day", "shop", "sales", "closed"]
 
 
@@ -126,7 +126,7 @@ def test_the_table_itself_is_not_changed(engine: str) -> None:
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ({"kind": "column", "column": "shop", "value": "q"}, "leaves no labelled row to evaluate"),
+        ({"kind": "column", "column": "shop", "value": "q"}, "leaves no labelled row to test"),
         (
             {"kind": "window", "column": "day", "start": date(2019, 1, 1), "end": date(2020, 1, 1)},
             r"'start': datetime.date\(2019, 1, 1\).*leaves no labelled row to train",
@@ -148,13 +148,13 @@ def test_the_table_itself_is_not_changed(engine: str) -> None:
 )
 def test_a_split_that_cannot_be_made_says_why(engine: str, split: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        assign_parts(_table(engine), COLUMNS, Split(**split))
+        assign_splits(_table(engine), COLUMNS, Split(**split))
 
 
 @ENGINES
 def test_a_table_without_its_target_is_refused(engine: str) -> None:
     with pytest.raises(DataError, match=r"the table has no column 'price', which columns.target names: It has \['day'"):
-        assign_parts(_table(engine), Columns(categorical=("shop",), target="price"), Split(kind="none"))
+        assign_splits(_table(engine), Columns(categorical=("shop",), target="price"), Split(kind="none"))
 
 
 def test_require_columns_names_all_that_are_missing() -> None:
@@ -171,7 +171,7 @@ def test_require_columns_names_all_that_are_missing() -> None:
         ({"categorical": ()}, "needs at least one categorical or continuous variable"),
         ({"continuous": ("shop",)}, r"lists \['shop'\] more than once"),
         ({"continuous": ("sales",)}, "lists the target 'sales' as an input"),
-        ({"continuous": ("part",)}, "lists 'part', the name under which"),
+        ({"continuous": ("split",)}, "lists 'split', the name under which"),
         ({"categories": ("shop",)}, "categories\n.*Extra inputs"),
     ],
 )

@@ -9,7 +9,7 @@ from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.learner import build_network, network_config
 from embedline.pipelines.tabular.options import NetworkOptions
 from embedline.pipelines.tabular.scalers import Scale
-from embedline.pipelines.tabular.targets import TargetScale
+from embedline.pipelines.tabular.targets import NumericTarget
 from embedline.training.model_file import ModelBundle
 
 ENCODER = Encoder(
@@ -20,7 +20,7 @@ ENCODER = Encoder(
     continuous={"gap": Scale(fill=0.0, mean=0.0, std=1.0)},
     flags=("gap",),
     keys=(),
-    targets=(TargetScale(column="y", transform="none", mean=0.0, std=1.0, maximum=1.0),),
+    targets=(NumericTarget(column="y", transform="none", mean=0.0, std=1.0, maximum=1.0),),
 )
 
 

@@ -14,7 +14,7 @@ from embedline.errors import DataError
 from embedline.pipelines.tabular.columns import Columns
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions
-from embedline.pipelines.tabular.targets import TargetScale
+from embedline.pipelines.tabular.targets import NumericTarget
 
 ENGINES = pytest.mark.parametrize("engine", ["polars", "pandas"])
 LOG, NONE = EncodingOptions(target_transform="log"), EncodingOptions()
@@ -88,11 +88,11 @@ def test_scales_are_median_and_population_deviation_after_filling_in(engine: str
 @ENGINES
 def test_the_target_is_scaled_in_its_logarithm(engine: str) -> None:
     (target,) = _fit(engine).targets
-    assert isinstance(target, TargetScale)
+    assert isinstance(target, NumericTarget)
     assert (target.column, target.transform) == ("sales", "log")
     assert (target.mean, target.std, target.maximum) == pytest.approx((1.0, math.sqrt(0.5), 2.0))
     (plain,) = _fit(engine, options=NONE).targets
-    assert isinstance(plain, TargetScale)
+    assert isinstance(plain, NumericTarget)
     assert plain.maximum == pytest.approx(math.e**2)
     assert plain.std == pytest.approx(float(np.std(TRAIN["sales"])))
 
@@ -126,18 +126,18 @@ def test_a_constant_column_stays_small_where_a_new_value_comes(engine: str) -> N
 @ENGINES
 def test_a_constant_target_has_the_scale_one(engine: str) -> None:
     (target,) = _fit(engine, {**TRAIN, "sales": [0.1] * 4}, NONE).targets
-    assert isinstance(target, TargetScale)
+    assert isinstance(target, NumericTarget)
     assert (target.mean, target.std) == pytest.approx((0.1, 1.0))
 
 
 @ENGINES
 def test_target_and_part_travel_along(engine: str) -> None:
-    table = _frame(engine, {**TRAIN, "part": ["train"] * 4, "other": [1, 2, 3, 4]})
+    table = _frame(engine, {**TRAIN, "split": ["train"] * 4, "other": [1, 2, 3, 4]})
     encoded = encode(table, _fit(engine))
-    assert encoded.columns[:3] == ["size", "part", "sales"]
+    assert encoded.columns[:3] == ["size", "split", "sales"]
     assert "other" not in encoded.columns
     assert encoded.get_column("sales").to_list() == pytest.approx(TRAIN["sales"])
-    assert table.columns == [*TRAIN, "part", "other"]  # and the input has no new column
+    assert table.columns == [*TRAIN, "split", "other"]  # and the input has no new column
 
 
 def test_both_engines_agree() -> None:

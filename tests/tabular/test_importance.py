@@ -12,8 +12,8 @@ from law import grade_table
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular import learner
-from embedline.pipelines.tabular.arrays import part_of, to_arrays
-from embedline.pipelines.tabular.columns import EVALUATE, TRAIN, Columns, Split, assign_parts
+from embedline.pipelines.tabular.arrays import subset, to_arrays
+from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.importance import InputVariable, input_variables, permutation_importance, shuffled
 from embedline.pipelines.tabular.options import EncodingOptions, ImportanceOptions, NetworkOptions, TableTraining
@@ -27,9 +27,9 @@ OPTIONS = ImportanceOptions(rows=600, repeats=4, seed=5)
 @cache
 def _trained() -> tuple[nw.DataFrame[Any], Encoder, ModelBundle]:
     split = Split(kind="column", column="held_out", value=True)
-    parts = assign_parts(nw.from_native(grade_table(), eager_only=True), COLUMNS, split)
+    parts = assign_splits(nw.from_native(grade_table(), eager_only=True), COLUMNS, split)
     options = EncodingOptions(target_transform="log", target_means=(("shop",),))
-    encoder = fit_encoder(parts.filter(nw.col("part") == TRAIN), COLUMNS, options)
+    encoder = fit_encoder(parts.filter(nw.col("split") == TRAIN), COLUMNS, options)
     training = TableTraining(epochs=6, batch_size=64, lr=0.01, device="cpu", precision="fp32", seeds=(1, 2))
     encoded = encode(parts, encoder)
     return encoded, encoder, learner.train_network(encoded, encoder, NetworkOptions(layers=(32,)), training)[0]
@@ -55,11 +55,11 @@ def test_the_variables_of_the_law_are_found_and_noise_is_not() -> None:
 def test_the_increase_is_that_of_the_encoded_table_with_the_column_shuffled() -> None:
     encoded, encoder, bundle = _trained()
     split = Split(kind="column", column="held_out", value=True)
-    parts = assign_parts(nw.from_native(grade_table(), eager_only=True), COLUMNS, split)
-    rows = parts.filter(nw.col("part") == EVALUATE).to_native()
+    parts = assign_splits(nw.from_native(grade_table(), eager_only=True), COLUMNS, split)
+    rows = parts.filter(nw.col("split") == TEST).to_native()
     order = np.random.default_rng(3).permutation(len(rows))
-    actual = part_of(encoded, EVALUATE).get_column("class:grade").to_numpy()
-    arrays, model = to_arrays(part_of(encoded, EVALUATE), encoder), learner.load_model(bundle)
+    actual = subset(encoded, TEST).get_column("class:grade").to_numpy()
+    arrays, model = to_arrays(subset(encoded, TEST), encoder), learner.load_model(bundle)
     for variable in input_variables(encoder):
         table = rows.with_columns(rows[variable.name][order])
         expected = learner.predict_all(encode(nw.from_native(table, eager_only=True), encoder), bundle)
@@ -128,4 +128,4 @@ def test_a_flag_moves_with_its_value() -> None:
 def test_without_evaluated_rows_there_is_nothing_to_measure() -> None:
     encoded, _, bundle = _trained()
     with pytest.raises(DataError, match=r"no evaluated rows .*split\.kind is none"):
-        permutation_importance(part_of(encoded, TRAIN), bundle, OPTIONS)
+        permutation_importance(subset(encoded, TRAIN), bundle, OPTIONS)

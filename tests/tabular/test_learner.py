@@ -15,12 +15,12 @@ from law import NOISE, sales_table
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular import learner
-from embedline.pipelines.tabular.arrays import part_of, to_arrays
-from embedline.pipelines.tabular.columns import EVALUATE, TRAIN, Columns, Split, assign_parts
+from embedline.pipelines.tabular.arrays import subset, to_arrays
+from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.losses import number_loss
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
-from embedline.pipelines.tabular.targets import TargetScale
+from embedline.pipelines.tabular.targets import NumericTarget
 from embedline.training import members
 from embedline.training.ensemble import available_cores, count_workers, in_threads
 from embedline.training.metrics import rmspe
@@ -39,8 +39,8 @@ def _training(**changes: Any) -> TableTraining:
 
 @cache
 def _encoded() -> tuple[nw.DataFrame[Any], Encoder]:
-    parts = assign_parts(nw.from_native(sales_table(), eager_only=True), COLUMNS, SPLIT)
-    encoder = fit_encoder(parts.filter(nw.col("part") == TRAIN), COLUMNS, EncodingOptions(target_transform="log"))
+    parts = assign_splits(nw.from_native(sales_table(), eager_only=True), COLUMNS, SPLIT)
+    encoder = fit_encoder(parts.filter(nw.col("split") == TRAIN), COLUMNS, EncodingOptions(target_transform="log"))
     return encode(parts, encoder), encoder
 
 
@@ -50,12 +50,12 @@ def _trained() -> tuple[ModelBundle, list[dict[str, float]]]:
 
 
 def _error(predicted: Any) -> float:
-    return rmspe(part_of(_encoded()[0], EVALUATE).get_column("sales").to_numpy(), predicted)
+    return rmspe(subset(_encoded()[0], TEST).get_column("sales").to_numpy(), predicted)
 
 
 def test_it_learns_a_law_to_near_the_noise() -> None:
     bundle, history = learner.train_network(*_encoded(), NETWORK, _training(epochs=30))
-    error = _error(learner.predict(part_of(_encoded()[0], EVALUATE), bundle))
+    error = _error(learner.predict(subset(_encoded()[0], TEST), bundle))
     assert NOISE * 0.8 < error < NOISE * 1.5
     assert history[-1]["exp_rmspe"] == pytest.approx(error, rel=1e-5)
 
@@ -63,13 +63,13 @@ def test_it_learns_a_law_to_near_the_noise() -> None:
 def test_predictions_of_a_stored_and_reloaded_bundle_are_identical() -> None:
     bundle, _ = _trained()
     again = ModelBundle.from_bytes(bundle.to_bytes())
-    rows = part_of(_encoded()[0], EVALUATE)
+    rows = subset(_encoded()[0], TEST)
     assert np.array_equal(learner.predict(rows, again), learner.predict(rows, bundle))
 
 
 def test_an_ensemble_averages_its_members_in_the_logarithm() -> None:
     bundle, _ = _trained()
-    rows, encoder = part_of(_encoded()[0], EVALUATE), _encoded()[1]
+    rows, encoder = subset(_encoded()[0], TEST), _encoded()[1]
     outputs = []
     for member in range(2):
         network = learner.build_network(bundle.config, seed=9)
@@ -119,7 +119,7 @@ def test_threads_of_a_training_are_put_back() -> None:
 
 def test_predictions_follow_the_order_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, _ = _trained()
-    rows = part_of(_encoded()[0], EVALUATE)
+    rows = subset(_encoded()[0], TEST)
     predicted = learner.predict(rows, bundle)
     backwards = nw.from_native(rows.to_native().reverse(), eager_only=True)
     assert learner.predict(backwards, bundle)[::-1] == pytest.approx(predicted, rel=1e-6)
@@ -141,7 +141,7 @@ def test_an_unseen_shop_is_predicted_too() -> None:
 
 def test_history_and_figures_of_the_training() -> None:
     bundle, history = _trained()
-    n_train = len(part_of(_encoded()[0], TRAIN))
+    n_train = len(subset(_encoded()[0], TRAIN))
     assert n_train == 2400
     assert {record["member"] for record in history} == {0, 1}
     last = [record for record in history if record["member"] == 1][-1]
@@ -182,16 +182,16 @@ def test_training_leaves_the_global_random_state_alone_and_does_not_depend_on_it
     assert all(torch.equal(tensor, _trained()[0].weights[name]) for name, tensor in bundle.weights.items())
 
 
-def _scale(encoder: Encoder) -> TargetScale:
+def _scale(encoder: Encoder) -> NumericTarget:
     (target,) = encoder.targets
-    assert isinstance(target, TargetScale)
+    assert isinstance(target, NumericTarget)
     return target
 
 
 def _target(**changes: Any) -> Encoder:
     scale = {"column": "y", "transform": "log", "mean": 1.0, "std": 1.0, "maximum": 10.0, **changes}
     encoder = _encoded()[1]
-    return encoder.model_copy(update={"targets": (TargetScale.model_validate(scale),)})
+    return encoder.model_copy(update={"targets": (NumericTarget.model_validate(scale),)})
 
 
 def test_an_automatic_range_ends_above_the_largest_training_target() -> None:
@@ -255,7 +255,7 @@ def test_training_rows_without_a_target_are_refused() -> None:
 
 def test_nothing_held_out_means_no_figures_by_epoch() -> None:
     encoded, encoder = _encoded()
-    _, history = learner.train_network(part_of(encoded, TRAIN), encoder, NETWORK, _training(epochs=1))
+    _, history = learner.train_network(subset(encoded, TRAIN), encoder, NETWORK, _training(epochs=1))
     assert all("exp_rmspe" not in record for record in history)
 
 
@@ -268,5 +268,5 @@ def test_the_range_test_uses_the_training_rows_and_leaves_the_random_state_alone
     assert test.suggestion in test.rates
     # An untrained network predicts the mean of a standardised target, whose mean square is 1.
     assert test.losses[0] == pytest.approx(1.0, abs=0.35)
-    held_out_lost, encoder = part_of(_encoded()[0], TRAIN), _encoded()[1]
+    held_out_lost, encoder = subset(_encoded()[0], TRAIN), _encoded()[1]
     assert learner.range_test(held_out_lost, encoder, NETWORK, _training(), finder) == test

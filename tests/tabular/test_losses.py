@@ -13,13 +13,13 @@ from embedline.errors import DataError
 from embedline.pipelines.tabular.categories import CategoryMap
 from embedline.pipelines.tabular.losses import class_weights, make_loss
 from embedline.pipelines.tabular.options import TableTraining
-from embedline.pipelines.tabular.targets import TargetClasses, TargetScale
+from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget
 from embedline.training.options import TrainingOptions
 
-GRADE = TargetClasses(column="grade", levels=CategoryMap(kind="string", levels=("a", "b", "c")), counts=(6, 3, 1))
-PASSED = TargetClasses(column="passed", levels=CategoryMap(kind="boolean", levels=(False, True)), counts=(4, 6))
-PRICE = TargetScale(column="price", transform="log", mean=1.0, std=0.5, maximum=3.0)
-SIZE = TargetScale(column="size", transform="none", mean=0.0, std=10.0, maximum=30.0)
+GRADE = ClassTarget(column="grade", levels=CategoryMap(kind="string", levels=("a", "b", "c")), counts=(6, 3, 1))
+PASSED = ClassTarget(column="passed", levels=CategoryMap(kind="boolean", levels=(False, True)), counts=(4, 6))
+PRICE = NumericTarget(column="price", transform="log", mean=1.0, std=0.5, maximum=3.0)
+SIZE = NumericTarget(column="size", transform="none", mean=0.0, std=10.0, maximum=30.0)
 
 
 def _training(**changes: Any) -> TableTraining:

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import to_arrays
-from embedline.pipelines.tabular.columns import Columns, Split, assign_parts
+from embedline.pipelines.tabular.columns import Columns, Split, assign_splits
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions
-from embedline.pipelines.tabular.targets import TargetClasses, TargetScale, read_targets
+from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, read_targets
 
 MAKERS = pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame])
 VALUES: dict[str, Any] = {
@@ -58,7 +58,7 @@ def test_classes_are_numbered_in_sorted_order(
 ) -> None:
     encoder = _fit(make, target, *classes)
     (found,) = encoder.targets
-    assert isinstance(found, TargetClasses)
+    assert isinstance(found, ClassTarget)
     assert (found.names, found.counts, found.width) == (names, counts, len(names))
     encoded = encode(_frame(make, VALUES), encoder)
     assert encoded.get_column(f"class:{target}").to_list() == codes
@@ -70,14 +70,14 @@ def test_classes_are_numbered_in_sorted_order(
 @MAKERS
 def test_numbers_are_quantities_unless_they_are_named(make: Any) -> None:
     (found,) = _fit(make, "stars").targets
-    assert isinstance(found, TargetScale)
+    assert isinstance(found, NumericTarget)
     assert found.mean == 3.5
 
 
 @MAKERS
 def test_several_targets_stand_side_by_side_each_with_its_kind(make: Any) -> None:
     encoder = _fit(make, ["price", "grade", "stars"], "stars", target_transform={"price": "log"})
-    assert [type(target) for target in encoder.targets] == [TargetScale, TargetClasses, TargetClasses]
+    assert [type(target) for target in encoder.targets] == [NumericTarget, ClassTarget, ClassTarget]
     assert read_targets(encoder.model_dump(mode="json")) == encoder.targets
     learned = to_arrays(encode(_frame(make, VALUES), encoder), encoder).target
     assert learned is not None
@@ -87,8 +87,8 @@ def test_several_targets_stand_side_by_side_each_with_its_kind(make: Any) -> Non
 @MAKERS
 def test_a_row_is_labelled_only_with_all_targets(make: Any) -> None:
     values = {**VALUES, "grade": ["b", None, "a", "c"], "price": [1.0, 2.0, float("nan"), 3.0]}
-    parts = assign_parts(_frame(make, values), _columns(["grade", "price"]), Split(kind="none"))
-    assert parts.get_column("part").to_list() == ["train", "predict", "predict", "train"]
+    parts = assign_splits(_frame(make, values), _columns(["grade", "price"]), Split(kind="none"))
+    assert parts.get_column("split").to_list() == ["train", "predict", "predict", "train"]
 
 
 @MAKERS
@@ -150,7 +150,7 @@ def test_classes_of_another_kind_are_refused() -> None:
         ({"target": []}, r"columns.target must name one or more different columns, got \[\]"),
         ({"target": ["a", "a"]}, "columns.target must name one or more different columns"),
         ({"target": ["a", "x"]}, "lists the target 'x' as an input"),
-        ({"target": ["a", "part"]}, "lists 'part', the name under which"),
+        ({"target": ["a", "split"]}, "lists 'split', the name under which"),
         ({"target": "a", "classes": ["b"]}, r"columns.classes names \['b'\], which columns.target does not list"),
     ],
 )
@@ -182,6 +182,6 @@ def test_booleans_of_which_pandas_reads_some_as_missing_are_classes() -> None:
     table = pd.read_csv(io.StringIO("x,good\n1,True\n2,False\n3,\n4,True\n"))
     assert table["good"].dtype == object
     columns = Columns(continuous=("x",), target="good")
-    parts = assign_parts(nw.from_native(table, eager_only=True), columns, Split(kind="none"))
-    encoder = fit_encoder(parts.filter(nw.col("part") == "train"), columns, EncodingOptions())
+    parts = assign_splits(nw.from_native(table, eager_only=True), columns, Split(kind="none"))
+    encoder = fit_encoder(parts.filter(nw.col("split") == "train"), columns, EncodingOptions())
     assert encode(parts, encoder).get_column("class:good").to_list() == [1, 0, -1, 1]

@@ -87,7 +87,7 @@ def cut_off_after(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
         with (
             progress.listening(listen),
-            checkpoints.keeping(checkpoint_folder, 3600.0),
+            checkpoints.checkpointing(checkpoint_folder, 3600.0),
             pytest.raises(Killed),
         ):
             yield
@@ -101,11 +101,11 @@ def n_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     from embedline.training import train as loop
 
     steps: list[int] = []
-    real = loop.descend
+    real = loop.optimizer_step
 
     def count(*arguments: Any) -> None:
         steps.append(1)
         real(*arguments)
 
-    monkeypatch.setattr(loop, "descend", count)
+    monkeypatch.setattr(loop, "optimizer_step", count)
     return steps

@@ -42,5 +42,5 @@ def small_ids() -> pl.DataFrame:
             words[place] = MARKS[label]
         text = [opening, *(first + word for word in words)]
         rows.append((f"document{number}", None if part == "unlabelled" else label, part, text))
-    schema = {"document_id": pl.String, "label": pl.String, "part": pl.String, "ids": pl.List(pl.UInt16)}
+    schema = {"document_id": pl.String, "label": pl.String, "split": pl.String, "ids": pl.List(pl.UInt16)}
     return pl.DataFrame(rows, schema=schema, orient="row")

@@ -17,7 +17,7 @@ from embedline.pipelines.text.classifier_batches import pad
 from embedline.pipelines.text.classifier_learner import (
     class_probabilities,
     load_classifier,
-    predict_part,
+    predict_split,
     train_classifier,
 )
 from embedline.pipelines.text.evaluation import class_codes
@@ -125,8 +125,8 @@ def test_the_figures_are_those_of_the_stored_network_on_the_validation_part(
     trained: Trained, ids: pl.DataFrame, language_model: ModelBundle
 ) -> None:
     bundle, history = trained
-    held_out = ids.filter(pl.col("part") == "validation")
-    found = predict_part(ids, bundle, part="validation")
+    held_out = ids.filter(pl.col("split") == "validation")
+    found = predict_split(ids, bundle, split="validation")
     truth = torch.from_numpy(class_codes(held_out, CLASSES))
     logs = torch.from_numpy(found.select("p_neg", "p_pos").to_numpy()).log()
     assert history[-1]["validation_loss"] == pytest.approx(F.nll_loss(logs, truth).item(), rel=1e-6)
@@ -141,9 +141,9 @@ def test_it_learns_the_words_that_tell_the_class(train: Train, ids: pl.DataFrame
     stages = [HEAD, {"unfrozen": None, "epochs": 40, "lr": 0.05}]
     network = ClassifierOptions(layers=(5,), bptt=6, max_tokens=1000, drop_mult=0.0, head_dropout=0.0)
     bundle, _ = train(network=network, stages=stages, rate_decay=1.0, alpha=0.0, beta=0.0)
-    learned = predict_part(ids, bundle, part="train")
+    learned = predict_split(ids, bundle, split="train")
     assert (learned["predicted"] == learned["label"]).all()
-    unseen = predict_part(ids, bundle)
+    unseen = predict_split(ids, bundle)
     assert (unseen["predicted"] == unseen["label"]).mean() > 0.8
 
 
@@ -152,7 +152,7 @@ def test_averaged_weights_are_those_that_are_stored_and_that_the_next_stage_star
 ) -> None:
     bundle, history = train(averaging={"decay": 0.5})
     assert not torch.equal(bundle.weights["0.head.2.weight"], trained[0].weights["0.head.2.weight"])
-    found = predict_part(ids, bundle, part="validation")
+    found = predict_split(ids, bundle, split="validation")
     assert history[-1]["accuracy"] == (found["predicted"] == found["label"]).mean()
     still, _ = train(averaging={"decay": 0.5}, stages=[HEAD, {"unfrozen": 1, "epochs": 1, "lr": 1e-12}])
     once, _ = train(averaging={"decay": 0.5}, stages=[HEAD])  # as the second stage hardly moves
@@ -167,12 +167,12 @@ def test_a_seed_gives_the_same_classifier_to_the_last_bit(train: Train, trained:
 
 def test_only_documents_of_the_training_part_are_learned(train: Train, trained: Trained, ids: pl.DataFrame) -> None:
     others = ids.with_columns(
-        ids=pl.when(pl.col("part") == "train").then(pl.col("ids")).otherwise(pl.col("ids").list.reverse()),
-        label=pl.when(pl.col("part") == "test").then(pl.lit("whatever")).otherwise(pl.col("label")),
+        ids=pl.when(pl.col("split") == "train").then(pl.col("ids")).otherwise(pl.col("ids").list.reverse()),
+        label=pl.when(pl.col("split") == "test").then(pl.lit("whatever")).otherwise(pl.col("label")),
     )
     bundle, _ = train(documents=others)
     assert all(torch.equal(tensor, trained[0].weights[name]) for name, tensor in bundle.weights.items())
-    alone, history = train(documents=ids.filter(pl.col("part") == "train"))
+    alone, history = train(documents=ids.filter(pl.col("split") == "train"))
     assert all(torch.equal(tensor, trained[0].weights[name]) for name, tensor in alone.weights.items())
     assert "accuracy" not in history[-1]
     assert "validation_accuracy" not in alone.metrics
@@ -206,7 +206,7 @@ def test_cut_off_in_any_stage_and_resumed_it_ends_in_the_same_bits(
     kept = torch.load(checkpoint_folder / names[-1], weights_only=True)["state"]
     assert kept["step"] == step
     n_steps.clear()
-    with checkpoints.keeping(checkpoint_folder, 3600.0):
+    with checkpoints.checkpointing(checkpoint_folder, 3600.0):
         resumed = train(**changes)
     assert len(n_steps) == total - 4 * stage - step
     assert_same(resumed, whole)
@@ -222,7 +222,7 @@ def test_a_label_that_is_no_class_and_a_class_without_documents_are_refused(trai
     with pytest.raises(DataError, match="document 'a' has the label None"):
         class_codes(bare, CLASSES)
     with pytest.raises(DataError, match="the part 'train' has no document of the class 'pos'"):
-        train(documents=ids.filter((pl.col("label") == "neg") | (pl.col("part") != "train")))
+        train(documents=ids.filter((pl.col("label") == "neg") | (pl.col("split") != "train")))
 
 
 def test_a_loaded_bundle_predicts_what_the_network_did(
@@ -232,7 +232,7 @@ def test_a_loaded_bundle_predicts_what_the_network_did(
     network, words, tokens, classes = load_classifier(bundle)
     assert not network.training
     assert (words, tokens.rules, classes) == (vocabulary, "ulmfit", CLASSES)
-    assert predict_part(ids, bundle).equals(predict_part(ids, trained[0]))
+    assert predict_split(ids, bundle).equals(predict_split(ids, trained[0]))
 
 
 def test_bundles_of_the_other_kind_are_refused(trained: Trained, language_model: ModelBundle) -> None:
@@ -245,8 +245,8 @@ def test_bundles_of_the_other_kind_are_refused(trained: Trained, language_model:
 def test_predictions_name_the_most_probable_class_of_each_document_in_its_order(
     trained: Trained, ids: pl.DataFrame
 ) -> None:
-    documents = ids.filter(pl.col("part") == "test")
-    found = predict_part(ids, trained[0])
+    documents = ids.filter(pl.col("split") == "test")
+    found = predict_split(ids, trained[0])
     assert found.columns == ["document_id", "label", "predicted", "confidence", "p_neg", "p_pos"]
     assert found.schema["p_pos"] == found.schema["confidence"] == pl.Float64
     assert found.select("document_id", "label").equals(documents.select("document_id", "label"))
@@ -259,13 +259,13 @@ def test_predictions_name_the_most_probable_class_of_each_document_in_its_order(
         assert row["confidence"] == max(row["p_neg"], row["p_pos"])
         assert row["predicted"] == CLASSES[int(row["p_pos"] > row["p_neg"])]
     shuffled = ids.sample(fraction=1.0, shuffle=True, seed=1)
-    again = predict_part(shuffled, trained[0]).sort("document_id")
+    again = predict_split(shuffled, trained[0]).sort("document_id")
     assert again["p_pos"].to_list() == pytest.approx(found.sort("document_id")["p_pos"].to_list(), rel=1e-5)
 
 
 def test_a_part_without_documents_cannot_be_predicted(trained: Trained, ids: pl.DataFrame) -> None:
-    with pytest.raises(DataError, match="no document has the part"):
-        predict_part(ids.filter(pl.col("part") != "test"), trained[0])
+    with pytest.raises(DataError, match="no document is of the split"):
+        predict_split(ids.filter(pl.col("split") != "test"), trained[0])
 
 
 def test_ids_of_another_vocabulary_are_refused(trained: Trained, ids: pl.DataFrame) -> None:
@@ -273,7 +273,7 @@ def test_ids_of_another_vocabulary_are_refused(trained: Trained, ids: pl.DataFra
     with pytest.raises(
         DataError, match=r"has the token id \d+, but the model knows 29: the ids were made with another"
     ):
-        predict_part(foreign, trained[0])
+        predict_split(foreign, trained[0])
 
 
 def test_probabilities_do_not_depend_on_the_documents_beside(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

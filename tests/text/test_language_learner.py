@@ -31,7 +31,7 @@ from embedline.training import checkpoint as checkpoints
 from embedline.training.device import make_accelerator
 from embedline.training.model_file import ModelBundle
 from embedline.training.state import Record
-from embedline.training.train import Fitted
+from embedline.training.train import FitResult
 
 NETWORK = LanguageModelOptions(embedding_size=6, hidden_size=9, n_layers=2)
 TOKENS = TokenOptions(workers=1)
@@ -76,7 +76,7 @@ def test_it_learns_the_law_of_the_documents(ids: pl.DataFrame, vocabulary: Vocab
 
 
 def test_a_bundle_says_what_was_trained(language_model: ModelBundle, ids: pl.DataFrame, vocabulary: Vocabulary) -> None:
-    learned = ids.filter(pl.col("part").is_in(["train", "unlabelled"]))
+    learned = ids.filter(pl.col("split").is_in(["train", "unlabelled"]))
     metrics = language_model.metrics
     assert language_model.kind == "language_model"
     assert metrics["documents"] == len(learned) == 30
@@ -123,7 +123,7 @@ def test_a_loaded_bundle_measures_what_the_training_reported(
     assert not model.training
     assert words == vocabulary
     assert tokens == TOKENS
-    held_out = Corpus.of(ids.filter(pl.col("part") == "validation"))
+    held_out = Corpus.of(ids.filter(pl.col("split") == "validation"))
     figures = evaluator(held_out, make_accelerator(make_training()))(model)
     assert figures == {
         name: language_model.metrics[name] for name in ("validation_loss", "perplexity", "next_word_accuracy")
@@ -151,15 +151,15 @@ def test_only_the_texts_of_training_and_unlabelled_documents_are_learned_and_no_
     whole = train(ids, vocabulary, epochs=1)
     others = ids.with_columns(
         label=pl.lit(None, dtype=pl.String),
-        ids=pl.when(pl.col("part") == "test").then(pl.col("ids").list.reverse()).otherwise(pl.col("ids")),
+        ids=pl.when(pl.col("split") == "test").then(pl.col("ids").list.reverse()).otherwise(pl.col("ids")),
     )
     assert_same(train(others, vocabulary, epochs=1), whole)
-    validated = ids.filter(pl.col("part") != "validation")
+    validated = ids.filter(pl.col("split") != "validation")
     bundle, history = train(validated, vocabulary, epochs=1)
     assert all(torch.equal(tensor, whole[0].weights[name]) for name, tensor in bundle.weights.items())
     assert "validation_loss" not in history[-1]
     assert "validation_loss" not in bundle.metrics
-    fewer, _ = train(ids.filter(pl.col("part") != "unlabelled"), vocabulary, epochs=1)
+    fewer, _ = train(ids.filter(pl.col("split") != "unlabelled"), vocabulary, epochs=1)
     assert not torch.equal(fewer.weights["decoder.bias"], whole[0].weights["decoder.bias"])
 
 
@@ -210,7 +210,7 @@ def test_cut_off_and_resumed_it_ends_in_the_same_bits(
     assert 0 < kept["step"] == len(n_steps) - total
     assert (kept["task"] is not None) is (kept["step"] > kept["epoch"] * total / 2)
     n_steps.clear()
-    with checkpoints.keeping(checkpoint_folder, 3600.0):
+    with checkpoints.checkpointing(checkpoint_folder, 3600.0):
         resumed = train(ids, vocabulary, **changes)
     assert len(n_steps) == total - kept["step"]
     assert_same(resumed, whole)
@@ -231,8 +231,8 @@ def test_a_network_is_built_and_trained_from_one_seed_with_the_threads_given(mon
     def build() -> torch.nn.Module:
         return torch.nn.Linear(1, 1)
 
-    def fit(network: torch.nn.Module, stop: threading.Event) -> Fitted:
-        return Fitted(network, [{"drawn": torch.rand(()).item(), "threads": torch.get_num_threads()}])
+    def fit(network: torch.nn.Module, stop: threading.Event) -> FitResult:
+        return FitResult(network, [{"drawn": torch.rand(()).item(), "threads": torch.get_num_threads()}])
 
     monkeypatch.setattr(language_learner, "available_cores", lambda: 3)
     first, again, other = (with_seed(seed, threads, build, fit) for seed, threads in ((1, 2), (1, None), (2, 2)))

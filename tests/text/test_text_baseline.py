@@ -29,7 +29,7 @@ DOCUMENTS = pl.DataFrame(
             "no label here",
         ],
         "label": ["pos", "pos", "neg", "neg", "pos", "neg", "pos", None],
-        "part": ["train", "train", "train", "train", "test", "test", "validation", "unlabelled"],
+        "split": ["train", "train", "train", "train", "test", "test", "validation", "unlabelled"],
     }
 )
 
@@ -37,7 +37,7 @@ DOCUMENTS = pl.DataFrame(
 def _train(
     documents: pl.DataFrame = DOCUMENTS, classes: list[str] = CLASSES, options: BaselineOptions = LOOSE
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    return train_baseline(documents, documents["part"], classes, options)
+    return train_baseline(documents, documents["split"], classes, options)
 
 
 def test_known_documents_are_told_apart() -> None:
@@ -55,7 +55,7 @@ def test_known_documents_are_told_apart() -> None:
 
 
 def test_probabilities_are_those_of_scikit_learn() -> None:
-    train, test = DOCUMENTS.filter(part="train"), DOCUMENTS.filter(part="test")
+    train, test = DOCUMENTS.filter(split="train"), DOCUMENTS.filter(split="test")
     vectorizer = TfidfVectorizer(ngram_range=(1, 3), min_df=2, max_features=4)
     model = LogisticRegression(C=3.0).fit(vectorizer.fit_transform(train["text"]), train["label"])
     expected = model.predict_proba(vectorizer.transform(test["text"]))
@@ -67,11 +67,11 @@ def test_probabilities_are_those_of_scikit_learn() -> None:
 def test_only_the_training_rows_are_learned_from() -> None:
     predictions, _ = _train()
     elsewhere = DOCUMENTS.with_columns(
-        text=pl.when(part="validation").then(pl.lit("good good good")).otherwise("text"),
-        label=pl.when(part="validation").then(pl.lit("neg")).otherwise("label"),
+        text=pl.when(split="validation").then(pl.lit("good good good")).otherwise("text"),
+        label=pl.when(split="validation").then(pl.lit("neg")).otherwise("label"),
     )
     assert _train(elsewhere)[0].equals(predictions)
-    flipped = DOCUMENTS.with_columns(label=pl.when(part="test").then(pl.lit("pos")).otherwise("label"))
+    flipped = DOCUMENTS.with_columns(label=pl.when(split="test").then(pl.lit("pos")).otherwise("label"))
     assert _train(flipped)[0].drop("label").equals(predictions.drop("label"))
 
 
@@ -124,8 +124,8 @@ def test_a_class_of_one_document_and_an_empty_document_are_no_trouble() -> None:
     ("documents", "options", "message"),
     [
         (DOCUMENTS.filter(pl.col("label") == "pos"), LOOSE, "two classes at least, these carry only the label 'pos'"),
-        (DOCUMENTS.filter(part="test"), LOOSE, "two classes at least, these are none"),
-        (DOCUMENTS.filter(part="train"), LOOSE, "part 'test' has no documents"),
+        (DOCUMENTS.filter(split="test"), LOOSE, "two classes at least, these are none"),
+        (DOCUMENTS.filter(split="train"), LOOSE, "part 'test' has no documents"),
         (
             DOCUMENTS.with_columns(label=pl.when(document_id="f").then(pl.lit("so-so")).otherwise("label")),
             LOOSE,

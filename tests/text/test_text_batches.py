@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from embedline.pipelines.text.classifier import TextClassifier
-from embedline.pipelines.text.classifier_batches import POOL_BATCHES, DocumentTask, batches_by_length, by_length, pad
+from embedline.pipelines.text.classifier_batches import (
+    POOL_BATCHES,
+    ClassifierBatches,
+    batches_by_length,
+    by_length,
+    pad,
+)
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import EncoderOptions, Rates, StageTraining
 
@@ -104,13 +110,13 @@ def test_reading_by_length_gives_all_documents_once_the_longest_first() -> None:
     assert list(by_length(np.empty(0, dtype=np.int64), 5)) == []
 
 
-def make_task(n_documents: int = 12, **changes: Any) -> tuple[DocumentTask, Corpus, NDArray[np.int64]]:
+def make_task(n_documents: int = 12, **changes: Any) -> tuple[ClassifierBatches, Corpus, NDArray[np.int64]]:
     offsets = np.concatenate([[0], np.cumsum(np.random.default_rng(1).integers(1, 20, n_documents))])
     corpus = Corpus(np.random.default_rng(2).integers(0, 30, offsets[-1]), offsets)
     targets = np.arange(n_documents) % 3
     values = {"batch_size": 4, "epochs": 1, "lr": 0.1, "device": "cpu"}
     options = StageTraining.model_validate({**values, **changes})
-    return DocumentTask(corpus, targets, options, device=CPU), corpus, targets
+    return ClassifierBatches(corpus, targets, options, device=CPU), corpus, targets
 
 
 def make_network() -> TextClassifier:
@@ -128,18 +134,18 @@ def test_the_loss_of_a_batch_is_that_of_its_documents_and_their_classes() -> Non
         ids, lengths = pad([corpus[row] for row in rows], CPU)
         logits, pooled = network.scores(ids, lengths)
         nats = F.cross_entropy(logits, torch.from_numpy(targets[rows]))
-        assert loss.reported.item() == pytest.approx(nats.item())
-        assert not loss.reported.requires_grad
+        assert loss.data_term.item() == pytest.approx(nats.item())
+        assert not loss.data_term.requires_grad
         expected = nats + 2.0 * pooled.squares + 3.0 * pooled.differences
-        assert loss.descended.item() == pytest.approx(expected.item())
-        assert loss.descended > loss.reported
+        assert loss.total.item() == pytest.approx(expected.item())
+        assert loss.total > loss.data_term
 
 
 def test_a_task_says_how_much_it_reads() -> None:
     task, corpus, _ = make_task(14)
     assert (task.n_batches, task.batch_size) == (4, 4)
     assert task.rows_per_batch == pytest.approx(len(corpus.ids) / 4)
-    assert task.identity() == {"n_documents": 14, "n_tokens": len(corpus.ids), "batch_size": 4}
+    assert task.fingerprint() == {"n_documents": 14, "n_tokens": len(corpus.ids), "batch_size": 4}
     assert [task.rate(index) for index in range(4)] == [1.0] * 4
     assert task.state() is None
     small, _, _ = make_task(3)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embedline.pipelines.text.classifier import Head, TextClassifier, read_documents
-from embedline.pipelines.text.classifier_batches import DocumentTask
+from embedline.pipelines.text.classifier_batches import ClassifierBatches
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import EncoderOptions, Rates, StageTraining
 from embedline.pipelines.text.recurrent import detached
@@ -229,10 +229,10 @@ def make_corpus() -> tuple[Corpus, NDArray[np.int64]]:
     return Corpus(np.concatenate(documents), np.cumsum([0, *map(len, documents)])), targets
 
 
-def train(network: TextClassifier, decay: float = 2.6, **changes: Any) -> loop.Fitted:
+def train(network: TextClassifier, decay: float = 2.6, **changes: Any) -> loop.FitResult:
     values = {"batch_size": 5, "epochs": 2, "lr": 0.02, "device": "cpu", "precision": "fp32", **changes}
     options = StageTraining.model_validate(values)
-    task = DocumentTask(*make_corpus(), options, device=CPU)
+    task = ClassifierBatches(*make_corpus(), options, device=CPU)
     groups = discriminative(network.groups(), decay)
     return loop.train(network, task, options, accelerator=make_accelerator(options), seed=1, groups=groups)
 

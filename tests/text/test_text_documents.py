@@ -18,7 +18,7 @@ DOCUMENTS = pl.DataFrame(
         "document_id": ["a", "b", "c", "d", "e", "f"],
         "text": ["good", "bad", "bad ", "what", "what", "new"],
         "label": ["pos", "neg", "neg", None, "pos", "neg"],
-        "part": ["train", "train", "train", "unlabelled", "test", "test"],
+        "split": ["train", "train", "train", "unlabelled", "test", "test"],
     }
 )
 
@@ -27,7 +27,7 @@ def test_good_documents_pass_and_a_class_with_one_is_named(caplog: pytest.LogCap
     with caplog.at_level(logging.INFO):
         assert check_classes(DOCUMENTS, ["neg", "pos"]) is DOCUMENTS
     assert caplog.messages == ["The class 'pos' has a single training document"]
-    unlabelled = DOCUMENTS.filter(pl.col("part") == "unlabelled")
+    unlabelled = DOCUMENTS.filter(pl.col("split") == "unlabelled")
     assert check_classes(unlabelled, []) is unlabelled
 
 
@@ -53,9 +53,9 @@ def test_a_lone_stray_label_and_missing_parts() -> None:
     with pytest.raises(DataError, match=r"^the document 'e' has the label '7'; classes lists neg, pos$"):
         check_classes(stray, ["neg", "pos"])
     with pytest.raises(DataError, match=r"^no document is in the part test: name it in parts, or hold some out with"):
-        check_classes(DOCUMENTS.filter(pl.col("part") != "test"), ["neg", "pos"])
+        check_classes(DOCUMENTS.filter(pl.col("split") != "test"), ["neg", "pos"])
     with pytest.raises(DataError, match=r"^no training document has the label 'neg', 'pos', which classes lists$"):
-        check_classes(DOCUMENTS.filter(pl.col("part") == "test"), ["neg", "pos"])
+        check_classes(DOCUMENTS.filter(pl.col("split") == "test"), ["neg", "pos"])
     with pytest.raises(DataError, match=r"^the documents have no column 'label'; they have \['document_id', 'text'"):
         check_classes(DOCUMENTS.drop("label"), ["neg", "pos"])
 
@@ -71,7 +71,7 @@ OWN: dict[str, list[Any]] = {
     "document_id": ["a", "b", "c", "d"],
     "text": ["good", "bad", "", "what"],
     "label": ["1", "0", "1", None],
-    "part": ["train", "train", "test", "unlabelled"],
+    "split": ["train", "train", "test", "unlabelled"],
 }
 ROWS = list(zip(*OWN.values(), strict=True))
 
@@ -81,7 +81,7 @@ ROWS = list(zip(*OWN.values(), strict=True))
     [
         pl.LazyFrame(OWN),
         pd.DataFrame({**OWN, "note": [1, "x", b"y", None]}).set_index("document_id"),
-        pl.DataFrame(OWN).with_columns(pl.col("part").cast(pl.Categorical), pl.col("label").cast(pl.Int8)),
+        pl.DataFrame(OWN).with_columns(pl.col("split").cast(pl.Categorical), pl.col("label").cast(pl.Int8)),
         pd.DataFrame({**OWN, "label": [1, 0, 1, None]}),  # pandas has floats for whole numbers with a gap
         pl.DataFrame(OWN).select(*reversed(OWN)).to_arrow(),
     ],
@@ -102,12 +102,12 @@ def test_documents_of_any_engine_become_text(frame: Any) -> None:
         ({"label": ["1", "0", "1", "1"]}, ["'label'", "row 4", "unlabelled"]),
         ({"label": ["1", "0", "2", None]}, ["'2'", "'c'", "classes"]),
         ({"label": [0.5, 0.25, 1.0, None]}, ["'label'", "Float64"]),
-        ({"part": ["train", "valid", "test", "unlabelled"]}, ["'part'", "row 2"]),
-        ({"part": ["train", None, "test", "unlabelled"]}, ["'part'", "row 2"]),
+        ({"split": ["train", "valid", "test", "unlabelled"]}, ["'split'", "row 2"]),
+        ({"split": ["train", None, "test", "unlabelled"]}, ["'split'", "row 2"]),
         ({"document_id": ["a", "b", "a", "d"]}, ["'document_id'", "row 1"]),
         ({"document_id": ["a", None, "c", "d"]}, ["'document_id'", "row 2"]),
         ({"document_id": [1.0, 2.0**60, 3.0, 4.0]}, ["'document_id'", "row 2"]),
-        ({"part": ["train", "train", "train", "unlabelled"]}, ["test"]),
+        ({"split": ["train", "train", "train", "unlabelled"]}, ["test"]),
     ],
 )
 def test_documents_that_the_learner_cannot_read(change: dict[str, list[Any]], named: list[str]) -> None:
@@ -120,7 +120,7 @@ def test_documents_that_the_learner_cannot_read(change: dict[str, list[Any]], na
 def test_documents_without_names_or_rows_are_refused() -> None:
     for frame, named in (
         (pd.DataFrame([["a", "b", "c", "d"]]), "header"),
-        (pl.DataFrame(OWN).drop("part"), "'part'"),
+        (pl.DataFrame(OWN).drop("split"), "'split'"),
         (pl.DataFrame(OWN).clear(), "no rows"),
         (pd.DataFrame([["a"] * 5], columns=[*OWN, "text"]), "more than once"),
     ):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from embedline.pipelines.text.classifier_learner import (
     class_probabilities,
     load_classifier,
-    predict_part,
+    predict_split,
     train_classifier,
 )
 from embedline.pipelines.text.evaluation import class_codes
@@ -56,7 +56,7 @@ def alone(train: Train) -> list[Trained]:
 
 
 def probabilities(ids: pl.DataFrame, bundle: ModelBundle, part: str = "test") -> np.ndarray:
-    return predict_part(ids, bundle, part=part).select("p_neg", "p_pos").to_numpy()
+    return predict_split(ids, bundle, split=part).select("p_neg", "p_pos").to_numpy()
 
 
 def test_each_member_is_the_network_of_its_seed_alone(pair: Trained, alone: list[Trained]) -> None:
@@ -85,7 +85,7 @@ def test_probabilities_are_averaged_by_the_weights(
 def test_the_figures_are_those_of_the_members_together(pair: Trained, alone: list[Trained], ids: pl.DataFrame) -> None:
     bundle, _ = pair
     found = probabilities(ids, bundle, "validation")
-    truth = class_codes(ids.filter(pl.col("part") == "validation"), CLASSES)
+    truth = class_codes(ids.filter(pl.col("split") == "validation"), CLASSES)
     expected = F.nll_loss(torch.from_numpy(found).log(), torch.from_numpy(truth)).item()
     assert bundle.metrics["validation_loss"] == pytest.approx(expected, rel=1e-6)
     assert bundle.metrics["validation_accuracy"] == (found.argmax(1) == truth).mean()
@@ -97,7 +97,7 @@ def test_the_figures_are_those_of_the_members_together(pair: Trained, alone: lis
 def test_a_bundle_of_one_network_without_a_number_is_read_as_well(alone: list[Trained], ids: pl.DataFrame) -> None:
     bundle = alone[0][0]
     old = ModelBundle(bundle.kind, bundle.config, bundle.encoder, bundle.member(0))
-    assert predict_part(ids, old).equals(predict_part(ids, bundle))
+    assert predict_split(ids, old).equals(predict_split(ids, bundle))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_cut_off_in_any_member_and_resumed_it_ends_in_the_same_bits(
     done = len(n_steps)
     assert sorted(path.stem for path in checkpoint_folder.iterdir()) == names
     n_steps.clear()
-    with checkpoints.keeping(checkpoint_folder, 3600.0):
+    with checkpoints.checkpointing(checkpoint_folder, 3600.0):
         bundle, history = train(seeds=[42, 43], weights=[3, 1])
     assert len(n_steps) == 2 * 12 - done
     assert all(torch.equal(tensor, pair[0].weights[name]) for name, tensor in bundle.weights.items())

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.pipelines.text.splits import SplitOptions, assign_parts
+from embedline.pipelines.text.splits import SplitOptions, assign_splits
 
 
 def documents(counts: dict[str, int], test: int = 3, unlabelled: int = 2) -> pl.DataFrame:
@@ -14,24 +14,24 @@ def documents(counts: dict[str, int], test: int = 3, unlabelled: int = 2) -> pl.
         {
             "document_id": [f"d{number:03}" for number in range(n + test + unlabelled)],
             "label": labels + ["pos"] * test + [None] * unlabelled,
-            "part": ["train"] * n + ["test"] * test + ["unlabelled"] * unlabelled,
+            "split": ["train"] * n + ["test"] * test + ["unlabelled"] * unlabelled,
         },
-        schema={"document_id": pl.String, "label": pl.String, "part": pl.String},
+        schema={"document_id": pl.String, "label": pl.String, "split": pl.String},
     )
 
 
 def held_out(frame: pl.DataFrame, split: SplitOptions) -> dict[str, int]:
-    parts = assign_parts(frame, split)
+    parts = assign_splits(frame, split)
     return dict(frame.filter(parts == "validation").group_by("label").len().sort("label").rows())
 
 
 def test_the_same_share_of_every_class_and_no_test_row() -> None:
     frame = documents({"neg": 70, "pos": 30})
-    parts = assign_parts(frame, SplitOptions(validation=0.1))
+    parts = assign_splits(frame, SplitOptions(validation=0.1))
     assert held_out(frame, SplitOptions(validation=0.1)) == {"neg": 7, "pos": 3}
-    assert parts.name == "part" and parts.dtype == pl.String
+    assert parts.name == "split" and parts.dtype == pl.String
     assert parts[-5:].to_list() == ["test"] * 3 + ["unlabelled"] * 2
-    assert parts[:100].value_counts().sort("part").rows() == [("train", 90), ("validation", 10)]
+    assert parts[:100].value_counts().sort("split").rows() == [("train", 90), ("validation", 10)]
 
 
 def test_remainders_go_to_the_largest() -> None:
@@ -47,17 +47,19 @@ def test_small_classes_have_one_on_either_side() -> None:
 def test_order_of_rows_does_not_matter_and_the_seed_does() -> None:
     frame = documents({"neg": 40, "pos": 40})
     split = SplitOptions(validation=0.25, seed=3)
-    chosen = set(frame.filter(assign_parts(frame, split) == "validation")["document_id"])
+    chosen = set(frame.filter(assign_splits(frame, split) == "validation")["document_id"])
     shuffled = frame.sample(fraction=1.0, shuffle=True, seed=1)
-    assert set(shuffled.filter(assign_parts(shuffled, split) == "validation")["document_id"]) == chosen
+    assert set(shuffled.filter(assign_splits(shuffled, split) == "validation")["document_id"]) == chosen
     assert len(chosen) == 20
-    other = set(frame.filter(assign_parts(frame, SplitOptions(validation=0.25, seed=4)) == "validation")["document_id"])
+    other = set(
+        frame.filter(assign_splits(frame, SplitOptions(validation=0.25, seed=4)) == "validation")["document_id"]
+    )
     assert other != chosen
 
 
 def test_the_draw_is_spread() -> None:
     frame = documents({"a": 1000}, test=0, unlabelled=0)
-    rows = assign_parts(frame, SplitOptions(validation=0.2)).eq("validation").arg_true()
+    rows = assign_splits(frame, SplitOptions(validation=0.2)).eq("validation").arg_true()
     assert len(rows) == 200
     assert 450 < rows.mean() < 550  # 499.5 expected, 17.6 its standard deviation
 
@@ -74,14 +76,14 @@ def test_the_draw_is_spread() -> None:
             0.2,
             "document 'x' occurs 10 times",
         ),
-        (documents({"a": 5}).with_columns(part=pl.lit("dev")), 0.2, "document 'd000' has the part 'dev'"),
-        (documents({"a": 5}).with_columns(part=pl.lit(None, pl.String)), 0.2, "document 'd000' has the part None"),
-        (documents({"a": 5}).with_columns(part=pl.lit("train")), 0.2, "document 'd008' is in the part 'train'"),
+        (documents({"a": 5}).with_columns(split=pl.lit("dev")), 0.2, "document 'd000' has the part 'dev'"),
+        (documents({"a": 5}).with_columns(split=pl.lit(None, pl.String)), 0.2, "document 'd000' has the part None"),
+        (documents({"a": 5}).with_columns(split=pl.lit("train")), 0.2, "document 'd008' is in the part 'train'"),
     ],
 )
 def test_what_cannot_be_split_is_named(frame: pl.DataFrame, fraction: float, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        assign_parts(frame, SplitOptions(validation=fraction))
+        assign_splits(frame, SplitOptions(validation=fraction))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])

@@ -26,7 +26,7 @@ DOCUMENTS = pl.DataFrame(
         "document_id": ["d", "c", "b", "a"],
         "label": ["neg", "pos", "pos", "neg"],
         "text": ["Fine.<br /><br />Not &amp; never.", "x" * 1000, "y", "z"],
-        "part": ["test"] * 4,
+        "split": ["test"] * 4,
     }
 )
 OURS = prediction_frame(DOCUMENTS, np.array([[0.2, 0.8], [0.9, 0.1], [0.3, 0.7], [0.1, 0.9]]), CLASSES)

@@ -15,7 +15,7 @@ from embedline.errors import DataError
 from embedline.pipelines.text.language_model import LanguageModel
 from embedline.pipelines.text.lm_batches import (
     Corpus,
-    StreamTask,
+    LanguageModelBatches,
     gather_ranges,
     random_cuts,
     to_covering_rows,
@@ -33,17 +33,17 @@ def make_corpus(lengths: tuple[int, ...] = LENGTHS, dtype: type[np.integer] = np
     return Corpus(np.arange(offsets[-1]).astype(dtype), offsets)
 
 
-def make_task(corpus: Corpus | None = None, **changes: Any) -> StreamTask:
+def make_task(corpus: Corpus | None = None, **changes: Any) -> LanguageModelBatches:
     values = {"batch_size": 3, "bptt": 5, "epochs": 1, "lr": 0.1, "device": "cpu"}
     options = LanguageModelTraining.model_validate({**values, **changes})
-    return StreamTask(corpus or make_corpus(), options, device=CPU)
+    return LanguageModelBatches(corpus or make_corpus(), options, device=CPU)
 
 
 def numbers(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def epoch(task: StreamTask, order: torch.Generator) -> tuple[Tensor, Tensor, list[int]]:
+def epoch(task: LanguageModelBatches, order: torch.Generator) -> tuple[Tensor, Tensor, list[int]]:
     """Inputs and targets [rows, L] of all batches of an epoch side by side, and the batches' lengths."""
     task.begin_epoch(order)
     batches = [task.batch(index) for index in range(task.n_batches)]
@@ -164,8 +164,8 @@ def test_an_epoch_of_fewer_tokens_takes_whole_documents_in_another_order_each_ti
             assert [t for t, d in zip(stream, found, strict=True) if d == each] == corpus[each].tolist()
         chosen.append(set(runs))
     assert set.union(*chosen) == set(range(len(corpus))) - {4}  # in the end all but the empty one
-    assert task.identity() == {"n_tokens": 40, "row_length": 39}
-    assert make_task(tokens_per_epoch=10_000).identity() == {"n_tokens": 120, "row_length": 40}
+    assert task.fingerprint() == {"n_tokens": 40, "row_length": 39}
+    assert make_task(tokens_per_epoch=10_000).fingerprint() == {"n_tokens": 120, "row_length": 40}
 
 
 def test_random_cuts_end_where_the_row_does_and_rise() -> None:
@@ -212,7 +212,7 @@ def test_the_state_goes_on_from_batch_to_batch_and_starts_anew_with_an_epoch() -
     order = numbers()
     for _ in range(2):
         inputs, targets, lengths = epoch(task, order)
-        found = [task.loss(model, index, nullcontext).reported.item() for index in range(task.n_batches)]
+        found = [task.loss(model, index, nullcontext).data_term.item() for index in range(task.n_batches)]
         hidden, _ = model(inputs, model.start(3))
         nats = torch.nn.functional.cross_entropy(
             model.logits(hidden).flatten(0, 1), targets.flatten(), reduction="none"
@@ -228,7 +228,7 @@ def test_no_gradient_reaches_the_batch_before() -> None:
     state = task.state()
     assert state is not None
     assert not any(tensor.requires_grad for layer in state for tensor in layer)
-    task.loss(model, 1, nullcontext).descended.backward()  # the first batch's graph is not needed
+    task.loss(model, 1, nullcontext).total.backward()  # the first batch's graph is not needed
     assert model.encoder.embedding.weight.grad is not None
 
 
@@ -238,15 +238,15 @@ def test_the_penalties_are_descended_and_not_reported() -> None:
         task = make_task(alpha=alpha, beta=beta)
         task.begin_epoch(numbers())
         found.append(task.loss(model, 0, nullcontext))
-    assert found[0].descended.item() == found[0].reported.item() == found[1].reported.item()
-    assert found[1].descended > found[1].reported
+    assert found[0].total.item() == found[0].data_term.item() == found[1].data_term.item()
+    assert found[1].total > found[1].data_term
 
 
 def test_a_restored_state_goes_on_as_the_kept_one() -> None:
     model = make_model().eval()
 
-    def read(task: StreamTask, batches: range) -> list[float]:
-        return [task.loss(model, index, nullcontext).reported.item() for index in batches]
+    def read(task: LanguageModelBatches, batches: range) -> list[float]:
+        return [task.loss(model, index, nullcontext).data_term.item() for index in batches]
 
     whole = make_task()
     whole.begin_epoch(numbers())

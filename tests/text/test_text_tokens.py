@@ -137,14 +137,14 @@ def test_frames() -> None:
             "document_id": ["x", "y"],
             "text": ["Good film", ""],
             "label": ["pos", None],
-            "part": ["train", "unlabelled"],
+            "split": ["train", "unlabelled"],
         }
     )
     tokens, lexicon = tokenize_documents(documents, TokenOptions(workers=1))
     assert tokens.schema == {
         "document_id": pl.String,
         "label": pl.String,
-        "part": pl.String,
+        "split": pl.String,
         "tokens": pl.List(pl.Int32),
     }
     assert lexicon.schema == {"token": pl.String}
@@ -157,7 +157,7 @@ def test_frames() -> None:
 
 
 def test_no_documents_at_all() -> None:
-    documents = pl.DataFrame(schema=dict.fromkeys(("document_id", "text", "label", "part"), pl.String))
+    documents = pl.DataFrame(schema=dict.fromkeys(("document_id", "text", "label", "split"), pl.String))
     tokens, lexicon = tokenize_documents(documents, TokenOptions())
     assert (len(tokens), len(lexicon)) == (0, 0)
     assert tokens.schema["tokens"] == pl.List(pl.Int32)
@@ -165,7 +165,7 @@ def test_no_documents_at_all() -> None:
 
 def test_a_missing_text_is_named() -> None:
     documents = pl.DataFrame(
-        {"document_id": ["x", "y"], "text": ["a", None], "label": ["n", "p"], "part": ["train"] * 2}
+        {"document_id": ["x", "y"], "text": ["a", None], "label": ["n", "p"], "split": ["train"] * 2}
     )
     with pytest.raises(DataError, match=r"document 'y' has no text \(null\)"):
         tokenize_documents(documents, TokenOptions())

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from embedline.errors import DataError
 from embedline.pipelines.text import fine_tuning
-from embedline.pipelines.text.classifier_learner import find_classifier_rate, predict_part, train_classifier
+from embedline.pipelines.text.classifier_learner import find_classifier_rate, predict_split, train_classifier
 from embedline.pipelines.text.evaluation import class_codes
 from embedline.pipelines.text.language_learner import (
     build_language_model,
@@ -21,7 +21,7 @@ from embedline.pipelines.text.language_learner import (
     load_language_model,
     train_language_model,
 )
-from embedline.pipelines.text.lm_batches import Corpus, StreamTask
+from embedline.pipelines.text.lm_batches import Corpus, LanguageModelBatches
 from embedline.pipelines.text.options import (
     ClassifierOptions,
     ClassifierTraining,
@@ -96,8 +96,8 @@ def test_a_step_of_a_language_model_reads_on_through_its_batches(ids: pl.DataFra
     bundle, history = train_language(ids, vocabulary, network=network, **options.model_dump(exclude_unset=True))
     torch.manual_seed(options.seed)
     model = build_language_model(bundle.config).train()
-    task = StreamTask(
-        Corpus.of(ids.filter(pl.col("part").is_in(["train", "unlabelled"]))), options, device=torch.device("cpu")
+    task = LanguageModelBatches(
+        Corpus.of(ids.filter(pl.col("split").is_in(["train", "unlabelled"]))), options, device=torch.device("cpu")
     )
     task.begin_epoch(torch.Generator().manual_seed(options.seed))
     matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) is wanted] for wanted in (True, False))
@@ -113,10 +113,10 @@ def test_a_step_of_a_language_model_reads_on_through_its_batches(ids: pl.DataFra
             group["lr"] = schedules.learning_rate(options, step / len(steps)) * factor
             group["betas"] = (schedules.momentum(options, step / len(steps)), 0.99)
         optimizer.zero_grad()
-        torch.stack([loss.descended for loss in found]).mean().backward()
+        torch.stack([loss.total for loss in found]).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.2)
         optimizer.step()
-        losses.append(sum(loss.reported.item() for loss in found) / len(found))
+        losses.append(sum(loss.data_term.item() for loss in found) / len(found))
     assert [record["train_loss"] for record in history] == pytest.approx(losses, rel=1e-5)
     for name, tensor in bundle.weights.items():
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
@@ -132,7 +132,7 @@ def test_a_language_model_is_that_of_its_best_epoch(ids: pl.DataFrame, vocabular
     assert bundle.metrics["validation_loss"] == min(losses)
     assert "monitor" not in bundle.metrics
     model, _, _ = load_language_model(bundle)
-    held_out = Corpus.of(ids.filter(pl.col("part") == "validation"))
+    held_out = Corpus.of(ids.filter(pl.col("split") == "validation"))
     assert evaluator(held_out, make_accelerator(language_training()))(model)["validation_loss"] == min(losses)
 
 
@@ -152,7 +152,7 @@ def test_a_language_model_with_all_tools_is_resumed_to_the_same_bits(
         train_language(ids, vocabulary, **HASTY | TOOLS)
     step = len(n_steps) - total
     n_steps.clear()
-    with checkpoints.keeping(checkpoint_folder, 3600.0):
+    with checkpoints.checkpointing(checkpoint_folder, 3600.0):
         resumed = train_language(ids, vocabulary, **HASTY | TOOLS)
         assert len(n_steps) == total - step
         assert_same(resumed, whole)
@@ -180,8 +180,8 @@ def test_each_stage_of_a_classifier_ends_early_and_hands_its_best_network_on(
     alone, _ = classify(stages=[HEAD], early_stopping={"patience": 1}, schedule="constant")
     assert starts[1].keys() == alone.member(0).keys()
     assert all(torch.equal(tensor, starts[1][name]) for name, tensor in alone.member(0).items())
-    held_out = predict_part(ids, bundle, part="validation")
-    truth = torch.from_numpy(class_codes(ids.filter(pl.col("part") == "validation"), ["neg", "pos"]))
+    held_out = predict_split(ids, bundle, split="validation")
+    truth = torch.from_numpy(class_codes(ids.filter(pl.col("split") == "validation"), ["neg", "pos"]))
     logs = torch.from_numpy(held_out.select("p_neg", "p_pos").to_numpy()).log()
     assert F.nll_loss(logs, truth).item() == pytest.approx(min(second), rel=1e-6)
 
@@ -200,7 +200,7 @@ def test_a_classifier_with_all_tools_is_resumed_to_the_same_bits(
     done = len(n_steps) - total
     assert sorted(path.name for path in checkpoint_folder.iterdir()) == [f"stage{n}.pt" for n in range(stage + 1)]
     n_steps.clear()
-    with checkpoints.keeping(checkpoint_folder, 3600.0):
+    with checkpoints.checkpointing(checkpoint_folder, 3600.0):
         assert_same(classify(**changes), whole)
     assert len(n_steps) == total - done
 
@@ -208,7 +208,7 @@ def test_a_classifier_with_all_tools_is_resumed_to_the_same_bits(
 def test_early_stopping_needs_a_part_to_go_by_and_says_which_key_to_mend(
     classify: Classify, ids: pl.DataFrame, vocabulary: Vocabulary
 ) -> None:
-    bare = ids.filter(pl.col("part") != "validation")
+    bare = ids.filter(pl.col("split") != "validation")
     fault = r"\.early_stopping needs documents of the part 'validation': set split.validation above 0$"
     with pytest.raises(DataError, match=f"^language_model_training{fault}"):
         train_language(bare, vocabulary, early_stopping={})
@@ -236,7 +236,7 @@ def test_a_range_test_of_a_language_model_starts_from_its_loss_and_ends_where_it
 
 
 def test_a_range_test_never_reads_the_parts_that_are_measured(ids: pl.DataFrame, vocabulary: Vocabulary) -> None:
-    learned = ids.filter(pl.col("part").is_in(["train", "unlabelled"]))
+    learned = ids.filter(pl.col("split").is_in(["train", "unlabelled"]))
     found = [
         find_language_model_rate(frame, vocabulary, NETWORK, language_training(), FINDER) for frame in (ids, learned)
     ]

@@ -8,7 +8,7 @@ import pytest
 
 from embedline.errors import DataError
 from embedline.pipelines.text.preprocessing import RULES
-from embedline.pipelines.text.splits import SplitOptions, assign_parts
+from embedline.pipelines.text.splits import SplitOptions, assign_splits
 from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_documents
 from embedline.pipelines.text.vocabulary import (
     Vocabulary,
@@ -32,7 +32,7 @@ def documents() -> pl.DataFrame:
             "document_id": [f"d{number:02}" for number in range(11)],
             "text": texts,
             "label": ["a", "b"] * 5 + [None],
-            "part": ["train"] * 8 + ["test"] * 2 + ["unlabelled"],
+            "split": ["train"] * 8 + ["test"] * 2 + ["unlabelled"],
         }
     )
 
@@ -47,7 +47,7 @@ Frames = tuple[pl.DataFrame, pl.DataFrame]
 
 def held_out_words() -> set[str]:
     frame = documents()
-    chosen = frame.filter(assign_parts(frame, SPLIT) == "validation")["text"].to_list()
+    chosen = frame.filter(assign_splits(frame, SPLIT) == "validation")["text"].to_list()
     assert len(chosen) == 2
     return {text.split()[0] for text in chosen}
 
@@ -99,10 +99,10 @@ def test_documents_as_ids(tokens: Frames) -> None:
     assert ids.schema == {
         "document_id": pl.String,
         "label": pl.String,
-        "part": pl.String,
+        "split": pl.String,
         "ids": pl.List(pl.UInt16),
     }
-    assert ids["part"].equals(assign_parts(documents(), SPLIT))
+    assert ids["split"].equals(assign_splits(documents(), SPLIT))
     rows = dict(zip(ids["document_id"], ids["ids"].to_list(), strict=True))
     assert rows["d08"] == [0, vocabulary.ids(["all"])[0], 2]  # "tested all <eos>"
     assert vocabulary.words(rows["d10"]) == ["bare", "bare", "all", "<eos>"]

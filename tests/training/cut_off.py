@@ -86,7 +86,7 @@ def evaluate(network: nn.Module) -> dict[str, float]:
 Outcome = tuple[dict[str, Tensor], dict[str, Tensor], list[state.Record]]
 
 
-def _train(network: nn.Module, member: int, options: TrainingOptions, **more: Any) -> loop.Fitted:
+def _train(network: nn.Module, member: int, options: TrainingOptions, **more: Any) -> loop.FitResult:
     loss, tensors = more.pop("loss", F.mse_loss), more.pop("tensors", None) or make_data()
     settings = {"evaluate": evaluate, "checkpoint": checkpoints.current(f"member{member}"), **more}
     return loop.fit(network, tensors, loss, options, seed=SEEDS[member], **settings)
@@ -103,11 +103,11 @@ def train_both(options: TrainingOptions) -> list[Outcome]:
     """Train two members side by side."""
     accelerator = make_accelerator(options)  # here: Accelerate's state is no matter for two threads at a time
 
-    def train_member(member: int, network: nn.Module, stop: threading.Event) -> loop.Fitted:
+    def train_member(member: int, network: nn.Module, stop: threading.Event) -> loop.FitResult:
         return _train(network, member, options, accelerator=accelerator, stop=stop, alone=False)
 
     networks = [make_net(seed) for seed in SEEDS]
-    both = ensemble.train_side_by_side(train_member, networks, workers=2, threads=1)
+    both = ensemble.train_parallel(train_member, networks, workers=2, threads=1)
     return [
         (fitted.network.state_dict(), network.state_dict(), fitted.history)
         for fitted, network in zip(both, networks, strict=True)
@@ -138,13 +138,13 @@ def files_in(folder: Path) -> list[str]:
 def count_steps(patch: pytest.MonkeyPatch) -> list[int]:
     """A list that grows by one entry for each optimiser step."""
     steps: list[int] = []
-    real_step = loop.descend
+    real_step = loop.optimizer_step
 
     def count(*arguments: Any) -> None:
         steps.append(1)
         real_step(*arguments)
 
-    patch.setattr(loop, "descend", count)
+    patch.setattr(loop, "optimizer_step", count)
     return steps
 
 
@@ -162,7 +162,7 @@ def raise_at(call: int) -> Callable[..., None]:
 
 def interrupted(folder: Path, **changes: Any) -> Path:
     """A checkpoint of member 0 after its eighth step."""
-    with progress.listening(raise_at(4)), checkpoints.keeping(folder, 3600.0), pytest.raises(Killed):
+    with progress.listening(raise_at(4)), checkpoints.checkpointing(folder, 3600.0), pytest.raises(Killed):
         train_one(0, make_options(**changes))
     path = folder / "member0.pt"
     assert step_of(path) == 8

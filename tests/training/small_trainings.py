@@ -50,13 +50,13 @@ def table(n_rows: int = 480, *, classes: bool = False) -> tuple[nw.DataFrame[Any
     sales = np.exp(0.2 * shop + 0.5 * heat + 0.1 * numbers.normal(size=n_rows))
     frame = pl.DataFrame({"shop": shop.astype(str), "heat": heat, "sales": sales})
     frame = frame.with_columns(
-        pl.when(pl.int_range(n_rows) % 6 == 0).then(pl.lit("evaluate")).otherwise(pl.lit("train")).alias("part"),
+        pl.when(pl.int_range(n_rows) % 6 == 0).then(pl.lit("test")).otherwise(pl.lit("train")).alias("split"),
         pl.when(pl.col("sales") > 2).then(pl.lit("high")).otherwise(pl.lit("low")).alias("level"),
     )
     columns = Columns(categorical=("shop",), continuous=("heat",), target="level" if classes else "sales")
     parts = nw.from_native(frame, eager_only=True)
     options = EncodingOptions(target_transform="none" if classes else "log")
-    encoder = fit_encoder(parts.filter(nw.col("part") == "train"), columns, options)
+    encoder = fit_encoder(parts.filter(nw.col("split") == "train"), columns, options)
     return encode(parts, encoder), encoder
 
 
@@ -114,7 +114,7 @@ def documents() -> pl.DataFrame:
         label, start = (("neg", 0), ("pos", N_WORDS // 3))[number % 2]
         words = numbers.integers(start, start + 2 * N_WORDS // 3, int(numbers.integers(5, 40)))
         rows.append((f"document{number}", label, part, [opening, *(first + words).tolist()]))
-    schema = {"document_id": pl.String, "label": pl.String, "part": pl.String, "ids": pl.List(pl.UInt16)}
+    schema = {"document_id": pl.String, "label": pl.String, "split": pl.String, "ids": pl.List(pl.UInt16)}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 

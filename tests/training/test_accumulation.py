@@ -43,17 +43,17 @@ def make_net() -> nn.Module:
 def states(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """Weights after each step of the optimiser."""
     found: list[dict[str, Tensor]] = []
-    real = loop.descend
+    real = loop.optimizer_step
 
     def spy(value: Tensor, network: nn.Module, *arguments: Any) -> None:
         real(value, network, *arguments)
         found.append(copy.deepcopy(network.state_dict()))
 
-    monkeypatch.setattr(loop, "descend", spy)
+    monkeypatch.setattr(loop, "optimizer_step", spy)
     return found
 
 
-def fit(options: FitOptions, tensors: tuple[Tensor, Tensor], **more: Any) -> loop.Fitted:
+def fit(options: FitOptions, tensors: tuple[Tensor, Tensor], **more: Any) -> loop.FitResult:
     accelerator = make_accelerator(options)
     return loop.fit(make_net(), tensors, F.mse_loss, options, accelerator=accelerator, seed=7, **more)
 
@@ -137,7 +137,7 @@ def test_the_gradient_is_clipped_once_a_step(monkeypatch: pytest.MonkeyPatch) ->
     assert norms[0] == pytest.approx(first, rel=1e-4)  # of the mean over the four batches
 
 
-def train(task: Counted, options: dict[str, Any], **more: Any) -> tuple[dict[str, Tensor], loop.Fitted]:
+def train(task: Counted, options: dict[str, Any], **more: Any) -> tuple[dict[str, Tensor], loop.FitResult]:
     values = make_options(batch_size=1, lr=0.1, **options)
     network = nn.Linear(3, 1)
     with torch.no_grad():

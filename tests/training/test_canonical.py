@@ -14,9 +14,9 @@ import pytest
 from embedline.errors import DataError, FrameError, about_frame, name_inputs
 from embedline.frames.checks import (
     open_frame,
-    refuse_inexact,
-    refuse_infinite,
-    refuse_text,
+    require_exact,
+    require_finite,
+    require_numeric,
     settle_objects,
 )
 
@@ -125,7 +125,7 @@ def test_a_column_of_several_kinds_names_the_rows(values: list[Any], named: list
 )
 def test_whole_numbers_that_a_column_cannot_tell_apart_are_refused(values: list[Any], dtype: str, row: int) -> None:
     with pytest.raises(DataError) as caught:
-        refuse_inexact(_series(values, dtype), "Account", "columns.categorical")
+        require_exact(_series(values, dtype), "Account", "columns.categorical")
     assert [part for part in ("'Account'", "columns.categorical", f"row {row}") if part not in str(caught.value)] == []
 
 
@@ -134,27 +134,27 @@ def test_whole_numbers_that_a_column_cannot_tell_apart_are_refused(values: list[
     [([2.0**53 - 1, None], "float64"), ([LONG, None], "Int64"), ([2**63 - 1], "uint64"), (["a"], None)],
 )
 def test_exact_ids_pass(values: list[Any], dtype: Any) -> None:
-    refuse_inexact(_series(values, dtype), "Account", "columns.categorical")
+    require_exact(_series(values, dtype), "Account", "columns.categorical")
 
 
 def test_a_missing_number_is_no_large_one() -> None:
     values = nw.from_native(pl.Series([1.0, float("nan"), None]), series_only=True)
-    refuse_inexact(values, "Account", "columns.categorical")
-    refuse_infinite(values, "Area")
+    require_exact(values, "Account", "columns.categorical")
+    require_finite(values, "Area")
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 1e300])
 def test_a_number_that_a_network_cannot_take_is_named_by_its_row(value: float) -> None:
     with pytest.raises(DataError, match=r"'Area'.*row 3"):
-        refuse_infinite(_series([1.0, np.nan, value]), "Area")
-    refuse_infinite(_series([1.0, np.nan, 1e30]), "Area")
+        require_finite(_series([1.0, np.nan, value]), "Area")
+    require_finite(_series([1.0, np.nan, 1e30]), "Area")
 
 
 def test_text_among_numbers_is_named_by_its_row() -> None:
     with pytest.raises(DataError, match=r"'Area'.*mend me.*row 3 holds '1,5'"):
-        refuse_text(_series(["1", None, "1,5"]), "Area", mend="mend me")
+        require_numeric(_series(["1", None, "1,5"]), "Area", mend="mend me")
     with pytest.raises(DataError, match=r"'Area'.*complex128.*mend me"):
-        refuse_text(_series([1j]), "Area", mend="mend me")
+        require_numeric(_series([1j]), "Area", mend="mend me")
 
 
 def test_the_error_of_a_frame_begins_with_its_name() -> None:

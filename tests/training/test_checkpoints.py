@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("few_records")
 def test_a_checkpoint_is_due_when_its_time_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with checkpoints.keeping(tmp_path / "deep" / "folder", 60.0):
+    with checkpoints.checkpointing(tmp_path / "deep" / "folder", 60.0):
         checkpoint = checkpoints.current("member0")
     assert checkpoint is not None
     now[0] = 150.0
@@ -67,20 +67,20 @@ def test_saving_happens_at_that_pace(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     real_save = checkpoints.Checkpoint.save
 
-    def save(self: checkpoints.Checkpoint, kept: checkpoints.State, identity: checkpoints.Identity) -> None:
+    def save(self: checkpoints.Checkpoint, kept: checkpoints.State, identity: checkpoints.Fingerprint) -> None:
         saved.append(kept["step"])
         real_save(self, kept, identity)
 
     monkeypatch.setattr(checkpoints.Checkpoint, "save", save)
-    with checkpoints.keeping(tmp_path, 5.0):
+    with checkpoints.checkpointing(tmp_path, 5.0):
         train_one(0, make_options(), loss=loss)
     assert saved == [5, 10, 15, 18]
 
 
 def test_the_innermost_keeper_counts_and_none_is_left_behind(tmp_path: Path) -> None:
     assert checkpoints.current("member0") is None
-    with checkpoints.keeping(tmp_path / "outer", 1.0):
-        with pytest.raises(Killed), checkpoints.keeping(tmp_path / "inner", 2.0):
+    with checkpoints.checkpointing(tmp_path / "outer", 1.0):
+        with pytest.raises(Killed), checkpoints.checkpointing(tmp_path / "inner", 2.0):
             inner = checkpoints.current("member0")
             raise Killed
         outer = checkpoints.current("member1")
@@ -93,7 +93,7 @@ def test_the_innermost_keeper_counts_and_none_is_left_behind(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("every", [-1.0, float("nan")])
 def test_impossible_paces_are_refused(every: float, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"must be 0 or more, got {every}"), checkpoints.keeping(tmp_path, every):
+    with pytest.raises(ValueError, match=f"must be 0 or more, got {every}"), checkpoints.checkpointing(tmp_path, every):
         pass
 
 
@@ -112,7 +112,7 @@ def test_without_a_keeper_nothing_is_written(tmp_path: Path, monkeypatch: pytest
 
 def test_going_on_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data, options = make_data(1003), make_options(batch_size=1, epochs=2)
-    with caplog.at_level(logging.INFO), checkpoints.keeping(tmp_path, 3600.0):
+    with caplog.at_level(logging.INFO), checkpoints.checkpointing(tmp_path, 3600.0):
         with progress.listening(raise_at(3)), pytest.raises(Killed):
             train_one(0, options, tensors=data, evaluate=None, network=_NoNorm())
         assert caplog.messages == []
@@ -164,7 +164,7 @@ def test_an_unreadable_checkpoint_is_ignored_with_a_warning(
     path = interrupted(tmp_path)
     damage(path)
     n_steps.clear()
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         assert_same(train_one(0, make_options()), uncut()[0])
     assert len(n_steps) == LAST
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -190,10 +190,10 @@ def test_an_unreadable_checkpoint_is_ignored_with_a_warning(
 def test_a_checkpoint_of_other_options_is_ignored_with_a_warning(
     there: dict[str, Any], difference: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, n_steps: list[int]
 ) -> None:
-    with checkpoints.keeping(tmp_path, 0.0):
+    with checkpoints.checkpointing(tmp_path, 0.0):
         train_one(0, make_options(**there))
     n_steps.clear()
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         assert_same(train_one(0, make_options()), uncut()[0])
     assert len(n_steps) == LAST
     (warning,) = caplog.messages
@@ -206,13 +206,13 @@ def test_so_is_one_of_another_network_or_other_rows_or_another_seed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = interrupted(tmp_path)
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         train_one(0, make_options(), network=make_net(3, width=8), tensors=make_data(44))
     assert (
         "n_rows is 45 there and 44 here, shape of body.1.weight is [16, 7] there and [8, 7] here" in caplog.messages[0]
     )
     shutil.move(path, tmp_path / "member1.pt")
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         train_one(1, make_options())
     assert "seed is 3 there and 4 here" in caplog.messages[1]
 
@@ -220,7 +220,7 @@ def test_so_is_one_of_another_network_or_other_rows_or_another_seed(
 def _assert_survives_a_full_disk(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Train on from a checkpoint that cannot be replaced."""
     before = (folder / "member0.pt").read_bytes()
-    with checkpoints.keeping(folder, 0.0):
+    with checkpoints.checkpointing(folder, 0.0):
         assert_same(train_one(0, make_options()), uncut()[0])
     assert (folder / "member0.pt").read_bytes() == before
     assert files_in(folder) == ["member0.pt"]
@@ -254,7 +254,7 @@ def test_a_write_that_the_system_cuts_short_only_warns(tmp_path: Path, caplog: p
 
 def test_a_folder_that_cannot_be_made_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("in the way")
-    with checkpoints.keeping(tmp_path / "file" / "folder", 0.0):
+    with checkpoints.checkpointing(tmp_path / "file" / "folder", 0.0):
         assert_same(train_one(0, make_options()), uncut()[0])
     assert len(caplog.messages) == 1
     assert "cannot be written" in caplog.messages[0]
@@ -267,7 +267,7 @@ def test_time_and_speed_are_carried_over(tmp_path: Path) -> None:
     kept["state"].update(seconds=1000.0, timed={"steps": 400, "seconds": 50.0})
     torch.save(kept, path)
     options = make_options()
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         fitted = loop.fit(
             make_net(3),
             make_data(),
@@ -283,7 +283,7 @@ def test_time_and_speed_are_carried_over(tmp_path: Path) -> None:
 
 
 def test_checkpoints_take_no_steps_from_the_time_of_steps(tmp_path: Path) -> None:
-    with checkpoints.keeping(tmp_path, 0.0):
+    with checkpoints.checkpointing(tmp_path, 0.0):
         train_one(0, make_options())
     timed = torch.load(tmp_path / "member0.pt", weights_only=True)["state"]["timed"]
     assert timed["steps"] == LAST - state.UNTIMED_STEPS
@@ -293,7 +293,7 @@ def test_checkpoints_take_no_steps_from_the_time_of_steps(tmp_path: Path) -> Non
 def test_the_stopwatch_counts_steps_and_nothing_between(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    watch = state.Stopwatch(steps=5, seconds=2.0, warm=20)
+    watch = state.Throughput(steps=5, seconds=2.0, warm=20)
     watch.start(15)
     now[0] = 4.0
     watch.stop(18)  # before it is warm

@@ -36,7 +36,7 @@ LEARNERS: dict[str, Callable[..., Any]] = {
 def test_every_learner_names_the_epoch_and_the_rate(learner: str, tmp_path: Path) -> None:
     heard: list[float] = []
     with (
-        checkpoints.keeping(tmp_path / "kept", 0.0),
+        checkpoints.checkpointing(tmp_path / "kept", 0.0),
         progress.listening(lambda figures, _: heard.extend(figures.values())),
         pytest.raises(TrainingError, match=r"epoch 1 of 2.*lr in training.*1e\+30"),
     ):

@@ -57,7 +57,7 @@ def make_options(**changes: Any) -> TrainingOptions:
     return TrainingOptions.model_validate({**values, "early_stopping": stopping, **changes})
 
 
-def fit(options: TrainingOptions, tensors: tuple[Tensor, ...]) -> loop.Fitted:
+def fit(options: TrainingOptions, tensors: tuple[Tensor, ...]) -> loop.FitResult:
     accelerator = make_accelerator(options)
     return loop.fit(make_net(3), tensors, F.mse_loss, options, accelerator=accelerator, seed=7)
 
@@ -74,9 +74,9 @@ class Scripted:
         return self.losses[len(self.seen) - 1]
 
 
-def train(options: TrainingOptions, monitor: loop.Monitor | str | None, **more: Any) -> loop.Fitted:
+def train(options: TrainingOptions, monitor: loop.Monitor | str | None, **more: Any) -> loop.FitResult:
     accelerator = make_accelerator(options)
-    task = loop.RowTask(make_data(), F.mse_loss, batch_size=8, device=accelerator.device)
+    task = loop.TableBatches(make_data(), F.mse_loss, batch_size=8, device=accelerator.device)
     return loop.train(make_net(3), task, options, accelerator=accelerator, seed=7, monitor=monitor, **more)
 
 
@@ -196,7 +196,7 @@ def test_a_network_that_learns_noise_by_heart_is_stopped_at_its_best() -> None:
     assert measured[-1] > min(measured)
 
 
-def stopped(folder: Path | None, **more: Any) -> loop.Fitted:
+def stopped(folder: Path | None, **more: Any) -> loop.FitResult:
     """A training of seven epochs (the best is the fifth) with accumulation, dropout and an average."""
     options = make_options(accumulate=2, averaging={"decay": 0.9}, schedule="one_cycle", **more.pop("options", {}))
     losses = {1: 5.0, 2: 4.0, 3: 4.5, 4: 3.0, 5: 2.0, 6: 2.5, 7: 2.0}

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedline.pipelines.tabular import learner
-from embedline.pipelines.tabular.columns import Columns, Split, assign_parts
+from embedline.pipelines.tabular.columns import Columns, Split, assign_splits
 from embedline.pipelines.tabular.encoder import Encoder, EncodingOptions, encode, fit_encoder
 from embedline.pipelines.tabular.options import NetworkOptions
 from embedline.training import checkpoint as checkpoints
@@ -27,7 +27,7 @@ from embedline.training import ensemble, members, progress
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.dropout import Dropout, seed_dropout
-from embedline.training.ensemble import seconds_side_by_side, train_side_by_side
+from embedline.training.ensemble import parallel_seconds, train_parallel
 from embedline.training.model_file import ModelBundle
 from embedline.training.options import Averaging, TrainingOptions
 from embedline.training.state import Record
@@ -54,7 +54,7 @@ def _train(count: int, loss_of: Callable[[int], loop.Loss] | None = None) -> lis
     numbers = torch.Generator().manual_seed(1)
     tensors = torch.randn(20, 3, generator=numbers), torch.randn(20, generator=numbers)
 
-    def train_member(member: int, network: nn.Module, stop: threading.Event) -> loop.Fitted:
+    def train_member(member: int, network: nn.Module, stop: threading.Event) -> loop.FitResult:
         return loop.fit(
             network,
             tensors,
@@ -67,7 +67,7 @@ def _train(count: int, loss_of: Callable[[int], loop.Loss] | None = None) -> lis
             alone=False,
         )
 
-    return [fitted.network for fitted in train_side_by_side(train_member, _networks(count), workers=2, threads=1)]
+    return [fitted.network for fitted in train_parallel(train_member, _networks(count), workers=2, threads=1)]
 
 
 class Steps:
@@ -99,7 +99,7 @@ def _weights(networks: list[nn.Module]) -> list[Tensor]:
 
 
 def _assert_goes_on_to_the_same(folder: Path, count: int) -> None:
-    with checkpoints.keeping(folder, 3600.0):
+    with checkpoints.checkpointing(folder, 3600.0):
         resumed = _train(count)
     whole = _train(count)
     assert len(whole) == count
@@ -121,7 +121,7 @@ def test_ctrl_c_ends_all_members_soon_and_nothing_is_lost(tmp_path: Path) -> Non
     signal.siginterrupt(signal.SIGINT, False)  # as Polars has it: the system resumes the waits that Ctrl-C would end
     hand = threading.Thread(target=interrupt)
     hand.start()
-    with pytest.raises(KeyboardInterrupt), checkpoints.keeping(tmp_path, 3600.0):
+    with pytest.raises(KeyboardInterrupt), checkpoints.checkpointing(tmp_path, 3600.0):
         _train(3, steps.loss_of)
     assert time.monotonic() - sent[0] < SOON
     hand.join()
@@ -134,7 +134,7 @@ def test_ctrl_c_ends_all_members_soon_and_nothing_is_lost(tmp_path: Path) -> Non
 
 def test_a_member_that_fails_ends_the_others_soon(tmp_path: Path) -> None:
     steps = Steps(fail=(1, 8))
-    with pytest.raises(RuntimeError, match="member 1 fails"), checkpoints.keeping(tmp_path, 3600.0):
+    with pytest.raises(RuntimeError, match="member 1 fails"), checkpoints.checkpointing(tmp_path, 3600.0):
         _train(3, steps.loss_of)
     assert 0.0 < time.monotonic() - steps.failed_at < SOON
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["member0.pt"]  # the other's last step is half done
@@ -144,7 +144,7 @@ def test_a_member_that_fails_ends_the_others_soon(tmp_path: Path) -> None:
 
 
 def test_the_first_failure_is_raised_not_the_stop_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def train_member(member: int, network: nn.Module, stop: threading.Event) -> loop.Fitted:
+    def train_member(member: int, network: nn.Module, stop: threading.Event) -> loop.FitResult:
         began.append(member)
         if member == 1:
             raise KeyError("mine")
@@ -155,19 +155,19 @@ def test_the_first_failure_is_raised_not_the_stop_of_the_others(monkeypatch: pyt
     began: list[int] = []
     since = time.monotonic()
     with pytest.raises(KeyError, match="mine"):
-        train_side_by_side(train_member, _networks(4), workers=2, threads=1)
+        train_parallel(train_member, _networks(4), workers=2, threads=1)
     assert time.monotonic() - since < SOON
     assert sorted(began) == [0, 1]
 
 
 def test_results_keep_the_order_of_the_members() -> None:
-    def train_member(member: int, network: nn.Module, stop: threading.Event) -> loop.Fitted:
+    def train_member(member: int, network: nn.Module, stop: threading.Event) -> loop.FitResult:
         time.sleep(0.05 * (2 - member))
         assert not stop.is_set()
-        return loop.Fitted(network, seconds=member)
+        return loop.FitResult(network, seconds=member)
 
     networks = _networks(3)
-    found = train_side_by_side(train_member, networks, workers=3, threads=1)
+    found = train_parallel(train_member, networks, workers=3, threads=1)
     assert [(fitted.network, fitted.seconds) for fitted in found] == list(zip(networks, [0, 1, 2], strict=True))
 
 
@@ -176,7 +176,7 @@ def test_results_keep_the_order_of_the_members() -> None:
     [([3.0, 5.0, 4.0], 2, 7.0), ([3.0, 5.0, 4.0], 1, 12.0), ([3.0, 5.0, 4.0], 3, 5.0), ([2.0], 4, 2.0)],
 )
 def test_the_time_of_trainings_side_by_side(seconds: list[float], workers: int, expected: float) -> None:
-    assert seconds_side_by_side(seconds, workers) == expected
+    assert parallel_seconds(seconds, workers) == expected
 
 
 @cache
@@ -192,8 +192,8 @@ def _encoded() -> tuple[nw.DataFrame[Any], Encoder]:
     )
     columns = Columns(categorical=("shop",), continuous=("heat",), target="sales", id=("shop",))
     split = Split(kind="column", column="held_out", value=True)
-    parts = assign_parts(nw.from_native(table, eager_only=True), columns, split)
-    encoder = fit_encoder(parts.filter(nw.col("part") == "train"), columns, EncodingOptions(target_transform="log"))
+    parts = assign_splits(nw.from_native(table, eager_only=True), columns, split)
+    encoder = fit_encoder(parts.filter(nw.col("split") == "train"), columns, EncodingOptions(target_transform="log"))
     return encode(parts, encoder), encoder
 
 
@@ -220,10 +220,10 @@ def test_the_learner_goes_on_with_every_member(workers: int, tmp_path: Path, mon
         if step == 14 and "member1.train_loss" in figures:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), progress.listening(kill), checkpoints.keeping(tmp_path, 3600.0):
+    with pytest.raises(KeyboardInterrupt), progress.listening(kill), checkpoints.checkpointing(tmp_path, 3600.0):
         _learn()
     assert _step_of(tmp_path / "member1.pt") == 14
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         bundle, resumed = _learn()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["member0.pt", "member1.pt"]
     assert bundle.weights.keys() == whole.weights.keys()
@@ -234,7 +234,7 @@ def test_the_learner_goes_on_with_every_member(workers: int, tmp_path: Path, mon
 
 def test_the_learners_seconds_are_those_of_all_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(members, "count_workers", lambda *_: 1)
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         _learn()
         for member, seconds in ((0, 300.0), (1, 200.0)):
             path = tmp_path / f"member{member}.pt"

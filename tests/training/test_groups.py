@@ -35,7 +35,7 @@ class Net(nn.Module):
         return self.norm(self.last(self.middle(self.first(values).relu()).relu())).sum(1)
 
 
-def train(network: Net, groups: list[LayerGroup] | None, **changes: Any) -> loop.Fitted:
+def train(network: Net, groups: list[LayerGroup] | None, **changes: Any) -> loop.FitResult:
     values = {"epochs": 2, "batch_size": 5, "lr": 0.01, "device": "cpu", "precision": "fp32", "weight_decay": 0.1}
     options = TrainingOptions.model_validate({**values, **changes})
     tensors = (torch.randn(20, 4), torch.randn(20))

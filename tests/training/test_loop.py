@@ -44,7 +44,7 @@ def _net(seed: int = 0, **sizes: Any) -> Net:
         return Net(**sizes)
 
 
-def _fit(options: TrainingOptions, *, seed: int = 7, network: nn.Module | None = None, **more: Any) -> loop.Fitted:
+def _fit(options: TrainingOptions, *, seed: int = 7, network: nn.Module | None = None, **more: Any) -> loop.FitResult:
     tensors = more.pop("tensors", None) or _data()
     accelerator = make_accelerator(options)
     return loop.fit(network or _net(), tensors, F.mse_loss, options, accelerator=accelerator, seed=seed, **more)
@@ -115,13 +115,13 @@ def test_a_record_of_several_steps_holds_the_mean_of_their_losses(monkeypatch: p
 
 def test_averaging_equals_an_average_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     states: list[dict[str, Tensor]] = []
-    real_step = loop.descend
+    real_step = loop.optimizer_step
 
     def spy(value: Tensor, network: nn.Module, *arguments: Any) -> None:
         real_step(value, network, *arguments)
         states.append(copy.deepcopy(network.state_dict()))
 
-    monkeypatch.setattr(loop, "descend", spy)
+    monkeypatch.setattr(loop, "optimizer_step", spy)
     fitted = _fit(_options(averaging={"decay": 0.4}))
     for name, start in _net().state_dict().items():
         expected = start
@@ -155,7 +155,7 @@ def test_evaluate_is_called_once_an_epoch_and_never_changes_the_training() -> No
 
 @pytest.mark.parametrize("averaging", [None, {"decay": 0.5}])
 def test_a_watched_training_ends_in_the_same_weights(averaging: dict[str, float] | None) -> None:
-    def train(evaluate: loop.Evaluate | None) -> loop.Fitted:
+    def train(evaluate: loop.Evaluate | None) -> loop.FitResult:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)  # of the dropout masks
             return _fit(_options(averaging=averaging), network=_net(dropout=0.3), evaluate=evaluate)
@@ -189,7 +189,7 @@ def test_the_gradient_is_clipped_to_the_norm() -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     before = torch.cat([p.detach().flatten().clone() for p in network.parameters()])
     loss = F.mse_loss(network(values), 100 * target)
-    loop.descend(loss, network, optimizer, make_accelerator(options), 0.25)
+    loop.optimizer_step(loss, network, optimizer, make_accelerator(options), 0.25)
     after = torch.cat([p.detach().flatten() for p in network.parameters()])
     assert (after - before).norm().item() == pytest.approx(0.25, rel=1e-4)
 

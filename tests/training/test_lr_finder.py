@@ -157,7 +157,7 @@ def test_the_first_loss_is_that_of_the_untrained_network_without_penalties() -> 
     torch.manual_seed(0)
     network, task = nn.Linear(3, 1), Counted()
     task.begin_epoch(torch.Generator().manual_seed(5))
-    losses = [task.loss(network, index, nullcontext).reported.item() for index in range(3)]
+    losses = [task.loss(network, index, nullcontext).data_term.item() for index in range(3)]
     assert _search_task(Counted(penalty=100.0), network).losses[0] == pytest.approx(sum(losses) / 3)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular import learner, mapped_rows
-from embedline.pipelines.tabular.arrays import part_of, to_arrays
+from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import Columns
 from embedline.pipelines.tabular.encoder import encode, fit_encoder
 from embedline.pipelines.tabular.mapped_rows import blocks_of, row_bytes, rows_of, write_rows
@@ -36,11 +36,11 @@ def two_targets() -> tuple[nw.DataFrame[Any], Any]:
     """A table with a number and a class to learn, and an odd number of words a row."""
     frame = nw.from_native(small.table(classes=True)[0].to_native(), eager_only=True)
     level = pl.when(pl.col("heat") > 0).then(pl.lit("a")).otherwise(pl.lit("b"))
-    plain = frame.to_native().select("part", heat="value:heat")
+    plain = frame.to_native().select("split", heat="value:heat")
     plain = plain.with_columns(sales=pl.col("heat").exp(), shop=pl.lit("s"), level=level)
     columns = Columns(categorical=("shop",), continuous=("heat",), target=("sales", "level"))
     table = nw.from_native(plain, eager_only=True)
-    encoder = fit_encoder(table.filter(nw.col("part") == "train"), columns, EncodingOptions())
+    encoder = fit_encoder(table.filter(nw.col("split") == "train"), columns, EncodingOptions())
     return encode(table, encoder), encoder
 
 
@@ -52,16 +52,16 @@ def test_a_file_holds_the_rows_of_a_part(
     monkeypatch.setattr(mapped_rows, "BLOCK_ROWS", block)
     encoded, encoder = two_targets() if kind == "both" else small.table(classes=kind == "class")
     written = write_rows(encoded, encoder, "train", tmp_path / "train")
-    expected = to_arrays(part_of(encoded, "train"), encoder).labelled(encoder)
+    expected = to_arrays(subset(encoded, "train"), encoder).labelled(encoder)
     found = written.arrays().labelled(encoder)
     assert written.path.stat().st_size == written.n_rows * written.width * 4 and written.width % 2 == 0
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
     rows = torch.randint(len(expected[-1]), (50,), generator=torch.Generator().manual_seed(0))
     assert all(torch.equal(ours[rows], theirs[rows]) for ours, theirs in zip(found, expected, strict=True))
-    bare = write_rows(encoded, encoder, "evaluate", tmp_path / "evaluate", labelled=False).arrays()
+    bare = write_rows(encoded, encoder, "test", tmp_path / "test", labelled=False).arrays()
     assert bare.target is None
-    assert torch.equal(bare.codes, to_arrays(part_of(encoded, "evaluate"), encoder).codes)
+    assert torch.equal(bare.codes, to_arrays(subset(encoded, "test"), encoder).codes)
     assert sum(len(each) for each in blocks_of(encoded, "train")) == written.n_rows
 
 
@@ -112,7 +112,7 @@ def test_auto_maps_rows_that_would_fill_half_of_the_free_memory(monkeypatch: pyt
 def test_the_file_lies_in_the_scratch_folder_and_does_not_stay(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "train").write_bytes(b"of a killed process")
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         with rows_of(*small.table(), make_training(memory="mapped")) as store:
             assert store.folder == tmp_path / "rows" and not list(store.folder.iterdir())
             assert store.rows("train").arrays().codes.shape[0] == 400
@@ -176,7 +176,7 @@ def test_little_of_a_mapped_table_is_in_memory(tmp_path: Path) -> None:
     encoder = fit_encoder(nw.from_native(few, eager_only=True), columns, EncodingOptions(target_transform="log"))
     (tmp_path / "encoder.json").write_text(json.dumps(encoder.model_dump(mode="json")))
     values = {f"value:{name}": numbers.normal(size=n_rows).astype(np.float32) for name in names}
-    encoded = pl.DataFrame({"part": ["train"] * n_rows, "y": np.full(n_rows, 2.0), **values})
+    encoded = pl.DataFrame({"split": ["train"] * n_rows, "y": np.full(n_rows, 2.0), **values})
     encoded.write_ipc(tmp_path / "encoded.feather")
     size = n_rows * 60 * 4
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}

@@ -111,11 +111,11 @@ def test_a_training_that_is_cut_off_goes_on_to_the_same_bits(
     monkeypatch.setattr(loop, "RECORDS_PER_TRAINING", 4)
     settings = {"dropout": 0.3, **({"seeds": (1,)} if learner == "table" else {})}
     whole = LEARNERS[learner](**settings)
-    with progress.listening(raise_at(report)), checkpoints.keeping(tmp_path, 3600.0), pytest.raises(Killed):
+    with progress.listening(raise_at(report)), checkpoints.checkpointing(tmp_path, 3600.0), pytest.raises(Killed):
         LEARNERS[learner](**settings)
     kept = list(tmp_path.glob("*.pt"))
     assert kept and step_of(sorted(kept)[-1]) > 0
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         assert_same(LEARNERS[learner](**settings), whole)
 
 

@@ -43,7 +43,7 @@ def versions(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("versions")
     real_save = checkpoints.Checkpoint.save
 
-    def save(self: checkpoints.Checkpoint, kept: checkpoints.State, identity: checkpoints.Identity) -> None:
+    def save(self: checkpoints.Checkpoint, kept: checkpoints.State, identity: checkpoints.Fingerprint) -> None:
         real_save(self, kept, identity)
         when = "end" if kept["epoch"] == EPOCHS else kept["step"]
         shutil.copy(self.path, folder / f"{self.name}.{when}.pt")
@@ -51,7 +51,7 @@ def versions(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "RECORDS_PER_TRAINING", RECORDS)
         patch.setattr(checkpoints.Checkpoint, "save", save)
-        with checkpoints.keeping(folder / "live", 0.0):
+        with checkpoints.checkpointing(folder / "live", 0.0):
             kept = train_both(make_options(precision=request.param))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "RECORDS_PER_TRAINING", RECORDS)
@@ -73,7 +73,7 @@ def test_killed_after_any_step_it_ends_in_the_same_bits(
     precision, folder = versions
     for name, when in (("member0", member0), ("member1", member1)):
         shutil.copy(folder / f"{name}.{when}.pt", tmp_path / f"{name}.pt")
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         resumed = train_both(make_options(precision=precision))
     assert len(n_steps) == (LAST - (LAST if member0 == "end" else int(member0))) + (LAST - member1)
     n_steps.clear()
@@ -102,11 +102,11 @@ def test_a_training_killed_twice_ends_in_the_same_bits(tmp_path: Path, n_steps: 
         return loss
 
     for at, reached in ((6, 5), (9, 13)):
-        with checkpoints.keeping(tmp_path, 0.0), pytest.raises(Killed):
+        with checkpoints.checkpointing(tmp_path, 0.0), pytest.raises(Killed):
             train_one(0, make_options(), loss=killing(at))
         assert step_of(tmp_path / "member0.pt") == reached  # the step in which it died left no trace
     n_steps.clear()
-    with checkpoints.keeping(tmp_path, 0.0):
+    with checkpoints.checkpointing(tmp_path, 0.0):
         assert_same(train_one(0, make_options()), uncut()[0])
     assert len(n_steps) == LAST - 13
 
@@ -117,11 +117,11 @@ def test_a_training_killed_twice_ends_in_the_same_bits(tmp_path: Path, n_steps: 
     ids=["after a record", "before an evaluation", "after an evaluation", "after the last"],
 )
 def test_interrupted_between_two_steps_it_leaves_its_state(report: int, step: int, epoch: int, tmp_path: Path) -> None:
-    with progress.listening(raise_at(report)), checkpoints.keeping(tmp_path, 3600.0), pytest.raises(Killed):
+    with progress.listening(raise_at(report)), checkpoints.checkpointing(tmp_path, 3600.0), pytest.raises(Killed):
         train_one(0, make_options())
     kept = torch.load(tmp_path / "member0.pt", weights_only=True)["state"]
     assert (kept["step"], kept["epoch"]) == (step, epoch)
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         assert_same(train_one(0, make_options()), uncut()[0])
 
 
@@ -133,10 +133,10 @@ def test_an_error_of_the_evaluation_costs_no_step(tmp_path: Path, n_steps: list[
         return evaluate(network)
 
     n_steps.clear()
-    with checkpoints.keeping(tmp_path, 3600.0), pytest.raises(Killed):
+    with checkpoints.checkpointing(tmp_path, 3600.0), pytest.raises(Killed):
         train_one(0, make_options(), evaluate=failing)
     assert len(n_steps) == 12
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         resumed = train_one(0, make_options())
     assert len(n_steps) == LAST
     assert_same(resumed, whole)
@@ -150,11 +150,11 @@ def test_ctrl_c_in_the_middle_of_a_step_waits_for_its_end(tmp_path: Path, n_step
         return F.mse_loss(output, target)
 
     before = signal.getsignal(signal.SIGINT)
-    with checkpoints.keeping(tmp_path, 3600.0), pytest.raises(KeyboardInterrupt):
+    with checkpoints.checkpointing(tmp_path, 3600.0), pytest.raises(KeyboardInterrupt):
         train_one(0, make_options(), loss=loss)
     assert signal.getsignal(signal.SIGINT) is before
     assert len(n_steps) == step_of(tmp_path / "member0.pt") == 8
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         assert_same(train_one(0, make_options()), uncut()[0])
 
 
@@ -166,20 +166,20 @@ def test_the_global_random_state_goes_on_where_a_training_is_alone(tmp_path: Pat
 
     with torch.random.fork_rng(devices=[]):
         whole, after = fit()
-        with progress.listening(raise_at(4)), checkpoints.keeping(tmp_path, 3600.0), pytest.raises(Killed):
+        with progress.listening(raise_at(4)), checkpoints.checkpointing(tmp_path, 3600.0), pytest.raises(Killed):
             fit()
-        with checkpoints.keeping(tmp_path, 3600.0):
+        with checkpoints.checkpointing(tmp_path, 3600.0):
             resumed, later = fit()
         assert_same(resumed, whole)
         assert torch.equal(later, after)
-        with checkpoints.keeping(tmp_path, 3600.0):  # finished by now: nothing more is drawn
+        with checkpoints.checkpointing(tmp_path, 3600.0):  # finished by now: nothing more is drawn
             torch.manual_seed(5)
             untouched = torch.get_rng_state()
             assert torch.equal(fit(alone=False)[1], untouched)
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path: Path, n_steps: list[int]) -> None:
-    with checkpoints.keeping(tmp_path, 3600.0):
+    with checkpoints.checkpointing(tmp_path, 3600.0):
         first = train_one(0, make_options())
         written = (tmp_path / "member0.pt").stat().st_mtime_ns
         assert len(n_steps) == LAST
@@ -194,7 +194,7 @@ LONG = {"epochs": 30}
 
 
 def _long_training(folder: Path, every: float) -> list[Outcome]:
-    with checkpoints.keeping(folder, every):
+    with checkpoints.checkpointing(folder, every):
         return train_both(make_options(**LONG))
 
 
@@ -223,7 +223,7 @@ def test_a_killed_process_goes_on_in_another(tmp_path: Path, n_steps: list[int])
 
 
 if __name__ == "__main__":
-    real_step = loop.descend
+    real_step = loop.optimizer_step
 
     def slow_step(*arguments: Any) -> None:
         time.sleep(0.01)
@@ -231,5 +231,5 @@ if __name__ == "__main__":
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "RECORDS_PER_TRAINING", RECORDS)
-        patch.setattr(loop, "descend", slow_step)
+        patch.setattr(loop, "optimizer_step", slow_step)
         _long_training(Path(sys.argv[1]), 0.0)

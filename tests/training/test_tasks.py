@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from embedline.training import checkpoint as checkpoints
 from embedline.training import progress, schedules
 from embedline.training import train as loop
-from embedline.training.batches import Autocast, RowTask, StepLoss, batch_sizes, row_loss
-from embedline.training.checkpoint import Identity
+from embedline.training.batches import Autocast, BatchLoss, TableBatches, batch_sizes, row_loss
+from embedline.training.checkpoint import Fingerprint
 from embedline.training.device import make_accelerator
 from embedline.training.options import FitOptions
 
@@ -35,7 +35,7 @@ class Counted:
         self.values = torch.empty(0)
         self.total = torch.zeros(())
 
-    def identity(self) -> Identity:
+    def fingerprint(self) -> Fingerprint:
         return {"factors": self.factors}
 
     def begin_epoch(self, order: torch.Generator) -> None:
@@ -45,13 +45,13 @@ class Counted:
     def rate(self, index: int) -> float:
         return self.factors[index]
 
-    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
+    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
         self.calls.append(f"loss {index}")
         self.total = self.total + self.values[index].sum()
         with autocast():
             output = network(self.values[index])
         reported = (output.float() - self.total).square().mean()
-        return StepLoss(reported + self.penalty * output.square().mean(), reported)
+        return BatchLoss(reported + self.penalty * output.square().mean(), reported)
 
     def state(self) -> list[Tensor]:
         return [self.total]
@@ -67,7 +67,7 @@ def make_net() -> nn.Module:
         return nn.Linear(3, 1)
 
 
-def train(task: Any, **more: Any) -> tuple[dict[str, Tensor], loop.Fitted]:
+def train(task: Any, **more: Any) -> tuple[dict[str, Tensor], loop.FitResult]:
     values = {"epochs": 3, "batch_size": 1, "lr": 0.1, "device": "cpu", "precision": "fp32"}
     options = FitOptions.model_validate({**values, **more.pop("options", {})})
     network = make_net()
@@ -145,7 +145,9 @@ def test_a_checkpoint_of_another_task_is_not_taken(tmp_path: Path, caplog: pytes
 
 def test_rows_are_cut_from_a_new_permutation_each_epoch() -> None:
     values = torch.arange(11.0)
-    task = RowTask([values, values], lambda output, target: (output - target).sum(), batch_size=4, device=values.device)
+    task = TableBatches(
+        [values, values], lambda output, target: (output - target).sum(), batch_size=4, device=values.device
+    )
     assert (task.n_batches, task.rows_per_batch) == (3, 11 / 3)
     order, expected = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     for _ in range(2):

@@ -95,7 +95,7 @@ def _for_new(
     import numpy as np
     import polars as pl
 
-    from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+    from embedline.pipelines.ratings.fold_in_options import FoldInOptions
     from embedline.pipelines.ratings.options import Penalty
     from embedline.pipelines.ratings.recommend import recommend_for_ratings
     from embedline.pipelines.ratings.titles import item_titles
@@ -113,7 +113,7 @@ def _for_new(
         np.array(rows),
         np.array(ratings),
         k,
-        folding=FoldingOptions.model_validate(parameters.get("folding", {})),
+        folding=FoldInOptions.model_validate(parameters.get("folding", {})),
         penalty=Penalty.model_validate(parameters.get("training", {}).get("penalty", {})),
         items=items,
     )

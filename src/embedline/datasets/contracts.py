@@ -71,13 +71,13 @@ class TableContract:
 
 
 class DocumentsContract:
-    """Catalog ``validator:`` for ``<source>.documents``: ``document_id``, ``text``, ``label`` and ``part``, all text.
+    """Catalog ``validator:`` for ``<source>.documents``: ``document_id``, ``text``, ``label`` and ``split``, all text.
 
     Args:
         frame: name of the dataset, for the message.
     """
 
-    columns = ("document_id", "text", "label", "part")
+    columns = ("document_id", "text", "label", "split")
     parts = ("train", "test", "unlabelled")
 
     def __init__(self, frame: str) -> None:
@@ -89,7 +89,7 @@ class DocumentsContract:
         Ids are unique; nothing is missing but the labels of unlabelled documents, which have none; parts are those of
         `parts`. Further columns may be there.
         """
-        keys = ["document_id", "text", "part"]
+        keys = ["document_id", "text", "split"]
         TableContract(self.frame, required=list(self.columns), unique=["document_id"], not_null=keys).validate(data)
         frame = nw.from_native(data, eager_only=True)
         for name in self.columns:
@@ -97,7 +97,7 @@ class DocumentsContract:
             empty = frame.get_column(name).null_count() == len(frame)
             if dtype != nw.String and not (name == "label" and empty):  # pandas has no type for a column of nothing
                 raise DataError(f"{self.frame}: column {name!r} has the type {dtype}, not String")
-        part, label = nw.col("part"), nw.col("label")
+        part, label = nw.col("split"), nw.col("label")
         faults = {
             f"a part that is none of {', '.join(self.parts)}": ~part.is_in(self.parts),
             "no label, which the parts train and test need": (part != "unlabelled") & label.is_null(),
@@ -106,7 +106,7 @@ class DocumentsContract:
         for fault, is_faulty in faults.items():
             faulty = frame.filter(is_faulty).head(1)
             if len(faulty):
-                row = faulty.select("document_id", "label", "part").rows(named=True)[0]
+                row = faulty.select("document_id", "label", "split").rows(named=True)[0]
                 raise DataError(f"{self.frame}: {row} has {fault}")
         return data
 

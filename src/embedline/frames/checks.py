@@ -73,7 +73,7 @@ def settle_objects(frame: nw.DataFrame[Any], names: Iterable[str]) -> nw.DataFra
     return nw.from_native(frame.to_native().assign(**settled), eager_only=True) if settled else frame
 
 
-def refuse_inexact(values: nw.Series[Any], name: str, use: str) -> None:
+def require_exact(values: nw.Series[Any], name: str, use: str) -> None:
     """Raise a DataError that names column and row if whole numbers that identify something are not held exactly.
 
     That is a float from 2**53 on (2**24 in single precision), or a whole number that 64 bits with a sign do not hold.
@@ -99,7 +99,7 @@ def refuse_inexact(values: nw.Series[Any], name: str, use: str) -> None:
         raise DataError(f"column {name!r} ({use}) holds {values[row - 1]} at row {row}, more than 2**63 - 1: {hint}")
 
 
-def refuse_infinite(values: nw.Series[Any], name: str) -> None:
+def require_finite(values: nw.Series[Any], name: str) -> None:
     """Raise a DataError that names column and row of the first number that is infinite, or too large for a network."""
     if values.dtype.is_float() and (row := first_row((values.abs() > LARGEST_NUMBER) & ~values.is_nan())) is not None:
         value = values[row - 1]
@@ -107,7 +107,7 @@ def refuse_infinite(values: nw.Series[Any], name: str) -> None:
         raise DataError(f"column {name!r} holds {what} at row {row}: correct it, or leave the cell empty")
 
 
-def refuse_text(values: nw.Series[Any], name: str, *, mend: str) -> None:
+def require_numeric(values: nw.Series[Any], name: str, *, mend: str) -> None:
     """Raise a DataError if the values are not numbers, with the first row that holds none; ``mend`` says what to do."""
     dtype = values.dtype
     if dtype.is_numeric() or dtype == nw.Boolean or values.null_count() == len(values):

@@ -60,7 +60,7 @@ class Checkpoints:
         if "train" in node.tags:
             from embedline.training import checkpoint
 
-            self._keeping.enter_context(checkpoint.keeping(scratch, every=self._seconds))
+            self._keeping.enter_context(checkpoint.checkpointing(scratch, every=self._seconds))
 
     @hook_impl
     def after_incremental_run(self) -> None:

@@ -13,8 +13,8 @@ from embedline.pipelines.ratings.contract import to_polars
 from embedline.pipelines.ratings.encoder import UNKNOWN, RatingsEncoder
 from embedline.pipelines.ratings.learner import load_model
 from embedline.pipelines.ratings.metrics import rating_metrics
-from embedline.pipelines.ratings.options import EVALUATE, Id, RatingColumns, RatingSplit
-from embedline.pipelines.ratings.splits import assign_parts, part_of
+from embedline.pipelines.ratings.options import TEST, Id, RatingColumns, RatingSplit
+from embedline.pipelines.ratings.splits import assign_splits, subset
 from embedline.serving.columns import InputColumn, require_columns
 from embedline.serving.packed import Measured, PackedService
 from embedline.serving.values import plain_values
@@ -74,7 +74,7 @@ def pack_ratings(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None)
 
 def hold_out_ratings(ratings: Any, columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:
     """The ratings that the split holds out as a request has them, and the rating of each as ``actual``."""
-    rows = part_of(to_polars(assign_parts(ratings, columns, split)), EVALUATE)
+    rows = subset(to_polars(assign_splits(ratings, columns, split)), TEST)
     return rows.select(columns.user, columns.item, actual=pl.col(columns.rating).cast(pl.Float64))
 
 

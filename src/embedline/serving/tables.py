@@ -25,7 +25,7 @@ from embedline.pipelines.tabular.predictions import (
     probability_names,
     short_figures,
 )
-from embedline.pipelines.tabular.targets import Target, TargetClasses
+from embedline.pipelines.tabular.targets import ClassTarget, Target
 from embedline.serving.columns import ColumnType, InputColumn, require_columns
 from embedline.serving.packed import Measured, PackedService
 from embedline.serving.values import is_text, plain_values
@@ -149,7 +149,7 @@ def measure_target(targets: Sequence[Target], answers: pd.DataFrame, actual: pd.
     target, name = targets[0], main_figure(targets[0])
     prefix = prefix_of(target, targets)
     predicted: NDArray[np.float64]  # [N], or probabilities [N, C]
-    if isinstance(target, TargetClasses):
+    if isinstance(target, ClassTarget):
         numbers = {level: k for k, level in enumerate(target.names)}
         true = np.array([numbers[str(value)] for value in actual], dtype=np.int64)
         predicted = answers[probability_names(target, prefix)].to_numpy(dtype=np.float64)
@@ -157,7 +157,7 @@ def measure_target(targets: Sequence[Target], answers: pd.DataFrame, actual: pd.
         true, predicted = actual.to_numpy(dtype=np.float64), answers[prefix + PREDICTED].to_numpy(dtype=np.float64)
     path = ("targets", target.column, name) if len(targets) > 1 else (name,)
     value = short_figures(target, true, predicted)[name]
-    return Measured(path=path, value=value, better="higher" if isinstance(target, TargetClasses) else "lower")
+    return Measured(path=path, value=value, better="higher" if isinstance(target, ClassTarget) else "lower")
 
 
 def typed_rows(rows: pd.DataFrame, kinds: dict[str, Kind]) -> pl.DataFrame:

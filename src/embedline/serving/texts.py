@@ -67,7 +67,7 @@ def pack_texts(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None) -
 
 def hold_out_texts(documents: pl.DataFrame) -> pl.DataFrame:
     """The test documents of ``<source>.documents`` as a request has them, and the label of each as ``actual``."""
-    return documents.filter(pl.col("part") == TEST).select(TEXT, actual=pl.col("label").cast(pl.String))
+    return documents.filter(pl.col("split") == TEST).select(TEXT, actual=pl.col("label").cast(pl.String))
 
 
 def _read(value: Any, row: int) -> str:

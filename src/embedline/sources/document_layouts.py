@@ -19,7 +19,7 @@ from embedline.sources.imdb_files import TABLE_SUFFIXES, TEXT_SUFFIX, named
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = {"document_id": pl.String, "text": pl.String, "label": pl.String, "part": pl.String}
+SCHEMA = {"document_id": pl.String, "text": pl.String, "label": pl.String, "split": pl.String}
 
 _NO_REVIEWS = re.compile(
     r"(^|/)(urls_(pos|neg|unsup)|imdbEr|README)\.txt$"
@@ -105,10 +105,10 @@ def _places(paths: list[str], layout: str, options: DocumentOptions) -> list[_Pl
         if layout == "bare":
             places.append(_Place(row, document_id, None, UNLABELLED))
         elif layout == "labels" and folders:
-            part = UNLABELLED if options.part_of(folders[0]) == UNLABELLED else TRAIN
+            part = UNLABELLED if options.subset(folders[0]) == UNLABELLED else TRAIN
             places.append(_place(row, document_id, folders[0], part, options))
         elif layout == "parts" and folders:
-            named_part = UNLABELLED if folders[0] in options.unlabelled else options.part_of(folders[0])
+            named_part = UNLABELLED if folders[0] in options.unlabelled else options.subset(folders[0])
             if named_part == UNLABELLED or (named_part and folders[1:]):
                 places.append(_place(row, document_id, (folders[1:] or [""])[0], named_part, options))
     return places
@@ -126,7 +126,7 @@ def _part_roots(names: Iterable[str], options: DocumentOptions) -> set[str]:
     for folder in {posixpath.dirname(name) for name in names}:
         steps = folder.split("/")
         for place, step in enumerate(steps[:-1]):
-            if options.part_of(step) in (TRAIN, TEST):
+            if options.subset(step) in (TRAIN, TEST):
                 roots.add("".join(f"{above}/" for above in steps[:place]))
                 break
     return roots
@@ -167,7 +167,7 @@ def _with_texts(files: pl.DataFrame, places: list[_Place], options: DocumentOpti
         "document_id": [place.document_id for place in places],
         "text": document_texts(files[rows], options),
         "label": [place.label for place in places],
-        "part": [place.part for place in places],
+        "split": [place.part for place in places],
     }
     return pl.DataFrame(columns, schema=SCHEMA)
 
@@ -185,7 +185,7 @@ def _without_blank(documents: pl.DataFrame) -> pl.DataFrame:
         return documents
     if blank.all():
         raise DataError(f"no document has any text: {named(documents['document_id'].to_list())} are blank")
-    in_test = documents["part"] == TEST
+    in_test = documents["split"] == TEST
     dropped = documents.filter(blank & ~in_test)["document_id"].to_list()
     kept = documents.filter(blank & in_test)["document_id"].to_list()
     if dropped:
@@ -197,17 +197,17 @@ def _without_blank(documents: pl.DataFrame) -> pl.DataFrame:
 
 def _with_test_part(documents: pl.DataFrame, options: DocumentOptions) -> pl.DataFrame:
     """Move a share of each label's training documents to the part test."""
-    if (documents["part"] == TEST).any():
+    if (documents["split"] == TEST).any():
         raise DataError(f"test_fraction is {options.test_fraction}, but the source has a test part: set it to 0")
-    labels, trains = documents["label"].to_numpy(), (documents["part"] == TRAIN).to_numpy()
+    labels, trains = documents["label"].to_numpy(), (documents["split"] == TRAIN).to_numpy()
     rng = np.random.default_rng(options.seed)
     held_out = np.zeros(len(documents), dtype=bool)
     for label in documents.filter(trains)["label"].unique().sort():
         rows = np.flatnonzero(trains & (labels == label))
         count = min(max(round(options.test_fraction * len(rows)), 1), len(rows) - 1)
         held_out[rng.permutation(rows)[:count]] = True
-    part = pl.when(pl.Series(held_out)).then(pl.lit(TEST)).otherwise("part")
-    return documents.with_columns(part.alias("part"))
+    part = pl.when(pl.Series(held_out)).then(pl.lit(TEST)).otherwise("split")
+    return documents.with_columns(part.alias("split"))
 
 
 def _report_ignored(paths: list[str], rows: list[int]) -> None:
@@ -220,6 +220,6 @@ def _report_ignored(paths: list[str], rows: list[int]) -> None:
 
 
 def _report_counts(documents: pl.DataFrame) -> None:
-    counts = documents.group_by("part", "label").len().sort("part", "label", nulls_last=True)
+    counts = documents.group_by("split", "label").len().sort("split", "label", nulls_last=True)
     shown = ", ".join(" ".join(filter(None, (part, label, f"{count:,}"))) for part, label, count in counts.iter_rows())
     logger.info("Read %s documents: %s", f"{len(documents):,}", shown)

@@ -86,6 +86,6 @@ class DocumentOptions(BaseModel):
             raise ValueError(f"the column {', '.join(map(repr, repeated))} has more than one role")
         return self
 
-    def part_of(self, name: str) -> Part | None:
+    def subset(self, name: str) -> Part | None:
         """Return the part that a folder, file or value means, None when it means none."""
         return self.parts.get(name.lower())

@@ -30,7 +30,7 @@ def read_tables(files: Sequence[tuple[str, bytes]], options: DocumentOptions) ->
         options: columns, header, separator, names of parts, encoding.
 
     Returns:
-        ``document_id``, ``text``, ``label``, ``part``, all String; a missing cell of text is empty.
+        ``document_id``, ``text``, ``label``, ``split``, all String; a missing cell of text is empty.
 
     Raises:
         DataError: there is no table; one is in another encoding, cannot be parsed or lacks a column; a test row has no
@@ -83,7 +83,7 @@ def _documents(table: pl.DataFrame, name: str, options: DocumentOptions) -> pl.D
         document_id=pl.col(options.id_column) if options.id_column else row_ids,
         text=_joined(options.text_columns),
         label=pl.col(label_column) if label_column else pl.lit(None, pl.String),
-        part=pl.col(options.part_column) if options.part_column else pl.lit(default_part, pl.String),
+        split=pl.col(options.part_column) if options.part_column else pl.lit(default_part, pl.String),
     )
     if options.part_column:
         documents = _known_parts(documents, name, options)
@@ -96,7 +96,7 @@ def _part_of_file(name: str, options: DocumentOptions) -> str:
     """Return the part that the name of a table or of a folder around it begins with, innermost first; else train."""
     for step in reversed(posixpath.splitext(name)[0].split("/")):
         for candidate in (step, re.split(r"[-_. ]", step)[0]):
-            if part := options.part_of(candidate):
+            if part := options.subset(candidate):
                 return part
     return TRAIN
 
@@ -119,16 +119,16 @@ def _joined(columns: tuple[str, ...]) -> pl.Expr:
 
 
 def _known_parts(documents: pl.DataFrame, name: str, options: DocumentOptions) -> pl.DataFrame:
-    values = documents["part"].unique().to_list()
-    unknown = sorted({str(value) for value in values if value is None or options.part_of(value) is None})
+    values = documents["split"].unique().to_list()
+    unknown = sorted({str(value) for value in values if value is None or options.subset(value) is None})
     if unknown:
-        row = documents["part"].is_in(unknown) | documents["part"].is_null()
+        row = documents["split"].is_in(unknown) | documents["split"].is_null()
         raise DataError(
             f"{name}: column {options.part_column!r} holds {unknown[0]!r}, first in row {row.arg_true()[0] + 1}, "
             f"which means no part; known are {', '.join(options.parts)} (add to parts)"
         )
-    known = {value: options.part_of(value) for value in values}
-    return documents.with_columns(pl.col("part").replace_strict(known, return_dtype=pl.String))
+    known = {value: options.subset(value) for value in values}
+    return documents.with_columns(pl.col("split").replace_strict(known, return_dtype=pl.String))
 
 
 def _settled(documents: pl.DataFrame, name: str, options: DocumentOptions) -> pl.DataFrame:
@@ -136,14 +136,14 @@ def _settled(documents: pl.DataFrame, name: str, options: DocumentOptions) -> pl
     label = pl.when(pl.col("label").str.strip_chars() != "").then("label")
     documents = documents.with_columns(label.alias("label"))
     none = pl.col("label").is_in(options.unlabelled).fill_null(False)
-    bare_test = documents.select((pl.col("part") == TEST) & pl.col("label").is_null()).to_series()
+    bare_test = documents.select((pl.col("split") == TEST) & pl.col("label").is_null()).to_series()
     if bare_test.any():
         raise DataError(
             f"{name}: {bare_test.sum():,} rows of the test part have no label, the first is row "
             f"{bare_test.arg_true()[0] + 1} (test rows without labels: name their part unlabelled in parts)"
         )
-    unlabelled = none | pl.col("label").is_null() | (pl.col("part") == UNLABELLED)
+    unlabelled = none | pl.col("label").is_null() | (pl.col("split") == UNLABELLED)
     return documents.with_columns(
         label=pl.when(~unlabelled).then("label"),
-        part=pl.when(unlabelled).then(pl.lit(UNLABELLED)).otherwise("part"),
+        split=pl.when(unlabelled).then(pl.lit(UNLABELLED)).otherwise("split"),
     )

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from embedline.errors import DataError
-from embedline.training.checkpoint import Identity
+from embedline.training.checkpoint import Fingerprint
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
-class StepLoss(NamedTuple):
+class BatchLoss(NamedTuple):
     """Losses [] of one batch: the one to descend, with its penalties, and the one to report."""
 
-    descended: Tensor
-    reported: Tensor
+    total: Tensor
+    data_term: Tensor
 
-    def times(self, weight: float) -> "StepLoss":
+    def times(self, weight: float) -> "BatchLoss":
         """Both multiplied."""
-        return StepLoss(self.descended * weight, self.reported.detach() * weight)
+        return BatchLoss(self.total * weight, self.data_term.detach() * weight)
 
 
 class Share(NamedTuple):
@@ -57,7 +57,7 @@ class Share(NamedTuple):
 WHOLE = Share()
 
 
-class Task(Protocol):
+class Batches(Protocol):
     """Batches of a training. Its tensors lie on the training's device already.
 
     Of several processes each has the same batches in the same order, and computes the losses of its share of them:
@@ -71,7 +71,7 @@ class Task(Protocol):
     n_batches: int
     rows_per_batch: float
 
-    def identity(self) -> Identity:
+    def fingerprint(self) -> Fingerprint:
         """What a checkpoint's training must have had in common with this one, beside the options."""
 
     def begin_epoch(self, order: torch.Generator) -> None:
@@ -80,7 +80,7 @@ class Task(Protocol):
     def rate(self, index: int) -> float:
         """Factor of the learning rate at batch ``index`` of the epoch."""
 
-    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
+    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
         """Losses of batch ``index`` of the epoch; what may run in low precision runs within ``autocast()``."""
 
     def state(self) -> Any:
@@ -90,13 +90,13 @@ class Task(Protocol):
         """Go on within an epoch from :meth:`state`."""
 
 
-def step_batches(task: Task, accumulate: int, first: int = 0) -> Iterator[range]:
+def batches_by_step(task: Batches, accumulate: int, first: int = 0) -> Iterator[range]:
     """Batches of each step of an epoch, from step ``first`` on: ``accumulate`` of them, in the last the rest."""
     starts = range(first * accumulate, task.n_batches, accumulate)
     return (range(start, min(start + accumulate, task.n_batches)) for start in starts)
 
 
-def mean_rate(task: Task, batches: range) -> float:
+def mean_rate(task: Batches, batches: range) -> float:
     """Factor of the learning rate of a step: the mean of its batches' factors."""
     return sum(task.rate(index) for index in batches) / len(batches)
 
@@ -117,7 +117,7 @@ def batch_sizes(n_rows: int, batch_size: int) -> list[int]:
     return [n_rows // n_batches + (place < n_rows % n_batches) for place in range(n_batches)]
 
 
-class RowTask:
+class TableBatches:
     """Batches cut by index from tensors of independent rows.
 
     Each epoch reads every row once, in a fresh permutation that is cut into batches of :func:`batch_sizes`.
@@ -152,7 +152,7 @@ class RowTask:
         share.check(min(self._sizes), "row(s)")
         self._batches: Sequence[Tensor] = ()
 
-    def identity(self) -> Identity:
+    def fingerprint(self) -> Fingerprint:
         """Number of rows and of rows a batch."""
         return {"n_rows": self.n_rows, "batch_size": self.batch_size}
 
@@ -165,17 +165,17 @@ class RowTask:
         """The same for every batch."""
         return 1.0
 
-    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
+    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
         """Loss of the batch's rows."""
         rows = self._batches[index]
         if self._share.size == 1:
             return self.loss_of(network, rows, autocast)
         return self.loss_of(network, rows[self._share.of(len(rows))], autocast).times(self._share.weight(len(rows)))
 
-    def loss_of(self, network: nn.Module, rows: Tensor, autocast: Autocast) -> StepLoss:
+    def loss_of(self, network: nn.Module, rows: Tensor, autocast: Autocast) -> BatchLoss:
         """Loss of some rows, int64 [B]."""
         value = row_loss(network, self.gather(rows), self._loss, autocast)
-        return StepLoss(value, value)
+        return BatchLoss(value, value)
 
     def gather(self, rows: Tensor) -> list[Tensor]:
         """The tensors' values [B, …] at some of the rows to learn from, int64 [B], on the device."""

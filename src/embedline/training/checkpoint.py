@@ -19,7 +19,7 @@ FORMAT = "embedline-checkpoint-1"
 State = dict[
     str, Any
 ]  # dictionaries, lists, tensors, numbers and strings: what torch.load reads without pickle's risks
-Identity = dict[str, Any]  # what tells one training from another; JSON values by name
+Fingerprint = dict[str, Any]  # what tells one training from another; JSON values by name
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _keepers: list[tuple[Path, float]] = []
 
 
 @contextmanager
-def keeping(folder: Path, every: float) -> Iterator[None]:
+def checkpointing(folder: Path, every: float) -> Iterator[None]:
     """Have the trainings inside the ``with`` block keep checkpoints in ``folder`` and go on from those they find there.
 
     The caller answers for it that ``folder`` belongs to exactly this work (same code, parameters and inputs), and
@@ -60,7 +60,7 @@ def current(name: str) -> "Checkpoint | None":
 
 
 def scratch() -> Path | None:
-    """The folder of :func:`keeping`, for other things that are needed until the work is done; None without one."""
+    """The folder of :func:`checkpointing`, for other things that are needed until then; None without one."""
     return _keepers[-1][0] if _keepers else None
 
 
@@ -85,7 +85,7 @@ class Checkpoint:
         """Whether ``every`` seconds have passed since the training began or the last checkpoint was written."""
         return time.monotonic() - self._since >= self.every
 
-    def load(self, identity: Identity) -> State | None:
+    def load(self, identity: Fingerprint) -> State | None:
         """The stored state, its tensors on the CPU, at the beginning of a training.
 
         Returns:
@@ -113,7 +113,7 @@ class Checkpoint:
         state: State = kept["state"]
         return state
 
-    def save(self, state: State, identity: Identity) -> None:
+    def save(self, state: State, identity: Fingerprint) -> None:
         """Replace the file by ``state``; where that fails, for want of space, warn once and leave the file as it is."""
         # Through memory, because torch.save itself reports a full disk as a RuntimeError without a reason.
         content = io.BytesIO()
@@ -145,7 +145,7 @@ def _read(path: Path) -> dict[str, Any]:
     return kept
 
 
-def _differences(theirs: Identity, ours: Identity, most: int = 3) -> str:
+def _differences(theirs: Fingerprint, ours: Fingerprint, most: int = 3) -> str:
     """The first of the names with different values, each with both; empty if there are none."""
     names = [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]
     shown = [f"{name} is {theirs.get(name)} there and {ours.get(name)} here" for name in names[:most]]
@@ -153,7 +153,7 @@ def _differences(theirs: Identity, ours: Identity, most: int = 3) -> str:
 
 
 @contextmanager
-def unbroken() -> Iterator[None]:
+def defer_interrupt() -> Iterator[None]:
     """Hold Ctrl-C back until the end of the ``with`` block, where it takes its usual course.
 
     Python raises it in the main thread between any two instructions; half an optimiser's step must not reach a

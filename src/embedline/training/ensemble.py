@@ -44,7 +44,7 @@ def in_threads(threads: int, function: Callable[[], Result]) -> Result:
         return pool.submit(function).result()
 
 
-def train_side_by_side(
+def train_parallel(
     train_member: Callable[[int, nn.Module, threading.Event], Result],
     networks: Sequence[nn.Module],
     *,
@@ -103,10 +103,10 @@ def weighted_mean(outputs: Sequence[NDArray[np.floating]], weights: Sequence[flo
     return mean
 
 
-def seconds_side_by_side(seconds: Sequence[float], workers: int) -> float:
+def parallel_seconds(seconds: Sequence[float], workers: int) -> float:
     """Time that trainings of these ``seconds`` take, ``workers`` at a time, each begun as soon as another ends.
 
-    >>> seconds_side_by_side([3.0, 5.0, 4.0], 2)
+    >>> parallel_seconds([3.0, 5.0, 4.0], 2)
     7.0
     """
     busy_until = [0.0] * workers  # a heap: the first is the smallest

@@ -13,11 +13,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from embedline.training.batches import Autocast, Loss, RowTask, StepLoss, Task, mean_rate, step_batches
+from embedline.training.batches import Autocast, Batches, BatchLoss, Loss, TableBatches, batches_by_step, mean_rate
 from embedline.training.optimizer import LayerGroup, make_optimizer, set_rates
 from embedline.training.options import FinderOptions, FitOptions
 from embedline.training.processes import Stopped
-from embedline.training.train import take_step
+from embedline.training.train import training_step
 
 SMOOTHING = 0.9  # weight of the past in the smoothed loss
 DIVERGED = 4.0  # stop once the smoothed loss is this many times its minimum
@@ -37,7 +37,7 @@ class RangeTest:
         return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
 
 
-class RandomRows(RowTask):
+class RandomRows(TableBatches):
     """Batches of rows drawn with replacement, each when it is asked for, in an epoch without an end."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
@@ -48,7 +48,7 @@ class RandomRows(RowTask):
         """Draw from ``order`` from now on."""
         self._order = order
 
-    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
+    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
         """Loss of rows drawn for it."""
         rows = torch.randint(self.n_rows, (self.batch_size,), generator=self._order, device=self._order.device)
         return self.loss_of(network, rows, autocast)
@@ -72,7 +72,7 @@ def find_learning_rate(
 
 def range_test(
     network: nn.Module,
-    task: Task,
+    task: Batches,
     training: FitOptions,
     finder: FinderOptions,
     *,
@@ -100,7 +100,7 @@ def range_test(
     for step, batches in zip(range(finder.steps), steps, strict=False):
         rate = finder.low * (finder.high / finder.low) ** (step / (finder.steps - 1))
         set_rates(optimizer, rate * mean_rate(task, batches), training.betas[0])
-        reported = take_step(task, batches, trained, optimizer, accelerator, training.clip_norm)
+        reported = training_step(task, batches, trained, optimizer, accelerator, training.clip_norm)
         average = SMOOTHING * average + (1.0 - SMOOTHING) * (sum(loss.item() for loss in reported) / len(reported))
         smoothed = average / (1.0 - SMOOTHING ** (step + 1))
         if not math.isfinite(smoothed) or (losses and smoothed > DIVERGED * min(losses)):
@@ -112,11 +112,11 @@ def range_test(
     return RangeTest(rates, losses, suggest_rate(rates, losses) if rates else finder.low)
 
 
-def _steps(task: Task, accumulate: int, order: torch.Generator) -> Iterator[range]:
+def _steps(task: Batches, accumulate: int, order: torch.Generator) -> Iterator[range]:
     """Batches of each step, epoch after epoch."""
     while True:
         task.begin_epoch(order)
-        yield from step_batches(task, accumulate)
+        yield from batches_by_step(task, accumulate)
 
 
 def suggest_rate(rates: Sequence[float], losses: Sequence[float]) -> float:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from embedline.training import checkpoint
 from embedline.training.device import device_name, make_accelerator
-from embedline.training.ensemble import count_workers, in_threads, seconds_side_by_side, train_side_by_side
+from embedline.training.ensemble import count_workers, in_threads, parallel_seconds, train_parallel
 from embedline.training.options import TrainingOptions
 from embedline.training.processes import current
 from embedline.training.state import Record
-from embedline.training.train import Evaluate, Fitted
+from embedline.training.train import Evaluate, FitResult
 
 FEW_STEPS = 100  # of a training, all epochs together
 
@@ -52,7 +52,7 @@ class Job(Protocol):
     def build(self, seed: int) -> nn.Module:
         """The network of a seed, as it is before the training."""
 
-    def fit(self, network: nn.Module, *, accelerator: Accelerator, seed: int, **settings: Any) -> Fitted:
+    def fit(self, network: nn.Module, *, accelerator: Accelerator, seed: int, **settings: Any) -> FitResult:
         """Train it; ``settings`` are others of :func:`embedline.training.train.train`."""
 
 
@@ -74,7 +74,7 @@ def train_members(
     kept = [checkpoint.current(f"{prefix}member{member}") for member in range(len(networks))]
     workers = 1 if team else count_workers(len(networks), training.threads, accelerator.device)
 
-    def train_member(member: int, network: nn.Module, stop: threading.Event) -> Fitted:
+    def train_member(member: int, network: nn.Module, stop: threading.Event) -> FitResult:
         return job.fit(
             network,
             accelerator=accelerator,
@@ -88,7 +88,7 @@ def train_members(
         )
 
     with team.following(follow_members, job) if team else nullcontext():
-        runs = train_side_by_side(train_member, networks, workers=workers, threads=training.threads)
+        runs = train_parallel(train_member, networks, workers=workers, threads=training.threads)
     warn_of_few_steps(runs[:1], training.batch_size, "training")
     metrics = {
         "rows": rows,
@@ -97,7 +97,7 @@ def train_members(
         "member_weights": list(training.member_weights),
         "workers": workers,
         **({"processes": team.size} if team else {}),
-        "seconds": seconds_side_by_side([run.seconds for run in runs], workers),
+        "seconds": parallel_seconds([run.seconds for run in runs], workers),
         "rows_per_second": workers * float(np.mean([run.rows_per_second for run in runs])),
         "device": device_name(accelerator.device),
         "precision": accelerator.mixed_precision,
@@ -118,7 +118,7 @@ def follow_members(job: Job) -> None:
         in_threads(job.training.threads, partial(job.fit, job.build(seed), accelerator=accelerator, seed=seed))
 
 
-def warn_of_few_steps(stages: Sequence[Fitted], batch_size: int, block: str) -> None:
+def warn_of_few_steps(stages: Sequence[FitResult], batch_size: int, block: str) -> None:
     """Warn of a training whose stages have fewer than :data:`FEW_STEPS` steps; ``block`` is that of its settings."""
     steps = sum(int(stage.history[-1]["step"]) for stage in stages)
     if steps < FEW_STEPS:

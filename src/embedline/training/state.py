@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from embedline.errors import TrainingError
-from embedline.training.batches import Task, step_batches
-from embedline.training.checkpoint import Identity, State, unbroken
+from embedline.training.batches import Batches, batches_by_step
+from embedline.training.checkpoint import Fingerprint, State, defer_interrupt
 from embedline.training.dropout import generator_states, restore_generators
 from embedline.training.early_stopping import BestEpoch
 from embedline.training.ema import WeightAverage
@@ -28,7 +28,7 @@ UNTIMED_STEPS = 10  # first steps warm caches and kernels up; they do not count 
 
 
 @dataclass
-class Meter:
+class RunningMean:
     """Mean loss since it was last read, summed on the device: reading it is the loop's only synchronisation."""
 
     total: Tensor
@@ -48,7 +48,7 @@ class Meter:
 
 
 @dataclass
-class Stopwatch:
+class Throughput:
     """Time spent in training steps, without the first ones of a process, evaluations and checkpoints."""
 
     steps: int = 0
@@ -89,7 +89,7 @@ class TrainingState:
         optimizer: torch.optim.Optimizer,
         options: FitOptions,
         *,
-        task: Task,
+        task: Batches,
         seed: int,
         accelerator: Accelerator,
         alone: bool,
@@ -107,7 +107,7 @@ class TrainingState:
         self.order = torch.Generator(device=self.device).manual_seed(seed)
         self.order_of_epoch = self.order.get_state()  # from which the present epoch's order is drawn
         self._carried: Any = None  # of a checkpoint from within an epoch
-        self.meter, self.stopwatch = Meter(torch.zeros((), device=self.device)), Stopwatch()
+        self.meter, self.stopwatch = RunningMean(torch.zeros((), device=self.device)), Throughput()
         self.step = self.epoch = 0
         self.history: list[Record] = []
         self.whole = True
@@ -149,12 +149,12 @@ class TrainingState:
         if self._carried is not None:
             self.task.restore(self._carried)
             self._carried = None
-        return step_batches(self.task, self.options.accumulate, self.step - self.epoch * self.epoch_steps)
+        return batches_by_step(self.task, self.options.accumulate, self.step - self.epoch * self.epoch_steps)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
         """What changes inside the ``with`` block comes into a checkpoint as a whole or, after an error, not at all."""
-        with unbroken():
+        with defer_interrupt():
             self.whole = False
             yield
             self.whole = True
@@ -213,11 +213,11 @@ class TrainingState:
         self.epoch += 1
         self.order_of_epoch = self.order.get_state()
 
-    def identity(self) -> Identity:
+    def fingerprint(self) -> Fingerprint:
         """What a training must have in common with this one to go on from its state."""
         options = self.options.model_dump(mode="json")
         return {
-            **self.task.identity(),
+            **self.task.fingerprint(),
             "n_steps": self.n_steps,
             "seed": self.seed,
             "processes": self.team.size if self.team else 1,
@@ -282,7 +282,7 @@ class TrainingState:
         self.meter.total.fill_(state["meter"]["total"])
         self.meter.count = state["meter"]["count"]
         self.history = json.loads(state["history"])
-        self.stopwatch = Stopwatch(**state["timed"], warm=self.step + UNTIMED_STEPS)
+        self.stopwatch = Throughput(**state["timed"], warm=self.step + UNTIMED_STEPS)
         self._earlier, self._began = state["seconds"], time.perf_counter()
 
 

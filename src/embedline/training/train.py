@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from embedline.training import progress, schedules
 from embedline.training.batch_norm import share_batch_norm
-from embedline.training.batches import Loss, RowTask, Task, mean_rate
+from embedline.training.batches import Batches, Loss, TableBatches, mean_rate
 from embedline.training.checkpoint import Checkpoint
 from embedline.training.dropout import vary_dropout
 from embedline.training.early_stopping import hold_out, row_monitor
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Fitted:
+class FitResult:
     """What a training leaves.
 
     Attributes:
@@ -56,7 +56,7 @@ class Fitted:
         return next((record for record in self.history if record["epoch"] == self.best_epoch), self.history[-1])
 
 
-def descend(
+def optimizer_step(
     value: Tensor,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -77,8 +77,8 @@ def descend(
     optimizer.zero_grad(set_to_none=True)
 
 
-def take_step(
-    task: Task,
+def training_step(
+    task: Batches,
     batches: range,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -98,7 +98,7 @@ def take_step(
         if len(batches) > 1:
             value = value / len(batches)
         if index == batches[-1]:
-            descend(value, network, optimizer, accelerator, clip_norm, *more)
+            optimizer_step(value, network, optimizer, accelerator, clip_norm, *more)
         else:
             accelerator.backward(value)
     return reported
@@ -113,7 +113,7 @@ def fit(
     accelerator: Accelerator,
     resident: bool = True,
     **settings: Any,
-) -> Fitted:
+) -> FitResult:
     """:func:`train` on independent rows, ``options.batch_size`` of them a batch.
 
     With ``options.early_stopping`` its ``fraction`` of the rows is held out, and their mean loss decides.
@@ -132,7 +132,7 @@ def fit(
     if isinstance(options.early_stopping, HeldOutStopping):
         learned, held_out = hold_out(len(tensors[-1]), options.early_stopping)
         settings["monitor"] = row_monitor(tensors, loss, accelerator.device, held_out)
-    task = RowTask(
+    task = TableBatches(
         tensors,
         loss,
         batch_size=options.batch_size,
@@ -146,7 +146,7 @@ def fit(
 
 def train(
     network: nn.Module,
-    task: Task,
+    task: Batches,
     options: FitOptions,
     *,
     accelerator: Accelerator,
@@ -159,7 +159,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     stop: threading.Event | None = None,
     alone: bool = True,
-) -> Fitted:
+) -> FitResult:
     """Train ``network`` on ``task`` for ``options.epochs`` and return the network to use.
 
     Args:
@@ -202,8 +202,8 @@ def train(
     training = TrainingState(network, optimizer, options, task=task, seed=seed, accelerator=accelerator, alone=alone)
     if not leads:
         follow(training, lambda batches: _step(training, accelerator, batches)[1])
-        return Fitted(network)
-    state = checkpoint.load(training.identity()) if checkpoint else None
+        return FitResult(network)
+    state = checkpoint.load(training.fingerprint()) if checkpoint else None
     if team:
         team.share_out((state, network.state_dict() if state is None else {}))
     if checkpoint and state:
@@ -217,7 +217,7 @@ def train(
         finally:
             # From a state that is not finite every later run would end in the same error.
             if checkpoint and training.whole and training.position != found and training.is_finite():
-                checkpoint.save(training.state(), training.identity())
+                checkpoint.save(training.state(), training.fingerprint())
     fitted = _fitted(training, label)
     if team:
         team.order(Order.END)
@@ -225,14 +225,16 @@ def train(
     return fitted
 
 
-def _fitted(training: TrainingState, label: str) -> Fitted:
+def _fitted(training: TrainingState, label: str) -> FitResult:
     """What a training leaves that has ended; with early stopping its network is put back to the best epoch."""
     best = training.best.epoch if training.best else None
     if training.best:
         training.result.load_state_dict(training.best.weights)
         name, planned = f"training {label}".strip(" ."), training.options.epochs
         logger.info("The %s ended after epoch %d of %d; the best is %d", name, training.epoch, planned, best)
-    return Fitted(training.result, training.history, training.rows_per_second, training.seconds, training.epoch, best)
+    return FitResult(
+        training.result, training.history, training.rows_per_second, training.seconds, training.epoch, best
+    )
 
 
 def _run(
@@ -269,7 +271,7 @@ def _run(
                     bar.update(step - bar.n)
                 if checkpoint and checkpoint.due():
                     training.refuse_divergence(label)
-                    checkpoint.save(training.state(), training.identity())
+                    checkpoint.save(training.state(), training.fingerprint())
                     training.stopwatch.start(step)
                 if stop and stop.is_set():
                     raise Stopped(f"at step {step:,} of {n_steps:,}")
@@ -289,7 +291,7 @@ def _step(training: TrainingState, accelerator: Accelerator, batches: range) -> 
     lr = schedules.learning_rate(options, progressed)
     set_rates(training.optimizer, lr * mean_rate(task, batches), schedules.momentum(options, progressed))
     network, optimizer, exchange = training.network, training.optimizer, training.exchange
-    return lr, take_step(task, batches, network, optimizer, accelerator, options.clip_norm, exchange)
+    return lr, training_step(task, batches, network, optimizer, accelerator, options.clip_norm, exchange)
 
 
 def _figures(training: TrainingState, evaluate: Evaluate | None, monitor: Monitor | str | None) -> dict[str, float]:

@@ -10,7 +10,7 @@ from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 from kedro.validation.exceptions import DataValidationError
 
-from embedline.pipelines.adult import create_pipeline
+from embedline.pipelines.adult.pipeline import create_pipeline
 from embedline.sources.adult_generator import GeneratorOptions, generate_files
 from embedline.sources.adult_table import read_table
 

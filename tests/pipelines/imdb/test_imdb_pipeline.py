@@ -12,7 +12,7 @@ from kedro.runner import SequentialRunner
 from kedro.validation.exceptions import DataValidationError
 
 from embedline.errors import DataError
-from embedline.pipelines.imdb import create_corpus_pipeline, create_pipeline
+from embedline.pipelines.imdb.pipeline import create_corpus_pipeline, create_pipeline
 from embedline.pipelines.imdb.nodes import read_documents
 from embedline.sources.document_options import DocumentOptions
 from embedline.sources.imdb_files import acquire_files
@@ -42,7 +42,7 @@ def test_generated_reviews_become_documents(tmp_path: Path) -> None:
     (documents,) = tmp_path.glob("03_primary/imdb/documents.feather/*/documents.feather")
     assert pl.read_parquet(raw).equals(acquire_files("generated", generator=SMALL))
     frame = pl.read_ipc(documents)
-    counts = frame.group_by("part", "label").len().sort("part", "label").rows()
+    counts = frame.group_by("split", "label").len().sort("split", "label").rows()
     assert counts == [
         *(("test", "neg", 2), ("test", "pos", 2), ("train", "neg", 3), ("train", "pos", 3), ("unlabelled", None, 3)),
     ]
@@ -52,7 +52,7 @@ def test_generated_reviews_become_documents(tmp_path: Path) -> None:
 
 
 def test_the_contract_is_checked_on_save(tmp_path: Path) -> None:
-    bad = pl.DataFrame({"document_id": ["a"], "text": ["b"], "label": [None], "part": ["train"]})
+    bad = pl.DataFrame({"document_id": ["a"], "text": ["b"], "label": [None], "split": ["train"]})
     with pytest.raises(DataValidationError, match=r"imdb\.documents: .*'label': None.* has no label, which the parts"):
         catalog_of(tmp_path, {}).save("imdb.documents", bad.cast({"label": pl.String}))
     assert not list(tmp_path.rglob("*.feather/*"))
@@ -69,7 +69,7 @@ def test_a_corpus_of_ones_own(tmp_path: Path) -> None:
     catalog = catalog_of(tmp_path, parameters)
     SequentialRunner().run(create_corpus_pipeline("tickets"), catalog)
     documents = catalog.load("tickets.documents")
-    assert documents.group_by("part", "label").len().sort("part", "label").rows() == [
+    assert documents.group_by("split", "label").len().sort("split", "label").rows() == [
         *(("test", "late", 6), ("test", "lost", 3), ("train", "late", 14), ("train", "lost", 7)),
     ]
     assert documents.row(4)[:3] == ("tickets/5", "ticket 4", "late")

@@ -11,7 +11,7 @@ from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 
-from embedline.pipelines.text import create_finder_pipeline, create_pipeline, nodes
+from embedline.pipelines.text.pipeline import create_finder_pipeline, create_pipeline, nodes
 from embedline.pipelines.text.options import (
     ClassifierOptions,
     ClassifierTraining,
@@ -57,7 +57,7 @@ def ids() -> pl.DataFrame:
         for part in ("train", "validation")
         for n in range(12)
     ]
-    schema = {"document_id": pl.String, "label": pl.String, "part": pl.String, "ids": pl.List(pl.UInt16)}
+    schema = {"document_id": pl.String, "label": pl.String, "split": pl.String, "ids": pl.List(pl.UInt16)}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 

@@ -10,7 +10,7 @@ from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 from kedro.validation.exceptions import DataValidationError
 
-from embedline.pipelines.movielens import create_pipeline
+from embedline.pipelines.movielens.pipeline import create_pipeline
 from embedline.sources.movielens_files import acquire_files
 from embedline.sources.movielens_generator import GeneratorOptions
 

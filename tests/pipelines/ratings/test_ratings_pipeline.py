@@ -12,8 +12,8 @@ from kedro.runner import SequentialRunner
 from pydantic import ValidationError
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings import create_cross_validation_pipeline, create_pipeline, nodes
-from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.pipeline import create_cross_validation_pipeline, create_pipeline, nodes
+from embedline.pipelines.ratings.fold_in_options import FoldInOptions
 from embedline.pipelines.ratings.options import (
     BaselineOptions,
     ColdStartOptions,
@@ -46,7 +46,7 @@ SETTINGS: dict[str, Any] = {
     "baselines": BaselineOptions(),
     "ranking": RankingOptions(k=3, relevant=3.5),
     "cold_start": ColdStartOptions(given=(1, 3), fraction=0.2),
-    "folding": FoldingOptions(),
+    "folding": FoldInOptions(),
     "recommendation": RecommendationOptions(k=4, users="all", neighbours=3),
     "report": RatingReport(biases=3, map_items=8, crosstab=5),
     "cross_validation": CrossValidationOptions(column="fold"),
@@ -111,8 +111,8 @@ def test_artifacts_have_the_names_of_the_catalog() -> None:
 def test_metrics_hold_what_the_report_needs(engine: str) -> None:
     outputs = _run(engine)
     metrics, predictions = outputs["metrics"], outputs["predictions"]
-    assert metrics["train_rows"] + metrics["evaluate_rows"] == N_ROWS
-    assert metrics["evaluate_rows"] == len(predictions)
+    assert metrics["train_rows"] + metrics["test_rows"] == N_ROWS
+    assert metrics["test_rows"] == len(predictions)
     error = (predictions["predicted"] - predictions["actual"]).to_numpy()
     assert metrics["mse"] == pytest.approx(np.mean(error**2))
     assert metrics["rmse"] == pytest.approx(np.mean(error**2) ** 0.5)

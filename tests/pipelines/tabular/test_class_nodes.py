@@ -12,7 +12,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular import create_final_pipeline, create_pipeline, nodes
+from embedline.pipelines.tabular.pipeline import create_final_pipeline, create_pipeline, nodes
 from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.options import (
     BaselineOptions,
@@ -132,7 +132,7 @@ def test_metrics_of_classes_hold_those_of_each_baseline(engine: str) -> None:
         assert {key: metrics["baselines"][name][key] for key in theirs} == theirs
     assert metrics["baselines"]["lightgbm"]["train_rows"] == metrics["train_rows"]
     assert "group_mean" not in metrics["beaten_by"]
-    assert (metrics["members"], metrics["evaluate_rows"]) == (2, len(frame))
+    assert (metrics["members"], metrics["test_rows"]) == (2, len(frame))
 
 
 @ENGINES
@@ -148,7 +148,7 @@ def test_several_targets_have_columns_and_figures_by_their_names(engine: str) ->
     assert price["exp_rmspe"] == rmspe(actual, frame["price.predicted"].to_numpy())
     assert price["baselines"]["lightgbm"]["exp_rmspe"] == rmspe(actual, frame["price.lightgbm"].to_numpy())
     assert grade["baselines"]["group_mean"]["accuracy"] < grade["accuracy"]
-    assert metrics["train_rows"] + metrics["evaluate_rows"] == N_ROWS - N_UNLABELLED
+    assert metrics["train_rows"] + metrics["test_rows"] == N_ROWS - N_UNLABELLED
 
 
 def test_both_engines_come_to_the_same_numbers() -> None:

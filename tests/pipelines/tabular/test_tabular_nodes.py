@@ -12,7 +12,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular import create_final_pipeline, create_pipeline, nodes
+from embedline.pipelines.tabular.pipeline import create_final_pipeline, create_pipeline, nodes
 from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.options import (
     BaselineOptions,
@@ -100,9 +100,9 @@ def test_metrics_hold_what_the_report_needs(engine: str) -> None:
     outputs = _run(engine)
     metrics, predictions = outputs["metrics"], pl.DataFrame(outputs["predictions"])
     assert {"exp_rmspe", "rmse", "mae", "r2", "baselines", "beaten_by", "seconds", "rows_per_second"} <= set(metrics)
-    assert metrics["train_rows"] + metrics["evaluate_rows"] == N_ROWS - N_UNLABELLED
-    assert metrics["evaluate_rows"] == len(predictions)
-    assert 100 < metrics["evaluate_rows"] < 180
+    assert metrics["train_rows"] + metrics["test_rows"] == N_ROWS - N_UNLABELLED
+    assert metrics["test_rows"] == len(predictions)
+    assert 100 < metrics["test_rows"] < 180
     actual = predictions["actual"].to_numpy()
     assert metrics["exp_rmspe"] == rmspe(actual, predictions["predicted"].to_numpy())
     for name in ("group_mean", "lightgbm"):
@@ -147,7 +147,7 @@ def test_predictions_stand_beside_their_own_rows(engine: str) -> None:
 @ENGINES
 def test_the_encoded_frame_has_every_row_of_the_split(engine: str) -> None:
     encoded = pl.DataFrame(_run(engine)["encoded"])
-    assert dict(encoded.group_by("part").len().rows())["predict"] == N_UNLABELLED
+    assert dict(encoded.group_by("split").len().rows())["predict"] == N_UNLABELLED
     assert len(encoded) == N_ROWS
     assert encoded["code:heat_na"].to_list()[:2] == [2, 1]
     assert encoded["code:shop"].max() == 5
@@ -210,7 +210,7 @@ def test_baselines_that_win_or_draw_are_named_and_warned_of(caplog: pytest.LogCa
     assert metrics["beaten_by"] == ["tree", "draw"]
     assert metrics["exp_rmspe"] == pytest.approx(0.2)
     assert metrics["baselines"]["tree"]["exp_rmspe"] == pytest.approx(0.1)
-    assert (metrics["train_rows"], metrics["evaluate_rows"]) == (7, 2)
+    assert (metrics["train_rows"], metrics["test_rows"]) == (7, 2)
     assert "loses to tree (0.1000)" in caplog.text
     assert "mean" not in caplog.text
 
@@ -232,7 +232,7 @@ def test_lightgbm_may_be_left_out() -> None:
         table, outputs["encoded"], outputs["encoder"], COLUMNS, SETTINGS["split"], BaselineOptions(lightgbm=None)
     )
     assert predicted.columns == list(costs) == ["group_mean"]
-    overall = outputs["encoded"].filter(part="train")["sales"].mean()
+    overall = outputs["encoded"].filter(split="train")["sales"].mean()
     assert predicted["group_mean"].to_list() == pytest.approx([overall] * len(outputs["predictions"]))
 
 

@@ -25,7 +25,7 @@ def acquire_corpus(source: str) -> pl.DataFrame:
 
 
 def read_documents(raw: pl.DataFrame, reading: DocumentOptions, classes: Classes) -> pl.DataFrame:
-    """Decode every document and say what it is: ``document_id``, ``text``, ``label``, ``part``.
+    """Decode every document and say what it is: ``document_id``, ``text``, ``label``, ``split``.
 
     Raises:
         DataError: a file or row cannot be read, a label is not among the classes, or a class has nothing to learn from.

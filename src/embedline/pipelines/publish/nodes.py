@@ -13,7 +13,7 @@ import polars as pl
 from embedline.errors import DataError, about_frame
 from embedline.frames.checks import open_frame, settle_objects
 from embedline.pipelines.ratings.options import RatingColumns, RatingSplit
-from embedline.pipelines.tabular.columns import EVALUATE, Columns, Split, assign_parts
+from embedline.pipelines.tabular.columns import TEST, Columns, Split, assign_splits
 from embedline.pipelines.tabular.contract import read_table
 from embedline.pipelines.text.documents import read_documents
 from embedline.training.metrics import require_finite
@@ -76,7 +76,7 @@ def hold_out_table(table: Frame, columns: Columns, split: Split, encoder: dict[s
     if ACTUAL in inputs:
         raise DataError(f"the table has a variable {ACTUAL!r}, the name of what came true: rename it to publish")
     with about_frame("table"):
-        rows = assign_parts(read_table(table, columns, split), columns, split).filter(nw.col("part") == EVALUATE)
+        rows = assign_splits(read_table(table, columns, split), columns, split).filter(nw.col("split") == TEST)
     chosen = rows.select(*dict.fromkeys(inputs), nw.col(columns.targets[0]).alias(ACTUAL)).to_polars()
     text = [name for name, dtype in chosen.schema.items() if dtype in (pl.Categorical, pl.Enum)]
     return chosen.with_columns(pl.col(text).cast(pl.String))

@@ -10,7 +10,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from embedline.pipelines.ratings.network import FactorModel
 from embedline.pipelines.ratings.options import Penalty
 from embedline.pipelines.ratings.sides import sum_of
-from embedline.training.batches import Autocast, Loss, RowTask, StepLoss
+from embedline.training.batches import Autocast, BatchLoss, Loss, TableBatches
 from embedline.training.lr_finder import RandomRows
 
 
@@ -40,7 +40,7 @@ def penalty_weights(penalty: Penalty, factors: int, bias: bool) -> Tensor | None
     return torch.tensor([penalty.factors] * factors + [penalty.biases] * bias)
 
 
-class RatingTask(RowTask):
+class RatingBatches(TableBatches):
     """Batches cut by index from user rows, item rows (int32 [N] each) and ratings (float32 [N]).
 
     To the loss of a batch, the mean over its rows, comes the mean over its rows of the weighted squares of the user's
@@ -49,7 +49,7 @@ class RatingTask(RowTask):
 
     Args:
         weights: of :func:`penalty_weights`.
-        settings: more of :class:`RowTask`.
+        settings: more of :class:`TableBatches`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class RatingTask(RowTask):
         super().__init__(tensors, loss, batch_size=batch_size, device=device, **settings)
         self._weights = weights.to(device) if weights is not None else None
 
-    def loss_of(self, network: nn.Module, rows: Tensor, autocast: Autocast) -> StepLoss:
+    def loss_of(self, network: nn.Module, rows: Tensor, autocast: Autocast) -> BatchLoss:
         """Loss of some rows, int64 [B]."""
         assert isinstance(network, FactorModel)
         users, items, ratings = self.gather(rows)
@@ -78,9 +78,9 @@ class RatingTask(RowTask):
                 score = network.score(user, item)
         value = self._loss(score, ratings)
         if self._weights is None:
-            return StepLoss(value, value)
-        return StepLoss(value + _Squares.apply(self._weights / len(rows), *user_parts, *item_parts), value)
+            return BatchLoss(value, value)
+        return BatchLoss(value + _Squares.apply(self._weights / len(rows), *user_parts, *item_parts), value)
 
 
-class RandomRatings(RandomRows, RatingTask):
+class RandomRatings(RandomRows, RatingBatches):
     """Batches of ratings drawn with replacement, for a learning-rate range test."""

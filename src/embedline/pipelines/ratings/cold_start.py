@@ -15,7 +15,7 @@ from embedline.pipelines.ratings.cold_items import measure_items
 from embedline.pipelines.ratings.cold_users import measure_users
 from embedline.pipelines.ratings.contract import to_polars
 from embedline.pipelines.ratings.encoder import encode, fit_encoder
-from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.fold_in_options import FoldInOptions
 from embedline.pipelines.ratings.learner import load_model, train_ratings
 from embedline.pipelines.ratings.options import (
     TRAIN,
@@ -29,7 +29,7 @@ from embedline.pipelines.ratings.options import (
     Span,
 )
 from embedline.pipelines.ratings.predictions import fit_biases
-from embedline.pipelines.ratings.splits import assign_parts, part_of
+from embedline.pipelines.ratings.splits import assign_splits, subset
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def measure_cold_start(
     network: RatingNetwork,
     training: RatingsTraining,
     baselines: BaselineOptions,
-    folding: FoldingOptions,
+    folding: FoldInOptions,
     rating_range: Span = "auto",
     features: FeatureOptions | None = None,
     items: Any = None,
@@ -74,7 +74,7 @@ def measure_cold_start(
     Raises:
         DataError: if ``cold_start`` leaves nothing to train on or to measure.
     """
-    rows = part_of(to_polars(assign_parts(ratings, columns, split)), TRAIN)
+    rows = subset(to_polars(assign_splits(ratings, columns, split)), TRAIN)
     trial = hold_out(rows.select(columns.user, columns.item, columns.rating), columns, options)
     encoder = fit_encoder(trial.known, columns, rating_range, features, items, users)
     encoded = encode(trial.known, encoder, columns)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from embedline.errors import DataError
 from embedline.pipelines.ratings.baselines import Biases
 from embedline.pipelines.ratings.cold_items import errors
-from embedline.pipelines.ratings.fold_in import GivenRatings, fold_in, group_given
-from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in, group_given
+from embedline.pipelines.ratings.fold_in_options import FoldInOptions
 from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.options import BaselineOptions, ColdStartOptions, Penalty
 from embedline.pipelines.ratings.vectors import item_vectors, score_pairs, user_vectors
@@ -41,7 +41,7 @@ def measure_users(
     model: RatingModel,
     biases: Biases,
     baselines: BaselineOptions,
-    folding: FoldingOptions,
+    folding: FoldInOptions,
     penalty: Penalty,
     options: ColdStartOptions,
 ) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def measure_users(
     return {"rows": len(actual), "users": kept, "users_left_out": len(new) - kept, "given": results}
 
 
-def new_biases(given: GivenRatings, biases: Biases, damping: float) -> NDArray[np.float64]:
+def new_biases(given: KnownRatings, biases: Biases, damping: float) -> NDArray[np.float64]:
     """Damped biases float64 [given.n_users] of new users; 0 of a user without a rating."""
     residual = given.rating - biases.mean - biases.item[given.item]
     counts = np.bincount(given.user, minlength=given.n_users) + damping

@@ -16,8 +16,8 @@ from embedline.frames.checks import (
     DATE_HINT,
     first_row,
     open_frame,
-    refuse_inexact,
-    refuse_text,
+    require_exact,
+    require_numeric,
     settle_objects,
 )
 from embedline.pipelines.ratings.options import RatingColumns
@@ -93,7 +93,7 @@ def id_column(frame: pl.DataFrame, name: str, key: str) -> pl.Series:
     values = frame.get_column(name)
     if isinstance(values.dtype, (pl.Categorical, pl.Enum)):
         values = values.cast(pl.String)
-    refuse_inexact(nw.from_native(values, series_only=True), name, f"columns.{key}")
+    require_exact(nw.from_native(values, series_only=True), name, f"columns.{key}")
     if values.dtype.is_float():
         _refuse(values.is_null() | (values % 1 != 0) | ~values.is_finite(), name, key, "no whole number")
         values = values.cast(pl.Int64)
@@ -126,7 +126,7 @@ def _rating_column(values: pl.Series) -> pl.Series:
         hint = "correct what is none, or have it read as numbers"
         start = f"columns.rating names {values.name!r}, which holds {values.dtype} and no numbers"
         try:
-            refuse_text(nw.from_native(values, series_only=True), values.name, mend=hint)
+            require_numeric(nw.from_native(values, series_only=True), values.name, mend=hint)
         except DataError as error:
             raise DataError(f"{start}: {error}") from error
         raise DataError(f"{start}: {hint}")

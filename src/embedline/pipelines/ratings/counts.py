@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from embedline.pipelines.ratings.encoder import ITEM_ROW, USER_ROW, RatingsEncoder
 from embedline.pipelines.ratings.options import TRAIN
-from embedline.pipelines.ratings.splits import part_of
+from embedline.pipelines.ratings.splits import subset
 
 
 class TrainingCounts(NamedTuple):
@@ -20,7 +20,7 @@ class TrainingCounts(NamedTuple):
 
 def training_counts(encoded: pl.DataFrame, encoder: RatingsEncoder) -> TrainingCounts:
     """Count the training rows of an encoded frame."""
-    train = part_of(encoded, TRAIN)
+    train = subset(encoded, TRAIN)
     return TrainingCounts(
         np.bincount(train[USER_ROW].to_numpy(), minlength=len(encoder.users) + 1),
         np.bincount(train[ITEM_ROW].to_numpy(), minlength=len(encoder.items) + 1),
@@ -36,7 +36,7 @@ class RatedItems:
     """
 
     def __init__(self, encoded: pl.DataFrame, n_users: int) -> None:
-        train = part_of(encoded, TRAIN)
+        train = subset(encoded, TRAIN)
         users = train[USER_ROW].to_numpy()
         self._items = train[ITEM_ROW].to_numpy()[np.argsort(users, kind="stable")]
         self._starts = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users + 1))])

@@ -13,7 +13,7 @@ from embedline.pipelines.ratings.encoder import encode, fit_encoder
 from embedline.pipelines.ratings.learner import load_model, rating_tensors, train_ratings
 from embedline.pipelines.ratings.metrics import rating_metrics
 from embedline.pipelines.ratings.options import (
-    EVALUATE,
+    TEST,
     TRAIN,
     BaselineOptions,
     CrossValidationOptions,
@@ -25,7 +25,7 @@ from embedline.pipelines.ratings.options import (
     Span,
 )
 from embedline.pipelines.ratings.predictions import fit_biases
-from embedline.pipelines.ratings.splits import assign_parts, part_of
+from embedline.pipelines.ratings.splits import assign_splits, subset
 from embedline.training.model_file import ModelBundle
 from embedline.training.processes import team
 
@@ -66,8 +66,8 @@ def cross_validate(
     with team(training):  # where there are several processes, they are started once
         for value in values:
             split = RatingSplit(kind="column", column=folds.column, value=value)
-            parts = to_polars(assign_parts(frame, columns, split))
-            encoder = fit_encoder(part_of(parts, TRAIN), columns, rating_range, features, items, users)
+            parts = to_polars(assign_splits(frame, columns, split))
+            encoder = fit_encoder(subset(parts, TRAIN), columns, rating_range, features, items, users)
             encoded = encode(frame, encoder, columns, split)
             name = f"{folds.column}{value}"
             bundle, _ = train_ratings(encoded, encoder, network, training, name=name, evaluated=False)
@@ -83,11 +83,11 @@ def cross_validate(
 
 def _measure(encoded: pl.DataFrame, bundle: ModelBundle, options: BaselineOptions) -> dict[str, Any]:
     """Figures of a model, and of damped biases, on the held-out rows."""
-    users, items, actual = (tensor.numpy() for tensor in rating_tensors(part_of(encoded, EVALUATE)))
+    users, items, actual = (tensor.numpy() for tensor in rating_tensors(subset(encoded, TEST)))
     model = load_model(bundle)
     damped = np.clip(fit_biases(encoded, model.encoder, options).predict(users, items), *model.encoder.rating_range)
     return {
-        "train_rows": len(part_of(encoded, TRAIN)),
+        "train_rows": len(subset(encoded, TRAIN)),
         "rows": len(actual),
         **rating_metrics(actual, model.predict(users, items)),
         "baselines": {"damped_bias": rating_metrics(actual, damped)},

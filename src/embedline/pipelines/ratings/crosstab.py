@@ -9,7 +9,7 @@ from embedline.pipelines.ratings.counts import training_counts
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW
 from embedline.pipelines.ratings.item_analysis import most_rated
 from embedline.pipelines.ratings.learner import RatingModel
-from embedline.pipelines.ratings.options import EVALUATE, PART
+from embedline.pipelines.ratings.options import SPLIT_COLUMN, TEST
 from embedline.pipelines.ratings.titles import item_titles
 
 
@@ -38,7 +38,7 @@ def crosstab(encoded: pl.DataFrame, model: RatingModel, n: int, items: Any = Non
             "item": pl.Series(encoder.items).gather(item_rows - 1),
             "title": titles.gather(item_rows - 1),
             "actual": cells[RATING].cast(pl.Float64).fill_null(float("nan")),
-            "held_out": (cells[PART].cast(pl.String) == EVALUATE).fill_null(False),
+            "held_out": (cells[SPLIT_COLUMN].cast(pl.String) == TEST).fill_null(False),
             "predicted": model.predict(user_rows, item_rows),
         }
     )

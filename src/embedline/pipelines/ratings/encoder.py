@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError, about_frame, input_name
-from embedline.frames.checks import refuse_infinite
+from embedline.frames.checks import require_finite
 from embedline.pipelines.ratings.contract import id_column, require_columns, to_polars
 from embedline.pipelines.ratings.features import Features, fit_feature
-from embedline.pipelines.ratings.options import PART, FeatureOptions, Id, RatingColumns, RatingSplit, Span
-from embedline.pipelines.ratings.splits import assign_parts
+from embedline.pipelines.ratings.options import SPLIT_COLUMN, FeatureOptions, Id, RatingColumns, RatingSplit, Span
+from embedline.pipelines.ratings.splits import assign_splits
 
 USER_ROW, ITEM_ROW, RATING = "user_row", "item_row", "rating"
 UNKNOWN = 0  # row of a user or an item that no training row has
@@ -92,7 +92,7 @@ def fit_encoder(
     """Learn ids, mean and range of the ratings, and features from training rows only.
 
     Args:
-        train_rows: training rows of :func:`.splits.assign_parts`.
+        train_rows: training rows of :func:`.splits.assign_splits`.
         rating_range: lowest and highest rating; ``auto``: those of the training rows.
         items: a row an item, with ``columns.item`` and the columns of ``features.items``, whose levels and cuts are
             those of the items that training rows have. None where there is no such frame.
@@ -151,19 +151,19 @@ def encode(
     """Apply a fitted encoding to ratings, of any engine, with the parts of ``split`` (all train without one).
 
     Returns:
-        ``user_row: Int32``, ``item_row: Int32``, ``rating: Float32`` and ``part`` (Enum), the rows in their order.
+        ``user_row: Int32``, ``item_row: Int32``, ``rating: Float32`` and ``split`` (Enum), the rows in their order.
 
     Raises:
         DataError: naming the column at fault.
     """
     columns = columns or encoder.columns
-    parts = to_polars(assign_parts(ratings, columns, split or RatingSplit(kind="none")))
+    parts = to_polars(assign_splits(ratings, columns, split or RatingSplit(kind="none")))
     return pl.DataFrame(
         {
             USER_ROW: encoder.user_rows(parts.get_column(columns.user)),
             ITEM_ROW: encoder.item_rows(parts.get_column(columns.item)),
             RATING: parts.get_column(columns.rating),
-            PART: parts.get_column(PART),
+            SPLIT_COLUMN: parts.get_column(SPLIT_COLUMN),
         }
     )
 
@@ -210,7 +210,7 @@ def _codes(features: Features, frame: Any, argument: str) -> NDArray[np.int32]:
 
 def _require_finite(table: pl.DataFrame, names: Sequence[str]) -> None:
     for name in names:
-        refuse_infinite(nw.from_native(table.get_column(name), series_only=True), name)
+        require_finite(nw.from_native(table.get_column(name), series_only=True), name)
 
 
 def _with_row_0(codes: Sequence[Sequence[int]], size: int) -> NDArray[np.int32]:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.fold_in_options import FoldInOptions
 from embedline.pipelines.ratings.network import FactorModel
 from embedline.pipelines.ratings.options import Penalty
 from embedline.pipelines.ratings.vectors import Vectors, item_vectors
@@ -25,7 +25,7 @@ MOST_DAMPING = 1e9  # a step that improves nothing at this damping ends the sear
 LEAST_GAIN = 1e-7  # of the objective, relative: a smaller one ends the search
 
 
-class GivenRatings(NamedTuple):
+class KnownRatings(NamedTuple):
     """Known ratings of new users.
 
     Attributes:
@@ -43,9 +43,9 @@ class GivenRatings(NamedTuple):
 
 def fold_in(
     model: FactorModel,
-    given: GivenRatings,
+    given: KnownRatings,
     base: Vectors,
-    options: FoldingOptions,
+    options: FoldInOptions,
     penalty: Penalty,
 ) -> Vectors:
     """Vectors of new users from their ratings.
@@ -92,7 +92,7 @@ class _Block:
     def __init__(
         self,
         model: FactorModel,
-        given: GivenRatings,
+        given: KnownRatings,
         rows: NDArray[np.integer],
         user: NDArray[np.integer],
         counts: NDArray[np.integer],
@@ -107,7 +107,7 @@ class _Block:
         self.counts = torch.as_tensor(counts).double()
         self.base = base
 
-    def solve(self, options: FoldingOptions, penalty: Penalty) -> Tensor:
+    def solve(self, options: FoldInOptions, penalty: Penalty) -> Tensor:
         """Rows float64 [users, k + 1] that minimise the objective."""
         pull = self._pulls(options, penalty)
         free = torch.ones(self.base.shape[1], dtype=torch.float64)
@@ -137,7 +137,7 @@ class _Block:
             error, slopes = self._linearise(own)
         return self.base + own
 
-    def _pulls(self, options: FoldingOptions, penalty: Penalty) -> Tensor:
+    def _pulls(self, options: FoldInOptions, penalty: Penalty) -> Tensor:
         """Ridge of each user's row, [users, k + 1]."""
         pull = (self.counts * penalty.factors + options.factors)[:, None].repeat(1, self.base.shape[1])
         pull[:, -1] = self.counts * penalty.biases + options.biases
@@ -172,8 +172,8 @@ class _Block:
 
 def group_given(
     users: Sequence[int] | NDArray[np.integer], items: NDArray[np.integer], ratings: NDArray[np.floating], n_users: int
-) -> GivenRatings:
+) -> KnownRatings:
     """Given ratings in the order that :func:`fold_in` needs: by user, those of one user as they came."""
     user = np.asarray(users)
     order = np.argsort(user, kind="stable")
-    return GivenRatings(user[order], np.asarray(items)[order], np.asarray(ratings)[order], n_users)
+    return KnownRatings(user[order], np.asarray(items)[order], np.asarray(ratings)[order], n_users)

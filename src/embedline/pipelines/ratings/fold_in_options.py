@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class FoldingOptions(BaseModel):
+class FoldInOptions(BaseModel):
     """What holds the vector of a new user back, beside the penalty of the training: a fixed pull towards 0.
 
     The training's penalty of a vector grows with its ratings; alone it lets one rating say all about a user. The

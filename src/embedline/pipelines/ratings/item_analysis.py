@@ -17,7 +17,7 @@ from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING
 from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.options import TRAIN
 from embedline.pipelines.ratings.ranking import top_items
-from embedline.pipelines.ratings.splits import part_of
+from embedline.pipelines.ratings.splits import subset
 from embedline.pipelines.ratings.titles import item_titles
 from embedline.training.pca import principal_components
 
@@ -38,7 +38,7 @@ def item_biases(encoded: pl.DataFrame, model: RatingModel, items: Any = None) ->
         biases = np.stack([network.item_vectors(rows)[1].double().numpy() for network in model.networks])
     mean = weights @ biases
     counts = training_counts(encoded, encoder).items[1:]
-    train = part_of(encoded, TRAIN)
+    train = subset(encoded, TRAIN)
     sums = np.bincount(train[ITEM_ROW].to_numpy(), train[RATING].to_numpy(), len(encoder.items) + 1)[1:]
     ids = pl.Series("item", encoder.items)
     return pl.DataFrame(

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.batches import RandomRatings, RatingTask, penalty_weights
+from embedline.pipelines.ratings.batches import RandomRatings, RatingBatches, penalty_weights
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, RatingsEncoder
 from embedline.pipelines.ratings.metrics import rating_metrics
 from embedline.pipelines.ratings.network import BothCodes, FactorModel, build_network, network_config
-from embedline.pipelines.ratings.options import EVALUATE, TRAIN, RatingNetwork, RatingsTraining
-from embedline.pipelines.ratings.splits import part_of
+from embedline.pipelines.ratings.options import TEST, TRAIN, RatingNetwork, RatingsTraining
+from embedline.pipelines.ratings.splits import subset
 from embedline.training import lr_finder
 from embedline.training.batches import Loss
 from embedline.training.device import make_accelerator
@@ -30,7 +30,7 @@ from embedline.training.model_file import ModelBundle, library_versions
 from embedline.training.options import FinderOptions
 from embedline.training.processes import current_share, team
 from embedline.training.state import Record
-from embedline.training.train import Fitted, train
+from embedline.training.train import FitResult, train
 
 KIND = "ratings"
 PREDICT_ROWS = 65_536  # pairs of one forward pass when predicting: bounds memory, large enough to be quick
@@ -58,8 +58,8 @@ def train_ratings(
         ``train_loss`` (without the penalty); the last of each epoch also has the figures on the part ``evaluate``. The
         stored network is that of the last epoch, or of early stopping, whatever these figures say.
     """
-    tensors = rating_tensors(part_of(encoded, TRAIN))
-    held_out = part_of(encoded, EVALUATE)
+    tensors = rating_tensors(subset(encoded, TRAIN))
+    held_out = subset(encoded, TEST)
     config = network_config(encoder, network)
     job = RatingsJob(tensors, training, config, BothCodes.of(encoder))
     with team(training):
@@ -84,7 +84,7 @@ class RatingsJob:
         """The network of a seed."""
         return build_network(self.config, self.codes, seed=seed)
 
-    def fit(self, network: nn.Module, **settings: Any) -> Fitted:
+    def fit(self, network: nn.Module, **settings: Any) -> FitResult:
         """Train it; ``settings`` are those of :func:`fit_ratings`."""
         return fit_ratings(network, self.tensors, self.training, **settings)
 
@@ -96,7 +96,7 @@ def fit_ratings(
     *,
     accelerator: Accelerator,
     **settings: Any,
-) -> Fitted:
+) -> FitResult:
     """:func:`embedline.training.train.fit` on ratings, with the penalty; ``settings`` are those of ``train``.
 
     Raises:
@@ -106,7 +106,7 @@ def fit_ratings(
     if training.early_stopping:
         learned, held_out = hold_out(len(tensors[-1]), training.early_stopping)
         settings["monitor"] = row_monitor(tensors, LOSSES[training.loss], accelerator.device, held_out)
-    task = _task(RatingTask, network, tensors, training, accelerator, rows=learned, share=current_share())
+    task = _task(RatingBatches, network, tensors, training, accelerator, rows=learned, share=current_share())
     return train(network, task, training, accelerator=accelerator, **settings)
 
 
@@ -118,7 +118,7 @@ def range_test(
     finder: FinderOptions,
 ) -> RangeTest:
     """Learning-rate range test on the training rows with the first seed's network."""
-    tensors, seed = rating_tensors(part_of(encoded, TRAIN)), training.seeds[0]
+    tensors, seed = rating_tensors(subset(encoded, TRAIN)), training.seeds[0]
     built = build_network(network_config(encoder, network), BothCodes.of(encoder), seed=seed)
     accelerator = make_accelerator(training)
     task = _task(RandomRatings, built, tensors, training, accelerator)
@@ -129,14 +129,14 @@ def range_test(
 
 
 def _task(
-    kind: type[RatingTask],
+    kind: type[RatingBatches],
     network: nn.Module,
     tensors: tuple[Tensor, Tensor, Tensor],
     training: RatingsTraining,
     accelerator: Accelerator,
     **settings: Any,
-) -> RatingTask:
-    """Batches of ratings; ``settings`` are more of :class:`RowTask`."""
+) -> RatingBatches:
+    """Batches of ratings; ``settings`` are more of :class:`TableBatches`."""
     assert isinstance(network, FactorModel)
     weights = penalty_weights(training.penalty, network.factors, network.bias)
     device = accelerator.device

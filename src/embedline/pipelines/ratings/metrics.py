@@ -8,9 +8,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, UNKNOWN, USER_ROW
-from embedline.pipelines.ratings.options import EVALUATE, TRAIN, RankingOptions
+from embedline.pipelines.ratings.options import TEST, TRAIN, RankingOptions
 from embedline.pipelines.ratings.ranking import top_items
-from embedline.pipelines.ratings.splits import part_of
+from embedline.pipelines.ratings.splits import subset
 from embedline.training.metrics import regression_metrics
 
 SCORES = 2**24  # scores of a block of users: 64 MB, and as much again to rank them
@@ -41,13 +41,13 @@ def ranking_metrics(scores: Scores, encoded: pl.DataFrame, n_items: int, options
         are None where no user has a relevant held-out item.
     """
     k = min(options.k, n_items)
-    relevant = part_of(encoded, EVALUATE).filter((pl.col(RATING) >= options.relevant) & (pl.col(USER_ROW) != UNKNOWN))
+    relevant = subset(encoded, TEST).filter((pl.col(RATING) >= options.relevant) & (pl.col(USER_ROW) != UNKNOWN))
     relevant = relevant.select(USER_ROW, ITEM_ROW).unique().sort(USER_ROW, ITEM_ROW)
     users = relevant.get_column(USER_ROW).unique().sort()
     names = [f"{name}_at_{options.k}" for name in ("precision", "recall", "ndcg")]
     if not len(users):
         return {**dict.fromkeys(names), "users": 0}
-    seen = part_of(encoded, TRAIN).select(USER_ROW, ITEM_ROW).filter(pl.col(USER_ROW).is_in(users.implode()))
+    seen = subset(encoded, TRAIN).select(USER_ROW, ITEM_ROW).filter(pl.col(USER_ROW).is_in(users.implode()))
     seen = seen.sort(USER_ROW)
     sums = np.zeros(3)
     for block in users.to_frame().iter_slices(max(1, SCORES // n_items)):

@@ -14,7 +14,7 @@ from embedline.pipelines.ratings.contract import read_ratings, to_polars
 from embedline.pipelines.ratings.encoder import RatingsEncoder
 from embedline.pipelines.ratings.encoder import encode as apply_encoder
 from embedline.pipelines.ratings.encoder import fit_encoder as fit
-from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.fold_in_options import FoldInOptions
 from embedline.pipelines.ratings.options import (
     TRAIN,
     BaselineOptions,
@@ -30,7 +30,7 @@ from embedline.pipelines.ratings.options import (
     RatingsTraining,
     RecommendationOptions,
 )
-from embedline.pipelines.ratings.splits import assign_parts, part_of
+from embedline.pipelines.ratings.splits import assign_splits, subset
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def fit_encoder(
     """Give users and items of the training ratings their rows; JSON values of :class:`RatingsEncoder`."""
     with about_frame("ratings"):
         known = read_ratings(ratings, columns, split.columns, warn=True)
-        rows = part_of(to_polars(assign_parts(known, columns, split)), TRAIN)
+        rows = subset(to_polars(assign_splits(known, columns, split)), TRAIN)
         encoder = fit(rows, columns, rating_range.root, features, items, users)
     logger.info(
         "%s users with %d features and %s items with %d features in %s training ratings",
@@ -69,7 +69,7 @@ def encode(ratings: Frame, encoder: dict[str, Any], columns: RatingColumns, spli
     """Ratings as rows of the user and of the item, with the part that each belongs to."""
     with about_frame("ratings"):
         encoded = apply_encoder(ratings, RatingsEncoder.model_validate(encoder), columns, split)
-    counts = encoded.group_by("part").len().sort("part").rows()
+    counts = encoded.group_by("split").len().sort("split").rows()
     logger.info("Encoded ratings: %s", ", ".join(f"{part} {rows:,}" for part, rows in counts))
     return encoded
 
@@ -128,7 +128,7 @@ def evaluate(
 
     figures = compare(predictions, encoded, load_model(model), baselines, ranking)
     costs = {name: value for name, value in model.metrics.items() if name != "rows"}
-    return {**figures, "train_rows": model.metrics["rows"], "evaluate_rows": len(predictions), **costs}
+    return {**figures, "train_rows": model.metrics["rows"], "test_rows": len(predictions), **costs}
 
 
 def measure_cold_start(
@@ -141,7 +141,7 @@ def measure_cold_start(
     training: RatingsTraining,
     baselines: BaselineOptions,
     cold_start: ColdStartOptions,
-    folding: FoldingOptions,
+    folding: FoldInOptions,
     items: Frame = None,
     users: Frame = None,
 ) -> dict[str, Any]:

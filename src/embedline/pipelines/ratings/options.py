@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from embedline.training.options import Sizes, TrainingOptions
 
-TRAIN, EVALUATE = "train", "evaluate"
-PART = "part"  # column of the part that a row belongs to
+TRAIN, TEST = "train", "test"
+SPLIT_COLUMN = "split"  # column of the part that a row belongs to
 
 Id = int | str  # of a user or an item
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -52,8 +52,8 @@ class RatingColumns(BaseModel):
         names = [self.user, self.item, self.rating, *([self.timestamp] if self.timestamp else [])]
         if len(set(names)) < len(names):
             raise ValueError(f"columns must name different columns of the ratings, got {names}")
-        if PART in names:
-            raise ValueError(f"columns lists {PART!r}, the name under which the parts of the split are stored")
+        if SPLIT_COLUMN in names:
+            raise ValueError(f"columns lists {SPLIT_COLUMN!r}, the name under which the parts of the split are stored")
         return self
 
 

@@ -14,14 +14,14 @@ from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, Rati
 from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.metrics import ranking_metrics, rating_metrics
 from embedline.pipelines.ratings.options import (
-    EVALUATE,
+    TEST,
     TRAIN,
     BaselineOptions,
     RankingOptions,
     RatingColumns,
     RatingSplit,
 )
-from embedline.pipelines.ratings.splits import assign_parts, part_of
+from embedline.pipelines.ratings.splits import assign_splits, subset
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ def predict_held_out(
     Raises:
         DataError: if the split holds nothing out.
     """
-    rows = part_of(to_polars(assign_parts(ratings, columns, split)), EVALUATE)
-    held_out = part_of(encoded, EVALUATE)
+    rows = subset(to_polars(assign_splits(ratings, columns, split)), TEST)
+    held_out = subset(encoded, TEST)
     if held_out.is_empty():
         raise DataError(f"split.kind {split.kind!r} holds no rating out: there is nothing to predict and to evaluate")
     user_rows, item_rows = held_out[USER_ROW].to_numpy(), held_out[ITEM_ROW].to_numpy()
@@ -69,7 +69,7 @@ def predict_held_out(
 
 def fit_biases(encoded: pl.DataFrame, encoder: RatingsEncoder, options: BaselineOptions) -> Biases:
     """Damped biases of the training ratings."""
-    train = part_of(encoded, TRAIN)
+    train = subset(encoded, TRAIN)
     return damped_biases(
         train[USER_ROW].to_numpy(),
         train[ITEM_ROW].to_numpy(),

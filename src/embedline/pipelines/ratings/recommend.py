@@ -11,7 +11,7 @@ from embedline.errors import DataError
 from embedline.pipelines.ratings.counts import RatedItems
 from embedline.pipelines.ratings.encoder import UNKNOWN, RatingsEncoder
 from embedline.pipelines.ratings.fold_in import fold_in, group_given
-from embedline.pipelines.ratings.fold_in_options import FoldingOptions
+from embedline.pipelines.ratings.fold_in_options import FoldInOptions
 from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.options import Penalty, RecommendationOptions
 from embedline.pipelines.ratings.ranking import top_items
@@ -64,7 +64,7 @@ def recommend_for_ratings(
     ratings: NDArray[np.floating],
     k: int,
     *,
-    folding: FoldingOptions,
+    folding: FoldInOptions,
     penalty: Penalty,
     items: Any = None,
 ) -> pl.DataFrame:

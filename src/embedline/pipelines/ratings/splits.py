@@ -8,18 +8,18 @@ import polars as pl
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings.contract import read_ratings, require_columns, time_column
-from embedline.pipelines.ratings.options import EVALUATE, PART, TRAIN, RatingColumns, RatingSplit
+from embedline.pipelines.ratings.options import SPLIT_COLUMN, TEST, TRAIN, RatingColumns, RatingSplit
 
-PARTS = pl.Enum([TRAIN, EVALUATE])
+PARTS = pl.Enum([TRAIN, TEST])
 
 
-def assign_parts(ratings: Any, columns: RatingColumns, split: RatingSplit) -> nw.DataFrame[Any]:
-    """Add the column ``part``, ``train`` or ``evaluate``, to ratings of any engine.
+def assign_splits(ratings: Any, columns: RatingColumns, split: RatingSplit) -> nw.DataFrame[Any]:
+    """Add the column ``split``, ``train`` or ``evaluate``, to ratings of any engine.
 
     Returns:
         A Polars frame (in Narwhals) of the rows in their order, without ratings that a later one of the same user and
         item replaces: ids as integers or strings, the rating as Float32,
-        every other column as it was, and ``part``, a Polars Enum of one byte a row.
+        every other column as it was, and ``split``, a Polars Enum of one byte a row.
 
     Raises:
         DataError: if a column is missing or has a wrong type, or if a part that the split promises is empty.
@@ -28,16 +28,17 @@ def assign_parts(ratings: Any, columns: RatingColumns, split: RatingSplit) -> nw
     held_out = _held_out(rows, columns, split)
     wanted = {TRAIN: len(rows) - int(held_out.sum())}
     if split.kind != "none":
-        wanted[EVALUATE] = int(held_out.sum())
+        wanted[TEST] = int(held_out.sum())
     for part, count in wanted.items():
         if not count:
             raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no rating to {part}")
-    return nw.from_native(rows.with_columns(held_out.cast(pl.UInt8).cat.to(PARTS).alias(PART)))
+    return nw.from_native(rows.with_columns(held_out.cast(pl.UInt8).cat.to(PARTS).alias(SPLIT_COLUMN)))
 
 
-def part_of(rows: pl.DataFrame, part: str) -> pl.DataFrame:
-    """Rows of ``part``."""
-    return rows.filter(pl.col(PART).cast(pl.String) == part if rows.schema[PART] != PARTS else pl.col(PART) == part)
+def subset(rows: pl.DataFrame, part: str) -> pl.DataFrame:
+    """Rows of ``split``."""
+    column = pl.col(SPLIT_COLUMN)
+    return rows.filter((column if rows.schema[SPLIT_COLUMN] == PARTS else column.cast(pl.String)) == part)
 
 
 def _held_out(rows: pl.DataFrame, columns: RatingColumns, split: RatingSplit) -> pl.Series:

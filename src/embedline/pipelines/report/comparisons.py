@@ -132,7 +132,7 @@ def _facts(metrics: Mapping[str, Any]) -> list[str]:
     facts = []
     for name, noun in (
         ("train_rows", "training rows"),
-        ("evaluate_rows", "held out"),
+        ("test_rows", "held out"),
         ("documents", "documents"),
         ("tokens", "tokens"),
         ("vocabulary", "words"),

@@ -6,7 +6,7 @@ import narwhals as nw
 import polars as pl
 
 from embedline.pipelines.rossmann.options import FeatureOptions
-from embedline.pipelines.tabular.columns import EVALUATE, Columns, Split, assign_parts
+from embedline.pipelines.tabular.columns import TEST, Columns, Split, assign_splits
 
 Frame = Any  # a frame of Polars, pandas, PySpark or another that Narwhals knows
 Bundle = Any  # embedline.training.model_file.ModelBundle
@@ -31,7 +31,7 @@ def pack_service(
 
 def hold_out(table: Frame, columns: Columns, split: Split) -> pl.DataFrame:
     """The rows that the split holds out, as test.csv would have them, and ``actual``, their sales."""
-    rows = assign_parts(nw.from_native(_polars(table)), columns, split).filter(nw.col("part") == EVALUATE).to_native()
+    rows = assign_splits(nw.from_native(_polars(table)), columns, split).filter(nw.col("split") == TEST).to_native()
     days = rows.with_columns(StateHoliday=pl.col("HolidayKind").cast(pl.String), Date=pl.col("Date").cast(pl.String))
     day = ("Store", "DayOfWeek", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
     return days.select(*day, actual=pl.col("Sales")).sort("Store", "Date")  # whatever engine: the same fingerprint

@@ -20,7 +20,7 @@ from embedline.pipelines.rossmann import nodes
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.rossmann.schemas import TEST
 from embedline.pipelines.tabular.arrays import to_arrays
-from embedline.pipelines.tabular.columns import PART, PREDICT
+from embedline.pipelines.tabular.columns import PREDICT, SPLIT_COLUMN
 from embedline.pipelines.tabular.encoder import encode
 from embedline.pipelines.tabular.learner import load_model
 from embedline.pipelines.tabular.predictions import PREDICTED
@@ -188,7 +188,7 @@ def pack(
     """
     sales = sales.sort("StoreDay")  # as encoded is; Spark keeps no order
     days = sales.filter(pl.col("Sales").is_null())
-    inputs = nw.from_native(encoded, eager_only=True).filter(nw.col(PART) == PREDICT)
+    inputs = nw.from_native(encoded, eager_only=True).filter(nw.col(SPLIT_COLUMN) == PREDICT)
     if len(inputs) != len(days):
         raise DataError(f"rossmann.encoded has {len(inputs)} rows to predict, and rossmann.sales {len(days)}")
     loaded = load_model(model)

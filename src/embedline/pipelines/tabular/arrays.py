@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.columns import PART
+from embedline.pipelines.tabular.columns import SPLIT_COLUMN
 from embedline.pipelines.tabular.encoder import Encoder, code_name, value_name
-from embedline.pipelines.tabular.targets import UNLABELLED, Target, TargetClasses, transform_target
+from embedline.pipelines.tabular.targets import UNLABELLED, ClassTarget, Target, transform_target
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class TableArrays:
         return (*self.inputs, self.target)
 
 
-def part_of(encoded: nw.DataFrame[Any], part: str) -> nw.DataFrame[Any]:
-    """Rows of the encoded frame that belong to ``part``."""
-    return encoded.filter(nw.col(PART) == part)
+def subset(encoded: nw.DataFrame[Any], part: str) -> nw.DataFrame[Any]:
+    """Rows of the encoded frame that belong to ``split``."""
+    return encoded.filter(nw.col(SPLIT_COLUMN) == part)
 
 
 def to_arrays(encoded: nw.DataFrame[Any], encoder: Encoder) -> TableArrays:
@@ -72,7 +72,7 @@ def learned_target(encoded: nw.DataFrame[Any], target: Target) -> NDArray[Any] |
     if target.stored not in encoded.columns:
         return None
     column = encoded.get_column(target.stored)
-    if isinstance(target, TargetClasses):
+    if isinstance(target, ClassTarget):
         codes = column.to_numpy().astype(np.int64)
         return None if (codes == UNLABELLED).any() else codes
     if column.null_count():

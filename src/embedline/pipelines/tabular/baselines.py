@@ -7,11 +7,11 @@ import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
-from embedline.pipelines.tabular.arrays import part_of, to_arrays
-from embedline.pipelines.tabular.columns import EVALUATE, TRAIN, require_columns
+from embedline.pipelines.tabular.arrays import subset, to_arrays
+from embedline.pipelines.tabular.columns import TEST, TRAIN, require_columns
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.options import TreeOptions
-from embedline.pipelines.tabular.targets import Target, TargetClasses, class_codes, invert_target
+from embedline.pipelines.tabular.targets import ClassTarget, Target, class_codes, invert_target
 
 VALUE = "_mean"
 
@@ -26,9 +26,9 @@ def group_mean_predictions(parts: nw.DataFrame[Any], target: Target, group_by: t
         Float64 [rows of ``evaluate``], or [rows of ``evaluate``, C] of a target with C classes.
     """
     require_columns(parts, group_by, what="the table", key="baselines.group_by")
-    train = parts.filter(nw.col("part") == TRAIN)
-    rows = parts.filter(nw.col("part") == EVALUATE)
-    if isinstance(target, TargetClasses):
+    train = parts.filter(nw.col("split") == TRAIN)
+    rows = parts.filter(nw.col("split") == TEST)
+    if isinstance(target, ClassTarget):
         codes = class_codes(train, target)
         values = [(codes == k).astype(np.float64) for k in range(target.width)]
     else:
@@ -47,7 +47,7 @@ def group_mean_predictions(parts: nw.DataFrame[Any], target: Target, group_by: t
         joined = rows.select(by).join(means, on=by, how="left").select(nw.col(*names).cast(nw.Float64))
         predicted = np.where(np.isnan(predicted), joined.to_numpy(), predicted)
     predicted = np.where(np.isnan(predicted), overall, predicted)
-    return predicted if isinstance(target, TargetClasses) else predicted[:, 0]
+    return predicted if isinstance(target, ClassTarget) else predicted[:, 0]
 
 
 def tree_predictions(
@@ -61,8 +61,8 @@ def tree_predictions(
         The prediction of each target by its column, float64 [rows of ``evaluate``] in the target's units or
         probabilities [rows of ``evaluate``, C], and ``seconds`` and ``train_rows`` of the fits.
     """
-    train = to_arrays(part_of(encoded, TRAIN), encoder)
-    rows = to_arrays(part_of(encoded, EVALUATE), encoder)
+    train = to_arrays(subset(encoded, TRAIN), encoder)
+    rows = to_arrays(subset(encoded, TEST), encoder)
     *_, labels = train.labelled(encoder)
     known, asked = (
         np.hstack([arrays.codes.numpy().astype(np.float32), arrays.continuous.numpy()]) for arrays in (train, rows)
@@ -88,7 +88,7 @@ def _boosted(
     """Fit one booster on ``known`` rows, whose first ``n_codes`` columns are categories, and predict ``asked``."""
     import lightgbm
 
-    classes = target.width if isinstance(target, TargetClasses) else 0
+    classes = target.width if isinstance(target, ClassTarget) else 0
     objective: dict[str, Any] = {"objective": "binary" if classes == 2 else "multiclass" if classes else "regression"}
     if classes > 2:
         objective["num_class"] = classes
@@ -98,6 +98,6 @@ def _boosted(
         num_boost_round=options.n_estimators,
     )
     outputs = np.asarray(booster.predict(asked), dtype=np.float64)
-    if not isinstance(target, TargetClasses):
+    if not isinstance(target, ClassTarget):
         return invert_target(outputs, target)
     return np.stack([1.0 - outputs, outputs], axis=1) if classes == 2 else outputs

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
-from embedline.frames.checks import refuse_inexact
+from embedline.frames.checks import require_exact
 
 MISSING = 0  # code of a missing level and of one never seen in training
 
@@ -44,7 +44,7 @@ def boxed_booleans(table: nw.DataFrame[Any], name: str) -> bool:
 def kind_of(table: nw.DataFrame[Any], name: str, *, key: str = "columns.categorical") -> Kind:
     """What a column's values are; raise a DataError, which names the YAML ``key``, where they cannot be categories."""
     dtype = table.get_column(name).dtype
-    refuse_inexact(table.get_column(name), name, key)
+    require_exact(table.get_column(name), name, key)
     if dtype == nw.Boolean or boxed_booleans(table, name):
         return "boolean"
     if dtype.is_integer():

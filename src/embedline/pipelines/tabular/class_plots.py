@@ -15,7 +15,7 @@ from embedline.pipelines.tabular.predictions import (
     read_actual,
     read_prediction,
 )
-from embedline.pipelines.tabular.targets import TargetClasses
+from embedline.pipelines.tabular.targets import ClassTarget
 from embedline.training.class_plots import (
     calibration_figure,
     confusion_height,
@@ -27,7 +27,7 @@ from embedline.training.plots import ACCENT, LAYOUT, SECOND
 GROUPS_HEIGHT = 360  # pixels of the panels with the error by the values of a column
 
 
-def reliability_figure(predictions: pl.DataFrame, target: TargetClasses, prefix: str, title: str) -> go.Figure:
+def reliability_figure(predictions: pl.DataFrame, target: ClassTarget, prefix: str, title: str) -> go.Figure:
     """Accuracy by confidence of the network and of each baseline on the held-out rows."""
     frame = nw.from_native(predictions, eager_only=True)
     actual = read_actual(frame, target, prefix)
@@ -38,7 +38,7 @@ def reliability_figure(predictions: pl.DataFrame, target: TargetClasses, prefix:
 
 
 def mistakes_figure(
-    predictions: pl.DataFrame, target: TargetClasses, prefix: str, report: ReportOptions, title: str
+    predictions: pl.DataFrame, target: ClassTarget, prefix: str, report: ReportOptions, title: str
 ) -> go.Figure:
     """Confusion matrix, and below it the error rate by the values of each column of ``report.error_by``.
 

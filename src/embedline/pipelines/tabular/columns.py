@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from embedline.errors import DataError
 from embedline.pipelines.tabular.categories import boxed_booleans
 
-TRAIN, EVALUATE, PREDICT = "train", "evaluate", "predict"
-PART = "part"  # column of the encoded frame that holds one of these
+TRAIN, TEST, PREDICT = "train", "test", "predict"
+SPLIT_COLUMN = "split"  # column of the encoded frame that holds one of these
 
 
 Name = bool | int | str  # of a class: YAML reads that of a number or of yes and no as such
@@ -64,8 +64,8 @@ class Columns(BaseModel):
             raise ValueError(f"columns.positive needs {{target: class}} for the targets {list(self.targets)}")
         if isinstance(self.positive, dict) and (strange := sorted(set(self.positive) - set(self.targets))):
             raise ValueError(f"columns.positive names {strange}, which columns.target does not list")
-        if PART in (*inputs, *self.targets, *self.keys):
-            raise ValueError(f"columns lists {PART!r}, the name under which the parts of the split are stored")
+        if SPLIT_COLUMN in (*inputs, *self.targets, *self.keys):
+            raise ValueError(f"columns lists {SPLIT_COLUMN!r}, the name under which the parts of the split are stored")
         return self
 
     @property
@@ -151,8 +151,8 @@ def require_roles(
     return roles
 
 
-def assign_parts(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw.DataFrame[Any]:
-    """Add the column ``part``: ``train``, ``evaluate`` or, where a target is missing, ``predict``.
+def assign_splits(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw.DataFrame[Any]:
+    """Add the column ``split``: ``train``, ``evaluate`` or, where a target is missing, ``predict``.
 
     Rows of no part are dropped.
 
@@ -179,11 +179,11 @@ def assign_parts(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw
     part = (
         nw.when(~labelled)
         .then(nw.lit(PREDICT))
-        .otherwise(nw.when(held_out).then(nw.lit(EVALUATE)).otherwise(nw.lit(TRAIN)))
+        .otherwise(nw.when(held_out).then(nw.lit(TEST)).otherwise(nw.lit(TRAIN)))
     )
-    parts = table.filter(~labelled | used).with_columns(part.alias(PART))
-    counts = dict(parts.group_by(PART).agg(nw.len().alias("rows")).rows())
-    for name in (TRAIN, *([] if split.kind == "none" else [EVALUATE])):
+    parts = table.filter(~labelled | used).with_columns(part.alias(SPLIT_COLUMN))
+    counts = dict(parts.group_by(SPLIT_COLUMN).agg(nw.len().alias("rows")).rows())
+    for name in (TRAIN, *([] if split.kind == "none" else [TEST])):
         if not counts.get(name):
             raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no labelled row to {name}")
     return parts.drop(own, strict=False)

@@ -10,9 +10,9 @@ from embedline.frames.checks import (
     first_row,
     is_number,
     open_frame,
-    refuse_inexact,
-    refuse_infinite,
-    refuse_text,
+    require_exact,
+    require_finite,
+    require_numeric,
     settle_objects,
     short,
 )
@@ -38,10 +38,10 @@ def read_table(
     roles = require_roles(table, columns, {"split.column": split_column, **dict(others)})
     table = settle_objects(table, (name for names in roles.values() for name in names))
     for name in columns.continuous:
-        refuse_text(table.get_column(name), name, mend=MEND)
-        refuse_infinite(table.get_column(name), name)
+        require_numeric(table.get_column(name), name, mend=MEND)
+        require_finite(table.get_column(name), name)
     for name in columns.targets:
-        refuse_infinite(table.get_column(name), name)
+        require_finite(table.get_column(name), name)
         if name not in columns.classes:
             _refuse_spoilt_numbers(table.get_column(name), name)
     identifying = {
@@ -51,7 +51,7 @@ def read_table(
     }
     for key, names in {**identifying, **dict(others)}.items():
         for name in names:
-            refuse_inexact(table.get_column(name), name, key)
+            require_exact(table.get_column(name), name, key)
     _check_dates(table, columns, split)
     return table
 

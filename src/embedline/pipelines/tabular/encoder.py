@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
-from embedline.frames.checks import refuse_infinite
+from embedline.frames.checks import require_finite
 from embedline.pipelines.tabular.categories import (
     CategoryMap,
     all_missing,
@@ -17,11 +17,11 @@ from embedline.pipelines.tabular.categories import (
     fit_categories,
     kind_of,
 )
-from embedline.pipelines.tabular.columns import PART, Columns, require_columns, require_roles
+from embedline.pipelines.tabular.columns import SPLIT_COLUMN, Columns, require_columns, require_roles
 from embedline.pipelines.tabular.options import EncodingOptions
-from embedline.pipelines.tabular.scalers import Scale, fit_scale, number_of
+from embedline.pipelines.tabular.scalers import Scale, as_float, fit_scale
 from embedline.pipelines.tabular.target_means import TargetMeans, fit_target_means
-from embedline.pipelines.tabular.targets import Target, TargetScale, check_transforms, fit_target, stored_target
+from embedline.pipelines.tabular.targets import NumericTarget, Target, check_transforms, fit_target, stored_target
 
 FLAG = "_na"  # suffix of the category that marks a filled-in continuous value
 MEND = "take it out of columns.continuous, or list it in columns.categorical"
@@ -70,9 +70,9 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
     _check_columns(table, columns, grouped)
     _check_names(options, columns)
     categorical = {name: fit_categories(table, name) for name in columns.categorical}
-    numbers = table.select(*(number_of(table, name, mend=MEND) for name in columns.continuous))
+    numbers = table.select(*(as_float(table, name, mend=MEND) for name in columns.continuous))
     for name in columns.continuous:
-        refuse_infinite(numbers.get_column(name), name)
+        require_finite(numbers.get_column(name), name)
     scales = {name: fit_scale(numbers.get_column(name), options) for name in columns.continuous}
     flags = tuple(
         name for name in columns.continuous if numbers.get_column(name).null_count() > 0 and name not in options.fill
@@ -104,7 +104,7 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
     """Apply a fitted encoding to any frame with the same inputs.
 
     Returns:
-        The key columns and ``part`` where ``table`` has them; of each target that it has, the number (Float64,
+        The key columns and ``split`` where ``table`` has them; of each target that it has, the number (Float64,
         untransformed) or, as ``class:<name>``, the number of its class (Int32, -1 where it is missing); an Int32 column
         ``code:<name>`` for each of ``encoder.code_columns``, a standardised Float32 column ``value:<name>`` for each of
         ``encoder.value_columns``. Rows keep their order.
@@ -119,10 +119,10 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
     _check_frame(table, encoder)
     targets = [target for target in encoder.targets if target.column in table.columns]
     stored = {target.stored: stored_target(table, target) for target in targets}
-    keys = [nw.col(name) for name in (*encoder.keys, PART) if name in table.columns and name not in stored]
+    keys = [nw.col(name) for name in (*encoder.keys, SPLIT_COLUMN) if name in table.columns and name not in stored]
     # A key may be an input too (Store is an id and a variable): its codes go to a column of their own name below.
     codes = [codes_of(table, name, levels).alias(code_name(name)) for name, levels in encoder.categorical.items()]
-    numbers = {name: number_of(table, name, mend=MEND) for name in encoder.continuous}
+    numbers = {name: as_float(table, name, mend=MEND) for name in encoder.continuous}
     marks = [(numbers[name].is_null().cast(nw.Int32) + 1).alias(code_name(name + FLAG)) for name in encoder.flags]
     scaled = [scale.standardise(table, numbers[name], value_name(name)) for name, scale in encoder.continuous.items()]
     encoded = table.select(*keys, *stored.values(), *codes, *marks, *scaled)
@@ -167,9 +167,9 @@ def _check_frame(table: nw.DataFrame[Any], encoder: Encoder) -> None:
     for name, levels in {**encoder.groups, **encoder.categorical}.items():
         if not all_missing(table, name) and (found := kind_of(table, name)) != levels.kind:
             raise DataError(f"column {name!r} holds {found} values; it was fitted on {levels.kind} values")
-    numbers = table.select(*(number_of(table, name, mend=MEND) for name in encoder.continuous))
+    numbers = table.select(*(as_float(table, name, mend=MEND) for name in encoder.continuous))
     for name in encoder.continuous:
-        refuse_infinite(numbers.get_column(name), name)
+        require_finite(numbers.get_column(name), name)
 
 
 def _fit_targets(
@@ -182,7 +182,7 @@ def _fit_targets(
     if len(fitted) == 1:
         return targets, fitted[0][1]
     return targets, {
-        target.column if isinstance(target, TargetScale) else f"{target.column}={label}": values
+        target.column if isinstance(target, NumericTarget) else f"{target.column}={label}": values
         for target, learned in fitted
         for label, values in learned.items()
     }

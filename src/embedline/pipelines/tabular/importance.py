@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.arrays import TableArrays, part_of, to_arrays
-from embedline.pipelines.tabular.columns import EVALUATE
+from embedline.pipelines.tabular.arrays import TableArrays, subset, to_arrays
+from embedline.pipelines.tabular.columns import TEST
 from embedline.pipelines.tabular.encoder import FLAG, Encoder
 from embedline.pipelines.tabular.learner import load_model
 from embedline.pipelines.tabular.options import ImportanceOptions
@@ -36,7 +36,7 @@ def permutation_importance(encoded: nw.DataFrame[Any], bundle: ModelBundle, opti
     Raises:
         DataError: if no row is evaluated.
     """
-    rows = part_of(encoded, EVALUATE)
+    rows = subset(encoded, TEST)
     if not len(rows):
         raise DataError("there are no evaluated rows to measure the importance of variables on: split.kind is none")
     random = np.random.default_rng(options.seed)

@@ -13,7 +13,7 @@ from torch import nn
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import TableArrays, to_arrays
-from embedline.pipelines.tabular.columns import EVALUATE, TRAIN
+from embedline.pipelines.tabular.columns import TEST, TRAIN
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.losses import make_loss
 from embedline.pipelines.tabular.mapped_rows import MappedRows, blocks_of, rows_of
@@ -21,7 +21,7 @@ from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork
 from embedline.pipelines.tabular.numeric_embeddings import numeric_config
 from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
 from embedline.pipelines.tabular.predictions import actual_values, prefix_of, short_figures
-from embedline.pipelines.tabular.targets import Target, TargetClasses, TargetScale, invert_target
+from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, invert_target
 from embedline.training.device import make_accelerator
 from embedline.training.dropout import seed_dropout
 from embedline.training.ensemble import in_threads, weighted_mean
@@ -31,7 +31,7 @@ from embedline.training.model_file import ModelBundle, library_versions
 from embedline.training.options import FinderOptions, TrainingOptions
 from embedline.training.processes import team
 from embedline.training.state import Record
-from embedline.training.train import Evaluate, Fitted, fit
+from embedline.training.train import Evaluate, FitResult, fit
 
 KIND = "tabular"
 PREDICT_ROWS = 16_384  # rows of one forward pass when predicting: bounds memory, large enough to be quick
@@ -61,7 +61,7 @@ def network_config(
 
 def _outputs(targets: Sequence[Target], options: NetworkOptions) -> dict[str, list[Any]]:
     """Mean, scale and range of each output of the network."""
-    numeric = sum(isinstance(target, TargetScale) for target in targets)
+    numeric = sum(isinstance(target, NumericTarget) for target in targets)
     if options.y_range is not None and not numeric:
         raise DataError("network.y_range is for numeric targets, and all of columns.target are classes: set it to null")
     if isinstance(options.y_range, tuple) and numeric > 1:
@@ -70,7 +70,7 @@ def _outputs(targets: Sequence[Target], options: NetworkOptions) -> dict[str, li
     scales: list[float] = []
     ranges: list[list[float] | None] = []
     for target in targets:
-        if isinstance(target, TargetClasses):
+        if isinstance(target, ClassTarget):
             shares = np.array(target.counts) / sum(target.counts)
             means += np.log(shares).tolist()
             scales += [1.0] * target.width
@@ -82,7 +82,7 @@ def _outputs(targets: Sequence[Target], options: NetworkOptions) -> dict[str, li
     return {"output_means": means, "output_scales": scales, "y_ranges": ranges}
 
 
-def _range(target: TargetScale, options: NetworkOptions) -> list[float] | None:
+def _range(target: NumericTarget, options: NetworkOptions) -> list[float] | None:
     if options.y_range != "auto":
         return list(options.y_range) if options.y_range is not None else None
     if target.maximum <= 0.0:
@@ -120,7 +120,7 @@ def train_network(
     training = TableTraining.of(training)
     make_loss(encoder.targets, training)  # raises where the settings do not fit, before other processes are started
     with rows_of(encoded, encoder, training) as store, team(training):
-        learned, held_out = store.rows(TRAIN), store.rows(EVALUATE, labelled=False)
+        learned, held_out = store.rows(TRAIN), store.rows(TEST, labelled=False)
         _, values, target = learned.arrays().labelled(encoder)
         if (network.batch_norm or network.continuous_batch_norm) and min(training.batch_size, len(target)) < 2:
             raise DataError(
@@ -130,7 +130,7 @@ def train_network(
         config = network_config(encoder, network, values.numpy())
         accelerator = make_accelerator(training)
         evaluate = _evaluator(held_out, encoded, encoder, accelerator) if len(held_out.arrays().codes) else None
-        job = TableJob(learned, encoder, training, config)
+        job = TableNetworkSpec(learned, encoder, training, config)
         members = train_members(job, accelerator=accelerator, rows=len(target), evaluate=evaluate)
     stored = encoder.model_dump(mode="json")
     bundle = ModelBundle(KIND, config, stored, members.weights, members.metrics, library_versions())
@@ -138,7 +138,7 @@ def train_network(
 
 
 @dataclass(frozen=True)
-class TableJob:
+class TableNetworkSpec:
     """What every process needs to train the networks."""
 
     rows: TableArrays | MappedRows
@@ -150,7 +150,7 @@ class TableJob:
         """The network of a seed."""
         return build_network(self.config, seed=seed)
 
-    def fit(self, network: nn.Module, **settings: Any) -> Fitted:
+    def fit(self, network: nn.Module, **settings: Any) -> FitResult:
         """Train it; ``settings`` are those of :func:`embedline.training.train.fit`."""
         tensors, loss = self.rows.arrays().labelled(self.encoder), make_loss(self.encoder.targets, self.training)
         return fit(network, tensors, loss, self.training, resident=isinstance(self.rows, TableArrays), **settings)
@@ -239,7 +239,7 @@ def combine(
     for target in targets:
         parts = [each[:, begin : begin + target.width] for each in outputs]
         begin += target.width
-        if isinstance(target, TargetClasses):
+        if isinstance(target, ClassTarget):
             predicted[target.column] = weighted_mean([softmax(part) for part in parts], weights)
         else:
             mean = weighted_mean([part[:, 0] for part in parts], weights)
@@ -270,7 +270,7 @@ def _evaluator(
 ) -> Evaluate:
     """Figures of the held-out rows by name, after the target's where there are several."""
     arrays, targets = held_out.arrays(), encoder.targets
-    blocks = [{t.column: actual_values(block, t) for t in targets} for block in blocks_of(encoded, EVALUATE)]
+    blocks = [{t.column: actual_values(block, t) for t in targets} for block in blocks_of(encoded, TEST)]
     actual = {target.column: np.concatenate([block[target.column] for block in blocks]) for target in targets}
 
     def evaluate(network: nn.Module) -> dict[str, float]:

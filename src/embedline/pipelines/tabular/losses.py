@@ -12,7 +12,7 @@ from torch import Tensor
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular.options import TableTraining
-from embedline.pipelines.tabular.targets import Target, TargetClasses, TargetScale
+from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target
 from embedline.training.batches import Loss
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
@@ -30,7 +30,7 @@ def make_loss(targets: Sequence[Target], training: TableTraining) -> Loss:
     _check_settings(targets, training)
     losses = [
         number_loss(training.loss, target)
-        if isinstance(target, TargetScale)
+        if isinstance(target, NumericTarget)
         else class_loss(target, class_weights(target, training, alone=len(targets) == 1), training.label_smoothing)
         for target in targets
     ]
@@ -43,7 +43,7 @@ def make_loss(targets: Sequence[Target], training: TableTraining) -> Loss:
         total = output.new_zeros(())
         for k, (loss, scale, end) in enumerate(zip(losses, scales, ends, strict=True)):
             part = output[:, end - targets[k].width : end]
-            number = isinstance(targets[k], TargetScale)
+            number = isinstance(targets[k], NumericTarget)
             total = total + scale * (
                 loss(part.squeeze(-1), target[:, k]) if number else loss(part, target[:, k].long())
             )
@@ -52,7 +52,7 @@ def make_loss(targets: Sequence[Target], training: TableTraining) -> Loss:
     return summed
 
 
-def number_loss(name: str, scale: TargetScale) -> Loss:
+def number_loss(name: str, scale: NumericTarget) -> Loss:
     """Loss on outputs and targets [B] in transformed units, scaled by the target's deviation.
 
     The scale lets learning rates carry over from one table to the next. ``relative`` is the squared relative error
@@ -78,7 +78,7 @@ def number_loss(name: str, scale: TargetScale) -> Loss:
     return lambda output, target: loss(output / std, target / std)
 
 
-def class_loss(target: TargetClasses, weights: NDArray[np.float64] | None, smoothing: float) -> Loss:
+def class_loss(target: ClassTarget, weights: NDArray[np.float64] | None, smoothing: float) -> Loss:
     """Cross-entropy of logits [B, C] and classes int64 [B], in nats.
 
     With weights [C] it is the mean over the rows of each one's entropy times the weight of its class, where the weights
@@ -97,7 +97,7 @@ def class_loss(target: TargetClasses, weights: NDArray[np.float64] | None, smoot
     return weighted
 
 
-def class_weights(target: TargetClasses, training: TableTraining, *, alone: bool) -> NDArray[np.float64] | None:
+def class_weights(target: ClassTarget, training: TableTraining, *, alone: bool) -> NDArray[np.float64] | None:
     """Weight of each class, float64 [C], from ``training.class_weights``; None where all count alike.
 
     Raises:
@@ -120,7 +120,7 @@ def class_weights(target: TargetClasses, training: TableTraining, *, alone: bool
 
 
 def _check_settings(targets: Sequence[Target], training: TableTraining) -> None:
-    names, classes = [t.column for t in targets], [t.column for t in targets if isinstance(t, TargetClasses)]
+    names, classes = [t.column for t in targets], [t.column for t in targets if isinstance(t, ClassTarget)]
     if strange := sorted(set(training.target_weights) - set(names)):
         raise DataError(f"training.target_weights names {strange}; the targets are {names}")
     if not classes and (training.label_smoothing or training.class_weights is not None):

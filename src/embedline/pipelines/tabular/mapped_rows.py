@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.arrays import TableArrays, part_of, to_arrays
+from embedline.pipelines.tabular.arrays import TableArrays, subset, to_arrays
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.options import TableTraining
-from embedline.pipelines.tabular.targets import TargetClasses
+from embedline.pipelines.tabular.targets import ClassTarget
 from embedline.training import checkpoint
 from embedline.training.device import resolve_device
 from embedline.training.memory import available_memory
@@ -105,7 +105,7 @@ def write_rows(
         DataError: if a row has no target.
     """
     n_targets = len(encoder.targets) if labelled else 0
-    whole = n_targets == 1 and isinstance(encoder.targets[0], TargetClasses)
+    whole = n_targets == 1 and isinstance(encoder.targets[0], ClassTarget)
     n_codes, n_values, n_rows = len(encoder.code_columns), len(encoder.value_columns), 0
     layout = MappedRows(path, n_rows, n_targets, whole, n_codes, n_values)
     with path.open("wb") as file:
@@ -118,7 +118,7 @@ def write_rows(
 def blocks_of(encoded: nw.DataFrame[Any], part: str) -> Iterator[nw.DataFrame[Any]]:
     """Rows of a part, in their order, a block of the frame at a time."""
     for start in range(0, len(encoded), BLOCK_ROWS):
-        block = part_of(encoded[start : start + BLOCK_ROWS], part)
+        block = subset(encoded[start : start + BLOCK_ROWS], part)
         if len(block):
             yield block
 
@@ -158,7 +158,7 @@ class RowStore:
     def rows(self, part: str, *, labelled: bool = True) -> TableArrays | MappedRows:
         """Rows of a part; in a file without their target unless ``labelled``."""
         if self.folder is None:
-            return to_arrays(part_of(self.encoded, part), self.encoder)
+            return to_arrays(subset(self.encoded, part), self.encoder)
         return write_rows(self.encoded, self.encoder, part, self.folder / part, labelled=labelled)
 
 

@@ -16,12 +16,12 @@ import polars as pl
 from embedline.errors import DataError, about_frame
 from embedline.frames.checks import first_row
 from embedline.pipelines.tabular.columns import (
-    EVALUATE,
     PREDICT,
+    TEST,
     TRAIN,
     Columns,
     Split,
-    assign_parts,
+    assign_splits,
     present,
     require_columns,
 )
@@ -36,7 +36,7 @@ from embedline.pipelines.tabular.options import (
     ReportOptions,
     TableTraining,
 )
-from embedline.pipelines.tabular.targets import Target, TargetClasses, read_targets
+from embedline.pipelines.tabular.targets import ClassTarget, Target, read_targets
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ def fit_encoder(table: Frame, columns: Columns, split: Split, encoding: Encoding
         grouped = tuple(dict.fromkeys(name for group in encoding.target_means for name in group))
         rows = read_table(table, columns, split, others=(("encoding.target_means", grouped),))
         refuse_no_logarithm(rows, columns, encoding)
-        parts = assign_parts(rows, columns, split)
-        encoder = fit(parts.filter(nw.col("part") == TRAIN), columns, encoding)
+        parts = assign_splits(rows, columns, split)
+        encoder = fit(parts.filter(nw.col("split") == TRAIN), columns, encoding)
     logger.info("Fitted %d categorical and %d continuous variables", len(encoder.code_columns), len(encoder.continuous))
     return encoder.model_dump(mode="json")
 
@@ -63,8 +63,8 @@ def encode(table: Frame, encoder: dict[str, Any], columns: Columns, split: Split
     fitted = Encoder.model_validate(encoder)
     with about_frame("table"):
         rows = read_table(table, columns, split, others=(("encoding.target_means", tuple(fitted.groups)),))
-        encoded = apply_encoder(assign_parts(rows, columns, split), fitted)
-    counts = dict(sorted(encoded.group_by("part").agg(nw.len().alias("rows")).rows()))
+        encoded = apply_encoder(assign_splits(rows, columns, split), fitted)
+    counts = dict(sorted(encoded.group_by("split").agg(nw.len().alias("rows")).rows()))
     logger.info("Encoded rows: %s", ", ".join(f"{part} {number:,}" for part, number in counts.items()))
     if PREDICT in counts:
         unlabelled = rows.select(~functools.reduce(operator.and_, (present(rows, name) for name in columns.targets)))
@@ -116,7 +116,7 @@ def fit_baselines(
     fitted = Encoder.model_validate(encoder)
     with about_frame("table"):
         rows = read_table(table, columns, split, others=(("baselines.group_by", baselines.group_by),))
-        parts = assign_parts(rows, columns, split)
+        parts = assign_splits(rows, columns, split)
         predicted = {
             "group_mean": {
                 target.column: group_mean_predictions(parts, target, baselines.group_by) for target in fitted.targets
@@ -149,7 +149,7 @@ def predict(
     report: ReportOptions,
 ) -> Frame:
     """Evaluated rows: keys, the report's columns, and those of :mod:`.predictions` for each target."""
-    from embedline.pipelines.tabular.arrays import part_of
+    from embedline.pipelines.tabular.arrays import subset
     from embedline.pipelines.tabular.learner import predict_all
     from embedline.pipelines.tabular.predictions import (
         actual_columns,
@@ -163,8 +163,8 @@ def predict(
         series = (report.series_by,) if report.series_by else ()
         others = (("report.series_by", series), ("report.error_by", report.error_by))
         rows = read_table(table, columns, split, others=others)
-        rows = assign_parts(rows, columns, split).filter(nw.col("part") == EVALUATE)
-    coded = part_of(nw.from_native(encoded, eager_only=True), EVALUATE)
+        rows = assign_splits(rows, columns, split).filter(nw.col("split") == TEST)
+    coded = subset(nw.from_native(encoded, eager_only=True), TEST)
     targets, predicted = read_targets(model.encoder), predict_all(coded, model)
     # Through NumPy: the table may come from another engine than the stored predictions.
     baselines = nw.from_native(baseline_predictions, eager_only=True)
@@ -206,7 +206,7 @@ def evaluate(
     frame = nw.from_native(predictions, eager_only=True)
     targets = read_targets(encoder)
     of_each = {target.column: compare(frame, target, prefix_of(target, targets), baseline_costs) for target in targets}
-    costs = {"train_rows": model.metrics["rows"], "evaluate_rows": len(frame)}
+    costs = {"train_rows": model.metrics["rows"], "test_rows": len(frame)}
     costs |= {name: value for name, value in model.metrics.items() if name != "rows"}
     return {**costs, "targets": of_each} if len(targets) > 1 else {**of_each[targets[0].column], **costs}
 
@@ -233,11 +233,11 @@ def extract_embeddings(model: Bundle) -> pl.DataFrame:
 
 def forecast(encoded: Frame, model: Bundle, columns: Columns) -> Frame:
     """Predictions of the rows without a target: the key columns, ``predicted`` and probabilities of classes."""
-    from embedline.pipelines.tabular.arrays import part_of
+    from embedline.pipelines.tabular.arrays import subset
     from embedline.pipelines.tabular.learner import predict_all
     from embedline.pipelines.tabular.predictions import predicted_columns, prefix_of, to_series
 
-    rows = part_of(nw.from_native(encoded, eager_only=True), PREDICT)
+    rows = subset(nw.from_native(encoded, eager_only=True), PREDICT)
     targets, predicted = read_targets(model.encoder), predict_all(rows, model)
     figures: dict[str, Any] = {}
     for target in targets:
@@ -268,7 +268,7 @@ def plot_forecast(predictions: Frame, encoder: dict[str, Any], columns: Columns,
     from embedline.pipelines.tabular.plots import agreement_figure, forecast_figure
 
     target, prefix, of = _first_target(encoder)
-    if isinstance(target, TargetClasses):
+    if isinstance(target, ClassTarget):
         return reliability_figure(_polars(predictions), target, prefix, f"Held-out rows: calibration{of}")
     title = f"Held-out rows: actual and predicted{of}"
     if columns.time is None:
@@ -283,7 +283,7 @@ def plot_errors(predictions: Frame, encoder: dict[str, Any], report: ReportOptio
 
     target, prefix, of = _first_target(encoder)
     title = f"Held-out rows: where the error is{of}"
-    if isinstance(target, TargetClasses):
+    if isinstance(target, ClassTarget):
         return mistakes_figure(_polars(predictions), target, prefix, report, title)
     return error_figure(_numbers(predictions, prefix), report, title)
 

@@ -13,7 +13,7 @@ import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
-from embedline.pipelines.tabular.targets import Target, TargetClasses
+from embedline.pipelines.tabular.targets import ClassTarget, Target
 from embedline.training.classification import classification_metrics, log_loss
 from embedline.training.metrics import regression_metrics, rmspe
 
@@ -31,17 +31,17 @@ def prefix_of(target: Target, targets: Sequence[Target]) -> str:
 def actual_values(encoded: nw.DataFrame[Any], target: Target) -> NDArray[Any]:
     """The target of labelled rows of an encoded frame: numbers float64 [N] in their own units, or classes int64 [N]."""
     values = encoded.get_column(target.stored).to_numpy()
-    return values.astype(np.int64 if isinstance(target, TargetClasses) else np.float64)
+    return values.astype(np.int64 if isinstance(target, ClassTarget) else np.float64)
 
 
 def actual_columns(target: Target, actual: NDArray[Any], prefix: str) -> Named:
     """Actual values as columns; classes by name."""
-    return {prefix + ACTUAL: _names(target)[actual] if isinstance(target, TargetClasses) else actual}
+    return {prefix + ACTUAL: _names(target)[actual] if isinstance(target, ClassTarget) else actual}
 
 
 def predicted_columns(target: Target, prediction: NDArray[np.float64], prefix: str) -> Named:
     """The network's prediction as columns; of classes the most probable one's name and all probabilities."""
-    if not isinstance(target, TargetClasses):
+    if not isinstance(target, ClassTarget):
         return {prefix + PREDICTED: prediction}
     named = {prefix + PREDICTED: _names(target)[prediction.argmax(axis=1)]}
     return named | dict(zip(probability_names(target, prefix), prediction.T, strict=True))
@@ -49,7 +49,7 @@ def predicted_columns(target: Target, prediction: NDArray[np.float64], prefix: s
 
 def baseline_columns(target: Target, prediction: NDArray[np.float64], baseline: str, prefix: str) -> Named:
     """A baseline's prediction as columns."""
-    if not isinstance(target, TargetClasses):
+    if not isinstance(target, ClassTarget):
         return {prefix + baseline: prediction}
     return dict(zip(probability_names(target, f"{prefix}{baseline}."), prediction.T, strict=True))
 
@@ -67,7 +67,7 @@ def to_series(columns: Named, backend: Any) -> list[nw.Series[Any]]:
 def read_actual(frame: nw.DataFrame[Any], target: Target, prefix: str) -> NDArray[Any]:
     """Back from :func:`actual_columns`: numbers float64 [N], or the number of each row's class, int64 [N]."""
     column = frame.get_column(prefix + ACTUAL)
-    if not isinstance(target, TargetClasses):
+    if not isinstance(target, ClassTarget):
         return column.to_numpy()
     numbers = {name: k for k, name in enumerate(target.names)}
     return np.array([numbers[name] for name in column.to_list()], dtype=np.int64)
@@ -75,18 +75,18 @@ def read_actual(frame: nw.DataFrame[Any], target: Target, prefix: str) -> NDArra
 
 def read_prediction(frame: nw.DataFrame[Any], target: Target, prefix: str, baseline: str = "") -> NDArray[np.float64]:
     """The prediction of the network, or of a baseline, from its columns."""
-    if not isinstance(target, TargetClasses):
+    if not isinstance(target, ClassTarget):
         return frame.get_column(prefix + (baseline or PREDICTED)).to_numpy()
     names = probability_names(target, f"{prefix}{baseline}." if baseline else prefix)
     return np.stack([frame.get_column(name).to_numpy() for name in names], axis=1)
 
 
-def probability_names(target: TargetClasses, prefix: str) -> list[str]:
+def probability_names(target: ClassTarget, prefix: str) -> list[str]:
     """Columns of the probabilities of the classes, in order."""
     return [f"{prefix}p_{name}" for name in target.names]
 
 
-def baseline_names(columns: Sequence[str], target: TargetClasses, prefix: str) -> list[str]:
+def baseline_names(columns: Sequence[str], target: ClassTarget, prefix: str) -> list[str]:
     """The baselines that have probabilities among ``columns``."""
     end = f".p_{target.names[0]}"
     found = [name.removeprefix(prefix).removesuffix(end) for name in columns if name.endswith(end)]
@@ -95,14 +95,14 @@ def baseline_names(columns: Sequence[str], target: TargetClasses, prefix: str) -
 
 def all_figures(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, Any]:
     """Every figure of a prediction: those of regression, or of classification."""
-    if isinstance(target, TargetClasses):
+    if isinstance(target, ClassTarget):
         return classification_metrics(actual, prediction, target.names, positive=target.positive)
     return dict(regression_metrics(actual, prediction, logarithmic=target.transform == "log"))
 
 
 def short_figures(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, float]:
     """The figures to watch while a network trains; of classes accuracy and log loss (nats)."""
-    if isinstance(target, TargetClasses):
+    if isinstance(target, ClassTarget):
         accuracy = float((prediction.argmax(axis=1) == actual).mean())
         return {"accuracy": accuracy, "log_loss": log_loss(actual, prediction)}
     return regression_metrics(actual, prediction, logarithmic=target.transform == "log")
@@ -110,7 +110,7 @@ def short_figures(target: Target, actual: NDArray[Any], prediction: NDArray[np.f
 
 def main_figure(target: Target) -> str:
     """The metric that stands for a model: of classes the accuracy."""
-    if isinstance(target, TargetClasses):
+    if isinstance(target, ClassTarget):
         return "accuracy"
     return "exp_rmspe" if target.transform == "log" else "rmse"
 
@@ -145,17 +145,17 @@ def compare(
 
 def loss_name(target: Target) -> str:
     """The loss by which models are compared and the importance of a variable is measured; lower is better."""
-    return "log_loss" if isinstance(target, TargetClasses) else main_figure(target)
+    return "log_loss" if isinstance(target, ClassTarget) else main_figure(target)
 
 
 def loss_of(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> float:
     """The loss of :func:`loss_name`: log loss in nats, or the error of numbers."""
-    if isinstance(target, TargetClasses):
+    if isinstance(target, ClassTarget):
         return log_loss(actual, prediction)
     if target.transform == "log":
         return rmspe(actual, prediction)
     return float(np.sqrt(np.mean((actual - prediction) ** 2)))
 
 
-def _names(target: TargetClasses) -> NDArray[Any]:
+def _names(target: ClassTarget) -> NDArray[Any]:
     return np.array(target.names, dtype=object)

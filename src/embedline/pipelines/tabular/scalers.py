@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
-from embedline.frames.checks import refuse_text
+from embedline.frames.checks import require_numeric
 from embedline.pipelines.tabular.options import EncodingOptions
 from embedline.pipelines.tabular.quantiles import fit_quantiles, normal_scores
 
@@ -71,9 +71,9 @@ def fit_scale(values: nw.Series[Any], options: EncodingOptions) -> Scale:
     return Scale(fill=fill, mean=mean, std=std, limits=limits, quantiles=quantiles, rows=len(numbers))
 
 
-def number_of(table: nw.DataFrame[Any], name: str, *, mend: str) -> nw.Expr:
+def as_float(table: nw.DataFrame[Any], name: str, *, mend: str) -> nw.Expr:
     """Column ``name`` as Float64 with null for NaN; raise a DataError that says how to ``mend`` one of another type."""
-    refuse_text(table.get_column(name), name, mend=mend)
+    require_numeric(table.get_column(name), name, mend=mend)
     number = nw.col(name).cast(nw.Float64)
     return nw.when(~number.is_nan()).then(number).alias(name) if table.schema[name].is_float() else number
 

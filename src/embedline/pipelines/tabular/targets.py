@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from embedline.errors import DataError
-from embedline.frames.checks import refuse_infinite
+from embedline.frames.checks import require_finite
 from embedline.pipelines.tabular.categories import CategoryMap, all_missing, codes_of, fit_categories, kind_of
 from embedline.pipelines.tabular.columns import Columns, holds_classes, present
 from embedline.pipelines.tabular.options import EncodingOptions
-from embedline.pipelines.tabular.scalers import number_of, spread
+from embedline.pipelines.tabular.scalers import as_float, spread
 
 FEW_NUMBERS = 10  # different values of a target that may be numbers of classes
 UNLABELLED = -1  # class of a row without one
@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 logger = logging.getLogger(__name__)
 
 
-class TargetScale(BaseModel):
+class NumericTarget(BaseModel):
     """A number: its transform and, of the transformed training values, mean, deviation and maximum."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +48,7 @@ class TargetScale(BaseModel):
         return self.column
 
 
-class TargetClasses(BaseModel):
+class ClassTarget(BaseModel):
     """Classes in sorted order, how many training rows each has, and of two the positive one, the last unless given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +74,7 @@ class TargetClasses(BaseModel):
         return tuple(map(str, self.levels.levels))
 
 
-Target = TargetScale | TargetClasses
+Target = NumericTarget | ClassTarget
 
 
 def read_targets(encoder: Mapping[str, Any]) -> tuple[Target, ...]:
@@ -110,7 +110,7 @@ def fit_target(
         _warn_of_few_numbers(values, name)
     learned = np.log(values) if transform == "log" else values
     mean = float(learned.mean())
-    scale = TargetScale(
+    scale = NumericTarget(
         column=name,
         transform=transform,
         mean=mean,
@@ -122,7 +122,7 @@ def fit_target(
 
 def check_transforms(options: EncodingOptions, targets: Sequence[Target]) -> None:
     """Raise a DataError if ``encoding.target_transform`` names no numeric target."""
-    numeric = [target.column for target in targets if isinstance(target, TargetScale)]
+    numeric = [target.column for target in targets if isinstance(target, NumericTarget)]
     if isinstance(options.target_transform, dict):
         if strange := sorted(set(options.target_transform) - set(numeric)):
             raise DataError(f"encoding.target_transform names {strange}; the numeric targets are {numeric}")
@@ -138,14 +138,14 @@ def stored_target(table: nw.DataFrame[Any], target: Target) -> nw.Expr | nw.Seri
         DataError: naming the column, if its values are of another kind than they were when fitted, infinite, without
             the logarithm that is needed, or of a class that no training row has.
     """
-    if isinstance(target, TargetScale):
+    if isinstance(target, NumericTarget):
         _numbers(table, target.column, target.transform)
-        return number_of(table, target.column, mend=_mend(target.column))
+        return as_float(table, target.column, mend=_mend(target.column))
     codes = class_codes(table, target)
     return nw.new_series(target.stored, codes, nw.Int32, backend=table.implementation)
 
 
-def class_codes(table: nw.DataFrame[Any], target: TargetClasses) -> NDArray[np.int32]:
+def class_codes(table: nw.DataFrame[Any], target: ClassTarget) -> NDArray[np.int32]:
     """Number of each row's class, int32 [N], -1 where it is missing; raise a DataError for a class never seen."""
     name = target.column
     if not all_missing(table, name) and (found := kind_of(table, name, key="columns.target")) != target.levels.kind:
@@ -161,13 +161,13 @@ def class_codes(table: nw.DataFrame[Any], target: TargetClasses) -> NDArray[np.i
     return np.asarray(codes, dtype=np.int32)
 
 
-def transform_target(values: NDArray[np.floating], scale: TargetScale) -> Array:
+def transform_target(values: NDArray[np.floating], scale: NumericTarget) -> Array:
     """To the units in which the number is learned."""
     exact: Array = np.asarray(values, dtype=np.float64)
     return np.asarray(np.log(exact)) if scale.transform == "log" else exact
 
 
-def invert_target(values: NDArray[np.floating], scale: TargetScale) -> Array:
+def invert_target(values: NDArray[np.floating], scale: NumericTarget) -> Array:
     """Back to the number's own units."""
     exact: Array = np.asarray(values, dtype=np.float64)
     return np.asarray(np.exp(exact)) if scale.transform == "log" else exact
@@ -187,7 +187,7 @@ def _warn_of_few_numbers(values: Array, name: str) -> None:
         )
 
 
-def _fit_classes(table: nw.DataFrame[Any], name: str, positive: str | None) -> TargetClasses:
+def _fit_classes(table: nw.DataFrame[Any], name: str, positive: str | None) -> ClassTarget:
     levels = fit_categories(table, name, key="columns.classes")
     if len(levels.levels) < 2:
         raise DataError(
@@ -202,7 +202,7 @@ def _fit_classes(table: nw.DataFrame[Any], name: str, positive: str | None) -> T
         )
     codes = table.select(codes_of(table, name, levels).alias(name)).get_column(name).to_numpy()
     counts = np.bincount(codes, minlength=levels.size)[1:]
-    return TargetClasses(column=name, levels=levels, counts=tuple(counts.tolist()), positive=positive)
+    return ClassTarget(column=name, levels=levels, counts=tuple(counts.tolist()), positive=positive)
 
 
 def _known(table: nw.DataFrame[Any], name: str) -> NDArray[np.bool_]:
@@ -212,8 +212,8 @@ def _known(table: nw.DataFrame[Any], name: str) -> NDArray[np.bool_]:
 
 def _numbers(table: nw.DataFrame[Any], name: str, transform: str) -> Array:
     """The present values of a numeric target, once they are found to be finite and to have the logarithm needed."""
-    numbers = table.select(number_of(table, name, mend=_mend(name)))
-    refuse_infinite(numbers.get_column(name), name)
+    numbers = table.select(as_float(table, name, mend=_mend(name)))
+    require_finite(numbers.get_column(name), name)
     present: Array = numbers.get_column(name).drop_nulls().to_numpy()
     if transform == "log" and len(present) and (smallest := present.min()) <= 0:
         raise DataError(

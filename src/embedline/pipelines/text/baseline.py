@@ -62,7 +62,7 @@ def train_baseline(
     Args:
         documents: ``document_id``, ``text``, ``label``, one row each.
         parts: for each row ``train``, ``validation``, ``test`` or ``unlabelled``
-            (:func:`.splits.assign_parts`): the baseline learns from the rows that the network learns from.
+            (:func:`.splits.assign_splits`): the baseline learns from the rows that the network learns from.
         classes: the labels, in the order of the columns.
 
     Returns:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from embedline.pipelines.text.classifier import TextClassifier
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import TextSettings
-from embedline.training.batches import WHOLE, Autocast, Share, StepLoss, batch_sizes
-from embedline.training.checkpoint import Identity
+from embedline.training.batches import WHOLE, Autocast, BatchLoss, Share, batch_sizes
+from embedline.training.checkpoint import Fingerprint
 
 POOL_BATCHES = 50  # batches among whose documents lengths are sorted: near enough for speed, far enough for chance
 
@@ -71,7 +71,7 @@ def counts(lengths: NDArray[np.int64], network: TextClassifier) -> Counts:
     return Counts(tokens, tokens - len(lengths) - int(borders.sum()))
 
 
-class DocumentTask:
+class ClassifierBatches:
     """Batches of a classifier's training.
 
     Args:
@@ -98,7 +98,7 @@ class DocumentTask:
         self.rows_per_batch = len(corpus.ids) / self.n_batches
         self._batches: Sequence[NDArray[np.int64]] = ()
 
-    def identity(self) -> Identity:
+    def fingerprint(self) -> Fingerprint:
         """Number of documents and of tokens."""
         return {"n_documents": len(self._corpus), "n_tokens": len(self._corpus.ids), "batch_size": self.batch_size}
 
@@ -110,7 +110,7 @@ class DocumentTask:
         """The same for every batch."""
         return 1.0
 
-    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
+    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
         """Cross-entropy of the batch's documents; AR and TAR are descended with it."""
         assert isinstance(network, TextClassifier)
         batch = self._batches[index]
@@ -121,13 +121,13 @@ class DocumentTask:
         nats = F.cross_entropy(logits, self._targets[torch.from_numpy(rows).to(self._device)])
         alpha, beta = self._options.alpha, self._options.beta
         if self._share.size == 1:
-            return StepLoss(nats + alpha * pooled.squares + beta * pooled.differences, nats.detach())
+            return BatchLoss(nats + alpha * pooled.squares + beta * pooled.differences, nats.detach())
         # Means of the whole batch, as sums of each process's mean times its part of what that is a mean over.
         own, whole = (counts(self._corpus.lengths[each], network) for each in (rows, batch))
         nats = nats * (len(rows) / len(batch))
         penalty = alpha * own.tokens / whole.tokens * pooled.squares
         penalty = penalty + beta * own.pairs / max(1, whole.pairs) * pooled.differences
-        return StepLoss(nats + penalty, nats.detach())
+        return BatchLoss(nats + penalty, nats.detach())
 
     def state(self) -> None:
         """Documents are independent: nothing is carried."""

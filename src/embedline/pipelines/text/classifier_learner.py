@@ -18,7 +18,7 @@ from embedline.pipelines.text.classifier import ClassifierEnsemble, TextClassifi
 from embedline.pipelines.text.classifier_batches import by_length, pad
 from embedline.pipelines.text.evaluation import class_codes, prediction_frame
 from embedline.pipelines.text.fine_tuning import (
-    Material,
+    ClassifierData,
     build_classifier,
     follow_classifiers,
     train_stages,
@@ -37,7 +37,7 @@ from embedline.training.model_file import ModelBundle, library_versions
 from embedline.training.options import FinderOptions
 from embedline.training.processes import team
 from embedline.training.state import Record
-from embedline.training.train import Evaluate, Fitted
+from embedline.training.train import Evaluate, FitResult
 
 KIND = "text_classifier"
 PREDICT_DOCUMENTS = 64  # of a forward pass when predicting
@@ -64,8 +64,8 @@ def train_classifier(
         DataError: if a label is not among the classes, a class has no document to learn from, or there is no part
             ``validation`` for early stopping to go by.
     """
-    material = Material.of(ids, vocabulary, classes, language_model, network)
-    held_out = ids.filter(pl.col("part") == VALIDATION)
+    material = ClassifierData.of(ids, vocabulary, classes, language_model, network)
+    held_out = ids.filter(pl.col("split") == VALIDATION)
     if training.early_stopping and held_out.is_empty():
         raise DataError(NO_VALIDATION.format("classifier_training"))
     threads = own_threads(training)
@@ -102,10 +102,10 @@ def train_classifier(
     return ModelBundle(KIND, material.config, encoding, weights, figures, library_versions()), history
 
 
-def _together(members: Sequence[Sequence[Fitted]]) -> Fitted:
+def _together(members: Sequence[Sequence[FitResult]]) -> FitResult:
     """Epochs and seconds of all stages of all members, and the mean speed of their last ones."""
     runs = [run for stages in members for run in stages]
-    return Fitted(
+    return FitResult(
         members[0][-1].network,
         rows_per_second=float(np.mean([stages[-1].rows_per_second for stages in members])),
         seconds=sum(run.seconds for run in runs),
@@ -114,7 +114,7 @@ def _together(members: Sequence[Sequence[Fitted]]) -> Fitted:
 
 
 def _validation_figures(
-    members: Sequence[Sequence[Fitted]], weights: Sequence[float], evaluate: Evaluate | None
+    members: Sequence[Sequence[FitResult]], weights: Sequence[float], evaluate: Evaluate | None
 ) -> dict[str, float]:
     """Figures of the part ``validation``, of all members together; empty without one."""
     if evaluate is None:
@@ -126,7 +126,7 @@ def _validation_figures(
     return {"validation_loss": figures["validation_loss"], "validation_accuracy": figures["accuracy"]}
 
 
-def _classifier(run: Fitted) -> TextClassifier:
+def _classifier(run: FitResult) -> TextClassifier:
     assert isinstance(run.network, TextClassifier)
     return run.network
 
@@ -144,7 +144,7 @@ def find_classifier_rate(
 
     Later stages start from what the ones before them have learned, which there is not yet.
     """
-    material = Material.of(ids, vocabulary, classes, language_model, network)
+    material = ClassifierData.of(ids, vocabulary, classes, language_model, network)
     accelerator, stage, seed = make_accelerator(training), training.stages[0], training.seeds[0]
 
     def search(built: nn.Module, stop: threading.Event) -> RangeTest:
@@ -236,12 +236,12 @@ def _evaluator(
     return evaluate
 
 
-def predict_part(ids: pl.DataFrame, bundle: ModelBundle, *, part: str = TEST) -> pl.DataFrame:
+def predict_split(ids: pl.DataFrame, bundle: ModelBundle, *, split: str = TEST) -> pl.DataFrame:
     """Predictions for the documents of a part, as :func:`.evaluation.prediction_frame` lays them out."""
     network, vocabulary, _, classes = load_classifier(bundle)
-    documents = ids.filter(pl.col("part") == part)
+    documents = ids.filter(pl.col("split") == split)
     if documents.is_empty():
-        raise DataError(f"there is nothing to predict: no document has the part {part!r}")
+        raise DataError(f"there is nothing to predict: no document is of the split {split!r}")
     corpus = Corpus.of(documents)
     if len(corpus.ids) and int(corpus.ids.max()) >= len(vocabulary):
         raise DataError(

@@ -10,12 +10,12 @@ import narwhals as nw
 import polars as pl
 
 from embedline.errors import DataError, input_name
-from embedline.frames.checks import open_frame, refuse_inexact, settle_objects
+from embedline.frames.checks import open_frame, require_exact, settle_objects
 
 logger = logging.getLogger(__name__)
 
 TRAIN, TEST, UNLABELLED = "train", "test", "unlabelled"
-COLUMNS = ("document_id", "text", "label", "part")
+COLUMNS = ("document_id", "text", "label", "split")
 
 
 def read_documents(data: Any, classes: Sequence[str] | None = None) -> pl.DataFrame:
@@ -41,7 +41,7 @@ def read_documents(data: Any, classes: Sequence[str] | None = None) -> pl.DataFr
         "column 'document_id' holds no id": document_id.is_null(),
         "column 'document_id' holds an id that another row has": document_id.is_duplicated(),
         "column 'text' holds no text (an empty one is an empty string)": text.is_null(),
-        f"column 'part' holds none of {TRAIN}, {TEST}, {UNLABELLED}": ~part.is_in([TRAIN, TEST, UNLABELLED]),
+        f"column 'split' holds none of {TRAIN}, {TEST}, {UNLABELLED}": ~part.is_in([TRAIN, TEST, UNLABELLED]),
         f"column 'label' holds no label, which the parts {TRAIN} and {TEST} need": label.is_null()
         & (part != UNLABELLED),
         f"column 'label' holds a label, which the part {UNLABELLED} has not": ~label.is_null() & (part == UNLABELLED),
@@ -59,7 +59,7 @@ def _as_text(values: nw.Series[Any]) -> pl.Series:
     name = values.name
     column = values.to_polars()
     if column.dtype.is_float() and ((column % 1 == 0) | column.is_null() | column.is_nan()).all():
-        refuse_inexact(values, name, "the documents' contract")
+        require_exact(values, name, "the documents' contract")
         column = column.fill_nan(None).cast(pl.Int64)
     if column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
         return column.cast(pl.String).alias(name)
@@ -73,7 +73,7 @@ def check_classes(documents: pl.DataFrame, classes: Sequence[str]) -> pl.DataFra
     held out of the training documents has none of it.
 
     Args:
-        documents: ``document_id``, ``text``, ``label`` and ``part``, String, see `DocumentsContract`.
+        documents: ``document_id``, ``text``, ``label`` and ``split``, String, see `DocumentsContract`.
         classes: the labels in the order of the model's outputs. None at all: documents for a language model alone.
 
     Raises:
@@ -89,16 +89,16 @@ def check_classes(documents: pl.DataFrame, classes: Sequence[str]) -> pl.DataFra
     _require_declared(documents, classes)
     if classes:
         _require_training(documents, classes)
-        if not (documents["part"] == TEST).any():
+        if not (documents["split"] == TEST).any():
             raise DataError("no document is in the part test: name it in parts, or hold some out with test_fraction")
     return documents
 
 
 def count_shared_texts(documents: pl.DataFrame) -> int:
     """Return how many test documents have exactly the text of a training or unlabelled one, white space aside."""
-    texts = documents.select("part", text=pl.col("text").str.strip_chars())
-    learned = texts.filter(pl.col("part") != TEST).select("text").unique()
-    return len(texts.filter(pl.col("part") == TEST).join(learned, on="text", how="semi"))
+    texts = documents.select("split", text=pl.col("text").str.strip_chars())
+    learned = texts.filter(pl.col("split") != TEST).select("text").unique()
+    return len(texts.filter(pl.col("split") == TEST).join(learned, on="text", how="semi"))
 
 
 def _require_declared(documents: pl.DataFrame, classes: Sequence[str]) -> None:
@@ -115,7 +115,7 @@ def _require_declared(documents: pl.DataFrame, classes: Sequence[str]) -> None:
 
 
 def _require_training(documents: pl.DataFrame, classes: Sequence[str]) -> None:
-    counts = dict(documents.filter(pl.col("part") == TRAIN).group_by("label").len().rows())
+    counts = dict(documents.filter(pl.col("split") == TRAIN).group_by("label").len().rows())
     if empty := [label for label in classes if not counts.get(label)]:
         raise DataError(f"no training document has the label {', '.join(map(repr, empty))}, which classes lists")
     for label in classes:

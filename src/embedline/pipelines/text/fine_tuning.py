@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from embedline.errors import DataError
 from embedline.pipelines.text.classifier import TextClassifier
-from embedline.pipelines.text.classifier_batches import DocumentTask
+from embedline.pipelines.text.classifier_batches import ClassifierBatches
 from embedline.pipelines.text.evaluation import class_codes
 from embedline.pipelines.text.language_learner import MONITOR, load_language_model, with_seed
 from embedline.pipelines.text.lm_batches import Corpus
@@ -34,7 +34,7 @@ from embedline.training.device import make_accelerator
 from embedline.training.model_file import ModelBundle
 from embedline.training.optimizer import LayerGroup, discriminative
 from embedline.training.processes import current_share
-from embedline.training.train import Evaluate, Fitted, train
+from embedline.training.train import Evaluate, FitResult, train
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def classifier_config(
 
 
 @dataclass(frozen=True)
-class Material:
+class ClassifierData:
     """What classifiers of a corpus are trained with.
 
     Attributes:
@@ -124,11 +124,11 @@ class Material:
         classes: Sequence[str],
         language_model: ModelBundle,
         network: ClassifierOptions,
-    ) -> "Material":
-        """Material of the arguments of :func:`train_classifier`, which names the errors."""
+    ) -> "ClassifierData":
+        """ClassifierData of the arguments of :func:`train_classifier`, which names the errors."""
         if len(classes) < 2:
             raise DataError(f"a classifier needs two classes or more, got {list(classes)}")
-        documents = ids.filter(pl.col("part") == TRAIN)
+        documents = ids.filter(pl.col("split") == TRAIN)
         targets = class_codes(documents, classes)
         if missing := [name for place, name in enumerate(classes) if not (targets == place).any()]:
             raise DataError(f"the part 'train' has no document of the class {missing[0]!r}")
@@ -138,9 +138,9 @@ class Material:
         config = classifier_config(language_model, vocabulary, network, len(classes))
         return cls(Corpus.of(documents), targets, config, encoder, tokens)
 
-    def task(self, options: StageTraining, device: torch.device) -> DocumentTask:
+    def task(self, options: StageTraining, device: torch.device) -> ClassifierBatches:
         """Batches of these documents."""
-        return DocumentTask(self.corpus, self.targets, options, device=device, share=current_share())
+        return ClassifierBatches(self.corpus, self.targets, options, device=device, share=current_share())
 
     def build(self) -> TextClassifier:
         """A classifier with the language model's encoder and a head of random weights."""
@@ -156,12 +156,12 @@ def unfrozen_groups(network: TextClassifier, stage: Stage, training: ClassifierT
 
 
 def train_stages(
-    material: Material,
+    material: ClassifierData,
     training: ClassifierTraining,
     threads: int,
     accelerator: Accelerator,
     evaluate: Evaluate | None = None,
-) -> list[list[Fitted]]:
+) -> list[list[FitResult]]:
     """What each stage leaves, for each of the seeds, one after the other, with ``threads`` of PyTorch."""
     return [
         with_seed(seed, threads, material.build, stage_fitter(material, training, member, evaluate, accelerator))
@@ -169,23 +169,23 @@ def train_stages(
     ]
 
 
-def follow_classifiers(material: Material, training: ClassifierTraining, threads: int) -> None:
+def follow_classifiers(material: ClassifierData, training: ClassifierTraining, threads: int) -> None:
     """The part of the classifiers' training of a process that does not lead."""
     train_stages(material, training, threads, make_accelerator(training))
 
 
 def stage_fitter(
-    material: Material,
+    material: ClassifierData,
     training: ClassifierTraining,
     member: int,
     evaluate: Evaluate | None,
     accelerator: Accelerator,
-) -> Callable[[nn.Module, threading.Event], list[Fitted]]:
+) -> Callable[[nn.Module, threading.Event], list[FitResult]]:
     """Function that takes a classifier through all stages; what each has left, with one network."""
     prefix = f"member{member}." if len(training.seeds) > 1 else ""
     kept = [checkpoint.current(f"{prefix}stage{place}") for place in range(len(training.stages))]
 
-    def fit(built: nn.Module, stop: threading.Event) -> list[Fitted]:
+    def fit(built: nn.Module, stop: threading.Event) -> list[FitResult]:
         assert isinstance(built, TextClassifier)
         runs = []
         for place, stage in enumerate(training.stages):

@@ -14,7 +14,7 @@ from torch import nn
 
 from embedline.errors import DataError
 from embedline.pipelines.text.language_model import LanguageModel
-from embedline.pipelines.text.lm_batches import Corpus, StreamTask, to_rows
+from embedline.pipelines.text.lm_batches import Corpus, LanguageModelBatches, to_rows
 from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, LanguageModelTraining, TextSettings
 from embedline.pipelines.text.splits import TRAIN, UNLABELLED, VALIDATION
 from embedline.pipelines.text.tokenizer import TokenOptions
@@ -22,14 +22,14 @@ from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training import checkpoint
 from embedline.training.device import device_name, make_accelerator
 from embedline.training.dropout import RANK_STRIDE
-from embedline.training.ensemble import available_cores, train_side_by_side
+from embedline.training.ensemble import available_cores, train_parallel
 from embedline.training.lr_finder import RangeTest, range_test
 from embedline.training.members import warn_of_few_steps
 from embedline.training.model_file import ModelBundle, library_versions
 from embedline.training.options import FinderOptions
 from embedline.training.processes import current_share, team
 from embedline.training.state import Record
-from embedline.training.train import Fitted, train
+from embedline.training.train import FitResult, train
 
 Result = TypeVar("Result")
 
@@ -77,7 +77,7 @@ def train_language_model(
         DataError: if there is no such part for early stopping to go by.
     """
     learned = _learned(ids)
-    held_out = Corpus.of(ids.filter(pl.col("part") == VALIDATION))
+    held_out = Corpus.of(ids.filter(pl.col("split") == VALIDATION))
     if training.early_stopping and not len(held_out):
         raise DataError(NO_VALIDATION.format("language_model_training"))
     config = language_config(vocabulary, network)
@@ -109,12 +109,12 @@ class LanguageJob:
     config: dict[str, Any]
     threads: int
 
-    def train(self, accelerator: Accelerator, **settings: Any) -> Fitted:
+    def train(self, accelerator: Accelerator, **settings: Any) -> FitResult:
         """Train it from its seed; ``settings`` are more of :func:`embedline.training.train.train`."""
         training = self.training
 
-        def fit(built: nn.Module, stop: threading.Event) -> Fitted:
-            task = StreamTask(self.corpus, training, device=accelerator.device, share=current_share())
+        def fit(built: nn.Module, stop: threading.Event) -> FitResult:
+            task = LanguageModelBatches(self.corpus, training, device=accelerator.device, share=current_share())
             return train(
                 built,
                 task,
@@ -153,7 +153,7 @@ def find_language_model_rate(
     learned, config, accelerator = _learned(ids), language_config(vocabulary, network), make_accelerator(training)
 
     def search(built: nn.Module, stop: threading.Event) -> RangeTest:
-        task = StreamTask(learned, training, device=accelerator.device)
+        task = LanguageModelBatches(learned, training, device=accelerator.device)
         return range_test(built, task, training, finder, accelerator=accelerator, seed=training.seed, stop=stop)
 
     return with_seed(training.seed, training.threads, lambda: build_language_model(config), search)
@@ -161,7 +161,7 @@ def find_language_model_rate(
 
 def _learned(ids: pl.DataFrame) -> Corpus:
     """The texts that a language model learns from."""
-    return Corpus.of(ids.filter(pl.col("part").is_in([TRAIN, UNLABELLED])))
+    return Corpus.of(ids.filter(pl.col("split").is_in([TRAIN, UNLABELLED])))
 
 
 def with_seed(
@@ -180,13 +180,13 @@ def with_seed(
         network = build()
         if rank := current_share().rank:  # the network is that of rank 0; the masks of dropout are not
             torch.manual_seed(seed + rank * RANK_STRIDE)
-        (run,) = train_side_by_side(
+        (run,) = train_parallel(
             lambda _, built, stop: fit(built, stop), [network], workers=1, threads=threads or available_cores()
         )
     return run
 
 
-def training_figures(run: Fitted, accelerator: Accelerator) -> dict[str, Any]:
+def training_figures(run: FitResult, accelerator: Accelerator) -> dict[str, Any]:
     """What a bundle says of its training."""
     processes = accelerator.num_processes
     return {

@@ -14,8 +14,8 @@ from embedline.pipelines.text.language_model import LanguageModel
 from embedline.pipelines.text.options import LanguageModelTraining
 from embedline.pipelines.text.recurrent import State, detached
 from embedline.pipelines.text.tokenizer import flat_lists
-from embedline.training.batches import WHOLE, Autocast, Share, StepLoss
-from embedline.training.checkpoint import Identity
+from embedline.training.batches import WHOLE, Autocast, BatchLoss, Share
+from embedline.training.checkpoint import Fingerprint
 
 SHORTEST = 5  # tokens of a random length, as in Merity et al. 2017
 HALVED = 0.05  # part of the random lengths that are drawn around half of bptt
@@ -117,7 +117,7 @@ def random_cuts(length: int, n_batches: int, bptt: int, numbers: torch.Generator
     return ends
 
 
-class StreamTask:
+class LanguageModelBatches:
     """Batches of a language model's training: parallel rows of a stream, read ``bptt`` tokens at a time.
 
     Row r of a batch goes on where row r of the batch before it ended, and so does the state that is carried. Documents
@@ -145,7 +145,7 @@ class StreamTask:
         self._ends: Sequence[int] = ()
         self._state: State | None = None
 
-    def identity(self) -> Identity:
+    def fingerprint(self) -> Fingerprint:
         """Tokens of an epoch and of a row; the rest is in the options."""
         return {"n_tokens": self._n_tokens, "row_length": self._length}
 
@@ -176,7 +176,7 @@ class StreamTask:
             return 1.0
         return (self._ends[index] - (self._ends[index - 1] if index else 0)) / self._options.bptt
 
-    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> StepLoss:
+    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
         """Loss of a batch, read on from the state that the one before it left."""
         assert isinstance(network, LanguageModel)
         ids, targets = self.batch(index)
@@ -185,8 +185,8 @@ class StreamTask:
             value, nats, state = network.losses(ids, targets, state, alpha=self._options.alpha, beta=self._options.beta)
         self._state = detached(state)
         if self._share.size == 1:
-            return StepLoss(value, nats)
-        return StepLoss(value, nats).times(self._share.weight(self._options.batch_size))
+            return BatchLoss(value, nats)
+        return BatchLoss(value, nats).times(self._share.weight(self._options.batch_size))
 
     def state(self) -> list[list[Tensor]] | None:
         """The carried state, as lists."""

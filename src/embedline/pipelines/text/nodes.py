@@ -21,7 +21,7 @@ from embedline.pipelines.text.options import (
 )
 from embedline.pipelines.text.predict import PredictionOptions
 from embedline.pipelines.text.samples import SampleOptions
-from embedline.pipelines.text.splits import SplitOptions, assign_parts
+from embedline.pipelines.text.splits import SplitOptions, assign_splits
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import VocabularyOptions, load_vocabulary
 from embedline.training.options import FinderOptions
@@ -167,14 +167,14 @@ def train_baseline(
 
     with about_frame("documents"):
         rows = read_documents(documents, list(classes))
-        return fit(rows, assign_parts(rows, split), list(classes), baseline)
+        return fit(rows, assign_splits(rows, split), list(classes), baseline)
 
 
 def predict(ids: pl.DataFrame, model: Bundle) -> pl.DataFrame:
     """Class and probabilities of each test document."""
-    from embedline.pipelines.text.classifier_learner import predict_part
+    from embedline.pipelines.text.classifier_learner import predict_split
 
-    return predict_part(ids, model)
+    return predict_split(ids, model)
 
 
 def evaluate(

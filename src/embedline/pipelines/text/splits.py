@@ -21,7 +21,7 @@ class SplitOptions(BaseModel):
     seed: int = Field(default=0, ge=0)
 
 
-def assign_parts(frame: pl.DataFrame, split: SplitOptions) -> pl.Series:
+def assign_splits(frame: pl.DataFrame, split: SplitOptions) -> pl.Series:
     """The part of every row: ``train``, ``validation``, ``test`` or ``unlabelled``.
 
     ``round(validation * N)`` of the N training documents validate, shared out over the classes by the largest
@@ -29,14 +29,14 @@ def assign_parts(frame: pl.DataFrame, split: SplitOptions) -> pl.Series:
     depends on the ids and the seed, not on the order of the rows. The test part is never touched.
 
     Args:
-        frame: ``document_id``, ``label`` and ``part``.
+        frame: ``document_id``, ``label`` and ``split``.
 
     Raises:
         DataError: if an id occurs twice, a part is not known, a training document has no label, a class has fewer
             than two training documents, or the fraction leaves no document to validate or to train.
     """
     _check(frame)
-    train = frame.with_row_index("_row").filter(pl.col("part") == TRAIN).sort("label", "document_id")
+    train = frame.with_row_index("_row").filter(pl.col("split") == TRAIN).sort("label", "document_id")
     classes = train.group_by("label", maintain_order=True).agg("_row")
     counts = [len(rows) for rows in classes["_row"]]
     if not counts:
@@ -48,10 +48,10 @@ def assign_parts(frame: pl.DataFrame, split: SplitOptions) -> pl.Series:
             )
     held_out = _shares(counts, split.validation)
     generator = np.random.default_rng(split.seed)
-    parts = frame["part"].to_numpy().astype(object)
+    parts = frame["split"].to_numpy().astype(object)
     for rows, share in zip(classes["_row"], held_out, strict=True):
         parts[generator.permutation(rows.to_numpy())[:share]] = VALIDATION
-    return pl.Series("part", parts.tolist(), pl.String)
+    return pl.Series("split", parts.tolist(), pl.String)
 
 
 def _check(frame: pl.DataFrame) -> None:
@@ -59,13 +59,13 @@ def _check(frame: pl.DataFrame) -> None:
     if len(repeated):
         name = repeated["document_id"][0]
         raise DataError(f"document {name!r} occurs {frame['document_id'].eq(name).sum()} times; it may occur once")
-    unknown = frame.filter(~pl.col("part").is_in([TRAIN, TEST, UNLABELLED]) | pl.col("part").is_null())
+    unknown = frame.filter(~pl.col("split").is_in([TRAIN, TEST, UNLABELLED]) | pl.col("split").is_null())
     if len(unknown):
         row = unknown.row(0, named=True)
         raise DataError(
-            f"document {row['document_id']!r} has the part {row['part']!r}; it must be train, test or unlabelled"
+            f"document {row['document_id']!r} has the part {row['split']!r}; it must be train, test or unlabelled"
         )
-    bare = frame.filter((pl.col("part") == TRAIN) & pl.col("label").is_null())
+    bare = frame.filter((pl.col("split") == TRAIN) & pl.col("label").is_null())
     if len(bare):
         raise DataError(f"document {bare['document_id'][0]!r} is in the part {TRAIN!r} and has no label")
 

@@ -59,7 +59,7 @@ def tokenize_documents(documents: pl.DataFrame, options: TokenOptions) -> tuple[
     """Tokens of the documents, and the lexicon that their codes point into.
 
     Args:
-        documents: ``document_id``, ``text``, ``label`` and ``part``.
+        documents: ``document_id``, ``text``, ``label`` and ``split``.
 
     Returns:
         ``document_id, label, part, tokens: List(Int32)`` in the same order, and the lexicon ``token: String``.
@@ -72,7 +72,7 @@ def tokenize_documents(documents: pl.DataFrame, options: TokenOptions) -> tuple[
         raise DataError(f"document {empty['document_id'][0]!r} has no text (null); an empty text is an empty string")
     names = documents["document_id"].cast(pl.String).to_list()
     (codes, offsets), lexicon = tokenize(documents["text"].to_list(), options, names)
-    tokens = documents.select("document_id", "label", "part").with_columns(list_column("tokens", codes, offsets))
+    tokens = documents.select("document_id", "label", "split").with_columns(list_column("tokens", codes, offsets))
     return tokens, pl.DataFrame({"token": lexicon}, schema={"token": pl.String})
 
 

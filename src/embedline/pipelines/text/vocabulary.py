@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from embedline.errors import DataError
 from embedline.pipelines.text.detokenize import readable
 from embedline.pipelines.text.preprocessing import RULES, RuleName
-from embedline.pipelines.text.splits import PARTS, TEST, TRAIN, UNLABELLED, SplitOptions, assign_parts
+from embedline.pipelines.text.splits import PARTS, TEST, TRAIN, UNLABELLED, SplitOptions, assign_splits
 from embedline.pipelines.text.tokenizer import flat_lists, list_column
 
 
@@ -160,7 +160,7 @@ def fit_vocabulary(
     if max_size is not None and max_size <= len(preset.specials):
         raise DataError(f"vocabulary.max_size {max_size} leaves no room beside {len(preset.specials)} special tokens")
     counted = (TRAIN, UNLABELLED, *([TEST] if options.include_test else []))
-    parts = assign_parts(tokens, split)
+    parts = assign_splits(tokens, split)
     frequencies = _frequencies(tokens.filter(parts.is_in(counted)), len(lexicon))
     words = lexicon["token"].to_list()
     specials = set(preset.specials)
@@ -195,14 +195,14 @@ def numericalize(
     ids = vocabulary.ids(lexicon["token"].to_list()).astype(np.uint16 if len(vocabulary) <= 2**16 else np.int32)
     codes, offsets = flat_lists(tokens["tokens"])
     found = list_column("ids", _taken(ids, codes), offsets)
-    return tokens.select("document_id", "label").with_columns(assign_parts(tokens, split), found)
+    return tokens.select("document_id", "label").with_columns(assign_splits(tokens, split), found)
 
 
 def unknown_shares(ids: pl.DataFrame, vocabulary: Vocabulary) -> dict[str, float]:
     """Share of unknown tokens in each part that has any token, in the order of the parts."""
     found = {}
     for part in PARTS:
-        values, _ = flat_lists(ids.filter(pl.col("part") == part)["ids"])
+        values, _ = flat_lists(ids.filter(pl.col("split") == part)["ids"])
         if len(values):
             found[part] = float(np.count_nonzero(values == vocabulary.unknown) / len(values))
     return found
