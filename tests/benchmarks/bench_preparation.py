@@ -77,8 +77,8 @@ def project_side(folder: Path, conf: Path) -> tuple[Callable[[], Any], Callable[
     from kedro.runner import SequentialRunner
 
     import embedline.datasets  # noqa: F401  (so that the first load does not pay for the import)
-    from embedline.pipelines.rossmann.pipeline import create_pipeline
     from embedline.pipelines.rossmann.options import FeatureOptions
+    from embedline.pipelines.rossmann.pipeline import create_pipeline
 
     catalog, parameters = real_catalog(folder, conf)
     catalog["params:rossmann.features"] = FeatureOptions(**parameters["rossmann"].get("features", {}))

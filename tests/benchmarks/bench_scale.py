@@ -89,8 +89,8 @@ def work(way: str, root: Path) -> float:
     from kedro.io import AbstractDataset, DataCatalog
     from kedro.runner import SequentialRunner
 
-    from embedline.pipelines.rossmann.pipeline import create_pipeline
     from embedline.pipelines.rossmann.options import FeatureOptions
+    from embedline.pipelines.rossmann.pipeline import create_pipeline
 
     class Scan(AbstractDataset):
         """What is in a file, read and written by Polars' streaming engine."""

@@ -96,8 +96,8 @@ def build_real_table(source: str, folder: Path) -> pl.DataFrame:
     from kedro.io import DataCatalog
     from kedro.runner import SequentialRunner
 
-    from embedline.pipelines.rossmann.pipeline import create_pipeline
     from embedline.pipelines.rossmann.options import FeatureOptions
+    from embedline.pipelines.rossmann.pipeline import create_pipeline
     from embedline.sources.rossmann_generator import GeneratorOptions
 
     paths = {"data_root": str(folder / "data")}

@@ -12,8 +12,8 @@ from kedro.runner import SequentialRunner
 from kedro.validation.exceptions import DataValidationError
 
 from embedline.errors import DataError
-from embedline.pipelines.imdb.pipeline import create_corpus_pipeline, create_pipeline
 from embedline.pipelines.imdb.nodes import read_documents
+from embedline.pipelines.imdb.pipeline import create_corpus_pipeline, create_pipeline
 from embedline.sources.document_options import DocumentOptions
 from embedline.sources.imdb_files import acquire_files
 from embedline.sources.imdb_generator import GeneratorOptions

@@ -11,13 +11,13 @@ from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 
-from embedline.pipelines.text.pipeline import create_finder_pipeline, create_pipeline, nodes
 from embedline.pipelines.text.options import (
     ClassifierOptions,
     ClassifierTraining,
     LanguageModelOptions,
     LanguageModelTraining,
 )
+from embedline.pipelines.text.pipeline import create_finder_pipeline, create_pipeline, nodes
 from embedline.settings import CONFIG_LOADER_ARGS
 from embedline.training.options import FinderOptions
 

@@ -12,7 +12,6 @@ from kedro.runner import SequentialRunner
 from pydantic import ValidationError
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.pipeline import create_cross_validation_pipeline, create_pipeline, nodes
 from embedline.pipelines.ratings.fold_in_options import FoldInOptions
 from embedline.pipelines.ratings.options import (
     BaselineOptions,
@@ -29,6 +28,7 @@ from embedline.pipelines.ratings.options import (
     RatingsTraining,
     RecommendationOptions,
 )
+from embedline.pipelines.ratings.pipeline import create_cross_validation_pipeline, create_pipeline, nodes
 from embedline.training.options import FinderOptions
 
 ENGINES = pytest.mark.parametrize("engine", ["polars", "pandas"])

@@ -8,9 +8,8 @@ from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 
 from embedline.datasets import Bytes, PolarsFrame
-from embedline.pipelines.rossmann.pipeline import create_pipeline, create_submission_pipeline
 from embedline.pipelines.rossmann.options import FeatureOptions
-from embedline.pipelines.rossmann.pipeline import TABLES
+from embedline.pipelines.rossmann.pipeline import TABLES, create_pipeline, create_submission_pipeline
 from embedline.sources.rossmann_generator import GeneratorOptions
 
 

@@ -12,7 +12,6 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.pipeline import create_final_pipeline, create_pipeline, nodes
 from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.options import (
     BaselineOptions,
@@ -23,6 +22,7 @@ from embedline.pipelines.tabular.options import (
     TableTraining,
     TreeOptions,
 )
+from embedline.pipelines.tabular.pipeline import create_final_pipeline, create_pipeline, nodes
 from embedline.training.classification import classification_metrics
 from embedline.training.metrics import rmspe
 from embedline.training.model_file import ModelBundle
