@@ -186,7 +186,7 @@ class TestRefusals:
         def fail(_: Any) -> None:
             raise KeyError("secret")
 
-        monkeypatch.setattr(handler._service, "predict", fail)
+        monkeypatch.setattr(handler._scorer, "predict", fail)
         with serving(Application(handler)) as port:
             status, answer = post(port, {"instances": RECORDS[:1]})
         assert status == 500 and "secret" not in str(answer)
