@@ -221,7 +221,7 @@ def test_a_label_that_is_no_class_and_a_class_without_documents_are_refused(trai
     bare = frame.with_columns(label=pl.lit(None, dtype=pl.String))
     with pytest.raises(DataError, match="document 'a' has the label None"):
         class_codes(bare, CLASSES)
-    with pytest.raises(DataError, match="the part 'train' has no document of the class 'pos'"):
+    with pytest.raises(DataError, match="the split 'train' has no document of the class 'pos'"):
         train(documents=ids.filter((pl.col("label") == "neg") | (pl.col("split") != "train")))
 
 
