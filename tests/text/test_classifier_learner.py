@@ -263,8 +263,8 @@ def test_predictions_name_the_most_probable_class_of_each_document_in_its_order(
     assert again["p_pos"].to_list() == pytest.approx(found.sort("document_id")["p_pos"].to_list(), rel=1e-5)
 
 
-def test_a_part_without_documents_cannot_be_predicted(trained: Trained, ids: pl.DataFrame) -> None:
-    with pytest.raises(DataError, match="no document is of the split"):
+def test_a_split_without_documents_cannot_be_predicted(trained: Trained, ids: pl.DataFrame) -> None:
+    with pytest.raises(DataError, match="no document is in the split"):
         predict_split(ids.filter(pl.col("split") != "test"), trained[0])
 
 

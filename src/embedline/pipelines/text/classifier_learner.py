@@ -56,7 +56,7 @@ def train_classifier(
     """Fine-tune on the documents of the split ``train``, stage by stage; one classifier for each seed, in turn.
 
     Returns:
-        The bundle of the last stage's last epoch (with early stopping: of its best epoch), and the history: records as in
+        The bundle of the last stage's last epoch (with early stopping: its best epoch), and the history: records as in
         :func:`.language_learner.train_language_model`, with ``member`` and ``stage``; the last record of each epoch
         has the metrics of the split ``validation``.
 
