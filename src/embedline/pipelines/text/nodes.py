@@ -252,14 +252,14 @@ def plot_training(history: pl.DataFrame) -> Figure:
 
 def plot_language_model_rates(rates: pl.DataFrame) -> Figure:
     """Loss against learning rate in the language model's range test."""
-    from embedline.training.range_test_figure import range_test_figure
+    from embedline.training.plots import range_test_figure
 
     return range_test_figure(rates, "Learning-rate range test of the language model", "smoothed loss (nats a token)")
 
 
 def plot_classifier_rates(rates: pl.DataFrame) -> Figure:
     """Loss against learning rate in the range test of the classifier's first stage."""
-    from embedline.training.range_test_figure import range_test_figure
+    from embedline.training.plots import range_test_figure
 
     title = "Learning-rate range test of the classifier's first stage"
     return range_test_figure(rates, title, "smoothed loss (nats a document)")
