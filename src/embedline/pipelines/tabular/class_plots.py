@@ -16,13 +16,15 @@ from embedline.pipelines.tabular.predictions import (
     read_prediction,
 )
 from embedline.pipelines.tabular.targets import ClassTarget
-from embedline.training.class_plots import (
+from embedline.training.plots import (
+    ACCENT,
+    LAYOUT,
+    SECOND,
     calibration_figure,
     confusion_height,
     confusion_trace,
     label_confusion,
 )
-from embedline.training.plots import ACCENT, LAYOUT, SECOND
 
 GROUPS_HEIGHT = 360  # pixels of the panels with the error by the values of a column
 

@@ -10,8 +10,7 @@ from plotly.subplots import make_subplots
 from embedline.errors import DataError
 from embedline.pipelines.tabular.embeddings import UNKNOWN
 from embedline.pipelines.tabular.options import ReportOptions
-from embedline.training.pca import principal_components
-from embedline.training.plots import ACCENT, INK, LAYOUT, MUTED, SECOND
+from embedline.training.plots import ACCENT, INK, LAYOUT, MUTED, SECOND, principal_components
 
 HELD_OUT = ("exp_rmspe", "rmse", "accuracy")  # figures of the held-out rows to draw; a history has the first of its own
 MOST_BARS = 40  # variables in a plot of importances
