@@ -38,15 +38,15 @@ def test_good_documents_come_back_as_they_are(make: Any) -> None:
         ({"label": [1, 0, 1]}, r"^imdb\.documents: column 'label' has the type Int64, not String$"),
         (
             {"split": ["train", "valid", "unlabelled"]},
-            r"^imdb\.documents: \{'document_id': 'a', .*\} has a part that is none of train, test, unlabelled$",
+            r"^imdb\.documents: \{'document_id': 'a', .*\} has a split that is none of train, test, unlabelled$",
         ),
         (
             {"label": [None, "neg", None]},
-            r"^imdb\.documents: \{'document_id': 'c', .*\} has no label, which the parts train and test need$",
+            r"^imdb\.documents: \{'document_id': 'c', .*\} has no label, which the splits train and test need$",
         ),
         (
             {"label": ["pos", "neg", "pos"]},
-            r"^imdb\.documents: \{'document_id': 'b', .*\} has a label, which the part unlabelled has not$",
+            r"^imdb\.documents: \{'document_id': 'b', .*\} has a label, which the split unlabelled must not have$",
         ),
         ({name: [] for name in GOOD}, r"^imdb\.documents has no rows$"),
     ],
@@ -60,3 +60,5 @@ def test_bad_documents_are_refused(make: Any, change: dict[str, Any], message: s
 def test_missing_columns(make: Any) -> None:
     with pytest.raises(DataError, match=r"^d has no column 'label', 'split'$"):
         DocumentsContract("d").validate(make({"document_id": ["a"], "text": ["b"]}))
+    with pytest.raises(DataError, match=r"^d has a column 'part' .* rename 'part' to 'split'$"):
+        DocumentsContract("d").validate(make({("part" if name == "split" else name): GOOD[name] for name in GOOD}))

@@ -14,7 +14,7 @@ from embedline.pipelines.ratings.item_analysis import item_biases, item_map, mos
 from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.options import RatingColumns, RatingSplit
 from embedline.pipelines.ratings.titles import item_titles
-from embedline.training.pca import principal_components
+from embedline.training.plots import principal_components
 
 RATINGS, ITEMS = small_ratings(), small_items()
 ENCODER = encoder_of(RATINGS, ITEMS, features=("genres",))

@@ -51,7 +51,7 @@ def test_the_real_layout(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["Read 4 documents: test neg 1, train neg 1, train pos 1, unlabelled 1"]
 
 
-def test_parts_at_the_top_with_other_names(caplog: pytest.LogCaptureFixture) -> None:
+def test_split_folders_at_the_top_with_other_names(caplog: pytest.LogCaptureFixture) -> None:
     files = {
         "Training/sport/a.txt": "1",
         "Training/sport/2004/b.c.txt": "2",
@@ -61,7 +61,7 @@ def test_parts_at_the_top_with_other_names(caplog: pytest.LogCaptureFixture) -> 
         "Training/stray.txt": "6",
         "other/sport/z.txt": "7",
     }
-    assert read(files, parts={"HELD": "test"}) == [
+    assert read(files, splits={"HELD": "test"}) == [
         ("Training/sport/2004/b.c", "2", "sport", "train"),
         ("Training/sport/a", "1", "sport", "train"),
         ("held/politics/a", "3", "politics", "test"),
@@ -73,7 +73,7 @@ def test_parts_at_the_top_with_other_names(caplog: pytest.LogCaptureFixture) -> 
     )
 
 
-def test_labels_without_parts_and_bare_files() -> None:
+def test_labels_without_splits_and_bare_files() -> None:
     labels = {"mail/ham/1.txt": "a", "mail/spam/1.txt": "b", "mail/spam/x/2.txt": "c", "mail/nobody/1.txt": "d"}
     assert read(labels, unlabelled=["nobody"]) == [
         ("ham/1", "a", "ham", "train"),
@@ -106,13 +106,13 @@ def test_tables_by_name_of_file() -> None:
     ]
 
 
-def test_tables_by_columns_of_ones_own() -> None:
+def test_tables_with_named_columns() -> None:
     table = "Titel;Text;Urteil;neu;Nr\nA;b;1;False;x1\n;c;0;True;x2\nD;;1;false;x3\n;;0;False;x4\n"
     options = {
         "text_columns": ["Titel", "Text"],
         "label_column": "Urteil",
-        "part_column": "neu",
-        "parts": {"False": "train", "True": "test"},
+        "split_column": "neu",
+        "splits": {"False": "train", "True": "test"},
         "id_column": "Nr",
         "separator": ";",
     }
@@ -137,12 +137,12 @@ def test_parquet_with_numbers_for_labels() -> None:
     ]
 
 
-def test_blank_documents_stay_in_the_test_part_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_blank_documents_stay_in_the_test_split_only(caplog: pytest.LogCaptureFixture) -> None:
     blank = {f"aclImdb/train/neg/{number}_1.txt": " \n" for number in range(5, 9)} | {"aclImdb/train/unsup/9_0.txt": ""}
     documents = read(REAL | blank | {"aclImdb/test/pos/4_8.txt": b"\xef\xbb\xbf"})
     assert documents == [REAL_ROWS[0], ("test/pos/4_8", "", "pos", "test"), *REAL_ROWS[1:]]
     assert caplog.messages[0] == "Dropped 5 blank documents: train/neg/5_1, train/neg/6_1, train/neg/7_1 and 2 more"
-    assert caplog.messages[1] == "1 blank documents stay in the test part: test/pos/4_8"
+    assert caplog.messages[1] == "1 blank documents stay in the test split: test/pos/4_8"
     with pytest.raises(DataError, match=r"^no document has any text: train/a/1 are blank$"):
         read({"train/a/1.txt": "\t"})
 
@@ -174,7 +174,7 @@ def test_other_encodings() -> None:
     assert read({"train/a/1.txt": "\ufeffä"}, encoding="utf-8-sig")[0][1] == "ä"
 
 
-def test_a_test_part_is_held_out_by_label() -> None:
+def test_a_test_split_is_held_out_by_label() -> None:
     files = {
         f"{label}/{n}.txt": f"{label} {n}"
         for label, count in (("a", 20), ("b", 10), ("c", 1), ("d", 2))
@@ -182,11 +182,11 @@ def test_a_test_part_is_held_out_by_label() -> None:
     }
     files["unsup/1.txt"] = "u"
     documents = read(files, test_fraction=0.2, seed=3)
-    held_out = [(document_id, label) for document_id, _, label, part in documents if part == "test"]
+    held_out = [(document_id, label) for document_id, _, label, split in documents if split == "test"]
     assert {label: [row[1] for row in held_out].count(label) for label in "abcd"} == {"a": 4, "b": 2, "c": 0, "d": 1}
     assert [row[:3] for row in documents] == [row[:3] for row in read(files)]
     assert documents == read(files, test_fraction=0.2, seed=3) != read(files, test_fraction=0.2, seed=4)
-    with pytest.raises(DataError, match=r"^test_fraction is 0\.1, but the source has a test part: set it to 0$"):
+    with pytest.raises(DataError, match=r"^test_fraction is 0\.1, but the source has a test split: set it to 0$"):
         read(REAL, test_fraction=0.1)
 
 
@@ -225,7 +225,7 @@ def test_a_line_that_is_no_json_object_is_named(line: str) -> None:
     [
         ({"a/train/x/1.txt": "1", "b/train/x/1.txt": "1"}, {}, "holds a corpus more than once: in a, b"),
         ({"train/x/1.txt": "1", "b/test/x/1.txt": "1"}, {}, "holds a corpus more than once: in the top, b"),
-        ({"a/1.txt": "1"}, {"layout": "parts"}, r"no text file lies in <part>/<label>/.*; there is a/1\.txt$"),
+        ({"a/1.txt": "1"}, {"layout": "splits"}, r"no text file lies in <split>/<label>/.*; there is a/1\.txt$"),
         ({"a/1.txt": "1"}, {"layout": "table"}, "the source holds no table"),
         ({"1.txt": "1"}, {"layout": "labels"}, r"^no document in the layout 'labels' among the files 1\.txt$"),
         ({"train/x/1.txt": "1", "train/x/1.TXT": "1"}, {}, "^the document 'train/x/1' occurs more than once$"),
@@ -242,16 +242,16 @@ def test_a_line_that_is_no_json_object_is_named(line: str) -> None:
         (
             {"test.csv": "text,label\na,1\nb,\nc,\n"},
             {},
-            r"^test\.csv: 2 rows of the test part have no label, .* row 2 ",
+            r"^test\.csv: 2 rows of the test split have no label, .* row 2 ",
         ),
         (
             {"r.csv": "text,label,set\na,1,train\nb,1,dev\n"},
-            {"part_column": "set"},
-            r"^r\.csv: column 'set' holds 'dev', first in row 2, which means no part; known are train, training, test",
+            {"split_column": "set"},
+            r"^r\.csv: column 'set' holds 'dev', first in row 2, which means no split; known are train, training, test",
         ),
         (
             {"r.csv": "text,label,set\na,1,\n"},
-            {"part_column": "set"},
+            {"split_column": "set"},
             r"^r\.csv: column 'set' holds 'None', first in row 1,",
         ),
     ],
@@ -268,7 +268,7 @@ def test_faults(files: dict[str, bytes | str], options: dict[str, Any], message:
         ({"encoding": "hex"}, "'hex' is not a text encoding"),
         ({"text_columns": ["a", "b"], "label_column": "a"}, "the column 'a' has more than one role"),
         ({"text_columns": []}, "at least 1 item"),
-        ({"parts": {"dev": "validation"}}, "Input should be 'train', 'test' or 'unlabelled'"),
+        ({"splits": {"dev": "validation"}}, "Input should be 'train', 'test' or 'unlabelled'"),
         ({"test_fraction": 1.0}, "less than 1"),
         ({"separator": "\t\t"}, "at most 1 character"),
         ({"txt_columns": ["a"]}, "Extra inputs are not permitted"),
@@ -277,3 +277,11 @@ def test_faults(files: dict[str, bytes | str], options: dict[str, Any], message:
 def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         DocumentOptions(**options)
+
+
+def test_old_names_of_options_are_refused_with_the_new_ones() -> None:
+    with pytest.raises(ValidationError) as caught:
+        DocumentOptions.model_validate({"layout": "parts", "parts": {"dev": "test"}, "part_column": "set"})
+    (error,) = caught.value.errors()
+    for renamed in ("parts is now called splits", "part_column is now called split_column", "layout: splits"):
+        assert renamed in error["msg"]

@@ -18,8 +18,7 @@ from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, ass
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining, TreeOptions
 from embedline.pipelines.tabular.targets import ClassTarget
-from embedline.training.classification import log_loss
-from embedline.training.metrics import rmspe
+from embedline.training.metrics import log_loss, rmspe
 from embedline.training.model_file import ModelBundle
 
 SPLIT = Split(kind="column", column="held_out", value=True)

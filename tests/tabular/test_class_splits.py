@@ -17,7 +17,7 @@ from embedline.pipelines.tabular.columns import Columns, Split, assign_splits
 from embedline.pipelines.tabular.options import EncodingOptions
 from embedline.pipelines.tabular.predictions import compare
 from embedline.pipelines.tabular.targets import Target, read_targets
-from embedline.training.classification import classification_metrics
+from embedline.training.metrics import classification_metrics
 
 N = 400
 COLUMNS = Columns(continuous=("x",), target="y")

@@ -17,7 +17,7 @@ from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, ass
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.importance import InputVariable, input_variables, permutation_importance, shuffled
 from embedline.pipelines.tabular.options import EncodingOptions, ImportanceOptions, NetworkOptions, TableTraining
-from embedline.training.classification import log_loss
+from embedline.training.metrics import log_loss
 from embedline.training.model_file import ModelBundle
 
 COLUMNS = Columns(categorical=("shop", "colour"), continuous=("heat", "noise"), target=("grade", "price"))

@@ -221,7 +221,7 @@ def test_a_label_that_is_no_class_and_a_class_without_documents_are_refused(trai
     bare = frame.with_columns(label=pl.lit(None, dtype=pl.String))
     with pytest.raises(DataError, match="document 'a' has the label None"):
         class_codes(bare, CLASSES)
-    with pytest.raises(DataError, match="the part 'train' has no document of the class 'pos'"):
+    with pytest.raises(DataError, match="the split 'train' has no document of the class 'pos'"):
         train(documents=ids.filter((pl.col("label") == "neg") | (pl.col("split") != "train")))
 
 
@@ -263,8 +263,8 @@ def test_predictions_name_the_most_probable_class_of_each_document_in_its_order(
     assert again["p_pos"].to_list() == pytest.approx(found.sort("document_id")["p_pos"].to_list(), rel=1e-5)
 
 
-def test_a_part_without_documents_cannot_be_predicted(trained: Trained, ids: pl.DataFrame) -> None:
-    with pytest.raises(DataError, match="no document is of the split"):
+def test_a_split_without_documents_cannot_be_predicted(trained: Trained, ids: pl.DataFrame) -> None:
+    with pytest.raises(DataError, match="no document is in the split"):
         predict_split(ids.filter(pl.col("split") != "test"), trained[0])
 
 

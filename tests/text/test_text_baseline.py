@@ -80,7 +80,7 @@ def test_the_parts_decide_not_the_column() -> None:
     predictions, costs = train_baseline(DOCUMENTS, parts, CLASSES, LOOSE)
     assert predictions["document_id"].to_list() == ["b", "d"]
     assert costs["rows"] == 4
-    with pytest.raises(DataError, match="7 parts for 8 documents"):
+    with pytest.raises(DataError, match="7 splits for 8 documents"):
         train_baseline(DOCUMENTS, parts[:7], CLASSES, LOOSE)
 
 
@@ -125,7 +125,7 @@ def test_a_class_of_one_document_and_an_empty_document_are_no_trouble() -> None:
     [
         (DOCUMENTS.filter(pl.col("label") == "pos"), LOOSE, "two classes at least, these carry only the label 'pos'"),
         (DOCUMENTS.filter(split="test"), LOOSE, "two classes at least, these are none"),
-        (DOCUMENTS.filter(split="train"), LOOSE, "part 'test' has no documents"),
+        (DOCUMENTS.filter(split="train"), LOOSE, "split 'test' has no documents"),
         (
             DOCUMENTS.with_columns(label=pl.when(document_id="f").then(pl.lit("so-so")).otherwise("label")),
             LOOSE,

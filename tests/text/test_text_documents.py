@@ -1,4 +1,4 @@
-"""What the learner asks of documents."""
+"""Documents that the learner can read, and the errors for those that it cannot."""
 
 import logging
 from typing import Any
@@ -46,13 +46,13 @@ def test_labels_and_classes_that_do_not_fit(classes: list[str], message: str) ->
         check_classes(DOCUMENTS, classes)
 
 
-def test_a_lone_stray_label_and_missing_parts() -> None:
+def test_a_lone_stray_label_and_missing_splits() -> None:
     stray = DOCUMENTS.with_columns(label=pl.col("label").replace({"pos": "neg"})).with_columns(
         label=pl.when(pl.col("document_id") == "e").then(pl.lit("7")).otherwise("label")
     )
     with pytest.raises(DataError, match=r"^the document 'e' has the label '7'; classes lists neg, pos$"):
         check_classes(stray, ["neg", "pos"])
-    with pytest.raises(DataError, match=r"^no document is in the part test: name it in parts, or hold some out with"):
+    with pytest.raises(DataError, match=r"^no document is in the split test: name it in splits, or hold some out with"):
         check_classes(DOCUMENTS.filter(pl.col("split") != "test"), ["neg", "pos"])
     with pytest.raises(DataError, match=r"^no training document has the label 'neg', 'pos', which classes lists$"):
         check_classes(DOCUMENTS.filter(pl.col("split") == "test"), ["neg", "pos"])
@@ -60,7 +60,7 @@ def test_a_lone_stray_label_and_missing_parts() -> None:
         check_classes(DOCUMENTS.drop("label"), ["neg", "pos"])
 
 
-def test_texts_shared_with_the_test_part_are_counted() -> None:
+def test_texts_shared_with_the_test_split_are_counted() -> None:
     assert count_shared_texts(DOCUMENTS) == 1  # "what", of an unlabelled and a test document
     more = DOCUMENTS.with_columns(text=pl.when(pl.col("document_id") == "f").then(pl.lit(" bad")).otherwise("text"))
     assert count_shared_texts(more) == 2
@@ -121,6 +121,7 @@ def test_documents_without_names_or_rows_are_refused() -> None:
     for frame, named in (
         (pd.DataFrame([["a", "b", "c", "d"]]), "header"),
         (pl.DataFrame(OWN).drop("split"), "'split'"),
+        (pl.DataFrame(OWN).rename({"split": "part"}), "rename 'part' to 'split'"),
         (pl.DataFrame(OWN).clear(), "no rows"),
         (pd.DataFrame([["a"] * 5], columns=[*OWN, "text"]), "more than once"),
     ):

@@ -209,7 +209,7 @@ def test_early_stopping_needs_a_part_to_go_by_and_says_which_key_to_mend(
     classify: Classify, ids: pl.DataFrame, vocabulary: Vocabulary
 ) -> None:
     bare = ids.filter(pl.col("split") != "validation")
-    fault = r"\.early_stopping needs documents of the part 'validation': set split.validation above 0$"
+    fault = r"\.early_stopping needs documents of the split 'validation': set split.validation above 0$"
     with pytest.raises(DataError, match=f"^language_model_training{fault}"):
         train_language(bare, vocabulary, early_stopping={})
     with pytest.raises(DataError, match=f"^classifier_training{fault}"):

@@ -17,7 +17,7 @@ from embedline.pipelines.text.vocabulary import (
     load_vocabulary,
     numericalize,
     require_rules,
-    unknown_shares,
+    unknown_fractions,
 )
 
 SPLIT = SplitOptions(validation=0.25)
@@ -106,9 +106,9 @@ def test_documents_as_ids(tokens: Frames) -> None:
     rows = dict(zip(ids["document_id"], ids["ids"].to_list(), strict=True))
     assert rows["d08"] == [0, vocabulary.ids(["all"])[0], 2]  # "tested all <eos>"
     assert vocabulary.words(rows["d10"]) == ["bare", "bare", "all", "<eos>"]
-    assert unknown_shares(ids, vocabulary)["test"] == 2 / 5
-    assert unknown_shares(ids, vocabulary)["unlabelled"] == 0.0
-    assert list(unknown_shares(ids, vocabulary)) == ["train", "validation", "test", "unlabelled"]
+    assert unknown_fractions(ids, vocabulary)["test"] == 2 / 5
+    assert unknown_fractions(ids, vocabulary)["unlabelled"] == 0.0
+    assert list(unknown_fractions(ids, vocabulary)) == ["train", "validation", "test", "unlabelled"]
 
 
 def test_a_large_vocabulary_takes_int32() -> None:
@@ -172,12 +172,12 @@ def test_other_rules_are_refused(tokens: Frames) -> None:
     with pytest.raises(DataError, match="it is no JSON"):
         load_vocabulary("{")
     vocabulary = Vocabulary.model_validate(_fields())
-    with pytest.raises(DataError, match="made under the token rules 'dl1', the tokens under 'ulmfit'"):
+    with pytest.raises(DataError, match="made with the token rules 'dl1', the tokens with 'ulmfit'"):
         require_rules(vocabulary, "ulmfit")
-    with pytest.raises(DataError, match="made under the token rules 'dl1'"):
+    with pytest.raises(DataError, match="made with the token rules 'dl1'"):
         load_vocabulary(vocabulary.model_dump_json(), "ulmfit")
     others = tokenize_documents(documents(), TokenOptions(workers=1))
-    with pytest.raises(DataError, match="has no '<eos>': the tokens were not made under the token rules 'dl1'"):
+    with pytest.raises(DataError, match="has no '<eos>': the tokens were not made with the token rules 'dl1'"):
         numericalize(*others, vocabulary, SPLIT)
     with pytest.raises(DataError, match="has no 'xxbos'"):
         fit_vocabulary(*tokens, SPLIT, "ulmfit", VocabularyOptions())

@@ -17,7 +17,7 @@ from embedline.training.device import make_accelerator
 from embedline.training.lr_finder import RangeTest, find_learning_rate, range_test, suggest_rate
 from embedline.training.optimizer import LayerGroup, discriminative
 from embedline.training.options import FinderOptions, FitOptions, TrainingOptions
-from embedline.training.range_test_figure import range_test_figure
+from embedline.training.plots import range_test_figure
 from embedline.training.train import Stopped
 
 TRAINING = TrainingOptions(epochs=1, batch_size=16, lr=0.01, device="cpu", precision="fp32")

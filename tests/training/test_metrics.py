@@ -1,4 +1,4 @@
-"""Figures of merit against numbers worked out by hand."""
+"""Metrics of regression against numbers worked out by hand."""
 
 import math
 
@@ -33,16 +33,16 @@ def test_arrays_must_have_rows_and_one_shape(pair: tuple[list[float], list[float
 
 
 def test_regression_metrics_by_hand() -> None:
-    figures = regression_metrics(ACTUAL, PREDICTED, logarithmic=False)
+    metrics = regression_metrics(ACTUAL, PREDICTED, logarithmic=False)
     # errors 1, -1, 0; the mean of the actual values is 16 / 3
     spread = sum((value - 16 / 3) ** 2 for value in (2.0, 4.0, 10.0))
-    assert figures == pytest.approx({"rmse": math.sqrt(2 / 3), "mae": 2 / 3, "r2": 1 - 2 / spread})
+    assert metrics == pytest.approx({"rmse": math.sqrt(2 / 3), "mae": 2 / 3, "r2": 1 - 2 / spread})
 
 
 def test_a_logarithmic_target_is_judged_by_its_relative_error_first() -> None:
-    figures = regression_metrics(ACTUAL, PREDICTED, logarithmic=True)
-    assert next(iter(figures)) == "exp_rmspe"
-    assert figures["exp_rmspe"] == rmspe(ACTUAL, PREDICTED)
+    metrics = regression_metrics(ACTUAL, PREDICTED, logarithmic=True)
+    assert next(iter(metrics)) == "exp_rmspe"
+    assert metrics["exp_rmspe"] == rmspe(ACTUAL, PREDICTED)
 
 
 def test_r2_is_left_out_where_nothing_varies() -> None:
@@ -52,3 +52,20 @@ def test_r2_is_left_out_where_nothing_varies() -> None:
 def test_single_precision_is_summed_in_double() -> None:
     actual = np.full(3, 16_777_216.0, dtype=np.float32)
     assert regression_metrics(actual, actual + np.float32(2), logarithmic=False)["mae"] == 2.0
+
+
+@pytest.mark.parametrize("precision", [np.float64, np.float32])
+@pytest.mark.parametrize("rows", [1, 2, 1000])
+def test_regression_metrics_are_those_of_their_formulas(rows: int, precision: type) -> None:
+    random = np.random.default_rng(rows)
+    actual = (random.normal(size=rows) * 1e4 + 3e5).astype(precision)
+    predicted = (actual + random.normal(size=rows) * 1e3).astype(precision)
+    error = actual.astype(np.float64) - predicted
+    spread = np.sum((actual.astype(np.float64) - actual.mean(dtype=np.float64)) ** 2)
+    expected = {
+        "exp_rmspe": math.sqrt(np.mean((error / actual) ** 2)),
+        "rmse": math.sqrt(np.mean(error**2)),
+        "mae": np.mean(np.abs(error)),
+        **({"r2": 1.0 - np.sum(error**2) / spread} if rows > 1 else {}),
+    }
+    assert regression_metrics(actual, predicted, logarithmic=True) == pytest.approx(expected, rel=1e-12, abs=1e-12)

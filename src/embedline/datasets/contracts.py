@@ -78,7 +78,7 @@ class DocumentsContract:
     """
 
     columns = ("document_id", "text", "label", "split")
-    parts = ("train", "test", "unlabelled")
+    splits = ("train", "test", "unlabelled")
 
     def __init__(self, frame: str) -> None:
         self.frame = frame
@@ -86,9 +86,12 @@ class DocumentsContract:
     def validate(self, data: Any) -> Any:
         """Return ``data`` unchanged, or raise a DataError that names the column and an offending document.
 
-        Ids are unique; nothing is missing but the labels of unlabelled documents, which have none; parts are those of
-        `parts`. Further columns may be there.
+        Ids are unique; only the labels of unlabelled documents are missing; each split is one of `splits`. More columns
+        are allowed.
         """
+        columns = nw.from_native(data).collect_schema().names()
+        if "part" in columns and "split" not in columns:
+            raise DataError(f"{self.frame} has a column 'part' and no column 'split': rename 'part' to 'split'")
         keys = ["document_id", "text", "split"]
         TableContract(self.frame, required=list(self.columns), unique=["document_id"], not_null=keys).validate(data)
         frame = nw.from_native(data, eager_only=True)
@@ -97,11 +100,11 @@ class DocumentsContract:
             empty = frame.get_column(name).null_count() == len(frame)
             if dtype != nw.String and not (name == "label" and empty):  # pandas has no type for a column of nothing
                 raise DataError(f"{self.frame}: column {name!r} has the type {dtype}, not String")
-        part, label = nw.col("split"), nw.col("label")
+        split, label = nw.col("split"), nw.col("label")
         faults = {
-            f"a part that is none of {', '.join(self.parts)}": ~part.is_in(self.parts),
-            "no label, which the parts train and test need": (part != "unlabelled") & label.is_null(),
-            "a label, which the part unlabelled has not": (part == "unlabelled") & ~label.is_null(),
+            f"a split that is none of {', '.join(self.splits)}": ~split.is_in(self.splits),
+            "no label, which the splits train and test need": (split != "unlabelled") & label.is_null(),
+            "a label, which the split unlabelled must not have": (split == "unlabelled") & ~label.is_null(),
         }
         for fault, is_faulty in faults.items():
             faulty = frame.filter(is_faulty).head(1)

@@ -1,4 +1,4 @@
-"""From the raw files of a corpus to its documents: a row a document, with its label and its part."""
+"""Read the raw files of a corpus into documents: one row a document, with its label and its split."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ _NO_REVIEWS = re.compile(
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a document's text file lies and what that says: its row in the raw frame, id, label and part."""
+class _TextFile:
+    """A document's row in the raw frame, and its id, label and split, which come from the path of its file."""
 
     row: int
     document_id: str
     label: str | None
-    part: str
+    split: str
 
 
 def read_documents(files: pl.DataFrame, options: DocumentOptions) -> pl.DataFrame:
     """Read every document of a corpus.
 
-    A text file's ``document_id`` is its path below the corpus without the suffix, ``train/pos/0_9``; that of a row is
-    the table's path and the row's number, or the value of ``id_column``. The text stays as it is, ``<br />`` and HTML
-    entities too (the token rules deal with them), but for a byte-order mark, which goes, and ``\\r\\n``, which becomes
+    The ``document_id`` of a text file is its path below the corpus without the suffix: ``train/pos/0_9``. The id of a
+    table's row is the table's path and the row's number, or the value of ``id_column``. The text does not change (the
+    token rules handle ``<br />`` and HTML entities), except that a byte-order mark is removed and ``\\r\\n`` becomes
     ``\\n``.
 
-    **Blank documents** (empty or white space): in the parts train and unlabelled they teach nothing and are dropped,
-    with a warning that counts and names them. In the part test they stay: a prediction is expected for every one, and
-    to drop them would flatter the accuracy.
+    **Blank documents** (empty or white space) are dropped from the splits train and unlabelled, with a warning that
+    counts and names them. They stay in the split test: every test document needs a prediction, and the accuracy would
+    look better without them.
 
     Args:
         files: ``path: String``, ``content: Binary``, see `embedline.sources.imdb_files.acquire_files`.
-        options: layout, encodings, columns, held-out share.
+        options: layout, encodings, columns, fraction to hold out.
 
     Returns:
-        ``document_id: String`` (unique), ``text: String``, ``label: String`` (null in the part unlabelled alone),
-        ``part: String``, one of train, test, unlabelled; in the order of the files and their rows.
+        ``document_id: String`` (unique), ``text: String``, ``label: String`` (null in the split unlabelled only),
+        ``split: String``, one of train, test, unlabelled; in the order of the files and their rows.
 
     Raises:
         DataError: no file fits the layout; a file is not in the encoding (named, with the place of the byte); a table
             cannot be parsed or lacks a column; two documents have one id; a test row has no label; no document has any
-            text; ``test_fraction`` is set and there is a test part.
+            text; ``test_fraction`` is set and the source has a test split.
     """
     paths = files["path"].to_list()
     layout = _layout_of(paths, options) if options.layout == "auto" else options.layout
@@ -69,83 +69,86 @@ def read_documents(files: pl.DataFrame, options: DocumentOptions) -> pl.DataFram
         contents = zip((paths[row] for row in tables), files["content"].gather(tables).to_list(), strict=True)
         documents = read_tables(_below_root(contents), options)
     else:
-        places = _places(paths, layout, options)
-        _report_ignored(paths, [place.row for place in places])
-        documents = _with_texts(files, places, options)
+        text_files = _text_files(paths, layout, options)
+        _report_ignored(paths, [file.row for file in text_files])
+        documents = _with_texts(files, text_files, options)
     if documents.is_empty():
         raise DataError(f"no document in the layout {layout!r} among the files {named(paths) or '(there are none)'}")
     _require_unique(documents)
     documents = _without_blank(documents)
-    documents = _with_test_part(documents, options) if options.test_fraction else documents
+    documents = _with_test_split(documents, options) if options.test_fraction else documents
     _report_counts(documents)
     return documents
 
 
 def _layout_of(paths: list[str], options: DocumentOptions) -> str:
     texts = [path for path in paths if path.lower().endswith(TEXT_SUFFIX)]
-    if _part_roots(texts, options):
-        return "parts"
+    if _split_roots(texts, options):
+        return "splits"
     if any(path.lower().endswith(TABLE_SUFFIXES) for path in paths):
         return "table"
     root = _common_folder(texts)
     return "labels" if any("/" in path[len(root) :] for path in texts) else "bare"
 
 
-def _places(paths: list[str], layout: str, options: DocumentOptions) -> list[_Place]:
-    """Say of each text file which document it is; files that are none are left out."""
+def _text_files(paths: list[str], layout: str, options: DocumentOptions) -> list[_TextFile]:
+    """Return the documents among the text files; files outside the layout are left out."""
     texts = [(row, path) for row, path in enumerate(paths) if path.lower().endswith(TEXT_SUFFIX)]
     names = [path for _, path in texts]
-    root = _one_root(names, options) if layout == "parts" else _common_folder(names, above_files=layout == "labels")
-    places = []
+    root = _one_root(names, options) if layout == "splits" else _common_folder(names, above_files=layout == "labels")
+    found = []
     for row, path in texts:
         if not path.startswith(root):
             continue
         document_id = posixpath.splitext(path[len(root) :])[0]
         folders = document_id.split("/")[:-1]
         if layout == "bare":
-            places.append(_Place(row, document_id, None, UNLABELLED))
+            found.append(_TextFile(row, document_id, None, UNLABELLED))
         elif layout == "labels" and folders:
-            part = UNLABELLED if options.subset(folders[0]) == UNLABELLED else TRAIN
-            places.append(_place(row, document_id, folders[0], part, options))
-        elif layout == "parts" and folders:
-            named_part = UNLABELLED if folders[0] in options.unlabelled else options.subset(folders[0])
-            if named_part == UNLABELLED or (named_part and folders[1:]):
-                places.append(_place(row, document_id, (folders[1:] or [""])[0], named_part, options))
-    return places
+            split = UNLABELLED if options.find_split(folders[0]) == UNLABELLED else TRAIN
+            found.append(_text_file(row, document_id, folders[0], split, options))
+        elif layout == "splits" and folders:
+            named_split = UNLABELLED if folders[0] in options.unlabelled else options.find_split(folders[0])
+            if named_split == UNLABELLED or (named_split and folders[1:]):
+                found.append(_text_file(row, document_id, (folders[1:] or [""])[0], named_split, options))
+    return found
 
 
-def _place(row: int, document_id: str, label: str, part: str, options: DocumentOptions) -> _Place:
-    if part == UNLABELLED or label in options.unlabelled:
-        return _Place(row, document_id, None, UNLABELLED)
-    return _Place(row, document_id, label, part)
+def _text_file(row: int, document_id: str, label: str, split: str, options: DocumentOptions) -> _TextFile:
+    if split == UNLABELLED or label in options.unlabelled:
+        return _TextFile(row, document_id, None, UNLABELLED)
+    return _TextFile(row, document_id, label, split)
 
 
-def _part_roots(names: Iterable[str], options: DocumentOptions) -> set[str]:
-    """Folders, with a closing slash, below which ``<train or test>/<label>/<name>.txt`` lies, the outermost ones."""
+def _split_roots(names: Iterable[str], options: DocumentOptions) -> set[str]:
+    """Return the outermost folders that hold ``<train or test>/<label>/<name>.txt``, with a closing slash."""
     roots = set()
     for folder in {posixpath.dirname(name) for name in names}:
         steps = folder.split("/")
-        for place, step in enumerate(steps[:-1]):
-            if options.subset(step) in (TRAIN, TEST):
-                roots.add("".join(f"{above}/" for above in steps[:place]))
+        for depth, step in enumerate(steps[:-1]):
+            if options.find_split(step) in (TRAIN, TEST):
+                roots.add("".join(f"{above}/" for above in steps[:depth]))
                 break
     return roots
 
 
 def _one_root(names: list[str], options: DocumentOptions) -> str:
-    roots = _part_roots(names, options)
+    roots = _split_roots(names, options)
     if len(roots) > 1:
         folders = [root.rstrip("/") or "the top" for root in sorted(roots)]
         raise DataError(f"the source holds a corpus more than once: in {named(folders)}")
     if not roots:
         raise DataError(
-            f"no text file lies in <part>/<label>/, as in train/pos/0_9.txt; there is {named(names) or 'none'}"
+            f"no text file lies in <split>/<label>/, as in train/pos/0_9.txt; there is {named(names) or 'none'}"
         )
     return roots.pop()
 
 
 def _common_folder(names: list[str], *, above_files: bool = False) -> str:
-    """Return the folder that holds all files, with a closing slash; ``above_files``: not the one of a lone label."""
+    """Return the folder that holds all files, with a closing slash.
+
+    ``above_files``: if all files lie in one folder, this folder is their label, and the one above it is returned.
+    """
     folders = {posixpath.dirname(name) for name in names}
     if not folders or "" in folders:
         return ""
@@ -161,13 +164,13 @@ def _below_root(contents: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]
     return [(name[len(root) :], content) for name, content in files]
 
 
-def _with_texts(files: pl.DataFrame, places: list[_Place], options: DocumentOptions) -> pl.DataFrame:
-    rows = [place.row for place in places]
+def _with_texts(files: pl.DataFrame, text_files: list[_TextFile], options: DocumentOptions) -> pl.DataFrame:
+    rows = [file.row for file in text_files]
     columns = {
-        "document_id": [place.document_id for place in places],
+        "document_id": [file.document_id for file in text_files],
         "text": document_texts(files[rows], options),
-        "label": [place.label for place in places],
-        "split": [place.part for place in places],
+        "label": [file.label for file in text_files],
+        "split": [file.split for file in text_files],
     }
     return pl.DataFrame(columns, schema=SCHEMA)
 
@@ -179,7 +182,7 @@ def _require_unique(documents: pl.DataFrame) -> None:
 
 
 def _without_blank(documents: pl.DataFrame) -> pl.DataFrame:
-    """Drop blank documents outside the part test and say so; `read_documents` has the reason."""
+    """Drop blank documents outside the split test and log them; see `read_documents` for the reason."""
     blank = documents["text"].str.strip_chars() == ""
     if not blank.any():
         return documents
@@ -191,14 +194,14 @@ def _without_blank(documents: pl.DataFrame) -> pl.DataFrame:
     if dropped:
         logger.warning("Dropped %s blank documents: %s", f"{len(dropped):,}", named(dropped))
     if kept:
-        logger.warning("%s blank documents stay in the test part: %s", f"{len(kept):,}", named(kept))
+        logger.warning("%s blank documents stay in the test split: %s", f"{len(kept):,}", named(kept))
     return documents.filter(~blank | in_test)
 
 
-def _with_test_part(documents: pl.DataFrame, options: DocumentOptions) -> pl.DataFrame:
-    """Move a share of each label's training documents to the part test."""
+def _with_test_split(documents: pl.DataFrame, options: DocumentOptions) -> pl.DataFrame:
+    """Move a fraction of each label's training documents to the split test."""
     if (documents["split"] == TEST).any():
-        raise DataError(f"test_fraction is {options.test_fraction}, but the source has a test part: set it to 0")
+        raise DataError(f"test_fraction is {options.test_fraction}, but the source has a test split: set it to 0")
     labels, trains = documents["label"].to_numpy(), (documents["split"] == TRAIN).to_numpy()
     rng = np.random.default_rng(options.seed)
     held_out = np.zeros(len(documents), dtype=bool)
@@ -206,8 +209,8 @@ def _with_test_part(documents: pl.DataFrame, options: DocumentOptions) -> pl.Dat
         rows = np.flatnonzero(trains & (labels == label))
         count = min(max(round(options.test_fraction * len(rows)), 1), len(rows) - 1)
         held_out[rng.permutation(rows)[:count]] = True
-    part = pl.when(pl.Series(held_out)).then(pl.lit(TEST)).otherwise("split")
-    return documents.with_columns(part.alias("split"))
+    split = pl.when(pl.Series(held_out)).then(pl.lit(TEST)).otherwise("split")
+    return documents.with_columns(split.alias("split"))
 
 
 def _report_ignored(paths: list[str], rows: list[int]) -> None:
@@ -221,5 +224,7 @@ def _report_ignored(paths: list[str], rows: list[int]) -> None:
 
 def _report_counts(documents: pl.DataFrame) -> None:
     counts = documents.group_by("split", "label").len().sort("split", "label", nulls_last=True)
-    shown = ", ".join(" ".join(filter(None, (part, label, f"{count:,}"))) for part, label, count in counts.iter_rows())
+    shown = ", ".join(
+        " ".join(filter(None, (split, label, f"{count:,}"))) for split, label, count in counts.iter_rows()
+    )
     logger.info("Read %s documents: %s", f"{len(documents):,}", shown)

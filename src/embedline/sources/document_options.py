@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import codecs
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 TRAIN, TEST, UNLABELLED = "train", "test", "unlabelled"
-Part = Literal["train", "test", "unlabelled"]
+Split = Literal["train", "test", "unlabelled"]
 
-DEFAULT_PARTS: dict[str, Part] = {
+DEFAULT_SPLITS: dict[str, Split] = {
     "train": "train",
     "training": "train",
     "test": "test",
@@ -18,6 +18,7 @@ DEFAULT_PARTS: dict[str, Part] = {
     "unlabelled": "unlabelled",
     "unlabeled": "unlabelled",
 }
+_RENAMED = {"parts": "splits", "part_column": "split_column"}
 
 
 class DocumentOptions(BaseModel):
@@ -25,15 +26,15 @@ class DocumentOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layout: Literal["auto", "parts", "labels", "bare", "table"] = "auto"
-    """``parts``: ``<part>/<label>/<name>.txt``; ``labels``: ``<label>/<name>.txt``, all of them train; ``bare``:
+    layout: Literal["auto", "splits", "labels", "bare", "table"] = "auto"
+    """``splits``: ``<split>/<label>/<name>.txt``; ``labels``: ``<label>/<name>.txt``, all of them train; ``bare``:
     text files without labels; ``table``: CSV, TSV, JSON lines or Parquet, a document a row. ``auto`` takes the first of
-    ``parts``, ``table``, ``labels``, ``bare`` that the names of the files fit."""
-    parts: dict[str, Part] = DEFAULT_PARTS
-    """Names of folders, files or values of the part column, in any case, and the part that each means; added to the
+    ``splits``, ``table``, ``labels``, ``bare`` that the names of the files fit."""
+    splits: dict[str, Split] = DEFAULT_SPLITS
+    """Names of folders, files or values of the split column, in any case, and the split that each means; added to the
     defaults. ``{valid: test}`` and ``{"False": train, "True": test}`` (a column ``is_valid``) are examples."""
     unlabelled: tuple[str, ...] = ("unsup",)
-    """Labels that mean "none": their documents belong to the part ``unlabelled``, wherever they stand."""
+    """Labels that mean "no label": their documents belong to the split ``unlabelled``, in every folder."""
 
     encoding: str = "utf-8"
     """Name of the files' encoding as Python knows it; a byte-order mark is dropped. Parquet is UTF-8 always."""
@@ -45,28 +46,40 @@ class DocumentOptions(BaseModel):
     """Columns of a table that hold text. Of several, each follows fastai's field marker: ``xxfld 1 … xxfld 2 …``."""
     label_column: str | None = "label"
     """None: no document has a label."""
-    part_column: str | None = None
-    """None: the name of a table's file or folder says its part (``train.csv``, ``test-00000.parquet``), else train."""
+    split_column: str | None = None
+    """None: the split comes from the name of the table's file or folder (``train.csv``, ``test-00000.parquet``); train
+    if no name means a split."""
     id_column: str | None = None
-    """None: documents are called by file and row: ``reviews/17``, rows from 1, the header not counted."""
+    """None: the id is the file and the row: ``reviews/17``; rows count from 1, without the header."""
     header: bool = True
     """False: the columns of a CSV or TSV file are called ``column_0``, ``column_1``, …"""
     separator: str | None = Field(default=None, min_length=1, max_length=1)
-    """Between the cells of a CSV or TSV file; None: a comma, in ``.tsv`` a tab."""
+    """Character between the cells of a CSV or TSV file; None: a comma, in ``.tsv`` a tab."""
 
     quoting: bool | None = None
-    """Whether cells of a CSV or TSV file may stand in quotation marks. False: these are characters like any other.
-    None: they may, but a quoted cell of several lines is refused where each of them looks like a whole row."""
+    """Whether cells of a CSV or TSV file may be quoted. False: quotation marks are ordinary characters. None: cells may
+    be quoted, but a quoted cell of several lines is an error if each of its lines looks like a whole row."""
 
     test_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of each label's training documents that becomes the part ``test``, for a corpus without one: an evaluation
-    needs it. Drawn with ``seed``; at least one document of a label that has two, never the last one."""
+    """Fraction of each label's training documents that becomes the split ``test``, for a corpus without one: the
+    evaluation needs it. Drawn with ``seed``: at least one document of each label with two, and never all of them."""
     seed: int = Field(default=0, ge=0)
 
-    @field_validator("parts")
+    @model_validator(mode="before")
     @classmethod
-    def _with_defaults(cls, parts: dict[str, Part]) -> dict[str, Part]:
-        return {**DEFAULT_PARTS, **{name.lower(): part for name, part in parts.items()}}
+    def _refuse_old_names(cls, options: Any) -> Any:
+        if isinstance(options, dict):
+            renamed = [f"{old} is now called {new}" for old, new in _RENAMED.items() if old in options]
+            if options.get("layout") == "parts":
+                renamed.append("layout: parts is now called layout: splits")
+            if renamed:
+                raise ValueError("; ".join(renamed))
+        return options
+
+    @field_validator("splits")
+    @classmethod
+    def _with_defaults(cls, splits: dict[str, Split]) -> dict[str, Split]:
+        return {**DEFAULT_SPLITS, **{name.lower(): split for name, split in splits.items()}}
 
     @field_validator("encoding")
     @classmethod
@@ -80,12 +93,12 @@ class DocumentOptions(BaseModel):
 
     @model_validator(mode="after")
     def _columns_once(self) -> Self:
-        roles = [*self.text_columns, self.label_column, self.part_column, self.id_column]
+        roles = [*self.text_columns, self.label_column, self.split_column, self.id_column]
         columns = [name for name in roles if name is not None]
         if repeated := sorted({name for name in columns if columns.count(name) > 1}):
             raise ValueError(f"the column {', '.join(map(repr, repeated))} has more than one role")
         return self
 
-    def subset(self, name: str) -> Part | None:
-        """Return the part that a folder, file or value means, None when it means none."""
-        return self.parts.get(name.lower())
+    def find_split(self, name: str) -> Split | None:
+        """Return the split that a folder, a file or a value means; None if it means no split."""
+        return self.splits.get(name.lower())

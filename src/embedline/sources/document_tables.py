@@ -1,4 +1,4 @@
-"""Documents out of tables: CSV, TSV, JSON lines and Parquet, with the text in one column or several."""
+"""Read documents from tables: CSV, TSV, JSON lines and Parquet, with the text in one column or several."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from embedline.sources.document_texts import decoded
 
 FIELD = "xxfld"
 """fastai's marker before each field of a text with several."""
-QUOTING = "set reading.quoting to false where quotation marks are characters like any other, to true where they quote"
+QUOTING = "set reading.quoting to false if quotation marks are ordinary characters, to true if they quote cells"
 
 
 def read_tables(files: Sequence[tuple[str, bytes]], options: DocumentOptions) -> pl.DataFrame:
     """Read each row of each table as a document.
 
-    A missing label makes a training row unlabelled; a row of the part unlabelled loses its label.
+    A training row without a label becomes unlabelled; a row of the split unlabelled loses its label.
 
     Args:
-        files: name, which gives ids and perhaps the part, and content of each table.
-        options: columns, header, separator, names of parts, encoding.
+        files: name and content of each table; the name gives the ids, and the split without a ``split_column``.
+        options: columns, header, separator, names of splits, encoding.
 
     Returns:
         ``document_id``, ``text``, ``label``, ``split``, all String; a missing cell of text is empty.
 
     Raises:
         DataError: there is no table; one is in another encoding, cannot be parsed or lacks a column; a test row has no
-            label; a part is unknown.
+            label; a split is unknown.
     """
     if not files:
         raise DataError("the source holds no table: .csv, .tsv, .jsonl, .ndjson or .parquet")
@@ -70,9 +70,9 @@ def _require_objects(text: str, name: str) -> None:
 
 
 def _documents(table: pl.DataFrame, name: str, options: DocumentOptions) -> pl.DataFrame:
-    default_part = _part_of_file(name, options)
-    label_column = None if default_part == UNLABELLED and options.part_column is None else options.label_column
-    roles = (*options.text_columns, label_column, options.part_column, options.id_column)
+    default_split = _split_of_file(name, options)
+    label_column = None if default_split == UNLABELLED and options.split_column is None else options.label_column
+    roles = (*options.text_columns, label_column, options.split_column, options.id_column)
     needed = [column for column in roles if column is not None]
     if missing := [column for column in needed if column not in table.columns]:
         raise DataError(f"{name} has no column {', '.join(map(repr, missing))}; it has {', '.join(table.columns)}")
@@ -83,21 +83,21 @@ def _documents(table: pl.DataFrame, name: str, options: DocumentOptions) -> pl.D
         document_id=pl.col(options.id_column) if options.id_column else row_ids,
         text=_joined(options.text_columns),
         label=pl.col(label_column) if label_column else pl.lit(None, pl.String),
-        split=pl.col(options.part_column) if options.part_column else pl.lit(default_part, pl.String),
+        split=pl.col(options.split_column) if options.split_column else pl.lit(default_split, pl.String),
     )
-    if options.part_column:
-        documents = _known_parts(documents, name, options)
+    if options.split_column:
+        documents = _known_splits(documents, name, options)
     if options.id_column and (nulls := documents["document_id"].null_count()):
         raise DataError(f"{name}: column {options.id_column!r} has {nulls} missing values")
-    return _settled(documents, name, options)
+    return _with_matching_splits(documents, name, options)
 
 
-def _part_of_file(name: str, options: DocumentOptions) -> str:
-    """Return the part that the name of a table or of a folder around it begins with, innermost first; else train."""
+def _split_of_file(name: str, options: DocumentOptions) -> str:
+    """Return the split that the name of the table, or else of a folder around it, begins with; train if none does."""
     for step in reversed(posixpath.splitext(name)[0].split("/")):
         for candidate in (step, re.split(r"[-_. ]", step)[0]):
-            if part := options.subset(candidate):
-                return part
+            if split := options.find_split(candidate):
+                return split
     return TRAIN
 
 
@@ -109,7 +109,7 @@ def _strings(table: pl.DataFrame, column: str, name: str) -> pl.Expr:
 
 
 def _joined(columns: tuple[str, ...]) -> pl.Expr:
-    """One column as it is; of several, each after its marker. All blank: the empty text, without markers."""
+    """Join several columns, each after its marker; a single column does not change. All blank: an empty text."""
     cells = [pl.col(column).fill_null("").str.replace_all("\r\n", "\n", literal=True) for column in columns]
     if len(cells) == 1:
         return cells[0]
@@ -118,29 +118,29 @@ def _joined(columns: tuple[str, ...]) -> pl.Expr:
     return pl.when(blank).then(pl.lit("")).otherwise(pl.concat_str(fields, separator=" "))
 
 
-def _known_parts(documents: pl.DataFrame, name: str, options: DocumentOptions) -> pl.DataFrame:
+def _known_splits(documents: pl.DataFrame, name: str, options: DocumentOptions) -> pl.DataFrame:
     values = documents["split"].unique().to_list()
-    unknown = sorted({str(value) for value in values if value is None or options.subset(value) is None})
+    unknown = sorted({str(value) for value in values if value is None or options.find_split(value) is None})
     if unknown:
         row = documents["split"].is_in(unknown) | documents["split"].is_null()
         raise DataError(
-            f"{name}: column {options.part_column!r} holds {unknown[0]!r}, first in row {row.arg_true()[0] + 1}, "
-            f"which means no part; known are {', '.join(options.parts)} (add to parts)"
+            f"{name}: column {options.split_column!r} holds {unknown[0]!r}, first in row {row.arg_true()[0] + 1}, "
+            f"which means no split; known are {', '.join(options.splits)} (add to splits)"
         )
-    known = {value: options.subset(value) for value in values}
+    known = {value: options.find_split(value) for value in values}
     return documents.with_columns(pl.col("split").replace_strict(known, return_dtype=pl.String))
 
 
-def _settled(documents: pl.DataFrame, name: str, options: DocumentOptions) -> pl.DataFrame:
-    """Bring labels and parts in line: no label, no place among the labelled, and the other way round."""
+def _with_matching_splits(documents: pl.DataFrame, name: str, options: DocumentOptions) -> pl.DataFrame:
+    """Make labels and splits agree: rows without a label become unlabelled, unlabelled rows lose their label."""
     label = pl.when(pl.col("label").str.strip_chars() != "").then("label")
     documents = documents.with_columns(label.alias("label"))
     none = pl.col("label").is_in(options.unlabelled).fill_null(False)
-    bare_test = documents.select((pl.col("split") == TEST) & pl.col("label").is_null()).to_series()
-    if bare_test.any():
+    unlabelled_test = documents.select((pl.col("split") == TEST) & pl.col("label").is_null()).to_series()
+    if unlabelled_test.any():
         raise DataError(
-            f"{name}: {bare_test.sum():,} rows of the test part have no label, the first is row "
-            f"{bare_test.arg_true()[0] + 1} (test rows without labels: name their part unlabelled in parts)"
+            f"{name}: {unlabelled_test.sum():,} rows of the test split have no label, the first is row "
+            f"{unlabelled_test.arg_true()[0] + 1} (for test rows without labels, map their split to unlabelled)"
         )
     unlabelled = none | pl.col("label").is_null() | (pl.col("split") == UNLABELLED)
     return documents.with_columns(

@@ -1,4 +1,7 @@
-"""Figures of merit for regression, on NumPy arrays in the target's own units."""
+"""Metrics of regression and classification, on NumPy arrays, by scikit-learn and SciPy.
+
+Both libraries are imported inside of the functions: they take a second, and services and the registry need neither.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,9 +12,11 @@ from numpy.typing import NDArray
 
 from embedline.errors import DataError
 
+TOLERANCE = 1e-4  # how far a row's probabilities may be from 1 in sum: single precision is exact to about 1e-6
+
 
 def rmspe(actual: NDArray[np.floating], predicted: NDArray[np.floating]) -> float:
-    """Root mean square percentage error, ``sqrt(mean(((y - p) / y)^2))``, Kaggle's measure for Rossmann.
+    """Root mean square percentage error, ``sqrt(mean(((y - p) / y)^2))``, Kaggle's metric for Rossmann.
 
     The lessons call it ``exp_rmspe`` because their arrays hold logarithms; here both arrays, float [N], hold sales.
 
@@ -28,21 +33,28 @@ def rmspe(actual: NDArray[np.floating], predicted: NDArray[np.floating]) -> floa
 def regression_metrics(
     actual: NDArray[np.floating], predicted: NDArray[np.floating], *, logarithmic: bool
 ) -> dict[str, float]:
-    """RMSE, MAE and R² (and ``exp_rmspe`` for a target learned as a logarithm) of float arrays [N]."""
+    """RMSE, MAE and R² of float arrays [N], and ``exp_rmspe`` first for a target learned as a logarithm.
+
+    R² is left out where all actual values are the same.
+
+    Raises:
+        ValueError, DataError: see :func:`rmspe`.
+    """
+    from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+
     actual, predicted = _pair(actual, predicted)
-    error = actual - predicted
-    spread = np.sum((actual - actual.mean()) ** 2)
-    figures = {"exp_rmspe": rmspe(actual, predicted)} if logarithmic else {}
-    figures["rmse"] = float(np.sqrt(np.mean(error**2)))
-    figures["mae"] = float(np.mean(np.abs(error)))
-    if spread > 0:
-        figures["r2"] = float(1.0 - np.sum(error**2) / spread)
-    return figures
+    metrics = {"exp_rmspe": rmspe(actual, predicted)} if logarithmic else {}
+    metrics["rmse"] = float(root_mean_squared_error(actual, predicted))
+    metrics["mae"] = float(mean_absolute_error(actual, predicted))
+    if np.ptp(actual) > 0:
+        metrics["r2"] = float(r2_score(actual, predicted))
+    return metrics
 
 
 def _pair(
     actual: NDArray[np.floating], predicted: NDArray[np.floating]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both in double precision, once all values are found to be finite."""
     if actual.shape != predicted.shape or actual.size == 0:
         raise ValueError(f"need two arrays of one shape with rows, got {actual.shape} and {predicted.shape}")
     for name, values in (("actual value", actual), ("prediction", predicted)):
@@ -52,11 +64,170 @@ def _pair(
     return actual.astype(np.float64), predicted.astype(np.float64)
 
 
+def classification_metrics(
+    actual: NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    classes: Sequence[str],
+    *,
+    n_bins: int = 15,
+    positive: str | None = None,
+) -> dict[str, Any]:
+    """All metrics of a classifier as plain JSON values. The predicted class is the most probable, the first of equals.
+
+    Args:
+        actual: int [N], index of each row's class in ``classes``.
+        probabilities: float [N, C], each row summing to 1.
+        classes: names of the C classes, in the order of the columns.
+        n_bins: bins of the calibration table.
+        positive: of two classes the positive one; the last unless given.
+
+    Returns:
+        ``rows``, ``accuracy`` with its 95 % interval (``accuracy_low``, ``accuracy_high``; Wilson 1927), ``f1_macro``
+        over the classes that occur among the actual or predicted ones, ``log_loss`` in nats, for two classes
+        ``positive``, its ``f1`` and, where both of them occur, ``roc_auc`` and ``average_precision``, the area under
+        the curve of precision over recall: where the class is rare, it tells models apart whose ROC-AUC is alike;
+        ``calibration_error``; and the tables ``confusion`` ({classes, counts: rows actual, columns predicted}),
+        ``by_class`` (``rows``, ``precision``, ``recall``, ``f1``; None where one divides by zero) and ``calibration``,
+        a list of rows each.
+
+    Raises:
+        DataError: if a row's probabilities are no distribution, or its class is not one of ``classes``; see
+            :func:`check_probabilities`.
+    """
+    from scipy.stats import binomtest
+    from sklearn import metrics as sk
+
+    checked = check_probabilities(actual, probabilities, classes)
+    predicted, numbers = checked.argmax(axis=1), range(len(classes))
+    precision, recall, f1, support = sk.precision_recall_fscore_support(
+        actual, predicted, labels=numbers, zero_division=np.nan
+    )
+    correct, rows = int((predicted == actual).sum()), len(actual)
+    interval = binomtest(correct, rows).proportion_ci(0.95, "wilson")
+    metrics: dict[str, Any] = {
+        "rows": rows,
+        "accuracy": correct / rows,
+        "accuracy_low": float(interval.low),
+        "accuracy_high": float(interval.high),
+        "f1_macro": float(np.nanmean(f1)),
+        "log_loss": log_loss(actual, checked),
+    }
+    if len(classes) == 2:
+        column = list(classes).index(positive) if positive is not None else 1
+        metrics["positive"] = classes[column]
+        if not np.isnan(f1[column]):
+            metrics["f1"] = float(f1[column])
+        if 0 < np.count_nonzero(actual == column) < rows:
+            metrics["roc_auc"] = float(sk.roc_auc_score(actual == column, checked[:, column]))
+            metrics["average_precision"] = float(sk.average_precision_score(actual == column, checked[:, column]))
+    bins = calibration_bins(actual, checked, n_bins)
+    metrics["calibration_error"] = expected_calibration_error(bins)
+    counts = confusion_matrix(actual, predicted, len(classes))
+    metrics["confusion"] = {"classes": list(classes), "counts": counts.tolist()}
+    metrics["by_class"] = [
+        {
+            "class": classes[k],
+            "rows": int(support[k]),
+            **{
+                name: None if np.isnan(values[k]) else float(values[k])
+                for name, values in (("precision", precision), ("recall", recall), ("f1", f1))
+            },
+        }
+        for k in numbers
+    ]
+    metrics["calibration"] = bins
+    return metrics
+
+
+def check_probabilities(
+    actual: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str]
+) -> NDArray[np.float64]:
+    """``probabilities`` in double precision, once every row of them is found to be a distribution over ``classes``.
+
+    Raises:
+        DataError: if there is no row or fewer than two classes, the shapes do not match, or, naming the first such
+            row (counted from 0), a probability is missing, infinite or negative, a row does not sum to 1, or its
+            actual class does not exist.
+    """
+    if len(classes) < 2:
+        raise DataError(f"a classifier needs two classes at least, got {list(classes)}")
+    expected = (len(actual), len(classes))
+    if actual.ndim != 1 or probabilities.shape != expected or not len(actual):
+        raise DataError(f"need probabilities of shape {expected} with rows, got shape {probabilities.shape}")
+    checked: NDArray[np.float64] = np.asarray(probabilities, dtype=np.float64)
+    sums = checked.sum(axis=1)
+    faults = (
+        (~np.isfinite(checked).all(axis=1), "has a probability that is not a number"),
+        ((checked < 0).any(axis=1), "has a negative probability"),
+        (np.abs(sums - 1) > TOLERANCE, "has probabilities that do not sum to 1"),
+        ((actual < 0) | (actual >= len(classes)), f"has a class outside of 0 … {len(classes) - 1}"),
+    )
+    for faulty, what in faults:
+        if faulty.any():
+            row = int(faulty.argmax())
+            raise DataError(f"row {row} {what}: class {actual[row]}, probabilities {checked[row].tolist()}")
+    return checked
+
+
+def confusion_matrix(actual: NDArray[np.integer], predicted: NDArray[np.integer], n_classes: int) -> NDArray[np.int64]:
+    """Counts of pairs of classes, int64 [C, C]: rows are the actual classes, columns the predicted ones."""
+    from sklearn import metrics as sk
+
+    return np.asarray(sk.confusion_matrix(actual, predicted, labels=range(n_classes)), dtype=np.int64)
+
+
+def log_loss(actual: NDArray[np.integer], probabilities: NDArray[np.float64]) -> float:
+    """Mean of ``-log p`` of the actual class, in nats; a probability of 0 counts as 2.2e-16, as in scikit-learn.
+
+    scikit-learn's own warns of probabilities from single precision, which sum to 1 to 1e-6 only, and refuses one that
+    a rounding put above 1.
+    """
+    given = probabilities[np.arange(len(actual)), actual]
+    return float(-np.log(np.clip(given, np.finfo(np.float64).eps, 1.0)).mean())
+
+
+def calibration_bins(
+    actual: NDArray[np.integer], probabilities: NDArray[np.floating], n_bins: int = 15
+) -> list[dict[str, Any]]:
+    """Confidence against accuracy in bins of equal width, (lower, upper]; bins without a row are left out.
+
+    Each bin has ``lower``, ``upper``, ``count``, the mean ``confidence`` (probability of the predicted class) and the
+    ``accuracy`` of its rows. Guo et al. 2017, "On Calibration of Modern Neural Networks", take 15 bins.
+    scikit-learn's ``calibration_curve`` is for two classes, and gives no counts.
+    """
+    if n_bins < 1:
+        raise ValueError(f"need one bin at least, got {n_bins}")
+    edges = np.linspace(0.0, 1.0, n_bins + 1)
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    correct = probabilities.argmax(axis=1) == actual
+    # A sum of probabilities may exceed 1 by a rounding, and so may the greatest of them.
+    numbers = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, n_bins - 1)
+    counts = np.bincount(numbers, minlength=n_bins)
+    confidences = np.bincount(numbers, weights=confidence, minlength=n_bins)
+    hits = np.bincount(numbers, weights=correct, minlength=n_bins)
+    return [
+        {
+            "lower": float(edges[k]),
+            "upper": float(edges[k + 1]),
+            "count": int(counts[k]),
+            "confidence": float(confidences[k] / counts[k]),
+            "accuracy": float(hits[k] / counts[k]),
+        }
+        for k in np.flatnonzero(counts)
+    ]
+
+
+def expected_calibration_error(bins: Sequence[dict[str, Any]]) -> float:
+    """ECE: mean of ``|accuracy - confidence|`` over the bins of :func:`calibration_bins`, weighted by their counts."""
+    total = sum(one["count"] for one in bins)
+    return float(sum(one["count"] * abs(one["accuracy"] - one["confidence"]) for one in bins) / total)
+
+
 def require_finite(values: Mapping[str, Any] | Sequence[Any], what: str) -> None:
     """Raise a DataError that names the first of nested ``values`` that is not finite, such as ``baselines.rmse``.
 
     Args:
-        what: they belong to, such as the name of a dataset.
+        what: what the values belong to, such as the name of a dataset.
     """
     for path, value in _numbers(values):
         if not math.isfinite(value):
@@ -67,12 +238,12 @@ def require_finite(values: Mapping[str, Any] | Sequence[Any], what: str) -> None
 
 
 def _numbers(values: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Numbers in nested mappings and lists with their path."""
+    """Floats in nested mappings and lists, each with its path."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             yield from _numbers(value, f"{path}.{name}" if path else str(name))
     elif isinstance(values, list | tuple):
-        for place, value in enumerate(values):
-            yield from _numbers(value, f"{path}[{place}]")
+        for position, value in enumerate(values):
+            yield from _numbers(value, f"{path}[{position}]")
     elif isinstance(values, float):
         yield path, values

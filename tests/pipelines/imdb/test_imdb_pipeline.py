@@ -53,7 +53,7 @@ def test_generated_reviews_become_documents(tmp_path: Path) -> None:
 
 def test_the_contract_is_checked_on_save(tmp_path: Path) -> None:
     bad = pl.DataFrame({"document_id": ["a"], "text": ["b"], "label": [None], "split": ["train"]})
-    with pytest.raises(DataValidationError, match=r"imdb\.documents: .*'label': None.* has no label, which the parts"):
+    with pytest.raises(DataValidationError, match=r"imdb\.documents: .*'label': None.* has no label, which the splits"):
         catalog_of(tmp_path, {}).save("imdb.documents", bad.cast({"label": pl.String}))
     assert not list(tmp_path.rglob("*.feather/*"))
 
@@ -79,7 +79,7 @@ def test_labels_that_are_no_classes_and_shared_texts(caplog: pytest.LogCaptureFi
     raw = pl.DataFrame({"path": ["test/b/1.txt", "train/a/1.txt", "train/b/1.txt"], "content": [b"x", b"x", b"y"]})
     with caplog.at_level(logging.INFO):
         assert len(read_documents(raw, DocumentOptions(), ["a", "b"])) == 3
-    assert "1 test documents have the very text of a training or unlabelled one" in caplog.messages
+    assert "1 test documents have the same text as a training or unlabelled one" in caplog.messages
     with pytest.raises(DataError, match=r"^the document 'train/a/1' has the label 'a'; classes lists A, b$"):
         read_documents(raw, DocumentOptions(), ["A", "b"])
     with pytest.raises(DataError, match=r"^no training document has the label 'c', which classes lists$"):

@@ -23,8 +23,7 @@ from embedline.pipelines.tabular.options import (
     TreeOptions,
 )
 from embedline.pipelines.tabular.pipeline import create_final_pipeline, create_pipeline, nodes
-from embedline.training.classification import classification_metrics
-from embedline.training.metrics import rmspe
+from embedline.training.metrics import classification_metrics, rmspe
 from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
 

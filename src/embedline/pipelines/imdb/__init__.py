@@ -1,1 +1,1 @@
-"""Movie reviews, or a text corpus of your own: from an archive, a folder or tables to ``<source>.documents``."""
+"""Movie reviews, or your own text corpus: from an archive, a folder or tables to ``<source>.documents``."""

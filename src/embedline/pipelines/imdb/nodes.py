@@ -15,23 +15,23 @@ logger = logging.getLogger(__name__)
 
 
 def acquire(source: str, verify: bool, generator: GeneratorOptions) -> pl.DataFrame:
-    """Fetch the reviews from the address ``source``, or generate them: ``path`` and ``content``, as they are."""
+    """Fetch the reviews from the address ``source``, or generate them: columns ``path`` and ``content`` (verbatim)."""
     return acquire_files(source, verify=verify, generator=generator)
 
 
 def acquire_corpus(source: str) -> pl.DataFrame:
-    """Fetch a corpus of one's own from the address ``source``: ``path`` and ``content``, as they are."""
+    """Fetch your own corpus from the address ``source``: columns ``path`` and ``content`` (verbatim)."""
     return read_files(source)
 
 
 def read_documents(raw: pl.DataFrame, reading: DocumentOptions, classes: Classes) -> pl.DataFrame:
-    """Decode every document and say what it is: ``document_id``, ``text``, ``label``, ``split``.
+    """Decode every document: columns ``document_id``, ``text``, ``label``, ``split``.
 
     Raises:
-        DataError: a file or row cannot be read, a label is not among the classes, or a class has nothing to learn from.
+        DataError: a file or row cannot be read, a label is not among the classes, or a class has no training document.
     """
     documents = check_classes(read(raw, reading), list(classes))
     shared = count_shared_texts(documents)
     if shared:
-        logger.info("%s test documents have the very text of a training or unlabelled one", f"{shared:,}")
+        logger.info("%s test documents have the same text as a training or unlabelled one", f"{shared:,}")
     return documents

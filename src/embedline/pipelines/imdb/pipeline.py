@@ -1,4 +1,4 @@
-"""The preparation of a text corpus, from its files to ``<source>.documents``."""
+"""The pipeline that prepares a text corpus: from its files to ``<source>.documents``."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -15,7 +15,7 @@ def create_pipeline() -> Pipeline:
 
 
 def create_corpus_pipeline(source: str) -> Pipeline:
-    """The same for a corpus of your own, ``<source>.documents``; parameters ``source``, ``reading`` and ``classes``."""
+    """Acquire your own corpus and read it: ``<source>.documents``; parameters ``source``, ``reading``, ``classes``."""
     acquire = Node(nodes.acquire_corpus, "params:source", "raw", name="acquire", tags="acquire")
     return Pipeline([acquire, _reading_node()], namespace=source)
 

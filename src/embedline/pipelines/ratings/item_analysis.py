@@ -19,7 +19,7 @@ from embedline.pipelines.ratings.options import TRAIN
 from embedline.pipelines.ratings.ranking import top_items
 from embedline.pipelines.ratings.splits import subset
 from embedline.pipelines.ratings.titles import item_titles
-from embedline.training.pca import principal_components
+from embedline.training.plots import principal_components
 
 BLOCK_COSINES = 1 << 24  # cosines computed at a time: 64 MB in float32
 

@@ -255,7 +255,7 @@ def plot_training(history: pl.DataFrame) -> Figure:
 
 def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
     """Loss against learning rate in the range test."""
-    from embedline.training.range_test_figure import range_test_figure
+    from embedline.training.plots import range_test_figure
 
     return range_test_figure(learning_rates, "Learning-rate range test")
 

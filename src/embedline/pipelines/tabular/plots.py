@@ -18,14 +18,18 @@ from embedline.pipelines.tabular.predictions import (
     read_prediction,
 )
 from embedline.pipelines.tabular.targets import UNKNOWN, ClassTarget
-from embedline.training.class_plots import (
+from embedline.training.plots import (
+    ACCENT,
+    INK,
+    LAYOUT,
+    MUTED,
+    SECOND,
     calibration_figure,
     confusion_height,
     confusion_trace,
     label_confusion,
+    principal_components,
 )
-from embedline.training.pca import principal_components
-from embedline.training.plots import ACCENT, INK, LAYOUT, MUTED, SECOND
 
 HELD_OUT = ("exp_rmspe", "rmse", "accuracy")  # metrics of the test split, the first that a history has is drawn
 MOST_BARS = 40  # variables in a plot of importances

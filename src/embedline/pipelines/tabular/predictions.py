@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedline.pipelines.tabular.targets import ClassTarget, Target
-from embedline.training.classification import classification_metrics, log_loss
-from embedline.training.metrics import regression_metrics, rmspe
+from embedline.training.metrics import classification_metrics, log_loss, regression_metrics, rmspe
 
 logger = logging.getLogger(__name__)
 

@@ -53,16 +53,16 @@ def train_classifier(
     network: ClassifierOptions,
     training: ClassifierTraining,
 ) -> tuple[ModelBundle, list[Record]]:
-    """Fine-tune on the documents of the part ``train``, stage by stage; one classifier for each seed, in turn.
+    """Fine-tune on the documents of the split ``train``, stage by stage; one classifier for each seed, in turn.
 
     Returns:
-        The bundle of the last epoch of the last stage, or of its best one with early stopping, and the history: records
-        as of :func:`.language_learner.train_language_model`, with ``member`` and ``stage``; figures of
-        the part ``validation`` at the end of each epoch.
+        The bundle of the last stage's last epoch (with early stopping: its best epoch), and the history: records as in
+        :func:`.language_learner.train_language_model`, with ``member`` and ``stage``; the last record of each epoch
+        has the metrics of the split ``validation``.
 
     Raises:
-        DataError: if a label is not among the classes, a class has no document to learn from, or there is no part
-            ``validation`` for early stopping to go by.
+        DataError: if a label is not among the classes, a class has no training document, or early stopping is set and
+            there is no split ``validation``.
     """
     material = ClassifierData.of(ids, vocabulary, classes, language_model, network)
     held_out = ids.filter(pl.col("split") == VALIDATION)
@@ -237,11 +237,11 @@ def _evaluator(
 
 
 def predict_split(ids: pl.DataFrame, bundle: ModelBundle, *, split: str = TEST) -> pl.DataFrame:
-    """Predictions for the documents of a part, as :func:`.evaluation.prediction_frame` lays them out."""
+    """Predict the documents of a split; columns as in :func:`.evaluation.prediction_frame`."""
     network, vocabulary, _, classes = load_classifier(bundle)
     documents = ids.filter(pl.col("split") == split)
     if documents.is_empty():
-        raise DataError(f"there is nothing to predict: no document is of the split {split!r}")
+        raise DataError(f"there is nothing to predict: no document is in the split {split!r}")
     corpus = Corpus.of(documents)
     if len(corpus.ids) and int(corpus.ids.max()) >= len(vocabulary):
         raise DataError(

@@ -1,4 +1,4 @@
-"""What the learner asks of documents: a frame of texts, labels that are among the classes, something to learn from."""
+"""Read and check the documents of a source before the learner uses them: columns, splits, labels, classes."""
 
 from __future__ import annotations
 
@@ -19,32 +19,35 @@ COLUMNS = ("document_id", "text", "label", "split")
 
 
 def read_documents(data: Any, classes: Sequence[str] | None = None) -> pl.DataFrame:
-    """The loaded ``<source>.documents``, of any engine, as a Polars frame of :data:`COLUMNS`, all of them text.
+    """Convert the frame ``<source>.documents``, of any engine, to a Polars frame of :data:`COLUMNS`, all String.
 
-    Whole numbers, booleans and categories become text.
+    Integers, booleans and categories become text.
 
     Args:
-        classes: see :func:`check_classes`; None: the labels are not compared with them.
+        classes: see :func:`check_classes`; None: the labels are not checked against them.
 
     Raises:
-        DataError: naming the column and the row, counted from 1: a column is missing or holds anything else, an id
-            comes twice, a text is missing, a part is none of train, test and unlabelled, or has no label where it needs
-            one; and as :func:`check_classes`.
+        DataError: names the column and the row, counted from 1: a column is missing or has another type, an id repeats,
+            a text is missing, a split is not train, test or unlabelled, a train or test row has no label; and the
+            errors of :func:`check_classes`.
     """
     frame = open_frame(data)
+    if "part" in frame.columns and "split" not in frame.columns:
+        raise DataError("the documents have a column 'part' and no column 'split': rename 'part' to 'split'")
     if missing := [name for name in COLUMNS if name not in frame.columns]:
         raise DataError(f"the documents have no column {', '.join(map(repr, missing))}; they have {frame.columns}")
     frame = settle_objects(frame.select(*COLUMNS), COLUMNS)
     documents = pl.DataFrame([_as_text(frame.get_column(name)) for name in COLUMNS])
-    document_id, text, label, part = (documents[name] for name in COLUMNS)
+    document_id, text, label, split = (documents[name] for name in COLUMNS)
     faults = {
         "column 'document_id' holds no id": document_id.is_null(),
         "column 'document_id' holds an id that another row has": document_id.is_duplicated(),
         "column 'text' holds no text (an empty one is an empty string)": text.is_null(),
-        f"column 'split' holds none of {TRAIN}, {TEST}, {UNLABELLED}": ~part.is_in([TRAIN, TEST, UNLABELLED]),
-        f"column 'label' holds no label, which the parts {TRAIN} and {TEST} need": label.is_null()
-        & (part != UNLABELLED),
-        f"column 'label' holds a label, which the part {UNLABELLED} has not": ~label.is_null() & (part == UNLABELLED),
+        f"column 'split' holds none of {TRAIN}, {TEST}, {UNLABELLED}": ~split.is_in([TRAIN, TEST, UNLABELLED]),
+        f"column 'label' holds no label, which the splits {TRAIN} and {TEST} need": label.is_null()
+        & (split != UNLABELLED),
+        f"column 'label' holds a label, which the split {UNLABELLED} must not have": ~label.is_null()
+        & (split == UNLABELLED),
     }
     for fault, is_faulty in faults.items():
         rows = is_faulty.fill_null(True).arg_true()
@@ -55,7 +58,7 @@ def read_documents(data: Any, classes: Sequence[str] | None = None) -> pl.DataFr
 
 
 def _as_text(values: nw.Series[Any]) -> pl.Series:
-    """A column as String; whole floats are what pandas makes of whole numbers where some are missing."""
+    """Convert a column to String; integers that pandas holds as floats, because some are missing, become integers."""
     name = values.name
     column = values.to_polars()
     if column.dtype.is_float() and ((column % 1 == 0) | column.is_null() | column.is_nan()).all():
@@ -63,22 +66,21 @@ def _as_text(values: nw.Series[Any]) -> pl.Series:
         column = column.fill_nan(None).cast(pl.Int64)
     if column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null):
         return column.cast(pl.String).alias(name)
-    raise DataError(f"column {name!r} has the type {column.dtype} where texts are needed: store it as text")
+    raise DataError(f"column {name!r} has the type {column.dtype} instead of String: store it as text")
 
 
 def check_classes(documents: pl.DataFrame, classes: Sequence[str]) -> pl.DataFrame:
     """Return the documents unchanged if a classifier of these classes can be trained and evaluated on them.
 
-    A class with a single training document passes with a warning: it is learned from that one, and the part that is
-    held out of the training documents has none of it.
+    A class with a single training document passes with a warning: the validation split has no document of it.
 
     Args:
         documents: ``document_id``, ``text``, ``label`` and ``split``, String, see `DocumentsContract`.
-        classes: the labels in the order of the model's outputs. None at all: documents for a language model alone.
+        classes: the labels in the order of the model's outputs. Empty: documents for a language model only.
 
     Raises:
         DataError: a column is missing; a class is listed twice or is the only one; a label is not among the classes; a
-            class has no training document; the part test is empty.
+            class has no training document; the split test is empty.
     """
     if missing := [name for name in COLUMNS if name not in documents.columns]:
         raise DataError(f"the documents have no column {', '.join(map(repr, missing))}; they have {documents.columns}")
@@ -90,12 +92,12 @@ def check_classes(documents: pl.DataFrame, classes: Sequence[str]) -> pl.DataFra
     if classes:
         _require_training(documents, classes)
         if not (documents["split"] == TEST).any():
-            raise DataError("no document is in the part test: name it in parts, or hold some out with test_fraction")
+            raise DataError("no document is in the split test: name it in splits, or hold some out with test_fraction")
     return documents
 
 
 def count_shared_texts(documents: pl.DataFrame) -> int:
-    """Return how many test documents have exactly the text of a training or unlabelled one, white space aside."""
+    """Count the test documents whose text, stripped, is also the text of a training or unlabelled document."""
     texts = documents.select("split", text=pl.col("text").str.strip_chars())
     learned = texts.filter(pl.col("split") != TEST).select("text").unique()
     return len(texts.filter(pl.col("split") == TEST).join(learned, on="text", how="semi"))

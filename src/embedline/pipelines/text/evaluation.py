@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from embedline.errors import DataError
-from embedline.training.classification import check_probabilities, classification_metrics
+from embedline.training.metrics import check_probabilities, classification_metrics
 
 logger = logging.getLogger(__name__)
 

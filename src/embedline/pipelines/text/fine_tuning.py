@@ -103,7 +103,7 @@ class ClassifierData:
     """What classifiers of a corpus are trained with.
 
     Attributes:
-        corpus: documents of the part ``train``.
+        corpus: documents of the split ``train``.
         targets: class of each, int64 [D].
         config: see :func:`classifier_config`.
         encoder: weights of the language model's encoder, the embedding for the words of the documents.
@@ -131,7 +131,7 @@ class ClassifierData:
         documents = ids.filter(pl.col("split") == TRAIN)
         targets = class_codes(documents, classes)
         if missing := [name for place, name in enumerate(classes) if not (targets == place).any()]:
-            raise DataError(f"the part 'train' has no document of the class {missing[0]!r}")
+            raise DataError(f"the split 'train' has no document of the class {missing[0]!r}")
         model, known, tokens = load_language_model(language_model)
         encoder = model.encoder.state_dict()
         encoder["embedding.weight"] = match_embedding(encoder["embedding.weight"], known, vocabulary)

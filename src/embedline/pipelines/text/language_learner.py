@@ -37,7 +37,7 @@ KIND = "language_model"
 EVALUATION_ROWS = 64  # parallel rows of a stream that is read without learning
 EVALUATION_TOKENS = 70  # of each row at a time
 TIED = "decoder.weight"  # the same tensor as the encoder's embedding: stored once
-NO_VALIDATION = "{}.early_stopping needs documents of the part 'validation': set split.validation above 0"
+NO_VALIDATION = "{}.early_stopping needs documents of the split 'validation': set split.validation above 0"
 MONITOR = "validation_loss"  # figure of both text networks' evaluations that early stopping goes by
 
 
@@ -63,18 +63,18 @@ def train_language_model(
     network: LanguageModelOptions,
     training: LanguageModelTraining,
 ) -> tuple[ModelBundle, list[Record]]:
-    """Train on the texts of the parts ``train`` and ``unlabelled``; their labels play no part.
+    """Train on the texts of the splits ``train`` and ``unlabelled``; labels are not used.
 
     Args:
         ids: frame of :func:`.vocabulary.numericalize`.
 
     Returns:
         The bundle of the last epoch, or of the best one with early stopping, and the history: a record every few steps
-        with ``step``, ``epoch``, ``lr`` and ``train_loss`` (nats a token, with dropout); the last of each epoch also
-        has the figures of the part ``validation``, where there is one.
+        with ``step``, ``epoch``, ``lr`` and ``train_loss`` (nats a token, with dropout); the last record of each epoch
+        also has the metrics of the split ``validation``, if there is one.
 
     Raises:
-        DataError: if there is no such part for early stopping to go by.
+        DataError: if early stopping is set and there is no split ``validation``.
     """
     learned = _learned(ids)
     held_out = Corpus.of(ids.filter(pl.col("split") == VALIDATION))

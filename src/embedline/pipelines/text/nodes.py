@@ -67,7 +67,7 @@ def fit_vocabulary(
 def numericalize(
     tokens: pl.DataFrame, lexicon: pl.DataFrame, vocabulary: dict[str, Any], split: SplitOptions
 ) -> pl.DataFrame:
-    """Ids of each document's tokens, with the documents that are held out of training as the part ``validation``."""
+    """Convert each document's tokens to ids; the held-out training documents become the split ``validation``."""
     from embedline.pipelines.text.vocabulary import numericalize as to_ids
 
     return to_ids(tokens, lexicon, load_vocabulary(vocabulary), split)
@@ -162,7 +162,7 @@ def find_classifier_rate(
 def train_baseline(
     documents: Frame, split: SplitOptions, classes: Classes, baseline: BaselineOptions
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """TF-IDF and logistic regression, fitted on the network's training documents; predictions of the test part."""
+    """TF-IDF and logistic regression, fitted on the network's training documents; predictions of the test split."""
     from embedline.pipelines.text.baseline import train_baseline as fit
 
     with about_frame("documents"):
@@ -188,13 +188,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Figures of the classifier and of the baseline on the same test documents; warns where it loses."""
     from embedline.pipelines.text.evaluation import evaluate as compare
-    from embedline.pipelines.text.vocabulary import unknown_shares
+    from embedline.pipelines.text.vocabulary import unknown_fractions
 
     vocabulary = load_vocabulary(model.encoder["vocabulary"])
     described = {
         "size": len(vocabulary),
         "fitted_on": list(vocabulary.fitted_on),
-        "unknown": unknown_shares(ids, vocabulary),
+        "unknown": unknown_fractions(ids, vocabulary),
     }
     training = dict(model.metrics)
     return compare(
@@ -252,14 +252,14 @@ def plot_training(history: pl.DataFrame) -> Figure:
 
 def plot_language_model_rates(rates: pl.DataFrame) -> Figure:
     """Loss against learning rate in the language model's range test."""
-    from embedline.training.range_test_figure import range_test_figure
+    from embedline.training.plots import range_test_figure
 
     return range_test_figure(rates, "Learning-rate range test of the language model", "smoothed loss (nats a token)")
 
 
 def plot_classifier_rates(rates: pl.DataFrame) -> Figure:
     """Loss against learning rate in the range test of the classifier's first stage."""
-    from embedline.training.range_test_figure import range_test_figure
+    from embedline.training.plots import range_test_figure
 
     title = "Learning-rate range test of the classifier's first stage"
     return range_test_figure(rates, title, "smoothed loss (nats a document)")

@@ -165,9 +165,9 @@ class TextSettings(OptimizerOptions):
     Attributes:
         alpha: weight of the activation regularisation (AR), the mean square of the last layer's outputs.
         beta: weight of the temporal one (TAR), the mean square of their differences from a token to the next.
-        early_stopping: goes by the loss of the part ``validation``, that is by ``split.validation`` of the training
-            documents: there is no share of its own to hold out.
-        threads: of PyTorch on a CPU; all cores when absent.
+        early_stopping: monitors the loss of the split ``validation``, whose size is ``split.validation``: it holds out
+            no documents of its own.
+        threads: PyTorch threads on a CPU; all cores if None.
     """
 
     betas: tuple[float, float] = (0.7, 0.99)

@@ -9,8 +9,7 @@ from plotly.subplots import make_subplots
 
 from embedline.errors import DataError
 from embedline.pipelines.text.evaluation import prediction_arrays
-from embedline.training.class_plots import calibration_figure, confusion_figure
-from embedline.training.plots import ACCENT, INK, MUTED, SECOND
+from embedline.training.plots import ACCENT, INK, MUTED, SECOND, calibration_figure, confusion_figure
 from embedline.training.plots import LAYOUT as LOOK
 
 HELD_OUT = (SECOND, "#059669")

@@ -1,4 +1,4 @@
-"""The vocabulary: which tokens have an id, in which order, and the way between documents of codes and of ids."""
+"""The vocabulary: the tokens that have an id, their order, and the conversion of token codes to ids."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,15 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from embedline.errors import DataError
 from embedline.pipelines.text.detokenize import readable
 from embedline.pipelines.text.preprocessing import RULES, RuleName
-from embedline.pipelines.text.splits import PARTS, TEST, TRAIN, UNLABELLED, SplitOptions, assign_splits
+from embedline.pipelines.text.splits import SPLITS, TEST, TRAIN, UNLABELLED, SplitOptions, assign_splits
 from embedline.pipelines.text.tokenizer import flat_lists, list_column
 
 
 class VocabularyOptions(BaseModel):
-    """Which tokens come in: those that occur ``min_freq`` times, at most ``max_size`` with the special tokens.
+    """Tokens of the vocabulary: those with at least ``min_freq`` occurrences, at most ``max_size`` with the specials.
 
-    None is the preset's own (``dl1``: 10 and no limit, ``ulmfit``: 3 and 60,000). ``include_test`` counts the text of
-    the test part too: fair for a language model, to be said wherever its figures are.
+    None takes the default of the preset (``dl1``: 10 and no limit, ``ulmfit``: 3 and 60,000). ``include_test`` also
+    counts the texts of the test split, never their labels: this is fair for a language model, but its metrics must
+    state it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,15 +35,15 @@ class VocabularyOptions(BaseModel):
 class Vocabulary(BaseModel):
     """Tokens in the order of their ids: the special tokens of ``rules``, then by frequency, ties by string.
 
-    DIFF(fastai): no ``xxfake`` tokens fill it up to a multiple of eight; a network that wants one pads its own table.
+    DIFF(fastai): no ``xxfake`` tokens pad the size to a multiple of eight; a network may pad its own table.
 
     Attributes:
         tokens: ``tokens[k]`` has the id ``k``.
         specials: the first tokens.
-        unknown, padding: ids of the token for a word outside the vocabulary and for no word.
-        rules: the preset of the token rules that it was made under.
-        fitted_on: the parts of the documents whose tokens were counted.
-        min_freq, max_size: the limits in force; ``max_size`` None is no limit.
+        unknown, padding: ids of the tokens for words outside the vocabulary and for padding.
+        rules: preset of the token rules of the documents.
+        fitted_on: the splits whose tokens were counted.
+        min_freq, max_size: the limits that were used; ``max_size`` None means no limit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,14 +87,14 @@ class Vocabulary(BaseModel):
         return token in self._index
 
     def ids(self, tokens: Iterable[str]) -> NDArray[np.int64]:
-        """Ids of tokens [T], that of the unknown token for those it does not have."""
+        """Ids int64 [T] of tokens; tokens outside the vocabulary get the id of the unknown token."""
         return np.array([self._index.get(token, self.unknown) for token in tokens], np.int64)
 
     def words(self, ids: Iterable[int]) -> list[str]:
         """Tokens of ids.
 
         Raises:
-            DataError: if an id is not one of this vocabulary.
+            DataError: if an id is outside the vocabulary.
         """
         found = [int(number) for number in ids]
         wrong = next((number for number in found if not 0 <= number < len(self.tokens)), None)
@@ -109,13 +110,13 @@ class Vocabulary(BaseModel):
 
 
 def load_vocabulary(document: str | dict[str, Any], rules: RuleName | None = None) -> Vocabulary:
-    """A vocabulary from its JSON, or from the object that the JSON holds.
+    """Load a vocabulary from its JSON text, or from the parsed JSON object.
 
     Args:
-        rules: the preset that the tokens at hand were made under, if that is to be checked.
+        rules: preset of the documents' token rules, to check against the vocabulary's; None: no check.
 
     Raises:
-        DataError: if it is no vocabulary, holds a token twice, lacks a special token, or was made under other rules.
+        DataError: if the document is no vocabulary, a token repeats, a special token is missing, or the rules differ.
     """
     try:
         content = json.loads(document) if isinstance(document, str) else document
@@ -133,25 +134,23 @@ def load_vocabulary(document: str | dict[str, Any], rules: RuleName | None = Non
 
 
 def require_rules(vocabulary: Vocabulary, rules: RuleName) -> None:
-    """Raise a DataError if the vocabulary was made under other token rules than these."""
+    """Raise a DataError if the vocabulary was made with other token rules than ``rules``."""
     if vocabulary.rules != rules:
-        raise DataError(
-            f"the vocabulary was made under the token rules {vocabulary.rules!r}, the tokens under {rules!r}"
-        )
+        raise DataError(f"the vocabulary was made with the token rules {vocabulary.rules!r}, the tokens with {rules!r}")
 
 
 def fit_vocabulary(
     tokens: pl.DataFrame, lexicon: pl.DataFrame, split: SplitOptions, rules: RuleName, options: VocabularyOptions
 ) -> Vocabulary:
-    """The vocabulary of the training documents, without those that validate, and of the unlabelled ones.
+    """Fit the vocabulary on the documents of the splits train and unlabelled; validation documents are not counted.
 
     Args:
-        tokens: ``document_id, label, part, tokens: List(Int32)``, rows of the lexicon.
+        tokens: ``document_id, label, split, tokens: List(Int32)``; a token is a row of the lexicon.
         lexicon: ``token: String``.
-        split: which training documents validate.
+        split: which training documents are validation documents.
 
     Raises:
-        DataError: if the tokens were made under other rules, or ``max_size`` leaves no room for a word.
+        DataError: if the tokens were made with other rules, or ``max_size`` leaves no room for a word.
     """
     preset = RULES[rules]
     _require_lexicon(lexicon, rules)
@@ -160,8 +159,8 @@ def fit_vocabulary(
     if max_size is not None and max_size <= len(preset.specials):
         raise DataError(f"vocabulary.max_size {max_size} leaves no room beside {len(preset.specials)} special tokens")
     counted = (TRAIN, UNLABELLED, *([TEST] if options.include_test else []))
-    parts = assign_splits(tokens, split)
-    frequencies = _frequencies(tokens.filter(parts.is_in(counted)), len(lexicon))
+    splits = assign_splits(tokens, split)
+    frequencies = _frequencies(tokens.filter(splits.is_in(counted)), len(lexicon))
     words = lexicon["token"].to_list()
     specials = set(preset.specials)
     chosen = [code for code in np.flatnonzero(frequencies >= min_freq).tolist() if words[code] not in specials]
@@ -173,7 +172,7 @@ def fit_vocabulary(
         specials=preset.specials,
         unknown=preset.specials.index(preset.unknown),
         padding=preset.specials.index(preset.padding),
-        fitted_on=tuple(part for part in counted if (parts == part).any()),
+        fitted_on=tuple(name for name in counted if (splits == name).any()),
         min_freq=min_freq,
         max_size=max_size,
     )
@@ -182,14 +181,14 @@ def fit_vocabulary(
 def numericalize(
     tokens: pl.DataFrame, lexicon: pl.DataFrame, vocabulary: Vocabulary, split: SplitOptions
 ) -> pl.DataFrame:
-    """Documents as ids, with the part that each plays.
+    """Convert the tokens of documents to ids, and assign the splits.
 
     Returns:
-        ``document_id, label, part (train / validation / test / unlabelled), ids``: lists of UInt16 where the
-        vocabulary fits into 65,536, else of Int32; rows in the order of ``tokens``.
+        ``document_id, label, split (train / validation / test / unlabelled), ids``: lists of UInt16 if the
+        vocabulary has at most 65,536 tokens, else of Int32; rows in the order of ``tokens``.
 
     Raises:
-        DataError: if the vocabulary was made under other token rules.
+        DataError: if the vocabulary was made with other token rules.
     """
     _require_lexicon(lexicon, vocabulary.rules)
     ids = vocabulary.ids(lexicon["token"].to_list()).astype(np.uint16 if len(vocabulary) <= 2**16 else np.int32)
@@ -198,38 +197,38 @@ def numericalize(
     return tokens.select("document_id", "label").with_columns(assign_splits(tokens, split), found)
 
 
-def unknown_shares(ids: pl.DataFrame, vocabulary: Vocabulary) -> dict[str, float]:
-    """Share of unknown tokens in each part that has any token, in the order of the parts."""
+def unknown_fractions(ids: pl.DataFrame, vocabulary: Vocabulary) -> dict[str, float]:
+    """Fraction of unknown tokens in each split that has tokens, in the order of :data:`.splits.SPLITS`."""
     found = {}
-    for part in PARTS:
-        values, _ = flat_lists(ids.filter(pl.col("split") == part)["ids"])
+    for split in SPLITS:
+        values, _ = flat_lists(ids.filter(pl.col("split") == split)["ids"])
         if len(values):
-            found[part] = float(np.count_nonzero(values == vocabulary.unknown) / len(values))
+            found[split] = float(np.count_nonzero(values == vocabulary.unknown) / len(values))
     return found
 
 
 def _frequencies(tokens: pl.DataFrame, size: int) -> NDArray[np.int64]:
-    """How often each row of the lexicon occurs, int64 [size]."""
+    """Number of occurrences of each token of the lexicon, int64 [size]."""
     codes, _ = flat_lists(tokens["tokens"])
     counts = np.zeros(size, np.int64)
-    for start in range(0, len(codes), _PIECE):
-        counts += np.bincount(codes[start : start + _PIECE], minlength=size)
+    for start in range(0, len(codes), _CHUNK):
+        counts += np.bincount(codes[start : start + _CHUNK], minlength=size)
     return counts
 
 
-_PIECE = 10_000_000  # codes at a time: NumPy makes 64-bit copies of them
+_CHUNK = 10_000_000  # codes at a time: NumPy makes 64-bit copies of them
 
 
 def _taken(table: NDArray[np.generic], codes: NDArray[np.generic]) -> NDArray[np.generic]:
     taken = np.empty(len(codes), table.dtype)
-    for start in range(0, len(codes), _PIECE):
-        taken[start : start + _PIECE] = table[codes[start : start + _PIECE]]
+    for start in range(0, len(codes), _CHUNK):
+        taken[start : start + _CHUNK] = table[codes[start : start + _CHUNK]]
     return taken
 
 
 def _require_lexicon(lexicon: pl.DataFrame, rules: RuleName) -> None:
-    """Every document of a preset has its marks around it: a lexicon without them was made under other rules."""
+    """Raise a DataError if the lexicon lacks the tokens that the rules put around every document."""
     around: Sequence[str] = (*RULES[rules].before, *RULES[rules].after)
     missing = [token for token in around if token not in set(lexicon["token"].to_list())]
     if missing:
-        raise DataError(f"the lexicon has no {missing[0]!r}: the tokens were not made under the token rules {rules!r}")
+        raise DataError(f"the lexicon has no {missing[0]!r}: the tokens were not made with the token rules {rules!r}")

@@ -11,8 +11,7 @@ from embedline.errors import DataError
 from embedline.pipelines.tabular import plots
 from embedline.pipelines.tabular.options import ReportOptions
 from embedline.pipelines.tabular.targets import UNKNOWN
-from embedline.training.pca import principal_components
-from embedline.training.plots import history_frame
+from embedline.training.plots import history_frame, principal_components
 
 HISTORY = history_frame(
     [

@@ -21,17 +21,17 @@ def documents(counts: dict[str, int], test: int = 3, unlabelled: int = 2) -> pl.
 
 
 def held_out(frame: pl.DataFrame, split: SplitOptions) -> dict[str, int]:
-    parts = assign_splits(frame, split)
-    return dict(frame.filter(parts == "validation").group_by("label").len().sort("label").rows())
+    splits = assign_splits(frame, split)
+    return dict(frame.filter(splits == "validation").group_by("label").len().sort("label").rows())
 
 
-def test_the_same_share_of_every_class_and_no_test_row() -> None:
+def test_the_same_fraction_of_every_class_and_no_test_row() -> None:
     frame = documents({"neg": 70, "pos": 30})
-    parts = assign_splits(frame, SplitOptions(validation=0.1))
+    splits = assign_splits(frame, SplitOptions(validation=0.1))
     assert held_out(frame, SplitOptions(validation=0.1)) == {"neg": 7, "pos": 3}
-    assert parts.name == "split" and parts.dtype == pl.String
-    assert parts[-5:].to_list() == ["test"] * 3 + ["unlabelled"] * 2
-    assert parts[:100].value_counts().sort("split").rows() == [("train", 90), ("validation", 10)]
+    assert splits.name == "split" and splits.dtype == pl.String
+    assert splits[-5:].to_list() == ["test"] * 3 + ["unlabelled"] * 2
+    assert splits[:100].value_counts().sort("split").rows() == [("train", 90), ("validation", 10)]
 
 
 def test_remainders_go_to_the_largest() -> None:
@@ -39,7 +39,7 @@ def test_remainders_go_to_the_largest() -> None:
     assert held_out(documents({"a": 5, "b": 6, "c": 9}), SplitOptions(validation=0.25)) == {"a": 1, "b": 2, "c": 2}
 
 
-def test_small_classes_have_one_on_either_side() -> None:
+def test_small_classes_have_one_document_in_each_split() -> None:
     assert held_out(documents({"a": 2, "b": 98}), SplitOptions(validation=0.1)) == {"a": 1, "b": 10}
     assert held_out(documents({"a": 2, "b": 98}), SplitOptions(validation=0.9)) == {"a": 1, "b": 88}
 
@@ -68,20 +68,20 @@ def test_the_draw_is_spread() -> None:
     ("frame", "fraction", "message"),
     [
         (documents({"a": 5, "b": 1}), 0.1, "class 'b' has 1 training document"),
-        (documents({"a": 2, "b": 2}), 0.1, "split.validation 0.1 of 4 training documents leaves none to validate"),
-        (documents({"a": 2, "b": 2}), 0.9, "split.validation 0.9 of 4 training documents leaves none to train"),
-        (documents({}), 0.1, "no document has the part 'train'"),
+        (documents({"a": 2, "b": 2}), 0.1, "split.validation 0.1 of 4 training documents leaves none for validation"),
+        (documents({"a": 2, "b": 2}), 0.9, "split.validation 0.9 of 4 training documents leaves none for training"),
+        (documents({}), 0.1, "no document is in the split 'train'"),
         (
             documents({"a": 5}).with_columns(document_id=pl.lit("x")),
             0.2,
             "document 'x' occurs 10 times",
         ),
-        (documents({"a": 5}).with_columns(split=pl.lit("dev")), 0.2, "document 'd000' has the part 'dev'"),
-        (documents({"a": 5}).with_columns(split=pl.lit(None, pl.String)), 0.2, "document 'd000' has the part None"),
-        (documents({"a": 5}).with_columns(split=pl.lit("train")), 0.2, "document 'd008' is in the part 'train'"),
+        (documents({"a": 5}).with_columns(split=pl.lit("dev")), 0.2, "document 'd000' has the split 'dev'"),
+        (documents({"a": 5}).with_columns(split=pl.lit(None, pl.String)), 0.2, "document 'd000' has the split None"),
+        (documents({"a": 5}).with_columns(split=pl.lit("train")), 0.2, "document 'd008' is in the split 'train'"),
     ],
 )
-def test_what_cannot_be_split_is_named(frame: pl.DataFrame, fraction: float, message: str) -> None:
+def test_documents_that_cannot_be_split_are_named(frame: pl.DataFrame, fraction: float, message: str) -> None:
     with pytest.raises(DataError, match=message):
         assign_splits(frame, SplitOptions(validation=fraction))
 
