@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedline.pipelines.text.awd_lstm import Encoder
+from embedline.pipelines.text.awd_lstm import Encoder, detached, select_rows
 from embedline.pipelines.text.options import EncoderOptions
-from embedline.pipelines.text.recurrent import detached, select_rows
 
 
 class Pooled(NamedTuple):

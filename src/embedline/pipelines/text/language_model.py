@@ -2,10 +2,9 @@
 
 from torch import Tensor, nn
 
-from embedline.pipelines.text.awd_lstm import Encoder
+from embedline.pipelines.text.awd_lstm import Encoder, SequenceDropout, State
 from embedline.pipelines.text.chunked_loss import count_nats, cross_entropy
 from embedline.pipelines.text.options import EncoderOptions
-from embedline.pipelines.text.recurrent import SequenceDropout, State
 
 
 def activation_penalty(output: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embedline.errors import DataError
+from embedline.pipelines.text.awd_lstm import State, detached
 from embedline.pipelines.text.language_model import LanguageModel
 from embedline.pipelines.text.options import LanguageModelTraining
-from embedline.pipelines.text.recurrent import State, detached
 from embedline.pipelines.text.tokenizer import flat_lists
 from embedline.training.batches import WHOLE, Autocast, BatchLoss, Share
 from embedline.training.checkpoint import Fingerprint
