@@ -10,9 +10,9 @@ from kedro.framework.startup import bootstrap_project
 
 from embedline.errors import DataError
 from embedline.serving import workers
-from embedline.serving.packed import PackedService
 from embedline.serving.ratings import pack_ratings
 from embedline.serving.registry import Registry
+from embedline.serving.service import Service
 from embedline.serving.workers import Serving
 from test_recommend_command import NEW, OLD, make_bundle, store
 
@@ -35,7 +35,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
 
     def note(serving: Serving, *, host: str, port: int) -> None:
-        packed = PackedService.from_bytes(Path(serving.path).read_bytes())
+        packed = Service.from_bytes(Path(serving.path).read_bytes())
         found.append({"serving": serving, "packed": packed, "host": host, "port": port})
 
     monkeypatch.setattr(workers, "run", note)
@@ -84,7 +84,7 @@ def test_a_version_of_it(run: Any, served: list[dict[str, Any]]) -> None:
 def test_the_champion_by_its_alias(run: Any, served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load(self: Registry, name: str, alias: str) -> PackedService:
+    def load(self: Registry, name: str, alias: str) -> Service:
         asked.append((self.tracking_uri, name, alias))
         if alias == "nobody":
             raise DataError("there is no version of movielens_sample with the alias 'nobody'")

@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_preparation.py            prints both and their ratio
     python -m pytest tests/benchmarks/bench_preparation.py  holds the ratio
 
-Each side runs in a process of its own, one after the other, on files that are in the page cache. Measured are wall and
+Each side runs in a process of its own, one after the other, on files that are in the page cache. Score are wall and
 processor time and the peak of resident memory; the start of Python and of Kedro, and the imports, are outside the times
 but inside the memory. The project's side runs its real nodes through Kedro's runner and the datasets of conf/base, with
 all the saves and loads between the nodes that an ordinary run makes.

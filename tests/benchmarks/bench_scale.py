@@ -5,7 +5,7 @@
 A generated chain with as many stores and days as the real one is copied ``factor`` times, each copy with stores of its
 own. Each way runs the project's nodes in a process of its own: on the catalog of conf/base (Polars, memory-mapped IPC
 files), on scans and sinks of Parquet with Polars' streaming engine, and on the catalog of conf/spark (``local[*]``).
-Measured are the wall time of all nodes with their loads and saves, Spark's start among it, and of all processes of the
+Score are the wall time of all nodes with their loads and saves, Spark's start among it, and of all processes of the
 way, Java's among them, the processor time (the imports are in it) and the peak of anonymous memory (what the system
 cannot give back). A way that needs more than ``--cap`` GB or ``--limit`` seconds is ended, and its line says so. All
 ways have to agree on the sums of the table.

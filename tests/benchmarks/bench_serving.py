@@ -33,7 +33,7 @@ sys.path[:0] = [str(PROJECT / "src"), str(PROJECT / "tests" / "serving")]
 from mixed_requests import Outcome, Request, ask, bad_requests, good_requests, send_all  # noqa: E402
 
 from embedline.pipelines.publish.nodes import typed_request  # noqa: E402
-from embedline.serving.packed import PackedService  # noqa: E402
+from embedline.serving.service import Service  # noqa: E402
 
 
 def main() -> None:
@@ -120,10 +120,10 @@ def measure(port: int, process: subprocess.Popen[bytes], options: argparse.Names
         mix(port, process, options, service, frame, records)
 
 
-def load(options: argparse.Namespace) -> PackedService:
+def load(options: argparse.Namespace) -> Service:
     """The service that the server has."""
     if options.file:
-        return PackedService.from_bytes(Path(options.file).read_bytes())
+        return Service.from_bytes(Path(options.file).read_bytes())
     from kedro.framework.startup import bootstrap_project
 
     from embedline.commands.artifacts import load_bundle
@@ -154,7 +154,7 @@ def mix(
     port: int,
     process: subprocess.Popen[bytes],
     options: argparse.Namespace,
-    service: PackedService,
+    service: Service,
     frame: pl.DataFrame,
     records: list[dict[str, Any]],
 ) -> None:
@@ -183,7 +183,7 @@ def mix(
     write(f"Alive: {process.poll() is None}")
 
 
-def different(outcomes: Sequence[Outcome], service: PackedService, frame: pl.DataFrame) -> int:
+def different(outcomes: Sequence[Outcome], service: Service, frame: pl.DataFrame) -> int:
     """Rows of all good answers that are not what the service says of the row alone, in this process."""
     opened = service.open()
     rows = sorted({row for one in outcomes for row in one.request.rows})

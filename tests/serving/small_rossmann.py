@@ -16,7 +16,7 @@ from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.tabular import nodes as learner
 from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
-from embedline.serving.packed import PackedService
+from embedline.serving.service import Service
 from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
 
 SETTINGS = yaml.safe_load((Path(__file__).resolve().parents[2] / "conf/base/parameters/rossmann.yml").read_text())[
@@ -74,7 +74,7 @@ class Batch:
         )
         return learner.train(self.encoded, self.encoder, NetworkOptions(layers=(16,)), training)[0]
 
-    def pack(self, model: Any) -> PackedService:
+    def pack(self, model: Any) -> Service:
         """The service."""
         return packing.pack_service(model, self.encoded, **self.tables, features=FEATURES)
 

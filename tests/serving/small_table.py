@@ -7,7 +7,7 @@ from embedline.pipelines.publish.nodes import pack_table
 from embedline.pipelines.tabular import nodes as learner
 from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, ReportOptions, TableTraining
-from embedline.serving.packed import PackedService
+from embedline.serving.service import Service
 
 SPLIT = Split(kind="column", column="held_out", value=True)
 CLASSES = Columns(
@@ -46,7 +46,7 @@ class Trained:
         self.encoded = learner.encode(self.table, self.encoder, columns, SPLIT)
         training = TableTraining(epochs=2, batch_size=64, lr=1e-2, seeds=(0, 1), device="cpu", precision="fp32")
         self.model = learner.train(self.encoded, self.encoder, NetworkOptions(layers=(8,)), training)[0]
-        self.packed = PackedService.from_bytes(pack_table(self.model, self.table).to_bytes())
+        self.packed = Service.from_bytes(pack_table(self.model, self.table).to_bytes())
 
     def predictions(self) -> pl.DataFrame:
         """The held-out rows as a run predicts them."""

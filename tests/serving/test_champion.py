@@ -19,14 +19,14 @@ from embedline.errors import DataError
 from embedline.hooks.publish import Publishing
 from embedline.pipeline_registry import register_pipelines
 from embedline.pipelines.publish.nodes import hold_out_table, measure_service
-from embedline.serving.champion import Figures, decide, fingerprint, measure
-from embedline.serving.packed import Measured, PackedService
+from embedline.serving.champion import RecordedScore, decide, fingerprint, measure
 from embedline.serving.registry import Published, Registry, log_service
+from embedline.serving.service import Score, Service
 
-ERROR = Figures(path=("exp_rmspe",), value=0.10, better="lower", rows=10, evaluation="a")
+ERROR = RecordedScore(path=("exp_rmspe",), value=0.10, better="lower", rows=10, evaluation="a")
 
 
-def never() -> Measured:
+def never() -> Score:
     raise AssertionError("the champion need not answer")
 
 
@@ -36,17 +36,17 @@ def never() -> Measured:
         ({"value": 0.09}, True, "exp_rmspe 0.09 beats 0.1 on the same rows"),
         ({"value": 0.10}, False, "exp_rmspe 0.1 does not beat 0.1 on the same rows"),
         ({"value": 0.11}, False, "exp_rmspe 0.11 does not beat 0.1 on the same rows"),
-        ({"value": float("nan")}, False, "exp_rmspe nan is no figure to compare"),
-        ({"value": float("-inf")}, False, "exp_rmspe -inf is no figure to compare"),
+        ({"value": float("nan")}, False, "exp_rmspe nan is no number to compare"),
+        ({"value": float("-inf")}, False, "exp_rmspe -inf is no number to compare"),
     ],
 )
-def test_on_the_same_rows_the_recorded_figures_decide(challenger, wins, reason) -> None:
+def test_on_the_same_rows_the_recorded_scores_decide(challenger, wins, reason) -> None:
     decision = decide(ERROR.model_copy(update=challenger), ERROR, never)
     assert (decision.wins, decision.reason) == (wins, reason)
 
 
 def test_of_accuracies_the_higher_wins() -> None:
-    accuracy = Figures(path=("accuracy",), value=0.8, better="higher", rows=10, evaluation="a")
+    accuracy = RecordedScore(path=("accuracy",), value=0.8, better="higher", rows=10, evaluation="a")
     assert decide(accuracy.model_copy(update={"value": 0.81}), accuracy, never).wins
     assert not decide(accuracy.model_copy(update={"value": 0.79}), accuracy, never).wins
 
@@ -58,15 +58,15 @@ def test_without_a_champion_anything_finite_wins() -> None:
 
 def test_on_other_rows_the_champion_answers_again() -> None:
     others = ERROR.model_copy(update={"evaluation": "b", "value": 0.5})
-    beaten = decide(others, ERROR, lambda: Measured(("exp_rmspe",), 0.6, "lower"))
+    beaten = decide(others, ERROR, lambda: Score(("exp_rmspe",), 0.6, "lower"))
     assert beaten.wins and beaten.reason == "exp_rmspe 0.5 beats 0.6 of the champion on the new rows"
-    assert not decide(others, ERROR, lambda: Measured(("exp_rmspe",), 0.4, "lower")).wins
-    nan = decide(others, ERROR, lambda: Measured(("exp_rmspe",), float("nan"), "lower"))
+    assert not decide(others, ERROR, lambda: Score(("exp_rmspe",), 0.4, "lower")).wins
+    nan = decide(others, ERROR, lambda: Score(("exp_rmspe",), float("nan"), "lower"))
     assert not nan.wins
-    other_figure = decide(others, ERROR, lambda: Measured(("accuracy",), 0.4, "higher"))
-    assert not other_figure.wins and other_figure.reason == "the champion is measured by accuracy, not by exp_rmspe"
+    other_metric = decide(others, ERROR, lambda: Score(("accuracy",), 0.4, "higher"))
+    assert not other_metric.wins and other_metric.reason == "the champion is measured by accuracy, not by exp_rmspe"
 
-    def fail() -> Measured:
+    def fail() -> Score:
         raise DataError("store.csv has no store 7")
 
     silent = decide(others, ERROR, fail)
@@ -113,7 +113,7 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     mlflow.set_tracking_uri(before)
 
 
-def noisy(packed: PackedService, deviation: float) -> PackedService:
+def noisy(packed: Service, deviation: float) -> Service:
     """The service with weights that are off by so much: a worse one."""
     random = np.random.default_rng(0)
     weights = {
@@ -123,15 +123,15 @@ def noisy(packed: PackedService, deviation: float) -> PackedService:
     return replace(packed, bundle=replace(packed.bundle, weights=weights))
 
 
-def wrong(packed: PackedService) -> PackedService:
+def wrong(packed: Service) -> Service:
     """The service with the output layers turned round: right where it was wrong."""
     weights = {name: -tensor if ".output." in name else tensor for name, tensor in packed.bundle.weights.items()}
     return replace(packed, bundle=replace(packed.bundle, weights=weights))
 
 
-def figures_of(packed: PackedService, rows: pl.DataFrame) -> Figures:
+def score_of(packed: Service, rows: pl.DataFrame) -> RecordedScore:
     measured = measure(packed.open(), rows)
-    return Figures(
+    return RecordedScore(
         path=measured.path,
         value=measured.value,
         better=measured.better,
@@ -142,14 +142,14 @@ def figures_of(packed: PackedService, rows: pl.DataFrame) -> Figures:
 
 @pytest.fixture
 def publish(tracking_uri: str, request: pytest.FixtureRequest) -> Callable[..., Published]:
-    """Publish a service under a name of the test's own; with the figures of its rows unless others are given."""
+    """Publish a service under a name of the test's own; with the score of its rows unless others are given."""
     registry = Registry(tracking_uri)
 
-    def call(packed: PackedService, rows: pl.DataFrame, figures: Figures | None = None) -> Published:
+    def call(packed: Service, rows: pl.DataFrame, score: RecordedScore | None = None) -> Published:
         return registry.publish(
             request.node.name,
             packed,
-            figures or figures_of(packed, rows),
+            score or score_of(packed, rows),
             evaluation=lambda: rows,
             log=lambda service: log_service(service, "grades"),
         )
@@ -162,7 +162,7 @@ def test_a_better_service_takes_the_alias_and_a_worse_or_equal_one_does_not(
 ) -> None:
     name, registry = request.node.name, Registry(tracking_uri)
     good, bad, worse = trained.packed, noisy(trained.packed, 1.0), wrong(trained.packed)
-    values = [figures_of(service, evaluation).value for service in (good, bad, worse)]
+    values = [score_of(service, evaluation).value for service in (good, bad, worse)]
     assert values[0] > values[1] > values[2]
     with pytest.raises(DataError, match=r"there is no models:/.*@champion in sqlite.*: a run of the publish pipeline"):
         registry.load(name)
@@ -183,7 +183,7 @@ def test_a_better_service_takes_the_alias_and_a_worse_or_equal_one_does_not(
     assert (back.version.number, back.is_new, back.is_champion) == ("1", False, False)
     assert [version.number for version in registry.versions(name)] == ["4", "3", "2", "1"]
     champion = registry.find(name)
-    assert champion.number == "4" and champion.figures.value == values[0]
+    assert champion.number == "4" and champion.score.value == values[0]
     assert registry.load(name).identity == good.identity
 
 
@@ -203,14 +203,14 @@ def test_on_new_rows_the_champion_is_asked(publish, trained, evaluation, trackin
     good, bad = trained.packed, noisy(trained.packed, 1.0)
     publish(good, evaluation)
     easy = evaluation.filter(pl.Series(bad.open().predict(evaluation.to_pandas())["predicted"]) == pl.col("actual"))
-    assert figures_of(bad, easy).value == 1.0 > figures_of(good, evaluation).value
+    assert score_of(bad, easy).value == 1.0 > score_of(good, evaluation).value
     # Its own figure is higher than what stands recorded, but on other rows, and there the champion is as good or not.
     hard = easy.with_columns(actual=pl.Series(good.open().predict(easy.to_pandas())["predicted"]))
-    assert not publish(bad, hard, figures_of(bad, hard)).is_champion
+    assert not publish(bad, hard, score_of(bad, hard)).is_champion
     assert registry.find(name).identity == good.identity
     beaten = publish(bad, easy)
-    assert beaten.is_champion == (figures_of(good, easy).value < 1.0) is True
-    assert not beaten.is_new and registry.find(name).figures.evaluation == fingerprint(easy)
+    assert beaten.is_champion == (score_of(good, easy).value < 1.0) is True
+    assert not beaten.is_new and registry.find(name).score.evaluation == fingerprint(easy)
 
 
 def test_a_version_by_other_means_is_asked_for_its_answers(publish, trained, evaluation, tracking_uri, request) -> None:
@@ -251,14 +251,14 @@ def test_the_logged_model_answers_and_says_what_it_takes(trained, tracking_uri, 
 class Run:
     """A run of ``adult_publish`` as the hook sees it, with artifacts of the small table."""
 
-    def __init__(self, tracking_uri: str, name: str, packed: PackedService, rows: pl.DataFrame) -> None:
-        figures = measure_service(packed, rows, {"accuracy": measure(packed.open(), rows).value})
+    def __init__(self, tracking_uri: str, name: str, packed: Service, rows: pl.DataFrame) -> None:
+        metrics = measure_service(packed, rows, {"accuracy": measure(packed.open(), rows).value})
         self.pipeline = register_pipelines()["adult_publish"]
         self.champion = Champion(name=name, tracking_uri=tracking_uri)
         self.catalog = DataCatalog(
             {
                 "adult.service": MemoryDataset(packed, copy_mode="assign"),
-                "adult.service_figures": MemoryDataset(figures),
+                "adult.service_metrics": MemoryDataset(metrics),
                 "adult.evaluation": MemoryDataset(rows),
                 "adult.champion": self.champion,
             }

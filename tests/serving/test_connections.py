@@ -16,9 +16,9 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from embedline.errors import DataError
 from embedline.serving import connections, workers
-from embedline.serving.packed import PackedService
 from embedline.serving.ratings import pack_ratings
-from embedline.serving.server import Answering, Application
+from embedline.serving.server import Application, RequestHandler
+from embedline.serving.service import Service
 from embedline.serving.workers import Serving
 
 HEAD = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -39,17 +39,17 @@ def test_connections_get_a_share_of_the_descriptors(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture(scope="module")
-def packed() -> PackedService:
+def packed() -> Service:
     return pack_ratings(make_bundle(False))
 
 
 @pytest.fixture(scope="module")
-def port(packed: PackedService) -> Iterator[int]:
+def port(packed: Service) -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connections, "HEADER_SECONDS", WAIT)
         patch.setattr(connections, "most_connections", lambda: ROOM)
-        answering = Answering(packed, {"body": LARGE, "waiting": 2.5})
-        with serving(Application(answering), http=connections.BoundedConnection) as port:
+        handler = RequestHandler(packed, {"body": LARGE, "waiting": 2.5})
+        with serving(Application(handler), http=connections.BoundedConnection) as port:
             yield port
 
 
@@ -200,9 +200,7 @@ class TestReady:
             supervisor.keep_subprocess_alive()
             assert capsys.readouterr().err == said
 
-    def test_a_service_that_cannot_answer_its_example_is_not_served(
-        self, packed: PackedService, tmp_path: Path
-    ) -> None:
+    def test_a_service_that_cannot_answer_its_example_is_not_served(self, packed: Service, tmp_path: Path) -> None:
         from dataclasses import replace
 
         file = tmp_path / "service.zip"

@@ -17,9 +17,9 @@ from small_table import CLASSES, Trained
 from test_ratings_service import make_bundle
 
 from embedline.serving.contract import RefusedError
-from embedline.serving.packed import PackedService
 from embedline.serving.ratings import pack_ratings
-from embedline.serving.server import Answering
+from embedline.serving.server import RequestHandler
+from embedline.serving.service import Service
 from embedline.serving.texts import pack_texts
 from test_commands import make_bundles
 
@@ -53,19 +53,19 @@ STRANGE: tuple[Any, ...] = (
 )
 
 
-def rossmann() -> tuple[PackedService, list[Row]]:
+def rossmann() -> tuple[Service, list[Row]]:
     batch = Batch(raw_tables()).fitted()
     rows = as_pandas(batch.raw["test"].head(60))
     return batch.pack(batch.train()), json.loads(rows.to_json(orient="records"))
 
 
-def table() -> tuple[PackedService, list[Row]]:
+def table() -> tuple[Service, list[Row]]:
     trained = Trained(CLASSES)
     rows = trained.table.head(60).select("row", "shop", "colour", "size", "member", "heat", "year")
     return trained.packed, rows.to_dicts()
 
 
-def texts() -> tuple[PackedService, list[Row]]:
+def texts() -> tuple[Service, list[Row]]:
     words = ("the", "film", "was", "dull", "wonderful", "not", ",", "zorgon", "!", "\n", "I", '"', "[", "{")
     drawn = random.Random(1)
     return pack_texts(make_bundles(3)["model"]), [
@@ -73,12 +73,12 @@ def texts() -> tuple[PackedService, list[Row]]:
     ]
 
 
-def ratings() -> tuple[PackedService, list[Row]]:
+def ratings() -> tuple[Service, list[Row]]:
     pairs = [{"listener": listener, "album": album} for listener in (1, 2, 3, 4, 99) for album in (10, 11, 12, 13, 99)]
     return pack_ratings(make_bundle(False)), pairs
 
 
-SERVICES: dict[str, Callable[[], tuple[PackedService, list[Row]]]] = {
+SERVICES: dict[str, Callable[[], tuple[Service, list[Row]]]] = {
     "rossmann": rossmann,
     "table": table,
     "texts": texts,
@@ -191,8 +191,8 @@ def requests(rows: list[Row], seed: int) -> Iterator[tuple[str, bytes, list[int]
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_request_breaks_a_service(name: str) -> None:
     packed, rows = SERVICES[name]()
-    answering = Answering(packed, {})
-    wanted = json.loads(answering.answer(json.dumps({"instances": rows}).encode(), JSON))["predictions"]
+    handler = RequestHandler(packed, {})
+    wanted = json.loads(handler.answer(json.dumps({"instances": rows}).encode(), JSON))["predictions"]
     counts = {200: 0, 400: 0, 413: 0}
     before = 0.0
     for number, request in zip(range(REQUESTS), requests(rows, seed=SEED), strict=False):
@@ -200,7 +200,7 @@ def test_no_request_breaks_a_service(name: str) -> None:
         if number == REQUESTS // 10:  # what libraries load once is there by now
             before = resident()
         try:
-            answers = json.loads(answering.answer(body, content_type))["predictions"]
+            answers = json.loads(handler.answer(body, content_type))["predictions"]
         except RefusedError as error:
             counts[error.status] += 1
             assert damage, (str(error), body[:500])

@@ -19,7 +19,7 @@ from test_ratings_service import make_bundle
 
 from embedline.serving.contract import RefusedError
 from embedline.serving.ratings import pack_ratings
-from embedline.serving.server import Answering
+from embedline.serving.server import RequestHandler
 from embedline.serving.texts import pack_texts
 from test_commands import make_bundles
 
@@ -27,8 +27,8 @@ MOST_MB, MOST_SECONDS = 100, 5.0  # the time is that of the processor, on machin
 
 
 @pytest.fixture(scope="module")
-def answering() -> Answering:
-    found = Answering(pack_ratings(make_bundle(False)), {})
+def handler() -> RequestHandler:
+    found = RequestHandler(pack_ratings(make_bundle(False)), {})
     found.answer(b'{"instances": [{"listener": 1, "album": 10}]}', JSON)
     file = io.BytesIO()
     pd.DataFrame({"listener": [1], "album": [10]}).to_parquet(file)
@@ -37,8 +37,8 @@ def answering() -> Answering:
 
 
 @pytest.fixture(scope="module")
-def table() -> Answering:
-    return Answering(Trained(CLASSES).packed, {})
+def table() -> RequestHandler:
+    return RequestHandler(Trained(CLASSES).packed, {})
 
 
 def megabytes(key: str) -> float:
@@ -59,21 +59,21 @@ def peak() -> Iterator[Any]:
     yield lambda: megabytes("VmHWM") - before
 
 
-def refused(answering: Answering, body: bytes, content_type: str) -> tuple[int, str]:
+def refused(handler: RequestHandler, body: bytes, content_type: str) -> tuple[int, str]:
     """Status and message."""
     with pytest.raises(RefusedError) as caught:
-        answering.answer(body, content_type)
+        handler.answer(body, content_type)
     assert 10 < len(str(caught.value)) and "\n" not in str(caught.value)
     return caught.value.status, str(caught.value)
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_body_that_would_grow_is_refused(answering: Answering, name: str, request: pytest.FixtureRequest) -> None:
+def test_a_body_that_would_grow_is_refused(handler: RequestHandler, name: str, request: pytest.FixtureRequest) -> None:
     status, named, make = BOMBS[name]
     content_type, body = make()
     taken = request.getfixturevalue("peak")
     start = time.process_time()
-    found, message = refused(answering, body, content_type)
+    found, message = refused(handler, body, content_type)
     assert time.process_time() - start < MOST_SECONDS
     assert taken() < MOST_MB
     assert found == status and named in message, message
@@ -83,7 +83,7 @@ def test_a_body_that_would_grow_is_refused(answering: Answering, name: str, requ
 def test_no_bomb_is_answered_where_unknown_columns_are_left_out(name: str) -> None:
     content_type, body = BOMBS[name][2]()
     start = time.process_time()
-    found, _ = refused(Answering(pack_ratings(make_bundle(False)), {}, strict=False), body, content_type)
+    found, _ = refused(RequestHandler(pack_ratings(make_bundle(False)), {}, strict=False), body, content_type)
     assert found in (400, 413) and time.process_time() - start < MOST_SECONDS
 
 
@@ -104,18 +104,18 @@ class TestJson:
             (b"\xef\xbb\xbf{}", "BOM"),
         ],
     )
-    def test_faults_are_named(self, answering: Answering, body: bytes, named: str) -> None:
-        status, message = refused(answering, body, JSON)
+    def test_faults_are_named(self, handler: RequestHandler, body: bytes, named: str) -> None:
+        status, message = refused(handler, body, JSON)
         assert status == 400 and named in message, message
 
     def test_brackets_and_commas_in_texts_do_not_count(self) -> None:
-        texts = Answering(pack_texts(make_bundles(3)["model"]), {})
+        texts = RequestHandler(pack_texts(make_bundles(3)["model"]), {})
         content = ['[{"a": [1, 2]}],' * 900, 'a \\" , [', "\\", ",,,,[[[[" * 100]
         found = json.loads(texts.answer(json.dumps({"inputs": content}).encode(), JSON))
         assert len(found["predictions"]) == 4
 
     def test_a_long_text_is_refused_by_its_row(self) -> None:
-        texts = Answering(pack_texts(make_bundles(3)["model"]), {})
+        texts = RequestHandler(pack_texts(make_bundles(3)["model"]), {})
         for content_type, body in (
             (JSON, json.dumps({"inputs": ["the film", "a-" * 100_001]}).encode()),
             (CSV, b"text\nthe film\n" + b"a-" * 100_001),
@@ -124,13 +124,13 @@ class TestJson:
             status, message = refused(texts, body, content_type)
             assert status == 413 and "'text', row 2" in message and "200,000" in message
 
-    def test_whole_numbers_keep_their_digits_beside_missing_ones(self, table: Answering) -> None:
+    def test_whole_numbers_keep_their_digits_beside_missing_ones(self, table: RequestHandler) -> None:
         row = {"shop": "shop 1", "colour": None, "size": 36, "member": True, "heat": 0.5, "year": 1999}
         rows = [{**row, "row": number} for number in (2**60 + 1, None, 10**30)]
         found = json.loads(table.answer(json.dumps({"instances": rows}).encode(), JSON))["predictions"]
         assert [one["row"] for one in found] == [2**60 + 1, None, 10**30]
 
-    def test_a_number_that_overflows_the_network_is_named(self, table: Answering) -> None:
+    def test_a_number_that_overflows_the_network_is_named(self, table: RequestHandler) -> None:
         row = {"shop": "shop 1", "colour": None, "size": 36, "member": True, "heat": 0.5, "year": 1999}
         for value in (1e300, -1e39, 3.4e38):  # the last one is a float32, and no more once it is standardised
             rows = json.dumps({"instances": [row, {**row, "heat": value}]}).encode()
@@ -140,7 +140,7 @@ class TestJson:
 
 
 class TestNames:
-    def test_all_that_is_missing_and_unknown_is_named(self, table: Answering) -> None:
+    def test_all_that_is_missing_and_unknown_is_named(self, table: RequestHandler) -> None:
         row = {"shap": "shop 1", "colour": None, "member": True, "heat": 0.5, "note": 1}
         frame, file = pd.DataFrame([row] * 2), io.BytesIO()
         frame.to_parquet(file)
@@ -156,7 +156,7 @@ class TestNames:
             for name in ("'shap'", "'note'", "'shop'", "'size'", "'year'"):
                 assert name in message, message
 
-    def test_names_come_before_values(self, table: Answering) -> None:
+    def test_names_come_before_values(self, table: RequestHandler) -> None:
         for content_type, body in (
             (JSON, b'{"instances": [{"member": "perhaps", "heat": "hot"}]}'),
             (CSV, b"member,heat\nperhaps,hot\n"),
@@ -165,7 +165,7 @@ class TestNames:
             assert "'shop'" in message and "perhaps" not in message
 
     def test_ignored_columns_are_never_read(self) -> None:
-        lax = Answering(pack_ratings(make_bundle(False)), {}, strict=False)
+        lax = RequestHandler(pack_ratings(make_bundle(False)), {}, strict=False)
         wanted = json.loads(lax.answer(b'{"instances": [{"listener": 1, "album": 10}]}', JSON))
         n = 2_000
         names = [f"c{k}" for k in range(n)]
@@ -195,17 +195,17 @@ class TestCsv:
             (b"listener,album\n1,10\n1,x\n", "'album', row 2"),
         ],
     )
-    def test_faults_are_named(self, answering: Answering, body: bytes, named: str) -> None:
-        status, message = refused(answering, body, CSV)
+    def test_faults_are_named(self, handler: RequestHandler, body: bytes, named: str) -> None:
+        status, message = refused(handler, body, CSV)
         assert status == 400 and named in message, message
 
     def test_commas_in_texts_do_not_count(self) -> None:
-        texts = Answering(pack_texts(make_bundles(3)["model"]), {})
+        texts = RequestHandler(pack_texts(make_bundles(3)["model"]), {})
         body = b'text\n"' + b"," * 3_000 + b'\nthe film"\n' + b"dull\n"
         assert len(json.loads(texts.answer(body, CSV))["predictions"]) == 2
 
-    def test_writers_differ(self, answering: Answering) -> None:
-        wanted = answering.answer(b'{"instances": [{"listener": 1, "album": 10}, {"listener": 2, "album": 11}]}', JSON)
+    def test_writers_differ(self, handler: RequestHandler) -> None:
+        wanted = handler.answer(b'{"instances": [{"listener": 1, "album": 10}, {"listener": 2, "album": 11}]}', JSON)
         for body in (
             b"listener,album\n1,10\n2,11\n",
             b"listener,album\r\n1,10\r\n2,11",
@@ -213,7 +213,7 @@ class TestCsv:
             b'"listener","album"\n"1","10"\n\n"2"," 11 "\n\n',
             b"listener,album\n1.0,1e1\n+2,11.\n",
         ):
-            assert answering.answer(body, CSV) == wanted, body
+            assert handler.answer(body, CSV) == wanted, body
 
 
 class TestParquet:
@@ -231,40 +231,40 @@ class TestParquet:
             (pa.array([True]), "'album', row 1"),
         ],
     )
-    def test_other_types_are_named(self, answering: Answering, array: Any, named: str) -> None:
-        status, message = refused(answering, parquet({"listener": pa.array([1]), "album": array}), PARQUET)
+    def test_other_types_are_named(self, handler: RequestHandler, array: Any, named: str) -> None:
+        status, message = refused(handler, parquet({"listener": pa.array([1]), "album": array}), PARQUET)
         assert status == 400 and "'album'" in message and named in message, message
 
-    def test_numbers_of_any_type_are_taken(self, answering: Answering) -> None:
-        wanted = answering.answer(b'{"instances": [{"listener": 1, "album": 10}]}', JSON)
+    def test_numbers_of_any_type_are_taken(self, handler: RequestHandler) -> None:
+        wanted = handler.answer(b'{"instances": [{"listener": 1, "album": 10}]}', JSON)
         types = [pa.int8(), pa.uint64(), pa.float32(), pa.float16(), pa.decimal128(30, 0), pa.decimal128(30, 2)]
         for dtype in types:
             album = pa.array([10.0 if dtype == pa.float16() else 10]).cast(dtype)
-            assert answering.answer(parquet({"listener": pa.array([1]), "album": album}), PARQUET) == wanted, dtype
+            assert handler.answer(parquet({"listener": pa.array([1]), "album": album}), PARQUET) == wanted, dtype
         encoded = pa.array([10]).dictionary_encode()
         body = parquet({"listener": pa.array([1]), "album": encoded}, store_schema=True)
-        assert answering.answer(body, PARQUET) == wanted
+        assert handler.answer(body, PARQUET) == wanted
 
     def test_texts_that_are_no_utf8_are_named(self) -> None:
-        texts = Answering(pack_texts(make_bundles(3)["model"]), {})
+        texts = RequestHandler(pack_texts(make_bundles(3)["model"]), {})
         array = pa.Array.from_buffers(
             pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe")]
         )
         status, message = refused(texts, parquet({"text": array}), PARQUET)
         assert status == 400 and "'text'" in message
 
-    def test_broken_bytes_are_no_fault_of_ours(self, answering: Answering) -> None:
+    def test_broken_bytes_are_no_fault_of_ours(self, handler: RequestHandler) -> None:
         """A bit of each byte of a file is turned: refused or answered. PyArrow alone aborts at some of them."""
         body = parquet({"listener": pa.array([1, 2]), "album": pa.array([10, 11])})
         statuses = set()
         for place in range(len(body)):
             try:
-                answering.answer(body[:place] + bytes([body[place] ^ (1 << place % 8)]) + body[place + 1 :], PARQUET)
+                handler.answer(body[:place] + bytes([body[place] ^ (1 << place % 8)]) + body[place + 1 :], PARQUET)
             except RefusedError as error:
                 statuses.add(error.status)
         assert statuses <= {400, 413}
 
-    def test_a_footer_that_says_more_rows_than_there_are_is_refused(self, answering: Answering) -> None:
+    def test_a_footer_that_says_more_rows_than_there_are_is_refused(self, handler: RequestHandler) -> None:
         """The footer of a file of 50,000 rows in front of the pages of one row."""
         small = parquet({"listener": pa.array([1]), "album": pa.array([10])}, compression="none")
         large = parquet(
@@ -272,15 +272,15 @@ class TestParquet:
         )
         length = int.from_bytes(large[-8:-4], "little")
         footer = int.from_bytes(small[-8:-4], "little")
-        status, _ = refused(answering, small[: -8 - footer] + large[-8 - length :], PARQUET)
+        status, _ = refused(handler, small[: -8 - footer] + large[-8 - length :], PARQUET)
         assert status == 400
 
-    def test_memory_goes_back(self, answering: Answering, peak: Any) -> None:
+    def test_memory_goes_back(self, handler: RequestHandler, peak: Any) -> None:
         file = io.BytesIO()
         pq.write_table(
             pa.table({"listener": pa.array(np.arange(100_000)), "album": pa.array(np.arange(100_000))}), file
         )
         before = megabytes("VmRSS")
         for _ in range(5):
-            answering.answer(file.getvalue(), PARQUET)
+            handler.answer(file.getvalue(), PARQUET)
         assert megabytes("VmRSS") - before < MOST_MB and peak() < 3 * MOST_MB

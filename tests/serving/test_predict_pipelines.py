@@ -16,8 +16,8 @@ from embedline.errors import DataError
 from embedline.pipeline_registry import register_pipelines
 from embedline.pipelines.publish.nodes import predict_rows, typed_request
 from embedline.serving.columns import InputColumn
-from embedline.serving.packed import PackedService
 from embedline.serving.ratings import pack_ratings
+from embedline.serving.service import Service
 from embedline.serving.texts import pack_texts
 from test_commands import make_bundles
 
@@ -25,12 +25,12 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def packed() -> PackedService:
+def packed() -> Service:
     return pack_ratings(make_bundle(False))
 
 
 class TestRows:
-    def test_the_answers_stand_beside_the_rows(self, packed: PackedService) -> None:
+    def test_the_answers_stand_beside_the_rows(self, packed: Service) -> None:
         rows = pl.DataFrame({"note": ["a", "b", None], "album": ["10", " 11 ", "99.0"], "listener": ["1", "2", "77"]})
         found = predict_rows(rows, packed)
         assert found.select("note", "album", "listener").to_dict(as_series=False) == {
@@ -54,7 +54,7 @@ class TestRows:
             ({"listener": [], "album": []}, "there is no row to predict"),
         ],
     )
-    def test_faults_are_named(self, packed: PackedService, rows: dict[str, list[Any]], message: str) -> None:
+    def test_faults_are_named(self, packed: Service, rows: dict[str, list[Any]], message: str) -> None:
         with pytest.raises(DataError, match=message):
             predict_rows(pl.DataFrame(rows), packed)
 
@@ -66,10 +66,10 @@ class TestRows:
         wanted = service.open().predict(pd.DataFrame({"text": ["the film ", "12", "NA", ""]}))
         assert found["p_pos"].to_list() == wanted["p_pos"].tolist()
 
-    def test_every_type_of_a_service(self, packed: PackedService) -> None:
+    def test_every_type_of_a_service(self, packed: Service) -> None:
         kinds = {"a": "long", "b": "double", "c": "boolean", "d": "string", "e": "any"}
         columns = tuple(InputColumn.model_validate({"name": name, "type": kind}) for name, kind in kinds.items())
-        service = PackedService("x", packed.bundle, {}, {}, columns, [])
+        service = Service("x", packed.bundle, {}, {}, columns, [])
         rows = pl.DataFrame({"a": ["1", "2.0"], "b": ["1", ""], "c": ["TRUE", "0"], "d": ["1", " "], "e": ["0", "a"]})
         found = typed_request(rows, service)
         assert found.to_dict(as_series=False) == {

@@ -19,8 +19,8 @@ from embedline.pipelines.ratings.options import (
     RatingSplit,
 )
 from embedline.pipelines.ratings.predictions import predict_held_out
-from embedline.serving.packed import PackedService
 from embedline.serving.ratings import hold_out_ratings, pack_ratings
+from embedline.serving.service import Service
 from embedline.training.model_file import ModelBundle
 
 COLUMNS = RatingColumns(user="listener", item="album", rating="stars", timestamp=None, title=None)
@@ -61,12 +61,12 @@ def bundle(request: pytest.FixtureRequest) -> ModelBundle:
 
 
 @pytest.fixture(scope="module")
-def packed(bundle: ModelBundle) -> PackedService:
+def packed(bundle: ModelBundle) -> Service:
     """As it comes back from its file."""
-    return PackedService.from_bytes(pack_ratings(bundle).to_bytes())
+    return Service.from_bytes(pack_ratings(bundle).to_bytes())
 
 
-def test_answers_are_those_of_the_batch(packed: PackedService, bundle: ModelBundle) -> None:
+def test_answers_are_those_of_the_batch(packed: Service, bundle: ModelBundle) -> None:
     model = load_model(bundle)
     user, item = model.encoder.users[0], 13  # of album 13 the genre alone is known
     strange = "nobody" if isinstance(user, str) else 12345
@@ -85,7 +85,7 @@ def test_answers_are_those_of_the_batch(packed: PackedService, bundle: ModelBund
     assert 1.0 <= expected.min() and expected.max() <= 5.0
 
 
-def test_held_out_ratings_have_the_figure_of_the_batch(packed: PackedService, bundle: ModelBundle) -> None:
+def test_held_out_ratings_have_the_figure_of_the_batch(packed: Service, bundle: ModelBundle) -> None:
     model, ratings = load_model(bundle), make_ratings(isinstance(bundle.encoder["users"][0], str))
     held_out = hold_out_ratings(ratings, COLUMNS, SPLIT)
     assert held_out.columns == ["listener", "album", "actual"] and held_out["actual"].to_list() == [4.0, 3.0, 2.0]
@@ -99,7 +99,7 @@ def test_held_out_ratings_have_the_figure_of_the_batch(packed: PackedService, bu
     assert (measured.path, measured.better) == (("mse",), "lower") and measured.value == pytest.approx(mse, rel=1e-12)
 
 
-def test_the_signature_follows_the_ids(packed: PackedService) -> None:
+def test_the_signature_follows_the_ids(packed: Service) -> None:
     strings = isinstance(packed.bundle.encoder["users"][0], str)
     kinds = {column.name: (column.type, column.required) for column in packed.columns}
     assert kinds == {"listener": ("string" if strings else "long", True), "album": ("long", True)}

@@ -15,7 +15,7 @@ from embedline.pipelines.publish.nodes import measure_service
 from embedline.pipelines.rossmann.packing import hold_out
 from embedline.pipelines.rossmann.service import RossmannService
 from embedline.pipelines.tabular import nodes as learner
-from embedline.serving.packed import PackedService
+from embedline.serving.service import Service
 
 RELATIVE = 1e-6  # rows in other batches: float32 sums in another order
 
@@ -32,13 +32,13 @@ def model(batch: Batch) -> Any:
 
 
 @pytest.fixture(scope="module")
-def packed(batch: Batch, model: Any) -> PackedService:
+def packed(batch: Batch, model: Any) -> Service:
     """The service after a journey through its file."""
-    return PackedService.from_bytes(batch.pack(model).to_bytes())
+    return Service.from_bytes(batch.pack(model).to_bytes())
 
 
 @pytest.fixture(scope="module")
-def service(packed: PackedService) -> RossmannService:
+def service(packed: Service) -> RossmannService:
     opened = packed.open()
     assert isinstance(opened, RossmannService)
     return opened
@@ -209,10 +209,10 @@ def test_the_service_measures_on_raw_rows_what_the_run_measured(packed, batch, m
     report = learner.ReportOptions()
     predictions = learner.predict(batch.table, batch.encoded, model, pl.DataFrame(), COLUMNS, SPLIT, report)
     metrics = learner.evaluate(predictions, model, batch.encoder, {})
-    figures = measure_service(packed, evaluation, metrics)
-    assert figures["metric"] == "exp_rmspe" and figures["better"] == "lower"
-    assert figures["rows"] == len(predictions) == len(evaluation)
-    assert figures["value"] == pytest.approx(metrics["exp_rmspe"], rel=RELATIVE)
+    measured = measure_service(packed, evaluation, metrics)
+    assert measured["metric"] == "exp_rmspe" and measured["better"] == "lower"
+    assert measured["rows"] == len(predictions) == len(evaluation)
+    assert measured["value"] == pytest.approx(metrics["exp_rmspe"], rel=RELATIVE)
     with pytest.raises(DataError, match=r"that of the model 0\.5"):
         measure_service(packed, evaluation, {**metrics, "exp_rmspe": 0.5})
 

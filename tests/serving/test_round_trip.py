@@ -23,8 +23,8 @@ from embedline.pipelines.tabular.encoder import encode
 from embedline.pipelines.tabular.learner import load_model
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.serving.contract import RefusedError
-from embedline.serving.packed import PackedService
-from embedline.serving.server import Answering
+from embedline.serving.server import RequestHandler
+from embedline.serving.service import Service
 
 CATEGORICAL = ("district", "zip", "lift", "garden", "rooms", "floor", "word")
 CONTINUOUS = ("area", "rent", "count", "heated", "flag", "level")
@@ -95,14 +95,14 @@ class Trained:
         encoder = learner.fit_encoder(self.table, COLUMNS, SPLIT, EncodingOptions(target_means=(("lift", "zip"),)))
         encoded = learner.encode(self.table, encoder, COLUMNS, SPLIT)
         bundle = learner.train(encoded, encoder, NetworkOptions(layers=(8,)), TRAINING)[0]
-        self.packed = PackedService.from_bytes(pack_table(bundle, self.table).to_bytes())
+        self.packed = Service.from_bytes(pack_table(bundle, self.table).to_bytes())
         model = load_model(bundle)
         inputs = encode(nw.from_native(self.table, eager_only=True), model.encoder)
         (self.predicted,) = model.predict(to_arrays(inputs, model.encoder)).values()
-        self.answering = Answering(self.packed, {})
+        self.handler = RequestHandler(self.packed, {})
 
     def answers(self, body: bytes, content_type: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.answering.answer(body, content_type))["predictions"]
+        found: list[dict[str, Any]] = json.loads(self.handler.answer(body, content_type))["predictions"]
         return found
 
     def rows(self) -> pl.DataFrame:

@@ -80,11 +80,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 def test_a_run_publishes_what_it_measured(project: Project) -> None:
     assert project.versions() == ["1"] and project.champion() == "1"
-    figures = json.loads(project.newest("service_figures.json").read_text())
+    measured = json.loads(project.newest("service_metrics.json").read_text())
     metrics = json.loads(project.newest("metrics.json").read_text())
-    recorded = project.registry.find(NAME).figures
-    assert figures["value"] == recorded.value == pytest.approx(metrics["accuracy"], abs=1e-12)
-    assert figures["rows"] == recorded.rows == 300 and figures["evaluation"] == recorded.evaluation
+    recorded = project.registry.find(NAME).score
+    assert measured["value"] == recorded.value == pytest.approx(metrics["accuracy"], abs=1e-12)
+    assert measured["rows"] == recorded.rows == 300 and measured["evaluation"] == recorded.evaluation
     champion = Champion(name=NAME, tracking_uri=f"sqlite:///{project.root}/mlflow.db").load()
     assert champion.metadata["env"] == "sample"
     runs = mlflow.search_runs(experiment_names=["embedline"])
@@ -98,10 +98,10 @@ def test_failed_worse_and_repeated_runs_leave_the_champion(project: Project) -> 
     assert project.versions() == ["1"] and project.champion() == "1"
     project.run()  # trains the first model again: the same answers
     assert project.versions() == ["1"] and project.champion() == "1"
-    accuracy = project.registry.find(NAME).figures.value
+    accuracy = project.registry.find(NAME).score.value
     project.run(training={"epochs": 1, "lr": 1e-7})  # learns nothing: the shares of the classes
-    figures = json.loads(project.newest("service_figures.json").read_text())
-    assert figures["value"] <= accuracy
+    measured = json.loads(project.newest("service_metrics.json").read_text())
+    assert measured["value"] <= accuracy
     assert project.versions() == ["2", "1"] and project.champion() == "1"
 
 

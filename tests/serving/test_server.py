@@ -17,27 +17,27 @@ from test_ratings_service import make_bundle
 
 from embedline.serving.invocations import write_predictions
 from embedline.serving.limits import Limits
-from embedline.serving.packed import PackedService
 from embedline.serving.ratings import pack_ratings
-from embedline.serving.server import Answering, Application
+from embedline.serving.server import Application, RequestHandler
+from embedline.serving.service import Service
 from embedline.serving.texts import TextService, pack_texts
 from test_commands import make_bundles
 
 
 @pytest.fixture(scope="module")
-def packed() -> PackedService:
+def packed() -> Service:
     return pack_ratings(make_bundle(False))
 
 
 @pytest.fixture(scope="module")
-def port(packed: PackedService) -> Iterator[int]:
-    app = Application(Answering(packed, {"body": MOST_BYTES, "rows": MOST_ROWS, "seconds": 1.0}))
+def port(packed: Service) -> Iterator[int]:
+    app = Application(RequestHandler(packed, {"body": MOST_BYTES, "rows": MOST_ROWS, "seconds": 1.0}))
     with serving(app) as port:
         yield port
 
 
 @pytest.fixture(scope="module")
-def expected(packed: PackedService) -> list[float]:
+def expected(packed: Service) -> list[float]:
     """The prediction for each of RECORDS."""
     return packed.open().predict(pd.DataFrame(RECORDS))["predicted"].tolist()
 
@@ -64,7 +64,7 @@ class TestAnswers:
     def test_texts_may_be_sent_as_they_are(self) -> None:
         service, texts = pack_texts(make_bundles(3)["model"]), ["the film was dull", "", "wonderful"]
         wanted = service.open().predict(pd.DataFrame({"text": texts})).to_dict(orient="records")
-        with serving(Application(Answering(service, {}))) as port:
+        with serving(Application(RequestHandler(service, {}))) as port:
             assert post(port, {"inputs": texts})[1] == {"predictions": wanted}
             answer = post(port, b'text\nthe film was dull\n""\nwonderful\n', CSV)[1]
             assert answer == {"predictions": wanted}
@@ -173,27 +173,27 @@ class TestRefusals:
             client.sendall(head + b'{"instances"')
             assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
 
-    def test_unknown_columns_may_be_left_out(self, packed: PackedService, expected: list[float]) -> None:
-        with serving(Application(Answering(packed, {}, strict=False))) as port:
+    def test_unknown_columns_may_be_left_out(self, packed: Service, expected: list[float]) -> None:
+        with serving(Application(RequestHandler(packed, {}, strict=False))) as port:
             status, answer = post(port, {"instances": [{**RECORDS[3], "note": "hello"}]})
         assert (status, answer) == (200, {"predictions": [{"predicted": expected[3]}]})
 
     def test_a_fault_of_ours_is_no_fault_of_the_clients(
-        self, packed: PackedService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, packed: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        answering = Answering(packed, {})
+        handler = RequestHandler(packed, {})
 
         def fail(_: Any) -> None:
             raise KeyError("secret")
 
-        monkeypatch.setattr(answering._service, "predict", fail)
-        with serving(Application(answering)) as port:
+        monkeypatch.setattr(handler._scorer, "predict", fail)
+        with serving(Application(handler)) as port:
             status, answer = post(port, {"instances": RECORDS[:1]})
         assert status == 500 and "secret" not in str(answer)
         assert "KeyError: 'secret'" in caplog.text
 
 
-def test_limits_are_those_of_the_kind_unless_given(packed: PackedService) -> None:
-    assert Answering(packed, {"rows": 7}).limits == Limits(rows=7)
-    texts = Answering(pack_texts(make_bundles(3)["model"]), {"body": 10})
+def test_limits_are_those_of_the_kind_unless_given(packed: Service) -> None:
+    assert RequestHandler(packed, {"rows": 7}).limits == Limits(rows=7)
+    texts = RequestHandler(pack_texts(make_bundles(3)["model"]), {"body": 10})
     assert texts.limits == TextService.limits.model_copy(update={"body": 10}) and texts.limits.rows < Limits().rows

@@ -119,9 +119,9 @@ def test_the_figure_on_raw_rows_is_that_of_the_run(trained) -> None:
     evaluation = hold_out_table(trained.table, CLASSES, SPLIT, trained.encoder)
     assert set(evaluation.columns) == {"shop", "colour", "size", "member", "heat", "year", "actual"}
     metrics = learner.evaluate(trained.predictions(), trained.model, trained.encoder, {})
-    figures = measure_service(trained.packed, evaluation, metrics)
-    assert figures["metric"] == "accuracy" and figures["better"] == "higher" and figures["rows"] == 200
-    assert figures["value"] == metrics["accuracy"] > 0.8
+    measured = measure_service(trained.packed, evaluation, metrics)
+    assert measured["metric"] == "accuracy" and measured["better"] == "higher" and measured["rows"] == 200
+    assert measured["value"] == metrics["accuracy"] > 0.8
 
 
 def test_of_several_targets_the_first_is_measured() -> None:
@@ -129,9 +129,9 @@ def test_of_several_targets_the_first_is_measured() -> None:
     evaluation = hold_out_table(several.table, SALES, SPLIT, several.encoder)
     assert evaluation["actual"].dtype == pl.Float64
     metrics = learner.evaluate(several.predictions(), several.model, several.encoder, {})
-    figures = measure_service(several.packed, evaluation, metrics)
-    assert figures["metric"] == "targets.sales.rmse" and figures["better"] == "lower"
-    assert figures["value"] == pytest.approx(metrics["targets"]["sales"]["rmse"], rel=1e-9)
+    measured = measure_service(several.packed, evaluation, metrics)
+    assert measured["metric"] == "targets.sales.rmse" and measured["better"] == "lower"
+    assert measured["value"] == pytest.approx(metrics["targets"]["sales"]["rmse"], rel=1e-9)
     answers = several.packed.open().predict(several.table.head(3).to_pandas())
     assert list(answers.columns) == ["row", "sales.predicted", "grade.predicted", "grade.p_high", "grade.p_low"]
 
@@ -146,7 +146,7 @@ def test_a_source_of_ones_own_is_published_by_one_line() -> None:
         "params:adult_nine.columns",
         "params:adult_nine.split",
     }
-    assert publish.all_outputs() == {"adult_nine.service", "adult_nine.evaluation", "adult_nine.service_figures"}
+    assert publish.all_outputs() == {"adult_nine.service", "adult_nine.evaluation", "adult_nine.service_metrics"}
     assert [node.name for node in publish.nodes if PUBLISH in node.tags] == ["adult_nine.measure_service"]
     assert "adult.table" in create_table_publish_pipeline("adult").inputs()
 

@@ -10,7 +10,7 @@ import pytest
 from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
 from embedline.pipelines.text.predict import PredictionOptions, predict_texts
-from embedline.serving.packed import PackedService
+from embedline.serving.service import Service
 from embedline.serving.texts import hold_out_texts, pack_texts
 from test_commands import make_bundles
 
@@ -23,12 +23,12 @@ def bundle() -> Any:
 
 
 @pytest.fixture(scope="module")
-def packed(bundle: Any) -> PackedService:
+def packed(bundle: Any) -> Service:
     """As it comes back from its file."""
-    return PackedService.from_bytes(pack_texts(bundle).to_bytes())
+    return Service.from_bytes(pack_texts(bundle).to_bytes())
 
 
-def test_answers_are_those_of_the_batch(packed: PackedService, bundle: Any) -> None:
+def test_answers_are_those_of_the_batch(packed: Service, bundle: Any) -> None:
     found = packed.open().predict(pd.DataFrame({"text": [*TEXTS, None]}))
     expected = predict_texts(pl.DataFrame({"text": [*TEXTS, None]}), bundle, PredictionOptions()).drop("text")
     assert list(found.columns) == ["predicted", "confidence", "p_neg", "p_pos"]
@@ -38,7 +38,7 @@ def test_answers_are_those_of_the_batch(packed: PackedService, bundle: Any) -> N
     assert found["p_pos"].nunique() == 5
 
 
-def test_a_text_alone_is_answered_as_among_others(packed: PackedService) -> None:
+def test_a_text_alone_is_answered_as_among_others(packed: Service) -> None:
     service = packed.open()
     together = service.predict(pd.DataFrame({"text": TEXTS}))["p_pos"]
     alone = [service.predict(pd.DataFrame({"text": [text]}))["p_pos"][0] for text in TEXTS]
@@ -53,18 +53,18 @@ def test_a_text_alone_is_answered_as_among_others(packed: PackedService) -> None
         ("\ud800", "column 'text', row 2: half of a surrogate pair is not text"),
     ],
 )
-def test_what_is_no_text_is_named(packed: PackedService, value: Any, message: str) -> None:
+def test_what_is_no_text_is_named(packed: Service, value: Any, message: str) -> None:
     rows = pd.DataFrame({"text": pd.Series(["a", value], dtype=object)})
     with pytest.raises(DataError, match=message):
         packed.open().predict(rows)
 
 
-def test_a_missing_column_is_named(packed: PackedService) -> None:
+def test_a_missing_column_is_named(packed: Service) -> None:
     with pytest.raises(DataError, match="has no column 'text'; it has 'review'"):
         packed.open().predict(pd.DataFrame({"review": ["good"]}))
 
 
-def test_many_texts_start_no_process(packed: PackedService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_texts_start_no_process(packed: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("a pool was started")
 
@@ -75,7 +75,7 @@ def test_many_texts_start_no_process(packed: PackedService, monkeypatch: pytest.
     assert len(found) == 150 and found["p_pos"].nunique() == 1
 
 
-def test_the_tokenizer_does_not_grow_with_what_it_reads(packed: PackedService, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokenizer_does_not_grow_with_what_it_reads(packed: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     service, rows = packed.open(), pd.DataFrame({"text": ["never met before words", "the film"]})
     before = service.predict(rows)
     rules = packed.bundle.encoder["tokens"]["rules"]
@@ -86,7 +86,7 @@ def test_the_tokenizer_does_not_grow_with_what_it_reads(packed: PackedService, m
     pd.testing.assert_frame_equal(service.predict(rows), before)
 
 
-def test_the_figure_is_the_accuracy_of_raw_test_texts(packed: PackedService) -> None:
+def test_the_figure_is_the_accuracy_of_raw_test_texts(packed: Service) -> None:
     documents = pl.DataFrame(
         {
             "document_id": list("abcde"),

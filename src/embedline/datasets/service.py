@@ -1,4 +1,4 @@
-"""What answers requests as Kedro datasets: the packed file of a run, and the champion of MLflow's model registry."""
+"""Services as Kedro datasets: the file that a run writes, and the champion of MLflow's model registry."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ from embedline.errors import DataError
 
 
 class Service(Bundle):
-    """:class:`embedline.serving.packed.PackedService` in one file."""
+    """:class:`embedline.serving.service.Service` in one file."""
 
     @staticmethod
     def kind() -> Any:
         """The class, imported when a file is read: it needs PyTorch."""
-        from embedline.serving.packed import PackedService
+        from embedline.serving.service import Service
 
-        return PackedService
+        return Service
 
 
 class Champion(AbstractDataset[None, Any]):
-    """The champion of a registered model, as :class:`embedline.serving.packed.PackedService`; it is only read.
+    """The champion of a registered model, as :class:`embedline.serving.service.Service`; it is only read.
 
     A run that publishes moves the alias (:mod:`embedline.hooks.publish`), under the name that stands here.
 

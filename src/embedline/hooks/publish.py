@@ -50,7 +50,7 @@ class Publishing:
 def _publish(source: str, catalog: Any, env: str) -> None:
     import mlflow
 
-    from embedline.serving.champion import Figures
+    from embedline.serving.champion import RecordedScore
     from embedline.serving.registry import Registry, log_service
 
     champion = catalog.get(f"{source}.champion")
@@ -62,14 +62,14 @@ def _publish(source: str, catalog: Any, env: str) -> None:
             f"{source}.champion in the catalog has the tracking_uri {champion.tracking_uri}, and the run is tracked in "
             f"{mlflow.get_tracking_uri()}: make them the same"
         )
-    figures = catalog.load(f"{source}.service_figures")
-    recorded = Figures(**{name: figures[name] for name in Figures.model_fields})
-    packed = catalog.load(f"{source}.service")
-    known = {"source": source, "env": env, "metric": figures["metric"], **recorded.model_dump(mode="json")}
-    packed = replace(packed, metadata={**packed.metadata, **known})
+    metrics = catalog.load(f"{source}.service_metrics")
+    recorded = RecordedScore(**{name: metrics[name] for name in RecordedScore.model_fields})
+    service = catalog.load(f"{source}.service")
+    known = {"source": source, "env": env, "metric": metrics["metric"], **recorded.model_dump(mode="json")}
+    service = replace(service, metadata={**service.metadata, **known})
     published = Registry(champion.tracking_uri).publish(
         champion.name,
-        packed,
+        service,
         recorded,
         evaluation=lambda: catalog.load(f"{source}.evaluation"),
         log=lambda service: log_service(service, source),

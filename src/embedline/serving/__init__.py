@@ -1,1 +1,1 @@
-"""What answers requests: a packed model that takes raw rows, and how MLflow loads it. No pickle anywhere."""
+"""Services: models that answer raw rows, MLflow's registry of them, and the HTTP server. No pickle anywhere."""

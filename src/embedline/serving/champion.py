@@ -11,16 +11,16 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
-from embedline.serving.packed import Better, Measured, Service
+from embedline.serving.service import Better, Score, Scorer
 
 ACTUAL = "actual"  # column of the true values among held-out rows
 
 
-class Figures(BaseModel):
-    """What is recorded of a service: its main figure, and on which rows.
+class RecordedScore(BaseModel):
+    """The score of a service and the rows that it was measured on, as the registry stores them.
 
     Attributes:
-        path: keys of the figure in ``<source>.metrics``.
+        path: keys of the metric in ``<source>.metrics``.
         rows: how many were held out.
         evaluation: fingerprint of the rows.
     """
@@ -34,9 +34,9 @@ class Figures(BaseModel):
     evaluation: str
 
     @property
-    def measured(self) -> Measured:
-        """The figure by itself."""
-        return Measured(self.path, self.value, self.better)
+    def score(self) -> Score:
+        """The score without the rows."""
+        return Score(self.path, self.value, self.better)
 
 
 @dataclass(frozen=True)
@@ -60,27 +60,29 @@ def request_of(evaluation: pl.DataFrame) -> pd.DataFrame:
     return evaluation.drop(ACTUAL).to_pandas()
 
 
-def measure(service: Service, evaluation: pl.DataFrame) -> Measured:
-    """The main figure of a service on held-out rows: their columns but ``actual`` are the request."""
-    answers = service.predict(request_of(evaluation))
-    return service.measure(answers, evaluation.get_column(ACTUAL).to_pandas())
+def measure(scorer: Scorer, evaluation: pl.DataFrame) -> Score:
+    """The main metric of a service on held-out rows: their columns but ``actual`` are the request."""
+    answers = scorer.predict(request_of(evaluation))
+    return scorer.measure(answers, evaluation.get_column(ACTUAL).to_pandas())
 
 
-def decide(challenger: Figures, champion: Figures | None, score_champion: Callable[[], Measured] | None) -> Decision:
-    """A challenger wins where there is no champion, or by a strictly better figure on the same rows.
+def decide(
+    challenger: RecordedScore, champion: RecordedScore | None, score_champion: Callable[[], Score] | None
+) -> Decision:
+    """A challenger wins where there is no champion, or by a strictly better score on the same rows.
 
     Args:
         champion: what was recorded of the champion; None where nothing was. Its rows may be others.
-        score_champion: has the champion answer the challenger's rows; called only where no figure of these rows and
+        score_champion: has the champion answer the challenger's rows; called only where no score of these rows and
             this kind is recorded. A champion that learned from some of the rows is favoured. None without a champion.
     """
-    ours = challenger.measured
+    ours = challenger.score
     if not math.isfinite(ours.value):
-        return Decision(False, f"{ours.name} {ours.value} is no figure to compare")
+        return Decision(False, f"{ours.name} {ours.value} is no number to compare")
     if score_champion is None:
         return Decision(True, f"{ours.name} {ours.value:.6g}, and there was no champion")
     if champion and (champion.evaluation, champion.path) == (challenger.evaluation, challenger.path):
-        theirs, how = champion.measured, "on the same rows"
+        theirs, how = champion.score, "on the same rows"
     else:
         how = "of the champion on the new rows"
         try:

@@ -16,7 +16,7 @@ from embedline.pipelines.ratings.metrics import rating_metrics
 from embedline.pipelines.ratings.options import TEST, Id, RatingColumns, RatingSplit
 from embedline.pipelines.ratings.splits import assign_splits, subset
 from embedline.serving.columns import InputColumn, require_columns
-from embedline.serving.packed import Measured, PackedService
+from embedline.serving.service import Score, Service
 from embedline.serving.values import plain_values
 from embedline.training.model_file import ModelBundle
 
@@ -30,10 +30,10 @@ class RatingsService:
     known of gets the mean and the bias of the other side. In both columns whole numbers may come as ``3`` or ``3.0``.
     """
 
-    def __init__(self, packed: PackedService) -> None:
-        self._model = load_model(packed.bundle)
+    def __init__(self, service: Service) -> None:
+        self._model = load_model(service.bundle)
         encoder = self._model.encoder
-        self._columns = packed.columns
+        self._columns = service.columns
         # Looked up in a dictionary: the encoder would build its own table for each request.
         self._rows = {
             encoder.columns.user: {user: row for row, user in enumerate(encoder.users, start=1)},
@@ -50,18 +50,18 @@ class RatingsService:
         found = [_look_up(rows[name], known) for name, known in self._rows.items()]
         return pd.DataFrame({PREDICTED: self._model.predict(*found)})
 
-    def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Measured:
-        """Mean squared error, the figure of ``<source>.metrics``; ``actual`` holds the ratings."""
-        figures = rating_metrics(actual.to_numpy(np.float64), answers[PREDICTED].to_numpy(np.float64))
-        return Measured(("mse",), figures["mse"], "lower")
+    def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Score:
+        """Mean squared error, the metric in ``<source>.metrics``; ``actual`` holds the ratings."""
+        metrics = rating_metrics(actual.to_numpy(np.float64), answers[PREDICTED].to_numpy(np.float64))
+        return Score(("mse",), metrics["mse"], "lower")
 
 
-def pack_ratings(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None) -> PackedService:
+def pack_ratings(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None) -> Service:
     """The service of a stored ratings model."""
     encoder = RatingsEncoder.model_validate(bundle.encoder)
     names = encoder.columns
     columns = ((names.user, encoder.users), (names.item, encoder.items))
-    return PackedService(
+    return Service(
         service="embedline.serving.ratings.RatingsService",
         bundle=bundle,
         tables={},

@@ -1,4 +1,4 @@
-"""Services in MLflow's model registry: versions with their figures, and the alias of the champion."""
+"""Services in MLflow's model registry: versions with their scores, and the alias of the champion."""
 
 import importlib.metadata
 import json
@@ -12,12 +12,12 @@ import pandas as pd
 import embedline
 from embedline.errors import DataError
 from embedline.serving import pyfunc
-from embedline.serving.champion import Figures, decide, measure
+from embedline.serving.champion import RecordedScore, decide, measure
 from embedline.serving.columns import signature_of
-from embedline.serving.packed import PackedService
+from embedline.serving.service import Service
 
 CHAMPION = "champion"
-FIGURES, IDENTITY = "embedline.figures", "embedline.identity"  # tags of a version
+SCORE, IDENTITY = "embedline.figures", "embedline.identity"  # tags of a version; registries hold these names
 
 # What an environment needs to answer, as it is installed here; named so that MLflow does not have to guess for seconds.
 REQUIREMENTS = (
@@ -44,13 +44,13 @@ class Version:
     """A registered version.
 
     Attributes:
-        figures: None where it was registered by other means.
+        score: None where it was registered by other means.
     """
 
     name: str
     number: str
     identity: str | None
-    figures: Figures | None
+    score: RecordedScore | None
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Registry:
         found = self._client.search_model_versions(f"name = '{name}'")
         return sorted(map(_version, found), key=lambda version: -int(version.number))
 
-    def load(self, name: str, alias: str = CHAMPION) -> PackedService:
+    def load(self, name: str, alias: str = CHAMPION) -> Service:
         """Download and read a version; raise a DataError where there is none."""
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
@@ -114,29 +114,29 @@ class Registry:
                 content = Path(path).read_bytes()
         except (MlflowException, OSError) as error:
             raise DataError(f"{uri} cannot be read: {' '.join(str(error).split())}") from error
-        return PackedService.from_bytes(content, name=uri)
+        return Service.from_bytes(content, name=uri)
 
-    def publish(self, name: str, packed: PackedService, figures: Figures, evaluation: Any, log: Any) -> Published:
+    def publish(self, name: str, service: Service, score: RecordedScore, evaluation: Any, log: Any) -> Published:
         """Register a service unless a version has it already, and make it the champion if it beats the present one.
 
         Args:
-            figures: of the service on ``evaluation``.
+            score: of the service on ``evaluation``.
             evaluation: function that gives the raw held-out rows, read only if the champion has to answer them.
-            log: function that logs ``packed`` to the active run and gives the URI of the logged model.
+            log: function that logs ``service`` to the active run and gives the URI of the logged model.
         """
-        champion, identity = self.find(name), packed.identity
+        champion, identity = self.find(name), service.identity
         if champion is not None and champion.identity == identity:
             return Published(champion, False, True, "it is the champion already")
         version = next((version for version in self.versions(name) if version.identity == identity), None)
         is_new = version is None
         if version is None:
-            version = self._register(name, log(packed), identity)
+            version = self._register(name, log(service), identity)
         decision = decide(
-            figures,
-            champion.figures if champion else None,
+            score,
+            champion.score if champion else None,
             (lambda: measure(self.load(name).open(), evaluation())) if champion else None,
         )
-        self._client.set_model_version_tag(name, version.number, FIGURES, figures.model_dump_json())
+        self._client.set_model_version_tag(name, version.number, SCORE, score.model_dump_json())
         if decision.wins:
             self._client.set_registered_model_alias(name, CHAMPION, version.number)
         return Published(version, is_new, decision.wins, decision.reason)
@@ -147,43 +147,43 @@ class Registry:
         return _version(mlflow.register_model(model_uri, name, tags={IDENTITY: identity}))
 
 
-def log_service(packed: PackedService, name: str) -> str:
+def log_service(service: Service, name: str) -> str:
     """Log a service as an MLflow model of the active run, with signature, example and requirements; its URI.
 
     The model brings the package's code along, so that ``mlflow models serve`` finds it anywhere.
     """
     import mlflow
 
-    example = _example(packed)
+    example = _example(service)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, pyfunc.FILE)
-        file.write_bytes(packed.to_bytes())
+        file.write_bytes(service.to_bytes())
         info = mlflow.pyfunc.log_model(
             name=name,
             loader_module=pyfunc.__name__,
             data_path=str(file),
             code_paths=[str(Path(embedline.__file__).parent)],
-            signature=signature_of(packed.columns, packed.open().predict(example)),
+            signature=signature_of(service.columns, service.open().predict(example)),
             input_example=example,
             pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in REQUIREMENTS],
-            metadata=packed.metadata,
+            metadata=service.metadata,
         )
     uri: str = info.model_uri
     return uri
 
 
-def _example(packed: PackedService) -> pd.DataFrame:
+def _example(service: Service) -> pd.DataFrame:
     """The example with the types of the signature: doubles may look like whole numbers in JSON."""
-    rows = pd.DataFrame(packed.example)
-    doubles = [column.name for column in packed.columns if column.type == "double" and column.name in rows.columns]
+    rows = pd.DataFrame(service.example)
+    doubles = [column.name for column in service.columns if column.type == "double" and column.name in rows.columns]
     return rows.astype(dict.fromkeys(doubles, "float64"))
 
 
 def _version(found: Any) -> Version:
-    figures = found.tags.get(FIGURES)
+    score = found.tags.get(SCORE)
     return Version(
         name=found.name,
         number=str(found.version),
         identity=found.tags.get(IDENTITY),
-        figures=Figures.model_validate(json.loads(figures)) if figures else None,
+        score=RecordedScore.model_validate(json.loads(score)) if score else None,
     )

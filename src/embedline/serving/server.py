@@ -1,7 +1,7 @@
-"""MLflow's scoring app around a packed service, with bounds, and with one line for whoever sent a bad request.
+"""MLflow's scoring app around a service, with bounds, and with one line for whoever sent a bad request.
 
 ``mlflow.pyfunc.scoring_server`` brings ``/ping``, ``/health``, ``/version`` and the time limit of a request; its
-``/invocations`` is not used. Measured with mlflow 3.17: that one answers a request without a Content-Type, a number of
+``/invocations`` is not used. Score with mlflow 3.17: that one answers a request without a Content-Type, a number of
 5,000 digits or deeply nested JSON with 500, takes bodies of any size and sends them back where they are no JSON, leaves
 out misspelt columns, and calls whatever goes wrong inside of a model 400.
 """
@@ -21,7 +21,7 @@ from embedline.errors import DataError
 from embedline.serving.contract import RefusedError, RequestContract
 from embedline.serving.invocations import read_frame, write_predictions
 from embedline.serving.limits import Limits
-from embedline.serving.packed import PackedService, Service
+from embedline.serving.service import Scorer, Service
 
 logger = logging.getLogger(__name__)
 
@@ -32,20 +32,20 @@ SMALL = 65_536  # bytes of a body that may always be sent: uvicorn reads as many
 DRAINED = 8  # times the limit of a body that are read and dropped, so that its sender gets the answer
 
 
-class Answering:
-    """From the body of a request to the body of its answer.
+class RequestHandler:
+    """Answers requests: the body of a request in, the body of the response out.
 
     Args:
-        packed: the service.
+        service: the service.
         limits: of a request, where they are given; the others are those of the service's kind.
         strict: whether a column that the model does not have is refused, or left out as MLflow does.
     """
 
-    def __init__(self, packed: PackedService, limits: Mapping[str, float], *, strict: bool = True) -> None:
-        self._service: Service = packed.open()
-        own: Limits = getattr(self._service, "limits", Limits())
+    def __init__(self, service: Service, limits: Mapping[str, float], *, strict: bool = True) -> None:
+        self._scorer: Scorer = service.open()
+        own: Limits = getattr(self._scorer, "limits", Limits())
         self.limits = Limits.model_validate(own.model_dump() | dict(limits))
-        self._contract = RequestContract(packed.columns, self.limits, strict)
+        self._contract = RequestContract(service.columns, self.limits, strict)
 
     def answer(self, body: bytes, content_type: str | None) -> bytes:
         """Predictions as JSON.
@@ -55,7 +55,7 @@ class Answering:
         """
         frame = read_frame(body, content_type, self._contract)
         try:
-            found: pd.DataFrame = self._service.predict(frame)
+            found: pd.DataFrame = self._scorer.predict(frame)
         except DataError as error:
             raise RefusedError(400, " ".join(str(error).split())) from error
         return write_predictions(found)
@@ -67,15 +67,15 @@ class Application:
     MLflow's app is not asked first: its time limit is a middleware that costs as much as a prediction.
     """
 
-    def __init__(self, answering: Answering) -> None:
+    def __init__(self, handler: RequestHandler) -> None:
         from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
         from mlflow.models import Model
         from mlflow.pyfunc import PyFuncModel, scoring_server
 
-        self._answering, self._bodies = answering, Bodies(answering.limits)
+        self._handler, self._bodies = handler, Bodies(handler.limits)
         self._seconds: float = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
-        self._mlflow = scoring_server.init(PyFuncModel(Model(), answering, predict_fn="answer"))
+        self._mlflow = scoring_server.init(PyFuncModel(Model(), handler, predict_fn="answer"))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
@@ -93,7 +93,7 @@ class Application:
         try:
             body = await self._bodies.read(request)
             try:
-                answer = partial(self._answering.answer, body, request.headers.get("content-type"))
+                answer = partial(self._handler.answer, body, request.headers.get("content-type"))
                 async with asyncio.timeout(self._seconds):
                     found = await asyncio.get_running_loop().run_in_executor(self._threads, answer)
             finally:

@@ -19,15 +19,15 @@ from embedline.pipelines.tabular.encoder import Encoder, encode
 from embedline.pipelines.tabular.learner import load_model
 from embedline.pipelines.tabular.predictions import (
     PREDICTED,
-    main_figure,
+    epoch_metrics,
+    main_metric,
     predicted_columns,
     prefix_of,
     probability_names,
-    short_figures,
 )
 from embedline.pipelines.tabular.targets import ClassTarget, Target
 from embedline.serving.columns import ColumnType, InputColumn, require_columns
-from embedline.serving.packed import Measured, PackedService
+from embedline.serving.service import Score, Service
 from embedline.serving.values import is_text, plain_values
 from embedline.training.model_file import ModelBundle
 
@@ -50,7 +50,7 @@ _NOUNS: dict[Kind, str] = {
 
 
 class TableInputs(BaseModel):
-    """``settings`` of a packed table model.
+    """``settings`` of the service of a table.
 
     Attributes:
         kinds: what each input of the encoder holds, by its column.
@@ -82,13 +82,13 @@ def request_columns(inputs: TableInputs, table: pl.DataFrame) -> tuple[InputColu
     )
 
 
-def pack_table(model: ModelBundle, table: pl.DataFrame) -> PackedService:
+def pack_table(model: ModelBundle, table: pl.DataFrame) -> Service:
     """Pack a tabular bundle for requests with the columns of ``table``, the canonical one; its first rows are shown."""
     inputs = TableInputs.of(Encoder.model_validate(model.encoder))
     columns = request_columns(inputs, table)
     example = table.head(EXAMPLE_ROWS).select(column.name for column in columns)
     example = example.with_columns(cs.temporal().cast(pl.String), cs.decimal().cast(pl.Float64))
-    return PackedService(
+    return Service(
         service=SERVICE,
         bundle=model,
         tables={},
@@ -115,9 +115,9 @@ class TableService:
     Answers have the key columns that the request has, ``predicted``, and ``p_<class>`` of each class.
     """
 
-    def __init__(self, packed: PackedService) -> None:
-        self._inputs, self._columns = TableInputs.model_validate(packed.settings), packed.columns
-        self._model = load_model(packed.bundle)
+    def __init__(self, service: Service) -> None:
+        self._inputs, self._columns = TableInputs.model_validate(service.settings), service.columns
+        self._model = load_model(service.bundle)
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
         """A row out for each row in, in their order.
@@ -139,14 +139,14 @@ class TableService:
             answers |= predicted_columns(target, predicted[target.column], prefix)
         return pd.DataFrame(answers)
 
-    def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Measured:
-        """The main figure of the first target."""
+    def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Score:
+        """The main metric of the first target."""
         return measure_target(self._model.encoder.targets, answers, actual)
 
 
-def measure_target(targets: Sequence[Target], answers: pd.DataFrame, actual: pd.Series) -> Measured:
-    """The main figure of the first of ``targets``, from its columns among ``answers`` and the true values [N]."""
-    target, name = targets[0], main_figure(targets[0])
+def measure_target(targets: Sequence[Target], answers: pd.DataFrame, actual: pd.Series) -> Score:
+    """The main metric of the first of ``targets``, from its columns among ``answers`` and the true values [N]."""
+    target, name = targets[0], main_metric(targets[0])
     prefix = prefix_of(target, targets)
     predicted: NDArray[np.float64]  # [N], or probabilities [N, C]
     if isinstance(target, ClassTarget):
@@ -156,8 +156,8 @@ def measure_target(targets: Sequence[Target], answers: pd.DataFrame, actual: pd.
     else:
         true, predicted = actual.to_numpy(dtype=np.float64), answers[prefix + PREDICTED].to_numpy(dtype=np.float64)
     path = ("targets", target.column, name) if len(targets) > 1 else (name,)
-    value = short_figures(target, true, predicted)[name]
-    return Measured(path=path, value=value, better="higher" if isinstance(target, ClassTarget) else "lower")
+    value = epoch_metrics(target, true, predicted)[name]
+    return Score(path=path, value=value, better="higher" if isinstance(target, ClassTarget) else "lower")
 
 
 def typed_rows(rows: pd.DataFrame, kinds: dict[str, Kind]) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from embedline.pipelines.text.predict import Predictor
 from embedline.pipelines.text.splits import TEST
 from embedline.serving.columns import InputColumn, require_columns
 from embedline.serving.limits import Limits
-from embedline.serving.packed import Measured, PackedService
+from embedline.serving.service import Score, Service
 from embedline.serving.values import plain_values
 from embedline.training.model_file import ModelBundle
 
@@ -30,10 +30,10 @@ class TextService:
     # of one text are read one after the other: 200,000 characters take 3 s, and 14 s where every second is a hyphen.
     limits: ClassVar[Limits] = Limits(body=4_000_000, rows=2_000, text=200_000)
 
-    def __init__(self, packed: PackedService) -> None:
+    def __init__(self, service: Service) -> None:
         # One process tokenizes: a server has no use for a pool that starts for a request.
-        self._predictor = replace(Predictor.from_bundle(packed.bundle), few_texts=sys.maxsize)
-        self._columns = packed.columns
+        self._predictor = replace(Predictor.from_bundle(service.bundle), few_texts=sys.maxsize)
+        self._columns = service.columns
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Columns ``predicted``, ``confidence`` (its probability) and ``p_<class>`` of each class.
@@ -46,15 +46,15 @@ class TextService:
         found = self._predictor.predict(texts).drop("text")
         return pd.DataFrame(found.to_dict(as_series=False))
 
-    def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Measured:
-        """Accuracy, the figure of ``<source>.metrics``; ``actual`` holds the labels."""
+    def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Score:
+        """Accuracy, the metric in ``<source>.metrics``; ``actual`` holds the labels."""
         right = answers["predicted"].to_numpy() == actual.to_numpy()
-        return Measured(("classifier", "accuracy"), float(right.mean()), "higher")
+        return Score(("classifier", "accuracy"), float(right.mean()), "higher")
 
 
-def pack_texts(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None) -> PackedService:
+def pack_texts(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None) -> Service:
     """The service of a stored text classifier."""
-    return PackedService(
+    return Service(
         service="embedline.serving.texts.TextService",
         bundle=bundle,
         tables={},

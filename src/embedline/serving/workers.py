@@ -28,7 +28,7 @@ class Serving(BaseModel):
     """What a process serves; JSON in the environment of the processes that uvicorn starts.
 
     Attributes:
-        path: of the packed service.
+        path: file of the service.
         name: of it in messages.
         limits: of a request, those that are given (:class:`embedline.serving.limits.Limits`).
         strict: whether a column that the model does not have is refused.
@@ -139,18 +139,18 @@ def _make_app(serving: Serving) -> Any:
     import torch
 
     from embedline.serving.contract import RefusedError
-    from embedline.serving.packed import PackedService
-    from embedline.serving.server import Answering, Application
+    from embedline.serving.server import Application, RequestHandler
+    from embedline.serving.service import Service
 
     torch.set_num_threads(max(1, _cores() // serving.workers))
-    packed = PackedService.from_bytes(Path(serving.path).read_bytes(), name=serving.name)
-    answering = Answering(packed, serving.limits, strict=serving.strict)
-    if packed.example:
+    service = Service.from_bytes(Path(serving.path).read_bytes(), name=serving.name)
+    handler = RequestHandler(service, serving.limits, strict=serving.strict)
+    if service.example:
         try:  # the first answer is the slowest: nobody shall wait for it
-            answering.answer(json.dumps({"dataframe_records": packed.example}).encode(), "application/json")
+            handler.answer(json.dumps({"dataframe_records": service.example}).encode(), "application/json")
         except RefusedError as error:
             raise DataError(f"{serving.name} does not answer its own example: {error}") from error
-    return Application(answering)
+    return Application(handler)
 
 
 def _end_with_parent() -> None:

@@ -13,8 +13,7 @@ import polars as pl
 from embedline.errors import DataError, about_frame
 from embedline.frames.checks import open_frame, settle_objects
 from embedline.pipelines.ratings.options import RatingColumns, RatingSplit
-from embedline.pipelines.tabular.columns import TEST, Columns, Split, assign_splits
-from embedline.pipelines.tabular.contract import read_table
+from embedline.pipelines.tabular.columns import TEST, Columns, Split, assign_splits, read_table
 from embedline.pipelines.text.documents import read_documents
 from embedline.training.metrics import require_finite
 
@@ -22,27 +21,27 @@ logger = logging.getLogger(__name__)
 
 Frame = Any  # polars.DataFrame or pandas.DataFrame
 Bundle = Any  # embedline.training.model_file.ModelBundle
-Packed = Any  # embedline.serving.packed.PackedService
+Service = Any  # embedline.serving.service.Service
 
 ACTUAL = "actual"
 TOLERANCE = 1e-4  # relative: rows in other batches differ by rounding, features computed otherwise by far more
 
 
-def pack_texts(model: Bundle) -> Packed:
+def pack_texts(model: Bundle) -> Service:
     """The service of a text classifier."""
     from embedline.serving.texts import pack_texts as pack
 
     return pack(model)
 
 
-def pack_ratings(model: Bundle) -> Packed:
+def pack_ratings(model: Bundle) -> Service:
     """The service of a ratings model."""
     from embedline.serving.ratings import pack_ratings as pack
 
     return pack(model)
 
 
-def pack_table(model: Bundle, table: Frame) -> Packed:
+def pack_table(model: Bundle, table: Frame) -> Service:
     """The model as a service for rows of the canonical table."""
     from embedline.serving.tables import pack_table as pack
 
@@ -74,7 +73,7 @@ def hold_out_table(table: Frame, columns: Columns, split: Split, encoder: dict[s
     """The rows that the split holds out, as a request has them, and ``actual``, the value of the first target."""
     inputs = [*encoder["categorical"], *encoder["groups"], *encoder["continuous"]]
     if ACTUAL in inputs:
-        raise DataError(f"the table has a variable {ACTUAL!r}, the name of what came true: rename it to publish")
+        raise DataError(f"the table has a variable {ACTUAL!r}, the column of the true values: rename it to publish")
     with about_frame("table"):
         rows = assign_splits(read_table(table, columns, split), columns, split).filter(nw.col("split") == TEST)
     chosen = rows.select(*dict.fromkeys(inputs), nw.col(columns.targets[0]).alias(ACTUAL)).to_polars()
@@ -82,8 +81,8 @@ def hold_out_table(table: Frame, columns: Columns, split: Split, encoder: dict[s
     return chosen.with_columns(pl.col(text).cast(pl.String))
 
 
-def measure_service(service: Packed, evaluation: pl.DataFrame, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Have the service answer the raw held-out rows, and compare its figure with that of the model.
+def measure_service(service: Service, evaluation: pl.DataFrame, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Have the service answer the raw held-out rows, and compare its metric with that of the model.
 
     Returns:
         ``metric`` (name), ``path``, ``value``, ``better``, ``rows``, and ``evaluation``: fingerprint of the rows.
@@ -115,7 +114,7 @@ def measure_service(service: Packed, evaluation: pl.DataFrame, metrics: dict[str
     }
 
 
-def predict_rows(rows: Frame, service: Packed) -> pl.DataFrame:
+def predict_rows(rows: Frame, service: Service) -> pl.DataFrame:
     """The rows, with the types that the service takes, and beside them what it answers.
 
     Args:
@@ -135,7 +134,7 @@ def predict_rows(rows: Frame, service: Packed) -> pl.DataFrame:
     return request.hstack(results)
 
 
-def typed_request(rows: pl.DataFrame, service: Packed) -> pl.DataFrame:
+def typed_request(rows: pl.DataFrame, service: Service) -> pl.DataFrame:
     """The rows with every column of strings as the type that the service takes; raise a DataError as above."""
     from embedline.serving.columns import parse_text
 

@@ -21,11 +21,11 @@ def create_publish_pipeline(
     hold_out: Callable[..., Any],
     hold_out_inputs: Sequence[str],
 ) -> Pipeline:
-    """Pack ``<source>.service``, and measure it on ``<source>.evaluation``: figures in ``<source>.service_figures``.
+    """Pack ``<source>.service``, and measure it on ``<source>.evaluation``: ``<source>.service_metrics``.
 
     Args:
         source: namespace of the model.
-        pack: makes the :class:`embedline.serving.packed.PackedService` from ``pack_inputs``.
+        pack: makes the :class:`embedline.serving.service.Service` from ``pack_inputs``.
         hold_out: makes a Polars frame of raw held-out rows from ``hold_out_inputs``: the columns of a request, and
             the column ``actual``.
         pack_inputs, hold_out_inputs: names of datasets. Those with a dot, such as ``rossmann.table``, are taken as
@@ -39,7 +39,7 @@ def create_publish_pipeline(
             Node(
                 nodes.measure_service,
                 ["service", "evaluation", "metrics"],
-                "service_figures",
+                "service_metrics",
                 name="measure_service",
                 tags=["evaluate", PUBLISH],
             ),

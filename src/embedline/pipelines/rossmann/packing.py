@@ -10,7 +10,7 @@ from embedline.pipelines.tabular.columns import TEST, Columns, Split, assign_spl
 
 Frame = Any  # a frame of Polars, pandas, PySpark or another that Narwhals knows
 Bundle = Any  # embedline.training.model_file.ModelBundle
-Packed = Any  # embedline.serving.packed.PackedService
+Service = Any  # embedline.serving.service.Service
 
 
 def pack_service(
@@ -21,7 +21,7 @@ def pack_service(
     weather: Frame,
     trends: Frame,
     features: FeatureOptions,
-) -> Packed:
+) -> Service:
     """The model as a service for rows as in test.csv, with the calendar, the stores, the weather and the trends."""
     from embedline.pipelines.rossmann.service import pack
 

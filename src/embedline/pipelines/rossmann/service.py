@@ -25,7 +25,7 @@ from embedline.pipelines.tabular.encoder import encode
 from embedline.pipelines.tabular.learner import load_model
 from embedline.pipelines.tabular.predictions import PREDICTED
 from embedline.serving.columns import InputColumn, require_columns
-from embedline.serving.packed import Measured, PackedService
+from embedline.serving.service import Score, Service
 from embedline.serving.tables import EXAMPLE_ROWS, measure_target
 from embedline.serving.values import as_text, plain_values
 from embedline.training.model_file import ModelBundle
@@ -63,15 +63,15 @@ class RossmannService:
     As in a run of the pipeline, a store that store.csv does not have and a day without weather or trends are errors.
     """
 
-    def __init__(self, packed: PackedService) -> None:
-        self._model = load_model(packed.bundle)
-        self._features = FeatureOptions.model_validate(packed.settings["features"])
-        self._stores, self._calendar = packed.tables["stores"], packed.tables["calendar"]
-        self._weather, self._trends = packed.tables["weather"], packed.tables["trends"]
+    def __init__(self, service: Service) -> None:
+        self._model = load_model(service.bundle)
+        self._features = FeatureOptions.model_validate(service.settings["features"])
+        self._stores, self._calendar = service.tables["stores"], service.tables["calendar"]
+        self._weather, self._trends = service.tables["weather"], service.tables["trends"]
         # A row of the first day of all, from which the pipeline counts Days; sales of 0 take it out of the table again.
         earliest = self._calendar.filter(pl.col("DayNumber") == pl.col("DayNumber").min()).head(1)
         self._earliest = earliest.with_columns(Sales=0, Customers=0, Id=None)
-        ahead = packed.tables["ahead"]
+        ahead = service.tables["ahead"]
         days = zip(*(ahead[name].to_list() for name in DAY), strict=True)
         self._forecast: dict[Day, float] = dict(zip(days, ahead[PREDICTED].to_list(), strict=True))
 
@@ -91,7 +91,7 @@ class RossmannService:
             {**answers, "Store": [int(day[0]) for day in days], "Date": [day[1] for day in days], "Sales": sales}
         )
 
-    def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Measured:
+    def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Score:
         """The main figure of the model."""
         return measure_target(self._model.encoder.targets, answers.rename(columns={"Sales": PREDICTED}), actual)
 
@@ -180,7 +180,7 @@ def pack(
     weather: pl.DataFrame,
     trends: pl.DataFrame,
     features: FeatureOptions,
-) -> PackedService:
+) -> Service:
     """Pack the model with the typed tables of the pipeline, and its forecast of the days without sales.
 
     Args:
@@ -196,7 +196,7 @@ def pack(
     if len(inputs):
         (predicted,) = loaded.predict(to_arrays(inputs, loaded.encoder)).values()
     as_said = days.with_columns(StateHoliday=pl.col("HolidayKind").cast(pl.String), Date=pl.col("Date").cast(pl.String))
-    return PackedService(
+    return Service(
         service=SERVICE,
         bundle=model,
         tables={

@@ -4,6 +4,7 @@ Its LSTM layers have dropout over whole sequences and on the recurrent matrix.
 """
 
 import itertools
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -99,7 +100,9 @@ class DroppedLSTM(nn.LSTM):
         weights = [self.weight_ih_l0, dropped, self.bias_ih_l0, self.bias_hh_l0]
         # The function that nn.LSTM calls, with another list of weights. It is private to PyTorch, so a test compares it
         # with a loop. torch.func.functional_call is no alternative: nn.LSTM would re-point its weights at every call.
-        output, h, c = torch._VF.lstm(input, (h, c), weights, True, 1, 0.0, True, False, False)
+        # cuDNN needs the weights in one block of memory and warns that it copies them: the dropped ones are always new.
+        with warnings.catch_warnings(action="ignore", category=UserWarning) if input.is_cuda else nullcontext():
+            output, h, c = torch._VF.lstm(input, (h, c), weights, True, 1, 0.0, True, False, False)
         return output, h, c
 
 

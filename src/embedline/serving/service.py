@@ -1,4 +1,7 @@
-"""All that answers requests in one file: a zip of safetensors, Feather and JSON, without pickle or compression."""
+"""A service: a model and all that it needs to answer requests, in one file.
+
+The file is a zip of safetensors, Feather and JSON, without pickle or compression.
+"""
 
 import hashlib
 import importlib
@@ -21,16 +24,16 @@ FORMAT = "embedline-service-1"
 MODEL, HEADER = "model.safetensors", "service.json"
 _TABLES, _FEATHER = "tables/", ".feather"
 _HEADER_KEYS = ("service", "settings", "columns", "example", "metadata")
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # of each file in the zip: the same service has the same bytes whenever it is packed
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # of each file in the zip: the same service has the same bytes whenever it is written
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The figure by which two services of a source are compared.
+class Score:
+    """The metric by which two services of a source are compared.
 
     Attributes:
         path: its keys in ``<source>.metrics``, such as ``("exp_rmspe",)``.
-        value: the figure.
+        value: its value.
         better: which of two values is the better one.
     """
 
@@ -44,27 +47,27 @@ class Measured:
         return ".".join(self.path)
 
     def beats(self, other: float) -> bool:
-        """Whether the figure is strictly better than ``other``; one that is no number beats nothing."""
+        """Whether the value is strictly better than ``other``; NaN beats nothing."""
         return self.value < other if self.better == "lower" else self.value > other
 
 
-class Service(Protocol):
-    """Answers requests from what was packed; calls may come from several threads."""
+class Scorer(Protocol):
+    """Answers the requests of a service; calls may come from several threads."""
 
-    def __init__(self, packed: "PackedService") -> None: ...
+    def __init__(self, service: "Service") -> None: ...
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
         """A row out for each row in, in their order; raises a DataError that names column and row (from 1)."""
         ...
 
-    def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Measured:
-        """The main figure of the ``answers`` to held-out rows, whose true values are ``actual`` [N]."""
+    def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Score:
+        """The main metric of the ``answers`` to held-out rows, whose true values are ``actual`` [N]."""
         ...
 
 
 @dataclass(frozen=True)
-class PackedService:
-    """A model with all that turns raw rows into its inputs.
+class Service:
+    """A model and all that turns raw rows into its inputs.
 
     Attributes:
         service: dotted name of the class that answers, such as ``embedline.serving.ratings.RatingsService``.
@@ -73,7 +76,7 @@ class PackedService:
         settings: JSON values that the service reads.
         columns: what a request has.
         example: rows of a request, JSON values.
-        metadata: what is known about the model beyond its answers: source, figures, evaluation; JSON values.
+        metadata: what is known about the model beyond its answers: source, score, evaluation; JSON values.
     """
 
     service: str
@@ -84,11 +87,11 @@ class PackedService:
     example: list[dict[str, Any]]
     metadata: dict[str, Any] = field(default_factory=dict)
 
-    def open(self) -> Service:
+    def open(self) -> Scorer:
         """Make the service ready to answer; raise a DataError where this version of the package has no such class."""
         module, _, name = self.service.rpartition(".")
         if module.split(".")[0] != __package__.split(".")[0]:  # a file must not decide what else is imported
-            raise DataError(f"the packed service names {self.service!r}, which is no class of embedline")
+            raise DataError(f"the service names {self.service!r}, which is no class of embedline")
         try:
             found = getattr(importlib.import_module(module), name, None)
         except ModuleNotFoundError as error:
@@ -96,11 +99,11 @@ class PackedService:
                 raise
             found = None
         if found is None:
-            raise DataError(f"the packed service names {self.service!r}, which this version does not have")
+            raise DataError(f"the service names {self.service!r}, which this version does not have")
         if not (isinstance(found, type) and hasattr(found, "predict") and hasattr(found, "measure")):
-            raise DataError(f"the packed service names {self.service!r}, which is no service")
-        service: Service = found(self)
-        return service
+            raise DataError(f"the service names {self.service!r}, which is no service")
+        scorer: Scorer = found(self)
+        return scorer
 
     @property
     def identity(self) -> str:
@@ -134,11 +137,11 @@ class PackedService:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, content: bytes, *, name: str = "the packed service") -> Self:
+    def from_bytes(cls, content: bytes, *, name: str = "the service") -> Self:
         """Read what :meth:`to_bytes` wrote.
 
         Raises:
-            DataError: if ``content`` is no packed service of this format; the message starts with ``name``.
+            DataError: if ``content`` is no service of this format; the message starts with ``name``.
         """
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -146,7 +149,7 @@ class PackedService:
             header = json.loads(files[HEADER])
             model = files[MODEL]
         except (zipfile.BadZipFile, KeyError, ValueError) as error:
-            raise DataError(f"{name} is not a readable packed service: {error}") from error
+            raise DataError(f"{name} is not a readable service file: {error}") from error
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             found = header.get("format") if isinstance(header, dict) else None
             raise DataError(f"{name} has the format {found!r}; this version reads {FORMAT!r}")

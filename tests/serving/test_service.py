@@ -1,4 +1,4 @@
-"""A packed service is one file without pickle; its identity is that of its answers."""
+"""A service is one file without pickle; its identity is that of its answers."""
 
 import io
 import json
@@ -11,16 +11,16 @@ import polars as pl
 import pytest
 import torch
 
-from embedline.datasets import Service
+from embedline import datasets
 from embedline.errors import DataError
 from embedline.serving.columns import InputColumn, require_columns, signature_of
-from embedline.serving.packed import PackedService
+from embedline.serving.service import Service
 from embedline.serving.values import as_text, plain_values
 from embedline.training.model_file import ModelBundle
 
 
 @pytest.fixture
-def packed() -> PackedService:
+def packed() -> Service:
     """A service with a model of one matrix and a table of each type."""
     weights = {"0.layer": torch.arange(6.0).reshape(2, 3), "0.codes": torch.tensor([1, 2])}
     bundle = ModelBundle("tabular", {"layers": [3]}, {"keys": []}, weights, {"members": 1, "seconds": 3.5})
@@ -30,7 +30,7 @@ def packed() -> PackedService:
             {"Date": pl.Series(["2015-07-31"]).str.to_date(), "heat": pl.Series([0.1], dtype=pl.Float32)}
         ),
     }
-    return PackedService(
+    return Service(
         service="embedline.serving.tables.TableService",
         bundle=bundle,
         tables=tables,
@@ -43,7 +43,7 @@ def packed() -> PackedService:
 
 def test_a_file_gives_back_what_was_packed(packed) -> None:
     content = packed.to_bytes()
-    read = PackedService.from_bytes(content)
+    read = Service.from_bytes(content)
     for name in ("service", "settings", "columns", "example", "metadata"):
         assert getattr(read, name) == getattr(packed, name)
     assert read.bundle.metrics == packed.bundle.metrics and read.bundle.config == {"layers": [3]}
@@ -76,11 +76,11 @@ def test_the_identity_is_that_of_the_answers(packed) -> None:
 
 
 def test_the_dataset_keeps_a_service_and_names_a_broken_file(packed, tmp_path) -> None:
-    dataset = Service(filepath=str(tmp_path / "service.zip"))
+    dataset = datasets.Service(filepath=str(tmp_path / "service.zip"))
     dataset.save(packed)
     assert dataset.load().identity == packed.identity
     (tmp_path / "service.zip").write_bytes(packed.to_bytes()[:-10])
-    with pytest.raises(Exception, match="is not a readable packed service: File is not a zip file") as caught:
+    with pytest.raises(Exception, match="is not a readable service file: File is not a zip file") as caught:
         dataset.load()
     assert isinstance(caught.value.__cause__, DataError)
 
@@ -91,8 +91,8 @@ def test_the_dataset_keeps_a_service_and_names_a_broken_file(packed, tmp_path) -
         (b"[1]", "f.zip has the format None; this version reads 'embedline-service-1'"),
         (b'{"format": "embedline-service-9"}', "f.zip has the format 'embedline-service-9'"),
         (b'{"format": "embedline-service-1", "service": "x"}', "f.zip has no settings, columns, example, metadata"),
-        (b"{", "f.zip is not a readable packed service: "),
-        (None, "f.zip is not a readable packed service: "),
+        (b"{", "f.zip is not a readable service file: "),
+        (None, "f.zip is not a readable service file: "),
     ],
 )
 def test_another_file_is_refused(packed, header, message) -> None:
@@ -102,7 +102,7 @@ def test_another_file_is_refused(packed, header, message) -> None:
         if header is not None:
             archive.writestr("service.json", header)
     with pytest.raises(DataError, match=message):
-        PackedService.from_bytes(buffer.getvalue(), name="f.zip")
+        Service.from_bytes(buffer.getvalue(), name="f.zip")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_another_file_is_refused(packed, header, message) -> None:
         ("embedlines.serving.Service", "which is no class of embedline"),
         ("embedline.serving.gone.Service", "'embedline.serving.gone.Service', which this version does not have"),
         ("embedline.serving.tables.Gone", "'embedline.serving.tables.Gone', which this version does not have"),
-        ("embedline.serving.packed.Measured", "'embedline.serving.packed.Measured', which is no service"),
+        ("embedline.serving.service.Score", "'embedline.serving.service.Score', which is no service"),
     ],
 )
 def test_a_file_cannot_name_any_class(packed, service, message) -> None:
