@@ -21,6 +21,7 @@ from embedline.frames.dates import (
 from embedline.frames.joins import describe_key, join_sorted, lookup, require_unique, sorted_by
 from embedline.frames.types import as_categories, typed
 from embedline.frames.windows import add_gaps, add_window_sums, days_from_next, days_since
+from embedline.paths import find_source
 from embedline.pipelines.rossmann import schemas
 from embedline.pipelines.rossmann.calendar_features import (
     add_calendar_features,
@@ -51,7 +52,7 @@ _DAYS_A_STORE = 65_536
 
 def acquire(source: str, verify: bool, generator: GeneratorOptions) -> dict[str, bytes]:
     """Fetch the seven files from the address ``source``, or generate them; as they are, by table name."""
-    return acquire_tables(source, verify=verify, generator=generator)
+    return acquire_tables(find_source(source), verify=verify, generator=generator)
 
 
 def type_sales(train: Frame, test: Frame) -> Frame:
