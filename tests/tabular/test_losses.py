@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.categories import CategoryMap
 from embedline.pipelines.tabular.losses import class_weights, make_loss
 from embedline.pipelines.tabular.options import TableTraining
-from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget
+from embedline.pipelines.tabular.targets import CategoryMap, ClassTarget, NumericTarget
 from embedline.training.options import TrainingOptions
 
 GRADE = ClassTarget(column="grade", levels=CategoryMap(kind="string", levels=("a", "b", "c")), counts=(6, 3, 1))

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -14,6 +16,7 @@ from embedline.training.launcher import VARIABLES
 from embedline.training.options import OptimizerOptions
 from embedline.training.processes import current
 
+CGROUP = Path("/sys/fs/cgroup")
 LAUNCHER = ("LOCAL_WORLD_SIZE", *(name for names in VARIABLES for name in names))  # what Accelerate reads
 
 
@@ -70,3 +73,18 @@ def _launched_as_team() -> Iterator[None]:
 def device_name(device: torch.device) -> str:
     """Name to report: the GPU's own, or ``cpu``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be filled on ``device`` and in main memory, whichever are fewer.
+
+    Of main memory, a container's limit (control groups, version 2) counts where there is one; cached files are free.
+    """
+    free = [int(psutil.virtual_memory().available)]
+    limit, used, details = (CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
+    if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
+        stat = dict(line.split() for line in details.read_text().splitlines()) if details.exists() else {}
+        free.append(int(most) - int(used.read_text()) + int(stat.get("file", 0)))
+    if device.type == "cuda":
+        free.append(torch.cuda.mem_get_info(device)[0])
+    return min(free)

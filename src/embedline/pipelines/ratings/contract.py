@@ -126,7 +126,7 @@ def _rating_column(values: pl.Series) -> pl.Series:
         hint = "correct what is none, or have it read as numbers"
         start = f"columns.rating names {values.name!r}, which holds {values.dtype} and no numbers"
         try:
-            require_numeric(nw.from_native(values, series_only=True), values.name, mend=hint)
+            require_numeric(nw.from_native(values, series_only=True), values.name, hint=hint)
         except DataError as error:
             raise DataError(f"{start}: {error}") from error
         raise DataError(f"{start}: {hint}")

@@ -1,4 +1,4 @@
-"""Train the network (or several, over seeds), store it as a bundle, and predict from the bundle alone."""
+"""Train the network, or one for each seed, store it as a model bundle, and predict from the bundle alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
+import polars as pl
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
@@ -17,11 +18,10 @@ from embedline.pipelines.tabular.columns import TEST, TRAIN
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.losses import make_loss
 from embedline.pipelines.tabular.mapped_rows import MappedRows, blocks_of, rows_of
-from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes
-from embedline.pipelines.tabular.numeric_embeddings import numeric_config
+from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes, numeric_config
 from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
-from embedline.pipelines.tabular.predictions import actual_values, prefix_of, short_figures
-from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, invert_target
+from embedline.pipelines.tabular.predictions import actual_values, epoch_metrics, prefix_of
+from embedline.pipelines.tabular.targets import UNKNOWN, ClassTarget, NumericTarget, Target, invert_target
 from embedline.training.device import make_accelerator
 from embedline.training.dropout import seed_dropout
 from embedline.training.ensemble import in_threads, weighted_mean
@@ -34,7 +34,7 @@ from embedline.training.state import Record
 from embedline.training.train import Evaluate, FitResult, fit
 
 KIND = "tabular"
-PREDICT_ROWS = 16_384  # rows of one forward pass when predicting: bounds memory, large enough to be quick
+PREDICT_ROWS = 16_384  # rows of one forward pass of a prediction: bounds the memory
 
 
 def network_config(
@@ -109,16 +109,16 @@ def train_network(
     network: NetworkOptions,
     training: TrainingOptions,
 ) -> tuple[ModelBundle, list[Record]]:
-    """Train one network for each of ``training.seeds`` on the rows of the part ``train``.
+    """Train one network for each of ``training.seeds`` on the split ``train``.
 
     Returns:
         The bundle, and the history: a record every few steps with ``member``, ``step``, ``epoch``, ``lr`` and
-        ``train_loss``; the last of each epoch also has the figures on the part ``evaluate`` where there is one. The
-        stored network is that of the last epoch, whatever these figures say; with ``training.early_stopping`` that of
-        the epoch which is best on the part of the training rows that it holds out.
+        ``train_loss``; the last record of each epoch also has the metrics of the split ``test`` if there is one. The
+        bundle holds the network of the last epoch, or with ``training.early_stopping`` of the epoch that is best on
+        the validation rows, which are held out of the training rows. The split ``test`` decides nothing.
     """
     training = TableTraining.of(training)
-    make_loss(encoder.targets, training)  # raises where the settings do not fit, before other processes are started
+    make_loss(encoder.targets, training)  # raises if the settings do not fit, before other processes start
     with rows_of(encoded, encoder, training) as store, team(training):
         learned, held_out = store.rows(TRAIN), store.rows(TEST, labelled=False)
         _, values, target = learned.arrays().labelled(encoder)
@@ -139,7 +139,7 @@ def train_network(
 
 @dataclass(frozen=True)
 class TableNetworkSpec:
-    """What every process needs to train the networks."""
+    """The rows and settings that every process needs to train the networks."""
 
     rows: TableArrays | MappedRows
     encoder: Encoder
@@ -203,7 +203,7 @@ def predict_all(encoded: nw.DataFrame[Any], bundle: ModelBundle) -> dict[str, ND
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A bundle ready to predict: its encoder, and its members with their weights in the mean."""
+    """A bundle ready to predict: its encoder, its networks and their weights in the mean."""
 
     encoder: Encoder
     networks: list[EmbeddingNetwork]
@@ -229,20 +229,20 @@ def load_model(bundle: ModelBundle) -> LoadedModel:
 def combine(
     outputs: Sequence[NDArray[np.floating]], weights: Sequence[float], targets: Sequence[Target]
 ) -> dict[str, NDArray[np.float64]]:
-    """Predictions of every target by its column, from the members' outputs [N, K].
+    """Average the outputs [N, K] of the members into predictions of every target by its column.
 
-    Numbers are averaged in the transformed units (a geometric mean for a target learned as a logarithm), classes by
-    their probabilities.
+    Numbers are averaged in transformed units (a geometric mean for a target learned as a logarithm), classes as
+    probabilities.
     """
     predicted: dict[str, NDArray[np.float64]] = {}
     begin = 0
     for target in targets:
-        parts = [each[:, begin : begin + target.width] for each in outputs]
+        own = [each[:, begin : begin + target.width] for each in outputs]
         begin += target.width
         if isinstance(target, ClassTarget):
-            predicted[target.column] = weighted_mean([softmax(part) for part in parts], weights)
+            predicted[target.column] = weighted_mean([softmax(logits) for logits in own], weights)
         else:
-            mean = weighted_mean([part[:, 0] for part in parts], weights)
+            mean = weighted_mean([numbers[:, 0] for numbers in own], weights)
             predicted[target.column] = invert_target(mean, target)
     return predicted
 
@@ -259,16 +259,46 @@ def network_outputs(network: nn.Module, arrays: TableArrays, device: torch.devic
     outputs = []
     with torch.inference_mode():
         for codes, values in zip(arrays.codes.split(PREDICT_ROWS), arrays.continuous.split(PREDICT_ROWS), strict=True):
-            # Rows of a mapped file lie apart; kernels for such rows would round differently.
+            # Rows of a mapped file are not contiguous; kernels for strided rows round differently.
             output = network(codes.to(device).contiguous(), values.to(device).contiguous()).cpu()
             outputs.append(output if output.ndim == 2 else output.unsqueeze(-1))
     return torch.cat(outputs).numpy()
 
 
+def embedding_frame(bundle: ModelBundle) -> pl.DataFrame:
+    """Learned embeddings of the first member of a tabular bundle, one row a category value.
+
+    Returns:
+        Columns ``variable`` (str), ``value`` (str; row 0 is ``(missing or unseen)``), ``code`` (int32) and
+        ``embedding`` (list of float32, as long as the embedding of the variable is wide). Members are not averaged:
+        the axes of two networks have different meanings.
+    """
+    encoder = Encoder.model_validate(bundle.encoder)
+    network = build_network(bundle.config, seed=0)
+    network.load_state_dict(bundle.member(0))
+    frames = []
+    for index, variable in enumerate(encoder.code_columns if network.embeddings is not None else ()):
+        assert network.embeddings is not None
+        vectors = network.embeddings.table(index).detach().numpy()
+        levels = encoder.categorical[variable].levels if variable in encoder.categorical else (False, True)
+        frames.append(
+            pl.DataFrame(
+                {
+                    "variable": [variable] * len(vectors),
+                    "value": [UNKNOWN, *map(str, levels)],
+                    "code": np.arange(len(vectors), dtype=np.int32),
+                    "embedding": pl.Series(vectors.tolist(), dtype=pl.List(pl.Float32)),
+                }
+            )
+        )
+    schema: Any = {"variable": pl.String, "value": pl.String, "code": pl.Int32, "embedding": pl.List(pl.Float32)}
+    return pl.concat(frames) if frames else pl.DataFrame(schema=schema)
+
+
 def _evaluator(
     held_out: TableArrays | MappedRows, encoded: nw.DataFrame[Any], encoder: Encoder, accelerator: Accelerator
 ) -> Evaluate:
-    """Figures of the held-out rows by name, after the target's where there are several."""
+    """Metrics of the test split by name, with the target as prefix where there are several."""
     arrays, targets = held_out.arrays(), encoder.targets
     blocks = [{t.column: actual_values(block, t) for t in targets} for block in blocks_of(encoded, TEST)]
     actual = {target.column: np.concatenate([block[target.column] for block in blocks]) for target in targets}
@@ -279,7 +309,7 @@ def _evaluator(
         return {
             prefix_of(target, targets) + name: value
             for target in targets
-            for name, value in short_figures(target, actual[target.column], predicted[target.column]).items()
+            for name, value in epoch_metrics(target, actual[target.column], predicted[target.column]).items()
         }
 
     return evaluate

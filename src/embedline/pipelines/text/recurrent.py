@@ -1,6 +1,8 @@
 """Dropout over sequences, and an LSTM layer with a dropped recurrent matrix (Merity et al. 2017, arXiv:1708.02182)."""
 
+import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +91,9 @@ class DroppedLSTM(nn.LSTM):
         weights = [self.weight_ih_l0, dropped, self.bias_ih_l0, self.bias_hh_l0]
         # What nn.LSTM itself calls, with a list of weights of our own. It is private to PyTorch, so a test compares it
         # with a loop. Not torch.func.functional_call: that has nn.LSTM re-point its weights at every call.
-        output, h, c = torch._VF.lstm(input, (h, c), weights, True, 1, 0.0, True, False, False)
+        # cuDNN wants the weights in one piece, and warns that it copies them there: the dropped ones are new anyhow.
+        with warnings.catch_warnings(action="ignore", category=UserWarning) if input.is_cuda else nullcontext():
+            output, h, c = torch._VF.lstm(input, (h, c), weights, True, 1, 0.0, True, False, False)
         return output, h, c
 
 

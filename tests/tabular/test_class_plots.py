@@ -5,10 +5,9 @@ import polars as pl
 import pytest
 
 from embedline.pipelines.tabular import plots
-from embedline.pipelines.tabular.categories import CategoryMap
-from embedline.pipelines.tabular.class_plots import mistakes_figure, reliability_figure
 from embedline.pipelines.tabular.options import ReportOptions
-from embedline.pipelines.tabular.targets import ClassTarget
+from embedline.pipelines.tabular.plots import plot_class_errors, plot_reliability
+from embedline.pipelines.tabular.targets import CategoryMap, ClassTarget
 from embedline.training.plots import history_frame
 
 GRADE = ClassTarget(column="grade", levels=CategoryMap(kind="string", levels=("a", "b")), counts=(3, 1))
@@ -34,7 +33,7 @@ def _several() -> pl.DataFrame:
 
 @pytest.mark.parametrize(("frame", "prefix"), [(PREDICTIONS, ""), (_several(), "grade.")])
 def test_reliability_of_the_network_and_its_baselines(frame: pl.DataFrame, prefix: str) -> None:
-    figure = reliability_figure(frame, GRADE, prefix, "Calibration")
+    figure = plot_reliability(frame, GRADE, prefix, "Calibration")
     names = [trace.name for trace in figure.data if trace.showlegend is not False]
     assert [name.split(" ")[0] for name in names] == ["perfect", "network", "group_mean"]
     np.testing.assert_allclose(figure.data[1].x, [0.6, 0.7, 0.8, 0.9])
@@ -44,7 +43,7 @@ def test_reliability_of_the_network_and_its_baselines(frame: pl.DataFrame, prefi
 @pytest.mark.parametrize(("frame", "prefix"), [(PREDICTIONS, ""), (_several(), "grade.")])
 def test_mistakes_show_the_matrix_and_the_error_rate_by_column(frame: pl.DataFrame, prefix: str) -> None:
     report = ReportOptions(error_by=("shop", "shop"))
-    figure = mistakes_figure(frame, GRADE, prefix, report, "Errors")
+    figure = plot_class_errors(frame, GRADE, prefix, report, "Errors")
     matrix, rate, expected = figure.data[:3]
     np.testing.assert_allclose(np.array(matrix.z), [[2 / 3, 1 / 3], [0.0, 1.0]])
     assert list(rate.x) == ["(missing)", "p", "q"]
@@ -56,7 +55,7 @@ def test_mistakes_show_the_matrix_and_the_error_rate_by_column(frame: pl.DataFra
 
 
 def test_without_columns_the_matrix_stands_alone() -> None:
-    figure = mistakes_figure(PREDICTIONS, GRADE, "", ReportOptions(), "Errors")
+    figure = plot_class_errors(PREDICTIONS, GRADE, "", ReportOptions(), "Errors")
     assert [trace.type for trace in figure.data] == ["heatmap"]
 
 
@@ -73,7 +72,7 @@ def _history(*prefixes: str) -> pl.DataFrame:
 
 
 def test_training_on_classes_shows_accuracy_and_log_loss() -> None:
-    figure = plots.training_figure(_history(""), "Training")
+    figure = plots.plot_training(_history(""), "Training")
     traces = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data if trace.name}
     assert traces == {
         "training loss": ([0.5, 1.0], [0.7, 0.6]),
@@ -86,7 +85,7 @@ def test_training_on_classes_shows_accuracy_and_log_loss() -> None:
 
 
 def test_training_on_several_targets_shows_the_first_of_them() -> None:
-    figure = plots.training_figure(_history("grade.", "passed."), "Training")
+    figure = plots.plot_training(_history("grade.", "passed."), "Training")
     assert [trace.name for trace in figure.data] == ["training loss", "held-out grade.accuracy", None]
     assert figure.layout.yaxis.title.text == "loss (sum of all targets)"
 
@@ -101,7 +100,7 @@ def test_importances_have_the_greatest_on_top() -> None:
             "deviation": [0.02, 0.01, 0.5],
         }
     )
-    figure = plots.importance_figure(importance, "Importance")
+    figure = plots.plot_importance(importance, "Importance")
     (bars,) = figure.data
     assert (list(bars.y), list(bars.x)) == (["shop", "heat"], [0.25, 0.5])  # drawn from the bottom
     assert list(bars.error_x.array) == [0.01, 0.02]
@@ -118,5 +117,5 @@ def test_of_many_variables_the_most_important_are_drawn() -> None:
             "deviation": [0.0] * 60,
         }
     )
-    (bars,) = plots.importance_figure(importance, "Importance").data
+    (bars,) = plots.plot_importance(importance, "Importance").data
     assert (len(bars.y), bars.y[-1], bars.y[0]) == (40, "v0", "v39")

@@ -17,7 +17,7 @@ STORES = ("13", "20", "85", "262", "622", "988")  # half a year missing, refurbi
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sept", "Oct", "Nov", "Dec")
 
 
-def slow_openings(rows: Rows, store: dict[str, str]) -> dict[str, dict[str, Any]]:
+def slow_calendar(rows: Rows, store: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Features by date of one store's rows (train and test together)."""
     by_day = {date.fromisoformat(row["Date"]): row for row in rows}
     open_days = sorted(day for day, row in by_day.items() if (row["Open"] or "1") == "1")
@@ -92,13 +92,13 @@ def some(real_data: Path) -> dict[str, Rows]:
 
 
 @pytest.mark.parametrize("engine", [ENGINES["polars"], ENGINES["pandas"]], ids=["polars", "pandas"])
-def test_openings_equal_the_row_by_row_reference(some: dict[str, Rows], engine: Callable[[Rows], Any]) -> None:
+def test_calendar_features_equal_the_row_by_row_reference(some: dict[str, Rows], engine: Callable[[Rows], Any]) -> None:
     table = prepare(some, engine)
     stores, days = column(table, "Store"), [str(value)[:10] for value in column(table, "Date")]
     rows = some["train"] + some["test"]
     described = {row["Store"]: row for row in some["store"]}
     expected = {
-        store: slow_openings([row for row in rows if row["Store"] == store], described[store]) for store in STORES
+        store: slow_calendar([row for row in rows if row["Store"] == store], described[store]) for store in STORES
     }
     names = list(expected[STORES[0]][days[0]])
     assert len(names) == 19
