@@ -95,10 +95,9 @@ def _for_new(
     import numpy as np
     import polars as pl
 
-    from embedline.pipelines.ratings.fold_in_options import FoldInOptions
-    from embedline.pipelines.ratings.options import Penalty
+    from embedline.pipelines.ratings.contract import item_titles
+    from embedline.pipelines.ratings.options import FoldInOptions, Penalty
     from embedline.pipelines.ratings.recommend import recommend_for_ratings
-    from embedline.pipelines.ratings.titles import item_titles
 
     titles = item_titles(pl.Series("item", model.encoder.items), items, model.encoder.columns)
     rows, ratings = [], []
@@ -113,7 +112,7 @@ def _for_new(
         np.array(rows),
         np.array(ratings),
         k,
-        folding=FoldInOptions.model_validate(parameters.get("folding", {})),
+        options=FoldInOptions.model_validate(parameters.get("fold_in", {})),
         penalty=Penalty.model_validate(parameters.get("training", {}).get("penalty", {})),
         items=items,
     )

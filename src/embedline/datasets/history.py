@@ -71,7 +71,7 @@ class MetricsHistory(AbstractDataset[None, list[dict[str, Any]]]):
         except ValueError as error:
             raise DataError(f"{path} is no JSON: {error}") from error
         if not isinstance(values, dict):
-            raise DataError(f"{path} holds a {type(values).__name__}, not figures by their names")
+            raise DataError(f"{path} holds a {type(values).__name__}, not metrics by their names")
         return values
 
     def _inputs(self, version: str, provenance: Provenance) -> NodeInputs | None:
