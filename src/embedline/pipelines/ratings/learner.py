@@ -15,8 +15,13 @@ from torch import Tensor, nn
 from embedline.errors import DataError
 from embedline.pipelines.ratings.batches import RandomRatings, RatingBatches, penalty_weights
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, RatingsEncoder
-from embedline.pipelines.ratings.metrics import rating_metrics
-from embedline.pipelines.ratings.network import BothCodes, FactorModel, build_network, network_config
+from embedline.pipelines.ratings.network import (
+    FactorModel,
+    FeatureCodes,
+    build_network,
+    feature_codes,
+    network_config,
+)
 from embedline.pipelines.ratings.options import TEST, TRAIN, RatingNetwork, RatingsTraining
 from embedline.pipelines.ratings.splits import subset
 from embedline.training import lr_finder
@@ -26,6 +31,7 @@ from embedline.training.early_stopping import hold_out, row_monitor
 from embedline.training.ensemble import in_threads, weighted_mean
 from embedline.training.lr_finder import RangeTest
 from embedline.training.members import train_members
+from embedline.training.metrics import regression_metrics
 from embedline.training.model_file import ModelBundle, library_versions
 from embedline.training.options import FinderOptions
 from embedline.training.processes import current_share, team
@@ -61,7 +67,7 @@ def train_ratings(
     tensors = rating_tensors(subset(encoded, TRAIN))
     held_out = subset(encoded, TEST)
     config = network_config(encoder, network)
-    job = RatingsJob(tensors, training, config, BothCodes.of(encoder))
+    job = RatingsJob(tensors, training, config, feature_codes(encoder))
     with team(training):
         accelerator = make_accelerator(training)
         evaluate = _evaluator(held_out, encoder, accelerator) if evaluated and len(held_out) else None
@@ -78,7 +84,7 @@ class RatingsJob:
     tensors: tuple[Tensor, Tensor, Tensor]
     training: RatingsTraining
     config: dict[str, Any]
-    codes: BothCodes
+    codes: tuple[FeatureCodes | None, FeatureCodes | None]
 
     def build(self, seed: int) -> FactorModel:
         """The network of a seed."""
@@ -119,7 +125,7 @@ def range_test(
 ) -> RangeTest:
     """Learning-rate range test on the training rows with the first seed's network."""
     tensors, seed = rating_tensors(subset(encoded, TRAIN)), training.seeds[0]
-    built = build_network(network_config(encoder, network), BothCodes.of(encoder), seed=seed)
+    built = build_network(network_config(encoder, network), feature_codes(encoder), seed=seed)
     accelerator = make_accelerator(training)
     task = _task(RandomRatings, built, tensors, training, accelerator)
     return in_threads(
@@ -186,12 +192,18 @@ def load_model(bundle: ModelBundle) -> RatingModel:
     if bundle.kind != KIND:
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
     encoder = RatingsEncoder.model_validate(bundle.encoder)
-    codes, networks = BothCodes.of(encoder), []
+    codes, networks = feature_codes(encoder), []
     for member in range(int(bundle.metrics["members"])):
         network = build_network(bundle.config, codes, seed=0)
         network.load_state_dict(bundle.member(member))
         networks.append(network.eval())
     return RatingModel(encoder, networks, list(bundle.metrics["member_weights"]))
+
+
+def rating_metrics(actual: NDArray[np.floating], predicted: NDArray[np.floating]) -> dict[str, float]:
+    """MSE, RMSE, MAE and, where the ratings differ, R² of float arrays [N]."""
+    figures = regression_metrics(actual, predicted, logarithmic=False)
+    return {"mse": figures["rmse"] ** 2, **figures}
 
 
 def predict_rows(

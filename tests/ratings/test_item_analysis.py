@@ -8,12 +8,19 @@ from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratin
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import item_analysis
-from embedline.pipelines.ratings.counts import RatedItems, training_counts
-from embedline.pipelines.ratings.crosstab import crosstab
-from embedline.pipelines.ratings.item_analysis import item_biases, item_map, most_rated, nearest_items, side_by_side
+from embedline.pipelines.ratings.contract import item_titles
+from embedline.pipelines.ratings.encoder import training_counts
+from embedline.pipelines.ratings.item_analysis import (
+    concatenate_factors,
+    crosstab,
+    item_biases,
+    item_map,
+    most_rated,
+    nearest_items,
+)
 from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.options import RatingColumns, RatingSplit
-from embedline.pipelines.ratings.titles import item_titles
+from embedline.pipelines.ratings.recommend import RatedItems
 from embedline.training.plots import principal_components
 
 RATINGS, ITEMS = small_ratings(), small_items()
@@ -111,8 +118,8 @@ def test_the_map_shows_the_most_rated_items_by_their_components() -> None:
 
 
 def test_unit_vectors_of_zero_stay_zero() -> None:
-    assert side_by_side(MODEL, np.array([0, 1]), normalised=True)[0].tolist() == [0.0] * 8
-    lengths = np.linalg.norm(side_by_side(MODEL, np.arange(1, 9), normalised=True), axis=1)
+    assert concatenate_factors(MODEL, np.array([0, 1]), normalised=True)[0].tolist() == [0.0] * 8
+    lengths = np.linalg.norm(concatenate_factors(MODEL, np.arange(1, 9), normalised=True), axis=1)
     assert lengths == pytest.approx(np.ones(8), abs=1e-6)
 
 
@@ -131,7 +138,7 @@ def test_training_counts_leave_held_out_rows_alone() -> None:
         0,
         *(held.filter(~pl.col("held") & (pl.col("item") == item)).height for item in ENCODER.items),
     ]
-    places, items = RatedItems(encoded, 10).of(np.array([10, 4, 1]))
+    places, items = RatedItems(encoded, 10).pairs(np.array([10, 4, 1]))
     for place, user in ((0, 10), (1, 4), (2, 1)):
         own = sorted(ENCODER.items[row - 1] for row in items[places == place])
         assert own == ([] if user == 10 else sorted(RATINGS.filter(pl.col("user") == user)["item"]))

@@ -9,7 +9,7 @@ from rating_law import items_table, ratings_table, users_table
 
 from embedline.pipelines.ratings.batches import RandomRatings, RatingBatches, _Squares, penalty_weights
 from embedline.pipelines.ratings.encoder import RatingsEncoder, fit_encoder
-from embedline.pipelines.ratings.network import BothCodes, FactorModel, build_network, network_config
+from embedline.pipelines.ratings.network import FactorModel, build_network, feature_codes, network_config
 from embedline.pipelines.ratings.options import FeatureOptions, Penalty, RatingColumns, RatingNetwork
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def model_of(*, features: bool, bias: bool = True) -> FactorModel:
         ratings_table(), RatingColumns(), "auto", options, items_table(), users_table()
     )
     network = RatingNetwork(factors=3, init_std=0.5, bias=bias)
-    return build_network(network_config(encoder, network), BothCodes.of(encoder), seed=0)
+    return build_network(network_config(encoder, network), feature_codes(encoder), seed=0)
 
 
 def task_of(weights: torch.Tensor | None) -> RatingBatches:
@@ -39,7 +39,7 @@ def test_the_penalty_is_the_mean_of_the_weighted_squares_of_the_batch(features: 
     found = task_of(weights).loss_of(model, rows, nullcontext)
     expected = 0.0
     for user, item in zip(USERS[rows], ITEMS[rows], strict=True):
-        for part in (*model.users.parts(user[None]), *model.items.parts(item[None])):
+        for part in (*model.users(user[None]), *model.items(item[None])):
             expected += 0.5 * part[0, :3].square().sum().item() + (0.25 * part[0, 3].item() ** 2 if bias else 0.0)
     plain = F.mse_loss(model(USERS[rows], ITEMS[rows]), RATINGS[rows]).item()
     assert found.data_term.item() == pytest.approx(plain)

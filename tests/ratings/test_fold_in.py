@@ -7,15 +7,13 @@ import pytest
 import torch
 from hand_made import encoder_of, network_of, small_items, small_ratings
 
-from embedline.pipelines.ratings import fold_in as folding
-from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in, group_given
-from embedline.pipelines.ratings.fold_in_options import FoldInOptions
-from embedline.pipelines.ratings.network import FactorModel
-from embedline.pipelines.ratings.options import Penalty
-from embedline.pipelines.ratings.vectors import Vectors, item_vectors
+from embedline.pipelines.ratings import fold_in as module
+from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
+from embedline.pipelines.ratings.network import FactorModel, Vectors
+from embedline.pipelines.ratings.options import FoldInOptions, Penalty
 
 OPTIONS, PENALTY = FoldInOptions(factors=0.7, biases=1.5, iterations=40), Penalty(factors=0.2, biases=0.05)
-GIVEN = group_given(
+GIVEN = KnownRatings.by_user(
     [2, 0, 2, 0, 2, 3], np.array([1, 5, 2, 8, 3, 4]), np.array([5.0, 1.0, 4.0, 2.0, 3.0, 4.5]), n_users=4
 )
 
@@ -32,7 +30,7 @@ def bases(k: int = 4) -> Vectors:
 def objective(model: FactorModel, rows: torch.Tensor, base: Vectors, user: int) -> torch.Tensor:
     """The documented objective of one user, in float64; ``rows`` [k + 1] is the user's own row."""
     mine = GIVEN.user == user
-    items = item_vectors(model, GIVEN.item[mine])
+    items = model.item_vectors(GIVEN.item[mine])
     whole = torch.cat([base.factors[user], base.biases[user : user + 1]]).double() + rows
     n = int(mine.sum())
     scores = model.double().from_vectors(
@@ -53,7 +51,7 @@ def test_a_product_has_the_closed_form_of_ridge_regression() -> None:
     found = fold_in(model, GIVEN, base, OPTIONS, PENALTY)
     for user, n in ((0, 2), (2, 3), (3, 1)):
         mine = GIVEN.user == user
-        items = item_vectors(model, GIVEN.item[mine])
+        items = model.item_vectors(GIVEN.item[mine])
         x = np.hstack([items.factors.numpy(), np.ones((n, 1))]).astype(np.float64)
         known = np.append(base.factors[user], base.biases[user]).astype(np.float64)
         residual = GIVEN.rating[mine] - model.mean - items.biases.numpy() - x @ known
@@ -112,7 +110,7 @@ def test_users_one_by_one_and_in_blocks_come_out_the_same(
     together = fold_in(model, GIVEN, base, OPTIONS, PENALTY)
     again = fold_in(model, GIVEN, base, OPTIONS, PENALTY)
     assert torch.equal(together.factors, again.factors)
-    monkeypatch.setattr(folding, "BLOCK_NUMBERS", 1)
+    monkeypatch.setattr(module, "BLOCK_NUMBERS", 1)
     apart = fold_in(model, GIVEN, base, OPTIONS, PENALTY)
     assert apart.factors.numpy() == pytest.approx(together.factors.numpy(), abs=2e-4)
     assert apart.biases.numpy() == pytest.approx(together.biases.numpy(), abs=2e-4)
@@ -138,7 +136,7 @@ def test_a_trained_user_is_found_again() -> None:
     model = make()
     truth = Vectors(torch.tensor([[0.5, -1.0, 0.3, 0.8]]), torch.tensor([0.4]))
     rows = np.tile(np.arange(1, 9), 200)
-    items = item_vectors(model, rows)
+    items = model.item_vectors(rows)
     with torch.no_grad():
         ratings = model.from_vectors(truth.factors.expand(1600, -1), truth.biases.expand(1600), *items).numpy()
     given = KnownRatings(np.zeros(1600, dtype=int), rows, ratings, 1)

@@ -1,4 +1,4 @@
-"""Predicted ratings beside the actual ones, and the figures that follow from them."""
+"""Predictions of the held-out ratings by the model and by the baselines, and their metrics."""
 
 import logging
 from typing import Any
@@ -7,20 +7,12 @@ import numpy as np
 import polars as pl
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.baselines import Biases, damped_biases
+from embedline.pipelines.ratings.baselines import fit_biases
 from embedline.pipelines.ratings.contract import to_polars
-from embedline.pipelines.ratings.counts import training_counts
-from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, RatingsEncoder
-from embedline.pipelines.ratings.learner import RatingModel
-from embedline.pipelines.ratings.metrics import ranking_metrics, rating_metrics
-from embedline.pipelines.ratings.options import (
-    TEST,
-    TRAIN,
-    BaselineOptions,
-    RankingOptions,
-    RatingColumns,
-    RatingSplit,
-)
+from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, training_counts
+from embedline.pipelines.ratings.learner import RatingModel, rating_metrics
+from embedline.pipelines.ratings.options import TEST, BaselineOptions, RankingOptions, RatingColumns, RatingSplit
+from embedline.pipelines.ratings.ranking import ranking_metrics
 from embedline.pipelines.ratings.splits import assign_splits, subset
 
 logger = logging.getLogger(__name__)
@@ -67,20 +59,6 @@ def predict_held_out(
     )
 
 
-def fit_biases(encoded: pl.DataFrame, encoder: RatingsEncoder, options: BaselineOptions) -> Biases:
-    """Damped biases of the training ratings."""
-    train = subset(encoded, TRAIN)
-    return damped_biases(
-        train[USER_ROW].to_numpy(),
-        train[ITEM_ROW].to_numpy(),
-        train[RATING].to_numpy(),
-        len(encoder.users),
-        len(encoder.items),
-        options.user_damping,
-        options.item_damping,
-    )
-
-
 def evaluate(
     predictions: pl.DataFrame,
     encoded: pl.DataFrame,
@@ -88,13 +66,14 @@ def evaluate(
     baselines: BaselineOptions,
     ranking: RankingOptions,
 ) -> dict[str, Any]:
-    """Figures of the model and of the baselines on the held-out ratings; warns of a baseline that is as good.
+    """Metrics of the model and of the baselines on the held-out ratings; warns of a baseline that is as good.
 
     Returns:
-        ``mse``, ``rmse``, ``mae``, ``r2``, and those of the ranking (``precision_at_10``, …, ``ranked_users``) of the
-        model; ``baselines`` with the same of ``global_mean`` (no ranking), ``damped_bias`` and ``popularity`` (a
-        ranking alone: by the number of training ratings); ``beaten_by``: figures by which a baseline is as good, such
-        as ``popularity.ndcg_at_10``; the number of held-out ratings whose user or item training never saw.
+        ``mse``, ``rmse``, ``mae``, ``r2`` of the model, and the metrics of its ranking (``precision_at_10``, …,
+        ``ranked_users``); ``baselines`` with the same of ``global_mean`` (no ranking), ``damped_bias`` and
+        ``popularity`` (a ranking alone: by the number of training ratings); ``beaten_by``: metrics by which a baseline
+        is as good, such as ``popularity.ndcg_at_10``; ``unknown_users`` and ``unknown_items``: the number of held-out
+        ratings whose user or item has no training rating.
 
     Raises:
         DataError: if ``ranking.relevant`` is above every possible rating.
@@ -111,32 +90,32 @@ def evaluate(
     def popular(rows: Any) -> Any:
         return np.repeat(popularity[None], len(rows), axis=0)
 
-    figures: dict[str, dict[str, Any]] = {
+    metrics: dict[str, dict[str, Any]] = {
         name: rating_metrics(actual, predictions[name].to_numpy()) for name in (PREDICTED, GLOBAL_MEAN, DAMPED_BIAS)
     }
     for name, scores in ((PREDICTED, model.scores), (DAMPED_BIAS, biases.scores), (POPULARITY, popular)):
         ranked = ranking_metrics(scores, encoded, len(encoder.items), ranking)
         ranked["ranked_users"] = ranked.pop("users")
-        figures[name] = figures.get(name, {}) | ranked
-    ours = figures.pop(PREDICTED)
+        metrics[name] = metrics.get(name, {}) | ranked
+    ours = metrics.pop(PREDICTED)
     return {
         **ours,
         "unknown_users": int((predictions["user_ratings"] == 0).sum()),
         "unknown_items": int((predictions["item_ratings"] == 0).sum()),
-        "beaten_by": _beaten_by(ours, figures, f"ndcg_at_{ranking.k}"),
-        "baselines": figures,
+        "beaten_by": _beaten_by(ours, metrics, f"ndcg_at_{ranking.k}"),
+        "baselines": metrics,
     }
 
 
 def _beaten_by(ours: dict[str, Any], baselines: dict[str, dict[str, Any]], ranking: str) -> list[str]:
-    """Figures of baselines that are as good as the model's, by the squared error and by the ranking; warns of each."""
+    """Metrics of baselines that are as good as the model's, by the squared error and by the ranking; warns of each."""
     beaten = []
-    for measure, sign in (("mse", 1.0), (ranking, -1.0)):
+    for metric, sign in (("mse", 1.0), (ranking, -1.0)):
         for name, theirs in baselines.items():
-            if theirs.get(measure) is None or ours[measure] is None:
+            if theirs.get(metric) is None or ours[metric] is None:
                 continue
-            logger.info("%s: the model %.4f, %s %.4f", measure, ours[measure], name, theirs[measure])
-            if sign * theirs[measure] <= sign * ours[measure]:
-                beaten.append(f"{name}.{measure}")
-                logger.warning("The model (%s %.4f) loses to %s (%.4f)", measure, ours[measure], name, theirs[measure])
+            logger.info("%s: the model %.4f, %s %.4f", metric, ours[metric], name, theirs[metric])
+            if sign * theirs[metric] <= sign * ours[metric]:
+                beaten.append(f"{name}.{metric}")
+                logger.warning("The model (%s %.4f) loses to %s (%.4f)", metric, ours[metric], name, theirs[metric])
     return beaten

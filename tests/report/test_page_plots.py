@@ -1,4 +1,4 @@
-"""Figures of the page: what is taken off stored ones, and the values of its own."""
+"""Plots of the page: stored ones without their titles, and the values of its own plots."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from plotly.subplots import make_subplots
 
 from embedline.errors import DataError
 from embedline.pipelines.report.comparisons import compare
-from embedline.pipelines.report.measures import measures_of
+from embedline.pipelines.report.metrics import known_metrics
 from embedline.pipelines.report.plots import forecast, history, in_order, overview, prepare
 from embedline.pipelines.report.sections import collect
 
 
 def stored(figure: go.Figure) -> dict[str, Any]:
-    """A figure as the page gets it from the catalog."""
+    """A plot as the page gets it from the catalog."""
     found: dict[str, Any] = figure.to_plotly_json()
     return found
 
@@ -48,12 +48,12 @@ def test_panels_side_by_side_keep_a_width_at_which_they_can_be_read() -> None:
     assert prepare(stored(one_column), "training_plot")["least_width"] == 0
 
 
-def test_a_figure_that_says_its_width_keeps_it() -> None:
+def test_a_plot_that_says_its_width_keeps_it() -> None:
     shown = prepare(stored(go.Figure(layout={"width": 990, "height": 700})), "map_plot")
     assert shown["fixed"] and shown["wide"] and shown["least_width"] == 990 and "width" not in shown["layout"]
 
 
-def test_no_figure_is_refused_by_name() -> None:
+def test_no_plot_is_refused_by_name() -> None:
     with pytest.raises(DataError, match="error_plot is no Plotly figure"):
         prepare({"rows": []}, "error_plot")
 
@@ -85,8 +85,8 @@ def test_the_overview_is_in_units_of_the_best_baseline() -> None:
 
 
 def test_the_history_has_a_point_a_run() -> None:
-    (measure,) = measures_of(["rmse"])
-    shown = history(measure, [("1 May", 0.9), ("2 May", 0.8)], [("1 May", 1.0)])
+    (metric,) = known_metrics(["rmse"])
+    shown = history(metric, [("1 May", 0.9), ("2 May", 0.8)], [("1 May", 1.0)])
     assert [(trace["name"], trace["x"], trace["y"]) for trace in shown["data"]] == [
         ("embedline", ["1 May", "2 May"], [0.9, 0.8]),
         ("best baseline", ["1 May"], [1.0]),
@@ -101,7 +101,7 @@ def test_a_forecast_has_its_mean_and_a_band() -> None:
     assert high["fill"] == "tonexty"
 
 
-def test_figures_of_a_section_survive_the_way_through_json() -> None:
+def test_plots_of_a_section_survive_the_way_through_json() -> None:
     figure = go.Figure(go.Scatter(x=[0.5, 1.5], y=[1.0, float("nan")]), layout={"title": "A"})
-    (shown,) = collect({"training_plot": figure, "error_plot": None})["figures"]
+    (shown,) = collect({"training_plot": figure, "error_plot": None})["plots"]
     assert shown["title"] == "A" and shown["data"][0]["type"] == "scatter"

@@ -7,12 +7,10 @@ from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratin
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import recommend as recommending
-from embedline.pipelines.ratings.fold_in import fold_in, group_given
-from embedline.pipelines.ratings.fold_in_options import FoldInOptions
-from embedline.pipelines.ratings.options import Penalty, RatingSplit, RecommendationOptions
+from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
+from embedline.pipelines.ratings.options import FoldInOptions, Penalty, RatingSplit, RecommendationOptions
 from embedline.pipelines.ratings.ranking import top_items
 from embedline.pipelines.ratings.recommend import recommend, recommend_for_ratings
-from embedline.pipelines.ratings.vectors import Vectors, user_vectors
 
 RATINGS = small_ratings()
 ENCODER = encoder_of(RATINGS)
@@ -104,13 +102,13 @@ def test_many_ties_never_lose_the_best() -> None:
 
 
 def test_a_new_user_is_folded_into_each_member() -> None:
-    folding, penalty = FoldInOptions(factors=0.5, biases=0.5), Penalty(factors=0.1, biases=0.1)
+    options, penalty = FoldInOptions(factors=0.5, biases=0.5), Penalty(factors=0.1, biases=0.1)
     rows, ratings = np.array([3, 5]), np.array([5.0, 1.0])
-    found = recommend_for_ratings(MODEL, rows, ratings, 4, folding=folding, penalty=penalty, items=small_items())
+    found = recommend_for_ratings(MODEL, rows, ratings, 4, options=options, penalty=penalty, items=small_items())
     scores = np.zeros(8)
-    given = group_given([0, 0], rows, ratings, 1)
+    given = KnownRatings.by_user([0, 0], rows, ratings, 1)
     for network, weight in zip(MODEL.networks, MODEL.weights, strict=True):
-        own = fold_in(network, given, Vectors(*user_vectors(network, np.array([0]))), folding, penalty)
+        own = fold_in(network, given, network.user_vectors(np.array([0])), options, penalty)
         q, b = network.item_vectors(_tensor(np.arange(1, 9)))
         scores += weight * (network.mean + (own.factors @ q.T)[0] + own.biases + b).detach().numpy()
     order = [place for place in np.argsort(-scores) if place not in (2, 4)][:4]
