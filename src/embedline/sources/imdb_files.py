@@ -42,7 +42,7 @@ def acquire_files(source: str, *, verify: bool = True, generator: GeneratorOptio
         sorted by path. Only text files and tables; hidden files and those in ``__MACOSX`` are left out.
 
     Raises:
-        DataError: names the file or folder: the source cannot be read, has no text file or table, or has a path twice, or
+        DataError: names the file or folder: the source cannot be read, has no text file or table, has a path twice, or
             the comparison fails.
     """
     if source == GENERATED:
