@@ -18,7 +18,7 @@ from embedline.errors import DataError, describe_outage
 from embedline.redaction import redacted
 from embedline.training.launcher import launched
 from kedro_incremental import RunInterrupted, RunnerError
-from kedro_incremental.commands import incremental, prune, why
+from kedro_incremental.cli import incremental, prune, why
 
 MENDABLE = (DataError, DataValidationError, ParameterValidationError, RunnerError)
 INTERRUPTED = 130  # exit status of a shell command that Ctrl-C ended

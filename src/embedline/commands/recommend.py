@@ -9,7 +9,7 @@ from kedro.framework.cli.utils import env_option
 from embedline.commands.artifacts import load_bundle, open_catalog, read_parameters, version_option
 from embedline.commands.display import show_frame
 from embedline.errors import DataError
-from kedro_incremental.commands import params_option
+from kedro_incremental.cli import params_option
 
 if TYPE_CHECKING:
     import polars as pl

@@ -12,8 +12,7 @@ import click
 from kedro.framework.cli.utils import _split_params, env_option
 from kedro.framework.project import pipelines
 
-from .provenance import explain
-from .prune import Removal, find_removals, remove
+from .provenance import Removal, explain, find_removals, remove
 from .report import make_console
 from .runner import IncrementalRunner, manifest_of
 from .session import IncrementalSession
