@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from embedline.training.state import Record
 
 from embedline.errors import DataError
 from embedline.pipelines.text import fine_tuning
@@ -28,7 +29,6 @@ from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
 from embedline.training import schedules
 from embedline.training.model_file import ModelBundle
-from embedline.training.state import Record
 
 CLASSES = ["neg", "pos"]
 NETWORK = ClassifierOptions(layers=(5,), bptt=6, max_tokens=12)

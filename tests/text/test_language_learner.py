@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from embedline.training.state import Record
 
 from embedline.errors import DataError
 from embedline.pipelines.text import language_learner
@@ -30,7 +31,6 @@ from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
 from embedline.training.device import make_accelerator
 from embedline.training.model_file import ModelBundle
-from embedline.training.state import Record
 from embedline.training.train import FitResult
 
 NETWORK = LanguageModelOptions(embedding_size=6, hidden_size=9, n_layers=2)

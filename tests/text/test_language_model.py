@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from embedline.training.ema import WeightAverage
 from torch import Tensor, nn
 
 from embedline.pipelines.text.awd_lstm import EMBEDDING_RANGE, Encoder
 from embedline.pipelines.text.language_model import LanguageModel, activation_penalty, temporal_penalty
 from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, Rates
 from embedline.pipelines.text.recurrent import State
-from embedline.training.ema import WeightAverage
 
 V, E, H = 20, 6, 9
 NONE = Rates(input=0.0, embedding=0.0, weight=0.0, hidden=0.0, output=0.0)

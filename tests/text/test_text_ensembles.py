@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from embedline.training.state import Record
 
 from embedline.pipelines.text.classifier_learner import (
     class_probabilities,
@@ -24,7 +25,6 @@ from embedline.pipelines.text.predict import Predictor, first_order_together
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
 from embedline.training.model_file import ModelBundle
-from embedline.training.state import Record
 
 CLASSES = ["neg", "pos"]
 STAGES = [{"unfrozen": 1, "epochs": 1, "lr": 0.02}, {"unfrozen": None, "epochs": 2, "lr": 0.05}]

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from embedline.training.state import Record
 
 from embedline.errors import DataError
 from embedline.pipelines.text import fine_tuning
@@ -36,7 +37,6 @@ from embedline.training.device import make_accelerator
 from embedline.training.lr_finder import RangeTest
 from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
-from embedline.training.state import Record
 
 NETWORK = LanguageModelOptions(embedding_size=6, hidden_size=9, n_layers=2)
 HEAD, ALL = {"unfrozen": 1, "epochs": 4, "lr": 0.3}, {"unfrozen": None, "epochs": 4, "lr": 0.3}

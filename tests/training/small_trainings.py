@@ -6,6 +6,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import polars as pl
+from embedline.training.state import Record
 
 from embedline.pipelines.ratings.encoder import RatingsEncoder
 from embedline.pipelines.ratings.encoder import encode as encode_ratings
@@ -34,7 +35,6 @@ from embedline.pipelines.text.preprocessing import RULES
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training.model_file import ModelBundle
-from embedline.training.state import Record
 
 Trained = tuple[ModelBundle, list[Record]]
 

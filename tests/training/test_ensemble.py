@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from embedline.training.state import Record
 from torch import Tensor, nn
 
 from embedline.pipelines.tabular import learner
@@ -30,7 +31,6 @@ from embedline.training.dropout import Dropout, seed_dropout
 from embedline.training.ensemble import parallel_seconds, train_parallel
 from embedline.training.model_file import ModelBundle
 from embedline.training.options import Averaging, TrainingOptions
-from embedline.training.state import Record
 
 N_STEPS = 600
 PAUSE = 0.02  # seconds a step, where a training is to be caught in the middle

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import small_trainings as small
 import torch
+from embedline.training.processes import Team
 from torch import nn
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular import learner
 from embedline.training import launcher, processes, progress
 from embedline.training.options import FitOptions
-from embedline.training.processes import Team
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,6 +10,9 @@ import pytest
 import small_trainings as small
 import torch
 from cut_off import Killed, raise_at, step_of
+from embedline.training.batch_norm import SharedBatchNorm, share_batch_norm
+from embedline.training.parcels import share
+from embedline.training.processes import Team
 from small_trainings import Trained
 from torch import Tensor, nn
 
@@ -17,11 +20,8 @@ from embedline.errors import DataError
 from embedline.training import checkpoint as checkpoints
 from embedline.training import processes, progress
 from embedline.training import train as loop
-from embedline.training.batch_norm import SharedBatchNorm, share_batch_norm
 from embedline.training.batches import Share
 from embedline.training.options import FitOptions
-from embedline.training.parcels import share
-from embedline.training.processes import Team
 
 TWO = FitOptions.model_validate({"epochs": 1, "lr": 1.0, "batch_size": 2, "processes": 2, "device": "cpu"})
 LEARNERS: dict[str, Callable[..., Trained]] = {

@@ -96,7 +96,7 @@ def train(
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train the network, one for each seed; the bundle, and the history of the training."""
     from embedline.pipelines.tabular.learner import train_network
-    from embedline.training.members import describe
+    from embedline.training.ensemble import describe
     from embedline.training.plots import history_frame
 
     bundle, history = train_network(
