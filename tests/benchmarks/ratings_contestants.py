@@ -15,10 +15,10 @@ import numpy as np
 import polars as pl
 import torch
 from contests import peak_megabytes
-from embedline.training.state import UNTIMED_STEPS
 
 from embedline.pipelines.ratings.options import RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
 from embedline.pipelines.ratings.splits import assign_splits
+from embedline.training.batches import UNTIMED_STEPS
 
 COLUMNS = RatingColumns()
 SPLIT = RatingSplit(kind="random", fraction=0.2, seed=42)

@@ -18,10 +18,10 @@ import numpy as np
 import polars as pl
 import torch
 from contests import peak_megabytes
-from embedline.training.state import UNTIMED_STEPS
 
 from embedline.pipelines.tabular.arrays import subset
 from embedline.pipelines.tabular.columns import SPLIT_COLUMN, TEST, TRAIN, Columns, Split, assign_splits
+from embedline.training.batches import UNTIMED_STEPS
 from embedline.training.metrics import rmspe
 
 # The lessons' own variables and fast.ai v3's split, whatever the project's parameters have come to since.

@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
-from embedline.training.state import Record
 
 from embedline.errors import DataError
 from embedline.pipelines.text import fine_tuning
@@ -27,7 +26,8 @@ from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
-from embedline.training import schedules
+from embedline.training import optimizer as schedules
+from embedline.training.checkpoint import Record
 from embedline.training.model_file import ModelBundle
 
 CLASSES = ["neg", "pos"]

@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
-from embedline.training.state import Record
 
 from embedline.pipelines.text.classifier_learner import (
     class_probabilities,
@@ -24,6 +23,7 @@ from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraini
 from embedline.pipelines.text.predict import Predictor, first_order_together
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
+from embedline.training.checkpoint import Record
 from embedline.training.model_file import ModelBundle
 
 CLASSES = ["neg", "pos"]

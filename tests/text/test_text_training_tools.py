@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
-from embedline.training.state import Record
 
 from embedline.errors import DataError
 from embedline.pipelines.text import fine_tuning
@@ -32,7 +31,8 @@ from embedline.pipelines.text.options import (
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
-from embedline.training import schedules
+from embedline.training import optimizer as schedules
+from embedline.training.checkpoint import Record
 from embedline.training.device import make_accelerator
 from embedline.training.lr_finder import RangeTest
 from embedline.training.model_file import ModelBundle

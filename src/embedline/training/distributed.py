@@ -189,7 +189,7 @@ class _ArrayPickler(pickle.Pickler):
         return torch.Tensor.numpy, (torch.from_numpy(writable),)
 
 
-_ARRAYS_AS_TENSORS = SimpleNamespace(Pickler=_ArrayPickler)
+_ARRAYS_AS_TENSORS = SimpleNamespace(__name__="arrays", Pickler=_ArrayPickler)
 
 
 def _watch(folder: Path, size: int) -> None:
