@@ -272,11 +272,11 @@ class TestModels:
 
 class TestGenerate:
     def test_next_words(self, run: Any) -> None:
-        from embedline.pipelines.text.decoding import read
-        from embedline.pipelines.text.generation import load, prompt_ids
+        from embedline.pipelines.text.decoding import read_prompt
+        from embedline.pipelines.text.generation import load_generator, prompt_ids
 
-        model, vocabulary, tokens = load(make_bundles(2)["language_model"])
-        log_p, _ = read(model, prompt_ids("The film", vocabulary, tokens))
+        model, vocabulary, tokens = load_generator(make_bundles(2)["language_model"])
+        log_p, _ = read_prompt(model, prompt_ids("The film", vocabulary, tokens))
         best = log_p[0].exp().topk(3)
         printed = run("generate", "imdb", "The film", "--next", "3").output
         rows = [line.split() for line in printed.splitlines()[1:4]]
@@ -286,9 +286,9 @@ class TestGenerate:
         assert f"imdb.language_model of sample, version {NEW}" in printed
 
     def test_samples_are_those_of_the_options(self, run: Any) -> None:
-        from embedline.pipelines.text.generation import GenerationOptions, generate, load, prompt_ids
+        from embedline.pipelines.text.generation import GenerationOptions, generate, load_generator, prompt_ids
 
-        model, vocabulary, tokens = load(make_bundles(2)["language_model"])
+        model, vocabulary, tokens = load_generator(make_bundles(2)["language_model"])
         options = GenerationOptions(n_tokens=6, n_samples=3, temperature=0.8, top_k=5, min_p=0.05, seed=4)
         frame = generate(model, vocabulary, prompt_ids("The film", vocabulary, tokens), options)
         arguments = "--tokens 6 --samples 3 --temperature 0.8 --top-k 5 --min-p 0.05 --seed 4".split()

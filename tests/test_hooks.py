@@ -50,6 +50,12 @@ def test_a_misspelt_block_is_named_with_its_neighbour() -> None:
         ParameterCheck().after_catalog_created(parameters={"parameters": {"rossmann": {"trainig": {"epochs": 1}}}})
 
 
+def test_a_block_with_its_old_name_is_answered_with_the_new_one() -> None:
+    with pytest.raises(DataError) as caught:
+        ParameterCheck().after_catalog_created(parameters={"parameters": {"movielens": {"folding": {"factors": 1.0}}}})
+    assert "'movielens.folding'" in str(caught.value) and "'movielens.fold_in'" in str(caught.value)
+
+
 def test_a_strange_block_is_answered_with_all_that_are_read() -> None:
     with pytest.raises(DataError, match=r"reads the parameter 'qqq'; these are read: .*rossmann\.columns"):
         ParameterCheck().after_catalog_created(parameters={"parameters": {"qqq": 1}})

@@ -13,8 +13,8 @@ from kedro.framework.startup import bootstrap_project
 
 from copies import PROJECT, copy_project, kedro
 from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
-from kedro_incremental import IncrementalSession, Manifest, code
-from kedro_incremental.watching import WATCH
+from kedro_incremental import IncrementalSession, Manifest, code_fingerprint
+from kedro_incremental.audit import AUDIT
 
 NODES = {
     "acquire",
@@ -72,7 +72,7 @@ class Preparation:
 @pytest.fixture(scope="module")
 def preparation(tmp_path_factory: pytest.TempPathFactory) -> Preparation:
     """A preparation that has run once, in a process whose modules have read nothing for other tests."""
-    for read in (WATCH._by_module, WATCH._for_nodes):
+    for read in (AUDIT.by_import, AUDIT.by_call):
         read.clear()
     made = Preparation(tmp_path_factory.mktemp("preparation"))
     assert made.ran() == NODES
@@ -124,9 +124,9 @@ def test_a_deleted_raw_file_is_fetched_again(preparation: Preparation) -> None:
 def test_a_library_version_reruns_what_uses_it(
     preparation: Preparation, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    version = code._version
+    version = code_fingerprint._version
     with monkeypatch.context() as patch:
-        patch.setattr(code, "_version", lambda name: "99.0" if name == "narwhals" else version(name))
+        patch.setattr(code_fingerprint, "_version", lambda name: "99.0" if name == "narwhals" else version(name))
         assert preparation.ran() == NODES
         assert "library narwhals" in preparation.manifest.records["rossmann.type_sales"].why
     assert preparation.ran() == NODES
@@ -161,7 +161,7 @@ def test_kedro_viz_has_the_status_of_each_node_that_ran(copied: Path) -> None:
 
 
 def test_a_comment_reruns_nothing_and_a_helper_its_nodes(copied: Path) -> None:
-    path = copied / "src/embedline/frames/elapsed.py"
+    path = copied / "src/embedline/frames/windows.py"
     source = path.read_text()
     path.write_text(source.replace('"""', '"""Other words. ', 1) + "\n# a comment\n")
     assert all(state.startswith("skipped unchanged") for state in states(kedro(copied, *RUN)).values())
@@ -171,13 +171,13 @@ def test_a_comment_reruns_nothing_and_a_helper_its_nodes(copied: Path) -> None:
     name = helper.removeprefix("def ").partition("(")[0]
     path.write_text(source.replace(name, f"{name}_renamed"))
     printed = states(kedro(copied, *RUN))
-    assert all(state.startswith("ran code of embedline.frames.elapsed changed") for state in printed.values()), printed
+    assert all(state.startswith("ran code of embedline.frames.windows changed") for state in printed.values()), printed
 
     # Where such an edit does not matter, one says so.
     path.write_text(source)
     nodes = ",".join(f"rossmann.{node}" for node in sorted(NODES - {"build_table"}))
     printed = states(kedro(copied, *RUN, "--touch", nodes))
-    assert all(state.startswith("touched touched: code of embedline.frames.elapsed") for state in printed.values())
+    assert all(state.startswith("touched touched: code of embedline.frames.windows") for state in printed.values())
     printed = states(kedro(copied, *RUN))
     assert {node for node, state in printed.items() if state.startswith("ran")} == {"build_table"}
 

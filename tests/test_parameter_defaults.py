@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from pydantic import BaseModel, ConfigDict
 
@@ -78,3 +78,13 @@ def test_what_a_run_lacks_is_asked_for_by_name() -> None:
     with_table = Pipeline([Node(len, "table", "n", name="count")], namespace="shop", inputs={"table": "shop.table"})
     with pytest.raises(DataError, match=r"the catalog has no 'shop\.table', which the run reads: add it to conf/base"):
         ParameterCheck().before_pipeline_run(pipeline=with_table, catalog=catalog)
+
+
+def test_a_dataset_with_its_old_name_in_the_catalog_is_answered_with_the_new_one() -> None:
+    pipeline = Pipeline([Node(len, "rows", "service_metrics", name="measure")], namespace="shop")
+    catalog = DataCatalog({"shop.rows": MemoryDataset([1]), "shop.service_figures": MemoryDataset()})
+    with pytest.raises(DataError) as caught:
+        ParameterCheck().before_pipeline_run(pipeline=pipeline, catalog=catalog)
+    assert "'shop.service_figures'" in str(caught.value) and "'shop.service_metrics'" in str(caught.value)
+    catalog["shop.service_metrics"] = MemoryDataset()
+    ParameterCheck().before_pipeline_run(pipeline=pipeline, catalog=catalog)

@@ -32,7 +32,7 @@ def make_bundle(seed: int) -> Any:
     import torch
 
     from embedline.pipelines.ratings.encoder import fit_encoder
-    from embedline.pipelines.ratings.network import BothCodes, build_network, network_config
+    from embedline.pipelines.ratings.network import build_network, feature_codes, network_config
     from embedline.pipelines.ratings.options import RatingColumns, RatingNetwork
     from embedline.training.model_file import ModelBundle
 
@@ -40,7 +40,7 @@ def make_bundle(seed: int) -> Any:
     config, random = network_config(encoder, RatingNetwork(factors=3)), torch.Generator().manual_seed(seed)
     weights = {}
     for member in range(2):
-        network = build_network(config, BothCodes.of(encoder), seed=member)
+        network = build_network(config, feature_codes(encoder), seed=member)
         for name, value in network.state_dict().items():
             weights[f"{member}.{name}"] = 0.7 * torch.randn(value.shape, generator=random)
             weights[f"{member}.{name}"][0] = 0.0
@@ -126,26 +126,34 @@ def test_a_known_user_gets_the_best_of_what_is_not_rated(run: Any) -> None:
 def test_a_new_user_is_folded_in_by_ids_and_titles(run: Any) -> None:
     from kedro.config import OmegaConfigLoader
 
-    from embedline.pipelines.ratings.fold_in import fold_in, group_given
-    from embedline.pipelines.ratings.fold_in_options import FoldInOptions
+    from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
     from embedline.pipelines.ratings.learner import load_model
-    from embedline.pipelines.ratings.options import Penalty
-    from embedline.pipelines.ratings.vectors import Vectors, user_vectors
+    from embedline.pipelines.ratings.options import FoldInOptions, Penalty
 
     printed = run("movielens", "--rated", "102=5", "--rated", "long day=1.5", "--rated", "Film 3 (1953)=2").output
     loader = OmegaConfigLoader(
         str(PROJECT / "conf"), base_env="base", env="sample", merge_strategy={"parameters": "soft"}
     )
     parameters = loader["parameters"]["movielens"]
-    folding = FoldInOptions.model_validate(parameters["folding"])
+    options = FoldInOptions.model_validate(parameters["fold_in"])
     penalty = Penalty.model_validate(parameters["training"]["penalty"])
-    given = group_given([0] * 3, np.array([3, 9, 4]), np.array([5.0, 1.5, 2.0]), 1)
+    given = KnownRatings.by_user([0] * 3, np.array([3, 9, 4]), np.array([5.0, 1.5, 2.0]), 1)
     model, scores = load_model(make_bundle(2)), np.zeros(N_ITEMS)
     for network, weight in zip(model.networks, model.weights, strict=True):
-        own = fold_in(network, given, Vectors(*user_vectors(network, np.array([0]))), folding, penalty)
+        own = fold_in(network, given, network.user_vectors(np.array([0])), options, penalty)
         items = network.items.own.detach().numpy()[1:]
         scores += weight * (network.mean + items[:, :-1] @ own.factors[0].numpy() + own.biases.item() + items[:, -1])
     assert rows_of(printed) == as_printed(best(scores, {102, 103, 108}, 10))
+
+
+def test_the_old_name_of_the_block_is_answered_with_the_new_one(run: Any, data_root: Path) -> None:
+    from embedline.cli import cli
+
+    given = ["recommend", "movielens", "--rated", "102=5", "--params"]
+    result = CliRunner().invoke(cli, [*given, f"data_root={data_root},movielens.folding.factors=1"])
+    message = result.output
+    assert result.exit_code == 1
+    assert "movielens.folding" in message and "movielens.fold_in" in message
 
 
 def test_wrong_calls(run: Any) -> None:

@@ -14,9 +14,9 @@ from kedro.validation.type_extractor import TypeExtractor
 
 from embedline import settings
 from embedline.pipeline_registry import register_pipelines
-from embedline.pipelines.ratings.report_plots import error_figure as rating_errors
+from embedline.pipelines.ratings.plots import error_plot as rating_errors
 from embedline.pipelines.tabular.options import ReportOptions
-from embedline.pipelines.tabular.plots import error_figure, forecast_figure
+from embedline.pipelines.tabular.plots import plot_errors, plot_forecast
 from small_runs import SOURCES
 
 MANY, CALLS = 40_000, 15  # rows enough for Polars to share them out, calls enough to see two orders of summation
@@ -39,8 +39,8 @@ def drawn(figure: go.Figure) -> str:
 def test_means_of_many_rows_are_the_same_at_every_call(predictions: pl.DataFrame) -> None:
     report = ReportOptions(error_by=["kind", "time"])
     assert len({drawn(rating_errors(predictions, "errors")) for _ in range(CALLS)}) == 1
-    assert len({drawn(error_figure(predictions, report, "errors")) for _ in range(CALLS)}) == 1
-    assert len({drawn(forecast_figure(predictions, "time", report, "forecast")) for _ in range(CALLS)}) == 1
+    assert len({drawn(plot_errors(predictions, report, "errors")) for _ in range(CALLS)}) == 1
+    assert len({drawn(plot_forecast(predictions, "time", report, "forecast")) for _ in range(CALLS)}) == 1
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from embedline.errors import DataError
 from embedline.hooks.outages import describe_outage
 from embedline.redaction import redacted
 from kedro_incremental import RunInterrupted, RunnerError
-from kedro_incremental.commands import incremental, prune, why
+from kedro_incremental.cli import incremental, prune, why
 
 MENDABLE = (DataError, DataValidationError, ParameterValidationError, RunnerError)
 INTERRUPTED = 130  # exit status of a shell command that Ctrl-C ended

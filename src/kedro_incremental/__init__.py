@@ -6,10 +6,10 @@ It imports nothing of the project around it and works in any Kedro project, with
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import watching  # first: what is imported from here on is seen
+from . import audit  # first: what is imported from here on is seen
 
 if TYPE_CHECKING:
-    from .records import Manifest, RunnerError
+    from .manifest import Manifest, RunnerError
     from .report import RunReport
     from .runner import IncrementalRunner, RunInterrupted
     from .session import IncrementalSession, RunManifest
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 _MODULES = {
     "IncrementalRunner": "runner",
     "IncrementalSession": "session",
-    "Manifest": "records",
+    "Manifest": "manifest",
     "RunInterrupted": "runner",
     "RunManifest": "session",
     "RunReport": "report",
-    "RunnerError": "records",
+    "RunnerError": "manifest",
 }
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "RunManifest",
     "RunReport",
     "RunnerError",
-    "watching",
+    "audit",
 ]
 
 

@@ -1,4 +1,4 @@
-"""What a run did, or would do, node by node: for its user as a table, for hooks as values."""
+"""What a run did, or would do, node by node: as a table for its user, as values for hooks."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,10 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 Verdict = Literal["run", "skip", "depends"]
-WIDTH = 160  # of a table that goes to a file or a pipe
 
 # By verdict of a plan, or by state once it has run.
-_SHOWN = {"run": "would run", "skip": "would skip", "depends": "would run if", "planned": "not reached"}
+_LABELS = {"run": "would run", "skip": "would skip", "depends": "would run if", "planned": "not reached"}
 
 
 @dataclass
@@ -23,14 +22,14 @@ class Step:
     """One node of a plan, and of the run that follows it; ``seconds`` are 0 for a node that did not run."""
 
     node: str
-    verdict: Verdict  # "depends" if an input is to be made anew, and may come out as it was
-    reasons: list[str]  # the most telling first
+    verdict: Verdict  # "depends" if an input is about to be made anew, and may come out as it was
+    reasons: list[str]  # the most important first
     state: Literal["planned", "ran", "skipped", "touched", "failed", "interrupted"] = "planned"
     seconds: float = 0.0
 
     @property
     def why(self) -> str:
-        """The first reason, and how many others there are."""
+        """The first reason, and the number of others."""
         others = len(self.reasons) - 1
         return self.reasons[0] + (f" (and {others} more)" if others > 0 else "")
 
@@ -44,7 +43,7 @@ class RunReport:
     read: dict[str, str | None] = field(default_factory=dict)  # version by dataset that was loaded from an earlier run
     written: dict[str, str | None] = field(default_factory=dict)  # version by dataset that was stored
     killed: list[str] = field(default_factory=list)  # the runs just before this one that were killed
-    bookkeeping: float = 0.0  # seconds spent on telling what to run, hashing and remembering
+    bookkeeping: float = 0.0  # seconds spent on detecting changes, hashing and recording
 
     def nodes(self, state: str) -> list[str]:
         """Names of the nodes in a state, in order."""
@@ -72,16 +71,16 @@ class IncrementalSpecs:
 def make_console() -> Console:
     """Standard output; as wide as tables need where it is no terminal, instead of rich's 80 characters."""
     console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    return console if console.is_terminal else Console(width=160)
 
 
 def as_text(text: str, style: str = "") -> Text:
-    """Text to print as it is: brackets are no markup, and what would steer the terminal is escaped."""
+    """Text to print as it is: brackets are no markup, and what would control the terminal is escaped."""
     return Text("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text), style)
 
 
 def show(steps: list[Step], bookkeeping: float | None = None) -> None:
-    """Print the steps as a table, and the seconds that it took to decide on them, if any of them was run."""
+    """Print the steps as a table, and the seconds of bookkeeping if any of them was run."""
     is_plan = all(step.state == "planned" for step in steps)
     console = make_console()
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -94,7 +93,7 @@ def show(steps: list[Step], bookkeeping: float | None = None) -> None:
         state = step.verdict if is_plan else step.state
         seconds = [] if is_plan else [f"{step.seconds:.1f}" if step.seconds else ""]
         style = "dim" if state in {"skip", "skipped"} else ""
-        table.add_row(as_text(step.node), _SHOWN.get(state, state), as_text(step.why), *seconds, style=style)
+        table.add_row(as_text(step.node), _LABELS.get(state, state), as_text(step.why), *seconds, style=style)
     console.print()
     console.print(table)
     cost = "" if bookkeeping is None else f" (bookkeeping: {bookkeeping:.1f} s)"
@@ -110,6 +109,6 @@ def _summary(steps: list[Step], *, is_plan: bool) -> str:
         )
     unfinished = [state for state in ("failed", "interrupted", "planned") if counts[state]]
     others = ["touched"] * bool(counts["touched"]) + unfinished
-    rest = "".join(f", {counts[state]} {_SHOWN.get(state, state)}" for state in others)
+    rest = "".join(f", {counts[state]} {_LABELS.get(state, state)}" for state in others)
     again = "; the same command goes on from what is finished" if unfinished else ""
     return f"{counts['ran']} of {len(steps)} nodes ran, {counts['skipped']} were skipped{rest}{again}"

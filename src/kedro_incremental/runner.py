@@ -14,14 +14,11 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner, Task
 
-from .files import Place, place_of
-from .records import Manifest, RunnerError, now
+from .audit import AUDIT
+from .change_detection import ChangeDetector, base_name, loaded_datasets
+from .manifest import Manifest, NodeRecord, RunnerError, now
 from .report import IncrementalSpecs, RunReport, Step, show
-from .schemas import NodeRecord
-from .tracing import Trace
-from .versions import save_version_of, set_save_version
-from .watching import WATCH
-from .work import base_name, data_inputs
+from .storage import Storage, save_version_of, set_save_version, storage_of
 
 logger = logging.getLogger(__name__)
 
@@ -112,37 +109,37 @@ class IncrementalRunner(SequentialRunner):
     def _show_plan(self, pipeline: Pipeline, catalog: Any, hook_manager: Any) -> None:
         for name in pipeline.datasets():
             catalog.get(name, fallback_to_runtime_pattern=True)
-        show(self._plan(pipeline, self._trace(pipeline, catalog, hook_manager)))
+        show(self._plan(pipeline, self._changes(pipeline, catalog, hook_manager)))
 
-    def _trace(self, pipeline: Pipeline, catalog: Any, hook_manager: Any) -> Trace:
-        return Trace(pipeline, catalog, self._manifest, self.project, hook_manager, trust=not self.verify)
+    def _changes(self, pipeline: Pipeline, catalog: Any, hook_manager: Any) -> ChangeDetector:
+        return ChangeDetector(pipeline, catalog, self._manifest, self.project, hook_manager, trust=not self.verify)
 
     # The plan
 
-    def _plan(self, pipeline: Pipeline, trace: Trace) -> list[Step]:
+    def _plan(self, pipeline: Pipeline, changes: ChangeDetector) -> list[Step]:
         """What to do with each node, as far as it can be known before the first one runs."""
         needed: dict[str, str] = {}
         while True:
             steps, uncertain = [], set[str]()
             for node in pipeline.nodes:
-                steps.append(step := self._plan_node(node, trace, uncertain, needed))
+                steps.append(step := self._plan_node(node, changes, uncertain, needed))
                 if step.verdict == "skip":
-                    trace.skip(node)
+                    changes.skip(node)
                 else:
                     uncertain |= {base_name(name) for name in node.outputs}
-            more = _unstored_and_needed(pipeline, trace, steps)
+            more = _unstored_and_needed(pipeline, changes, steps)
             if more.keys() <= needed.keys():
                 return steps
             needed |= more
 
-    def _plan_node(self, node: Node, trace: Trace, uncertain: Set[str], needed: dict[str, str]) -> Step:
-        if trace.pinned_outputs(node):
+    def _plan_node(self, node: Node, changes: ChangeDetector, uncertain: Set[str], needed: dict[str, str]) -> Step:
+        if changes.has_pinned_outputs(node):
             return Step(node.name, "skip", ["its outputs are those of --load-versions"])
         asked = "--force" if self.force else self.asked_by
-        reasons = [f"asked for by {asked}"] if asked else trace.reasons(node, uncertain)
+        reasons = [f"asked for by {asked}"] if asked else changes.reasons(node, uncertain)
         if reasons or node.name in needed:
             return Step(node.name, "run", reasons or [needed[node.name]])
-        if inputs := [name for name in data_inputs(node) if name in uncertain]:
+        if inputs := [name for name in loaded_datasets(node) if name in uncertain]:
             return Step(node.name, "depends", [f"input {inputs[0]} comes out changed"])
         return Step(node.name, "skip", [f"unchanged since {self._manifest.records[node.name].run_id}"])
 
@@ -151,8 +148,8 @@ class IncrementalRunner(SequentialRunner):
     def _run(self, pipeline: Pipeline, catalog: Any, hook_manager: Any = None, run_id: str | None = None) -> None:
         began = time.perf_counter()
         self._report.run_id = self._take_version(pipeline, catalog, self._report.run_id)
-        trace = self._trace(pipeline, catalog, hook_manager)
-        steps = self._touched(pipeline, trace) if self.touch else self._plan(pipeline, trace)
+        changes = self._changes(pipeline, catalog, hook_manager)
+        steps = self._touched(pipeline, changes) if self.touch else self._plan(pipeline, changes)
         self._report.steps = steps
         loads = Counter(chain.from_iterable(node.inputs for node in pipeline.nodes))
         try:
@@ -160,19 +157,19 @@ class IncrementalRunner(SequentialRunner):
                 if step.state == "touched":
                     continue
                 if step.verdict == "depends":
-                    reasons = trace.reasons(node)
+                    reasons = changes.reasons(node)
                     step.verdict = "run" if reasons else "skip"
                     step.reasons = reasons or ["its inputs came out as they were"]
-                if step.verdict == "skip" and self._report.nodes("ran") and (late := trace.read_since(node)):
+                if step.verdict == "skip" and self._report.nodes("ran") and (late := changes.changed_since_plan(node)):
                     step.verdict, step.reasons = "run", late
                 if step.verdict == "skip":
-                    trace.skip(node)
+                    changes.skip(node)
                     step.state = "skipped"
                 else:
-                    self._run_node(node, step, trace, catalog, hook_manager, run_id)
+                    self._run_node(node, step, changes, catalog, hook_manager, run_id)
                 self._release_datasets(node, catalog, loads, pipeline)
         finally:
-            trace.save()
+            changes.save()
             self._report.bookkeeping = time.perf_counter() - began - sum(step.seconds for step in steps)
             show(steps, self._report.bookkeeping)
             if hook_manager is not None:
@@ -181,51 +178,51 @@ class IncrementalRunner(SequentialRunner):
     def _take_version(self, pipeline: Pipeline, catalog: Any, run_id: str) -> str:
         """Version of all that this run writes: taken now that no other run can take it, and given to the datasets."""
         outputs = [catalog.get(name) for name in sorted(pipeline.all_outputs())]
-        stored = chain.from_iterable(_newest_version(place) for place in map(place_of, outputs) if place)
+        stored = chain.from_iterable(_newest_version(storage) for storage in map(storage_of, outputs) if storage)
         version = self._manifest.next_version(save_version_of(outputs) or run_id, stored)
         set_save_version(catalog, map(catalog.get, pipeline.datasets()), version)
         return version
 
-    def _touched(self, pipeline: Pipeline, trace: Trace) -> list[Step]:
+    def _touched(self, pipeline: Pipeline, changes: ChangeDetector) -> list[Step]:
         """Record the nodes with their work of now and the outputs that they have."""
         records, steps = [], []
         for node in pipeline.nodes:
-            work, differences = trace.touched_work(node)
+            inputs, differences = changes.touch(node)
             step = Step(node.name, "skip", [f"touched: {differences[0]}", *differences[1:]], "touched")
             steps.append(step)
             old = self._manifest.records[node.name]
             # Its key stays: what it made is what it was.
-            records.append(replace(old, run_id=self._report.run_id, work=work, finished=now(), why=step.why))
-            trace.skip(node)
+            records.append(replace(old, run_id=self._report.run_id, inputs=inputs, finished=now(), why=step.why))
+            changes.skip(node)
         for record in records:
             self._manifest.finish(record)
         return steps
 
     def _run_node(
-        self, node: Node, step: Step, trace: Trace, catalog: Any, hook_manager: Any, run_id: str | None
+        self, node: Node, step: Step, changes: ChangeDetector, catalog: Any, hook_manager: Any, run_id: str | None
     ) -> None:
         manifest, version = self._manifest, self._report.run_id
-        key = trace.key(node)
-        manifest.start(version, node.name, trace.version_folders(node))
-        trace.pin_to_this_run(node)
+        key = changes.key(node)
+        manifest.start(version, node.name, changes.version_folders(node))
+        changes.pin_to_this_run(node)
         step.state, began = "failed", time.perf_counter()
         try:
             hook_manager.hook.before_node_work(node=node, scratch=manifest.scratch(node.name, key))
-            with WATCH.node() as seen:
+            with AUDIT.node() as accesses:
                 Task(node, catalog, self._is_async, hook_manager, run_id).execute()
             step.seconds = time.perf_counter() - began
-            work = trace.finished_work(node, seen)
-            key = trace.key(node, work)
-            outputs = trace.made(node, key)
-            manifest.finish(NodeRecord(node.name, version, key, work, outputs, step.seconds, now(), step.why))
+            inputs = changes.finished_inputs(node, accesses)
+            key = changes.key(node, inputs)
+            outputs = changes.finished_outputs(node, key)
+            manifest.finish(NodeRecord(node.name, version, key, inputs, outputs, step.seconds, now(), step.why))
         except BaseException as error:
             step.seconds = time.perf_counter() - began
             step.state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            manifest.give_up()
+            manifest.abandon()
             raise
         step.state = "ran"
         self._report.written |= {name: artifact.version for name, artifact in outputs.items()}
-        read = {name: artifact.version for name, artifact in work.inputs.items()}
+        read = {name: artifact.version for name, artifact in inputs.artifacts.items()}
         self._report.read |= {name: version for name, version in read.items() if name not in self._report.written}
         logger.info("Completed node: %s", node.name)
 
@@ -254,27 +251,27 @@ def _check_names(names: Iterable[str], known: Set[str]) -> None:
             raise RunnerError(f"--touch: the pipeline has no node {name!r}{hint}")
 
 
-def _newest_version(place: Place) -> list[str]:
+def _newest_version(storage: Storage) -> list[str]:
     try:
-        return place.versions()[:1]
+        return storage.versions()[:1]
     except OSError as error:
-        logger.warning("The versions of %s cannot be listed: %s", place.path, error)
+        logger.warning("The versions of %s cannot be listed: %s", storage.path, error)
         return []
 
 
-def _unstored_and_needed(pipeline: Pipeline, trace: Trace, steps: list[Step]) -> dict[str, str]:
+def _unstored_and_needed(pipeline: Pipeline, changes: ChangeDetector, steps: list[Step]) -> dict[str, str]:
     """Nodes to run because one that runs, or may run, reads an output of theirs that no file keeps."""
     readers, skipped = dict[str, str](), []
     for node, step in zip(pipeline.nodes, steps, strict=True):
         if step.verdict == "skip":
             skipped.append(node)
         else:
-            readers |= {name: node.name for name in data_inputs(node)}
+            readers |= {name: node.name for name in loaded_datasets(node)}
     return {
         node.name: f"its output {name} is not stored, and {readers[base_name(name)]} reads it"
         for node in skipped
         for name in node.outputs
-        if not trace.is_stored(name) and base_name(name) in readers
+        if not changes.is_stored(name) and base_name(name) in readers
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from kedro.framework.session import KedroSession
 from kedro.io import AbstractDataset
 
-from .records import Manifest, RunnerError
+from .manifest import Manifest, RunnerError
 from .runner import ENTRY, IncrementalRunner
 
 # Options that name nodes, or where to start, run what Kedro would run. The others (pipelines, namespaces, to-nodes,

@@ -46,8 +46,8 @@ import contextlib, sys, time
 import numpy as np, polars as pl
 context = contextlib.nullcontext()
 if sys.argv[1] == "watched":
-    from kedro_incremental.watching import WATCH
-    context = WATCH.node()
+    from kedro_incremental.audit import AUDIT
+    context = AUDIT.node()
 from embedline.pipelines.tabular import nodes
 from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining

@@ -4,7 +4,15 @@ from datetime import date, datetime, timedelta
 
 import narwhals as nw
 
-from embedline.frames.dates import add_date_parts, day_number, day_number_of, iso_week, monday_of_week
+from embedline.frames.dates import (
+    add_date_parts,
+    day_number,
+    day_number_of,
+    iso_week,
+    monday_of_week,
+    months_open,
+    weeks_running,
+)
 from frames.conftest import Build, values
 
 DAYS = [datetime(1955, 1, 1) + timedelta(days=step) for step in range(58_000)]
@@ -43,3 +51,15 @@ def test_monday_of_an_iso_week(build: Build) -> None:
     frame = build({"year": [year for year, _ in weeks], "week": [week for _, week in weeks]})
     frame = frame.with_columns(number=monday_of_week(nw.col("year"), nw.col("week")))
     assert values(frame, "number") == [(date.fromisocalendar(year, week, 1) - EPOCH).days for year, week in weeks]
+
+
+def test_months_have_thirty_days_and_a_cap(build: Build) -> None:
+    frame = build({"day": [1000] * 6, "start": [1001, 1000, 971, 970, 280, 100], "year": [2013] * 5 + [1900]})
+    frame = frame.with_columns(months=months_open(day="day", start=nw.col("start"), start_year="year", cap=24))
+    assert values(frame, "months") == [0, 0, 0, 1, 24, 0]
+
+
+def test_weeks_have_a_cap_of_their_own(build: Build) -> None:
+    frame = build({"day": [1000] * 5, "start": [1014, 994, 993, 825, 700], "year": [2010] * 5})
+    frame = frame.with_columns(weeks=weeks_running(day="day", start=nw.col("start"), start_year="year", cap=25))
+    assert values(frame, "weeks") == [0, 0, 1, 25, 25]

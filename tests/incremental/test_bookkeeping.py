@@ -17,8 +17,8 @@ from kedro.pipeline import Node, Pipeline
 from shop import Shop
 
 from kedro_incremental import IncrementalRunner, RunnerError
-from kedro_incremental.prune import find_removals, remove
-from kedro_incremental.versions import is_version_folder, newest_first, version_after
+from kedro_incremental.provenance import find_removals, remove
+from kedro_incremental.storage import is_version_folder, newest_first, version_after
 
 ALL = ["clean", "add", "describe"]
 FILES = ["manifest.json", "started.json", "holder.json", "hashes.json", "history/v001.json", "lock"]
@@ -68,17 +68,17 @@ CONTENTS: dict[str, bytes | str | Callable[[Shop], str]] = {
     "huge number": b'{"pid": ' + b"9" * 5000 + b"}",
     "huge exponent": b'{"pid": 1e999, "format": 1e999}',
     "twice the same key": b'{"format": 1, "format": 1, "nodes": {}, "nodes": {}}',
-    "extra keys": lambda shop: whole(shop, new=1, work__new=2),
+    "extra keys": lambda shop: whole(shop, new=1, inputs__new=2),
     "missing key": lambda shop: whole(shop, why=...),
-    "missing group": lambda shop: whole(shop, work=...),
+    "missing group": lambda shop: whole(shop, inputs=...),
     "wrong type": lambda shop: whole(shop, outputs__total="v001"),
-    "wrong type deep": lambda shop: whole(shop, work__code={"a": [1]}),
+    "wrong type deep": lambda shop: whole(shop, inputs__code={"a": [1]}),
     "name of another node": lambda shop: whole(shop, node="describe"),
     "version with separators": lambda shop: whole(shop, outputs__total__version="../../x"),
     "run with separators": lambda shop: whole(shop, run_id="../../x"),
     "version with NUL": lambda shop: whole(shop, outputs__total__version="a\0b"),
     "half a character": lambda shop: whole(shop, why="\ud800", finished="\udfff"),
-    "deep parameter": lambda shop: whole(shop, work__parameters={"by": json.loads("[" * 300 + "]" * 300)}),
+    "deep parameter": lambda shop: whole(shop, inputs__parameters={"by": json.loads("[" * 300 + "]" * 300)}),
     "note": lambda shop: note(),
     "note of another run": lambda shop: note(run_id="../../x", folders=[str(shop.root)]),
     "note of nothing": lambda shop: note(run_id="", folders=["/", ".", ".."]),

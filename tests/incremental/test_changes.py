@@ -228,32 +228,34 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(project: Project) ->
 def test_a_module_without_a_distribution_among_the_libraries_counts(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kedro_incremental import objects
+    from kedro_incremental import canonical_json
 
     folder = project.root / "libraries"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    folders = (*objects.library_folders(), f"{folder}{os.sep}")
-    monkeypatch.setattr(objects, "library_folders", lambda: folders)
-    objects.is_installed.cache_clear()
+    folders = (*canonical_json.library_folders(), f"{folder}{os.sep}")
+    monkeypatch.setattr(canonical_json, "library_folders", lambda: folders)
+    canonical_json.is_installed.cache_clear()
     project.write(f"from {project.package}_single import X\ndef node(raw, p): return X\n")
     try:
         for value, state in ((1, "ran"), (1, "skipped"), (2, "ran")):
             (folder / f"{project.package}_single.py").write_text(f"X = {value}\n")
             assert project.run().state == state
     finally:
-        objects.is_installed.cache_clear()
+        canonical_json.is_installed.cache_clear()
 
 
 def test_a_distribution_that_a_library_needs_counts(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kedro_incremental import code
+    from kedro_incremental import code_fingerprint
 
     project.write("import pandas\ndef node(raw, p): return 1\n")
     project.run()
-    libraries = Manifest(project.root / "data/.runs").records["compute"].work.libraries
+    libraries = Manifest(project.root / "data/.runs").records["compute"].inputs.libraries
     assert {"pandas", "numpy", "python-dateutil", "python"} <= libraries.keys()
-    version = code._version
-    monkeypatch.setattr(code, "_version", lambda name: "99.0" if name == "python-dateutil" else version(name))
+    version = code_fingerprint._version
+    monkeypatch.setattr(
+        code_fingerprint, "_version", lambda name: "99.0" if name == "python-dateutil" else version(name)
+    )
     step = project.run()
     assert step.state == "ran" and "python-dateutil" in step.why and "99.0" in step.why
 

@@ -40,7 +40,7 @@ DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow", "kedro_viz", "kedro_telemetry")
 import click
 from kedro.framework.cli.project import run as kedro_run
 
-from other.running.commands import incremental, prune, why
+from other.running.cli import incremental, prune, why
 
 
 @click.group()

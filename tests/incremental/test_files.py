@@ -21,16 +21,16 @@ from kedro_datasets.pandas import CSVDataset, SQLTableDataset
 from kedro_datasets.partitions import PartitionedDataset
 from pydantic import BaseModel
 
-from kedro_incremental import files
-from kedro_incremental.files import FileHashes, Place, local_paths, place_of, write_atomically
+from kedro_incremental import storage as storage_module
+from kedro_incremental.storage import FileHashes, Storage, local_paths, storage_of, write_atomically
 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose content has been read so far."""
     names: list[str] = []
-    hash_file = files.hash_file
-    monkeypatch.setattr(files, "hash_file", lambda path: names.append(path.name) or hash_file(path))
+    hash_file = storage_module.hash_file
+    monkeypatch.setattr(storage_module, "hash_file", lambda path: names.append(path.name) or hash_file(path))
     return names
 
 
@@ -57,21 +57,21 @@ def _write(path: Path, text: str) -> Path:
 
 def test_the_hash_is_that_of_the_content(tmp_path: Path, hashes: FileHashes) -> None:
     one, same, other = (_write(tmp_path / name, text) for name, text in zip("abc", ("x", "x", "y"), strict=True))
-    assert hashes.of(one) == hashes.of(same) != hashes.of(other)
-    assert hashes.of(_write(tmp_path / "empty", "")) not in {None, hashes.of(one)}
+    assert hashes.hash(one) == hashes.hash(same) != hashes.hash(other)
+    assert hashes.hash(_write(tmp_path / "empty", "")) not in {None, hashes.hash(one)}
     size = 600_000  # more than is read at a time
-    made = {hashes.of(_write(tmp_path / "large", "x" * at + "y" + "x" * (size - at))) for at in (0, size // 2, size)}
+    made = {hashes.hash(_write(tmp_path / "large", "x" * at + "y" + "x" * (size - at))) for at in (0, size // 2, size)}
     assert len(made) == 3
 
 
 @pytest.mark.usefixtures("later")
 def test_what_did_not_change_is_not_read_again(tmp_path: Path, hashes: FileHashes, read: list[str]) -> None:
     path = _write(tmp_path / "folder" / "a", "1")
-    first, folder = hashes.of(path), hashes.of(path.parent)
+    first, folder = hashes.hash(path), hashes.hash(path.parent)
     hashes.save()
-    assert FileHashes(tmp_path / "runs" / "hashes.json").of(path) == first
+    assert FileHashes(tmp_path / "runs" / "hashes.json").hash(path) == first
     assert read == ["a"]
-    assert hashes.of(path, trust=False) == first and hashes.of(path.parent, trust=False) == folder
+    assert hashes.hash(path, trust=False) == first and hashes.hash(path.parent, trust=False) == folder
     assert read == ["a", "a", "a"]
 
 
@@ -82,25 +82,25 @@ def test_a_change_of_the_same_size_is_noticed(
     tmp_path: Path, hashes: FileHashes, is_replaced: bool, keeps_time: bool
 ) -> None:
     path = _write(tmp_path / "a", "1")
-    before, status = hashes.of(path), path.stat()
+    before, status = hashes.hash(path), path.stat()
     time.sleep(0.02)  # clocks of file systems tick in 4 to 10 ms
     _write(tmp_path / ("other" if is_replaced else "a"), "2")
     if is_replaced:
         (tmp_path / "other").replace(path)
     if keeps_time:
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert hashes.of(path) not in {before, None}
-    assert hashes.of(path) == hashes.of(_write(tmp_path / "b", "2"))
+    assert hashes.hash(path) not in {before, None}
+    assert hashes.hash(path) == hashes.hash(_write(tmp_path / "b", "2"))
 
 
 def test_a_file_hashed_right_after_its_change_is_read_again(
     tmp_path: Path, hashes: FileHashes, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = _write(tmp_path / "a", "1")
-    ages = itertools.chain([10_000_000], itertools.repeat(files.RACY_NS + 1))
+    ages = itertools.chain([10_000_000], itertools.repeat(storage_module.RACY_NS + 1))
     monkeypatch.setattr(time, "time_ns", lambda: path.stat().st_mtime_ns + next(ages))
     for _ in range(4):
-        hashes.of(path)
+        hashes.hash(path)
     assert read == ["a", "a"]  # at first, and once it is old enough
 
 
@@ -109,7 +109,7 @@ def test_a_file_that_has_just_got_an_old_time_is_read_again(
 ) -> None:
     path = _write(tmp_path / "a", "1")
     os.utime(path, ns=(1, 1))  # as unpacking an archive does
-    assert hashes.of(path) == hashes.of(path) is not None
+    assert hashes.hash(path) == hashes.hash(path) is not None
     assert read == ["a", "a"]
 
 
@@ -117,7 +117,7 @@ def test_a_file_that_has_just_got_an_old_time_is_read_again(
 def test_what_is_not_there_has_no_hash(tmp_path: Path, hashes: FileHashes, name: str) -> None:
     _write(tmp_path / "file", "1")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    assert hashes.of(tmp_path / name) is None
+    assert hashes.hash(tmp_path / name) is None
 
 
 # Hashes of folders
@@ -127,10 +127,10 @@ def test_a_folder_is_what_is_in_its_files_and_their_names(tmp_path: Path, hashes
     folder = tmp_path / "folder"
     _write(folder / "a", "1")
     _write(folder / "deep" / "b", "2")
-    seen = [hashes.of(folder)]
+    seen = [hashes.hash(folder)]
 
     def changed() -> bool:
-        seen.append(hashes.of(folder))
+        seen.append(hashes.hash(folder))
         return seen[-1] not in seen[:-1]
 
     _write(folder / "deep" / "b", "3!")
@@ -150,18 +150,18 @@ def test_a_folder_is_what_is_in_its_files_and_their_names(tmp_path: Path, hashes
     assert changed()
     _write(folder / "deep" / "b", "2")
     _write(folder / "a", "1")
-    assert hashes.of(folder) == seen[0]
+    assert hashes.hash(folder) == seen[0]
     (tmp_path / "empty").mkdir()
-    assert hashes.of(tmp_path / "empty") not in {None, hashes.of(_write(tmp_path / "file", ""))}
+    assert hashes.hash(tmp_path / "empty") not in {None, hashes.hash(_write(tmp_path / "file", ""))}
 
 
 @pytest.mark.usefixtures("later")
 def test_only_the_changed_file_of_a_folder_is_read(tmp_path: Path, hashes: FileHashes, read: list[str]) -> None:
     for name in "abc":
         _write(tmp_path / "folder" / name, "1")
-    hashes.of(tmp_path / "folder")
+    hashes.hash(tmp_path / "folder")
     _write(tmp_path / "folder" / "b", "22")
-    hashes.of(tmp_path / "folder")
+    hashes.hash(tmp_path / "folder")
     assert read == ["a", "b", "c", "b"]
 
 
@@ -173,13 +173,13 @@ def test_an_unreadable_cache_is_told_and_made_anew(
     tmp_path: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, cache = _write(tmp_path / "a", "1"), tmp_path / "hashes.json"
-    expected = FileHashes(cache).of(path)
+    expected = FileHashes(cache).hash(path)
     assert not caplog.records
     cache.mkdir() if content is None else cache.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         hashes = FileHashes(cache)
     assert [record.message for record in caplog.records if "all files are hashed again" in record.message]
-    assert hashes.of(path) == expected
+    assert hashes.hash(path) == expected
     hashes.save()
     assert FileHashes(cache)._known.keys() == {str(path)}
 
@@ -190,13 +190,13 @@ def test_the_cache_forgets_what_is_gone_and_is_written_only_if_it_changed(tmp_pa
     hashes.save()
     assert not cache.exists()
     kept, gone = _write(tmp_path / "kept", "1"), _write(tmp_path / "gone", "2")
-    hashes.of(kept)
-    hashes.of(gone)
+    hashes.hash(kept)
+    hashes.hash(gone)
     gone.unlink()
     hashes.save()
     assert json.loads(cache.read_text()).keys() == {str(kept)}
     cache.unlink()
-    hashes.of(kept)
+    hashes.hash(kept)
     hashes.save()
     assert not cache.exists()
 
@@ -233,58 +233,58 @@ def _csv(path: str, *, versioned: bool = False, **arguments: Any) -> CSVDataset:
 
 @pytest.mark.parametrize("path", ["data/a.csv", "/data/a.csv", "file:///data/a.csv"])
 @pytest.mark.parametrize("versioned", [False, True])
-def test_place_of_a_local_file(path: str, versioned: bool) -> None:
-    expected = Place(path.removeprefix("file://"), None, versioned)
+def test_storage_of_a_local_file(path: str, versioned: bool) -> None:
+    expected = Storage(path.removeprefix("file://"), None, versioned)
     dataset = _csv(path, versioned=versioned)
-    assert place_of(dataset) == expected
-    assert place_of(CachedDataset(dataset)) == expected
+    assert storage_of(dataset) == expected
+    assert storage_of(CachedDataset(dataset)) == expected
     config = {"type": "pandas.CSVDataset", "filepath": path}
-    assert place_of(CachedDataset(config, dataset._version)) == expected
+    assert storage_of(CachedDataset(config, dataset._version)) == expected
 
 
-def test_what_is_no_file_has_no_place() -> None:
-    assert place_of(MemoryDataset(1)) is None
-    assert place_of(CachedDataset(MemoryDataset(1))) is None
-    assert place_of(SQLTableDataset(table_name="a", credentials={"con": "sqlite://"})) is None
+def test_what_is_no_file_has_no_storage() -> None:
+    assert storage_of(MemoryDataset(1)) is None
+    assert storage_of(CachedDataset(MemoryDataset(1))) is None
+    assert storage_of(SQLTableDataset(table_name="a", credentials={"con": "sqlite://"})) is None
 
 
 @pytest.mark.parametrize("path", ["{}", "{}/", "file://{}", "file://{}/"])
-def test_place_of_a_folder_of_partitions(tmp_path: Path, hashes: FileHashes, path: str) -> None:
+def test_storage_of_a_folder_of_partitions(tmp_path: Path, hashes: FileHashes, path: str) -> None:
     folder = tmp_path / "parts"
-    place = place_of(PartitionedDataset(path=path.format(folder), dataset="pandas.CSVDataset"))
-    assert place is not None and (place.filesystem, place.versioned) == (None, False)
-    assert place.hash(None, hashes) is None
+    storage = storage_of(PartitionedDataset(path=path.format(folder), dataset="pandas.CSVDataset"))
+    assert storage is not None and (storage.filesystem, storage.versioned) == (None, False)
+    assert storage.hash(None, hashes) is None
     _write(folder / "a.csv", "1")
-    before = place.hash(None, hashes)
-    assert before == hashes.of(folder)
+    before = storage.hash(None, hashes)
+    assert before == hashes.hash(folder)
     _write(folder / "b.csv", "1")
-    assert place.hash(None, hashes) not in {None, before}
+    assert storage.hash(None, hashes) not in {None, before}
 
 
 def test_versions_are_those_with_a_file_newest_first(tmp_path: Path, hashes: FileHashes) -> None:
     path = tmp_path / "a.csv"
-    place = place_of(_csv(str(path), versioned=True))
-    assert place is not None
-    assert place.versions() == []
+    storage = storage_of(_csv(str(path), versioned=True))
+    assert storage is not None
+    assert storage.versions() == []
     for version in ("2026-01-02", "2026-01-10", "2025-12-31"):
         _write(path / version / "a.csv", version)
     (path / "2026-02-01").mkdir()
     _write(path / "2026-02-02" / "other.csv", "1")
     _write(path / "2026-02-03", "1")
-    assert place.versions() == ["2026-01-10", "2026-01-02", "2025-12-31"]
-    assert place.of_version("2026-01-02") == f"{path}/2026-01-02/a.csv"
-    assert place.hash("2026-01-02", hashes) == hashes.of(path / "2026-01-02" / "a.csv") is not None
-    assert place.hash("2026-02-01", hashes) is None
+    assert storage.versions() == ["2026-01-10", "2026-01-02", "2025-12-31"]
+    assert storage.version_path("2026-01-02") == f"{path}/2026-01-02/a.csv"
+    assert storage.hash("2026-01-02", hashes) == hashes.hash(path / "2026-01-02" / "a.csv") is not None
+    assert storage.hash("2026-02-01", hashes) is None
     dataset = JSONDataset(filepath=str(tmp_path / "b.json"), version=Version(None, "1"))
     dataset.save({"a": 1})
-    place = place_of(dataset)
-    assert place is not None and place.versions() == ["1"]
-    assert place.hash("1", hashes) == hashes.of(Path(dataset._get_load_path())) is not None
+    storage = storage_of(dataset)
+    assert storage is not None and storage.versions() == ["1"]
+    assert storage.hash("1", hashes) == hashes.hash(Path(dataset._get_load_path())) is not None
     plain = _write(tmp_path / "c.csv", "1")
-    place = place_of(_csv(str(plain)))
-    assert place is not None and (place.versions(), place.of_version(None)) == ([], str(plain))
-    assert place.hash(None, hashes) == hashes.of(plain)
-    assert Place(str(plain), None, versioned=True).versions() == []  # a file from before it was versioned
+    storage = storage_of(_csv(str(plain)))
+    assert storage is not None and (storage.versions(), storage.version_path(None)) == ([], str(plain))
+    assert storage.hash(None, hashes) == hashes.hash(plain)
+    assert Storage(str(plain), None, versioned=True).versions() == []  # a file from before it was versioned
 
 
 # Remote files
@@ -299,36 +299,36 @@ def memory() -> Iterator[Any]:
 
 
 def test_a_remote_file_is_compared_by_what_its_store_says(memory: Any, hashes: FileHashes, read: list[str]) -> None:
-    place = place_of(_csv("memory:///folder/a.csv"))
-    assert place is not None and place.filesystem is memory
-    assert place.hash(None, hashes) is None
+    storage = storage_of(_csv("memory:///folder/a.csv"))
+    assert storage is not None and storage.filesystem is memory
+    assert storage.hash(None, hashes) is None
     memory.pipe("/folder/a.csv", b"1")
-    before = place.hash(None, hashes)
-    assert before is not None and before == place.hash(None, hashes)
+    before = storage.hash(None, hashes)
+    assert before is not None and before == storage.hash(None, hashes)
     memory.pipe("/folder/a.csv", b"2")
-    assert place.hash(None, hashes) not in {None, before}
+    assert storage.hash(None, hashes) not in {None, before}
     assert read == []
 
 
 def test_remote_versions(memory: Any, hashes: FileHashes) -> None:
-    place = place_of(_csv("memory:///folder/a.csv", versioned=True))
-    assert place is not None
-    assert place.versions() == []
+    storage = storage_of(_csv("memory:///folder/a.csv", versioned=True))
+    assert storage is not None
+    assert storage.versions() == []
     for name in ("1/a.csv", "3/a.csv", "2/a.csv", "4/other.csv"):
         memory.pipe(f"/folder/a.csv/{name}", b"1")
-    assert place.versions() == ["3", "2", "1"]
-    assert place.hash("2", hashes) is not None
-    assert place.hash("4", hashes) is None
+    assert storage.versions() == ["3", "2", "1"]
+    assert storage.hash("2", hashes) is not None
+    assert storage.hash("4", hashes) is None
 
 
 def test_a_remote_folder_is_compared_by_its_files(memory: Any, hashes: FileHashes) -> None:
-    place = place_of(PartitionedDataset(path="memory://parts", dataset="pandas.CSVDataset"))
-    assert place is not None and place.filesystem is not None
-    seen = [place.hash(None, hashes)]
+    storage = storage_of(PartitionedDataset(path="memory://parts", dataset="pandas.CSVDataset"))
+    assert storage is not None and storage.filesystem is not None
+    seen = [storage.hash(None, hashes)]
     for name, content in (("a.csv", b"1"), ("deep/b.csv", b"1"), ("a.csv", b"2")):
         memory.pipe(f"/parts/{name}", content)
-        seen.append(place.hash(None, hashes))
-        assert seen[-1] == place.hash(None, hashes)
+        seen.append(storage.hash(None, hashes))
+        assert seen[-1] == storage.hash(None, hashes)
     assert seen[0] is None and len(set(seen)) == 4
 
 
@@ -349,16 +349,16 @@ def test_a_file_of_a_web_server(tmp_path: Path, hashes: FileHashes, handler: typ
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         found, missing = (_csv(f"http://127.0.0.1:{server.server_port}/{name}.csv") for name in ("a", "b"))
-        place, nowhere = place_of(found), place_of(missing)
-        assert place is not None and nowhere is not None
-        before = place.hash(None, hashes)
+        storage, nowhere = storage_of(found), storage_of(missing)
+        assert storage is not None and nowhere is not None
+        before = storage.hash(None, hashes)
         assert nowhere.hash(None, hashes) is None
         if handler is _Silent:
             assert before is None  # its size alone does not tell whether it changed
             return
-        assert before is not None and before == place.hash(None, hashes)
+        assert before is not None and before == storage.hash(None, hashes)
         os.utime(path, (1_000_000_000, 1_000_000_000))
-        assert place.hash(None, hashes) not in {None, before}
+        assert storage.hash(None, hashes) not in {None, before}
     finally:
         server.shutdown()
         server.server_close()
@@ -424,7 +424,7 @@ def test_a_listing_is_names_and_the_content_of_its_files(tmp_path: Path, hashes:
     folder = tmp_path / "folder"
     _write(folder / "a", "1")
     _write(folder / "deep" / "b", "1")
-    seen = [hashes.of_listing(folder)]
+    seen = [hashes.hash_listing(folder)]
     for name, text, counts in (
         ("a", "22", True),
         ("deep/c", "1", False),
@@ -432,6 +432,6 @@ def test_a_listing_is_names_and_the_content_of_its_files(tmp_path: Path, hashes:
         ("mlflow.db", "2", False),
     ):
         _write(folder / name, text)
-        seen.append(hashes.of_listing(folder))
+        seen.append(hashes.hash_listing(folder))
         assert (seen[-1] != seen[-2]) == counts, name
-    assert hashes.of_listing(tmp_path / "none") is None
+    assert hashes.hash_listing(tmp_path / "none") is None

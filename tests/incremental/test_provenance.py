@@ -5,8 +5,7 @@ from rich.console import Console
 from shop import Shop
 
 from kedro_incremental import RunnerError
-from kedro_incremental.provenance import Makers, explain
-from kedro_incremental.prune import find_removals, remove
+from kedro_incremental.provenance import Provenance, explain, find_removals, remove
 
 
 def told(shop: Shop, dataset: str, version: str | None = None) -> str:
@@ -55,10 +54,10 @@ def test_why_of_an_old_version_and_of_what_is_not_there(shop: Shop) -> None:
 def test_ancestors_go_back_to_the_raw_file(shop: Shop) -> None:
     shop.ran()
     run_with(shop, title="all")  # text v002 is made from total v001
-    makers = Makers.read(shop.manifest)
+    provenance = Provenance.read(shop.manifest)
     stored = {("total", "v001"), ("count", "v001"), ("cleaned", "v001")}
-    assert makers.ancestors("text", "v002") == {*stored, ("raw", None)}
-    assert makers.current == {"cleaned": "v001", "total": "v001", "count": "v001", "text": "v002"}
+    assert provenance.ancestors("text", "v002") == {*stored, ("raw", None)}
+    assert provenance.current == {"cleaned": "v001", "total": "v001", "count": "v001", "text": "v002"}
 
 
 def test_prune_keeps_the_newest_the_current_and_what_they_were_made_from(shop: Shop) -> None:

@@ -12,8 +12,8 @@ from shop import Shop
 
 from embedline.redaction import redacted
 from kedro_incremental import redaction
+from kedro_incremental.canonical_json import differences
 from kedro_incremental.provenance import explain
-from kedro_incremental.values import differences
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +51,11 @@ def test_the_note_of_a_run_hides_the_passwords_of_its_command(shop: Shop, monkey
 
 
 def test_two_projects_have_different_hashes_of_one_password(shop: Shop) -> None:
-    one, other = (redaction.stored({"password": "S3CRET"}, shop.root / name) for name in ("one", "other"))
+    one, other = (redaction.fingerprinted({"password": "S3CRET"}, shop.root / name) for name in ("one", "other"))
     assert one != other and "S3CRET" not in json.dumps([one, other])
-    assert redaction.stored({"password": "S3CRET"}, shop.root / "one") == one
+    assert redaction.fingerprinted({"password": "S3CRET"}, shop.root / "one") == one
     assert not (shop.root / "third").exists()
-    assert redaction.stored({"rows": 3}, shop.root / "third") == {"rows": 3}
+    assert redaction.fingerprinted({"rows": 3}, shop.root / "third") == {"rows": 3}
     assert not (shop.root / "third").exists()  # no secret, no key
 
 

@@ -14,7 +14,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from shop import Shop
 
-from kedro_incremental import IncrementalRunner, RunInterrupted, RunnerError, code
+from kedro_incremental import IncrementalRunner, RunInterrupted, RunnerError, code_fingerprint
 
 ALL = ["clean", "add", "describe"]
 
@@ -95,8 +95,8 @@ def test_a_library_version_reruns_what_uses_it(shop: Shop, monkeypatch: pytest.M
         "helpers", "def factor():\n    return", "import numpy as np\n\n\ndef factor():\n    np.ones(1)\n    return"
     )
     shop.ran()
-    version = code._version
-    monkeypatch.setattr(code, "_version", lambda name: "99.0" if name == "numpy" else version(name))
+    version = code_fingerprint._version
+    monkeypatch.setattr(code_fingerprint, "_version", lambda name: "99.0" if name == "numpy" else version(name))
     state, why = shop.run()["clean"]
     assert state == "ran" and why.startswith("library numpy ") and why.endswith("→ 99.0")
     assert shop.ran() == []

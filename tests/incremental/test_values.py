@@ -17,8 +17,7 @@ import pytest
 from processes import last_line
 from pydantic import BaseModel, ConfigDict, RootModel
 
-from kedro_incremental.reading import Uncomparable, plain
-from kedro_incremental.values import canonical, differences, digest, leaves, short
+from kedro_incremental.canonical_json import NotComparable, as_json, canonical, differences, digest, leaves, short
 
 
 class Loss(enum.Enum):
@@ -99,7 +98,7 @@ PLAIN: dict[str, tuple[Any, Any]] = {
     "a decimal": (decimal.Decimal("1.10"), {"!decimal.Decimal": "Decimal('1.10')"}),
     "a function of the module": (last_line, {"!function": "processes.last_line"}),
     "a class of the module": (Base, {"!class": f"{__name__}.Base"}),
-    "a builtin": (len, {"!builtin": ["builtins", "len", None]}),
+    "a builtin": (len, {"!builtin_function_or_method": ["builtins", "len", None]}),
     "a pattern": (re.compile("a"), {"!re.Pattern": ["a", 32]}),
     "a slot": (Slots(), {f"!{__name__}.Slots": {"a": 1}}),
     "an object that hides its state": (Hiding(), {f"!{__name__}.Hiding": {"a": 1}}),
@@ -109,18 +108,18 @@ PLAIN: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize("case", PLAIN)
 def test_values_as_json(case: str) -> None:
     value, expected = PLAIN[case]
-    assert canonical(plain(value)) == canonical(expected)
-    assert canonical(plain(value, strict=False)) == canonical(expected)
+    assert canonical(as_json(value)) == canonical(expected)
+    assert canonical(as_json(value, strict=False)) == canonical(expected)
 
 
 def test_a_value_is_left_as_it_was() -> None:
     value = {"b": [{"c": {2, 1}}], "a": 1}
-    plain(value)
+    as_json(value)
     assert value == {"b": [{"c": {2, 1}}], "a": 1} and list(value) == ["b", "a"]
 
 
 def test_a_model_shows_the_fields_of_its_subclasses_and_extra_ones() -> None:
-    made = dict(leaves(plain(Model(base=Special(more=5), other=7)), "p"))  # type: ignore[call-arg]
+    made = dict(leaves(as_json(Model(base=Special(more=5), other=7)), "p"))  # type: ignore[call-arg]
     assert made["p.base.more"] == 5 and 7 in made.values()
 
 
@@ -167,9 +166,9 @@ UNLIKE += [
 
 
 def test_unlike_values_have_unlike_texts() -> None:
-    texts = [canonical(plain(value)) for value in UNLIKE]
+    texts = [canonical(as_json(value)) for value in UNLIKE]
     assert len(set(texts)) == len(texts)
-    assert canonical(plain(math.nan)) == canonical(plain(float("nan")))
+    assert canonical(as_json(math.nan)) == canonical(as_json(float("nan")))
 
 
 def _again() -> list[Any]:
@@ -179,7 +178,7 @@ def _again() -> list[Any]:
 
 
 def test_a_value_in_itself() -> None:
-    assert plain(_again()) == [1, {"!again": 1}]
+    assert as_json(_again()) == [1, {"!again": 1}]
 
 
 UNCOMPARABLE = [
@@ -194,16 +193,16 @@ UNCOMPARABLE += [np.random.default_rng(), {"a": [object()]}, threading.local()]
 
 @pytest.mark.parametrize("value", UNCOMPARABLE, ids=lambda value: type(value).__name__)
 def test_what_cannot_be_compared(value: Any) -> None:
-    with pytest.raises(Uncomparable):
-        plain(value)
-    plain(value, strict=False)
+    with pytest.raises(NotComparable):
+        as_json(value)
+    as_json(value, strict=False)
 
 
 def test_values_are_the_same_in_every_process() -> None:
     script = (
-        "from pydantic import BaseModel\nfrom kedro_incremental.values import canonical\n"
-        "from kedro_incremental.reading import plain\n"
-        "class M(BaseModel):\n    names: set[str] = set('abcdefgh')\nprint(canonical(plain([M(), set('uvwxyz')])))"
+        "from pydantic import BaseModel\nfrom kedro_incremental.canonical_json import canonical\n"
+        "from kedro_incremental.canonical_json import as_json\n"
+        "class M(BaseModel):\n    names: set[str] = set('abcdefgh')\nprint(canonical(as_json([M(), set('uvwxyz')])))"
     )
     made = {last_line(script, seed) for seed in "123"}
     assert len(made) == 1 and '["a", "b", "c", "d", "e", "f", "g", "h"]' in made.pop()

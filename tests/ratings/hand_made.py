@@ -8,7 +8,7 @@ import torch
 
 from embedline.pipelines.ratings.encoder import RatingsEncoder, encode, fit_encoder
 from embedline.pipelines.ratings.learner import RatingModel
-from embedline.pipelines.ratings.network import BothCodes, FactorModel, build_network, network_config
+from embedline.pipelines.ratings.network import FactorModel, build_network, feature_codes, network_config
 from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingNetwork, RatingSplit
 
 COLUMNS = RatingColumns()
@@ -25,7 +25,7 @@ def encoder_of(
 def network_of(encoder: RatingsEncoder, seed: int, std: float = 0.6, **options: Any) -> FactorModel:
     """Network whose weights are all random, but for the rows 0 and those of untrained rows."""
     settings = RatingNetwork(**{"factors": 4, **options})
-    network = build_network(network_config(encoder, settings), BothCodes.of(encoder), seed=seed)
+    network = build_network(network_config(encoder, settings), feature_codes(encoder), seed=seed)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():

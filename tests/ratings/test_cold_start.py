@@ -1,4 +1,4 @@
-"""The trial of the cold start: who is held out, what is predicted from what, and that figures are of the same rows."""
+"""The trial of the cold start: who is held out, what is predicted from what, and that metrics are of the same rows."""
 
 import logging
 from typing import Any, ClassVar
@@ -11,24 +11,28 @@ from rating_law import items_table, ratings_table
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings.baselines import Biases, damped_biases
-from embedline.pipelines.ratings.cold_items import measure_items
-from embedline.pipelines.ratings.cold_start import hold_out, measure_cold_start
-from embedline.pipelines.ratings.cold_users import measure_users, new_biases
-from embedline.pipelines.ratings.fold_in import fold_in, group_given
-from embedline.pipelines.ratings.fold_in_options import FoldInOptions
+from embedline.pipelines.ratings.cold_start import (
+    hold_out,
+    measure_cold_start,
+    measure_items,
+    measure_users,
+    new_biases,
+)
+from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
+from embedline.pipelines.ratings.network import Vectors
 from embedline.pipelines.ratings.options import (
     BaselineOptions,
     ColdStartOptions,
     FeatureOptions,
+    FoldInOptions,
     Penalty,
     RatingColumns,
     RatingNetwork,
     RatingSplit,
     RatingsTraining,
 )
-from embedline.pipelines.ratings.vectors import Vectors, user_vectors
 
-COLUMNS, FOLDING, PENALTY = RatingColumns(), FoldInOptions(factors=0.5, biases=2.0), Penalty(factors=0.1, biases=0.1)
+COLUMNS, FOLD_IN, PENALTY = RatingColumns(), FoldInOptions(factors=0.5, biases=2.0), Penalty(factors=0.1, biases=0.1)
 TRAINING = RatingsTraining(
     epochs=15,
     batch_size=32,
@@ -151,7 +155,7 @@ class TestNewUsers:
     def test_the_given_ratings_are_the_same_for_every_method_and_never_predicted(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from embedline.pipelines.ratings import cold_users
+        from embedline.pipelines.ratings import cold_start
 
         encoder = encoder_of(KNOWN)
         model, encoded = model_of(encoder, (0.5, 0.5)), encoded_of(KNOWN, encoder)
@@ -162,9 +166,9 @@ class TestNewUsers:
             seen.append(given)
             return fold_in(network, given, base, *settings)
 
-        monkeypatch.setattr(cold_users, "fold_in", spy)
+        monkeypatch.setattr(cold_start, "fold_in", spy)
         rows = OF_NEW_USERS.filter(pl.col("item").is_in(list(encoder.items)))
-        found = measure_users(rows, model, biases, BaselineOptions(), FOLDING, PENALTY, self.OPTIONS)
+        found = measure_users(rows, model, biases, BaselineOptions(), FOLD_IN, PENALTY, self.OPTIONS)
         counts = rows["user"].value_counts().sort("user")
         enough = [user for user, count in counts.iter_rows() if count > 3]
         assert found["users"] == len(enough) > 1
@@ -187,8 +191,8 @@ class TestNewUsers:
             places = np.array([new.index(user) for user, _, _ in asked])
             items = np.array([encoder.items.index(item) + 1 for _, item, _ in asked])
             for network in model.networks:
-                nobody = Vectors(*user_vectors(network, np.zeros(len(new), dtype=int)))
-                own = fold_in(network, given, nobody, FOLDING, PENALTY)
+                nobody = network.user_vectors(np.zeros(len(new), dtype=int))
+                own = fold_in(network, given, nobody, FOLD_IN, PENALTY)
                 q = network.items.own.detach().numpy()[items]
                 p = own.factors.numpy()[places]
                 outputs += 0.5 * (network.mean + (p * q[:, :-1]).sum(axis=1) + own.biases.numpy()[places] + q[:, -1])
@@ -210,14 +214,14 @@ class TestNewUsers:
                 model_of(encoder),
                 biases_of(encoded, encoder),
                 BaselineOptions(),
-                FOLDING,
+                FOLD_IN,
                 PENALTY,
                 ColdStartOptions(given=(1, 50)),
             )
 
     def test_biases_of_new_users(self) -> None:
         biases = Biases(3.0, np.zeros(1), np.array([0.0, 0.5, -0.5]))
-        given = group_given([0, 2, 2], np.array([1, 1, 2]), np.array([5.0, 2.0, 4.0]), n_users=3)
+        given = KnownRatings.by_user([0, 2, 2], np.array([1, 1, 2]), np.array([5.0, 2.0, 4.0]), n_users=3)
         # (5 - 3.5) / (1 + 2); none; (2 - 3.5 + 4 - 2.5) / (2 + 2)
         assert new_biases(given, biases, 2.0).tolist() == pytest.approx([0.5, 0.0, 0.0])
         assert new_biases(given, biases, 0.0).tolist() == pytest.approx([1.5, 0.0, 0.0])
@@ -228,7 +232,7 @@ class TestTrial:
         "network": RatingNetwork(factors=6, init_std=0.1),
         "training": TRAINING,
         "baselines": BaselineOptions(),
-        "folding": FoldInOptions(factors=1.0, biases=1.0),
+        "fold_in_options": FoldInOptions(factors=1.0, biases=1.0),
         "features": FeatureOptions(items=("genres",)),
         "items": items_table(),
         "rating_range": (0.0, 6.0),
@@ -255,7 +259,7 @@ class TestTrial:
                 COLUMNS,
                 RatingSplit(kind="none"),
                 ColdStartOptions(),
-                **{**self.SETTINGS, "training": idle, "folding": FoldInOptions(factors=1e6, biases=1e6)},
+                **{**self.SETTINGS, "training": idle, "fold_in_options": FoldInOptions(factors=1e6, biases=1e6)},
             )
         assert "new_items.damped_bias" in found["beaten_by"]
         assert "new_users.given.10.damped_bias" in found["beaten_by"]

@@ -1,4 +1,4 @@
-"""Each fold is a training of its own, and its figures are those of the rows that it held out."""
+"""Each fold is a training of its own, and its metrics are those of the rows that it held out."""
 
 import polars as pl
 import pytest
@@ -7,8 +7,7 @@ from rating_law import ratings_table
 from embedline.errors import DataError
 from embedline.pipelines.ratings.cross_validation import cross_validate
 from embedline.pipelines.ratings.encoder import encode, fit_encoder
-from embedline.pipelines.ratings.learner import load_model, rating_tensors, train_ratings
-from embedline.pipelines.ratings.metrics import rating_metrics
+from embedline.pipelines.ratings.learner import load_model, rating_metrics, rating_tensors, train_ratings
 from embedline.pipelines.ratings.options import (
     BaselineOptions,
     CrossValidationOptions,

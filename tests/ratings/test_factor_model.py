@@ -8,9 +8,8 @@ from torch import Tensor
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import network as network_module
-from embedline.pipelines.ratings import sides
 from embedline.pipelines.ratings.encoder import RatingsEncoder, fit_encoder
-from embedline.pipelines.ratings.network import BothCodes, FactorModel, _Product, build_network, network_config
+from embedline.pipelines.ratings.network import FactorModel, _Product, build_network, feature_codes, network_config
 from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingNetwork
 
 OPTIONS = FeatureOptions(items=("genres", "year"), users=("age", "taste"))
@@ -31,7 +30,7 @@ def encoder() -> RatingsEncoder:
 def make(encoder: RatingsEncoder, *, spread: float = 0.5, **options: object) -> FactorModel:
     """A model whose every number, but those of the rows 0, is drawn at random."""
     config = network_config(encoder, RatingNetwork.model_validate({"factors": 4, **options}))
-    model = build_network(config, BothCodes.of(encoder), seed=3)
+    model = build_network(config, feature_codes(encoder), seed=3)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -87,7 +86,7 @@ def test_a_score_is_what_the_formula_says(encoder: RatingsEncoder, variant: str)
 def test_vectors_taken_apart_give_the_same_scores(
     encoder: RatingsEncoder, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network_module, "PAIRS", 90)  # two users at a time
+    monkeypatch.setattr(network_module, "HIDDEN_PAIRS", 90)  # two users at a time
     model = make(encoder, **VARIANTS[variant])
     users, items = torch.arange(0, 5), torch.arange(1, 41)
     with torch.no_grad():
@@ -105,7 +104,7 @@ def test_vectors_taken_apart_give_the_same_scores(
 def test_an_untrained_model_gives_about_the_mean(encoder: RatingsEncoder) -> None:
     for options in VARIANTS.values():
         config = network_config(encoder, RatingNetwork.model_validate(options))
-        model = build_network(config, BothCodes.of(encoder), seed=0).eval()
+        model = build_network(config, feature_codes(encoder), seed=0).eval()
         scores = model(torch.arange(1, 41), torch.arange(1, 41)).detach()
         assert (scores - encoder.rating_mean).abs().mean() < 0.1
         unknown = model(torch.tensor([0]), torch.tensor([0])).item()
@@ -117,14 +116,15 @@ def test_a_new_item_is_its_features_alone(encoder: RatingsEncoder) -> None:
     model, codes = make(encoder), encoder.item_feature_codes[[7]]
     weights = torch.tensor(encoder.item_features.weights(codes))
     with torch.no_grad():
-        factors, bias = model.item_feature_vectors(torch.tensor(codes), weights)
+        vectors = model.items.sum_features(torch.tensor(codes), weights)
+        factors, bias = vectors[:, :4], vectors[:, 4]
         known, known_bias = model.item_vectors(torch.tensor([7]))
         own = model.items.own[7].clone().detach()
     np.testing.assert_allclose(factors[0], known[0] - own[:4], atol=1e-6)
     np.testing.assert_allclose(bias, known_bias - own[4], atol=1e-6)
     described = encoder.user_feature_codes[[3]]
     user_weights = torch.tensor(encoder.user_features.weights(described))
-    user, _ = model.user_feature_vectors(torch.tensor(described), user_weights)
+    user = model.users.sum_features(torch.tensor(described), user_weights)[:, :4]
     np.testing.assert_allclose(
         user[0].detach(), (model.user_vectors(torch.tensor([3]))[0][0] - model.users.own[3, :4]).detach(), atol=1e-6
     )
@@ -132,7 +132,7 @@ def test_a_new_item_is_its_features_alone(encoder: RatingsEncoder) -> None:
 
 def test_rows_and_features_of_nothing_start_at_zero_and_get_no_gradient(encoder: RatingsEncoder) -> None:
     config = network_config(encoder, RatingNetwork(factors=4)) | {"trained_items": 38}
-    model = build_network(config, BothCodes.of(encoder), seed=0)
+    model = build_network(config, feature_codes(encoder), seed=0)
     for table in (model.users.own, model.items.own, model.users.feature, model.items.feature):
         assert not table[0].any()
         assert table[1:38, :4].all()
@@ -149,7 +149,7 @@ def test_gathered_features_are_those_of_the_dense_matrix(
     encoder: RatingsEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dense = make(encoder)
-    monkeypatch.setattr(sides, "DENSE_CELLS", 0)
+    monkeypatch.setattr(network_module, "DENSE_CELLS", 0)
     gathered = make(encoder)
     assert dense.items.matrix is not None
     assert gathered.items.matrix is None
@@ -170,7 +170,7 @@ def test_the_gradient_of_the_product_is_its_derivative() -> None:
 
 def test_the_same_seed_builds_the_same_model_and_leaves_the_global_numbers_alone(encoder: RatingsEncoder) -> None:
     config, before = network_config(encoder, RatingNetwork()), torch.get_rng_state()
-    one, two, other = (build_network(config, BothCodes.of(encoder), seed=seed) for seed in (1, 1, 2))
+    one, two, other = (build_network(config, feature_codes(encoder), seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one.users.own, two.users.own)
     assert not torch.equal(one.users.own, other.users.own)
     assert torch.equal(torch.get_rng_state(), before)

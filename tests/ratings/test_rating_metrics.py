@@ -1,4 +1,4 @@
-"""Ranking figures by hand and against a plain loop."""
+"""Ranking metrics by hand and against a plain loop."""
 
 import math
 
@@ -6,9 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from embedline.pipelines.ratings import metrics
-from embedline.pipelines.ratings.metrics import ranking_metrics, rating_metrics
+from embedline.pipelines.ratings import ranking
+from embedline.pipelines.ratings.learner import rating_metrics
 from embedline.pipelines.ratings.options import RankingOptions
+from embedline.pipelines.ratings.ranking import ranking_metrics
 
 PARTS = pl.Enum(["train", "test"])
 
@@ -58,7 +59,7 @@ def test_rankings_by_hand() -> None:
 @pytest.mark.parametrize("cells", [1, 100, 2**24])
 @pytest.mark.parametrize("k", [3, 10, 40])
 def test_rankings_are_those_of_a_plain_loop_in_any_blocks(k: int, cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "SCORES", cells)
+    monkeypatch.setattr(ranking, "BLOCK_SCORES", cells)
     random = np.random.default_rng(0)
     n_users, n_items = 20, 30
     table = random.normal(size=(n_users + 1, n_items)).astype(np.float32)
@@ -84,7 +85,7 @@ def test_rankings_are_those_of_a_plain_loop_in_any_blocks(k: int, cells: int, mo
     assert found == pytest.approx({**expected, "users": users})
 
 
-def test_without_a_relevant_item_there_is_no_figure() -> None:
+def test_without_a_relevant_item_there_is_no_metric() -> None:
     rows = encoded([(1, 1, 5.0, "train"), (1, 2, 2.0, "test")])
     found = ranking_metrics(lambda users: np.zeros((len(users), 2), np.float32), rows, 2, RankingOptions())
     assert found == {"precision_at_10": None, "recall_at_10": None, "ndcg_at_10": None, "users": 0}

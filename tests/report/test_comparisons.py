@@ -30,7 +30,7 @@ def test_a_number() -> None:
     assert [who.label for who in one.baselines] == ["mean by Store, DayOfWeek", "LightGBM"]
     assert one.best_baseline is not None and one.best_baseline.label == "LightGBM"
     assert one.verdict == (True, "10.0 % lower error than LightGBM")
-    assert one.lost == ["LightGBM is better in RMSE"]
+    assert one.lost_metrics == ["LightGBM is better in RMSE"]
     assert one.facts == [
         "28,866 training rows",
         "1,486 held out",
@@ -46,7 +46,7 @@ def test_a_number() -> None:
 def test_a_loss_and_a_tie_are_no_win(ours: float, verdict: tuple[bool, str]) -> None:
     (one,) = compare({**SALES, "exp_rmspe": ours})
     assert one.verdict == verdict
-    assert one.lost == []  # the main measure says enough
+    assert one.lost_metrics == []  # the main metric decides
 
 
 def test_several_targets_are_compared_one_by_one() -> None:
@@ -80,9 +80,9 @@ def test_texts_have_a_classifier_and_a_language_model() -> None:
         "1 epoch",
         "7 s of training (44,955 tokens/s)",
     ]
-    assert language.title == "language model" and language.model.figures == {"perplexity": 6.58}
+    assert language.title == "language model" and language.model.values == {"perplexity": 6.58}
     assert language.facts == ["646 words"]
 
 
-def test_a_file_without_known_figures_has_no_comparison() -> None:
+def test_a_file_without_known_metrics_has_no_comparison() -> None:
     assert compare({"seconds": 3.0, "note": "nothing"}) == []

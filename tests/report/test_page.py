@@ -25,14 +25,14 @@ HOSTILE = "</script><script>alert(1)</script>"
 
 
 def section(**more: Any) -> dict[str, Any]:
-    """A source with figures of merit, two runs and a plot."""
+    """A source with metrics, two runs and a plot."""
     figure = go.Figure(go.Scatter(y=[1.0, 2.0]), layout={"title": "Held-out ratings"})
     return collect({"metrics": METRICS, "metrics_history": PAST, "error_plot": figure, **more}, "https://data.example")
 
 
-def figures_in(page: str) -> dict[str, Any]:
-    """The figures that the page stores, by their ids."""
-    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, flags=re.DOTALL)
+def plots_in(page: str) -> dict[str, Any]:
+    """The plots that the page stores, by their ids."""
+    found = re.search(r'<script type="application/json" id="plots">(.*?)</script>', page, flags=re.DOTALL)
     assert found
     values: dict[str, Any] = json.loads(found[1])
     return values
@@ -40,7 +40,7 @@ def figures_in(page: str) -> dict[str, Any]:
 
 def text_of(page: str) -> str:
     """What the page says, without its script."""
-    return " ".join(re.sub(r"<[^>]+>", " ", page.split('id="figures"', maxsplit=1)[0].split("</style>")[1]).split())
+    return " ".join(re.sub(r"<[^>]+>", " ", page.split('id="plots"', maxsplit=1)[0].split("</style>")[1]).split())
 
 
 def test_results_runs_and_plots_are_on_the_page() -> None:
@@ -51,17 +51,17 @@ def test_results_runs_and_plots_are_on_the_page() -> None:
     assert "2026-05-02 10:30 UTC 0.5000 better films.training.epochs changed 5 → 10; code of 2 definitions" in text
     assert "2026-05-01 10:00 UTC 0.5500 the oldest one kept" in text
     assert "data: https://data.example" in text and "Generated data" not in text
-    figures = figures_in(page)
-    assert list(figures) == ["films-history-0", "films-error_plot", "overview"]
-    assert figures["films-history-0"]["data"][0]["y"] == [0.55, 0.5]
-    for name in figures:
+    plots = plots_in(page)
+    assert list(plots) == ["films-history-0", "films-error_plot", "overview"]
+    assert plots["films-history-0"]["data"][0]["y"] == [0.55, 0.5]
+    for name in plots:
         assert f'id="{name}"' in page
-    assert 'data-figures="3"' in page
+    assert 'data-plots="3"' in page
 
 
 def test_nothing_is_loaded_from_anywhere() -> None:
     page = render({"films": section()}, PageOptions())
-    head = page.split('id="figures"')[0]
+    head = page.split('id="plots"')[0]
     assert re.findall(r'(?:src|href)="([^"#][^"]*)"', head) == ["data:,"]
     assert "default-src 'none'" in head
 
@@ -75,13 +75,13 @@ def test_what_a_source_contains_cannot_end_a_script_or_become_markup() -> None:
     figure = go.Figure(go.Scatter(y=[1.0, float("nan")], name=HOSTILE), layout={"title": HOSTILE})
     page = render({"films": section(error_plot=figure)}, PageOptions(title=HOSTILE))
     assert HOSTILE not in page
-    assert figures_in(page)["films-error_plot"]["data"][0]["name"] == HOSTILE
+    assert plots_in(page)["films-error_plot"]["data"][0]["name"] == HOSTILE
 
 
 def test_values_that_json_lacks_become_null() -> None:
     plot = {"data": [{"type": "scatter", "y": [1.0, float("nan"), float("inf")]}], "layout": {}}
     page = render({"films": section(error_plot=plot)}, PageOptions())
-    assert figures_in(page)["films-error_plot"]["data"][0]["y"] == [1.0, None, None]
+    assert plots_in(page)["films-error_plot"]["data"][0]["y"] == [1.0, None, None]
 
 
 def test_generated_data_are_called_so() -> None:

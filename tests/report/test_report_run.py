@@ -63,9 +63,9 @@ def _files(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> list[mlflow
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1360, 390])
-def test_every_figure_is_drawn_from_disk(reports: tuple[Path, list[str]], browser: Browser, width: int) -> None:
+def test_every_plot_is_drawn_from_disk(reports: tuple[Path, list[str]], browser: Browser, width: int) -> None:
     visit = browser.visit(newest(reports[0], PAGE).as_uri(), width=width)
-    stored = json.loads(_between(visit.tree, 'id="figures">', "</script>"))
+    stored = json.loads(_between(visit.tree, 'id="plots">', "</script>"))
     assert len(stored) >= 19
     assert visit.attribute("data-drawn") == str(len(stored)) and visit.attribute("data-failed") == "0"
     for name in stored:
@@ -109,7 +109,7 @@ def test_a_history_of_something_else_is_refused(tmp_path: Path) -> None:
     )
     assert not history.exists()
     path.write_text("[1, 2]")
-    with pytest.raises(Exception, match="holds a list, not figures by their names") as raised:
+    with pytest.raises(Exception, match="holds a list, not metrics by their names") as raised:
         history.load()
     assert isinstance(raised.value.__cause__, DataError)
     path.write_text("{")

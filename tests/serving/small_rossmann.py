@@ -11,7 +11,6 @@ import polars as pl
 import yaml
 
 from embedline.pipelines.rossmann import nodes as preparation
-from embedline.pipelines.rossmann import packing
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.tabular import nodes as learner
 from embedline.pipelines.tabular.columns import Columns, Split
@@ -76,7 +75,7 @@ class Batch:
 
     def pack(self, model: Any) -> Service:
         """The service."""
-        return packing.pack_service(model, self.encoded, **self.tables, features=FEATURES)
+        return preparation.pack_service(model, self.encoded, **self.tables, features=FEATURES)
 
     def forecast(self, model: Any) -> dict[tuple[int, str], float]:
         """Sales by store and day of every row of test.csv, as the submission has them: 0 where the store is closed."""

@@ -9,8 +9,9 @@ import pytest
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings.encoder import encode, fit_encoder
+from embedline.pipelines.ratings.evaluation import predict_held_out
 from embedline.pipelines.ratings.learner import load_model
-from embedline.pipelines.ratings.network import BothCodes, build_network, network_config
+from embedline.pipelines.ratings.network import build_network, feature_codes, network_config
 from embedline.pipelines.ratings.options import (
     BaselineOptions,
     FeatureOptions,
@@ -18,7 +19,6 @@ from embedline.pipelines.ratings.options import (
     RatingNetwork,
     RatingSplit,
 )
-from embedline.pipelines.ratings.predictions import predict_held_out
 from embedline.serving.ratings import hold_out_ratings, pack_ratings
 from embedline.serving.service import Service
 from embedline.training.model_file import ModelBundle
@@ -48,7 +48,7 @@ def make_bundle(strings: bool) -> ModelBundle:
     config, random = network_config(encoder, RatingNetwork(factors=3)), torch.Generator().manual_seed(5)
     weights = {}
     for member in range(2):
-        for name, value in build_network(config, BothCodes.of(encoder), seed=member).state_dict().items():
+        for name, value in build_network(config, feature_codes(encoder), seed=member).state_dict().items():
             drawn = 0.5 * torch.randn(value.shape, generator=random) if value.is_floating_point() else value
             weights[f"{member}.{name}"] = drawn if "own" not in name else drawn.index_fill(0, torch.tensor([0]), 0.0)
     metrics = {"members": 2, "member_weights": [0.75, 0.25]}

@@ -79,10 +79,10 @@ def test_the_tokenizer_does_not_grow_with_what_it_reads(packed: Service, monkeyp
     service, rows = packed.open(), pd.DataFrame({"text": ["never met before words", "the film"]})
     before = service.predict(rows)
     rules = packed.bundle.encoder["tokens"]["rules"]
-    assert len(tokenizer._encoder(rules).lexicon) > 6
-    monkeypatch.setattr(tokenizer, "MET_TOKENS", 6)
+    assert len(tokenizer._tokenizer(rules).lexicon) > 6
+    monkeypatch.setattr(tokenizer, "MAX_LEXICON", 6)
     pd.testing.assert_frame_equal(service.predict(rows), before)
-    assert tokenizer._encoder.cache_info().currsize == 0  # the next text starts anew
+    assert tokenizer._tokenizer.cache_info().currsize == 0  # the next text gets a new tokenizer
     pd.testing.assert_frame_equal(service.predict(rows), before)
 
 

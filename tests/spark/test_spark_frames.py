@@ -12,11 +12,9 @@ import pytest
 from embedline.datasets.contracts import TableContract
 from embedline.errors import DataError
 from embedline.frames.dates import add_date_parts, day_number, day_number_of, monday_of_week
-from embedline.frames.elapsed import add_gaps, days_from_next, days_since
 from embedline.frames.joins import lookup
-from embedline.frames.neighbours import add_neighbours, day_of_run
-from embedline.frames.rolling import add_window_sums
 from embedline.frames.types import Date, Integer, Number, Text, typed
+from embedline.frames.windows import add_gaps, add_neighbours, add_window_sums, day_of_run, days_from_next, days_since
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 

@@ -171,7 +171,7 @@ def test_require_columns_names_all_that_are_missing() -> None:
         ({"categorical": ()}, "needs at least one categorical or continuous variable"),
         ({"continuous": ("shop",)}, r"lists \['shop'\] more than once"),
         ({"continuous": ("sales",)}, "lists the target 'sales' as an input"),
-        ({"continuous": ("split",)}, "lists 'split', the name under which"),
+        ({"continuous": ("split",)}, "lists 'split', the name of the column that holds the split"),
         ({"categories": ("shop",)}, "categories\n.*Extra inputs"),
     ],
 )

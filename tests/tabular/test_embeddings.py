@@ -3,13 +3,10 @@
 import polars as pl
 import torch
 
-from embedline.pipelines.tabular.categories import CategoryMap
-from embedline.pipelines.tabular.embeddings import UNKNOWN, embedding_frame
-from embedline.pipelines.tabular.encoder import Encoder
-from embedline.pipelines.tabular.learner import build_network, network_config
+from embedline.pipelines.tabular.encoder import Encoder, Scaler
+from embedline.pipelines.tabular.learner import build_network, embedding_frame, network_config
 from embedline.pipelines.tabular.options import NetworkOptions
-from embedline.pipelines.tabular.scalers import Scale
-from embedline.pipelines.tabular.targets import NumericTarget
+from embedline.pipelines.tabular.targets import UNKNOWN, CategoryMap, NumericTarget
 from embedline.training.model_file import ModelBundle
 
 ENCODER = Encoder(
@@ -17,7 +14,7 @@ ENCODER = Encoder(
         "shop": CategoryMap(kind="integer", levels=(3, 7, 12)),
         "open": CategoryMap(kind="boolean", levels=(False, True)),
     },
-    continuous={"gap": Scale(fill=0.0, mean=0.0, std=1.0)},
+    continuous={"gap": Scaler(fill=0.0, mean=0.0, std=1.0)},
     flags=("gap",),
     keys=(),
     targets=(NumericTarget(column="y", transform="none", mean=0.0, std=1.0, maximum=1.0),),

@@ -202,6 +202,12 @@ def test_an_automatic_range_ends_above_the_largest_training_target() -> None:
     assert learner.network_config(_target(), NetworkOptions(layers=(4,)))["y_ranges"] == [None]
 
 
+def test_one_dropout_rate_stands_for_all_layers_and_a_list_for_each() -> None:
+    for dropout, rates in ((0.5, [0.5, 0.5]), ([0.1, 0], [0.1, 0.0])):
+        options = NetworkOptions.model_validate({"layers": [4, 2], "dropout": dropout})
+        assert learner.network_config(_target(), options)["dropouts"] == rates
+
+
 def test_an_automatic_range_of_targets_below_one_is_refused() -> None:
     with pytest.raises(
         DataError, match=r"network\.y_range 'auto' ends at 1\.2 times the largest training target, which"

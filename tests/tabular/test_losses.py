@@ -10,11 +10,9 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.categories import CategoryMap
 from embedline.pipelines.tabular.losses import class_weights, make_loss
 from embedline.pipelines.tabular.options import TableTraining
-from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget
-from embedline.training.options import TrainingOptions
+from embedline.pipelines.tabular.targets import CategoryMap, ClassTarget, NumericTarget
 
 GRADE = ClassTarget(column="grade", levels=CategoryMap(kind="string", levels=("a", "b", "c")), counts=(6, 3, 1))
 PASSED = ClassTarget(column="passed", levels=CategoryMap(kind="boolean", levels=(False, True)), counts=(4, 6))
@@ -140,10 +138,3 @@ def test_settings_that_do_not_fit_the_targets_are_named(
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         _training(**changes)
-
-
-def test_plain_training_options_get_the_defaults() -> None:
-    plain = TrainingOptions(epochs=3, batch_size=4, lr=0.1, seeds=(1, 2), weights=(1.0, 3.0))
-    assert TableTraining.of(plain) == _training(epochs=3, seeds=[1, 2], weights=[1.0, 3.0])
-    own = _training(label_smoothing=0.1)
-    assert TableTraining.of(own) is own

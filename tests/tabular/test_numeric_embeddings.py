@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from embedline.pipelines.tabular.network import EmbeddingNetwork
-from embedline.pipelines.tabular.numeric_embeddings import (
+from embedline.pipelines.tabular.network import (
+    EmbeddingNetwork,
     NumericEmbeddings,
     PeriodicEncoding,
     PiecewiseLinearEncoding,

@@ -13,9 +13,8 @@ from sklearn.preprocessing import QuantileTransformer
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular.columns import Columns
-from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
+from embedline.pipelines.tabular.encoder import N_QUANTILES, Encoder, encode, fit_encoder, fit_quantiles, normal_scores
 from embedline.pipelines.tabular.options import EncodingOptions
-from embedline.pipelines.tabular.quantiles import N_QUANTILES, fit_quantiles, normal_scores
 
 
 def _scores(train: np.ndarray, values: np.ndarray) -> np.ndarray:

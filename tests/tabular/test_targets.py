@@ -150,7 +150,7 @@ def test_classes_of_another_kind_are_refused() -> None:
         ({"target": []}, r"columns.target must name one or more different columns, got \[\]"),
         ({"target": ["a", "a"]}, "columns.target must name one or more different columns"),
         ({"target": ["a", "x"]}, "lists the target 'x' as an input"),
-        ({"target": ["a", "split"]}, "lists 'split', the name under which"),
+        ({"target": ["a", "split"]}, "lists 'split', the name of the column that holds the split"),
         ({"target": "a", "classes": ["b"]}, r"columns.classes names \['b'\], which columns.target does not list"),
     ],
 )

@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedline.pipelines.text.awd_lstm import EMBEDDING_RANGE, Encoder
+from embedline.pipelines.text.awd_lstm import EMBEDDING_RANGE, Encoder, State
 from embedline.pipelines.text.language_model import LanguageModel, activation_penalty, temporal_penalty
 from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, Rates
-from embedline.pipelines.text.recurrent import State
 from embedline.training.optimizer import average_weights
 
 V, E, H = 20, 6, 9

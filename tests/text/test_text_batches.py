@@ -38,7 +38,7 @@ def test_documents_are_padded_at_the_end() -> None:
     assert ids.tolist() == [[5, 6, 7], [65_535, 8, 0], [9, 0, 0]]
     assert lengths.tolist() == [3, 2, 1]
     assert (ids.dtype, lengths.dtype) == (torch.int64, torch.int64)
-    with pytest.raises(AssertionError, match="longest first"):
+    with pytest.raises(AssertionError, match="longest document"):
         pad(documents[::-1], CPU)
 
 

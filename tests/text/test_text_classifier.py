@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from embedline.pipelines.text.awd_lstm import detached
 from embedline.pipelines.text.classifier import Head, TextClassifier, read_documents
 from embedline.pipelines.text.classifier_batches import ClassifierBatches
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import EncoderOptions, Rates, StageTraining
-from embedline.pipelines.text.recurrent import detached
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.optimizer import discriminative, optimizer_groups

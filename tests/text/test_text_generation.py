@@ -1,4 +1,4 @@
-"""Generation against a model whose probabilities are a table: exact laws, exhaustive searches."""
+"""Generation with a model whose probabilities are a table: exact distributions, exhaustive searches."""
 
 import itertools
 import logging
@@ -15,7 +15,14 @@ from torch import Tensor
 
 from embedline.errors import DataError
 from embedline.pipelines.text import decoding
-from embedline.pipelines.text.decoding import Continuation, Law, beam_score, beam_search, read, sample
+from embedline.pipelines.text.decoding import (
+    Continuation,
+    SamplingOptions,
+    beam_score,
+    beam_search,
+    read_prompt,
+    sample,
+)
 from embedline.pipelines.text.generation import GenerationOptions, generate, next_words, prompt_ids
 from embedline.pipelines.text.language_model import LanguageModel
 from embedline.pipelines.text.options import EncoderOptions, Rates
@@ -56,7 +63,7 @@ class Table:
 
 
 class WordList:
-    """The part of a vocabulary that generation uses."""
+    """The methods of a vocabulary that generation uses."""
 
     def __init__(self, tokens: tuple[str, ...] = TOKENS) -> None:
         self.tokens = tokens
@@ -103,46 +110,50 @@ def exhaustive(
     return sorted(scored, key=lambda c: beam_score(c.log_probability, len(c.ids), penalty), reverse=True)
 
 
-def support(law: Law, probabilities: Sequence[float]) -> list[float]:
-    return law.probabilities(torch.tensor([probabilities], dtype=torch.float64).log())[0].tolist()
+def support(options: SamplingOptions, probabilities: Sequence[float]) -> list[float]:
+    return options.probabilities(torch.tensor([probabilities], dtype=torch.float64).log())[0].tolist()
 
 
-class TestLaw:
+class TestSamplingOptions:
     P = (0.5, 0.25, 0.15, 0.1)
 
     def test_unchanged(self) -> None:
-        assert support(Law(), self.P) == pytest.approx(self.P, abs=1e-12)
+        assert support(SamplingOptions(), self.P) == pytest.approx(self.P, abs=1e-12)
 
     def test_top_k_keeps_exactly_k_also_among_equals(self) -> None:
-        assert support(Law(top_k=2), self.P) == pytest.approx([2 / 3, 1 / 3, 0, 0], abs=1e-12)
-        assert sorted(support(Law(top_k=2), (0.25,) * 4)) == pytest.approx([0, 0, 0.5, 0.5], abs=1e-12)
-        assert support(Law(top_k=9), self.P) == pytest.approx(self.P, abs=1e-12)
+        assert support(SamplingOptions(top_k=2), self.P) == pytest.approx([2 / 3, 1 / 3, 0, 0], abs=1e-12)
+        assert sorted(support(SamplingOptions(top_k=2), (0.25,) * 4)) == pytest.approx([0, 0, 0.5, 0.5], abs=1e-12)
+        assert support(SamplingOptions(top_k=9), self.P) == pytest.approx(self.P, abs=1e-12)
 
     def test_min_p_keeps_what_reaches_its_fraction_of_the_largest(self) -> None:
-        assert support(Law(min_p=0.3), self.P) == pytest.approx([5 / 9, 2.5 / 9, 1.5 / 9, 0], abs=1e-12)
-        assert support(Law(min_p=0.2), self.P) == pytest.approx(self.P, abs=1e-12)  # 0.1 is exactly at the border
-        assert support(Law(min_p=0.2001), self.P)[3] == 0.0
-        assert support(Law(min_p=1.0), self.P) == [1.0, 0.0, 0.0, 0.0]
+        assert support(SamplingOptions(min_p=0.3), self.P) == pytest.approx([5 / 9, 2.5 / 9, 1.5 / 9, 0], abs=1e-12)
+        assert support(SamplingOptions(min_p=0.2), self.P) == pytest.approx(
+            self.P, abs=1e-12
+        )  # 0.1 is exactly at the border
+        assert support(SamplingOptions(min_p=0.2001), self.P)[3] == 0.0
+        assert support(SamplingOptions(min_p=1.0), self.P) == [1.0, 0.0, 0.0, 0.0]
 
     def test_temperature_is_a_power(self) -> None:
         squares = np.square(self.P)
-        assert support(Law(temperature=0.5), self.P) == pytest.approx(squares / squares.sum(), abs=1e-12)
-        assert support(Law(temperature=0.0), self.P) == [1.0, 0.0, 0.0, 0.0]
-        assert support(Law(temperature=1e-300), self.P) == [1.0, 0.0, 0.0, 0.0]
+        assert support(SamplingOptions(temperature=0.5), self.P) == pytest.approx(squares / squares.sum(), abs=1e-12)
+        assert support(SamplingOptions(temperature=0.0), self.P) == [1.0, 0.0, 0.0, 0.0]
+        assert support(SamplingOptions(temperature=1e-300), self.P) == [1.0, 0.0, 0.0, 0.0]
 
     def test_min_p_looks_at_the_probabilities_after_the_temperature(self) -> None:
         # Squared and scaled: 0.25 / 0.5 becomes a quarter of the largest, so that 0.3 of it is too much.
-        assert support(Law(temperature=0.5, min_p=0.3), self.P) == [1.0, 0.0, 0.0, 0.0]
+        assert support(SamplingOptions(temperature=0.5, min_p=0.3), self.P) == [1.0, 0.0, 0.0, 0.0]
 
     def test_never_comes_before_the_filters(self) -> None:
-        assert support(Law(never=(0,), top_k=1), self.P) == [0.0, 1.0, 0.0, 0.0]
-        assert support(Law(never=(0,), min_p=0.5), self.P) == pytest.approx([0, 0.625, 0.375, 0], abs=1e-12)
+        assert support(SamplingOptions(never=(0,), top_k=1), self.P) == [0.0, 1.0, 0.0, 0.0]
+        assert support(SamplingOptions(never=(0,), min_p=0.5), self.P) == pytest.approx([0, 0.625, 0.375, 0], abs=1e-12)
 
 
 class TestSample:
-    def test_frequencies_follow_the_law(self) -> None:
+    def test_frequencies_follow_the_probabilities(self) -> None:
         table = transitions()
-        found = sample(Table(table), [BOS, THE], Law(temperature=0.8, never=(UNK, PAD)), n_tokens=2, n_samples=20_000)
+        found = sample(
+            Table(table), [BOS, THE], SamplingOptions(temperature=0.8, never=(UNK, PAD)), n_tokens=2, n_samples=20_000
+        )
         one = table[THE] ** (1 / 0.8)
         one[[UNK, PAD]] = 0.0
         two = table ** (1 / 0.8)
@@ -158,23 +169,25 @@ class TestSample:
 
     def test_log_probability_is_the_models_own(self) -> None:
         model = Table(transitions(), drift=1.0)
-        found = sample(model, [BOS], Law(temperature=1.7, top_k=4, never=(UNK,)), n_tokens=5, n_samples=7, seed=3)
+        found = sample(
+            model, [BOS], SamplingOptions(temperature=1.7, top_k=4, never=(UNK,)), n_tokens=5, n_samples=7, seed=3
+        )
         for continuation in found:
             expected = log_probability(model, [BOS], continuation.ids)
             assert continuation.log_probability == pytest.approx(expected, abs=1e-9)
 
     def test_same_seed_same_text_whatever_else_ran(self) -> None:
         model = Table(transitions())
-        first = sample(model, [BOS], Law(), n_tokens=20, n_samples=3, seed=5)
+        first = sample(model, [BOS], SamplingOptions(), n_tokens=20, n_samples=3, seed=5)
         torch.manual_seed(1)
         np.random.default_rng(1).random(10)
-        assert sample(model, [BOS], Law(), n_tokens=20, n_samples=3, seed=5) == first
-        assert sample(model, [BOS], Law(), n_tokens=20, n_samples=8, seed=5)[:3] == first
-        assert sample(model, [BOS], Law(), n_tokens=20, n_samples=3, seed=6) != first
+        assert sample(model, [BOS], SamplingOptions(), n_tokens=20, n_samples=3, seed=5) == first
+        assert sample(model, [BOS], SamplingOptions(), n_tokens=20, n_samples=8, seed=5)[:3] == first
+        assert sample(model, [BOS], SamplingOptions(), n_tokens=20, n_samples=3, seed=6) != first
         assert len(set(first)) == 3
 
     def test_stops_at_an_end(self) -> None:
-        found = sample(Table(transitions()), [BOS], Law(), n_tokens=12, n_samples=200, ends=[IS])
+        found = sample(Table(transitions()), [BOS], SamplingOptions(), n_tokens=12, n_samples=200, ends=[IS])
         for continuation in found:
             assert IS not in continuation.ids[:-1]
             assert len(continuation.ids) == 12 or continuation.ids[-1] == IS
@@ -187,11 +200,11 @@ class TestSample:
         monkeypatch.setattr(decoding, "READ_TOKENS", 4)
         model = Table(transitions(), drift=2.0)
         prompt = [BOS, THE, FILM, IS, GOOD, THE, FILM, IS, THE]
-        log_p, _ = read(model, prompt)
+        log_p, _ = read_prompt(model, prompt)
         assert model.lengths == [4, 4, 1]
         assert float(log_p[0, GOOD]) == pytest.approx(log_probability(model, prompt, [GOOD]), abs=1e-12)
         model.lengths.clear()
-        sample(model, prompt, Law(), n_tokens=3)
+        sample(model, prompt, SamplingOptions(), n_tokens=3)
         assert model.lengths == [4, 4, 1, 1, 1]
 
     def test_a_token_of_probability_zero_is_never_drawn_at_the_edges(self) -> None:
@@ -203,7 +216,7 @@ class TestSample:
         table = transitions()
         table[BOS, 0] = np.nan
         with pytest.raises(DataError, match="training has diverged"):
-            sample(Table(table), [BOS], Law(), n_tokens=1)
+            sample(Table(table), [BOS], SamplingOptions(), n_tokens=1)
 
 
 class TestBeamSearch:
@@ -232,7 +245,7 @@ class TestBeamSearch:
         table[FILM, GOOD] = 1.0
         model = Table(table / table.sum(axis=1, keepdims=True))
         (greedy,) = beam_search(model, [BOS], n_tokens=2, beams=1)
-        (drawn,) = sample(model, [BOS], Law(temperature=0.0), n_tokens=2)
+        (drawn,) = sample(model, [BOS], SamplingOptions(temperature=0.0), n_tokens=2)
         assert greedy.ids == drawn.ids == (THE, IS)
         best = beam_search(model, [BOS], n_tokens=2, beams=2)[0]
         assert best.ids == (FILM, GOOD)
@@ -272,7 +285,9 @@ class TestWithTheNetwork:
         return float(sum(log_p[before + at, token] for at, token in enumerate(ids)))
 
     def test_samples(self, network: LanguageModel) -> None:
-        for found in sample(network, self.PROMPT, Law(temperature=1.2), n_tokens=15, n_samples=6, ends=[BOS]):
+        for found in sample(
+            network, self.PROMPT, SamplingOptions(temperature=1.2), n_tokens=15, n_samples=6, ends=[BOS]
+        ):
             assert found.log_probability == pytest.approx(self.anew(network, found.ids), abs=1e-4)
 
     def test_beams(self, network: LanguageModel) -> None:
@@ -290,7 +305,7 @@ class TestGenerate:
         model, words = Table(transitions()), WordList()
         options = GenerationOptions(n_tokens=4, n_samples=3, seed=1)
         frame = generate(model, words, [BOS, THE], options)
-        found = sample(model, [BOS, THE], Law(never=(UNK, PAD)), n_tokens=4, n_samples=3, seed=1)
+        found = sample(model, [BOS, THE], SamplingOptions(never=(UNK, PAD)), n_tokens=4, n_samples=3, seed=1)
         assert frame.schema == {
             "sample": pl.Int64,
             "text": pl.String,

@@ -25,7 +25,7 @@ from embedline.pipelines.text.explain import (
     place_words,
     readable_words,
 )
-from embedline.pipelines.text.generation import opened
+from embedline.pipelines.text.generation import load_bundle
 from embedline.pipelines.text.options import EncoderOptions, Rates
 from embedline.pipelines.text.predict import PredictionOptions, Predictor, excerpt
 from embedline.pipelines.text.tokenizer import TokenOptions
@@ -351,7 +351,7 @@ class TestOpened:
     def test_a_broken_one(self) -> None:
         bundle = types.SimpleNamespace(kind="text_classifier", encoder={})
         with pytest.raises(DataError, match="bundle is broken: KeyError: 'vocabulary'"):
-            opened(bundle, lambda b: b.encoder["vocabulary"])
+            load_bundle(bundle, lambda b: b.encoder["vocabulary"])
 
     def test_a_sound_one(self) -> None:
-        assert opened(types.SimpleNamespace(kind="k"), lambda b: b.kind) == "k"
+        assert load_bundle(types.SimpleNamespace(kind="k"), lambda b: b.kind) == "k"

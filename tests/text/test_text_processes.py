@@ -105,10 +105,10 @@ def alive(process: int) -> bool:
         return False
 
 
-def test_threads_may_share_the_encoder() -> None:
+def test_threads_may_share_the_tokenizer() -> None:
     texts = corpus(300)
     expected = tokenize_texts(texts, TokenOptions(rules="dl1"))
-    tokens_module._encoder.cache_clear()
+    tokens_module._tokenizer.cache_clear()
     found: dict[int, list[list[str]]] = {}
 
     def work(number: int) -> None:

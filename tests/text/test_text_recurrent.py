@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedline.pipelines.text.recurrent import (
+from embedline.pipelines.text.awd_lstm import (
     DroppedLSTM,
     SequenceDropout,
     State,

@@ -1,4 +1,4 @@
-"""Token streams: equal to spaCy's own, equal whatever the number of processes, and every odd document."""
+"""Tokens: equal to those of spaCy alone, for any number of processes, and for unusual documents."""
 
 import random
 import tarfile
@@ -12,7 +12,7 @@ import pytest
 from embedline.errors import DataError
 from embedline.pipelines.text import spacy_cache
 from embedline.pipelines.text.preprocessing import RuleName
-from embedline.pipelines.text.spacy_cache import TextEncoder
+from embedline.pipelines.text.spacy_cache import CachedTokenizer
 from embedline.pipelines.text.tokenizer import (
     TokenOptions,
     flat_lists,
@@ -46,10 +46,10 @@ ODD = {
 }
 
 
-def plain_and_quick(rules: RuleName, text: str) -> tuple[list[str], list[str]]:
-    encoder = TextEncoder(rules)
-    quick = [encoder.lexicon[code] for code in encoder.encode(text)]
-    return [encoder.lexicon[code] for code in encoder.encode_plainly(text)], quick
+def uncached_and_cached(rules: RuleName, text: str) -> tuple[list[str], list[str]]:
+    encoder = CachedTokenizer(rules)
+    cached = [encoder.lexicon[code] for code in encoder.encode(text)]
+    return [encoder.lexicon[code] for code in encoder.encode_uncached(text)], cached
 
 
 def spacy_alone(text: str, specials: tuple[str, ...]) -> list[str]:
@@ -63,32 +63,32 @@ def spacy_alone(text: str, specials: tuple[str, ...]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def encoders() -> dict[RuleName, TextEncoder]:
-    return {rules: TextEncoder(rules) for rules in PRESETS}
+def encoders() -> dict[RuleName, CachedTokenizer]:
+    return {rules: CachedTokenizer(rules) for rules in PRESETS}
 
 
 @pytest.mark.parametrize("rules", PRESETS)
 @pytest.mark.parametrize("name", ODD)
-def test_odd_texts_have_spacys_tokens(encoders: dict[RuleName, TextEncoder], rules: RuleName, name: str) -> None:
+def test_odd_texts_have_spacys_tokens(encoders: dict[RuleName, CachedTokenizer], rules: RuleName, name: str) -> None:
     encoder = encoders[rules]
-    assert encoder.encode(ODD[name]) == encoder.encode_plainly(ODD[name])
-    assert encoder.encode(ODD[name]) == encoder.encode_plainly(ODD[name])  # from the table
+    assert encoder.encode(ODD[name]) == encoder.encode_uncached(ODD[name])
+    assert encoder.encode(ODD[name]) == encoder.encode_uncached(ODD[name])  # from the cache
 
 
-def test_the_plain_way_is_spacy_itself(encoders: dict[RuleName, TextEncoder]) -> None:
+def test_uncached_tokens_are_those_of_spacy_alone(encoders: dict[RuleName, CachedTokenizer]) -> None:
     from embedline.pipelines.text.preprocessing import RULES, ulmfit_text
 
     for text in ODD.values():
         encoder = encoders["ulmfit"]
         expected = spacy_alone(ulmfit_text(text), RULES["ulmfit"].specials)
-        assert [encoder.lexicon[code] for code in encoder.encode_plainly(text)] == [
+        assert [encoder.lexicon[code] for code in encoder.encode_uncached(text)] == [
             token.replace(" ", "▁") for token in expected
         ]
 
 
 @pytest.mark.parametrize("rules", PRESETS)
-def test_made_up_chunks_have_spacys_tokens(encoders: dict[RuleName, TextEncoder], rules: RuleName) -> None:
-    """Random strings of what affixes, special cases and white space are made of, seams of all kinds among them."""
+def test_random_words_have_spacys_tokens(encoders: dict[RuleName, CachedTokenizer], rules: RuleName) -> None:
+    """Random strings of affixes, special cases and white space, in all combinations."""
     pieces = (
         "word Word WORD I a ex-Mrs Co vs can cannot gonna it he 's n't 're 'em ' '' \" ( ) [ ] . , ! ? ; : :) :( ): "
         "- -- / # \\ * + = < > 3 8 10 a.m p.m U.S e.g km % $ & &amp; ... \u2026 \u2014 \u2019 \u2019s xx <eos> "
@@ -99,24 +99,24 @@ def test_made_up_chunks_have_spacys_tokens(encoders: dict[RuleName, TextEncoder]
     encoder = encoders[rules]
     for _ in range(2500):
         text = "".join(generator.choice(pieces) + generator.choice(spaces) for _ in range(generator.randrange(1, 14)))
-        assert encoder.encode(text) == encoder.encode_plainly(text), repr(text)
+        assert encoder.encode(text) == encoder.encode_uncached(text), repr(text)
 
 
-def test_a_seam_of_special_cases_goes_to_spacy_whole() -> None:
+def test_a_text_with_a_special_case_over_two_words_goes_to_spacy_whole() -> None:
     # ":" and "):" are special cases of spaCy's last step, which reads over the space.
-    plain, quick = plain_and_quick("dl1", "he (the man): she :) and (a ) : b")
-    assert quick == plain
-    encoder = TextEncoder("dl1")
+    uncached, cached = uncached_and_cached("dl1", "he (the man): she :) and (a ) : b")
+    assert cached == uncached
+    encoder = CachedTokenizer("dl1")
     encoder.encode("(man): x")
-    assert encoder._across == {"(man):"}
+    assert encoder._spanning == {"(man):"}
 
 
-def test_the_table_starts_anew_when_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_cleared_when_full(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"word{number} and {number} words, Again." for number in range(50)]
-    whole = TextEncoder("ulmfit")
+    whole = CachedTokenizer("ulmfit")
     expected = [whole.encode(text) for text in texts]
-    monkeypatch.setattr(spacy_cache, "TABLE_LIMIT", 7)
-    small = TextEncoder("ulmfit")
+    monkeypatch.setattr(spacy_cache, "CACHE_LIMIT", 7)
+    small = CachedTokenizer("ulmfit")
     assert [small.encode(text) for text in texts] == expected
     assert len(small._words) <= 7
 
@@ -171,7 +171,7 @@ def test_a_missing_text_is_named() -> None:
         tokenize_documents(documents, TokenOptions())
 
 
-def test_what_spacy_refuses_is_named() -> None:
+def test_a_document_that_spacy_cannot_tokenize_is_named() -> None:
     with pytest.raises(DataError, match=r"document 'second' cannot be tokenized: .*surrogates not allowed"):
         tokenize(["fine", "broken \ud800"], TokenOptions(), ["first", "second"])
 
@@ -207,7 +207,7 @@ def test_real_reviews_have_spacys_tokens(real_data: Path, rules: RuleName) -> No
     archive = real_data / "aclImdb_v1.tar.gz"
     if not archive.exists():
         pytest.skip(f"no reviews: {real_data} has no aclImdb_v1.tar.gz")
-    encoder = TextEncoder(rules)
+    encoder = CachedTokenizer(rules)
     compared = 0
     with tarfile.open(archive) as members:
         reviews = (member for member in members if member.name.endswith(".txt") and member.name.count("/") == 3)
@@ -216,7 +216,7 @@ def test_real_reviews_have_spacys_tokens(real_data: Path, rules: RuleName) -> No
                 content = members.extractfile(member)
                 assert content is not None
                 text = content.read().decode()
-                assert encoder.encode(text) == encoder.encode_plainly(text), member.name
+                assert encoder.encode(text) == encoder.encode_uncached(text), member.name
                 compared += 1
     assert compared >= 3000
 
@@ -230,7 +230,7 @@ def test_settings() -> None:
         TokenOptions(rules="moses")  # type: ignore[arg-type]
 
 
-def test_white_space_chunks_are_spacys() -> None:
+def test_words_and_white_space_are_split_as_by_spacy() -> None:
     for text in (" a", "  a  b ", "a\n b", "a \nb", "a \n b", "\n a", "a  ", "a \n", " \n "):
         expected = spacy_alone(text, ())
-        assert [chunk for chunk in spacy_cache._chunks(text) if chunk] == expected, repr(text)
+        assert [chunk for chunk in spacy_cache._split_words(text) if chunk] == expected, repr(text)

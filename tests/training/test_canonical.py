@@ -151,10 +151,10 @@ def test_a_number_that_a_network_cannot_take_is_named_by_its_row(value: float) -
 
 
 def test_text_among_numbers_is_named_by_its_row() -> None:
-    with pytest.raises(DataError, match=r"'Area'.*mend me.*row 3 holds '1,5'"):
-        require_numeric(_series(["1", None, "1,5"]), "Area", mend="mend me")
-    with pytest.raises(DataError, match=r"'Area'.*complex128.*mend me"):
-        require_numeric(_series([1j]), "Area", mend="mend me")
+    with pytest.raises(DataError, match=r"'Area'.*correct it.*row 3 holds '1,5'"):
+        require_numeric(_series(["1", None, "1,5"]), "Area", hint="correct it")
+    with pytest.raises(DataError, match=r"'Area'.*complex128.*correct it"):
+        require_numeric(_series([1j]), "Area", hint="correct it")
 
 
 def test_the_error_of_a_frame_begins_with_its_name() -> None:

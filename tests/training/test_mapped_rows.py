@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import narwhals as nw
@@ -19,10 +20,10 @@ from embedline.pipelines.tabular import learner, mapped_rows
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import Columns
 from embedline.pipelines.tabular.encoder import encode, fit_encoder
-from embedline.pipelines.tabular.mapped_rows import blocks_of, row_bytes, rows_of, write_rows
+from embedline.pipelines.tabular.mapped_rows import blocks_of, record_dtype, rows_of, write_rows
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.training import checkpoint as checkpoints
-from embedline.training import memory
+from embedline.training import device as devices
 from embedline.training.options import FinderOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +34,7 @@ def make_training(**changes: Any) -> TableTraining:
 
 
 def two_targets() -> tuple[nw.DataFrame[Any], Any]:
-    """A table with a number and a class to learn, and an odd number of words a row."""
+    """A table with a number and a class to learn."""
     frame = nw.from_native(small.table(classes=True)[0].to_native(), eager_only=True)
     level = pl.when(pl.col("heat") > 0).then(pl.lit("a")).otherwise(pl.lit("b"))
     plain = frame.to_native().select("split", heat="value:heat")
@@ -46,7 +47,7 @@ def two_targets() -> tuple[nw.DataFrame[Any], Any]:
 
 @pytest.mark.parametrize("kind", ["number", "class", "both"])
 @pytest.mark.parametrize("block", [7, 65_536])
-def test_a_file_holds_the_rows_of_a_part(
+def test_a_file_holds_the_rows_of_a_split(
     kind: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mapped_rows, "BLOCK_ROWS", block)
@@ -54,7 +55,8 @@ def test_a_file_holds_the_rows_of_a_part(
     written = write_rows(encoded, encoder, "train", tmp_path / "train")
     expected = to_arrays(subset(encoded, "train"), encoder).labelled(encoder)
     found = written.arrays().labelled(encoder)
-    assert written.path.stat().st_size == written.n_rows * written.width * 4 and written.width % 2 == 0
+    assert written.path.stat().st_size == written.n_rows * written.dtype.itemsize
+    assert written.dtype.isalignedstruct and set(written.dtype.names or ()) == {"target", "codes", "values"}
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
     rows = torch.randint(len(expected[-1]), (50,), generator=torch.Generator().manual_seed(0))
@@ -100,7 +102,7 @@ def test_a_range_test_and_bins_of_mapped_rows_are_the_same() -> None:
 
 def test_auto_maps_rows_that_would_fill_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded, encoder = small.table()
-    needed = len(encoded) * row_bytes(encoder)
+    needed = len(encoded) * record_dtype(encoder).itemsize
     for free, mapped in ((2 * needed, False), (2 * needed - 1, True)):
         monkeypatch.setattr(mapped_rows, "available_memory", lambda _, free=free: free)
         with rows_of(encoded, encoder, make_training()) as store:
@@ -120,16 +122,15 @@ def test_the_file_lies_in_the_scratch_folder_and_does_not_stay(tmp_path: Path) -
 
 
 def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
-    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    5000 kB\n")
-    assert memory.available_memory(torch.device("cpu")) == 5000 * 1024
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    monkeypatch.setattr(devices.psutil, "virtual_memory", lambda: SimpleNamespace(available=5_000_000))
+    assert devices.available_memory(torch.device("cpu")) == 5_000_000
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("3000000\n")
-    assert memory.available_memory(torch.device("cpu")) == 5000 * 1024
+    assert devices.available_memory(torch.device("cpu")) == 5_000_000
     (tmp_path / "memory.max").write_text("4000000\n")
     (tmp_path / "memory.stat").write_text("anon 1\nfile 500000\n")
-    assert memory.available_memory(torch.device("cpu")) == 1_500_000
+    assert devices.available_memory(torch.device("cpu")) == 1_500_000
 
 
 # Memory is measured in a process of its own: this one has what other tests have left.

@@ -73,7 +73,10 @@ def open_catalog(env: str | None, params: dict[str, Any]) -> Any:
 
 def read_parameters(source: str, env: str | None, params: dict[str, Any]) -> dict[str, Any]:
     """The block of ``source`` in the parameters of an environment; empty where there is none."""
+    from embedline.hooks.parameters import require_new_names
+
     block = _configuration(env, params)[1]["parameters"].get(source, {})
+    require_new_names(f"{source}.{name}" for name in block)
     return block if isinstance(block, dict) else {}
 
 

@@ -9,7 +9,7 @@ from kedro.framework.cli.utils import env_option
 from embedline.commands.artifacts import load_bundle, open_catalog, read_parameters, version_option
 from embedline.commands.display import show_frame
 from embedline.errors import DataError
-from kedro_incremental.commands import params_option
+from kedro_incremental.cli import params_option
 
 if TYPE_CHECKING:
     import polars as pl
@@ -95,10 +95,9 @@ def _for_new(
     import numpy as np
     import polars as pl
 
-    from embedline.pipelines.ratings.fold_in_options import FoldInOptions
-    from embedline.pipelines.ratings.options import Penalty
+    from embedline.pipelines.ratings.contract import item_titles
+    from embedline.pipelines.ratings.options import FoldInOptions, Penalty
     from embedline.pipelines.ratings.recommend import recommend_for_ratings
-    from embedline.pipelines.ratings.titles import item_titles
 
     titles = item_titles(pl.Series("item", model.encoder.items), items, model.encoder.columns)
     rows, ratings = [], []
@@ -113,7 +112,7 @@ def _for_new(
         np.array(rows),
         np.array(ratings),
         k,
-        folding=FoldInOptions.model_validate(parameters.get("folding", {})),
+        options=FoldInOptions.model_validate(parameters.get("fold_in", {})),
         penalty=Penalty.model_validate(parameters.get("training", {}).get("penalty", {})),
         items=items,
     )

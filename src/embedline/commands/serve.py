@@ -8,7 +8,7 @@ import click
 from kedro.framework.cli.utils import env_option
 
 from embedline.commands.artifacts import load_bundle, load_champion, version_option
-from kedro_incremental.commands import params_option
+from kedro_incremental.cli import params_option
 
 
 @click.command()

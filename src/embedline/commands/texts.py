@@ -11,7 +11,7 @@ from kedro.framework.cli.utils import env_option
 from embedline.commands.artifacts import load_bundle, version_option
 from embedline.commands.display import printable, show_frame
 from embedline.errors import DataError
-from kedro_incremental.commands import params_option
+from kedro_incremental.cli import params_option
 
 if TYPE_CHECKING:
     import polars as pl
@@ -115,7 +115,7 @@ def generate(
     from pydantic import ValidationError
 
     from embedline.commands.text_files import typed
-    from embedline.pipelines.text.generation import GenerationOptions, load, next_words, prompt_ids
+    from embedline.pipelines.text.generation import GenerationOptions, load_generator, next_words, prompt_ids
     from embedline.pipelines.text.generation import generate as go_on
 
     values = {name: value for name, value in given.items() if value is not None}
@@ -127,7 +127,7 @@ def generate(
         raise click.UsageError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
     bundle, name = load_bundle(source, "language_model", version, env, params)
     with _named(name, bundle, source):
-        model, vocabulary, tokens = load(bundle)
+        model, vocabulary, tokens = load_generator(bundle)
     ids = prompt_ids(typed(prompt), vocabulary, tokens)
     if next_k is not None:
         show_frame(next_words(model, vocabulary, ids, next_k), name)

@@ -8,12 +8,10 @@ from typing import Any, NoReturn
 from kedro.io import AbstractDataset
 
 from embedline.errors import DataError
-from kedro_incremental.provenance import Makers
-from kedro_incremental.reasons import differences_of_work
-from kedro_incremental.records import Manifest
-from kedro_incremental.schemas import Work
+from kedro_incremental.manifest import Manifest, NodeInputs, diff
+from kedro_incremental.provenance import Provenance
 
-NOTHING = Work(wiring=None, code={}, libraries={}, parameters={}, files={}, datasets={})
+NOTHING = NodeInputs(wiring=None, code={}, libraries={}, parameters={}, files={}, catalog={})
 
 
 class MetricsHistory(AbstractDataset[None, list[dict[str, Any]]]):
@@ -52,15 +50,14 @@ class MetricsHistory(AbstractDataset[None, list[dict[str, Any]]]):
         Raises:
             DataError: if a file is no JSON object.
         """
-        makers = Makers.read(Manifest(self._manifest))
+        provenance = Provenance.read(Manifest(self._manifest))
         found: list[dict[str, Any]] = []
-        before: Work | None = None
+        before: NodeInputs | None = None
         for version in self._versions()[-self._last :]:
-            work = self._work(version, makers)
-            known = before is not None and work is not None
-            changes = differences_of_work(before, work, set()) if before and work and known else None
+            inputs = self._inputs(version, provenance)
+            changes = diff(before, inputs) if before and inputs else None
             found.append({"version": version, "metrics": self._read(version), "changes": changes if found else []})
-            before = work
+            before = inputs
         return found
 
     def _versions(self) -> list[str]:
@@ -74,24 +71,24 @@ class MetricsHistory(AbstractDataset[None, list[dict[str, Any]]]):
         except ValueError as error:
             raise DataError(f"{path} is no JSON: {error}") from error
         if not isinstance(values, dict):
-            raise DataError(f"{path} holds a {type(values).__name__}, not figures by their names")
+            raise DataError(f"{path} holds a {type(values).__name__}, not metrics by their names")
         return values
 
-    def _work(self, version: str, makers: Makers) -> Work | None:
-        """All that decided a version, from the raw files on, as one work; None where that is not recorded."""
-        record = makers.of.get((self._dataset, version))
+    def _inputs(self, version: str, provenance: Provenance) -> NodeInputs | None:
+        """All that decided a version, from the raw files on; None where that is not recorded."""
+        record = provenance.records.get((self._dataset, version))
         if record is None:
             return None
-        records = [makers.of.get(key) for key in makers.ancestors(self._dataset, version)]
-        works = [record.work, *(one.work for one in records if one)]
+        records = [provenance.records.get(key) for key in provenance.ancestors(self._dataset, version)]
+        made_from = [record.inputs, *(one.inputs for one in records if one)]
         free = {
             name: artifact
-            for work in works
-            for name, artifact in work.inputs.items()
-            if (name, artifact.version) not in makers.of
+            for inputs in made_from
+            for name, artifact in inputs.artifacts.items()
+            if (name, artifact.version) not in provenance.records
         }
-        merged = reduce(_merge, works, NOTHING)
-        return Work(None, merged.code, merged.libraries, merged.parameters, merged.files, {}, free)
+        merged = reduce(_merge, made_from, NOTHING)
+        return NodeInputs(None, merged.code, merged.libraries, merged.parameters, merged.files, {}, free)
 
     def save(self, data: None) -> NoReturn:
         """Refused: the versions are those of the metrics."""
@@ -104,13 +101,13 @@ class MetricsHistory(AbstractDataset[None, list[dict[str, Any]]]):
         return {"filepath": self._filepath, "dataset": self._dataset}
 
 
-def _merge(one: Work, other: Work) -> Work:
+def _merge(one: NodeInputs, other: NodeInputs) -> NodeInputs:
     """What decided either; their datasets are not compared, only what made them."""
-    return Work(
+    return NodeInputs(
         wiring=None,
         code=one.code | other.code,
         libraries=one.libraries | other.libraries,
         parameters=one.parameters | other.parameters,
         files=one.files | other.files,
-        datasets={},
+        catalog={},
     )

@@ -107,8 +107,12 @@ def require_finite(values: nw.Series[Any], name: str) -> None:
         raise DataError(f"column {name!r} holds {what} at row {row}: correct it, or leave the cell empty")
 
 
-def require_numeric(values: nw.Series[Any], name: str, *, mend: str) -> None:
-    """Raise a DataError if the values are not numbers, with the first row that holds none; ``mend`` says what to do."""
+def require_numeric(values: nw.Series[Any], name: str, *, hint: str) -> None:
+    """Raise a DataError that names the first row without a number if the values are not numbers.
+
+    Args:
+        hint: what the user can do about it, for the message.
+    """
     dtype = values.dtype
     if dtype.is_numeric() or dtype == nw.Boolean or values.null_count() == len(values):
         return
@@ -116,7 +120,14 @@ def require_numeric(values: nw.Series[Any], name: str, *, mend: str) -> None:
     where = ""
     if dtype == nw.String and (row := _first(values.to_list(), lambda value: not is_number(value))):
         where = f"; row {row} holds {short(values[row - 1])}"
-    raise DataError(f"column {name!r} has the type {shown} where numbers are needed: {mend}{where}")
+    raise DataError(f"column {name!r} has the type {shown} where numbers are needed: {hint}{where}")
+
+
+def as_float(table: nw.DataFrame[Any], name: str, *, hint: str) -> nw.Expr:
+    """Column ``name`` as Float64 with null for NaN; errors as those of :func:`require_numeric`."""
+    require_numeric(table.get_column(name), name, hint=hint)
+    number = nw.col(name).cast(nw.Float64)
+    return nw.when(~number.is_nan()).then(number).alias(name) if table.schema[name].is_float() else number
 
 
 def first_row(faulty: nw.Series[Any]) -> int | None:

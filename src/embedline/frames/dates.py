@@ -1,12 +1,13 @@
-"""Date parts and day numbers, by arithmetic that every engine has.
+"""Date parts, day numbers and durations, by arithmetic that every dataframe backend has.
 
-Engines differ in date arithmetic, so differences of dates are taken on day numbers: whole days since 1970-01-01.
+Backends differ in date arithmetic: differences of dates are taken on day numbers, whole days since 1970-01-01.
 """
 
 import narwhals as nw
 from narwhals.typing import FrameT
 
 _DAYS_TO_1970 = 719_163  # days from 0001-01-01 to 1970-01-01, and one, as days of the year count from 1
+_EARLIEST_YEAR = 1990  # the notebook takes starts before 1990, 1900 for "not known" included, as never
 _MONDAY = 3  # 1970-01-01 was a Thursday: (day number + 3) % 7 is 0 on Mondays
 
 
@@ -54,6 +55,21 @@ def add_date_parts(frame: FrameT, date: str = "Date") -> FrameT:
         Week=iso_week(day),
         Day=day.dt.day().cast(nw.Int8),
     )
+
+
+def months_open(*, day: str, start: nw.Expr, start_year: str, cap: int) -> nw.Expr:
+    """Whole months (of 30 days) from day number ``start`` to column ``day``, 0 before it, at most ``cap``, as Int16."""
+    return _elapsed(day=day, start=start, start_year=start_year, unit=30, cap=cap)
+
+
+def weeks_running(*, day: str, start: nw.Expr, start_year: str, cap: int) -> nw.Expr:
+    """Whole weeks from day number ``start`` to column ``day``, 0 before it, at most ``cap``, as Int16."""
+    return _elapsed(day=day, start=start, start_year=start_year, unit=7, cap=cap)
+
+
+def _elapsed(*, day: str, start: nw.Expr, start_year: str, unit: int, cap: int) -> nw.Expr:
+    units = ((nw.col(day) - start) // unit).clip(0, cap)
+    return nw.when(nw.col(start_year) >= _EARLIEST_YEAR).then(units).otherwise(nw.lit(0)).cast(nw.Int16)
 
 
 def _days_before_year(year: nw.Expr) -> nw.Expr:

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 # Read by other hooks, and by the project's own catalog in every environment.
 RUN_KEYS = {"data_root", "tracking_root", "checkpoint_seconds", "spark", "rows"}
+# Blocks of parameters and datasets of a source: the former name, and the name of today.
+RENAMED = {"folding": "fold_in", "service_figures": "service_metrics"}
 
 
 class ParameterDefaults:
@@ -69,12 +71,18 @@ class ParameterCheck:
         }
         asked: set[str] = getattr(self._loader, "asked", set())
         unread = sorted(_unread(parameters["parameters"], read | asked))
+        require_new_names(unread)
         if unread:
             raise DataError(f"no pipeline reads the parameter {unread[0]!r}{_hint(unread[0], read | asked | RUN_KEYS)}")
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Name the first block of parameters, or the first dataset, that the run needs and nobody has given."""
+        for old, new in RENAMED.items():
+            for name in sorted(name for name in pipeline.all_outputs() if name.endswith(f".{new}")):
+                former = name.removesuffix(new) + old
+                if name not in catalog and former in catalog:
+                    raise DataError(f"the dataset {former!r} in the catalog is named {name!r} now: rename it")
         missing = sorted(name for name in pipeline.inputs() if name not in catalog)
         if not missing:
             return
@@ -87,6 +95,14 @@ class ParameterCheck:
         near = difflib.get_close_matches(name, catalog.keys(), n=1)
         hint = f"did you mean {near[0]!r}? It is to be named {name!r} there" if near else "add it to conf/base/catalog"
         raise DataError(f"the catalog has no {name!r}, which the run reads: {hint}")
+
+
+def require_new_names(names: Iterable[str]) -> None:
+    """Raise a DataError for the first parameter that has a name of before, such as ``movielens.folding``."""
+    for name in names:
+        above, _, own = name.rpartition(".")
+        if own in RENAMED:
+            raise DataError(f"the parameter {name!r} is named {f'{above}.{RENAMED[own]}'!r} now: rename it")
 
 
 def _hint(name: str, known: Collection[str]) -> str:

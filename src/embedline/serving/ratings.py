@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from embedline.errors import DataError
 from embedline.pipelines.ratings.contract import to_polars
 from embedline.pipelines.ratings.encoder import UNKNOWN, RatingsEncoder
-from embedline.pipelines.ratings.learner import load_model
-from embedline.pipelines.ratings.metrics import rating_metrics
+from embedline.pipelines.ratings.learner import load_model, rating_metrics
 from embedline.pipelines.ratings.options import TEST, Id, RatingColumns, RatingSplit
 from embedline.pipelines.ratings.splits import assign_splits, subset
 from embedline.serving.columns import InputColumn, require_columns

@@ -16,16 +16,14 @@ from pydantic import BaseModel, ConfigDict
 from embedline.errors import DataError, about_frame
 from embedline.pipelines.tabular.arrays import to_arrays
 from embedline.pipelines.tabular.encoder import Encoder, encode
-from embedline.pipelines.tabular.learner import load_model
+from embedline.pipelines.tabular.learner import epoch_metrics, load_model
 from embedline.pipelines.tabular.predictions import (
     PREDICTED,
-    main_figure,
+    main_metric,
     predicted_columns,
-    prefix_of,
     probability_names,
-    short_figures,
 )
-from embedline.pipelines.tabular.targets import ClassTarget, Target
+from embedline.pipelines.tabular.targets import ClassTarget, Target, prefix_of
 from embedline.serving.columns import ColumnType, InputColumn, require_columns
 from embedline.serving.service import Score, Service
 from embedline.serving.values import is_text, plain_values
@@ -146,7 +144,7 @@ class TableService:
 
 def measure_target(targets: Sequence[Target], answers: pd.DataFrame, actual: pd.Series) -> Score:
     """The main metric of the first of ``targets``, from its columns among ``answers`` and the true values [N]."""
-    target, name = targets[0], main_figure(targets[0])
+    target, name = targets[0], main_metric(targets[0])
     prefix = prefix_of(target, targets)
     predicted: NDArray[np.float64]  # [N], or probabilities [N, C]
     if isinstance(target, ClassTarget):
@@ -156,7 +154,7 @@ def measure_target(targets: Sequence[Target], answers: pd.DataFrame, actual: pd.
     else:
         true, predicted = actual.to_numpy(dtype=np.float64), answers[prefix + PREDICTED].to_numpy(dtype=np.float64)
     path = ("targets", target.column, name) if len(targets) > 1 else (name,)
-    value = short_figures(target, true, predicted)[name]
+    value = epoch_metrics(target, true, predicted)[name]
     return Score(path=path, value=value, better="higher" if isinstance(target, ClassTarget) else "lower")
 
 

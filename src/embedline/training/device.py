@@ -3,14 +3,18 @@
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 
 from embedline.errors import DataError
 from embedline.training.batches import WHOLE, Shard
 from embedline.training.options import OptimizerOptions
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -74,3 +78,18 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def device_name(device: torch.device) -> str:
     """Name to report: the GPU's own, or ``cpu``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be filled on ``device`` and in main memory, whichever are fewer.
+
+    Of main memory, a container's limit (control groups, version 2) counts where there is one; cached files are free.
+    """
+    free = [int(psutil.virtual_memory().available)]
+    limit, used, details = (CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
+    if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
+        stat = dict(line.split() for line in details.read_text().splitlines()) if details.exists() else {}
+        free.append(int(most) - int(used.read_text()) + int(stat.get("file", 0)))
+    if device.type == "cuda":
+        free.append(torch.cuda.mem_get_info(device)[0])
+    return min(free)

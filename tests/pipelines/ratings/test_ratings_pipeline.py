@@ -12,12 +12,12 @@ from kedro.runner import SequentialRunner
 from pydantic import ValidationError
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.fold_in_options import FoldInOptions
 from embedline.pipelines.ratings.options import (
     BaselineOptions,
     ColdStartOptions,
     CrossValidationOptions,
     FeatureOptions,
+    FoldInOptions,
     Penalty,
     RankingOptions,
     RatingColumns,
@@ -46,7 +46,7 @@ SETTINGS: dict[str, Any] = {
     "baselines": BaselineOptions(),
     "ranking": RankingOptions(k=3, relevant=3.5),
     "cold_start": ColdStartOptions(given=(1, 3), fraction=0.2),
-    "folding": FoldInOptions(),
+    "fold_in": FoldInOptions(),
     "recommendation": RecommendationOptions(k=4, users="all", neighbours=3),
     "report": RatingReport(biases=3, map_items=8, crosstab=5),
     "cross_validation": CrossValidationOptions(column="fold"),

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
+
+from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, RatingsEncoder
+from embedline.pipelines.ratings.options import TRAIN, BaselineOptions
+from embedline.pipelines.ratings.splits import subset
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,20 @@ class Biases:
     def scores(self, user_rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Scores float32 [n, n_items] of all items, row 0 left out: the same order for every user."""
         return (self.mean + self.user[user_rows][:, None] + self.item[None, 1:]).astype(np.float32)
+
+
+def fit_biases(encoded: pl.DataFrame, encoder: RatingsEncoder, options: BaselineOptions) -> Biases:
+    """Damped biases of the training ratings."""
+    train = subset(encoded, TRAIN)
+    return damped_biases(
+        train[USER_ROW].to_numpy(),
+        train[ITEM_ROW].to_numpy(),
+        train[RATING].to_numpy(),
+        len(encoder.users),
+        len(encoder.items),
+        options.user_damping,
+        options.item_damping,
+    )
 
 
 def damped_biases(

@@ -1,4 +1,4 @@
-"""Batches of ratings, and the penalty on the vectors that a batch concerns."""
+"""Batches of ratings, and the penalty on the vectors of the users and items in a batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from embedline.pipelines.ratings.network import FactorModel
+from embedline.pipelines.ratings.network import FactorModel, add_terms
 from embedline.pipelines.ratings.options import Penalty
-from embedline.pipelines.ratings.sides import sum_of
 from embedline.training.batches import Autocast, BatchLoss, Loss, TableBatches
 from embedline.training.lr_finder import RandomRows
 
@@ -18,19 +17,19 @@ class _Squares(torch.autograd.Function):
     """Sum of ``weights * square`` over some matrices [B, W], weights [W], in one node: -> []."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, weights: Tensor, *parts: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, *parts)
-        total = parts[0].new_zeros(weights.shape)
-        for part in parts:
-            total += (part * part).sum(0)
+    def forward(ctx: FunctionCtx, weights: Tensor, *matrices: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, *matrices)
+        total = matrices[0].new_zeros(weights.shape)
+        for matrix in matrices:
+            total += (matrix * matrix).sum(0)
         return torch.dot(total, weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weights, *parts = ctx.saved_tensors  # type: ignore[attr-defined]
+        weights, *matrices = ctx.saved_tensors  # type: ignore[attr-defined]
         scaled = weights * (2.0 * gradient)
-        return None, *(part * scaled for part in parts)
+        return None, *(matrix * scaled for matrix in matrices)
 
 
 def penalty_weights(penalty: Penalty, factors: int, bias: bool) -> Tensor | None:
@@ -43,9 +42,9 @@ def penalty_weights(penalty: Penalty, factors: int, bias: bool) -> Tensor | None
 class RatingBatches(TableBatches):
     """Batches cut by index from user rows, item rows (int32 [N] each) and ratings (float32 [N]).
 
-    To the loss of a batch, the mean over its rows, comes the mean over its rows of the weighted squares of the user's
-    and the item's own vectors and of their features' sums (:class:`.options.Penalty`); the reported
-    loss is without it.
+    The loss of a batch is the mean over its rows, plus the penalty (:class:`.options.Penalty`): the mean over its rows
+    of the weighted squares of the user's and the item's own vectors and of their features' sums. The reported loss
+    leaves the penalty out.
 
     Args:
         weights: of :func:`penalty_weights`.
@@ -69,8 +68,8 @@ class RatingBatches(TableBatches):
         """Loss of some rows, int64 [B]."""
         assert isinstance(network, FactorModel)
         users, items, ratings = self.gather(rows)
-        user_parts, item_parts = network.users.parts(users), network.items.parts(items)
-        user, item = sum_of(user_parts), sum_of(item_parts)
+        user_terms, item_terms = network.users(users), network.items(items)
+        user, item = add_terms(user_terms), add_terms(item_terms)
         if network.hidden is None:  # nothing of a product gains by low precision
             score = network.score(user, item)
         else:
@@ -79,7 +78,7 @@ class RatingBatches(TableBatches):
         value = self._loss(score, ratings)
         if self._weights is None:
             return BatchLoss(value, value)
-        return BatchLoss(value + _Squares.apply(self._weights / len(rows), *user_parts, *item_parts), value)
+        return BatchLoss(value + _Squares.apply(self._weights / len(rows), *user_terms, *item_terms), value)
 
 
 class RandomRatings(RandomRows, RatingBatches):

@@ -1,37 +1,43 @@
-"""The trial of new users and new items: a model that never saw some of either, measured on their ratings.
+"""Cold start: a model is trained without some users and some items, and predicts their ratings.
 
-A new item is known by its features alone, a new user by what features there are and by a handful of ratings that are
-folded in. All of it happens inside the training part: the held-out ratings of the report are not looked at.
+A new item has its features alone; a new user has its features and a handful of known ratings, which are folded in. All
+of it happens inside the split ``train``: the ratings of the split ``test`` are not looked at.
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.cold_items import measure_items
-from embedline.pipelines.ratings.cold_users import measure_users
+from embedline.pipelines.ratings.baselines import Biases, damped_biases, fit_biases
 from embedline.pipelines.ratings.contract import to_polars
-from embedline.pipelines.ratings.encoder import encode, fit_encoder
-from embedline.pipelines.ratings.fold_in_options import FoldInOptions
-from embedline.pipelines.ratings.learner import load_model, train_ratings
+from embedline.pipelines.ratings.encoder import RATING, USER_ROW, encode, fit_encoder, training_counts
+from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
+from embedline.pipelines.ratings.learner import RatingModel, load_model, train_ratings
+from embedline.pipelines.ratings.network import Vectors
 from embedline.pipelines.ratings.options import (
     TRAIN,
     BaselineOptions,
     ColdStartOptions,
     FeatureOptions,
+    FoldInOptions,
+    Penalty,
     RatingColumns,
     RatingNetwork,
     RatingSplit,
     RatingsTraining,
     Span,
 )
-from embedline.pipelines.ratings.predictions import fit_biases
 from embedline.pipelines.ratings.splits import assign_splits, subset
+from embedline.training.ensemble import weighted_mean
 
 logger = logging.getLogger(__name__)
+
+NO_FEATURES, FEATURES, AVERAGE = "no_features", "features", "features_and_average"  # vectors of a new item
 
 
 class Trial(NamedTuple):
@@ -57,7 +63,7 @@ def measure_cold_start(
     network: RatingNetwork,
     training: RatingsTraining,
     baselines: BaselineOptions,
-    folding: FoldInOptions,
+    fold_in_options: FoldInOptions,
     rating_range: Span = "auto",
     features: FeatureOptions | None = None,
     items: Any = None,
@@ -66,10 +72,9 @@ def measure_cold_start(
     """Train without some users and items, and predict their ratings; warns where a baseline is as good.
 
     Returns:
-        ``known_ratings``, how many were trained on; ``new_items``
-        (:func:`.cold_items.measure_items`); ``new_users``
-        (:func:`.cold_users.measure_users`); ``beaten_by``: the baselines that are as good, such as
-        ``new_items.user_mean`` or ``new_users.given.1.damped_bias``.
+        ``known_ratings``, the number of ratings in training; ``new_items`` (:func:`measure_items`); ``new_users``
+        (:func:`measure_users`); ``beaten_by``: the baselines that are as good, such as ``new_items.user_mean`` or
+        ``new_users.given.1.damped_bias``.
 
     Raises:
         DataError: if ``cold_start`` leaves nothing to train on or to measure.
@@ -82,7 +87,7 @@ def measure_cold_start(
     model = load_model(bundle)
     biases = fit_biases(encoded, encoder, baselines)
     of_items = measure_items(trial.of_items, model, encoded, biases, baselines)
-    of_users = measure_users(trial.of_users, model, biases, baselines, folding, training.penalty, options)
+    of_users = measure_users(trial.of_users, model, biases, baselines, fold_in_options, training.penalty, options)
     measured = {"known_ratings": len(trial.known), "new_items": of_items, "new_users": of_users}
     return {**measured, "beaten_by": _warn(of_items, of_users)}
 
@@ -90,11 +95,11 @@ def measure_cold_start(
 def hold_out(rows: pl.DataFrame, columns: RatingColumns, options: ColdStartOptions) -> Trial:
     """Take ``options.fraction`` of the users and of the items out of the ratings; at least one of each.
 
-    Ratings of held-out items by held-out users belong to neither trial, nor do those of an item, or by a user, of whom
-    nothing is left to train on.
+    Ratings of held-out items by held-out users are dropped, and so are those of an item or a user that has no rating
+    left in training.
 
     Raises:
-        DataError: if one of the three parts is empty.
+        DataError: if one of the three sets of ratings is empty.
     """
     random = np.random.default_rng(options.seed)
     away = []
@@ -109,12 +114,184 @@ def hold_out(rows: pl.DataFrame, columns: RatingColumns, options: ColdStartOptio
         rows.filter(~of_user & of_item).filter(pl.col(columns.user).is_in(known[columns.user].unique().implode())),
         rows.filter(of_user & ~of_item).filter(pl.col(columns.item).is_in(known[columns.item].unique().implode())),
     )
-    for what, part in zip(("to train on", "of a new item", "of a new user"), trial, strict=True):
-        if part.is_empty():
+    for what, rows_of in zip(("to train on", "of a new item", "of a new user"), trial, strict=True):
+        if rows_of.is_empty():
             raise DataError(
                 f"cold_start.fraction {options.fraction:g} of the {len(rows):,} training ratings leaves none {what}"
             )
     return trial
+
+
+def measure_items(
+    rows: pl.DataFrame,
+    model: RatingModel,
+    encoded: pl.DataFrame,
+    biases: Biases,
+    baselines: BaselineOptions,
+) -> dict[str, Any]:
+    """Predict ratings of new items by their features.
+
+    Args:
+        rows: ratings of new items by users with training ratings.
+        encoded: the ratings that the model was trained on.
+        biases: damped biases of the same ratings.
+
+    Returns:
+        ``rows``, ``items``, ``users``, and ``mse`` and ``rmse`` of the model by the item's features alone;
+        ``no_features``: the same of row 0, the prediction without any features (the main metrics, where there are
+        none); ``features_and_average`` (only with features): of the features plus the mean own vector over the training
+        ratings, since a rating is more often one of a liked item than of a disliked one; ``baselines``:
+        ``damped_bias``, the mean and the user's bias, and ``user_mean``, the user's damped mean rating, whatever the
+        items were.
+    """
+    encoder = model.encoder
+    columns = encoder.columns
+    user_rows = encoder.user_rows(rows[columns.user])
+    actual = rows[columns.rating].to_numpy().astype(np.float64)
+    new, place = np.unique(rows[columns.item].to_numpy(), return_inverse=True)
+    new_rows = encoder.item_rows(pl.Series(new))
+    counts = training_counts(encoded, encoder).items
+    has_features = encoder.item_features.size > 0
+    outputs: dict[str, list[NDArray[np.float32]]] = {NO_FEATURES: [], FEATURES: [], AVERAGE: []}
+    for network in model.networks:
+        users = network.user_vectors(np.arange(len(encoder.users) + 1))
+        features, average = network.item_vectors(new_rows), network.average_item(counts)
+        nothing = Vectors(features.factors * 0.0, features.biases * 0.0)
+        typical = Vectors(features.factors + average.factors, features.biases + average.biases)
+        for way, vectors in ((NO_FEATURES, nothing), (FEATURES, features), (AVERAGE, typical)):
+            if has_features or way == NO_FEATURES:
+                outputs[way].append(network.score_pairs(users, user_rows, vectors, place))
+    metrics = {
+        way: errors(weighted_mean(members, model.weights), actual, encoder.rating_range)
+        for way, members in outputs.items()
+        if members
+    }
+    nowhere = np.zeros_like(user_rows)
+    means = damped_biases(
+        encoded[USER_ROW].to_numpy(),
+        np.zeros(len(encoded), dtype=np.int32),
+        encoded[RATING].to_numpy(),
+        len(encoder.users),
+        len(encoder.items),
+        baselines.user_damping,
+        baselines.item_damping,
+    )
+    theirs = {"damped_bias": biases, "user_mean": means}
+    return {
+        "rows": len(rows),
+        "items": len(new),
+        "users": len(np.unique(user_rows)),
+        **metrics.pop(FEATURES if has_features else NO_FEATURES),
+        **metrics,
+        "baselines": {
+            name: errors(one.predict(user_rows, nowhere), actual, encoder.rating_range) for name, one in theirs.items()
+        },
+    }
+
+
+def errors(
+    predicted: NDArray[np.floating], actual: NDArray[np.float64], rating_range: tuple[float, float]
+) -> dict[str, float]:
+    """Mean squared error of predictions [N], cut off at the rating range, and its root."""
+    mse = float(np.mean((np.clip(predicted, *rating_range) - actual) ** 2))
+    return {"mse": mse, "rmse": float(np.sqrt(mse))}
+
+
+class _Ordered(NamedTuple):
+    """New users' ratings, user by user, those of one in a random order.
+
+    Attributes:
+        user: number of the new user, int [N].
+        item: row of the item, int [N].
+        rating: float64 [N].
+        rank: place among the user's ratings, from 0, int [N].
+        counts: ratings of each user, int [users].
+    """
+
+    user: NDArray[np.integer]
+    item: NDArray[np.integer]
+    rating: NDArray[np.float64]
+    rank: NDArray[np.integer]
+    counts: NDArray[np.integer]
+
+
+def measure_users(
+    rows: pl.DataFrame,
+    model: RatingModel,
+    biases: Biases,
+    baselines: BaselineOptions,
+    fold_in_options: FoldInOptions,
+    penalty: Penalty,
+    options: ColdStartOptions,
+) -> dict[str, Any]:
+    """Predict ratings of new users of whom 0 ratings, and each number in ``options.given``, are known.
+
+    The ratings of each user are shuffled once. The first of them are known to every method, and those behind the
+    largest number are predicted, whatever the number: all metrics are of the same rows. Users with too few ratings are
+    left out.
+
+    Args:
+        rows: ratings of new users, of items with training ratings.
+        biases: damped biases of the model's training ratings.
+        penalty: that of the model's training.
+
+    Returns:
+        ``rows``, ``users``, ``users_left_out``, and ``given``: for each number of known ratings, as a string, ``mse``
+        and ``rmse`` of the model, and of ``damped_bias`` in ``baselines``: the items' biases, and a bias of the user
+        that is fitted on the known ratings.
+
+    Raises:
+        DataError: if no user has more ratings than the largest number.
+    """
+    encoder = model.encoder
+    columns, most = encoder.columns, max(options.given)
+    new, user = np.unique(rows[columns.user].to_numpy(), return_inverse=True)
+    ordered = _shuffle(
+        user, encoder.item_rows(rows[columns.item]), rows[columns.rating].to_numpy(), seed=(options.seed, 1)
+    )
+    enough = (ordered.counts > most)[ordered.user]
+    asked = enough & (ordered.rank >= most)
+    if not asked.any():
+        raise DataError(
+            f"cold_start.given takes {most} ratings of a new user, and needs more to predict: "
+            f"the busiest of {len(new):,} held-out users has {int(ordered.counts.max()):,}"
+        )
+    new_rows = encoder.user_rows(pl.Series(new))
+    places, item_rows, actual = ordered.user[asked], ordered.item[asked], ordered.rating[asked]
+    results = {}
+    for n in (0, *sorted(set(options.given))):
+        some = enough & (ordered.rank < n)
+        known = KnownRatings.by_user(ordered.user[some], ordered.item[some], ordered.rating[some], len(new))
+        outputs = []
+        for network in model.networks:
+            users = fold_in(network, known, network.user_vectors(new_rows), fold_in_options, penalty)
+            items = network.item_vectors(np.arange(len(encoder.items) + 1))
+            outputs.append(network.score_pairs(users, places, items, item_rows))
+        theirs = biases.mean + biases.item[item_rows] + new_biases(known, biases, baselines.user_damping)[places]
+        results[str(n)] = {
+            **errors(weighted_mean(outputs, model.weights), actual, encoder.rating_range),
+            "baselines": {"damped_bias": errors(theirs, actual, encoder.rating_range)},
+        }
+    kept = int((ordered.counts > most).sum())
+    return {"rows": len(actual), "users": kept, "users_left_out": len(new) - kept, "given": results}
+
+
+def new_biases(known: KnownRatings, biases: Biases, damping: float) -> NDArray[np.float64]:
+    """Damped biases float64 [known.n_users] of new users; 0 of a user without a rating."""
+    residual = known.rating - biases.mean - biases.item[known.item]
+    counts = np.bincount(known.user, minlength=known.n_users) + damping
+    sums = np.bincount(known.user, residual, minlength=known.n_users)
+    return np.divide(sums, counts, out=np.zeros(known.n_users), where=counts > 0)
+
+
+def _shuffle(
+    user: NDArray[np.integer], item: NDArray[np.integer], rating: NDArray[np.floating], *, seed: Sequence[int]
+) -> _Ordered:
+    order = np.random.default_rng(seed).permutation(len(user))
+    order = order[np.argsort(user[order], kind="stable")]
+    counts = np.bincount(user)
+    rank = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return _Ordered(user[order], item[order], rating[order].astype(np.float64), rank, counts)
 
 
 def _warn(of_items: dict[str, Any], of_users: dict[str, Any]) -> list[str]:

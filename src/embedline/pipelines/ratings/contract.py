@@ -11,7 +11,7 @@ from typing import Any
 import narwhals as nw
 import polars as pl
 
-from embedline.errors import DataError, input_name
+from embedline.errors import DataError, about_frame, input_name
 from embedline.frames.checks import (
     DATE_HINT,
     first_row,
@@ -103,6 +103,35 @@ def id_column(frame: pl.DataFrame, name: str, key: str) -> pl.Series:
     return values
 
 
+def item_titles(ids: pl.Series, items: Any, columns: RatingColumns) -> pl.Series:
+    """Title (String) of each id; the id itself where there is no title, no row of it, or no frame at all.
+
+    Args:
+        ids: of items, in any order.
+        items: a row an item, of any engine, or None.
+
+    Raises:
+        DataError: if the frame lacks the columns that ``columns`` names, or their ids are of another type.
+    """
+    names = ids.cast(pl.String).alias("title")
+    if items is None or columns.title is None:
+        return names
+    with about_frame("items"):
+        table = to_polars(items, [columns.item, columns.title])
+        require_columns(table, [columns.item], what="the items frame", key="columns.item")
+        require_columns(table, [columns.title], what="the items frame", key="columns.title")
+        known = id_column(table, columns.item, "item")
+        if (known.dtype == pl.String) != (ids.dtype == pl.String):
+            raise DataError(
+                f"columns.item: {columns.item!r} holds {ids.dtype} in the ratings and {known.dtype} in the items frame"
+            )
+    titles = pl.DataFrame({"item": known.cast(ids.dtype), "title": table.get_column(columns.title).cast(pl.String)})
+    found = pl.DataFrame({"item": ids}).join(
+        titles.unique("item", keep="first"), on="item", how="left", maintain_order="left"
+    )
+    return pl.select(pl.coalesce(found["title"], names)).to_series().alias("title")
+
+
 def time_column(rows: pl.DataFrame, name: str) -> pl.Series:
     """The times of ratings: numbers, dates or datetimes, perhaps missing in rows.
 
@@ -126,7 +155,7 @@ def _rating_column(values: pl.Series) -> pl.Series:
         hint = "correct what is none, or have it read as numbers"
         start = f"columns.rating names {values.name!r}, which holds {values.dtype} and no numbers"
         try:
-            require_numeric(nw.from_native(values, series_only=True), values.name, mend=hint)
+            require_numeric(nw.from_native(values, series_only=True), values.name, hint=hint)
         except DataError as error:
             raise DataError(f"{start}: {error}") from error
         raise DataError(f"{start}: {hint}")

@@ -1,4 +1,4 @@
-"""Hold out one part of the ratings after another, such as the five canonical ones of ml-100k."""
+"""Cross-validation over the values of a column, such as the five canonical folds of ml-100k."""
 
 import logging
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 
 from embedline.errors import DataError
+from embedline.pipelines.ratings.baselines import fit_biases
 from embedline.pipelines.ratings.contract import read_ratings, require_columns, to_polars
 from embedline.pipelines.ratings.encoder import encode, fit_encoder
-from embedline.pipelines.ratings.learner import load_model, rating_tensors, train_ratings
-from embedline.pipelines.ratings.metrics import rating_metrics
+from embedline.pipelines.ratings.learner import load_model, rating_metrics, rating_tensors, train_ratings
 from embedline.pipelines.ratings.options import (
     TEST,
     TRAIN,
@@ -24,7 +24,6 @@ from embedline.pipelines.ratings.options import (
     RatingsTraining,
     Span,
 )
-from embedline.pipelines.ratings.predictions import fit_biases
 from embedline.pipelines.ratings.splits import assign_splits, subset
 from embedline.training.model_file import ModelBundle
 
@@ -46,11 +45,11 @@ def cross_validate(
 ) -> dict[str, Any]:
     """Train a model of its own, all seeds of it, for each value of ``folds.column``, on the rows of the other values.
 
-    The rows held out are met once, when the training is over. Rows without a value train in every fold.
+    The held-out rows are predicted once, after the training. Rows without a value train in every fold.
 
     Returns:
-        ``folds``, a dictionary for each value with ``value``, ``train_rows``, ``rows``, the figures of
-        :func:`.metrics.rating_metrics` and, as ``baselines.damped_bias``, those of damped biases; and
+        ``folds``, a dictionary for each value with ``value``, ``train_rows``, ``rows``, the metrics of
+        :func:`.learner.rating_metrics` and, as ``baselines.damped_bias``, those of damped biases; and
         ``mean_mse``, ``mean_rmse``, ``mean_mae`` over the folds and the same of ``baselines``.
 
     Raises:
@@ -64,8 +63,8 @@ def cross_validate(
     results = []
     for value in values:
         split = RatingSplit(kind="column", column=folds.column, value=value)
-        parts = to_polars(assign_splits(frame, columns, split))
-        encoder = fit_encoder(subset(parts, TRAIN), columns, rating_range, features, items, users)
+        rows = to_polars(assign_splits(frame, columns, split))
+        encoder = fit_encoder(subset(rows, TRAIN), columns, rating_range, features, items, users)
         encoded = encode(frame, encoder, columns, split)
         name = f"{folds.column}{value}"
         bundle, _ = train_ratings(encoded, encoder, network, training, name=name, evaluated=False)
@@ -80,7 +79,7 @@ def cross_validate(
 
 
 def _measure(encoded: pl.DataFrame, bundle: ModelBundle, options: BaselineOptions) -> dict[str, Any]:
-    """Figures of a model, and of damped biases, on the held-out rows."""
+    """Metrics of a model, and of damped biases, on the held-out rows."""
     users, items, actual = (tensor.numpy() for tensor in rating_tensors(subset(encoded, TEST)))
     model = load_model(bundle)
     damped = np.clip(fit_biases(encoded, model.encoder, options).predict(users, items), *model.encoder.rating_range)

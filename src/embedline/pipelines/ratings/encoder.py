@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import narwhals as nw
 import numpy as np
@@ -14,8 +14,16 @@ from embedline.errors import DataError, about_frame, input_name
 from embedline.frames.checks import require_finite
 from embedline.pipelines.ratings.contract import id_column, require_columns, to_polars
 from embedline.pipelines.ratings.features import Features, fit_feature
-from embedline.pipelines.ratings.options import SPLIT_COLUMN, FeatureOptions, Id, RatingColumns, RatingSplit, Span
-from embedline.pipelines.ratings.splits import assign_splits
+from embedline.pipelines.ratings.options import (
+    SPLIT_COLUMN,
+    TRAIN,
+    FeatureOptions,
+    Id,
+    RatingColumns,
+    RatingSplit,
+    Span,
+)
+from embedline.pipelines.ratings.splits import assign_splits, subset
 
 USER_ROW, ITEM_ROW, RATING = "user_row", "item_row", "rating"
 UNKNOWN = 0  # row of a user or an item that no training row has
@@ -165,6 +173,22 @@ def encode(
             RATING: parts.get_column(columns.rating),
             SPLIT_COLUMN: parts.get_column(SPLIT_COLUMN),
         }
+    )
+
+
+class TrainingCounts(NamedTuple):
+    """Training ratings by row: ``users`` int64 [n_users + 1] and ``items`` int64 [n_items + 1]; row 0 has none."""
+
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+
+
+def training_counts(encoded: pl.DataFrame, encoder: RatingsEncoder) -> TrainingCounts:
+    """Count the training rows of an encoded frame."""
+    train = subset(encoded, TRAIN)
+    return TrainingCounts(
+        np.bincount(train[USER_ROW].to_numpy(), minlength=len(encoder.users) + 1),
+        np.bincount(train[ITEM_ROW].to_numpy(), minlength=len(encoder.items) + 1),
     )
 
 

@@ -1,6 +1,6 @@
-"""Vectors of new users from a handful of ratings, without training the model again.
+"""Fold-in: vectors of new users from a handful of ratings, without training the model again.
 
-For each user the sum of squared errors of the given ratings plus a ridge penalty is minimised over the user's own row
+For each user the sum of squared errors of the known ratings plus a ridge penalty is minimised over the user's own row
 (vector and bias) alone; items stay as they are. A plain product is linear in that row, so that one Gauss-Newton step is
 the closed form of ridge regression; a sigmoid or hidden layers take a few steps, each damped until it improves
 (Levenberg 1944, Marquardt 1963). Many users are solved at a time, with no random number anywhere.
@@ -14,10 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedline.pipelines.ratings.fold_in_options import FoldInOptions
-from embedline.pipelines.ratings.network import FactorModel
-from embedline.pipelines.ratings.options import Penalty
-from embedline.pipelines.ratings.vectors import Vectors, item_vectors
+from embedline.pipelines.ratings.network import FactorModel, Vectors
+from embedline.pipelines.ratings.options import FoldInOptions, Penalty
 
 BLOCK_NUMBERS = 1 << 22  # numbers in the largest array of a block of users: 32 MB in float64
 STEP_DAMPING = 1e-3  # at which the damping of a nonlinear step starts, relative to the curvature
@@ -40,10 +38,23 @@ class KnownRatings(NamedTuple):
     rating: NDArray[np.floating]
     n_users: int
 
+    @classmethod
+    def by_user(
+        cls,
+        users: Sequence[int] | NDArray[np.integer],
+        items: NDArray[np.integer],
+        ratings: NDArray[np.floating],
+        n_users: int,
+    ) -> "KnownRatings":
+        """Sort ratings [N] by user, the order that :func:`fold_in` needs; the ratings of one user keep their order."""
+        user = np.asarray(users)
+        order = np.argsort(user, kind="stable")
+        return cls(user[order], np.asarray(items)[order], np.asarray(ratings)[order], n_users)
+
 
 def fold_in(
     model: FactorModel,
-    given: KnownRatings,
+    known: KnownRatings,
     base: Vectors,
     options: FoldInOptions,
     penalty: Penalty,
@@ -56,8 +67,8 @@ def fold_in(
     Args:
         model: one member of an ensemble; it is not changed. Each member is folded into by itself, since the axes of
             two members differ.
-        given: their ratings.
-        base: of each new user what its features say, zeros where it has none, [given.n_users, k].
+        known: their ratings.
+        base: of each new user what its features say, zeros where it has none, [known.n_users, k].
         options: the fixed pull towards ``base``.
         penalty: that of the model's training.
 
@@ -65,7 +76,7 @@ def fold_in(
         ``base`` plus the own rows, on the CPU; of a user without a rating ``base`` itself.
     """
     factors = torch.cat([base.factors, base.biases[:, None]], dim=1).double()
-    counts = np.bincount(given.user, minlength=given.n_users)
+    counts = np.bincount(known.user, minlength=known.n_users)
     starts = np.concatenate([[0], np.cumsum(counts)])
     order = np.argsort(counts, kind="stable")  # users with about as many ratings stand together: little padding
     order = order[counts[order] > 0]
@@ -80,7 +91,7 @@ def fold_in(
             size += 1
         users = order[place : place + size]
         rows = np.concatenate([np.arange(starts[user], starts[user + 1]) for user in users])
-        block = _Block(model, given, rows, np.repeat(np.arange(size), counts[users]), counts[users], factors[users])
+        block = _Block(model, known, rows, np.repeat(np.arange(size), counts[users]), counts[users], factors[users])
         factors[users] = block.solve(options, penalty)
         place += size
     return Vectors(factors[:, :-1].float(), factors[:, -1].float())
@@ -92,18 +103,18 @@ class _Block:
     def __init__(
         self,
         model: FactorModel,
-        given: KnownRatings,
+        known: KnownRatings,
         rows: NDArray[np.integer],
         user: NDArray[np.integer],
         counts: NDArray[np.integer],
         base: Tensor,
     ) -> None:
         self.model = model
-        self.items = item_vectors(model, given.item[rows])
+        self.items = model.item_vectors(known.item[rows])
         self.user = torch.as_tensor(user)
         first = np.cumsum(counts) - counts
         self.slot = torch.as_tensor(np.arange(len(rows)) - first[user])
-        self.rating = torch.as_tensor(np.asarray(given.rating[rows], dtype=np.float64))
+        self.rating = torch.as_tensor(np.asarray(known.rating[rows], dtype=np.float64))
         self.counts = torch.as_tensor(counts).double()
         self.base = base
 
@@ -168,12 +179,3 @@ class _Block:
     @staticmethod
     def _objective(error: Tensor, own: Tensor, pull: Tensor) -> Tensor:
         return (error**2).sum(dim=1) + (pull * own**2).sum(dim=1)
-
-
-def group_given(
-    users: Sequence[int] | NDArray[np.integer], items: NDArray[np.integer], ratings: NDArray[np.floating], n_users: int
-) -> KnownRatings:
-    """Given ratings in the order that :func:`fold_in` needs: by user, those of one user as they came."""
-    user = np.asarray(users)
-    order = np.argsort(user, kind="stable")
-    return KnownRatings(user[order], np.asarray(items)[order], np.asarray(ratings)[order], n_users)

@@ -12,13 +12,12 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from embedline.pipelines.ratings.counts import training_counts
-from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING
+from embedline.pipelines.ratings.contract import item_titles
+from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, training_counts
 from embedline.pipelines.ratings.learner import RatingModel
-from embedline.pipelines.ratings.options import TRAIN
+from embedline.pipelines.ratings.options import SPLIT_COLUMN, TEST, TRAIN
 from embedline.pipelines.ratings.ranking import top_items
 from embedline.pipelines.ratings.splits import subset
-from embedline.pipelines.ratings.titles import item_titles
 from embedline.training.plots import principal_components
 
 BLOCK_COSINES = 1 << 24  # cosines computed at a time: 64 MB in float32
@@ -68,7 +67,7 @@ def nearest_items(
     encoder = model.encoder
     counts = training_counts(encoded, encoder).items
     rows = np.flatnonzero(counts >= max(1, min_ratings))
-    vectors = side_by_side(model, rows, normalised=True)
+    vectors = concatenate_factors(model, rows, normalised=True)
     size = max(1, BLOCK_COSINES // max(1, len(rows)))
     best, cosines = [], []
     for start in range(0, len(rows), size):
@@ -101,9 +100,40 @@ def item_map(encoded: pl.DataFrame, model: RatingModel, n_items: int, items: Any
         ``item``, ``title``, ``n_ratings``, ``bias``, ``x`` and ``y``, the most rated item first.
     """
     rows = most_rated(training_counts(encoded, model.encoder).items, n_items)
-    points = principal_components(side_by_side(model, rows, normalised=False))
+    points = principal_components(concatenate_factors(model, rows, normalised=False))
     biases = item_biases(encoded, model, items)[rows - 1]
     return biases.select("item", "title", "n_ratings", "bias").with_columns(x=points[:, 0], y=points[:, 1])
+
+
+def crosstab(encoded: pl.DataFrame, model: RatingModel, n: int, items: Any = None) -> pl.DataFrame:
+    """A row for each pair of the n most active users and the n most rated items, both by training ratings.
+
+    Returns:
+        User by user ``user``, ``item``, ``title``, ``actual`` (Float64, NaN where the user has not rated the item),
+        ``held_out`` (whether this rating was kept from training) and ``predicted``. Where a user has rated an item
+        more than once, the last row of the frame counts.
+    """
+    encoder = model.encoder
+    counts = training_counts(encoded, encoder)
+    users, films = most_rated(counts.users, n), most_rated(counts.items, n)
+    user_rows, item_rows = np.repeat(users, len(films)), np.tile(films, len(users))
+    pairs = pl.DataFrame(
+        {USER_ROW: pl.Series(user_rows, dtype=pl.Int32), ITEM_ROW: pl.Series(item_rows, dtype=pl.Int32)}
+    )
+    of_them = encoded.filter(pl.col(USER_ROW).is_in(users.tolist()) & pl.col(ITEM_ROW).is_in(films.tolist()))
+    last = of_them.unique([USER_ROW, ITEM_ROW], keep="last")
+    cells = pairs.join(last, on=[USER_ROW, ITEM_ROW], how="left", maintain_order="left")
+    titles = item_titles(pl.Series("item", encoder.items), items, encoder.columns)
+    return pl.DataFrame(
+        {
+            "user": pl.Series(encoder.users).gather(user_rows - 1),
+            "item": pl.Series(encoder.items).gather(item_rows - 1),
+            "title": titles.gather(item_rows - 1),
+            "actual": cells[RATING].cast(pl.Float64).fill_null(float("nan")),
+            "held_out": (cells[SPLIT_COLUMN].cast(pl.String) == TEST).fill_null(False),
+            "predicted": model.predict(user_rows, item_rows),
+        }
+    )
 
 
 def most_rated(counts: NDArray[np.integer], n: int) -> NDArray[np.int64]:
@@ -116,7 +146,7 @@ def most_rated(counts: NDArray[np.integer], n: int) -> NDArray[np.int64]:
     return order[counts[order] > 0]
 
 
-def side_by_side(model: RatingModel, rows: NDArray[np.integer], *, normalised: bool) -> NDArray[np.float32]:
+def concatenate_factors(model: RatingModel, rows: NDArray[np.integer], *, normalised: bool) -> NDArray[np.float32]:
     """Factors of items, the members' side by side, float32 [N, members * k].
 
     Each member's share is scaled by the square root of its weight, so that products and squared distances are weighted

@@ -13,8 +13,13 @@ from torch import Tensor, nn
 from embedline.errors import DataError
 from embedline.pipelines.ratings.batches import RandomRatings, RatingBatches, penalty_weights
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, RatingsEncoder
-from embedline.pipelines.ratings.metrics import rating_metrics
-from embedline.pipelines.ratings.network import BothCodes, FactorModel, build_network, network_config
+from embedline.pipelines.ratings.network import (
+    FactorModel,
+    FeatureCodes,
+    build_network,
+    feature_codes,
+    network_config,
+)
 from embedline.pipelines.ratings.options import TEST, TRAIN, RatingNetwork, RatingsTraining
 from embedline.pipelines.ratings.splits import subset
 from embedline.training import lr_finder
@@ -24,6 +29,7 @@ from embedline.training.device import Accelerator, make_accelerator
 from embedline.training.early_stopping import hold_out, row_monitor
 from embedline.training.ensemble import in_threads, train_ensemble, weighted_mean
 from embedline.training.lr_finder import RangeTest
+from embedline.training.metrics import regression_metrics
 from embedline.training.model_file import ModelBundle, library_versions
 from embedline.training.options import FinderOptions
 from embedline.training.train import Evaluate, FitResult, train
@@ -58,7 +64,7 @@ def train_ratings(
     held_out = subset(encoded, TEST)
     config = network_config(encoder, network)
     measured = rating_tensors(held_out) if evaluated and len(held_out) else None
-    spec = RatingNetworkSpec(tensors, measured, encoder.rating_range, training, config, BothCodes.of(encoder))
+    spec = RatingNetworkSpec(tensors, measured, encoder.rating_range, training, config, feature_codes(encoder))
     result = train_ensemble(spec, rows=len(tensors[-1]), name=name)
     stored = encoder.model_dump(mode="json")
     bundle = ModelBundle(KIND, config, stored, result.weights, result.metrics, library_versions())
@@ -79,7 +85,7 @@ class RatingNetworkSpec:
     rating_range: tuple[float, float]
     training: RatingsTraining
     config: dict[str, Any]
-    codes: BothCodes
+    codes: tuple[FeatureCodes | None, FeatureCodes | None]
 
     def build(self, seed: int) -> FactorModel:
         """The network of a seed."""
@@ -133,7 +139,7 @@ def range_test(
 ) -> RangeTest:
     """Learning-rate range test on the training rows with the first seed's network."""
     tensors, seed = rating_tensors(subset(encoded, TRAIN)), training.seeds[0]
-    built = build_network(network_config(encoder, network), BothCodes.of(encoder), seed=seed)
+    built = build_network(network_config(encoder, network), feature_codes(encoder), seed=seed)
     accelerator = make_accelerator(training)
     task = _task(RandomRatings, built, tensors, training, accelerator)
     return in_threads(
@@ -200,12 +206,18 @@ def load_model(bundle: ModelBundle) -> RatingModel:
     if bundle.kind != KIND:
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
     encoder = RatingsEncoder.model_validate(bundle.encoder)
-    codes, networks = BothCodes.of(encoder), []
+    codes, networks = feature_codes(encoder), []
     for member in range(int(bundle.metrics["members"])):
         network = build_network(bundle.config, codes, seed=0)
         network.load_state_dict(bundle.member(member))
         networks.append(network.eval())
     return RatingModel(encoder, networks, list(bundle.metrics["member_weights"]))
+
+
+def rating_metrics(actual: NDArray[np.floating], predicted: NDArray[np.floating]) -> dict[str, float]:
+    """MSE, RMSE, MAE and, where the ratings differ, R² of float arrays [N]."""
+    figures = regression_metrics(actual, predicted, logarithmic=False)
+    return {"mse": figures["rmse"] ** 2, **figures}
 
 
 def predict_rows(

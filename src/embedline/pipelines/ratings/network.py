@@ -3,20 +3,114 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings.encoder import RatingsEncoder
+from embedline.pipelines.ratings.features import Features
 from embedline.pipelines.ratings.options import RatingNetwork
-from embedline.pipelines.ratings.sides import Side, SideCodes, sum_of
 from embedline.training.dropout import Dropout, seed_dropout
 
 Y_RANGE_MARGIN = 0.5  # by which ``auto`` widens the rating range on either side: a sigmoid does not reach its ends
-PAIRS = 2**18  # of user and item, that go through hidden layers at a time
+DENSE_CELLS = 2**24  # features of up to this many cells are a dense matrix, whose product is faster than gathering
+HIDDEN_PAIRS = 2**18  # pairs of a user and an item in one pass through the hidden layers: bounds memory
+SCORED_PAIRS = 2**16  # pairs in one call of score_pairs: bounds memory
+
+
+class Vectors(NamedTuple):
+    """Factors float32 [N, k] and biases float32 [N] of users or of items in one network."""
+
+    factors: Tensor
+    biases: Tensor
+
+
+@dataclass(frozen=True)
+class FeatureCodes:
+    """Features of all users, or of all items: codes int32 [n + 1, L] padded with 0, and weights float32 [n + 1, L].
+
+    The members of an ensemble share these tensors.
+    """
+
+    codes: Tensor
+    weights: Tensor
+    n_features: int
+
+    @classmethod
+    def of(cls, codes: NDArray[np.int32], features: Features) -> "FeatureCodes | None":
+        """The tensors of codes of ``features``; None where there are no features."""
+        if not features.size:
+            return None
+        return cls(torch.from_numpy(codes), torch.from_numpy(features.weights(codes)), features.size)
+
+    def dense(self) -> Tensor:
+        """Weight float32 [n + 1, n_features + 1] of every feature."""
+        matrix = torch.zeros(len(self.codes), self.n_features + 1)
+        return matrix.scatter_(1, self.codes.long(), self.weights)
+
+
+class EntityEmbedding(nn.Module):
+    """Embedding of all users, or of all items: the vector of the row itself, and the sum of its features' vectors.
+
+    Row 0, the unknown user or item, is zero and gets no gradient. So is feature 0, which pads. The last column is the
+    bias, where the network has biases: one gather reads both.
+
+    **Shape**: rows int [B] -> own vectors [B, W], sums of the features' vectors [B, W].
+
+    Args:
+        size: number of users or items, n.
+        width: W, the factors and the bias.
+        features: of every row; None without features.
+    """
+
+    def __init__(self, size: int, width: int, features: FeatureCodes | None) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.zeros(size + 1, width))
+        self.feature = nn.Parameter(torch.zeros(features.n_features + 1, width)) if features else None
+        dense = features is not None and len(features.codes) * (features.n_features + 1) <= DENSE_CELLS
+        self.matrix: Tensor | None
+        self.codes: Tensor | None
+        self.weights: Tensor | None
+        self.register_buffer("matrix", features.dense() if features and dense else None, persistent=False)
+        self.register_buffer("codes", features.codes if features and not dense else None, persistent=False)
+        self.register_buffer("weights", features.weights if features and not dense else None, persistent=False)
+
+    def forward(self, rows: Tensor) -> list[Tensor]:
+        """The own vectors [B, W] and, where there are features, the sum of the features' vectors [B, W]."""
+        own = F.embedding(rows, self.own, padding_idx=0)
+        if self.matrix is not None and self.feature is not None:
+            return [own, self.matrix.index_select(0, rows) @ self.feature]
+        if self.codes is not None and self.weights is not None:
+            return [own, self.sum_features(self.codes[rows], self.weights[rows])]
+        return [own]
+
+    def sum_features(self, codes: Tensor, weights: Tensor) -> Tensor:
+        """Sum [B, W] of the vectors of features, codes int [B, L] with weights [B, L]."""
+        if self.feature is None:
+            return self.own.new_zeros(len(codes), self.own.shape[1])
+        return F.embedding_bag(codes, self.feature, mode="sum", per_sample_weights=weights, padding_idx=0)
+
+    def reset_parameters(self, trained: int, std: float, bias: bool) -> None:
+        """Draw vectors from a normal distribution; biases, row 0 and rows above the ``trained`` ones start at zero."""
+        with torch.no_grad():
+            for table in (self.own, self.feature):
+                if table is not None:
+                    table.normal_(std=std)
+                    table[0] = 0.0
+                    if bias:
+                        table[:, -1] = 0.0
+            self.own[trained + 1 :] = 0.0
+
+
+def add_terms(terms: Sequence[Tensor]) -> Tensor:
+    """Sum [B, W] of what :class:`EntityEmbedding` gives: one term or two."""
+    return terms[0] + terms[1] if len(terms) > 1 else terms[0]
 
 
 class _Product(torch.autograd.Function):
@@ -70,22 +164,22 @@ class FactorModel(nn.Module):
         y_range: Sequence[float] | None,
         init_std: float,
         mean: float,
-        user_codes: SideCodes | None = None,
-        item_codes: SideCodes | None = None,
+        user_codes: FeatureCodes | None = None,
+        item_codes: FeatureCodes | None = None,
     ) -> None:
         super().__init__()
         self.factors, self.bias, self.mean = factors, bias, mean
         self.y_range = tuple(y_range) if y_range is not None else None
         self.logit = _logit(mean, *y_range) if y_range is not None else 0.0
-        self.users = Side(n_users, factors + bias, user_codes)
-        self.items = Side(n_items, factors + bias, item_codes)
+        self.users = EntityEmbedding(n_users, factors + bias, user_codes)
+        self.items = EntityEmbedding(n_items, factors + bias, item_codes)
         self.hidden = _hidden(2 * factors, layers, dropouts) if kind == "mlp" else None
         self.users.reset_parameters(trained_users, init_std, bias)
         self.items.reset_parameters(trained_items, init_std, bias)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores of pairs."""
-        return self.score(sum_of(self.users.parts(users)), sum_of(self.items.parts(items)))
+        return self.score(add_terms(self.users(users)), add_terms(self.items(items)))
 
     def score(self, user: Tensor, item: Tensor) -> Tensor:
         """Scores [B] of pairs of vectors [B, W], the biases in their last columns."""
@@ -102,25 +196,44 @@ class FactorModel(nn.Module):
         low, high = self.y_range
         return torch.sigmoid(raw + self.logit) * (high - low) + low
 
-    def user_vectors(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors [n, k] and biases [n] of users, their features included; zero biases in a model without any."""
-        return self._split(sum_of(self.users.parts(rows)))
+    @torch.no_grad()
+    def user_vectors(self, rows: NDArray[np.integer] | Tensor) -> Vectors:
+        """Vectors of users by their rows, int [N], features included, without a gradient.
 
-    def item_vectors(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors [n, k] and biases [n] of items, their features included."""
-        return self._split(sum_of(self.items.parts(rows)))
+        Row 0 gives zeros, the row of a user without training ratings the features alone. Without biases these are zero.
+        """
+        return self._split(add_terms(self.users(torch.as_tensor(rows))))
 
-    def user_feature_vectors(self, codes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors [n, k] and biases [n] of new users, by their features alone: codes int [n, L] and weights [n, L]."""
-        return self._split(self.users.of_features(codes, weights))
+    @torch.no_grad()
+    def item_vectors(self, rows: NDArray[np.integer] | Tensor) -> Vectors:
+        """Vectors of items by their rows, int [N]; as :meth:`user_vectors`."""
+        return self._split(add_terms(self.items(torch.as_tensor(rows))))
 
-    def item_feature_vectors(self, codes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors [n, k] and biases [n] of new items, by their features alone: codes int [n, L] and weights [n, L]."""
-        return self._split(self.items.of_features(codes, weights))
+    @torch.no_grad()
+    def average_item(self, counts: NDArray[np.integer]) -> Vectors:
+        """Mean of the items' own vectors over the training *ratings*, [1, k] and [1], features not included.
 
-    def _split(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        Args:
+            counts: training ratings of each item's row, int [n_items + 1].
+        """
+        return self._split((torch.as_tensor(counts / counts.sum()).float() @ self.items.own)[None])
+
+    def _split(self, vectors: Tensor) -> Vectors:
         factors = vectors[:, : self.factors]
-        return factors, vectors[:, -1] if self.bias else vectors.new_zeros(len(vectors))
+        return Vectors(factors, vectors[:, -1] if self.bias else vectors.new_zeros(len(vectors)))
+
+    @torch.no_grad()
+    def score_pairs(
+        self, users: Vectors, user_places: NDArray[np.integer], items: Vectors, item_places: NDArray[np.integer]
+    ) -> NDArray[np.float32]:
+        """Scores float32 [N] of pairs of a place int [N] in ``users`` and one in ``items``."""
+        scores = np.empty(len(user_places), dtype=np.float32)
+        for start in range(0, len(scores), SCORED_PAIRS):
+            block = slice(start, start + SCORED_PAIRS)
+            user, item = torch.as_tensor(user_places[block]), torch.as_tensor(item_places[block])
+            pairs = (users.factors[user], users.biases[user], items.factors[item], items.biases[item])
+            scores[block] = self.from_vectors(*pairs).numpy()
+        return scores
 
     def from_vectors(self, p: Tensor, b_u: Tensor, q: Tensor, b_i: Tensor) -> Tensor:
         """Scores [n] of pairs by factors [n, k] and biases [n]; ``autograd`` can follow."""
@@ -132,7 +245,7 @@ class FactorModel(nn.Module):
         """Scores [n, m] of n users with all of m items, by factors [n, k], [m, k] and biases [n], [m]."""
         if self.hidden is None:
             return self._in_range(torch.addmm(b_u[:, None] + b_i[None, :], p, q.T))
-        at_once = max(1, PAIRS // max(1, len(q)))
+        at_once = max(1, HIDDEN_PAIRS // max(1, len(q)))
         blocks = []
         for vectors, biases in zip(p.split(at_once), b_u.split(at_once), strict=True):
             n, m = len(vectors), len(q)
@@ -144,7 +257,7 @@ class FactorModel(nn.Module):
 
 
 def _logit(mean: float, low: float, high: float) -> float:
-    """Where the sigmoid from ``low`` to ``high`` takes the value ``mean``."""
+    """The input at which the sigmoid from ``low`` to ``high`` gives ``mean``."""
     return math.log((mean - low) / (high - mean))
 
 
@@ -204,27 +317,22 @@ def _range(encoder: RatingsEncoder, options: RatingNetwork) -> list[float] | Non
     return [low, high]
 
 
-@dataclass(frozen=True)
-class BothCodes:
-    """Features of the users and of the items; None where a side has none."""
-
-    users: SideCodes | None
-    items: SideCodes | None
-
-    @classmethod
-    def of(cls, encoder: RatingsEncoder) -> "BothCodes":
-        """Tensors of the features that a fitted encoder knows."""
-        sides = [
-            (encoder.user_feature_codes, encoder.user_features),
-            (encoder.item_feature_codes, encoder.item_features),
-        ]
-        return cls(*(SideCodes.of(codes, features) if features.size else None for codes, features in sides))
+def feature_codes(encoder: RatingsEncoder) -> tuple[FeatureCodes | None, FeatureCodes | None]:
+    """Features of the users and of the items that a fitted encoder knows; None where there are no features."""
+    users = FeatureCodes.of(encoder.user_feature_codes, encoder.user_features)
+    return users, FeatureCodes.of(encoder.item_feature_codes, encoder.item_features)
 
 
-def build_network(config: dict[str, Any], codes: BothCodes, *, seed: int) -> FactorModel:
-    """Network of :func:`network_config`; weights and dropout follow ``seed``, global state stays as it was."""
+def build_network(
+    config: dict[str, Any], codes: tuple[FeatureCodes | None, FeatureCodes | None], *, seed: int
+) -> FactorModel:
+    """Network of :func:`network_config`; weights and dropout follow ``seed``, global state stays as it was.
+
+    Args:
+        codes: of :func:`feature_codes`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = FactorModel(**config, user_codes=codes.users, item_codes=codes.items)
+        network = FactorModel(**config, user_codes=codes[0], item_codes=codes[1])
     seed_dropout(network, seed)
     return network

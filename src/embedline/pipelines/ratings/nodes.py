@@ -14,13 +14,13 @@ from embedline.pipelines.ratings.contract import read_ratings, to_polars
 from embedline.pipelines.ratings.encoder import RatingsEncoder
 from embedline.pipelines.ratings.encoder import encode as apply_encoder
 from embedline.pipelines.ratings.encoder import fit_encoder as fit
-from embedline.pipelines.ratings.fold_in_options import FoldInOptions
 from embedline.pipelines.ratings.options import (
     TRAIN,
     BaselineOptions,
     ColdStartOptions,
     CrossValidationOptions,
     FeatureOptions,
+    FoldInOptions,
     RankingOptions,
     RatingColumns,
     RatingNetwork,
@@ -66,11 +66,11 @@ def fit_encoder(
 
 
 def encode(ratings: Frame, encoder: dict[str, Any], columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:
-    """Ratings as rows of the user and of the item, with the part that each belongs to."""
+    """Ratings as rows of the user and of the item, with the split of each."""
     with about_frame("ratings"):
         encoded = apply_encoder(ratings, RatingsEncoder.model_validate(encoder), columns, split)
     counts = encoded.group_by("split").len().sort("split").rows()
-    logger.info("Encoded ratings: %s", ", ".join(f"{part} {rows:,}" for part, rows in counts))
+    logger.info("Encoded ratings: %s", ", ".join(f"{name} {rows:,}" for name, rows in counts))
     return encoded
 
 
@@ -111,8 +111,8 @@ def predict(
     baselines: BaselineOptions,
 ) -> pl.DataFrame:
     """Held-out ratings with the predictions of the model and of the baselines."""
+    from embedline.pipelines.ratings.evaluation import predict_held_out
     from embedline.pipelines.ratings.learner import load_model
-    from embedline.pipelines.ratings.predictions import predict_held_out
 
     with about_frame("ratings"):
         rows = read_ratings(ratings, columns, split.columns)
@@ -122,13 +122,13 @@ def predict(
 def evaluate(
     predictions: pl.DataFrame, encoded: pl.DataFrame, model: Bundle, baselines: BaselineOptions, ranking: RankingOptions
 ) -> dict[str, Any]:
-    """Figures of the model and of each baseline on the same held-out ratings, with what the training cost."""
+    """Metrics of the model and of each baseline on the same held-out ratings, and the cost of the training."""
+    from embedline.pipelines.ratings.evaluation import evaluate as compare
     from embedline.pipelines.ratings.learner import load_model
-    from embedline.pipelines.ratings.predictions import evaluate as compare
 
-    figures = compare(predictions, encoded, load_model(model), baselines, ranking)
+    metrics = compare(predictions, encoded, load_model(model), baselines, ranking)
     costs = {name: value for name, value in model.metrics.items() if name != "rows"}
-    return {**figures, "train_rows": model.metrics["rows"], "test_rows": len(predictions), **costs}
+    return {**metrics, "train_rows": model.metrics["rows"], "test_rows": len(predictions), **costs}
 
 
 def measure_cold_start(
@@ -141,7 +141,7 @@ def measure_cold_start(
     training: RatingsTraining,
     baselines: BaselineOptions,
     cold_start: ColdStartOptions,
-    folding: FoldInOptions,
+    fold_in: FoldInOptions,
     items: Frame = None,
     users: Frame = None,
 ) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def measure_cold_start(
         network=network,
         training=training,
         baselines=baselines,
-        folding=folding,
+        fold_in_options=fold_in,
         rating_range=rating_range.root,
         features=features,
         items=items,
@@ -178,7 +178,7 @@ def cross_validate(
     items: Frame = None,
     users: Frame = None,
 ) -> dict[str, Any]:
-    """Figures of a model of its own for each fold, and their means."""
+    """Metrics of a model of its own for each fold, and their means."""
     from embedline.pipelines.ratings.cross_validation import cross_validate as validate
 
     with about_frame("ratings"):
@@ -225,9 +225,9 @@ def recommend(
 
 def plot_training(history: pl.DataFrame) -> Figure:
     """Errors and learning rate over the epochs."""
-    from embedline.pipelines.ratings.report_plots import training_figure
+    from embedline.pipelines.ratings.plots import training_plot
 
-    return training_figure(history, "Training: squared error and learning rate")
+    return training_plot(history, "Training: squared error and learning rate")
 
 
 def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
@@ -239,40 +239,40 @@ def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
 
 def plot_errors(predictions: pl.DataFrame) -> Figure:
     """Error by what is known of the user and of the item, and by the actual rating."""
-    from embedline.pipelines.ratings.report_plots import error_figure
+    from embedline.pipelines.ratings.plots import error_plot
 
-    return error_figure(predictions, "Held-out ratings: where the error is")
+    return error_plot(predictions, "Held-out ratings: where the error is")
 
 
 def plot_cold_start(cold_start: dict[str, Any]) -> Figure:
     """Errors on new items and new users."""
-    from embedline.pipelines.ratings.report_plots import cold_start_figure
+    from embedline.pipelines.ratings.plots import cold_start_plot
 
-    return cold_start_figure(cold_start, "Cold start: users and items that the model never saw")
+    return cold_start_plot(cold_start, "Cold start: users and items that the model never saw")
 
 
 def plot_biases(biases: pl.DataFrame, report: RatingReport) -> Figure:
     """The items that are liked, and disliked, beyond all tastes."""
-    from embedline.pipelines.ratings.plots import bias_figure
+    from embedline.pipelines.ratings.plots import bias_plot
 
-    return bias_figure(biases, report, "Items of highest and lowest bias")
+    return bias_plot(biases, report, "Items of highest and lowest bias")
 
 
 def plot_map(encoded: pl.DataFrame, model: Bundle, report: RatingReport, items: Frame = None) -> Figure:
     """The most rated items in the plane of the two main components of their factors."""
     from embedline.pipelines.ratings.item_analysis import item_map
     from embedline.pipelines.ratings.learner import load_model
-    from embedline.pipelines.ratings.plots import map_figure
+    from embedline.pipelines.ratings.plots import map_plot
 
     points = item_map(encoded, load_model(model), report.map_items, items)
-    return map_figure(points, f"The {len(points)} most rated items by the two main components of their factors")
+    return map_plot(points, f"The {len(points)} most rated items by the two main components of their factors")
 
 
 def plot_crosstab(encoded: pl.DataFrame, model: Bundle, report: RatingReport, items: Frame = None) -> Figure:
     """The most active users by the most rated items."""
-    from embedline.pipelines.ratings.crosstab import crosstab
+    from embedline.pipelines.ratings.item_analysis import crosstab
     from embedline.pipelines.ratings.learner import load_model
-    from embedline.pipelines.ratings.plots import crosstab_figure
+    from embedline.pipelines.ratings.plots import crosstab_plot
 
     cells = crosstab(encoded, load_model(model), report.crosstab, items)
-    return crosstab_figure(cells, "The most active users and the most rated items")
+    return crosstab_plot(cells, "The most active users and the most rated items")

@@ -107,7 +107,7 @@ def _evaluation_nodes(items: Inputs, both: Inputs) -> list[Node]:
         ),
         Node(
             nodes.measure_cold_start,
-            {"ratings": "ratings", **_params(*trial, "folding"), **both},
+            {"ratings": "ratings", **_params(*trial, "fold_in"), **both},
             "cold_start",
             name="measure_cold_start",
             tags="evaluate",

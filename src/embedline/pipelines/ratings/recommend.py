@@ -8,15 +8,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.counts import RatedItems
-from embedline.pipelines.ratings.encoder import UNKNOWN, RatingsEncoder
-from embedline.pipelines.ratings.fold_in import fold_in, group_given
-from embedline.pipelines.ratings.fold_in_options import FoldInOptions
+from embedline.pipelines.ratings.contract import item_titles
+from embedline.pipelines.ratings.encoder import ITEM_ROW, UNKNOWN, USER_ROW, RatingsEncoder
+from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
 from embedline.pipelines.ratings.learner import RatingModel
-from embedline.pipelines.ratings.options import Penalty, RecommendationOptions
+from embedline.pipelines.ratings.options import TRAIN, FoldInOptions, Penalty, RecommendationOptions
 from embedline.pipelines.ratings.ranking import top_items
-from embedline.pipelines.ratings.titles import item_titles
-from embedline.pipelines.ratings.vectors import item_vectors, score_pairs, user_vectors
+from embedline.pipelines.ratings.splits import subset
 from embedline.training.ensemble import weighted_mean
 
 BLOCK_SCORES = 1 << 24  # scores computed at a time: 64 MB in float32
@@ -45,7 +43,7 @@ def recommend(
     for start in range(0, len(users), size):
         rows = users[start : start + size]
         scores = model.scores(rows)
-        places, taken = rated.of(rows)
+        places, taken = rated.pairs(rows)
         scores[places, taken - 1] = -np.inf
         blocks.append((rows, *top_items(scores, options.k)))
     rows_of = [np.repeat(rows, best.shape[1]) for rows, best, _ in blocks]
@@ -64,7 +62,7 @@ def recommend_for_ratings(
     ratings: NDArray[np.floating],
     k: int,
     *,
-    folding: FoldInOptions,
+    options: FoldInOptions,
     penalty: Penalty,
     items: Any = None,
 ) -> pl.DataFrame:
@@ -78,19 +76,41 @@ def recommend_for_ratings(
     Returns:
         ``rank``, ``item``, ``title`` and ``score``, as of :func:`recommend`.
     """
-    known = item_rows > 0
-    given = group_given(np.zeros(int(known.sum()), dtype=np.int64), item_rows[known], ratings[known], 1)
+    is_known = item_rows > 0
+    new_user = np.zeros(int(is_known.sum()), dtype=np.int64)
+    known = KnownRatings.by_user(new_user, item_rows[is_known], ratings[is_known], 1)
     everything, outputs = np.arange(1, len(model.encoder.items) + 1), []
     for network in model.networks:
-        vectors = fold_in(network, given, user_vectors(network, np.zeros(1, dtype=np.int64)), folding, penalty)
-        outputs.append(
-            score_pairs(network, vectors, np.zeros_like(everything), item_vectors(network, everything), everything - 1)
-        )
+        user = fold_in(network, known, network.user_vectors(np.zeros(1, dtype=np.int64)), options, penalty)
+        items_of_all = network.item_vectors(everything)
+        outputs.append(network.score_pairs(user, np.zeros_like(everything), items_of_all, everything - 1))
     scores = weighted_mean(outputs, model.weights).astype(np.float32)[None]
-    scores[0, item_rows[known] - 1] = -np.inf
+    scores[0, item_rows[is_known] - 1] = -np.inf
     best, values = top_items(scores, k)
     listed = _list(model, best[0], values[0], np.arange(1, best.shape[1] + 1), items)
     return listed.filter(pl.col("item").is_not_null())
+
+
+class RatedItems:
+    """The items that each user has rated in training, found without a search.
+
+    Args:
+        encoded: frame of :func:`.encoder.encode`.
+        n_users: users in the encoder.
+    """
+
+    def __init__(self, encoded: pl.DataFrame, n_users: int) -> None:
+        train = subset(encoded, TRAIN)
+        users = train[USER_ROW].to_numpy()
+        self._items = train[ITEM_ROW].to_numpy()[np.argsort(users, kind="stable")]
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users + 1))])
+
+    def pairs(self, users: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Pairs of a place in ``users`` (rows, int [U]) and the row of an item that this user has rated, [N] each."""
+        begins, ends = self._starts[users], self._starts[users + 1]
+        places = np.repeat(np.arange(len(users)), ends - begins)
+        offsets = np.arange(len(places)) - np.repeat(np.cumsum(ends - begins) - (ends - begins), ends - begins)
+        return places, self._items[np.repeat(begins, ends - begins) + offsets]
 
 
 def _list(

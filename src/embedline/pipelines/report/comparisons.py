@@ -1,10 +1,10 @@
-"""A metrics file as tables: the model and its baselines, row by row, whatever learner wrote it."""
+"""A metrics file of any learner as comparisons: the model and its baselines on the same rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from embedline.pipelines.report.measures import Measure, duration, figures_of, gain, main_measure, measures_of
+from embedline.pipelines.report.metrics import Metric, format_duration, gain, known_metrics, main_metric, metric_values
 
 LABELS = {
     "lightgbm": "LightGBM",
@@ -18,10 +18,10 @@ INTERVAL = ("accuracy_low", "accuracy_high")
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model or baseline with its figures, and the 95 % interval of its accuracy where there is one."""
+    """A model or baseline with the values of its metrics, and the 95 % interval of its accuracy if there is one."""
 
     label: str
-    figures: dict[str, float]
+    values: dict[str, float]
     interval: tuple[float, float] | None = None
 
 
@@ -30,10 +30,10 @@ class Comparison:
     """A model and the baselines on the same rows.
 
     Attributes:
-        title: what is compared, such as the target; empty where there is but one comparison.
-        model: of the project.
-        baselines: the others.
-        facts: what the training took, in short sentences.
+        title: subject of the comparison, such as the target; empty if there is only one comparison.
+        model: the model of the project.
+        baselines: the models to compare it with.
+        facts: size and cost of the training, in short texts.
     """
 
     title: str
@@ -42,21 +42,21 @@ class Comparison:
     facts: list[str] = field(default_factory=list)
 
     @property
-    def measures(self) -> list[Measure]:
-        """Measures that the model has."""
-        return measures_of(self.model.figures)
+    def metrics(self) -> list[Metric]:
+        """The known metrics of the model."""
+        return known_metrics(self.model.values)
 
     @property
-    def main(self) -> Measure | None:
-        """The measure that decides."""
-        return main_measure(self.model.figures)
+    def main(self) -> Metric | None:
+        """The metric by which the model and the baselines are compared."""
+        return main_metric(self.model.values)
 
     @property
     def best_baseline(self) -> Contestant | None:
-        """The baseline to beat, by the main measure."""
+        """The baseline to beat, by the main metric."""
         main = self.main
-        rated = [one for one in self.baselines if main and main.name in one.figures]
-        return min(rated, key=lambda one: main.error(one.figures[main.name])) if main and rated else None
+        rated = [one for one in self.baselines if main and main.name in one.values]
+        return min(rated, key=lambda one: main.error(one.values[main.name])) if main and rated else None
 
     @property
     def verdict(self) -> tuple[bool, str] | None:
@@ -64,41 +64,41 @@ class Comparison:
         main, best = self.main, self.best_baseline
         if main is None or best is None:
             return None
-        ours, theirs = self.model.figures[main.name], best.figures[main.name]
+        ours, theirs = self.model.values[main.name], best.values[main.name]
         what = f"{gain(main, ours, theirs)} than {best.label}" if ours != theirs else f"as good as {best.label}"
         return main.better(ours, theirs), what
 
     @property
-    def lost(self) -> list[str]:
-        """Of a model that wins by the main measure: which baselines are better in others, in words."""
+    def lost_metrics(self) -> list[str]:
+        """The baselines that are better in other metrics, as text, where the model wins by the main metric."""
         if self.verdict is None or not self.verdict[0]:
             return []
         found: dict[str, list[str]] = {}
-        for measure in self.measures:
-            rivals = [one for one in self.baselines if measure.name in one.figures]
-            best = min(rivals, key=lambda one: measure.error(one.figures[measure.name]), default=None)
-            if best and measure.better(best.figures[measure.name], self.model.figures[measure.name]):
-                found.setdefault(best.label, []).append(measure.label)
-        return [f"{label} is better in {', '.join(measures)}" for label, measures in found.items()]
+        for metric in self.metrics:
+            rivals = [one for one in self.baselines if metric.name in one.values]
+            best = min(rivals, key=lambda one: metric.error(one.values[metric.name]), default=None)
+            if best and metric.better(best.values[metric.name], self.model.values[metric.name]):
+                found.setdefault(best.label, []).append(metric.label)
+        return [f"{label} is better in {', '.join(labels)}" for label, labels in found.items()]
 
 
 def compare(metrics: Mapping[str, Any]) -> list[Comparison]:
-    """Every comparison of a metrics file of the three learners; for another one, its known figures alone."""
+    """All comparisons of a metrics file: one a target, or the classifier and the language model of a text."""
     if isinstance(metrics.get("targets"), Mapping):
         facts = _facts(metrics)
-        return [_flat(of_one, f"target {name}", facts) for name, of_one in metrics["targets"].items()]
+        return [_flat(values, f"target {name}", facts) for name, values in metrics["targets"].items()]
     if isinstance(metrics.get("classifier"), Mapping):
-        return _of_texts(metrics)
-    return [_flat(metrics, "", _facts(metrics))] if figures_of(metrics) else []
+        return _text_comparisons(metrics)
+    return [_flat(metrics, "", _facts(metrics))] if metric_values(metrics) else []
 
 
 def _flat(metrics: Mapping[str, Any], title: str, facts: list[str]) -> Comparison:
     baselines = metrics.get("baselines") or {}
-    rivals = [_contestant(_label(name, figures), figures) for name, figures in baselines.items()]
+    rivals = [_contestant(_label(name, values), values) for name, values in baselines.items()]
     return Comparison(title, _contestant("embedline", metrics), rivals, facts)
 
 
-def _of_texts(metrics: Mapping[str, Any]) -> list[Comparison]:
+def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
     classifier, baseline = metrics["classifier"], metrics.get("baseline")
     rivals = [_contestant(LABELS["baseline"], baseline)] if baseline else []
     tests = [f"{classifier['rows']:,} test documents"] if "rows" in classifier else []
@@ -111,24 +111,24 @@ def _of_texts(metrics: Mapping[str, Any]) -> list[Comparison]:
         )
     ]
     language = metrics.get("language_model")
-    if language and figures_of(language):
+    if language and metric_values(language):
         found.append(Comparison("language model", _contestant("embedline", language), [], _facts(language)))
     return found
 
 
 def _contestant(label: str, metrics: Mapping[str, Any]) -> Contestant:
     low, high = (metrics.get(name) for name in INTERVAL)
-    return Contestant(label, figures_of(metrics), (low, high) if low is not None and high is not None else None)
+    return Contestant(label, metric_values(metrics), (low, high) if low is not None and high is not None else None)
 
 
-def _label(name: str, figures: Mapping[str, Any]) -> str:
-    if name == "group_mean" and figures.get("group_by"):
-        return f"mean by {', '.join(figures['group_by'])}"
+def _label(name: str, values: Mapping[str, Any]) -> str:
+    if name == "group_mean" and values.get("group_by"):
+        return f"mean by {', '.join(values['group_by'])}"
     return LABELS.get(name, name.replace("_", " "))
 
 
 def _facts(metrics: Mapping[str, Any]) -> list[str]:
-    """What the training took, as far as the figures tell: ``28,866 training rows``, ``2 networks of 10 epochs``, …"""
+    """Size and cost of the training as short texts: ``28,866 training rows``, ``2 networks of 10 epochs each``, …"""
     facts = []
     for name, noun in (
         ("train_rows", "training rows"),
@@ -147,5 +147,5 @@ def _facts(metrics: Mapping[str, Any]) -> list[str]:
         rate = next((f"{metrics[name]:,.0f} {noun}" for name, noun in RATES.items() if name in metrics), "")
         device = " ".join(str(metrics[name]) for name in ("device", "precision") if name in metrics)
         details = ", ".join(text for text in (rate, device) if text)
-        facts.append(f"{duration(metrics['seconds'])} of training" + (f" ({details})" if details else ""))
+        facts.append(f"{format_duration(metrics['seconds'])} of training" + (f" ({details})" if details else ""))
     return facts

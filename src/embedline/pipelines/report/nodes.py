@@ -8,11 +8,11 @@ Json = dict[str, Any]
 
 
 def collect_section(origin: str | None = None, **artifacts: Any) -> Json:
-    """What is stored of one source, as the page needs it; see :func:`.sections.collect`.
+    """Collect the stored artifacts of one source; see :func:`.sections.collect`.
 
     Args:
-        origin: ``source`` of its parameters: where the raw data come from.
-        artifacts: by name; None for what is not stored.
+        origin: the parameter ``source``: where the raw data come from.
+        artifacts: by name; None for a missing one.
     """
     from embedline.pipelines.report.sections import collect
 

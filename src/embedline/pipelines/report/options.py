@@ -4,10 +4,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class PageOptions(BaseModel):
-    """What the page is called and what it shows.
+    """Title and content of the page.
 
     Attributes:
-        title: its heading.
+        title: heading of the page.
         sources: the sources to show, in this order; None for all that the registry has.
     """
 

@@ -1,4 +1,4 @@
-"""The page itself: sections into one HTML file that needs nothing else, no network and no server."""
+"""Render the sections as one self-contained HTML file, which needs no network and no server."""
 
 import difflib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 from embedline.errors import DataError
 from embedline.pipelines.report import plots
 from embedline.pipelines.report.comparisons import Comparison, Contestant, compare
-from embedline.pipelines.report.measures import Measure, number
+from embedline.pipelines.report.metrics import Metric, format_number
 from embedline.pipelines.report.options import PageOptions
 from embedline.pipelines.report.sections import GENERATED, is_empty
 
@@ -40,13 +40,13 @@ def render(sections: Mapping[str, Json], options: PageOptions) -> str:
     summary = plots.overview(named)
     drawn: dict[str, Json] = {}
     for name, section in shown.items():
-        for figure in [*section["history"], *section["figures"]]:
-            figure["id"] = f"{name}-{figure['name']}"
-            drawn[figure["id"]] = figure
+        for plot in [*section["history"], *section["plots"]]:
+            plot["id"] = f"{name}-{plot['name']}"
+            drawn[plot["id"]] = plot
     if summary:
         drawn["overview"] = summary | {"id": "overview"}
     newest = max((past["version"] for section in shown.values() for past in section["past"]), default="")
-    logger.info("Report of %s: %d figures", ", ".join(shown), len(drawn))
+    logger.info("Report of %s: %d plots", ", ".join(shown), len(drawn))
     return _fill(
         title=options.title,
         sections=shown,
@@ -54,7 +54,7 @@ def render(sections: Mapping[str, Json], options: PageOptions) -> str:
         overview=drawn.get("overview"),
         newest=moment(newest),
         generated=[name for name, section in shown.items() if section["origin"] == GENERATED],
-        figures=_embedded({name: {key: one[key] for key in ("data", "layout")} for name, one in drawn.items()}),
+        plots=_embedded({name: {key: one[key] for key in ("data", "layout")} for name, one in drawn.items()}),
     )
 
 
@@ -68,16 +68,16 @@ def _choose(sections: Mapping[str, Json], options: PageOptions) -> dict[str, Jso
 
 
 def _shown(section: Json) -> Json:
-    """A section with what the template writes: comparisons, rows of earlier runs, and their plots."""
+    """A section with the values of the template: comparisons, rows of earlier runs, and their plots."""
     comparisons = compare(section["metrics"] or {})
-    plots: list[Json] = []
+    history: list[Json] = []
     runs: list[Json] = []
     if comparisons:
-        plots, runs = _runs(section["past"], len(comparisons))
+        history, runs = _runs(section["past"], len(comparisons))
     tables = [_result_table(one) for one in comparisons]
-    return {**section, "figures": [dict(figure) for figure in section["figures"]], "comparisons": comparisons} | {
+    return {**section, "plots": [dict(plot) for plot in section["plots"]], "comparisons": comparisons} | {
         "results": tables,
-        "history": plots,
+        "history": history,
         "runs": runs,
         "updated": moment(section["past"][-1]["version"]) if section["past"] else "",
     }
@@ -95,46 +95,46 @@ def moment(version: str) -> str:
 
 
 def _result_table(one: Comparison) -> Json:
-    """A row a contestant, the best value of each measure marked."""
+    """A row a contestant, the best value of each metric marked."""
     everyone = [one.model, *one.baselines]
-    best = {measure.name: _best(measure, everyone) for measure in one.measures}
+    best = {metric.name: _best(metric, everyone) for metric in one.metrics}
     rows = [
         {
             "label": who.label,
             "ours": who is one.model,
-            "interval": tuple(map(number, who.interval)) if who.interval else None,
-            "cells": [_value(who, measure, best[measure.name]) for measure in one.measures],
+            "interval": tuple(map(format_number, who.interval)) if who.interval else None,
+            "cells": [_value(who, metric, best[metric.name]) for metric in one.metrics],
         }
         for who in everyone
     ]
-    return {"title": one.title, "measures": one.measures, "rows": rows, "facts": one.facts, "several": len(rows) > 1}
+    return {"title": one.title, "metrics": one.metrics, "rows": rows, "facts": one.facts, "several": len(rows) > 1}
 
 
-def _best(measure: Measure, everyone: Sequence[Contestant]) -> float:
-    return min((who.figures[measure.name] for who in everyone if measure.name in who.figures), key=measure.error)
+def _best(metric: Metric, everyone: Sequence[Contestant]) -> float:
+    return min((who.values[metric.name] for who in everyone if metric.name in who.values), key=metric.error)
 
 
-def _value(who: Contestant, measure: Measure, best: float) -> Json:
-    value = who.figures.get(measure.name)
-    return {"text": "" if value is None else number(value), "best": value == best}
+def _value(who: Contestant, metric: Metric, best: float) -> Json:
+    value = who.values.get(metric.name)
+    return {"text": "" if value is None else format_number(value), "best": value == best}
 
 
 def _runs(past: Sequence[Json], n_comparisons: int) -> tuple[list[Json], list[Json]]:
-    """Plots of the main measures over the versions where there are several, and a row a version, newest first."""
+    """Plots of the main metrics over the versions if there are several, and a row a version, newest first."""
     compared = [(version, compare(version["metrics"])) for version in past]
     drawn = []
     for place in range(n_comparisons if len(past) > 1 else 0):
-        ours, best, measure, title = [], [], None, ""
+        ours, best, metric, title = [], [], None, ""
         for version, comparisons in compared:
             one = comparisons[place] if place < len(comparisons) else None
             if one is None or one.main is None:
                 continue
-            measure, title = one.main, one.title
-            ours.append((_short_moment(version["version"]), one.model.figures[measure.name]))
+            metric, title = one.main, one.title
+            ours.append((_short_moment(version["version"]), one.model.values[metric.name]))
             if one.best_baseline:
-                best.append((_short_moment(version["version"]), one.best_baseline.figures[measure.name]))
-        if measure and len(ours) > 1:
-            plot = plots.history(measure, ours, best) | {"name": f"history-{place}"}
+                best.append((_short_moment(version["version"]), one.best_baseline.values[metric.name]))
+        if metric and len(ours) > 1:
+            plot = plots.history(metric, ours, best) | {"name": f"history-{place}"}
             drawn.append(plot | {"title": ": ".join(text for text in (title, plot["title"]) if text)})
     rows = []
     for place, (version, comparisons) in enumerate(compared):
@@ -154,19 +154,23 @@ def _short_moment(version: str) -> str:
 
 
 def _change(one: Comparison, earlier: Sequence[Comparison], place: int) -> Json:
-    """The main figure of a run, and whether it is better than in the run before."""
+    """The main metric of a run, and whether it is better than in the run before."""
     main = one.main
     assert main is not None
-    value = one.model.figures[main.name]
-    found = {"label": " ".join(text for text in (one.title, main.label) if text), "value": number(value), "trend": ""}
-    before = earlier[place].model.figures.get(main.name) if place < len(earlier) else None
+    value = one.model.values[main.name]
+    found = {
+        "label": " ".join(text for text in (one.title, main.label) if text),
+        "value": format_number(value),
+        "trend": "",
+    }
+    before = earlier[place].model.values.get(main.name) if place < len(earlier) else None
     if before is not None and before != value:
         found["trend"] = "better" if main.better(value, before) else "worse"
     return found
 
 
 def _embedded(values: Json) -> str:
-    """JSON inside a script element: nothing in it may end the element; NaN is no JSON, a browser wants null."""
+    """JSON for a script element: nothing in it may end the element, and NaN becomes null."""
     text = json.dumps(_finite(values), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
@@ -185,9 +189,13 @@ def _fill(**values: Any) -> str:
     from plotly.offline import get_plotlyjs
 
     folder = files("embedline.pipelines.report") / "templates"
-    parts = {name: (folder / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
+    templates = {name: (folder / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(parts["page.html"])
-    values["figures"] = Markup(values["figures"])  # JSON without a "<"
-    inline = {"style": Markup(parts["page.css"]), "script": Markup(parts["page.js"]), "plotly": Markup(get_plotlyjs())}
+    template = environment.from_string(templates["page.html"])
+    values["plots"] = Markup(values["plots"])  # JSON without a "<"
+    inline = {
+        "style": Markup(templates["page.css"]),
+        "script": Markup(templates["page.js"]),
+        "plotly": Markup(get_plotlyjs()),
+    }
     return template.render(**values, **inline)

@@ -1,7 +1,7 @@
-"""Figures for the page: the stored ones stripped of what the page gives them itself, and three of its own.
+"""Plots of the page: the stored ones without the titles that the page writes itself, and three plots of its own.
 
-A figure is what Plotly's JSON has: ``{"data": [...], "layout": {...}}``. Colours stay as they are; the page's script
-puts those of the dark scheme in their place.
+A plot is a Plotly figure as JSON: ``{"data": [...], "layout": {...}}``. The script of the page replaces the colours in
+the dark scheme.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,14 @@ from typing import Any
 
 from embedline.errors import DataError
 from embedline.pipelines.report.comparisons import Comparison
-from embedline.pipelines.report.measures import Measure, number
+from embedline.pipelines.report.metrics import Metric, format_number
 
 Json = dict[str, Any]
 
-INK, ACCENT, SECOND, MUTED = "#1f2933", "#2563eb", "#d97706", "#9aa5b1"  # those of the stored figures
+INK, ACCENT, SECOND, MUTED = "#1f2933", "#2563eb", "#d97706", "#9aa5b1"  # as in the stored plots
 PANEL = 330  # pixels that a panel needs beside others to be read
 TITLE_ROOM = 30  # pixels at the top that a title takes, which the page writes itself
-LONGEST_TITLE = 42  # letters of an axis' title in one line
+LONGEST_TITLE = 42  # letters of the title of an axis in one line
 ORDER = (  # of the plots that the page knows
     "forecast_plot",
     "error_plot",
@@ -36,24 +36,24 @@ ORDER = (  # of the plots that the page knows
 )
 
 
-def prepare(figure: Mapping[str, Any], name: str) -> Json:
-    """A stored figure for the page: its title and note as texts, its panels' least width, and the rest to draw.
+def prepare(plot: Mapping[str, Any], name: str) -> Json:
+    """A stored plot for the page: title and note as texts, the minimal width, and the data and layout to draw.
 
     Returns:
-        ``name``, ``title``, ``note`` (what stood small below the title), ``least_width`` (pixels), ``fixed`` (whether
-        it is just so wide), ``wide`` (whether it wants the width of the page), ``height`` (pixels), ``data`` and
+        ``name``, ``title``, ``note`` (the small text below the title), ``least_width`` (pixels), ``fixed`` (whether
+        this is the exact width), ``wide`` (whether it takes the width of the page), ``height`` (pixels), ``data`` and
         ``layout``.
     """
-    if not isinstance(figure.get("data"), list) or not isinstance(figure.get("layout"), Mapping):
+    if not isinstance(plot.get("data"), list) or not isinstance(plot.get("layout"), Mapping):
         raise DataError(f"{name} is no Plotly figure: it has no data and layout")
-    layout = {key: value for key, value in figure["layout"].items() if key not in ("template", "title", "font")}
-    title, _, note = _text(figure["layout"].get("title")).partition("<br>")
+    layout = {key: value for key, value in plot["layout"].items() if key not in ("template", "title", "font")}
+    title, _, note = _text(plot["layout"].get("title")).partition("<br>")
     note = note.removeprefix("<sub>").removesuffix("</sub>")
     width, columns = layout.pop("width", None), _columns(layout)
     height = int(layout.get("height") or 420)
     margin = dict(layout.get("margin") or {})
     if title and margin.get("t"):
-        top = _top(figure["data"], layout, margin["t"], note)
+        top = _top(plot["data"], layout, margin["t"], note)
         layout["margin"] = {**margin, "t": top}
         layout["height"] = height = height - (margin["t"] - top)
     layout["legend"] = _legend(layout.get("legend") or {})
@@ -66,7 +66,7 @@ def prepare(figure: Mapping[str, Any], name: str) -> Json:
         "fixed": bool(width),
         "wide": bool(width) or columns > 1 or name.startswith("forecast"),
         "height": height,
-        "data": figure["data"],
+        "data": plot["data"],
         "layout": layout,
     }
 
@@ -99,7 +99,7 @@ def _legend(legend: Mapping[str, Any]) -> Json:
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Names of plots as the page shows them: what was predicted, what was learned, how it was trained; then others."""
+    """Names of plots in the order of the page: predictions, the learned model, the training, then others."""
     return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
@@ -118,25 +118,27 @@ def _columns(layout: Mapping[str, Any]) -> int:
 
 
 def overview(comparisons: Mapping[str, Comparison]) -> Json | None:
-    """Each model and baseline by its main measure as an error, the best baseline being 1; None without any baseline.
+    """Plot the error of each model and baseline relative to the best baseline; None without any baseline.
+
+    The error is that of the main metric.
 
     Args:
-        comparisons: by what the axis calls them.
+        comparisons: by the label on the axis.
     """
     rows = {name: one for name, one in comparisons.items() if one.best_baseline and one.main}
     if not rows:
         return None
     marks: dict[str, list[tuple[str, float, str]]] = {"baseline": [], "embedline": []}
     for name, one in rows.items():
-        measure, best = one.main, one.best_baseline
-        assert measure is not None and best is not None
-        unit = measure.error(best.figures[measure.name]) or 1.0
+        metric, best = one.main, one.best_baseline
+        assert metric is not None and best is not None
+        unit = metric.error(best.values[metric.name]) or 1.0
         for rival in [*one.baselines, one.model]:
-            if measure.name in rival.figures:
+            if metric.name in rival.values:
                 kind = "embedline" if rival is one.model else "baseline"
-                value = rival.figures[measure.name]
-                shown = f"{name}, {rival.label}: {measure.label} {number(value)}"
-                marks[kind].append((name, measure.error(value) / unit, shown))
+                value = rival.values[metric.name]
+                shown = f"{name}, {rival.label}: {metric.label} {format_number(value)}"
+                marks[kind].append((name, metric.error(value) / unit, shown))
     styles = {
         "baseline": {"color": "#ffffff", "size": 11, "line": {"color": SECOND, "width": 2}},
         "embedline": {"color": ACCENT, "size": 13},
@@ -177,8 +179,8 @@ def _upright(x: float) -> Json:
     return {"type": "line", "xref": "x", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": line}
 
 
-def history(measure: Measure, model: Sequence[tuple[str, float]], best: Sequence[tuple[str, float]]) -> Json:
-    """The main measure of one source run by run, beside its best baseline.
+def history(metric: Metric, model: Sequence[tuple[str, float]], best: Sequence[tuple[str, float]]) -> Json:
+    """Plot the main metric of one source run by run, beside its best baseline.
 
     Args:
         model: (label of the run, value), oldest first.
@@ -204,17 +206,17 @@ def history(measure: Measure, model: Sequence[tuple[str, float]], best: Sequence
         "margin": {"l": 64, "r": 40, "t": 34, "b": 40},
         "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
         "xaxis": {"type": "category"},
-        "yaxis": {"title": {"text": measure.label}},
+        "yaxis": {"title": {"text": metric.label}},
     }
     return {
         **prepare({"data": data, "layout": layout}, "history"),
-        "title": f"{measure.label}, run by run",
+        "title": f"{metric.label}, run by run",
         "wide": True,
     }
 
 
 def forecast(days: Sequence[str], mean: Sequence[float], low: Sequence[float], high: Sequence[float]) -> Json:
-    """A forecast without actual values: mean of each day, and the middle 80 % of its rows.
+    """Plot a forecast without actual values: the mean of each day, and the middle 80 % of its rows.
 
     Args:
         days: ISO dates, in order; the others have a value for each.

@@ -1,4 +1,4 @@
-"""What the page needs of one source, as JSON values: its figures of merit, earlier runs, plots and tables."""
+"""The section of one source as JSON values: its metrics, earlier runs, plots and tables."""
 
 import json
 import logging
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from embedline.pipelines.report import frames, plots
-from embedline.pipelines.report.measures import figures_of
+from embedline.pipelines.report import plots, tables
+from embedline.pipelines.report.metrics import metric_values
 from embedline.redaction import redacted
 
 logger = logging.getLogger(__name__)
@@ -19,15 +19,15 @@ MOST_CHANGES = 6  # of one run, named; the others are counted
 
 
 def collect(artifacts: Mapping[str, Any], origin: str | None = None) -> Json:
-    """Everything of one source that is stored.
+    """Collect the stored artifacts of one source.
 
     Args:
-        artifacts: by name (``metrics``, ``metrics_history``, ``…_plot``, those of :data:`.frames.
-            TABLES`, ``forecast``); None stands for one that is not there.
+        artifacts: by name (``metrics``, ``metrics_history``, ``…_plot``, those of :data:`.tables.
+            TABLES`, ``forecast``); None for a missing one.
         origin: where the raw data come from, as the parameters say; ``generated`` for the project's own generator.
 
     Returns:
-        ``origin``, ``metrics`` (null without), ``past`` (a row a version, oldest first), ``figures`` and
+        ``origin``, ``metrics`` (null without), ``past`` (a row a version, oldest first), ``plots`` and
         ``tables`` in the order of the page.
 
     Raises:
@@ -36,14 +36,14 @@ def collect(artifacts: Mapping[str, Any], origin: str | None = None) -> Json:
     stored = {name: artifact for name, artifact in artifacts.items() if artifact is not None}
     names = plots.in_order([name for name in stored if name.endswith("_plot")])
     shown = [plots.prepare(_as_json(stored[name]), name) for name in names]
-    if "forecast" in stored and (days := frames.daily(stored["forecast"])):
+    if "forecast" in stored and (days := tables.daily(stored["forecast"])):
         shown.insert(0, plots.forecast(*days))
     section = {
         "origin": _shown_origin(origin),
         "metrics": stored.get("metrics"),
         "past": [_past(version) for version in stored.get("metrics_history", [])],
-        "figures": shown,
-        "tables": [make(stored[name]) for name, make in frames.TABLES.items() if name in stored],
+        "plots": shown,
+        "tables": [make(stored[name]) for name, make in tables.TABLES.items() if name in stored],
     }
     logger.info("%d of %d artifacts are stored", len(stored), len(artifacts))
     return section
@@ -51,16 +51,16 @@ def collect(artifacts: Mapping[str, Any], origin: str | None = None) -> Json:
 
 def is_empty(section: Json) -> bool:
     """Whether nothing of the source is stored."""
-    return not any(section[name] for name in ("metrics", "figures", "tables"))
+    return not any(section[name] for name in ("metrics", "plots", "tables"))
 
 
-def _as_json(figure: Any) -> Any:
+def _as_json(plot: Any) -> Any:
     """A Plotly figure as its JSON; anything else as it is, for :func:`plots.prepare` to refuse."""
-    return json.loads(figure.to_json()) if hasattr(figure, "to_json") else figure
+    return json.loads(plot.to_json()) if hasattr(plot, "to_json") else plot
 
 
 def _shown_origin(origin: str | None) -> str | None:
-    """An address without its secrets; of a path the last part, since a report goes to others."""
+    """An address without its secrets, or the last component of a path: reports are shared with others."""
     return redacted(origin) if origin is None or "://" in origin else PurePath(origin).name
 
 
@@ -68,13 +68,13 @@ def _past(version: Mapping[str, Any]) -> Json:
     changes = version["changes"]
     if changes is not None:
         changes = _in_short(redacted(changes))
-    return {"version": version["version"], "metrics": _merits(version["metrics"]), "changes": changes}
+    return {"version": version["version"], "metrics": _known_values(version["metrics"]), "changes": changes}
 
 
-def _merits(metrics: Mapping[str, Any]) -> Json:
-    """The figures of merit alone, in the places where the metrics file has them."""
-    inner = {name: _merits(value) for name, value in metrics.items() if isinstance(value, Mapping)}
-    return figures_of(metrics) | {name: value for name, value in inner.items() if value}
+def _known_values(metrics: Mapping[str, Any]) -> Json:
+    """The known metrics alone, nested as in the metrics file."""
+    inner = {name: _known_values(value) for name, value in metrics.items() if isinstance(value, Mapping)}
+    return metric_values(metrics) | {name: value for name, value in inner.items() if value}
 
 
 def _in_short(changes: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Features of the opening calendar that the notebook does not have: neighbouring days, weeks, long closures.
 
-All of them are known ahead: the calendar of the days to forecast is part of the data. They are what closes the gap from
-the notebook's columns to the project's figures; the experiments in the README have their measured worth.
+All are known in advance, since the data include the calendar of the days to forecast. They make the difference between
+the error with the notebook's columns and the error of this project; the README lists the experiments.
 """
 
 import math
@@ -10,17 +10,16 @@ import narwhals as nw
 from narwhals.typing import FrameT
 
 from embedline.frames.dates import day_number_of
-from embedline.frames.elapsed import days_from_next
-from embedline.frames.neighbours import add_neighbours, day_of_run
+from embedline.frames.windows import add_neighbours, day_of_run, days_from_next
 
 LONG_CLOSURE = 5  # days; shorter gaps are weekends and holidays, longer ones refurbishments
 GAP_CAP = 8  # days: a gap around a row counts as this long at most
-SHORT_MEMORY = 25  # days around a long closure that are told apart one by one
-LONG_MEMORY = 120  # days for which the length of the last long closure is carried along
+SHORT_MEMORY = 25  # days around a long closure that are counted one by one
+LONG_MEMORY = 120  # days for which the length of the last long closure is kept
 REOPENING_SCALE, CLOSING_SCALE = 40.0, 15.0  # days over which the effect of a long closure fades
 EVENT_CAPS = {"Promo": 20, "SchoolHoliday": 40, "StateHoliday": 30}  # days: farther ones count as this far
 MONTH_END_CAP = 10  # days
-EARLIEST_YEAR = 1990  # as in the notebook: earlier starts, 1900 for "not known" among them, are none
+EARLIEST_YEAR = 1990  # as in the notebook: earlier starts, 1900 for "not known" included, count as never
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 _NEIGHBOURS = {
@@ -34,7 +33,7 @@ _LENGTHS = 4096  # longest closure, days, that shares an integer with its last d
 def add_open_days(rows: FrameT) -> FrameT:
     """Add OpenDaysInWeek, the days from Monday to Sunday on which the row's store is open, from Store, DayNumber, Open.
 
-    Its windows are the only ones by store and week: taken first, on few columns, Spark need not move all others for it.
+    These are the only windows by store and week: computed first, on few columns, they save Spark a shuffle of the rest.
     """
     week = nw.col("Store").cast(nw.Int64) * 65_536 + (nw.col("DayNumber") + 3) // 7
     rows = rows.with_columns(_store_week=week)
@@ -42,8 +41,8 @@ def add_open_days(rows: FrameT) -> FrameT:
     return rows.drop("_store_week")
 
 
-def add_openings(rows: FrameT) -> FrameT:
-    """Neighbouring days, the day of a promotion, and distances to long closures, on all rows.
+def add_calendar_features(rows: FrameT) -> FrameT:
+    """Add features of neighbouring days, promotions and long closures to all rows.
 
     Parameters
     ----------
@@ -63,7 +62,7 @@ def add_openings(rows: FrameT) -> FrameT:
     closes = is_open & (nw.col("ClosedAfter") >= LONG_CLOSURE)
     promotion = nw.col("Promo") == 1
     starts = promotion & (nw.col("PromoYesterday").fill_null(0) == 0)
-    # The day and the length of the last long closure travel in one integer: one window for both.
+    # One integer holds the day and the length of the last long closure: one window for both.
     reopening = nw.col("DayNumber").cast(nw.Int32) * _LENGTHS + nw.col("ClosedBefore").fill_null(0).cast(nw.Int32)
     rows = rows.with_columns(
         PromoDay=day_of_run(starts, promotion, day="DayNumber", group="Store"),
@@ -81,7 +80,7 @@ def add_openings(rows: FrameT) -> FrameT:
         _length=(nw.col("_reopening") % _LENGTHS).cast(nw.Float32),
     )
     since, until, length = nw.col("_since"), nw.col("_until"), nw.col("_length")
-    # Functions of real numbers are taken in double precision, as Spark does anyway: engines then agree to the last bit.
+    # Logarithms and powers in double precision, as Spark computes them: dataframe backends then agree to the last bit.
     exact_since, exact_until, exact_length = (column.cast(nw.Float64) for column in (since, until, length))
     rows = rows.with_columns(
         DaysSinceReopening=nw.when(since <= SHORT_MEMORY).then(since),
@@ -102,18 +101,18 @@ def _capped(gap: str) -> nw.Expr:
 
 
 def promo2_months(interval: nw.Expr) -> nw.Expr:
-    """The months in which a store's second promotion starts anew, such as ``Jan,Apr,Jul,Oct``, as a bit each, Int16."""
+    """Months in which the second promotion of a store restarts, such as ``Jan,Apr,Jul,Oct``, one bit each, Int16."""
     bits = nw.lit(0)
     for bit, month in enumerate(MONTHS):
         bits = bits + interval.str.contains(month).fill_null(False).cast(nw.Int16) * 2**bit
     return bits.cast(nw.Int16)
 
 
-def day_features() -> dict[str, nw.Expr]:
-    """What a date says by itself, from DayNumber, Year and Month.
+def date_features() -> dict[str, nw.Expr]:
+    """Features of the date alone, from DayNumber, Year and Month.
 
-    DaysLeftInMonth (capped), SeasonSin1 … SeasonCos2 (the time of the year), and MonthBit, which picks a month's bit
-    out of :func:`promo2_months`.
+    DaysLeftInMonth (capped), SeasonSin1 … SeasonCos2 (the time of the year), and MonthBit, the bit of the month in
+    :func:`promo2_months`.
     """
     month, day = nw.col("Month").cast(nw.Int32), nw.col("DayNumber")
     bit = nw.lit(1)
@@ -132,13 +131,13 @@ def day_features() -> dict[str, nw.Expr]:
     }
 
 
-def outlook() -> dict[str, nw.Expr]:
-    """Features that a row of the joined tables and the calendar gives by itself.
+def row_features() -> dict[str, nw.Expr]:
+    """Features of a single row of the joined tables and the calendar, without a window over other rows.
 
-    Promo2Active (a month in which the second promotion starts anew), CompetitionSince (half years since the competitor
-    opened, -3 to 3, -2 where not known), and the capped distances to the events, DaysSince… and DaysUntil…: an event
-    that never came, or that the known calendar has no more of, is as far as the cap. The calendar of a forecast ends
-    soon after it, so that "none known" is rare in training and common in the forecast.
+    Promo2Active (1 in a month in which the second promotion restarts), CompetitionSince (half years since the
+    competitor opened, -3 to 3, -2 if not known), and the capped distances to the events, DaysSince… and DaysUntil…. An
+    event before or after the known calendar counts as far as the cap: the calendar ends soon after the days to
+    forecast, so that a missing value would be rare in training and common in the forecast.
     """
     day = nw.col("DayNumber")
     running = (nw.col("Promo2SinceYear") >= EARLIEST_YEAR) & (day >= nw.col("Promo2Day"))

@@ -1,33 +1,42 @@
-"""From the seven Rossmann files to one table: a row a store and day, sorted by store and date.
+"""From the seven Rossmann files to one table, a row a store and day, sorted by store and date; the service.
 
-The features are those of fast.ai's lesson-3 notebook; what differs is marked DIFF(fastai). Nothing is fitted here:
-windows cross the border between train and test, statistics are for the learner to take, on training rows only.
+The features are those of fast.ai's lesson-3 notebook; differences are marked DIFF(fastai). Nothing is fitted here: the
+windows use training and test rows, and the learner fits its statistics on training rows only.
 """
 
 from typing import Any
 
 import narwhals as nw
+import polars as pl
 
 from embedline.errors import DataError
-from embedline.frames.dates import add_date_parts, day_number, day_number_of, monday_of_week
-from embedline.frames.durations import months_open, weeks_running
-from embedline.frames.elapsed import add_gaps, days_from_next, days_since
+from embedline.frames.dates import (
+    add_date_parts,
+    day_number,
+    day_number_of,
+    monday_of_week,
+    months_open,
+    weeks_running,
+)
 from embedline.frames.joins import describe_key, join_sorted, lookup, require_unique, sorted_by
-from embedline.frames.rolling import add_window_sums
 from embedline.frames.types import as_categories, typed
+from embedline.frames.windows import add_gaps, add_window_sums, days_from_next, days_since
 from embedline.pipelines.rossmann import schemas
 from embedline.pipelines.rossmann.calendar_features import (
+    add_calendar_features,
     add_open_days,
-    add_openings,
-    day_features,
-    outlook,
+    date_features,
     promo2_months,
+    row_features,
 )
 from embedline.pipelines.rossmann.options import FeatureOptions
+from embedline.pipelines.tabular.columns import TEST, Columns, Split, assign_splits
 from embedline.sources.rossmann_generator import GeneratorOptions
 from embedline.sources.rossmann_tables import acquire_tables
 
-Frame = Any  # a frame of Polars, pandas, PySpark or another that Narwhals knows; out comes the kind that went in
+Frame = Any  # a frame of Polars, pandas, PySpark or another Narwhals backend; nodes return the kind they are given
+Bundle = Any  # embedline.training.model_file.ModelBundle
+Service = Any  # embedline.serving.service.Service
 
 EVENTS = ("SchoolHoliday", "StateHoliday", "Promo")
 SHARED_STATE = {"NI": "HB,NI"}  # trends know Lower Saxony alone; the stores' states join it with Bremen
@@ -96,16 +105,16 @@ def type_stores(store: Frame, store_states: Frame, state_names: Frame) -> Frame:
 
 
 def type_weather(weather: Frame, state_names: Frame) -> Frame:
-    """Type weather.csv and name its states: State, Date, every measurement, and what the date says by itself.
+    """Type weather.csv and name its states: State, Date, every measurement, and features of the date.
 
-    That is DayNumber, Year, Month, Week and Day, and :func:`day_features`: here they are computed once a state and day.
+    These are DayNumber, Year, Month, Week, Day and :func:`date_features`: here they are computed once a state and day.
     """
     days = typed(nw.from_native(weather), schemas.WEATHER, file="weather.csv")
     names = typed(nw.from_native(state_names), schemas.STATE_NAMES, file="state_names.csv")
     names = names.select(nw.col("StateName").alias("file"), "State")
     days = lookup(days, names, ["file"], name="weather.csv", table_name="state_names.csv").drop("file")
     require_unique(days, ["State", "Date"], name="weather.csv")
-    days = add_date_parts(days.with_columns(DayNumber=day_number(nw.col("Date")))).with_columns(**day_features())
+    days = add_date_parts(days.with_columns(DayNumber=day_number(nw.col("Date")))).with_columns(**date_features())
     return as_categories(days, ["State", "Events"]).to_native()
 
 
@@ -147,7 +156,7 @@ def join_tables(sales: Frame, stores: Frame, weather: Frame, trends: Frame, feat
     DataError
         when a store or the weather and trend of a day are not known.
     """
-    date_parts = ("DayNumber", "Year", "Month", "Week", "Day", *day_features())
+    date_parts = ("DayNumber", "Year", "Month", "Week", "Day", *date_features())
     days = nw.from_native(weather).select("State", "Date", *date_parts, *features.weather)
     days = days.join(nw.from_native(trends), on=["State", "DayNumber"], how="inner").drop("DayNumber")
     rows = nw.from_native(sales).drop("Customers")
@@ -157,14 +166,14 @@ def join_tables(sales: Frame, stores: Frame, weather: Frame, trends: Frame, feat
 
 
 def build_calendar(sales: Frame, features: FeatureOptions) -> Frame:
-    """Days since and until each store's events, and how many come around, on all rows, closed days too.
+    """Days since and until the events of each store, and counts of the events around, on all rows, closed days too.
 
     Returns
     -------
     StoreDay and, for each of SchoolHoliday, StateHoliday and Promo, After… (days since), Before… (days until, counted
     downwards to 0), …_bw and …_fw (rows with the event among the last and the next ``features.window``, this one
-    included); ClosedBefore and ClosedAfter, the days without an opening just before and after the date; and the
-    features of :func:`add_open_days` and :func:`add_openings`.
+    included); ClosedBefore and ClosedAfter, the days that the store is closed just before and after the date;
+    and the features of :func:`add_open_days` and :func:`add_calendar_features`.
     """
     flags = nw.from_native(sales).select(_KEY, "Store", "DayNumber", "Open", *EVENTS)
     flags = add_open_days(flags.with_columns(nw.col(*EVENTS).cast(nw.Int8)))
@@ -177,14 +186,14 @@ def build_calendar(sales: Frame, features: FeatureOptions) -> Frame:
     calendar = add_window_sums(calendar, EVENTS, window=features.window, order="DayNumber", group="Store")
     is_open = nw.col("Open") == 1
     calendar = add_gaps(calendar, is_open, day="DayNumber", group="Store", before="ClosedBefore", after="ClosedAfter")
-    return add_openings(calendar).drop("Store", "DayNumber", "Open", *EVENTS).to_native()
+    return add_calendar_features(calendar).drop("Store", "DayNumber", "Open", *EVENTS).to_native()
 
 
 def build_table(joined: Frame, calendar: Frame, features: FeatureOptions) -> Frame:
     """The canonical frame: labelled rows with sales (Sales ≠ 0) and all test rows, with every feature.
 
-    Adds to the joined rows and the calendar CompetitionMonthsOpen and Promo2Weeks, both capped, Days, the days since
-    the first date of all, and the features of :func:`outlook`.
+    It has the columns of the joined rows and of the calendar, CompetitionMonthsOpen and Promo2Weeks (both capped), Days
+    (since the first date in the data) and the :func:`row_features`.
     """
     rows = nw.from_native(joined)
     first = rows.select(nw.col("DayNumber").min()).lazy().collect().item()  # no window: that is one task on Spark
@@ -205,7 +214,7 @@ def build_table(joined: Frame, calendar: Frame, features: FeatureOptions) -> Fra
         ),
     )
     working = (_KEY, "DayNumber", "CompetitionOpenDay", "Promo2Day", "Promo2Months", "MonthBit")
-    return sorted_by(rows.with_columns(**outlook()), _KEY).drop(*working).to_native()
+    return sorted_by(rows.with_columns(**row_features()), _KEY).drop(*working).to_native()
 
 
 def make_submission(table: Frame, forecast: Frame) -> Frame:
@@ -230,7 +239,31 @@ def make_submission(table: Frame, forecast: Frame) -> Frame:
     return joined.select(nw.col("Id").cast(nw.Int64), sales).sort("Id").to_native()
 
 
-def _require_one_row_a_day(rows: nw.DataFrame[Any], parts: dict[str, nw.DataFrame[Any]]) -> None:
+def pack_service(
+    model: Bundle,
+    encoded: Frame,
+    sales: Frame,
+    stores: Frame,
+    weather: Frame,
+    trends: Frame,
+    features: FeatureOptions,
+) -> Service:
+    """The model as a service for rows as in test.csv, with the calendar, the stores, the weather and the trends."""
+    from embedline.pipelines.rossmann.service import pack
+
+    typed = {"sales": _polars(sales), "stores": _polars(stores), "weather": _polars(weather), "trends": _polars(trends)}
+    return pack(model, _polars(encoded), **typed, features=features)
+
+
+def hold_out(table: Frame, columns: Columns, split: Split) -> pl.DataFrame:
+    """The rows that the split holds out, as test.csv would have them, and ``actual``, their sales."""
+    rows = assign_splits(nw.from_native(_polars(table)), columns, split).filter(nw.col("split") == TEST).to_native()
+    days = rows.with_columns(StateHoliday=pl.col("HolidayKind").cast(pl.String), Date=pl.col("Date").cast(pl.String))
+    day = ("Store", "DayOfWeek", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
+    return days.select(*day, actual=pl.col("Sales")).sort("Store", "Date")  # whatever engine: the same fingerprint
+
+
+def _require_one_row_a_day(rows: nw.DataFrame[Any], files: dict[str, nw.DataFrame[Any]]) -> None:
     day = nw.col("DayNumber")
     facts = rows.select(
         nw.len().alias("rows"), nw.col(_KEY).n_unique(), day.min().alias("first"), day.max().alias("last")
@@ -239,11 +272,16 @@ def _require_one_row_a_day(rows: nw.DataFrame[Any], parts: dict[str, nw.DataFram
     if first < 0 or last >= _DAYS_A_STORE:
         raise DataError(f"{_SALES}: dates have to lie between 1970-01-01 and 2149-06-06")
     if n_keys < n_rows:
-        for name, part in parts.items():
-            require_unique(part, ["Store", "Date"], name=name)
+        for name, frame in files.items():
+            require_unique(frame, ["Store", "Date"], name=name)
 
 
 def _require_seven_days(weeks: nw.DataFrame[Any]) -> None:
     odd = weeks.filter(nw.col("last") - nw.col("first") != 6).select("file", "week").head(1).lazy().collect()
     if rows := odd.rows(named=True):
         raise DataError(f"googletrend.csv: {describe_key(rows[0])} is not a week of seven days")
+
+
+def _polars(frame: Frame) -> pl.DataFrame:
+    native: pl.DataFrame = nw.from_native(frame).lazy().collect(backend="polars").to_native()
+    return native

@@ -1,4 +1,4 @@
-"""What the network has to beat: group means and gradient-boosted trees on the same columns."""
+"""Baselines of the network: group means, and gradient-boosted trees on the same columns."""
 
 import time
 from typing import Any
@@ -16,18 +16,21 @@ from embedline.pipelines.tabular.targets import ClassTarget, Target, class_codes
 VALUE = "_mean"
 
 
-def group_mean_predictions(parts: nw.DataFrame[Any], target: Target, group_by: tuple[str, ...]) -> NDArray[np.float64]:
-    """Predict each evaluated row by the training mean of its group, or by the shares of the classes in it.
+def group_mean_predictions(table: nw.DataFrame[Any], target: Target, group_by: tuple[str, ...]) -> NDArray[np.float64]:
+    """Predict each test row by the training mean of its group, or by the shares of the classes in the group.
 
-    A group that training never saw falls back on its parent: the same columns without the last one, down to the
-    overall mean (no columns at all).
+    A group without training rows takes the value of its parent: the group without the last column, down to the overall
+    mean.
+
+    Args:
+        table: rows with the column ``split``.
 
     Returns:
-        Float64 [rows of ``evaluate``], or [rows of ``evaluate``, C] of a target with C classes.
+        Float64 [test rows], or [test rows, C] for a target with C classes.
     """
-    require_columns(parts, group_by, what="the table", key="baselines.group_by")
-    train = parts.filter(nw.col("split") == TRAIN)
-    rows = parts.filter(nw.col("split") == TEST)
+    require_columns(table, group_by, what="the table", key="baselines.group_by")
+    train = table.filter(nw.col("split") == TRAIN)
+    rows = table.filter(nw.col("split") == TEST)
     if isinstance(target, ClassTarget):
         codes = class_codes(train, target)
         values = [(codes == k).astype(np.float64) for k in range(target.width)]
@@ -53,39 +56,41 @@ def group_mean_predictions(parts: nw.DataFrame[Any], target: Target, group_by: t
 def tree_predictions(
     encoded: nw.DataFrame[Any], encoder: Encoder, options: TreeOptions
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
-    """Fit LightGBM on the encoded training rows, a booster for each target, and predict the evaluated ones.
+    """Fit LightGBM on the encoded training rows, a booster for each target, and predict the test rows.
 
-    It sees the same columns as the network: codes as categories, values as numbers, the transformed target.
+    LightGBM reads the same columns as the network: codes as categories, values as numbers, the transformed target.
 
     Returns:
-        The prediction of each target by its column, float64 [rows of ``evaluate``] in the target's units or
-        probabilities [rows of ``evaluate``, C], and ``seconds`` and ``train_rows`` of the fits.
+        The prediction of each target by its column, float64 [test rows] in the units of the target or probabilities
+        [test rows, C], and ``seconds`` and ``train_rows`` of the fits.
     """
     train = to_arrays(subset(encoded, TRAIN), encoder)
     rows = to_arrays(subset(encoded, TEST), encoder)
     *_, labels = train.labelled(encoder)
-    known, asked = (
+    train_inputs, test_inputs = (
         np.hstack([arrays.codes.numpy().astype(np.float32), arrays.continuous.numpy()]) for arrays in (train, rows)
     )
     several = labels.reshape(len(labels), -1).numpy()
     started = time.perf_counter()
     predicted = {
-        target.column: _boosted(known, several[:, k], asked, target, options, n_codes=train.codes.shape[1])
+        target.column: _boosted_trees(
+            train_inputs, several[:, k], test_inputs, target, options, n_codes=train.codes.shape[1]
+        )
         for k, target in enumerate(encoder.targets)
     }
     return predicted, {"seconds": time.perf_counter() - started, "train_rows": len(labels)}
 
 
-def _boosted(
-    known: NDArray[np.float32],
+def _boosted_trees(
+    train_inputs: NDArray[np.float32],
     labels: NDArray[Any],
-    asked: NDArray[np.float32],
+    test_inputs: NDArray[np.float32],
     target: Target,
     options: TreeOptions,
     *,
     n_codes: int,
 ) -> NDArray[np.float64]:
-    """Fit one booster on ``known`` rows, whose first ``n_codes`` columns are categories, and predict ``asked``."""
+    """Fit one booster, whose first ``n_codes`` inputs are categories, and predict the rows ``test_inputs``."""
     import lightgbm
 
     classes = target.width if isinstance(target, ClassTarget) else 0
@@ -94,10 +99,10 @@ def _boosted(
         objective["num_class"] = classes
     booster = lightgbm.train(
         {**objective, "verbosity": -1, "deterministic": True, **options.model_dump(exclude={"n_estimators"})},
-        lightgbm.Dataset(known, labels, categorical_feature=list(range(n_codes)), free_raw_data=True),
+        lightgbm.Dataset(train_inputs, labels, categorical_feature=list(range(n_codes)), free_raw_data=True),
         num_boost_round=options.n_estimators,
     )
-    outputs = np.asarray(booster.predict(asked), dtype=np.float64)
+    outputs = np.asarray(booster.predict(test_inputs), dtype=np.float64)
     if not isinstance(target, ClassTarget):
         return invert_target(outputs, target)
     return np.stack([1.0 - outputs, outputs], axis=1) if classes == 2 else outputs

@@ -1,4 +1,4 @@
-"""What a table's columns are for, and which rows train and which are evaluated."""
+"""The roles of a table's columns, its check, and its split into training rows and held-out rows."""
 
 import difflib
 import functools
@@ -14,26 +14,36 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.categories import boxed_booleans
+from embedline.frames.checks import (
+    DATE_HINT,
+    first_row,
+    is_number,
+    open_frame,
+    require_exact,
+    require_finite,
+    require_numeric,
+    settle_objects,
+    short,
+)
+from embedline.pipelines.tabular.options import ClassName, EncodingOptions
 
 TRAIN, TEST, PREDICT = "train", "test", "predict"
 SPLIT_COLUMN = "split"  # column of the encoded frame that holds one of these
-
-
-Name = bool | int | str  # of a class: YAML reads that of a number or of yes and no as such
+FEW_NUMBERS = 10  # a target with at most so many distinct whole numbers may hold classes
+CONTINUOUS_HINT = "take it out of columns.continuous, or list it in columns.categorical"
 
 
 class Columns(BaseModel):
-    """Roles of the columns of a canonical table; which variable is categorical is the user's decision.
+    """Roles of the columns of a canonical table. The user decides which variable is categorical.
 
     Attributes:
-        target: what is predicted: one column, or a list of columns that one network predicts together. A column of
-            strings, categories or booleans holds classes; one of numbers is a quantity, unless ``classes`` names it.
+        target: the column to predict, or a list of columns that one network predicts together. Strings, categories and
+            booleans are classes; numbers are a quantity, unless ``classes`` names the column.
         classes: targets whose numbers are classes.
-        positive: of a target with two classes the one that F1, ROC-AUC and average precision are of, the last in order
-            unless given; with several targets ``{target: class}``.
-        id: columns that identify a row; they travel along unencoded.
-        time: column with the row's date or time; it travels along and orders the forecast's plot.
+        positive: the class that F1, ROC-AUC and average precision are computed for, where a target has two classes;
+            by default the last in order. With several targets ``{target: class}``.
+        id: columns that identify a row; they are kept unencoded.
+        time: column with the date or time of a row; it is kept unencoded and orders the plot of the forecast.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,7 +52,7 @@ class Columns(BaseModel):
     continuous: tuple[str, ...] = ()
     target: str | tuple[str, ...]
     classes: tuple[str, ...] = ()
-    positive: Name | dict[str, Name] | None = None
+    positive: ClassName | dict[str, ClassName] | None = None
     id: tuple[str, ...] = ()
     time: str | None = None
 
@@ -65,7 +75,7 @@ class Columns(BaseModel):
         if isinstance(self.positive, dict) and (strange := sorted(set(self.positive) - set(self.targets))):
             raise ValueError(f"columns.positive names {strange}, which columns.target does not list")
         if SPLIT_COLUMN in (*inputs, *self.targets, *self.keys):
-            raise ValueError(f"columns lists {SPLIT_COLUMN!r}, the name under which the parts of the split are stored")
+            raise ValueError(f"columns lists {SPLIT_COLUMN!r}, the name of the column that holds the split")
         return self
 
     @property
@@ -85,12 +95,12 @@ class Columns(BaseModel):
 
 
 class Split(BaseModel):
-    """Which labelled rows are held out for evaluation.
+    """Which labelled rows are held out as the test split.
 
-    * ``window``: rows with ``start <= column <= end`` are evaluated; ``train: before`` trains strictly before the
-      window (a forecast), ``train: others`` on every other row (an interpolation).
-    * ``random``: a ``fraction`` of the rows, drawn with ``seed``; where the target has classes, of the rows of each
-      class. A class keeps one row to train on at least.
+    * ``window``: rows with ``start <= column <= end``; ``train: before`` trains strictly before the window (a
+      forecast), ``train: others`` on every other row (an interpolation).
+    * ``random``: a ``fraction`` of the rows, drawn with ``seed``; where the target has classes, a fraction of each
+      class. At least one row of a class stays in the training.
     * ``column``: rows whose ``column`` equals ``value``.
     * ``none``: nothing is held out: the final fit.
     """
@@ -118,7 +128,7 @@ class Split(BaseModel):
 
 
 def require_columns(frame: nw.DataFrame[Any], names: Sequence[str], *, what: str, key: str) -> None:
-    """Raise a DataError that names the columns of ``names`` that ``frame`` lacks, and the YAML ``key`` to mend."""
+    """Raise a DataError that names the missing columns among ``names``, and the YAML ``key`` that lists them."""
     missing = [name for name in names if name not in frame.columns]
     if missing:
         near = difflib.get_close_matches(missing[0], frame.columns, n=1)
@@ -130,13 +140,13 @@ def require_columns(frame: nw.DataFrame[Any], names: Sequence[str], *, what: str
 def require_roles(
     table: nw.DataFrame[Any], columns: Columns, others: Mapping[str, Sequence[str]]
 ) -> dict[str, Sequence[str]]:
-    """The columns that ``table`` must have, by the YAML key that names them.
+    """Require every column that has a role; return the columns by the YAML key that names them.
 
     Args:
         others: further columns by their key, such as ``{"split.column": ["Date"]}``.
 
     Raises:
-        DataError: naming the columns that it lacks, and the key.
+        DataError: naming the missing columns and the key.
     """
     roles: dict[str, Sequence[str]] = {
         "columns.categorical": columns.categorical,
@@ -151,42 +161,124 @@ def require_roles(
     return roles
 
 
-def assign_splits(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw.DataFrame[Any]:
-    """Add the column ``split``: ``train``, ``evaluate`` or, where a target is missing, ``predict``.
+def read_table(
+    data: Any, columns: Columns, split: Split, *, others: tuple[tuple[str, tuple[str, ...]], ...] = ()
+) -> nw.DataFrame[Any]:
+    """Open and check the loaded ``<source>.table``: an eager frame of pandas or Polars.
 
-    Rows of no part are dropped.
+    All nodes that read the table call this, so that each of them names a faulty column in the same words.
+
+    Args:
+        others: further columns that are read, by their YAML key, such as ``("baselines.group_by", ("District",))``.
 
     Raises:
-        DataError: if a column is missing or a part that the split promises is empty.
+        DataError: naming the column and, counted from 1, the row of the frame as it was loaded.
+    """
+    table = open_frame(data)
+    split_column = (split.column,) if split.column else ()
+    roles = require_roles(table, columns, {"split.column": split_column, **dict(others)})
+    table = settle_objects(table, (name for names in roles.values() for name in names))
+    for name in columns.continuous:
+        require_numeric(table.get_column(name), name, hint=CONTINUOUS_HINT)
+        require_finite(table.get_column(name), name)
+    for name in columns.targets:
+        require_finite(table.get_column(name), name)
+        if name not in columns.classes:
+            _require_consistent_target(table.get_column(name), name)
+    identifying = {
+        "columns.categorical": columns.categorical,
+        "columns.classes": columns.classes,
+        "columns.id": columns.id,
+    }
+    for key, names in {**identifying, **dict(others)}.items():
+        for name in names:
+            require_exact(table.get_column(name), name, key)
+    _check_dates(table, columns, split)
+    return table
+
+
+def _require_consistent_target(values: nw.Series[Any], name: str) -> None:
+    """Raise a DataError if a target is text because of a few values only: else each number would be a class."""
+    if values.dtype != nw.String:
+        return
+    distinct = values.drop_nulls().unique().to_list()
+    texts = {value for value in distinct if not is_number(value)}
+    if len(distinct) > FEW_NUMBERS and 0 < len(texts) < len(distinct) / 2:
+        row = next(row for row, value in enumerate(values.to_list(), start=1) if value in texts)
+        raise DataError(
+            f"target {name!r} is text, and most of its {len(distinct):,} different values are numbers, but row {row} "
+            f"holds {short(values[row - 1])}: correct it, or set columns.classes: [{name}] if they are classes"
+        )
+
+
+def require_logarithms(table: nw.DataFrame[Any], columns: Columns, encoding: EncodingOptions) -> None:
+    """Raise a DataError that names the first row without a logarithm of the target, where it is learned as one."""
+    for name in columns.targets:
+        values = table.get_column(name)
+        if encoding.transform_of(name) != "log" or not values.dtype.is_numeric():
+            continue
+        if (row := first_row(values <= 0)) is not None:
+            raise DataError(
+                f"target {name!r} has the value {values[row - 1]} at row {row}, which has no logarithm: drop such rows "
+                "or set encoding.target_transform to 'none'"
+            )
+
+
+def _check_dates(table: nw.DataFrame[Any], columns: Columns, split: Split) -> None:
+    """Raise a DataError if dates are text, or a row lacks the date that splits it."""
+    if split.kind == "window":
+        name = str(split.column)
+        values = table.get_column(name)
+        if values.dtype == nw.String:
+            hint = DATE_HINT.format(name=name)
+            raise DataError(f"split.column {name!r} has the type String; a window needs dates: {hint}")
+        if (row := first_row(values.is_null())) is not None:
+            count = values.null_count()
+            raise DataError(
+                f"column {name!r} (split.column) has no date in {count:,} row(s), first in row {row}: a window cannot "
+                "place them. Fill them in, or take these rows out"
+            )
+    if columns.time and table.schema[columns.time] == nw.String:
+        hint = DATE_HINT.format(name=columns.time)
+        raise DataError(f"column {columns.time!r} (columns.time) holds text, not dates or times: {hint}")
+
+
+def assign_splits(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw.DataFrame[Any]:
+    """Add the column ``split``: ``train``, ``test`` or, where a target is missing, ``predict``.
+
+    Rows in none of them are dropped, such as those after a window with ``train: before``.
+
+    Raises:
+        DataError: if a column is missing or a split that the settings ask for is empty.
     """
     require_columns(table, columns.targets, what="the table", key="columns.target")
     require_columns(table, [split.column] if split.column else [], what="the table", key="split.column")
     labelled = functools.reduce(operator.and_, (present(table, name) for name in columns.targets))
     _check_type(table, split)
-    own = nw.generate_temporary_column_name(8, table.columns)
+    flag = nw.generate_temporary_column_name(8, table.columns)
     if split.kind == "none":
         held_out, used = nw.lit(False), nw.lit(True)
     elif split.kind == "window":
-        table = table.with_columns(_local_times(table, str(split.column)).alias(own))
-        when = nw.col(own).cast(nw.Date)
+        table = table.with_columns(_local_times(table, str(split.column)).alias(flag))
+        when = nw.col(flag).cast(nw.Date)
         held_out = (when >= split.start) & (when <= split.end)
         used = (when <= split.end) if split.train == "before" else nw.lit(True)
     elif split.kind == "column":
         held_out, used = nw.col(str(split.column)) == split.value, nw.lit(True)
     else:
-        table = table.with_columns(_random_flags(table, columns, split).alias(own))
-        held_out, used = nw.col(own), nw.lit(True)
-    part = (
+        table = table.with_columns(_random_flags(table, columns, split).alias(flag))
+        held_out, used = nw.col(flag), nw.lit(True)
+    name_of_split = (
         nw.when(~labelled)
         .then(nw.lit(PREDICT))
         .otherwise(nw.when(held_out).then(nw.lit(TEST)).otherwise(nw.lit(TRAIN)))
     )
-    parts = table.filter(~labelled | used).with_columns(part.alias(SPLIT_COLUMN))
-    counts = dict(parts.group_by(SPLIT_COLUMN).agg(nw.len().alias("rows")).rows())
+    rows = table.filter(~labelled | used).with_columns(name_of_split.alias(SPLIT_COLUMN))
+    counts = dict(rows.group_by(SPLIT_COLUMN).agg(nw.len().alias("rows")).rows())
     for name in (TRAIN, *([] if split.kind == "none" else [TEST])):
         if not counts.get(name):
             raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no labelled row to {name}")
-    return parts.drop(own, strict=False)
+    return rows.drop(flag, strict=False)
 
 
 def present(table: nw.DataFrame[Any], name: str) -> nw.Expr:
@@ -196,10 +288,10 @@ def present(table: nw.DataFrame[Any], name: str) -> nw.Expr:
 
 
 def _local_times(table: nw.DataFrame[Any], name: str) -> nw.Series[Any]:
-    """A column of times as the table shows them, without a time zone: their days are not those of UTC."""
+    """A column of times in local time, without the zone: their days may differ from those in UTC."""
     values = table.get_column(name)
     native = values.to_native()
-    # Of pandas by pandas itself: Narwhals does not know a zone with an underscore, such as America/New_York.
+    # By pandas itself: Narwhals does not know a zone with an underscore, such as America/New_York.
     if table.implementation.is_pandas_like() and getattr(getattr(native, "dt", None), "tz", None) is not None:
         return nw.from_native(native.dt.tz_localize(None), series_only=True)
     zoned = isinstance(values.dtype, nw.Datetime) and values.dtype.time_zone is not None
@@ -207,7 +299,7 @@ def _local_times(table: nw.DataFrame[Any], name: str) -> nw.Series[Any]:
 
 
 def _check_type(table: nw.DataFrame[Any], split: Split) -> None:
-    """Raise a DataError if the split's column does not hold what it is compared with."""
+    """Raise a DataError if the type of the split's column does not fit its settings."""
     dtype = table.schema[split.column] if split.column else None
     times = _local_times(table, str(split.column)).dtype if split.kind == "window" else None
     if split.kind == "window" and times not in (nw.Date, nw.Datetime, nw.Object):  # pandas has dates as objects
@@ -220,14 +312,21 @@ def _check_type(table: nw.DataFrame[Any], split: Split) -> None:
 
 
 def holds_classes(table: nw.DataFrame[Any], columns: Columns, target: str) -> bool:
-    """Whether a target has classes: by ``columns.classes`` or by its type."""
+    """Whether a target has classes, by ``columns.classes`` or by its type."""
     dtype = table.schema[target]
     named = dtype in (nw.String, nw.Categorical, nw.Enum, nw.Boolean) or isinstance(dtype, nw.Enum)
     return target in columns.classes or named or boxed_booleans(table, target)
 
 
+def boxed_booleans(table: nw.DataFrame[Any], name: str) -> bool:
+    """Whether a column holds Python booleans: pandas reads them from a CSV in which some are missing."""
+    if table.get_column(name).dtype != nw.Object:
+        return False
+    return all(isinstance(value, bool) for value in table.get_column(name).drop_nulls().unique().to_list())
+
+
 def _random_flags(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw.Series[Any]:
-    """Whether each row is held out: a share of all rows, or of each class of the first target that has classes."""
+    """Whether each row is held out: a fraction of all rows, or of each class of the first target with classes."""
     drawn = np.random.default_rng(split.seed).random(len(table))
     held_out = drawn < split.fraction
     known = table.select(functools.reduce(operator.and_, (present(table, name) for name in columns.targets)))
@@ -251,7 +350,7 @@ def _random_flags(table: nw.DataFrame[Any], columns: Columns, split: Split) -> n
 
 
 def _class_numbers(table: nw.DataFrame[Any], name: str) -> NDArray[np.int64]:
-    """The place of each value among the different ones of a column, as text, int64 [N], -1 where it is missing."""
+    """Number of each value among the sorted distinct values of a column, as text, int64 [N]; -1 if missing."""
     values = table.select(nw.when(present(table, name)).then(nw.col(name)).alias(name)).get_column(name).to_polars()
     texts = values.cast(pl.String)
     return texts.cast(pl.Enum(texts.drop_nulls().unique().sort())).to_physical().cast(pl.Int64).fill_null(-1).to_numpy()

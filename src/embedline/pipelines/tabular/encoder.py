@@ -1,5 +1,11 @@
-"""Fit and apply the encoding of a table: the ``proc_df`` of the lessons, with its state kept as an artifact."""
+"""Fit and apply the encoding of a table: the ``proc_df`` of the lessons, with its state kept as an artifact.
 
+Categories become codes, continuous variables are filled in and scaled, and means of the target by group
+(:class:`TargetMeans`) are added as inputs. Everything is fitted on the training rows alone.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import narwhals as nw
@@ -8,23 +14,219 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
-from embedline.frames.checks import require_finite
-from embedline.pipelines.tabular.categories import (
-    CategoryMap,
-    all_missing,
-    code_arrays,
-    codes_of,
-    fit_categories,
-    kind_of,
-)
-from embedline.pipelines.tabular.columns import SPLIT_COLUMN, Columns, require_columns, require_roles
+from embedline.frames.checks import as_float, require_finite
+from embedline.pipelines.tabular.columns import CONTINUOUS_HINT, SPLIT_COLUMN, Columns, require_columns, require_roles
 from embedline.pipelines.tabular.options import EncodingOptions
-from embedline.pipelines.tabular.scalers import Scale, as_float, fit_scale
-from embedline.pipelines.tabular.target_means import TargetMeans, fit_target_means
-from embedline.pipelines.tabular.targets import NumericTarget, Target, check_transforms, fit_target, stored_target
+from embedline.pipelines.tabular.targets import (
+    CategoryMap,
+    NumericTarget,
+    Target,
+    all_missing,
+    category_codes,
+    check_transforms,
+    fit_categories,
+    fit_target,
+    kind_of,
+    nonzero_std,
+    stored_target,
+)
 
 FLAG = "_na"  # suffix of the category that marks a filled-in continuous value
-MEND = "take it out of columns.continuous, or list it in columns.categorical"
+EPSILON = 1e-7  # added to the standard deviation that divides, as in the lessons
+LARGEST = float(np.finfo(np.float64).max)
+LARGEST_KEY = 2**63 - 1
+N_QUANTILES = 1000
+
+Codes = Mapping[str, NDArray[np.integer]]
+
+
+class Scaler(BaseModel):
+    """Fill value, limits, and mean and population standard deviation of a continuous variable on the training rows.
+
+    Attributes:
+        quantiles: of the training rows, for a variable that is scaled by its ranks; ``mean`` and ``std`` are then
+            those of the normal scores.
+        rows: number of training rows behind the quantiles.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fill: float
+    mean: float
+    std: float
+    limits: tuple[float, float] | None = None
+    quantiles: tuple[float, ...] | None = None
+    rows: int = 0
+
+    def complete(self, number: nw.Expr) -> nw.Expr:
+        """The variable with missing values filled in, clipped to its limits."""
+        limited = number.clip(*self.limits) if self.limits else number
+        return limited.fill_null(self.fill)
+
+    def standardise(self, table: nw.DataFrame[Any], number: nw.Expr, name: str) -> nw.Expr | nw.Series[Any]:
+        """Float32 inputs of the network, under ``name``, from the raw ``number`` of ``table``."""
+        if self.quantiles is None:
+            return ((self.complete(number) - self.mean) / (self.std + EPSILON)).cast(nw.Float32).alias(name)
+        values = table.select(self.complete(number).alias(name)).get_column(name).to_numpy()
+        scores = (normal_scores(values, self.quantiles, self.rows) - self.mean) / (self.std + EPSILON)
+        return nw.new_series(name, scores.astype(np.float32), nw.Float32, backend=table.implementation)
+
+
+def fit_scaler(values: nw.Series[Any], options: EncodingOptions) -> Scaler:
+    """Fit the scaler of a continuous variable on its Float64 values of the training rows."""
+    if values.null_count() == len(values):
+        raise DataError(
+            f"column {values.name!r} holds only missing values on the training rows: take it out of columns.continuous"
+        )
+    limits = options.limits.get(values.name)
+    if limits:  # a limit on one side has .inf on the other, which JSON does not have
+        limits = max(limits[0], -LARGEST), min(limits[1], LARGEST)
+    limited = values.clip(*limits) if limits else values
+    fill = options.fill.get(values.name, float(limited.median()))
+    filled = limited.fill_null(fill)
+    if options.scaling_of(values.name) == "standard":
+        mean = float(filled.mean())
+        return Scaler(fill=fill, mean=mean, std=nonzero_std(float(filled.std(ddof=0)), mean), limits=limits)
+    numbers = filled.to_numpy()
+    quantiles = fit_quantiles(numbers)
+    scores = normal_scores(numbers, quantiles, len(numbers))
+    mean = float(scores.mean())
+    std = nonzero_std(float(scores.std()), mean)
+    return Scaler(fill=fill, mean=mean, std=std, limits=limits, quantiles=quantiles, rows=len(numbers))
+
+
+def fit_quantiles(values: NDArray[np.float64]) -> tuple[float, ...]:
+    """At most :data:`N_QUANTILES` equally spaced quantiles, the minimum and the maximum among them, of float64 [N]."""
+    quantiles = np.quantile(values, np.linspace(0.0, 1.0, min(N_QUANTILES, len(values))))
+    return tuple(np.maximum.accumulate(quantiles).tolist())  # interpolating equal values may err by a rounding
+
+
+def normal_scores(values: NDArray[np.float64], quantiles: Sequence[float], n_rows: int) -> NDArray[np.float64]:
+    """Normal score of each value, float64 [N]: any distribution becomes a normal one, and outliers lose their weight.
+
+    The rank of a value is ``P(X < x) + P(X = x) / 2`` over the training rows; its score is the point of the standard
+    normal distribution with this rank. Scores rise with the values, and equal values have equal scores.
+
+    Ranks between the ``quantiles`` are interpolated, in both directions where several quantiles are equal, as in
+    scikit-learn's ``QuantileTransformer``. DIFF(scikit-learn): it sends the lowest and the highest value to ±5.2 even
+    where they make up most rows, as the zeros of a capital gain do. Here they have their rank, and ranks are clipped
+    half a row before 0 and 1.
+
+    Args:
+        values: float64 [N] without missing values.
+        quantiles: of :func:`fit_quantiles`.
+        n_rows: number of training rows behind the quantiles.
+    """
+    import torch  # here, since only this scaling needs it; NumPy has no inverse of the normal distribution
+
+    known, ranks = np.asarray(quantiles), np.linspace(0.0, 1.0, len(quantiles))
+    upwards = np.interp(values, known, ranks)  # the highest rank of equal quantiles
+    downwards = -np.interp(-values, -known[::-1], -ranks[::-1])  # the lowest one
+    margin = 0.5 / n_rows
+    clipped = np.clip((upwards + downwards) / 2.0, margin, 1.0 - margin)
+    return np.asarray(torch.special.ndtri(torch.from_numpy(clipped)).numpy())
+
+
+class GroupLevel(BaseModel):
+    """Shrunk means of the groups of ``columns``: ``keys`` are sorted, ``means`` in the transformed target's units."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    columns: tuple[str, ...]
+    keys: tuple[int, ...]
+    means: tuple[float, ...]
+
+
+class TargetMeans(BaseModel):
+    """Mean of the target by groups of categories, shrunk towards wider groups (Micci-Barreca 2001).
+
+    The value of a group is ``(sum + smoothing * parent) / (count + smoothing)``. The parent is the group without the
+    last column, down to the overall mean. A group without training rows takes the value of its parent.
+
+    Attributes:
+        sizes: number of codes of each column, row 0 for missing or unseen included.
+        levels: from the widest groups to the narrowest.
+        overall: mean of all training rows.
+        mean, std: standardise the result, as for any continuous input.
+        of: the target or class whose mean it is, where there are several.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sizes: dict[str, int]
+    levels: tuple[GroupLevel, ...]
+    overall: float
+    mean: float
+    std: float
+    of: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the narrowest groups."""
+        return self.levels[-1].columns
+
+    @property
+    def name(self) -> str:
+        """Name of the input: ``mean(Store, DayOfWeek)``, or ``mean(>50K; occupation)``."""
+        of = f"{self.of}; " if self.of else ""
+        return f"mean({of}{', '.join(self.columns)})"
+
+    def standardised(self, codes: Codes) -> NDArray[np.float32]:
+        """Value of each row as the network reads it, float32 [N]; ``codes`` as for :meth:`values`."""
+        return ((self.values(codes) - self.mean) / (self.std + EPSILON)).astype(np.float32)
+
+    def values(self, codes: Codes) -> NDArray[np.float64]:
+        """Value of each row, float64 [N], not standardised; ``codes`` has an integer array [N] for each column."""
+        n_rows = len(next(iter(codes.values())))
+        values = np.full(n_rows, self.overall)
+        for level in self.levels:
+            known, means = np.array(level.keys), np.array(level.means)
+            keys = _group_keys(codes, level.columns, self.sizes)
+            position = np.searchsorted(known, keys).clip(max=len(known) - 1)
+            values = np.where(known[position] == keys, means[position], values)
+        return values
+
+
+def fit_target_means(
+    codes: Codes,
+    sizes: Mapping[str, int],
+    columns: Sequence[str],
+    target: NDArray[np.floating],
+    smoothing: float,
+    of: str = "",
+) -> TargetMeans:
+    """Fit on training rows: ``codes`` are integers [N] below ``sizes``, ``target`` the transformed target [N].
+
+    Raises:
+        DataError: if the columns have more combinations than an integer key can tell apart.
+    """
+    if math.prod(sizes[name] for name in columns) > LARGEST_KEY:
+        raise DataError(f"encoding.target_means: {list(columns)} have more combinations than 64 bits hold")
+    parent = np.full(len(target), float(np.mean(target)))
+    levels = []
+    for depth in range(1, len(columns) + 1):
+        group = tuple(columns[:depth])
+        keys, first, rows = np.unique(_group_keys(codes, group, sizes), return_index=True, return_inverse=True)
+        counts = np.bincount(rows)
+        means = (np.bincount(rows, weights=target) + smoothing * parent[first]) / (counts + smoothing)
+        levels.append(GroupLevel(columns=group, keys=tuple(keys.tolist()), means=tuple(means.tolist())))
+        parent = means[rows]
+    return TargetMeans(
+        sizes={name: sizes[name] for name in columns},
+        levels=tuple(levels),
+        overall=float(np.mean(target)),
+        mean=float(parent.mean()),
+        std=nonzero_std(float(parent.std()), float(parent.mean())),
+        of=of,
+    )
+
+
+def _group_keys(codes: Codes, columns: Sequence[str], sizes: Mapping[str, int]) -> NDArray[np.int64]:
+    """One integer for each combination of codes, by mixed radix."""
+    keys = np.zeros(len(codes[columns[0]]), dtype=np.int64)
+    for name in columns:
+        keys = keys * sizes[name] + codes[name]
+    return keys
 
 
 class Encoder(BaseModel):
@@ -33,7 +235,7 @@ class Encoder(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     categorical: dict[str, CategoryMap]
-    continuous: dict[str, Scale]
+    continuous: dict[str, Scaler]
     flags: tuple[str, ...]
     keys: tuple[str, ...]
     targets: tuple[Target, ...]
@@ -57,7 +259,7 @@ class Encoder(BaseModel):
 
 
 def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOptions) -> Encoder:
-    """Learn levels, medians, scales, and the targets' scales or classes from ``table``: training rows only.
+    """Fit the categories, scalers, targets and target means on ``table``: training rows only.
 
     Args:
         table: labelled training rows; every column of ``columns``.
@@ -70,10 +272,10 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
     _check_columns(table, columns, grouped)
     _check_names(options, columns)
     categorical = {name: fit_categories(table, name) for name in columns.categorical}
-    numbers = table.select(*(as_float(table, name, mend=MEND) for name in columns.continuous))
+    numbers = table.select(*(as_float(table, name, hint=CONTINUOUS_HINT) for name in columns.continuous))
     for name in columns.continuous:
         require_finite(numbers.get_column(name), name)
-    scales = {name: fit_scale(numbers.get_column(name), options) for name in columns.continuous}
+    scalers = {name: fit_scaler(numbers.get_column(name), options) for name in columns.continuous}
     flags = tuple(
         name for name in columns.continuous if numbers.get_column(name).null_count() > 0 and name not in options.fill
     )
@@ -84,10 +286,10 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
     groups = {
         name: categorical.get(name) or fit_categories(table, name, key="encoding.target_means") for name in grouped
     }
-    codes, sizes = code_arrays(table, groups), {name: levels.size for name, levels in groups.items()}
+    codes, sizes = _code_arrays(table, groups), {name: levels.size for name, levels in groups.items()}
     return Encoder(
         categorical=categorical,
-        continuous=scales,
+        continuous=scalers,
         flags=flags,
         keys=columns.keys,
         targets=targets,
@@ -121,12 +323,12 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
     stored = {target.stored: stored_target(table, target) for target in targets}
     keys = [nw.col(name) for name in (*encoder.keys, SPLIT_COLUMN) if name in table.columns and name not in stored]
     # A key may be an input too (Store is an id and a variable): its codes go to a column of their own name below.
-    codes = [codes_of(table, name, levels).alias(code_name(name)) for name, levels in encoder.categorical.items()]
-    numbers = {name: as_float(table, name, mend=MEND) for name in encoder.continuous}
+    codes = [category_codes(table, name, levels).alias(code_name(name)) for name, levels in encoder.categorical.items()]
+    numbers = {name: as_float(table, name, hint=CONTINUOUS_HINT) for name in encoder.continuous}
     marks = [(numbers[name].is_null().cast(nw.Int32) + 1).alias(code_name(name + FLAG)) for name in encoder.flags]
-    scaled = [scale.standardise(table, numbers[name], value_name(name)) for name, scale in encoder.continuous.items()]
+    scaled = [scaler.standardise(table, numbers[name], value_name(name)) for name, scaler in encoder.continuous.items()]
     encoded = table.select(*keys, *stored.values(), *codes, *marks, *scaled)
-    grouped = code_arrays(table, encoder.groups)
+    grouped = _code_arrays(table, encoder.groups)
     return encoded.with_columns(
         nw.new_series(value_name(means.name), means.standardised(grouped), nw.Float32, backend=table.implementation)
         for means in encoder.target_means
@@ -141,6 +343,14 @@ def code_name(variable: str) -> str:
 def value_name(variable: str) -> str:
     """Column of the encoded frame that holds the standardised values of ``variable``."""
     return f"value:{variable}"
+
+
+def _code_arrays(table: nw.DataFrame[Any], groups: dict[str, CategoryMap]) -> dict[str, NDArray[np.integer]]:
+    """Codes of several columns as arrays [N]."""
+    if not groups:
+        return {}
+    codes = table.select(*(category_codes(table, name, levels).alias(name) for name, levels in groups.items()))
+    return {name: codes.get_column(name).to_numpy() for name in groups}
 
 
 def _check_columns(table: nw.DataFrame[Any], columns: Columns, grouped: tuple[str, ...]) -> None:
@@ -167,7 +377,7 @@ def _check_frame(table: nw.DataFrame[Any], encoder: Encoder) -> None:
     for name, levels in {**encoder.groups, **encoder.categorical}.items():
         if not all_missing(table, name) and (found := kind_of(table, name)) != levels.kind:
             raise DataError(f"column {name!r} holds {found} values; it was fitted on {levels.kind} values")
-    numbers = table.select(*(as_float(table, name, mend=MEND) for name in encoder.continuous))
+    numbers = table.select(*(as_float(table, name, hint=CONTINUOUS_HINT) for name in encoder.continuous))
     for name in encoder.continuous:
         require_finite(numbers.get_column(name), name)
 
@@ -175,7 +385,7 @@ def _check_frame(table: nw.DataFrame[Any], encoder: Encoder) -> None:
 def _fit_targets(
     table: nw.DataFrame[Any], columns: Columns, options: EncodingOptions
 ) -> tuple[tuple[Target, ...], dict[str, NDArray[np.float64]]]:
-    """The targets, and by label what target means are of: see :func:`.targets.fit_target`."""
+    """Fit the targets; also the values to average in target means, by label (:func:`.targets.fit_target`)."""
     fitted = [fit_target(table, name, columns, options) for name in columns.targets]
     targets = tuple(target for target, _ in fitted)
     check_transforms(options, targets)

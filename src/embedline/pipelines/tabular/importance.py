@@ -1,4 +1,4 @@
-"""How much the network needs each variable: the loss on held-out rows once the variable's values are shuffled."""
+"""Permutation importance: the increase of the loss on the test split when the values of a variable are shuffled."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,25 +16,26 @@ from embedline.pipelines.tabular.columns import TEST
 from embedline.pipelines.tabular.encoder import FLAG, Encoder
 from embedline.pipelines.tabular.learner import load_model
 from embedline.pipelines.tabular.options import ImportanceOptions
-from embedline.pipelines.tabular.predictions import actual_values, loss_name, loss_of
+from embedline.pipelines.tabular.predictions import loss_name, prediction_loss
+from embedline.pipelines.tabular.targets import actual_values
 from embedline.training.model_file import ModelBundle
 
 
 def permutation_importance(encoded: nw.DataFrame[Any], bundle: ModelBundle, options: ImportanceOptions) -> pl.DataFrame:
-    """Permutation importance (Breiman 2001; Fisher, Rudin & Dominici 2019, arXiv:1801.01489) on the evaluated rows.
+    """Permutation importance (Breiman 2001; Fisher, Rudin & Dominici 2019, arXiv:1801.01489) on the test split.
 
-    A variable is shuffled with all that the encoding made of it: its missing-value flag goes with it, and target means
-    (``encoding.target_means``) are computed anew from the shuffled column where all their columns are categorical
-    inputs. Other target means, those by a column that is no categorical input, are variables of their own under their
-    name, ``mean(...)``. Two variables that say the same thing stand in for each other: each alone then counts little.
+    A variable is shuffled with everything that the encoding derives from it: its missing-value flag, and target means
+    (``encoding.target_means``) if all their columns are categorical inputs; these are recomputed from the shuffled
+    codes. Other target means are variables of their own under their name, ``mean(...)``. Of two variables with the same
+    information each replaces the other, so that both have a small importance.
 
     Returns:
-        Columns ``target``, ``variable``, ``loss`` (its name: ``log_loss`` in nats, ``rmse`` in the target's units,
-        ``exp_rmspe``), ``increase`` of the loss over that of the rows as they are (mean over the repeats) and its
-        ``deviation`` (population, over the repeats); by target, the greatest increase first.
+        Columns ``target``, ``variable``, ``loss`` (name of the loss: ``log_loss`` in nats, ``rmse`` in the units of the
+        target, ``exp_rmspe``), ``increase`` of the loss over the loss of the unshuffled rows (mean over the repeats)
+        and its ``deviation`` (population standard deviation over the repeats); by target, the greatest increase first.
 
     Raises:
-        DataError: if no row is evaluated.
+        DataError: if the test split is empty.
     """
     rows = subset(encoded, TEST)
     if not len(rows):
@@ -49,7 +50,7 @@ def permutation_importance(encoded: nw.DataFrame[Any], bundle: ModelBundle, opti
     def losses(inputs: TableArrays) -> NDArray[np.float64]:
         """Loss of each target, float64 [T]."""
         predicted = model.predict(inputs)
-        return np.array([loss_of(t, actual[t.column], predicted[t.column]) for t in encoder.targets])
+        return np.array([prediction_loss(t, actual[t.column], predicted[t.column]) for t in encoder.targets])
 
     whole = losses(arrays)
     found = []
@@ -63,13 +64,13 @@ def permutation_importance(encoded: nw.DataFrame[Any], bundle: ModelBundle, opti
             )
         ]
     frame = pl.DataFrame(found, schema=["target", "variable", "loss", "increase", "deviation"], orient="row")
-    place = {target.column: k for k, target in enumerate(encoder.targets)}
-    return frame.sort(pl.col("target").replace_strict(place), -pl.col("increase"), maintain_order=True)
+    order_of = {target.column: k for k, target in enumerate(encoder.targets)}
+    return frame.sort(pl.col("target").replace_strict(order_of), -pl.col("increase"), maintain_order=True)
 
 
 @dataclass(frozen=True)
 class InputVariable:
-    """A variable's columns among the codes and the values, and the target means that follow from its codes."""
+    """Columns of a variable among the codes and the values, and the target means that are computed from its codes."""
 
     name: str
     codes: tuple[int, ...] = ()
@@ -78,15 +79,15 @@ class InputVariable:
 
 
 def input_variables(encoder: Encoder) -> list[InputVariable]:
-    """The variables of an encoder, each with all inputs of the network that follow from it."""
+    """The variables of an encoder, each with all inputs of the network that derive from it."""
     codes = {name: k for k, name in enumerate(encoder.code_columns)}
     values = {name: k for k, name in enumerate(encoder.value_columns)}
-    followed = [all(name in encoder.categorical for name in means.columns) for means in encoder.target_means]
+    derived = [all(name in encoder.categorical for name in means.columns) for means in encoder.target_means]
     variables = [
         InputVariable(
             name,
             codes=(codes[name],),
-            means=tuple(k for k, means in enumerate(encoder.target_means) if followed[k] and name in means.columns),
+            means=tuple(k for k, means in enumerate(encoder.target_means) if derived[k] and name in means.columns),
         )
         for name in encoder.categorical
     ]
@@ -96,19 +97,19 @@ def input_variables(encoder: Encoder) -> list[InputVariable]:
     return variables + [
         InputVariable(means.name, values=(values[means.name],))
         for k, means in enumerate(encoder.target_means)
-        if not followed[k]
+        if not derived[k]
     ]
 
 
 def shuffled(arrays: TableArrays, variable: InputVariable, order: Tensor, encoder: Encoder) -> TableArrays:
-    """``arrays`` with the rows of one variable in another ``order`` [N]."""
+    """``arrays`` with the values of one variable in another ``order`` of rows, int64 [N]."""
     codes, continuous = arrays.codes.clone(), arrays.continuous.clone()
     for matrix, columns in ((codes, variable.codes), (continuous, variable.values)):
         for column in columns:
             matrix[:, column] = matrix[order, column]
     for k in variable.means:
         means = encoder.target_means[k]
-        of = {name: codes[:, encoder.code_columns.index(name)].numpy() for name in means.columns}
+        groups = {name: codes[:, encoder.code_columns.index(name)].numpy() for name in means.columns}
         place = encoder.value_columns.index(means.name)
-        continuous[:, place] = torch.from_numpy(means.standardised(of))
+        continuous[:, place] = torch.from_numpy(means.standardised(groups))
     return replace(arrays, codes=codes, continuous=continuous)

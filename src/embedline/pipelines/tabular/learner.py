@@ -1,4 +1,4 @@
-"""Train the network (or several, over seeds), store it as a bundle, and predict from the bundle alone."""
+"""Train the network, or one for each seed, store it as a model bundle, and predict from the bundle alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -16,22 +17,29 @@ from embedline.pipelines.tabular.columns import TEST, TRAIN
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.losses import make_loss
 from embedline.pipelines.tabular.mapped_rows import MappedRows, blocks_of, rows_of
-from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes
-from embedline.pipelines.tabular.numeric_embeddings import numeric_config
+from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes, numeric_config
 from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
-from embedline.pipelines.tabular.predictions import actual_values, prefix_of, short_figures
-from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, invert_target
+from embedline.pipelines.tabular.targets import (
+    UNKNOWN,
+    ClassTarget,
+    NumericTarget,
+    Target,
+    actual_values,
+    invert_target,
+    prefix_of,
+)
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, make_accelerator
 from embedline.training.dropout import seed_dropout
 from embedline.training.ensemble import in_threads, train_ensemble, weighted_mean
 from embedline.training.lr_finder import RangeTest, find_learning_rate
+from embedline.training.metrics import log_loss, regression_metrics
 from embedline.training.model_file import ModelBundle, library_versions
-from embedline.training.options import FinderOptions, TrainingOptions
+from embedline.training.options import FinderOptions
 from embedline.training.train import Evaluate, FitResult, fit
 
 KIND = "tabular"
-PREDICT_ROWS = 16_384  # rows of one forward pass when predicting: bounds memory, large enough to be quick
+PREDICT_ROWS = 16_384  # rows of one forward pass of a prediction: bounds the memory
 
 
 def network_config(
@@ -42,13 +50,14 @@ def network_config(
     Args:
         values: float32 [N, C], the continuous inputs of the training rows; bins of numeric embeddings need them.
     """
+    dropouts = list(options.dropout) if isinstance(options.dropout, tuple) else [options.dropout] * len(options.layers)
     return {
         "cardinalities": list(encoder.cardinalities),
         "sizes": list(embedding_sizes(encoder.code_columns, encoder.cardinalities, options)),
         "n_continuous": len(encoder.value_columns),
         "continuous_batch_norm": options.continuous_batch_norm,
         "layers": list(options.layers),
-        "dropouts": list(options.dropouts),
+        "dropouts": dropouts,
         "embedding_dropout": options.embedding_dropout,
         "batch_norm": options.batch_norm,
         "numeric_embedding": numeric_config(options.numeric_embedding, values) if encoder.value_columns else None,
@@ -104,18 +113,17 @@ def train_network(
     encoded: nw.DataFrame[Any],
     encoder: Encoder,
     network: NetworkOptions,
-    training: TrainingOptions,
+    training: TableTraining,
 ) -> tuple[ModelBundle, list[Record]]:
-    """Train one network for each of ``training.seeds`` on the rows of the part ``train``.
+    """Train one network for each of ``training.seeds`` on the split ``train``.
 
     Returns:
         The bundle, and the history: a record every few steps with ``member``, ``step``, ``epoch``, ``lr`` and
-        ``train_loss``; the last of each epoch also has the figures on the part ``evaluate`` where there is one. The
-        stored network is that of the last epoch, whatever these figures say; with ``training.early_stopping`` that of
-        the epoch which is best on the part of the training rows that it holds out.
+        ``train_loss``; the last record of each epoch also has the metrics of the split ``test`` if there is one. The
+        bundle holds the network of the last epoch, or with ``training.early_stopping`` of the epoch that is best on
+        the validation rows, which are held out of the training rows. The split ``test`` decides nothing.
     """
-    training = TableTraining.of(training)
-    make_loss(encoder.targets, training)  # raises where the settings do not fit, before other processes are started
+    make_loss(encoder.targets, training)  # raises if the settings do not fit, before other processes start
     with rows_of(encoded, encoder, training) as store:
         learned, held_out = store.rows(TRAIN), store.rows(TEST, labelled=False)
         _, values, target = learned.arrays().labelled(encoder)
@@ -171,7 +179,7 @@ class TableNetworkSpec:
             return {
                 prefix_of(target, targets) + name: value
                 for target, actual in zip(targets, self.actual, strict=True)
-                for name, value in short_figures(target, actual, predicted[target.column]).items()
+                for name, value in epoch_metrics(target, actual, predicted[target.column]).items()
             }
 
         return evaluate
@@ -181,11 +189,10 @@ def range_test(
     encoded: nw.DataFrame[Any],
     encoder: Encoder,
     network: NetworkOptions,
-    training: TrainingOptions,
+    training: TableTraining,
     finder: FinderOptions,
 ) -> RangeTest:
     """Learning-rate range test on the training rows with the first seed's network."""
-    training = TableTraining.of(training)
     seed = training.seeds[0]
     with rows_of(encoded, encoder, training) as store:
         learned = store.rows(TRAIN)
@@ -224,7 +231,7 @@ def predict_all(encoded: nw.DataFrame[Any], bundle: ModelBundle) -> dict[str, ND
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A bundle ready to predict: its encoder, and its members with their weights in the mean."""
+    """A bundle ready to predict: its encoder, its networks and their weights in the mean."""
 
     encoder: Encoder
     networks: list[EmbeddingNetwork]
@@ -250,20 +257,20 @@ def load_model(bundle: ModelBundle) -> LoadedModel:
 def combine(
     outputs: Sequence[NDArray[np.floating]], weights: Sequence[float], targets: Sequence[Target]
 ) -> dict[str, NDArray[np.float64]]:
-    """Predictions of every target by its column, from the members' outputs [N, K].
+    """Average the outputs [N, K] of the members into predictions of every target by its column.
 
-    Numbers are averaged in the transformed units (a geometric mean for a target learned as a logarithm), classes by
-    their probabilities.
+    Numbers are averaged in transformed units (a geometric mean for a target learned as a logarithm), classes as
+    probabilities.
     """
     predicted: dict[str, NDArray[np.float64]] = {}
     begin = 0
     for target in targets:
-        parts = [each[:, begin : begin + target.width] for each in outputs]
+        own = [each[:, begin : begin + target.width] for each in outputs]
         begin += target.width
         if isinstance(target, ClassTarget):
-            predicted[target.column] = weighted_mean([softmax(part) for part in parts], weights)
+            predicted[target.column] = weighted_mean([softmax(logits) for logits in own], weights)
         else:
-            mean = weighted_mean([part[:, 0] for part in parts], weights)
+            mean = weighted_mean([numbers[:, 0] for numbers in own], weights)
             predicted[target.column] = invert_target(mean, target)
     return predicted
 
@@ -280,7 +287,45 @@ def network_outputs(network: nn.Module, arrays: TableArrays, device: torch.devic
     outputs = []
     with torch.inference_mode():
         for codes, values in zip(arrays.codes.split(PREDICT_ROWS), arrays.continuous.split(PREDICT_ROWS), strict=True):
-            # Rows of a mapped file lie apart; kernels for such rows would round differently.
+            # Rows of a mapped file are not contiguous; kernels for strided rows round differently.
             output = network(codes.to(device).contiguous(), values.to(device).contiguous()).cpu()
             outputs.append(output if output.ndim == 2 else output.unsqueeze(-1))
     return torch.cat(outputs).numpy()
+
+
+def embedding_frame(bundle: ModelBundle) -> pl.DataFrame:
+    """Learned embeddings of the first member of a tabular bundle, one row a category value.
+
+    Returns:
+        Columns ``variable`` (str), ``value`` (str; row 0 is ``(missing or unseen)``), ``code`` (int32) and
+        ``embedding`` (list of float32, as long as the embedding of the variable is wide). Members are not averaged:
+        the axes of two networks have different meanings.
+    """
+    encoder = Encoder.model_validate(bundle.encoder)
+    network = build_network(bundle.config, seed=0)
+    network.load_state_dict(bundle.member(0))
+    frames = []
+    for index, variable in enumerate(encoder.code_columns if network.embeddings is not None else ()):
+        assert network.embeddings is not None
+        vectors = network.embeddings.table(index).detach().numpy()
+        levels = encoder.categorical[variable].levels if variable in encoder.categorical else (False, True)
+        frames.append(
+            pl.DataFrame(
+                {
+                    "variable": [variable] * len(vectors),
+                    "value": [UNKNOWN, *map(str, levels)],
+                    "code": np.arange(len(vectors), dtype=np.int32),
+                    "embedding": pl.Series(vectors.tolist(), dtype=pl.List(pl.Float32)),
+                }
+            )
+        )
+    schema: Any = {"variable": pl.String, "value": pl.String, "code": pl.Int32, "embedding": pl.List(pl.Float32)}
+    return pl.concat(frames) if frames else pl.DataFrame(schema=schema)
+
+
+def epoch_metrics(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, float]:
+    """Metrics computed after each epoch of a training; for classes the accuracy and the log loss (nats)."""
+    if isinstance(target, ClassTarget):
+        accuracy = float((prediction.argmax(axis=1) == actual).mean())
+        return {"accuracy": accuracy, "log_loss": log_loss(actual, prediction)}
+    return regression_metrics(actual, prediction, logarithmic=target.transform == "log")

@@ -1,4 +1,4 @@
-"""Losses of the tabular learner: numbers in units of their deviation, classes by cross-entropy, several summed."""
+"""Losses of the tabular learner: numbers in standard deviations, classes by cross-entropy, several targets summed."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Targ
 from embedline.training.batches import Loss
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
-RELATIVE_CLIP = 0.5  # relative errors beyond this count linearly: a handful of rows would else steer the training
+RELATIVE_CLIP = 0.5  # larger relative errors count linearly: else a handful of rows would dominate the training
 
 
 def make_loss(targets: Sequence[Target], training: TableTraining) -> Loss:
-    """Loss of the network's output and the target of :class:`.arrays.TableArrays`.
+    """Loss between the output of the network and the target of :class:`.arrays.TableArrays`.
 
-    That of several targets is the sum of theirs, each times its weight in ``training.target_weights``.
+    With several targets it is the sum of their losses, each times its weight in ``training.target_weights``.
 
     Raises:
         DataError: naming the setting of ``training`` that does not fit the targets.
@@ -42,33 +42,34 @@ def make_loss(targets: Sequence[Target], training: TableTraining) -> Loss:
     def summed(output: Tensor, target: Tensor) -> Tensor:
         total = output.new_zeros(())
         for k, (loss, scale, end) in enumerate(zip(losses, scales, ends, strict=True)):
-            part = output[:, end - targets[k].width : end]
+            outputs = output[:, end - targets[k].width : end]
             number = isinstance(targets[k], NumericTarget)
             total = total + scale * (
-                loss(part.squeeze(-1), target[:, k]) if number else loss(part, target[:, k].long())
+                loss(outputs.squeeze(-1), target[:, k]) if number else loss(outputs, target[:, k].long())
             )
         return total
 
     return summed
 
 
-def number_loss(name: str, scale: NumericTarget) -> Loss:
-    """Loss on outputs and targets [B] in transformed units, scaled by the target's deviation.
+def number_loss(name: str, numeric: NumericTarget) -> Loss:
+    """Loss on outputs and targets [B] in transformed units, divided by the standard deviation of the target.
 
-    The scale lets learning rates carry over from one table to the next. ``relative`` is the squared relative error
-    ``(exp(output - target) - 1)^2`` of a target learned as a logarithm, what RMSPE averages, clipped as Huber's loss.
+    The division lets learning rates carry over from one table to the next. ``relative`` is the squared relative error
+    ``(exp(output - target) - 1)^2`` of a target learned as a logarithm, which RMSPE averages, clipped as in Huber's
+    loss.
 
     Raises:
         DataError: if ``relative`` is asked for a target that is not learned as a logarithm.
     """
-    std = scale.std
+    std = numeric.std
     if name == "relative":
-        if scale.transform != "log":
-            raise DataError(f"training.loss 'relative' needs encoding.target_transform: log for {scale.column!r}")
+        if numeric.transform != "log":
+            raise DataError(f"training.loss 'relative' needs encoding.target_transform: log for {numeric.column!r}")
 
         def relative(output: Tensor, target: Tensor) -> Tensor:
             difference = output - target
-            # Beyond e the exponential goes on as its tangent: a clamp alone would leave such rows without a gradient.
+            # Above a difference of 1 the exponential continues as its tangent: a clamp would leave no gradient there.
             near = difference.clamp(max=1.0)
             error = (torch.expm1(near) + math.e * (difference - near)) / std
             return 2.0 * F.huber_loss(error, torch.zeros_like(error), delta=RELATIVE_CLIP / std)
@@ -81,9 +82,9 @@ def number_loss(name: str, scale: NumericTarget) -> Loss:
 def class_loss(target: ClassTarget, weights: NDArray[np.float64] | None, smoothing: float) -> Loss:
     """Cross-entropy of logits [B, C] and classes int64 [B], in nats.
 
-    With weights [C] it is the mean over the rows of each one's entropy times the weight of its class, where the weights
-    are scaled to the mean 1 over the *training* rows: ``torch``'s own mean divides by the weights of the batch, so that
-    a row would count more in a batch of light classes.
+    With weights [C], the entropy of each row is multiplied by the weight of its class, and the mean is taken over the
+    rows. The weights are scaled to the mean 1 over the *training* rows: ``torch`` itself divides by the weights of the
+    batch, where a row would count more among light classes.
     """
     if weights is None:
         return lambda output, classes: F.cross_entropy(output, classes, label_smoothing=smoothing)
@@ -98,10 +99,13 @@ def class_loss(target: ClassTarget, weights: NDArray[np.float64] | None, smoothi
 
 
 def class_weights(target: ClassTarget, training: TableTraining, *, alone: bool) -> NDArray[np.float64] | None:
-    """Weight of each class, float64 [C], from ``training.class_weights``; None where all count alike.
+    """Weight of each class, float64 [C], from ``training.class_weights``; None if all weights are equal.
+
+    Args:
+        alone: whether the table has no other target, so that the setting may omit the name of the target.
 
     Raises:
-        DataError: if they name a class that the target does not have.
+        DataError: if the setting names a class that the target does not have.
     """
     setting: Any = training.class_weights
     if isinstance(setting, dict) and (not alone or set(setting) == {target.column}):

@@ -23,9 +23,10 @@ from embedline.pipelines.tabular.columns import (
     Split,
     assign_splits,
     present,
+    read_table,
     require_columns,
+    require_logarithms,
 )
-from embedline.pipelines.tabular.contract import read_table, refuse_no_logarithm
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.encoder import encode as apply_encoder
 from embedline.pipelines.tabular.encoder import fit_encoder as fit
@@ -36,7 +37,7 @@ from embedline.pipelines.tabular.options import (
     ReportOptions,
     TableTraining,
 )
-from embedline.pipelines.tabular.targets import ClassTarget, Target, read_targets
+from embedline.pipelines.tabular.targets import ClassTarget, Target, actual_values, prefix_of, read_targets
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
@@ -51,21 +52,21 @@ def fit_encoder(table: Frame, columns: Columns, split: Split, encoding: Encoding
     with about_frame("table"):
         grouped = tuple(dict.fromkeys(name for group in encoding.target_means for name in group))
         rows = read_table(table, columns, split, others=(("encoding.target_means", grouped),))
-        refuse_no_logarithm(rows, columns, encoding)
-        parts = assign_splits(rows, columns, split)
-        encoder = fit(parts.filter(nw.col("split") == TRAIN), columns, encoding)
+        require_logarithms(rows, columns, encoding)
+        rows = assign_splits(rows, columns, split)
+        encoder = fit(rows.filter(nw.col("split") == TRAIN), columns, encoding)
     logger.info("Fitted %d categorical and %d continuous variables", len(encoder.code_columns), len(encoder.continuous))
     return encoder.model_dump(mode="json")
 
 
 def encode(table: Frame, encoder: dict[str, Any], columns: Columns, split: Split) -> Frame:
-    """Encode all rows of the split: codes and standardised values, with the part that each row belongs to."""
+    """Encode all rows of the table: codes, standardised values and the split of each row."""
     fitted = Encoder.model_validate(encoder)
     with about_frame("table"):
         rows = read_table(table, columns, split, others=(("encoding.target_means", tuple(fitted.groups)),))
         encoded = apply_encoder(assign_splits(rows, columns, split), fitted)
     counts = dict(sorted(encoded.group_by("split").agg(nw.len().alias("rows")).rows()))
-    logger.info("Encoded rows: %s", ", ".join(f"{part} {number:,}" for part, number in counts.items()))
+    logger.info("Encoded rows: %s", ", ".join(f"{name} {number:,}" for name, number in counts.items()))
     if PREDICT in counts:
         unlabelled = rows.select(~functools.reduce(operator.and_, (present(rows, name) for name in columns.targets)))
         logger.info(
@@ -94,32 +95,31 @@ def find_learning_rate(
 def train(
     encoded: Frame, encoder: dict[str, Any], network: NetworkOptions, training: TableTraining
 ) -> tuple[Bundle, pl.DataFrame]:
-    """Train the network, one for each seed; the bundle, and the history of the training."""
+    """Train a network for each seed; the bundle, and the history of the training."""
     from embedline.pipelines.tabular.learner import train_network
     from embedline.training.ensemble import describe
-    from embedline.training.plots import history_frame
 
     bundle, history = train_network(
         nw.from_native(encoded, eager_only=True), Encoder.model_validate(encoder), network, training
     )
     logger.info(describe(bundle.metrics))
-    return bundle, history_frame(history)
+    return bundle, pl.from_dicts(history, infer_schema_length=None)  # metrics of an epoch are null between epochs
 
 
 def fit_baselines(
     table: Frame, encoded: Frame, encoder: dict[str, Any], columns: Columns, split: Split, baselines: BaselineOptions
 ) -> tuple[Frame, dict[str, Any]]:
-    """Baselines' predictions of the evaluated rows (:mod:`.predictions`), and what they cost."""
+    """Predictions of the test rows by each baseline (columns as in :mod:`.predictions`), and the costs of the fits."""
     from embedline.pipelines.tabular.baselines import group_mean_predictions, tree_predictions
-    from embedline.pipelines.tabular.predictions import baseline_columns, prefix_of, to_series
+    from embedline.pipelines.tabular.predictions import baseline_columns, to_series
 
     fitted = Encoder.model_validate(encoder)
     with about_frame("table"):
         rows = read_table(table, columns, split, others=(("baselines.group_by", baselines.group_by),))
-        parts = assign_splits(rows, columns, split)
+        rows = assign_splits(rows, columns, split)
         predicted = {
             "group_mean": {
-                target.column: group_mean_predictions(parts, target, baselines.group_by) for target in fitted.targets
+                target.column: group_mean_predictions(rows, target, baselines.group_by) for target in fitted.targets
             }
         }
     costs: dict[str, Any] = {"group_mean": {"group_by": list(baselines.group_by)}}
@@ -127,15 +127,15 @@ def fit_baselines(
         predicted["lightgbm"], costs["lightgbm"] = tree_predictions(
             nw.from_native(encoded, eager_only=True), fitted, baselines.lightgbm
         )
-    figures = {
+    found = {
         column: values
         for target in fitted.targets
-        for name, of in predicted.items()
+        for name, by_target in predicted.items()
         for column, values in baseline_columns(
-            target, of[target.column], name, prefix_of(target, fitted.targets)
+            target, by_target[target.column], name, prefix_of(target, fitted.targets)
         ).items()
     }
-    series = to_series(figures, parts.implementation)
+    series = to_series(found, rows.implementation)
     return nw.from_dict({one.name: one for one in series}).to_native(), costs
 
 
@@ -148,14 +148,12 @@ def predict(
     split: Split,
     report: ReportOptions,
 ) -> Frame:
-    """Evaluated rows: keys, the report's columns, and those of :mod:`.predictions` for each target."""
+    """Test rows: keys, the columns of the report, and the columns of :mod:`.predictions` for each target."""
     from embedline.pipelines.tabular.arrays import subset
     from embedline.pipelines.tabular.learner import predict_all
     from embedline.pipelines.tabular.predictions import (
         actual_columns,
-        actual_values,
         predicted_columns,
-        prefix_of,
         to_series,
     )
 
@@ -166,21 +164,23 @@ def predict(
         rows = assign_splits(rows, columns, split).filter(nw.col("split") == TEST)
     coded = subset(nw.from_native(encoded, eager_only=True), TEST)
     targets, predicted = read_targets(model.encoder), predict_all(coded, model)
-    # Through NumPy: the table may come from another engine than the stored predictions.
+    # Through NumPy: the table may have another dataframe backend than the stored predictions.
     baselines = nw.from_native(baseline_predictions, eager_only=True)
-    figures: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for target in targets:
         prefix = prefix_of(target, targets)
-        figures |= actual_columns(target, actual_values(coded, target), prefix)
-        figures |= predicted_columns(target, predicted[target.column], prefix)
-    figures |= {name: baselines[name].to_numpy() for name in baselines.columns}
+        found |= actual_columns(target, actual_values(coded, target), prefix)
+        found |= predicted_columns(target, predicted[target.column], prefix)
+    found |= {name: baselines[name].to_numpy() for name in baselines.columns}
     with about_frame("table"):
-        shown = _shown(rows, columns, report, taken=figures)
-    return rows.select(*shown, *to_series(figures, rows.implementation)).to_native()
+        names = _kept_columns(rows, columns, report, taken=found)
+    return rows.select(*names, *to_series(found, rows.implementation)).to_native()
 
 
-def _shown(rows: nw.DataFrame[Any], columns: Columns, report: ReportOptions, *, taken: Iterable[str]) -> list[str]:
-    """Columns of the table that stand beside the predictions; raise a DataError where one is missing or ``taken``."""
+def _kept_columns(
+    rows: nw.DataFrame[Any], columns: Columns, report: ReportOptions, *, taken: Iterable[str]
+) -> list[str]:
+    """Columns of the table beside the predictions; raise a DataError if one is missing or has a ``taken`` name."""
     named = {
         "columns.id": columns.id,
         "columns.time": (columns.time,) if columns.time else (),
@@ -197,25 +197,24 @@ def _shown(rows: nw.DataFrame[Any], columns: Columns, report: ReportOptions, *, 
 def evaluate(
     predictions: Frame, model: Bundle, encoder: dict[str, Any], baseline_costs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Figures of the network and of each baseline on the same rows, with what they cost; warns where it loses.
+    """Metrics and costs of the network and of each baseline on the same rows; logs a warning if the network loses.
 
-    Of several targets the figures stand under ``targets`` by their columns.
+    With several targets, the metrics are under ``targets`` by their columns.
     """
-    from embedline.pipelines.tabular.predictions import compare, prefix_of
+    from embedline.pipelines.tabular.predictions import compare
 
     frame = nw.from_native(predictions, eager_only=True)
     targets = read_targets(encoder)
-    of_each = {target.column: compare(frame, target, prefix_of(target, targets), baseline_costs) for target in targets}
+    by_target = {
+        target.column: compare(frame, target, prefix_of(target, targets), baseline_costs) for target in targets
+    }
     costs = {"train_rows": model.metrics["rows"], "test_rows": len(frame)}
     costs |= {name: value for name, value in model.metrics.items() if name != "rows"}
-    return {**costs, "targets": of_each} if len(targets) > 1 else {**of_each[targets[0].column], **costs}
+    return {**costs, "targets": by_target} if len(targets) > 1 else {**by_target[targets[0].column], **costs}
 
 
 def measure_importance(encoded: Frame, model: Bundle, report: ReportOptions) -> pl.DataFrame:
-    """How much worse the network is on the evaluated rows with each variable shuffled.
-
-    See :func:`.importance.permutation_importance`.
-    """
+    """Permutation importance of each variable on the test rows (:func:`.importance.permutation_importance`)."""
     from embedline.pipelines.tabular.importance import permutation_importance
 
     importance = permutation_importance(nw.from_native(encoded, eager_only=True), model, report.importance)
@@ -225,31 +224,31 @@ def measure_importance(encoded: Frame, model: Bundle, report: ReportOptions) -> 
 
 
 def extract_embeddings(model: Bundle) -> pl.DataFrame:
-    """Every learned embedding by variable and value; see :func:`.embeddings.embedding_frame`."""
-    from embedline.pipelines.tabular.embeddings import embedding_frame
+    """Learned embeddings by variable and value (:func:`.learner.embedding_frame`)."""
+    from embedline.pipelines.tabular.learner import embedding_frame
 
     return embedding_frame(model)
 
 
 def forecast(encoded: Frame, model: Bundle, columns: Columns) -> Frame:
-    """Predictions of the rows without a target: the key columns, ``predicted`` and probabilities of classes."""
+    """Predict the rows without a target: the key columns, ``predicted`` and the probabilities of classes."""
     from embedline.pipelines.tabular.arrays import subset
     from embedline.pipelines.tabular.learner import predict_all
-    from embedline.pipelines.tabular.predictions import predicted_columns, prefix_of, to_series
+    from embedline.pipelines.tabular.predictions import predicted_columns, to_series
 
     rows = subset(nw.from_native(encoded, eager_only=True), PREDICT)
     targets, predicted = read_targets(model.encoder), predict_all(rows, model)
-    figures: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for target in targets:
-        figures |= predicted_columns(target, predicted[target.column], prefix_of(target, targets))
-    return rows.select(*columns.keys, *to_series(figures, rows.implementation)).to_native()
+        found |= predicted_columns(target, predicted[target.column], prefix_of(target, targets))
+    return rows.select(*columns.keys, *to_series(found, rows.implementation)).to_native()
 
 
 def plot_training(history: pl.DataFrame) -> Figure:
     """Loss and learning rate over the epochs."""
-    from embedline.pipelines.tabular.plots import training_figure
+    from embedline.pipelines.tabular import plots
 
-    return training_figure(history, "Training: loss and learning rate")
+    return plots.plot_training(history, "Training: loss and learning rate")
 
 
 def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
@@ -260,58 +259,56 @@ def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
 
 
 def plot_forecast(predictions: Frame, encoder: dict[str, Any], columns: Columns, report: ReportOptions) -> Figure:
-    """Actual against predicted: over time for a few series, or row by row in a table without a time.
+    """Actual and predicted values: over time for a few series, or row by row in a table without a time.
 
-    Of classes the reliability diagram; of several targets the first one.
+    For classes the reliability diagram; of several targets the first one.
     """
-    from embedline.pipelines.tabular.class_plots import reliability_figure
-    from embedline.pipelines.tabular.plots import agreement_figure, forecast_figure
+    from embedline.pipelines.tabular import plots
 
-    target, prefix, of = _first_target(encoder)
+    target, prefix, suffix = _first_target(encoder)
     if isinstance(target, ClassTarget):
-        return reliability_figure(_polars(predictions), target, prefix, f"Held-out rows: calibration{of}")
-    title = f"Held-out rows: actual and predicted{of}"
+        return plots.plot_reliability(_polars(predictions), target, prefix, f"Held-out rows: calibration{suffix}")
+    title = f"Held-out rows: actual and predicted{suffix}"
     if columns.time is None:
-        return agreement_figure(_numbers(predictions, prefix), title)
-    return forecast_figure(_numbers(predictions, prefix), columns.time, report, title)
+        return plots.plot_actual_predicted(_numbers(predictions, prefix), title)
+    return plots.plot_forecast(_numbers(predictions, prefix), columns.time, report, title)
 
 
 def plot_errors(predictions: Frame, encoder: dict[str, Any], report: ReportOptions) -> Figure:
-    """Error by the values of a few columns; of classes with the confusion matrix, of several targets the first one."""
-    from embedline.pipelines.tabular.class_plots import mistakes_figure
-    from embedline.pipelines.tabular.plots import error_figure
+    """Error by the values of a few columns; for classes with the confusion matrix, of several targets the first one."""
+    from embedline.pipelines.tabular import plots
 
-    target, prefix, of = _first_target(encoder)
-    title = f"Held-out rows: where the error is{of}"
+    target, prefix, suffix = _first_target(encoder)
+    title = f"Held-out rows: where the error is{suffix}"
     if isinstance(target, ClassTarget):
-        return mistakes_figure(_polars(predictions), target, prefix, report, title)
-    return error_figure(_numbers(predictions, prefix), report, title)
+        return plots.plot_class_errors(_polars(predictions), target, prefix, report, title)
+    return plots.plot_errors(_numbers(predictions, prefix), report, title)
 
 
 def plot_importance(importance: pl.DataFrame) -> Figure:
     """Importance of the variables, the greatest on top."""
-    from embedline.pipelines.tabular.plots import importance_figure
+    from embedline.pipelines.tabular import plots
 
     several = importance["target"].n_unique() > 1
-    of = f" ({importance['target'][0]}, the first target)" if several else ""
-    return importance_figure(importance, f"Held-out rows: importance of the variables{of}")
+    suffix = f" ({importance['target'][0]}, the first target)" if several else ""
+    return plots.plot_importance(importance, f"Held-out rows: importance of the variables{suffix}")
 
 
 def plot_embeddings(embeddings: pl.DataFrame, report: ReportOptions) -> Figure:
     """Embeddings of a few variables in two dimensions."""
-    from embedline.pipelines.tabular.plots import embedding_figure
+    from embedline.pipelines.tabular import plots
 
-    return embedding_figure(embeddings, report, "Learned embeddings, first two principal components")
+    return plots.plot_embeddings(embeddings, report, "Learned embeddings, first two principal components")
 
 
 def _first_target(encoder: dict[str, Any]) -> tuple[Target, str, str]:
-    """The target that is drawn, the prefix of its columns, and what to add to a title where there are others."""
+    """The target that is drawn, the prefix of its columns, and a suffix for titles if there are other targets."""
     target, *others = read_targets(encoder)
     return (target, f"{target.column}.", f" ({target.column}, the first target)") if others else (target, "", "")
 
 
 def _numbers(predictions: Frame, prefix: str) -> pl.DataFrame:
-    """The frame with the columns of one of several targets under the names that those of a single one have."""
+    """The frame with the columns of one target under the names without ``prefix``."""
     frame = _polars(predictions)
     own = {name: name.removeprefix(prefix) for name in frame.columns if prefix and name.startswith(prefix)}
     return frame.drop(set(own.values()) & set(frame.columns)).rename(own)

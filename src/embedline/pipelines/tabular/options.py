@@ -1,30 +1,31 @@
 """Settings of the tabular learner, validated before the first node runs; light to import."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from embedline.training.options import Sizes, TrainingOptions
 
 Weight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Name = bool | int | str  # YAML reads the class of a number or of yes and no as such
+ClassName = bool | int | str  # YAML reads the names 1 and yes as a number and a boolean
 
 
 class EncodingOptions(BaseModel):
-    """What the encoding learns beside levels, medians and scales.
+    """How targets are transformed, and which inputs the encoding adds, fills in, limits and scales.
 
     Attributes:
         target_transform: ``log`` for positive numeric targets whose relative error matters, else ``none``; or one for
             each target, ``{Sales: log}``.
         target_means: lists of columns; each adds a continuous input, the mean of the transformed target of the row's
-            group on the training rows (:class:`.target_means.TargetMeans`); of classes, the share of
-            each but the first.
-        smoothing: rows of the wider group that each group's mean is mixed with.
-        fill: value of a continuous variable where it is missing, instead of the median and a flag. For a value that is
-            missing for a known reason: a flag that is rare in training and common later would be learned from few rows.
-        limits: lowest and highest value of a continuous variable; values beyond count as these.
-        scaling: of the continuous variables. ``standard``: by mean and deviation. ``quantile``: to a normal
-            distribution, by the ranks of the training rows: for heavy tails (:mod:`.quantiles`).
+            group on the training rows (:class:`.encoder.TargetMeans`). For a target with classes: the share of
+            each class but the first.
+        smoothing: rows of the wider group that the mean of each group is mixed with.
+        fill: value that replaces a missing one of a continuous variable, instead of the median and a flag. Use it where
+            values are missing for a known reason: a flag that is rare in training and common later would be learned
+            from few rows.
+        limits: lowest and highest value of a continuous variable; values beyond them are clipped.
+        scaling: of the continuous variables. ``standard``: by mean and standard deviation. ``quantile``: to a normal
+            distribution by ranks, for heavy tails (:func:`.encoder.normal_scores`).
         scalings: the scaling of single variables, such as ``{capital_gain: quantile}``.
     """
 
@@ -67,9 +68,9 @@ class EncodingOptions(BaseModel):
 
 
 class PiecewiseLinearOptions(BaseModel):
-    """Continuous inputs by how far they are through each of ``bins`` bins, then ``size`` units a variable.
+    """Piecewise-linear encoding of continuous inputs in ``bins`` bins, then ``size`` units a variable.
 
-    Each bin holds as many of the different values of the training rows.
+    Each bin holds the same number of distinct values of the training rows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,8 +84,8 @@ class PeriodicOptions(BaseModel):
     """Continuous inputs by sines and cosines, then ``size`` units a variable.
 
     Attributes:
-        frequencies: how many a variable has; they are learned.
-        sigma: deviation of the normal distribution from which they start, in periods a deviation of the variable.
+        frequencies: number of learned frequencies a variable.
+        sigma: standard deviation of the initial frequencies, in periods for each standard deviation of the variable.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,9 +105,9 @@ class NetworkOptions(BaseModel):
     Attributes:
         layers: units of each hidden layer, a list or, for one layer, a number.
         dropout: one rate for all hidden layers or a list, one for each.
-        numeric_embedding: how continuous inputs enter, as they are where it is null
-            (:mod:`.numeric_embeddings`).
-        y_range: of the transformed numeric targets.
+        numeric_embedding: embedding of the continuous inputs (:class:`.network.NumericEmbeddings`); null for plain
+            numbers.
+        y_range: lowest and highest output, in units of the transformed numeric target.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -131,38 +132,30 @@ class NetworkOptions(BaseModel):
         if isinstance(self.y_range, tuple) and self.y_range[0] >= self.y_range[1]:
             raise ValueError(f"y_range must rise, got {list(self.y_range)}")
         if self.numeric_embedding and self.continuous_batch_norm:
-            raise ValueError("continuous_batch_norm and numeric_embedding exclude each other: bins are of fixed values")
+            raise ValueError("continuous_batch_norm and numeric_embedding exclude each other: bins have fixed edges")
         return self
-
-    @property
-    def dropouts(self) -> tuple[float, ...]:
-        """One rate for each hidden layer."""
-        return self.dropout if isinstance(self.dropout, tuple) else (self.dropout,) * len(self.layers)
 
 
 class TableTraining(TrainingOptions):
-    """How to train the networks of a table; ``loss`` is that of numeric targets, classes have the cross-entropy.
+    """How to train the networks of a table; ``loss`` applies to numeric targets, classes have the cross-entropy.
 
     Attributes:
         label_smoothing: share of each label that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
-        class_weights: of each class's rows in the loss: ``{class: weight}``, 1 for a class that is not named;
-            ``balanced``: the same for all classes together. With several targets ``{target: ...}``. A class of the
-            weight 2 counts as one whose every row is there twice.
-        target_weights: of each target's loss in the sum, 1 for one that is not named.
-        memory: where the training rows lie. ``device``: in the device's memory. ``mapped``: in a file that is mapped
-            into memory, for tables larger than that; best on a solid-state disk. ``auto``: ``mapped`` where they would
-            take more than half of the memory that is free. The results are the same to the last bit.
+        class_weights: weight of the rows of each class in the loss: ``{class: weight}``, 1 for a class that is not
+            named; ``balanced``: all classes have the same total weight. With several targets ``{target: ...}``. The
+            weight 2 counts every row of a class twice.
+        target_weights: weight of the loss of each target in the sum, 1 for a target that is not named.
+        memory: where the training rows are kept. ``device``: in the memory of the device. ``mapped``: in a file that is
+            mapped into memory, for larger tables; best on a solid-state disk. ``auto``: ``mapped`` if they would take
+            more than half of the free memory. Results are equal to the last bit.
     """
 
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    class_weights: Literal["balanced"] | dict[Name, Weight | Literal["balanced"] | dict[Name, Weight]] | None = None
+    class_weights: (
+        Literal["balanced"] | dict[ClassName, Weight | Literal["balanced"] | dict[ClassName, Weight]] | None
+    ) = None
     target_weights: dict[str, Weight] = Field(default={})
     memory: Literal["auto", "device", "mapped"] = "auto"
-
-    @classmethod
-    def of(cls, training: TrainingOptions) -> "TableTraining":
-        """``training`` itself, or with the defaults of this class what is no such block of settings."""
-        return training if isinstance(training, cls) else cls(**dict[str, Any](training))
 
 
 class TreeOptions(BaseModel):
@@ -178,7 +171,7 @@ class TreeOptions(BaseModel):
 
 
 class BaselineOptions(BaseModel):
-    """Which baselines to run: the mean (classes: shares) of the groups of ``group_by``; LightGBM unless it is null."""
+    """Baselines: the mean (or the class shares) of the groups of ``group_by``, and LightGBM unless it is null."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -187,7 +180,7 @@ class BaselineOptions(BaseModel):
 
 
 class ImportanceOptions(BaseModel):
-    """Permutation importance: each variable shuffled ``repeats`` times on ``rows`` evaluated rows drawn by ``seed``."""
+    """Permutation importance: each variable is shuffled ``repeats`` times on ``rows`` test rows drawn with ``seed``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -201,7 +194,7 @@ class ReportOptions(BaseModel):
 
     Attributes:
         series_by: column whose values are separate time series, such as a store.
-        n_series: how many of them to draw, spread evenly over the sorted values.
+        n_series: number of series to draw, spread evenly over the sorted values.
         error_by: columns to break the error down by.
         embeddings: variables whose embedding is drawn in two dimensions.
         importance: how the importance of the variables is measured.

@@ -1,28 +1,48 @@
-"""Plots of a tabular model, as Plotly figures from the artifacts that the pipeline stores."""
+"""Plots of a tabular model (Plotly), drawn from the artifacts that the pipeline stores."""
 
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.embeddings import UNKNOWN
 from embedline.pipelines.tabular.options import ReportOptions
-from embedline.training.plots import ACCENT, INK, LAYOUT, MUTED, SECOND, principal_components
+from embedline.pipelines.tabular.predictions import (
+    PREDICTED,
+    baseline_names,
+    probability_names,
+    read_actual,
+    read_prediction,
+)
+from embedline.pipelines.tabular.targets import UNKNOWN, ClassTarget
+from embedline.training.plots import (
+    ACCENT,
+    INK,
+    LAYOUT,
+    MUTED,
+    SECOND,
+    calibration_figure,
+    confusion_height,
+    confusion_trace,
+    label_confusion,
+    principal_components,
+)
 
-HELD_OUT = ("exp_rmspe", "rmse", "accuracy")  # figures of the held-out rows to draw; a history has the first of its own
+HELD_OUT = ("exp_rmspe", "rmse", "accuracy")  # metrics of the test split, the first that a history has is drawn
 MOST_BARS = 40  # variables in a plot of importances
+GROUPS_HEIGHT = 360  # pixels of the panels with the error by the values of a column
 
 
-def training_figure(history: pl.DataFrame, title: str) -> go.Figure:
-    """Loss of each member, figures of the held-out rows by epoch, and the learning rate below.
+def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
+    """Plot the loss of each member, a metric of the test split by epoch, and the learning rate below.
 
-    Of several targets, whose figures bear their names in front, those of the first one are shown.
+    With several targets, whose metrics have the name of the target as prefix, the first target is drawn.
     """
     held_out = next((name for name in history.columns if name.rpartition(".")[2] in HELD_OUT), None)
-    prefix, _, figure_name = (held_out or "").rpartition(".")
+    prefix, _, metric = (held_out or "").rpartition(".")
     figure = make_subplots(
         rows=2,
         cols=1,
@@ -46,15 +66,15 @@ def training_figure(history: pl.DataFrame, title: str) -> go.Figure:
         if held_out:
             style = {"name": f"held-out {held_out}", "line": {"color": SECOND}, "showlegend": first}
             _mark(figure, records, held_out, secondary_y=True, **style)
-        if figure_name == "accuracy" and not prefix:  # a sum of losses is not to be compared with one of them
+        if metric == "accuracy" and not prefix:  # the loss of one target is not comparable with a sum of losses
             style = {"name": "held-out log loss", "line": {"color": INK}, "showlegend": first}
             _mark(figure, records, "log_loss", secondary_y=False, **style)
     rates = history.filter(pl.col("member") == 0)
     figure.add_scatter(x=rates["epoch"], y=rates["lr"], line={"color": MUTED}, showlegend=False, row=2, col=1)
-    unit = "sum of all targets" if prefix else "nats" if figure_name == "accuracy" else "standardised target"
+    unit = "sum of all targets" if prefix else "nats" if metric == "accuracy" else "standardised target"
     figure.update_yaxes(title_text=f"loss ({unit})", type="log", row=1, col=1, secondary_y=False)
-    # Ticks of its own: by default a second axis takes the places of the first one's, here of a logarithmic scale.
-    own = {"showgrid": False, "tickmode": "auto", "tickformat": ".1%" if figure_name == "accuracy" else None}
+    # Explicit ticks: by default a second axis copies the ticks of the first one, here of a logarithmic scale.
+    own = {"showgrid": False, "tickmode": "auto", "tickformat": ".1%" if metric == "accuracy" else None}
     figure.update_yaxes(title_text=held_out, row=1, col=1, secondary_y=True, **own)
     figure.update_yaxes(title_text="learning rate", row=2, col=1)
     figure.update_xaxes(title_text="epoch", row=2, col=1)
@@ -62,14 +82,14 @@ def training_figure(history: pl.DataFrame, title: str) -> go.Figure:
 
 
 def _mark(figure: go.Figure, records: pl.DataFrame, column: str, **settings: Any) -> None:
-    """Draw a figure of the held-out rows at the ends of the epochs, where it was measured."""
+    """Draw a metric of the test split at the ends of the epochs, where it was computed."""
     measured = records.filter(pl.col(column).is_not_null())
     settings = {"mode": "lines+markers", "legendgroup": column, "row": 1, "col": 1, **settings}
     figure.add_scatter(x=measured["epoch"], y=measured[column], **settings)
 
 
-def forecast_figure(predictions: pl.DataFrame, time: str, report: ReportOptions, title: str) -> go.Figure:
-    """Actual against predicted over time, one panel for each of a few series."""
+def plot_forecast(predictions: pl.DataFrame, time: str, report: ReportOptions, title: str) -> go.Figure:
+    """Plot actual and predicted values over time, one panel for each of a few series."""
     by = report.series_by
     if by is None:
         means = predictions.group_by(time, maintain_order=True).agg(pl.col("actual", "predicted").mean())
@@ -104,8 +124,8 @@ def forecast_figure(predictions: pl.DataFrame, time: str, report: ReportOptions,
     return figure.update_layout(title=title, height=180 * len(series) + 140, legend=legend, **LAYOUT)
 
 
-def agreement_figure(predictions: pl.DataFrame, title: str, n_points: int = 2000) -> go.Figure:
-    """Predicted against actual for a sample of rows without a time; a perfect model lies on the diagonal."""
+def plot_actual_predicted(predictions: pl.DataFrame, title: str, n_points: int = 2000) -> go.Figure:
+    """Plot predicted against actual values of a sample of rows; a perfect model lies on the diagonal."""
     rows = predictions.sample(min(n_points, len(predictions)), seed=0)
     ends = [rows["actual"].min(), rows["actual"].max()]
     figure = go.Figure(go.Scatter(x=ends, y=ends, mode="lines", line={"color": MUTED}, name="predicted = actual"))
@@ -117,10 +137,10 @@ def agreement_figure(predictions: pl.DataFrame, title: str, n_points: int = 2000
     return figure.update_layout(title=title, height=480, **LAYOUT)
 
 
-def error_figure(predictions: pl.DataFrame, report: ReportOptions, title: str) -> go.Figure:
-    """Error (root mean square) and bias by the values of each column.
+def plot_errors(predictions: pl.DataFrame, report: ReportOptions, title: str) -> go.Figure:
+    """Plot the error (root mean square) and the bias by the values of each column of ``report.error_by``.
 
-    Relative to the actual value where all of these are positive, else in the target's units.
+    Both are relative to the actual values if all of these are positive, else in the units of the target.
     """
     figure = make_subplots(rows=1, cols=max(1, len(report.error_by)), subplot_titles=list(report.error_by))
     positive = bool((predictions["actual"] > 0).all())
@@ -129,7 +149,7 @@ def error_figure(predictions: pl.DataFrame, report: ReportOptions, title: str) -
         error = error / pl.col("actual")
     for position, column in enumerate(report.error_by, start=1):
         groups = (
-            predictions.group_by(column, maintain_order=True)  # else sums are taken in parallel, in any order
+            predictions.group_by(column, maintain_order=True)  # else Polars sums in parallel, in any order
             .agg(error.pow(2).mean().sqrt().alias("error"), error.mean().alias("bias"), pl.len().alias("rows"))
             .sort(column)
         )
@@ -162,8 +182,8 @@ def error_figure(predictions: pl.DataFrame, report: ReportOptions, title: str) -
     return figure.update_layout(title=title, height=440, legend={"orientation": "h", "y": -0.15}, **LAYOUT)
 
 
-def embedding_figure(embeddings: pl.DataFrame, report: ReportOptions, title: str) -> go.Figure:
-    """The first two principal components of the embeddings of the variables in ``report.embeddings``."""
+def plot_embeddings(embeddings: pl.DataFrame, report: ReportOptions, title: str) -> go.Figure:
+    """Plot the first two principal components of the embeddings of the variables in ``report.embeddings``."""
     figure = make_subplots(
         rows=1, cols=max(1, len(report.embeddings)), subplot_titles=list(report.embeddings), horizontal_spacing=0.08
     )
@@ -190,10 +210,11 @@ def embedding_figure(embeddings: pl.DataFrame, report: ReportOptions, title: str
     return figure.update_layout(title=title, height=480, **LAYOUT)
 
 
-def importance_figure(importance: pl.DataFrame, title: str) -> go.Figure:
-    """Increase of the loss with each variable shuffled, the greatest on top; whiskers are a deviation of the repeats.
+def plot_importance(importance: pl.DataFrame, title: str) -> go.Figure:
+    """Plot the increase of the loss when each variable is shuffled, the greatest on top.
 
-    Of several targets the first one is drawn, of many variables the most important ones.
+    Whiskers are one standard deviation of the repeats. The first of several targets is drawn, and at most
+    :data:`MOST_BARS` variables.
     """
     rows = importance.filter(pl.col("target") == importance["target"][0]).head(MOST_BARS).reverse()
     figure = go.Figure(
@@ -209,3 +230,74 @@ def importance_figure(importance: pl.DataFrame, title: str) -> go.Figure:
     figure.update_xaxes(title_text=f"increase of {rows['loss'][0].replace('_', ' ')} when shuffled")
     figure.update_yaxes(type="category", automargin=True)
     return figure.update_layout(title=title, height=160 + 22 * len(rows), **LAYOUT)
+
+
+def plot_reliability(predictions: pl.DataFrame, target: ClassTarget, prefix: str, title: str) -> go.Figure:
+    """Plot accuracy by confidence of the network and of each baseline on the test split (reliability diagram)."""
+    frame = nw.from_native(predictions, eager_only=True)
+    actual = read_actual(frame, target, prefix)
+    models = {"network": (actual, read_prediction(frame, target, prefix))}
+    for name in baseline_names(predictions.columns, target, prefix):
+        models[name] = (actual, read_prediction(frame, target, prefix, name))
+    return calibration_figure(models, title)
+
+
+def plot_class_errors(
+    predictions: pl.DataFrame, target: ClassTarget, prefix: str, report: ReportOptions, title: str
+) -> go.Figure:
+    """Plot the confusion matrix, and below it the error rate by the values of each column of ``report.error_by``.
+
+    Each rate is drawn with the rate that the network expects, the mean of 1 minus its confidence.
+    """
+    frame = nw.from_native(predictions, eager_only=True)
+    panels = max(1, len(report.error_by))
+    matrix = confusion_height(target.names)
+    heights = [matrix, GROUPS_HEIGHT] if report.error_by else [matrix]
+    below: list[Any] = [[{} for _ in range(panels)]] if report.error_by else []
+    figure = make_subplots(
+        rows=len(heights),
+        cols=panels,
+        row_heights=heights,
+        vertical_spacing=0.16,
+        specs=[[{"colspan": panels}, *[None] * (panels - 1)], *below],
+        subplot_titles=["", *report.error_by],
+    )
+    actual, prediction = read_actual(frame, target, prefix), read_prediction(frame, target, prefix)
+    figure.add_trace(confusion_trace(actual, prediction, target.names), row=1, col=1)
+    label_confusion(figure, target.names, row=1, col=1)
+    confidence = pl.max_horizontal(*probability_names(target, prefix))
+    wrong = pl.col(prefix + PREDICTED) != pl.col(prefix + "actual")
+    for position, column in enumerate(report.error_by, start=1):
+        groups = (
+            predictions.group_by(column, maintain_order=True)  # else Polars sums in parallel, in any order
+            .agg(wrong.mean().alias("error"), (1.0 - confidence).mean().alias("expected"), pl.len().alias("rows"))
+            .sort(column)
+        )
+        labels = groups[column].cast(pl.String).fill_null("(missing)")
+        figure.add_bar(
+            x=labels,
+            y=groups["error"],
+            name="error rate",
+            marker_color=ACCENT,
+            legendgroup="error",
+            showlegend=position == 1,
+            customdata=groups["rows"],
+            row=2,
+            col=position,
+            hovertemplate="%{x}: %{y:.1%} of %{customdata} rows<extra></extra>",
+        )
+        figure.add_scatter(
+            x=labels,
+            y=groups["expected"],
+            name="expected by the network",
+            mode="markers",
+            marker={"color": SECOND, "size": 9},
+            legendgroup="expected",
+            showlegend=position == 1,
+            row=2,
+            col=position,
+        )
+        figure.update_xaxes(type="category", automargin=True, row=2, col=position)
+        figure.update_yaxes(tickformat=".0%", rangemode="tozero", row=2, col=position)
+    legend = {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0}
+    return figure.update_layout(title=title, height=sum(heights), legend=legend, **LAYOUT)

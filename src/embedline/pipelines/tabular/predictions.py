@@ -1,8 +1,8 @@
-"""Predictions of all targets beside the actual values, as columns of a frame, and the figures that follow from them.
+"""Predictions of all targets beside the actual values, as columns of a frame, and the metrics computed from them.
 
-One numeric target has the columns ``actual``, ``predicted`` and one named after each baseline; one with classes
-``actual`` and ``predicted`` (names of classes), ``p_<class>`` for each class and ``<baseline>.p_<class>`` for each of a
-baseline. With several targets every name has ``<target>.`` in front of it.
+A numeric target has the columns ``actual``, ``predicted`` and one with the name of each baseline. A target with classes
+has ``actual`` and ``predicted`` (names of classes), ``p_<class>`` for each class and ``<baseline>.p_<class>`` for each
+class of a baseline. With several targets every name starts with ``<target>.``.
 """
 
 import logging
@@ -19,42 +19,31 @@ from embedline.training.metrics import classification_metrics, log_loss, regress
 logger = logging.getLogger(__name__)
 
 ACTUAL, PREDICTED = "actual", "predicted"
-Named = dict[str, NDArray[Any]]  # by name, [N] each
+NamedArrays = dict[str, NDArray[Any]]  # by the name of the column, [N] each
 
 
-def prefix_of(target: Target, targets: Sequence[Target]) -> str:
-    """What stands before the names of a target's columns and figures: nothing, where it is the only one."""
-    return f"{target.column}." if len(targets) > 1 else ""
-
-
-def actual_values(encoded: nw.DataFrame[Any], target: Target) -> NDArray[Any]:
-    """The target of labelled rows of an encoded frame: numbers float64 [N] in their own units, or classes int64 [N]."""
-    values = encoded.get_column(target.stored).to_numpy()
-    return values.astype(np.int64 if isinstance(target, ClassTarget) else np.float64)
-
-
-def actual_columns(target: Target, actual: NDArray[Any], prefix: str) -> Named:
+def actual_columns(target: Target, actual: NDArray[Any], prefix: str) -> NamedArrays:
     """Actual values as columns; classes by name."""
-    return {prefix + ACTUAL: _names(target)[actual] if isinstance(target, ClassTarget) else actual}
+    return {prefix + ACTUAL: _class_names(target)[actual] if isinstance(target, ClassTarget) else actual}
 
 
-def predicted_columns(target: Target, prediction: NDArray[np.float64], prefix: str) -> Named:
-    """The network's prediction as columns; of classes the most probable one's name and all probabilities."""
+def predicted_columns(target: Target, prediction: NDArray[np.float64], prefix: str) -> NamedArrays:
+    """The prediction of the network as columns; for classes the most probable name and all probabilities."""
     if not isinstance(target, ClassTarget):
         return {prefix + PREDICTED: prediction}
-    named = {prefix + PREDICTED: _names(target)[prediction.argmax(axis=1)]}
+    named = {prefix + PREDICTED: _class_names(target)[prediction.argmax(axis=1)]}
     return named | dict(zip(probability_names(target, prefix), prediction.T, strict=True))
 
 
-def baseline_columns(target: Target, prediction: NDArray[np.float64], baseline: str, prefix: str) -> Named:
-    """A baseline's prediction as columns."""
+def baseline_columns(target: Target, prediction: NDArray[np.float64], baseline: str, prefix: str) -> NamedArrays:
+    """The prediction of a baseline as columns."""
     if not isinstance(target, ClassTarget):
         return {prefix + baseline: prediction}
     return dict(zip(probability_names(target, f"{prefix}{baseline}."), prediction.T, strict=True))
 
 
-def to_series(columns: Named, backend: Any) -> list[nw.Series[Any]]:
-    """Series of an engine: Float64 of numbers, String of names."""
+def to_series(columns: NamedArrays, backend: Any) -> list[nw.Series[Any]]:
+    """Series of a dataframe backend: Float64 for numbers, String for names."""
     return [
         nw.new_series(name, values, nw.Float64, backend=backend)
         if values.dtype.kind == "f"
@@ -64,7 +53,7 @@ def to_series(columns: Named, backend: Any) -> list[nw.Series[Any]]:
 
 
 def read_actual(frame: nw.DataFrame[Any], target: Target, prefix: str) -> NDArray[Any]:
-    """Back from :func:`actual_columns`: numbers float64 [N], or the number of each row's class, int64 [N]."""
+    """The inverse of :func:`actual_columns`: numbers float64 [N], or class numbers int64 [N]."""
     column = frame.get_column(prefix + ACTUAL)
     if not isinstance(target, ClassTarget):
         return column.to_numpy()
@@ -92,23 +81,15 @@ def baseline_names(columns: Sequence[str], target: ClassTarget, prefix: str) -> 
     return [name for name in found if f"{prefix}{name}{end}" in columns]
 
 
-def all_figures(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, Any]:
-    """Every figure of a prediction: those of regression, or of classification."""
+def all_metrics(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, Any]:
+    """All metrics of a prediction, of regression or of classification."""
     if isinstance(target, ClassTarget):
         return classification_metrics(actual, prediction, target.names, positive=target.positive)
     return dict(regression_metrics(actual, prediction, logarithmic=target.transform == "log"))
 
 
-def short_figures(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, float]:
-    """The figures to watch while a network trains; of classes accuracy and log loss (nats)."""
-    if isinstance(target, ClassTarget):
-        accuracy = float((prediction.argmax(axis=1) == actual).mean())
-        return {"accuracy": accuracy, "log_loss": log_loss(actual, prediction)}
-    return regression_metrics(actual, prediction, logarithmic=target.transform == "log")
-
-
-def main_figure(target: Target) -> str:
-    """The metric that stands for a model: of classes the accuracy."""
+def main_metric(target: Target) -> str:
+    """Name of the metric by which a model is reported."""
     if isinstance(target, ClassTarget):
         return "accuracy"
     return "exp_rmspe" if target.transform == "log" else "rmse"
@@ -117,18 +98,18 @@ def main_figure(target: Target) -> str:
 def compare(
     frame: nw.DataFrame[Any], target: Target, prefix: str, baseline_costs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Figures of the network and of each baseline from their columns; warns of a baseline that is as good or better.
+    """Compare the network with each baseline; log a warning for each baseline that is as good or better.
 
-    They are compared by :func:`loss_name`: where a class is rare, a model that never names it may be the most accurate.
+    The comparison uses :func:`loss_name`: for a rare class, a model that never predicts it may be the most accurate.
 
     Returns:
-        The metrics of the network, ``beaten_by`` (names of baselines) and ``baselines``: the metrics of each by its
-        name, with what it cost.
+        The metrics of the network, ``beaten_by`` (names of baselines) and ``baselines``: the metrics and costs of each
+        baseline by its name.
     """
     actual, loss = read_actual(frame, target, prefix), loss_name(target)
-    ours = all_figures(target, actual, read_prediction(frame, target, prefix))
+    ours = all_metrics(target, actual, read_prediction(frame, target, prefix))
     baselines = {
-        name: {**all_figures(target, actual, read_prediction(frame, target, prefix, name)), **cost}
+        name: {**all_metrics(target, actual, read_prediction(frame, target, prefix, name)), **cost}
         for name, cost in baseline_costs.items()
     }
     winners = [name for name, theirs in baselines.items() if theirs[loss] <= ours[loss]]
@@ -136,19 +117,19 @@ def compare(
         logger.warning(
             "The network (%s %.4f) loses to %s (%.4f)", prefix + loss, ours[loss], name, baselines[name][loss]
         )
-    for measure in dict.fromkeys((main_figure(target), loss)):
-        others = ", ".join(f"{name} {theirs[measure]:.4f}" for name, theirs in baselines.items())
-        logger.info("%s %.4f; %s", prefix + measure, ours[measure], others)
+    for metric in dict.fromkeys((main_metric(target), loss)):
+        others = ", ".join(f"{name} {theirs[metric]:.4f}" for name, theirs in baselines.items())
+        logger.info("%s %.4f; %s", prefix + metric, ours[metric], others)
     return {**ours, "beaten_by": winners, "baselines": baselines}
 
 
 def loss_name(target: Target) -> str:
-    """The loss by which models are compared and the importance of a variable is measured; lower is better."""
-    return "log_loss" if isinstance(target, ClassTarget) else main_figure(target)
+    """Name of the loss by which models are compared and importances are computed; lower is better."""
+    return "log_loss" if isinstance(target, ClassTarget) else main_metric(target)
 
 
-def loss_of(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> float:
-    """The loss of :func:`loss_name`: log loss in nats, or the error of numbers."""
+def prediction_loss(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> float:
+    """Value of the loss that :func:`loss_name` names: log loss in nats, or the error of numbers."""
     if isinstance(target, ClassTarget):
         return log_loss(actual, prediction)
     if target.transform == "log":
@@ -156,5 +137,5 @@ def loss_of(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64
     return float(np.sqrt(np.mean((actual - prediction) ** 2)))
 
 
-def _names(target: ClassTarget) -> NDArray[Any]:
+def _class_names(target: ClassTarget) -> NDArray[Any]:
     return np.array(target.names, dtype=object)

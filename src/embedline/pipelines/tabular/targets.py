@@ -1,6 +1,7 @@
-"""What is predicted: numbers with their scale, or classes with their levels, fitted on the training rows alone.
+"""Categories and targets: levels with their codes, and what is predicted, a number or a class.
 
-A *prediction* of a target is float64 [N] in the units of a number, or the probabilities float64 [N, C] of C classes.
+Both are fitted on the training rows alone. A *prediction* of a target is float64 [N] in the units of a number, or the
+probabilities float64 [N, C] of C classes.
 """
 
 import logging
@@ -13,21 +14,102 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from embedline.errors import DataError
-from embedline.frames.checks import require_finite
-from embedline.pipelines.tabular.categories import CategoryMap, all_missing, codes_of, fit_categories, kind_of
-from embedline.pipelines.tabular.columns import Columns, holds_classes, present
+from embedline.frames.checks import as_float, require_exact, require_finite
+from embedline.pipelines.tabular.columns import FEW_NUMBERS, Columns, boxed_booleans, holds_classes, present
 from embedline.pipelines.tabular.options import EncodingOptions
-from embedline.pipelines.tabular.scalers import as_float, spread
 
-FEW_NUMBERS = 10  # different values of a target that may be numbers of classes
+MISSING = 0  # code of a missing level and of one that training did not see
+UNKNOWN = "(missing or unseen)"  # name of that code
 UNLABELLED = -1  # class of a row without one
+ROUNDING = 1e-12  # a deviation below this share of the mean is what float64 leaves of a constant
+
+Kind = Literal["boolean", "integer", "string"]
 Array = NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
 
+class CategoryMap(BaseModel):
+    """Levels of a categorical variable in sorted order: level ``levels[k]`` has the code ``k + 1``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    levels: tuple[bool | int | str, ...]
+
+    @property
+    def size(self) -> int:
+        """Rows of the embedding table: the levels and one for missing or unseen."""
+        return len(self.levels) + 1
+
+
+def all_missing(table: nw.DataFrame[Any], name: str) -> bool:
+    """Whether a column has no value at all: its type then depends on the engine, and says nothing."""
+    return table.get_column(name).null_count() == len(table)
+
+
+def kind_of(table: nw.DataFrame[Any], name: str, *, key: str = "columns.categorical") -> Kind:
+    """Kind of the values of a column; raise a DataError that names the YAML ``key`` if they cannot be categories."""
+    dtype = table.get_column(name).dtype
+    require_exact(table.get_column(name), name, key)
+    if dtype == nw.Boolean or boxed_booleans(table, name):
+        return "boolean"
+    if dtype.is_integer():
+        return "integer"
+    if dtype in (nw.String, nw.Categorical, nw.Enum) or isinstance(dtype, nw.Enum):
+        return "string"
+    if dtype.is_float():
+        # pandas turns integers with a missing value into floats: whole numbers count as integers.
+        values = table.get_column(name).drop_nulls().to_numpy().astype(np.float64)
+        if np.all(np.isnan(values) | (values % 1 == 0)):
+            return "integer"
+    raise DataError(
+        f"column {name!r} has the type {dtype}, which cannot be categorical: give it whole numbers, booleans or "
+        f"strings, or take it out of {key}"
+    )
+
+
+def _plain(name: str, kind: Kind) -> nw.Expr:
+    column = nw.col(name)
+    if kind == "boolean":
+        return column.cast(nw.Boolean)
+    return column.cast(nw.Int64) if kind == "integer" else column.cast(nw.String)
+
+
+def fit_categories(table: nw.DataFrame[Any], name: str, *, key: str = "columns.categorical") -> CategoryMap:
+    """Levels of a column of the training rows; raise a DataError that names the YAML ``key`` if there are none."""
+    nothing = f"column {name!r} holds only missing values on the training rows: take it out of {key}"
+    if all_missing(table, name):
+        raise DataError(nothing)
+    kind = kind_of(table, name, key=key)
+    present = table.select(nw.col(name)).drop_nulls()
+    if kind == "integer" and table.get_column(name).dtype.is_float():
+        present = present.filter(~nw.col(name).is_nan())
+    levels = present.select(_plain(name, kind)).get_column(name).unique().sort().to_list()
+    if not levels:
+        raise DataError(nothing)
+    return CategoryMap(kind=kind, levels=tuple(levels))
+
+
+def category_codes(table: nw.DataFrame[Any], name: str, levels: CategoryMap) -> nw.Expr:
+    """Int32 codes of a column, 0 where the value is missing or training did not see it."""
+    column = nw.col(name)
+    if all_missing(table, name):
+        return column.is_null().cast(nw.Int32) * MISSING
+    if table.get_column(name).dtype == nw.Object:
+        known: list[Any] = list(levels.levels)
+    elif table.get_column(name).dtype.is_float():
+        # Compared as floats: pandas has no integer for a missing value.
+        known = [float(level) for level in levels.levels]
+    elif levels.kind == "string":
+        column, known = column.cast(nw.String), list(levels.levels)
+    else:
+        column, known = column.cast(nw.Int64), [int(level) for level in levels.levels]
+    return column.replace_strict(known, list(range(1, levels.size)), default=MISSING, return_dtype=nw.Int32)
+
+
 class NumericTarget(BaseModel):
-    """A number: its transform and, of the transformed training values, mean, deviation and maximum."""
+    """A number: its transform, and mean, standard deviation and maximum of the transformed training values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,7 +131,11 @@ class NumericTarget(BaseModel):
 
 
 class ClassTarget(BaseModel):
-    """Classes in sorted order, how many training rows each has, and of two the positive one, the last unless given."""
+    """Classes in sorted order with their numbers of training rows.
+
+    Attributes:
+        positive: of two classes the one that F1, ROC-AUC and average precision are computed for; None for the last.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,11 +171,11 @@ def read_targets(encoder: Mapping[str, Any]) -> tuple[Target, ...]:
 def fit_target(
     table: nw.DataFrame[Any], name: str, columns: Columns, options: EncodingOptions
 ) -> tuple[Target, dict[str, Array]]:
-    """The target ``name`` of the labelled training rows ``table``, and what there is to learn about it.
+    """Fit the target ``name`` on the labelled training rows ``table``.
 
     Returns:
-        The target, and for :mod:`.target_means` arrays [N] by label: the transformed number under
-        ``""``, or whether a row is of a class (0, 1) under the class's name, for each class but the first.
+        The target, and arrays float64 [N] by label for :class:`.encoder.TargetMeans`: the transformed number under
+        ``""``, or for each class but the first, under its name, 1 in the rows of the class and 0 in others.
 
     Raises:
         DataError: naming the column, if a number is infinite or has no logarithm, a value is missing, the type fits
@@ -99,9 +185,9 @@ def fit_target(
         raise DataError(f"target {name!r} has {missing} missing values on the training rows")
     positive = columns.positive_of(name)
     if holds_classes(table, columns, name):
-        target = _fit_classes(table, name, positive)
-        codes = class_codes(table, target)
-        return target, {label: (codes == k).astype(np.float64) for k, label in enumerate(target.names) if k > 0}
+        classes = _fit_classes(table, name, positive)
+        codes = class_codes(table, classes)
+        return classes, {label: (codes == k).astype(np.float64) for k, label in enumerate(classes.names) if k > 0}
     if positive is not None:
         raise DataError(f"columns.positive is for a target of two classes; {name!r} holds numbers (columns.classes)")
     transform = options.transform_of(name)
@@ -110,14 +196,14 @@ def fit_target(
         _warn_of_few_numbers(values, name)
     learned = np.log(values) if transform == "log" else values
     mean = float(learned.mean())
-    scale = NumericTarget(
+    target = NumericTarget(
         column=name,
         transform=transform,
         mean=mean,
-        std=spread(float(learned.std()), mean),
+        std=nonzero_std(float(learned.std()), mean),
         maximum=float(learned.max()),
     )
-    return scale, {"": learned}
+    return target, {"": learned}
 
 
 def check_transforms(options: EncodingOptions, targets: Sequence[Target]) -> None:
@@ -132,15 +218,15 @@ def check_transforms(options: EncodingOptions, targets: Sequence[Target]) -> Non
 
 
 def stored_target(table: nw.DataFrame[Any], target: Target) -> nw.Expr | nw.Series[Any]:
-    """The target's column of the encoded frame, under the name ``target.stored``; missing values stay missing.
+    """The column of the encoded frame for a target, under the name ``target.stored``; missing values stay missing.
 
     Raises:
-        DataError: naming the column, if its values are of another kind than they were when fitted, infinite, without
-            the logarithm that is needed, or of a class that no training row has.
+        DataError: naming the column, if its values are of another kind than when fitted, infinite, without a needed
+            logarithm, or of a class that no training row has.
     """
     if isinstance(target, NumericTarget):
         _numbers(table, target.column, target.transform)
-        return as_float(table, target.column, mend=_mend(target.column))
+        return as_float(table, target.column, hint=_hint(target.column))
     codes = class_codes(table, target)
     return nw.new_series(target.stored, codes, nw.Int32, backend=table.implementation)
 
@@ -150,7 +236,7 @@ def class_codes(table: nw.DataFrame[Any], target: ClassTarget) -> NDArray[np.int
     name = target.column
     if not all_missing(table, name) and (found := kind_of(table, name, key="columns.target")) != target.levels.kind:
         raise DataError(f"target {name!r} holds {found} values; it was fitted on {target.levels.kind} values")
-    codes = table.select(codes_of(table, name, target.levels).alias(name)).get_column(name).to_numpy() - 1
+    codes = table.select(category_codes(table, name, target.levels).alias(name)).get_column(name).to_numpy() - 1
     unseen = (codes == UNLABELLED) & _known(table, name)
     if unseen.any():
         value = table.get_column(name).to_list()[int(unseen.argmax())]
@@ -161,23 +247,42 @@ def class_codes(table: nw.DataFrame[Any], target: ClassTarget) -> NDArray[np.int
     return np.asarray(codes, dtype=np.int32)
 
 
-def transform_target(values: NDArray[np.floating], scale: NumericTarget) -> Array:
-    """To the units in which the number is learned."""
-    exact: Array = np.asarray(values, dtype=np.float64)
-    return np.asarray(np.log(exact)) if scale.transform == "log" else exact
+def prefix_of(target: Target, targets: Sequence[Target]) -> str:
+    """Prefix of the columns and metrics of a target: empty if it is the only one."""
+    return f"{target.column}." if len(targets) > 1 else ""
 
 
-def invert_target(values: NDArray[np.floating], scale: NumericTarget) -> Array:
-    """Back to the number's own units."""
+def actual_values(encoded: nw.DataFrame[Any], target: Target) -> NDArray[Any]:
+    """The target of labelled rows of an encoded frame: numbers float64 [N] in their own units, or classes int64 [N]."""
+    values = encoded.get_column(target.stored).to_numpy()
+    return values.astype(np.int64 if isinstance(target, ClassTarget) else np.float64)
+
+
+def transform_target(values: NDArray[np.floating], target: NumericTarget) -> Array:
+    """Numbers in the units that the network learns: logarithms, or as they are."""
     exact: Array = np.asarray(values, dtype=np.float64)
-    return np.asarray(np.exp(exact)) if scale.transform == "log" else exact
+    return np.asarray(np.log(exact)) if target.transform == "log" else exact
+
+
+def invert_target(values: NDArray[np.floating], target: NumericTarget) -> Array:
+    """Transformed numbers back in their own units."""
+    exact: Array = np.asarray(values, dtype=np.float64)
+    return np.asarray(np.exp(exact)) if target.transform == "log" else exact
+
+
+def nonzero_std(std: float, mean: float) -> float:
+    """``std``, or 1 for a constant column, whose computed deviation may be 1e-17 instead of 0.
+
+    DIFF(fastai): it divides by 1e-7 there, and a value that training never saw becomes 1e7 standard deviations.
+    """
+    return std if std > ROUNDING * abs(mean) else 1.0
 
 
 def _warn_of_few_numbers(values: Array, name: str) -> None:
-    """Warn of a target of a few whole numbers: they may be the numbers of classes, as many data sets have them."""
-    different = np.unique(values)
-    if len(different) <= FEW_NUMBERS and len(values) >= 3 * len(different) and not np.any(values % 1):
-        shown = ", ".join(f"{value:.0f}" for value in different)
+    """Warn if a target has only a few different whole numbers: in many data sets these number the classes."""
+    distinct = np.unique(values)
+    if len(distinct) <= FEW_NUMBERS and len(values) >= 3 * len(distinct) and not np.any(values % 1):
+        shown = ", ".join(f"{value:.0f}" for value in distinct)
         logger.warning(
             "target %r holds the whole numbers %s and is learned as a quantity: if they are classes, set "
             "columns.classes: [%s]",
@@ -200,7 +305,7 @@ def _fit_classes(table: nw.DataFrame[Any], name: str, positive: str | None) -> C
             f"columns.positive names {positive!r}: it needs a target of two classes and one of them; {name!r} has "
             f"{', '.join(names)}"
         )
-    codes = table.select(codes_of(table, name, levels).alias(name)).get_column(name).to_numpy()
+    codes = table.select(category_codes(table, name, levels).alias(name)).get_column(name).to_numpy()
     counts = np.bincount(codes, minlength=levels.size)[1:]
     return ClassTarget(column=name, levels=levels, counts=tuple(counts.tolist()), positive=positive)
 
@@ -211,8 +316,8 @@ def _known(table: nw.DataFrame[Any], name: str) -> NDArray[np.bool_]:
 
 
 def _numbers(table: nw.DataFrame[Any], name: str, transform: str) -> Array:
-    """The present values of a numeric target, once they are found to be finite and to have the logarithm needed."""
-    numbers = table.select(as_float(table, name, mend=_mend(name)))
+    """The present values of a numeric target, float64; raise a DataError if one is infinite or has no logarithm."""
+    numbers = table.select(as_float(table, name, hint=_hint(name)))
     require_finite(numbers.get_column(name), name)
     present: Array = numbers.get_column(name).drop_nulls().to_numpy()
     if transform == "log" and len(present) and (smallest := present.min()) <= 0:
@@ -223,5 +328,5 @@ def _numbers(table: nw.DataFrame[Any], name: str, transform: str) -> Array:
     return present
 
 
-def _mend(name: str) -> str:
+def _hint(name: str) -> str:
     return f"columns.target needs a column of numbers or of classes (strings, booleans); {name!r} holds neither"

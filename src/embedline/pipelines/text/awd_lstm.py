@@ -1,25 +1,131 @@
-"""The AWD-LSTM encoder (Merity et al. 2017, arXiv:1708.02182): tokens in, a vector for each token out."""
+"""The AWD-LSTM encoder (Merity et al. 2017, arXiv:1708.02182): tokens in, one vector for each token out.
+
+Its LSTM layers have dropout over whole sequences and on the recurrent matrix.
+"""
 
 import itertools
+import warnings
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedline.pipelines.text.options import EncoderOptions
-from embedline.pipelines.text.recurrent import DroppedLSTM, SequenceDropout, State, embed, run_layers
 
-EMBEDDING_RANGE = 0.1  # the table starts uniform in ±0.1, as in the paper
+EMBEDDING_RANGE = 0.1  # the embedding starts uniform in ±0.1, as in the paper
+
+LayerState = tuple[Tensor, Tensor]
+State = tuple[LayerState, ...]
+"""For each layer, the output h float [B, H] and the cell c float [B, H] after the last token that was read."""
+
+
+def select_rows(state: State, rows: Tensor | slice) -> State:
+    """Select sequences of the batch: by a slice, or by indices int64 [K], which may repeat."""
+    return tuple((h[rows], c[rows]) for h, c in state)
+
+
+def detached(state: State) -> State:
+    """Detach the state, so that no gradient flows into earlier tokens."""
+    return tuple((h.detach(), c.detach()) for h, c in state)
+
+
+class SequenceDropout(nn.Module):
+    """Dropout with one mask for all time steps ("variational"; Gal & Ghahramani 2016); each batch draws a new mask.
+
+    **Shape**: float [T, B, D] -> float [T, B, D]; each sequence b has its own mask over D.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Drop the same features of a sequence at every time step; no change in evaluation mode."""
+        if not self.training or self.rate == 0.0:
+            return input
+        mask = input.new_empty(1, *input.shape[1:]).bernoulli_(1.0 - self.rate).div_(1.0 - self.rate)
+        return input * mask
+
+    def extra_repr(self) -> str:
+        """For ``print(network)``."""
+        return f"rate={self.rate}"
+
+
+def embed(ids: Tensor, table: Tensor, *, rate: float) -> Tensor:
+    """Look up rows of ``table`` [V, D] for ids int64 [...]; each word is dropped with probability ``rate``.
+
+    A dropped word is zero everywhere in the batch. The mask [V] is applied to the looked-up rows: this equals dropping
+    rows of the table, without a second table (Merity et al. 2017, §4.3).
+    """
+    embedded = F.embedding(ids, table)
+    if rate == 0.0:
+        return embedded
+    kept = torch.empty(len(table), device=table.device).bernoulli_(1.0 - rate).div_(1.0 - rate)
+    return embedded * kept[ids].unsqueeze(-1)
+
+
+class DroppedLSTM(nn.LSTM):
+    """One LSTM layer, time first, with dropout on its hidden-to-hidden matrix: one mask for all steps and sequences.
+
+    DIFF(fastai): the dropped matrix is passed to the kernel instead of being set as an attribute. The module therefore
+    stays a plain ``nn.LSTM``: it can be copied, its state dictionary has the usual names, its weights do not change,
+    and the fused kernels of cuDNN and oneDNN run.
+
+    **Shape**: float [T, B, input_size] and a :data:`LayerState` -> float [T, B, hidden_size] and the next state.
+    """
+
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
+
+    def __init__(self, input_size: int, hidden_size: int, *, weight_dropout: float = 0.0) -> None:
+        super().__init__(input_size, hidden_size)
+        self.weight_dropout = weight_dropout
+
+    def forward(self, input: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:  # type: ignore[override]
+        """Read ``input``, starting from ``state``."""
+        h, c = state[0].unsqueeze(0), state[1].unsqueeze(0)
+        if self.training and self.weight_dropout > 0.0:
+            output, h, c = self._read_dropped(input, h, c)
+        else:
+            output, (h, c) = super().forward(input, (h, c))
+        return output, (h.squeeze(0), c.squeeze(0))
+
+    def _read_dropped(self, input: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dropped = F.dropout(self.weight_hh_l0, self.weight_dropout)
+        weights = [self.weight_ih_l0, dropped, self.bias_ih_l0, self.bias_hh_l0]
+        # The function that nn.LSTM calls, with another list of weights. It is private to PyTorch, so a test compares it
+        # with a loop. torch.func.functional_call is no alternative: nn.LSTM would re-point its weights at every call.
+        # cuDNN needs the weights in one block of memory and warns that it copies them: the dropped ones are always new.
+        with warnings.catch_warnings(action="ignore", category=UserWarning) if input.is_cuda else nullcontext():
+            output, h, c = torch._VF.lstm(input, (h, c), weights, True, 1, 0.0, True, False, False)
+        return output, h, c
+
+
+def run_layers(
+    layers: Iterable[DroppedLSTM], input: Tensor, state: State, dropout: SequenceDropout
+) -> tuple[Tensor, State]:
+    """Apply stacked layers to ``input`` [T, B, D], with ``dropout`` between the layers but not after the last one."""
+    layers, output, states = list(layers), input, []
+    for depth, (layer, before) in enumerate(zip(layers, state, strict=True)):
+        output, after = layer(output, before)
+        states.append(after)
+        if depth < len(layers) - 1:
+            output = dropout(output)
+    return output, tuple(states)
 
 
 class Encoder(nn.Module):
-    """Embedding and stacked LSTMs; the last one's outputs are as wide as the embedding, so that a decoder can share it.
+    """Embedding and stacked LSTMs; the last layer is as wide as the embedding, so that a decoder can share its weights.
 
-    The LSTMs start as PyTorch makes them, uniform in ±1/sqrt(hidden_size).
+    The LSTMs have PyTorch's initial weights, uniform in ±1/sqrt(hidden_size).
 
-    **Shape**: ids int64 [B, T] and a state -> float [B, T, embedding_size] and the next state. What it returns is not
-    dropped: the decoder drops its input itself.
+    **Shape**: ids int64 [B, T] and a state -> float [B, T, embedding_size] and the next state. There is no dropout on
+    the output: the decoder drops its own input.
     """
 
     def __init__(self, vocabulary_size: int, options: EncoderOptions) -> None:
@@ -37,7 +143,7 @@ class Encoder(nn.Module):
         self.hidden_dropout = SequenceDropout(rates.hidden)
 
     def start(self, batch_size: int) -> State:
-        """The state before the first token: zeros."""
+        """Return the state before the first token: zeros."""
         table = self.embedding.weight
         return tuple(
             (table.new_zeros(batch_size, layer.hidden_size), table.new_zeros(batch_size, layer.hidden_size))
@@ -45,7 +151,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read the tokens from ``state`` on."""
+        """Read the tokens, starting from ``state``."""
         rate = self.options.rates.embedding if self.training else 0.0
         vectors = self.input_dropout(embed(ids.t(), self.embedding.weight, rate=rate))
         with _full_precision_on_cuda(vectors.device):
@@ -58,7 +164,7 @@ class Encoder(nn.Module):
 
 
 def _full_precision_on_cuda(device: torch.device) -> Any:
-    """Leave autocast on a GPU: it has cuDNN's LSTM compute in float16 even where bfloat16 is asked for.
+    """Turn autocast off on a GPU: it would run cuDNN's LSTM in float16 even if bfloat16 is selected.
 
     Float32 runs on the tensor cores as TF32 (``torch.backends.cudnn.allow_tf32``, on by default).
     """

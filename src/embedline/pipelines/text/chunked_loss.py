@@ -1,4 +1,4 @@
-"""Cross-entropy over a vocabulary without the logits of all tokens in memory at once."""
+"""Cross-entropy over a large vocabulary, computed in chunks of tokens to save memory."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,20 +7,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-CHUNK_LOGITS = {"cpu": 4_500_000, "cuda": 100_000_000}  # logits at a time: a CPU's caches, 0.4 GB of a GPU
-GROUPS = {"cpu": 8, "cuda": 1}  # chunks whose errors go into the decoder's gradient by one product: adding costs more
+CHUNK_LOGITS = {"cpu": 4_500_000, "cuda": 100_000_000}  # logits of a chunk: fit a CPU's caches, 0.4 GB of a GPU
+GROUPS = {"cpu": 8, "cuda": 1}  # chunks for one matrix product of the decoder's gradient: additions cost more
 
 
 def chunk_length(vocabulary_size: int, device: torch.device) -> int:
-    """Tokens whose logits are computed at a time."""
+    """Number of tokens whose logits are computed at a time."""
     return max(16, CHUNK_LOGITS.get(device.type, CHUNK_LOGITS["cuda"]) // vocabulary_size)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy, whose gradients are made with the loss, chunk by chunk.
+    """Mean cross-entropy; the forward pass also computes the gradients, chunk by chunk.
 
-    The gradient of the logits, softmax minus one-hot, is one more pass over logits that are there; computing them again
-    in a backward pass would cost the largest matrix product of the training a second time.
+    The gradient of the logits is softmax minus one-hot: one more pass over logits that are in memory. A backward pass
+    that recomputes the logits would repeat the largest matrix product of the training.
     """
 
     @staticmethod
@@ -35,13 +35,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), device=hidden.device)
         for rows, logits, errors, grouped in _probabilities(low, table, bias, targets):
             target = targets[rows].unsqueeze(1)
-            # The sum of exponentials, from the most probable word: the probability of the target may be 0 in float32.
+            # The log of the sum comes from the most probable word: the target's probability may be 0 in float32.
             log_sum = logits.amax(1).float() - errors.amax(1).log()
             total += (log_sum - logits.gather(1, target).squeeze(1).float()).sum()
             errors.scatter_add_(1, target, errors.new_full((1, 1), -1.0).expand_as(target))
             if for_bias is not None:
                 for_bias += errors.sum(0)
-            lowered = logits.copy_(errors)  # the logits have served; their memory is of the right size and type
+            lowered = logits.copy_(errors)  # reuse the memory of the logits, which are no longer needed
             if for_hidden is not None:
                 for_hidden[rows] = lowered @ table
             if for_weight is not None and grouped is not None:
@@ -61,14 +61,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _probabilities(
     hidden: Tensor, table: Tensor, bias: Tensor | None, targets: Tensor
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
-    """Logits [n, V], in the precision of ``hidden``, and probabilities float32 [n, V] of the next token, by slices.
+    """Yield slices of tokens, their logits [n, V] in the precision of ``hidden``, and probabilities float32 [n, V].
 
-    All is written over later on: fresh memory of this size for each slice would cost as much as the softmax. The last
-    of each group of slices comes with what lies in the place of the logits of the whole group [m, V].
+    The tensors are overwritten by later slices: allocating memory of this size for each slice would cost as much as the
+    softmax. The last slice of each group also yields the memory of the logits of the whole group [m, V], else None.
     """
     n_tokens, step = len(targets), min(chunk_length(len(table), hidden.device), len(targets))
     in_group = GROUPS.get(hidden.device.type, 1)
-    transposed = table.t().contiguous()  # the layout in which matrix units are quickest
+    transposed = table.t().contiguous()  # the fastest layout for matrix units
     group = hidden.new_empty(min(in_group * step, n_tokens), len(table))
     memory = hidden.new_empty(step, len(table), dtype=torch.float32)
     for start in range(0, n_tokens, step):
@@ -85,9 +85,9 @@ def _probabilities(
 
 
 def cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """Mean cross-entropy [], in nats, of the logits ``hidden @ weight.T + bias`` against ``targets``.
+    """Mean cross-entropy float [], in nats, of the logits ``hidden @ weight.T + bias`` against ``targets``.
 
-    The products run in the precision of an enclosing autocast, softmax and sums in float32.
+    The matrix products run in the precision of the enclosing autocast, softmax and sums in float32.
 
     Args:
         hidden: float [N, E].
@@ -104,10 +104,10 @@ def cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: 
 
 @torch.no_grad()
 def count_nats(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies [] in nats, and number of tokens [] whose most probable one is the target.
+    """Sum of the cross-entropies float [], in nats, and number int64 [] of tokens whose best prediction is the target.
 
-    Sums, to be divided once: batches of other lengths then count by their tokens. Arguments as in
-    :func:`cross_entropy`, in the precision of ``hidden``.
+    The caller divides the sums over all batches once, so that each token has the same weight. Arguments as in
+    :func:`cross_entropy`; the matrix products run in the precision of ``hidden``.
     """
     nats, hits = torch.zeros((), device=hidden.device), torch.zeros((), dtype=torch.int64, device=hidden.device)
     for rows, logits, probabilities, _ in _probabilities(hidden, weight.to(hidden.dtype), bias, targets):

@@ -8,18 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedline.pipelines.text.awd_lstm import Encoder
+from embedline.pipelines.text.awd_lstm import Encoder, detached, select_rows
 from embedline.pipelines.text.options import EncoderOptions
-from embedline.pipelines.text.recurrent import detached, select_rows
 
 
 class Pooled(NamedTuple):
-    """What is left of documents that were read.
+    """Pooled outputs of the encoder for a batch of documents.
 
     Attributes:
-        features: float [B, 3 E]: output at the last token, maximum and mean over the tokens that count.
-        squares: mean square [] of these outputs, for AR.
-        differences: mean square [] of their differences from a token to the next within a chunk, for TAR.
+        features: float [B, 3 E]: output at the last token, maximum and mean over the pooled tokens.
+        squares: mean square float [] of these outputs, for AR.
+        differences: mean square float [] of their differences between consecutive tokens of a chunk, for TAR.
     """
 
     features: Tensor
@@ -28,31 +27,31 @@ class Pooled(NamedTuple):
 
 
 def read_documents(encoder: Encoder, ids: Tensor, lengths: Tensor, *, bptt: int, max_tokens: int) -> Pooled:
-    """Read documents chunk by chunk and pool the outputs of the last ``max_tokens`` tokens of each.
+    """Read documents in chunks of ``bptt`` tokens and pool the outputs of the last ``max_tokens`` tokens of each.
 
-    Chunks of ``bptt`` tokens begin at each document's first token. The state goes on from chunk to chunk, the gradient
-    does not: it reaches a chunk through pooling alone. Chunks in which no document has a token that counts are read
-    without a gradient. The result for a document does not depend on those beside it.
+    The chunks start at each document's first token. The state is carried from chunk to chunk, the gradient is not: it
+    reaches a chunk only through pooling. Chunks without pooled tokens are read without a gradient. The result for a
+    document does not depend on the other documents of the batch.
 
     DIFF(fastai): documents are padded at the end and masked by length in one code path. fastai v2 pads in front by
     whole chunks and loses tokens where lengths differ (fastai issue 3379); here a document has the same features in a
-    batch as alone. AR and TAR leave the padding out, too.
+    batch as alone. AR and TAR ignore the padding, too.
 
     Args:
-        ids: int64 [B, T], the longest documents first, anything after the end of a document.
-        lengths: int64 [B] on the CPU, falling, all at least 1.
-        bptt: tokens of a chunk.
-        max_tokens: tokens from the end of a document that count.
+        ids: int64 [B, T], the longest documents first; values after the end of a document are ignored.
+        lengths: int64 [B] on the CPU, in descending order, at least 1.
+        bptt: number of tokens of a chunk.
+        max_tokens: number of tokens at the end of a document that are pooled.
     """
     n_documents, width = len(ids), encoder.embedding.embedding_dim
     device = ids.device
-    first = (lengths - max_tokens).clamp(min=0)  # first token that counts
+    first = (lengths - max_tokens).clamp(min=0)  # first pooled token
     state = encoder.start(n_documents)
     zeros = torch.zeros(n_documents, width, device=device)
     last, total, highest = zeros, zeros, zeros.new_full(zeros.shape, -torch.inf)
     squares, differences, n_pairs = zeros.new_zeros(()), zeros.new_zeros(()), 0
     for start in range(0, int(lengths[0]), bptt):
-        active = int((lengths > start).sum())  # the others have ended: a chunk reads the first rows only
+        active = int((lengths > start).sum())  # documents that have not ended: a chunk reads only the first rows
         end = min(start + bptt, int(lengths[0]))
         chunk, before = ids[:active, start:end], select_rows(state, slice(0, active))
         if end <= int(first[:active].min()):
@@ -78,21 +77,21 @@ def read_documents(encoder: Encoder, ids: Tensor, lengths: Tensor, *, bptt: int,
     return Pooled(features, squares / (n_counted.sum() * width), differences / max(1, n_pairs * width))
 
 
-def _add(pooled: Tensor, part: Tensor) -> Tensor:
-    """Add to the first rows of [B, E] those of [A, E]."""
-    return torch.cat([pooled[: len(part)] + part, pooled[len(part) :]])
+def _add(pooled: Tensor, chunk: Tensor) -> Tensor:
+    """Add the rows of ``chunk`` [A, E] to the first rows of ``pooled`` [B, E]."""
+    return torch.cat([pooled[: len(chunk)] + chunk, pooled[len(chunk) :]])
 
 
-def _maximum(pooled: Tensor, part: Tensor) -> Tensor:
-    return torch.cat([torch.maximum(pooled[: len(part)], part), pooled[len(part) :]])
+def _maximum(pooled: Tensor, chunk: Tensor) -> Tensor:
+    return torch.cat([torch.maximum(pooled[: len(chunk)], chunk), pooled[len(chunk) :]])
 
 
 class Head(nn.Sequential):
-    """Batch-norm, dropout and a linear layer, one after the other; ReLU between them.
+    """Blocks of batch-norm, dropout and a linear layer, with ReLU between the blocks.
 
-    As in fastai v2's ``PoolingLinearClassifier`` but for the biases of the linear layers, which v2 leaves out.
+    As fastai v2's ``PoolingLinearClassifier``, except that the linear layers have biases.
 
-    **Shape**: [B, 3 E] -> logits [B, C].
+    **Shape**: float [B, 3 E] -> logits float [B, C].
     """
 
     def __init__(self, sizes: tuple[int, ...], rates: tuple[float, ...]) -> None:
@@ -105,14 +104,14 @@ class Head(nn.Sequential):
 
 
 class TextClassifier(nn.Module):
-    """Class scores of documents: an encoder that has learned as a language model, and a head.
+    """Class scores of documents: the encoder of a language model, and a head.
 
     Args:
-        vocabulary_size: words of the language model.
-        encoder: sizes of the language model's, dropout rates of its own.
+        vocabulary_size: number of tokens of the vocabulary.
+        encoder: sizes of the language model's encoder; the dropout rates may differ.
         layers: sizes of the head's hidden layers.
-        head_rates: dropout before each of its linear layers.
-        n_classes: 2 or more.
+        head_rates: dropout rate before each linear layer of the head.
+        n_classes: number of classes, at least 2.
         bptt, max_tokens: see :func:`read_documents`.
     """
 
@@ -133,11 +132,11 @@ class TextClassifier(nn.Module):
         self.n_classes, self.bptt, self.max_tokens = n_classes, bptt, max_tokens
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Logits float32 [B, C]; arguments as in :func:`read_documents`."""
+        """Return logits float32 [B, C]; arguments as in :func:`read_documents`."""
         return self.scores(ids, lengths)[0]
 
     def scores(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Pooled]:
-        """Logits float32 [B, C], and the features that they come from."""
+        """Return logits float32 [B, C], and the pooled outputs."""
         pooled = read_documents(self.encoder, ids, lengths, bptt=self.bptt, max_tokens=self.max_tokens)
         logits: Tensor = self.head(pooled.features)
         return logits.float(), pooled
@@ -147,9 +146,9 @@ class TextClassifier(nn.Module):
         return [[self.encoder.embedding], *([layer] for layer in self.encoder.layers), [self.head]]
 
     def unfreeze(self, n_groups: int | None) -> None:
-        """Train the last ``n_groups`` layer groups, and no other; all when None.
+        """Train only the last ``n_groups`` layer groups; all if None.
 
-        The batch-norm layers all belong to the head, which is never frozen.
+        All batch-norm layers belong to the head, which is never frozen.
         """
         groups = self.groups()
         trained = len(groups) if n_groups is None else n_groups
@@ -159,11 +158,11 @@ class TextClassifier(nn.Module):
 
 
 class ClassifierEnsemble(nn.Module):
-    """Classifiers of the same classes whose probabilities are averaged; one alone is an ensemble, too.
+    """Average of the probabilities of classifiers for the same classes; a single classifier is an ensemble of one.
 
     Args:
         members: the classifiers.
-        weights: of each member's probabilities; only their ratios count.
+        weights: weight of each member's probabilities; only their ratios matter.
     """
 
     def __init__(self, members: Sequence[TextClassifier], weights: Sequence[float]) -> None:
@@ -179,7 +178,7 @@ class ClassifierEnsemble(nn.Module):
         return [network for network in self.networks if isinstance(network, TextClassifier)]
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Logarithms float64 [B, C] of the mean probabilities; arguments as in :func:`read_documents`."""
+        """Return log-probabilities float64 [B, C] of the mean probabilities; arguments as in :func:`read_documents`."""
         logs = [
             F.log_softmax(member(ids, lengths).double(), dim=1) + math.log(weight)
             for member, weight in zip(self.networks, self.weights, strict=True)

@@ -1,4 +1,4 @@
-"""Documents of like lengths in batches, for a classifier."""
+"""Batches of documents of similar length, for the classifier."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -14,13 +14,13 @@ from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import TextSettings
 from embedline.training.batches import WHOLE, Autocast, BatchLoss, Fingerprint, Shard, batch_sizes
 
-POOL_BATCHES = 50  # batches among whose documents lengths are sorted: near enough for speed, far enough for chance
+POOL_BATCHES = 50  # batches in a pool of documents that is sorted by length: a trade-off of speed and randomness
 
 
 def pad(documents: Sequence[NDArray[np.integer]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Documents, the longest first, as ids int64 [B, T] padded at the end, and their lengths int64 [B] on the CPU."""
+    """Pad documents, the longest first, to ids int64 [B, T]; also return their lengths int64 [B] on the CPU."""
     lengths = torch.tensor([len(document) for document in documents])
-    assert bool((lengths.diff() <= 0).all()), "documents come with the longest first"
+    assert bool((lengths.diff() <= 0).all()), "the longest document must come first"
     ids = np.zeros((len(documents), int(lengths[0])), dtype=np.int64)
     for row, document in enumerate(documents):
         ids[row, : len(document)] = document
@@ -28,10 +28,10 @@ def pad(documents: Sequence[NDArray[np.integer]], device: torch.device) -> tuple
 
 
 def batches_by_length(lengths: NDArray[np.int64], batch_size: int, order: torch.Generator) -> list[NDArray[np.int64]]:
-    """Rows of each batch of an epoch: random, but of like lengths, each batch's longest document first.
+    """Return the rows of each batch of an epoch: random documents of similar length, the longest of a batch first.
 
-    All documents are shuffled, sorted by length within pools of 50 batches, cut into batches
-    (:func:`embedline.training.batches.batch_sizes`), and the batches shuffled; the batch with the longest document
+    The documents are shuffled, sorted by length within pools of 50 batches, and cut into batches
+    (:func:`embedline.training.batches.batch_sizes`); then the batches are shuffled. The batch with the longest document
     comes first, so that a lack of memory shows at once.
     """
     rows = torch.randperm(len(lengths), generator=order, device=order.device).cpu().numpy()
@@ -46,35 +46,36 @@ def batches_by_length(lengths: NDArray[np.int64], batch_size: int, order: torch.
 
 
 def by_length(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """Rows of all documents, the longest first, ``batch_size`` at a time: for reading without learning."""
+    """Yield the rows of all documents, the longest first, ``batch_size`` at a time: for prediction."""
     rows = np.argsort(-lengths, kind="stable")
     for start in range(0, len(rows), batch_size):
         yield rows[start : start + batch_size]
 
 
-class Counts(NamedTuple):
-    """What the penalties of a classifier's loss are means over: tokens, and pairs of them within a chunk."""
+class PooledCounts(NamedTuple):
+    """Number of pooled tokens, and of pairs of consecutive pooled tokens in a chunk: AR and TAR are means over them."""
 
     tokens: int
     pairs: int
 
 
-def counts(lengths: NDArray[np.int64], network: TextClassifier) -> Counts:
-    """Counts of documents of these lengths [B] (:func:`.classifier.read_documents`).
+def pooled_counts(lengths: NDArray[np.int64], network: TextClassifier) -> PooledCounts:
+    """Count the pooled tokens and pairs of documents of ``lengths`` int64 [B]; see :func:`.classifier.read_documents`.
 
-    A document's last ``max_tokens`` tokens count; between two of them in a row is a pair unless a chunk begins there.
+    The last ``max_tokens`` tokens of a document are pooled; two consecutive ones are a pair unless a chunk starts
+    between them.
     """
     first = np.maximum(lengths - network.max_tokens, 0)
     borders = (lengths - 1) // network.bptt - first // network.bptt
     tokens = int((lengths - first).sum())
-    return Counts(tokens, tokens - len(lengths) - int(borders.sum()))
+    return PooledCounts(tokens, tokens - len(lengths) - int(borders.sum()))
 
 
 class ClassifierBatches:
-    """Batches of a classifier's training.
+    """Batches for training a classifier.
 
     Args:
-        corpus: documents of at least one token.
+        corpus: documents with at least one token.
         targets: class of each, int64 [D].
         shard: which documents of each batch are this process's: one in so many, so that all have like lengths.
     """
@@ -102,15 +103,15 @@ class ClassifierBatches:
         return {"n_documents": len(self._corpus), "n_tokens": len(self._corpus.ids), "batch_size": self.batch_size}
 
     def begin_epoch(self, order: torch.Generator) -> None:
-        """Put documents of like lengths together, anew."""
+        """Shuffle the documents into new batches."""
         self._batches = batches_by_length(self._corpus.lengths, self.batch_size, order)
 
     def rate(self, index: int) -> float:
-        """The same for every batch."""
+        """Learning-rate factor of a batch: 1 for all."""
         return 1.0
 
     def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
-        """Cross-entropy of the batch's documents; AR and TAR are descended with it."""
+        """Cross-entropy of the batch's documents; the total also has AR and TAR."""
         assert isinstance(network, TextClassifier)
         batch = self._batches[index]
         rows = batch[self._shard.rank :: self._shard.size]
@@ -122,14 +123,14 @@ class ClassifierBatches:
         if self._shard.size == 1:
             return BatchLoss(nats + alpha * pooled.squares + beta * pooled.differences, nats.detach())
         # Means of the whole batch, as sums of each process's mean times its part of what that is a mean over.
-        own, whole = (counts(self._corpus.lengths[each], network) for each in (rows, batch))
+        own, whole = (pooled_counts(self._corpus.lengths[each], network) for each in (rows, batch))
         nats = nats * (len(rows) / len(batch))
         penalty = alpha * own.tokens / whole.tokens * pooled.squares
         penalty = penalty + beta * own.pairs / max(1, whole.pairs) * pooled.differences
         return BatchLoss(nats + penalty, nats.detach())
 
     def state(self) -> None:
-        """Documents are independent: nothing is carried."""
+        """Return None: documents are independent, so no state is carried between batches."""
 
     def restore(self, state: None) -> None:
-        """Nothing is carried."""
+        """No state to restore."""

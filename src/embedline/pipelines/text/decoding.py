@@ -1,7 +1,7 @@
-"""From a language model's distributions to token ids: sampling, beam search, the next words. Ids in, ids out.
+"""Sampling and beam search with a language model: token ids in, token ids out.
 
-The algorithms ask of a model only what :class:`LanguageModel` lists, so that they can be checked against a small model
-whose probabilities are known exactly.
+The functions use only the methods of the protocol :class:`NextTokenModel`, so that tests can check them with a small
+model whose probabilities are known exactly.
 """
 
 import math
@@ -14,33 +14,33 @@ import torch
 from torch import Tensor
 
 from embedline.errors import DataError
-from embedline.pipelines.text.recurrent import State, select_rows
+from embedline.pipelines.text.awd_lstm import State, select_rows
 
-READ_TOKENS = 1024  # of a prompt in one forward pass: bounds the memory that a long prompt takes
+READ_TOKENS = 1024  # tokens of a prompt in one forward pass: limits the memory for a long prompt
 
 
-class LanguageModel(Protocol):
-    """A network that reads token ids with a carried state; in evaluation mode, so that nothing is dropped."""
+class NextTokenModel(Protocol):
+    """A language model that reads token ids and carries a state; it must be in evaluation mode (no dropout)."""
 
     def start(self, batch_size: int, /) -> State:
-        """State before the first token."""
+        """Return the state before the first token."""
         ...
 
     def __call__(self, ids: Tensor, state: State, /) -> tuple[Tensor, State]:
-        """Hidden vectors [B, T, E] of the tokens int64 [B, T], and the state after the last of them."""
+        """Return the hidden vectors float [B, T, E] of the tokens int64 [B, T], and the state after the last token."""
         ...
 
     def logits(self, hidden: Tensor, /) -> Tensor:
-        """Scores [..., V] of the next token, given hidden vectors [..., E]."""
+        """Return the scores float [..., V] of the next token, given hidden vectors float [..., E]."""
         ...
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """Tokens that a model went on with, and the natural logarithm of their joint probability under the model.
+    """Tokens that follow a prompt, and the natural logarithm of their joint probability under the model.
 
-    The probability is the model's own, before temperature and filters, so that it compares across settings. A
-    continuation that ended has its end token as the last one.
+    The probability is computed before temperature and filters, so that it is comparable across settings. A continuation
+    that ended includes its end token as the last one.
     """
 
     ids: tuple[int, ...]
@@ -48,15 +48,16 @@ class Continuation:
 
 
 @dataclass(frozen=True)
-class Law:
-    """How the model's distribution is changed before a token is drawn.
+class SamplingOptions:
+    """Changes to the model's distribution before a token is drawn.
 
-    The order is: tokens never drawn, temperature, top-k, min-p, then the rest is scaled to one.
+    They apply in this order: ``never``, ``temperature``, ``top_k``, ``min_p``; then the probabilities are scaled to
+    sum to one.
 
     Attributes:
-        temperature: logits are divided by it; 0 always takes the most probable token.
-        top_k: draw from the ``top_k`` most probable tokens only; all of them if None.
-        min_p: draw from tokens with ``p >= min_p * max(p)`` only (Nguyen et al. 2024, arXiv 2407.01082).
+        temperature: divisor of the logits; 0 always takes the most probable token.
+        top_k: draw only from the ``top_k`` most probable tokens; None: from all.
+        min_p: draw only from tokens with ``p >= min_p * max(p)`` (Nguyen et al. 2024, arXiv 2407.01082).
         never: ids that are not drawn.
     """
 
@@ -66,35 +67,35 @@ class Law:
     never: tuple[int, ...] = ()
 
     def probabilities(self, log_p: Tensor) -> Tensor:
-        """Probabilities float64 [B, V] to draw from, given the model's log-probabilities float64 [B, V]."""
-        scores = without(log_p, self.never)
+        """Return the probabilities float64 [B, V] to draw from, given the model's log-probabilities float64 [B, V]."""
+        scores = mask_tokens(log_p, self.never)
         if self.temperature == 0.0:
             return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
-        # The largest becomes 0 first: the others may become minus infinity, but never all of them.
+        # Subtract the largest score first: scores may become minus infinity, but never all of them.
         scores = (scores - scores.amax(-1, keepdim=True)) / self.temperature
         if self.top_k is not None and self.top_k < scores.shape[-1]:
-            best = scores.topk(self.top_k, dim=-1)  # exactly k, also where probabilities are equal
+            best = scores.topk(self.top_k, dim=-1)  # exactly k tokens, even if probabilities are equal
             scores = torch.full_like(scores, -math.inf).scatter_(-1, best.indices, best.values)
         if self.min_p > 0.0:
-            # A ratio of probabilities is a difference of logits; the margin keeps a token exactly at the border.
+            # A ratio of probabilities is a difference of logits; the margin keeps a token exactly on the border.
             border = scores.amax(-1, keepdim=True) + math.log(self.min_p) - 1e-9
             scores = scores.masked_fill(scores < border, -math.inf)
         return torch.softmax(scores, dim=-1)
 
 
-def without(log_p: Tensor, never: Sequence[int]) -> Tensor:
-    """``log_p`` [..., V] with minus infinity at the ids ``never``."""
+def mask_tokens(log_p: Tensor, never: Sequence[int]) -> Tensor:
+    """Set the log-probabilities [..., V] of the ids ``never`` to minus infinity."""
     if not never:
         return log_p
     return log_p.index_fill(-1, torch.tensor(never, device=log_p.device), -math.inf)
 
 
 @torch.no_grad()
-def read(model: LanguageModel, prompt: Sequence[int]) -> tuple[Tensor, State]:
-    """Log-probabilities float64 [1, V] of the token after ``prompt``, and the state there.
+def read_prompt(model: NextTokenModel, prompt: Sequence[int]) -> tuple[Tensor, State]:
+    """Return the log-probabilities float64 [1, V] of the token after ``prompt``, and the state after it.
 
     Raises:
-        ValueError: if the prompt holds no token.
+        ValueError: if the prompt is empty.
     """
     if not prompt:
         raise ValueError("a language model needs at least one token to start from")
@@ -108,25 +109,25 @@ def read(model: LanguageModel, prompt: Sequence[int]) -> tuple[Tensor, State]:
 
 @torch.no_grad()
 def sample(
-    model: LanguageModel,
+    model: NextTokenModel,
     prompt: Sequence[int],
-    law: Law,
+    options: SamplingOptions,
     *,
     n_tokens: int,
     n_samples: int = 1,
     seed: int = 0,
     ends: Sequence[int] = (),
 ) -> list[Continuation]:
-    """Draw ``n_samples`` continuations of ``prompt``, all in one batch; the prompt is read once.
+    """Draw ``n_samples`` continuations of ``prompt`` in one batch; the prompt is read once.
 
-    Sample ``i`` draws from a random stream of its own, given by ``seed`` and ``i``: it is the same text on a CPU and a
-    GPU (up to rounding), whatever else ran in the process and however many samples are asked for.
+    Each sample ``i`` has its own random generator, seeded by ``seed`` and ``i``. The text therefore does not depend on
+    the device (up to rounding), on other draws in the process, or on ``n_samples``.
 
     Args:
-        n_tokens: length of each continuation, unless it ends before.
-        ends: ids that end a continuation when drawn.
+        n_tokens: maximum length of each continuation.
+        ends: ids that end a continuation.
     """
-    log_p, state = read(model, prompt)
+    log_p, state = read_prompt(model, prompt)
     log_p, state = (
         log_p.expand(n_samples, -1),
         select_rows(state, torch.zeros(n_samples, dtype=torch.int64, device=log_p.device)),
@@ -137,7 +138,7 @@ def sample(
     length = torch.full((n_samples,), n_tokens)
     running = torch.ones(n_samples, dtype=torch.bool)
     for step in range(n_tokens):
-        token = _draw(law.probabilities(log_p), torch.from_numpy(draws[:, step]).to(log_p.device))
+        token = _draw(options.probabilities(log_p), torch.from_numpy(draws[:, step]).to(log_p.device))
         drawn = log_p.gather(-1, token[:, None]).squeeze(-1).cpu()
         ids[:, step] = token.cpu()
         total = torch.where(running, total + drawn, total)
@@ -155,10 +156,10 @@ def sample(
 
 
 def _draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Ids int64 [B] by inversion of the cumulative distribution of ``probabilities`` [B, V] at ``uniform`` [B]."""
+    """Draw ids int64 [B]: invert the cumulative distribution of ``probabilities`` [B, V] at ``uniform`` [B]."""
     cumulative = probabilities.cumsum(-1)
     total = cumulative[:, -1]
-    # Below the last value also after rounding, so that a token of probability 0 at the end is never taken.
+    # Rounding must not reach the last value: a token of probability 0 at the end would be drawn.
     target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(-1)
 
@@ -170,7 +171,7 @@ def beam_score(log_probability: float, length: int, penalty: float) -> float:
 
 @torch.no_grad()
 def beam_search(
-    model: LanguageModel,
+    model: NextTokenModel,
     prompt: Sequence[int],
     *,
     n_tokens: int,
@@ -179,16 +180,16 @@ def beam_search(
     ends: Sequence[int] = (),
     never: Sequence[int] = (),
 ) -> list[Continuation]:
-    """The continuations of ``n_tokens`` tokens, or up to an end, with the highest :func:`beam_score`, best first.
+    """Search the continuations of ``n_tokens`` tokens, or fewer up to an end, with the highest :func:`beam_score`.
 
-    At each step the ``beams`` best unfinished continuations stay; a width of at least the number of all unfinished
-    continuations makes the search exhaustive. The search starts from one row, not from ``beams`` equal ones, so that
-    no two beams are the same. It stops early only when no unfinished beam can come to the front any more.
+    Each step keeps the ``beams`` best unfinished continuations; the search is exhaustive if ``beams`` is at least the
+    number of all unfinished continuations. It starts from one row instead of ``beams`` equal ones, so that no two beams
+    are equal. It stops early only when no unfinished beam can still win.
 
     Returns:
-        At most ``beams`` continuations; fewer where the model has no more that are possible.
+        At most ``beams`` continuations, best first; fewer if the model has no more possible ones.
     """
-    log_p, state = read(model, prompt)
+    log_p, state = read_prompt(model, prompt)
     live = [Continuation((), 0.0)]
     finished: list[Continuation] = []
 
@@ -197,8 +198,8 @@ def beam_search(
 
     for step in range(n_tokens):
         values = torch.tensor([beam.log_probability for beam in live], dtype=torch.float64, device=log_p.device)
-        joint = (values[:, None] + without(log_p, never)).flatten()
-        # Each live beam has len(ends) ways to end: that many candidates may go, and `beams` stay.
+        joint = (values[:, None] + mask_tokens(log_p, never)).flatten()
+        # Each live beam can end in len(ends) ways: besides those candidates, `beams` unfinished ones are needed.
         best = joint.topk(min(joint.numel(), beams + len(live) * len(ends)))
         rows, tokens = best.indices.cpu() // log_p.shape[-1], (best.indices.cpu() % log_p.shape[-1]).tolist()
         grown: list[Continuation] = []
@@ -216,7 +217,7 @@ def beam_search(
         live = grown
         if step == n_tokens - 1 or not live:
             break
-        # log p only falls and the penalty's divisor only grows: this is the most that a live beam can reach.
+        # log p only falls and the penalty's divisor only grows: no live beam can score more than this.
         reachable = max(beam_score(beam.log_probability, n_tokens, length_penalty) for beam in live)
         if len(finished) == beams and score(finished[-1]) >= reachable:
             live = []
@@ -227,8 +228,8 @@ def beam_search(
     return sorted([*finished, *live], key=score, reverse=True)[:beams]
 
 
-def _log_probabilities(model: LanguageModel, hidden: Tensor) -> Tensor:
-    """Log-probabilities float64 [B, V] after the last token of ``hidden`` [B, T, E]; float64 for exact filters."""
+def _log_probabilities(model: NextTokenModel, hidden: Tensor) -> Tensor:
+    """Return log-probabilities float64 [B, V] after the last token of ``hidden`` [B, T, E]."""
     logits = model.logits(hidden[:, -1]).double()
     if not bool(torch.isfinite(logits.logsumexp(-1)).all()):
         raise DataError("the language model's scores are not finite numbers: its training has diverged")

@@ -1,6 +1,6 @@
-"""Text from a language model: a prompt in, continuations or the next words out, as frames.
+"""Generate text with a language model: continuations of prompts, and the most probable next words, as frames.
 
-PyTorch is imported inside the functions, so that nodes can import the settings quickly.
+PyTorch is imported inside the functions, so that the settings are quick to import.
 """
 
 import logging
@@ -17,19 +17,19 @@ from embedline.pipelines.text.preprocessing import BEGIN, DL1_END, END, RULES
 if TYPE_CHECKING:
     import numpy as np
 
-    from embedline.pipelines.text.decoding import Continuation, LanguageModel
+    from embedline.pipelines.text.decoding import Continuation, NextTokenModel
     from embedline.pipelines.text.tokenizer import TokenOptions
     from embedline.training.model_file import ModelBundle
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-ENDS = (BEGIN, END, DL1_END)  # tokens after which another document begins
-SHOWN_WORDS = 10  # of the unknown words in a warning
+ENDS = (BEGIN, END, DL1_END)  # tokens that end a document
+SHOWN_WORDS = 10  # unknown words listed in a warning
 
 
-class Words(Protocol):
-    """What generation asks of :class:`.vocabulary.Vocabulary`."""
+class VocabularyLike(Protocol):
+    """The methods of :class:`.vocabulary.Vocabulary` that generation and prediction use."""
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -38,17 +38,17 @@ class Words(Protocol):
 
     @property
     def specials(self) -> tuple[str, ...]:
-        """Tokens that stand for no word."""
+        """Special tokens."""
         ...
 
     @property
     def unknown(self) -> int:
-        """Id of the token that stands for every unknown word."""
+        """Id of the token for unknown words."""
         ...
 
     @property
     def padding(self) -> int:
-        """Id of the token that fills up short rows."""
+        """Id of the padding token."""
         ...
 
     def __len__(self) -> int: ...
@@ -67,19 +67,20 @@ class Words(Protocol):
 
 
 class GenerationOptions(BaseModel):
-    """How to go on from a prompt.
+    """How to continue a prompt.
 
     Attributes:
-        n_tokens: tokens to add.
-        n_samples: continuations to return.
-        beams: width of a beam search; None draws at random instead.
-        temperature: divides the logits: below 1 safer, above 1 bolder, 0 always the most probable token.
-        top_k: draw from so many most probable tokens only.
-        min_p: draw from tokens with at least this fraction of the largest probability only (Nguyen et al. 2024).
-        seed: of the random draws; the same seed gives the same text.
-        length_penalty: exponent of Wu et al. 2016; above 0 it favours longer beams. It matters where beams may end.
-        stop: whether a text ends where the model ends the document; else it goes on with the next document.
-        never: tokens that are not drawn; the unknown and the padding token if None.
+        n_tokens: number of tokens to add.
+        n_samples: number of continuations to return.
+        beams: width of a beam search; None: random sampling instead.
+        temperature: divisor of the logits: below 1 more likely tokens, above 1 less likely ones, 0 always the most
+            probable token.
+        top_k: draw only from the ``top_k`` most probable tokens; None: from all.
+        min_p: draw only from tokens with at least this fraction of the largest probability (Nguyen et al. 2024).
+        seed: seed of the draws; the same seed gives the same text.
+        length_penalty: exponent of Wu et al. 2016; above 0 it favours longer beams. It matters only if beams may end.
+        stop: end the text where the model ends the document; otherwise it continues with another document.
+        never: tokens that are not drawn; None: the unknown and the padding token.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,12 +111,12 @@ class GenerationOptions(BaseModel):
         return self
 
 
-def prompt_ids(prompt: str, vocabulary: Words, tokens: "TokenOptions") -> list[int]:
-    """Ids that a model starts from: the start of a document, then the prompt by the rules of its training text.
+def prompt_ids(prompt: str, vocabulary: VocabularyLike, tokens: "TokenOptions") -> list[int]:
+    """Convert a prompt to ids: the start of a document, then the prompt's tokens, by the rules of the training texts.
 
-    Special tokens that are written in the prompt are taken as such, so that ``xxfld 1 cs xxfld 2`` asks a model of
-    two-field documents for the second field given the first. An empty prompt is the start of a document alone. Words
-    that the vocabulary lacks become its unknown token, which a warning says.
+    Special tokens in the prompt keep their meaning: ``xxfld 1 cs xxfld 2`` asks a model of two-field documents for the
+    second field given the first. An empty prompt is only the start of a document. Words outside the vocabulary become
+    the unknown token, and a warning lists them.
     """
     written = _prompt_tokens(prompt, tokens)
     ids = [int(value) for value in vocabulary.ids(written)]
@@ -132,35 +133,35 @@ def _prompt_tokens(prompt: str, tokens: "TokenOptions") -> list[str]:
 
     rules = RULES[tokens.rules]
     written = tokenize_texts([prompt], tokens)[0]
-    # The marks that the rules put around a document are not the prompt's: it has no end yet.
+    # Remove the tokens that the rules put around a document: a prompt has no end yet.
     written = written[len(rules.before) : len(written) - len(rules.after)]
-    start = [*rules.before, *rules.after][:1]  # dl1 marks the ends only: a document starts where the last one ended
+    start = [*rules.before, *rules.after][:1]  # dl1 marks only the end: a document starts after the end of another
     return written if written[:1] == start else start + written
 
 
 def generate(
-    model: "LanguageModel", vocabulary: Words, prompt: Sequence[int], options: GenerationOptions
+    model: "NextTokenModel", vocabulary: VocabularyLike, prompt: Sequence[int], options: GenerationOptions
 ) -> pl.DataFrame:
-    """Continuations of ``prompt`` (ids of :func:`prompt_ids`), drawn at random or found by beam search.
+    """Continue ``prompt`` (ids of :func:`prompt_ids`) by random sampling or beam search.
 
     Returns:
-        Columns ``sample`` (i64 from 1; beams come best first), ``text`` (prompt and continuation), ``tokens`` (i64
-        added, an end token included) and ``mean_log_probability`` (f64, natural logarithm for each added token under
-        the model's unchanged distribution: minus its exponent is the perplexity).
+        Columns ``sample`` (i64 from 1; beams best first), ``text`` (prompt and continuation), ``tokens`` (i64, added
+        tokens, with the end token) and ``mean_log_probability`` (f64, natural logarithm, mean over the added
+        tokens, before temperature and filters; ``exp`` of its negative is the perplexity).
 
     Raises:
         DataError: if the vocabulary does not belong to the model.
     """
-    from embedline.pipelines.text.decoding import Law, beam_search, sample
+    from embedline.pipelines.text.decoding import SamplingOptions, beam_search, sample
 
     never = _never(model, vocabulary, options)
     ends = [index for index, token in enumerate(vocabulary.tokens) if token in ENDS] if options.stop else []
     if options.beams is None:
-        law = Law(options.temperature, options.top_k, options.min_p, never)
+        sampling = SamplingOptions(options.temperature, options.top_k, options.min_p, never)
         found = sample(
             model,
             prompt,
-            law,
+            sampling,
             n_tokens=options.n_tokens,
             n_samples=options.n_samples,
             seed=options.seed,
@@ -179,7 +180,9 @@ def generate(
     return _frame(found, vocabulary, prompt, ends)
 
 
-def _frame(found: Sequence["Continuation"], vocabulary: Words, prompt: Sequence[int], ends: list[int]) -> pl.DataFrame:
+def _frame(
+    found: Sequence["Continuation"], vocabulary: VocabularyLike, prompt: Sequence[int], ends: list[int]
+) -> pl.DataFrame:
     rows = []
     for number, continuation in enumerate(found, start=1):
         ids = list(continuation.ids)
@@ -190,8 +193,8 @@ def _frame(found: Sequence["Continuation"], vocabulary: Words, prompt: Sequence[
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _never(model: "LanguageModel", vocabulary: Words, options: GenerationOptions) -> tuple[int, ...]:
-    """Ids that must not be drawn, those among them that the model has and the vocabulary has not."""
+def _never(model: "NextTokenModel", vocabulary: VocabularyLike, options: GenerationOptions) -> tuple[int, ...]:
+    """Return the ids that must not be drawn, including the ids of the model that are outside the vocabulary."""
     if options.never is None:
         never = {vocabulary.unknown, vocabulary.padding}
     else:
@@ -207,8 +210,8 @@ def _never(model: "LanguageModel", vocabulary: Words, options: GenerationOptions
     return tuple(sorted(never))
 
 
-def _width(model: "LanguageModel", vocabulary: Words) -> int:
-    """Number of tokens that the model tells apart; at least those of its vocabulary."""
+def _width(model: "NextTokenModel", vocabulary: VocabularyLike) -> int:
+    """Return the number of tokens that the model scores; raise a DataError if the vocabulary has more."""
     import torch
 
     with torch.no_grad():
@@ -222,18 +225,18 @@ def _width(model: "LanguageModel", vocabulary: Words) -> int:
     return width
 
 
-def next_words(model: "LanguageModel", vocabulary: Words, prompt: Sequence[int], k: int = 10) -> pl.DataFrame:
-    """The ``k`` most probable tokens after ``prompt``, special tokens among them, as the lessons show them.
+def next_words(model: "NextTokenModel", vocabulary: VocabularyLike, prompt: Sequence[int], k: int = 10) -> pl.DataFrame:
+    """Return the ``k`` most probable tokens after ``prompt``, including special tokens.
 
     Returns:
-        Columns ``rank`` (i64 from 1), ``word`` (the token as the vocabulary has it) and ``probability`` (f64).
+        Columns ``rank`` (i64 from 1), ``word`` (the token in the vocabulary) and ``probability`` (f64).
     """
-    from embedline.pipelines.text.decoding import read
+    from embedline.pipelines.text.decoding import read_prompt
 
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     _width(model, vocabulary)
-    log_p, _ = read(model, prompt)
+    log_p, _ = read_prompt(model, prompt)
     best = log_p[0, : len(vocabulary)].topk(min(k, len(vocabulary)))
     words = vocabulary.words(best.indices.tolist())
     return pl.DataFrame(
@@ -242,8 +245,8 @@ def next_words(model: "LanguageModel", vocabulary: Words, prompt: Sequence[int],
     )
 
 
-def load(bundle: "ModelBundle") -> tuple["LanguageModel", Words, "TokenOptions"]:
-    """Model, vocabulary and tokenizer settings of a stored language model, on the GPU where there is one.
+def load_generator(bundle: "ModelBundle") -> tuple["NextTokenModel", VocabularyLike, "TokenOptions"]:
+    """Load the model, vocabulary and tokenizer settings of a stored language model; on the GPU if there is one.
 
     Raises:
         DataError: if the bundle holds another kind of model, or is broken.
@@ -252,14 +255,43 @@ def load(bundle: "ModelBundle") -> tuple["LanguageModel", Words, "TokenOptions"]
 
     from embedline.pipelines.text.language_learner import load_language_model
 
-    model, vocabulary, tokens = opened(bundle, load_language_model)
+    model, vocabulary, tokens = load_bundle(bundle, load_language_model)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), vocabulary, tokens
 
 
-def opened(bundle: "ModelBundle", load: Callable[[Any], T]) -> T:
-    """What ``load`` reads from a bundle; what it stumbles over in a broken one becomes a DataError."""
+def load_bundle(bundle: "ModelBundle", load: Callable[[Any], T]) -> T:
+    """Call ``load`` on the bundle; the errors of a broken bundle become one DataError with the reason."""
     try:
         return load(bundle)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"the {bundle.kind} bundle is broken: {type(error).__name__}: {reason}") from error
+
+
+class SampleOptions(BaseModel):
+    """Settings of the sample texts of a language model.
+
+    Attributes:
+        prompts: texts to continue; an empty prompt is the start of a document, field markers (``xxfld 1 …``) keep their
+            meaning.
+        next_words: number of the most probable next words to list for each prompt.
+        options: see :class:`GenerationOptions`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompts: tuple[str, ...] = Field(default=("",), min_length=1)
+    next_words: int = Field(default=10, ge=1)
+    options: GenerationOptions = GenerationOptions()
+
+
+def write_samples(bundle: "ModelBundle", samples: SampleOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Generate texts and next words for each prompt: a column ``prompt``, then those of generate and next_words."""
+    model, vocabulary, tokens = load_generator(bundle)
+    texts, words = [], []
+    for prompt in samples.prompts:
+        ids = prompt_ids(prompt, vocabulary, tokens)
+        column = pl.lit(prompt).alias("prompt")
+        texts.append(generate(model, vocabulary, ids, samples.options).select(column, pl.all()))
+        words.append(next_words(model, vocabulary, ids, samples.next_words).select(column, pl.all()))
+    return pl.concat(texts), pl.concat(words)

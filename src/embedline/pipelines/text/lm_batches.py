@@ -1,4 +1,4 @@
-"""Documents as one stream of tokens, read in parallel by rows that go on where they stopped."""
+"""Batches for the language model: the documents as one token stream, cut into rows that are read in parallel."""
 
 import math
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embedline.errors import DataError
+from embedline.pipelines.text.awd_lstm import State, detached
 from embedline.pipelines.text.language_model import LanguageModel
 from embedline.pipelines.text.options import LanguageModelTraining
-from embedline.pipelines.text.recurrent import State, detached
 from embedline.pipelines.text.tokenizer import flat_lists
 from embedline.training.batches import WHOLE, Autocast, BatchLoss, Fingerprint, Shard
 
-SHORTEST = 5  # tokens of a random length, as in Merity et al. 2017
-HALVED = 0.05  # part of the random lengths that are drawn around half of bptt
-DEVIATION = 5.0
+SHORTEST = 5  # shortest random length in tokens, as in Merity et al. 2017
+HALVED = 0.05  # probability that a random length is drawn around half of bptt
+DEVIATION = 5.0  # standard deviation of the random lengths
 
 
 class Corpus:
-    """Token ids of documents, end to end.
+    """Token ids of documents, concatenated.
 
     Attributes:
-        ids: integer [N], of all documents.
+        ids: integer [N], ids of all documents.
         offsets: int64 [D + 1]: document d is ``ids[offsets[d] : offsets[d + 1]]``.
     """
 
@@ -34,7 +34,7 @@ class Corpus:
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> "Corpus":
-        """Corpus of a frame with a column ``ids`` of lists; the ids are not copied where they lie in one piece."""
+        """Corpus of a frame with a list column ``ids``; contiguous ids are not copied."""
         ids, offsets = flat_lists(frame.get_column("ids"))
         return cls(ids, offsets)
 
@@ -48,18 +48,18 @@ class Corpus:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each document [D]."""
+        """Number of tokens of each document, int64 [D]."""
         return np.diff(self.offsets)
 
     def stream(self, documents: NDArray[np.int64]) -> NDArray[np.integer]:
-        """Ids of some documents, end to end, in their order."""
+        """Concatenated ids of ``documents``, in this order."""
         return gather_ranges(self.ids, self.offsets[documents], self.lengths[documents])
 
 
 def gather_ranges(
     values: NDArray[np.integer], starts: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> NDArray[np.integer]:
-    """``values[s : s + n]`` of each start s and length n, end to end.
+    """Concatenate the ranges ``values[s : s + n]`` of each start s and length n.
 
     >>> gather_ranges(np.arange(10), np.array([7, 0]), np.array([2, 3]))
     array([7, 8, 0, 1, 2])
@@ -70,12 +70,13 @@ def gather_ranges(
 
 
 def to_rows(stream: NDArray[np.integer], n_rows: int) -> NDArray[np.integer]:
-    """The stream as rows [n_rows, L + 1] that follow each other: inputs ``[:, :L]``, targets ``[:, 1:]``.
+    """Cut a token stream [N] into consecutive rows [n_rows, L + 1]: inputs ``[:, :L]``, targets ``[:, 1:]``.
 
-    L = floor((N - 1) / n_rows): the last tokens of a row are the first of the next; fewer than ``n_rows`` are left out.
+    L = floor((N - 1) / n_rows). The last token of a row is the first token of the next one; fewer than ``n_rows``
+    tokens at the end are left out.
 
     Raises:
-        DataError: if the stream has not two tokens a row.
+        DataError: if the stream has fewer than two tokens for each row.
     """
     length = (len(stream) - 1) // n_rows
     if length < 1:
@@ -86,12 +87,12 @@ def to_rows(stream: NDArray[np.integer], n_rows: int) -> NDArray[np.integer]:
 
 
 def to_covering_rows(stream: NDArray[np.integer], n_rows: int) -> NDArray[np.integer]:
-    """The stream as rows [n_rows, L + 1] of which every token but the first is a target, in one row or in two.
+    """Cut a token stream [N] into rows [n_rows, L + 1] such that each token except the first is a target.
 
-    L = ceil((N - 1) / n_rows): where the rows of :func:`to_rows` would leave tokens out, these overlap by a few.
+    L = ceil((N - 1) / n_rows). The rows overlap by a few tokens where :func:`to_rows` would leave tokens out.
 
     Raises:
-        DataError: if the stream has not two tokens a row.
+        DataError: if the stream has fewer than two tokens for each row.
     """
     to_rows(stream, n_rows)  # raises
     length = math.ceil((len(stream) - 1) / n_rows)
@@ -100,30 +101,30 @@ def to_covering_rows(stream: NDArray[np.integer], n_rows: int) -> NDArray[np.int
 
 
 def random_cuts(length: int, n_batches: int, bptt: int, numbers: torch.Generator) -> list[int]:
-    """Ends of ``n_batches`` batches of random lengths over a row of ``length`` tokens.
+    """Return the ends of ``n_batches`` batches of random lengths in a row of ``length`` tokens.
 
-    Each length is drawn from Normal(base, 5), at least 5, with base = bptt or, in one of 20, bptt / 2. The lengths are
-    then scaled so that all batches together have the row's length: their number is the same in every epoch, which a
-    schedule wants to know beforehand (the authors' loop ends where the row does).
+    Each length is drawn from Normal(base, 5), at least 5, where base is bptt or, in one of 20 cases, bptt / 2. The
+    lengths are then scaled to add up to the row's length. The number of batches is therefore the same in each epoch,
+    as a learning-rate schedule requires (the authors' loop ends where the row ends).
     """
     halved = torch.rand(n_batches, generator=numbers, device=numbers.device) < HALVED
     base = torch.where(halved, bptt / 2, float(bptt))
     drawn = torch.normal(base, DEVIATION, generator=numbers).clamp(min=float(SHORTEST)).cpu().double()
     ends: list[int] = (drawn.cumsum(0) * (length / drawn.sum())).round().long().tolist()
-    for place in range(n_batches):  # no batch is empty, however short they are
+    for place in range(n_batches):  # no batch is empty
         least = ends[place - 1] + 1 if place else 1
         ends[place] = min(max(ends[place], least), length - (n_batches - 1 - place))
     return ends
 
 
 class LanguageModelBatches:
-    """Batches of a language model's training: parallel rows of a stream, read ``bptt`` tokens at a time.
+    """Batches for training a language model: parallel rows of a token stream, ``bptt`` tokens at a time.
 
-    Row r of a batch goes on where row r of the batch before it ended, and so does the state that is carried. Documents
-    are put into a new order in every epoch, and every token is read.
+    Row r of a batch continues row r of the batch before, with its state. The documents are shuffled in each epoch, and
+    every token is read.
 
     Args:
-        corpus: documents to learn from.
+        corpus: training documents.
         shard: which of the parallel rows are this process's.
     """
 
@@ -145,11 +146,11 @@ class LanguageModelBatches:
         self._state: State | None = None
 
     def fingerprint(self) -> Fingerprint:
-        """Tokens of an epoch and of a row; the rest is in the options."""
+        """Number of tokens of an epoch and of a row; everything else is in the options."""
         return {"n_tokens": self._n_tokens, "row_length": self._length}
 
     def begin_epoch(self, order: torch.Generator) -> None:
-        """Shuffle the documents, lay them into rows, draw the batches' lengths."""
+        """Shuffle the documents, cut them into rows, and draw the lengths of the batches."""
         documents = torch.randperm(len(self._corpus), generator=order, device=order.device).cpu().numpy()
         if self._n_tokens < len(self._corpus.ids):
             last = int(np.searchsorted(np.cumsum(self._corpus.lengths[documents]), self._n_tokens)) + 1
@@ -164,19 +165,19 @@ class LanguageModelBatches:
         self._state = None
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets int64 [batch_size, T] of a batch of the present epoch; this process's rows of it."""
+        """Inputs and targets int64 [batch_size, T] of a batch of the current epoch; only the rows of this process."""
         start, end = self._ends[index - 1] if index else 0, self._ends[index]
         tokens = self._rows[:, start : end + 1].long()
         return tokens[:, :-1], tokens[:, 1:]
 
     def rate(self, index: int) -> float:
-        """With random lengths, the batch's length in units of ``bptt``: a short batch is a smaller step."""
+        """Learning-rate factor of a batch: with random lengths, its length divided by ``bptt``; else 1."""
         if not self._options.random_bptt:
             return 1.0
         return (self._ends[index] - (self._ends[index - 1] if index else 0)) / self._options.bptt
 
     def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
-        """Loss of a batch, read on from the state that the one before it left."""
+        """Loss of a batch, which starts from the state after the batch before."""
         assert isinstance(network, LanguageModel)
         ids, targets = self.batch(index)
         state = self._state if self._state is not None else network.start(len(ids))
@@ -188,9 +189,9 @@ class LanguageModelBatches:
         return BatchLoss(value, nats).times(self._shard.weight(self._options.batch_size))
 
     def state(self) -> list[list[Tensor]] | None:
-        """The carried state, as lists."""
+        """Return the carried state, as lists."""
         return [list(layer) for layer in self._state] if self._state is not None else None
 
     def restore(self, state: list[list[Tensor]]) -> None:
-        """Carry on from :meth:`state`."""
+        """Restore the state that :meth:`state` returned."""
         self._state = tuple((h.to(self._device), c.to(self._device)) for h, c in state)

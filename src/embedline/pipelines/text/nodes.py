@@ -12,6 +12,7 @@ from embedline.errors import about_frame
 from embedline.pipelines.text.baseline import BaselineOptions
 from embedline.pipelines.text.documents import read_documents
 from embedline.pipelines.text.evaluation import ReportOptions
+from embedline.pipelines.text.generation import SampleOptions
 from embedline.pipelines.text.options import (
     Classes,
     ClassifierOptions,
@@ -20,7 +21,6 @@ from embedline.pipelines.text.options import (
     LanguageModelTraining,
 )
 from embedline.pipelines.text.predict import PredictionOptions
-from embedline.pipelines.text.samples import SampleOptions
 from embedline.pipelines.text.splits import SplitOptions, assign_splits
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import VocabularyOptions, load_vocabulary
@@ -229,7 +229,7 @@ def list_mistakes(
 
 def generate_samples(language_model: Bundle, samples: SampleOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Texts that the language model writes, and the most probable next words, for each prompt."""
-    from embedline.pipelines.text.samples import write_samples
+    from embedline.pipelines.text.generation import write_samples
 
     return write_samples(language_model, samples)
 

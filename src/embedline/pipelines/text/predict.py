@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from embedline.errors import DataError
 from embedline.pipelines.text.explain import ExplanationOptions, first_order, moved_by, occlude, readable_words
-from embedline.pipelines.text.generation import Words, opened
+from embedline.pipelines.text.generation import VocabularyLike, load_bundle
 
 if TYPE_CHECKING:
     from embedline.pipelines.text.classifier import ClassifierEnsemble
@@ -63,7 +63,7 @@ class Predictor:
 
     probabilities: Callable[[Sequence[Ids]], NDArray[np.float64]]
     estimate: Callable[[Ids, int], NDArray[np.float64]]
-    vocabulary: Words
+    vocabulary: VocabularyLike
     tokens: "TokenOptions"
     classes: tuple[str, ...]
     pooled_tokens: int = 1400
@@ -80,7 +80,7 @@ class Predictor:
 
         from embedline.pipelines.text.classifier_learner import class_probabilities, load_classifier
 
-        network, vocabulary, tokens, classes = opened(bundle, load_classifier)
+        network, vocabulary, tokens, classes = load_bundle(bundle, load_classifier)
         known = bundle.config["vocabulary_size"]
         if len(vocabulary) != known:
             raise DataError(

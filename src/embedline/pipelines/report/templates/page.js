@@ -1,10 +1,10 @@
 "use strict";
 (() => {
   const root = document.documentElement;
-  const figures = JSON.parse(document.getElementById("figures").textContent);
-  const PAPER_WIDTH = 680; // CSS pixels between the margins of a printed A4 page, less a figure's frame
+  const plots = JSON.parse(document.getElementById("plots").textContent);
+  const PAPER_WIDTH = 680; // CSS pixels between the margins of a printed A4 page, less the frame of a plot
   const PAPER_HEIGHT = 900; // likewise, less a caption
-  // The colours of the stored figures, and what stands for them on a dark ground.
+  // The colours of the stored plots, and their replacements on a dark background.
   const DARK = {
     "#1f2933": "#e3e9f0", "#2563eb": "#7aa7ff", "#d97706": "#f2ab4f", "#9aa5b1": "#7d8b9b", "#059669": "#3fcf97",
     "#dc2626": "#ff7a72", "#7c3aed": "#b493ff", "#0891b2": "#4cc7de", "#ffffff": "#171e27", "white": "#171e27",
@@ -45,29 +45,29 @@
   };
 
   /** The cells of a heat map have text in ink on light colours: it keeps its white paper on a dark page. */
-  const keepsPaper = (figure) => figure.data.some((trace) => trace.type === "heatmap");
+  const keepsPaper = (plot) => plot.data.some((trace) => trace.type === "heatmap");
 
   const draw = async (id) => {
     const place = document.getElementById(id);
-    const figure = figures[id];
-    const dark = isDark() && !keepsPaper(figure);
-    place.closest("figure").classList.toggle("paper", keepsPaper(figure) && isDark());
-    const parts = dark ? recolour(figure) : structuredClone(figure);
+    const plot = plots[id];
+    const dark = isDark() && !keepsPaper(plot);
+    place.closest("figure").classList.toggle("paper", keepsPaper(plot) && isDark());
+    const drawn = dark ? recolour(plot) : structuredClone(plot);
     const least = parseFloat(place.style.minWidth) || 0;
     const width = onPaper ? Math.max(PAPER_WIDTH, least) : place.clientWidth;
-    const layout = { ...parts.layout, template: template(dark), width, autosize: false };
-    await Plotly.react(place, parts.data, layout, CONFIG);
+    const layout = { ...drawn.layout, template: template(dark), width, autosize: false };
+    await Plotly.react(place, drawn.data, layout, CONFIG);
     const shrunk = Math.min(1, PAPER_WIDTH / width, PAPER_HEIGHT / place.clientHeight);
     place.style.zoom = onPaper && shrunk < 1 ? String(shrunk) : "";
   };
 
   let round = 0;
-  /** Draw all figures in the order of the page, giving the browser time between them; a newer round ends this one. */
+  /** Draw all plots in the order of the page, giving the browser time between them; a newer round ends this one. */
   const drawAll = async () => {
     const mine = ++round;
     let drawn = 0;
     let failed = 0;
-    for (const id of Object.keys(figures).sort(byPlace)) {
+    for (const id of Object.keys(plots).sort(byPlace)) {
       if (mine !== round) return;
       try {
         await draw(id);
@@ -75,9 +75,9 @@
       } catch (error) {
         failed += 1;
         const place = document.getElementById(id);
-        place.textContent = "This figure could not be drawn.";
+        place.textContent = "This plot could not be drawn.";
         place.classList.add("failed");
-        console.error(`figure ${id}`, error);
+        console.error(`plot ${id}`, error);
       }
       await new Promise((resolve) => setTimeout(resolve));
     }
@@ -112,7 +112,7 @@
       onPaper = paper;
       round += 1;
       root.dataset.scheme = isDark() ? "dark" : "light";
-      for (const id of Object.keys(figures)) draw(id); // at once: the browser does not wait for a promise
+      for (const id of Object.keys(plots)) draw(id); // at once: the browser does not wait for a promise
     });
 
   const links = new Map([...document.querySelectorAll("nav li a")].map((link) => [link.hash.slice(1), link]));

@@ -1,0 +1,449 @@
+"""What code a node runs: whole modules of the project, the values that others have put into them, and libraries.
+
+A module counts with its whole source, without comments and docstrings. It reaches what it imports anywhere in its file,
+the packages around it, the modules that it uses as attributes of an imported package, and those that a string in it
+names. A module that finds others in a way that its source does not show (``exec``, ``__subclasses__``, ``runpy``, ...)
+reaches all modules of its package.
+"""
+
+import ast
+import functools
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import TypeAdapter
+
+from .audit import AUDIT, OWN, SUFFIXES
+from .canonical_json import ValueReader, canonical, digest, is_installed
+from .storage import Unreadable, read_json, write_atomically
+
+logger = logging.getLogger(__name__)
+
+DOTTED = re.compile(r"\.*[A-Za-z_]\w*([.:][A-Za-z_]\w*)*")
+CACHING = re.compile("cache|memo(?!ry)")  # in names such as ``lru_cache`` and ``memoize``, not in ``MemoryError``
+# Names that may lead to any module, or to the text of a source.
+DYNAMIC = {"__import__", "runpy", "__subclasses__", "spec_from_file_location", "SourceFileLoader", "entry_points"}
+DYNAMIC |= {"load_module", "locate", "get_objects", "get_referrers"}
+DOCSTRING_READERS = {"__doc__", "getdoc", "getsource", "getsourcelines", "f_lineno", "co_firstlineno", "lineno"}
+DOCSTRING_READERS |= {"tb_lineno"}
+IGNORED_LIBRARIES = frozenset({"kedro", "tqdm"})  # they call nodes and show progress, they compute nothing
+NODE_HOOKS = ("before_node_work", "before_node_run", "after_node_run", "before_dataset_loaded", "after_dataset_loaded")
+NODE_HOOKS += ("before_dataset_saved", "after_dataset_saved")
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+Location = tuple[str | None, list[str] | None]  # file of a module, and the folders of a package
+
+
+@dataclass
+class Source:
+    """What the source of one module contains."""
+
+    tree: str  # hash of the syntax tree without docstrings, comments and positions
+    text: str  # hash of the bytes
+    targets: list[str] = field(default_factory=list)  # dotted names that may be modules, or something in a module
+    packages: list[str] = field(default_factory=list)  # names used as values: if packages, with all their modules
+    is_dynamic: bool = False  # any module of the package may be reached
+    reads_docstrings: bool = False  # or sources, or line numbers
+    caches: bool = False  # its functions may keep what they have read, for other nodes too
+
+
+def parse(content: bytes, name: str, *, is_package: bool) -> Source:
+    """Parse the source of the module ``name``. Raises SyntaxError if it is no Python."""
+    tree = ast.parse(content)
+    for node in ast.walk(tree):
+        _strip(node)
+    package = name.split(".") if is_package else name.split(".")[:-1]
+    nodes = list(ast.walk(tree))  # each node before those inside of it
+    targets, imported = _imports(nodes, package)
+    source = Source(_hash(ast.dump(tree, annotate_fields=False).encode(errors="surrogatepass")), _hash(content))
+    used, mentioned = {"*"}, set[str]()
+    inner, fixed = set[int](), set[int]()  # nodes inside of a dotted name; ``sys.modules`` with a constant key
+    for node in nodes:
+        match node:
+            case ast.Name(id=text):
+                mentioned.add(text)
+                source.is_dynamic |= text in {"exec", "eval"}  # not ``model.eval()``
+                used.update([text] if id(node) not in inner else [])
+            case ast.Attribute(attr=text):
+                mentioned.add(text)
+                inner.add(id(node.value))
+                dotted = _dotted(node)
+                source.is_dynamic |= dotted == "sys.modules" and id(node) not in fixed
+                used.update([dotted] if dotted and id(node) not in inner else [])
+            case ast.Subscript(value=value, slice=key) | ast.Call(func=ast.Attribute(value=value), args=[key, *_]):
+                is_fixed = isinstance(key, ast.Constant) or _dotted(key) == "__name__"
+                fixed.update([id(value)] if is_fixed else [])
+            case ast.Constant(value=str(text)) if len(text) < 200:
+                mentioned.add(text)
+                targets |= _named(text, package)
+            case ast.Global():
+                source.caches = True
+    source.is_dynamic |= not mentioned.isdisjoint(DYNAMIC)
+    source.reads_docstrings = not mentioned.isdisjoint(DOCSTRING_READERS)
+    source.caches |= any(CACHING.search(text.lower()) for text in mentioned)
+    chains = [dotted.partition(".") for dotted in used]
+    source.packages = sorted(
+        {f"{each}.{rest}".rstrip(".") for top, _, rest in chains for each in imported.get(top, ())}
+    )
+    source.targets = sorted({*targets, *source.packages})
+    return source
+
+
+def _imports(nodes: Iterable[ast.AST], package: list[str]) -> tuple[set[str], dict[str, set[str]]]:
+    """Dotted names that may be modules, and those by the name that they are imported under."""
+    targets, imported = set[str](), dict[str, set[str]]()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = _top(alias.name)
+                targets.add(alias.name)
+                imported.setdefault(alias.asname or top, set()).add(alias.name if alias.asname else top)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:  # ``*`` may bring all modules of a package, by its ``__all__``
+                target = module if alias.name == "*" else f"{module}.{alias.name}"
+                targets |= {module, target}
+                imported.setdefault(alias.asname or alias.name, set()).add(target)
+    return targets, imported
+
+
+def _named(text: str, package: list[str]) -> set[str]:
+    """The module of the project that a string may name, absolute or relative."""
+    dotted, level = text.lstrip(".").replace(":", "."), len(text) - len(text.lstrip("."))
+    if not DOTTED.fullmatch(text) or not (level or _top(dotted) in package[:1]):
+        return set()
+    return {".".join([*package[: len(package) - level + 1], dotted]) if level else dotted}
+
+
+def _strip(node: ast.AST) -> None:
+    """Take out what computes nothing: ``pass``, docstrings, and what is for the type checker alone."""
+    if isinstance(node, ast.If) and (_dotted(node.test) or "").rpartition(".")[2] == "TYPE_CHECKING":
+        node.body = []
+    for name in ("body", "orelse", "finalbody"):
+        statements = getattr(node, name, None)
+        if isinstance(statements, list):
+            setattr(node, name, [each for each in statements if not _is_idle(each)])
+
+
+def _is_idle(node: ast.AST) -> bool:
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return isinstance(node, ast.Pass)
+
+
+def _dotted(node: ast.AST) -> str | None:
+    """``a.b.c`` for such an expression."""
+    if isinstance(node, ast.Attribute):
+        start = _dotted(node.value)
+        return f"{start}.{node.attr}" if start else None
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def _hash(content: bytes) -> str:
+    return xxhash.xxh3_128_hexdigest(content)
+
+
+@dataclass(frozen=True)
+class Code:
+    """Hash by module of the project, also by ``values of <module>``; version by library, one of them ``python``."""
+
+    modules: dict[str, str] = field(default_factory=dict)
+    libraries: dict[str, str] = field(default_factory=dict)
+
+
+class CodeFingerprints:
+    """Fingerprints of the project's modules and libraries; each module is read once.
+
+    Args:
+        package: the project's top-level package. Others belong to the project if no installed library has them.
+        cache: JSON file that keeps the parsed sources; it may be lost at any time.
+    """
+
+    def __init__(self, package: str | None, cache: Path) -> None:
+        self._package, self._cache = package, cache
+        try:
+            known = read_json(cache, TypeAdapter(dict[str, Source])) or {}
+        except Unreadable as error:
+            logger.warning("%s is unreadable (%s): the project's modules are parsed again", cache, error)
+            known = {}
+        self._parsed, self._parsed_before, self._used = known, len(known), set[str]()
+        self._version = functools.cache(_version)
+        self._is_top: dict[str, bool] = {}
+        self._locations: dict[str, Location | None] = {}
+        self._sources: dict[str, tuple[bytes | None, Source]] = {}
+        self._values: dict[str, tuple[str | None, set[str]]] = {}
+        self._codes: dict[frozenset[str], Code] = {}
+        self._libraries: dict[frozenset[str], dict[str, str]] = {}
+        self._hooks: tuple[set[str], dict[str, str]] | None = None
+        self.modules_in = functools.cache(self._modules_in)
+
+    def save(self) -> None:
+        """Keep the parsed sources; where that fails, on a full disk, the next run parses them again."""
+        if len(self._parsed) != self._parsed_before:
+            kept = self._used if len(self._parsed) > 2000 else self._parsed
+            try:
+                write_atomically(
+                    self._cache, json.dumps({key: asdict(self._parsed[key]) for key in kept}), durable=False
+                )
+            except OSError as error:
+                logger.warning("The parsed sources cannot be kept in %s: %s", self._cache, error.strerror)
+
+    def code(self, modules: Iterable[str], *, after_run: bool = False) -> Code:
+        """Code that modules reach, with the values that others have put into them.
+
+        Args:
+            after_run: leave out the values that the node itself has put into modules.
+        """
+        key = frozenset(modules)
+        if key in self._codes and not after_run:
+            return self._codes[key]
+        names, tops = self._closure(key)
+        values: dict[str, str] = {}
+        todo = set(names)
+        while todo:
+            reached: set[str] = set()
+            for name in todo:
+                if name not in self._values and not after_run:
+                    self._values[name] = AUDIT.changed_values(name)
+                changed, others = self._values.get(name, (None, set()))
+                if changed:
+                    values[f"values of {name}"] = changed
+                    reached |= others
+            more, others = self._closure(reached - names)
+            todo, names, tops = more - names, names | more, tops | others
+        sources = {name: self.source(name) for name in sorted(names)}
+        whole = any(source.reads_docstrings for source in sources.values())
+        hashes = {name: source.text if whole else source.tree for name, source in sources.items()}
+        code = Code({**hashes, **dict(sorted(values.items()))}, self._versions(tops))
+        return code if after_run else self._codes.setdefault(key, code)
+
+    def is_project(self, module: str) -> bool:
+        """Whether a module belongs to the project."""
+        top = _top(module)
+        if top not in self._is_top:
+            self._is_top[top] = self._belongs(top)
+        return self._is_top[top]
+
+    def _belongs(self, top: str) -> bool:
+        if not top or top in sys.stdlib_module_names or top in sys.builtin_module_names:
+            return False
+        if top in {self._package, "__main__"}:
+            return True
+        file, folders = self._location(top) or (None, None)
+        path = file or next(iter(folders or ()), "")
+        return bool(path) and (not is_installed(path) or self._version(top) is None)
+
+    def _closure(self, names: Iterable[str]) -> tuple[set[str], set[str]]:
+        """Modules of the project that ``names`` reach, with these, and the top-level packages of libraries."""
+        todo, found, libraries = list(names), set[str](), set[str]()
+        while todo:
+            name = todo.pop()
+            if f"{name}.".startswith(f"{OWN}."):  # the runner computes nothing
+                continue
+            if not self.is_project(name):
+                libraries.add(_top(name))
+                continue
+            for part in set(self.found(name)) - found:
+                found.add(part)
+                todo.extend(self._reached(part) - found)
+        return found, libraries
+
+    def _reached(self, name: str) -> set[str]:
+        source = self.source(name)
+        packages = [*source.packages, *([_top(name)] if source.is_dynamic else [])]
+        imported = AUDIT.by_import[name].modules if name in AUDIT.by_import else set()
+        reached = {*source.targets, *(each for each in imported if self.is_project(each)), name.rpartition(".")[0]}
+        return reached.union(*map(self.modules_in, packages)) - {""}
+
+    def _modules_in(self, package: str) -> set[str]:
+        """All modules of a package of the project; none for other names."""
+        found = set[str]()
+        _, folders = (self._location(package) if self.is_project(package) else None) or (None, None)
+        for folder in folders or ():
+            for path in Path(folder).rglob("*"):
+                if path.name.endswith(SUFFIXES) and "__pycache__" not in path.parts:
+                    parts = [*path.relative_to(folder).parts[:-1], path.name.partition(".")[0]]
+                    found.add(".".join([package, *(part for part in parts if part != "__init__")]))
+        return found
+
+    def found(self, name: str) -> list[str]:
+        """The modules along a dotted name, as far as there are any."""
+        parts = name.split(".")
+        found = []
+        for each in (".".join(parts[:count]) for count in range(1, len(parts) + 1)):
+            if self._location(each) is None:
+                break
+            found.append(each)
+        return found
+
+    def _location(self, name: str) -> Location | None:
+        if name not in self._locations:
+            self._locations[name] = self._find(name)
+        return self._locations[name]
+
+    def _find(self, name: str) -> Location | None:
+        loaded = sys.modules.get(name)
+        if loaded is not None and (file := getattr(loaded, "__file__", None)):
+            return str(file), list(loaded.__path__) if hasattr(loaded, "__path__") else None
+        parent = name.rpartition(".")[0]
+        try:
+            if parent:
+                _, folders = self._location(parent) or (None, None)
+                spec = importlib.machinery.PathFinder.find_spec(name, folders) if folders else None
+            else:
+                spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):  # ValueError: ``__main__`` of an interactive session has no spec
+            return None
+        if spec is None:
+            return None
+        folders = spec.submodule_search_locations
+        return spec.origin if spec.has_location else None, None if folders is None else list(folders)
+
+    def package_folders(self, module: str) -> list[str]:
+        """Folders of a module's top-level package."""
+        return (self._location(_top(module)) or (None, None))[1] or []
+
+    def source(self, name: str) -> Source:
+        """The source that was imported, or else that of the file as it is."""
+        imported = AUDIT.source(name)
+        known = self._sources.get(name)
+        if known is None or known[0] is not imported:
+            known = self._sources[name] = (imported, self._read(name, imported))
+        return known[1]
+
+    def _read(self, name: str, imported: bytes | None) -> Source:
+        file, folders = self._location(name) or (None, None)
+        if file is None:  # a package without ``__init__.py``
+            return Source("package", "package")
+        content = imported if imported is not None else Path(file).read_bytes()
+        if not file.endswith(".py"):  # a compiled one does not show what it imports
+            return Source(_hash(content), _hash(content), is_dynamic=True)
+        key = _hash(f"{name} {folders is None} {PYTHON} ".encode() + content)
+        self._used.add(key)
+        if key not in self._parsed:
+            try:
+                self._parsed[key] = parse(content, name, is_package=folders is not None)
+            except (SyntaxError, ValueError):  # its import will fail, and name the cause
+                self._parsed[key] = Source(key, key)
+        return self._parsed[key]
+
+    def modules_named_in(self, value: Any) -> Iterator[str]:
+        """Modules of the project that texts in a value of JSON types name."""
+        if isinstance(value, dict | list):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from self.modules_named_in(item)
+        elif isinstance(value, str) and self._package and DOTTED.fullmatch(value):
+            if value.lstrip(".").partition(".")[0] == self._package:
+                yield from self.found(value.replace(":", "."))
+
+    def modules_of_class(self, cls: type) -> set[str]:
+        """Modules of a dataset's class; for a library's class, also the libraries that its module imports."""
+        names = {base.__module__ for base in cls.__mro__}
+        outside = [name for name in names if not self.is_project(name) and _top(name) not in IGNORED_LIBRARIES]
+        return names.union(*map(_libraries_imported_by, outside))
+
+    def of_hooks(self, hook_manager: Any) -> tuple[set[str], dict[str, str]]:
+        """Modules of the project's hooks that may change what a node reads or writes, and digests of what they hold.
+
+        A hook whose class has ``only_observes = True`` is left out.
+        """
+        if self._hooks is None:
+            reader, values = ValueReader(strict=False), dict[str, str]()
+            acting: set[str] = set()
+            for plugin in _plugins(hook_manager):
+                module = plugin.__name__ if isinstance(plugin, type(sys)) else type(plugin).__module__
+                if self.is_project(module) and not getattr(plugin, "only_observes", False):
+                    acting.add(module)
+                    name = f"values of the hook {module}.{type(plugin).__qualname__}"
+                    values[name] = digest(canonical(reader.read(plugin)))
+            AUDIT.acting_hooks = acting
+            self._hooks = (acting | reader.modules if acting else set(), values)
+        return self._hooks
+
+    def _versions(self, tops: Iterable[str]) -> dict[str, str]:
+        """Versions of libraries by top-level package, and of all that they require by distribution."""
+        outside = frozenset(name for name in tops if name not in sys.stdlib_module_names) - IGNORED_LIBRARIES
+        if outside not in self._libraries:
+            names = sorted(outside.union(*map(_requirements, outside)) - IGNORED_LIBRARIES)
+            self._libraries[outside] = {name: version for name in names if (version := self._version(name))}
+        return {**self._libraries[outside], "python": PYTHON}
+
+
+def _plugins(hook_manager: Any) -> list[Any]:
+    """Plug-ins that implement a hook around a node or dataset."""
+    callers = [getattr(getattr(hook_manager, "hook", None), name, None) for name in NODE_HOOKS]
+    found = {id(each.plugin): each.plugin for caller in callers if caller for each in caller.get_hookimpls() or ()}
+    return list(found.values())
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@functools.cache
+def _libraries_imported_by(module: str) -> set[str]:
+    """Top-level packages of a library's module and of what it imports."""
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    targets = parse(Path(file).read_bytes(), module, is_package=False).targets if file.endswith(".py") else []
+    return {_top(module), *map(_top, targets)}
+
+
+def _version(library: str) -> str | None:
+    """Version of the distribution that a top-level package belongs to; None for what is not installed."""
+    versions = {name: importlib.metadata.version(name) for name in _distributions(library)}
+    # Several distributions may share a package, as ``google``.
+    several = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return several if len(versions) > 1 else next(iter(versions.values()), None)
+
+
+def _distributions(library: str) -> list[str]:
+    """Names of the distributions of a top-level package, or of a distribution's name."""
+    try:
+        return [importlib.metadata.distribution(library).name]
+    except importlib.metadata.PackageNotFoundError:
+        return sorted(_distributions_by_package().get(library, ()))
+
+
+@functools.cache
+def _distributions_by_package() -> dict[str, set[str]]:
+    """As :func:`importlib.metadata.packages_distributions`, which parses all metadata and takes ten times as long."""
+    found: dict[str, set[str]] = {}
+    for distribution in importlib.metadata.distributions():
+        tops = {line.partition("/")[0] for line in (distribution.read_text("RECORD") or "").splitlines()}
+        for top in tops | set((distribution.read_text("top_level.txt") or "").split()):
+            found.setdefault(top.partition(".py,")[0], set()).add(distribution.name)
+    return found
+
+
+@functools.cache
+def _requirements(library: str) -> set[str]:
+    """Distributions that a library requires, directly or not."""
+    todo, found = _distributions(library), set[str]()
+    while todo:
+        try:
+            lines = importlib.metadata.requires(todo.pop()) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for line in lines:
+            try:
+                requirement = Requirement(line)
+            except InvalidRequirement:  # of an old distribution; its own version counts all the same
+                continue
+            name = requirement.name.lower().replace("_", "-")
+            is_needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if is_needed and name not in found | IGNORED_LIBRARIES:
+                found.add(name)
+                todo.append(name)
+    return found

@@ -1,0 +1,120 @@
+"""Elapsed days, gaps, neighbouring days, runs and counts: each within its group, in the order of days."""
+
+import narwhals as nw
+import pytest
+
+from embedline.frames.windows import add_gaps, add_neighbours, add_window_sums, day_of_run, days_from_next, days_since
+from frames.conftest import Build, values
+
+# Group 1 has no row for day 13; group 2 never has the event. Rows stand in no order.
+EVENTS = {
+    "group": [1, 2, 1, 1, 2, 1, 1],
+    "day": [12, 10, 10, 14, 11, 11, 15],
+    "event": [0, 0, 0, 1, 0, 1, 0],
+}
+
+
+def by_day(frame, name: str) -> list:
+    return values(frame.sort("group", "day"), name)
+
+
+def test_days_since_the_last_event(build: Build) -> None:
+    frame = build(EVENTS).with_columns(since=days_since(nw.col("event") == 1, day="day", group="group"))
+    assert by_day(frame, "since") == [None, 0, 1, 0, 1, None, None]
+    assert frame.collect_schema()["since"] == nw.Float32
+
+
+def test_days_to_the_next_event_count_down_and_are_missing_when_it_never_comes(build: Build) -> None:
+    frame = build(EVENTS).with_columns(until=days_from_next(nw.col("event") == 1, day="day", group="group"))
+    assert by_day(frame, "until") == [-1, 0, -2, 0, None, None, None]
+    assert frame.collect_schema()["until"] == nw.Float32
+
+
+def test_gaps_leave_the_row_itself_out(build: Build) -> None:
+    event = nw.col("event") == 1
+    frame = add_gaps(build(EVENTS), event, day="day", group="group", before="before", after="after")
+    assert by_day(frame, "before") == [None, None, 0, 2, 0, None, None]
+    assert by_day(frame, "after") == [0, 2, 1, None, None, None, None]
+    assert frame.collect_schema().names() == ["group", "day", "event", "before", "after"]
+
+
+@pytest.mark.parametrize("name", ["group", "day", "event"])
+def test_the_input_columns_are_left_as_they_are(build: Build, name: str) -> None:
+    frame = build(EVENTS).with_columns(since=days_since(nw.col("event") == 1, day="day", group="group"))
+    assert values(frame, name) == EVENTS[name]
+
+
+# Group 1 has no row on day 3; the rows are not in order.
+DAYS = {
+    "group": [1, 1, 1, 2, 1, 2],
+    "day": [5, 1, 2, 2, 4, 1],
+    "open": [1, 0, 1, 1, 0, 0],
+    "promo": [0, 1, 1, 0, 1, 1],
+}
+
+
+FLAGS = ("open", "promo")
+
+
+def test_neighbours_are_those_of_the_day_not_of_the_row(build: Build) -> None:
+    found = add_neighbours(
+        build(DAYS),
+        {-1: ("Before", FLAGS), 1: ("After", FLAGS), 2: ("Later", FLAGS)},
+        day="day",
+        group="group",
+    )
+    rows = {
+        (group, day): place
+        for place, (group, day) in enumerate(zip(values(found, "group"), values(found, "day"), strict=True))
+    }
+    for flag in FLAGS:
+        given = {(group, day): value for group, day, value in zip(DAYS["group"], DAYS["day"], DAYS[flag], strict=True)}
+        for offset, suffix in ((-1, "Before"), (1, "After"), (2, "Later")):
+            column = values(found, flag + suffix)
+            for (group, day), place in rows.items():
+                assert column[place] == given.get((group, day + offset)), (flag, suffix, group, day)
+
+
+def test_no_working_column_is_left(build: Build) -> None:
+    found = add_neighbours(build(DAYS), {1: ("After", ["open"])}, day="day", group="group")
+    assert set(found.collect_schema().names()) == {*DAYS, "openAfter"}
+
+
+def test_days_of_a_run_count_from_its_start(build: Build) -> None:
+    rows = build({"group": [1, 1, 1, 1, 1], "day": [1, 2, 3, 5, 6], "on": [1, 1, 0, 1, 1], "start": [1, 0, 0, 1, 0]})
+    run = day_of_run(nw.col("start") == 1, nw.col("on") == 1, day="day", group="group")
+    assert values(rows.with_columns(run=run), "run") == [1, 2, 0, 1, 2]
+
+
+# Counts are over rows, not days: shorter at the ends of a group, never across groups.
+FLAG_ROWS = {
+    "group": [1, 1, 1, 1, 2, 2],
+    "day": [4, 1, 2, 9, 1, 2],
+    "flag": [1, 1, 0, 1, 1, 1],
+    "other": [0, 1, 1, 1, 0, 0],
+    "all": [1, 1, 1, 1, 1, 1],
+}
+
+
+def test_backward_and_forward_sums(build: Build) -> None:
+    frame = add_window_sums(build(FLAG_ROWS), ("flag", "other", "all"), window=3, order="day", group="group")
+    frame = frame.sort("group", "day")
+    assert values(frame, "flag_bw") == [1, 1, 2, 2, 1, 2]
+    assert values(frame, "flag_fw") == [2, 2, 2, 1, 2, 1]
+    assert values(frame, "other_bw") == [1, 2, 2, 2, 0, 0]
+    assert values(frame, "other_fw") == [2, 2, 1, 1, 0, 0]
+    assert values(frame, "all_bw") == [1, 2, 3, 3, 1, 2]
+    assert values(frame, "all_fw") == [3, 3, 2, 1, 2, 1]
+    assert frame.collect_schema()["flag_bw"] == nw.Int8
+    assert frame.collect_schema().names() == [
+        *FLAG_ROWS,
+        *(f"{name}{side}" for side in ("_bw", "_fw") for name in list(FLAG_ROWS)[2:]),
+    ]
+
+
+@pytest.mark.parametrize("window", [1, 100])
+def test_windows_of_one_row_and_of_more_than_the_group(build: Build, window: int) -> None:
+    frame = add_window_sums(build(FLAG_ROWS), ("flag", "other", "all"), window=window, order="day", group="group")
+    frame = frame.sort("group", "day")
+    assert values(frame, "flag_bw") == ([1, 0, 1, 1, 1, 1] if window == 1 else [1, 1, 2, 3, 1, 2])
+    assert values(frame, "all_fw") == ([1] * 6 if window == 1 else [4, 3, 2, 1, 2, 1])

@@ -1,0 +1,117 @@
+"""Recommendations are the highest scores of what a user has not rated."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratings
+
+from embedline.errors import DataError
+from embedline.pipelines.ratings import recommend as recommending
+from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
+from embedline.pipelines.ratings.options import FoldInOptions, Penalty, RatingSplit, RecommendationOptions
+from embedline.pipelines.ratings.ranking import top_items
+from embedline.pipelines.ratings.recommend import recommend, recommend_for_ratings
+
+RATINGS = small_ratings()
+ENCODER = encoder_of(RATINGS)
+MODEL = model_of(ENCODER, (0.75, 0.25))
+ENCODED = encoded_of(RATINGS, ENCODER)
+
+
+def expected(user: int, k: int) -> list[tuple[str, float]]:
+    """Best items of a user by looking at each pair alone."""
+    rated = set(RATINGS.filter(pl.col("user") == user)["item"])
+    row = ENCODER.users.index(user) + 1
+    scores = MODEL.scores(np.array([row]))[0]
+    left = [(item, float(score)) for item, score in zip(ENCODER.items, scores, strict=True) if item not in rated]
+    return sorted(left, key=lambda pair: -pair[1])[:k]
+
+
+def test_every_user_gets_the_best_of_what_is_left() -> None:
+    found = recommend(ENCODED, MODEL, RecommendationOptions(k=3), small_items())
+    assert found.columns == ["user", "rank", "item", "title", "score"]
+    left = [user for user in ENCODER.users if expected(user, 3)]
+    assert found["user"].unique(maintain_order=True).to_list() == left
+    assert len(left) == len(ENCODER.users) - 1  # one has rated everything
+    for user in left:
+        own = found.filter(pl.col("user") == user)
+        best = expected(user, 3)
+        assert own["item"].to_list() == [item for item, _ in best]
+        assert own["rank"].to_list() == list(range(1, len(best) + 1))
+        assert own["score"].to_list() == pytest.approx([score for _, score in best], abs=1e-6)
+        assert own["title"].to_list() == [f"Film {item[1:]}" for item, _ in best]
+
+
+def test_the_members_count_by_their_weights() -> None:
+    user, item = np.array([2]), np.array([1, 2, 3, 4, 5, 6, 7, 8])
+    each = [network(*map(_tensor, (np.repeat(user, 8), item))).detach().numpy() for network in MODEL.networks]
+    assert MODEL.scores(user)[0] == pytest.approx(0.75 * each[0] + 0.25 * each[1], abs=1e-6)
+
+
+def _tensor(values: np.ndarray):
+    import torch
+
+    return torch.as_tensor(values)
+
+
+def test_a_user_who_has_rated_nearly_all_has_a_short_list() -> None:
+    found = recommend(ENCODED, MODEL, RecommendationOptions(k=5, users=(10,)))
+    assert found["item"].to_list() == ["i7"]
+    assert found["title"].to_list() == ["i7"]  # no frame of items: the id
+
+
+def test_held_out_ratings_may_be_recommended() -> None:
+    split = RatingSplit(kind="column", column="held", value=True)
+    held = RATINGS.with_columns(held=(pl.col("user") == 10) & (pl.col("item") != "i0"))
+    found = recommend(encoded_of(held, ENCODER, split), MODEL, RecommendationOptions(k=20, users=(10,)))
+    assert sorted(found["item"]) == [f"i{k}" for k in range(1, 8)]
+
+
+def test_users_come_in_the_order_that_was_asked_for() -> None:
+    found = recommend(ENCODED, MODEL, RecommendationOptions(k=2, users=(7, 2)))
+    assert found["user"].to_list() == [7, 7, 2, 2]
+
+
+def test_blocks_of_users_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = recommend(ENCODED, MODEL, RecommendationOptions(k=4))
+    monkeypatch.setattr(recommending, "BLOCK_SCORES", 27)
+    blocks = recommend(ENCODED, MODEL, RecommendationOptions(k=4))
+    assert blocks.drop("score").equals(whole.drop("score"))
+    assert blocks["score"].to_list() == pytest.approx(whole["score"].to_list(), abs=1e-6)
+
+
+def test_an_unknown_user_is_named() -> None:
+    with pytest.raises(DataError, match=r"recommendation\.users names 99, a user of whom the model knows nothing"):
+        recommend(ENCODED, MODEL, RecommendationOptions(users=(1, 99)))
+
+
+def test_the_lower_row_comes_first_of_equal_scores() -> None:
+    scores = np.array([[1.0, 3.0, 1.0, 1.0, -np.inf], [-np.inf, -np.inf, 2.0, -np.inf, -np.inf]], dtype=np.float32)
+    rows, values = top_items(scores, 3)
+    assert rows.tolist() == [[2, 1, 3], [3, 0, 0]]
+    assert values[0].tolist() == [3.0, 1.0, 1.0]
+    assert top_items(scores, 9)[0].tolist() == [[2, 1, 3, 4, 0], [3, 0, 0, 0, 0]]
+
+
+def test_many_ties_never_lose_the_best() -> None:
+    scores = np.random.default_rng(0).integers(0, 6, (50, 30)).astype(np.float32)
+    rows, _ = top_items(scores, 7)
+    for of_user, found in zip(scores, rows, strict=True):
+        order = sorted(range(30), key=lambda place: (-of_user[place], place))
+        assert found.tolist() == [place + 1 for place in order[:7]]
+
+
+def test_a_new_user_is_folded_into_each_member() -> None:
+    options, penalty = FoldInOptions(factors=0.5, biases=0.5), Penalty(factors=0.1, biases=0.1)
+    rows, ratings = np.array([3, 5]), np.array([5.0, 1.0])
+    found = recommend_for_ratings(MODEL, rows, ratings, 4, options=options, penalty=penalty, items=small_items())
+    scores = np.zeros(8)
+    given = KnownRatings.by_user([0, 0], rows, ratings, 1)
+    for network, weight in zip(MODEL.networks, MODEL.weights, strict=True):
+        own = fold_in(network, given, network.user_vectors(np.array([0])), options, penalty)
+        q, b = network.item_vectors(_tensor(np.arange(1, 9)))
+        scores += weight * (network.mean + (own.factors @ q.T)[0] + own.biases + b).detach().numpy()
+    order = [place for place in np.argsort(-scores) if place not in (2, 4)][:4]
+    assert found["item"].to_list() == [ENCODER.items[place] for place in order]
+    assert found["score"].to_list() == pytest.approx(scores[order].tolist(), abs=1e-5)
+    assert found["rank"].to_list() == [1, 2, 3, 4]
