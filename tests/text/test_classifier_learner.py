@@ -26,9 +26,9 @@ from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
-from embedline.training import schedules
+from embedline.training import optimizer as schedules
+from embedline.training.checkpoint import Record
 from embedline.training.model_file import ModelBundle
-from embedline.training.state import Record
 
 CLASSES = ["neg", "pos"]
 NETWORK = ClassifierOptions(layers=(5,), bptt=6, max_tokens=12)
@@ -121,7 +121,7 @@ def test_the_history_goes_through_the_stages_each_with_a_schedule_of_its_own(tra
     assert [(r["stage"], r["epoch"]) for r in history if "accuracy" in r] == [(0, 1.0), (1, 1.0), (1, 2.0)]
 
 
-def test_the_figures_are_those_of_the_stored_network_on_the_validation_part(
+def test_the_metrics_are_those_of_the_stored_network_on_the_validation_split(
     trained: Trained, ids: pl.DataFrame, language_model: ModelBundle
 ) -> None:
     bundle, history = trained
