@@ -1,4 +1,4 @@
-"""The table of a classifier that starts from a language model with another vocabulary."""
+"""The embedding of a classifier that starts from a language model with another vocabulary."""
 
 import pytest
 import torch
