@@ -21,7 +21,7 @@ from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.losses import number_loss
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.pipelines.tabular.targets import NumericTarget
-from embedline.training import members
+from embedline.training import ensemble
 from embedline.training.ensemble import available_cores, count_workers, in_threads
 from embedline.training.metrics import rmspe
 from embedline.training.model_file import ModelBundle
@@ -39,9 +39,9 @@ def _training(**changes: Any) -> TableTraining:
 
 @cache
 def _encoded() -> tuple[nw.DataFrame[Any], Encoder]:
-    parts = assign_splits(nw.from_native(sales_table(), eager_only=True), COLUMNS, SPLIT)
-    encoder = fit_encoder(parts.filter(nw.col("split") == TRAIN), COLUMNS, EncodingOptions(target_transform="log"))
-    return encode(parts, encoder), encoder
+    splits = assign_splits(nw.from_native(sales_table(), eager_only=True), COLUMNS, SPLIT)
+    encoder = fit_encoder(splits.filter(nw.col("split") == TRAIN), COLUMNS, EncodingOptions(target_transform="log"))
+    return encode(splits, encoder), encoder
 
 
 @cache
@@ -92,7 +92,7 @@ def test_members_side_by_side_are_those_trained_one_by_one(monkeypatch: pytest.M
     network = NetworkOptions(layers=(16,), dropout=0.2, embedding_dropout=0.05)
     bundles = []
     for workers in (1, 2):
-        monkeypatch.setattr(members, "count_workers", lambda *_, workers=workers: workers)
+        monkeypatch.setattr(ensemble, "count_workers", lambda *_, workers=workers: workers)
         bundles.append(learner.train_network(*_encoded(), network, _training(epochs=1, seeds=(1, 2)))[0])
     assert [bundle.metrics["workers"] for bundle in bundles] == [1, 2]
     assert all(torch.equal(tensor, bundles[1].weights[name]) for name, tensor in bundles[0].weights.items())
@@ -139,7 +139,7 @@ def test_an_unseen_shop_is_predicted_too() -> None:
     assert ((10 < predicted) & (predicted < 1000)).all()
 
 
-def test_history_and_figures_of_the_training() -> None:
+def test_history_and_metrics_of_the_training() -> None:
     bundle, history = _trained()
     n_train = len(subset(_encoded()[0], TRAIN))
     assert n_train == 2400
@@ -147,11 +147,11 @@ def test_history_and_figures_of_the_training() -> None:
     last = [record for record in history if record["member"] == 1][-1]
     assert last["step"] == 3 * -(-n_train // 64)
     assert [record["epoch"] for record in history if "exp_rmspe" in record] == [1.0, 2.0, 3.0] * 2
-    figures = bundle.metrics
-    assert (figures["rows"], figures["epochs"], figures["members"]) == (n_train, 3, 2)
-    assert (figures["device"], figures["precision"]) == ("cpu", "no")
-    assert figures["rows_per_second"] > 0
-    assert figures["seconds"] > 0
+    metrics = bundle.metrics
+    assert (metrics["rows"], metrics["epochs"], metrics["members"]) == (n_train, 3, 2)
+    assert (metrics["device"], metrics["precision"]) == ("cpu", "fp32")
+    assert metrics["rows_per_second"] > 0
+    assert metrics["seconds"] > 0
     assert torch.__version__.startswith(bundle.versions["torch"])
 
 
@@ -259,7 +259,7 @@ def test_training_rows_without_a_target_are_refused() -> None:
         learner.train_network(encoded.drop("sales"), encoder, NETWORK, _training())
 
 
-def test_nothing_held_out_means_no_figures_by_epoch() -> None:
+def test_nothing_held_out_means_no_metrics_by_epoch() -> None:
     encoded, encoder = _encoded()
     _, history = learner.train_network(subset(encoded, TRAIN), encoder, NETWORK, _training(epochs=1))
     assert all("exp_rmspe" not in record for record in history)
