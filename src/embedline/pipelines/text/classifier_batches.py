@@ -77,7 +77,7 @@ class ClassifierBatches:
     Args:
         corpus: documents with at least one token.
         targets: class of each, int64 [D].
-        shard: the documents of each batch for this process: every n-th, so that the lengths of all processes are similar.
+        shard: the documents of each batch for this process: every n-th, so that all processes have similar lengths.
     """
 
     def __init__(
