@@ -127,21 +127,16 @@ class ChangeDetector:
         """Stored outputs of a node: full name, name without transcoding, storage."""
         return ((name, base_name(name), self._storages[name]) for name in node.outputs if self.is_stored(name))
 
-    def version_folders(self, node: Node) -> list[str]:
-        """Folders on this machine that the node is about to write."""
-        storages = ((name, self._storages[name]) for name in node.outputs)
-        return [
-            f"{storage.path}/{self._datasets[name]._version.save}"
-            for name, storage in storages
-            if storage and storage.versioned and storage.filesystem is None
-        ]
-
-    def pin_to_this_run(self, node: Node) -> None:
-        """Make readers of the node's outputs read what this run is about to write."""
+    def prepare_outputs(self, node: Node) -> list[str]:
+        """Make readers of the node's outputs read what it is about to write; its folders on this machine."""
+        folders = []
         for name in node.outputs:
-            version = getattr(self._datasets[name], "_version", None)
+            version, storage = getattr(self._datasets[name], "_version", None), self._storages[name]
             if version and base_name(name) not in self._pinned:
                 self._pin(base_name(name), version.save)
+            if version and storage and storage.versioned and storage.filesystem is None:
+                folders.append(f"{storage.path}/{version.save}")
+        return folders
 
     def has_pinned_outputs(self, node: Node) -> bool:
         """Whether ``--load-versions`` gives the node's outputs. Raises RunnerError if it gives only some of them."""

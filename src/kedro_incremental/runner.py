@@ -192,8 +192,7 @@ class IncrementalRunner(SequentialRunner):
     ) -> None:
         manifest, report = self._manifest, self._report
         scratch = manifest.scratch(node.name, changes.key(node))
-        manifest.start(report.run_id, node.name, changes.version_folders(node))
-        changes.pin_to_this_run(node)
+        manifest.start(report.run_id, node.name, changes.prepare_outputs(node))
         step.state, began = "failed", time.perf_counter()
         try:
             hook_manager.hook.before_node_work(node=node, scratch=scratch)
