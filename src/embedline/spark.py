@@ -19,13 +19,13 @@ FIXED = {
 }
 
 
-@functools.cache  # what a cached function keeps is none of a module's values: where Spark runs decides no result
+@functools.cache  # a cached function, not a value of the module: no result depends on where Spark runs
 def _settings() -> dict[str, str]:
     return {}
 
 
 def configure(settings: Mapping[str, Any]) -> None:
-    """Take over the settings of the session to come; those of a session that is running stay as they are.
+    """Set the settings of the next session; a running session keeps its own.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def configure(settings: Mapping[str, Any]) -> None:
     Raises
     ------
     DataError
-        when a key is none of Spark's, a value is none of these, or the key is one of :data:`FIXED` with another value.
+        when a key or a type is unknown to Spark, or a key of :data:`FIXED` has another value.
     """
     flat = flatten(settings)
     for key, value in flat.items():

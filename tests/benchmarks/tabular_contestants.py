@@ -74,16 +74,15 @@ def load_parts(job: dict[str, Any]) -> pl.DataFrame:
 
 def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     """Train embedline's network with the job's ``training`` options through the functions that its nodes call."""
-    from embedline.pipelines.tabular.encoder import EncodingOptions, encode, fit_encoder
+    from embedline.pipelines.tabular.encoder import encode, fit_encoder
     from embedline.pipelines.tabular.learner import predict, train_network
-    from embedline.pipelines.tabular.options import NetworkOptions
-    from embedline.training.options import TrainingOptions
+    from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 
     native = load_parts(job)
     parts = nw.from_native(native, eager_only=True)
     encoder = fit_encoder(subset(parts, TRAIN), COLUMNS, EncodingOptions(target_transform="log"))
     encoded = encode(parts, encoder)
-    training = TrainingOptions(**{"device": "cpu", "threads": job["threads"], **job["training"]})
+    training = TableTraining(**{"device": "cpu", "threads": job["threads"], **job["training"]})
     # Only the training rows go in: evaluating while it trains is no part of the race.
     used = time.process_time()
     bundle, _ = train_network(subset(encoded, TRAIN), encoder, NetworkOptions(**NETWORK), training)

@@ -59,7 +59,7 @@ def test_the_number_of_reviews_is_verified(reviews: dict[str, bytes], tmp_path: 
         f"{source} is not the whole Large Movie Review Dataset: train/neg: 2 instead of 12,500 reviews; "
         "train/pos: 2 instead of 12,500 reviews; train/unsup: 3 instead of 50,000 reviews; "
         "test/neg: 1 instead of 12,500 reviews; test/pos: 1 instead of 12,500 reviews "
-        "(for a corpus of your own set verify: false)"
+        "(for your own corpus set verify: false)"
     )
 
 

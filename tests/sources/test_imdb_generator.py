@@ -1,4 +1,4 @@
-"""Generated reviews: their layout, their quirks, their law and what a perfect reader of it reaches."""
+"""Simulated reviews: their layout, their irregularities, their true effects and the Bayes classifier's accuracy."""
 
 import hashlib
 import math
@@ -69,7 +69,7 @@ def test_the_layout_is_the_real_one(files: dict[str, bytes]) -> None:
     assert documents["split"].value_counts(sort=True).rows() == [("train", 800), ("unlabelled", 800), ("test", 400)]
 
 
-def test_equal_options_give_equal_bytes_and_folders_are_drawn_apart(files: dict[str, bytes]) -> None:
+def test_equal_options_give_equal_bytes_and_each_folder_has_its_own_generator(files: dict[str, bytes]) -> None:
     assert generate_files(GeneratorOptions()) == files
     more = generate_files(GeneratorOptions(n_train=802, n_test=401, n_unlabelled=0))
     assert {name: files[name] for name in files if "unsup" not in name}.items() <= more.items()
@@ -80,7 +80,7 @@ def test_equal_options_give_equal_bytes_and_folders_are_drawn_apart(files: dict[
     assert digest[:16] == "d17a151d71a44b6e", "the generated reviews have changed: so will every result on them"
 
 
-def test_lengths_words_and_quirks(texts: dict[str, str]) -> None:
+def test_lengths_words_and_irregularities(texts: dict[str, str]) -> None:
     lengths = [len(text.split()) for text in texts.values()]
     assert min(lengths) == 20 and max(lengths) == 120 and 60 < sum(lengths) / len(lengths) < 70
     counts = Counter(word.lower() for text in texts.values() for word in WORDS.findall(text))
@@ -96,7 +96,7 @@ def test_lengths_words_and_quirks(texts: dict[str, str]) -> None:
     assert max(lengths) <= 40 and min(lengths) < 15
 
 
-def test_the_law_by_hand() -> None:
+def test_log_odds_computed_by_hand() -> None:
     weight = {word: pair.weight for pair in PAIRS for word in (pair.good, pair.bad)}
     assert (weight["good"], weight["great"], weight["dull"]) == (1.8, 2.8, 0.6)
     assert log_odds("It is a GOOD film!!! The ring was dull.") == pytest.approx(1.8 - 0.6)
@@ -109,7 +109,7 @@ def test_the_law_by_hand() -> None:
     assert p_fitting(1.8, 0.0) == 0.5
 
 
-def test_the_reviews_follow_the_law() -> None:
+def test_the_reviews_follow_the_probabilities() -> None:
     """Frequencies of words and of negation by sentiment, over 10,000 reviews, within 4 standard errors."""
     seen: Counter[tuple[str, str]] = Counter()
     negated = opinions = 0
@@ -132,7 +132,7 @@ def test_the_reviews_follow_the_law() -> None:
         assert abs(fitting / total - p) < 4 * math.sqrt(p * (1 - p) / total), pair
 
 
-def test_only_opinions_tell() -> None:
+def test_only_opinions_depend_on_the_sentiment() -> None:
     opinions = {word for pair in PAIRS for word in (pair.good, pair.bad)}
     assert len(opinions) == 2 * len(PAIRS) and not opinions & {*NEGATORS, *INTENSIFIERS}
     neutral = {word.lower() for words in [*COMMON.values(), ENTITIES, rare_names()] for word in words}
@@ -142,7 +142,7 @@ def test_only_opinions_tell() -> None:
     assert len(set(rare_names())) == 160
 
 
-def test_what_a_perfect_reader_reaches() -> None:
+def test_the_accuracy_of_the_bayes_classifier() -> None:
     assert bayes_accuracy(OPTIONS) == pytest.approx(0.940304, abs=1e-6)
     assert perfect_accuracy(OPTIONS) == 0.9325
     large = GeneratorOptions(n_test=3000)  # on many reviews the labels agree with the odds as often as these say
@@ -153,8 +153,8 @@ def test_what_a_perfect_reader_reaches() -> None:
     assert bayes_accuracy(GeneratorOptions(clarity=4, min_words=60)) > 0.99
 
 
-def test_negation_matters_to_the_reader() -> None:
-    """A reader that overlooks negation, else perfect, does worse by several points."""
+def test_negation_matters_to_the_classifier() -> None:
+    """A Bayes classifier that ignores negation is worse by several points."""
     right = blind = total = 0.0
     for name, content in generate_files(GeneratorOptions(n_train=4000, n_test=2, n_unlabelled=0)).items():
         sign = 1 if "/pos/" in name else -1

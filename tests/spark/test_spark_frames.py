@@ -36,7 +36,7 @@ def test_dates_around_centuries_and_leap_years(build: Callable[[pl.DataFrame], A
     firsts = (date(1899, 11, 1), date(1967, 11, 1), date(1999, 11, 1), date(2012, 11, 1))
     days = pl.DataFrame({"Date": [first + timedelta(days=step) for first in firsts for step in range(1_500)]})
 
-    def parts(frame: Any) -> Any:
+    def date_parts(frame: Any) -> Any:
         day = nw.col("Date")
         frame = add_date_parts(frame).with_columns(number=day_number(day))
         return frame.with_columns(
@@ -44,8 +44,8 @@ def test_dates_around_centuries_and_leap_years(build: Callable[[pl.DataFrame], A
             monday=monday_of_week(nw.col("Year"), nw.col("Week")),
         )
 
-    expected = parts(nw.from_native(days)).to_native()
-    assert collected(parts(build(days))).sort("Date").equals(expected)
+    expected = date_parts(nw.from_native(days)).to_native()
+    assert collected(date_parts(build(days))).sort("Date").equals(expected)
     assert expected["Week"].to_list() == [day.isocalendar().week for day in days["Date"]]
 
 

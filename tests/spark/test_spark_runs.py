@@ -75,7 +75,7 @@ def test_on_this_machine_the_table_is_that_of_polars_and_only_what_changed_runs_
     expected = polars_table(tmp_path)
     assert_equal(spark_table(tmp_path), expected)
     assert expected["Sales"].null_count() > 0  # test rows are there, too
-    # The nodes that read the options run, on the folders of the first run; where they run is no part of what they make.
+    # The nodes that read the options run, on the folders of the first run; the results do not depend on the cluster.
     shown = run_features(project, tmp_path, "local[1]", **{"rossmann.features.promo2_weeks_cap": "20"})
     assert "3 of 8 nodes ran, 5 were skipped" in shown
     assert_equal(spark_table(tmp_path), polars_table(tmp_path, promo2_weeks_cap=20))

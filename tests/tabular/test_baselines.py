@@ -35,8 +35,8 @@ def _rows(make: Any) -> Any:
 
 def test_group_means_of_many_rows_are_the_same_at_every_call() -> None:
     rng = np.random.default_rng(0)
-    kinds, parts = rng.choice(["a", "b", "c"], 200_000), rng.choice([TRAIN, TEST], 200_000)
-    rows = nw.from_native(pl.DataFrame({"kind": kinds, "sales": rng.normal(3, 1, 200_000), "split": parts}))
+    kinds, splits = rng.choice(["a", "b", "c"], 200_000), rng.choice([TRAIN, TEST], 200_000)
+    rows = nw.from_native(pl.DataFrame({"kind": kinds, "sales": rng.normal(3, 1, 200_000), "split": splits}))
     found = {group_mean_predictions(rows, SALES, ("kind",)).tobytes() for _ in range(15)}
     assert len(found) == 1
 
@@ -75,26 +75,26 @@ def test_a_group_column_that_is_missing_is_named() -> None:
 def test_trees_beat_the_mean_by_far_and_keep_the_order_of_rows(transform: Any) -> None:
     columns = Columns(categorical=("shop", "weekday"), continuous=("heat",), target="sales")
     table = nw.from_native(sales_table(), eager_only=True)
-    parts = assign_splits(table, columns, Split(kind="column", column="held_out", value=True))
-    train = parts.filter(nw.col("split") == TRAIN)
+    splits = assign_splits(table, columns, Split(kind="column", column="held_out", value=True))
+    train = splits.filter(nw.col("split") == TRAIN)
     encoder = fit_encoder(train, columns, EncodingOptions(target_transform=transform))
     options = TreeOptions(n_estimators=150, learning_rate=0.1, num_leaves=15, min_child_samples=10)
-    trees, figures = tree_predictions(encode(parts, encoder), encoder, options)
+    trees, metrics = tree_predictions(encode(splits, encoder), encoder, options)
     predicted = trees["sales"]
-    actual = parts.filter(nw.col("split") == TEST).get_column("sales").to_numpy()
+    actual = splits.filter(nw.col("split") == TEST).get_column("sales").to_numpy()
     mean = np.full(len(actual), train.get_column("sales").mean())
     error = rmspe(actual, predicted)
     assert NOISE < error < 4 * NOISE
     assert error < 0.2 * rmspe(actual, mean)
-    assert figures["train_rows"] == 2400
-    assert figures["seconds"] > 0
-    again, _ = tree_predictions(encode(parts, encoder), encoder, options)
+    assert metrics["train_rows"] == 2400
+    assert metrics["seconds"] > 0
+    again, _ = tree_predictions(encode(splits, encoder), encoder, options)
     assert np.array_equal(again["sales"], predicted)
 
 
 def test_trees_need_a_target() -> None:
     columns = Columns(categorical=("shop",), target="sales")
-    parts = nw.from_native(sales_table(20).with_columns(split=pl.lit("train")), eager_only=True)
-    encoder = fit_encoder(parts, columns, EncodingOptions())
+    splits = nw.from_native(sales_table(20).with_columns(split=pl.lit("train")), eager_only=True)
+    encoder = fit_encoder(splits, columns, EncodingOptions())
     with pytest.raises(DataError, match="the training rows have no target 'sales'"):
-        tree_predictions(encode(parts.drop("sales"), encoder), encoder, TreeOptions(n_estimators=1))
+        tree_predictions(encode(splits.drop("sales"), encoder), encoder, TreeOptions(n_estimators=1))

@@ -33,17 +33,17 @@ def _training(**changes: Any) -> TableTraining:
 
 
 @cache
-def _parts(target: str | tuple[str, ...] = "grade") -> nw.DataFrame[Any]:
+def _splits(target: str | tuple[str, ...] = "grade") -> nw.DataFrame[Any]:
     columns = Columns(**INPUTS, target=target)
     return assign_splits(nw.from_native(grade_table(), eager_only=True), columns, SPLIT)
 
 
 @cache
 def _encoded(target: str | tuple[str, ...] = "grade") -> tuple[nw.DataFrame[Any], Encoder]:
-    parts, columns = _parts(target), Columns(**INPUTS, target=target)
+    splits, columns = _splits(target), Columns(**INPUTS, target=target)
     options = EncodingOptions(target_transform="none" if target == "grade" else {"price": "log"})
-    encoder = fit_encoder(parts.filter(nw.col("split") == TRAIN), columns, options)
-    return encode(parts, encoder), encoder
+    encoder = fit_encoder(splits.filter(nw.col("split") == TRAIN), columns, options)
+    return encode(splits, encoder), encoder
 
 
 @cache
@@ -52,7 +52,7 @@ def _trained(target: str | tuple[str, ...] = "grade") -> tuple[ModelBundle, list
 
 
 def _held_out() -> pl.DataFrame:
-    return _parts().filter(nw.col("split") == TEST).to_native()
+    return _splits().filter(nw.col("split") == TEST).to_native()
 
 
 def _law() -> np.ndarray:
@@ -110,7 +110,7 @@ def test_a_stored_and_reloaded_bundle_predicts_the_same(target: Any) -> None:
     assert all(np.array_equal(ours[name], again[name]) for name in ours)
 
 
-def test_figures_of_each_epoch_are_those_of_the_prediction() -> None:
+def test_metrics_of_each_epoch_are_those_of_the_prediction() -> None:
     bundle, history = learner.train_network(*_encoded(), NETWORK, _training(epochs=2))
     measured = [record for record in history if "accuracy" in record]
     assert [record["epoch"] for record in measured] == [1.0, 2.0]
@@ -152,9 +152,9 @@ def test_embedded_numbers_follow_a_law_that_bends_often(numeric: dict[str, Any])
     x = random.uniform(-3, 3, 3000)
     table = pl.DataFrame({"x": x, "held_out": np.arange(3000) % 4 == 0, "up": np.sin(4 * x) > 0})
     columns = Columns(continuous=("x",), target="up")
-    parts = assign_splits(nw.from_native(table, eager_only=True), columns, SPLIT)
-    encoder = fit_encoder(parts.filter(nw.col("split") == TRAIN), columns, EncodingOptions())
-    encoded, accuracies = encode(parts, encoder), []
+    splits = assign_splits(nw.from_native(table, eager_only=True), columns, SPLIT)
+    encoder = fit_encoder(splits.filter(nw.col("split") == TRAIN), columns, EncodingOptions())
+    encoded, accuracies = encode(splits, encoder), []
     actual = subset(encoded, TEST).get_column("class:up").to_numpy()
     for settings in (None, numeric):
         network = NetworkOptions.model_validate({"layers": 16, "numeric_embedding": settings})
@@ -196,25 +196,25 @@ def test_a_range_is_for_numbers() -> None:
 
 
 def test_group_shares_are_those_of_the_training_rows() -> None:
-    parts, (target,) = _parts(), _encoded()[1].targets
-    predicted = group_mean_predictions(parts, target, ("shop",))
-    train, rows = (parts.filter(nw.col("split") == part).to_native() for part in (TRAIN, TEST))
+    splits, (target,) = _splits(), _encoded()[1].targets
+    predicted = group_mean_predictions(splits, target, ("shop",))
+    train, rows = (splits.filter(nw.col("split") == name).to_native() for name in (TRAIN, TEST))
     shares = {
         (shop,): [(group["grade"] == name).mean() for name in ("high", "low", "mid")]
         for (shop,), group in train.group_by("shop")
     }
     np.testing.assert_allclose(predicted, [shares[(shop,)] for shop in rows["shop"]])
-    overall = group_mean_predictions(parts, target, ())
+    overall = group_mean_predictions(splits, target, ())
     np.testing.assert_allclose(overall[0], [(train["grade"] == name).mean() for name in ("high", "low", "mid")])
 
 
 def test_trees_predict_classes_and_numbers_of_one_table() -> None:
     encoded, encoder = _encoded(SEVERAL)
     options = TreeOptions(n_estimators=60, learning_rate=0.1, num_leaves=7, min_child_samples=20)
-    predicted, figures = tree_predictions(encoded, encoder, options)
+    predicted, metrics = tree_predictions(encoded, encoder, options)
     held_out = _held_out()
     assert np.abs(predicted["grade"] - _law()).mean() < 0.08
     assert np.abs(predicted["passed"][:, 1] - (1 - _law()[:, 1])).mean() < 0.07
     np.testing.assert_allclose(predicted["passed"].sum(axis=1), 1.0)
     assert rmspe(held_out["price"].to_numpy(), predicted["price"]) < 3 * NOISE
-    assert figures["train_rows"] == 3000
+    assert metrics["train_rows"] == 3000

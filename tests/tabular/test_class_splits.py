@@ -38,8 +38,8 @@ def _table(engine: str, y: list[Any]) -> Any:
 
 
 def _held_out(table: Any, columns: Columns = COLUMNS, split: Split = RANDOM) -> list[bool]:
-    parts = assign_splits(nw.from_native(table, eager_only=True), columns, split)
-    return [part == "test" for part in parts.get_column("split").to_list()]
+    splits = assign_splits(nw.from_native(table, eager_only=True), columns, split)
+    return [name == "test" for name in splits.get_column("split").to_list()]
 
 
 @pytest.mark.parametrize("engine", ["polars", "pandas"])
@@ -88,8 +88,8 @@ def test_a_row_without_another_target_is_none_of_its_class() -> None:
     table = _table("polars", ["a", "a", "b", "b"] * 50).with_columns(
         z=pl.when(pl.int_range(200) % 4 != 2).then(1.5 + pl.int_range(200))  # of half of class b nothing is learned
     )
-    parts = assign_splits(nw.from_native(table, eager_only=True), columns, RANDOM).group_by("y", "split").agg(nw.len())
-    counts = {(y, part): n for y, part, n in parts.rows()}
+    splits = assign_splits(nw.from_native(table, eager_only=True), columns, RANDOM).group_by("y", "split").agg(nw.len())
+    counts = {(y, name): n for y, name, n in splits.rows()}
     assert counts == {
         ("a", "train"): 80,
         ("a", "test"): 20,
@@ -139,13 +139,13 @@ def test_the_positive_class_can_be_chosen(y: list[Any], given: Any, name: str) -
     assert (metrics["roc_auc"], metrics["average_precision"]) == (0.5, 0.5)
 
 
-def test_figures_of_the_positive_class_by_hand() -> None:
+def test_metrics_of_the_positive_class_by_hand() -> None:
     actual, probabilities = np.array([0, 1, 1, 1]), np.array([[0.6, 0.4], [0.7, 0.3], [0.2, 0.8], [0.1, 0.9]])
-    figures = classification_metrics(actual, probabilities, ("fraud", "ok"), positive="fraud")
-    assert figures["positive"] == "fraud"
-    assert figures["f1"] == pytest.approx(2 / 3)  # one hit, one false alarm
-    assert figures["roc_auc"] == pytest.approx(2 / 3)
-    assert figures["average_precision"] == pytest.approx(0.5)
+    metrics = classification_metrics(actual, probabilities, ("fraud", "ok"), positive="fraud")
+    assert metrics["positive"] == "fraud"
+    assert metrics["f1"] == pytest.approx(2 / 3)  # one hit, one false alarm
+    assert metrics["roc_auc"] == pytest.approx(2 / 3)
+    assert metrics["average_precision"] == pytest.approx(0.5)
     usual = classification_metrics(actual, probabilities, ("fraud", "ok"))
     assert (usual["positive"], usual["f1"]) == ("ok", pytest.approx(0.8))
     assert "positive" not in classification_metrics(np.array([0]), np.ones((1, 3)) / 3, ("a", "b", "c"))
@@ -163,7 +163,7 @@ def test_a_positive_class_that_there_is_not_is_refused(y: list[Any], changes: di
     columns = Columns.model_validate({"continuous": ["x"], "target": "y", **changes})
     with pytest.raises(DataError) as caught:
         nodes.fit_encoder(_table("polars", y), columns, RANDOM, EncodingOptions())
-    assert [part for part in named if part not in str(caught.value)] == []
+    assert [text for text in named if text not in str(caught.value)] == []
 
 
 @pytest.mark.parametrize("positive", ["a", {"q": "a"}])

@@ -1,4 +1,4 @@
-"""Roles of columns, and the part that each row of a split belongs to; on Polars and on pandas."""
+"""Roles of columns, and the split of each row; on Polars and on pandas."""
 
 from datetime import date, datetime
 from typing import Any
@@ -37,23 +37,23 @@ def _table(engine: str) -> Any:
     )
 
 
-def _parts(engine: str, **split: Any) -> list[tuple[int, str]]:
-    parts = assign_splits(_table(engine), COLUMNS, Split(**split))
-    assert parts.implementation.value == engine
-    return [(day.day, part) for day, part in parts.select("day", "split").rows()]
+def _splits(engine: str, **split: Any) -> list[tuple[int, str]]:
+    splits = assign_splits(_table(engine), COLUMNS, Split(**split))
+    assert splits.implementation.value == engine
+    return [(day.day, name) for day, name in splits.select("day", "split").rows()]
 
 
 @ENGINES
 def test_a_window_trains_before_it_and_drops_what_comes_after(engine: str) -> None:
-    parts = _parts(engine, kind="window", column="day", start=date(2020, 1, 3), end=date(2020, 1, 4))
-    assert parts == [(1, "train"), (2, "predict"), (3, "test"), (4, "test")]
+    splits = _splits(engine, kind="window", column="day", start=date(2020, 1, 3), end=date(2020, 1, 4))
+    assert splits == [(1, "train"), (2, "predict"), (3, "test"), (4, "test")]
 
 
 @ENGINES
 def test_a_window_may_train_on_all_others(engine: str) -> None:
     window = {"kind": "window", "column": "day", "start": date(2020, 1, 3), "end": date(2020, 1, 4), "train": "others"}
     expected = ["train", "train", "predict", "test", "test", "train"]
-    assert _parts(engine, **window) == list(zip((6, 1, 2, 3, 4, 5), expected, strict=True))
+    assert _splits(engine, **window) == list(zip((6, 1, 2, 3, 4, 5), expected, strict=True))
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Asia/Kolkata", "UTC"])
@@ -64,9 +64,9 @@ def test_a_window_holds_out_the_days_of_the_table_s_own_time_zone(kind: str, zon
     if kind != "polars":
         table = table.to_pandas(use_pyarrow_extension_array=kind == "pandas on Arrow")
     split = Split(kind="window", column="hour", start=date(2024, 3, 10), end=date(2024, 3, 10), train="others")
-    parts = assign_splits(nw.from_native(table, eager_only=True), COLUMNS, split)
-    assert parts.columns == ["hour", "sales", "shop", "split"]
-    held_out = [str(hour) for hour, part in parts.select("hour", "split").rows() if part == "test"]
+    splits = assign_splits(nw.from_native(table, eager_only=True), COLUMNS, split)
+    assert splits.columns == ["hour", "sales", "shop", "split"]
+    held_out = [str(hour) for hour, name in splits.select("hour", "split").rows() if name == "test"]
     assert {hour[:10] for hour in held_out} == {"2024-03-10"}
     assert len(held_out) == (23 if zone == "America/New_York" else 24)  # its clocks go forward on that day
 
@@ -74,16 +74,16 @@ def test_a_window_holds_out_the_days_of_the_table_s_own_time_zone(kind: str, zon
 @ENGINES
 @pytest.mark.parametrize(("column", "value", "held_out"), [("shop", "b", {5}), ("closed", True, {1, 5})])
 def test_a_column_marks_the_held_out_rows(engine: str, column: str, value: Any, held_out: set[int]) -> None:
-    parts = dict(_parts(engine, kind="column", column=column, value=value))
-    assert {day for day, part in parts.items() if part == "test"} == held_out
-    assert parts[2] == "predict"
-    assert {part for day, part in parts.items() if day not in held_out | {2}} == {"train"}
+    splits = dict(_splits(engine, kind="column", column=column, value=value))
+    assert {day for day, name in splits.items() if name == "test"} == held_out
+    assert splits[2] == "predict"
+    assert {name for day, name in splits.items() if day not in held_out | {2}} == {"train"}
 
 
 @ENGINES
 def test_without_a_split_every_labelled_row_trains(engine: str) -> None:
-    parts = _parts(engine, kind="none")
-    assert [part for _, part in parts] == ["train", "train", "predict", "train", "train", "train"]
+    splits = _splits(engine, kind="none")
+    assert [name for _, name in splits] == ["train", "train", "predict", "train", "train", "train"]
 
 
 @ENGINES
@@ -92,9 +92,9 @@ def test_a_random_split_repeats_and_takes_its_fraction(engine: str) -> None:
 
     def draw(**changes: Any) -> list[str]:
         split = Split(**{"kind": "random", "fraction": 0.3, "seed": 1, **changes})
-        parts = assign_splits(table, COLUMNS, split)
-        assert parts.columns == ["shop", "sales", "split"]
-        return list(parts.get_column("split").to_list())
+        splits = assign_splits(table, COLUMNS, split)
+        assert splits.columns == ["shop", "sales", "split"]
+        return list(splits.get_column("split").to_list())
 
     first = draw()
     assert first == draw()
@@ -105,14 +105,14 @@ def test_a_random_split_repeats_and_takes_its_fraction(engine: str) -> None:
 
 def test_both_engines_draw_the_same_rows() -> None:
     split = {"kind": "random", "fraction": 0.5, "seed": 4}
-    assert _parts("polars", **split) == _parts("pandas", **split)
+    assert _splits("polars", **split) == _splits("pandas", **split)
 
 
 def test_a_target_that_is_no_number_is_no_label_in_either_engine() -> None:
     for engine in ("polars", "pandas"):
         table = make_frame(engine, {"shop": ["a", "b", "c"], "sales": [1.0, float("nan"), 2.0]})
-        parts = assign_splits(table, COLUMNS, Split(kind="none")).get_column("split").to_list()
-        assert parts == ["train", "predict", "train"]
+        splits = assign_splits(table, COLUMNS, Split(kind="none")).get_column("split").to_list()
+        assert splits == ["train", "predict", "train"]
 
 
 @ENGINES

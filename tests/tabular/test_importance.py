@@ -27,11 +27,11 @@ OPTIONS = ImportanceOptions(rows=600, repeats=4, seed=5)
 @cache
 def _trained() -> tuple[nw.DataFrame[Any], Encoder, ModelBundle]:
     split = Split(kind="column", column="held_out", value=True)
-    parts = assign_splits(nw.from_native(grade_table(), eager_only=True), COLUMNS, split)
+    splits = assign_splits(nw.from_native(grade_table(), eager_only=True), COLUMNS, split)
     options = EncodingOptions(target_transform="log", target_means=(("shop",),))
-    encoder = fit_encoder(parts.filter(nw.col("split") == TRAIN), COLUMNS, options)
+    encoder = fit_encoder(splits.filter(nw.col("split") == TRAIN), COLUMNS, options)
     training = TableTraining(epochs=6, batch_size=64, lr=0.01, device="cpu", precision="fp32", seeds=(1, 2))
-    encoded = encode(parts, encoder)
+    encoded = encode(splits, encoder)
     return encoded, encoder, learner.train_network(encoded, encoder, NetworkOptions(layers=(32,)), training)[0]
 
 
@@ -55,8 +55,8 @@ def test_the_variables_of_the_law_are_found_and_noise_is_not() -> None:
 def test_the_increase_is_that_of_the_encoded_table_with_the_column_shuffled() -> None:
     encoded, encoder, bundle = _trained()
     split = Split(kind="column", column="held_out", value=True)
-    parts = assign_splits(nw.from_native(grade_table(), eager_only=True), COLUMNS, split)
-    rows = parts.filter(nw.col("split") == TEST).to_native()
+    splits = assign_splits(nw.from_native(grade_table(), eager_only=True), COLUMNS, split)
+    rows = splits.filter(nw.col("split") == TEST).to_native()
     order = np.random.default_rng(3).permutation(len(rows))
     actual = subset(encoded, TEST).get_column("class:grade").to_numpy()
     arrays, model = to_arrays(subset(encoded, TEST), encoder), learner.load_model(bundle)

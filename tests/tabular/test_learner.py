@@ -39,9 +39,9 @@ def _training(**changes: Any) -> TableTraining:
 
 @cache
 def _encoded() -> tuple[nw.DataFrame[Any], Encoder]:
-    parts = assign_splits(nw.from_native(sales_table(), eager_only=True), COLUMNS, SPLIT)
-    encoder = fit_encoder(parts.filter(nw.col("split") == TRAIN), COLUMNS, EncodingOptions(target_transform="log"))
-    return encode(parts, encoder), encoder
+    splits = assign_splits(nw.from_native(sales_table(), eager_only=True), COLUMNS, SPLIT)
+    encoder = fit_encoder(splits.filter(nw.col("split") == TRAIN), COLUMNS, EncodingOptions(target_transform="log"))
+    return encode(splits, encoder), encoder
 
 
 @cache
@@ -139,7 +139,7 @@ def test_an_unseen_shop_is_predicted_too() -> None:
     assert ((10 < predicted) & (predicted < 1000)).all()
 
 
-def test_history_and_figures_of_the_training() -> None:
+def test_history_and_metrics_of_the_training() -> None:
     bundle, history = _trained()
     n_train = len(subset(_encoded()[0], TRAIN))
     assert n_train == 2400
@@ -147,11 +147,11 @@ def test_history_and_figures_of_the_training() -> None:
     last = [record for record in history if record["member"] == 1][-1]
     assert last["step"] == 3 * -(-n_train // 64)
     assert [record["epoch"] for record in history if "exp_rmspe" in record] == [1.0, 2.0, 3.0] * 2
-    figures = bundle.metrics
-    assert (figures["rows"], figures["epochs"], figures["members"]) == (n_train, 3, 2)
-    assert (figures["device"], figures["precision"]) == ("cpu", "no")
-    assert figures["rows_per_second"] > 0
-    assert figures["seconds"] > 0
+    metrics = bundle.metrics
+    assert (metrics["rows"], metrics["epochs"], metrics["members"]) == (n_train, 3, 2)
+    assert (metrics["device"], metrics["precision"]) == ("cpu", "no")
+    assert metrics["rows_per_second"] > 0
+    assert metrics["seconds"] > 0
     assert torch.__version__.startswith(bundle.versions["torch"])
 
 
@@ -200,6 +200,12 @@ def test_an_automatic_range_ends_above_the_largest_training_target() -> None:
     given = NetworkOptions(layers=(4,), y_range=(1.0, 2.0))
     assert learner.network_config(_target(), given)["y_ranges"] == [[1.0, 2.0]]
     assert learner.network_config(_target(), NetworkOptions(layers=(4,)))["y_ranges"] == [None]
+
+
+def test_one_dropout_rate_stands_for_all_layers_and_a_list_for_each() -> None:
+    for dropout, rates in ((0.5, [0.5, 0.5]), ([0.1, 0], [0.1, 0.0])):
+        options = NetworkOptions.model_validate({"layers": [4, 2], "dropout": dropout})
+        assert learner.network_config(_target(), options)["dropouts"] == rates
 
 
 def test_an_automatic_range_of_targets_below_one_is_refused() -> None:
@@ -253,7 +259,7 @@ def test_training_rows_without_a_target_are_refused() -> None:
         learner.train_network(encoded.drop("sales"), encoder, NETWORK, _training())
 
 
-def test_nothing_held_out_means_no_figures_by_epoch() -> None:
+def test_nothing_held_out_means_no_metrics_by_epoch() -> None:
     encoded, encoder = _encoded()
     _, history = learner.train_network(subset(encoded, TRAIN), encoder, NETWORK, _training(epochs=1))
     assert all("exp_rmspe" not in record for record in history)

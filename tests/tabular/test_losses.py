@@ -13,7 +13,6 @@ from embedline.errors import DataError
 from embedline.pipelines.tabular.losses import class_weights, make_loss
 from embedline.pipelines.tabular.options import TableTraining
 from embedline.pipelines.tabular.targets import CategoryMap, ClassTarget, NumericTarget
-from embedline.training.options import TrainingOptions
 
 GRADE = ClassTarget(column="grade", levels=CategoryMap(kind="string", levels=("a", "b", "c")), counts=(6, 3, 1))
 PASSED = ClassTarget(column="passed", levels=CategoryMap(kind="boolean", levels=(False, True)), counts=(4, 6))
@@ -61,8 +60,8 @@ def test_a_class_of_the_weight_two_counts_as_each_row_twice(smoothing: float) ->
 def test_a_rows_weight_does_not_depend_on_its_batch() -> None:
     loss = make_loss([GRADE], _training(class_weights="balanced"))
     logits, classes = _logits(), torch.tensor([0] * 6 + [1] * 3 + [2])
-    parts = [loss(logits[rows], classes[rows]).item() for rows in (slice(0, 5), slice(5, 10))]
-    assert sum(parts) / 2 == pytest.approx(loss(logits, classes).item(), rel=1e-6)
+    terms = [loss(logits[rows], classes[rows]).item() for rows in (slice(0, 5), slice(5, 10))]
+    assert sum(terms) / 2 == pytest.approx(loss(logits, classes).item(), rel=1e-6)
 
 
 def test_balanced_classes_weigh_the_same_together() -> None:
@@ -91,13 +90,13 @@ def test_the_loss_of_several_targets_is_the_sum_of_theirs() -> None:
     grade, passed = torch.tensor([0, 1, 2, 0, 1, 2, 0]), torch.tensor([1, 0, 0, 1, 1, 0, 1])
     target = torch.stack([price, grade.float(), size, passed.float()], dim=1)
     alone = _training(loss="l1", class_weights={"c": 4.0})
-    parts = [
+    terms = [
         (output[:, 0] - price).abs().mean() / 0.5,
         make_loss([GRADE], alone)(output[:, 1:4], grade),
         3.0 * (output[:, 4] - size).abs().mean() / 10.0,
         0.5 * F.cross_entropy(output[:, 5:7], passed),
     ]
-    assert make_loss(targets, training)(output, target).item() == pytest.approx(sum(p.item() for p in parts), rel=1e-6)
+    assert make_loss(targets, training)(output, target).item() == pytest.approx(sum(p.item() for p in terms), rel=1e-6)
 
 
 def test_a_single_target_has_its_weight_too() -> None:
@@ -139,10 +138,3 @@ def test_settings_that_do_not_fit_the_targets_are_named(
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         _training(**changes)
-
-
-def test_plain_training_options_get_the_defaults() -> None:
-    plain = TrainingOptions(epochs=3, batch_size=4, lr=0.1, seeds=(1, 2), weights=(1.0, 3.0))
-    assert TableTraining.of(plain) == _training(epochs=3, seeds=[1, 2], weights=[1.0, 3.0])
-    own = _training(label_smoothing=0.1)
-    assert TableTraining.of(own) is own

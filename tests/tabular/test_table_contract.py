@@ -56,7 +56,7 @@ def _through(table: Any, split: Split = RANDOM, columns: Columns = COLUMNS) -> N
 
 
 @pytest.mark.parametrize("engine", ["polars", "pandas"])
-@pytest.mark.parametrize("row", [3, 163, 164])  # whatever part of the split it is in
+@pytest.mark.parametrize("row", [3, 163, 164])  # whatever its split is
 @pytest.mark.parametrize(
     ("name", "value"),
     [("area", float("inf")), ("price", float("-inf")), ("area", 1e200)],
@@ -98,7 +98,7 @@ def test_a_column_that_does_not_fit_its_role_is_named(
     with pytest.raises(DataError) as caught:
         _through(_make(engine, _values(**changes)), split)
     message = str(caught.value)
-    assert [part for part in ["the table: ", *named] if part not in message] == [], message
+    assert [text for text in ["the table: ", *named] if text not in message] == [], message
     assert "\n" not in message
 
 

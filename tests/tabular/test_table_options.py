@@ -36,11 +36,6 @@ def test_a_bad_network_is_refused(changes: dict[str, Any], message: str) -> None
         NetworkOptions.model_validate({"layers": [4, 2], **changes})
 
 
-def test_one_rate_stands_for_all_layers_and_a_list_for_each() -> None:
-    assert NetworkOptions.model_validate({"layers": [4, 2], "dropout": 0.5}).dropouts == (0.5, 0.5)
-    assert NetworkOptions.model_validate({"layers": [4, 2], "dropout": [0.1, 0]}).dropouts == (0.1, 0.0)
-
-
 @pytest.mark.parametrize(
     ("model", "values", "message"),
     [

@@ -1,4 +1,4 @@
-"""The traces of the figures hold the values of the frames that they are drawn from."""
+"""The traces of the plots hold the values of the frames that they are drawn from."""
 
 from datetime import date
 from typing import Any
@@ -40,12 +40,12 @@ def test_history_is_null_where_nothing_was_measured() -> None:
     assert HISTORY["train_loss"].to_list() == [4.0, 2.0, 5.0, 3.0]
 
 
-def test_history_of_figures_that_first_come_late() -> None:
+def test_history_of_metrics_that_first_come_late() -> None:
     late = [{"step": k} for k in range(500)] + [{"step": 500, "rmse": 1.5}]
     assert history_frame(late)["rmse"][-1] == 1.5
 
 
-def test_training_shows_losses_held_out_figures_and_rates() -> None:
+def test_training_shows_losses_held_out_metrics_and_rates() -> None:
     figure = plots.plot_training(HISTORY, "Training")
     assert figure.layout.title.text == "Training"
     loss0, held0, loss1, held1, rate = figure.data

@@ -87,8 +87,8 @@ def test_several_targets_stand_side_by_side_each_with_its_kind(make: Any) -> Non
 @MAKERS
 def test_a_row_is_labelled_only_with_all_targets(make: Any) -> None:
     values = {**VALUES, "grade": ["b", None, "a", "c"], "price": [1.0, 2.0, float("nan"), 3.0]}
-    parts = assign_splits(_frame(make, values), _columns(["grade", "price"]), Split(kind="none"))
-    assert parts.get_column("split").to_list() == ["train", "predict", "predict", "train"]
+    splits = assign_splits(_frame(make, values), _columns(["grade", "price"]), Split(kind="none"))
+    assert splits.get_column("split").to_list() == ["train", "predict", "predict", "train"]
 
 
 @MAKERS
@@ -182,6 +182,6 @@ def test_booleans_of_which_pandas_reads_some_as_missing_are_classes() -> None:
     table = pd.read_csv(io.StringIO("x,good\n1,True\n2,False\n3,\n4,True\n"))
     assert table["good"].dtype == object
     columns = Columns(continuous=("x",), target="good")
-    parts = assign_splits(nw.from_native(table, eager_only=True), columns, Split(kind="none"))
-    encoder = fit_encoder(parts.filter(nw.col("split") == "train"), columns, EncodingOptions())
-    assert encode(parts, encoder).get_column("class:good").to_list() == [1, 0, -1, 1]
+    splits = assign_splits(nw.from_native(table, eager_only=True), columns, Split(kind="none"))
+    encoder = fit_encoder(splits.filter(nw.col("split") == "train"), columns, EncodingOptions())
+    assert encode(splits, encoder).get_column("class:good").to_list() == [1, 0, -1, 1]

@@ -66,7 +66,7 @@ def checkpoint_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cut_off_after(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Cut:
-    """Function that makes a ``with`` block in which the training is killed after so many reports of its figures.
+    """Function that makes a ``with`` block in which the training is killed after so many reports of its metrics.
 
     There are four records of a training, so that the running loss matters to what a checkpoint holds.
     """

@@ -29,9 +29,9 @@ def small_ids() -> pl.DataFrame:
     """Documents in which word k is mostly followed by word k + 1; a word of its own tells the class of each."""
     vocabulary = small_vocabulary()
     numbers, opening, first = np.random.default_rng(0), vocabulary.tokens.index("xxbos"), len(vocabulary.specials)
-    parts = [*["train"] * 24, *["validation"] * 10, *["test"] * 7, *["unlabelled"] * 6]
+    splits = [*["train"] * 24, *["validation"] * 10, *["test"] * 7, *["unlabelled"] * 6]
     rows = []
-    for number, part in enumerate(parts):
+    for number, split in enumerate(splits):
         label = ("neg", "pos")[number % 2]
         word, words = int(numbers.integers(2, N_WORDS)), []
         for _ in range(int(numbers.integers(6, 25))):
@@ -41,6 +41,6 @@ def small_ids() -> pl.DataFrame:
         for place in numbers.integers(len(words), size=2):
             words[place] = MARKS[label]
         text = [opening, *(first + word for word in words)]
-        rows.append((f"document{number}", None if part == "unlabelled" else label, part, text))
+        rows.append((f"document{number}", None if split == "unlabelled" else label, split, text))
     schema = {"document_id": pl.String, "label": pl.String, "split": pl.String, "ids": pl.List(pl.UInt16)}
     return pl.DataFrame(rows, schema=schema, orient="row")

@@ -158,10 +158,10 @@ def test_sums_of_nats_and_hits_are_those_of_all_logits(step: int, bias: bool) ->
     assert not nats.requires_grad
 
 
-def test_counts_add_up_over_unequal_parts() -> None:
+def test_counts_add_up_over_unequal_chunks() -> None:
     hidden, weight, bias, targets = make_data()
-    parts = [count_nats(hidden[rows], weight, bias, targets[rows]) for rows in (slice(0, 11), slice(11, 70))]
-    mean = sum(nats.item() for nats, _ in parts) / N
+    chunks = [count_nats(hidden[rows], weight, bias, targets[rows]) for rows in (slice(0, 11), slice(11, 70))]
+    mean = sum(nats.item() for nats, _ in chunks) / N
     assert mean == pytest.approx(reference(hidden, weight, bias, targets).item(), rel=1e-6)
 
 

@@ -121,7 +121,7 @@ def test_the_history_goes_through_the_stages_each_with_a_schedule_of_its_own(tra
     assert [(r["stage"], r["epoch"]) for r in history if "accuracy" in r] == [(0, 1.0), (1, 1.0), (1, 2.0)]
 
 
-def test_the_figures_are_those_of_the_stored_network_on_the_validation_part(
+def test_the_metrics_are_those_of_the_stored_network_on_the_validation_split(
     trained: Trained, ids: pl.DataFrame, language_model: ModelBundle
 ) -> None:
     bundle, history = trained

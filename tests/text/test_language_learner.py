@@ -103,15 +103,15 @@ def random_model(deviation: float) -> LanguageModel:
 
 
 @pytest.mark.parametrize("n_tokens", [2, 71, 139, 140, 141, 300])
-def test_the_figures_are_means_over_all_tokens(n_tokens: int) -> None:
+def test_the_metrics_are_means_over_all_tokens(n_tokens: int) -> None:
     model = random_model(0.7)
     stream = np.random.default_rng(0).integers(0, 15, n_tokens).astype(np.uint16)
     found = evaluator(Corpus(stream, np.array([0, n_tokens])), make_accelerator(make_training()))(model)
     n_rows = max(1, n_tokens // 140)
     length = (n_tokens - 1) // n_rows
-    parts = [nats_of(model, stream[row * length : (row + 1) * length + 1]) for row in range(n_rows)]
-    assert found["validation_loss"] == pytest.approx(np.mean([nats for nats, _ in parts]), rel=1e-5)
-    assert found["next_word_accuracy"] == pytest.approx(np.mean([hits for _, hits in parts]))
+    rows = [nats_of(model, stream[row * length : (row + 1) * length + 1]) for row in range(n_rows)]
+    assert found["validation_loss"] == pytest.approx(np.mean([nats for nats, _ in rows]), rel=1e-5)
+    assert found["next_word_accuracy"] == pytest.approx(np.mean([hits for _, hits in rows]))
     assert found["perplexity"] == pytest.approx(math.exp(found["validation_loss"]))
 
 
@@ -124,8 +124,8 @@ def test_a_loaded_bundle_measures_what_the_training_reported(
     assert words == vocabulary
     assert tokens == TOKENS
     held_out = Corpus.of(ids.filter(pl.col("split") == "validation"))
-    figures = evaluator(held_out, make_accelerator(make_training()))(model)
-    assert figures == {
+    metrics = evaluator(held_out, make_accelerator(make_training()))(model)
+    assert metrics == {
         name: language_model.metrics[name] for name in ("validation_loss", "perplexity", "next_word_accuracy")
     }
 
@@ -175,7 +175,7 @@ def test_a_seed_gives_the_same_model_to_the_last_bit_and_leaves_the_shared_numbe
     assert not torch.equal(other.weights["decoder.bias"], first[0].weights["decoder.bias"])
 
 
-def test_the_history_has_a_loss_in_nats_without_penalties_and_figures_at_each_epochs_end(
+def test_the_history_has_a_loss_in_nats_without_penalties_and_metrics_at_each_epochs_end(
     ids: pl.DataFrame, vocabulary: Vocabulary
 ) -> None:
     _, plain = train(ids, vocabulary, alpha=0.0, beta=0.0)
@@ -245,6 +245,6 @@ def test_a_network_is_built_and_trained_from_one_seed_with_the_threads_given(mon
 
 def test_a_model_that_diverged_has_an_infinite_perplexity() -> None:
     model = random_model(1e4)
-    figures = evaluator(Corpus(np.arange(9) % 5, np.array([0, 9])), make_accelerator(make_training()))(model)
-    assert figures["validation_loss"] > 1000.0
-    assert figures["perplexity"] == math.inf
+    metrics = evaluator(Corpus(np.arange(9) % 5, np.array([0, 9])), make_accelerator(make_training()))(model)
+    assert metrics["validation_loss"] > 1000.0
+    assert metrics["perplexity"] == math.inf

@@ -1,4 +1,4 @@
-"""The language model: its parts in order, its penalties by hand, its tied matrix, and that it can learn by heart."""
+"""The language model: its layers, its penalties computed by hand, its tied weights, and that it can overfit."""
 
 import copy
 

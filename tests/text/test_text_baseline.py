@@ -40,7 +40,7 @@ def _train(
     return train_baseline(documents, documents["split"], classes, options)
 
 
-def test_known_documents_are_told_apart() -> None:
+def test_known_documents_are_classified() -> None:
     predictions, costs = _train()
     assert predictions.columns == ["document_id", "label", "predicted", "confidence", "p_neg", "p_pos"]
     assert predictions.select("document_id", "label", "predicted").rows() == [("e", "pos", "pos"), ("f", "neg", "neg")]
@@ -76,12 +76,12 @@ def test_only_the_training_rows_are_learned_from() -> None:
 
 
 def test_the_parts_decide_not_the_column() -> None:
-    parts = pl.Series(["train", "test", "train", "test", "train", "train", "validation", "unlabelled"])
-    predictions, costs = train_baseline(DOCUMENTS, parts, CLASSES, LOOSE)
+    splits = pl.Series(["train", "test", "train", "test", "train", "train", "validation", "unlabelled"])
+    predictions, costs = train_baseline(DOCUMENTS, splits, CLASSES, LOOSE)
     assert predictions["document_id"].to_list() == ["b", "d"]
     assert costs["rows"] == 4
     with pytest.raises(DataError, match="7 splits for 8 documents"):
-        train_baseline(DOCUMENTS, parts[:7], CLASSES, LOOSE)
+        train_baseline(DOCUMENTS, splits[:7], CLASSES, LOOSE)
 
 
 def test_line_breaks_and_entities_are_no_words() -> None:

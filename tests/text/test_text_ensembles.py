@@ -18,9 +18,9 @@ from embedline.pipelines.text.classifier_learner import (
     train_classifier,
 )
 from embedline.pipelines.text.evaluation import class_codes
-from embedline.pipelines.text.explain import first_order, log_odds
+from embedline.pipelines.text.explain import estimate_occlusion, log_odds
 from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining
-from embedline.pipelines.text.predict import Predictor, first_order_together
+from embedline.pipelines.text.predict import Predictor, estimate_ensemble_occlusion
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
 from embedline.training.model_file import ModelBundle
@@ -55,8 +55,8 @@ def alone(train: Train) -> list[Trained]:
     return [train(seeds=[42]), train(seeds=[43])]
 
 
-def probabilities(ids: pl.DataFrame, bundle: ModelBundle, part: str = "test") -> np.ndarray:
-    return predict_split(ids, bundle, split=part).select("p_neg", "p_pos").to_numpy()
+def probabilities(ids: pl.DataFrame, bundle: ModelBundle, split: str = "test") -> np.ndarray:
+    return predict_split(ids, bundle, split=split).select("p_neg", "p_pos").to_numpy()
 
 
 def test_each_member_is_the_network_of_its_seed_alone(pair: Trained, alone: list[Trained]) -> None:
@@ -82,7 +82,7 @@ def test_probabilities_are_averaged_by_the_weights(
     np.testing.assert_allclose(probabilities(ids, alike), (first + second) / 2, rtol=1e-12)
 
 
-def test_the_figures_are_those_of_the_members_together(pair: Trained, alone: list[Trained], ids: pl.DataFrame) -> None:
+def test_the_metrics_are_those_of_the_ensemble(pair: Trained, alone: list[Trained], ids: pl.DataFrame) -> None:
     bundle, _ = pair
     found = probabilities(ids, bundle, "validation")
     truth = class_codes(ids.filter(pl.col("split") == "validation"), CLASSES)
@@ -151,19 +151,19 @@ def test_a_predictor_reads_one_member_or_several(pair: Trained, alone: list[Trai
 def test_the_estimate_of_an_ensemble_is_the_slope_of_its_log_odds(pair: Trained, vocabulary: Vocabulary) -> None:
     network, *_ = load_classifier(pair[0])
     ids = np.array(vocabulary.ids(["xxbos", "word1", "word4", "word5", "word6"]))  # within a chunk: no border ends it
-    estimate = first_order_together(network, vocabulary.unknown, ids, 1)
-    part, slopes = 1e-2, []
+    estimate = estimate_ensemble_occlusion(network, vocabulary.unknown, ids, 1)
+    step, slopes = 1e-2, []
     for token in ids:  # each stands once: a row of the table is a position of the document
         ends = []
-        for way in (part, -part):
+        for way in (step, -step):
             moved, *_ = load_classifier(pair[0])
             for member in moved.members:
                 table = member.encoder.embedding.weight.data
                 table[token] += way * (table[vocabulary.unknown] - table[token])
             ends.append(log_odds(class_probabilities(moved, [ids]), 1)[0])
-        slopes.append((ends[1] - ends[0]) / (2 * part))
+        slopes.append((ends[1] - ends[0]) / (2 * step))
     np.testing.assert_allclose(estimate, slopes, rtol=0.02, atol=1e-4)
-    single = [first_order(member, vocabulary.unknown, ids, 1) for member in network.members]
+    single = [estimate_occlusion(member, vocabulary.unknown, ids, 1) for member in network.members]
     assert not np.allclose(estimate, 0.75 * single[0] + 0.25 * single[1], rtol=0.02)  # no mere mean
 
 
@@ -172,4 +172,4 @@ def test_an_estimate_of_sure_members_is_finite(pair: Trained, vocabulary: Vocabu
     for member in network.members:
         member.head[-1].bias.data += torch.tensor([-500.0, 500.0])  # type: ignore[operator, union-attr]
     ids = np.array(vocabulary.ids(["xxbos", "word1", "word4"]))
-    assert np.isfinite(first_order_together(network, vocabulary.unknown, ids, 1)).all()
+    assert np.isfinite(estimate_ensemble_occlusion(network, vocabulary.unknown, ids, 1)).all()

@@ -167,7 +167,7 @@ def test_the_heads_layers_are_a_list_or_a_number_for_one() -> None:
     assert ClassifierOptions.model_validate({"layers": 30, "head_dropout": [0.1, 0.2]}).head_rates() == (0.1, 0.2)
 
 
-def test_a_classifiers_members_weigh_alike_or_as_they_are_told() -> None:
+def test_a_classifiers_members_have_equal_weights_or_the_given_ones() -> None:
     values = {"batch_size": 4, "stages": STAGES, "seeds": [5, 6, 7, 8]}
     assert ClassifierTraining.model_validate(values).member_weights == (0.25,) * 4
     weighted = ClassifierTraining.model_validate(values | {"weights": [1, 1, 2, 4]})

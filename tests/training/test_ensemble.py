@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from embedline.pipelines.tabular import learner
 from embedline.pipelines.tabular.columns import Columns, Split, assign_splits
-from embedline.pipelines.tabular.encoder import Encoder, EncodingOptions, encode, fit_encoder
-from embedline.pipelines.tabular.options import NetworkOptions
+from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
+from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.training import checkpoint as checkpoints
 from embedline.training import ensemble, members, progress
 from embedline.training import train as loop
@@ -199,7 +199,7 @@ def _encoded() -> tuple[nw.DataFrame[Any], Encoder]:
 
 def _learn() -> tuple[ModelBundle, list[Record]]:
     network = NetworkOptions(layers=(8,), dropout=0.2, embedding_dropout=0.05)
-    training = TrainingOptions(
+    training = TableTraining(
         epochs=3,
         batch_size=16,
         lr=0.01,

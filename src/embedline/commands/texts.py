@@ -151,7 +151,7 @@ def _show_predictions(predictor: "Predictor", texts: list[str], explain: bool, n
     from rich.table import Table
     from rich.text import Text
 
-    from embedline.pipelines.text.explain import moved_by
+    from embedline.pipelines.text.explain import strongest_words
     from kedro_incremental.report import make_console
 
     found = predictor.predict(texts)
@@ -163,7 +163,7 @@ def _show_predictions(predictor: "Predictor", texts: list[str], explain: bool, n
         table.add_column("moved by (+ for the class, - against it)", overflow="fold", ratio=2)
     for text, row in zip(texts[:SHOWN_ROWS], found.rows(named=True), strict=False):
         explanation = predictor.explain(text) if explain else None
-        reasons = [] if explanation is None else [moved_by(explanation, SHOWN_WORDS)]
+        reasons = [] if explanation is None else [strongest_words(explanation, SHOWN_WORDS)]
         cells = [_highlighted(text, explanation), row["predicted"], f"{row['confidence']:.4f}", *reasons]
         table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in cells))
     console = make_console()
@@ -177,12 +177,12 @@ def _highlighted(text: str, explanation: "pl.DataFrame | None") -> "Text":
     """The text with the words that speak for the class in green, those against it in red, the strongest in bold."""
     from rich.text import Text
 
-    from embedline.pipelines.text.explain import place_words
+    from embedline.pipelines.text.explain import locate_words
 
     shown = Text(printable(text[:SHOWN_CHARACTERS]))
     if explanation is not None and len(explanation):
         strongest = max(abs(value) for value in explanation["influence"])
-        places = place_words(text, explanation["word"].to_list())
+        places = locate_words(text, explanation["word"].to_list())
         for place, influence in zip(places, explanation["influence"], strict=True):
             if place is not None and abs(influence) > strongest / 10:
                 style = "green" if influence > 0 else "red"

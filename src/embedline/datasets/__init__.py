@@ -1,16 +1,16 @@
 """Kedro datasets of the project: each save is atomic, so that a killed or failed one never becomes a version."""
 
-from embedline.datasets.bundle import Bundle
 from embedline.datasets.files import (
     JSON,
     Bytes,
     Figure,
+    Page,
     PandasCSV,
     PandasFeather,
     PandasParquet,
     PolarsFrame,
 )
-from embedline.datasets.service import Champion, Service
+from embedline.datasets.models import Bundle, Champion, Service
 
 __all__ = [
     "JSON",
@@ -18,6 +18,7 @@ __all__ = [
     "Bytes",
     "Champion",
     "Figure",
+    "Page",
     "PandasCSV",
     "PandasFeather",
     "PandasParquet",

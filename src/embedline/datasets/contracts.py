@@ -49,7 +49,7 @@ class TableContract:
         return data
 
     def _validate_lazily(self, frame: nw.LazyFrame[Any]) -> None:
-        """The same on a frame that may be larger than the memory: what is collected is a row."""
+        """The same for a frame that may be larger than the memory: only one row is collected."""
         self._require_columns(frame.collect_schema().names())
         nulls = [nw.col(name).null_count().alias(f"{name} missing") for name in self.not_null]
         n_rows, *missing = frame.select(nw.len().alias("rows"), *nulls).collect().row(0)
@@ -98,7 +98,7 @@ class DocumentsContract:
         for name in self.columns:
             dtype = frame.schema[name]
             empty = frame.get_column(name).null_count() == len(frame)
-            if dtype != nw.String and not (name == "label" and empty):  # pandas has no type for a column of nothing
+            if dtype != nw.String and not (name == "label" and empty):  # pandas has no type for an empty column
                 raise DataError(f"{self.frame}: column {name!r} has the type {dtype}, not String")
         split, label = nw.col("split"), nw.col("label")
         faults = {
@@ -145,7 +145,7 @@ class RatingsContract:
                 row = infinite.select(*self.columns).rows(named=True)[0]
                 raise DataError(f"{self.frame}: {row} has a rating that is not finite")
         # Not TableContract's check: that hashes all pairs, which takes 4 GB for 25 million ratings; sorting takes 1 GB.
-        text = [name for name in keys if frame.schema[name] == nw.Categorical]  # which pandas does not put in order
+        text = [name for name in keys if frame.schema[name] == nw.Categorical]  # pandas does not sort categories
         pairs = frame.select(keys).with_columns(nw.col(name).cast(nw.String) for name in text)
         if not _rises(pairs, keys) and not _rises(pairs.sort(keys), keys):
             example = pairs.filter(pairs.is_duplicated()).rows(named=True)[0]
@@ -195,11 +195,11 @@ def _is_time(dtype: nw.dtypes.DType) -> bool:
 
 
 def _is_list_of_text(dtype: nw.dtypes.DType) -> bool:
-    return dtype in (nw.List(nw.String), nw.Object)  # pandas keeps lists as objects, and cannot tell of what
+    return dtype in (nw.List(nw.String), nw.Object)  # pandas keeps lists as objects of unknown content
 
 
 def _rises(frame: nw.DataFrame[Any], keys: list[str]) -> bool:
-    """Whether each row's keys come after those of the row before; a sorted frame need not be hashed to be unique."""
+    """Whether the keys rise from row to row: a sorted frame is checked for duplicates without hashing."""
     later = nw.lit(False)
     for name in reversed(keys):
         column, previous = nw.col(name), nw.col(name).shift(1)

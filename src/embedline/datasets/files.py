@@ -1,4 +1,4 @@
-"""The dataset types of the catalog: kedro-datasets' own with atomic saves, and two of ours."""
+"""The dataset types of the catalog: those of kedro-datasets with atomic saves, and two types of its own."""
 
 import inspect
 from copy import deepcopy
@@ -18,6 +18,7 @@ from kedro_datasets.pandas import CSVDataset as PandasCSVDataset
 from kedro_datasets.pandas import FeatherDataset, ParquetDataset
 from kedro_datasets.plotly import JSONDataset as PlotlyJSONDataset
 from kedro_datasets.polars import EagerPolarsDataset
+from kedro_datasets.text import TextDataset
 
 from embedline.datasets.atomic import AtomicSave
 from embedline.training.metrics import require_finite
@@ -46,7 +47,7 @@ class PolarsFrame(AtomicSave, EagerPolarsDataset):
         return frame
 
     def save(self, data: Any) -> None:
-        """Write ``data``, a frame of any engine that Narwhals knows, as the version of this run."""
+        """Write ``data``, a frame of any Narwhals backend, as the version of this run."""
         frame = nw.from_native(data, eager_only=True).to_polars()
         if self._protocol != "file":
             super().save(frame)
@@ -99,20 +100,29 @@ class PandasCSV(AtomicSave, PandasCSVDataset):
 
 
 class JSON(AtomicSave, JSONDataset):
-    """JSON values: metrics, fitted encoders. NaN and the infinities are no JSON, and are refused by their path."""
+    """JSON values: metrics, fitted encoders. NaN and infinities are not JSON: an error names their path."""
 
     def save(self, data: Any) -> None:
         """Write ``data`` as the version of this run."""
         require_finite(data, PurePosixPath(self._filepath).name)
-        inspect.unwrap(JSONDataset.save)(self, data)  # Kedro's and AtomicSave's wrapping is on this method already
+        inspect.unwrap(JSONDataset.save)(self, data)  # Kedro and AtomicSave have wrapped this method already
 
 
 class Figure(AtomicSave, PlotlyJSONDataset):
     """Plotly figure; kedro-viz draws it."""
 
 
+class Page(AtomicSave, TextDataset):
+    """A text file such as an HTML page, in UTF-8 with any locale."""
+
+    DEFAULT_FS_ARGS = {  # noqa: RUF012  # as the base class declares it
+        "open_args_save": {"mode": "w", "encoding": "utf-8"},
+        "open_args_load": {"mode": "r", "encoding": "utf-8"},
+    }
+
+
 class Bytes(AtomicSave, AbstractVersionedDataset[bytes, bytes]):
-    """A file as it is: raw files pass through the catalog unchanged, with the checksums of their source."""
+    """A file as bytes: raw files keep the checksums of their source."""
 
     def __init__(
         self,
@@ -123,7 +133,7 @@ class Bytes(AtomicSave, AbstractVersionedDataset[bytes, bytes]):
         fs_args: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        """Create the dataset; arguments as those of every kedro-datasets class."""
+        """Create the dataset; arguments as in every kedro-datasets class."""
         protocol, path = get_protocol_and_path(filepath, version)
         options = {**deepcopy(fs_args or {}), **deepcopy(credentials or {})}
         if protocol == "file":

@@ -1,4 +1,4 @@
-"""Frames of Spark: a folder of Parquet files that appears under its name when it is whole."""
+"""Spark frames: a folder of Parquet files, which gets its name when it is complete."""
 
 from copy import deepcopy
 from pathlib import Path, PurePosixPath
@@ -11,7 +11,7 @@ from embedline.datasets.atomic import AtomicSave
 from embedline.errors import DataError
 from embedline.spark import spark_reason, spark_session
 
-WRITTEN = "part-*"  # what Spark calls the files of a folder, in the order of the rows
+WRITTEN = "part-*"  # names that Spark gives the files of a folder, in the order of the rows
 
 
 class SparkFrame(AtomicSave, AbstractVersionedDataset[Any, Any]):
@@ -84,12 +84,12 @@ class SparkFrame(AtomicSave, AbstractVersionedDataset[Any, Any]):
 
 
 def _tidy(folder: Path, master: str) -> None:
-    """Number the files, without the random part of their names, so that equal frames are equal folders."""
-    parts = sorted(folder.glob(WRITTEN))
-    if not parts:
+    """Number the files and drop the random suffix of their names, so that equal frames give equal folders."""
+    files = sorted(folder.glob(WRITTEN))
+    if not files:
         raise DataError(f"the workers of {master} have written nothing to {folder}: they do not see this folder")
     for other in folder.iterdir():
-        if other not in parts:  # checksums by file name, and Spark's mark of success, which the rename stands for
+        if other not in files:  # checksums, and Spark's mark of success, which the rename replaces
             other.unlink()
-    for number, part in enumerate(parts):
-        part.rename(folder / f"part-{number:05}.parquet")
+    for number, file in enumerate(files):
+        file.rename(folder / f"part-{number:05}.parquet")

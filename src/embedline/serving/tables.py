@@ -16,16 +16,14 @@ from pydantic import BaseModel, ConfigDict
 from embedline.errors import DataError, about_frame
 from embedline.pipelines.tabular.arrays import to_arrays
 from embedline.pipelines.tabular.encoder import Encoder, encode
-from embedline.pipelines.tabular.learner import load_model
+from embedline.pipelines.tabular.learner import epoch_metrics, load_model
 from embedline.pipelines.tabular.predictions import (
     PREDICTED,
-    epoch_metrics,
     main_metric,
     predicted_columns,
-    prefix_of,
     probability_names,
 )
-from embedline.pipelines.tabular.targets import ClassTarget, Target
+from embedline.pipelines.tabular.targets import ClassTarget, Target, prefix_of
 from embedline.serving.columns import ColumnType, InputColumn, require_columns
 from embedline.serving.service import Score, Service
 from embedline.serving.values import is_text, plain_values

@@ -1,9 +1,9 @@
-"""A generator of incomes in the layout of the UCI Adult files, for runs and tests without the real ones.
+"""Simulated incomes in the layout of the UCI Adult files, for runs and tests without the real files.
 
-The people are invented: no result on them says anything about real ones. The incomes follow the law of
-`embedline.sources.adult_law`, so that `bayes_accuracy` and `bayes_log_loss` are what a perfect model reaches.
+Results on them say nothing about real people. The incomes follow the true effects in `embedline.sources.adult_law`, so
+that `bayes_accuracy` and `bayes_log_loss` are the metrics of a perfect model.
 
-The files have the real ones' columns, names of categories and quirks: no header, ``, `` between the fields, ``?`` for
+They have the columns, names of categories and quirks of the real files: no header, ``, `` between the fields, ``?`` for
 missing, an empty last line; a comment in the first line of ``adult.test`` and a full stop after its labels. Workclass
 and occupation are missing together.
 """
@@ -38,7 +38,7 @@ _WORKCLASS = {
     **{"Private": 70, "Self-emp-not-inc": 8, "Local-gov": 6, "?": 6, "State-gov": 4, "Self-emp-inc": 3},
     **{"Federal-gov": 3, "Without-pay": 0.1},
 }
-_OCCUPATION_WEIGHTS = (13, 13, 11, 3, 2, 12, 13, 5, 6, 4, 3, 11, 0.1, 0.5)  # in the order of the law
+_OCCUPATION_WEIGHTS = (13, 13, 11, 3, 2, 12, 13, 5, 6, 4, 3, 11, 0.1, 0.5)  # in the order of adult_law.OCCUPATIONS
 _RACE = {"White": 85, "Black": 10, "Asian-Pac-Islander": 3, "Amer-Indian-Eskimo": 1, "Other": 1}
 _COUNTRY = {"United-States": 90, "Mexico": 2, "?": 2, "Philippines": 1, "Germany": 1, "Canada": 1, "India": 1}
 _HOURS = {40: 47, 50: 9, 45: 6, 60: 5, 35: 4, 20: 4, 30: 4, 55: 2, 25: 2, 48: 2, 38: 2, 15: 1, 70: 1, 80: 0.5, 99: 0.3}

@@ -1,4 +1,4 @@
-"""The law that the generated incomes follow, and what a perfect reader of it reaches.
+"""The true effects behind the simulated incomes, and the metrics that a perfect model reaches.
 
 The log-odds of an income above 50,000 dollars are the sum of
 
@@ -13,8 +13,8 @@ capital_gain        2.5 log(1 + gain / 3000): heavy-tailed, small gains matter a
 capital_loss        1.2 log(1 + loss / 1000)
 ==================  ==================================================================================================
 
-and nothing else: workclass, fnlwgt, relationship, race, sex and native_country tell only what they share with these.
-Each income is drawn with these odds, apart from all others.
+and nothing else: workclass, fnlwgt, relationship, race, sex and native_country help only where they correlate with
+these. Each income is drawn independently with these odds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The bytes of text files as text: encodings, byte-order marks, wrong bytes."""
+"""Decode text files: encodings, byte-order marks, invalid bytes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _BOM = "\ufeff"
 
 
 def document_texts(files: pl.DataFrame, options: DocumentOptions) -> pl.Series:
-    """Decode files, ``path`` and ``content``, to a series of String; without byte-order marks, lines ended by ``\\n``.
+    """Decode files (``path``, ``content``) to a series of String, without byte-order marks, with ``\\n`` as line ends.
 
     Raises:
-        DataError: a file is not in ``options.encoding`` and ``on_bad_bytes`` is ``error``; names file, byte and place.
+        DataError: a file is not in ``options.encoding`` and ``on_bad_bytes`` is ``error``; names file and byte.
     """
     texts = None
     if codecs.lookup(options.encoding).name in ("utf-8", "utf-8-sig"):
         try:
-            texts = files["content"].cast(pl.String)  # Polars checks the bytes and copies no text into Python
+            texts = files["content"].cast(pl.String)  # Polars validates the bytes without copies in Python
             if texts.str.contains("\0", literal=True).any():
                 texts = None
         except pl.exceptions.ComputeError:
@@ -43,9 +43,9 @@ def document_texts(files: pl.DataFrame, options: DocumentOptions) -> pl.Series:
 
 
 def decoded(content: bytes, name: str, options: DocumentOptions) -> str:
-    """Return one file's text without a byte-order mark; raise a DataError that names the byte that is wrong.
+    """Return the text of one file without a byte-order mark; raise a DataError that names the first invalid byte.
 
-    A zero byte is wrong, too: a text has none, but a file in UTF-16 does, and a damaged one.
+    A zero byte is invalid, too: it occurs in UTF-16 and in damaged files, not in a text.
     """
     try:
         return _strictly_decoded(content, options.encoding)

@@ -1,4 +1,4 @@
-"""The raw files of a text corpus as one frame: the Large Movie Review Dataset, your own, or generated reviews."""
+"""Read the raw files of a text corpus into a frame: the Large Movie Review Dataset, your own, or simulated reviews."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ ORIGINAL_COUNTS = {
     "test/neg": 12_500,
     "test/pos": 12_500,
 }
-"""Reviews in each folder of the Large Movie Review Dataset (Maas et al. 2011, "Learning word vectors for sentiment
-analysis"), as its README has it."""
+"""Number of reviews in each folder of the Large Movie Review Dataset (Maas et al. 2011, "Learning word vectors for
+sentiment analysis"), according to its README."""
 
 
 def acquire_files(source: str, *, verify: bool = True, generator: GeneratorOptions) -> pl.DataFrame:
-    """Return the files of a corpus as one frame, so that 100,000 small files never lie around.
+    """Return the files of a corpus as one frame, so that there are no 100,000 small files on disk.
 
     Args:
         source: ``generated``; or the address or path of an archive or folder, see
             `embedline.sources.archive.iter_members`; or of one table (`TABLE_SUFFIXES`, also with ``.gz``).
-        verify: compare the number of reviews in each folder with `ORIGINAL_COUNTS`. Turn it off for a corpus of your
-            own. Generated reviews are not compared.
-        generator: what to generate; used for ``generated`` alone.
+        verify: compare the number of reviews in each folder with `ORIGINAL_COUNTS`; false for your own corpus.
+            Simulated reviews are not compared.
+        generator: options of the simulated reviews; used only if ``source`` is ``generated``.
 
     Returns:
         ``path: String``, with forward slashes, relative to the archive or folder, and ``content: Binary``, verbatim;
-        sorted by path. Text files and tables only; hidden files and those of ``__MACOSX`` are left out.
+        sorted by path. Only text files and tables; hidden files and those in ``__MACOSX`` are left out.
 
     Raises:
-        DataError: the source cannot be read, has no text file or table, holds one path twice, or fails the comparison;
-            the message names the file or folder.
+        DataError: names the file or folder: the source cannot be read, has no text file or table, has a path twice, or
+            the comparison fails.
     """
     if source == GENERATED:
         return _frame(generate_files(generator))
@@ -54,7 +54,7 @@ def acquire_files(source: str, *, verify: bool = True, generator: GeneratorOptio
 
 
 def read_files(source: str) -> pl.DataFrame:
-    """Return the files of an address or path, as `acquire_files` does, without a comparison."""
+    """Return the files of an address or path, as `acquire_files` does, without verification."""
     name = posixpath.basename(str(source).split("?")[0].replace("\\", "/").rstrip("/"))
     if name.removesuffix(".gz").lower().endswith((*TABLE_SUFFIXES, TEXT_SUFFIX)):
         with fetched(source) as path:
@@ -85,13 +85,13 @@ def read_files(source: str) -> pl.DataFrame:
 
 
 def named(names: list[str], most: int = 3) -> str:
-    """Return the first names for a message: ``a, b, c and 4 more``."""
+    """Join the first names for a message: ``a, b, c and 4 more``."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def _is_wanted(member: str) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in member.split("/"))
+    hidden = any(name.startswith(".") or name == "__MACOSX" for name in member.split("/"))
     return not hidden and member.lower().endswith((TEXT_SUFFIX, *TABLE_SUFFIXES))
 
 
@@ -101,7 +101,7 @@ def _frame(contents: dict[str, bytes]) -> pl.DataFrame:
 
 
 def _check_counts(files: pl.DataFrame, source: str) -> None:
-    """Raise a DataError unless every folder of the original holds as many reviews as the original's."""
+    """Raise a DataError unless each folder has as many reviews as the original dataset."""
     pattern = rf"(?:^|/)((?:train|test)/[^/]+)/[^/]+\{TEXT_SUFFIX}$"
     folders = files.select(folder=pl.col("path").str.extract(pattern)).drop_nulls()
     found = dict(folders.group_by("folder").len().rows())
@@ -113,5 +113,5 @@ def _check_counts(files: pl.DataFrame, source: str) -> None:
     if wrong:
         raise DataError(
             f"{source} is not the whole Large Movie Review Dataset: {'; '.join(wrong)} "
-            "(for a corpus of your own set verify: false)"
+            "(for your own corpus set verify: false)"
         )

@@ -1,13 +1,12 @@
-"""A generator of reviews in the layout of the Large Movie Review Dataset, for runs and tests without the real archive.
+"""A simulator of reviews in the layout of the Large Movie Review Dataset, for runs and tests without the real archive.
 
-The reviews are invented: no result on them says anything about real ones. They have the real archive's folders and file
+The reviews are simulated: results on them say nothing about real reviews. They have the real archive's folders and file
 names (``aclImdb/train/pos/0_9.txt``: number and rating, 7 to 10 for ``pos``, 1 to 4 for ``neg``, 0 for ``unsup``) and
-its quirks: ``<br /><br />`` between paragraphs, HTML entities, words in capitals, ``sooooo`` and ``!!!!!``, accented
-names, words that occur once or twice.
+its irregularities: ``<br /><br />`` between paragraphs, HTML entities, words in capitals, ``sooooo`` and ``!!!!!``,
+accented names, words that occur once or twice.
 
-The sentiment follows the law of `embedline.sources.imdb_law`, so that `bayes_accuracy` is what a perfect reader
-reaches. What a language model can learn: the words of a sentence follow a template, its nouns the genre of the
-review.
+The sentiment follows the probabilities in `embedline.sources.imdb_law`; `bayes_accuracy` is the best accuracy that a
+classifier can expect. A language model can learn the templates of the sentences and the nouns of each genre.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ from embedline.sources.imdb_words import (
 _FREQUENCIES = [pair.frequency for pair in PAIRS]
 _NAMES = rare_names()
 _NAME_FREQUENCIES = [(rank + 2.0) ** -1.6 for rank in range(len(_NAMES))]
-_OPINIONS = 0.58  # share of sentences that hold one
-_PARAGRAPH, _SHOUT, _STRETCH, _MARKS = 0.12, 0.06, 0.08, 0.1  # shares of sentences, words, intensifiers, sentences
+_OPINIONS = 0.58  # fraction of sentences with an opinion
+_PARAGRAPH, _SHOUT, _STRETCH, _MARKS = 0.12, 0.06, 0.08, 0.1  # fractions of sentences, words, intensifiers, sentences
 _VOWELS = "aeiou"
 
 
 class GeneratorOptions(BaseModel):
-    """How many reviews to generate, and what they are like."""
+    """Number, length and clarity of the simulated reviews."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,10 +52,14 @@ class GeneratorOptions(BaseModel):
     n_test: int = Field(default=400, ge=2)
     n_unlabelled: int = Field(default=800, ge=0)
     seed: int = Field(default=0, ge=0)
-    min_words: int = Field(default=20, ge=1, description="separated by spaces, of the shortest review")
+    min_words: int = Field(default=20, ge=1, description="words, separated by spaces, of the shortest review")
     max_words: int = Field(default=120, ge=40)
     clarity: float = Field(
-        default=1.0, ge=0, le=20, allow_inf_nan=False, description="factor of every log-odds; 0: no word tells"
+        default=1.0,
+        ge=0,
+        le=20,
+        allow_inf_nan=False,
+        description="factor of all log-odds; 0: no word depends on the sentiment",
     )
 
     @model_validator(mode="after")
@@ -69,22 +72,22 @@ class GeneratorOptions(BaseModel):
 
 
 def generate_files(options: GeneratorOptions) -> dict[str, bytes]:
-    """Generate the reviews; equal options give equal bytes.
+    """Simulate the reviews; equal options give equal bytes.
 
-    Each folder is drawn apart from the others: more reviews in one change nothing in the rest, and the first reviews of
-    a folder stay as they are when it grows.
+    Each folder has its own random generator: more reviews in one folder change neither the other folders nor the first
+    reviews of the folder.
 
     Returns:
         UTF-8 text by member name: ``aclImdb/{train,test}/{pos,neg}/<number>_<rating>.txt``, ``aclImdb/train/unsup/…``.
     """
     files = {}
-    for part, count in (("train", options.n_train), ("test", options.n_test)):
+    for split, count in (("train", options.n_train), ("test", options.n_test)):
         for label, n_reviews in (("pos", (count + 1) // 2), ("neg", count // 2)):
-            rng = Random(f"{options.seed}/{part}/{label}")
+            rng = Random(f"{options.seed}/{split}/{label}")
             for number in range(n_reviews):
                 text, strength = _review(rng, label == "pos", options)
                 rating = 7 + strength if label == "pos" else 4 - strength
-                files[f"aclImdb/{part}/{label}/{number}_{rating}.txt"] = text.encode()
+                files[f"aclImdb/{split}/{label}/{number}_{rating}.txt"] = text.encode()
     rng = Random(f"{options.seed}/unsup")
     for number in range(options.n_unlabelled):
         text, _ = _review(rng, rng.random() < 0.5, options)
@@ -93,18 +96,18 @@ def generate_files(options: GeneratorOptions) -> dict[str, bytes]:
 
 
 def bayes_accuracy(options: GeneratorOptions) -> float:
-    """Return the accuracy that the perfect reader of the law expects on the generated test reviews.
+    """Return the expected accuracy of the Bayes classifier on the simulated test reviews.
 
-    That is the mean over them of P(likelier sentiment | text), from the exact log-odds. No classifier can expect more;
-    on the labels as drawn one can be a little luckier, see `perfect_accuracy`.
+    It is the mean of P(more likely sentiment | text) over the reviews, from the exact log-odds. No classifier has a
+    higher expected accuracy; on the drawn labels the accuracy may be a little higher, see `perfect_accuracy`.
     """
     return _mean([certainty(log_odds(text, options.clarity)) for _, text in _test_reviews(options)])
 
 
 def perfect_accuracy(options: GeneratorOptions) -> float:
-    """Return the share of the generated test reviews whose likelier sentiment is their label; a tie counts half.
+    """Return the accuracy of the Bayes classifier on the labels of the simulated test reviews; a tie counts half.
 
-    A model is compared with this on the same reviews: the luck of the draw is in both.
+    Compare a model with this number on the same reviews: both have the same random labels.
     """
     scores = []
     for label, text in _test_reviews(options):
@@ -123,7 +126,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _review(rng: Random, positive: bool, options: GeneratorOptions) -> tuple[str, int]:
-    """Return one review and how strong its sentiment is said to be, 0 to 3 (in the file's name alone)."""
+    """Return one review, and the strength of its sentiment from 0 to 3, which only the file's name shows."""
     target = rng.randint(options.min_words, options.max_words)
     genre = GENRES[rng.randrange(len(GENRES))]
     names = rng.choices(_NAMES, _NAME_FREQUENCIES, k=3)
@@ -139,7 +142,7 @@ def _review(rng: Random, positive: bool, options: GeneratorOptions) -> tuple[str
 
 
 def _sentence(rng: Random, positive: bool, clarity: float, genre: dict[str, list[str]], names: list[str]) -> str:
-    """Fill the slots of a template. Nothing but the words of opinion looks at ``positive``."""
+    """Fill the slots of a template. Only the opinion words depend on ``positive``."""
     has_opinion = rng.random() < _OPINIONS
     template = rng.choice(OPINION_SENTENCES if has_opinion else PLAIN_SENTENCES)
     words: list[str] = []
@@ -188,7 +191,7 @@ def _opinion(rng: Random, positive: bool, clarity: float, *, article: bool = Fal
 
 
 def _sounds_open(word: str) -> bool:
-    """Whether ``an`` stands before the word rather than ``a``."""
+    """Whether the article before the word is ``an``."""
     word = word.lower()
     return word == "honest" or (word[0] in _VOWELS and word != "uniform")
 

@@ -1,18 +1,18 @@
-"""The law that the generated reviews follow, and the perfect reader of it.
+"""The true effects of the simulated reviews: how the sentiment determines the opinion words, and its exact log-odds.
 
-A review has a hidden sentiment, ``pos`` or ``neg`` with probability 1/2 each, which shows in its opinions alone. Each
+A review has a hidden sentiment, ``pos`` or ``neg`` with probability 1/2 each. Only its opinions depend on it. Each
 opinion is drawn independently:
 
-1. with probability `NEGATED` it is negated: ``not``, ``never`` or ``hardly`` stands before it;
+1. with probability `NEGATED` it is negated by ``not``, ``never`` or ``hardly``;
 2. a pair of opposite words (`PAIRS`) is drawn with probability proportional to its frequency;
 3. with probability ``1 / (1 + exp(-clarity * w))``, where *w* is the weight of the pair, the word is the one that fits
    the sentiment (negated: the one that fits the opposite), else its opposite.
 
-So the word adds ``clarity * w`` to the log-odds of its own side, or takes as much away where it is negated, and nothing
-else depends on the sentiment: templates, genre, names, length, capitals, repeated letters and marks do not. The sum
-over the opinions, `log_odds`, is exactly the log of P(pos | text) / P(neg | text).
+A word therefore adds ``clarity * w`` to the log-odds of its sentiment, or subtracts it if it is negated. Templates,
+genre, names, length, capitals, repeated letters and punctuation do not depend on the sentiment. The sum over the
+opinions, `log_odds`, is exactly the log of P(pos | text) / P(neg | text).
 
-What a model of word counts misses is which opinions are negated: "not very good" counts as good and as not.
+A model of word counts misses the negations: it counts "not very good" as ``not`` and as ``good``.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ ARTICLES = ("a", "an")
 
 @dataclass(frozen=True)
 class Pair:
-    """Two opposite words of opinion, equally frequent over all reviews."""
+    """Two opposite opinion words, equally frequent over all reviews."""
 
     good: str
     bad: str
-    weight: float  # log-odds of the word for its own side, at clarity 1
+    weight: float  # log-odds of the word for its sentiment, at clarity 1
     frequency: float  # not normalised
 
 
 def _pairs() -> tuple[Pair, ...]:
-    """Weights fall from 2.8 to 0.6 in turns, so that a word's frequency says nothing about its weight."""
+    """Weights between 0.6 and 2.8 repeat in a cycle, so that a word's weight does not depend on its frequency."""
     words = (
         "good/bad great/terrible funny/boring beautiful/ugly excellent/awful interesting/dull amazing/horrible "
         "brilliant/stupid enjoyable/annoying wonderful/dreadful fresh/stale moving/cold clever/silly perfect/pointless "
@@ -60,7 +60,7 @@ def _pairs() -> tuple[Pair, ...]:
 
 PAIRS = _pairs()
 
-_SIDE = {word: sign * pair.weight for pair in PAIRS for word, sign in ((pair.good, 1.0), (pair.bad, -1.0))}
+_LOG_ODDS = {word: sign * pair.weight for pair in PAIRS for word, sign in ((pair.good, 1.0), (pair.bad, -1.0))}
 _BETWEEN = {*INTENSIFIERS, *ARTICLES}
 _WORD = re.compile(r"[a-z]+|[.!?,;:]")
 _STRETCHED = re.compile(r"(.)\1{2,}")
@@ -72,9 +72,9 @@ def p_fitting(weight: float, clarity: float) -> float:
 
 
 def log_odds(text: str, clarity: float = 1.0) -> float:
-    """Read a generated review as the law allows at best: log P(pos | text) / P(neg | text), in nats, from the text.
+    """Return the exact log P(pos | text) / P(neg | text) of a simulated review, in nats, computed from its text.
 
-    A word of opinion is negated when a negator stands before it with nothing but articles and intensifiers between.
+    An opinion word is negated if a negator is before it, with only articles and intensifiers between them.
 
     >>> round(log_odds("Not a very good film. It was GREAT!!!<br /><br />It was sooooo dull."), 9)  # -1.8 + 2.8 - 0.6
     0.4
@@ -83,16 +83,16 @@ def log_odds(text: str, clarity: float = 1.0) -> float:
     tokens = [_STRETCHED.sub(r"\1", token) for token in _WORD.findall(plain)]
     total = 0.0
     for place, token in enumerate(tokens):
-        if token not in _SIDE:
+        if token not in _LOG_ODDS:
             continue
         before = place - 1
         while before >= 0 and tokens[before] in _BETWEEN:
             before -= 1
         negated = before >= 0 and tokens[before] in NEGATORS
-        total += -_SIDE[token] if negated else _SIDE[token]
+        total += -_LOG_ODDS[token] if negated else _LOG_ODDS[token]
     return clarity * total
 
 
 def certainty(odds: float) -> float:
-    """Return the probability of the likelier sentiment: the accuracy that a perfect reader expects on this review."""
+    """Return the probability of the more likely sentiment: the Bayes classifier's expected accuracy on a review."""
     return 1.0 / (1.0 + math.exp(-abs(odds)))

@@ -1,8 +1,8 @@
-"""The words and sentence templates of the generated reviews; none of them tells the sentiment.
+"""The words and sentence templates of the simulated reviews; none of them depends on the sentiment.
 
 A template is a list of tokens. ``{opinion}`` stands for an opinion (`imdb_law`), ``{an_opinion}`` for one with its
 article; ``{noun}``, ``{person}``, ``{place}``, ``{deed}`` come from the genre of the review, the slots of `COMMON` from
-one list for all reviews. Words of opinion, negators and intensifiers occur nowhere here.
+one list for all reviews. This module has no opinion words, negators or intensifiers.
 """
 
 from __future__ import annotations

@@ -113,14 +113,14 @@ def _content(name: str, files: Mapping[str, bytes], source: str) -> bytes | None
     """Return one table's bytes, None when the source lacks it."""
     if (data := files.get(f"{name}.csv")) is not None:
         return data
-    parts = {
+    folder_files = {
         posixpath.basename(file).removesuffix(".csv"): _normal_form(data, f"{file} in {source}")
         for file, data in files.items()
         if posixpath.dirname(file) == name
     }
-    if name not in _RAW_FOLDERS or not parts:
+    if name not in _RAW_FOLDERS or not folder_files:
         return None
-    return _RAW_FOLDERS[name](parts, source)
+    return _RAW_FOLDERS[name](folder_files, source)
 
 
 def _expected_file(name: str) -> str:

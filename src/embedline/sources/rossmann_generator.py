@@ -1,10 +1,10 @@
-"""A generator of tables in the layout of the Rossmann data, for runs and tests without the real files.
+"""Simulated tables in the layout of the Rossmann data, for runs and tests without the real files.
 
-The tables are invented. They have the real files' names, columns, quoting, order and quirks, but their sales follow the
-law of `embedline.sources.rossmann_law`, and no result on them says anything about the real stores. What they are good
-for: the noise is known, so `noise_floor` gives the error that a perfect model would have, and a test can compare.
+They have the names, columns, quoting, order and quirks of the real files, but their sales follow the true effects in
+`embedline.sources.rossmann_law`: results on them say nothing about the real stores. Since the noise is known,
+`noise_floor` gives the error of a perfect model, to which a test can compare.
 
-Quirks that are there: rows from the newest day to the oldest; ``"0"``, ``"a"``, ``"b"``, ``"c"`` as state holidays;
+Quirks: rows from the newest day to the oldest; ``"0"``, ``"a"``, ``"b"``, ``"c"`` as state holidays;
 closed days with sales of 0, and a few open ones; stores without rows in the second half of 2014 and stores closed for
 some weeks; test rows of some stores only, without sales, one store with blank ``Open``; blank competition dates and
 distances; blank promotion-2 columns; ``HB,NI`` for Lower Saxony; blank ``CloudCover`` and ``Events``; ``\\r\\n`` line
@@ -74,7 +74,7 @@ def generate_tables(options: GeneratorOptions) -> dict[str, bytes]:
     """Generate the seven tables; equal options give equal bytes.
 
     The noise is drawn apart from all else: with another ``noise`` only ``Sales`` and ``Customers`` change, and with
-    ``noise=0`` the sales are the law's.
+    ``noise=0`` the sales have the true effects alone.
 
     Returns:
         CSV bytes, keyed and laid out like `rossmann_files.TABLE_COLUMNS`.

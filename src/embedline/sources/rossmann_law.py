@@ -1,4 +1,4 @@
-"""The law that the generated Rossmann sales follow, and the least error that any model of them can reach.
+"""The true effects behind the simulated Rossmann sales, and the least error that any model of them can reach.
 
 On an open day the natural logarithm of the sales of store *s* on day *t* is the sum of these terms and of normal noise
 that is drawn for every store and day independently:
@@ -17,7 +17,7 @@ weather                     0.002 (mean temperature - 10 C) - 0.015 on days with
 search trend                0.0015 (regional - 65) + 0.001 (national - 65), of the week that covers the day
 ==========================  ==========================================================================================
 
-Every term is a function of columns of the tables, so the noise is all that a perfect model would miss.
+Every term is a function of columns of the tables: only the noise cannot be predicted.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ AFTER_HOLIDAY = np.array([0.0, 0.08, 0.03])
 
 @dataclass(frozen=True)
 class Conditions:
-    """All that sales depend on. D days, S stores; arrays of shape (D, S) unless stated."""
+    """The variables that sales depend on. D days, S stores; arrays of shape (D, S) unless stated."""
 
     days: NDArray[np.datetime64]  # (D,)
     levels: NDArray[np.float64]  # (S,)
@@ -77,7 +77,7 @@ class Conditions:
 
 
 def expected_log_sales(at: Conditions) -> NDArray[np.float64]:
-    """Return the law's log sales without noise, shape (D, S), as if every store were open every day."""
+    """Log sales by the true effects without noise, float [D, S], as if every store were open every day."""
     weekday = weekdays(at.days) - 1
     promo = (PROMO[weekday] * at.promo)[:, None] * PROMO_SHARES[at.types]
     return (

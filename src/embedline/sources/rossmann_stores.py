@@ -38,12 +38,12 @@ class Stores:
 
     def table(self) -> pl.DataFrame:
         """Return the columns of ``store.csv``, stores numbered from 1."""
-        part = self.promo2_interval >= 0
+        takes_part = self.promo2_interval >= 0
         whole = {
             "CompetitionDistance": self.competition_distance,
             "CompetitionOpenSinceMonth": self.competition_month,
             "CompetitionOpenSinceYear": self.competition_year,
-            "Promo2": part.astype(float),
+            "Promo2": takes_part.astype(float),
             "Promo2SinceWeek": self.promo2_week,
             "Promo2SinceYear": self.promo2_year,
         }

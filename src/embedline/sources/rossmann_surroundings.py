@@ -1,4 +1,4 @@
-"""Generated weather by state and search trends by region, in the layout of ``weather.csv`` and ``googletrend.csv``."""
+"""Simulated weather by state and search trends by region, in the layout of ``weather.csv`` and ``googletrend.csv``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INCH_HUNDREDTH = 0.254  # rain is measured in hundredths of an inch, hence 0.25
 
 @dataclass(frozen=True)
 class Weather:
-    """Weather by day and state, and the part of it that sales depend on, shapes (days, 16 states)."""
+    """Weather by day and state, and the variables that sales depend on, shapes (days, 16 states)."""
 
     table: pl.DataFrame
     temperature: NDArray[np.float64]

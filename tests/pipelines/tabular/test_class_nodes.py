@@ -96,7 +96,7 @@ def _run(engine: str, several: bool = False) -> dict[str, Any]:
     return {name.removeprefix("shop."): catalog.load(name) for name in wanted}
 
 
-def _figures(frame: pl.DataFrame, prefix: str, classes: list[str], baseline: str = "") -> dict[str, Any]:
+def _metrics(frame: pl.DataFrame, prefix: str, classes: list[str], baseline: str = "") -> dict[str, Any]:
     actual = np.array([classes.index(name) for name in frame[f"{prefix}actual"]])
     names = [f"{prefix}{baseline}p_{name}" for name in classes]
     return classification_metrics(actual, frame.select(names).to_numpy(), classes)
@@ -123,11 +123,11 @@ def test_predictions_name_classes_and_have_all_probabilities(engine: str) -> Non
 def test_metrics_of_classes_hold_those_of_each_baseline(engine: str) -> None:
     outputs = _run(engine)
     metrics, frame = outputs["metrics"], pl.DataFrame(outputs["predictions"])
-    expected = _figures(frame, "", GRADES)
+    expected = _metrics(frame, "", GRADES)
     assert {name: metrics[name] for name in expected} == expected
     assert metrics["accuracy"] > 0.85
     for name in ("group_mean", "lightgbm"):
-        theirs = _figures(frame, "", GRADES, f"{name}.")
+        theirs = _metrics(frame, "", GRADES, f"{name}.")
         assert {key: metrics["baselines"][name][key] for key in theirs} == theirs
     assert metrics["baselines"]["lightgbm"]["train_rows"] == metrics["train_rows"]
     assert "group_mean" not in metrics["beaten_by"]
@@ -135,14 +135,14 @@ def test_metrics_of_classes_hold_those_of_each_baseline(engine: str) -> None:
 
 
 @ENGINES
-def test_several_targets_have_columns_and_figures_by_their_names(engine: str) -> None:
+def test_several_targets_have_columns_and_metrics_by_their_names(engine: str) -> None:
     outputs = _run(engine, several=True)
     metrics, frame = outputs["metrics"], pl.DataFrame(outputs["predictions"])
     assert set(metrics["targets"]) == {"grade", "price", "stars"}
     grade, price, stars = (metrics["targets"][name] for name in ("grade", "price", "stars"))
-    assert grade["accuracy"] == _figures(frame, "grade.", GRADES)["accuracy"] > 0.8
+    assert grade["accuracy"] == _metrics(frame, "grade.", GRADES)["accuracy"] > 0.8
     assert stars["confusion"]["classes"] == ["1", "2", "3"]
-    assert stars["log_loss"] == _figures(frame, "stars.", ["1", "2", "3"])["log_loss"]
+    assert stars["log_loss"] == _metrics(frame, "stars.", ["1", "2", "3"])["log_loss"]
     actual = frame["price.actual"].to_numpy()
     assert price["exp_rmspe"] == rmspe(actual, frame["price.predicted"].to_numpy())
     assert price["baselines"]["lightgbm"]["exp_rmspe"] == rmspe(actual, frame["price.lightgbm"].to_numpy())

@@ -1,4 +1,4 @@
-"""The learner's pipelines, run by Kedro on a tiny table of either engine, and the figures that they report."""
+"""The learner's pipelines, run by Kedro on a tiny table of either engine, and the metrics that they report."""
 
 import logging
 from functools import cache

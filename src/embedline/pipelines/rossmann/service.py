@@ -1,8 +1,8 @@
-"""Answers for Rossmann rows as in test.csv, from the calendar that is known or from what the rows say.
+"""The service of the Rossmann model: predictions for rows as in test.csv.
 
-A row of a request says what a day of a store is like. Where it says what the calendar of the days to forecast says,
-the model's forecast is known since the packing, and looked up. Any other row replaces its day in the calendar of its
-store, or extends it, and the pipeline's own nodes compute the features of all the store's rows in the request.
+A row of a request describes a day of a store. If it equals the row of the days to forecast, the stored forecast is
+returned. Any other row replaces its day in the calendar of the store, or extends the calendar, and the nodes of the
+pipeline compute the features of all rows of this store in the request.
 """
 
 import re
@@ -41,7 +41,7 @@ COLUMNS = (
     InputColumn(name="StateHoliday", type="string"),
     InputColumn(name="SchoolHoliday", type="long"),
 )
-DAY = ("Store", "Date", "DayOfWeek", "Open", "Promo", "StateHoliday", "SchoolHoliday")  # what a row says of a day
+DAY = ("Store", "Date", "DayOfWeek", "Open", "Promo", "StateHoliday", "SchoolHoliday")  # the columns of a day
 OPEN = DAY.index("Open")
 LONGEST = 40  # characters of a value; none has more than those of a date
 
@@ -76,7 +76,7 @@ class RossmannService:
         self._forecast: dict[Day, float] = dict(zip(days, ahead[PREDICTED].to_list(), strict=True))
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """A row out for each row in, in their order."""
+        """Predict each row of a request, in the same order."""
         require_columns(rows, COLUMNS)
         days = days_of(rows)
         # A changed day may change the features of its neighbours: all rows of such a store are computed.
@@ -92,7 +92,7 @@ class RossmannService:
         )
 
     def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Score:
-        """The main figure of the model."""
+        """The main metric of the model."""
         return measure_target(self._model.encoder.targets, answers.rename(columns={"Sales": PREDICTED}), actual)
 
     def _compute(self, computed: dict[int, Day], days: list[Day]) -> NDArray[np.float64]:
@@ -118,8 +118,8 @@ class RossmannService:
     def _encode(self, request: pl.DataFrame) -> pl.DataFrame:
         """Encoded rows of the typed ``request`` with their ``Id``."""
         keys, stores = request.get_column("StoreDay"), request.get_column("Store").unique()
-        ours = self._calendar.filter(pl.col("Store").is_in(stores.implode()))
-        others = ours.filter(~pl.col("StoreDay").is_in(keys.implode()))
+        calendar_rows = self._calendar.filter(pl.col("Store").is_in(stores.implode()))
+        others = calendar_rows.filter(~pl.col("StoreDay").is_in(keys.implode()))
         said = request.select(others.columns)
         calendar = pl.concat([others.cast(said.schema), said]).sort("StoreDay")  # Spark has no categories
         if request.get_column("DayNumber").min() > self._earliest.item(0, "DayNumber"):
@@ -145,7 +145,7 @@ class RossmannService:
 
 
 def days_of(rows: pd.DataFrame) -> list[Day]:
-    """What each row of a request says of its day, as test.csv has it; a blank ``Open`` is open.
+    """The day of each row of a request, in the texts of test.csv; a blank ``Open`` counts as open.
 
     Raises:
         DataError: naming column and row of a value that no cell of test.csv could have.
@@ -167,7 +167,7 @@ def days_of(rows: pd.DataFrame) -> list[Day]:
 
 
 def _plain_number(text: str) -> str:
-    """A whole number as a file has it, 1 for "01" and "+1"; any other text as it is."""
+    """A whole number as in the file, 1 for "01" and "+1"; any other text unchanged."""
     whole = re.fullmatch(r"[+-]?[0-9]{1,9}", text, flags=re.ASCII)
     return str(int(text)) if whole else text
 
@@ -184,7 +184,7 @@ def pack(
     """Pack the model with the typed tables of the pipeline, and its forecast of the days without sales.
 
     Args:
-        encoded: of ``rossmann.table``; its rows of the part ``predict`` are the days to forecast, in order.
+        encoded: encoding of ``rossmann.table``; its rows of the split ``predict`` are the days to forecast, in order.
     """
     sales = sales.sort("StoreDay")  # as encoded is; Spark keeps no order
     days = sales.filter(pl.col("Sales").is_null())

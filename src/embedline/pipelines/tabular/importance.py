@@ -16,7 +16,8 @@ from embedline.pipelines.tabular.columns import TEST
 from embedline.pipelines.tabular.encoder import FLAG, Encoder
 from embedline.pipelines.tabular.learner import load_model
 from embedline.pipelines.tabular.options import ImportanceOptions
-from embedline.pipelines.tabular.predictions import actual_values, loss_name, prediction_loss
+from embedline.pipelines.tabular.predictions import loss_name, prediction_loss
+from embedline.pipelines.tabular.targets import actual_values
 from embedline.training.model_file import ModelBundle
 
 

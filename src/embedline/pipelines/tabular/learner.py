@@ -20,15 +20,23 @@ from embedline.pipelines.tabular.losses import make_loss
 from embedline.pipelines.tabular.mapped_rows import MappedRows, blocks_of, rows_of
 from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes, numeric_config
 from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
-from embedline.pipelines.tabular.predictions import actual_values, epoch_metrics, prefix_of
-from embedline.pipelines.tabular.targets import UNKNOWN, ClassTarget, NumericTarget, Target, invert_target
+from embedline.pipelines.tabular.targets import (
+    UNKNOWN,
+    ClassTarget,
+    NumericTarget,
+    Target,
+    actual_values,
+    invert_target,
+    prefix_of,
+)
 from embedline.training.device import make_accelerator
 from embedline.training.dropout import seed_dropout
 from embedline.training.ensemble import in_threads, weighted_mean
 from embedline.training.lr_finder import RangeTest, find_learning_rate
 from embedline.training.members import train_members
+from embedline.training.metrics import log_loss, regression_metrics
 from embedline.training.model_file import ModelBundle, library_versions
-from embedline.training.options import FinderOptions, TrainingOptions
+from embedline.training.options import FinderOptions
 from embedline.training.processes import team
 from embedline.training.state import Record
 from embedline.training.train import Evaluate, FitResult, fit
@@ -45,13 +53,14 @@ def network_config(
     Args:
         values: float32 [N, C], the continuous inputs of the training rows; bins of numeric embeddings need them.
     """
+    dropouts = list(options.dropout) if isinstance(options.dropout, tuple) else [options.dropout] * len(options.layers)
     return {
         "cardinalities": list(encoder.cardinalities),
         "sizes": list(embedding_sizes(encoder.code_columns, encoder.cardinalities, options)),
         "n_continuous": len(encoder.value_columns),
         "continuous_batch_norm": options.continuous_batch_norm,
         "layers": list(options.layers),
-        "dropouts": list(options.dropouts),
+        "dropouts": dropouts,
         "embedding_dropout": options.embedding_dropout,
         "batch_norm": options.batch_norm,
         "numeric_embedding": numeric_config(options.numeric_embedding, values) if encoder.value_columns else None,
@@ -107,7 +116,7 @@ def train_network(
     encoded: nw.DataFrame[Any],
     encoder: Encoder,
     network: NetworkOptions,
-    training: TrainingOptions,
+    training: TableTraining,
 ) -> tuple[ModelBundle, list[Record]]:
     """Train one network for each of ``training.seeds`` on the split ``train``.
 
@@ -117,7 +126,6 @@ def train_network(
         bundle holds the network of the last epoch, or with ``training.early_stopping`` of the epoch that is best on
         the validation rows, which are held out of the training rows. The split ``test`` decides nothing.
     """
-    training = TableTraining.of(training)
     make_loss(encoder.targets, training)  # raises if the settings do not fit, before other processes start
     with rows_of(encoded, encoder, training) as store, team(training):
         learned, held_out = store.rows(TRAIN), store.rows(TEST, labelled=False)
@@ -160,11 +168,10 @@ def range_test(
     encoded: nw.DataFrame[Any],
     encoder: Encoder,
     network: NetworkOptions,
-    training: TrainingOptions,
+    training: TableTraining,
     finder: FinderOptions,
 ) -> RangeTest:
     """Learning-rate range test on the training rows with the first seed's network."""
-    training = TableTraining.of(training)
     seed = training.seeds[0]
     with rows_of(encoded, encoder, training) as store:
         learned = store.rows(TRAIN)
@@ -293,6 +300,14 @@ def embedding_frame(bundle: ModelBundle) -> pl.DataFrame:
         )
     schema: Any = {"variable": pl.String, "value": pl.String, "code": pl.Int32, "embedding": pl.List(pl.Float32)}
     return pl.concat(frames) if frames else pl.DataFrame(schema=schema)
+
+
+def epoch_metrics(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, float]:
+    """Metrics computed after each epoch of a training; for classes the accuracy and the log loss (nats)."""
+    if isinstance(target, ClassTarget):
+        accuracy = float((prediction.argmax(axis=1) == actual).mean())
+        return {"accuracy": accuracy, "log_loss": log_loss(actual, prediction)}
+    return regression_metrics(actual, prediction, logarithmic=target.transform == "log")
 
 
 def _evaluator(

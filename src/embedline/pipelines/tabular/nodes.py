@@ -37,7 +37,7 @@ from embedline.pipelines.tabular.options import (
     ReportOptions,
     TableTraining,
 )
-from embedline.pipelines.tabular.targets import ClassTarget, Target, read_targets
+from embedline.pipelines.tabular.targets import ClassTarget, Target, actual_values, prefix_of, read_targets
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def fit_baselines(
 ) -> tuple[Frame, dict[str, Any]]:
     """Predictions of the test rows by each baseline (columns as in :mod:`.predictions`), and the costs of the fits."""
     from embedline.pipelines.tabular.baselines import group_mean_predictions, tree_predictions
-    from embedline.pipelines.tabular.predictions import baseline_columns, prefix_of, to_series
+    from embedline.pipelines.tabular.predictions import baseline_columns, to_series
 
     fitted = Encoder.model_validate(encoder)
     with about_frame("table"):
@@ -153,9 +153,7 @@ def predict(
     from embedline.pipelines.tabular.learner import predict_all
     from embedline.pipelines.tabular.predictions import (
         actual_columns,
-        actual_values,
         predicted_columns,
-        prefix_of,
         to_series,
     )
 
@@ -203,7 +201,7 @@ def evaluate(
 
     With several targets, the metrics are under ``targets`` by their columns.
     """
-    from embedline.pipelines.tabular.predictions import compare, prefix_of
+    from embedline.pipelines.tabular.predictions import compare
 
     frame = nw.from_native(predictions, eager_only=True)
     targets = read_targets(encoder)
@@ -236,7 +234,7 @@ def forecast(encoded: Frame, model: Bundle, columns: Columns) -> Frame:
     """Predict the rows without a target: the key columns, ``predicted`` and the probabilities of classes."""
     from embedline.pipelines.tabular.arrays import subset
     from embedline.pipelines.tabular.learner import predict_all
-    from embedline.pipelines.tabular.predictions import predicted_columns, prefix_of, to_series
+    from embedline.pipelines.tabular.predictions import predicted_columns, to_series
 
     rows = subset(nw.from_native(encoded, eager_only=True), PREDICT)
     targets, predicted = read_targets(model.encoder), predict_all(rows, model)

@@ -1,6 +1,6 @@
 """Settings of the tabular learner, validated before the first node runs; light to import."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -135,11 +135,6 @@ class NetworkOptions(BaseModel):
             raise ValueError("continuous_batch_norm and numeric_embedding exclude each other: bins have fixed edges")
         return self
 
-    @property
-    def dropouts(self) -> tuple[float, ...]:
-        """One rate for each hidden layer."""
-        return self.dropout if isinstance(self.dropout, tuple) else (self.dropout,) * len(self.layers)
-
 
 class TableTraining(TrainingOptions):
     """How to train the networks of a table; ``loss`` applies to numeric targets, classes have the cross-entropy.
@@ -161,11 +156,6 @@ class TableTraining(TrainingOptions):
     ) = None
     target_weights: dict[str, Weight] = Field(default={})
     memory: Literal["auto", "device", "mapped"] = "auto"
-
-    @classmethod
-    def of(cls, training: TrainingOptions) -> "TableTraining":
-        """``training`` itself, or a copy of other settings with the defaults of this class added."""
-        return training if isinstance(training, cls) else cls(**dict[str, Any](training))
 
 
 class TreeOptions(BaseModel):

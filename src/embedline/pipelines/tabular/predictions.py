@@ -22,17 +22,6 @@ ACTUAL, PREDICTED = "actual", "predicted"
 NamedArrays = dict[str, NDArray[Any]]  # by the name of the column, [N] each
 
 
-def prefix_of(target: Target, targets: Sequence[Target]) -> str:
-    """Prefix of the columns and metrics of a target: empty if it is the only one."""
-    return f"{target.column}." if len(targets) > 1 else ""
-
-
-def actual_values(encoded: nw.DataFrame[Any], target: Target) -> NDArray[Any]:
-    """The target of labelled rows of an encoded frame: numbers float64 [N] in their own units, or classes int64 [N]."""
-    values = encoded.get_column(target.stored).to_numpy()
-    return values.astype(np.int64 if isinstance(target, ClassTarget) else np.float64)
-
-
 def actual_columns(target: Target, actual: NDArray[Any], prefix: str) -> NamedArrays:
     """Actual values as columns; classes by name."""
     return {prefix + ACTUAL: _class_names(target)[actual] if isinstance(target, ClassTarget) else actual}
@@ -97,14 +86,6 @@ def all_metrics(target: Target, actual: NDArray[Any], prediction: NDArray[np.flo
     if isinstance(target, ClassTarget):
         return classification_metrics(actual, prediction, target.names, positive=target.positive)
     return dict(regression_metrics(actual, prediction, logarithmic=target.transform == "log"))
-
-
-def epoch_metrics(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, float]:
-    """Metrics computed after each epoch of a training; for classes the accuracy and the log loss (nats)."""
-    if isinstance(target, ClassTarget):
-        accuracy = float((prediction.argmax(axis=1) == actual).mean())
-        return {"accuracy": accuracy, "log_loss": log_loss(actual, prediction)}
-    return regression_metrics(actual, prediction, logarithmic=target.transform == "log")
 
 
 def main_metric(target: Target) -> str:

@@ -247,6 +247,17 @@ def class_codes(table: nw.DataFrame[Any], target: ClassTarget) -> NDArray[np.int
     return np.asarray(codes, dtype=np.int32)
 
 
+def prefix_of(target: Target, targets: Sequence[Target]) -> str:
+    """Prefix of the columns and metrics of a target: empty if it is the only one."""
+    return f"{target.column}." if len(targets) > 1 else ""
+
+
+def actual_values(encoded: nw.DataFrame[Any], target: Target) -> NDArray[Any]:
+    """The target of labelled rows of an encoded frame: numbers float64 [N] in their own units, or classes int64 [N]."""
+    values = encoded.get_column(target.stored).to_numpy()
+    return values.astype(np.int64 if isinstance(target, ClassTarget) else np.float64)
+
+
 def transform_target(values: NDArray[np.floating], target: NumericTarget) -> Array:
     """Numbers in the units that the network learns: logarithms, or as they are."""
     exact: Array = np.asarray(values, dtype=np.float64)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from embedline.errors import DataError
-from embedline.pipelines.text.evaluation import class_codes, prediction_frame, readable
+from embedline.pipelines.text.evaluation import class_codes, prediction_frame, resolve_html
 from embedline.pipelines.text.splits import TEST, TRAIN
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def train_baseline(
     if test.is_empty():
         raise DataError("the split 'test' has no documents to predict")
     started = time.perf_counter()
-    vectorizer, model = _fit([readable(text) for text in train["text"]], actual, options)
+    vectorizer, model = _fit([resolve_html(text) for text in train["text"]], actual, options)
     costs = {
         "seconds": time.perf_counter() - started,
         "rows": len(train),
@@ -93,7 +93,7 @@ def train_baseline(
     }
     probabilities = np.zeros((len(test), len(classes)))
     # A class without a training document has no column in the model: it keeps the probability 0.
-    features = vectorizer.transform(readable(text) for text in test["text"])
+    features = vectorizer.transform(resolve_html(text) for text in test["text"])
     probabilities[:, model.classes_] = model.predict_proba(features)
     logger.info(
         "Baseline: %s features of %s documents in %.0f s", f"{costs['features']:,}", f"{len(train):,}", costs["seconds"]

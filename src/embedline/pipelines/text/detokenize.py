@@ -1,28 +1,30 @@
-"""From tokens back to text that people read."""
+"""Convert tokens to readable text."""
 
 import re
 from collections.abc import Sequence
 
 from embedline.pipelines.text import preprocessing as rule
 
-# What has no space in front of it, and what has none behind it.
+# Tokens without a space before them, and tokens without a space after them.
 _NO_SPACE_BEFORE = re.compile(r"[.,!?;:)\]}%\u2026/\\]+|n['\u2019]t|['\u2019](?:s|re|ve|ll|d|m)", re.IGNORECASE)
-_NO_SPACE_BEHIND = re.compile(r"[(\[{$£€#/\\]+")
+_NO_SPACE_AFTER = re.compile(r"[(\[{$£€#/\\]+")
 _DROPPED = {rule.BEGIN, rule.END, rule.PADDING, rule.DL1_END, rule.DL1_PADDING}
-_LONGEST = 1000  # a language model may write "xxrep 99999999 !"
+_LONGEST = 1000  # repetitions at most: a language model may generate "xxrep 99999999 !"
 
 
-def readable(tokens: Sequence[str]) -> str:
-    """Text of tokens: ``xxmaj``, ``xxup``, ``xxrep`` and ``xxwrep`` carried out, ``xxbos``, ``xxeos`` and padding
-    dropped, a new line for each ``xxfld``, no spaces before punctuation, ``n't`` joined.
+def detokenize(tokens: Sequence[str]) -> str:
+    """Convert tokens to text.
 
-    A mark that nothing follows, or the wrong thing, as a language model may write it, is left out.
+    ``xxmaj``, ``xxup``, ``xxrep`` and ``xxwrep`` are applied, ``xxbos``, ``xxeos`` and padding are dropped, ``xxfld``
+    starts a new line, punctuation and ``n't`` are joined to the word before.
+
+    A special token without a valid successor, as a language model may generate it, is left out.
     """
     return _join(_words(tokens)).strip()
 
 
 def _words(tokens: Sequence[str]) -> list[str]:
-    """The words, with what the marks in front of them ask for; white space and fields as they are."""
+    """The words, changed by the special tokens before them; white space and fields do not change."""
     words: list[str] = []
     mark, shouting, number = "", False, 0
     while number < len(tokens):
@@ -65,5 +67,5 @@ def _join(words: Sequence[str]) -> str:
         closing = word == '"' and quoted
         quoted ^= word == '"'
         text += word if glued or closing or _NO_SPACE_BEFORE.fullmatch(word) else f" {word}"
-        glued = bool(_NO_SPACE_BEHIND.fullmatch(word)) or (word == '"' and quoted)
+        glued = bool(_NO_SPACE_AFTER.fullmatch(word)) or (word == '"' and quoted)
     return text

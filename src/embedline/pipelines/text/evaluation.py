@@ -1,4 +1,4 @@
-"""Predictions beside labels, the metrics of a classifier and its baseline from them, and the worst mistakes."""
+"""The evaluation of a classifier: predictions beside labels, metrics of it and its baseline, and the worst mistakes."""
 
 import html
 import logging
@@ -22,12 +22,12 @@ CUT = "\n[…]\n"
 
 
 class ReportOptions(BaseModel):
-    """What the report holds.
+    """Settings of the report.
 
     Attributes:
-        mistakes: how many of the most confident mistakes the table lists.
-        excerpt: characters of a document shown from its beginning, and as many from its end.
-        calibration_bins: bins of equal width of the calibration table.
+        mistakes: number of mistakes in the table, the most confident first.
+        excerpt: number of characters to show from the beginning of a document, and from its end.
+        calibration_bins: number of bins of the calibration table, of equal width.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,33 +48,33 @@ def evaluate(
     vocabulary: Mapping[str, Any] | None = None,
     options: ReportOptions | None = None,
 ) -> dict[str, Any]:
-    """Every figure of a text model as nested JSON values; warns where the classifier does not beat its baseline.
+    """All metrics of a text model as nested JSON values; warns if the classifier does not beat its baseline.
 
     Args:
-        predictions: of the network for the test part; see :func:`prediction_frame`.
-        baseline_predictions: of the baseline for the same documents in any order, or None where there is none.
+        predictions: predictions of the network for the test split; see :func:`prediction_frame`.
+        baseline_predictions: predictions of the baseline for the same documents, in any order; None: no baseline.
         classes: the labels, in the order of the probabilities' columns.
-        classifier: figures of the training (seconds, tokens per second, device, validation figures, …).
-        baseline: what the baseline cost.
-        language_model: figures of the language model; left out where None.
-        vocabulary: size and origin of the vocabulary, such as the parts it was fitted on; left out where None.
+        classifier: more metrics of the classifier, of its training (seconds, tokens per second, validation loss, …).
+        baseline: more metrics of the baseline, the costs of its training.
+        language_model: metrics of the language model; None: left out.
+        vocabulary: size and origin of the vocabulary, such as the splits it was fitted on; None: left out.
 
     Returns:
-        ``classifier`` and ``baseline``: :func:`embedline.training.classification.classification_metrics` of the test
-        part, then the figures handed in; ``beats_baseline``: whether the classifier's accuracy is the greater one (a
-        tie is no win); the other mappings under their names.
+        ``classifier`` and ``baseline``: :func:`embedline.training.metrics.classification_metrics` of the test split,
+        then the given metrics; ``beats_baseline``: whether the classifier's accuracy is greater (not equal); the other
+        mappings under their names.
 
     Raises:
-        DataError: if the two frames are not of the same documents, or a figure handed in has the name of one measured.
+        DataError: if the documents of the two frames differ, or a given metric has the name of a measured one.
     """
     bins = (options or ReportOptions()).calibration_bins
-    ours = _figures("classifier", predictions, classes, classifier, bins)
+    ours = _metrics("classifier", predictions, classes, classifier, bins)
     metrics: dict[str, Any] = {"classifier": ours}
     if baseline_predictions is None:
         logger.info("Test accuracy %.4f; no baseline", ours["accuracy"])
     else:
         _same_documents(predictions, baseline_predictions)
-        theirs = _figures("baseline", baseline_predictions, classes, baseline, bins)
+        theirs = _metrics("baseline", baseline_predictions, classes, baseline, bins)
         beaten = ours["accuracy"] > theirs["accuracy"]
         metrics |= {"baseline": theirs, "beats_baseline": beaten}
         logger.info("Test accuracy %.4f; baseline %.4f", ours["accuracy"], theirs["accuracy"])
@@ -86,16 +86,16 @@ def evaluate(
                 ours["rows"],
             )
     others = {"language_model": language_model, "vocabulary": vocabulary}
-    return metrics | {name: dict(figures) for name, figures in others.items() if figures is not None}
+    return metrics | {name: dict(values) for name, values in others.items() if values is not None}
 
 
-def _figures(
-    what: str, predictions: pl.DataFrame, classes: Sequence[str], given: Mapping[str, Any] | None, bins: int
+def _metrics(
+    model: str, predictions: pl.DataFrame, classes: Sequence[str], given: Mapping[str, Any] | None, bins: int
 ) -> dict[str, Any]:
     actual, probabilities = prediction_arrays(predictions, classes)
     measured = classification_metrics(actual, probabilities, classes, n_bins=bins)
     if twice := sorted(measured.keys() & (given or {}).keys()):
-        raise DataError(f"the figures of the {what} already have {twice[0]!r}, measured on the test part: rename it")
+        raise DataError(f"the metrics of the {model} already have {twice[0]!r}, measured on the test split: rename it")
     return measured | dict(given or {})
 
 
@@ -105,14 +105,14 @@ def mistakes(
     baseline_predictions: pl.DataFrame | None = None,
     options: ReportOptions | None = None,
 ) -> pl.DataFrame:
-    """The most confident mistakes, at most ``options.mistakes`` rows, the surest first (ties by document_id).
+    """List the most confident mistakes, at most ``options.mistakes`` rows, by confidence (ties by document_id).
 
     Returns:
-        ``document_id``, ``label``, ``predicted``, ``confidence``, ``baseline`` (what the baseline predicts, null
-        without one) and ``text``: the beginning and the end of the document, HTML resolved.
+        ``document_id``, ``label``, ``predicted``, ``confidence``, ``baseline`` (the prediction of the baseline,
+        null without one) and ``text``: the beginning and the end of the document, HTML resolved.
 
     Raises:
-        DataError: if a mistaken document has no text in ``documents``, or the baseline's documents are others.
+        DataError: if a document has no text in ``documents``, or the baseline predicts other documents.
     """
     options = options or ReportOptions()
     wrong = (
@@ -137,8 +137,8 @@ def mistakes(
 
 
 def excerpt(text: str, n: int) -> str:
-    """The first and the last ``n`` characters of the readable ``text``, or all of it where no more is left between."""
-    text = readable(text)
+    """The first and the last ``n`` characters of ``text`` after :func:`resolve_html`, or all of a short text."""
+    text = resolve_html(text)
     return text if len(text) <= 2 * n + len(CUT) else text[:n].rstrip() + CUT + text[-n:].lstrip()
 
 
@@ -157,19 +157,19 @@ def _same_documents(predictions: pl.DataFrame, baseline_predictions: pl.DataFram
         )
 
 
-def readable(text: str) -> str:
-    """``text`` with HTML entities as characters and ``<br />`` as a new line.
+def resolve_html(text: str) -> str:
+    """Resolve HTML entities in ``text`` and replace ``<br />`` by a new line.
 
-    Entities come first, so that an escaped ``&lt;br /&gt;`` is a line break too.
+    Entities are resolved first, so that an escaped ``&lt;br /&gt;`` is a line break too.
     """
     return LINE_BREAK.sub("\n", html.unescape(text))
 
 
 def class_codes(documents: pl.DataFrame, classes: Sequence[str]) -> NDArray[np.int64]:
-    """Number of each document's label in ``classes``, int64 [N].
+    """Index of each document's label in ``classes``, int64 [N].
 
     Raises:
-        DataError: naming the first document whose label is none of them, or the class that is declared twice.
+        DataError: names the first document whose label is not in ``classes``, or the classes if one repeats.
     """
     if len(set(classes)) != len(classes):
         raise DataError(f"the classes name one twice: {list(classes)}")
@@ -185,18 +185,18 @@ def class_codes(documents: pl.DataFrame, classes: Sequence[str]) -> NDArray[np.i
 def prediction_frame(
     documents: pl.DataFrame, probabilities: NDArray[np.float64], classes: Sequence[str]
 ) -> pl.DataFrame:
-    """Labels beside predictions, a row for each document.
+    """Labels and predictions, a row for each document.
 
     Args:
-        documents: ``document_id``, ``label``; other columns are left out.
+        documents: ``document_id``, ``label``; other columns are ignored.
         probabilities: float [N, C], in the order of ``classes``.
 
     Returns:
-        ``document_id``, ``label``, ``predicted`` (the most probable class, the first one of equals), ``confidence``
+        ``document_id``, ``label``, ``predicted`` (the most probable class, the first one of a tie), ``confidence``
         (its probability) and ``p_<class>`` for each class.
 
     Raises:
-        DataError: if a row of ``probabilities`` is no distribution.
+        DataError: if a row of ``probabilities`` is not a probability distribution.
     """
     probabilities = check_probabilities(class_codes(documents, classes), probabilities, classes)
     predicted = probabilities.argmax(axis=1)
@@ -210,10 +210,10 @@ def prediction_frame(
 def prediction_arrays(
     predictions: pl.DataFrame, classes: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Back from :func:`prediction_frame`: the actual class of each row, int64 [N], and probabilities, float64 [N, C].
+    """Inverse of :func:`prediction_frame`: the actual class of each row, int64 [N], and probabilities, float64 [N, C].
 
     Raises:
-        DataError: if the frame lacks the column of a class, or a label is none of ``classes``.
+        DataError: if the frame has no column for a class, or a label is not in ``classes``.
     """
     columns = [f"{PREFIX}{name}" for name in classes]
     if missing := [name for name in ("document_id", "label", *columns) if name not in predictions.columns]:

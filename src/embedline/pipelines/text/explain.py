@@ -1,4 +1,4 @@
-"""Which words moved a classifier's decision: occlusion, and how to show it to a reader."""
+"""Explain a classifier's decision by occlusion: the influence of each word, and how to display it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -14,34 +14,34 @@ if TYPE_CHECKING:
 EMBEDDING = "encoder.embedding.weight"
 Ids = NDArray[np.integer]
 Probabilities = Callable[[Sequence[Ids]], NDArray[np.float64]]  # of documents: [N, C]
-COUNTED = ("xxrep", "xxwrep", "xxfld")  # special tokens whose next token is a number that belongs to them
+NUMBERED = ("xxrep", "xxwrep", "xxfld")  # special tokens that are followed by their number
 CASES: dict[str, Callable[[str], str]] = {"xxup": str.upper, "xxmaj": str.capitalize}
-LONGEST_REPEAT = 20  # characters shown of `!!!!…`
-REACH = 200  # characters after one word in which the next one is looked for
+LONGEST_REPEAT = 20  # displayed characters of `!!!!…`
+MAX_GAP = 200  # characters between a word and the next one when words are located in the text
 
 
 class ExplanationOptions(BaseModel):
-    """How much work an explanation may take.
+    """Limits of the work for an explanation.
 
     Attributes:
-        max_tokens: explain only so many last tokens of a document; as many as the classifier pools over if None. What
-            comes before reaches it through the carried state only.
-        budget: tokens to read for the occlusions of one explanation, about: their number times the length.
-        least: occlusions in any case.
+        max_tokens: explain only the last ``max_tokens`` tokens of a document; None: the tokens that the classifier
+            pools. Earlier tokens affect the decision only through the carried state.
+        budget: approximate number of tokens to read for one explanation: number of occlusions times length.
+        min_occlusions: minimum number of occlusions, even beyond the budget.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_tokens: int | None = Field(default=None, ge=1)
     budget: int = Field(default=15_000, ge=1)
-    least: int = Field(default=16, ge=1)
+    min_occlusions: int = Field(default=16, ge=1)
 
 
-def first_order(network: "TextClassifier", unknown: int, ids: Ids, label: int) -> NDArray[np.float64]:
-    """What occluding each position would do to the log-odds of a class, to first order: float64 [T].
+def estimate_occlusion(network: "TextClassifier", unknown: int, ids: Ids, label: int) -> NDArray[np.float64]:
+    """Estimate by a gradient how occluding each position lowers the log-odds of a class: float64 [T].
 
-    ``(E[x_t] - E[unknown]) . d log-odds / d E[x_t]``, all positions in one pass forward and back. The gradient ends at
-    the borders of the chunks in which the classifier reads, so that it ranks and does not measure.
+    ``(E[x_t] - E[unknown]) . d log-odds / d E[x_t]``, for all positions in one forward and one backward pass. The
+    gradient stops at the borders of the classifier's chunks, so the estimate is good for a ranking only.
 
     Args:
         network: in evaluation mode.
@@ -53,10 +53,10 @@ def first_order(network: "TextClassifier", unknown: int, ids: Ids, label: int) -
     from torch.func import functional_call
 
     table = network.encoder.embedding.weight.detach()
-    # A table of their own gives each position its own gradient, also where a word stands twice.
+    # A table with one row for each position gives each position its own gradient, even if a word repeats.
     own = table[torch.from_numpy(ids).to(table.device)].requires_grad_()
     places = torch.arange(len(ids), device=table.device)[None]
-    # cuDNN's LSTM goes back in training mode only.
+    # cuDNN's LSTM has a backward pass in training mode only.
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         logits = functional_call(network, {EMBEDDING: own}, (places, torch.tensor([len(ids)])))[0].double()
         others = torch.cat([logits[:label], logits[label + 1 :]])
@@ -68,11 +68,11 @@ def first_order(network: "TextClassifier", unknown: int, ids: Ids, label: int) -
 def occlude(
     probabilities: Probabilities, ids: Ids, positions: Sequence[int], *, label: int, unknown: int
 ) -> dict[int, float]:
-    """Influence of each position: the fall in the log-odds of ``label`` when it is replaced by ``unknown``.
+    """Influence of each position: the decrease of the log-odds of ``label`` if ``unknown`` replaces its token.
 
     Args:
-        probabilities: classifier of documents, each an array of ids.
-        ids: the document, [T].
+        probabilities: function from documents (arrays of ids) to class probabilities float64 [N, C].
+        ids: the document, integer [T].
     """
     documents = [ids]
     for at in positions:
@@ -86,7 +86,7 @@ def occlude(
 def log_odds(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float64]:
     """``log p - log(1 - p)`` [N] of one class, given probabilities [N, C].
 
-    ``1 - p`` is summed from the other classes: it keeps its digits where ``p`` rounds to 1.
+    ``1 - p`` is the sum of the other classes: it stays exact where ``p`` rounds to 1.
     """
     tiny = np.finfo(np.float64).tiny
     others = np.delete(probabilities, label, axis=1).sum(axis=1)
@@ -94,10 +94,10 @@ def log_odds(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float
 
 
 def readable_words(tokens: Sequence[str], specials: Iterable[str]) -> list[tuple[int, str]]:
-    """Position and reader's spelling of each token that stands for a word.
+    """Position and readable spelling of each token that is a word.
 
-    ``xxup`` and ``xxmaj`` go into the spelling of the next word, ``xxrep 3 !`` reads ``!!!``; a word repeated by
-    ``xxwrep`` is named once.
+    ``xxup`` and ``xxmaj`` change the spelling of the next word, ``xxrep 3 !`` becomes ``!!!``; a word repeated by
+    ``xxwrep`` is listed once.
     """
     marks = set(specials)
     found: list[tuple[int, str]] = []
@@ -107,9 +107,9 @@ def readable_words(tokens: Sequence[str], specials: Iterable[str]) -> list[tuple
         if token in marks:
             pending.append(token)
             continue
-        if pending and pending[-1] in COUNTED and token.isdigit():
+        if pending and pending[-1] in NUMBERED and token.isdigit():
             count = int(token) if pending[-1] == "xxrep" else 1
-            pending[-1] = ""  # the number is taken: a second one is a word
+            pending[-1] = ""  # the number is used: another number is a word
             continue
         word = token.replace("▁", " ").replace("\n", "↵")
         for mark in pending:
@@ -119,17 +119,17 @@ def readable_words(tokens: Sequence[str], specials: Iterable[str]) -> list[tuple
     return found
 
 
-def moved_by(explanation: pl.DataFrame, n: int) -> str:
-    """The ``n`` words with the largest influence either way, such as ``dull +1.20, fine -0.31``."""
+def strongest_words(explanation: pl.DataFrame, n: int) -> str:
+    """The ``n`` words with the largest absolute influence, such as ``dull +1.20, fine -0.31``."""
     words = explanation.filter(pl.col("exact"), pl.col("influence") != 0.0)
     words = words.sort(pl.col("influence").abs(), descending=True, maintain_order=True).head(n)
     return ", ".join(f"{word} {influence:+.2f}" for word, influence in words.select("word", "influence").rows())
 
 
-def place_words(text: str, words: Sequence[str]) -> list[tuple[int, int] | None]:
-    """Where each word stands in ``text``: start and end, or None for one that the rules have changed.
+def locate_words(text: str, words: Sequence[str]) -> list[tuple[int, int] | None]:
+    """Start and end of each word in ``text``, or None for a word that the token rules changed.
 
-    The words come in the order of the text; upper and lower case do not matter.
+    The words must be in the order of the text; case is ignored.
     """
     lower = text.lower()
     if len(lower) != len(text):  # a few letters change their length in lower case, such as the Turkish İ
@@ -137,7 +137,7 @@ def place_words(text: str, words: Sequence[str]) -> list[tuple[int, int] | None]
     places: list[tuple[int, int] | None] = []
     cursor = 0
     for word in words:
-        at = lower.find(word.lower(), cursor, cursor + REACH)
+        at = lower.find(word.lower(), cursor, cursor + MAX_GAP)
         places.append((at, at + len(word)) if at >= 0 else None)
         cursor = at + len(word) if at >= 0 else cursor
     return places

@@ -1,6 +1,6 @@
-"""Nodes of the text learner: frames, settings and bundles in, the same out.
+"""Nodes of the text learner. Their inputs and outputs are frames, settings, model bundles and plots.
 
-PyTorch, spaCy, scikit-learn and Plotly are imported inside the functions, since every Kedro command reads this module.
+PyTorch, spaCy, scikit-learn and Plotly are imported inside the functions, since each Kedro command imports this module.
 """
 
 import logging
@@ -29,18 +29,17 @@ from embedline.training.options import FinderOptions
 logger = logging.getLogger(__name__)
 
 Frame = Any  # polars.DataFrame or pandas.DataFrame
-Figure = Any  # plotly.graph_objects.Figure
+Plot = Any  # plotly.graph_objects.Figure
 Bundle = Any  # embedline.training.model_file.ModelBundle
 
 
 def tokenize(
     documents: Frame, tokens: TokenOptions, classes: Classes | None = None
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Tokens of each document as codes, and the lexicon that the codes are rows of.
+    """Tokenize the documents; return their token codes, and the lexicon that the codes are rows of.
 
     Raises:
-        DataError: the documents are not as the learner needs them, or a label is not among the classes: said here,
-            before hours of training.
+        DataError: the documents are invalid, or a label is not among the classes (checked before hours of training).
     """
     from embedline.pipelines.text.tokenizer import tokenize_documents
 
@@ -56,7 +55,7 @@ def fit_vocabulary(
     split: SplitOptions,
     vocabulary: VocabularyOptions,
 ) -> dict[str, Any]:
-    """Choose the words of the models by their frequency in the training texts; JSON values of a vocabulary."""
+    """Fit the vocabulary on the training texts, by frequency; return its JSON values."""
     from embedline.pipelines.text.vocabulary import fit_vocabulary as fit
 
     fitted = fit(tokens, lexicon, split, rules.rules, vocabulary)
@@ -80,21 +79,21 @@ def train_language_model(
     network: LanguageModelOptions,
     training: LanguageModelTraining,
 ) -> tuple[Bundle, pl.DataFrame]:
-    """Train the language model on training and unlabelled texts; the bundle, and the history of the training."""
+    """Train the language model on training and unlabelled texts; return the bundle and the history."""
     from embedline.pipelines.text.language_learner import train_language_model as fit
     from embedline.training.plots import history_frame
 
     bundle, history = fit(ids, load_vocabulary(vocabulary, tokens.rules), tokens, network, training)
-    figures = bundle.metrics
+    metrics = bundle.metrics
     logger.info(
         "Language model of %s words: perplexity %s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
-        f"{figures['vocabulary']:,}",
-        f"{figures['perplexity']:.1f}" if "perplexity" in figures else "not measured",
-        figures["epochs"],
-        figures["seconds"],
-        f"{figures['tokens_per_second']:,.0f}",
-        figures["device"],
-        figures["precision"],
+        f"{metrics['vocabulary']:,}",
+        f"{metrics['perplexity']:.1f}" if "perplexity" in metrics else "not measured",
+        metrics["epochs"],
+        metrics["seconds"],
+        f"{metrics['tokens_per_second']:,.0f}",
+        metrics["device"],
+        metrics["precision"],
     )
     return bundle, history_frame(history)
 
@@ -107,21 +106,21 @@ def train_classifier(
     network: ClassifierOptions,
     training: ClassifierTraining,
 ) -> tuple[Bundle, pl.DataFrame]:
-    """Fine-tune the language model's encoder into a classifier, one for each seed; the bundle, and the history."""
+    """Fine-tune the language model's encoder into a classifier for each seed; return the bundle and the history."""
     from embedline.pipelines.text.classifier_learner import train_classifier as fit
     from embedline.training.plots import history_frame
 
     bundle, history = fit(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training)
-    figures = bundle.metrics
+    metrics = bundle.metrics
     logger.info(
         "Classifier of %d network(s): validation accuracy %s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
-        figures["members"],
-        f"{figures['validation_accuracy']:.4f}" if "validation_accuracy" in figures else "not measured",
-        figures["epochs"],
-        figures["seconds"],
-        f"{figures['tokens_per_second']:,.0f}",
-        figures["device"],
-        figures["precision"],
+        metrics["members"],
+        f"{metrics['validation_accuracy']:.4f}" if "validation_accuracy" in metrics else "not measured",
+        metrics["epochs"],
+        metrics["seconds"],
+        f"{metrics['tokens_per_second']:,.0f}",
+        metrics["device"],
+        metrics["precision"],
     )
     return bundle, history_frame(history)
 
@@ -133,7 +132,7 @@ def find_language_model_rate(
     training: LanguageModelTraining,
     finder: FinderOptions,
 ) -> pl.DataFrame:
-    """Range test on the language model's texts: columns ``rate``, ``loss`` (smoothed) and ``suggestion`` (constant)."""
+    """Range test of the language model: columns ``rate``, ``loss`` (smoothed) and ``suggestion`` (constant)."""
     from embedline.pipelines.text.language_learner import find_language_model_rate as find
 
     test = find(ids, load_vocabulary(vocabulary), network, training, finder)
@@ -150,7 +149,7 @@ def find_classifier_rate(
     training: ClassifierTraining,
     finder: FinderOptions,
 ) -> pl.DataFrame:
-    """Range test of the classifier's first stage: columns as of :func:`find_language_model_rate`."""
+    """Range test of the classifier's first stage: columns as in :func:`find_language_model_rate`."""
     from embedline.pipelines.text.classifier_learner import find_classifier_rate as find
 
     test = find(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training, finder)
@@ -162,7 +161,7 @@ def find_classifier_rate(
 def train_baseline(
     documents: Frame, split: SplitOptions, classes: Classes, baseline: BaselineOptions
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """TF-IDF and logistic regression, fitted on the network's training documents; predictions of the test split."""
+    """Fit TF-IDF and a logistic regression on the training documents; return test predictions and costs."""
     from embedline.pipelines.text.baseline import train_baseline as fit
 
     with about_frame("documents"):
@@ -171,7 +170,7 @@ def train_baseline(
 
 
 def predict(ids: pl.DataFrame, model: Bundle) -> pl.DataFrame:
-    """Class and probabilities of each test document."""
+    """Predict the class and the probabilities of each test document."""
     from embedline.pipelines.text.classifier_learner import predict_split
 
     return predict_split(ids, model)
@@ -186,7 +185,7 @@ def evaluate(
     ids: pl.DataFrame,
     report: ReportOptions,
 ) -> dict[str, Any]:
-    """Figures of the classifier and of the baseline on the same test documents; warns where it loses."""
+    """Metrics of the classifier and the baseline on the same test documents; warns if the baseline is better."""
     from embedline.pipelines.text.evaluation import evaluate as compare
     from embedline.pipelines.text.vocabulary import unknown_fractions
 
@@ -210,7 +209,7 @@ def evaluate(
 
 
 def predict_texts(texts: Frame, model: Bundle, prediction: PredictionOptions) -> pl.DataFrame:
-    """The rows with class, probabilities and, if asked for, the words that moved the decision."""
+    """Add the predicted class, the probabilities and, if set, the most influential words to each row."""
     from embedline.pipelines.text.predict import predict_texts as classify
 
     return classify(texts, model, prediction)
@@ -219,7 +218,7 @@ def predict_texts(texts: Frame, model: Bundle, prediction: PredictionOptions) ->
 def list_mistakes(
     predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, documents: Frame, report: ReportOptions
 ) -> pl.DataFrame:
-    """The test documents that the classifier is surest and wrong about."""
+    """List the classifier's most confident mistakes on the test documents."""
     from embedline.pipelines.text.evaluation import mistakes
 
     with about_frame("documents"):
@@ -228,21 +227,21 @@ def list_mistakes(
 
 
 def generate_samples(language_model: Bundle, samples: SampleOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Texts that the language model writes, and the most probable next words, for each prompt."""
+    """Generate texts and the most probable next words for each prompt."""
     from embedline.pipelines.text.generation import write_samples
 
     return write_samples(language_model, samples)
 
 
-def plot_language_model(history: pl.DataFrame) -> Figure:
-    """Loss, perplexity and learning rate of the language model's training."""
+def plot_language_model(history: pl.DataFrame) -> Plot:
+    """Plot the loss, the perplexity and the learning rate of the language model's training."""
     from embedline.pipelines.text.plots import training_plot
 
     return training_plot(history, "Training of the language model")
 
 
-def plot_training(history: pl.DataFrame) -> Figure:
-    """Loss, accuracy and learning rate of the classifier's training, stage by stage or, of several, one by one."""
+def plot_training(history: pl.DataFrame) -> Plot:
+    """Plot the loss, the accuracy and the learning rate of the classifier's training, by stage or by member."""
     from embedline.pipelines.text.plots import training_plot
 
     if history["member"].n_unique() > 1:
@@ -250,23 +249,23 @@ def plot_training(history: pl.DataFrame) -> Figure:
     return training_plot(history, "Training of the classifier")
 
 
-def plot_language_model_rates(rates: pl.DataFrame) -> Figure:
-    """Loss against learning rate in the language model's range test."""
+def plot_language_model_rates(rates: pl.DataFrame) -> Plot:
+    """Plot the loss against the learning rate in the language model's range test."""
     from embedline.training.plots import range_test_figure
 
     return range_test_figure(rates, "Learning-rate range test of the language model", "smoothed loss (nats a token)")
 
 
-def plot_classifier_rates(rates: pl.DataFrame) -> Figure:
-    """Loss against learning rate in the range test of the classifier's first stage."""
+def plot_classifier_rates(rates: pl.DataFrame) -> Plot:
+    """Plot the loss against the learning rate in the range test of the classifier's first stage."""
     from embedline.training.plots import range_test_figure
 
     title = "Learning-rate range test of the classifier's first stage"
     return range_test_figure(rates, title, "smoothed loss (nats a document)")
 
 
-def plot_confusion(predictions: pl.DataFrame, classes: Classes) -> Figure:
-    """Actual against predicted classes."""
+def plot_confusion(predictions: pl.DataFrame, classes: Classes) -> Plot:
+    """Plot actual against predicted classes."""
     from embedline.pipelines.text.plots import confusion_plot
 
     return confusion_plot(predictions, list(classes), "Test documents: actual and predicted classes")
@@ -274,8 +273,8 @@ def plot_confusion(predictions: pl.DataFrame, classes: Classes) -> Figure:
 
 def plot_calibration(
     predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, classes: Classes, report: ReportOptions
-) -> Figure:
-    """How often the model is right at each confidence."""
+) -> Plot:
+    """Plot the accuracy at each confidence."""
     from embedline.pipelines.text.plots import calibration_plot
 
     title = "Test documents: confidence and accuracy"

@@ -11,10 +11,10 @@ Preset = Literal["dl1", "ulmfit"]
 
 
 class Classes(RootModel[tuple[str, ...]]):
-    """``params:<source>.classes``: the labels as text, in the order of the model's outputs; none: no classifier.
+    """``params:<source>.classes``: the labels as text, in the order of the model's outputs; empty: no classifier.
 
-    Whole numbers become text: a label in a file is text, too, and has to be equal to it. Anything else that YAML does
-    not read as text is refused: ``no`` and ``off`` are both ``False``, and ``1.50`` is ``1.5``.
+    Integers become text, since labels in files are text. Other types are an error, since YAML changes the values:
+    ``no`` and ``off`` become ``False``, and ``1.50`` becomes ``1.5``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,7 +37,7 @@ class Classes(RootModel[tuple[str, ...]]):
 
 
 class Rates(BaseModel):
-    """Dropout rates of an encoder and of what follows it."""
+    """Dropout rates of an encoder and of the layer after it (``output``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,7 +68,7 @@ CLASSIFIER_RATES = {
 
 
 class EncoderOptions(BaseModel):
-    """Sizes and dropout rates of an :class:`.awd_lstm.Encoder`, all given."""
+    """Sizes and dropout rates of an :class:`.awd_lstm.Encoder`; all are required."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,7 +79,7 @@ class EncoderOptions(BaseModel):
 
 
 class LanguageModelOptions(BaseModel):
-    """A language model: a preset, any of its sizes and rates changed, all rates multiplied by ``drop_mult``."""
+    """A language model: a preset with optional changes of its sizes and rates; ``drop_mult`` multiplies all rates."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -92,14 +92,14 @@ class LanguageModelOptions(BaseModel):
     decoder_bias: bool | None = None
 
     def encoder(self) -> EncoderOptions:
-        """The encoder that it describes."""
+        """Options of the encoder."""
         changed = {name: getattr(self, name) for name in SIZES[self.preset] if getattr(self, name) is not None}
         rates = _rates(LANGUAGE_MODEL_RATES[self.preset], self.dropout, self.drop_mult)
         return EncoderOptions(**{**SIZES[self.preset], **changed}, rates=rates)
 
     @property
     def has_bias(self) -> bool:
-        """Whether the decoder adds a bias: dl1's does not, the others' do."""
+        """Whether the decoder has a bias: not in dl1, unless it is set."""
         return self.preset != "dl1" if self.decoder_bias is None else self.decoder_bias
 
     @model_validator(mode="after")
@@ -109,14 +109,14 @@ class LanguageModelOptions(BaseModel):
 
 
 class ClassifierOptions(BaseModel):
-    """What is set on top of the language model's encoder, and the dropout rates of the whole.
+    """The head on the language model's encoder, and the dropout rates of encoder and head.
 
     Attributes:
-        layers: sizes of the head's hidden layers: a list, or a number for one.
-        head_dropout: before each linear layer of the head: one rate, or one for each (``layers`` and the output). The
-            first default is the preset's output rate, which ``drop_mult`` multiplies, the others 0.1, which it does not
-        bptt: tokens that the gradient goes back through; a document is read in chunks of this length.
-        max_tokens: last tokens of a document whose outputs are pooled; those before only set the state.
+        layers: sizes of the head's hidden layers: a list, or a number for one layer.
+        head_dropout: rate before each linear layer of the head: one for all, or a list (``layers`` and the output). By
+            default the first rate is the preset's output rate times ``drop_mult``, and the others are 0.1.
+        bptt: tokens that the gradient flows back through; a document is read in chunks of this length.
+        max_tokens: tokens at the end of a document whose outputs are pooled; earlier ones only change the state.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -130,11 +130,11 @@ class ClassifierOptions(BaseModel):
     max_tokens: int = Field(default=1400, ge=1)
 
     def rates(self) -> Rates:
-        """The dropout rates of the encoder."""
+        """Dropout rates of the encoder."""
         return _rates(CLASSIFIER_RATES[self.preset], self.dropout, self.drop_mult)
 
     def head_rates(self) -> tuple[float, ...]:
-        """A rate for each linear layer of the head."""
+        """Dropout rate before each linear layer of the head."""
         n_linear = len(self.layers) + 1
         if self.head_dropout is None:
             return (self.rates().output, *[0.1] * (n_linear - 1))
@@ -160,11 +160,12 @@ def _rates(preset: Rates, changed: dict[Any, float], factor: float) -> Rates:
 
 
 class TextSettings(OptimizerOptions):
-    """What the trainings of both text networks have in common.
+    """Settings for training either text network.
 
     Attributes:
         alpha: weight of the activation regularisation (AR), the mean square of the last layer's outputs.
-        beta: weight of the temporal one (TAR), the mean square of their differences from a token to the next.
+        beta: weight of the temporal activation regularisation (TAR), the mean square of their differences between
+            consecutive tokens.
         early_stopping: monitors the loss of the split ``validation``, whose size is ``split.validation``: it holds out
             no documents of its own.
         threads: PyTorch threads on a CPU; all cores if None.
@@ -180,14 +181,14 @@ class TextSettings(OptimizerOptions):
 
 
 class LanguageModelTraining(TextSettings, FitOptions):
-    """How to train a language model; ``batch_size`` counts parallel streams.
+    """Settings for training a language model; ``batch_size`` is the number of parallel rows of the token stream.
 
     Attributes:
-        bptt: tokens of each stream that a step reads.
-        random_bptt: lengths drawn around ``bptt`` (95 %) or half of it (5 %), with a deviation of 5, with the learning
-            rate in proportion (Merity et al. 2017, §4.1); fixed when false.
-        tokens_per_epoch: training tokens read in an epoch, a random choice of documents; all when absent.
-        seed: one, and no ensemble: texts are written by one network, and a classifier starts from one.
+        bptt: tokens of each row in a batch.
+        random_bptt: draw the lengths around ``bptt`` (95 %) or half of it (5 %), with a standard deviation of 5, and
+            scale the learning rate in proportion (Merity et al. 2017, §4.1); false: fixed lengths.
+        tokens_per_epoch: training tokens of an epoch, a random choice of documents; None: all.
+        seed: a single one: there is no ensemble of language models, since a classifier starts from one network.
     """
 
     bptt: int = Field(default=70, ge=2)
@@ -200,9 +201,9 @@ class Stage(BaseModel):
     """A stage of gradual unfreezing (Howard & Ruder 2018, §3.3).
 
     Attributes:
-        unfrozen: layer groups that are trained, counted from the head: 1 is the head alone; null: all.
-        epochs: length, with a schedule of its own.
-        lr: peak rate of the head.
+        unfrozen: number of trained layer groups, counted from the head: 1 is only the head; null: all.
+        epochs: number of epochs; each stage has its own schedule.
+        lr: peak learning rate of the head.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -213,17 +214,17 @@ class Stage(BaseModel):
 
 
 class StageTraining(TextSettings, FitOptions):
-    """The training of one stage."""
+    """Settings for training one stage."""
 
 
 class ClassifierTraining(SeedOptions, TextSettings):
-    """How to fine-tune a classifier: ``stages`` say for how long which layers learn, and at what rate.
+    """Settings for fine-tuning a classifier: each of ``stages`` has its trained layer groups, epochs and learning rate.
 
-    One classifier for each of ``seeds``, all from the same language model; their probabilities are averaged by
-    ``weights``. With ``early_stopping`` each stage may end early, and the next one starts from its best epoch.
+    Each of ``seeds`` trains a classifier from the same language model; ``weights`` average their probabilities. With
+    ``early_stopping`` each stage may end early, and the next stage starts from its best epoch.
 
     Attributes:
-        rate_decay: each layer group learns this much slower than the one above it.
+        rate_decay: learning rate of a layer group divided by that of the group below it (nearer the input).
     """
 
     batch_size: int = Field(ge=2)  # batch-norm takes two
@@ -231,6 +232,6 @@ class ClassifierTraining(SeedOptions, TextSettings):
     rate_decay: float = Field(default=2.6, ge=1.0)
 
     def of_stage(self, stage: Stage) -> StageTraining:
-        """Options of the training of one stage."""
+        """Settings for training one stage."""
         shared = self.model_dump(exclude={"stages", "rate_decay", "seeds", "weights"})
         return StageTraining(**shared, epochs=stage.epochs, lr=stage.lr)

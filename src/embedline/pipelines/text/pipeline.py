@@ -1,4 +1,4 @@
-"""The learner as a modular pipeline, instantiated for a source by its namespace."""
+"""The text learner as modular pipelines; the namespace of a pipeline is the source."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -10,9 +10,9 @@ def create_pipeline(source: str, *, documents: str | None = None, language_model
 
     Args:
         source: namespace: parameters are read from ``params:<source>.…``, artifacts are named ``<source>.…``.
-        documents: canonical frame to learn from; ``<source>.documents`` unless given.
-        language_model: a language model to start from, such as ``imdb.language_model``, instead of one of its own;
-            its words are matched with those of the documents.
+        documents: frame of documents; None: ``<source>.documents``.
+        language_model: stored language model to start from, such as ``imdb.language_model``, instead of training one;
+            its vocabulary is matched with that of the documents.
     """
     learner = [*_token_nodes(), *_classifier_nodes(), *_report_nodes()]
     inputs = {"documents": documents or f"{source}.documents"}
@@ -27,7 +27,7 @@ def create_prediction_pipeline(source: str, *, texts: str | None = None) -> Pipe
     """Classify the rows of a table of texts with the stored model of ``source``; nothing else is read.
 
     Args:
-        texts: a frame with a column of texts; ``<source>.texts`` unless given.
+        texts: a frame with a column of texts; None: ``<source>.texts``.
     """
     node = Node(
         nodes.predict_texts,
@@ -40,12 +40,12 @@ def create_prediction_pipeline(source: str, *, texts: str | None = None) -> Pipe
 
 
 def create_finder_pipeline(source: str, *, language_model: str | None = None) -> Pipeline:
-    """Range tests of the learning rates of ``source``: of its language model, and of its classifier's first stage.
+    """Learning-rate range tests of the language model and of the classifier's first stage.
 
-    Reads the ids and the vocabulary that a run of ``source`` has stored, and the language model for the classifier's.
+    They read the ids, the vocabulary and the language model that a run of ``source`` has stored.
 
     Args:
-        language_model: the one that the classifier starts from; ``<source>.language_model`` unless given.
+        language_model: language model that the classifier starts from; None: ``<source>.language_model``.
     """
     inputs = {name: f"{source}.{name}" for name in ("ids", "vocabulary", "language_model")}
     if language_model:

@@ -1,4 +1,4 @@
-"""Plots of a text model, as Plotly figures from the artifacts that the pipeline stores."""
+"""Plotly plots of a text model, from the artifacts that the pipeline stores."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,14 +15,14 @@ from embedline.training.plots import LAYOUT as LOOK
 HELD_OUT = (SECOND, "#059669")
 MARGIN = {"l": 72, "r": 64, "t": 88, "b": 64}  # room for a second axis and for the names of the stages
 LAYOUT = {**LOOK, "margin": MARGIN}
-# What a training measures on held-out text: as a share of 1, or in a unit of its own.
+# Metrics of the validation documents: fractions (0 to 1), and others.
 LOSS = "validation_loss"
-SHARES = ("accuracy", "next_word_accuracy")
-FIGURES = ("perplexity", *SHARES)
+FRACTIONS = ("accuracy", "next_word_accuracy")
+METRICS = ("perplexity", *FRACTIONS)
 
 
 def confusion_plot(predictions: pl.DataFrame, classes: Sequence[str], title: str) -> go.Figure:
-    """Counts of actual against predicted classes, shaded by the share of the actual class."""
+    """Counts of actual against predicted classes, coloured by the fraction of the actual class."""
     actual, probabilities = prediction_arrays(predictions, classes)
     return confusion_figure(actual, probabilities, classes, title).update_layout(margin=MARGIN)
 
@@ -34,9 +34,9 @@ def calibration_plot(
     title: str,
     n_bins: int = 15,
 ) -> go.Figure:
-    """Reliability diagram of the classifier and its baseline: accuracy by confidence, with the documents' counts below.
+    """Reliability diagram of the classifier and its baseline: accuracy by confidence, and below it the document counts.
 
-    Points on the diagonal are honest, those below it too sure (Guo et al. 2017).
+    Points on the diagonal are calibrated, points below it overconfident (Guo et al. 2017).
     """
     models = {"classifier": prediction_arrays(predictions, classes)}
     if baseline_predictions is not None:
@@ -46,18 +46,20 @@ def calibration_plot(
 
 
 def training_plot(history: pl.DataFrame, title: str) -> go.Figure:
-    """Loss, figures of the held-out rows and learning rate over the training; stages are marked where there are any.
+    """Plot the loss, the validation metrics and the learning rate of a training, and mark its stages if it has any.
 
     Args:
-        history: in the order of the training ``epoch``, ``lr``, ``train_loss`` (nats) and any of :data:`LOSS` and
-            :data:`FIGURES`, null where they were not measured; ``stage`` (a name, or a number from 0) in a training of
-            several, each of which may count its epochs from 0 again.
+        history: in the order of the training, ``epoch``, ``lr``, ``train_loss`` (nats) and any of :data:`LOSS` and
+            :data:`METRICS` (null in rows without a measurement); with stages also ``stage``, a name or a number from 0.
+            Each stage may count its epochs from 0.
     """
     if missing := [name for name in ("epoch", "lr", "train_loss") if name not in history.columns]:
         raise DataError(f"the history has no column {missing[0]!r}; it has: {', '.join(history.columns)}")
     position = _position(history)
-    measured = [name for name in FIGURES if name in history.columns and history[name].null_count() < len(history)][:2]
-    two_scales = len({name in SHARES for name in measured}) == 2  # a perplexity and a share do not fit on one axis
+    measured = [name for name in METRICS if name in history.columns and history[name].null_count() < len(history)][:2]
+    two_scales = (
+        len({name in FRACTIONS for name in measured}) == 2
+    )  # a perplexity and a fraction do not fit on one axis
     heights = [0.46, 0.32, 0.22] if measured else [0.7, 0.3]
     figure = make_subplots(
         rows=len(heights),
@@ -71,15 +73,15 @@ def training_plot(history: pl.DataFrame, title: str) -> go.Figure:
         x=position, y=history["train_loss"], name="training loss", line={"color": ACCENT, "width": 1.5}, row=1, col=1
     )
     if LOSS in history.columns:
-        _held_out(figure, position, history[LOSS].alias("loss"), INK, row=1, col=1)
+        _add_metric(figure, position, history[LOSS].alias("loss"), INK, row=1, col=1)
     for place, name in enumerate(measured):
         second = place == 1 and two_scales
-        _held_out(figure, position, history[name], HELD_OUT[place], row=2, col=1, secondary_y=second)
+        _add_metric(figure, position, history[name], HELD_OUT[place], row=2, col=1, secondary_y=second)
         if place == 0 or two_scales:
             text = name.replace("_", " ") if two_scales or len(measured) == 1 else "held-out rows"
             figure.update_yaxes(
                 title={"text": text, "font": {"color": HELD_OUT[place] if two_scales else INK}},
-                tickformat=".1%" if name in SHARES else None,
+                tickformat=".1%" if name in FRACTIONS else None,
                 showgrid=not second,
                 tickmode="auto",  # by default a second axis takes the places of the first one's ticks
                 nticks=5,
@@ -99,14 +101,14 @@ def training_plot(history: pl.DataFrame, title: str) -> go.Figure:
     return figure.update_layout(
         title={"text": title, "yref": "container", "y": 1 - 28 / height},
         height=height,
-        # In the container's measure: the names of the stages stand between the legend and the panels.
+        # Relative to the container: the names of the stages are between the legend and the panels.
         legend={"orientation": "h", "yref": "container", "y": 1 - 48 / height, "yanchor": "top", "x": 0},
         **LAYOUT | {"margin": {**MARGIN, "t": 112 if "stage" in history.columns else 88}},
     )
 
 
-def _held_out(figure: go.Figure, position: pl.Series, values: pl.Series, colour: str, **place: Any) -> None:
-    """Draw one figure of the held-out rows where it was measured."""
+def _add_metric(figure: go.Figure, position: pl.Series, values: pl.Series, colour: str, **place: Any) -> None:
+    """Draw one metric of the validation documents in the rows that have it."""
     known = values.is_not_null()
     figure.add_scatter(
         x=position.filter(known),
@@ -119,12 +121,12 @@ def _held_out(figure: go.Figure, position: pl.Series, values: pl.Series, colour:
 
 
 def _stage_starts(stages: pl.Series) -> list[int]:
-    """Rows at which a stage begins."""
+    """Rows in which a stage begins."""
     return [row for row in range(len(stages)) if row == 0 or stages[row] != stages[row - 1]]
 
 
 def _position(history: pl.DataFrame) -> pl.Series:
-    """Epochs since the beginning of the training, float64 [rows]; a stage that counts from 0 again goes on instead."""
+    """Epochs since the beginning of the training, float64 [rows], even if each stage counts its epochs from 0."""
     epochs = history["epoch"].cast(pl.Float64).to_list()
     offset, position = 0.0, []
     for row, epoch in enumerate(epochs):
@@ -135,7 +137,7 @@ def _position(history: pl.DataFrame) -> pl.Series:
 
 
 def _mark_stages(figure: go.Figure, stages: pl.Series, position: pl.Series) -> None:
-    """A dotted line where each stage begins (the end of the one before), and its name above its middle."""
+    """Draw a dotted line at the start of each stage, and its name above its middle."""
     starts = _stage_starts(stages)
     borders = [0.0, *(position[row - 1] for row in starts[1:]), position[-1]]
     for border in borders[1:-1]:

@@ -1,6 +1,6 @@
-"""Classes of texts from a stored classifier alone, and the words that moved the decision.
+"""Predict the classes of texts with a stored classifier, and explain the predictions.
 
-Light to import: PyTorch comes with the classifier.
+PyTorch is imported inside the functions, so that this module is quick to import.
 """
 
 import logging
@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from embedline.errors import DataError
-from embedline.pipelines.text.explain import ExplanationOptions, first_order, moved_by, occlude, readable_words
+from embedline.pipelines.text.explain import (
+    ExplanationOptions,
+    estimate_occlusion,
+    occlude,
+    readable_words,
+    strongest_words,
+)
 from embedline.pipelines.text.generation import VocabularyLike, load_bundle
 
 if TYPE_CHECKING:
@@ -27,17 +33,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Ids = NDArray[np.integer]
-EXCERPT = 80  # characters of a text that stand for it in a frame
-BLOCK_TEXTS = 50_000  # tokenized and classified at a time: bounds memory
-FEW_TEXTS = 100  # read without the progress bar and the processes of a corpus
+EXCERPT = 80  # characters of a text in a frame of predictions
+BLOCK_TEXTS = 50_000  # texts that are tokenized and classified at a time: limits the memory
+FEW_TEXTS = 100  # texts that are tokenized without a progress bar and without processes
 
 
 class PredictionOptions(BaseModel):
-    """What to predict of a frame, and how.
+    """How to predict the rows of a frame.
 
     Attributes:
-        column: column that holds the texts.
-        words: how many words that moved the decision to name for each row; 0 names none, which is far quicker.
+        column: name of the column with the texts.
+        words: number of the most influential words to list for each row; 0 lists none, which is far faster.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,17 +54,17 @@ class PredictionOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A classifier with what it needs to read raw text.
+    """A classifier with its vocabulary and tokenizer settings: it predicts raw texts.
 
     Attributes:
-        probabilities: probabilities float64 [N, C] of documents, each an array of ids [T >= 1].
-        estimate: guess [T] of what occluding each position of a document does to the log-odds of a class; see
-            :func:`first_order_together`.
-        vocabulary: token ids.
+        probabilities: function from documents (arrays of ids [T >= 1]) to class probabilities float64 [N, C].
+        estimate: function from a document and a class to the estimated influence of each position, float64 [T]; see
+            :func:`estimate_ensemble_occlusion`.
+        vocabulary: ids of tokens.
         tokens: settings of the tokenizer that the classifier was trained with.
         classes: labels in the order of the probabilities.
-        pooled_tokens: last tokens of a document whose outputs the classifier pools; explanations go no further back.
-        few_texts: up to so many are tokenized in this process, without the progress bar of a corpus.
+        pooled_tokens: number of tokens at the end of a document that the classifier pools; only these are explained.
+        few_texts: at most this number of texts is tokenized in this process, without a progress bar.
     """
 
     probabilities: Callable[[Sequence[Ids]], NDArray[np.float64]]
@@ -71,7 +77,7 @@ class Predictor:
 
     @classmethod
     def from_bundle(cls, bundle: "ModelBundle") -> Self:
-        """The classifier, or the ensemble, of a stored bundle, on the GPU where there is one.
+        """Load the classifier or the ensemble of a stored bundle; on the GPU if there is one.
 
         Raises:
             DataError: if the bundle holds another kind of model, or is broken.
@@ -88,20 +94,20 @@ class Predictor:
             )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         probabilities = partial(class_probabilities, network, device=device)
-        estimate = partial(first_order_together, network.to(device), vocabulary.unknown)
+        estimate = partial(estimate_ensemble_occlusion, network.to(device), vocabulary.unknown)
         return cls(probabilities, estimate, vocabulary, tokens, tuple(classes), bundle.config["max_tokens"])
 
     def predict(self, texts: Sequence[str]) -> pl.DataFrame:
-        """Class of each text, in order.
+        """Predict the class of each text, in order.
 
-        An empty text, or one without a known word, gets what the classifier makes of nothing: a warning says so.
+        A text without a known word gets the prediction of an empty document, and a warning.
 
         Returns:
             Columns ``text`` (excerpt of at most 80 characters), ``predicted``, ``confidence`` (its probability, f64)
             and ``p_<class>`` (f64) for each class.
 
         Raises:
-            DataError: if a text is no string, or the classifier's probabilities are not finite.
+            DataError: if a text is not a string, or the classifier's probabilities are not finite.
         """
         blocks = [self._classify(texts[at : at + BLOCK_TEXTS], at) for at in range(0, len(texts), BLOCK_TEXTS)]
         found = np.concatenate(blocks) if blocks else np.zeros((0, len(self.classes)))
@@ -117,21 +123,19 @@ class Predictor:
         )
 
     def explain(self, text: str, options: ExplanationOptions | None = None) -> pl.DataFrame:
-        """How each word moved the decision: the change when it is occluded (Zeiler & Fergus 2014; Li et al. 2016).
+        """Compute the influence of each word on the decision by occlusion (Zeiler & Fergus 2014; Li et al. 2016).
 
-        The influence of a word is the log-odds of the predicted class minus its log-odds with the word's token replaced
-        by the unknown token: above 0 the word speaks for the class, below 0 against it. Special tokens stay as they
-        are, and so do the counts that belong to them; a word that the vocabulary lacks is the unknown token already and
-        has the influence 0.
+        The influence of a word is the log-odds of the predicted class, minus its log-odds after the unknown token has
+        replaced the word's token: above 0 the word supports the class, below 0 it contradicts it. Special tokens and
+        their counts are not occluded; a word outside the vocabulary is the unknown token and has the influence 0.
 
-        Each occlusion reads the document again. Where all of them would exceed ``options.budget``, the words are ranked
-        by a gradient and the first of the ranking are occluded; the others keep their estimate, and ``exact`` says so.
-        A limit of occlusion in general: of two words that say the same, each may have the influence 0, since the other
-        one is still there.
+        Each occlusion reads the document again. If all of them would exceed ``options.budget``, a gradient ranks the
+        words, and only the first ones are occluded; the others keep their estimate and have ``exact`` false. A limit of
+        occlusion in general: two words of the same meaning may each have the influence 0, since the other one remains.
 
         Returns:
-            Columns ``position`` (i64, index of the word's token in the document), ``word`` (as a reader would write
-            it), ``influence`` (f64, natural logarithm) and ``exact`` (bool: occluded, not estimated), by position.
+            Columns ``position`` (i64, index of the word's token in the document), ``word`` (readable spelling),
+            ``influence`` (f64, natural logarithm) and ``exact`` (bool: occluded, not estimated), sorted by position.
         """
         from embedline.pipelines.text.tokenizer import tokenize_texts
 
@@ -143,35 +147,36 @@ class Predictor:
         tail = ids[first:]
         readable = [(at, word) for at, word in readable_words(tokens, self.vocabulary.specials) if at >= first]
         known = [at - first for at, _ in readable if ids[at] != self.vocabulary.unknown]
-        influence = self._influences(tail, known, predicted, max(options.least, options.budget // len(tail)))
+        influence = self._influences(tail, known, predicted, max(options.min_occlusions, options.budget // len(tail)))
         return pl.DataFrame(
             [(at, word, *influence.get(at - first, (0.0, True))) for at, word in readable],
             schema={"position": pl.Int64, "word": pl.String, "influence": pl.Float64, "exact": pl.Boolean},
             orient="row",
         )
 
-    def _influences(self, ids: Ids, positions: list[int], label: int, most: int) -> dict[int, tuple[float, bool]]:
-        """Influence of each position, exact for ``most`` of them."""
+    def _influences(self, ids: Ids, positions: list[int], label: int, n_exact: int) -> dict[int, tuple[float, bool]]:
+        """Influence of each position, and whether it is exact, which at most ``n_exact`` are."""
         if not positions:
             return {}
         found: dict[int, tuple[float, bool]] = {}
-        if len(positions) > most:
+        if len(positions) > n_exact:
             estimates = self.estimate(ids, label)
             found = {at: (float(estimates[at]), False) for at in positions}
-            positions = sorted(positions, key=lambda at: -abs(estimates[at]))[:most]
+            positions = sorted(positions, key=lambda at: -abs(estimates[at]))[:n_exact]
         exact = occlude(self._checked, ids, positions, label=label, unknown=self.vocabulary.unknown)
         return found | {at: (value, True) for at, value in exact.items()}
 
     def predict_frame(self, texts: Any, options: PredictionOptions) -> pl.DataFrame:
-        """The columns of a frame and, beside them, ``predicted``, ``confidence``, ``p_<class>`` … of each row.
+        """Add the columns ``predicted``, ``confidence`` and ``p_<class>`` for each class to the columns of a frame.
 
-        A missing text counts as an empty one. With ``options.words`` above 0 the column ``moved_by`` names the words.
+        A missing text counts as empty. If ``options.words`` is above 0, the column ``moved_by`` lists the most
+        influential words.
 
         Args:
-            texts: frame of any engine that Narwhals knows, with the texts in the column ``options.column``.
+            texts: frame of any engine that Narwhals supports, with the texts in the column ``options.column``.
 
         Raises:
-            DataError: if the column is missing or holds no strings, or a column has the name of a result.
+            DataError: if the column is missing or does not hold strings, or a column has the name of a result.
         """
         frame = nw.from_native(texts, eager_only=True).to_polars()
         if options.column not in frame.columns:
@@ -187,8 +192,8 @@ class Predictor:
         rows = column.cast(pl.String).fill_null("").to_list()
         found = self.predict(rows).drop("text")
         if options.words:
-            named = [moved_by(self.explain(text), options.words) for text in rows]
-            found = found.with_columns(pl.Series("moved_by", named, dtype=pl.String))
+            listed = [strongest_words(self.explain(text), options.words) for text in rows]
+            found = found.with_columns(pl.Series("moved_by", listed, dtype=pl.String))
         return frame.hstack(found)
 
     def _classify(self, texts: Sequence[str], first: int) -> NDArray[np.float64]:
@@ -210,13 +215,15 @@ class Predictor:
         return [row if len(row) else self._ids([]) for row in np.split(ids, offsets[1:-1])]
 
     def _ids(self, tokens: Sequence[str]) -> Ids:
-        """Ids of a document; one unknown token where rules without a start mark make nothing of an empty text."""
+        """Ids of a document; one unknown token for an empty text if the rules have no start token."""
         return np.asarray(self.vocabulary.ids(tokens) if tokens else [self.vocabulary.unknown], dtype=np.int64)
 
     def _checked(self, documents: Sequence[Ids]) -> NDArray[np.float64]:
         found = self.probabilities(documents)
         if found.shape != (len(documents), len(self.classes)):
-            raise DataError(f"the classifier tells {found.shape[1]} classes apart, and {len(self.classes)} are named")
+            raise DataError(
+                f"the classifier has {found.shape[1]} classes, but {len(self.classes)} names of classes are stored"
+            )
         if not np.isfinite(found).all():
             raise DataError("the classifier's probabilities are not finite numbers: its training has diverged")
         return found
@@ -235,16 +242,18 @@ class Predictor:
                 logger.warning("Text %s: %s; the prediction says nothing", shown, fault)
 
 
-def first_order_together(network: "ClassifierEnsemble", unknown: int, ids: Ids, label: int) -> NDArray[np.float64]:
-    """:func:`.explain.first_order` [T] of an ensemble: to first order, its members' put together.
+def estimate_ensemble_occlusion(
+    network: "ClassifierEnsemble", unknown: int, ids: Ids, label: int
+) -> NDArray[np.float64]:
+    """:func:`.explain.estimate_occlusion` float64 [T] for an ensemble, combined from its members.
 
-    With the mean probability p of the class, members' p_m and weights w_m, the log-odds change by
+    With the mean probability p of the class, the members' p_m and weights w_m, the log-odds change by
     ``d log(p / (1 - p)) = sum of w_m p_m (1 - p_m) d log(p_m / (1 - p_m)) / (p (1 - p))``.
     """
     from embedline.pipelines.text.classifier_learner import class_probabilities
 
     members = network.members
-    changes = [first_order(member, unknown, ids, label) for member in members]
+    changes = [estimate_occlusion(member, unknown, ids, label) for member in members]
     if len(members) == 1:
         return changes[0]
     found = np.stack([class_probabilities(member, [ids])[0] for member in members])  # [M, C]
@@ -254,12 +263,12 @@ def first_order_together(network: "ClassifierEnsemble", unknown: int, ids: Ids, 
 
 
 def _variance(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float64]:
-    """``p (1 - p)`` [M] of one class; ``1 - p`` is summed from the others, as it keeps its digits near 0 so."""
+    """``p (1 - p)`` [M] of one class; ``1 - p`` is the sum of the others, which stays exact near 0."""
     return np.asarray(probabilities[:, label] * np.delete(probabilities, label, axis=1).sum(axis=1))
 
 
 def excerpt(text: str, length: int = EXCERPT) -> str:
-    """The beginning of a text on one line, with an ellipsis where it was cut."""
+    """The beginning of a text on one line, with an ellipsis if it was cut."""
     line = " ".join(text[: 4 * length].split())
     return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1].rstrip() + "…"
 

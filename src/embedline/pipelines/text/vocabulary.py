@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from embedline.errors import DataError
-from embedline.pipelines.text.detokenize import readable
+from embedline.pipelines.text.detokenize import detokenize
 from embedline.pipelines.text.preprocessing import RULES, RuleName
 from embedline.pipelines.text.splits import SPLITS, TEST, TRAIN, UNLABELLED, SplitOptions, assign_splits
 from embedline.pipelines.text.tokenizer import flat_lists, list_column
@@ -106,7 +106,7 @@ class Vocabulary(BaseModel):
 
     def detokenize(self, ids: Iterable[int]) -> str:
         """Readable text of ids: capitals and repetitions back in place, no spaces before punctuation."""
-        return readable(self.words(ids))
+        return detokenize(self.words(ids))
 
 
 def load_vocabulary(document: str | dict[str, Any], rules: RuleName | None = None) -> Vocabulary:

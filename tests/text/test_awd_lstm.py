@@ -139,7 +139,7 @@ def test_one_mask_of_a_sequence_holds_for_all_its_steps() -> None:
     assert torch.equal(SequenceDropout(0.0)(input), input)
 
 
-def test_the_share_that_is_dropped_is_the_rate_and_the_mean_is_kept() -> None:
+def test_the_fraction_that_is_dropped_is_the_rate_and_the_mean_is_kept() -> None:
     output = SequenceDropout(0.3)(torch.ones(2, 1000, 100))
     deviation = math.sqrt(0.3 * 0.7 / 100_000)  # steps share their mask: 1000 sequences x 100 features
     assert abs((output == 0).double().mean().item() - 0.3) < 4 * deviation

@@ -18,12 +18,12 @@ from embedline.pipelines.text.classifier import TextClassifier
 from embedline.pipelines.text.explain import (
     EMBEDDING,
     ExplanationOptions,
-    first_order,
+    estimate_occlusion,
+    locate_words,
     log_odds,
-    moved_by,
     occlude,
-    place_words,
     readable_words,
+    strongest_words,
 )
 from embedline.pipelines.text.generation import load_bundle
 from embedline.pipelines.text.options import EncoderOptions, Rates
@@ -36,7 +36,7 @@ WEIGHTS = dict(zip(TOKENS, [0.0, 0.0, 0.4, 0.5, 0.1, 0.0, 0.0, 1.5, -2.0, 0.01, 
 
 
 class WordList:
-    """The part of a vocabulary that predictions use."""
+    """The methods of a vocabulary that predictions use."""
 
     tokens, specials, unknown, padding = TOKENS, SPECIALS, 0, 1
 
@@ -148,7 +148,7 @@ class TestPredict:
 
     def test_classes_that_the_classifier_does_not_have(self, predictor: Predictor) -> None:
         three = dataclasses.replace(predictor, classes=("neg", "pos", "mixed"))
-        with pytest.raises(DataError, match="tells 2 classes apart, and 3 are named"):
+        with pytest.raises(DataError, match="has 2 classes, but 3 names"):
             three.predict(["good"])
 
     def test_a_diverged_classifier_is_named(self, predictor: Predictor, classifier: Classifier) -> None:
@@ -177,22 +177,22 @@ class TestExplain:
     def test_a_text_without_known_words(self, predictor: Predictor) -> None:
         frame = predictor.explain("zorgon glib")
         assert frame.rows() == [(1, "zorgon", 0.0, True), (2, "glib", 0.0, True)]
-        assert moved_by(frame, 5) == ""
+        assert strongest_words(frame, 5) == ""
 
     def test_budget_occludes_the_first_of_the_ranking(self, predictor: Predictor, classifier: Classifier) -> None:
         words = ["the"] * 400
         words[137], words[301] = "bad", "great"  # positions 138 and 302, after xxbos
-        frame = predictor.explain(" ".join(words), ExplanationOptions(budget=401 * 20, least=1))
+        frame = predictor.explain(" ".join(words), ExplanationOptions(budget=401 * 20, min_occlusions=1))
         assert classifier.documents == 1 + (1 + 20)  # the class, then the document and its occlusions
         assert frame["exact"].sum() == 20 and len(frame) == 400
         found = dict(zip(frame["position"], frame.select("word", "influence", "exact").rows(), strict=True))
         assert found[138] == ("bad", pytest.approx(-2.0), True)
         assert found[302] == ("great", pytest.approx(3.0), True)
         assert sorted(set(frame["influence"].round(9))) == [-2.0, 0.005, 0.01, 3.0]  # estimated: half of the weight
-        assert moved_by(frame, 2) == "great +3.00, bad -2.00"
+        assert strongest_words(frame, 2) == "great +3.00, bad -2.00"
 
     def test_least_holds_for_long_documents(self, predictor: Predictor) -> None:
-        frame = predictor.explain("the " * 300, ExplanationOptions(budget=1, least=7))
+        frame = predictor.explain("the " * 300, ExplanationOptions(budget=1, min_occlusions=7))
         assert frame["exact"].sum() == 7
 
     def test_only_the_end_of_a_long_text_is_explained(self, predictor: Predictor, classifier: Classifier) -> None:
@@ -227,7 +227,7 @@ class TestFirstOrder:
     def test_it_is_the_derivative_towards_the_unknown_word(self) -> None:
         network = self.network(bptt=50)
         ids = np.array([2, 7, 9, 7, 12, 11])
-        found = first_order(network, 0, ids, 1)
+        found = estimate_occlusion(network, 0, ids, 1)
         step = 0.02
         table = network.encoder.embedding.weight.detach()
         for at in range(len(ids)):
@@ -245,7 +245,7 @@ class TestFirstOrder:
         assert torch.equal(table, network.encoder.embedding.weight)
 
     def test_an_unknown_word_has_none(self) -> None:
-        found = first_order(self.network(bptt=2), 0, np.array([2, 0, 9, 0, 12]), 0)
+        found = estimate_occlusion(self.network(bptt=2), 0, np.array([2, 0, 9, 0, 12]), 0)
         assert found[[1, 3]].tolist() == [0.0, 0.0]
         assert np.abs(found[[2, 4]]).min() > 0
 
@@ -283,9 +283,9 @@ def test_readable_words() -> None:
     assert readable_words(["xxrep", "900000", "!"], ["xxrep"]) == [(2, "!" * 20)]
 
 
-def test_place_words() -> None:
+def test_locate_words() -> None:
     text = "The FILM isn't GOOD<br />the end İ good"
-    places = place_words(text, ["the", "film", "is", "n't", "GOOD", "↵", "the", "end", "good"])
+    places = locate_words(text, ["the", "film", "is", "n't", "GOOD", "↵", "the", "end", "good"])
     assert [text[slice(*place)] if place else None for place in places] == [
         "The",
         "FILM",
@@ -299,12 +299,12 @@ def test_place_words() -> None:
     ]
 
 
-def test_moved_by_names_the_strongest_single_words() -> None:
+def test_strongest_words_names_the_strongest_single_words() -> None:
     frame = pl.DataFrame(
         {"word": ["a", "b", "c", "d"], "influence": [0.3, -1.2, 9.0, 0.0], "exact": [True, True, False, True]}
     )
-    assert moved_by(frame, 5) == "b -1.20, a +0.30"
-    assert moved_by(frame, 1) == "b -1.20"
+    assert strongest_words(frame, 5) == "b -1.20, a +0.30"
+    assert strongest_words(frame, 1) == "b -1.20"
 
 
 def test_excerpt() -> None:

@@ -1,4 +1,4 @@
-"""The traces of the figures hold the values of the frames that they are drawn from."""
+"""The traces of the plots hold the values of the frames that they are drawn from."""
 
 from typing import Any
 
@@ -96,7 +96,7 @@ def test_numbered_stages_are_counted_from_one() -> None:
     assert {note.text: note.x for note in figure.layout.annotations} == {"stage 1": 0.5, "stage 2": 1.5}
 
 
-def test_a_perplexity_and_a_share_have_an_axis_each() -> None:
+def test_a_perplexity_and_a_fraction_have_an_axis_each() -> None:
     history = HISTORY.drop("stage", "validation_loss")[:2].with_columns(perplexity=pl.Series([None, 70.0]))
     figure = training_plot(history, "Training")
     axes = {trace.name: trace.yaxis for trace in figure.data}
@@ -107,7 +107,7 @@ def test_a_perplexity_and_a_share_have_an_axis_each() -> None:
     assert not figure.layout.annotations
 
 
-def test_two_shares_lie_on_one_axis() -> None:
+def test_two_fractions_lie_on_one_axis() -> None:
     figure = training_plot(HISTORY.with_columns(next_word_accuracy=pl.col("accuracy") - 0.1), "Training")
     axes = {trace.name: trace.yaxis for trace in figure.data}
     assert axes["held-out next word accuracy"] == axes["held-out accuracy"]

@@ -1,11 +1,33 @@
-"""Services as Kedro datasets: the file that a run writes, and the champion of MLflow's model registry."""
+"""Trained models as Kedro datasets: model bundles, services, and the champion of MLflow's model registry."""
 
 from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
+from kedro.io.core import get_filepath_str
 
-from embedline.datasets.bundle import Bundle
+from embedline.datasets.files import Bytes
 from embedline.errors import DataError
+
+
+class Bundle(Bytes):
+    """:class:`embedline.training.model_file.ModelBundle` in one file."""
+
+    @staticmethod
+    def kind() -> Any:
+        """The class of the content, imported when a file is read, since it needs PyTorch."""
+        from embedline.training.model_file import ModelBundle
+
+        return ModelBundle
+
+    def load(self) -> Any:
+        """Read the newest version, or the one asked for."""
+        path = get_filepath_str(self._get_load_path(), self._protocol)
+        return self.kind().from_bytes(self._fs.cat_file(path), name=path)
+
+    def save(self, data: Any) -> None:
+        """Write ``data`` as the version of this run."""
+        with self._fs.open(get_filepath_str(self._get_save_path(), self._protocol), "wb") as file:
+            file.write(data.to_bytes())
 
 
 class Service(Bundle):
@@ -13,7 +35,7 @@ class Service(Bundle):
 
     @staticmethod
     def kind() -> Any:
-        """The class, imported when a file is read: it needs PyTorch."""
+        """The class of the content, imported when a file is read, since it needs PyTorch."""
         from embedline.serving.service import Service
 
         return Service
@@ -22,12 +44,12 @@ class Service(Bundle):
 class Champion(AbstractDataset[None, Any]):
     """The champion of a registered model, as :class:`embedline.serving.service.Service`; it is only read.
 
-    A run that publishes moves the alias (:mod:`embedline.hooks.publish`), under the name that stands here.
+    A run that publishes moves the alias (:mod:`embedline.hooks.publish`) of the model with this name.
 
     Args:
-        name: of the registered model.
-        alias: of the version.
-        tracking_uri: MLflow's, that of ``mlflow.yml``.
+        name: name of the registered model.
+        alias: alias of the version.
+        tracking_uri: tracking URI of MLflow, as in ``mlflow.yml``.
     """
 
     def __init__(
@@ -37,7 +59,7 @@ class Champion(AbstractDataset[None, Any]):
 
     @property
     def uri(self) -> str:
-        """What ``mlflow models serve -m`` takes."""
+        """Address of the model, such as for ``mlflow models serve -m``."""
         return f"models:/{self.name}@{self.alias}"
 
     def load(self) -> Any:

@@ -180,7 +180,7 @@ def test_random_cuts_end_where_the_row_does_and_rise() -> None:
         assert all(after > before for before, after in zip([0, *cuts], cuts, strict=False))
 
 
-def test_random_lengths_follow_their_law() -> None:
+def test_random_lengths_follow_their_distribution() -> None:
     n_batches = 20_000
     lengths = np.diff([0, *random_cuts(round(n_batches * 68.25), n_batches, 70, numbers())])
     assert lengths.mean() == pytest.approx(68.25)

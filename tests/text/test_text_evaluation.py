@@ -17,7 +17,7 @@ from embedline.pipelines.text.evaluation import (
     mistakes,
     prediction_arrays,
     prediction_frame,
-    readable,
+    resolve_html,
 )
 
 CLASSES = ["neg", "pos"]
@@ -122,8 +122,8 @@ def test_the_bins_of_the_report_are_used() -> None:
     ]
 
 
-def test_a_figure_is_not_overwritten() -> None:
-    with pytest.raises(DataError, match="figures of the classifier already have 'accuracy'"):
+def test_a_metric_is_not_overwritten() -> None:
+    with pytest.raises(DataError, match="metrics of the classifier already have 'accuracy'"):
         evaluate(OURS, None, CLASSES, classifier={"accuracy": 0.99})
 
 
@@ -172,7 +172,7 @@ def test_a_mistake_without_its_text_is_named() -> None:
     ],
 )
 def test_html_is_resolved(text: str, shown: str) -> None:
-    assert readable(text) == shown
+    assert resolve_html(text) == shown
 
 
 def test_an_excerpt_is_shorter_than_the_text() -> None:
