@@ -72,8 +72,8 @@ class ChangeDetector:
         self._datasets = {name: catalog.get(name) for name in sorted(pipeline.datasets()) if not is_parameter(name)}
         self._storages = {name: storage_of(dataset) for name, dataset in self._datasets.items()}
         self._outputs = pipeline.outputs()
-        versions = {base_name(name): getattr(each, "_version", None) for name, each in self._datasets.items()}
-        self._pinned = {name: version.load for name, version in versions.items() if version and version.load}
+        versions = [(base_name(name), getattr(each, "_version", None)) for name, each in self._datasets.items()]
+        self._pinned = {name: version.load for name, version in versions if version and version.load}
         self._inputs: dict[str, NodeInputs] = {}
         self._modules: dict[str, set[str]] = {}
         self._not_comparable: dict[str, str] = {}
@@ -272,11 +272,9 @@ class ChangeDetector:
         settings = {name: read(f"catalog entry {name}", self._settings(name)) for name in names}
         record = self._manifest.records.get(node.name)
         opened, imported = (record.inputs.opened, record.inputs.imported) if record else ({}, [])
-        named = self._code.modules_named_in([*parameters.values(), *settings.values()])
-        self._modules[node.name] = modules = {*reader.modules, *self._hook_modules, *named}
-        modules.update(
-            *(self._code.modules_of_class(type(self._datasets[name])) for name in names if self.is_stored(name))
-        )
+        classes = {type(self._datasets[name]) for name in names if self.is_stored(name)}
+        modules = reader.modules.union(self._hook_modules, *map(self._code.modules_of_class, classes))
+        self._modules[node.name] = modules
         code = self._code.code(modules | set(imported))
         held = dict(self._hook_values)
         if function and not isinstance(function.get("!function"), str):

@@ -1,9 +1,9 @@
 """What code a node runs: whole modules of the project, the values that others have put into them, and libraries.
 
 A module counts with its whole source, without comments and docstrings. It reaches what it imports anywhere in its file,
-the packages around it, the modules that it uses as attributes of an imported package, and those that a string in it
-names. A module that finds others in a way that its source does not show (``exec``, ``__subclasses__``, ``runpy``, ...)
-reaches all modules of its package.
+the packages around it, all modules of a package that it imports as such, and what it imported while it was executed. A
+module that finds others in a way that its source does not show (``exec``, ``__subclasses__``, ``runpy``, ...) reaches
+all modules of its package.
 """
 
 import ast
@@ -16,7 +16,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,11 @@ from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import TypeAdapter
 
 from .audit import AUDIT, OWN, SUFFIXES
-from .canonical_json import ValueReader, canonical, digest, is_installed, texts_in
+from .canonical_json import ValueReader, canonical, digest, is_installed
 from .storage import Unreadable, read_json, write_atomically
 
 logger = logging.getLogger(__name__)
 
-DOTTED = re.compile(r"\.*[A-Za-z_]\w*([.:][A-Za-z_]\w*)*")
 CACHING = re.compile("cache|memo(?!ry)")  # in names such as ``lru_cache`` and ``memoize``, not in ``MemoryError``
 # Names that may lead to any module, or to the text of a source.
 DYNAMIC = {"__import__", "runpy", "__subclasses__", "spec_from_file_location", "SourceFileLoader", "entry_points"}
@@ -67,43 +66,38 @@ def parse(content: bytes, name: str, *, is_package: bool) -> Source:
     source = Source(_hash(ast.dump(tree, annotate_fields=False).encode(errors="surrogatepass")), _hash(content))
     around = name.split(".") if is_package else name.split(".")[:-1]
     targets, packages, mentioned = set[str](), set[str](), set[str]()
-    fixed = set[int]()  # ``sys.modules`` with a constant key, which is a text below
+    fixed = set[int]()  # ``sys.modules`` with a constant key
     for node in ast.walk(tree):  # each node before those inside of it
         match node:
             case ast.Import(names=names):
                 packages |= {alias.name for alias in names} | {_top(alias.name) for alias in names if not alias.asname}
             case ast.ImportFrom(module=module, names=names, level=level):
-                base = ".".join([*(around[: len(around) - level + 1] if level else []), *([module] if module else [])])
-                targets.add(base)
+                parts = [*(around[: len(around) - level + 1] if level else []), *([module] if module else [])]
+                targets.add(base := ".".join(parts))
                 packages |= {base if alias.name == "*" else f"{base}.{alias.name}" for alias in names}
             case ast.Subscript(value=value, slice=key) | ast.Call(func=ast.Attribute(value=value), args=[key, *_]):
-                if isinstance(key, ast.Constant) or (isinstance(key, ast.Name) and key.id == "__name__"):
+                if _is_sys_modules(value) and isinstance(key, ast.Constant):
                     fixed.add(id(value))
+                    packages.add(str(key.value))
             case ast.Name(id=text):
                 mentioned.add(text)
                 source.is_dynamic |= text in {"exec", "eval"}  # not ``model.eval()``
             case ast.Attribute(attr=text):
                 mentioned.add(text)
-                source.is_dynamic |= text == "modules" and ast.unparse(node) == "sys.modules" and id(node) not in fixed
-            case ast.Constant(value=str(text)) if len(text) < 200:
+                source.is_dynamic |= _is_sys_modules(node) and id(node) not in fixed
+            case ast.Constant(value=str(text)):
                 mentioned.add(text)
-                if DOTTED.fullmatch(text):
-                    targets.add(_named(text.replace(":", "."), around))
             case ast.Global():
                 source.caches = True
     source.is_dynamic |= not mentioned.isdisjoint(DYNAMIC)
     source.reads_docstrings = not mentioned.isdisjoint(DOCSTRING_READERS)
-    source.caches |= any(CACHING.search(text.lower()) for text in mentioned)
-    source.targets, source.packages = sorted((targets | packages) - {""}), sorted(packages)
+    source.caches |= any(CACHING.search(text.lower()) for text in mentioned if len(text) < 200)
+    source.targets, source.packages = sorted(targets | packages), sorted(packages)
     return source
 
 
-def _named(text: str, around: list[str]) -> str:
-    """The name of the project's module that a string may give, absolute or relative; otherwise an empty one."""
-    name = text.lstrip(".")
-    if level := len(text) - len(name):
-        return ".".join([*around[: len(around) - level + 1], name])
-    return name if _top(name) in around[:1] else ""
+def _is_sys_modules(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == "modules" and ast.unparse(node.value) == "sys"
 
 
 def _strip(node: ast.AST) -> None:
@@ -283,12 +277,6 @@ class CodeFingerprints:
             except (SyntaxError, ValueError):  # its import will fail, and name the cause
                 self._parsed[key] = Source(key, key)
         return self._parsed[key]
-
-    def modules_named_in(self, value: Any) -> Iterator[str]:
-        """Modules of the project that texts in a value of JSON types name."""
-        for text in texts_in(value):
-            if self._package and DOTTED.fullmatch(text) and _top(text.lstrip(".")) == self._package:
-                yield from self.found(text.replace(":", "."))
 
     def modules_of_class(self, cls: type) -> set[str]:
         """Modules of a dataset's class; for a library's class, also the libraries that its module imports."""
