@@ -1,4 +1,4 @@
-"""Classifiers of several seeds: what is trained, stored and averaged, and how their decisions are explained."""
+"""Classifiers of several seeds: training, bundle, averaged probabilities, and explanations."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -23,8 +23,8 @@ from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraini
 from embedline.pipelines.text.predict import Predictor, estimate_ensemble_occlusion
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
+from embedline.training.checkpoint import Record
 from embedline.training.model_file import ModelBundle
-from embedline.training.state import Record
 
 CLASSES = ["neg", "pos"]
 STAGES = [{"unfrozen": 1, "epochs": 1, "lr": 0.02}, {"unfrozen": None, "epochs": 2, "lr": 0.05}]
@@ -51,7 +51,7 @@ def pair(train: Train) -> Trained:
 
 @pytest.fixture(scope="module")
 def alone(train: Train) -> list[Trained]:
-    """Each member trained on its own."""
+    """Each member, trained separately."""
     return [train(seeds=[42]), train(seeds=[43])]
 
 

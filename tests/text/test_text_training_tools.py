@@ -1,4 +1,4 @@
-"""Accumulation, early stopping and range tests of both text networks: what they do, and that they can be resumed."""
+"""Accumulation, early stopping and range tests of both text networks, and their resume."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -31,12 +31,12 @@ from embedline.pipelines.text.options import (
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
-from embedline.training import schedules
+from embedline.training import optimizer as schedules
+from embedline.training.checkpoint import Record
 from embedline.training.device import make_accelerator
 from embedline.training.lr_finder import RangeTest
 from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
-from embedline.training.state import Record
 
 NETWORK = LanguageModelOptions(embedding_size=6, hidden_size=9, n_layers=2)
 HEAD, ALL = {"unfrozen": 1, "epochs": 4, "lr": 0.3}, {"unfrozen": None, "epochs": 4, "lr": 0.3}
@@ -85,7 +85,7 @@ def assert_same(first: Trained, second: Trained) -> None:
 
 
 def monitored(history: list[Record], **which: int) -> list[float]:
-    """What early stopping went by at the end of each epoch, of the records with these values."""
+    """The monitored metric at the end of each epoch, from the records."""
     rows = [record for record in history if all(record[name] == value for name, value in which.items())]
     return [record["monitor"] for record in rows if "monitor" in record]
 
