@@ -1,7 +1,7 @@
 """Nodes of the tabular learner: they take and return frames, settings and model bundles.
 
-Frames are Polars or pandas, as the catalog loads them; a node returns the kind that it is given. PyTorch, LightGBM and Plotly are
-imported inside the functions, since every Kedro command reads this module.
+Frames are Polars or pandas, as the catalog loads them; a node returns the kind that it is given. PyTorch, LightGBM and
+Plotly are imported inside the functions, since every Kedro command reads this module.
 """
 
 import functools
