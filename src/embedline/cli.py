@@ -3,8 +3,10 @@
 import copy
 import functools
 import io
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -17,7 +19,6 @@ from embedline.commands import generate, predict, recommend, serve
 from embedline.errors import DataError
 from embedline.hooks.outages import describe_outage
 from embedline.redaction import redacted
-from embedline.training.launcher import launched
 from kedro_incremental import RunInterrupted, RunnerError
 from kedro_incremental.cli import incremental, prune, why
 
@@ -40,6 +41,18 @@ def cli() -> None:
     """Commands of the project."""
 
 
+@contextmanager
+def _launched() -> Iterator[bool]:
+    """Whether this process runs the command: not where a launcher such as ``torchrun`` started it beside another."""
+    if "MASTER_ADDR" not in os.environ:  # every other command is spared the import of PyTorch
+        yield True
+        return
+    from embedline.training.distributed import launched
+
+    with launched() as runs:
+        yield runs
+
+
 def _in_one_line(command: click.Command) -> click.Command:
     guarded = copy.copy(command)
     callback: Callable[..., Any] = command.callback  # type: ignore[assignment]
@@ -47,8 +60,8 @@ def _in_one_line(command: click.Command) -> click.Command:
     @functools.wraps(callback)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            with launched() as leads:
-                return callback(*args, **kwargs) if leads else None
+            with _launched() as runs:
+                return callback(*args, **kwargs) if runs else None
         except DatasetError as error:  # Kedro puts the cause, such as a full disk, on a line of its own
             raise click.ClickException(redacted(" ".join(str(error).splitlines()))) from error
         except MENDABLE as error:

@@ -18,7 +18,7 @@ from contests import peak_megabytes
 
 from embedline.pipelines.ratings.options import RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
 from embedline.pipelines.ratings.splits import assign_splits
-from embedline.training.state import UNTIMED_STEPS
+from embedline.training.batches import UNTIMED_STEPS
 
 COLUMNS = RatingColumns()
 SPLIT = RatingSplit(kind="random", fraction=0.2, seed=42)

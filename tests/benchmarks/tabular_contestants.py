@@ -21,8 +21,8 @@ from contests import peak_megabytes
 
 from embedline.pipelines.tabular.arrays import subset
 from embedline.pipelines.tabular.columns import SPLIT_COLUMN, TEST, TRAIN, Columns, Split, assign_splits
+from embedline.training.batches import UNTIMED_STEPS
 from embedline.training.metrics import rmspe
-from embedline.training.state import UNTIMED_STEPS
 
 # The lessons' own variables and fast.ai v3's split, whatever the project's parameters have come to since.
 COLUMNS = Columns(

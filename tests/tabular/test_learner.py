@@ -21,7 +21,7 @@ from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.losses import number_loss
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.pipelines.tabular.targets import NumericTarget
-from embedline.training import members
+from embedline.training import ensemble
 from embedline.training.ensemble import available_cores, count_workers, in_threads
 from embedline.training.metrics import rmspe
 from embedline.training.model_file import ModelBundle
@@ -92,7 +92,7 @@ def test_members_side_by_side_are_those_trained_one_by_one(monkeypatch: pytest.M
     network = NetworkOptions(layers=(16,), dropout=0.2, embedding_dropout=0.05)
     bundles = []
     for workers in (1, 2):
-        monkeypatch.setattr(members, "count_workers", lambda *_, workers=workers: workers)
+        monkeypatch.setattr(ensemble, "count_workers", lambda *_, workers=workers: workers)
         bundles.append(learner.train_network(*_encoded(), network, _training(epochs=1, seeds=(1, 2)))[0])
     assert [bundle.metrics["workers"] for bundle in bundles] == [1, 2]
     assert all(torch.equal(tensor, bundles[1].weights[name]) for name, tensor in bundles[0].weights.items())
@@ -149,7 +149,7 @@ def test_history_and_metrics_of_the_training() -> None:
     assert [record["epoch"] for record in history if "exp_rmspe" in record] == [1.0, 2.0, 3.0] * 2
     metrics = bundle.metrics
     assert (metrics["rows"], metrics["epochs"], metrics["members"]) == (n_train, 3, 2)
-    assert (metrics["device"], metrics["precision"]) == ("cpu", "no")
+    assert (metrics["device"], metrics["precision"]) == ("cpu", "fp32")
     assert metrics["rows_per_second"] > 0
     assert metrics["seconds"] > 0
     assert torch.__version__.startswith(bundle.versions["torch"])

@@ -26,9 +26,9 @@ from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
-from embedline.training import schedules
+from embedline.training import optimizer as schedules
+from embedline.training.checkpoint import Record
 from embedline.training.model_file import ModelBundle
-from embedline.training.state import Record
 
 CLASSES = ["neg", "pos"]
 NETWORK = ClassifierOptions(layers=(5,), bptt=6, max_tokens=12)

@@ -28,9 +28,9 @@ from embedline.pipelines.text.options import EncoderOptions, LanguageModelOption
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
+from embedline.training.checkpoint import Record
 from embedline.training.device import make_accelerator
 from embedline.training.model_file import ModelBundle
-from embedline.training.state import Record
 from embedline.training.train import FitResult
 
 NETWORK = LanguageModelOptions(embedding_size=6, hidden_size=9, n_layers=2)
@@ -82,7 +82,7 @@ def test_a_bundle_says_what_was_trained(language_model: ModelBundle, ids: pl.Dat
     assert metrics["documents"] == len(learned) == 30
     assert metrics["tokens"] == learned.get_column("ids").list.len().sum()
     assert metrics["vocabulary"] == len(vocabulary) == 29
-    assert (metrics["epochs"], metrics["device"], metrics["precision"]) == (1, "cpu", "no")
+    assert (metrics["epochs"], metrics["device"], metrics["precision"]) == (1, "cpu", "fp32")
     assert metrics["tokens_per_second"] > 0
     assert metrics["perplexity"] == pytest.approx(math.exp(metrics["validation_loss"]))
     assert language_model.config == {

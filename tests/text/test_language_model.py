@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from embedline.pipelines.text.awd_lstm import EMBEDDING_RANGE, Encoder, State
 from embedline.pipelines.text.language_model import LanguageModel, activation_penalty, temporal_penalty
 from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, Rates
-from embedline.training.ema import WeightAverage
+from embedline.training.optimizer import average_weights
 
 V, E, H = 20, 6, 9
 NONE = Rates(input=0.0, embedding=0.0, weight=0.0, hidden=0.0, output=0.0)
@@ -162,9 +162,9 @@ def test_the_decoders_matrix_is_the_embedding_whatever_is_done_to_the_model(bias
     model, other = make_model(bias=bias), make_model(bias=bias)
     assert (model.decoder.bias is None) is not bias
     model.load_state_dict(other.state_dict())
-    averaged = WeightAverage(model, 0.5)
-    averaged.update()
-    for each in (model, copy.deepcopy(model), averaged.network, model.to("cpu")):
+    averaged = average_weights(model, 0.5)
+    averaged.update_parameters(model)
+    for each in (model, copy.deepcopy(model), averaged.module, model.to("cpu")):
         assert isinstance(each, LanguageModel)
         assert each.decoder.weight is each.encoder.embedding.weight
         assert torch.equal(each.encoder.embedding.weight, other.encoder.embedding.weight)
@@ -173,12 +173,12 @@ def test_the_decoders_matrix_is_the_embedding_whatever_is_done_to_the_model(bias
 
 def test_an_average_of_tied_weights_moves_them_once() -> None:
     model = make_model()
-    averaged = WeightAverage(model, 0.999)
+    averaged = average_weights(model, 0.999)
     before = model.encoder.embedding.weight.detach().clone()
     with torch.no_grad():
         model.encoder.embedding.weight.add_(1.0)
-    averaged.update()  # decay 2/11 in the warm-up: 9/11 of the way
-    torch.testing.assert_close(averaged.network.encoder.embedding.weight, before + 9 / 11)
+    averaged.update_parameters(model)  # decay 2/11 in the warm-up: 9/11 of the way
+    torch.testing.assert_close(averaged.module.encoder.embedding.weight, before + 9 / 11)
 
 
 def test_bfloat16_stays_close_to_float32_and_carries_its_state_in_float32() -> None:

@@ -23,8 +23,8 @@ from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraini
 from embedline.pipelines.text.predict import Predictor, estimate_ensemble_occlusion
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
+from embedline.training.checkpoint import Record
 from embedline.training.model_file import ModelBundle
-from embedline.training.state import Record
 
 CLASSES = ["neg", "pos"]
 STAGES = [{"unfrozen": 1, "epochs": 1, "lr": 0.02}, {"unfrozen": None, "epochs": 2, "lr": 0.05}]

@@ -16,7 +16,7 @@ from embedline.pipelines.text.options import (
     Rates,
     Stage,
 )
-from embedline.training import schedules
+from embedline.training import optimizer as schedules
 from embedline.training.options import EarlyStopping
 
 STAGES = [{"unfrozen": 1, "epochs": 1, "lr": 0.02}, {"unfrozen": None, "epochs": 2, "lr": 0.001}]

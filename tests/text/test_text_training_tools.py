@@ -31,12 +31,12 @@ from embedline.pipelines.text.options import (
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
-from embedline.training import schedules
+from embedline.training import optimizer as schedules
+from embedline.training.checkpoint import Record
 from embedline.training.device import make_accelerator
 from embedline.training.lr_finder import RangeTest
 from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
-from embedline.training.state import Record
 
 NETWORK = LanguageModelOptions(embedding_size=6, hidden_size=9, n_layers=2)
 HEAD, ALL = {"unfrozen": 1, "epochs": 4, "lr": 0.3}, {"unfrozen": None, "epochs": 4, "lr": 0.3}

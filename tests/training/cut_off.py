@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedline.training import checkpoint as checkpoints
-from embedline.training import ensemble, progress, state
+from embedline.training import ensemble, progress
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.dropout import Dropout, seed_dropout
@@ -83,7 +83,7 @@ def evaluate(network: nn.Module) -> dict[str, float]:
         return {"rmse": F.mse_loss(network.eval()(*inputs), target).sqrt().item()}
 
 
-Outcome = tuple[dict[str, Tensor], dict[str, Tensor], list[state.Record]]
+Outcome = tuple[dict[str, Tensor], dict[str, Tensor], list[checkpoints.Record]]
 
 
 def _train(network: nn.Module, member: int, options: TrainingOptions, **more: Any) -> loop.FitResult:

@@ -33,8 +33,8 @@ from embedline.pipelines.text.options import (
 from embedline.pipelines.text.preprocessing import RULES
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
+from embedline.training.checkpoint import Record
 from embedline.training.model_file import ModelBundle
-from embedline.training.state import Record
 
 Trained = tuple[ModelBundle, list[Record]]
 
@@ -60,9 +60,9 @@ def table(n_rows: int = 480, *, classes: bool = False) -> tuple[nw.DataFrame[Any
     return encode(parts, encoder), encoder
 
 
-def train_table(*, dropout: float = 0.0, classes: bool = False, **changes: Any) -> Trained:
+def train_table(*, dropout: float = 0.0, classes: bool = False, batch_norm: bool = True, **changes: Any) -> Trained:
     """Batch-norm before and behind the hidden layers, so that a batch is more than the sum of its rows."""
-    network = NetworkOptions(layers=(24, 12), dropout=dropout, batch_norm=True, continuous_batch_norm=True)
+    network = NetworkOptions(layers=(24, 12), dropout=dropout, batch_norm=batch_norm, continuous_batch_norm=batch_norm)
     values = {**SETTINGS, "epochs": 2, "batch_size": 65, "seeds": (1, 2), **changes}
     return train_network(*table(classes=classes), network, TableTraining.model_validate(values))
 

@@ -12,7 +12,8 @@ from test_tasks import FACTORS, Counted
 from torch import Tensor, nn
 
 from embedline.training import checkpoint as checkpoints
-from embedline.training import progress, schedules
+from embedline.training import optimizer as schedules
+from embedline.training import progress
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.options import FitOptions
@@ -119,13 +120,13 @@ def test_a_record_of_several_steps_holds_the_mean_over_their_batches(monkeypatch
 def test_the_gradient_is_clipped_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
     accelerator = make_accelerator(make_options())
-    real = accelerator.clip_grad_norm_
+    real = nn.utils.clip_grad_norm_
 
     def spy(parameters: Any, most: float) -> Tensor:
         norms.append(float(real(parameters, most)))
         return torch.tensor(norms[-1])
 
-    monkeypatch.setattr(accelerator, "clip_grad_norm_", spy)
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", spy)
     options = make_options(batch_size=32, accumulate=4, clip_norm=0.1, epochs=1)
     values, target = make_data()
     loop.fit(make_net(), (values, target), F.mse_loss, options, accelerator=accelerator, seed=7)

@@ -30,8 +30,8 @@ from cut_off import (
 )
 from torch import Tensor, nn
 
+from embedline.training import batches, progress
 from embedline.training import checkpoint as checkpoints
-from embedline.training import progress, state
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 
@@ -179,7 +179,10 @@ def test_an_unreadable_checkpoint_is_ignored_with_a_warning(
     [
         ({"lr": 0.02}, "options.lr is 0.02 there and 0.01 here."),
         ({"averaging": None}, "options.averaging is None there and {'decay': 0.9} here."),
-        ({"precision": "bf16"}, "precision is bf16 there and no here, options.precision is bf16 there and fp32 here."),
+        (
+            {"precision": "bf16"},
+            "precision is bf16 there and fp32 here, options.precision is bf16 there and fp32 here.",
+        ),
         (
             {"epochs": 4, "weight_decay": 0.5, "eps": 0.5, "threads": 2},
             "n_steps is 24 there and 18 here, options.weight_decay is 0.5 there and 0.0 here, "
@@ -286,14 +289,14 @@ def test_checkpoints_take_no_steps_from_the_time_of_steps(tmp_path: Path) -> Non
     with checkpoints.checkpointing(tmp_path, 0.0):
         train_one(0, make_options())
     timed = torch.load(tmp_path / "member0.pt", weights_only=True)["state"]["timed"]
-    assert timed["steps"] == LAST - state.UNTIMED_STEPS
+    assert timed["steps"] == LAST - batches.UNTIMED_STEPS
     assert timed["seconds"] > 0.0
 
 
 def test_the_stopwatch_counts_steps_and_nothing_between(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    watch = state.Throughput(steps=5, seconds=2.0, warm=20)
+    watch = batches.Throughput(steps=5, seconds=2.0, warm=20)
     watch.start(15)
     now[0] = 4.0
     watch.stop(18)  # before it is warm

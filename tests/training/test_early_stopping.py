@@ -94,13 +94,13 @@ def test_the_network_of_the_best_epoch_is_used(averaging: dict[str, float] | Non
     assert not same(monitor.seen[2], monitor.seen[4])
     measured = [(record["epoch"], record["monitor"]) for record in fitted.history if "monitor" in record]
     assert measured == [(1.0, 5.0), (2.0, 4.0), (3.0, 3.0), (4.0, 3.5), (5.0, 3.0)]
-    assert fitted.figures is next(record for record in fitted.history if record["epoch"] == 3.0)
+    assert fitted.metrics is next(record for record in fitted.history if record["epoch"] == 3.0)
     # Of twelve epochs, five were trained: as those of a training that is never stopped.
     plain = train(make_options(averaging=averaging).model_copy(update={"early_stopping": None}), None)
     assert [record["train_loss"] for record in plain.history][: len(fitted.history)] == [
         record["train_loss"] for record in fitted.history
     ]
-    assert (plain.epochs, plain.best_epoch, plain.figures) == (12, None, plain.history[-1])
+    assert (plain.epochs, plain.best_epoch, plain.metrics) == (12, None, plain.history[-1])
 
 
 def test_a_training_that_improves_to_its_end_takes_all_epochs_and_its_last_network() -> None:
@@ -126,7 +126,7 @@ def test_a_figure_of_the_evaluation_may_be_the_monitor() -> None:
     heard: list[dict[str, float]] = []
     with progress.listening(lambda figures, step: heard.append(figures)):
         fitted = train(make_options(), "loss", evaluate=lambda network: {"loss": next(losses), "rmse": 1.0})
-    assert (fitted.epochs, fitted.best_epoch, fitted.figures["loss"]) == (4, 2, 2.0)
+    assert (fitted.epochs, fitted.best_epoch, fitted.metrics["loss"]) == (4, 2, 2.0)
     assert heard[-1] == {"loss": 5.0, "rmse": 1.0, "monitor": 5.0}
     with pytest.raises(KeyError, match="'los'"):
         train(make_options(), "los", evaluate=lambda network: {"loss": 1.0})
@@ -171,11 +171,11 @@ def test_the_held_out_rows_are_measured_and_never_learned_from() -> None:
     assert losses[0] == losses[1] and len(losses[0]) == 3 * 5
     codes, values, target = (tensor[held] for tensor in tensors)
     expected = F.mse_loss(fitted.network.eval()(codes, values), target).item()
-    assert fitted.figures["monitor"] == pytest.approx(expected, rel=1e-6)
+    assert fitted.metrics["monitor"] == pytest.approx(expected, rel=1e-6)
     shuffled = (*tensors[:2], tensors[2].index_fill(0, held, 100.0))
     other = fit(options, shuffled)
     assert [record["train_loss"] for record in other.history] == losses[0]
-    assert other.figures["monitor"] > 1000.0
+    assert other.metrics["monitor"] > 1000.0
 
 
 def test_the_held_out_loss_is_the_mean_over_rows_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:

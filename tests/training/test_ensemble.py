@@ -23,14 +23,15 @@ from embedline.pipelines.tabular.columns import Columns, Split, assign_splits
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.training import checkpoint as checkpoints
-from embedline.training import ensemble, members, progress
+from embedline.training import ensemble, progress
 from embedline.training import train as loop
+from embedline.training.batches import Stopped
+from embedline.training.checkpoint import Record
 from embedline.training.device import make_accelerator
 from embedline.training.dropout import Dropout, seed_dropout
 from embedline.training.ensemble import parallel_seconds, train_parallel
 from embedline.training.model_file import ModelBundle
 from embedline.training.options import Averaging, TrainingOptions
-from embedline.training.state import Record
 
 N_STEPS = 600
 PAUSE = 0.02  # seconds a step, where a training is to be caught in the middle
@@ -149,7 +150,7 @@ def test_the_first_failure_is_raised_not_the_stop_of_the_others(monkeypatch: pyt
         if member == 1:
             raise KeyError("mine")
         assert stop.wait(10.0)
-        raise loop.Stopped
+        raise Stopped
 
     monkeypatch.setattr(ensemble, "wait", lambda members, *_: wait(members))  # by then all have ended, in some order
     began: list[int] = []
@@ -213,7 +214,7 @@ def _learn() -> tuple[ModelBundle, list[Record]]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_learner_goes_on_with_every_member(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(members, "count_workers", lambda *_: workers)
+    monkeypatch.setattr(ensemble, "count_workers", lambda *_: workers)
     whole, history = _learn()
 
     def kill(figures: dict[str, float], step: int) -> None:
@@ -233,7 +234,7 @@ def test_the_learner_goes_on_with_every_member(workers: int, tmp_path: Path, mon
 
 
 def test_the_learners_seconds_are_those_of_all_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(members, "count_workers", lambda *_: 1)
+    monkeypatch.setattr(ensemble, "count_workers", lambda *_: 1)
     with checkpoints.checkpointing(tmp_path, 3600.0):
         _learn()
         for member, seconds in ((0, 300.0), (1, 200.0)):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
-from embedline.training.optimizer import LayerGroup, discriminative, optimizer_groups
+from embedline.training.optimizer import LayerGroup, discriminative, make_optimizer, optimizer_groups
 from embedline.training.options import TrainingOptions
 
 
@@ -98,7 +98,7 @@ def test_set_rates_multiplies_by_each_groups_own_factor() -> None:
     network = Net()
     options = TrainingOptions(epochs=1, batch_size=1, lr=1.0, betas=(0.9, 0.98))
     groups = [LayerGroup([network.first], 0.5), LayerGroup([network.middle], 0.2)]
-    optimizer = loop.make_optimizer(network, options, groups)
+    optimizer = make_optimizer(network, options, groups)
     for lr in (0.1, 0.3):  # of the training's rate, not of the one before
         loop.set_rates(optimizer, lr, 0.7)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(

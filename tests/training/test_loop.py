@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedline.training import progress, schedules
+from embedline.training import optimizer as schedules
+from embedline.training import progress
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.optimizer import LayerGroup, optimizer_groups
@@ -185,11 +186,11 @@ def test_a_batch_larger_than_the_data_takes_all_of_it() -> None:
 
 
 def test_the_gradient_is_clipped_to_the_norm() -> None:
-    options, network, (values, target) = _options(), _net(), _data()
+    network, (values, target) = _net(), _data()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     before = torch.cat([p.detach().flatten().clone() for p in network.parameters()])
     loss = F.mse_loss(network(values), 100 * target)
-    loop.optimizer_step(loss, network, optimizer, make_accelerator(options), 0.25)
+    loop.optimizer_step(loss, network, optimizer, 0.25)
     after = torch.cat([p.detach().flatten() for p in network.parameters()])
     assert (after - before).norm().item() == pytest.approx(0.25, rel=1e-4)
 

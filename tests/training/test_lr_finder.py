@@ -13,12 +13,12 @@ from test_tasks import FACTORS, Counted
 from torch import Tensor, nn
 
 from embedline.training import lr_finder
+from embedline.training.batches import Stopped
 from embedline.training.device import make_accelerator
 from embedline.training.lr_finder import RangeTest, find_learning_rate, range_test, suggest_rate
 from embedline.training.optimizer import LayerGroup, discriminative
 from embedline.training.options import FinderOptions, FitOptions, TrainingOptions
 from embedline.training.plots import range_test_figure
-from embedline.training.train import Stopped
 
 TRAINING = TrainingOptions(epochs=1, batch_size=16, lr=0.01, device="cpu", precision="fp32")
 

@@ -1,5 +1,7 @@
 """However a training of several processes ends, it says why in one line and leaves no process behind."""
 
+import multiprocessing
+import multiprocessing.spawn
 import os
 import signal
 import subprocess
@@ -11,13 +13,13 @@ from typing import Any
 import pytest
 import small_trainings as small
 import torch
-from torch import nn
+import torch.distributed as dist
+from cut_off import step_of
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular import learner
-from embedline.training import launcher, processes, progress
+from embedline.training import checkpoint as checkpoints
+from embedline.training import distributed, progress
 from embedline.training.options import FitOptions
-from embedline.training.processes import Team
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,9 +29,24 @@ def make_options(**changes: Any) -> FitOptions:
     return FitOptions.model_validate(values)
 
 
-def helpers_of(team: Team | None) -> list[int]:
-    assert team is not None
-    return [helper.pid for helper in team.helpers]
+def children() -> list[int]:
+    """Processes of the training that is under way, by rank."""
+    return [child.pid for child in sorted(multiprocessing.active_children(), key=lambda child: child.name) if child.pid]
+
+
+def failing(stop: Any, rank: int) -> None:
+    """Fail in one of the processes, while the others wait for it."""
+    if dist.get_rank() == rank:
+        raise ZeroDivisionError(f"in rank {rank}")
+    dist.all_reduce(torch.ones(1))
+
+
+def failing_in_rank_0(stop: Any) -> None:
+    failing(stop, 0)
+
+
+def failing_in_rank_1(stop: Any) -> None:
+    failing(stop, 1)
 
 
 def gone(pid: int, seconds: float = 20.0) -> bool:
@@ -45,79 +62,86 @@ def gone(pid: int, seconds: float = 20.0) -> bool:
     return False
 
 
-def test_a_process_that_is_killed_ends_the_training_in_one_line() -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_ends_the_training_in_one_line(rank: int) -> None:
     found: list[int] = []
 
     def kill(*_: Any) -> None:
         if not found:
-            found.extend(helpers_of(processes.current()))
-            os.kill(found[0], signal.SIGKILL)
+            found.extend(children())
+            os.kill(found[rank], signal.SIGKILL)
 
     with (
         progress.listening(kill),
-        pytest.raises(DataError, match=r"process 2 of 2 of the training was ended by SIGKILL .*last checkpoint$"),
+        pytest.raises(
+            DataError, match=rf"^process {rank + 1} of 2 of the training was ended by SIGKILL .*last checkpoint$"
+        ),
     ):
         small.train_table(processes=2, epochs=400)
-    assert gone(found[0])
-    assert processes.current() is None and not torch.distributed.is_initialized()
+    assert len(found) == 2 and all(map(gone, found))
+    assert not torch.distributed.is_initialized()
 
 
-def test_an_error_here_is_itself_and_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[int] = []
-
-    def failing(network: nn.Module, *_: Any) -> Any:
-        found.extend(helpers_of(processes.current()))
-        raise ZeroDivisionError("of the evaluation")
-
-    monkeypatch.setattr(learner, "network_outputs", failing)
-    with pytest.raises(ZeroDivisionError, match="of the evaluation"):
-        small.train_table(processes=2)
-    assert found and gone(found[0])
+def test_an_error_of_rank_0_is_itself_and_ends_the_others() -> None:
+    with pytest.raises(ZeroDivisionError, match="in rank 0") as caught:
+        distributed.run(failing_in_rank_0, options=make_options())
+    assert "failing_in_rank_0" in "".join(caught.value.__notes__)  # where it was
+    assert not children()
 
 
-def test_an_error_there_is_told_here() -> None:
+def test_an_error_of_another_rank_is_told_in_one_line() -> None:
+    with pytest.raises(DataError, match=r"^process 2 of 2 of the training ended with status 1: ZeroDivisionError: in"):
+        distributed.run(failing_in_rank_1, options=make_options())
+    assert not children()
+
+
+def test_a_listener_that_fails_ends_the_training_with_a_checkpoint(tmp_path: Path) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("of the listener")
+
     with (
-        pytest.raises(DataError, match="process 2 of 2 of the training ended with status 1: ZeroDivisionError: there"),
-        processes.team(make_options()) as team,
+        progress.listening(fail),
+        checkpoints.checkpointing(tmp_path, 3600.0),
+        pytest.raises(ZeroDivisionError, match="of the listener"),
     ):
-        assert team is not None
-        with team.following(fail_there):
-            team.sum(torch.ones(1))
+        small.train_table(processes=2, epochs=400, seeds=(1,))
+    assert 0 < step_of(tmp_path / "member0.pt") < 7 * 400
+    assert not children()
 
 
-def fail_there() -> None:
-    raise ZeroDivisionError("there")
-
-
-def test_where_a_process_cannot_start_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with (
-        pytest.raises(DataError, match="process 2 of 2 of the training ended with status 1"),
-        processes.team(make_options()),
-    ):
-        pass
+def test_where_a_process_cannot_start_it_says_so() -> None:
+    before = multiprocessing.spawn.get_executable()
+    multiprocessing.set_executable("/bin/false")
+    try:
+        with pytest.raises(DataError, match="of 2 of the training ended with status 1"):
+            distributed.run(failing_in_rank_0, options=make_options())
+    finally:
+        multiprocessing.set_executable(before)
 
 
 def test_more_processes_than_cuda_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(DataError, match=r"training\.processes is 2, but PyTorch finds 1 CUDA device"):
-        with processes.team(make_options(device="auto")):
-            pass
+        distributed.run(failing_in_rank_0, options=make_options(device="auto"))
 
 
-def test_one_process_is_no_team() -> None:
-    with processes.team(make_options(processes=1)) as team:
-        assert team is None and processes.current() is None
+def test_one_process_is_this_one() -> None:
+    assert distributed.run(own_pid, options=make_options(processes=1)) == os.getpid()
+    assert distributed.run(own_pid, options=make_options()) != os.getpid()
+
+
+def own_pid(stop: Any) -> int:
+    return os.getpid()
 
 
 # A training in a process of its own, for ends that it cannot see.
 STUCK = """
-import os, sys, time
+import multiprocessing, os, sys, time
 import small_trainings as small
-from embedline.training import processes, progress
+from embedline.training import progress
 
 def tell(*_):
-    print(processes.current().helpers[0].pid, flush=True)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     time.sleep(60.0)
 
 with progress.listening(tell):
@@ -130,10 +154,10 @@ def test_the_others_end_with_a_first_process_that_is_killed() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, "-c", STUCK], env=environment, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
-        helper = int(run.stdout.readline())
-        assert Path(f"/proc/{helper}").exists()
+        others = [int(pid) for pid in run.stdout.readline().split()]
+        assert len(others) == 2 and all(Path(f"/proc/{pid}").exists() for pid in others)
         run.kill()
-    assert gone(helper)
+    assert all(map(gone, others))
 
 
 @pytest.mark.parametrize(
@@ -150,10 +174,10 @@ def test_a_launchers_rank_is_read(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert launcher.launcher_rank() == (0, 1)  # no address to meet at
+    assert distributed.launcher_rank() == (0, 1)  # no address to meet at
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "29500")
-    assert launcher.launcher_rank() == expected
+    assert distributed.launcher_rank() == expected
 
 
 def test_accelerates_launcher_with_one_process_is_told_of(
@@ -161,6 +185,6 @@ def test_accelerates_launcher_with_one_process_is_told_of(
 ) -> None:
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "ACCELERATE_USE_CPU": "True"}.items():
         monkeypatch.setenv(name, value)
-    with launcher.launched() as leads:
+    with distributed.launched() as leads:
         assert leads
     assert "started one process" in caplog.text and "training.processes" in caplog.text

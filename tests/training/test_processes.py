@@ -1,6 +1,9 @@
 """Several processes train one network as one process does, and none of them is left behind."""
 
-import time
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,39 +14,70 @@ import small_trainings as small
 import torch
 from cut_off import Killed, raise_at, step_of
 from small_trainings import Trained
-from torch import Tensor, nn
 
 from embedline.errors import DataError
 from embedline.training import checkpoint as checkpoints
-from embedline.training import processes, progress
+from embedline.training import distributed, progress
 from embedline.training import train as loop
-from embedline.training.batch_norm import SharedBatchNorm, share_batch_norm
-from embedline.training.batches import Share
-from embedline.training.options import FitOptions
-from embedline.training.parcels import share
-from embedline.training.processes import Team
+from embedline.training.batches import Shard
 
-TWO = FitOptions.model_validate({"epochs": 1, "lr": 1.0, "batch_size": 2, "processes": 2, "device": "cpu"})
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def train_table(**settings: Any) -> Trained:
+    """Without batch-norm, which each process takes over its own rows on a CPU."""
+    return small.train_table(batch_norm=False, **settings)
+
+
 LEARNERS: dict[str, Callable[..., Trained]] = {
-    "table": small.train_table,
+    "table": train_table,
     "ratings": small.train_factors,
     "language model": small.train_words,
     "classifier": small.train_texts,
 }
+EXACT = [learner for learner in LEARNERS if learner != "classifier"]  # whose head has batch-norm
 FIGURE = {"table": "exp_rmspe", "ratings": "rmse", "language model": "validation_loss", "classifier": "validation_loss"}
 
 
+# Few readings of the running loss, at both ends, so that it matters to what a checkpoint holds.
+SERVE = """
+from embedline.training import train
+from embedline.training.distributed import launched
+
+train.RECORDS_PER_TRAINING = 4
+with launched() as runs:
+    assert not runs
+"""
+
+
 @pytest.fixture(scope="module")
-def two() -> Iterator[Team]:
-    """This process and another one, for all tests that leave them whole: a process takes seconds to start."""
-    with processes.team(TWO) as team:
-        assert team is not None
-        yield team
+def two() -> Iterator[None]:
+    """This process and another one as a launcher starts them, once for all tests: a process takes seconds to start."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    folders = os.pathsep.join([str(ROOT / "src"), str(Path(__file__).parent)])
+    environment = {**os.environ, **variables, "RANK": "1", "LOCAL_RANK": "1", "PYTHONPATH": folders}
+    other = subprocess.Popen([sys.executable, "-c", SERVE], env=environment)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "RECORDS_PER_TRAINING", 4)
+            for name, value in {**variables, "RANK": "0", "LOCAL_RANK": "0"}.items():
+                patch.setenv(name, value)
+            with distributed.launched() as runs:
+                assert runs
+                yield
+        assert other.wait(20.0) == 0
+    finally:
+        other.kill()
+        other.wait()
 
 
 def alone(train: Callable[..., Trained], **settings: Any) -> Trained:
-    """What one process makes of the same training."""
-    with processes.acting_as(None):
+    """The result of the same training in one process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributed, "is_initialized", lambda: False)
         return train(**settings)
 
 
@@ -65,12 +99,22 @@ def assert_same(ours: Trained, theirs: Trained) -> None:
     assert ours[1] == theirs[1]
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
-def test_two_processes_give_the_weights_of_one(learner: str, two: Team) -> None:
+@pytest.mark.parametrize("learner", EXACT)
+def test_two_processes_give_the_weights_of_one(learner: str, two: None) -> None:
     ours, theirs = LEARNERS[learner](), alone(LEARNERS[learner])
     assert_close(ours, theirs)
     assert (ours[0].metrics["processes"], "processes" in theirs[0].metrics) == (2, False)
     assert FIGURE[learner] in ours[1][-1]
+
+
+def test_processes_started_by_the_training_give_the_weights_of_one(tmp_path: Path) -> None:
+    heard: list[str] = []
+    with progress.listening(lambda metrics, step: heard.extend(metrics)), checkpoints.checkpointing(tmp_path, 0.0):
+        ours = train_table(processes=2, seeds=(1,))
+    assert_close(ours, train_table(seeds=(1,)))
+    assert ours[0].metrics["processes"] == 2
+    assert {"train_loss", "lr", "exp_rmspe"} <= set(heard)  # here, where the listener is
+    assert step_of(tmp_path / "member0.pt") == len({record["step"] for record in ours[1]})
 
 
 @pytest.mark.parametrize(
@@ -82,19 +126,34 @@ def test_two_processes_give_the_weights_of_one(learner: str, two: Team) -> None:
         ("table", {"memory": "mapped"}),
         ("ratings", {"early_stopping": {"patience": 1}, "loss": "huber"}),
         ("language model", {"random_bptt": True, "tokens_per_epoch": 900}),
-        ("classifier", {"early_stopping": {"patience": 1}, "seeds": (1, 2), "averaging": {"decay": 0.5}}),
     ],
     ids=str,
 )
-def test_two_processes_do_what_the_settings_say(learner: str, settings: dict[str, Any], two: Team) -> None:
+def test_two_processes_do_what_the_settings_say(learner: str, settings: dict[str, Any], two: None) -> None:
     ours, theirs = LEARNERS[learner](**settings), alone(LEARNERS[learner], **settings)
     assert_close(ours, theirs, rtol=1e-3)
     if settings.get("lr") == 0.1:
         assert ours[0].metrics["epochs"] < 8  # stopped early, in both
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"early_stopping": {"patience": 1}, "seeds": (1, 2), "averaging": {"decay": 0.5}}], ids=str
+)
+@pytest.mark.parametrize("learner", ["classifier", "normalised table"])
+def test_with_batch_norm_over_the_rows_of_each_process_they_come_close(
+    learner: str, settings: dict[str, Any], two: None
+) -> None:
+    train = {"classifier": small.train_texts, "normalised table": small.train_table}[learner]
+    ours, theirs = train(**settings), alone(train, **settings)
+    figure = FIGURE["classifier" if learner == "classifier" else "table"]
+    last = [trained[1][-1][figure] for trained in (ours, theirs)]
+    assert last[0] == pytest.approx(last[1], rel=0.25)
+    assert ours[0].weights.keys() == theirs[0].weights.keys()
+    assert_same(train(**settings), ours)
+
+
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_with_dropout_two_processes_come_close(learner: str, two: Team) -> None:
+def test_with_dropout_two_processes_come_close(learner: str, two: None) -> None:
     settings = {"dropout": 0.2}
     ours, theirs, plain = LEARNERS[learner](**settings), alone(LEARNERS[learner], **settings), LEARNERS[learner]()
     figures = [trained[1][-1][FIGURE[learner]] for trained in (ours, theirs, plain)]
@@ -106,9 +165,8 @@ def test_with_dropout_two_processes_come_close(learner: str, two: Team) -> None:
 @pytest.mark.parametrize("learner", ["table", "language model", "classifier"])
 @pytest.mark.parametrize("report", [1, 4])
 def test_a_training_that_is_cut_off_goes_on_to_the_same_bits(
-    learner: str, report: int, two: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    learner: str, report: int, two: None, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(loop, "RECORDS_PER_TRAINING", 4)
     settings = {"dropout": 0.3, **({"seeds": (1,)} if learner == "table" else {})}
     whole = LEARNERS[learner](**settings)
     with progress.listening(raise_at(report)), checkpoints.checkpointing(tmp_path, 3600.0), pytest.raises(Killed):
@@ -119,92 +177,23 @@ def test_a_training_that_is_cut_off_goes_on_to_the_same_bits(
         assert_same(LEARNERS[learner](**settings), whole)
 
 
-@pytest.mark.parametrize("rows", [slice(0, 3), slice(0, 7)])
-def test_batch_norm_of_shared_rows_is_that_of_all(rows: slice, two: Team) -> None:
-    values = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float() * 3.0 + 100.0
-    plain, network = nn.BatchNorm1d(5), nn.Sequential(nn.BatchNorm1d(5))
-    share_batch_norm(network)
-    assert isinstance(network[0], SharedBatchNorm)
-    whole, part = values.clone().requires_grad_(), values[rows].clone().requires_grad_()
-    with two.following(normalise_rest, values[rows.stop :], rows.stop):
-        output = network(part)
-        (output * weights()[rows]).sum().backward()
-    expected = plain(whole)
-    (expected * weights()).sum().backward()
-    torch.testing.assert_close(output, expected[rows], rtol=1e-4, atol=1e-4)
-    assert whole.grad is not None and part.grad is not None
-    torch.testing.assert_close(part.grad, whole.grad[rows], rtol=1e-3, atol=1e-5)
-    for name, tensor in plain.state_dict().items():
-        torch.testing.assert_close(network[0].state_dict()[name], tensor)
-    assert torch.equal(network.eval()(values), network.eval()(values))
-
-
-def weights() -> Tensor:
-    return torch.linspace(-1.0, 1.0, 35).reshape(7, 5)
-
-
-def normalise_rest(values: Tensor, first: int) -> None:
-    network = nn.Sequential(nn.BatchNorm1d(5))
-    share_batch_norm(network)
-    # Its rows need a gradient here as there: every process takes part in the exchange of both passes.
-    (network(values.clone().requires_grad_()) * weights()[first:]).sum().backward()
-
-
-@pytest.mark.parametrize("by_file", [True, False])
-def test_values_arrive_as_they_were_sent(by_file: bool, two: Team) -> None:
+def test_arrays_and_tensors_arrive_as_they_were_sent(tmp_path: Path) -> None:
     numbers = torch.Generator().manual_seed(2)
     large, low = torch.randn(300, 70, generator=numbers), torch.randn(4, 3, generator=numbers).bfloat16()
-    value = {
-        "large": large.t(),
-        "array": np.arange(90_000, dtype=np.uint16)[::2],
-        "low": low,
-        "text": "ä",
-        "none": None,
-    }
-    with two.following(answer, by_file):
-        share(value, by_file=by_file)
-        sums = two.gather(None)[1]
-    assert sums == {"large": large.double().sum().item(), "array": int(value["array"].astype(int).sum()), "text": "ä"}
-
-
-def answer(by_file: bool) -> None:
-    value = share()
-    assert isinstance(value["large"].numpy().base, np.ndarray | torch.Tensor) or by_file
-    value["large"][0] += 0.0  # may be written to
-    sums = {"large": value["large"].double().sum().item(), "array": int(value["array"].astype(int).sum())}
-    team = processes.current()
-    assert team is not None and value["low"].dtype == torch.bfloat16
-    team.gather({**sums, "text": value["text"]})
+    array = np.arange(90_000, dtype=np.uint16)[::2]
+    array.flags.writeable = False
+    value = {"large": large.t(), "array": array, "words": np.array(["ä", "b"], dtype=object), "low": low, "none": None}
+    torch.save(value, tmp_path / "call", pickle_module=distributed._ARRAYS_AS_TENSORS)
+    found = torch.load(tmp_path / "call", mmap=True, weights_only=False)
+    assert torch.equal(found["large"], large.t()) and torch.equal(found["low"], low)
+    assert found["array"].dtype == np.uint16 and np.array_equal(found["array"], array)
+    assert found["words"].tolist() == ["ä", "b"] and found["none"] is None
+    found["array"][0] += 1  # may be written to, and changes nobody else's
+    assert torch.load(tmp_path / "call", mmap=True, weights_only=False)["array"][0] == 0
 
 
 @pytest.mark.parametrize(("learner", "what"), [("table", "row"), ("language model", "stream"), ("classifier", "docum")])
 def test_a_batch_too_small_to_share_out_is_refused(learner: str, what: str) -> None:
-    share_of_three = Share(1, 3)
     with pytest.raises(DataError, match=rf"3 processes share out a batch of 2 {what}.*training\.batch_size to 3"):
-        share_of_three.check(2, f"{what}(s)")
-    assert [Share(rank, 3).weight(8) for rank in range(3)] == [0.25, 0.375, 0.375]
-
-
-# Below, processes of their own, which do not outlive the test.
-
-
-def pids(team: Team) -> list[int]:
-    return [helper.pid for helper in team.helpers]
-
-
-def gone(pid: int, seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        state = Path(f"/proc/{pid}/stat")
-        if not state.exists() or state.read_text().split()[2] == "Z":
-            return True
-        time.sleep(0.02)
-    return False
-
-
-@pytest.fixture
-def own() -> Iterator[None]:
-    """No team of other tests."""
-    if processes.current() is not None:
-        pytest.skip("the team of this module's other tests is at work")
-    yield
+        Shard(1, 3).check(2, f"{what}(s)")
+    assert [Shard(rank, 3).weight(8) for rank in range(3)] == [0.25, 0.375, 0.375]

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from embedline.training.optimizer import cosine_restarts, learning_rate, momentum
 from embedline.training.options import TrainingOptions
-from embedline.training.schedules import cosine_restarts, learning_rate, momentum
 
 
 def _options(**changes: object) -> TrainingOptions:

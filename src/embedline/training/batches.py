@@ -1,18 +1,26 @@
 """What a training works through: the batches of an epoch, in order, and the loss of each."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from embedline.errors import DataError
-from embedline.training.checkpoint import Fingerprint
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Autocast = Callable[[], AbstractContextManager[Any]]
+Fingerprint = dict[str, Any]  # what tells one training from another; JSON values by name
+
+UNTIMED_STEPS = 10  # first steps warm caches and kernels up; they do not count in rows per second
+
+
+class Stopped(Exception):
+    """A training ended before its time because it was asked to."""
 
 
 class BatchLoss(NamedTuple):
@@ -26,35 +34,78 @@ class BatchLoss(NamedTuple):
         return BatchLoss(self.total * weight, self.data_term.detach() * weight)
 
 
-class Share(NamedTuple):
-    """Which part of every batch is one process's, of ``size`` processes that train together.
+class Shard(NamedTuple):
+    """The part of every batch that is one process's, of ``size`` processes that train together.
 
-    >>> [Share(rank, 3).of(8) for rank in range(3)]
+    >>> [Shard(rank, 3).slice(8) for rank in range(3)]
     [slice(0, 2, None), slice(2, 5, None), slice(5, 8, None)]
     """
 
     rank: int = 0
     size: int = 1
 
-    def of(self, n: int) -> slice:
-        """Its part of ``n`` things."""
+    def slice(self, n: int) -> slice:
+        """Its part of ``n`` rows."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def weight(self, n: int) -> float:
-        """Size of its part, of ``n`` things, in units of the whole."""
-        part = self.of(n)
+        """Its share of ``n`` rows, between 0 and 1."""
+        part = self.slice(n)
         return (part.stop - part.start) / n
 
-    def check(self, n: int, what: str) -> None:
-        """Raise a DataError where a batch of ``n`` leaves a process without any; ``what`` they are."""
+    def check(self, n: int, rows: str) -> None:
+        """Raise a DataError where a batch of ``n`` leaves a process without any; ``rows`` names them."""
         if n < self.size:
             raise DataError(
-                f"{self.size} processes share out a batch of {n} {what}: set training.batch_size to {self.size} or "
+                f"{self.size} processes share out a batch of {n} {rows}: set training.batch_size to {self.size} or "
                 "more, or train with fewer processes (training.processes)"
             )
 
 
-WHOLE = Share()
+WHOLE = Shard()
+
+
+@dataclass
+class RunningMean:
+    """Mean loss since it was last read, summed on the device: reading it is the loop's only synchronisation."""
+
+    total: Tensor
+    count: int = 0
+
+    def add(self, value: Tensor) -> None:
+        """Count the loss of one more batch."""
+        self.total += value.detach()
+        self.count += 1
+
+    def read(self) -> float:
+        """Mean of the losses since the last reading."""
+        mean = self.total.item() / self.count
+        self.total.zero_()
+        self.count = 0
+        return mean
+
+
+@dataclass
+class Throughput:
+    """Time spent in training steps, without the first ones of a process, evaluations and checkpoints."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    warm: int = UNTIMED_STEPS  # the first step that counts
+    _since: tuple[int, float] | None = None
+
+    def start(self, step: int) -> None:
+        """Begin to count after ``step`` steps of the training."""
+        self._since = (step, time.perf_counter())
+
+    def stop(self, step: int) -> None:
+        """Add what was counted up to ``step``; nothing where it stands still."""
+        if self._since is None:
+            return
+        (first, began), self._since = self._since, None
+        if step > first >= self.warm:
+            self.steps += step - first
+            self.seconds += time.perf_counter() - began
 
 
 class Batches(Protocol):
@@ -127,7 +178,7 @@ class TableBatches:
         loss: mean loss of a batch, ``loss(output, target)``, where ``output = network(*inputs)``.
         rows: int64 [M], the rows to learn from; all of them when absent.
         resident: whether the tensors are moved to the device, once; each batch of its own when False.
-        share: which part of each batch is this process's.
+        shard: which part of each batch is this process's.
     """
 
     def __init__(
@@ -139,17 +190,17 @@ class TableBatches:
         device: torch.device,
         rows: Tensor | None = None,
         resident: bool = True,
-        share: Share = WHOLE,
+        shard: Shard = WHOLE,
     ) -> None:
         self._tensors = [tensor.to(device) for tensor in tensors] if resident else list(tensors)
         self._rows = rows.to(device) if rows is not None else None
-        self._loss, self._device, self._share = loss, device, share
+        self._loss, self._device, self._shard = loss, device, shard
         self.n_rows = len(tensors[-1]) if rows is None else len(rows)
         self.batch_size = min(batch_size, self.n_rows)
         self._sizes = batch_sizes(self.n_rows, self.batch_size)
         self.n_batches = len(self._sizes)
         self.rows_per_batch = self.n_rows / self.n_batches
-        share.check(min(self._sizes), "row(s)")
+        shard.check(min(self._sizes), "row(s)")
         self._batches: Sequence[Tensor] = ()
 
     def fingerprint(self) -> Fingerprint:
@@ -168,9 +219,9 @@ class TableBatches:
     def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
         """Loss of the batch's rows."""
         rows = self._batches[index]
-        if self._share.size == 1:
+        if self._shard.size == 1:
             return self.loss_of(network, rows, autocast)
-        return self.loss_of(network, rows[self._share.of(len(rows))], autocast).times(self._share.weight(len(rows)))
+        return self.loss_of(network, rows[self._shard.slice(len(rows))], autocast).times(self._shard.weight(len(rows)))
 
     def loss_of(self, network: nn.Module, rows: Tensor, autocast: Autocast) -> BatchLoss:
         """Loss of some rows, int64 [B]."""

@@ -1,25 +1,33 @@
-"""What a training needs to go on after a kill, kept in files while somebody asks for it."""
+"""What a training needs to go on after a kill: its state as a plain dictionary, saved to and loaded from a file."""
 
 import io
+import json
 import logging
+import math
 import os
 import signal
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
+from embedline.training.batches import UNTIMED_STEPS, Batches, Fingerprint, RunningMean, Throughput
+from embedline.training.device import Accelerator
+from embedline.training.dropout import generator_states, restore_generators
+from embedline.training.early_stopping import BestEpoch
+from embedline.training.optimizer import LayerGroup, average_weights, make_optimizer
+from embedline.training.options import FitOptions
 
 FORMAT = "embedline-checkpoint-1"
 
-State = dict[
-    str, Any
-]  # dictionaries, lists, tensors, numbers and strings: what torch.load reads without pickle's risks
-Fingerprint = dict[str, Any]  # what tells one training from another; JSON values by name
+State = dict[str, Any]  # of dictionaries, lists, tensors, numbers and strings: torch.load needs no pickle for them
+Record = dict[str, float]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +65,11 @@ def current(name: str) -> "Checkpoint | None":
         return None
     folder, every = _keepers[-1]
     return Checkpoint(folder / f"{name}.pt", every)
+
+
+def keeper() -> tuple[Path, float] | None:
+    """Arguments of the innermost :func:`checkpointing`; None without one."""
+    return _keepers[-1] if _keepers else None
 
 
 def scratch() -> Path | None:
@@ -172,3 +185,132 @@ def defer_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
         if held:
             handler(*held[0])
+
+
+class TrainingState:
+    """What changes while a network trains: weights, optimiser, average, random numbers, position, loss and history.
+
+    Attributes:
+        step: steps of the optimiser taken, each along the gradient of ``options.accumulate`` batches or, at the end of
+            an epoch, of those that are left. All that goes by progress or is counted in steps goes by these.
+        epoch: epochs that are over, their evaluation included.
+        average: moving average of the weights, if ``options.averaging`` asks for it.
+        best: the best epoch so far, with early stopping.
+        consistent: False while a step is half done, and for good after an error in one: no state to go on from.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        batches: Batches,
+        options: FitOptions,
+        *,
+        accelerator: Accelerator,
+        seed: int,
+        groups: Sequence[LayerGroup] | None = None,
+        alone: bool = True,
+    ) -> None:
+        self.network, self.batches, self.options, self.accelerator = network, batches, options, accelerator
+        self.seed, self.alone = seed, alone
+        self.optimizer = make_optimizer(network, options, groups)
+        self.average = average_weights(network, options.averaging.decay) if options.averaging else None
+        self.best = BestEpoch(options.early_stopping) if options.early_stopping else None
+        self.epoch_steps = math.ceil(batches.n_batches / options.accumulate)
+        self.n_steps = self.epoch_steps * options.epochs
+        self.order = torch.Generator(device=accelerator.device).manual_seed(seed)
+        self.order_of_epoch = self.order.get_state()  # from which the present epoch's order is drawn
+        self.carried: Any = None  # by the batches, in a checkpoint from within an epoch
+        self.loss, self.throughput = RunningMean(torch.zeros((), device=accelerator.device)), Throughput()
+        self.step = self.epoch = 0
+        self.history: list[Record] = []
+        self.consistent = True
+        self.began = time.perf_counter()  # less the seconds in processes before this one
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """What changes inside the ``with`` block comes into a checkpoint as a whole or, after an error, not at all."""
+        with defer_interrupt():
+            self.consistent = False
+            yield
+            self.consistent = True
+
+    def is_finite(self) -> bool:
+        """Whether the losses since the last record and all weights are: what a later step could go on from."""
+        tensors = [tensor for tensor in self.network.state_dict().values() if tensor.is_floating_point()]
+        norms = torch._foreach_norm(tensors)
+        return bool(torch.stack([self.loss.total, *norms]).isfinite().all().item())
+
+    def rows_per_second(self, seconds: float) -> float:
+        """Rows trained on per second of the steps that count; of all ``seconds`` where there are no more steps."""
+        steps = self.throughput.steps or self.step
+        seconds = self.throughput.seconds if self.throughput.steps else seconds
+        return steps * self.batches.rows_per_batch * self.batches.n_batches / self.epoch_steps / seconds
+
+    def fingerprint(self) -> Fingerprint:
+        """What a training must have in common with this one to go on from its state."""
+        options = self.options.model_dump(mode="json")
+        return {
+            **self.batches.fingerprint(),
+            "n_steps": self.n_steps,
+            "seed": self.seed,
+            "processes": self.accelerator.shard.size,
+            "device": self.accelerator.device.type,
+            "precision": self.accelerator.precision,
+            "torch": str(torch.__version__),
+            "rates": [group["rate"] for group in self.optimizer.param_groups],
+            "trained": sum(parameter.requires_grad for parameter in self.network.parameters()),
+            **{f"options.{name}": value for name, value in options.items()},
+            **{f"shape of {name}": list(tensor.shape) for name, tensor in self.network.state_dict().items()},
+        }
+
+    def state_dict(self) -> State:
+        """All that :meth:`load_state_dict` needs. The clock of the throughput stops."""
+        loss = {"total": self.loss.total.item(), "count": self.loss.count}  # first, as it waits for the device
+        self.throughput.stop(self.step)
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "best": self.best.state_dict() if self.best else None,
+            "order": self.order_of_epoch,
+            **self.state_of_process(),
+            "meter": loss,
+            "history": json.dumps(self.history, default=float),  # every float in full; NumPy's become Python's
+            "timed": {"steps": self.throughput.steps, "seconds": self.throughput.seconds},
+            "seconds": time.perf_counter() - self.began,
+        }
+
+    def state_of_process(self) -> State:
+        """The part that differs between processes: random numbers, and what the batches carry within an epoch."""
+        numbers = [torch.get_rng_state()]
+        if self.accelerator.device.type == "cuda":
+            numbers.append(torch.cuda.get_rng_state(self.accelerator.device))
+        return {
+            "task": self.batches.state() if self.step > self.epoch * self.epoch_steps else None,
+            "dropout": generator_states(self.network),
+            "shared_numbers": numbers if self.alone else None,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a state of a training with the same fingerprint."""
+        device = self.accelerator.device
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        if self.best:
+            self.best.load_state_dict(state["best"])
+        self.order_of_epoch, self.carried = state["order"], state["task"]
+        restore_generators(self.network, state["dropout"], device)
+        if self.alone and state["shared_numbers"]:
+            torch.set_rng_state(state["shared_numbers"][0])
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(state["shared_numbers"][1], device)
+        self.step, self.epoch = state["step"], state["epoch"]
+        self.loss.total.fill_(state["meter"]["total"])
+        self.loss.count = state["meter"]["count"]
+        self.history = json.loads(state["history"])
+        self.throughput = Throughput(**state["timed"], warm=self.step + UNTIMED_STEPS)
+        self.began = time.perf_counter() - state["seconds"]

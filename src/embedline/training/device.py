@@ -1,23 +1,53 @@
-"""Device and precision of a training, chosen once and carried by Hugging Face Accelerate."""
+"""Device and precision of a training, chosen once and passed around as one object."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+import torch.distributed as dist
 
 from embedline.errors import DataError
-from embedline.training.environment import kept
-from embedline.training.launcher import VARIABLES
+from embedline.training.batches import WHOLE, Shard
 from embedline.training.options import OptimizerOptions
-from embedline.training.processes import current
 
 CGROUP = Path("/sys/fs/cgroup")
-LAUNCHER = ("LOCAL_WORLD_SIZE", *(name for names in VARIABLES for name in names))  # what Accelerate reads
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """Where and how a training computes.
+
+    Attributes:
+        device: of the network and its batches.
+        precision: ``fp32``, or ``bf16`` for what runs inside :meth:`autocast`; weights stay in float32.
+        shard: rows of each batch that are this process's, where several processes train together.
+    """
+
+    device: torch.device
+    precision: str
+    shard: Shard = WHOLE
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context in which PyTorch computes in :attr:`precision`."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def make_accelerator(options: OptimizerOptions) -> Accelerator:
+    """Accelerator for ``options.device`` and ``options.precision``.
+
+    Within a process group, each process has the shard of its rank and, on CUDA, the device of its local rank.
+    """
+    device = resolve_device(options.device)
+    shard = Shard(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else WHOLE
+    if device.type == "cuda":
+        index = int(os.environ.get("LOCAL_RANK", shard.rank)) if shard.size > 1 else torch.cuda.current_device()
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    return Accelerator(device, resolve_precision(options.precision, device), shard)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -43,31 +73,6 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
-
-
-def make_accelerator(options: OptimizerOptions) -> Accelerator:
-    """Accelerator for ``options.device`` and ``options.precision``.
-
-    That of a process of a team if it is in one: on CUDA each has the device of its local rank.
-    """
-    device = resolve_device(options.device)
-    precision = resolve_precision(options.precision, device)
-    # Accelerate keeps one state a process and refuses a second precision; a run may train several models.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    with _launched_as_team():
-        return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
-
-
-@contextmanager
-def _launched_as_team() -> Iterator[None]:
-    """Have Accelerate find its launcher's variables as they are for the present team, and none of them without one."""
-    with kept((*LAUNCHER, "OMP_NUM_THREADS")):
-        for name in LAUNCHER:
-            os.environ.pop(name, None)
-        if team := current():
-            os.environ.update(team.environment())
-            os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else it sets a number of its own
-        yield
 
 
 def device_name(device: torch.device) -> str:

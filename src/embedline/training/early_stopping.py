@@ -4,13 +4,13 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from embedline.errors import DataError
 from embedline.training.batches import Loss, row_loss
-from embedline.training.checkpoint import State
 from embedline.training.options import EarlyStopping, HeldOutStopping
 
 MEASURED_ROWS = 16_384  # of a forward pass: bounds memory, large enough to be quick
@@ -30,7 +30,7 @@ class BestEpoch:
     def __init__(self, options: EarlyStopping) -> None:
         self.options = options
         self.epoch = self.waited = 0
-        self.weights: State = {}
+        self.weights: dict[str, Any] = {}
         self._lowest = self._improved = math.inf  # the loss of the best epoch, and of the last improvement
 
     @property
@@ -50,8 +50,8 @@ class BestEpoch:
         else:
             self.waited += 1
 
-    def state(self) -> State:
-        """What :meth:`restore` needs."""
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` needs."""
         return {
             "epoch": self.epoch,
             "waited": self.waited,
@@ -60,8 +60,8 @@ class BestEpoch:
             "improved": self._improved,
         }
 
-    def restore(self, state: State) -> None:
-        """Go on from :meth:`state`."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
         self.epoch, self.waited, self.weights = state["epoch"], state["waited"], state["weights"]
         self._lowest, self._improved = state["lowest"], state["improved"]
 

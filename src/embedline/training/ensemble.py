@@ -1,25 +1,152 @@
-"""Train the members of an ensemble, several at a time where the processor has the cores."""
+"""Train an ensemble, a network for each seed: several at a time where the processor has the cores."""
 
 import heapq
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from embedline.training.processes import Stopped
+from embedline.training import checkpoint, distributed
+from embedline.training.batches import Stopped
+from embedline.training.checkpoint import Record
+from embedline.training.device import Accelerator, device_name, make_accelerator
+from embedline.training.options import TrainingOptions
+from embedline.training.train import Evaluate, FitResult
 
 Result = TypeVar("Result")
+
+FEW_STEPS = 100  # of a training, all epochs together
 
 # Seconds between two looks for Ctrl-C while members train. A wait without an end never sees it once Polars is imported,
 # whose handler has the system resume it: https://github.com/pola-rs/polars/issues/21739.
 HEED_EVERY = 0.2
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EnsembleResult:
+    """The result of the trainings.
+
+    Attributes:
+        weights: tensors of all members, under ``0.``, ``1.``, … as a bundle has them.
+        metrics: ``rows``, ``epochs``, ``members``, ``member_weights``, ``workers`` (members side by side),
+            ``processes`` where there are several, ``seconds`` of all together, ``rows_per_second``, ``device``,
+            ``precision`` and, with early stopping, ``best_epochs``.
+        history: records of all members, each with its ``member``.
+    """
+
+    weights: dict[str, Tensor]
+    metrics: dict[str, Any]
+    history: list[Record]
+
+
+class NetworkSpec(Protocol):
+    """Data and settings of the networks of an ensemble; where several processes train, it goes through pickle."""
+
+    @property
+    def training(self) -> TrainingOptions:
+        """How to train them."""
+
+    def build(self, seed: int) -> nn.Module:
+        """The network of a seed, as it is before the training."""
+
+    def fit(self, network: nn.Module, *, accelerator: Accelerator, seed: int, **settings: Any) -> FitResult:
+        """Train it; ``settings`` are others of :func:`embedline.training.train.train`."""
+
+    def evaluator(self, accelerator: Accelerator) -> Evaluate | None:
+        """Function that measures a network at the end of each epoch, where there is anything to measure it on."""
+
+
+def train_ensemble(spec: NetworkSpec, *, rows: int, name: str = "") -> EnsembleResult:
+    """Train a network for each of ``spec.training.seeds``, several at a time where the processor has the cores.
+
+    With ``training.processes``, or under a launcher, the processes train one network after the other together.
+
+    Args:
+        rows: of the split ``train``.
+        name: of this ensemble among several of one node, such as a fold; prefix of its checkpoints and metrics.
+    """
+    if spec.training.processes > 1 or dist.is_initialized():
+        result: EnsembleResult = distributed.run(_train_ensemble, spec, rows, name, options=spec.training)
+        return result
+    return _train_ensemble(spec, rows, name, threading.Event())
+
+
+def _train_ensemble(spec: NetworkSpec, rows: int, name: str, stop: threading.Event) -> EnsembleResult:
+    training, accelerator = spec.training, make_accelerator(spec.training)
+    evaluate, several = spec.evaluator(accelerator), accelerator.shard.size > 1
+    networks = [spec.build(seed) for seed in training.seeds]
+    prefix = f"{name}." if name else ""
+    checkpoints = [checkpoint.current(f"{prefix}member{member}") for member in range(len(networks))]
+    workers = 1 if several else count_workers(len(networks), training.threads, accelerator.device)
+
+    def train_member(member: int, network: nn.Module, stop: threading.Event) -> FitResult:
+        return spec.fit(
+            network,
+            accelerator=accelerator,
+            seed=training.seeds[member],
+            evaluate=evaluate,
+            label=prefix + (f"member{member}." if len(networks) > 1 else ""),
+            position=member,
+            checkpoint=checkpoints[member],
+            stop=stop,
+            alone=workers == 1,
+        )
+
+    results = train_parallel(train_member, networks, workers=workers, threads=training.threads, stop=stop)
+    warn_of_few_steps(results[:1], training.batch_size, "training")
+    metrics = {
+        "rows": rows,
+        "epochs": max(result.epochs for result in results),
+        "members": len(results),
+        "member_weights": list(training.member_weights),
+        "workers": workers,
+        **({"processes": accelerator.shard.size} if several else {}),
+        "seconds": parallel_seconds([result.seconds for result in results], workers),
+        "rows_per_second": workers * float(np.mean([result.rows_per_second for result in results])),
+        "device": device_name(accelerator.device),
+        "precision": accelerator.precision,
+        **({"best_epochs": [result.best_epoch for result in results]} if training.early_stopping else {}),
+    }
+    states = enumerate(result.network.state_dict() for result in results)
+    return EnsembleResult(
+        weights={f"{member}.{key}": tensor for member, state in states for key, tensor in state.items()},
+        metrics=metrics,
+        history=[{"member": member, **record} for member, result in enumerate(results) for record in result.history],
+    )
+
+
+def warn_of_few_steps(stages: Sequence[FitResult], batch_size: int, block: str) -> None:
+    """Warn of a training whose stages have fewer than :data:`FEW_STEPS` steps; ``block`` is that of its settings."""
+    steps = sum(int(stage.history[-1]["step"]) for stage in stages)
+    if steps < FEW_STEPS:
+        logger.warning(
+            "The training took %d step(s) in all, too few for most networks to learn much: lower %s.batch_size, which "
+            "is %d, or raise the epochs",
+            steps,
+            block,
+            batch_size,
+        )
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """One line of the ``metrics`` for the log."""
+    return (
+        f"Trained {metrics['members']} network(s) on {metrics['rows']:,} rows for {metrics['epochs']} epochs in "
+        f"{metrics['seconds']:.0f} s: {metrics['rows_per_second']:,.0f} rows/s on {metrics['device']} in "
+        f"{metrics['precision']}"
+    )
 
 
 def available_cores() -> int:
@@ -50,6 +177,7 @@ def train_parallel(
     *,
     workers: int,
     threads: int,
+    stop: threading.Event | None = None,
 ) -> list[Result]:
     """Call ``train_member(index, network, stop)`` for each network, ``workers`` at a time, and keep their order.
 
@@ -60,7 +188,7 @@ def train_parallel(
     Ctrl-C, which only the calling thread hears, and the error of a member set the event ``stop``: a member must then
     end soon, those that have not begun never do, and the interruption or the error is raised when all have ended.
     """
-    stop = threading.Event()
+    stop = stop or threading.Event()
     errors: list[BaseException] = []
 
     def train(index: int, network: nn.Module) -> Result:

@@ -10,13 +10,21 @@ from typing import Any
 
 import polars as pl
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
-from embedline.training.batches import Autocast, Batches, BatchLoss, Loss, TableBatches, batches_by_step, mean_rate
+from embedline.training.batches import (
+    Autocast,
+    Batches,
+    BatchLoss,
+    Loss,
+    Stopped,
+    TableBatches,
+    batches_by_step,
+    mean_rate,
+)
+from embedline.training.device import Accelerator
 from embedline.training.optimizer import LayerGroup, make_optimizer, set_rates
 from embedline.training.options import FinderOptions, FitOptions
-from embedline.training.processes import Stopped
 from embedline.training.train import training_step
 
 SMOOTHING = 0.9  # weight of the past in the smoothed loss

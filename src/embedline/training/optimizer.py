@@ -1,13 +1,19 @@
-"""Layer groups: parts of a network that are trained at rates of their own, or not at all."""
+"""Optimiser: layer groups with rates of their own, schedules of rate and momentum, averaged weights."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from embedline.training.options import FitOptions
+
+WARMUP_DIVISOR = 25.0  # a one-cycle starts at lr / 25 and …
+FINAL_DIVISOR = 1e5  # … ends at lr / 1e5: the defaults of fastai v2
+AVERAGE_WARMUP = 10.0
 
 
 @dataclass(frozen=True)
@@ -64,3 +70,81 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float, beta1: float) -> None
     for group in optimizer.param_groups:
         group["lr"] = lr * group["rate"]
         group["betas"] = (beta1, group["betas"][1])
+
+
+def average_weights(network: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of a network's weights, usable from the first step on.
+
+    ``update_parameters(network)`` after each step makes it ``decay_t * average + (1 - decay_t) * weights``, where
+    ``decay_t = min(decay, (1 + t) / (10 + t))`` after ``t`` updates: with a fixed decay of 0.999 the untrained weights
+    would still hold a tenth of the average after 2,300 steps (the warm-up is that of TensorFlow's
+    ``ExponentialMovingAverage``). Floating-point buffers, such as batch-norm's statistics, are averaged too, others
+    copied. ``module`` is the averaged network; it starts as a copy and is never trained.
+    """
+
+    @torch.no_grad()
+    def update(averaged: Any, weights: Any, _: Any) -> None:
+        if not averaged[0].is_floating_point():
+            torch._foreach_copy_(averaged, weights)
+            return
+        t = int(average.n_averaged)  # not the argument, whose reading would wait for a GPU
+        torch._foreach_lerp_(averaged, weights, 1.0 - min(decay, (1.0 + t) / (AVERAGE_WARMUP + t)))
+
+    average = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+    average.n_averaged.fill_(1)  # the copy is the first: else the first update would replace it
+    average.module.requires_grad_(False).eval()
+    return average
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    """Go from ``start`` to ``end`` along half a cosine as ``progress`` goes from 0 to 1."""
+    return end + (start - end) * (1.0 + math.cos(math.pi * progress)) / 2.0
+
+
+def one_cycle(progress: float, *, low: float, peak: float, final: float, warmup: float) -> float:
+    """Rise from ``low`` to ``peak`` over the first ``warmup`` of the training, then fall to ``final``.
+
+    Both legs follow a cosine (Smith 2018, "super-convergence", in the form of fastai v2). ``progress`` lies in [0, 1].
+    """
+    if progress < warmup:
+        return _cosine(low, peak, progress / warmup)
+    return _cosine(peak, final, (progress - warmup) / (1.0 - warmup))
+
+
+def cosine_restarts(epoch: float, *, peak: float, cycle_epochs: int, cycle_growth: int) -> float:
+    """Fall from ``peak`` to 0 along a cosine, again and again; each cycle is ``cycle_growth`` times longer.
+
+    ``epoch`` is the position in epochs, a real number >= 0 (Loshchilov & Hutter 2017, SGDR).
+    """
+    length, start = float(cycle_epochs), 0.0
+    while epoch >= start + length:
+        start += length
+        length *= cycle_growth
+    return _cosine(peak, 0.0, (epoch - start) / length)
+
+
+def learning_rate(options: FitOptions, progress: float) -> float:
+    """Learning rate at ``progress`` in [0, 1] of the training that ``options`` describe."""
+    if options.schedule == "one_cycle":
+        return one_cycle(
+            progress,
+            low=options.lr / WARMUP_DIVISOR,
+            peak=options.lr,
+            final=options.lr / FINAL_DIVISOR,
+            warmup=options.warmup,
+        )
+    if options.schedule == "cosine_restarts":
+        # The very end belongs to the last cycle, not to the first step of a cycle that never runs.
+        epoch = min(progress, 1.0 - 1e-9) * options.epochs
+        return cosine_restarts(
+            epoch, peak=options.lr, cycle_epochs=options.cycle_epochs, cycle_growth=options.cycle_growth
+        )
+    return options.lr
+
+
+def momentum(options: FitOptions, progress: float) -> float:
+    """Adam's first beta at ``progress``: it mirrors the learning rate in a one-cycle, else it stays."""
+    if options.schedule != "one_cycle" or options.momentum is None:
+        return options.betas[0]
+    high, low = options.momentum
+    return one_cycle(progress, low=high, peak=low, final=high, warmup=options.warmup)

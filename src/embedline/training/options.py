@@ -16,7 +16,7 @@ Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_l
 class Averaging(BaseModel):
     """Exponential moving average of the weights, evaluated and stored instead of the last weights.
 
-    See :class:`embedline.training.ema.WeightAverage` (Polyak & Juditsky 1992; Izmailov et al. 2018 for why it
+    See :func:`embedline.training.optimizer.average_weights` (Polyak & Juditsky 1992; Izmailov et al. 2018 for why it
     helps networks).
     """
 
@@ -69,7 +69,7 @@ class OptimizerOptions(BaseModel):
             half of this ``weight_decay``.
         processes: that share each batch out among them, on this machine; a GPU for each on CUDA. The result is that of
             one process but for rounding and the masks of dropout. A launcher's processes
-            (:func:`embedline.training.launcher.launched`) count without it.
+            (:func:`embedline.training.distributed.launched`) count without it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,29 +1,29 @@
-"""The training loop: device-resident tensors, a batch is an index slice, one synchronisation a record."""
+"""The training loop: evaluate, save a checkpoint, take a step, report, in the order in which they happen.
+
+Tensors stay on the device, a batch is an index slice, and the loss is read back once a record.
+"""
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from embedline.training import progress, schedules
-from embedline.training.batch_norm import share_batch_norm
-from embedline.training.batches import Batches, Loss, TableBatches, mean_rate
-from embedline.training.checkpoint import Checkpoint
-from embedline.training.dropout import vary_dropout
+from embedline.errors import TrainingError
+from embedline.training import distributed, progress
+from embedline.training.batches import Batches, Loss, Stopped, TableBatches, batches_by_step, mean_rate
+from embedline.training.checkpoint import Checkpoint, Record, TrainingState
+from embedline.training.device import Accelerator
 from embedline.training.early_stopping import hold_out, row_monitor
-from embedline.training.following import GradientSum, follow
-from embedline.training.optimizer import LayerGroup, make_optimizer, set_rates
+from embedline.training.optimizer import LayerGroup, learning_rate, momentum, set_rates
 from embedline.training.options import FitOptions, HeldOutStopping
-from embedline.training.processes import Order, Stopped, current, current_share
-from embedline.training.state import Record, TrainingState
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Monitor = Callable[[nn.Module], float]
@@ -35,12 +35,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class FitResult:
-    """What a training leaves.
+    """The result of a training.
 
     Attributes:
         network: the one to use: of averaged weights if asked for, of the best epoch with early stopping.
-        epochs: so many were trained, fewer than asked for where the training was stopped early.
-        best_epoch: the epoch, counted from 1, that ``network`` is of; None without early stopping.
+        epochs: number of epochs trained, fewer than asked for where the training was stopped early.
+        best_epoch: the epoch, counted from 1, whose weights ``network`` has; None without early stopping.
     """
 
     network: nn.Module
@@ -51,8 +51,8 @@ class FitResult:
     best_epoch: int | None = None
 
     @property
-    def figures(self) -> Record:
-        """The last record of the epoch that ``network`` is of."""
+    def metrics(self) -> Record:
+        """The last record of the epoch whose weights ``network`` has."""
         return next((record for record in self.history if record["epoch"] == self.best_epoch), self.history[-1])
 
 
@@ -60,48 +60,48 @@ def optimizer_step(
     value: Tensor,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
     clip_norm: float | None = None,
-    exchange: Callable[[], None] | None = None,
+    sum_gradients: Callable[[], None] | None = None,
 ) -> None:
     """One step of the optimiser along the gradient of ``value`` [], and of what went backward since the last step.
 
-    ``exchange`` makes it the gradient of all processes.
+    ``sum_gradients`` makes it the gradient of all processes.
     """
-    accelerator.backward(value)
-    if exchange is not None:
-        exchange()
+    value.backward()
+    if sum_gradients is not None:
+        sum_gradients()
     if clip_norm is not None:
-        accelerator.clip_grad_norm_(network.parameters(), clip_norm)
+        nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
 def training_step(
-    task: Batches,
-    batches: range,
+    batches: Batches,
+    indices: range,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     clip_norm: float | None = None,
-    exchange: GradientSum | None = None,
+    *,
+    several: bool = False,
 ) -> list[Tensor]:
     """One step of the optimiser along the mean gradient of some batches; the losses [] to report, one for each.
 
-    Where several processes train, ``exchange`` sums both over them.
+    With ``several`` processes both are sums over them.
     """
-    reported: list[Tensor] = []
-    more = () if exchange is None else (partial(exchange, reported),)
-    for index in batches:
-        value, plain = task.loss(network, index, accelerator.autocast)
-        reported.append(plain.detach())
-        if len(batches) > 1:
-            value = value / len(batches)
-        if index == batches[-1]:
-            optimizer_step(value, network, optimizer, accelerator, clip_norm, *more)
+    losses: list[Tensor] = []
+    more = (partial(distributed.sum_gradients, optimizer, losses),) if several else ()
+    for index in indices:
+        value, data_term = batches.loss(network, index, accelerator.autocast)
+        losses.append(data_term.detach())
+        if len(indices) > 1:
+            value = value / len(indices)
+        if index == indices[-1]:
+            optimizer_step(value, network, optimizer, clip_norm, *more)
         else:
-            accelerator.backward(value)
-    return reported
+            value.backward()
+    return losses
 
 
 def fit(
@@ -132,21 +132,21 @@ def fit(
     if isinstance(options.early_stopping, HeldOutStopping):
         learned, held_out = hold_out(len(tensors[-1]), options.early_stopping)
         settings["monitor"] = row_monitor(tensors, loss, accelerator.device, held_out)
-    task = TableBatches(
+    batches = TableBatches(
         tensors,
         loss,
         batch_size=options.batch_size,
         device=accelerator.device,
         rows=learned,
         resident=resident,
-        share=current_share(),
+        shard=accelerator.shard,
     )
-    return train(network, task, options, accelerator=accelerator, **settings)
+    return train(network, batches, options, accelerator=accelerator, **settings)
 
 
-def train(
+def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
     network: nn.Module,
-    task: Batches,
+    batches: Batches,
     options: FitOptions,
     *,
     accelerator: Accelerator,
@@ -160,20 +160,21 @@ def train(
     stop: threading.Event | None = None,
     alone: bool = True,
 ) -> FitResult:
-    """Train ``network`` on ``task`` for ``options.epochs`` and return the network to use.
+    """Train ``network`` on ``batches`` for ``options.epochs`` and return the network to use.
 
     Args:
-        task: the batches of an epoch and their losses, on the accelerator's device.
-        accelerator: carries device and precision.
+        batches: the batches of an epoch and their losses, on the accelerator's device.
+        accelerator: device, precision and, of several processes, this one's shard of the batches. All of them call
+            this function; ``evaluate``, ``monitor``, ``checkpoint`` and ``stop`` of rank 0 count.
         seed: of the order of the batches (the network's own initialisation is the caller's).
         groups: layers with learning rates of their own; parameters that are in none stay as they are. All of the
             network at one rate when absent.
-        evaluate: figures of the network at the end of each epoch; reported, never acted on
+        evaluate: metrics of the network at the end of each epoch; reported, never acted on
             but for the one that ``monitor`` names.
         monitor: loss of the network that would be used, at the end of each epoch, on data that it does not learn from;
-            or the name of such a figure of ``evaluate``. What ``options.early_stopping`` goes by, and used for nothing
-            else; ``monitor`` in the history.
-        label: prefix of the reported figures, such as the member of an ensemble.
+            or the name of such a metric of ``evaluate``. ``options.early_stopping`` goes by it, nothing else does;
+            ``monitor`` in the history.
+        label: prefix of the reported metrics, such as the member of an ensemble.
         position: line of the progress bar, for trainings side by side.
         checkpoint: keeps the state every so often, at the end and on an interruption. A training that finds its state
             there goes on from it, and ends as one that was never cut off (on a CPU to the last bit).
@@ -181,122 +182,148 @@ def train(
         alone: no other training runs beside it. PyTorch's global random state is then in the checkpoint too; side by
             side, networks must draw from generators of their own.
 
-    The learning rate changes every step. In a :func:`team <embedline.training.processes.team>` all processes call it,
-    and rank 0 leads: ``evaluate``, ``monitor``, ``checkpoint`` and ``stop`` are its own, the network of all is the one
-    that it started with, and in the end the one to use.
-
     Raises:
         Stopped: if ``stop`` was set before the training was over.
         TrainingError: if it diverged: the loss, a weight or a metric of ``evaluate`` or ``monitor`` is not finite.
         ValueError: if ``options.early_stopping`` has no ``monitor`` to go by.
     """
-    team = current()
-    leads = team is None or team.rank == 0
-    if leads and options.early_stopping and (monitor is None or (isinstance(monitor, str) and evaluate is None)):
+    if options.early_stopping and (monitor is None or (isinstance(monitor, str) and evaluate is None)):
         raise ValueError("early_stopping needs a monitor: a loss on data that the network does not learn from")
-    network = network.to(accelerator.device)
-    if team:
-        share_batch_norm(network)
-        vary_dropout(network, team.rank)
-    optimizer = make_optimizer(network, options, groups)
-    training = TrainingState(network, optimizer, options, task=task, seed=seed, accelerator=accelerator, alone=alone)
-    if not leads:
-        follow(training, lambda batches: _step(training, accelerator, batches)[1])
-        return FitResult(network)
-    state = checkpoint.load(training.fingerprint()) if checkpoint else None
-    if team:
-        team.share_out((state, network.state_dict() if state is None else {}))
-    if checkpoint and state:
-        training.restore(state)
-        reached = f"step {training.step:,} of {training.n_steps:,}"
-        logger.info("Going on at %s of %s from its checkpoint", reached, checkpoint.name)
-    found = training.position
-    with team.dismissing(training) if team else nullcontext():
-        try:
-            _run(training, accelerator, evaluate, monitor, label, position, checkpoint, stop)
-        finally:
-            # From a state that is not finite every later run would end in the same error.
-            if checkpoint and training.whole and training.position != found and training.is_finite():
-                checkpoint.save(training.state(), training.fingerprint())
-    fitted = _fitted(training, label)
-    if team:
-        team.order(Order.END)
-        team.share_out(fitted.network.state_dict())
-    return fitted
+    network, several = network.to(accelerator.device), accelerator.shard.size > 1
+    on_rank_0 = distributed.on_rank_0 if several else _call
+    if several:
+        network = distributed.prepare(network, accelerator.shard.rank)
+    state = TrainingState(network, batches, options, accelerator=accelerator, seed=seed, groups=groups, alone=alone)
+    n_steps, epoch_steps, title = state.n_steps, state.epoch_steps, f"training {label}".strip(" .")
+    network_to_use = state.average.module if state.average else network
 
+    # Go on from a checkpoint, if there is one.
+    saved = checkpoint.load(state.fingerprint()) if checkpoint else None
+    if several:
+        saved = distributed.broadcast(saved)
+    if saved:
+        rank = accelerator.shard.rank
+        state.load_state_dict(saved | (saved["others"][rank - 1] if rank else {}))
+        if checkpoint:
+            logger.info(
+                "Going on at step %s of %s of %s from its checkpoint",
+                f"{state.step:,}",
+                f"{n_steps:,}",
+                checkpoint.name,
+            )
+    found = (state.step, state.epoch)
 
-def _fitted(training: TrainingState, label: str) -> FitResult:
-    """What a training leaves that has ended; with early stopping its network is put back to the best epoch."""
-    best = training.best.epoch if training.best else None
-    if training.best:
-        training.result.load_state_dict(training.best.weights)
-        name, planned = f"training {label}".strip(" ."), training.options.epochs
-        logger.info("The %s ended after epoch %d of %d; the best is %d", name, training.epoch, planned, best)
-    return FitResult(
-        training.result, training.history, training.rows_per_second, training.seconds, training.epoch, best
-    )
+    def save() -> None:
+        others = distributed.gather(state.state_of_process())[1:] if several else []
+        if checkpoint:
+            checkpoint.save({**state.state_dict(), "others": others}, state.fingerprint())
 
+    def keep() -> None:
+        """Save at the end; a state that is not finite would only end every later run in the same error."""
+        changed = checkpoint is not None and (state.step, state.epoch) != found and state.is_finite()
+        if distributed.flags_of_rank_0(changed)[0] if several else changed:
+            save()
 
-def _run(
-    training: TrainingState,
-    accelerator: Accelerator,
-    evaluate: Evaluate | None,
-    monitor: Monitor | str | None,
-    label: str,
-    position: int,
-    checkpoint: Checkpoint | None,
-    stop: threading.Event | None,
-) -> None:
-    """Train from where ``training`` stands to the end; the arguments are those of :func:`train`."""
-    n_steps = training.n_steps
+    def report(metrics: Record) -> None:
+        require_finite(state, label, metrics)
+        progress.report({f"{label}{name}": value for name, value in metrics.items()}, state.step)
+
     record_every = max(1, n_steps // RECORDS_PER_TRAINING)
-    title = f"training {label}".strip(" .")
-    with tqdm(total=n_steps, initial=training.step, desc=title, unit="step", position=position, disable=None) as bar:
-        while not training.over:
-            training.network.train()
-            steps = training.begin_epoch()
-            training.stopwatch.start(training.step)
-            for batches in steps:
-                with training.changing():
-                    if training.team:
-                        training.team.order(Order.STEP)
-                    lr, losses = _step(training, accelerator, batches)
-                    training.count_step(losses)
-                    step = training.step
-                    due = step % record_every == 0 or step % training.epoch_steps == 0
-                    record = training.record(lr) if due else None
-                if record:
-                    training.refuse_divergence(label, {"train_loss": record["train_loss"]})
-                    progress.report({f"{label}{name}": record[name] for name in ("train_loss", "lr")}, step)
-                    bar.update(step - bar.n)
-                if checkpoint and checkpoint.due():
-                    training.refuse_divergence(label)
-                    checkpoint.save(training.state(), training.fingerprint())
-                    training.stopwatch.start(step)
-                if stop and stop.is_set():
-                    raise Stopped(f"at step {step:,} of {n_steps:,}")
-            training.stopwatch.stop(training.step)
-            training.refuse_divergence(label)
-            figures = _figures(training, evaluate, monitor)
-            training.refuse_divergence(label, figures)
-            training.end_epoch(figures)
-            if figures:
-                progress.report({f"{label}{name}": value for name, value in figures.items()}, training.step)
-                bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items()}, refresh=False)
+    quiet = True if accelerator.shard.rank else None  # None: no bar where there is no terminal
+    try:
+        with tqdm(total=n_steps, initial=state.step, desc=title, unit="step", position=position, disable=quiet) as bar:
+            while state.epoch < options.epochs and not (state.best and state.best.over):
+                # The order of an epoch is drawn anew, and again where the training goes on within it.
+                network.train()
+                state.order.set_state(state.order_of_epoch)
+                batches.begin_epoch(state.order)
+                if state.carried is not None:
+                    batches.restore(state.carried)
+                    state.carried = None
+                state.throughput.start(state.step)
+                for indices in batches_by_step(batches, options.accumulate, state.step - state.epoch * epoch_steps):
+                    # Take a step with some batches.
+                    with state.changing():
+                        done = state.step / n_steps
+                        lr = learning_rate(options, done)
+                        set_rates(state.optimizer, lr * mean_rate(batches, indices), momentum(options, done))
+                        losses = training_step(
+                            batches, indices, network, state.optimizer, accelerator, options.clip_norm, several=several
+                        )
+                        for loss in losses:
+                            state.loss.add(loss)
+                        state.step += 1
+                        if state.average:
+                            state.average.update_parameters(network)
+                        if state.step == state.throughput.warm:
+                            state.throughput.start(state.step)
+                        due = state.step % record_every == 0 or state.step % epoch_steps == 0
+                        if due:
+                            record = {"step": state.step, "epoch": state.step / epoch_steps, "lr": lr}
+                            state.history.append({**record, "train_loss": state.loss.read()})
+                    # Report the running loss.
+                    if due:
+                        on_rank_0(report, {name: state.history[-1][name] for name in ("train_loss", "lr")})
+                        bar.update(state.step - bar.n)
+                    # Save a checkpoint, stop.
+                    saving, stopping = checkpoint is not None and checkpoint.due(), stop is not None and stop.is_set()
+                    if several:
+                        saving, stopping = distributed.flags_of_rank_0(saving, stopping)
+                    if saving:
+                        on_rank_0(require_finite, state, label)
+                        save()
+                        state.throughput.start(state.step)
+                    if stopping:
+                        raise Stopped(f"at step {state.step:,} of {n_steps:,}")
+                state.throughput.stop(state.step)
+                # Evaluate at the end of the epoch.
+                metrics = on_rank_0(_evaluate, state, label, network_to_use, evaluate, monitor)
+                with state.changing():
+                    state.history[-1].update(metrics)
+                    state.epoch, state.order_of_epoch = state.epoch + 1, state.order.get_state()
+                    if state.best:
+                        state.best.see(metrics["monitor"], state.epoch, network_to_use)
+                if metrics:
+                    on_rank_0(report, metrics)
+                    bar.set_postfix({name: f"{value:.4f}" for name, value in metrics.items()}, refresh=False)
+    except BaseException as error:
+        if state.consistent and (not several or isinstance(error, Stopped)):
+            keep()
+        raise
+    keep()
+    best = state.best.epoch if state.best else None
+    if state.best:
+        network_to_use.load_state_dict(state.best.weights)
+        logger.info("The %s ended after epoch %d of %d; the best is %d", title, state.epoch, options.epochs, best)
+    seconds = time.perf_counter() - state.began
+    return FitResult(network_to_use, state.history, state.rows_per_second(seconds), seconds, state.epoch, best)
 
 
-def _step(training: TrainingState, accelerator: Accelerator, batches: range) -> tuple[float, list[Tensor]]:
-    """Take one step; the learning rate of the schedule, and the losses [] of its batches."""
-    options, task, progressed = training.options, training.task, training.step / training.n_steps
-    lr = schedules.learning_rate(options, progressed)
-    set_rates(training.optimizer, lr * mean_rate(task, batches), schedules.momentum(options, progressed))
-    network, optimizer, exchange = training.network, training.optimizer, training.exchange
-    return lr, training_step(task, batches, network, optimizer, accelerator, options.clip_norm, exchange)
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
-def _figures(training: TrainingState, evaluate: Evaluate | None, monitor: Monitor | str | None) -> dict[str, float]:
-    """Figures of the network at the end of an epoch, with the one that early stopping goes by."""
-    figures = dict(evaluate(training.result)) if evaluate else {}
-    if training.best and monitor is not None:
-        figures["monitor"] = figures[monitor] if isinstance(monitor, str) else monitor(training.result)
-    return figures
+def _evaluate(
+    state: TrainingState, label: str, network: nn.Module, evaluate: Evaluate | None, monitor: Monitor | str | None
+) -> Record:
+    """Metrics of ``network`` at the end of an epoch, with ``monitor`` where there is early stopping."""
+    require_finite(state, label)
+    metrics = dict(evaluate(network)) if evaluate else {}
+    if state.best and monitor is not None:
+        metrics["monitor"] = metrics[monitor] if isinstance(monitor, str) else monitor(network)
+    require_finite(state, label, metrics)
+    return metrics
+
+
+def require_finite(state: TrainingState, label: str, metrics: Record | None = None) -> None:
+    """Raise a TrainingError that names the epoch if one of ``metrics`` is not finite or, without any, a weight."""
+    if metrics is None:
+        faults = [] if state.is_finite() else ["its weights are not finite"]
+    else:
+        faults = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if faults:
+        of = f" of {label.strip('.')}" if label else ""
+        epochs, steps = state.options.epochs, f"step {state.step:,} of {state.n_steps:,}"
+        epoch = min(state.epoch + 1, epochs)
+        message = f"the training{of} diverged in epoch {epoch} of {epochs}: {faults[0]} at {steps}"
+        raise TrainingError(message, state.options.lr)

@@ -26,7 +26,6 @@ from embedline.pipelines.ratings.options import (
 )
 from embedline.pipelines.ratings.splits import assign_splits, subset
 from embedline.training.model_file import ModelBundle
-from embedline.training.processes import team
 
 logger = logging.getLogger(__name__)
 
@@ -62,17 +61,16 @@ def cross_validate(
     if len(values) < 2:
         raise DataError(f"cross_validation.column {folds.column!r} has {len(values)} value(s): it needs two or more")
     results = []
-    with team(training):  # where there are several processes, they are started once
-        for value in values:
-            split = RatingSplit(kind="column", column=folds.column, value=value)
-            rows = to_polars(assign_splits(frame, columns, split))
-            encoder = fit_encoder(subset(rows, TRAIN), columns, rating_range, features, items, users)
-            encoded = encode(frame, encoder, columns, split)
-            name = f"{folds.column}{value}"
-            bundle, _ = train_ratings(encoded, encoder, network, training, name=name, evaluated=False)
-            result = {"value": value, **_measure(encoded, bundle, baselines)}
-            logger.info("%s %s: rmse %.4f", folds.column, value, result["rmse"])
-            results.append(result)
+    for value in values:
+        split = RatingSplit(kind="column", column=folds.column, value=value)
+        rows = to_polars(assign_splits(frame, columns, split))
+        encoder = fit_encoder(subset(rows, TRAIN), columns, rating_range, features, items, users)
+        encoded = encode(frame, encoder, columns, split)
+        name = f"{folds.column}{value}"
+        bundle, _ = train_ratings(encoded, encoder, network, training, name=name, evaluated=False)
+        result = {"value": value, **_measure(encoded, bundle, baselines)}
+        logger.info("%s %s: rmse %.4f", folds.column, value, result["rmse"])
+        results.append(result)
     return {
         "folds": results,
         **_means(results),

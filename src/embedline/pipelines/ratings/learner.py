@@ -1,6 +1,5 @@
 """Train the network (or several, over seeds), store it as a bundle, and predict from the bundle alone."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 import polars as pl
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,17 +24,15 @@ from embedline.pipelines.ratings.options import TEST, TRAIN, RatingNetwork, Rati
 from embedline.pipelines.ratings.splits import subset
 from embedline.training import lr_finder
 from embedline.training.batches import Loss
-from embedline.training.device import make_accelerator
+from embedline.training.checkpoint import Record
+from embedline.training.device import Accelerator, make_accelerator
 from embedline.training.early_stopping import hold_out, row_monitor
-from embedline.training.ensemble import in_threads, weighted_mean
+from embedline.training.ensemble import in_threads, train_ensemble, weighted_mean
 from embedline.training.lr_finder import RangeTest
-from embedline.training.members import train_members
 from embedline.training.metrics import regression_metrics
 from embedline.training.model_file import ModelBundle, library_versions
 from embedline.training.options import FinderOptions
-from embedline.training.processes import current_share, team
-from embedline.training.state import Record
-from embedline.training.train import FitResult, train
+from embedline.training.train import Evaluate, FitResult, train
 
 KIND = "ratings"
 PREDICT_ROWS = 65_536  # pairs of one forward pass when predicting: bounds memory, large enough to be quick
@@ -67,21 +63,26 @@ def train_ratings(
     tensors = rating_tensors(subset(encoded, TRAIN))
     held_out = subset(encoded, TEST)
     config = network_config(encoder, network)
-    job = RatingsJob(tensors, training, config, feature_codes(encoder))
-    with team(training):
-        accelerator = make_accelerator(training)
-        evaluate = _evaluator(held_out, encoder, accelerator) if evaluated and len(held_out) else None
-        members = train_members(job, accelerator=accelerator, rows=len(tensors[-1]), evaluate=evaluate, name=name)
+    measured = rating_tensors(held_out) if evaluated and len(held_out) else None
+    spec = RatingNetworkSpec(tensors, measured, encoder.rating_range, training, config, feature_codes(encoder))
+    result = train_ensemble(spec, rows=len(tensors[-1]), name=name)
     stored = encoder.model_dump(mode="json")
-    bundle = ModelBundle(KIND, config, stored, members.weights, members.metrics, library_versions())
-    return bundle, members.history
+    bundle = ModelBundle(KIND, config, stored, result.weights, result.metrics, library_versions())
+    return bundle, result.history
 
 
 @dataclass(frozen=True)
-class RatingsJob:
-    """What every process needs to train the networks."""
+class RatingNetworkSpec:
+    """Ratings and settings of the networks of an ensemble.
+
+    Attributes:
+        held_out: ratings to measure them on at the end of each epoch, if any.
+        rating_range: what predictions are clipped to when they are measured.
+    """
 
     tensors: tuple[Tensor, Tensor, Tensor]
+    held_out: tuple[Tensor, Tensor, Tensor] | None
+    rating_range: tuple[float, float]
     training: RatingsTraining
     config: dict[str, Any]
     codes: tuple[FeatureCodes | None, FeatureCodes | None]
@@ -93,6 +94,19 @@ class RatingsJob:
     def fit(self, network: nn.Module, **settings: Any) -> FitResult:
         """Train it; ``settings`` are those of :func:`fit_ratings`."""
         return fit_ratings(network, self.tensors, self.training, **settings)
+
+    def evaluator(self, accelerator: Accelerator) -> Evaluate | None:
+        """Metrics of the held-out ratings; None without any."""
+        if self.held_out is None:
+            return None
+        users, items, actual = (tensor.numpy() for tensor in self.held_out)
+
+        def evaluate(network: nn.Module) -> dict[str, float]:
+            network.eval()
+            predicted = pair_scores(network, users, items, accelerator.device)
+            return rating_metrics(actual, np.clip(predicted, *self.rating_range))
+
+        return evaluate
 
 
 def fit_ratings(
@@ -112,7 +126,7 @@ def fit_ratings(
     if training.early_stopping:
         learned, held_out = hold_out(len(tensors[-1]), training.early_stopping)
         settings["monitor"] = row_monitor(tensors, LOSSES[training.loss], accelerator.device, held_out)
-    task = _task(RatingBatches, network, tensors, training, accelerator, rows=learned, share=current_share())
+    task = _task(RatingBatches, network, tensors, training, accelerator, rows=learned, shard=accelerator.shard)
     return train(network, task, training, accelerator=accelerator, **settings)
 
 
@@ -224,16 +238,3 @@ def pair_scores(
             users, items = (torch.tensor(rows[block]) for rows in (user_rows, item_rows))
             scores[block] = network(users.to(device), items.to(device)).cpu().numpy()
     return scores
-
-
-def _evaluator(
-    held_out: pl.DataFrame, encoder: RatingsEncoder, accelerator: Accelerator
-) -> Callable[[nn.Module], dict[str, float]]:
-    users, items, actual = (tensor.numpy() for tensor in rating_tensors(held_out))
-
-    def evaluate(network: nn.Module) -> dict[str, float]:
-        network.eval()
-        predicted = pair_scores(network, users, items, accelerator.device)
-        return rating_metrics(actual, np.clip(predicted, *encoder.rating_range))
-
-    return evaluate

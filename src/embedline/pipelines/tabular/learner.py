@@ -8,7 +8,6 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import nn
 
@@ -29,16 +28,14 @@ from embedline.pipelines.tabular.targets import (
     invert_target,
     prefix_of,
 )
-from embedline.training.device import make_accelerator
+from embedline.training.checkpoint import Record
+from embedline.training.device import Accelerator, make_accelerator
 from embedline.training.dropout import seed_dropout
-from embedline.training.ensemble import in_threads, weighted_mean
+from embedline.training.ensemble import in_threads, train_ensemble, weighted_mean
 from embedline.training.lr_finder import RangeTest, find_learning_rate
-from embedline.training.members import train_members
 from embedline.training.metrics import log_loss, regression_metrics
 from embedline.training.model_file import ModelBundle, library_versions
 from embedline.training.options import FinderOptions
-from embedline.training.processes import team
-from embedline.training.state import Record
 from embedline.training.train import Evaluate, FitResult, fit
 
 KIND = "tabular"
@@ -127,7 +124,7 @@ def train_network(
         the validation rows, which are held out of the training rows. The split ``test`` decides nothing.
     """
     make_loss(encoder.targets, training)  # raises if the settings do not fit, before other processes start
-    with rows_of(encoded, encoder, training) as store, team(training):
+    with rows_of(encoded, encoder, training) as store:
         learned, held_out = store.rows(TRAIN), store.rows(TEST, labelled=False)
         _, values, target = learned.arrays().labelled(encoder)
         if (network.batch_norm or network.continuous_batch_norm) and min(training.batch_size, len(target)) < 2:
@@ -136,20 +133,27 @@ def train_network(
                 f"are {len(target)} row(s) to train on"
             )
         config = network_config(encoder, network, values.numpy())
-        accelerator = make_accelerator(training)
-        evaluate = _evaluator(held_out, encoded, encoder, accelerator) if len(held_out.arrays().codes) else None
-        job = TableNetworkSpec(learned, encoder, training, config)
-        members = train_members(job, accelerator=accelerator, rows=len(target), evaluate=evaluate)
+        blocks = [[actual_values(block, each) for each in encoder.targets] for block in blocks_of(encoded, TEST)]
+        actual = [np.concatenate(values) for values in zip(*blocks, strict=True)]
+        spec = TableNetworkSpec(learned, held_out, actual, encoder, training, config)
+        result = train_ensemble(spec, rows=len(target))
     stored = encoder.model_dump(mode="json")
-    bundle = ModelBundle(KIND, config, stored, members.weights, members.metrics, library_versions())
-    return bundle, members.history
+    bundle = ModelBundle(KIND, config, stored, result.weights, result.metrics, library_versions())
+    return bundle, result.history
 
 
 @dataclass(frozen=True)
 class TableNetworkSpec:
-    """The rows and settings that every process needs to train the networks."""
+    """Rows and settings of the networks of an ensemble.
+
+    Attributes:
+        held_out: rows to measure them on at the end of each epoch; there may be none.
+        actual: values of each target in these rows, in its own units.
+    """
 
     rows: TableArrays | MappedRows
+    held_out: TableArrays | MappedRows
+    actual: list[NDArray[Any]]
     encoder: Encoder
     training: TableTraining
     config: dict[str, Any]
@@ -162,6 +166,23 @@ class TableNetworkSpec:
         """Train it; ``settings`` are those of :func:`embedline.training.train.fit`."""
         tensors, loss = self.rows.arrays().labelled(self.encoder), make_loss(self.encoder.targets, self.training)
         return fit(network, tensors, loss, self.training, resident=isinstance(self.rows, TableArrays), **settings)
+
+    def evaluator(self, accelerator: Accelerator) -> Evaluate | None:
+        """Metrics of the held-out rows by name, after the target's where there are several; None without rows."""
+        arrays, targets = self.held_out.arrays(), self.encoder.targets
+        if not len(arrays.codes):
+            return None
+
+        def evaluate(network: nn.Module) -> dict[str, float]:
+            network.eval()
+            predicted = combine([network_outputs(network, arrays, accelerator.device)], [1.0], targets)
+            return {
+                prefix_of(target, targets) + name: value
+                for target, actual in zip(targets, self.actual, strict=True)
+                for name, value in epoch_metrics(target, actual, predicted[target.column]).items()
+            }
+
+        return evaluate
 
 
 def range_test(
@@ -308,23 +329,3 @@ def epoch_metrics(target: Target, actual: NDArray[Any], prediction: NDArray[np.f
         accuracy = float((prediction.argmax(axis=1) == actual).mean())
         return {"accuracy": accuracy, "log_loss": log_loss(actual, prediction)}
     return regression_metrics(actual, prediction, logarithmic=target.transform == "log")
-
-
-def _evaluator(
-    held_out: TableArrays | MappedRows, encoded: nw.DataFrame[Any], encoder: Encoder, accelerator: Accelerator
-) -> Evaluate:
-    """Metrics of the test split by name, with the target as prefix where there are several."""
-    arrays, targets = held_out.arrays(), encoder.targets
-    blocks = [{t.column: actual_values(block, t) for t in targets} for block in blocks_of(encoded, TEST)]
-    actual = {target.column: np.concatenate([block[target.column] for block in blocks]) for target in targets}
-
-    def evaluate(network: nn.Module) -> dict[str, float]:
-        network.eval()
-        predicted = combine([network_outputs(network, arrays, accelerator.device)], [1.0], targets)
-        return {
-            prefix_of(target, targets) + name: value
-            for target in targets
-            for name, value in epoch_metrics(target, actual[target.column], predicted[target.column]).items()
-        }
-
-    return evaluate

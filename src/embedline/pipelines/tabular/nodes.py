@@ -97,7 +97,7 @@ def train(
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train a network for each seed; the bundle, and the history of the training."""
     from embedline.pipelines.tabular.learner import train_network
-    from embedline.training.members import describe
+    from embedline.training.ensemble import describe
 
     bundle, history = train_network(
         nw.from_native(encoded, eager_only=True), Encoder.model_validate(encoder), network, training

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from embedline.pipelines.text.classifier import TextClassifier
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import TextSettings
-from embedline.training.batches import WHOLE, Autocast, BatchLoss, Share, batch_sizes
-from embedline.training.checkpoint import Fingerprint
+from embedline.training.batches import WHOLE, Autocast, BatchLoss, Fingerprint, Shard, batch_sizes
 
 POOL_BATCHES = 50  # batches in a pool of documents that is sorted by length: a trade-off of speed and randomness
 
@@ -78,7 +77,7 @@ class ClassifierBatches:
     Args:
         corpus: documents with at least one token.
         targets: class of each, int64 [D].
-        share: which documents of each batch are this process's: one in so many, so that all have like lengths.
+        shard: which documents of each batch are this process's: one in so many, so that all have like lengths.
     """
 
     def __init__(
@@ -88,14 +87,14 @@ class ClassifierBatches:
         options: TextSettings,
         *,
         device: torch.device,
-        share: Share = WHOLE,
+        shard: Shard = WHOLE,
     ) -> None:
-        self._corpus, self._options, self._device, self._share = corpus, options, device, share
+        self._corpus, self._options, self._device, self._shard = corpus, options, device, shard
         self._targets = torch.from_numpy(targets).to(device)
         self.batch_size = min(options.batch_size, len(corpus))
         sizes = batch_sizes(len(corpus), self.batch_size)
         self.n_batches = len(sizes)
-        share.check(min(sizes), "document(s)")
+        shard.check(min(sizes), "document(s)")
         self.rows_per_batch = len(corpus.ids) / self.n_batches
         self._batches: Sequence[NDArray[np.int64]] = ()
 
@@ -115,13 +114,13 @@ class ClassifierBatches:
         """Cross-entropy of the batch's documents; the total also has AR and TAR."""
         assert isinstance(network, TextClassifier)
         batch = self._batches[index]
-        rows = batch[self._share.rank :: self._share.size]
+        rows = batch[self._shard.rank :: self._shard.size]
         ids, lengths = pad([self._corpus[row] for row in rows], self._device)
         with autocast():
             logits, pooled = network.scores(ids, lengths)
         nats = F.cross_entropy(logits, self._targets[torch.from_numpy(rows).to(self._device)])
         alpha, beta = self._options.alpha, self._options.beta
-        if self._share.size == 1:
+        if self._shard.size == 1:
             return BatchLoss(nats + alpha * pooled.squares + beta * pooled.differences, nats.detach())
         # Means of the whole batch, as sums of each process's mean times its part of what that is a mean over.
         own, whole = (pooled_counts(self._corpus.lengths[each], network) for each in (rows, batch))

@@ -2,14 +2,12 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,7 +18,6 @@ from embedline.pipelines.text.evaluation import class_codes, prediction_frame
 from embedline.pipelines.text.fine_tuning import (
     ClassifierData,
     build_classifier,
-    follow_classifiers,
     train_stages,
     unfrozen_groups,
 )
@@ -30,13 +27,13 @@ from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraini
 from embedline.pipelines.text.splits import TEST, VALIDATION
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
-from embedline.training.device import make_accelerator
+from embedline.training import distributed
+from embedline.training.checkpoint import Record
+from embedline.training.device import Accelerator, make_accelerator
+from embedline.training.ensemble import warn_of_few_steps
 from embedline.training.lr_finder import RangeTest, range_test
-from embedline.training.members import warn_of_few_steps
 from embedline.training.model_file import ModelBundle, library_versions
 from embedline.training.options import FinderOptions
-from embedline.training.processes import team
-from embedline.training.state import Record
 from embedline.training.train import Evaluate, FitResult
 
 KIND = "text_classifier"
@@ -68,14 +65,10 @@ def train_classifier(
     held_out = ids.filter(pl.col("split") == VALIDATION)
     if training.early_stopping and held_out.is_empty():
         raise DataError(NO_VALIDATION.format("classifier_training"))
-    threads = own_threads(training)
-    with (
-        team(training) as others,
-        others.following(follow_classifiers, material, training, threads) if others else nullcontext(),
-    ):
-        accelerator = make_accelerator(training)
-        evaluate = _evaluator(held_out, classes, accelerator) if len(held_out) else None
-        members = train_stages(material, training, threads, accelerator, evaluate)
+    measured = (Corpus.of(held_out), torch.from_numpy(class_codes(held_out, classes))) if len(held_out) else None
+    members, metrics = distributed.run(
+        _train_members, material, training, own_threads(training), measured, options=training
+    )
     warn_of_few_steps(members[0], training.batch_size, "classifier_training")
     history = [
         {"member": member, "stage": stage, **record}
@@ -88,8 +81,7 @@ def train_classifier(
         "tokens": len(material.corpus.ids),
         "members": len(members),
         "member_weights": list(training.member_weights),
-        **training_figures(_together(members), accelerator),
-        **_validation_figures(members, training.member_weights, evaluate),
+        **metrics,
         "language_model": language_model.metrics,
     }
     encoding = {
@@ -100,6 +92,21 @@ def train_classifier(
     states = enumerate(runs[-1].network.state_dict() for runs in members)
     weights = {f"{member}.{name}": tensor for member, state in states for name, tensor in state.items()}
     return ModelBundle(KIND, material.config, encoding, weights, figures, library_versions()), history
+
+
+def _train_members(
+    material: ClassifierData,
+    training: ClassifierTraining,
+    threads: int,
+    measured: tuple[Corpus, Tensor] | None,
+    stop: threading.Event,
+) -> tuple[list[list[FitResult]], dict[str, Any]]:
+    """The stages of each member, and what the bundle says of the training and of the split ``validation``."""
+    accelerator = make_accelerator(training)
+    evaluate = _evaluator(*measured, accelerator) if measured else None
+    members = train_stages(material, training, threads, accelerator, evaluate, stop)
+    figures = _validation_figures(members, training.member_weights, evaluate)
+    return members, {**training_figures(_together(members), accelerator), **figures}
 
 
 def _together(members: Sequence[Sequence[FitResult]]) -> FitResult:
@@ -120,7 +127,7 @@ def _validation_figures(
     if evaluate is None:
         return {}
     if len(members) == 1:
-        figures = members[0][-1].figures
+        figures = members[0][-1].metrics
     else:
         figures = evaluate(ClassifierEnsemble([_classifier(stages[-1]) for stages in members], weights))
     return {"validation_loss": figures["validation_loss"], "validation_accuracy": figures["accuracy"]}
@@ -152,7 +159,7 @@ def find_classifier_rate(
         options = training.of_stage(stage)
         return range_test(
             built,
-            material.task(options, accelerator.device),
+            material.batches(options, accelerator),
             options,
             finder,
             accelerator=accelerator,
@@ -222,11 +229,7 @@ def _logits(
     return logits
 
 
-def _evaluator(
-    held_out: pl.DataFrame, classes: Sequence[str], accelerator: Accelerator
-) -> Callable[[nn.Module], dict[str, float]]:
-    corpus, targets = Corpus.of(held_out), torch.from_numpy(class_codes(held_out, classes))
-
+def _evaluator(corpus: Corpus, targets: Tensor, accelerator: Accelerator) -> Callable[[nn.Module], dict[str, float]]:
     def evaluate(network: nn.Module) -> dict[str, float]:
         assert isinstance(network, TextClassifier | ClassifierEnsemble)
         logits = _logits(network.eval(), corpus, accelerator.device, accelerator.autocast)

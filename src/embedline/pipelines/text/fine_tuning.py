@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -30,10 +29,9 @@ from embedline.pipelines.text.splits import TRAIN
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint
-from embedline.training.device import make_accelerator
+from embedline.training.device import Accelerator
 from embedline.training.model_file import ModelBundle
 from embedline.training.optimizer import LayerGroup, discriminative
-from embedline.training.processes import current_share
 from embedline.training.train import Evaluate, FitResult, train
 
 logger = logging.getLogger(__name__)
@@ -138,9 +136,9 @@ class ClassifierData:
         config = classifier_config(language_model, vocabulary, network, len(classes))
         return cls(Corpus.of(documents), targets, config, encoder, tokens)
 
-    def task(self, options: StageTraining, device: torch.device) -> ClassifierBatches:
+    def batches(self, options: StageTraining, accelerator: Accelerator) -> ClassifierBatches:
         """Batches of these documents."""
-        return ClassifierBatches(self.corpus, self.targets, options, device=device, share=current_share())
+        return ClassifierBatches(self.corpus, self.targets, options, device=accelerator.device, shard=accelerator.shard)
 
     def build(self) -> TextClassifier:
         """A classifier with the language model's encoder and a head of random weights."""
@@ -161,17 +159,14 @@ def train_stages(
     threads: int,
     accelerator: Accelerator,
     evaluate: Evaluate | None = None,
+    stop: threading.Event | None = None,
 ) -> list[list[FitResult]]:
-    """What each stage leaves, for each of the seeds, one after the other, with ``threads`` of PyTorch."""
+    """The result of each stage, for each of the seeds, one after the other, with ``threads`` of PyTorch."""
+    fitters = [stage_fitter(material, training, m, evaluate, accelerator) for m in range(len(training.seeds))]
     return [
-        with_seed(seed, threads, material.build, stage_fitter(material, training, member, evaluate, accelerator))
-        for member, seed in enumerate(training.seeds)
+        with_seed(seed, threads, material.build, fit, rank=accelerator.shard.rank, stop=stop)
+        for seed, fit in zip(training.seeds, fitters, strict=True)
     ]
-
-
-def follow_classifiers(material: ClassifierData, training: ClassifierTraining, threads: int) -> None:
-    """The part of the classifiers' training of a process that does not lead."""
-    train_stages(material, training, threads, make_accelerator(training))
 
 
 def stage_fitter(
@@ -192,7 +187,7 @@ def stage_fitter(
             options = training.of_stage(stage)
             run = train(
                 built,
-                material.task(options, accelerator.device),
+                material.batches(options, accelerator),
                 options,
                 accelerator=accelerator,
                 seed=training.seeds[member] + place,

@@ -3,13 +3,11 @@
 import math
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import polars as pl
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from embedline.errors import DataError
@@ -19,16 +17,14 @@ from embedline.pipelines.text.options import EncoderOptions, LanguageModelOption
 from embedline.pipelines.text.splits import TRAIN, UNLABELLED, VALIDATION
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
-from embedline.training import checkpoint
-from embedline.training.device import device_name, make_accelerator
+from embedline.training import checkpoint, distributed
+from embedline.training.checkpoint import Record
+from embedline.training.device import Accelerator, device_name, make_accelerator
 from embedline.training.dropout import RANK_STRIDE
-from embedline.training.ensemble import available_cores, train_parallel
+from embedline.training.ensemble import available_cores, train_parallel, warn_of_few_steps
 from embedline.training.lr_finder import RangeTest, range_test
-from embedline.training.members import warn_of_few_steps
 from embedline.training.model_file import ModelBundle, library_versions
 from embedline.training.options import FinderOptions
-from embedline.training.processes import current_share, team
-from embedline.training.state import Record
 from embedline.training.train import FitResult, train
 
 Result = TypeVar("Result")
@@ -81,19 +77,15 @@ def train_language_model(
     if training.early_stopping and not len(held_out):
         raise DataError(NO_VALIDATION.format("language_model_training"))
     config = language_config(vocabulary, network)
-    job = LanguageJob(learned, training, config, own_threads(training))
-    with team(training) as members, members.following(follow_language_model, job) if members else nullcontext():
-        accelerator = make_accelerator(training)
-        evaluate = evaluator(held_out, accelerator) if len(held_out) else None
-        kept = checkpoint.current("language_model")
-        run = job.train(accelerator, evaluate=evaluate, label="language_model.", checkpoint=kept)
+    spec = LanguageModelSpec(learned, held_out, training, config, own_threads(training))
+    run, metrics = distributed.run(spec.train, options=training)
     warn_of_few_steps([run], training.batch_size, "language_model_training")
     figures = {
         "tokens": len(learned.ids),
         "documents": len(learned),
         "vocabulary": len(vocabulary),
-        **training_figures(run, accelerator),
-        **{name: value for name, value in run.figures.items() if name not in ("step", "epoch", "lr", "monitor")},
+        **metrics,
+        **{name: value for name, value in run.metrics.items() if name not in ("step", "epoch", "lr", "monitor")},
     }
     weights = {name: tensor for name, tensor in run.network.state_dict().items() if name != TIED}
     encoder = {"vocabulary": vocabulary.model_dump(mode="json"), "tokens": tokens.model_dump(mode="json")}
@@ -101,37 +93,44 @@ def train_language_model(
 
 
 @dataclass(frozen=True)
-class LanguageJob:
-    """What every process needs to train a language model, with ``threads`` of PyTorch each."""
+class LanguageModelSpec:
+    """Documents and settings of a language model; each process trains it with ``threads`` of PyTorch.
+
+    Attributes:
+        held_out: documents to measure it on at the end of each epoch; there may be none.
+    """
 
     corpus: Corpus
+    held_out: Corpus
     training: LanguageModelTraining
     config: dict[str, Any]
     threads: int
 
-    def train(self, accelerator: Accelerator, **settings: Any) -> FitResult:
-        """Train it from its seed; ``settings`` are more of :func:`embedline.training.train.train`."""
-        training = self.training
+    def train(self, stop: threading.Event) -> tuple[FitResult, dict[str, Any]]:
+        """Train it from its seed until ``stop`` is set; the result, and what the bundle says of the training."""
+        training, accelerator = self.training, make_accelerator(self.training)
+        evaluate = evaluator(self.held_out, accelerator) if len(self.held_out) else None
 
         def fit(built: nn.Module, stop: threading.Event) -> FitResult:
-            task = LanguageModelBatches(self.corpus, training, device=accelerator.device, share=current_share())
+            shard, device = accelerator.shard, accelerator.device
             return train(
                 built,
-                task,
+                LanguageModelBatches(self.corpus, training, device=device, shard=shard),
                 training,
                 accelerator=accelerator,
                 seed=training.seed,
+                evaluate=evaluate,
                 monitor=MONITOR,
+                label="language_model.",
+                checkpoint=checkpoint.current("language_model"),
                 stop=stop,
-                **settings,
             )
 
-        return with_seed(training.seed, self.threads, lambda: build_language_model(self.config), fit)
+        def build() -> nn.Module:
+            return build_language_model(self.config)
 
-
-def follow_language_model(job: LanguageJob) -> None:
-    """The part of a language model's training of a process that does not lead."""
-    job.train(make_accelerator(job.training))
+        run = with_seed(training.seed, self.threads, build, fit, rank=accelerator.shard.rank, stop=stop)
+        return run, training_figures(run, accelerator)
 
 
 def own_threads(training: TextSettings) -> int:
@@ -169,8 +168,13 @@ def with_seed(
     threads: int | None,
     build: Callable[[], nn.Module],
     fit: Callable[[nn.Module, threading.Event], Result],
+    *,
+    rank: int = 0,
+    stop: threading.Event | None = None,
 ) -> Result:
     """Build a network and train it with ``threads`` PyTorch threads (all cores when None), all from one seed.
+
+    Of several processes, the networks are the same, and the masks of dropout go by the ``rank``.
 
     PyTorch's global generator, which dropout masks come from, is put back afterwards. Ctrl-C ends the training.
     """
@@ -178,17 +182,21 @@ def with_seed(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         network = build()
-        if rank := current_share().rank:  # the network is that of rank 0; the masks of dropout are not
+        if rank:
             torch.manual_seed(seed + rank * RANK_STRIDE)
         (run,) = train_parallel(
-            lambda _, built, stop: fit(built, stop), [network], workers=1, threads=threads or available_cores()
+            lambda _, built, stop: fit(built, stop),
+            [network],
+            workers=1,
+            threads=threads or available_cores(),
+            stop=stop,
         )
     return run
 
 
 def training_figures(run: FitResult, accelerator: Accelerator) -> dict[str, Any]:
     """What a bundle says of its training."""
-    processes = accelerator.num_processes
+    processes = accelerator.shard.size
     return {
         "epochs": run.epochs,
         **({"best_epoch": run.best_epoch} if run.best_epoch else {}),
@@ -196,7 +204,7 @@ def training_figures(run: FitResult, accelerator: Accelerator) -> dict[str, Any]
         "seconds": run.seconds,
         "tokens_per_second": run.rows_per_second,
         "device": device_name(accelerator.device),
-        "precision": accelerator.mixed_precision,
+        "precision": accelerator.precision,
     }
 
 

@@ -14,8 +14,7 @@ from embedline.pipelines.text.awd_lstm import State, detached
 from embedline.pipelines.text.language_model import LanguageModel
 from embedline.pipelines.text.options import LanguageModelTraining
 from embedline.pipelines.text.tokenizer import flat_lists
-from embedline.training.batches import WHOLE, Autocast, BatchLoss, Share
-from embedline.training.checkpoint import Fingerprint
+from embedline.training.batches import WHOLE, Autocast, BatchLoss, Fingerprint, Shard
 
 SHORTEST = 5  # shortest random length in tokens, as in Merity et al. 2017
 HALVED = 0.05  # probability that a random length is drawn around half of bptt
@@ -126,14 +125,14 @@ class LanguageModelBatches:
 
     Args:
         corpus: training documents.
-        share: which of the parallel rows are this process's.
+        shard: which of the parallel rows are this process's.
     """
 
     def __init__(
-        self, corpus: Corpus, options: LanguageModelTraining, *, device: torch.device, share: Share = WHOLE
+        self, corpus: Corpus, options: LanguageModelTraining, *, device: torch.device, shard: Shard = WHOLE
     ) -> None:
-        share.check(options.batch_size, "stream(s)")
-        self._share = share
+        shard.check(options.batch_size, "stream(s)")
+        self._shard = shard
         self._corpus, self._options, self._device = corpus, options, device
         self._n_tokens = min(options.tokens_per_epoch or len(corpus.ids), len(corpus.ids))
         self._length = to_covering_rows(corpus.ids[: self._n_tokens], options.batch_size).shape[1] - 1
@@ -157,7 +156,7 @@ class LanguageModelBatches:
             last = int(np.searchsorted(np.cumsum(self._corpus.lengths[documents]), self._n_tokens)) + 1
             documents = documents[:last]
         stream = self._corpus.stream(documents)[: self._n_tokens]
-        rows = to_covering_rows(stream, self._options.batch_size)[self._share.of(self._options.batch_size)]
+        rows = to_covering_rows(stream, self._options.batch_size)[self._shard.slice(self._options.batch_size)]
         self._rows = torch.from_numpy(np.ascontiguousarray(rows.astype(np.int32))).to(self._device)
         if self._options.random_bptt:
             self._ends = random_cuts(self._length, self.n_batches, self._options.bptt, order)
@@ -185,9 +184,9 @@ class LanguageModelBatches:
         with autocast():
             value, nats, state = network.losses(ids, targets, state, alpha=self._options.alpha, beta=self._options.beta)
         self._state = detached(state)
-        if self._share.size == 1:
+        if self._shard.size == 1:
             return BatchLoss(value, nats)
-        return BatchLoss(value, nats).times(self._share.weight(self._options.batch_size))
+        return BatchLoss(value, nats).times(self._shard.weight(self._options.batch_size))
 
     def state(self) -> list[list[Tensor]] | None:
         """Return the carried state, as lists."""
