@@ -28,6 +28,7 @@ from embedline.pipelines.tabular.targets import (
     invert_target,
     prefix_of,
 )
+from embedline.training.batches import TableBatches
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, make_accelerator
 from embedline.training.dropout import seed_dropout
@@ -161,6 +162,17 @@ class TableNetworkSpec:
     def build(self, seed: int) -> EmbeddingNetwork:
         """The network of a seed."""
         return build_network(self.config, seed=seed)
+
+    def batches(self, network: nn.Module, accelerator: Accelerator) -> TableBatches:
+        """Batches of all rows, those held out for early stopping included."""
+        return TableBatches(
+            self.rows.arrays().labelled(self.encoder),
+            make_loss(self.encoder.targets, self.training),
+            batch_size=self.training.batch_size,
+            device=accelerator.device,
+            resident=isinstance(self.rows, TableArrays),
+            shard=accelerator.shard,
+        )
 
     def fit(self, network: nn.Module, **settings: Any) -> FitResult:
         """Train it; ``settings`` are those of :func:`embedline.training.train.fit`."""

@@ -18,6 +18,7 @@ from embedline.pipelines.text.evaluation import class_codes, prediction_frame
 from embedline.pipelines.text.fine_tuning import (
     ClassifierData,
     build_classifier,
+    choose_stage_precision,
     train_stages,
     unfrozen_groups,
 )
@@ -102,7 +103,7 @@ def _train_members(
     stop: threading.Event,
 ) -> tuple[list[list[FitResult]], dict[str, Any]]:
     """The stages of each member, and what the bundle says of the training and of the split ``validation``."""
-    accelerator = make_accelerator(training)
+    accelerator = choose_stage_precision(material, training, threads, make_accelerator(training), stop)
     evaluate = _evaluator(*measured, accelerator) if measured else None
     members = train_stages(material, training, threads, accelerator, evaluate, stop)
     figures = _validation_figures(members, training.member_weights, evaluate)
