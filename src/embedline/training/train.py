@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from embedline.errors import TrainingError
 from embedline.training import distributed, progress
-from embedline.training.batches import Batches, Loss, Stopped, TableBatches, batches_by_step, mean_rate
+from embedline.training.batches import Batches, Loss, ReadRows, Stopped, TableBatches, batches_by_step, mean_rate
 from embedline.training.checkpoint import Checkpoint, Record, TrainingState
 from embedline.training.device import Accelerator
 from embedline.training.early_stopping import hold_out, row_monitor
@@ -111,7 +111,7 @@ def fit(
     options: FitOptions,
     *,
     accelerator: Accelerator,
-    resident: bool = True,
+    read: ReadRows | None = None,
     **settings: Any,
 ) -> FitResult:
     """:func:`train` on independent rows, ``options.batch_size`` of them a batch.
@@ -122,7 +122,7 @@ def fit(
         network: called as ``network(*inputs)``; must return what ``loss`` takes as its first argument.
         tensors: inputs and, last, the target; all of the same length [N, …].
         loss: mean loss of a batch, ``loss(output, target)``.
-        resident: whether the tensors are moved to the device, once; each batch of its own when False.
+        read: see :class:`embedline.training.batches.TableBatches`.
         settings: those of :func:`train`.
 
     Raises:
@@ -138,7 +138,7 @@ def fit(
         batch_size=options.batch_size,
         device=accelerator.device,
         rows=learned,
-        resident=resident,
+        read=read,
         shard=accelerator.shard,
     )
     return train(network, batches, options, accelerator=accelerator, **settings)

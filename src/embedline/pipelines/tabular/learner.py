@@ -170,14 +170,14 @@ class TableNetworkSpec:
             make_loss(self.encoder.targets, self.training),
             batch_size=self.training.batch_size,
             device=accelerator.device,
-            resident=isinstance(self.rows, TableArrays),
+            read=self.rows.reader(),
             shard=accelerator.shard,
         )
 
     def fit(self, network: nn.Module, **settings: Any) -> FitResult:
         """Train it; ``settings`` are those of :func:`embedline.training.train.fit`."""
         tensors, loss = self.rows.arrays().labelled(self.encoder), make_loss(self.encoder.targets, self.training)
-        return fit(network, tensors, loss, self.training, resident=isinstance(self.rows, TableArrays), **settings)
+        return fit(network, tensors, loss, self.training, read=self.rows.reader(), **settings)
 
     def evaluator(self, accelerator: Accelerator) -> Evaluate | None:
         """Metrics of the held-out rows by name, after the target's where there are several; None without rows."""
@@ -219,7 +219,7 @@ def range_test(
                 finder,
                 accelerator=make_accelerator(training),
                 seed=seed,
-                resident=isinstance(learned, TableArrays),
+                read=learned.reader(),
             ),
         )
 
