@@ -62,6 +62,20 @@ def gone(pid: int, seconds: float = 20.0) -> bool:
     return False
 
 
+def test_processes_started_by_the_training_give_the_weights_of_one(tmp_path: Path) -> None:
+    heard: list[str] = []
+    with progress.listening(lambda metrics, step: heard.extend(metrics)), checkpoints.checkpointing(tmp_path, 0.0):
+        ours = small.train_table(batch_norm=False, processes=2, seeds=(1,))
+    theirs = small.train_table(batch_norm=False, seeds=(1,))
+    for name, tensor in theirs[0].weights.items():
+        torch.testing.assert_close(ours[0].weights[name], tensor, rtol=1e-4, atol=2e-5)
+    for mine, other in zip(ours[1], theirs[1], strict=True):
+        assert mine == pytest.approx(other, rel=1e-4, abs=1e-6)
+    assert ours[0].metrics["processes"] == 2
+    assert {"train_loss", "lr", "exp_rmspe"} <= set(heard)  # here, where the listener is
+    assert step_of(tmp_path / "member0.pt") == len({record["step"] for record in ours[1]})
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_is_killed_ends_the_training_in_one_line(rank: int) -> None:
     found: list[int] = []

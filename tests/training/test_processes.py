@@ -107,16 +107,6 @@ def test_two_processes_give_the_weights_of_one(learner: str, two: None) -> None:
     assert FIGURE[learner] in ours[1][-1]
 
 
-def test_processes_started_by_the_training_give_the_weights_of_one(tmp_path: Path) -> None:
-    heard: list[str] = []
-    with progress.listening(lambda metrics, step: heard.extend(metrics)), checkpoints.checkpointing(tmp_path, 0.0):
-        ours = train_table(processes=2, seeds=(1,))
-    assert_close(ours, train_table(seeds=(1,)))
-    assert ours[0].metrics["processes"] == 2
-    assert {"train_loss", "lr", "exp_rmspe"} <= set(heard)  # here, where the listener is
-    assert step_of(tmp_path / "member0.pt") == len({record["step"] for record in ours[1]})
-
-
 @pytest.mark.parametrize(
     ("learner", "settings"),
     [

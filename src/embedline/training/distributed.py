@@ -340,6 +340,7 @@ def launched() -> Iterator[bool]:
             # The first process hears of an interruption, too, and keeps a checkpoint with the others. They end then.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            logging.disable()  # rank 0 says it all
             _serve(rank, size)
             yield False
             return
