@@ -1,4 +1,4 @@
-"""Documents out of text files and tables in every layout, and the message for each fault."""
+"""Documents from text files and tables in all layouts, and the message of each error."""
 
 import io
 import logging
@@ -18,7 +18,7 @@ Rows = list[tuple[str, str, str | None, str]]
 
 
 def raw(files: Mapping[str, bytes | str]) -> pl.DataFrame:
-    """The frame that `acquire_files` makes of these files."""
+    """The frame that `acquire_files` returns for these files."""
     contents = [data if isinstance(data, bytes) else data.encode() for _, data in sorted(files.items())]
     return pl.DataFrame({"path": sorted(files), "content": contents}, schema=RAW_SCHEMA)
 

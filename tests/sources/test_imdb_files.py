@@ -1,4 +1,4 @@
-"""The raw files of a corpus as a frame, from archives, folders and single tables."""
+"""The raw files of a corpus in a frame, from archives, folders and single tables."""
 
 import gzip
 import zipfile

@@ -1,4 +1,4 @@
-"""Tiny texts and networks, and ways to cut a training off; every test starts from the same random numbers."""
+"""Fixtures: a small corpus and small networks, interrupted trainings; each test starts from the same random state."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -37,13 +37,13 @@ def vocabulary() -> "Vocabulary":
 
 @pytest.fixture(scope="session")
 def ids() -> pl.DataFrame:
-    """Documents in which word k is mostly followed by word k + 1; a word of its own tells the class of each."""
+    """Documents in which word k is mostly followed by word k + 1; one word in each document shows its class."""
     return small_ids()
 
 
 @pytest.fixture(scope="session")
 def language_model(ids: pl.DataFrame, vocabulary: "Vocabulary") -> "ModelBundle":
-    """Bundle of a language model that has read the documents once."""
+    """Bundle of a language model, trained for one epoch."""
     from embedline.pipelines.text.language_learner import train_language_model
     from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
     from embedline.pipelines.text.tokenizer import TokenOptions
@@ -56,7 +56,7 @@ def language_model(ids: pl.DataFrame, vocabulary: "Vocabulary") -> "ModelBundle"
 
 
 class Killed(BaseException):
-    """Stands for whatever ends a training from outside."""
+    """Replaces a signal that ends a training."""
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def cut_off_after(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
 @pytest.fixture
 def n_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that grows by one entry for each optimiser step."""
+    """A list with one entry for each optimiser step."""
     from embedline.training import train as loop
 
     steps: list[int] = []

@@ -1,4 +1,4 @@
-"""A tiny corpus: documents in which one word follows another, and a word of its own tells the class of each."""
+"""A small corpus: documents in which one word follows another, and one word shows the class."""
 
 import numpy as np
 import polars as pl
@@ -26,7 +26,7 @@ def small_vocabulary() -> Vocabulary:
 
 
 def small_ids() -> pl.DataFrame:
-    """Documents in which word k is mostly followed by word k + 1; a word of its own tells the class of each."""
+    """Documents in which word k is mostly followed by word k + 1; one word in each document shows its class."""
     vocabulary = small_vocabulary()
     numbers, opening, first = np.random.default_rng(0), vocabulary.tokens.index("xxbos"), len(vocabulary.specials)
     splits = [*["train"] * 24, *["validation"] * 10, *["test"] * 7, *["unlabelled"] * 6]

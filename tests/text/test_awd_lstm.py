@@ -1,4 +1,4 @@
-"""Recurrent layers and their dropout against a loop over the steps and against what they stand for."""
+"""Recurrent layers and their dropout, compared with a loop over the time steps."""
 
 import copy
 import math
@@ -39,7 +39,7 @@ def together(output: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def make_layer(rate: float = RATE) -> tuple[DroppedLSTM, Tensor, tuple[Tensor, Tensor]]:
-    """A layer with weights large enough for its gates to differ, an input that wants a gradient, and a state."""
+    """A layer with weights large enough for its gates to differ, an input that requires a gradient, and a state."""
     layer = DroppedLSTM(WIDTH, HIDDEN, weight_dropout=rate)
     for weight in layer.parameters():
         nn.init.normal_(weight, std=0.5)
@@ -190,7 +190,7 @@ def stacked(depth: int) -> tuple[list[DroppedLSTM], State]:
 
 
 class Marked(SequenceDropout):
-    """Adds 1 where it should drop, and counts."""
+    """Adds 1 instead of dropout, and counts its calls."""
 
     def __init__(self) -> None:
         super().__init__(0.5)

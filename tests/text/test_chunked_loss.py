@@ -1,4 +1,4 @@
-"""The chunked cross-entropy equals PyTorch's, gradients and all, and never holds the logits of all tokens."""
+"""The chunked cross-entropy and its gradients equal PyTorch's, and it never holds the logits of all tokens."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +23,7 @@ def make_data(n: int = N, *, bias: bool = True, scale: float = 1.0) -> tuple[Ten
 
 @pytest.fixture(params=[16, 20, 35, 69, 70, 71])
 def step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Tokens of a chunk out of 70: whole chunks, a short last one, a last one of one token, a single chunk."""
+    """Chunk lengths for 70 tokens: whole chunks, a short last one, a last one of one token, a single chunk."""
     length: int = request.param
     monkeypatch.setitem(chunked_loss.CHUNK_LOGITS, "cpu", length * V)
     assert chunk_length(V, torch.device("cpu")) == length

@@ -1,4 +1,4 @@
-"""Batches of documents of like lengths: each document at most once, reproducible, the longest first."""
+"""Batches of documents of similar length: each document at most once, reproducible, the longest first."""
 
 from collections import Counter
 from contextlib import nullcontext

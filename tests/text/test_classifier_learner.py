@@ -1,4 +1,4 @@
-"""A classifier from a language model's bundle to predictions: what it starts from, learns, stores, and refuses."""
+"""A classifier from a language model's bundle to predictions: initial weights, training, bundle, errors."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""A language model from documents to a bundle and back: what it reads, what it reports, and that it can be resumed."""
+"""A language model from documents to a bundle and back: training texts, metrics, resume."""
 
 import math
 import threading
@@ -56,7 +56,7 @@ def assert_same(first: tuple[ModelBundle, list[Record]], second: tuple[ModelBund
 
 
 def nats_of(model: LanguageModel, stream: np.ndarray) -> tuple[float, float]:
-    """Mean nats and accuracy over a stream read in one go."""
+    """Mean nats and accuracy of a stream that is read at once."""
     tokens = torch.from_numpy(stream.astype(np.int64))[None]
     with torch.no_grad():
         hidden, _ = model(tokens[:, :-1], model.start(1))
@@ -93,7 +93,7 @@ def test_a_bundle_says_what_was_trained(language_model: ModelBundle, ids: pl.Dat
 
 
 def random_model(deviation: float) -> LanguageModel:
-    """A model for 15 words with random weights, and dropout that is off in evaluation."""
+    """A model for 15 words with random weights and dropout, which is off in evaluation mode."""
     rates = Rates(input=0.5, embedding=0.5, weight=0.5, hidden=0.5, output=0.5)
     options = EncoderOptions(embedding_size=4, hidden_size=6, n_layers=2, rates=rates)
     model = LanguageModel(15, options, decoder_bias=True)

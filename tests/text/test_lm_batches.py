@@ -1,4 +1,4 @@
-"""Streams of documents: every token once, rows that go on where they stopped, and a state that goes on with them."""
+"""Batches of a token stream: each token once, rows that continue in the next batch, and a carried state."""
 
 from collections import Counter
 from contextlib import nullcontext
@@ -28,7 +28,7 @@ LENGTHS = (7, 1, 12, 30, 0, 4, 19, 8, 25, 3, 11)  # 120 tokens
 
 
 def make_corpus(lengths: tuple[int, ...] = LENGTHS, dtype: type[np.integer] = np.uint16) -> Corpus:
-    """Token k of the whole is k: a token says where it came from."""
+    """Token k of the corpus is k, so that a token shows its position."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return Corpus(np.arange(offsets[-1]).astype(dtype), offsets)
 
@@ -44,7 +44,7 @@ def numbers(seed: int = 0) -> torch.Generator:
 
 
 def epoch(task: LanguageModelBatches, order: torch.Generator) -> tuple[Tensor, Tensor, list[int]]:
-    """Inputs and targets [rows, L] of all batches of an epoch side by side, and the batches' lengths."""
+    """Inputs and targets [rows, L] of all batches of an epoch concatenated, and the batches' lengths."""
     task.begin_epoch(order)
     batches = [task.batch(index) for index in range(task.n_batches)]
     assert all(ids.dtype == torch.int64 and ids.shape == targets.shape for ids, targets in batches)

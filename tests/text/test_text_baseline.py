@@ -1,4 +1,4 @@
-"""The baseline on documents whose answer is known, against scikit-learn's own pipeline."""
+"""The baseline on documents with known classes, compared with scikit-learn's own pipeline."""
 
 import logging
 from typing import Any

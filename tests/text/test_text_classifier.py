@@ -1,4 +1,4 @@
-"""Documents read in chunks, pooled and classed: in a batch as alone, the gradient within its chunk."""
+"""Documents read in chunks and pooled: the same result in a batch as alone, gradients within a chunk."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def make_network(rates: Rates = NONE, *, max_tokens: int = MAX, n_layers: int = 
 
 
 def make_documents(lengths: list[int], filling: int = 0) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Documents, the same as ids padded with ``filling``, and their lengths."""
+    """Documents, their ids padded with ``filling``, and their lengths."""
     documents = [torch.randint(V, (length,)) for length in lengths]
     ids = torch.full((len(lengths), max(lengths)), filling)
     for row, document in enumerate(documents):
@@ -43,7 +43,7 @@ def make_documents(lengths: list[int], filling: int = 0) -> tuple[list[Tensor], 
 
 
 def read_alone(network: TextClassifier, document: Tensor, *, detach: bool = True) -> tuple[Tensor, list[Tensor]]:
-    """Features [3 E] of a document, and the outputs [T, E] that count of each of its chunks."""
+    """Features [3 E] of a document, and the pooled outputs [T, E] of each of its chunks."""
     state, chunks = network.encoder.start(1), []
     for start in range(0, len(document), network.bptt):
         output, state = network.encoder(document[None, start : start + network.bptt], state)
@@ -220,7 +220,7 @@ def test_every_parameter_is_in_one_group_and_the_groups_go_from_the_embedding_to
 
 
 def make_corpus() -> tuple[Corpus, NDArray[np.int64]]:
-    """Twenty documents of random words; one word somewhere in each tells its class."""
+    """Twenty documents of random words; one word in each document shows its class."""
     numbers = np.random.default_rng(0)
     targets = np.arange(20) % 3
     documents = [numbers.integers(3, V, numbers.integers(3, 14)) for _ in range(20)]

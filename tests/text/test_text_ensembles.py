@@ -1,4 +1,4 @@
-"""Classifiers of several seeds: what is trained, stored and averaged, and how their decisions are explained."""
+"""Classifiers of several seeds: training, bundle, averaged probabilities, and explanations."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -51,7 +51,7 @@ def pair(train: Train) -> Trained:
 
 @pytest.fixture(scope="module")
 def alone(train: Train) -> list[Trained]:
-    """Each member trained on its own."""
+    """Each member, trained separately."""
     return [train(seeds=[42]), train(seeds=[43])]
 
 

@@ -34,7 +34,7 @@ State = tuple[tuple[Tensor, Tensor], ...]
 
 
 class Table:
-    """A language model by a table of transitions [V, V]; its state has the number and the sum of the ids read.
+    """A language model that is a table of transitions [V, V]; its state is the number and the sum of the ids so far.
 
     With ``drift`` the score of the last token changes with that sum, so that a mixed-up state changes probabilities.
     """
@@ -261,7 +261,7 @@ class TestBeamSearch:
 
 
 class TestWithTheNetwork:
-    """The same algorithms on an AWD-LSTM with random weights, against reading each text from its start."""
+    """The same algorithms on an AWD-LSTM with random weights, compared with reading each text from its start."""
 
     PROMPT = (BOS, THE, FILM)
 

@@ -1,4 +1,4 @@
-"""Settings of the text networks and of their training: presets, what changes them, and what is refused."""
+"""Settings of the text networks and of their training: presets, changes, errors."""
 
 from typing import Any
 

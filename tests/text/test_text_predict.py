@@ -54,7 +54,7 @@ class WordList:
 
 
 class Classifier:
-    """Two classes, with the log-odds of the second a sum of weights; counts what it was asked."""
+    """Two classes; the log-odds of the second are a sum of weights; counts the documents."""
 
     def __init__(self) -> None:
         self.weights = np.array(list(WEIGHTS.values()))
@@ -68,7 +68,7 @@ class Classifier:
         return np.exp(-np.logaddexp(0.0, np.stack([odds, -odds], axis=1)))
 
     def estimate(self, ids: NDArray[np.integer], label: int) -> NDArray[np.float64]:
-        """Of the right order, and of the wrong size."""
+        """Correct order, wrong size."""
         return 0.5 * self.weights[ids] * (1 if label == 1 else -1)
 
 

@@ -1,4 +1,4 @@
-"""The token rules against the strings that fastai 2.8.12 was seen to make of them, and against fastai itself."""
+"""The token rules, compared with recorded strings of fastai 2.8.12 and with fastai itself."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Tokens from several processes: the same as from one, and no process is left behind."""
+"""Tokens from several processes: the same as from one process, and all processes end."""
 
 import os
 import random
@@ -47,7 +47,7 @@ def test_an_error_in_a_process_names_the_document_and_ends_the_pool(monkeypatch:
 
 
 def children_of(process: int) -> list[int]:
-    """Processes that ``process`` started and that still run a pool's work."""
+    """Child processes of ``process`` that still run work of a pool."""
     if not Path("/proc").exists():
         pytest.skip("processes are counted through /proc")
     found = []
@@ -124,7 +124,7 @@ def test_threads_may_share_the_tokenizer() -> None:
 
 
 def test_a_child_of_a_pool_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemonic process may start none: the texts are cut up where they are."""
+    """A daemonic process must not start processes: it tokenizes the texts itself."""
     monkeypatch.setattr(tokens_module, "IN_PROCESS", 0)
     monkeypatch.setattr(tokens_module, "_encode_in_pool", lambda *_: pytest.fail("a pool was asked for"))
     monkeypatch.setattr(tokens_module.multiprocessing.current_process(), "_config", {"daemon": True})

@@ -1,4 +1,4 @@
-"""Validation documents: exact numbers per class, the same whatever the order of the rows."""
+"""Validation documents: exact counts for each class, independent of the order of the rows."""
 
 import polars as pl
 import pytest

@@ -1,4 +1,4 @@
-"""Accumulation, early stopping and range tests of both text networks: what they do, and that they can be resumed."""
+"""Accumulation, early stopping and range tests of both text networks, and their resume."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -85,7 +85,7 @@ def assert_same(first: Trained, second: Trained) -> None:
 
 
 def monitored(history: list[Record], **which: int) -> list[float]:
-    """What early stopping went by at the end of each epoch, of the records with these values."""
+    """The monitored metric at the end of each epoch, from the records."""
     rows = [record for record in history if all(record[name] == value for name, value in which.items())]
     return [record["monitor"] for record in rows if "monitor" in record]
 

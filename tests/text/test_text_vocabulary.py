@@ -1,4 +1,4 @@
-"""Vocabularies: order, limits, what is counted, what is refused; ids there and back; readable text."""
+"""Vocabularies: order, limits, counted splits, errors; conversion to ids and back; readable text."""
 
 import json
 
@@ -25,7 +25,7 @@ SPECIALS = RULES["dl1"].specials
 
 
 def documents() -> pl.DataFrame:
-    """Eight training documents of one word many times, two to test, one unlabelled."""
+    """Eight training documents that repeat one word, two test documents, one unlabelled."""
     texts = [f"w{number} " * (number + 1) + "all" for number in range(8)] + ["tested all", "tested", "bare bare all"]
     return pl.DataFrame(
         {

@@ -1,1 +1,1 @@
-"""Feature building on data frames of any engine (Narwhals): the catalog picks Polars, pandas or another."""
+"""Feature building on data frames of any backend (Narwhals): the catalog picks Polars, pandas or another."""

@@ -1,4 +1,4 @@
-"""The canonical frames of the learners as users give them: opened, and checked column by column.
+"""Open the frames that users give to the learners, and check their columns.
 
 Rows are counted from 1, the first row below the header, in the frame as it was loaded.
 """
@@ -16,19 +16,19 @@ PANDAS_MISSING = ("NAType", "NaTType")
 SHOWN = 40  # characters of a value in a message
 LARGEST_INTEGER = 2**63 - 1
 LARGEST_NUMBER = float(np.finfo(np.float32).max)  # networks compute in single precision
-# From here on a float stands for several whole numbers: 76561197960287931 reads back as ...932.
+# From this size on a float is not exact for whole numbers: 76561197960287931 reads back as ...932.
 INEXACT: dict[type[nw.dtypes.DType], int] = {nw.Float64: 2**53, nw.Float32: 2**24}
 DATE_HINT = "have it read as dates: parse_dates: [{name}] (pandas) or try_parse_dates: true (Polars) in load_args"
 TEXT_HINT = "have it read as text, dtype: {{{name}: str}} in load_args (pandas), or store it as text"
 
 
 def open_frame(data: Any) -> nw.DataFrame[Any]:
-    """A loaded frame of any engine as an eager one: pandas stays pandas, all else becomes Polars; lazy is collected.
+    """A loaded frame of any backend as an eager frame: pandas stays pandas, all others become Polars.
 
-    Levels of a pandas index that have names are columns; other levels are left out.
+    Named levels of a pandas index become columns; other levels are dropped.
 
     Raises:
-        DataError: if it is no frame, cannot be read, has no rows, or its columns have no or no different names.
+        DataError: if it is not a frame, cannot be read or has no rows, or if its columns have no or repeated names.
     """
     data = nw.to_native(data, pass_through=True)
     if nw.dependencies.is_pandas_dataframe(data):
@@ -40,7 +40,7 @@ def open_frame(data: Any) -> nw.DataFrame[Any]:
             f"a frame is needed, and this is a {type(data).__name__}: take a dataset type that loads a frame"
         ) from error
     except nw.exceptions.DuplicateError as error:
-        names = list(data.column_names if hasattr(data, "column_names") else data.columns)  # of Arrow, of pandas
+        names = list(data.column_names if hasattr(data, "column_names") else data.columns)  # Arrow or pandas
         repeated = sorted({str(name) for name in names if names.count(name) > 1})
         raise DataError(f"column {', '.join(map(repr, repeated))} occurs more than once: rename one") from error
     if isinstance(frame, nw.LazyFrame):
@@ -58,7 +58,7 @@ def open_frame(data: Any) -> nw.DataFrame[Any]:
 
 
 def settle_objects(frame: nw.DataFrame[Any], names: Iterable[str]) -> nw.DataFrame[Any]:
-    """The frame with pandas' columns of Python objects among ``names`` as columns of numbers, dates or texts.
+    """Convert the columns of Python objects among ``names`` (pandas) to columns of numbers, dates or texts.
 
     Raises:
         DataError: naming column and row, if a column mixes kinds of values, or holds lists, bytes or the like.
@@ -74,14 +74,14 @@ def settle_objects(frame: nw.DataFrame[Any], names: Iterable[str]) -> nw.DataFra
 
 
 def require_exact(values: nw.Series[Any], name: str, use: str) -> None:
-    """Raise a DataError that names column and row if whole numbers that identify something are not held exactly.
+    """Raise a DataError that names column and row if whole numbers that identify something are not exact.
 
-    That is a float from 2**53 on (2**24 in single precision), or a whole number that 64 bits with a sign do not hold.
+    These are floats from 2**53 on (2**24 in single precision), and integers beyond 64 bits with a sign.
 
     Args:
         values: numbers of any type; other types pass.
-        name: of the column.
-        use: what the column is, such as ``columns.categorical``, for the message.
+        name: name of the column.
+        use: role of the column for the message, such as ``columns.categorical``.
     """
     dtype = values.dtype
     if dtype.is_float():
@@ -100,7 +100,7 @@ def require_exact(values: nw.Series[Any], name: str, use: str) -> None:
 
 
 def require_finite(values: nw.Series[Any], name: str) -> None:
-    """Raise a DataError that names column and row of the first number that is infinite, or too large for a network."""
+    """Raise a DataError that names column and row of the first number that is infinite or exceeds float32."""
     if values.dtype.is_float() and (row := first_row((values.abs() > LARGEST_NUMBER) & ~values.is_nan())) is not None:
         value = values[row - 1]
         what = "an infinite value" if value in (float("inf"), float("-inf")) else f"{value:g}, which is too large,"
@@ -137,13 +137,13 @@ def first_row(faulty: nw.Series[Any]) -> int | None:
 
 
 def short(value: Any) -> str:
-    """A value in a message."""
+    """A value as text for a message, cut to :data:`SHOWN` characters."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _without_index(data: Any) -> Any:
-    """A pandas frame whose named index levels are columns."""
+    """A pandas frame whose named index levels have become columns."""
     if data.columns.nlevels > 1:
         raise DataError(
             f"the columns have names of {data.columns.nlevels} levels, such as {data.columns[0]!r}: one row of names "
@@ -158,13 +158,13 @@ def _without_index(data: Any) -> Any:
 def _collect(lazy: nw.LazyFrame[Any]) -> nw.DataFrame[Any]:
     try:
         return lazy.collect(backend="polars")
-    except Exception as error:  # a lazy frame opens its file only now, and each engine has errors of its own
+    except Exception as error:  # a lazy frame opens its file here, and each backend has its own errors
         reason = str(error).strip() or type(error).__name__
         raise DataError(f"the lazy frame cannot be read: {reason.splitlines()[0]}") from error
 
 
 def _settled(values: Any, name: str) -> Any:
-    """A pandas column of objects as one of the type that all of them have."""
+    """A pandas column of objects as a column of their common type."""
     import pandas as pd
 
     kind = pd.api.types.infer_dtype(values, skipna=True)
@@ -184,7 +184,7 @@ def _settled(values: Any, name: str) -> Any:
 
 
 def _mixed(name: str, values: list[Any]) -> str:
-    """What is wrong with a column of objects: the first value, and the first of another type."""
+    """Message about a column of objects: its first value, and the first of another type."""
     kinds = [(row, value) for row, value in enumerate(values, start=1) if not _is_missing(value)]
     (row, value), *_ = kinds
     other = next(((k, each) for k, each in kinds if type(each) is not type(value)), None)
@@ -202,7 +202,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a text reads as a number; a missing value is none to complain of."""
+    """Whether a value is missing or a text that reads as a number."""
     if _is_missing(value):
         return True
     try:

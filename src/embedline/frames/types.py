@@ -1,7 +1,7 @@
-"""Typing of raw CSV frames: every column arrives as text and leaves with a checked, narrow type.
+"""Types for raw CSV frames: every column is read as text and gets a checked, narrow type.
 
-A column is cast in one strict step; only when that fails are its values looked at one by one, to name the file, the
-column, the row and the value. Rows are counted from 1, the first row below the header.
+A column is cast in one strict step. If that fails, its values are checked one by one, to name the file, the column, the
+row and the value in the message. Rows are counted from 1, the first row below the header.
 """
 
 import math
@@ -45,8 +45,8 @@ class Integer:
     def required(self) -> bool:
         return self.fill is None
 
-    def cast(self, column: nw.Expr, *, engine: nw.Implementation) -> nw.Expr:
-        del engine
+    def cast(self, column: nw.Expr, *, backend: nw.Implementation) -> nw.Expr:
+        del backend
         text = column if self.fill is None else _empty_to_null(column).fill_null(str(self.fill))
         return text.cast(self.dtype)
 
@@ -75,8 +75,8 @@ class Number:
 
     noun = "a number"
 
-    def cast(self, column: nw.Expr, *, engine: nw.Implementation) -> nw.Expr:
-        del engine
+    def cast(self, column: nw.Expr, *, backend: nw.Implementation) -> nw.Expr:
+        del backend
         return _empty_to_null(column).cast(nw.Float32)
 
     def holds(self, values: nw.Expr) -> list[nw.Expr]:
@@ -94,10 +94,9 @@ class Number:
 
 @dataclass(frozen=True)
 class Date:
-    """A day written year-month-day: a Date where the engine has that type, else (pandas) a Datetime at midnight.
+    """A day written year-month-day: a Date where the backend has that type, else (pandas) a Datetime at midnight.
 
-    ``source`` names the column that the ten characters of the date are cut out of, from character ``start`` on, when
-    that is not a column of the date's own.
+    ``source`` names another column that contains the ten characters of the date, from character ``start`` on.
     """
 
     source: str | None = None
@@ -106,17 +105,17 @@ class Date:
     required = True
     noun = "a date"
 
-    def cast(self, column: nw.Expr, *, engine: nw.Implementation) -> nw.Expr:
+    def cast(self, column: nw.Expr, *, backend: nw.Implementation) -> nw.Expr:
         text = column.str.slice(self.start, 10) if self.source else column
-        if engine.is_pandas_like():
+        if backend.is_pandas_like():
             return text.str.to_datetime(format=_DATE_FORMAT)
-        if engine.is_pyspark():
-            # Spark's cast takes half the time that it takes to follow a format, but takes "2015" for a date as well.
+        if backend.is_pyspark():
+            # Spark's cast is twice as fast as parsing with a format, but also accepts "2015" as a date.
             return nw.when(text.str.contains(_DATE_PATTERN)).then(text).otherwise(nw.lit("no date")).cast(nw.Date)
         return text.str.to_date(format=_DATE_FORMAT)
 
     def holds(self, values: nw.Expr) -> list[nw.Expr]:
-        return [values.min() <= values.max()]  # always so, but a lazy engine has to parse every date to tell
+        return [values.min() <= values.max()]  # always true, but a lazy backend has to parse every date to find out
 
     def fault(self, text: str) -> str | None:
         day = text[self.start : self.start + 10] if self.source else text
@@ -129,17 +128,17 @@ class Date:
 
 @dataclass(frozen=True)
 class Text:
-    """Text as it stands. An empty value is missing, or an error where the column is ``required``.
+    """Text, unchanged. An empty value is missing, or an error where the column is ``required``.
 
-    ``pattern`` is a regular expression that the whole text has to match, ``noun`` says in words what it stands for.
+    ``pattern`` is a regular expression that the whole text has to match, ``noun`` describes it in messages.
     """
 
     required: bool = True
     pattern: str | None = None
     noun: str = "text"
 
-    def cast(self, column: nw.Expr, *, engine: nw.Implementation) -> nw.Expr:
-        del engine
+    def cast(self, column: nw.Expr, *, backend: nw.Implementation) -> nw.Expr:
+        del backend
         return _empty_to_null(column)
 
     def holds(self, values: nw.Expr) -> list[nw.Expr]:
@@ -161,7 +160,7 @@ def typed(frame: FrameT, schema: Schema, *, file: str) -> FrameT:
     Parameters
     ----------
     frame : a frame in which every column is text, missing values null or ""
-    schema : name of each column wanted and what it holds
+    schema : the columns to keep, by their names
     file : the name of the file, for messages
 
     Returns
@@ -189,9 +188,9 @@ def typed(frame: FrameT, schema: Schema, *, file: str) -> FrameT:
         raise DataError(
             f"{file}: column {', '.join(missing)} is missing (the file has {', '.join(present) or 'no columns'})"
         )
-    engine = frame.implementation
+    backend = frame.implementation
     try:
-        columns = (schema[name].cast(nw.col(source), engine=engine).alias(name) for name, source in sources.items())
+        columns = (schema[name].cast(nw.col(source), backend=backend).alias(name) for name, source in sources.items())
         result = frame.select(*columns)
         accepted = _summary_holds(result, schema, file=file)
     except _cast_errors(frame) as error:
@@ -206,9 +205,9 @@ def typed(frame: FrameT, schema: Schema, *, file: str) -> FrameT:
 
 
 def as_categories(frame: FrameT, columns: Sequence[str]) -> FrameT:
-    """Hold repeated text as codes into a dictionary, where the engine can (Polars, pandas, Arrow).
+    """Convert text columns to categories, where the backend has them (Polars, pandas, Arrow).
 
-    On a million rows this makes files and joins of text columns three to five times smaller and quicker.
+    On a million rows this makes files and joins of text columns three to five times smaller and faster.
     """
     if frame.implementation.is_polars() or frame.implementation.is_pandas_like() or frame.implementation.is_pyarrow():
         return frame.with_columns(nw.col(*columns).cast(nw.Categorical))
@@ -216,7 +215,7 @@ def as_categories(frame: FrameT, columns: Sequence[str]) -> FrameT:
 
 
 def _cast_errors(frame: Any) -> tuple[type[Exception], ...]:
-    """What an engine raises where a text is not what its column holds."""
+    """The errors that a backend raises for a text that does not fit the type of its column."""
     if not frame.implementation.is_pyspark():
         return _CAST_ERRORS
     from pyspark.errors import PySparkException
@@ -233,7 +232,7 @@ def _empty_to_null(column: nw.Expr) -> nw.Expr:
 
 
 def _summary_holds(frame: FrameT, schema: Schema, *, file: str) -> bool:
-    """Whether the typed frame keeps every limit, found in one pass over it."""
+    """Whether the typed frame is within all limits, in one pass over the frame."""
     checks: list[nw.Expr] = []
     for name, column in schema.items():
         if column.required:
@@ -247,7 +246,7 @@ def _summary_holds(frame: FrameT, schema: Schema, *, file: str) -> bool:
 
 
 def _raise_first_fault(frame: FrameT, schema: Schema, *, file: str) -> None:
-    """Look at the values one by one and raise the DataError of the first that its column does not accept."""
+    """Check the values one by one and raise a DataError for the first that does not fit its column."""
     for key, column in schema.items():
         name = _source(key, column)
         for row, text in enumerate(_texts(frame.select(name), name), start=1):
@@ -256,7 +255,7 @@ def _raise_first_fault(frame: FrameT, schema: Schema, *, file: str) -> None:
 
 
 def _fault(column: Column, text: Any) -> str | None:
-    """What is wrong with one raw value, in words."""
+    """Message about one raw value, None if it fits."""
     if not isinstance(text, str) or text == "":
         return "the value is missing" if column.required else None
     fault = column.fault(text)
@@ -265,7 +264,7 @@ def _fault(column: Column, text: Any) -> str | None:
 
 def _texts(frame: Any, name: str) -> Iterable[Any]:
     """The values of the one column of a frame, row by row."""
-    if frame.implementation.is_pyspark():  # more than the driver can hold: a part of the file at a time
+    if frame.implementation.is_pyspark():  # more than the memory of the driver: one partition at a time
         return (row[0] for row in frame.to_native().toLocalIterator())
     texts: list[Any] = frame.lazy().collect().get_column(name).to_list()
     return texts

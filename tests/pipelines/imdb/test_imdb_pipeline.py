@@ -1,4 +1,4 @@
-"""The preparation of a corpus as Kedro runs it, with the project's catalog."""
+"""The pipeline that prepares a corpus, run by Kedro with the project's catalog."""
 
 import logging
 from pathlib import Path
@@ -23,7 +23,7 @@ SMALL = GeneratorOptions(n_train=6, n_test=4, n_unlabelled=3)
 
 
 def catalog_of(root: Path, parameters: dict[str, Any]) -> DataCatalog:
-    """The catalog of conf/base/catalog/imdb.yml below another root."""
+    """The catalog of conf/base/catalog/imdb.yml with another root."""
     text = (PROJECT / "conf/base/catalog/imdb.yml").read_text().replace("${_root}", str(root))
     catalog = DataCatalog.from_config(yaml.safe_load(text))
     for name, value in parameters.items():

@@ -1,4 +1,4 @@
-"""The range tests of the text networks as Kedro runs them, with the project's catalog and parameters."""
+"""The range tests of the text networks, run by Kedro with the project's catalog and parameters."""
 
 from pathlib import Path
 from typing import Any

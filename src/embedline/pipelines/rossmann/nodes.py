@@ -260,7 +260,7 @@ def hold_out(table: Frame, columns: Columns, split: Split) -> pl.DataFrame:
     rows = assign_splits(nw.from_native(_polars(table)), columns, split).filter(nw.col("split") == TEST).to_native()
     days = rows.with_columns(StateHoliday=pl.col("HolidayKind").cast(pl.String), Date=pl.col("Date").cast(pl.String))
     day = ("Store", "DayOfWeek", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
-    return days.select(*day, actual=pl.col("Sales")).sort("Store", "Date")  # whatever engine: the same fingerprint
+    return days.select(*day, actual=pl.col("Sales")).sort("Store", "Date")  # with every backend: the same fingerprint
 
 
 def _require_one_row_a_day(rows: nw.DataFrame[Any], files: dict[str, nw.DataFrame[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What each column of the seven Rossmann files holds."""
+"""Types and limits of the columns of the seven Rossmann files."""
 
 import narwhals as nw
 

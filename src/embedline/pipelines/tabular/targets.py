@@ -44,7 +44,7 @@ class CategoryMap(BaseModel):
 
 
 def all_missing(table: nw.DataFrame[Any], name: str) -> bool:
-    """Whether a column has no value at all: its type then depends on the engine, and says nothing."""
+    """Whether a column has no value at all: its type then depends on the backend, and says nothing."""
     return table.get_column(name).null_count() == len(table)
 
 

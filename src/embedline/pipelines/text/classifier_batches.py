@@ -77,7 +77,7 @@ class ClassifierBatches:
     Args:
         corpus: documents with at least one token.
         targets: class of each, int64 [D].
-        shard: which documents of each batch are this process's: one in so many, so that all have like lengths.
+        shard: the documents of each batch for this process: every n-th, so that all processes have similar lengths.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class ClassifierBatches:
         alpha, beta = self._options.alpha, self._options.beta
         if self._shard.size == 1:
             return BatchLoss(nats + alpha * pooled.squares + beta * pooled.differences, nats.detach())
-        # Means of the whole batch, as sums of each process's mean times its part of what that is a mean over.
+        # The processes' losses add up to the mean of the whole batch: weight each mean by its fraction of the count.
         own, whole = (pooled_counts(self._corpus.lengths[each], network) for each in (rows, batch))
         nats = nats * (len(rows) / len(batch))
         penalty = alpha * own.tokens / whole.tokens * pooled.squares

@@ -1,4 +1,4 @@
-"""Fine-tune a language model's encoder into a classifier, store it as a bundle, and predict from the bundle alone."""
+"""Train a text classifier, convert it to a bundle and back, and predict with it."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from embedline.pipelines.text.fine_tuning import (
     train_stages,
     unfrozen_groups,
 )
-from embedline.pipelines.text.language_learner import NO_VALIDATION, own_threads, training_figures, with_seed
+from embedline.pipelines.text.language_learner import NO_VALIDATION, own_threads, training_metrics, with_seed
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining
 from embedline.pipelines.text.splits import TEST, VALIDATION
@@ -38,7 +38,7 @@ from embedline.training.options import FinderOptions
 from embedline.training.train import Evaluate, FitResult
 
 KIND = "text_classifier"
-PREDICT_DOCUMENTS = 64  # of a forward pass when predicting
+PREDICT_DOCUMENTS = 64  # documents of a forward pass in prediction
 
 Network = TextClassifier | ClassifierEnsemble
 
@@ -62,81 +62,81 @@ def train_classifier(
         DataError: if a label is not among the classes, a class has no training document, or early stopping is set and
             there is no split ``validation``.
     """
-    material = ClassifierData.of(ids, vocabulary, classes, language_model, network)
+    data = ClassifierData.from_documents(ids, vocabulary, classes, language_model, network)
     held_out = ids.filter(pl.col("split") == VALIDATION)
     if training.early_stopping and held_out.is_empty():
         raise DataError(NO_VALIDATION.format("classifier_training"))
-    measured = (Corpus.of(held_out), torch.from_numpy(class_codes(held_out, classes))) if len(held_out) else None
-    members, metrics = distributed.run(
-        _train_members, material, training, own_threads(training), measured, options=training
+    validation = (Corpus.of(held_out), torch.from_numpy(class_codes(held_out, classes))) if len(held_out) else None
+    members, training_metrics = distributed.run(
+        _train_members, data, training, own_threads(training), validation, options=training
     )
     warn_of_few_steps(members[0], training.batch_size, "classifier_training")
     history = [
         {"member": member, "stage": stage, **record}
-        for member, runs in enumerate(members)
-        for stage, run in enumerate(runs)
-        for record in run.history
+        for member, results in enumerate(members)
+        for stage, result in enumerate(results)
+        for record in result.history
     ]
-    figures = {
-        "documents": len(material.corpus),
-        "tokens": len(material.corpus.ids),
+    metrics = {
+        "documents": len(data.corpus),
+        "tokens": len(data.corpus.ids),
         "members": len(members),
         "member_weights": list(training.member_weights),
-        **metrics,
+        **training_metrics,
         "language_model": language_model.metrics,
     }
     encoding = {
         "vocabulary": vocabulary.model_dump(mode="json"),
-        "tokens": material.tokens.model_dump(mode="json"),
+        "tokens": data.tokens.model_dump(mode="json"),
         "classes": list(classes),
     }
-    states = enumerate(runs[-1].network.state_dict() for runs in members)
+    states = enumerate(results[-1].network.state_dict() for results in members)
     weights = {f"{member}.{name}": tensor for member, state in states for name, tensor in state.items()}
-    return ModelBundle(KIND, material.config, encoding, weights, figures, library_versions()), history
+    return ModelBundle(KIND, data.config, encoding, weights, metrics, library_versions()), history
 
 
 def _train_members(
-    material: ClassifierData,
+    data: ClassifierData,
     training: ClassifierTraining,
     threads: int,
-    measured: tuple[Corpus, Tensor] | None,
+    validation: tuple[Corpus, Tensor] | None,
     stop: threading.Event,
 ) -> tuple[list[list[FitResult]], dict[str, Any]]:
-    """The stages of each member, and what the bundle says of the training and of the split ``validation``."""
-    accelerator = choose_stage_precision(material, training, threads, make_accelerator(training), stop)
-    evaluate = _evaluator(*measured, accelerator) if measured else None
-    members = train_stages(material, training, threads, accelerator, evaluate, stop)
-    figures = _validation_figures(members, training.member_weights, evaluate)
-    return members, {**training_figures(_together(members), accelerator), **figures}
+    """Train the members in one process; return the results of their stages, and metrics for the bundle."""
+    accelerator = choose_stage_precision(data, training, threads, make_accelerator(training), stop)
+    evaluate = _evaluator(*validation, accelerator) if validation else None
+    members = train_stages(data, training, threads, accelerator, evaluate, stop)
+    metrics = _validation_metrics(members, training.member_weights, evaluate)
+    return members, {**training_metrics(_combine(members), accelerator), **metrics}
 
 
-def _together(members: Sequence[Sequence[FitResult]]) -> FitResult:
-    """Epochs and seconds of all stages of all members, and the mean speed of their last ones."""
-    runs = [run for stages in members for run in stages]
+def _combine(members: Sequence[Sequence[FitResult]]) -> FitResult:
+    """Add up the epochs and seconds of all stages of all members; take the mean speed of the last stages."""
+    results = [result for stages in members for result in stages]
     return FitResult(
         members[0][-1].network,
         rows_per_second=float(np.mean([stages[-1].rows_per_second for stages in members])),
-        seconds=sum(run.seconds for run in runs),
-        epochs=sum(run.epochs for run in runs),
+        seconds=sum(result.seconds for result in results),
+        epochs=sum(result.epochs for result in results),
     )
 
 
-def _validation_figures(
+def _validation_metrics(
     members: Sequence[Sequence[FitResult]], weights: Sequence[float], evaluate: Evaluate | None
 ) -> dict[str, float]:
-    """Figures of the part ``validation``, of all members together; empty without one."""
+    """Metrics of the split ``validation``, of the ensemble of all members; empty without this split."""
     if evaluate is None:
         return {}
     if len(members) == 1:
-        figures = members[0][-1].metrics
+        metrics = members[0][-1].metrics
     else:
-        figures = evaluate(ClassifierEnsemble([_classifier(stages[-1]) for stages in members], weights))
-    return {"validation_loss": figures["validation_loss"], "validation_accuracy": figures["accuracy"]}
+        metrics = evaluate(ClassifierEnsemble([_classifier(stages[-1]) for stages in members], weights))
+    return {"validation_loss": metrics["validation_loss"], "validation_accuracy": metrics["accuracy"]}
 
 
-def _classifier(run: FitResult) -> TextClassifier:
-    assert isinstance(run.network, TextClassifier)
-    return run.network
+def _classifier(result: FitResult) -> TextClassifier:
+    assert isinstance(result.network, TextClassifier)
+    return result.network
 
 
 def find_classifier_rate(
@@ -148,39 +148,39 @@ def find_classifier_rate(
     training: ClassifierTraining,
     finder: FinderOptions,
 ) -> RangeTest:
-    """Learning-rate range test of the first stage with the first seed's network.
+    """Learning-rate range test of the first stage, with the network of the first seed.
 
-    Later stages start from what the ones before them have learned, which there is not yet.
+    Later stages have no range test: they start from trained weights.
     """
-    material = ClassifierData.of(ids, vocabulary, classes, language_model, network)
+    data = ClassifierData.from_documents(ids, vocabulary, classes, language_model, network)
     accelerator, stage, seed = make_accelerator(training), training.stages[0], training.seeds[0]
 
-    def search(built: nn.Module, stop: threading.Event) -> RangeTest:
-        assert isinstance(built, TextClassifier)
+    def search(network: nn.Module, stop: threading.Event) -> RangeTest:
+        assert isinstance(network, TextClassifier)
         options = training.of_stage(stage)
         return range_test(
-            built,
-            material.batches(options, accelerator),
+            network,
+            data.batches(options, accelerator),
             options,
             finder,
             accelerator=accelerator,
             seed=seed,
-            groups=unfrozen_groups(built, stage, training),
+            groups=unfrozen_groups(network, stage, training),
             stop=stop,
         )
 
-    return with_seed(seed, training.threads, material.build, search)
+    return with_seed(seed, training.threads, data.build, search)
 
 
 def load_classifier(bundle: ModelBundle) -> tuple[ClassifierEnsemble, Vocabulary, TokenOptions, list[str]]:
-    """The classifiers, in evaluation mode, with their vocabulary, token rules and classes.
+    """Load the classifiers, in evaluation mode, their vocabulary, tokenizer settings and classes.
 
     Raises:
-        DataError: if the bundle holds no text classifier.
+        DataError: if the bundle is not a text classifier.
     """
     if bundle.kind != KIND:
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
-    # Bundles of before there were ensembles hold one network, and no number before the names of its weights.
+    # Old bundles hold one network, whose weights have no number of a member in their names.
     weights = bundle.metrics.get("member_weights")
     states = [bundle.member(member) for member in range(len(weights))] if weights else [bundle.weights]
     members = [build_classifier(bundle.config) for _ in states]
@@ -196,9 +196,10 @@ def class_probabilities(
     documents: Sequence[NDArray[np.integer]] | Corpus,
     device: torch.device | None = None,
 ) -> NDArray[np.float64]:
-    """Probabilities float64 [D, C] of documents' ids, in full precision, on the network's device or another.
+    """Predict probabilities float64 [D, C] of documents, in full precision, on ``device`` or the network's device.
 
-    A document without a token cannot be read: give it its opening mark.
+    Raises:
+        ValueError: if a document has no token; an empty text has at least its start token.
     """
     device = device or next(network.parameters()).device
     corpus = documents if isinstance(documents, Corpus) else _corpus(documents)
@@ -215,7 +216,7 @@ def _corpus(documents: Sequence[NDArray[np.integer]]) -> Corpus:
 def _logits(
     network: Network, corpus: Corpus, device: torch.device, autocast: Callable[[], Any] | None = None
 ) -> Tensor:
-    """Logits, or logarithms of probabilities, float64 [D, C] on the CPU."""
+    """Logits, or log-probabilities of an ensemble, float64 [D, C] on the CPU."""
     if len(corpus) and corpus.lengths.min() == 0:
         raise ValueError("a document has no token")
     logits = torch.empty(len(corpus), network.n_classes, dtype=torch.float64)

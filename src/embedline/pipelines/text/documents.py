@@ -11,10 +11,10 @@ import polars as pl
 
 from embedline.errors import DataError, input_name
 from embedline.frames.checks import open_frame, require_exact, settle_objects
+from embedline.pipelines.text.splits import TEST, TRAIN, UNLABELLED
 
 logger = logging.getLogger(__name__)
 
-TRAIN, TEST, UNLABELLED = "train", "test", "unlabelled"
 COLUMNS = ("document_id", "text", "label", "split")
 
 

@@ -1,4 +1,4 @@
-"""Take a language model's encoder through the stages of gradual unfreezing until it tells classes apart."""
+"""Fine-tune a language model's encoder into a classifier, in the stages of gradual unfreezing."""
 
 import logging
 import threading
@@ -39,21 +39,21 @@ logger = logging.getLogger(__name__)
 
 
 def match_embedding(weights: Tensor, known: Vocabulary, wanted: Vocabulary) -> Tensor:
-    """Rows [V, E] for the words of ``wanted`` out of a table [K, E] for those of ``known``.
+    """Convert an embedding [K, E] for the vocabulary ``known`` to one [V, E] for the vocabulary ``wanted``.
 
-    Words that ``known`` lacks get the mean row (Howard & Ruder's code and fastai's ``match_embeds`` do the same).
+    Words that are not in ``known`` get the mean row, as in Howard & Ruder's code and fastai's ``match_embeds``.
 
     Raises:
-        DataError: if the two were made by different token rules, or share hardly a word.
+        DataError: if the token rules of the vocabularies differ, or they share under 10 % of the words.
     """
     if known.rules != wanted.rules:
         raise DataError(
-            f"the language model's vocabulary was made by the token rules {known.rules!r}, that of the documents by "
-            f"{wanted.rules!r}: set tokens.rules to the former"
+            f"the language model's vocabulary was made with the token rules {known.rules!r}, the documents' with "
+            f"{wanted.rules!r}: set tokens.rules to {known.rules!r}"
         )
     place = {token: row for row, token in enumerate(known.tokens)}
     rows = [place.get(token, -1) for token in wanted.tokens]
-    words = rows[len(wanted.specials) :]  # every vocabulary of these rules has the special tokens
+    words = rows[len(wanted.specials) :]  # all vocabularies of these rules have the special tokens
     shared = sum(row >= 0 for row in words) / max(1, len(words))
     if shared < 0.1:
         raise DataError(
@@ -70,7 +70,7 @@ def match_embedding(weights: Tensor, known: Vocabulary, wanted: Vocabulary) -> T
 
 
 def build_classifier(config: dict[str, Any]) -> TextClassifier:
-    """Network of a bundle's ``config``."""
+    """Build the network of a bundle's ``config``."""
     return TextClassifier(
         config["vocabulary_size"],
         EncoderOptions.model_validate(config["encoder"]),
@@ -85,7 +85,7 @@ def build_classifier(config: dict[str, Any]) -> TextClassifier:
 def classifier_config(
     bundle: ModelBundle, vocabulary: Vocabulary, options: ClassifierOptions, n_classes: int
 ) -> dict[str, Any]:
-    """Arguments of :class:`TextClassifier` upon the language model of ``bundle``; plain JSON values."""
+    """Arguments of :class:`TextClassifier` for the language model in ``bundle``; JSON values."""
     return {
         "vocabulary_size": len(vocabulary),
         "encoder": {**bundle.config["encoder"], "rates": options.rates().model_dump()},
@@ -99,13 +99,13 @@ def classifier_config(
 
 @dataclass(frozen=True)
 class ClassifierData:
-    """What classifiers of a corpus are trained with.
+    """Training data of a classifier, and its initial encoder.
 
     Attributes:
         corpus: documents of the split ``train``.
-        targets: class of each, int64 [D].
+        targets: class of each document, int64 [D].
         config: see :func:`classifier_config`.
-        encoder: weights of the language model's encoder, the embedding for the words of the documents.
+        encoder: weights of the language model's encoder, with the embedding for the documents' vocabulary.
         tokens: settings of the tokenizer that the language model was trained with.
     """
 
@@ -116,7 +116,7 @@ class ClassifierData:
     tokens: TokenOptions
 
     @classmethod
-    def of(
+    def from_documents(
         cls,
         ids: pl.DataFrame,
         vocabulary: Vocabulary,
@@ -124,7 +124,7 @@ class ClassifierData:
         language_model: ModelBundle,
         network: ClassifierOptions,
     ) -> "ClassifierData":
-        """ClassifierData of the arguments of :func:`train_classifier`, which names the errors."""
+        """Build it from the arguments of :func:`.classifier_learner.train_classifier`, which lists the errors."""
         if len(classes) < 2:
             raise DataError(f"a classifier needs two classes or more, got {list(classes)}")
         documents = ids.filter(pl.col("split") == TRAIN)
@@ -138,59 +138,59 @@ class ClassifierData:
         return cls(Corpus.of(documents), targets, config, encoder, tokens)
 
     def batches(self, options: StageTraining, accelerator: Accelerator) -> ClassifierBatches:
-        """Batches of these documents."""
+        """Batches of the documents, for this process."""
         return ClassifierBatches(self.corpus, self.targets, options, device=accelerator.device, shard=accelerator.shard)
 
     def build(self) -> TextClassifier:
-        """A classifier with the language model's encoder and a head of random weights."""
-        built = build_classifier(self.config)
-        built.encoder.load_state_dict(self.encoder)
-        return built
+        """Build a classifier with the language model's encoder and a head with random weights."""
+        network = build_classifier(self.config)
+        network.encoder.load_state_dict(self.encoder)
+        return network
 
 
 def unfrozen_groups(network: TextClassifier, stage: Stage, training: ClassifierTraining) -> list[LayerGroup]:
-    """Freeze what does not learn in a stage; the layer groups with their rates."""
+    """Freeze the other layer groups of a stage; return all groups with their learning rates."""
     network.unfreeze(stage.unfrozen)
     return discriminative(network.groups(), training.rate_decay)
 
 
 def train_stages(
-    material: ClassifierData,
+    data: ClassifierData,
     training: ClassifierTraining,
     threads: int,
     accelerator: Accelerator,
     evaluate: Evaluate | None = None,
     stop: threading.Event | None = None,
 ) -> list[list[FitResult]]:
-    """The result of each stage, for each of the seeds, one after the other, with ``threads`` of PyTorch."""
-    fitters = [stage_fitter(material, training, m, evaluate, accelerator) for m in range(len(training.seeds))]
+    """Train a classifier for each seed, one after the other; return the results of its stages, for each seed."""
+    fitters = [stage_fitter(data, training, member, evaluate, accelerator) for member in range(len(training.seeds))]
     return [
-        with_seed(seed, threads, material.build, fit, rank=accelerator.shard.rank, stop=stop)
+        with_seed(seed, threads, data.build, fit, rank=accelerator.shard.rank, stop=stop)
         for seed, fit in zip(training.seeds, fitters, strict=True)
     ]
 
 
 def choose_stage_precision(
-    material: ClassifierData,
+    data: ClassifierData,
     training: ClassifierTraining,
     threads: int,
     accelerator: Accelerator,
     stop: threading.Event | None = None,
 ) -> Accelerator:
-    """The accelerator with one precision for all stages of all members: that of the last stage, which learns most."""
+    """Choose one precision for all stages of all members: that of the last stage, in which most layers learn."""
     if accelerator.precision != AUTO:
         return accelerator
     stage = training.stages[-1]
-    kept = [each for member in range(len(training.seeds)) for each in _checkpoints(training, member)]
+    checkpoints = [each for member in range(len(training.seeds)) for each in _checkpoints(training, member)]
 
-    def choose(built: nn.Module, stop: threading.Event) -> Accelerator:
-        assert isinstance(built, TextClassifier)
-        unfrozen_groups(built, stage, training)
-        batches = material.batches(training.of_stage(stage), accelerator)
+    def choose(network: nn.Module, stop: threading.Event) -> Accelerator:
+        assert isinstance(network, TextClassifier)
+        unfrozen_groups(network, stage, training)
+        batches = data.batches(training.of_stage(stage), accelerator)
         n_batches = batches.n_batches * sum(each.epochs for each in training.stages)
-        return choose_precision(accelerator, built, batches, n_batches, checkpoints=kept, stop=stop)
+        return choose_precision(accelerator, network, batches, n_batches, checkpoints=checkpoints, stop=stop)
 
-    return with_seed(training.seeds[0], threads, material.build, choose, rank=accelerator.shard.rank, stop=stop)
+    return with_seed(training.seeds[0], threads, data.build, choose, rank=accelerator.shard.rank, stop=stop)
 
 
 def _prefix(training: ClassifierTraining, member: int) -> str:
@@ -198,40 +198,40 @@ def _prefix(training: ClassifierTraining, member: int) -> str:
 
 
 def _checkpoints(training: ClassifierTraining, member: int) -> list[checkpoint.Checkpoint | None]:
-    """Checkpoint of each stage of a member."""
+    """Return the checkpoint of each stage of a member."""
     return [checkpoint.current(f"{_prefix(training, member)}stage{place}") for place in range(len(training.stages))]
 
 
 def stage_fitter(
-    material: ClassifierData,
+    data: ClassifierData,
     training: ClassifierTraining,
     member: int,
     evaluate: Evaluate | None,
     accelerator: Accelerator,
 ) -> Callable[[nn.Module, threading.Event], list[FitResult]]:
-    """Function that takes a classifier through all stages; what each has left, with one network."""
-    prefix, kept = _prefix(training, member), _checkpoints(training, member)
+    """Return a function that trains a classifier in all stages; all its results have the same network."""
+    prefix, checkpoints = _prefix(training, member), _checkpoints(training, member)
 
-    def fit(built: nn.Module, stop: threading.Event) -> list[FitResult]:
-        assert isinstance(built, TextClassifier)
-        runs = []
+    def fit(network: nn.Module, stop: threading.Event) -> list[FitResult]:
+        assert isinstance(network, TextClassifier)
+        results = []
         for place, stage in enumerate(training.stages):
             options = training.of_stage(stage)
-            run = train(
-                built,
-                material.batches(options, accelerator),
+            result = train(
+                network,
+                data.batches(options, accelerator),
                 options,
                 accelerator=accelerator,
                 seed=training.seeds[member] + place,
-                groups=unfrozen_groups(built, stage, training),
+                groups=unfrozen_groups(network, stage, training),
                 evaluate=evaluate,
                 monitor=MONITOR,
                 label=f"{prefix}stage{place}.",
-                checkpoint=kept[place],
+                checkpoint=checkpoints[place],
                 stop=stop,
             )
-            built.load_state_dict(run.network.state_dict())  # the averaged weights, where they are asked for
-            runs.append(replace(run, network=built))
-        return runs
+            network.load_state_dict(result.network.state_dict())  # the averaged weights, if averaging is on
+            results.append(replace(result, network=network))
+        return results
 
     return fit

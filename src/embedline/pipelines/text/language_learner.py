@@ -1,4 +1,4 @@
-"""Train a language model, store it as a bundle, and read it back."""
+"""Train a language model, and convert it to a bundle and back."""
 
 import math
 import threading
@@ -31,21 +31,21 @@ from embedline.training.train import FitResult, train
 Result = TypeVar("Result")
 
 KIND = "language_model"
-EVALUATION_ROWS = 64  # parallel rows of a stream that is read without learning
-EVALUATION_TOKENS = 70  # of each row at a time
-TIED = "decoder.weight"  # the same tensor as the encoder's embedding: stored once
+EVALUATION_ROWS = 64  # parallel rows of the token stream in an evaluation
+EVALUATION_TOKENS = 70  # tokens of each row in a forward pass of an evaluation
+TIED = "decoder.weight"  # the same tensor as the encoder's embedding: not stored twice
 NO_VALIDATION = "{}.early_stopping needs documents of the split 'validation': set split.validation above 0"
-MONITOR = "validation_loss"  # figure of both text networks' evaluations that early stopping goes by
+MONITOR = "validation_loss"  # metric that early stopping monitors, for both text networks
 
 
 def build_language_model(config: dict[str, Any]) -> LanguageModel:
-    """Network of a bundle's ``config``."""
+    """Build the network of a bundle's ``config``."""
     options = EncoderOptions.model_validate(config["encoder"])
     return LanguageModel(config["vocabulary_size"], options, decoder_bias=config["decoder_bias"])
 
 
 def language_config(vocabulary: Vocabulary, network: LanguageModelOptions) -> dict[str, Any]:
-    """Arguments of :class:`LanguageModel`; plain JSON values."""
+    """Arguments of :class:`LanguageModel`; JSON values."""
     return {
         "vocabulary_size": len(vocabulary),
         "encoder": network.encoder().model_dump(mode="json"),
@@ -66,39 +66,42 @@ def train_language_model(
         ids: frame of :func:`.vocabulary.numericalize`.
 
     Returns:
-        The bundle of the last epoch, or of the best one with early stopping, and the history: a record every few steps
+        The bundle of the last epoch (with early stopping: of the best epoch), and the history: a record every few steps
         with ``step``, ``epoch``, ``lr`` and ``train_loss`` (nats a token, with dropout); the last record of each epoch
         also has the metrics of the split ``validation``, if there is one.
 
     Raises:
         DataError: if early stopping is set and there is no split ``validation``.
     """
-    learned = _learned(ids)
+    corpus = _training_corpus(ids)
     held_out = Corpus.of(ids.filter(pl.col("split") == VALIDATION))
     if training.early_stopping and not len(held_out):
         raise DataError(NO_VALIDATION.format("language_model_training"))
     config = language_config(vocabulary, network)
-    spec = LanguageModelSpec(learned, held_out, training, config, own_threads(training))
-    run, metrics = distributed.run(spec.train, options=training)
-    warn_of_few_steps([run], training.batch_size, "language_model_training")
-    figures = {
-        "tokens": len(learned.ids),
-        "documents": len(learned),
+    spec = LanguageModelSpec(corpus, held_out, training, config, own_threads(training))
+    result, measured = distributed.run(spec.train, options=training)
+    warn_of_few_steps([result], training.batch_size, "language_model_training")
+    metrics = {
+        "tokens": len(corpus.ids),
+        "documents": len(corpus),
         "vocabulary": len(vocabulary),
-        **metrics,
-        **{name: value for name, value in run.metrics.items() if name not in ("step", "epoch", "lr", "monitor")},
+        **measured,
+        **{name: value for name, value in result.metrics.items() if name not in ("step", "epoch", "lr", "monitor")},
     }
-    weights = {name: tensor for name, tensor in run.network.state_dict().items() if name != TIED}
+    weights = {name: tensor for name, tensor in result.network.state_dict().items() if name != TIED}
     encoder = {"vocabulary": vocabulary.model_dump(mode="json"), "tokens": tokens.model_dump(mode="json")}
-    return ModelBundle(KIND, config, encoder, weights, figures, library_versions()), run.history
+    return ModelBundle(KIND, config, encoder, weights, metrics, library_versions()), result.history
 
 
 @dataclass(frozen=True)
 class LanguageModelSpec:
-    """Documents and settings of a language model; each process trains it with ``threads`` of PyTorch.
+    """Documents and settings for training a language model.
 
     Attributes:
-        held_out: documents to measure it on at the end of each epoch; there may be none.
+        corpus: training documents.
+        held_out: validation documents, may be empty.
+        config: see :func:`language_config`.
+        threads: PyTorch threads of each process.
     """
 
     corpus: Corpus
@@ -108,17 +111,17 @@ class LanguageModelSpec:
     threads: int
 
     def train(self, stop: threading.Event) -> tuple[FitResult, dict[str, Any]]:
-        """Train it from its seed until ``stop`` is set; the result, and what the bundle says of the training."""
+        """Train in one process, until the end or until ``stop`` is set; return the result and the bundle's metrics."""
         training, accelerator = self.training, make_accelerator(self.training)
         batches = LanguageModelBatches(self.corpus, training, device=accelerator.device, shard=accelerator.shard)
         kept = checkpoint.current("language_model")
 
-        def fit(built: nn.Module, stop: threading.Event) -> tuple[FitResult, Accelerator]:
+        def fit(network: nn.Module, stop: threading.Event) -> tuple[FitResult, Accelerator]:
             n_batches = training.epochs * batches.n_batches
-            chosen = choose_precision(accelerator, built, batches, n_batches, checkpoints=[kept], stop=stop)
+            chosen = choose_precision(accelerator, network, batches, n_batches, checkpoints=[kept], stop=stop)
             evaluate = evaluator(self.held_out, chosen) if len(self.held_out) else None
-            run = train(
-                built,
+            result = train(
+                network,
                 batches,
                 training,
                 accelerator=chosen,
@@ -129,19 +132,19 @@ class LanguageModelSpec:
                 checkpoint=kept,
                 stop=stop,
             )
-            return run, chosen
+            return result, chosen
 
         def build() -> nn.Module:
             return build_language_model(self.config)
 
-        run, chosen = with_seed(training.seed, self.threads, build, fit, rank=accelerator.shard.rank, stop=stop)
-        return run, training_figures(run, chosen)
+        result, chosen = with_seed(training.seed, self.threads, build, fit, rank=accelerator.shard.rank, stop=stop)
+        return result, training_metrics(result, chosen)
 
 
 def own_threads(training: TextSettings) -> int:
-    """PyTorch threads of each process: those of the settings, or all cores, shared out among ``training.processes``.
+    """PyTorch threads of each process: ``training.threads``, or all cores divided by ``training.processes``.
 
-    A launcher has shared them out already.
+    With a launcher, ``available_cores`` are already those of one process.
     """
     return training.threads or max(1, available_cores() // training.processes)
 
@@ -153,18 +156,22 @@ def find_language_model_rate(
     training: LanguageModelTraining,
     finder: FinderOptions,
 ) -> RangeTest:
-    """Learning-rate range test of a language model on the texts that it would learn from."""
-    learned, config, accelerator = _learned(ids), language_config(vocabulary, network), make_accelerator(training)
+    """Learning-rate range test of a language model on its training texts."""
+    corpus, config, accelerator = (
+        _training_corpus(ids),
+        language_config(vocabulary, network),
+        make_accelerator(training),
+    )
 
-    def search(built: nn.Module, stop: threading.Event) -> RangeTest:
-        task = LanguageModelBatches(learned, training, device=accelerator.device)
-        return range_test(built, task, training, finder, accelerator=accelerator, seed=training.seed, stop=stop)
+    def search(network: nn.Module, stop: threading.Event) -> RangeTest:
+        batches = LanguageModelBatches(corpus, training, device=accelerator.device)
+        return range_test(network, batches, training, finder, accelerator=accelerator, seed=training.seed, stop=stop)
 
     return with_seed(training.seed, training.threads, lambda: build_language_model(config), search)
 
 
-def _learned(ids: pl.DataFrame) -> Corpus:
-    """The texts that a language model learns from."""
+def _training_corpus(ids: pl.DataFrame) -> Corpus:
+    """The training texts of a language model: the splits ``train`` and ``unlabelled``."""
     return Corpus.of(ids.filter(pl.col("split").is_in([TRAIN, UNLABELLED])))
 
 
@@ -177,11 +184,10 @@ def with_seed(
     rank: int = 0,
     stop: threading.Event | None = None,
 ) -> Result:
-    """Build a network and train it with ``threads`` PyTorch threads (all cores when None), all from one seed.
+    """Build a network and train it with ``threads`` PyTorch threads (None: all cores), both from ``seed``.
 
-    Of several processes, the networks are the same, and the masks of dropout go by the ``rank``.
-
-    PyTorch's global generator, which dropout masks come from, is put back afterwards. Ctrl-C ends the training.
+    All processes build the same network; their dropout masks differ by ``rank``. The global generator of PyTorch, which
+    draws the masks, is restored afterwards. Ctrl-C ends the training.
     """
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
@@ -189,25 +195,25 @@ def with_seed(
         network = build()
         if rank:
             torch.manual_seed(seed + rank * RANK_STRIDE)
-        (run,) = train_parallel(
-            lambda _, built, stop: fit(built, stop),
+        (result,) = train_parallel(
+            lambda _, network, stop: fit(network, stop),
             [network],
             workers=1,
             threads=threads or available_cores(),
             stop=stop,
         )
-    return run
+    return result
 
 
-def training_figures(run: FitResult, accelerator: Accelerator) -> dict[str, Any]:
-    """What a bundle says of its training."""
+def training_metrics(result: FitResult, accelerator: Accelerator) -> dict[str, Any]:
+    """Metrics of a training for the bundle: epochs, seconds, tokens per second, device and precision."""
     processes = accelerator.shard.size
     return {
-        "epochs": run.epochs,
-        **({"best_epoch": run.best_epoch} if run.best_epoch else {}),
+        "epochs": result.epochs,
+        **({"best_epoch": result.best_epoch} if result.best_epoch else {}),
         **({"processes": processes} if processes > 1 else {}),
-        "seconds": run.seconds,
-        "tokens_per_second": run.rows_per_second,
+        "seconds": result.seconds,
+        "tokens_per_second": result.rows_per_second,
         "device": device_name(accelerator.device),
         "precision": accelerator.precision,
         "precision_reason": accelerator.precision_reason,
@@ -215,9 +221,9 @@ def training_figures(run: FitResult, accelerator: Accelerator) -> dict[str, Any]
 
 
 def evaluator(corpus: Corpus, accelerator: Accelerator) -> Callable[[nn.Module], dict[str, float]]:
-    """Function that measures a language model on a corpus: nats a token, perplexity and next-word accuracy.
+    """Return a function that evaluates a language model on a corpus: nats a token, perplexity and next-word accuracy.
 
-    The documents are read in their order as one stream, with a carried state. Sums are divided once, by the tokens.
+    The documents are read in order as one token stream with a carried state. Each token has the same weight.
     """
     n_rows = min(EVALUATION_ROWS, max(1, len(corpus.ids) // (2 * EVALUATION_TOKENS)))
     rows = torch.from_numpy(to_rows(corpus.ids, n_rows).astype("int32"))
@@ -247,10 +253,10 @@ def evaluator(corpus: Corpus, accelerator: Accelerator) -> Callable[[nn.Module],
 
 
 def load_language_model(bundle: ModelBundle) -> tuple[LanguageModel, Vocabulary, TokenOptions]:
-    """The network, in evaluation mode, with its vocabulary and token rules.
+    """Load the network, in evaluation mode, its vocabulary and tokenizer settings.
 
     Raises:
-        DataError: if the bundle holds no language model.
+        DataError: if the bundle is not a language model.
     """
     if bundle.kind != KIND:
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")

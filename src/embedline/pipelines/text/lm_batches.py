@@ -125,7 +125,7 @@ class LanguageModelBatches:
 
     Args:
         corpus: training documents.
-        shard: which of the parallel rows are this process's.
+        shard: the rows for this process.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Token rules before and after spaCy: the presets ``dl1`` and ``ulmfit``. Strings only, no spaCy.
+"""Token rules before and after spaCy, and their inverse: the presets ``dl1`` and ``ulmfit``. Strings only, no spaCy.
 
 ``dl1`` is the 2017 course: torchtext's ``Field(lower=True)`` over spaCy, ``<br />`` to newline, ``<eos>`` after each
 document. Words are lowered after spaCy, as in torchtext. DIFF(torchtext): HTML references are resolved
@@ -15,6 +15,7 @@ lowered without one; the single letters ``I`` and ``A`` get none; ``U.S.`` is ``
 
 import html
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,6 +81,12 @@ _SIGNS = re.compile(r"[/#\\]")
 _SPACES = re.compile(r" {2,}")
 _ALL_CAPITALS = re.compile(r"(?<!\S)[A-Z]+[^a-z\s]*(?!\S)")
 _ONE_CAPITAL = re.compile(r"(?<!\S)[A-Z][^A-Z\s]*(?!\S)")
+
+# Tokens without a space before them, and tokens without a space after them.
+_NO_SPACE_BEFORE = re.compile(r"[.,!?;:)\]}%\u2026/\\]+|n['\u2019]t|['\u2019](?:s|re|ve|ll|d|m)", re.IGNORECASE)
+_NO_SPACE_AFTER = re.compile(r"[(\[{$£€#/\\]+")
+_DROPPED = {BEGIN, END, PADDING, DL1_END, DL1_PADDING}
+_LONGEST = 1000  # repetitions at most: a language model may generate "xxrep 99999999 !"
 
 
 def dl1_text(text: str) -> str:
@@ -175,3 +182,62 @@ def _lowered_upper(found: re.Match[str]) -> str:
 def _lowered_title(found: re.Match[str]) -> str:
     word = found[0]
     return f"{TITLE} {word.lower()}" if len(word) > 1 else word.lower()
+
+
+def detokenize(tokens: Sequence[str]) -> str:
+    """Convert tokens to text.
+
+    ``xxmaj``, ``xxup``, ``xxrep`` and ``xxwrep`` are applied, ``xxbos``, ``xxeos`` and padding are dropped, ``xxfld``
+    starts a new line, punctuation and ``n't`` are joined to the word before.
+
+    A special token without a valid successor, as a language model may generate it, is left out.
+    """
+    return _join(_words(tokens)).strip()
+
+
+def _words(tokens: Sequence[str]) -> list[str]:
+    """The words, changed by the special tokens before them; white space and fields do not change."""
+    words: list[str] = []
+    mark, shouting, number = "", False, 0
+    while number < len(tokens):
+        token = tokens[number]
+        number += 1
+        if token in _DROPPED:
+            continue
+        if token in (UPPER, TITLE):
+            mark = token
+            continue
+        if token == FIELD:
+            number += number < len(tokens) and tokens[number].isdecimal()
+            words.append("\n")
+            continue
+        if token in (REPEAT, WORD_REPEAT):
+            if number + 1 >= len(tokens) or not tokens[number].isdecimal():
+                continue
+            times, repeated = min(int(tokens[number]), _LONGEST), tokens[number + 1]
+            number += 2
+            found = [repeated * times] if token == REPEAT else [repeated] * times
+        else:
+            found = [token.replace("▁", " ")]
+        clitic = bool(_NO_SPACE_BEFORE.fullmatch(token))
+        shouting = mark == UPPER or (shouting and clitic and not mark)
+        if shouting:
+            found = [word.upper() for word in found]
+        elif mark == TITLE:
+            found[0] = found[0][:1].upper() + found[0][1:]
+        mark = ""
+        words += found
+    return words
+
+
+def _join(words: Sequence[str]) -> str:
+    text, quoted, glued = "", False, True
+    for word in words:
+        if word.isspace():
+            text, glued = text.rstrip(" ") + word, True
+            continue
+        closing = word == '"' and quoted
+        quoted ^= word == '"'
+        text += word if glued or closing or _NO_SPACE_BEFORE.fullmatch(word) else f" {word}"
+        glued = bool(_NO_SPACE_AFTER.fullmatch(word)) or (word == '"' and quoted)
+    return text

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from embedline.errors import DataError
-from embedline.pipelines.text.detokenize import detokenize
-from embedline.pipelines.text.preprocessing import RULES, RuleName
+from embedline.pipelines.text.preprocessing import RULES, RuleName, detokenize
 from embedline.pipelines.text.splits import SPLITS, TEST, TRAIN, UNLABELLED, SplitOptions, assign_splits
 from embedline.pipelines.text.tokenizer import flat_lists, list_column
 
