@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-import embedline
 from embedline.errors import DataError
 from embedline.serving import pyfunc
 from embedline.serving.champion import RecordedScore, decide, measure
@@ -162,7 +161,7 @@ def log_service(service: Service, name: str) -> str:
             name=name,
             loader_module=pyfunc.__name__,
             data_path=str(file),
-            code_paths=[str(Path(embedline.__file__).parent)],
+            code_paths=[str(Path(__file__).parents[1])],
             signature=signature_of(service.columns, service.open().predict(example)),
             input_example=example,
             pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in REQUIREMENTS],

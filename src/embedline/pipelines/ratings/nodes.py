@@ -232,9 +232,9 @@ def plot_training(history: pl.DataFrame) -> Figure:
 
 def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
     """Loss against learning rate in the range test."""
-    from embedline.training.plots import range_test_figure
+    from embedline.training.plots import plot_range_test
 
-    return range_test_figure(learning_rates, "Learning-rate range test", "smoothed loss (squared rating units)")
+    return plot_range_test(learning_rates, "Learning-rate range test", "smoothed loss (squared rating units)")
 
 
 def plot_errors(predictions: pl.DataFrame) -> Figure:

@@ -253,9 +253,9 @@ def plot_training(history: pl.DataFrame) -> Figure:
 
 def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
     """Loss against learning rate in the range test."""
-    from embedline.training.plots import range_test_figure
+    from embedline.training.plots import plot_range_test
 
-    return range_test_figure(learning_rates, "Learning-rate range test")
+    return plot_range_test(learning_rates, "Learning-rate range test")
 
 
 def plot_forecast(predictions: Frame, encoder: dict[str, Any], columns: Columns, report: ReportOptions) -> Figure:
