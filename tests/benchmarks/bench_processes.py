@@ -2,8 +2,9 @@
 
     python tests/benchmarks/bench_processes.py --rounds 3
 
-Each way is a process of its own (with its helper), in turn; rows (tokens) a second are those that the training reports,
-without its first ten steps. The rows and the tokens are random: their values make no difference to the time.
+Each way is a process of its own (with the one that it starts), in turn; rows (tokens) a second are those that the
+training reports, without its first ten steps. The rows and the tokens are random: their values make no difference to
+the time.
 """
 
 import argparse

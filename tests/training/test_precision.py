@@ -246,8 +246,10 @@ def test_a_checkpoint_of_another_setting_decides_nothing(fake: Callable[..., lis
     with checkpoints.checkpointing(tmp_path, 0.0):
         small.train_table(precision="bf16")
     (tmp_path / "member1.pt").write_bytes(b"damaged")
+    older = {"format": checkpoints.FORMAT, "identity": {"options.precision": "auto", "device": "cpu"}, "state": {}}
+    torch.save(older, tmp_path / "member2.pt")
     measured = fake(2.0, 3.0)
-    kept = [checkpoints.Checkpoint(tmp_path / f"member{member}.pt", 0.0) for member in range(3)]
+    kept = [checkpoints.Checkpoint(tmp_path / f"member{member}.pt", 0.0) for member in range(4)]
     chosen = choose_precision(AUTO, make_network(), make_batches(), 100_000, checkpoints=kept)
     assert (chosen.precision, measured) == ("fp32", [4])
 

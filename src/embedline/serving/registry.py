@@ -54,7 +54,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Published:
-    """What came of a publication.
+    """The result of a publication.
 
     Attributes:
         version: the version that has the service.
@@ -104,7 +104,7 @@ class Registry:
         if version is None:
             raise DataError(f"there is no {uri} in {self.tracking_uri}: a run of the publish pipeline makes one")
         try:
-            # By its place: MLflow looks an alias up in the registry of the process, whatever it is told here.
+            # By its place: MLflow looks an alias up in the registry of the process, whatever URI this client has.
             place = self._client.get_model_version_download_uri(name, version.number)
             with tempfile.TemporaryDirectory() as folder:
                 path = download_artifacts(

@@ -69,8 +69,9 @@ def _kept(checkpoints: Sequence[Checkpoint | None], accelerator: Accelerator) ->
     """Precision and reason of the first of the checkpoints that is of a training with ``auto`` on such a device."""
     for checkpoint in checkpoints:
         identity = checkpoint.identity() if checkpoint else {}
-        if identity.get("options.precision") == AUTO and identity.get("device") == accelerator.device.type:
-            return identity["precision"], identity["precision_reason"]
+        found = [identity.get(name) for name in ("options.precision", "device", "precision", "precision_reason")]
+        if found[:2] == [AUTO, accelerator.device.type] and found[2] and found[3]:
+            return found[2], found[3]
     return None
 
 
