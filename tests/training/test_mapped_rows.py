@@ -16,11 +16,10 @@ import small_trainings as small
 import torch
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular import learner, mapped_rows
-from embedline.pipelines.tabular.arrays import subset, to_arrays
+from embedline.pipelines.tabular import arrays, learner
+from embedline.pipelines.tabular.arrays import blocks_of, record_dtype, rows_of, subset, to_arrays, write_rows
 from embedline.pipelines.tabular.columns import Columns
 from embedline.pipelines.tabular.encoder import encode, fit_encoder
-from embedline.pipelines.tabular.mapped_rows import blocks_of, record_dtype, rows_of, write_rows
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.training import checkpoint as checkpoints
 from embedline.training import device as devices
@@ -50,7 +49,7 @@ def two_targets() -> tuple[nw.DataFrame[Any], Any]:
 def test_a_file_holds_the_rows_of_a_split(
     kind: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapped_rows, "BLOCK_ROWS", block)
+    monkeypatch.setattr(arrays, "BLOCK_ROWS", block)
     encoded, encoder = two_targets() if kind == "both" else small.table(classes=kind == "class")
     written = write_rows(encoded, encoder, "train", tmp_path / "train")
     expected = to_arrays(subset(encoded, "train"), encoder).labelled(encoder)
@@ -106,7 +105,7 @@ def test_auto_maps_rows_that_would_fill_half_of_the_free_memory(monkeypatch: pyt
     encoded, encoder = small.table()
     needed = len(encoded) * record_dtype(encoder).itemsize
     for free, mapped in ((2 * needed, False), (2 * needed - 1, True)):
-        monkeypatch.setattr(mapped_rows, "available_memory", lambda _, free=free: free)
+        monkeypatch.setattr(arrays, "available_memory", lambda _, free=free: free)
         with rows_of(encoded, encoder, make_training()) as store:
             assert (store.folder is not None) is mapped
         with rows_of(encoded, encoder, make_training(memory="device")) as store:

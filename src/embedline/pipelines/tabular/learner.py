@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.arrays import TableArrays, to_arrays
+from embedline.pipelines.tabular.arrays import MappedRows, TableArrays, blocks_of, rows_of, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.losses import make_loss
-from embedline.pipelines.tabular.mapped_rows import MappedRows, blocks_of, rows_of
 from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes, numeric_config
 from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
 from embedline.pipelines.tabular.targets import (
