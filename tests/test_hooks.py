@@ -12,13 +12,12 @@ import pytest
 from kedro.config import OmegaConfigLoader
 from pydantic import BaseModel
 
-from embedline.errors import DataError
+from embedline.errors import DataError, describe_outage
 from embedline.hooks import tracking
-from embedline.hooks.outages import describe_outage
+from embedline.hooks.messages import Redaction
 from embedline.hooks.parameters import ParameterCheck, _unread
-from embedline.hooks.redaction import Redaction
 from embedline.hooks.sources import SourceAccess
-from embedline.hooks.tracking import LiveMetrics, Tracking, _create_database, _flatten, _tracked
+from embedline.hooks.tracking import LiveMetrics, Tracking, _flatten, _tracked, create_database
 from embedline.paths import sqlite_url
 from embedline.sources.download import access_to, set_access
 from kedro_incremental import RunReport
@@ -79,14 +78,14 @@ def test_the_tracking_database_is_whole_or_not_there(tmp_path: Path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "search_experiments", killed)
         with pytest.raises(KeyboardInterrupt):
-            _create_database(f"sqlite:///{path}")
+            create_database(f"sqlite:///{path}")
     assert not path.exists() and not list(path.parent.iterdir())
-    _create_database(f"sqlite:///{path}")
+    create_database(f"sqlite:///{path}")
     assert [e.name for e in mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()] == ["Default"]
     content = path.read_bytes()
-    _create_database(f"sqlite:///{path}")  # one that is there stays as it is
+    create_database(f"sqlite:///{path}")  # one that is there stays as it is
     assert path.read_bytes() == content and list(path.parent.iterdir()) == [path]
-    _create_database("https://tracking.example")  # a server makes its own
+    create_database("https://tracking.example")  # a server makes its own
 
 
 def test_names_become_such_as_mlflow_takes() -> None:
@@ -148,7 +147,7 @@ def test_live_metrics_are_sent_while_a_node_runs(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "a b", "a[b]", "añ中", "a%3Fb", "a&b=c"])
 def test_a_database_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / name / "mlflow.db"
-    _create_database(sqlite_url(str(path)))
+    create_database(sqlite_url(str(path)))
     assert path.exists() and os.listdir(tmp_path) == [name] and os.listdir(path.parent) == ["mlflow.db"]
     assert [e.name for e in mlflow.MlflowClient(sqlite_url(str(path))).search_experiments()] == ["Default"]
     assert os.listdir(tmp_path) == [name]  # MLflow makes the folder of an address that it does not unquote

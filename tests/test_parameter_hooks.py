@@ -1,5 +1,6 @@
 """Parameters that nothing reads and what was meant, runtime parameters of the configuration, paths of sources."""
 
+import importlib
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +12,11 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 
 from copies import copy_project, kedro
+from embedline import paths
 from embedline.config_loader import ConfigLoader
-from embedline.errors import DataError
+from embedline.errors import DataError, name_inputs
 from embedline.hooks.parameters import ParameterCheck
 from embedline.hooks.sources import SourcePaths
-from embedline.hooks.tracking import sources
 
 
 def check(parameters: dict[str, Any], loader: ConfigLoader | None = None) -> None:
@@ -119,16 +120,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "sub").mkdir()
     (root / "data/a.zip").touch()
     (root / "sub/b.zip").touch()
-    monkeypatch.setattr(sources, "project_root", lambda: root)
+    monkeypatch.setattr(paths, "project_root", lambda: root)
     monkeypatch.chdir(root / "sub")
     return root
 
 
 def read(source: str) -> str:
-    (node,) = Pipeline([Node(len, "params:source", "raw", name="acquire", tags="acquire")], namespace="own").nodes
-    inputs = {"params:own.source": source}
-    found: str = {**inputs, **SourcePaths().before_node_run(node, inputs)}["params:own.source"]
-    return found
+    """The path that the node ``own.acquire`` reads."""
+    name_inputs({"source": "params:own.source"})
+    try:
+        return paths.find_source(source)
+    finally:
+        name_inputs({})
 
 
 def test_a_source_starts_from_the_project(project: Path) -> None:
@@ -145,6 +148,18 @@ def test_a_source_that_is_nowhere_says_where_it_was_looked_for(project: Path) ->
         read("data/tickets")
     for said in ("own.source", "'data/tickets'", str(project / "data/tickets"), str(project / "sub/data/tickets")):
         assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("subject", ["adult", "imdb", "movielens", "rossmann"])
+def test_the_node_of_each_source_looks_below_the_project(subject: str, project: Path) -> None:
+    nodes = importlib.import_module(f"embedline.pipelines.{subject}.nodes")
+    with pytest.raises(DataError) as caught:
+        nodes.acquire("data/tickets", False, None)
+    assert str(project / "data/tickets") in str(caught.value)
+    if subject == "imdb":
+        with pytest.raises(DataError) as caught:
+            nodes.acquire_corpus("data/tickets")
+        assert str(project / "data/tickets") in str(caught.value)
 
 
 def test_a_typed_path_starts_from_the_working_directory(project: Path) -> None:

@@ -24,7 +24,7 @@ KEDRO_FOLDERS = {"datasets", "hooks", "commands"}
 LEARNERS = {"pipelines.tabular", "pipelines.text", "pipelines.ratings"}
 MAY_IMPORT = {  # what each part of the project may import of it, besides itself
     "redaction": set(),
-    "paths": set(),
+    "paths": {"errors"},
     "errors": {"redaction"},
     "frames": {"errors"},
     "training": {"errors", "frames"},
@@ -35,10 +35,19 @@ MAY_IMPORT = {  # what each part of the project may import of it, besides itself
     "pipelines.ratings": {"errors", "frames", "training"},
     "serving": {"errors", "frames", "training", *LEARNERS},
     "pipelines.publish": {"errors", "frames", "training", "serving", *LEARNERS},
-    "pipelines.rossmann": {"errors", "frames", "training", "serving", "sources", "pipelines.publish", *LEARNERS},
-    "pipelines.imdb": {"errors", "sources", "pipelines.text"},
-    "pipelines.movielens": {"errors", "sources", "pipelines.ratings"},
-    "pipelines.adult": {"errors", "sources", "pipelines.tabular"},
+    "pipelines.rossmann": {
+        "errors",
+        "paths",
+        "frames",
+        "training",
+        "serving",
+        "sources",
+        "pipelines.publish",
+        *LEARNERS,
+    },
+    "pipelines.imdb": {"errors", "paths", "sources", "pipelines.text"},
+    "pipelines.movielens": {"errors", "paths", "sources", "pipelines.ratings"},
+    "pipelines.adult": {"errors", "paths", "sources", "pipelines.tabular"},
     "pipelines.report": {"errors", "redaction"},
     "datasets": {"errors", "spark", "serving", "training"},
 }

@@ -5,6 +5,7 @@ import os
 import warnings
 
 import kedro_incremental  # noqa: F401  # before all else of the project: it sees what is imported from here on
+from embedline.redaction import filter_log_records
 
 __version__ = "0.1.0"
 
@@ -25,15 +26,4 @@ for _message in (
 _TYPE_HINTS = "Add type hints to the `predict` method"
 logging.getLogger("py.warnings").addFilter(lambda record: _TYPE_HINTS not in record.getMessage())
 
-
-def _without_markup(record: logging.LogRecord) -> bool:
-    vars(record).pop("rich_format", None)  # has Kedro's handler put names of datasets into markup
-    return True
-
-
-def _filter_handlers() -> None:  # a function: a handler among this module's values would differ in each process
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_without_markup)
-
-
-_filter_handlers()
+filter_log_records()

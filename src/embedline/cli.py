@@ -16,8 +16,7 @@ from kedro.io import DatasetError
 from kedro.validation.exceptions import DataValidationError, ParameterValidationError
 
 from embedline.commands import generate, predict, recommend, serve
-from embedline.errors import DataError
-from embedline.hooks.outages import describe_outage
+from embedline.errors import DataError, describe_outage
 from embedline.redaction import redacted
 from kedro_incremental import RunInterrupted, RunnerError
 from kedro_incremental.cli import incremental, prune, why

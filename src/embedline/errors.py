@@ -1,9 +1,13 @@
-"""The errors that a user can mend: one sentence that names the file, column, row or key."""
+"""Errors that a user can mend: one sentence that names the file, column, row or key, or the fault of the machine."""
 
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from embedline.redaction import redacted
+
+_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_TRACKING = ("mlflow", "sqlalchemy", "sqlite3")  # compared by name, since a run without tracking imports none of them
 
 _INPUTS: dict[str, str] = {}  # dataset or parameter by argument of the node that runs; empty between two nodes
 
@@ -42,7 +46,7 @@ class TrainingError(DataError):
 
     Attributes:
         block: the block of parameters with the settings; the run puts the source's name in
-            (:class:`embedline.hooks.tracking.DatasetNames`).
+            (:class:`embedline.hooks.messages.DatasetNames`).
     """
 
     def __init__(self, text: str, lr: float) -> None:
@@ -69,3 +73,30 @@ def about_frame(argument: str) -> Iterator[None]:
         name, text, own = input_name(argument), str(error), f"the {argument}"
         text = text.removeprefix(own) if text.startswith(f"{own} ") else f": {text}"
         raise FrameError(f"{own if name == argument else name}{text}") from error
+
+
+def describe_outage(error: BaseException) -> str | None:
+    """Say in one line what is wrong with the machine or with MLflow; None for an error of another kind."""
+    causes = list(_chain(error))
+    full = next((one for one in causes if isinstance(one, OSError) and one.errno in _DISK_FAULTS), None)
+    if _is_tracking(error):
+        cause = full or next((one for one in causes if type(one).__module__ == "sqlite3"), error)
+        reason = next(iter(str(cause).splitlines()), type(cause).__name__)
+        return (
+            f"MLflow cannot store the run: {redacted(reason)}; what has finished is kept. Make room, or name another "
+            "place: --params tracking_root=/a/folder"
+        )
+    if full is None:
+        return None
+    where = full.filename or "a temporary file (TMPDIR names the folder)"
+    return f"cannot read or write {redacted(str(where))}: {full.strerror}; what has finished is kept"
+
+
+def _is_tracking(error: BaseException) -> bool:
+    return type(error).__module__.split(".")[0] in _TRACKING
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,7 +1,8 @@
-"""What messages, records and pages may show of an address or a setting: no password, token or signature."""
+"""Hide passwords, tokens and signatures in texts, settings and log records."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -70,6 +71,31 @@ def secrets_in(value: Any) -> list[str]:
     _redacted(value, collect, in_options=False)
     texts = {text for secret in found for text in (secret, *secret.split(":", 1)) if len(text) >= 4}
     return sorted({spelt for text in texts for spelt in (text, quote(text, safe=""), unquote(text))}, key=len)[::-1]
+
+
+class LogFilter(logging.Filter):
+    """Redact the message of a log record, and have it shown as it is.
+
+    Kedro's handler reads names of datasets as markup, in which ``[/INST]`` is an error.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record where it has to be; it is always shown."""
+        vars(record).pop("rich_format", None)  # tells Kedro's handler to use markup
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError, KeyError):  # arguments that do not fit: the handler reports that itself
+            return True
+        if (shown := redacted(message)) != message:
+            record.msg, record.args = shown, None
+        return True
+
+
+def filter_log_records() -> None:
+    """Add a :class:`LogFilter` to each handler of the root logger that has none."""
+    for handler in logging.getLogger().handlers:
+        if not any(isinstance(one, LogFilter) for one in handler.filters):
+            handler.addFilter(LogFilter())
 
 
 def _redacted(value: Any, hide: Fingerprint, *, in_options: bool) -> Any:

@@ -1,13 +1,14 @@
 """Project settings, read by Kedro before anything else."""
 
 from embedline.config_loader import ConfigLoader
+from embedline.hooks.checkpointing import Checkpoints
+from embedline.hooks.messages import DatasetNames, Redaction
 from embedline.hooks.parameters import ParameterCheck, ParameterDefaults
 from embedline.hooks.publish import Publishing
-from embedline.hooks.redaction import Redaction
 from embedline.hooks.report import MissingArtifacts
 from embedline.hooks.sources import SourceAccess, SourcePaths
 from embedline.hooks.spark import SparkSettings
-from embedline.hooks.tracking import Checkpoints, DatasetNames, Tracking
+from embedline.hooks.tracking import Tracking
 from embedline.paths import project_path, sqlite_url
 from embedline.redaction import redacted
 from kedro_incremental import IncrementalSession, redaction

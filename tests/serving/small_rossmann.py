@@ -11,6 +11,7 @@ import polars as pl
 import yaml
 
 from embedline.pipelines.rossmann import nodes as preparation
+from embedline.pipelines.rossmann import service_nodes
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.tabular import nodes as learner
 from embedline.pipelines.tabular.columns import Columns, Split
@@ -75,7 +76,7 @@ class Batch:
 
     def pack(self, model: Any) -> Service:
         """The service."""
-        return preparation.pack_service(model, self.encoded, **self.tables, features=FEATURES)
+        return service_nodes.pack_service(model, self.encoded, **self.tables, features=FEATURES)
 
     def forecast(self, model: Any) -> dict[tuple[int, str], float]:
         """Sales by store and day of every row of test.csv, as the submission has them: 0 where the store is closed."""

@@ -12,8 +12,8 @@ from small_rossmann import COLUMNS, SPLIT, Batch, as_pandas, raw_tables
 
 from embedline.errors import DataError
 from embedline.pipelines.publish.nodes import measure_service
-from embedline.pipelines.rossmann.nodes import hold_out
 from embedline.pipelines.rossmann.service import RossmannService
+from embedline.pipelines.rossmann.service_nodes import hold_out
 from embedline.pipelines.tabular import nodes as learner
 from embedline.serving.service import Service
 

@@ -1,28 +1,24 @@
-"""Hooks on the sources of data: where a relative path starts, and the credentials of an address."""
+"""Hooks on the sources of data: typed paths start from the working directory, and addresses may need credentials."""
 
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.pipeline.node import Node
 
-from embedline.errors import DataError
-from embedline.paths import project_root
+from embedline.paths import is_relative_source, source_candidates
 
 ACCESS_KEYS = {"credentials", "max_bytes"}  # beside the key `source`, read by `SourceAccess`
-GENERATED = "generated"  # a source that is no address
 
 
 class SourcePaths:
-    """Find a relative ``source`` whatever the working directory is.
+    """Let a typed path, ``--params tickets.source=…`` or ``rows=…``, start from the working directory.
 
-    A path in YAML starts from the project. One that is typed, ``--params tickets.source=… `` or ``rows=…``, starts from
-    the working directory, as everywhere at a command line, and from the project where nothing lies there.
+    A path in YAML starts from the project (:func:`embedline.paths.find_source`), and so does a typed one where nothing
+    lies in the working directory.
     """
 
     only_observes = True  # where a file is found is no part of what is made of it: its content is, and its name
@@ -34,41 +30,8 @@ class SourcePaths:
         sources = [(block, "source") for block in given.values() if isinstance(block, dict)]
         for block, key in [(given, "rows"), *sources]:
             path = block.get(key)
-            if _is_relative(path) and Path.cwd() != Path(context.project_path) and Path(path).exists():
+            if is_relative_source(path) and Path.cwd() != Path(context.project_path) and Path(path).exists():
                 block[key] = Path(path).absolute().as_posix()
-
-    @hook_impl
-    def before_node_run(self, node: Node, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Hand the node that fetches a source the path from the project, unless the working directory is meant."""
-        found = {}
-        for name in (name for name in inputs if "acquire" in node.tags and name.endswith(".source")):
-            path = inputs[name]
-            if not _is_relative(path):
-                continue
-            places = _places(path)
-            there = next((place for place in places if Path(place).exists()), None)
-            if there is None:
-                looked = " nor at ".join(places)
-                raise DataError(
-                    f"{name.removeprefix('params:')}: there is no file or folder {path!r}, neither at {looked}"
-                )
-            found[name] = there
-        return found
-
-
-def _places(source: str) -> list[str]:
-    """Where a source may lie: below the project and the working directory, if it is a relative path."""
-    if not _is_relative(source):
-        return [source]
-    places = (place / os.path.expanduser(source) for place in (project_root(), Path.cwd()))
-    return list(dict.fromkeys(place.as_posix() for place in places))
-
-
-def _is_relative(path: Any) -> TypeGuard[str]:
-    """Whether a parameter is a relative path: neither an address nor an absolute path."""
-    if not isinstance(path, str) or not path.strip() or path == GENERATED or "://" in path or "::" in path:
-        return False
-    return not os.path.isabs(os.path.expanduser(path))
 
 
 class SourceAccess:
@@ -91,7 +54,9 @@ class SourceAccess:
 
         sources = dict(_sources(context.params))
         access = {name: read_access(name, block, lambda: _credentials(context)) for name, block in sources.items()}
-        set_access({place: access[name] for name, block in sources.items() for place in _places(block["source"])})
+        set_access(
+            {path: access[name] for name, block in sources.items() for path in source_candidates(block["source"])}
+        )
 
 
 def _sources(parameters: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Mapping[str, Any]]]:

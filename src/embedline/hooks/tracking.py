@@ -1,17 +1,19 @@
-"""Hooks of every run: trainings keep checkpoints, and MLflow learns what was done."""
+"""Hook that tracks a run with MLflow: settings, live and final metrics, plots, versions and the git commit."""
 
-import inspect
+import functools
 import json
 import logging
+import os
 import re
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -19,10 +21,8 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
-from embedline.errors import DataError, TrainingError, name_inputs
-from embedline.hooks.mlflow_store import create_database as _create_database
-from embedline.hooks.mlflow_store import mark_killed
-from embedline.hooks.outages import go_on
+from embedline.errors import describe_outage
+from embedline.paths import sqlite_url
 from embedline.training.metrics import require_finite
 from kedro_incremental import RunInterrupted, RunReport
 
@@ -32,102 +32,65 @@ LIVE_SECONDS = 2.0  # between two batches of live metrics
 BATCH_METRICS = 500  # MLflow takes a thousand at a time
 TAG_LENGTH = 5000  # MLflow refuses longer tags; the artifact run.json has everything
 
+Method = TypeVar("Method", bound=Callable[..., Any])
 
-class Checkpoints:
-    """Have trainings keep checkpoints in the scratch folder that the incremental runner gives their node.
 
-    The parameter ``checkpoint_seconds`` is the least time between two checkpoints of a training.
+def survive_outage(method: Method) -> Method:
+    """Have a hook warn of an outage of MLflow or the disk, once, instead of ending the run and losing a node's work.
+
+    From then on the hooks of the object, or of its attribute ``tracker``, do nothing: its ``outage`` is true.
     """
 
-    only_observes = True  # what a node makes does not depend on it: an edit here retrains nothing
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        tracker = getattr(self, "tracker", self)
+        if getattr(tracker, "outage", False):
+            return None
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            line = describe_outage(error)
+            if line is None:
+                raise
+            tracker.outage = True
+            logger.warning("%s. The run goes on, and is not tracked from here", line)
+            return None
 
-    def __init__(self) -> None:
-        self._seconds = 0.0
-        self._keeping = ExitStack()
-
-    @hook_impl
-    def after_context_created(self, context: KedroContext) -> None:
-        """Read and check the interval before anything runs."""
-        seconds = context.params["checkpoint_seconds"]
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
-            raise DataError(f"checkpoint_seconds must be a number of seconds, 0 or more, got {seconds!r}")
-        self._seconds = float(seconds)
-
-    @hook_impl
-    def before_node_work(self, node: Node, scratch: Path) -> None:
-        """Open the folder to a node tagged ``train``; the others are spared the import of PyTorch."""
-        self._keeping.close()
-        if "train" in node.tags:
-            from embedline.training import checkpoint
-
-            self._keeping.enter_context(checkpoint.checkpointing(scratch, every=self._seconds))
-
-    @hook_impl
-    def after_incremental_run(self) -> None:
-        """A later run in the same process has checkpoints of its own, or none."""
-        self._keeping.close()
-
-
-class DatasetNames:
-    """Name the dataset in messages about a frame, ``houses.table`` for ``table``, and the block in a training's."""
-
-    only_observes = True
-
-    @hook_impl
-    def before_node_run(self, node: Node) -> None:
-        """Let the warnings of the node name its inputs."""
-        name_inputs(_inputs_by_argument(node))
-
-    @hook_impl
-    def after_node_run(self) -> None:
-        """What is called after the node, in a notebook, is not about its inputs."""
-        name_inputs({})
-
-    @hook_impl
-    def on_node_error(self, error: Exception, node: Node) -> None:
-        """Put the name into the error before the run ends with it."""
-        name_inputs({})
-        if isinstance(error, TrainingError):
-            blocks = (name for name in node.inputs if name.startswith("params:") and name.endswith("training"))
-            error.block = next(blocks, error.block).removeprefix("params:")
-
-
-def _inputs_by_argument(node: Node) -> dict[str, str]:
-    names = node._inputs  # one name, a list in the order of the parameters, or a mapping by parameter
-    positional = [names] if isinstance(names, str) else names if isinstance(names, list) else []
-    keywords = names if isinstance(names, dict) else {}
-    return dict(inspect.signature(node.func).bind(*positional, **keywords).arguments)
+    return cast(Method, call)
 
 
 class LiveMetrics:
-    """What a node reports while it runs, sent to MLflow in batches.
+    """Metrics that a node reports while it runs, sent to MLflow in batches.
 
-    A call takes MLflow some 30 ms, as long as thirty steps of a small network. Trainings side by side may report.
+    A call takes MLflow some 30 ms, as long as thirty steps of a small network. Several threads may report.
+
+    Attributes:
+        prefix: of the names: the namespace of the node that runs.
     """
 
-    def __init__(self, run_id: str, *, prefix: str, tracker: object = None) -> None:
-        self._run_id, self._prefix = run_id, prefix
+    def __init__(self, run_id: str, *, prefix: str = "", tracker: object = None) -> None:
+        self._run_id, self.prefix = run_id, prefix
         self.tracker = tracker or self  # one of them warns of an outage
         self._waiting: list[Any] = []
         self._sent = time.monotonic()
         self._lock = threading.Lock()
 
-    def add(self, figures: dict[str, float], step: int) -> None:
-        """Keep ``figures``, measured after ``step`` steps, and send what has waited for :data:`LIVE_SECONDS`."""
+    def add(self, values: dict[str, float], step: int) -> None:
+        """Keep metrics of the optimiser step ``step``, and send those that have waited for :data:`LIVE_SECONDS`."""
         from mlflow.entities import Metric
 
-        require_finite(figures, "MLflow")
+        require_finite(values, "MLflow")
         now = int(time.time() * 1000)
-        metrics = [Metric(_tracked(self._prefix + name), float(value), now, step) for name, value in figures.items()]
+        metrics = [Metric(_tracked(self.prefix + name), float(value), now, step) for name, value in values.items()]
         with self._lock:
             self._waiting += metrics
             due = time.monotonic() - self._sent >= LIVE_SECONDS or len(self._waiting) >= BATCH_METRICS
         if due:
             self.flush()
 
-    @go_on
+    @survive_outage
     def flush(self) -> None:
-        """Send what waits."""
+        """Send the metrics that wait."""
         import mlflow
 
         with self._lock:
@@ -137,7 +100,7 @@ class LiveMetrics:
 
 
 class Tracking:
-    """Add to kedro-mlflow's run: flattened parameters, live and final metrics, figures, versions and the git commit.
+    """Add to kedro-mlflow's run: flattened parameters, live and final metrics, plots, versions and the git commit.
 
     kedro-mlflow opens and closes the run. It logs a pydantic parameter as one long string, so the flattened values are
     logged here, and its own logging of parameters is left to plain ones.
@@ -148,6 +111,7 @@ class Tracking:
     def __init__(self) -> None:
         self._catalog: CatalogProtocol | None = None
         self._listening = ExitStack()
+        self._live: LiveMetrics | None = None
         self._run_of_another = False
         self._run_id: str | None = None
 
@@ -159,21 +123,27 @@ class Tracking:
         if not self._run_of_another:
             loader: Any = context.config_loader
             loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
-            _create_database((loader["mlflow"].get("server") or {}).get("mlflow_tracking_uri") or "")
+            create_database((loader["mlflow"].get("server") or {}).get("mlflow_tracking_uri") or "")
 
     @hook_impl
-    @go_on
+    @survive_outage
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: CatalogProtocol) -> None:
-        """Tag the run with the commit and the environment."""
-        self._catalog = catalog
+        """Tag the run with the commit and the environment, and have trainings report to MLflow while they run."""
+        self._catalog, self._live = catalog, None
+        self._listening.close()
         if mlflow := _active_mlflow():
+            from embedline.training import progress
+
             self._run_id = mlflow.active_run().info.run_id
+            self._live = LiveMetrics(self._run_id, tracker=self)
+            self._listening.callback(self._live.flush)  # after the last report
+            self._listening.enter_context(progress.listening(self._live.add))
             mlflow.set_tags({**_git_state(Path(run_params["project_path"])), "env": run_params.get("env") or "sample"})
 
     @hook_impl
-    @go_on
+    @survive_outage
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
-        """Log the node's settings, and send what it reports while it runs to MLflow under its namespace."""
+        """Log the node's settings; the metrics that it reports while it runs are named by its namespace."""
         mlflow = _active_mlflow()
         if not mlflow:
             return
@@ -185,20 +155,14 @@ class Tracking:
         }
         if settings:
             mlflow.log_params({_tracked(name): str(value)[:6000] for name, value in settings.items()})
-        self._listen(mlflow, node.namespace)
-
-    def _listen(self, mlflow: Any, namespace: str | None) -> None:
-        from embedline.training import progress
-
-        live = LiveMetrics(mlflow.active_run().info.run_id, prefix=f"{namespace}." if namespace else "", tracker=self)
-        self._listening.close()
-        self._listening.callback(live.flush)  # after the last report
-        self._listening.enter_context(progress.listening(live.add))
+        if self._live:
+            self._live.prefix = f"{node.namespace}." if node.namespace else ""
 
     @hook_impl
     def after_node_run(self) -> None:
-        """Stop listening: the next node reports under its own name."""
-        self._listening.close()
+        """Send the last metrics of the node: the next one reports under its own name."""
+        if self._live:
+            self._live.flush()
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self) -> None:
@@ -206,13 +170,14 @@ class Tracking:
 
         A second run in the same process (a notebook, a test) would go on logging into the first one.
         """
+        self._listening.close()
         while not self._run_of_another and (mlflow := _active_mlflow()):
             mlflow.end_run()
 
     @hook_impl
-    @go_on
+    @survive_outage
     def after_incremental_run(self, report: RunReport) -> None:
-        """Tag the run with what was read, written and skipped, and mark those that were killed before it."""
+        """Tag the run with the versions read and written and the nodes skipped; mark earlier runs that were killed."""
         mlflow = _active_mlflow()
         if not mlflow:
             return
@@ -226,7 +191,7 @@ class Tracking:
         mlflow.set_tags({name: text[:TAG_LENGTH] for name, text in tags.items()})
         mlflow.log_dict(asdict(report), "run.json")
         for run_id in report.killed:
-            mark_killed(mlflow, run_id)
+            _mark_killed(mlflow, run_id)
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self, error: Exception) -> None:
@@ -238,9 +203,9 @@ class Tracking:
             mlflow.MlflowClient().set_terminated(self._run_id, "KILLED")
 
     @hook_impl
-    @go_on
+    @survive_outage
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        """Log metrics and figures, as the dataset's ``metadata: {mlflow: metrics | figure | page}`` asks."""
+        """Log metrics and plots, as the dataset's ``metadata: {mlflow: metrics | figure | page}`` asks."""
         mlflow = _active_mlflow()
         if not mlflow or self._catalog is None:
             return
@@ -296,3 +261,34 @@ def _git_state(project: Path) -> dict[str, str]:
 def _git(project: Path, *arguments: str) -> str:
     finished = subprocess.run(["git", *arguments], cwd=project, check=True, capture_output=True, text=True)
     return finished.stdout.strip()
+
+
+def create_database(uri: str) -> None:
+    """Create MLflow's SQLite database beside its place, and give it its name once it is whole.
+
+    MLflow creates it in dozens of steps, seconds in all; one that a kill cut short fails every later run.
+    """
+    from sqlalchemy.engine import make_url
+
+    if not uri.startswith("sqlite"):
+        return
+    path = Path(make_url(uri).database or ":memory:")
+    if path.name == ":memory:" or path.exists():
+        return
+    import mlflow
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
+        staged = Path(folder, path.name)
+        mlflow.MlflowClient(tracking_uri=sqlite_url(str(staged))).search_experiments()
+        with suppress(FileExistsError):  # another first run was quicker: its database stays
+            os.link(staged, path)
+
+
+def _mark_killed(mlflow: Any, run_id: str) -> None:
+    """Close the tracking of a run that was killed: it could not do so itself, and would stand there as running."""
+    experiment = mlflow.active_run().info.experiment_id
+    client = mlflow.MlflowClient()
+    for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+        if run.data.tags.get("run_id") == run_id:  # no filter of MLflow's takes every name
+            client.set_terminated(run.info.run_id, "KILLED")

@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from embedline.paths import find_source
 from embedline.sources.adult_files import acquire_files
 from embedline.sources.adult_generator import GeneratorOptions
 from embedline.sources.adult_table import read_table as table_of
@@ -9,7 +10,7 @@ from embedline.sources.adult_table import read_table as table_of
 
 def acquire(source: str, verify: bool, generator: GeneratorOptions) -> dict[str, bytes]:
     """Fetch adult.data and adult.test from the address ``source``, or generate them; as they are, by name."""
-    return acquire_files(source, verify=verify, generator=generator)
+    return acquire_files(find_source(source), verify=verify, generator=generator)
 
 
 def read_table(data: bytes, test: bytes) -> pl.DataFrame:

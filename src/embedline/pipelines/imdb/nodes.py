@@ -4,6 +4,7 @@ import logging
 
 import polars as pl
 
+from embedline.paths import find_source
 from embedline.pipelines.text.documents import check_classes, count_shared_texts
 from embedline.pipelines.text.options import Classes
 from embedline.sources.document_layouts import read_documents as read
@@ -16,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 def acquire(source: str, verify: bool, generator: GeneratorOptions) -> pl.DataFrame:
     """Fetch the reviews from the address ``source``, or generate them: columns ``path`` and ``content`` (verbatim)."""
-    return acquire_files(source, verify=verify, generator=generator)
+    return acquire_files(find_source(source), verify=verify, generator=generator)
 
 
 def acquire_corpus(source: str) -> pl.DataFrame:
     """Fetch your own corpus from the address ``source``: columns ``path`` and ``content`` (verbatim)."""
-    return read_files(source)
+    return read_files(find_source(source))
 
 
 def read_documents(raw: pl.DataFrame, reading: DocumentOptions, classes: Classes) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from embedline.paths import find_source
 from embedline.sources.movielens_files import acquire_files
 from embedline.sources.movielens_generator import GeneratorOptions
 from embedline.sources.movielens_items import read_items as items_of
@@ -11,7 +12,7 @@ from embedline.sources.movielens_users import read_users as users_of
 
 def acquire(source: str, verify: bool, generator: GeneratorOptions) -> pl.DataFrame:
     """Fetch the files from the address ``source``, or generate them: ``path`` and ``content``, as they are."""
-    return acquire_files(source, verify=verify, generator=generator)
+    return acquire_files(find_source(source), verify=verify, generator=generator)
 
 
 def read_ratings(raw: pl.DataFrame) -> pl.DataFrame:

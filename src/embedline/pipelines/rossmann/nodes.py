@@ -1,4 +1,4 @@
-"""From the seven Rossmann files to one table, a row a store and day, sorted by store and date; the service.
+"""From the seven Rossmann files to one table, a row a store and day, sorted by store and date.
 
 The features are those of fast.ai's lesson-3 notebook; differences are marked DIFF(fastai). Nothing is fitted here: the
 windows use training and test rows, and the learner fits its statistics on training rows only.
@@ -7,7 +7,6 @@ windows use training and test rows, and the learner fits its statistics on train
 from typing import Any
 
 import narwhals as nw
-import polars as pl
 
 from embedline.errors import DataError
 from embedline.frames.dates import (
@@ -21,6 +20,7 @@ from embedline.frames.dates import (
 from embedline.frames.joins import describe_key, join_sorted, lookup, require_unique, sorted_by
 from embedline.frames.types import as_categories, typed
 from embedline.frames.windows import add_gaps, add_window_sums, days_from_next, days_since
+from embedline.paths import find_source
 from embedline.pipelines.rossmann import schemas
 from embedline.pipelines.rossmann.calendar_features import (
     add_calendar_features,
@@ -30,13 +30,10 @@ from embedline.pipelines.rossmann.calendar_features import (
     row_features,
 )
 from embedline.pipelines.rossmann.options import FeatureOptions
-from embedline.pipelines.tabular.columns import TEST, Columns, Split, assign_splits
 from embedline.sources.rossmann_generator import GeneratorOptions
 from embedline.sources.rossmann_tables import acquire_tables
 
 Frame = Any  # a frame of Polars, pandas, PySpark or another Narwhals backend; nodes return the kind they are given
-Bundle = Any  # embedline.training.model_file.ModelBundle
-Service = Any  # embedline.serving.service.Service
 
 EVENTS = ("SchoolHoliday", "StateHoliday", "Promo")
 SHARED_STATE = {"NI": "HB,NI"}  # trends know Lower Saxony alone; the stores' states join it with Bremen
@@ -51,7 +48,7 @@ _DAYS_A_STORE = 65_536
 
 def acquire(source: str, verify: bool, generator: GeneratorOptions) -> dict[str, bytes]:
     """Fetch the seven files from the address ``source``, or generate them; as they are, by table name."""
-    return acquire_tables(source, verify=verify, generator=generator)
+    return acquire_tables(find_source(source), verify=verify, generator=generator)
 
 
 def type_sales(train: Frame, test: Frame) -> Frame:
@@ -239,30 +236,6 @@ def make_submission(table: Frame, forecast: Frame) -> Frame:
     return joined.select(nw.col("Id").cast(nw.Int64), sales).sort("Id").to_native()
 
 
-def pack_service(
-    model: Bundle,
-    encoded: Frame,
-    sales: Frame,
-    stores: Frame,
-    weather: Frame,
-    trends: Frame,
-    features: FeatureOptions,
-) -> Service:
-    """The model as a service for rows as in test.csv, with the calendar, the stores, the weather and the trends."""
-    from embedline.pipelines.rossmann.service import pack
-
-    typed = {"sales": _polars(sales), "stores": _polars(stores), "weather": _polars(weather), "trends": _polars(trends)}
-    return pack(model, _polars(encoded), **typed, features=features)
-
-
-def hold_out(table: Frame, columns: Columns, split: Split) -> pl.DataFrame:
-    """The rows that the split holds out, as test.csv would have them, and ``actual``, their sales."""
-    rows = assign_splits(nw.from_native(_polars(table)), columns, split).filter(nw.col("split") == TEST).to_native()
-    days = rows.with_columns(StateHoliday=pl.col("HolidayKind").cast(pl.String), Date=pl.col("Date").cast(pl.String))
-    day = ("Store", "DayOfWeek", "Date", "Open", "Promo", "StateHoliday", "SchoolHoliday")
-    return days.select(*day, actual=pl.col("Sales")).sort("Store", "Date")  # with every backend: the same fingerprint
-
-
 def _require_one_row_a_day(rows: nw.DataFrame[Any], files: dict[str, nw.DataFrame[Any]]) -> None:
     day = nw.col("DayNumber")
     facts = rows.select(
@@ -280,8 +253,3 @@ def _require_seven_days(weeks: nw.DataFrame[Any]) -> None:
     odd = weeks.filter(nw.col("last") - nw.col("first") != 6).select("file", "week").head(1).lazy().collect()
     if rows := odd.rows(named=True):
         raise DataError(f"googletrend.csv: {describe_key(rows[0])} is not a week of seven days")
-
-
-def _polars(frame: Frame) -> pl.DataFrame:
-    native: pl.DataFrame = nw.from_native(frame).lazy().collect(backend="polars").to_native()
-    return native

@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from embedline.pipelines.publish import pipeline as publish
-from embedline.pipelines.rossmann import nodes
+from embedline.pipelines.rossmann import nodes, service_nodes
 
 SOURCE = "rossmann"
 TABLES = ("train", "test", "store", "store_states", "state_names", "googletrend", "weather")
@@ -25,9 +25,9 @@ def create_publish_pipeline() -> Pipeline:
     tables = ("encoded", "sales", "stores", "weather", "trends")
     return publish.create_publish_pipeline(
         "rossmann",
-        pack=nodes.pack_service,
+        pack=service_nodes.pack_service,
         pack_inputs=["model", *tables, "params:features"],
-        hold_out=nodes.hold_out,
+        hold_out=service_nodes.hold_out,
         hold_out_inputs=["table", "params:columns", "params:split"],
     )
 

@@ -1,13 +1,39 @@
-"""Hooks that keep passwords and tokens from trackers, logs and the screen."""
+"""Hooks on the messages of a run: errors and warnings name the dataset at fault, and nothing shows a password."""
 
-import logging
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
+from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
-from embedline.redaction import redacted
+from embedline.errors import TrainingError, name_inputs
+from embedline.redaction import filter_log_records, redacted
+
+
+class DatasetNames:
+    """Name the dataset in messages about a frame, ``houses.table`` for ``table``, and the block in a training's."""
+
+    only_observes = True
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Let the warnings of the node name its inputs."""
+        name_inputs(_inputs_by_argument(node))
+
+    @hook_impl
+    def after_node_run(self) -> None:
+        """What is called after the node, in a notebook, is not about its inputs."""
+        name_inputs({})
+
+    @hook_impl
+    def on_node_error(self, error: Exception, node: Node) -> None:
+        """Put the name into the error before the run ends with it."""
+        name_inputs({})
+        if isinstance(error, TrainingError):
+            blocks = (name for name in node.inputs if name.startswith("params:") and name.endswith("training"))
+            error.block = next(blocks, error.block).removeprefix("params:")
 
 
 class Redaction:
@@ -17,10 +43,8 @@ class Redaction:
 
     @hook_impl(tryfirst=True)
     def after_context_created(self) -> None:
-        """Have log lines redacted from now on."""
-        for handler in logging.getLogger().handlers:
-            if not any(isinstance(one, _RedactingFilter) for one in handler.filters):
-                handler.addFilter(_RedactingFilter())
+        """Redact the log lines of handlers that were added since the package was imported."""
+        filter_log_records()
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
@@ -49,15 +73,11 @@ class Redaction:
         _redact_error(error)
 
 
-class _RedactingFilter(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        try:
-            message = record.getMessage()
-        except (TypeError, ValueError, KeyError):  # arguments that do not fit: the handler reports that itself
-            return True
-        if (shown := redacted(message)) != message:
-            record.msg, record.args = shown, None
-        return True
+def _inputs_by_argument(node: Node) -> dict[str, str]:
+    names = node._inputs  # one name, a list in the order of the parameters, or a mapping by parameter
+    positional = [names] if isinstance(names, str) else names if isinstance(names, list) else []
+    keywords = names if isinstance(names, dict) else {}
+    return dict(inspect.signature(node.func).bind(*positional, **keywords).arguments)
 
 
 def _redact_error(error: BaseException | None) -> None:
