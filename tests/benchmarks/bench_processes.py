@@ -2,8 +2,9 @@
 
     python tests/benchmarks/bench_processes.py --rounds 3
 
-Each way is a process of its own (with its helper), in turn; rows (tokens) a second are those that the training reports,
-without its first ten steps. The rows and the tokens are random: their values make no difference to the time.
+Each way is a process of its own (with the one that it starts), in turn; rows (tokens) a second are those that the
+training reports, without its first ten steps. The rows and the tokens are random: their values make no difference to
+the time.
 """
 
 import argparse
@@ -51,12 +52,11 @@ def rows_per_second(settings: dict[str, Any], n_rows: int) -> float:
 
 def tokens_per_second(settings: dict[str, Any], n_steps: int) -> float:
     """Of a language model."""
-    from embedline.pipelines.text.language_learner import LanguageJob, follow_language_model, language_config
+    from embedline.pipelines.text.language_learner import LanguageModelSpec, language_config
     from embedline.pipelines.text.lm_batches import Corpus
     from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
     from embedline.pipelines.text.vocabulary import Vocabulary
-    from embedline.training import processes
-    from embedline.training.device import make_accelerator
+    from embedline.training import distributed
 
     n_tokens = STREAMS * TOKENS * n_steps + STREAMS + 1
     ids = np.minimum(np.random.default_rng(0).zipf(1.2, n_tokens), VOCABULARY) - 1
@@ -66,12 +66,10 @@ def tokens_per_second(settings: dict[str, Any], n_steps: int) -> float:
     training = LanguageModelTraining(
         epochs=1, batch_size=STREAMS, bptt=TOKENS, lr=0.003, clip_norm=0.3, device="cpu", **settings
     )
-    job = LanguageJob(corpus, training, config, settings["threads"])
-    with processes.team(training) as team:
-        if team is None:
-            return job.train(make_accelerator(training)).rows_per_second
-        with team.following(follow_language_model, job):
-            return job.train(make_accelerator(training)).rows_per_second
+    nothing = Corpus(ids[:0].astype(np.int32), np.array([0]))
+    spec = LanguageModelSpec(corpus, nothing, training, config, settings["threads"])
+    result, _ = distributed.run(spec.train, options=training)
+    return float(result.rows_per_second)
 
 
 def main() -> None:

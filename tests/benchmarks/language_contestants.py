@@ -36,7 +36,8 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     from embedline.pipelines.text.lm_batches import Corpus, LanguageModelBatches
     from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
     from embedline.training.device import make_accelerator
-    from embedline.training.train import descend, make_optimizer, set_rates
+    from embedline.training.optimizer import make_optimizer, set_rates
+    from embedline.training.train import optimizer_step
 
     options = LanguageModelOptions(preset="dl1", dropout=RATES)
     training = LanguageModelTraining(
@@ -62,7 +63,7 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
 
     def step(index: int) -> float:
         value, nats = task.loss(network, index, accelerator.autocast)
-        descend(value, network, optimizer, accelerator, CLIP)
+        optimizer_step(value, network, optimizer, CLIP)
         return float(nats)
 
     return {**_timed(step, job["steps"]), "parameters": sum(p.numel() for p in network.parameters())}

@@ -159,7 +159,7 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
         "rows_per_second": steps * settings["batch_size"] / stopwatch.timed,
         "seconds": stopwatch.seconds,
         "cpu_seconds": stopwatch.cpu,
-        "precision": "no",
+        "precision": "fp32",
         "embeddings": [(table.num_embeddings, table.embedding_dim) for table in learner.model.embeds],
     }
     if job["evaluate"]:

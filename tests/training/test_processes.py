@@ -20,6 +20,7 @@ from embedline.training import checkpoint as checkpoints
 from embedline.training import distributed, progress
 from embedline.training import train as loop
 from embedline.training.batches import Shard
+from embedline.training.options import FitOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -167,19 +168,29 @@ def test_a_training_that_is_cut_off_goes_on_to_the_same_bits(
         assert_same(LEARNERS[learner](**settings), whole)
 
 
-def test_arrays_and_tensors_arrive_as_they_were_sent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_file", [True, False])
+def test_values_arrive_as_they_were_sent(by_file: bool, two: None, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = torch.Generator().manual_seed(2)
     large, low = torch.randn(300, 70, generator=numbers), torch.randn(4, 3, generator=numbers).bfloat16()
     array = np.arange(90_000, dtype=np.uint16)[::2]
-    array.flags.writeable = False
-    value = {"large": large.t(), "array": array, "words": np.array(["ä", "b"], dtype=object), "low": low, "none": None}
-    torch.save(value, tmp_path / "call", pickle_module=distributed._ARRAYS_AS_TENSORS)
-    found = torch.load(tmp_path / "call", mmap=True, weights_only=False)
-    assert torch.equal(found["large"], large.t()) and torch.equal(found["low"], low)
-    assert found["array"].dtype == np.uint16 and np.array_equal(found["array"], array)
-    assert found["words"].tolist() == ["ä", "b"] and found["none"] is None
-    found["array"][0] += 1  # may be written to, and changes nobody else's
-    assert torch.load(tmp_path / "call", mmap=True, weights_only=False)["array"][0] == 0
+    value = {"large": large.t(), "array": array, "low": low, "text": "ä", "none": None}
+    if not by_file:  # as on another machine, which does not see the file
+        real = distributed.broadcast
+        elsewhere = Path("not here")
+        monkeypatch.setattr(
+            distributed, "broadcast", lambda value: real(elsewhere if isinstance(value, Path) else value)
+        )
+    options = FitOptions.model_validate({"epochs": 1, "lr": 1.0, "batch_size": 2, "device": "cpu"})
+    sums = distributed.run(summed, value, options=options)
+    assert sums[0] == sums[1]
+    assert sums[1] == {"large": large.double().sum().item(), "array": int(array.astype(int).sum()), "text": "ä"}
+
+
+def summed(value: dict[str, Any], stop: Any) -> list[Any]:
+    value["large"][0] += 0.0  # may be written to
+    sums = {"large": value["large"].double().sum().item(), "array": int(value["array"].astype(int).sum())}
+    assert value["low"].dtype == torch.bfloat16 and value["none"] is None
+    return distributed.gather({**sums, "text": value["text"]})
 
 
 @pytest.mark.parametrize(("learner", "what"), [("table", "row"), ("language model", "stream"), ("classifier", "docum")])

@@ -38,9 +38,8 @@ _keepers: list[tuple[Path, float]] = []
 def checkpointing(folder: Path, every: float) -> Iterator[None]:
     """Have the trainings inside the ``with`` block keep checkpoints in ``folder`` and go on from those they find there.
 
-    The caller answers for it that ``folder`` belongs to exactly this work (same code, parameters and inputs), and
-    deletes it once what was trained is stored. It is made with the first checkpoint. Of nested blocks the innermost
-    counts.
+    The caller makes sure that ``folder`` belongs to exactly this work (same code, parameters and inputs), and deletes
+    it once the result is stored. It is made with the first checkpoint. Of nested blocks the innermost counts.
 
     Args:
         folder: one file for each training, ``<name>.pt``.
@@ -67,20 +66,15 @@ def current(name: str) -> "Checkpoint | None":
     return Checkpoint(folder / f"{name}.pt", every)
 
 
-def keeper() -> tuple[Path, float] | None:
-    """Arguments of the innermost :func:`checkpointing`; None without one."""
-    return _keepers[-1] if _keepers else None
-
-
 def scratch() -> Path | None:
     """The folder of :func:`checkpointing`, for other things that are needed until then; None without one."""
     return _keepers[-1][0] if _keepers else None
 
 
 class Checkpoint:
-    """The latest state of one training in one file, which is always whole: a new one replaces it in one step.
+    """The latest state of one training in one file, which a new one replaces in one step.
 
-    A power failure is not guarded against (nothing calls ``fsync``), a killed process is.
+    It survives a killed process, but not a power failure (nothing calls ``fsync``).
 
     Args:
         path: the file; its folder is made when it is first written.
@@ -99,11 +93,9 @@ class Checkpoint:
         return time.monotonic() - self._since >= self.every
 
     def load(self, identity: Fingerprint) -> State | None:
-        """The stored state, its tensors on the CPU, at the beginning of a training.
+        """The stored state, its tensors on the CPU, at the beginning of a training; None where there is no file.
 
-        Returns:
-            None where there is no file, and, with a warning that names it, where the file cannot be read or was made
-            for a training of another ``identity``.
+        So it is, with a warning that names the file, if it cannot be read or has another ``identity``.
         """
         self._since = time.monotonic()
         if not self.path.exists():
@@ -111,16 +103,12 @@ class Checkpoint:
         try:
             kept = _read(self.path)
         except Exception as error:  # a damaged file makes torch.load and zipfile raise nearly anything
-            logger.warning(
-                "The checkpoint %s cannot be read (%s: %s): the training starts over",
-                self.path,
-                type(error).__name__,
-                error,
-            )
+            reason = f"{type(error).__name__}: {error}"
+            logger.warning("The checkpoint %s cannot be read (%s): the training starts over", self.path, reason)
             return None
-        if differences := _differences(kept["identity"], identity):
+        if other := _differences(kept["identity"], identity):
             logger.warning(
-                "The checkpoint %s was made for another training: %s. The training starts over", self.path, differences
+                "The checkpoint %s was made for another training: %s. The training starts over", self.path, other
             )
             return None
         state: State = kept["state"]
@@ -138,9 +126,8 @@ class Checkpoint:
             os.replace(staged, self.path)
         except OSError as error:
             if not self._warned:
-                logger.warning(
-                    "The checkpoint %s cannot be written (%s): the training goes on without it", self.path, error
-                )
+                message = "The checkpoint %s cannot be written (%s): the training goes on without it"
+                logger.warning(message, self.path, error)
             self._warned = True
         finally:
             with suppress(OSError):
@@ -191,8 +178,7 @@ class TrainingState:
     """What changes while a network trains: weights, optimiser, average, random numbers, position, loss and history.
 
     Attributes:
-        step: steps of the optimiser taken, each along the gradient of ``options.accumulate`` batches or, at the end of
-            an epoch, of those that are left. All that goes by progress or is counted in steps goes by these.
+        step: steps of the optimiser taken, each along the gradient of ``options.accumulate`` batches.
         epoch: epochs that are over, their evaluation included.
         average: moving average of the weights, if ``options.averaging`` asks for it.
         best: the best epoch so far, with early stopping.

@@ -1,12 +1,12 @@
 """Optimiser: layer groups with rates of their own, schedules of rate and momentum, averaged weights."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from embedline.training.options import FitOptions
@@ -63,6 +63,26 @@ def make_optimizer(
     settings: list[dict[str, Any]] = optimizer_groups(groups or [LayerGroup([network])], options.weight_decay)
     kind = torch.optim.AdamW if options.decay == "decoupled" else torch.optim.Adam
     return kind(settings, lr=options.lr, betas=options.betas, eps=options.eps, fused=True)
+
+
+def optimizer_step(
+    value: Tensor,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    clip_norm: float | None = None,
+    sum_gradients: Callable[[], None] | None = None,
+) -> None:
+    """One step of the optimiser along the gradient of ``value`` [], and of what went backward since the last step.
+
+    ``sum_gradients`` makes it the gradient of all processes.
+    """
+    value.backward()
+    if sum_gradients is not None:
+        sum_gradients()
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, beta1: float) -> None:

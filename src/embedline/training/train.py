@@ -5,6 +5,7 @@ Tensors stay on the device, a batch is an index slice, and the loss is read back
 
 import logging
 import math
+import operator
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from embedline.training.batches import Batches, Loss, Stopped, TableBatches, bat
 from embedline.training.checkpoint import Checkpoint, Record, TrainingState
 from embedline.training.device import Accelerator
 from embedline.training.early_stopping import hold_out, row_monitor
-from embedline.training.optimizer import LayerGroup, learning_rate, momentum, set_rates
+from embedline.training.optimizer import LayerGroup, learning_rate, momentum, optimizer_step, set_rates
 from embedline.training.options import FitOptions, HeldOutStopping
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
@@ -54,26 +55,6 @@ class FitResult:
     def metrics(self) -> Record:
         """The last record of the epoch whose weights ``network`` has."""
         return next((record for record in self.history if record["epoch"] == self.best_epoch), self.history[-1])
-
-
-def optimizer_step(
-    value: Tensor,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    clip_norm: float | None = None,
-    sum_gradients: Callable[[], None] | None = None,
-) -> None:
-    """One step of the optimiser along the gradient of ``value`` [], and of what went backward since the last step.
-
-    ``sum_gradients`` makes it the gradient of all processes.
-    """
-    value.backward()
-    if sum_gradients is not None:
-        sum_gradients()
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
 
 def training_step(
@@ -121,8 +102,7 @@ def fit(
     Args:
         network: called as ``network(*inputs)``; must return what ``loss`` takes as its first argument.
         tensors: inputs and, last, the target; all of the same length [N, …].
-        loss: mean loss of a batch, ``loss(output, target)``.
-        resident: whether the tensors are moved to the device, once; each batch of its own when False.
+        loss, resident: see :class:`.batches.TableBatches`.
         settings: those of :func:`train`.
 
     Raises:
@@ -169,18 +149,15 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
         seed: of the order of the batches (the network's own initialisation is the caller's).
         groups: layers with learning rates of their own; parameters that are in none stay as they are. All of the
             network at one rate when absent.
-        evaluate: metrics of the network at the end of each epoch; reported, never acted on
-            but for the one that ``monitor`` names.
-        monitor: loss of the network that would be used, at the end of each epoch, on data that it does not learn from;
-            or the name of such a metric of ``evaluate``. ``options.early_stopping`` goes by it, nothing else does;
-            ``monitor`` in the history.
+        evaluate: metrics of the network at the end of each epoch; reported, and only ``monitor`` decides anything.
+        monitor: loss on data that the network does not learn from, or the name of such a metric of ``evaluate``: what
+            ``options.early_stopping`` goes by; ``monitor`` in the history.
         label: prefix of the reported metrics, such as the member of an ensemble.
         position: line of the progress bar, for trainings side by side.
         checkpoint: keeps the state every so often, at the end and on an interruption. A training that finds its state
             there goes on from it, and ends as one that was never cut off (on a CPU to the last bit).
         stop: once it is set, the training ends after its present step.
-        alone: no other training runs beside it. PyTorch's global random state is then in the checkpoint too; side by
-            side, networks must draw from generators of their own.
+        alone: no other training runs beside it, so that PyTorch's global random state is in the checkpoint too.
 
     Raises:
         Stopped: if ``stop`` was set before the training was over.
@@ -190,7 +167,7 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
     if options.early_stopping and (monitor is None or (isinstance(monitor, str) and evaluate is None)):
         raise ValueError("early_stopping needs a monitor: a loss on data that the network does not learn from")
     network, several = network.to(accelerator.device), accelerator.shard.size > 1
-    on_rank_0 = distributed.on_rank_0 if several else _call
+    on_rank_0 = distributed.on_rank_0 if several else operator.call
     if several:
         network = distributed.prepare(network, accelerator.shard.rank)
     state = TrainingState(network, batches, options, accelerator=accelerator, seed=seed, groups=groups, alone=alone)
@@ -205,12 +182,8 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
         rank = accelerator.shard.rank
         state.load_state_dict(saved | (saved["others"][rank - 1] if rank else {}))
         if checkpoint:
-            logger.info(
-                "Going on at step %s of %s of %s from its checkpoint",
-                f"{state.step:,}",
-                f"{n_steps:,}",
-                checkpoint.name,
-            )
+            reached = f"step {state.step:,} of {n_steps:,}"
+            logger.info("Going on at %s of %s from its checkpoint", reached, checkpoint.name)
     found = (state.step, state.epoch)
 
     def save() -> None:
@@ -297,10 +270,6 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
         logger.info("The %s ended after epoch %d of %d; the best is %d", title, state.epoch, options.epochs, best)
     seconds = time.perf_counter() - state.began
     return FitResult(network_to_use, state.history, state.rows_per_second(seconds), seconds, state.epoch, best)
-
-
-def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(*arguments)
 
 
 def _evaluate(

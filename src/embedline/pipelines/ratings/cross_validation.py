@@ -25,6 +25,7 @@ from embedline.pipelines.ratings.options import (
     Span,
 )
 from embedline.pipelines.ratings.splits import assign_splits, subset
+from embedline.training.distributed import processes
 from embedline.training.model_file import ModelBundle
 
 logger = logging.getLogger(__name__)
@@ -61,16 +62,17 @@ def cross_validate(
     if len(values) < 2:
         raise DataError(f"cross_validation.column {folds.column!r} has {len(values)} value(s): it needs two or more")
     results = []
-    for value in values:
-        split = RatingSplit(kind="column", column=folds.column, value=value)
-        rows = to_polars(assign_splits(frame, columns, split))
-        encoder = fit_encoder(subset(rows, TRAIN), columns, rating_range, features, items, users)
-        encoded = encode(frame, encoder, columns, split)
-        name = f"{folds.column}{value}"
-        bundle, _ = train_ratings(encoded, encoder, network, training, name=name, evaluated=False)
-        result = {"value": value, **_measure(encoded, bundle, baselines)}
-        logger.info("%s %s: rmse %.4f", folds.column, value, result["rmse"])
-        results.append(result)
+    with processes(training):  # once for all folds
+        for value in values:
+            split = RatingSplit(kind="column", column=folds.column, value=value)
+            rows = to_polars(assign_splits(frame, columns, split))
+            encoder = fit_encoder(subset(rows, TRAIN), columns, rating_range, features, items, users)
+            encoded = encode(frame, encoder, columns, split)
+            name = f"{folds.column}{value}"
+            bundle, _ = train_ratings(encoded, encoder, network, training, name=name, evaluated=False)
+            result = {"value": value, **_measure(encoded, bundle, baselines)}
+            logger.info("%s %s: rmse %.4f", folds.column, value, result["rmse"])
+            results.append(result)
     return {
         "folds": results,
         **_means(results),
