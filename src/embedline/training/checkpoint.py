@@ -50,11 +50,12 @@ def checkpointing(folder: Path, every: float) -> Iterator[None]:
     """
     if not every >= 0.0:
         raise ValueError(f"the seconds between two checkpoints must be 0 or more, got {every}")
-    _keepers.append((Path(folder), every))
+    keeper = (Path(folder), every)
+    _keepers.append(keeper)
     try:
         yield
     finally:
-        _keepers.pop()
+        _keepers.remove(keeper)
 
 
 def current(name: str) -> "Checkpoint | None":
@@ -81,11 +82,8 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, every: float) -> None:
-        self.path = path
-        self.every = every
-        self.name = path.stem
-        self._since = time.monotonic()
-        self._warned = False
+        self.path, self.every, self.name = path, every, path.stem
+        self._since, self._warned = time.monotonic(), False
 
     def due(self) -> bool:
         """Whether ``every`` seconds have passed since the training began or the last checkpoint was written."""
