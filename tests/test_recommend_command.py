@@ -202,7 +202,7 @@ def test_titles_are_the_ids_where_there_are_no_items(run: Any, data_root: Path, 
     shutil.rmtree(tmp_path / "bare/05_model_input")
     result = CliRunner().invoke(cli, ["recommend", "movielens", "4", "--params", f"data_root={tmp_path / 'bare'}"])
     assert result.output == (
-        "Error: there is no movielens.encoded, which tells what user '4' has rated: run movielens again\n"
+        "Error: there is no movielens.encoded, which holds the ratings of user '4': run movielens again\n"
     )
 
 

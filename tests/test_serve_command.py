@@ -13,7 +13,7 @@ from embedline.serving import workers
 from embedline.serving.ratings import pack_ratings
 from embedline.serving.registry import Registry
 from embedline.serving.service import Service
-from embedline.serving.workers import Serving
+from embedline.serving.workers import ServerOptions
 from test_recommend_command import NEW, OLD, make_bundle, store
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -34,7 +34,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the command would serve: the settings, the service that the processes would read, host and port."""
     found: list[dict[str, Any]] = []
 
-    def note(serving: Serving, *, host: str, port: int) -> None:
+    def note(serving: ServerOptions, *, host: str, port: int) -> None:
         packed = Service.from_bytes(Path(serving.path).read_bytes())
         found.append({"serving": serving, "packed": packed, "host": host, "port": port})
 

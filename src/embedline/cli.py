@@ -1,4 +1,4 @@
-"""The project's own commands: an incremental `kedro run`, whose errors are one line if the user can mend them."""
+"""The project's own commands: an incremental `kedro run`, whose errors are one line where the user can fix them."""
 
 import copy
 import functools
@@ -21,7 +21,7 @@ from embedline.redaction import redacted
 from kedro_incremental import RunInterrupted, RunnerError
 from kedro_incremental.cli import incremental, prune, why
 
-MENDABLE = (DataError, DataValidationError, ParameterValidationError, RunnerError)
+USER_ERRORS = (DataError, DataValidationError, ParameterValidationError, RunnerError)
 INTERRUPTED = 130  # exit status of a shell command that Ctrl-C ended
 
 
@@ -63,7 +63,7 @@ def _in_one_line(command: click.Command) -> click.Command:
                 return callback(*args, **kwargs) if runs else None
         except DatasetError as error:  # Kedro puts the cause, such as a full disk, on a line of its own
             raise click.ClickException(redacted(" ".join(str(error).splitlines()))) from error
-        except MENDABLE as error:
+        except USER_ERRORS as error:
             raise click.ClickException(redacted(str(error))) from error
         except MissingConfigException as error:
             where = "call it in the folder that has conf/, or unpack the packaged conf-embedline.tar.gz here"

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one sentence that names the file, column, row or key, or the fault of the machine."""
+"""Errors that a user can fix: one sentence that names the file, column, row or key, or the fault of the machine."""
 
 import errno
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ _INPUTS: dict[str, str] = {}  # dataset or parameter by argument of the node tha
 
 
 class DataError(ValueError):
-    """The data or a setting is at fault, not the code; the message says what to mend and where.
+    """The data or a setting is at fault, not the code; the message says what to fix and where.
 
     Secrets in the message, such as the password of an address, are replaced by ``***``.
     """

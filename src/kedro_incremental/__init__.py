@@ -1,12 +1,9 @@
-"""Run only what changed: an incremental runner for Kedro, its manifest, provenance and pruning.
-
-It imports nothing of the project around it and works in any Kedro project, with three lines (see the README).
-"""
+"""Run only what changed: an incremental runner for Kedro; its README says how to use it in a project."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import audit  # first: what is imported from here on is seen
+from . import audit  # noqa: F401  # first: it records what is imported from here on
 
 if TYPE_CHECKING:
     from .manifest import Manifest, RunnerError
@@ -15,26 +12,11 @@ if TYPE_CHECKING:
     from .session import IncrementalSession, RunManifest
 
 # Imported when they are asked for: a project imports this package before all else, and need not wait for Kedro then.
-_MODULES = {
-    "IncrementalRunner": "runner",
-    "IncrementalSession": "session",
-    "Manifest": "manifest",
-    "RunInterrupted": "runner",
-    "RunManifest": "session",
-    "RunReport": "report",
-    "RunnerError": "manifest",
-}
+_MODULES = {"Manifest": "manifest", "RunnerError": "manifest", "RunReport": "report", "IncrementalRunner": "runner"}
+_MODULES |= {"RunInterrupted": "runner", "IncrementalSession": "session", "RunManifest": "session"}
 
-__all__ = [
-    "IncrementalRunner",
-    "IncrementalSession",
-    "Manifest",
-    "RunInterrupted",
-    "RunManifest",
-    "RunReport",
-    "RunnerError",
-    "audit",
-]
+__all__ = ["IncrementalRunner", "IncrementalSession", "Manifest", "RunInterrupted", "RunManifest", "RunReport"]
+__all__ += ["RunnerError"]
 
 
 def __getattr__(name: str) -> Any:

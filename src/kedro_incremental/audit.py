@@ -230,6 +230,9 @@ def _install() -> None:
         return module
 
     importlib.import_module = import_module
+    for name in AUDIT._sources:  # ``from importlib import import_module`` in a module that was loaded before
+        for key in [key for key, value in vars(sys.modules[name]).items() if value is original]:
+            setattr(sys.modules[name], key, import_module)
     sys.addaudithook(AUDIT.hook)
 
 

@@ -33,7 +33,6 @@ SCALARS = (str, int, float, bytes, bytearray)
 ACCESSORS = (property, staticmethod, classmethod, functools.cached_property)
 DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType)
 DESCRIPTORS += (types.MethodDescriptorType, types.ClassMethodDescriptorType)
-BUILTINS = (types.BuiltinFunctionType, types.MethodWrapperType)
 CACHED = type(functools.lru_cache(len))
 HEAP_TYPE = 1 << 9  # flag of a class that Python code makes; the others are built in
 MODULE_FIELDS = {"__builtins__", "__cached__", "__doc__", "__file__", "__loader__", "__package__", "__path__"}
@@ -80,8 +79,7 @@ class ValueReader:
         if issubclass(kind, types.FunctionType):
             return self.read_function(value)
         self.modules.update(base.__module__ for base in kind.__mro__)
-        content = next((content for fits, content in _CONTENTS if fits(kind)), None)
-        if content:
+        if content := _content_reader(kind):
             described = _tagged(kind, content(self, value))
         elif self._strict or issubclass(kind, (*CONTAINERS, *SCALARS)) or not _is_library_class(kind):
             described = self._read_instance(value, kind)
@@ -199,53 +197,52 @@ class ValueReader:
         return digest(canonical(found))
 
 
-def _module(reader: ValueReader, value: types.ModuleType) -> str:
-    reader.modules.add(value.__name__)
-    return value.__name__
-
-
-def _accessor(reader: ValueReader, value: Any) -> list[Any]:
-    names = ("fget", "fset", "func", "__func__")
-    return [reader.read(getattr(value, name)) for name in names if hasattr(value, name)]
-
-
 def _builtin(reader: ValueReader, value: Any) -> list[Any]:
     owner = getattr(value, "__self__", None)
     reader.modules.add(value.__module__ or "builtins")
     return [value.__module__, value.__qualname__, None if type(owner) is types.ModuleType else reader.read(owner)]
 
 
-def _array(reader: ValueReader, value: Any) -> list[Any]:
-    """An array or scalar of NumPy."""
+def _array(reader: ValueReader, value: Any) -> list[Any]:  # of NumPy, or a scalar
     if value.dtype.hasobject:
         return [str(value.dtype), list(value.shape), reader.read(value.tolist())]
     return [str(value.dtype), list(value.shape), repr(value.item()) if value.shape == () else _sha256(value.tobytes())]
 
 
-_REPR = {complex, range, slice, datetime.timedelta, decimal.Decimal, type(...)}
-_CONTENTS: tuple[tuple[Callable[[type], bool], Callable[[ValueReader, Any], Any]], ...] = (
-    (lambda kind: issubclass(kind, types.ModuleType), _module),
-    (lambda kind: issubclass(kind, ACCESSORS), _accessor),
-    (lambda kind: issubclass(kind, BUILTINS), _builtin),
-    (lambda kind: issubclass(kind, types.MethodType), lambda reader, v: reader.read([v.__self__, v.__func__])),
-    (lambda kind: issubclass(kind, functools.partial), lambda reader, v: reader.read([v.func, v.args, v.keywords])),
-    (lambda kind: issubclass(kind, weakref.ReferenceType), lambda reader, v: reader.read(v())),
-    (lambda kind: issubclass(kind, enum.Enum), lambda reader, v: [v.name, reader.read(v.value)]),
-    (lambda kind: issubclass(kind, datetime.date | datetime.time), lambda reader, v: v.isoformat()),
-    (lambda kind: issubclass(kind, PurePath), lambda reader, v: str(v)),
-    (lambda kind: issubclass(kind, logging.Logger), lambda reader, v: v.name),
-    (lambda kind: kind is types.SimpleNamespace, lambda reader, v: reader.read(vars(v))),
-    # An address in a text would differ in each process.
+_AS_REPR = {complex, range, slice, datetime.timedelta, decimal.Decimal, type(...)}
+_DATES = (datetime.date, datetime.time)
+# How a value is read, by a class of it or by a condition on its type.
+_CONTENTS: tuple[tuple[type | tuple[type, ...] | Callable[[type], bool], Callable[[ValueReader, Any], Any]], ...] = (
+    (types.ModuleType, lambda reader, v: [reader.modules.add(v.__name__), v.__name__][1]),
     (
-        lambda kind: kind in _REPR or issubclass(kind, datetime.tzinfo) or kind.__module__ in {"typing", "types"},
-        lambda reader, v: re.sub(r" at 0x[0-9a-f]+", "", repr(v)),
+        ACCESSORS,
+        lambda reader, v: [reader.read(getattr(v, name, None)) for name in ("fget", "fset", "func", "__func__")],
     ),
-    (lambda kind: kind is re.Pattern, lambda reader, v: [v.pattern, v.flags]),
-    (lambda kind: kind is ContextVar, lambda reader, v: [v.name, reader.read(v.get(None))]),
-    # Not what the function has cached.
-    (lambda kind: kind is CACHED, lambda reader, v: reader.read([v.__wrapped__, v.cache_parameters()])),
+    ((types.BuiltinFunctionType, types.MethodWrapperType), _builtin),
+    (types.MethodType, lambda reader, v: reader.read([v.__self__, v.__func__])),
+    (functools.partial, lambda reader, v: reader.read([v.func, v.args, v.keywords])),
+    (weakref.ReferenceType, lambda reader, v: reader.read(v())),
+    (enum.Enum, lambda reader, v: [v.name, reader.read(v.value)]),
+    (_DATES, lambda reader, v: v.isoformat()),
+    (PurePath, lambda reader, v: str(v)),
+    (logging.Logger, lambda reader, v: v.name),
+    (types.SimpleNamespace, lambda reader, v: reader.read(vars(v))),
+    (re.Pattern, lambda reader, v: [v.pattern, v.flags]),
+    (ContextVar, lambda reader, v: [v.name, reader.read(v.get(None))]),
+    (CACHED, lambda reader, v: reader.read([v.__wrapped__, v.cache_parameters()])),  # not what it has cached
     (lambda kind: kind.__module__.partition(".")[0] == "numpy" and hasattr(kind, "tobytes"), _array),
+    (
+        lambda kind: kind in _AS_REPR or issubclass(kind, datetime.tzinfo) or kind.__module__ in {"typing", "types"},
+        lambda reader, v: re.sub(r" at 0x[0-9a-f]+", "", repr(v)),  # addresses differ in each process
+    ),
 )
+
+
+def _content_reader(kind: type) -> Callable[[ValueReader, Any], Any] | None:
+    for of, read in _CONTENTS:
+        if issubclass(kind, of) if isinstance(of, type | tuple) else of(kind):  # type: ignore[arg-type]
+            return read
+    return None
 
 
 def as_json(value: Any, *, strict: bool = True) -> Any:
@@ -360,6 +357,15 @@ def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
+def texts_in(value: Any) -> Iterator[str]:
+    """Texts among the values of JSON types in ``value``."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(item)
+
+
 def differences(old: Any, new: Any, name: str) -> list[str]:
     """How two values differ, leaf by leaf.
 
@@ -371,12 +377,12 @@ def differences(old: Any, new: Any, name: str) -> list[str]:
     before, after = dict(leaves(old, name)), dict(leaves(new, name))
     changes = []
     for key in {**before, **after}:
+        was, now = short(before.get(key)), short(after.get(key))
         if key not in after:
-            changes.append(f"{key} is gone (was {short(before[key])})")
+            changes.append(f"{key} is gone (was {was})")
         elif key not in before:
-            changes.append(f"{key} is new ({short(after[key])})")
+            changes.append(f"{key} is new ({now})")
         elif canonical(before[key]) != canonical(after[key]):
-            was, now = short(before[key]), short(after[key])
             kinds = "" if was != now else f" ({_kind(before[key])}, now {_kind(after[key])})"
             changes.append(f"{key} changed {was} → {now}{kinds}")
     return changes or [f"{name} changed {short(old)} → {short(new)}"]
@@ -395,8 +401,8 @@ def _without_tags(value: Any) -> Any:
     return [_without_tags(item) for item in value] if isinstance(value, list) else value
 
 
-def short(value: Any, limit: int = 60) -> str:
-    """``value`` for a message, without secrets and cut to ``limit`` characters."""
+def short(value: Any) -> str:
+    """``value`` for a message, without secrets and cut to 60 characters."""
     value = redacted(_without_tags(value))
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -72,8 +72,8 @@ class ChangeDetector:
         self._datasets = {name: catalog.get(name) for name in sorted(pipeline.datasets()) if not is_parameter(name)}
         self._storages = {name: storage_of(dataset) for name, dataset in self._datasets.items()}
         self._outputs = pipeline.outputs()
-        versions = {base_name(name): getattr(each, "_version", None) for name, each in self._datasets.items()}
-        self._pinned = {name: version.load for name, version in versions.items() if version and version.load}
+        versions = [(base_name(name), getattr(each, "_version", None)) for name, each in self._datasets.items()]
+        self._pinned = {name: version.load for name, version in versions if version and version.load}
         self._inputs: dict[str, NodeInputs] = {}
         self._modules: dict[str, set[str]] = {}
         self._not_comparable: dict[str, str] = {}
@@ -127,21 +127,16 @@ class ChangeDetector:
         """Stored outputs of a node: full name, name without transcoding, storage."""
         return ((name, base_name(name), self._storages[name]) for name in node.outputs if self.is_stored(name))
 
-    def version_folders(self, node: Node) -> list[str]:
-        """Folders on this machine that the node is about to write."""
-        storages = ((name, self._storages[name]) for name in node.outputs)
-        return [
-            f"{storage.path}/{self._datasets[name]._version.save}"
-            for name, storage in storages
-            if storage and storage.versioned and storage.filesystem is None
-        ]
-
-    def pin_to_this_run(self, node: Node) -> None:
-        """Make readers of the node's outputs read what this run is about to write."""
+    def prepare_outputs(self, node: Node) -> list[str]:
+        """Make readers of the node's outputs read what it is about to write; its folders on this machine."""
+        folders = []
         for name in node.outputs:
-            version = getattr(self._datasets[name], "_version", None)
+            version, storage = getattr(self._datasets[name], "_version", None), self._storages[name]
             if version and base_name(name) not in self._pinned:
                 self._pin(base_name(name), version.save)
+            if version and storage and storage.versioned and storage.filesystem is None:
+                folders.append(f"{storage.path}/{version.save}")
+        return folders
 
     def has_pinned_outputs(self, node: Node) -> bool:
         """Whether ``--load-versions`` gives the node's outputs. Raises RunnerError if it gives only some of them."""
@@ -277,11 +272,9 @@ class ChangeDetector:
         settings = {name: read(f"catalog entry {name}", self._settings(name)) for name in names}
         record = self._manifest.records.get(node.name)
         opened, imported = (record.inputs.opened, record.inputs.imported) if record else ({}, [])
-        named = self._code.modules_named_in([*parameters.values(), *settings.values()])
-        self._modules[node.name] = modules = {*reader.modules, *self._hook_modules, *named}
-        modules.update(
-            *(self._code.modules_of_class(type(self._datasets[name])) for name in names if self.is_stored(name))
-        )
+        classes = {type(self._datasets[name]) for name in names if self.is_stored(name)}
+        modules = reader.modules.union(self._hook_modules, *map(self._code.modules_of_class, classes))
+        self._modules[node.name] = modules
         code = self._code.code(modules | set(imported))
         held = dict(self._hook_values)
         if function and not isinstance(function.get("!function"), str):

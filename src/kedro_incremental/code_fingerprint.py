@@ -1,9 +1,9 @@
 """What code a node runs: whole modules of the project, the values that others have put into them, and libraries.
 
 A module counts with its whole source, without comments and docstrings. It reaches what it imports anywhere in its file,
-the packages around it, the modules that it uses as attributes of an imported package, and those that a string in it
-names. A module that finds others in a way that its source does not show (``exec``, ``__subclasses__``, ``runpy``, ...)
-reaches all modules of its package.
+the packages around it, all modules of a package that it imports as such, and what it imported while it was executed. A
+module that finds others in a way that its source does not show (``exec``, ``__subclasses__``, ``runpy``, ...) reaches
+all modules of its package.
 """
 
 import ast
@@ -11,11 +11,12 @@ import functools
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ from .storage import Unreadable, read_json, write_atomically
 
 logger = logging.getLogger(__name__)
 
-DOTTED = re.compile(r"\.*[A-Za-z_]\w*([.:][A-Za-z_]\w*)*")
 CACHING = re.compile("cache|memo(?!ry)")  # in names such as ``lru_cache`` and ``memoize``, not in ``MemoryError``
 # Names that may lead to any module, or to the text of a source.
 DYNAMIC = {"__import__", "runpy", "__subclasses__", "spec_from_file_location", "SourceFileLoader", "entry_points"}
@@ -52,7 +52,7 @@ class Source:
     tree: str  # hash of the syntax tree without docstrings, comments and positions
     text: str  # hash of the bytes
     targets: list[str] = field(default_factory=list)  # dotted names that may be modules, or something in a module
-    packages: list[str] = field(default_factory=list)  # names used as values: if packages, with all their modules
+    packages: list[str] = field(default_factory=list)  # imported names: if packages, all their modules are reached
     is_dynamic: bool = False  # any module of the package may be reached
     reads_docstrings: bool = False  # or sources, or line numbers
     caches: bool = False  # its functions may keep what they have read, for other nodes too
@@ -63,92 +63,54 @@ def parse(content: bytes, name: str, *, is_package: bool) -> Source:
     tree = ast.parse(content)
     for node in ast.walk(tree):
         _strip(node)
-    package = name.split(".") if is_package else name.split(".")[:-1]
-    nodes = list(ast.walk(tree))  # each node before those inside of it
-    targets, imported = _imports(nodes, package)
     source = Source(_hash(ast.dump(tree, annotate_fields=False).encode(errors="surrogatepass")), _hash(content))
-    used, mentioned = {"*"}, set[str]()
-    inner, fixed = set[int](), set[int]()  # nodes inside of a dotted name; ``sys.modules`` with a constant key
-    for node in nodes:
+    around = name.split(".") if is_package else name.split(".")[:-1]
+    targets, packages, mentioned = set[str](), set[str](), set[str]()
+    fixed = set[int]()  # ``sys.modules`` with a constant key
+    for node in ast.walk(tree):  # each node before those inside of it
         match node:
+            case ast.Import(names=names):
+                packages |= {alias.name for alias in names} | {_top(alias.name) for alias in names if not alias.asname}
+            case ast.ImportFrom(module=module, names=names, level=level):
+                parts = [*(around[: len(around) - level + 1] if level else []), *([module] if module else [])]
+                targets.add(base := ".".join(parts))
+                packages |= {base if alias.name == "*" else f"{base}.{alias.name}" for alias in names}
+            case ast.Subscript(value=value, slice=key) | ast.Call(func=ast.Attribute(value=value), args=[key, *_]):
+                if _is_sys_modules(value) and isinstance(key, ast.Constant):
+                    fixed.add(id(value))
+                    packages.add(str(key.value))
             case ast.Name(id=text):
                 mentioned.add(text)
                 source.is_dynamic |= text in {"exec", "eval"}  # not ``model.eval()``
-                used.update([text] if id(node) not in inner else [])
             case ast.Attribute(attr=text):
                 mentioned.add(text)
-                inner.add(id(node.value))
-                dotted = _dotted(node)
-                source.is_dynamic |= dotted == "sys.modules" and id(node) not in fixed
-                used.update([dotted] if dotted and id(node) not in inner else [])
-            case ast.Subscript(value=value, slice=key) | ast.Call(func=ast.Attribute(value=value), args=[key, *_]):
-                is_fixed = isinstance(key, ast.Constant) or _dotted(key) == "__name__"
-                fixed.update([id(value)] if is_fixed else [])
-            case ast.Constant(value=str(text)) if len(text) < 200:
+                source.is_dynamic |= _is_sys_modules(node) and id(node) not in fixed
+            case ast.Constant(value=str(text)):
                 mentioned.add(text)
-                targets |= _named(text, package)
             case ast.Global():
                 source.caches = True
     source.is_dynamic |= not mentioned.isdisjoint(DYNAMIC)
     source.reads_docstrings = not mentioned.isdisjoint(DOCSTRING_READERS)
-    source.caches |= any(CACHING.search(text.lower()) for text in mentioned)
-    chains = [dotted.partition(".") for dotted in used]
-    source.packages = sorted(
-        {f"{each}.{rest}".rstrip(".") for top, _, rest in chains for each in imported.get(top, ())}
-    )
-    source.targets = sorted({*targets, *source.packages})
+    source.caches |= any(CACHING.search(text.lower()) for text in mentioned if len(text) < 200)
+    source.targets, source.packages = sorted(targets | packages), sorted(packages)
     return source
 
 
-def _imports(nodes: Iterable[ast.AST], package: list[str]) -> tuple[set[str], dict[str, set[str]]]:
-    """Dotted names that may be modules, and those by the name that they are imported under."""
-    targets, imported = set[str](), dict[str, set[str]]()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                top = _top(alias.name)
-                targets.add(alias.name)
-                imported.setdefault(alias.asname or top, set()).add(alias.name if alias.asname else top)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            for alias in node.names:  # ``*`` may bring all modules of a package, by its ``__all__``
-                target = module if alias.name == "*" else f"{module}.{alias.name}"
-                targets |= {module, target}
-                imported.setdefault(alias.asname or alias.name, set()).add(target)
-    return targets, imported
-
-
-def _named(text: str, package: list[str]) -> set[str]:
-    """The module of the project that a string may name, absolute or relative."""
-    dotted, level = text.lstrip(".").replace(":", "."), len(text) - len(text.lstrip("."))
-    if not DOTTED.fullmatch(text) or not (level or _top(dotted) in package[:1]):
-        return set()
-    return {".".join([*package[: len(package) - level + 1], dotted]) if level else dotted}
+def _is_sys_modules(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == "modules" and ast.unparse(node.value) == "sys"
 
 
 def _strip(node: ast.AST) -> None:
     """Take out what computes nothing: ``pass``, docstrings, and what is for the type checker alone."""
-    if isinstance(node, ast.If) and (_dotted(node.test) or "").rpartition(".")[2] == "TYPE_CHECKING":
+    if isinstance(node, ast.If) and ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING":
         node.body = []
     for name in ("body", "orelse", "finalbody"):
-        statements = getattr(node, name, None)
-        if isinstance(statements, list):
-            setattr(node, name, [each for each in statements if not _is_idle(each)])
-
-
-def _is_idle(node: ast.AST) -> bool:
-    if isinstance(node, ast.Expr):
-        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    return isinstance(node, ast.Pass)
-
-
-def _dotted(node: ast.AST) -> str | None:
-    """``a.b.c`` for such an expression."""
-    if isinstance(node, ast.Attribute):
-        start = _dotted(node.value)
-        return f"{start}.{node.attr}" if start else None
-    return node.id if isinstance(node, ast.Name) else None
+        if isinstance(statements := getattr(node, name, None), list):
+            strings = [
+                each for each in statements if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)
+            ]
+            idle = [each for each in statements if isinstance(each, ast.Pass) or each in strings]
+            setattr(node, name, [each for each in statements if each not in idle])
 
 
 def _hash(content: bytes) -> str:
@@ -179,37 +141,26 @@ class CodeFingerprints:
             logger.warning("%s is unreadable (%s): the project's modules are parsed again", cache, error)
             known = {}
         self._parsed, self._parsed_before, self._used = known, len(known), set[str]()
-        self._version = functools.cache(_version)
-        self._is_top: dict[str, bool] = {}
-        self._locations: dict[str, Location | None] = {}
+        self._version, self._location = functools.cache(_version), functools.cache(self._find)
+        self._belongs, self._modules_in = functools.cache(self._is_top_of_project), functools.cache(self._find_inside)
+        self._versions = functools.cache(self._find_versions)
         self._sources: dict[str, tuple[bytes | None, Source]] = {}
+        self._reachable: dict[str, tuple[Source, int, set[str]]] = {}
         self._values: dict[str, tuple[str | None, set[str]]] = {}
-        self._codes: dict[frozenset[str], Code] = {}
-        self._libraries: dict[frozenset[str], dict[str, str]] = {}
-        self._hooks: tuple[set[str], dict[str, str]] | None = None
-        self.modules_in = functools.cache(self._modules_in)
 
     def save(self) -> None:
         """Keep the parsed sources; where that fails, on a full disk, the next run parses them again."""
         if len(self._parsed) != self._parsed_before:
-            kept = self._used if len(self._parsed) > 2000 else self._parsed
+            kept = self._used if len(self._parsed) > 2000 else self._parsed.keys()
+            text = json.dumps({key: asdict(self._parsed[key]) for key in kept})
             try:
-                write_atomically(
-                    self._cache, json.dumps({key: asdict(self._parsed[key]) for key in kept}), durable=False
-                )
+                write_atomically(self._cache, text, durable=False)
             except OSError as error:
                 logger.warning("The parsed sources cannot be kept in %s: %s", self._cache, error.strerror)
 
     def code(self, modules: Iterable[str], *, after_run: bool = False) -> Code:
-        """Code that modules reach, with the values that others have put into them.
-
-        Args:
-            after_run: leave out the values that the node itself has put into modules.
-        """
-        key = frozenset(modules)
-        if key in self._codes and not after_run:
-            return self._codes[key]
-        names, tops = self._closure(key)
+        """Code that modules reach, with the values that others have put into them, but none put there by this run."""
+        names, tops = self._closure(modules)
         values: dict[str, str] = {}
         todo = set(names)
         while todo:
@@ -226,24 +177,19 @@ class CodeFingerprints:
         sources = {name: self.source(name) for name in sorted(names)}
         whole = any(source.reads_docstrings for source in sources.values())
         hashes = {name: source.text if whole else source.tree for name, source in sources.items()}
-        code = Code({**hashes, **dict(sorted(values.items()))}, self._versions(tops))
-        return code if after_run else self._codes.setdefault(key, code)
+        return Code({**hashes, **dict(sorted(values.items()))}, self._versions(frozenset(tops)))
 
     def is_project(self, module: str) -> bool:
         """Whether a module belongs to the project."""
-        top = _top(module)
-        if top not in self._is_top:
-            self._is_top[top] = self._belongs(top)
-        return self._is_top[top]
+        return self._belongs(_top(module))
 
-    def _belongs(self, top: str) -> bool:
+    def _is_top_of_project(self, top: str) -> bool:
         if not top or top in sys.stdlib_module_names or top in sys.builtin_module_names:
             return False
-        if top in {self._package, "__main__"}:
-            return True
         file, folders = self._location(top) or (None, None)
         path = file or next(iter(folders or ()), "")
-        return bool(path) and (not is_installed(path) or self._version(top) is None)
+        is_outside = bool(path) and (not is_installed(path) or self._version(top) is None)
+        return top in {self._package, "__main__"} or is_outside
 
     def _closure(self, names: Iterable[str]) -> tuple[set[str], set[str]]:
         """Modules of the project that ``names`` reach, with these, and the top-level packages of libraries."""
@@ -262,12 +208,16 @@ class CodeFingerprints:
 
     def _reached(self, name: str) -> set[str]:
         source = self.source(name)
-        packages = [*source.packages, *([_top(name)] if source.is_dynamic else [])]
         imported = AUDIT.by_import[name].modules if name in AUDIT.by_import else set()
-        reached = {*source.targets, *(each for each in imported if self.is_project(each)), name.rpartition(".")[0]}
-        return reached.union(*map(self.modules_in, packages)) - {""}
+        known = self._reachable.get(name)
+        if known is None or known[0] is not source or known[1] != len(imported):
+            packages = [*source.packages, *([_top(name)] if source.is_dynamic else [])]
+            reached = {*source.targets, *filter(self.is_project, imported), name.rpartition(".")[0]} - {""}
+            known = (source, len(imported), reached.union(*map(self._modules_in, packages)))
+            self._reachable[name] = known
+        return known[2]
 
-    def _modules_in(self, package: str) -> set[str]:
+    def _find_inside(self, package: str) -> set[str]:
         """All modules of a package of the project; none for other names."""
         found = set[str]()
         _, folders = (self._location(package) if self.is_project(package) else None) or (None, None)
@@ -280,36 +230,25 @@ class CodeFingerprints:
 
     def found(self, name: str) -> list[str]:
         """The modules along a dotted name, as far as there are any."""
-        parts = name.split(".")
-        found = []
-        for each in (".".join(parts[:count]) for count in range(1, len(parts) + 1)):
-            if self._location(each) is None:
-                break
-            found.append(each)
-        return found
-
-    def _location(self, name: str) -> Location | None:
-        if name not in self._locations:
-            self._locations[name] = self._find(name)
-        return self._locations[name]
+        return list(itertools.takewhile(self._location, itertools.accumulate(name.split("."), "{}.{}".format)))
 
     def _find(self, name: str) -> Location | None:
         loaded = sys.modules.get(name)
         if loaded is not None and (file := getattr(loaded, "__file__", None)):
             return str(file), list(loaded.__path__) if hasattr(loaded, "__path__") else None
         parent = name.rpartition(".")[0]
+        _, around = (self._location(parent) if parent else None) or (None, None)
         try:
-            if parent:
-                _, folders = self._location(parent) or (None, None)
-                spec = importlib.machinery.PathFinder.find_spec(name, folders) if folders else None
-            else:
-                spec = importlib.util.find_spec(name)
+            find = importlib.util.find_spec if not parent else importlib.machinery.PathFinder.find_spec
+            spec = find(name, around) if around or not parent else None  # type: ignore[arg-type]
         except (ImportError, ValueError):  # ValueError: ``__main__`` of an interactive session has no spec
             return None
-        if spec is None:
-            return None
-        folders = spec.submodule_search_locations
-        return spec.origin if spec.has_location else None, None if folders is None else list(folders)
+        folders = spec.submodule_search_locations if spec else None
+        return (
+            (spec.origin if spec.has_location else None, list(folders) if folders is not None else None)
+            if spec
+            else None
+        )
 
     def package_folders(self, module: str) -> list[str]:
         """Folders of a module's top-level package."""
@@ -339,15 +278,6 @@ class CodeFingerprints:
                 self._parsed[key] = Source(key, key)
         return self._parsed[key]
 
-    def modules_named_in(self, value: Any) -> Iterator[str]:
-        """Modules of the project that texts in a value of JSON types name."""
-        if isinstance(value, dict | list):
-            for item in value.values() if isinstance(value, dict) else value:
-                yield from self.modules_named_in(item)
-        elif isinstance(value, str) and self._package and DOTTED.fullmatch(value):
-            if value.lstrip(".").partition(".")[0] == self._package:
-                yield from self.found(value.replace(":", "."))
-
     def modules_of_class(self, cls: type) -> set[str]:
         """Modules of a dataset's class; for a library's class, also the libraries that its module imports."""
         names = {base.__module__ for base in cls.__mro__}
@@ -359,26 +289,21 @@ class CodeFingerprints:
 
         A hook whose class has ``only_observes = True`` is left out.
         """
-        if self._hooks is None:
-            reader, values = ValueReader(strict=False), dict[str, str]()
-            acting: set[str] = set()
-            for plugin in _plugins(hook_manager):
-                module = plugin.__name__ if isinstance(plugin, type(sys)) else type(plugin).__module__
-                if self.is_project(module) and not getattr(plugin, "only_observes", False):
-                    acting.add(module)
-                    name = f"values of the hook {module}.{type(plugin).__qualname__}"
-                    values[name] = digest(canonical(reader.read(plugin)))
-            AUDIT.acting_hooks = acting
-            self._hooks = (acting | reader.modules if acting else set(), values)
-        return self._hooks
+        reader, values, acting = ValueReader(strict=False), dict[str, str](), set[str]()
+        for plugin in _plugins(hook_manager):
+            module = plugin.__name__ if isinstance(plugin, type(sys)) else type(plugin).__module__
+            if self.is_project(module) and not getattr(plugin, "only_observes", False):
+                acting.add(module)
+                name = f"values of the hook {module}.{type(plugin).__qualname__}"
+                values[name] = digest(canonical(reader.read(plugin)))
+        AUDIT.acting_hooks = acting
+        return acting | reader.modules if acting else set(), values
 
-    def _versions(self, tops: Iterable[str]) -> dict[str, str]:
+    def _find_versions(self, tops: frozenset[str]) -> dict[str, str]:
         """Versions of libraries by top-level package, and of all that they require by distribution."""
-        outside = frozenset(name for name in tops if name not in sys.stdlib_module_names) - IGNORED_LIBRARIES
-        if outside not in self._libraries:
-            names = sorted(outside.union(*map(_requirements, outside)) - IGNORED_LIBRARIES)
-            self._libraries[outside] = {name: version for name in names if (version := self._version(name))}
-        return {**self._libraries[outside], "python": PYTHON}
+        outside = {name for name in tops if name not in sys.stdlib_module_names} - IGNORED_LIBRARIES
+        names = sorted(outside.union(*map(_requirements, outside)) - IGNORED_LIBRARIES)
+        return {**{name: version for name in names if (version := self._version(name))}, "python": PYTHON}
 
 
 def _plugins(hook_manager: Any) -> list[Any]:
@@ -396,8 +321,10 @@ def _top(module: str) -> str:
 def _libraries_imported_by(module: str) -> set[str]:
     """Top-level packages of a library's module and of what it imports."""
     file = getattr(sys.modules.get(module), "__file__", None) or ""
-    targets = parse(Path(file).read_bytes(), module, is_package=False).targets if file.endswith(".py") else []
-    return {_top(module), *map(_top, targets)}
+    body = ast.parse(Path(file).read_bytes()).body if file.endswith(".py") else []
+    imported = {alias.name for each in body if isinstance(each, ast.Import) for alias in each.names}
+    imported |= {str(each.module) for each in body if isinstance(each, ast.ImportFrom) and not each.level}
+    return {_top(module), *map(_top, imported)}
 
 
 def _version(library: str) -> str | None:

@@ -26,7 +26,6 @@ from .storage import (
     read_json,
     remove,
     set_aside,
-    sync_folder,
     version_after,
     write_atomically,
 )
@@ -220,8 +219,7 @@ class Manifest:
 
     def finish(self, record: NodeRecord) -> None:
         """Keep the record of a node whose outputs are all stored."""
-        # The note of the next node, or the end of the run, has the new name on the disk: each of these waits for it.
-        self._write_records(self.folder / "manifest.json", {**self.records, record.node: record}, sync_name=False)
+        self._write_records(self.folder / "manifest.json", {**self.records, record.node: record})
         self.records[record.node] = record
         self.save_hashes()
         remove(self.folder / "scratch" / record.node)
@@ -296,8 +294,6 @@ class Manifest:
             finally:
                 try:
                     self._complete_history()
-                    with _one_line_error(self.folder):
-                        sync_folder(self.folder)
                 except RunnerError as error:
                     logger.warning("%s: the next run writes it", error)
                 holder.unlink(missing_ok=True)
@@ -353,13 +349,13 @@ class Manifest:
             self._found_old |= is_old
             return None
 
-    def _write_records(self, path: Path, records: Mapping[str, NodeRecord], *, sync_name: bool = True) -> None:
+    def _write_records(self, path: Path, records: Mapping[str, NodeRecord]) -> None:
         nodes = ", ".join(f"{json.dumps(name)}: {record.json}" for name, record in records.items())
-        self._write(path, f'{{"format": {FORMAT}, "nodes": {{{nodes}}}}}', sync_name=sync_name)
+        self._write(path, f'{{"format": {FORMAT}, "nodes": {{{nodes}}}}}')
 
-    def _write(self, path: Path, text: str, *, sync_name: bool = True) -> None:
+    def _write(self, path: Path, text: str) -> None:
         with _one_line_error(path):
-            write_atomically(path, text, sync_name=sync_name)
+            write_atomically(path, text)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ ENTRY = "run_manifest"  # of the catalog
 
 
 class RunInterrupted(Exception):
-    """Ctrl-C or a termination signal; an ``Exception``, unlike ``KeyboardInterrupt``, so that Kedro tells its hooks."""
+    """Ctrl-C or a termination signal; an ``Exception``, unlike ``KeyboardInterrupt``, so that Kedro calls its hooks."""
 
 
 class IncrementalRunner(SequentialRunner):
@@ -37,11 +37,11 @@ class IncrementalRunner(SequentialRunner):
     Args:
         force: run every node.
         verify: read the content of every file, instead of trusting its size and times.
-        wait: wait for another run that writes to the same place; False to end with an error.
+        wait: wait for another run that writes to the same folder; False to end with an error.
         dry_run: show what would run, and run nothing.
         touch: names of nodes, in one text with commas or several: record that what changed of them does not matter,
             and run nothing.
-        manifest: folder to remember runs in.
+        manifest: folder of the records.
         is_async: load and save with threads, as Kedro's own runner.
     """
 
@@ -60,7 +60,7 @@ class IncrementalRunner(SequentialRunner):
         self.force, self.verify, self.wait, self.dry_run = force, verify, wait, dry_run
         names = touch.split(",") if isinstance(touch, str) else touch
         self.touch = [name.strip() for name in names if name.strip()]
-        self.asked_by: str | None = None
+        self.asked_by: str | None = None  # option of the command line that has every node run
         self.project = Path.cwd()
         self._folder = Path(manifest) if manifest else None
         self._manifest: Manifest
@@ -81,14 +81,16 @@ class IncrementalRunner(SequentialRunner):
         """Run what changed; arguments and result are those of Kedro's runners.
 
         Raises:
-            RunnerError: if another run writes to the same place and ``wait`` is False, if the catalog has no manifest,
+            RunnerError: if another run writes to the same folder and ``wait`` is False, if the catalog has no manifest,
                 or if a node of ``touch`` is unknown or has to run.
             RunInterrupted: at Ctrl-C; what was finished is kept.
         """
         self._manifest = Manifest(self._folder) if self._folder else manifest_of(catalog)
         run_id = run_id or now()
         self._report = RunReport(run_id)
-        _add_specs(hook_manager)
+        if hasattr(hook_manager, "add_hookspecs"):  # Kedro's stand-in, and that of a dry run, have none
+            if getattr(getattr(hook_manager.hook, "after_incremental_run", None), "spec", None) is None:
+                hook_manager.add_hookspecs(IncrementalSpecs)
         if only_missing_outputs:
             self.asked_by = "--only-missing-outputs"
             pipeline = self._filter_pipeline_for_missing_outputs(pipeline, catalog)
@@ -96,7 +98,9 @@ class IncrementalRunner(SequentialRunner):
             _check_names(self.touch, {node.name for node in pipeline.nodes})
             pipeline = pipeline.only_nodes(*self.touch)
         if self.dry_run:
-            self._show_plan(pipeline, catalog, hook_manager)
+            for name in pipeline.datasets():
+                catalog.get(name, fallback_to_runtime_pattern=True)
+            show(self._plan(pipeline, self._changes(pipeline, catalog, hook_manager)))
             return {}
         try:
             with self._manifest.locked(run_id, wait=self.wait):
@@ -106,15 +110,8 @@ class IncrementalRunner(SequentialRunner):
         except KeyboardInterrupt as error:
             raise RunInterrupted("interrupted: the same command goes on from what is finished") from error
 
-    def _show_plan(self, pipeline: Pipeline, catalog: Any, hook_manager: Any) -> None:
-        for name in pipeline.datasets():
-            catalog.get(name, fallback_to_runtime_pattern=True)
-        show(self._plan(pipeline, self._changes(pipeline, catalog, hook_manager)))
-
     def _changes(self, pipeline: Pipeline, catalog: Any, hook_manager: Any) -> ChangeDetector:
         return ChangeDetector(pipeline, catalog, self._manifest, self.project, hook_manager, trust=not self.verify)
-
-    # The plan
 
     def _plan(self, pipeline: Pipeline, changes: ChangeDetector) -> list[Step]:
         """What to do with each node, as far as it can be known before the first one runs."""
@@ -143,14 +140,16 @@ class IncrementalRunner(SequentialRunner):
             return Step(node.name, "depends", [f"input {inputs[0]} comes out changed"])
         return Step(node.name, "skip", [f"unchanged since {self._manifest.records[node.name].run_id}"])
 
-    # The run
-
     def _run(self, pipeline: Pipeline, catalog: Any, hook_manager: Any = None, run_id: str | None = None) -> None:
         began = time.perf_counter()
-        self._report.run_id = self._take_version(pipeline, catalog, self._report.run_id)
+        # No other run can take this version now.
+        storages = map(storage_of, map(catalog.get, sorted(pipeline.all_outputs())))
+        stored = chain.from_iterable(_newest_version(storage) for storage in storages if storage)
+        own = save_version_of(map(catalog.get, sorted(pipeline.all_outputs()))) or self._report.run_id
+        self._report.run_id = self._manifest.next_version(own, stored)
+        set_save_version(catalog, map(catalog.get, pipeline.datasets()), self._report.run_id)
         changes = self._changes(pipeline, catalog, hook_manager)
-        steps = self._touched(pipeline, changes) if self.touch else self._plan(pipeline, changes)
-        self._report.steps = steps
+        steps = self._report.steps = self._touch(pipeline, changes) if self.touch else self._plan(pipeline, changes)
         loads = Counter(chain.from_iterable(node.inputs for node in pipeline.nodes))
         try:
             for node, step in zip(pipeline.nodes, steps, strict=True):
@@ -175,24 +174,14 @@ class IncrementalRunner(SequentialRunner):
             if hook_manager is not None:
                 hook_manager.hook.after_incremental_run(report=self._report)
 
-    def _take_version(self, pipeline: Pipeline, catalog: Any, run_id: str) -> str:
-        """Version of all that this run writes: taken now that no other run can take it, and given to the datasets."""
-        outputs = [catalog.get(name) for name in sorted(pipeline.all_outputs())]
-        stored = chain.from_iterable(_newest_version(storage) for storage in map(storage_of, outputs) if storage)
-        version = self._manifest.next_version(save_version_of(outputs) or run_id, stored)
-        set_save_version(catalog, map(catalog.get, pipeline.datasets()), version)
-        return version
-
-    def _touched(self, pipeline: Pipeline, changes: ChangeDetector) -> list[Step]:
-        """Record the nodes with their work of now and the outputs that they have."""
+    def _touch(self, pipeline: Pipeline, changes: ChangeDetector) -> list[Step]:
+        """Record the nodes with their inputs of now and the outputs that they have."""
         records, steps = [], []
         for node in pipeline.nodes:
             inputs, differences = changes.touch(node)
-            step = Step(node.name, "skip", [f"touched: {differences[0]}", *differences[1:]], "touched")
-            steps.append(step)
-            old = self._manifest.records[node.name]
-            # Its key stays: what it made is what it was.
-            records.append(replace(old, run_id=self._report.run_id, inputs=inputs, finished=now(), why=step.why))
+            steps.append(Step(node.name, "skip", [f"touched: {differences[0]}", *differences[1:]], "touched"))
+            old = self._manifest.records[node.name]  # its key stays: its outputs do
+            records.append(replace(old, run_id=self._report.run_id, inputs=inputs, finished=now(), why=steps[-1].why))
             changes.skip(node)
         for record in records:
             self._manifest.finish(record)
@@ -201,38 +190,33 @@ class IncrementalRunner(SequentialRunner):
     def _run_node(
         self, node: Node, step: Step, changes: ChangeDetector, catalog: Any, hook_manager: Any, run_id: str | None
     ) -> None:
-        manifest, version = self._manifest, self._report.run_id
-        key = changes.key(node)
-        manifest.start(version, node.name, changes.version_folders(node))
-        changes.pin_to_this_run(node)
+        manifest, report = self._manifest, self._report
+        scratch = manifest.scratch(node.name, changes.key(node))
+        manifest.start(report.run_id, node.name, changes.prepare_outputs(node))
         step.state, began = "failed", time.perf_counter()
         try:
-            hook_manager.hook.before_node_work(node=node, scratch=manifest.scratch(node.name, key))
+            hook_manager.hook.before_node_work(node=node, scratch=scratch)
             with AUDIT.node() as accesses:
                 Task(node, catalog, self._is_async, hook_manager, run_id).execute()
             step.seconds = time.perf_counter() - began
             inputs = changes.finished_inputs(node, accesses)
             key = changes.key(node, inputs)
             outputs = changes.finished_outputs(node, key)
-            manifest.finish(NodeRecord(node.name, version, key, inputs, outputs, step.seconds, now(), step.why))
+            manifest.finish(NodeRecord(node.name, report.run_id, key, inputs, outputs, step.seconds, now(), step.why))
         except BaseException as error:
             step.seconds = time.perf_counter() - began
             step.state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             manifest.abandon()
             raise
         step.state = "ran"
-        self._report.written |= {name: artifact.version for name, artifact in outputs.items()}
+        report.written |= {name: artifact.version for name, artifact in outputs.items()}
         read = {name: artifact.version for name, artifact in inputs.artifacts.items()}
-        self._report.read |= {name: version for name, version in read.items() if name not in self._report.written}
+        report.read |= {name: version for name, version in read.items() if name not in report.written}
         logger.info("Completed node: %s", node.name)
 
 
 def manifest_of(catalog: Any) -> Manifest:
-    """The manifest that a catalog names.
-
-    Raises:
-        RunnerError: if it names none.
-    """
+    """The manifest that a catalog names. Raises RunnerError if it names none."""
     if ENTRY not in catalog:
         raise RunnerError(
             f"the catalog has no {ENTRY!r}, which remembers what ran: add it with the type "
@@ -260,23 +244,13 @@ def _newest_version(storage: Storage) -> list[str]:
 
 
 def _unstored_and_needed(pipeline: Pipeline, changes: ChangeDetector, steps: list[Step]) -> dict[str, str]:
-    """Nodes to run because one that runs, or may run, reads an output of theirs that no file keeps."""
-    readers, skipped = dict[str, str](), []
-    for node, step in zip(pipeline.nodes, steps, strict=True):
-        if step.verdict == "skip":
-            skipped.append(node)
-        else:
-            readers |= {name: node.name for name in loaded_datasets(node)}
+    """Skipped nodes that must run because one that runs, or may run, reads an output of theirs that no file keeps."""
+    pairs = list(zip(pipeline.nodes, steps, strict=True))
+    readers = {name: node.name for node, step in pairs if step.verdict != "skip" for name in loaded_datasets(node)}
     return {
         node.name: f"its output {name} is not stored, and {readers[base_name(name)]} reads it"
-        for node in skipped
+        for node, step in pairs
+        if step.verdict == "skip"
         for name in node.outputs
         if not changes.is_stored(name) and base_name(name) in readers
     }
-
-
-def _add_specs(hook_manager: Any) -> None:
-    if hasattr(hook_manager, "add_hookspecs"):  # a plan's and Kedro's stand-in have none
-        known = getattr(hook_manager.hook, "after_incremental_run", None)
-        if known is None or known.spec is None:
-            hook_manager.add_hookspecs(IncrementalSpecs)

@@ -19,7 +19,7 @@ import xxhash
 from kedro.io.core import VERSION_FORMAT, generate_timestamp
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
-from .canonical_json import as_json, canonical, digest
+from .canonical_json import as_json, canonical, digest, texts_in
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -65,14 +65,10 @@ def _is_deeper(value: Any, levels: int) -> bool:
     return any(levels == 0 or _is_deeper(item, levels - 1) for item in inner)
 
 
-def write_atomically(path: Path, text: str, *, durable: bool = True, sync_name: bool = True) -> None:
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a text file, and its folder, so that a reader sees the old one or the new one, also after a kill.
 
-    Args:
-        path: file to write.
-        text: its content.
-        durable: have it on the disk before it gets its name, so that a power failure leaves no empty file.
-        sync_name: have the name on the disk as well; False if :func:`sync_folder` is called soon.
+    ``durable`` has it on the disk before it gets its name, so that a power failure leaves no empty file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{os.getpid()}.{path.name}")
@@ -86,14 +82,8 @@ def write_atomically(path: Path, text: str, *, durable: bool = True, sync_name: 
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
-    if durable and sync_name:
-        sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk; systems that cannot open a folder do so themselves."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    if durable and hasattr(os, "O_DIRECTORY"):  # the name, too; other systems do so themselves
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:
@@ -278,35 +268,21 @@ def local_paths(value: Any, project: Path) -> Iterator[tuple[str, Path]]:
     Only texts that look like a path (with a separator, or the name of a file with a suffix) and exist. Relative ones
     start from the project, ``~`` and ``$VARIABLES`` are replaced. A folder around the project does not count.
     """
-    for text in _texts(as_json(value, strict=False)):
-        for name, path in _existing(text, project):
-            if not project.resolve().is_relative_to(path.resolve()):
-                yield name, path
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
-
-
-def _existing(name: str, project: Path) -> Iterator[tuple[str, Path]]:
-    text = name.removeprefix("file://")
-    if "://" in text or "\n" in text or "\0" in text or not 0 < len(text) < 4096:
-        return
-    path = project / os.path.expandvars(os.path.expanduser(text))
-    is_path = "/" in text or os.sep in text
-    try:
-        if os.path.exists(path):
-            if is_path or (path.suffix and path.is_file()):
-                yield name, path
-        elif glob.has_magic(str(path)) and (is_path or path.suffix):
-            for found in sorted(glob.glob(str(path), recursive=True, include_hidden=True)):
-                yield f"{name}: {os.path.relpath(found, project)}", Path(found)
-    except (ValueError, re.error):  # a text that looks like a pattern, and is none
-        return
+    for name in texts_in(as_json(value, strict=False)):
+        text = name.removeprefix("file://")
+        if "://" in text or "\n" in text or "\0" in text or not 0 < len(text) < 4096:
+            continue
+        path = project / os.path.expandvars(os.path.expanduser(text))
+        is_path, found = "/" in text or os.sep in text, dict[str, Path]()
+        try:
+            if os.path.exists(path):
+                found = {name: path} if is_path or (path.suffix and path.is_file()) else {}
+            elif glob.has_magic(str(path)) and (is_path or path.suffix):
+                matches = sorted(glob.glob(str(path), recursive=True, include_hidden=True))
+                found = {f"{name}: {os.path.relpath(match, project)}": Path(match) for match in matches}
+        except (ValueError, re.error):  # a text that looks like a pattern, and is none
+            continue
+        yield from ((key, path) for key, path in found.items() if not project.resolve().is_relative_to(path.resolve()))
 
 
 # Versions

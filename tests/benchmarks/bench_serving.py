@@ -45,9 +45,9 @@ def main() -> None:
     command = [sys.executable, "-m", "embedline", "serve", *arguments, "--packed", "--port", "0", *limits]
     if options.file:
         code = (
-            "from embedline.serving.workers import Serving, run\n"
-            f"run(Serving(path={options.file!r}, name='{options.source}', limits={{'body': {options.max_bytes}}}, "
-            f"workers={options.workers}), host='127.0.0.1', port=0)"
+            "from embedline.serving.workers import ServerOptions, run\n"
+            f"run(ServerOptions(path={options.file!r}, name='{options.source}', limits={{'body': {options.max_bytes}}},"
+            f" workers={options.workers}), host='127.0.0.1', port=0)"
         )
         command = [sys.executable, "-c", code]
     else:

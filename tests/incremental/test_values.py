@@ -265,4 +265,4 @@ def test_short() -> None:
     assert short({"a": [None, "ä"]}) == '{"a": [null, "ä"]}'
     assert short("x" * 60) == "x" * 60
     assert short("x" * 61) == "x" * 59 + "…"
-    assert short(list(range(9)), limit=10) == "[0, 1, 2,…"
+    assert len(short(list(range(99)))) == 60

@@ -19,7 +19,7 @@ from embedline.serving import connections, workers
 from embedline.serving.ratings import pack_ratings
 from embedline.serving.server import Application, RequestHandler
 from embedline.serving.service import Service
-from embedline.serving.workers import Serving
+from embedline.serving.workers import ServerOptions
 
 HEAD = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 BODY = json.dumps({"instances": RECORDS[:1]}).encode()
@@ -206,4 +206,4 @@ class TestReady:
         file = tmp_path / "service.zip"
         file.write_bytes(replace(packed, example=[{"listener": 1}]).to_bytes())
         with pytest.raises(DataError, match=r"albums does not answer its own example: .*'album'"):
-            workers._make_app(Serving(path=str(file), name="albums"))
+            workers._make_app(ServerOptions(path=str(file), name="albums"))

@@ -23,7 +23,7 @@ from test_ratings_service import make_bundle
 
 from embedline.errors import DataError
 from embedline.serving.ratings import pack_ratings
-from embedline.serving.workers import Serving, run
+from embedline.serving.workers import ServerOptions, run
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def expected() -> list[float]:
 
 def start(file: Path, workers: int, code: str = "") -> subprocess.Popen[str]:
     """A server in a process of its own, which runs ``code`` first."""
-    given = Serving(path=str(file), name="albums", limits={"body": MOST_BYTES}, workers=workers).model_dump_json()
+    given = ServerOptions(path=str(file), name="albums", limits={"body": MOST_BYTES}, workers=workers).model_dump_json()
     code += (
         "\nfrom embedline.serving import workers\n"
         "workers.HEALTHY = 8  # seconds after which the death of a process is noticed\n"
-        f"workers.run(workers.Serving.model_validate_json({given!r}), host='127.0.0.1', port=0)"
+        f"workers.run(workers.ServerOptions.model_validate_json({given!r}), host='127.0.0.1', port=0)"
     )
     source = str(Path(__file__).resolve().parents[2] / "src")
     environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
@@ -157,4 +157,4 @@ def test_an_address_in_use_is_named(file: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(DataError, match=f"cannot listen on 127.0.0.1, port {port}: Address already in use"):
-            run(Serving(path=str(file), name="albums"), host="127.0.0.1", port=port)
+            run(ServerOptions(path=str(file), name="albums"), host="127.0.0.1", port=port)

@@ -150,7 +150,7 @@ def test_folds(caplog: pytest.LogCaptureFixture) -> None:
     [
         (
             folds_of(PAIRS[:3]),
-            "u1.test, u2.test, u3.test are there, but no u4.test, u5.test: the parts are five or none",
+            "u1.test, u2.test, u3.test are there, but no u4.test, u5.test: the folds are five or none",
         ),
         (
             folds_of((*PAIRS[:4], PAIRS[0])),

@@ -18,7 +18,7 @@ from embedline.training.device import make_accelerator
 from embedline.training.lr_finder import RangeTest, find_learning_rate, range_test, suggest_rate
 from embedline.training.optimizer import LayerGroup, discriminative
 from embedline.training.options import FinderOptions, FitOptions, TrainingOptions
-from embedline.training.plots import range_test_figure
+from embedline.training.plots import plot_range_test
 
 TRAINING = TrainingOptions(epochs=1, batch_size=16, lr=0.01, device="cpu", precision="fp32")
 
@@ -190,9 +190,9 @@ def test_the_frame_has_a_row_a_rate() -> None:
 
 
 def test_the_plot_marks_the_suggestion() -> None:
-    figure = range_test_figure(RangeTest([1e-4, 1e-3], [2.0, 1.0], 1e-3).frame(), "A test", "loss (nats)")
+    figure = plot_range_test(RangeTest([1e-4, 1e-3], [2.0, 1.0], 1e-3).frame(), "A test", "loss (nats)")
     curve, mark = figure.data
     assert (list(curve.x), list(curve.y)) == ([1e-4, 1e-3], [2.0, 1.0])
     assert (list(mark.x), list(mark.y), mark.name) == ([1e-3, 1e-3], [1.0, 2.0], "suggested: 1.0e-03")
     assert (figure.layout.xaxis.type, figure.layout.yaxis.title.text) == ("log", "loss (nats)")
-    assert len(range_test_figure(RangeTest([], [], 1e-5).frame(), "Nothing").data) == 1
+    assert len(plot_range_test(RangeTest([], [], 1e-5).frame(), "Nothing").data) == 1

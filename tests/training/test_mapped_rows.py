@@ -61,6 +61,8 @@ def test_a_file_holds_the_rows_of_a_split(
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
     rows = torch.randint(len(expected[-1]), (50,), generator=torch.Generator().manual_seed(0))
     assert all(torch.equal(ours[rows], theirs[rows]) for ours, theirs in zip(found, expected, strict=True))
+    for ours, theirs in zip(written.reader()(rows), expected, strict=True):
+        assert ours.is_contiguous() and ours.dtype == theirs.dtype and torch.equal(ours, theirs[rows])
     bare = write_rows(encoded, encoder, "test", tmp_path / "test", labelled=False).arrays()
     assert bare.target is None
     assert torch.equal(bare.codes, to_arrays(subset(encoded, "test"), encoder).codes)

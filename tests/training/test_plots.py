@@ -6,11 +6,11 @@ from plotly.subplots import make_subplots
 
 from embedline.training.plots import (
     COLOURS,
-    calibration_figure,
-    confusion_figure,
     confusion_height,
     confusion_trace,
     label_confusion,
+    plot_calibration,
+    plot_confusion,
     principal_components,
 )
 
@@ -21,7 +21,7 @@ THEIRS = np.array([[0.6, 0.4]] * 4)
 
 
 def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
-    figure = confusion_figure(ACTUAL, OURS, CLASSES, "Confusion")
+    figure = plot_confusion(ACTUAL, OURS, CLASSES, "Confusion")
     (heat,) = figure.data
     assert figure.layout.title.text == "Confusion"
     assert (list(heat.x), list(heat.y)) == (CLASSES, CLASSES)
@@ -52,12 +52,12 @@ def test_numbers_are_drawn_while_a_cell_has_room(n_classes: int, numbers: str | 
 
 
 def test_long_names_are_slanted() -> None:
-    figure = confusion_figure(np.arange(3), np.eye(3), ["short", "a name of some length", "mid"], "Confusion")
+    figure = plot_confusion(np.arange(3), np.eye(3), ["short", "a name of some length", "mid"], "Confusion")
     assert figure.layout.xaxis.tickangle == -30
 
 
 def test_calibration_shows_every_model_in_its_colour() -> None:
-    figure = calibration_figure({"ours": (ACTUAL, OURS), "theirs": (ACTUAL, THEIRS)}, "Calibration", n_bins=5)
+    figure = plot_calibration({"ours": (ACTUAL, OURS), "theirs": (ACTUAL, THEIRS)}, "Calibration", n_bins=5)
     perfect, ours, our_counts, theirs, their_counts = figure.data
     assert (list(perfect.x), list(perfect.y)) == ([0.5, 1.0], [0.5, 1.0])
     # Bins (0.4, 0.6]: 0.6, right; (0.6, 0.8]: 0.8 right and 0.7 wrong; (0.8, 1]: 0.9, right.
@@ -73,7 +73,7 @@ def test_calibration_shows_every_model_in_its_colour() -> None:
 
 
 def test_calibration_of_three_classes_starts_at_a_third() -> None:
-    figure = calibration_figure({"ours": (np.arange(3), np.eye(3))}, "Calibration", rows="texts")
+    figure = plot_calibration({"ours": (np.arange(3), np.eye(3))}, "Calibration", rows="texts")
     assert list(figure.data[0].x) == pytest.approx([1 / 3, 1.0])
     assert list(figure.data[1].x) == [1.0]
     assert figure.layout.xaxis.range[0] == pytest.approx(5 / 15 - 0.01)

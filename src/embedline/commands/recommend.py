@@ -82,7 +82,7 @@ def _for_known(
         raise DataError(f"{name} does not know user {user!r}; a new user needs --rated ITEM=RATING")
     encoded = _load(catalog, f"{source}.encoded")  # for what the user has rated
     if encoded is None:
-        raise DataError(f"there is no {source}.encoded, which tells what user {user!r} has rated: run {source} again")
+        raise DataError(f"there is no {source}.encoded, which holds the ratings of user {user!r}: run {source} again")
     if encoded["user_row"].max() > len(model.encoder.users) or encoded["item_row"].max() > len(model.encoder.items):
         raise DataError(f"{source}.encoded was not made for {name}: leave --version out, or run {source} again")
     return best_items(encoded, model, RecommendationOptions(k=k, users=(known,)), items).drop("user")

@@ -42,7 +42,7 @@ def serve(
     POST rows to /invocations; /ping, /health and /version are as MLflow has them. Ctrl-C and SIGTERM let the requests
     that are under way end.
     """
-    from embedline.serving.workers import Serving, run
+    from embedline.serving.workers import ServerOptions, run
 
     if packed or version is not None:
         service, name = load_bundle(source, "service", version, env, params)
@@ -54,7 +54,7 @@ def serve(
         path.write_bytes(service.to_bytes())
         del service  # the processes that answer read it from the file
         run(
-            Serving(path=str(path), name=name, limits=given, strict=not ignore_unknown, workers=workers),
+            ServerOptions(path=str(path), name=name, limits=given, strict=not ignore_unknown, workers=workers),
             host=host,
             port=port,
         )

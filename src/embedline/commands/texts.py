@@ -87,11 +87,11 @@ def predict(
     type=click.FloatRange(min=0.0),
     help="Below 1 safer, above 1 bolder, 0 the likeliest.  [default: 1]",
 )
-@click.option("--top-k", type=click.IntRange(min=1), help="Draw from so many likeliest tokens only.")
+@click.option("--top-k", type=click.IntRange(min=1), help="Draw from this many likeliest tokens only.")
 @click.option(
     "--min-p", type=click.FloatRange(0.0, 1.0), help="Draw from tokens of at least P times the largest p only."
 )
-@click.option("--beams", type=click.IntRange(min=1), help="Search with so many beams instead of drawing at random.")
+@click.option("--beams", type=click.IntRange(min=1), help="Search with this many beams instead of drawing at random.")
 @click.option("--length-penalty", type=click.FloatRange(min=0.0), help="Above 0, beams that end late gain.")
 @click.option("--next", "next_k", type=click.IntRange(min=1), help="Show the K likeliest next words instead of texts.")
 @click.option("--stop", is_flag=True, help="End a text where the model ends the document.")

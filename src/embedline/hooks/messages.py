@@ -24,7 +24,7 @@ class DatasetNames:
 
     @hook_impl
     def after_node_run(self) -> None:
-        """What is called after the node, in a notebook, is not about its inputs."""
+        """Forget the names: a function called after the node, in a notebook, has other inputs."""
         name_inputs({})
 
     @hook_impl

@@ -1,4 +1,4 @@
-"""Which of two services of a source is the better one, by their answers to the same raw held-out rows."""
+"""The champion of a source: the better of two services by their answers to the same raw held-out rows."""
 
 import hashlib
 import io

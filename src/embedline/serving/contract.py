@@ -1,4 +1,4 @@
-"""What the rows of a request must be: names first, then sizes and types, all before a frame is made."""
+"""Checks of the rows of a request: names first, then sizes and types, all before a frame is made."""
 
 import difflib
 import math

@@ -71,7 +71,7 @@ def _iso(value: Any) -> str:
 
 
 def _reader(content_type: str | None) -> Callable[[bytes, RequestContract], Mapping[str, Any]]:
-    """What reads a body of this type; DIFF(mlflow): a request without a type is refused, not a server's error."""
+    """The reader of a body of this type; DIFF(mlflow): a request without a type is refused, not a server's error."""
     readers: dict[str, Callable[[bytes, RequestContract], Mapping[str, Any]]] = {
         JSON: _read_json,
         CSV: _read_csv,

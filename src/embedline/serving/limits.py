@@ -1,4 +1,4 @@
-"""How much a server takes in one request, and in all requests together."""
+"""Limits of one request, and of all requests together."""
 
 from pydantic import BaseModel, ConfigDict, Field
 

@@ -1,4 +1,4 @@
-"""What the footer and the headers of the pages of a Parquet file say, read without any of its values.
+"""The footer and the page headers of a Parquet file, read without any of its values.
 
 PyArrow shows the footer but not the headers of the pages, by which it takes memory, and its process ends at a footer
 that contradicts itself. So both are read here, and compared, before PyArrow sees them. They are structs of Thrift's

@@ -25,8 +25,8 @@ PREDICTED = "predicted"
 class RatingsService:
     """The rating that each user would give to each item, as the batch prediction has it.
 
-    A user or an item that only the frames of users and items describe is known by its features; one that nothing is
-    known of gets the mean and the bias of the other side. In both columns whole numbers may come as ``3`` or ``3.0``.
+    A user or an item that only the frames of users and items describe is known by its features; an unknown one
+    gets the mean and the bias of the known item or user. In both columns whole numbers may come as ``3`` or ``3.0``.
     """
 
     def __init__(self, service: Service) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-import embedline
 from embedline.errors import DataError
 from embedline.serving import pyfunc
 from embedline.serving.champion import RecordedScore, decide, measure
@@ -55,7 +54,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Published:
-    """What came of a publication.
+    """The result of a publication.
 
     Attributes:
         version: the version that has the service.
@@ -105,7 +104,7 @@ class Registry:
         if version is None:
             raise DataError(f"there is no {uri} in {self.tracking_uri}: a run of the publish pipeline makes one")
         try:
-            # By its place: MLflow looks an alias up in the registry of the process, whatever it is told here.
+            # By its place: MLflow looks an alias up in the registry of the process, whatever URI this client has.
             place = self._client.get_model_version_download_uri(name, version.number)
             with tempfile.TemporaryDirectory() as folder:
                 path = download_artifacts(
@@ -162,7 +161,7 @@ def log_service(service: Service, name: str) -> str:
             name=name,
             loader_module=pyfunc.__name__,
             data_path=str(file),
-            code_paths=[str(Path(embedline.__file__).parent)],
+            code_paths=[str(Path(__file__).parents[1])],
             signature=signature_of(service.columns, service.open().predict(example)),
             input_example=example,
             pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in REQUIREMENTS],

@@ -109,9 +109,9 @@ class Service:
     def identity(self) -> str:
         """SHA-256 of what decides the answers: not of the example, the metadata, or how long the training took."""
         digest = hashlib.sha256()
-        parts = [self.service, self.settings, [column.model_dump() for column in self.columns]]
+        fields = [self.service, self.settings, [column.model_dump() for column in self.columns]]
         mean = {name: self.bundle.metrics.get(name) for name in ("members", "member_weights")}  # of an ensemble
-        digest.update(_json([*parts, self.bundle.kind, self.bundle.config, self.bundle.encoder, mean]))
+        digest.update(_json([*fields, self.bundle.kind, self.bundle.config, self.bundle.encoder, mean]))
         for name, tensor in sorted(self.bundle.weights.items()):
             array = tensor.detach().cpu().contiguous().numpy()
             digest.update(f"\0{name} {array.dtype} {array.shape}\0".encode())
@@ -162,8 +162,8 @@ class Service:
         }
         columns = tuple(InputColumn.model_validate(column) for column in header["columns"])
         bundle = ModelBundle.from_bytes(model, name=f"{MODEL} in {name}")
-        parts = {key: header[key] for key in _HEADER_KEYS if key != "columns"}
-        return cls(bundle=bundle, tables=tables, columns=columns, **parts)
+        fields = {key: header[key] for key in _HEADER_KEYS if key != "columns"}
+        return cls(bundle=bundle, tables=tables, columns=columns, **fields)
 
 
 def _feather(table: pl.DataFrame) -> bytes:

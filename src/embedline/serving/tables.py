@@ -97,7 +97,7 @@ def pack_table(model: ModelBundle, table: pl.DataFrame) -> Service:
 
 
 def _column_type(column: pl.Series, kind: Kind | None) -> ColumnType:
-    """What requests hold in a column of the table; ``kind`` is None of a key, which no model reads."""
+    """The type of a column of the table in requests; ``kind`` is None for a key, which no model reads."""
     if kind == "boolean" or column.dtype == pl.Boolean:
         return "boolean"
     if kind == "string" or column.dtype in (pl.String, pl.Categorical, pl.Enum):

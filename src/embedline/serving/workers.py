@@ -18,14 +18,14 @@ from embedline.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-SETTINGS = "EMBEDLINE_SERVING"  # environment variable that tells a process what to serve
+SETTINGS = "EMBEDLINE_SERVING"  # environment variable with the settings of a process
 GRACE = 30  # seconds that requests under way have to end in when the server is stopped
 HEALTHY = 20  # seconds in which a process has to say that it lives, before another one takes its place
 BACKLOG = 2048  # connections that wait to be accepted
 
 
-class Serving(BaseModel):
-    """What a process serves; JSON in the environment of the processes that uvicorn starts.
+class ServerOptions(BaseModel):
+    """Settings of a server process; JSON in the environment of the processes that uvicorn starts.
 
     Attributes:
         path: file of the service.
@@ -44,8 +44,8 @@ class Serving(BaseModel):
     workers: int = 1
 
 
-def run(serving: Serving, *, host: str, port: int) -> None:
-    """Serve until the process is told to stop; requests under way end first.
+def run(serving: ServerOptions, *, host: str, port: int) -> None:
+    """Serve until the process gets a signal to stop; requests under way end first.
 
     Raises:
         DataError: if the address cannot be listened on, or the processes do not start.
@@ -74,7 +74,7 @@ def run(serving: Serving, *, host: str, port: int) -> None:
         del os.environ[SETTINGS]
 
 
-def _serve(serving: Serving, config: Any, listening: socket.socket) -> None:
+def _serve(serving: ServerOptions, config: Any, listening: socket.socket) -> None:
     from uvicorn.config import STARTUP_FAILURE
 
     bound, port = listening.getsockname()[:2]
@@ -122,7 +122,7 @@ def make_worker_app() -> Any:
     """The application of this process."""
     from uvicorn.config import STARTUP_FAILURE
 
-    serving = Serving.model_validate_json(os.environ[SETTINGS])
+    serving = ServerOptions.model_validate_json(os.environ[SETTINGS])
     if serving.workers > 1:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -135,7 +135,7 @@ def make_worker_app() -> Any:
         sys.exit(STARTUP_FAILURE)
 
 
-def _make_app(serving: Serving) -> Any:
+def _make_app(serving: ServerOptions) -> Any:
     import torch
 
     from embedline.serving.contract import RefusedError
@@ -154,7 +154,7 @@ def _make_app(serving: Serving) -> Any:
 
 
 def _end_with_parent() -> None:
-    """Stop as if told to, once the process that has started this one is gone: else it would hold the port for good."""
+    """Stop once the process that has started this one is gone: else it would hold the port for good."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -45,7 +45,7 @@ def popularity(n_films: int) -> NDArray[np.float64]:
 def choose_films(counts: Integers, cumulative: NDArray[np.float64], rng: np.random.Generator) -> Integers:
     """Draw different films for each user: ranks of popularity, rising within a user, users one after the other.
 
-    Of a user with n films, the k-th comes from the k-th of n equal parts of all ratings; where two fall on one film,
+    Of a user with n films, the k-th comes from the k-th of n equal slices of all ratings; where two fall on one film,
     the later moves on to the next. So there is no rejection, and a chunk of users costs O(ratings).
 
     Args:

@@ -21,7 +21,7 @@ FOLD_FILES = tuple(f"u{fold}.test" for fold in range(1, 6))
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of a release's files. Nothing else tells the layouts apart, the archive may have any name."""
+    """The names of a release's files. Only these distinguish the layouts: the archive may have any name."""
 
     ratings: str
     items: str
@@ -34,7 +34,7 @@ class Layout:
 
 
 ML_100K = Layout("u.data", "u.item", ("u.genre", "u.user", *FOLD_FILES))
-"""ml-100k: tabs, no header, genres as flags, the five canonical held-out parts."""
+"""ml-100k: tabs, no header, genres as flags, the five canonical folds."""
 
 COLONS = Layout("ratings.dat", "movies.dat", ("users.dat",))
 """ml-1m and ml-10m: ``::`` between the fields, no header."""

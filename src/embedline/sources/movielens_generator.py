@@ -1,7 +1,7 @@
 """A generator of ratings in the layout of MovieLens 100k, for runs and tests without the real archive.
 
-The ratings are invented: they follow the law of `embedline.sources.movielens_law`, and no result on them says anything
-about real ones. What they are good for: the noise is known, so `noise_floor` gives the error of a perfect model.
+The ratings are invented: they follow the true effects of `embedline.sources.movielens_law`, and no result on them says
+anything about real ones. Their noise is known, so `noise_floor` gives the error of a perfect model.
 
 They have the files of ml-100k that say who rated what (``u.data``, ``u.item``, ``u.genre``, ``u.user`` and
 the held-out fifths ``u1.test`` … ``u5.test``) with the real quirks: no headers, ``u.data`` in no order and the
@@ -124,7 +124,7 @@ def noise_floor(options: GeneratorOptions) -> float:
 
 
 def best_forecast(options: GeneratorOptions) -> pl.DataFrame:
-    """Return the forecast that a model with perfect knowledge of the law makes for each generated rating.
+    """Return the forecast that a model with perfect knowledge of the true effects makes for each generated rating.
 
     Returns:
         ``user: Int32``, ``item: Int32``, ``forecast: Float64``, in the order of users and films.
@@ -138,7 +138,7 @@ def best_forecast(options: GeneratorOptions) -> pl.DataFrame:
 def write_large(path: str | Path, *, n_users: int, n_items: int, n_ratings: int, seed: int) -> None:
     """Write ratings in the layout of the newer releases' ``ratings.csv``, in bounded memory, for benchmarks.
 
-    Header ``userId,movieId,rating,timestamp``; sorted by user and film; half stars, by the same law with a noise of
+    Header ``userId,movieId,rating,timestamp``; sorted by user and film; half stars, by the same effects with a noise of
     0.6 stars. 25 million ratings (``n_users=162_541, n_items=59_047``) take about 650 MB of disk.
 
     Args:

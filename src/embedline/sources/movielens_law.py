@@ -1,4 +1,4 @@
-"""The law that the generated film ratings follow, and the least error that any model of them can reach.
+"""The true effects behind the generated film ratings, and the least error that any model of them can reach.
 
 A user's *liking* of a film, in stars, is
 
@@ -9,8 +9,8 @@ product has the standard deviation `MATCH_SD`. A rating is the liking plus norma
 half a star) and cut off at the ends of the scale: that is how `rate` draws it.
 
 Films of like genres are alike: `GENRE_BIAS` of the variance of the film biases and `GENRE_FACTORS` of that of the film
-factors come from the genres. So the genres of a new film tell much of its factors, as a few ratings tell those of a new
-user.
+factors come from the genres. So the genres of a new film predict much of its factors, as a few ratings predict those
+of a new user.
 
 The noise is drawn for each rating apart from all others, and which film a user rates, and when, has nothing to do with
 the liking. So the mean of the rating given the liking, `expected_rating`, is the best forecast, and its mean squared
@@ -56,7 +56,7 @@ HALF_STARS = Scale(low=0.5, step=0.5)
 
 @dataclass(frozen=True)
 class Tastes:
-    """Users and films as the law has them. U users, I films, K = `N_FACTORS`; all in stars."""
+    """The true effects of users and films. U users, I films, K = `N_FACTORS`; all in stars."""
 
     user_bias: Floats  # [U]
     film_bias: Floats  # [I]
@@ -75,7 +75,7 @@ def draw_tastes(n_users: int, genres: NDArray[np.bool_], rng: np.random.Generato
     Args:
         n_users: U.
         genres: which film has which genre, [I, G]; a film without a genre has nothing of theirs.
-        rng: the source of chance.
+        rng: random numbers.
     """
     n_films, n_genres = genres.shape
     by_genre = rng.standard_normal((n_genres, 1 + N_FACTORS))
@@ -98,7 +98,7 @@ def rate(liking: Floats, noise: float, rng: np.random.Generator, scale: Scale = 
 
 
 def rating_shares(liking: Floats, noise: float, scale: Scale = WHOLE_STARS) -> Floats:
-    """Return the probability of each rating given the liking, [N, L]; the exact law of `rate`.
+    """Return the probability of each rating given the liking, [N, L]; the exact distribution of `rate`.
 
     >>> rating_shares(np.array([3.0]), 0.5).round(4).tolist()
     [[0.0013, 0.1573, 0.6827, 0.1573, 0.0013]]

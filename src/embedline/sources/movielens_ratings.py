@@ -1,4 +1,4 @@
-"""The ratings of every MovieLens layout as one frame, with the canonical held-out parts of ml-100k."""
+"""The ratings of every MovieLens layout as one frame, with the canonical folds of ml-100k."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 @dataclass(frozen=True)
 class _Format:
-    """How the text of a file of ratings is cut into fields."""
+    """The format of a file of ratings: separator, header and columns."""
 
     separator: str
     header: tuple[str, ...] = ()  # of the file, empty where it has none
-    columns: tuple[str, ...] = _COLUMNS  # what the fields are, in order; others have the names of the header
+    columns: tuple[str, ...] = _COLUMNS  # the fields, in order; others have the names of the header
 
     @property
     def polars_schema(self) -> dict[str, pl.DataType | type[pl.DataType]]:
@@ -67,7 +67,7 @@ def read_ratings(raw: pl.DataFrame) -> pl.DataFrame:
 
     Raises:
         DataError: a line has another number of fields, a value is missing or no number, the header lacks a column, or
-            the held-out parts do not share the ratings out among them; the message names file, line and value.
+            the folds do not hold each rating once; the message names file, line and value.
     """
     layout = layout_of(raw)
     name = layout.ratings
@@ -138,7 +138,7 @@ def _latest(table: pl.DataFrame, name: str) -> pl.DataFrame:
     """Return the table with the latest rating of each user and item, in its order."""
     key = pl.col("user").cast(pl.Int64) * 2**32 + pl.col("item")
     keys = table.select(key.alias("key"))["key"]
-    # The newer releases are sorted by user and item: then one comparison tells that no pair comes twice.
+    # The newer releases are sorted by user and item: then one comparison shows that no pair comes twice.
     if (keys.diff().slice(1) > 0).all() or keys.n_unique() == len(table):
         return table
     order = ["timestamp", "row"]
@@ -152,7 +152,7 @@ def _with_folds(table: pl.DataFrame, files: Mapping[str, bytes], name: str) -> p
     """Add the column ``fold``; raise `DataError` unless the files share all ratings out among them."""
     missing = [file for file in FOLD_FILES if file not in files]
     if missing:
-        raise DataError(f"{', '.join(files)} are there, but no {', '.join(missing)}: the parts are five or none")
+        raise DataError(f"{', '.join(files)} are there, but no {', '.join(missing)}: the folds are five or none")
     parts = []
     for fold, file in enumerate(FOLD_FILES, start=1):
         part = _parse(files[file], file, _Format("\t")).select("user", "item")

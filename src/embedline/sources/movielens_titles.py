@@ -62,10 +62,10 @@ def draw_films(n_films: int, rng: np.random.Generator) -> Films:
     return Films(titles, dates, _draw_genres(n_films, rng))
 
 
-def _name(combination: int, part: int) -> str:
+def _name(combination: int, sequel: int) -> str:
     first, second = divmod(combination, len(_SECOND))
     article = ("", ", The", ", A")[combination % 3]
-    return f"{_FIRST[first]} {_SECOND[second]}{f' {part + 1}' if part else ''}{article}"
+    return f"{_FIRST[first]} {_SECOND[second]}{f' {sequel + 1}' if sequel else ''}{article}"
 
 
 def _draw_genres(n_films: int, rng: np.random.Generator) -> NDArray[np.bool_]:

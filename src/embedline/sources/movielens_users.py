@@ -20,7 +20,7 @@ FIELDS_COLONS = ("user", "gender", "age", "occupation")  # users.dat of ml-1m: l
 
 
 def read_users(raw: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
-    """Read what a MovieLens release tells of its users.
+    """Read the users of a MovieLens release.
 
     Args:
         raw: the files, from `embedline.sources.movielens_files.acquire_files`.

@@ -10,7 +10,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-import embedline
+from embedline import __version__
 from embedline.errors import DataError
 
 FORMAT = "embedline-bundle-1"
@@ -77,4 +77,4 @@ def library_versions() -> dict[str, str]:
     """Versions of the libraries that shape a model, and of Python."""
     libraries = ("torch", "numpy", "polars", "pandas", "accelerate", "safetensors")
     versions = {name: importlib.metadata.version(name) for name in libraries}
-    return {"python": platform.python_version(), "embedline": embedline.__version__, **versions}
+    return {"python": platform.python_version(), "embedline": __version__, **versions}

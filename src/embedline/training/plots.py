@@ -41,7 +41,7 @@ def principal_components(vectors: NDArray[np.floating], n_components: int = 2) -
     return np.pad(projected, ((0, 0), (0, n_components - projected.shape[1])))
 
 
-def range_test_figure(rates: pl.DataFrame, title: str, loss: str = "smoothed loss") -> go.Figure:
+def plot_range_test(rates: pl.DataFrame, title: str, loss: str = "smoothed loss") -> go.Figure:
     """Smoothed loss against the learning rate on a log axis; the suggestion is marked.
 
     Args:
@@ -63,7 +63,7 @@ def range_test_figure(rates: pl.DataFrame, title: str, loss: str = "smoothed los
     return figure.update_layout(title=title, height=400, **LAYOUT)
 
 
-def confusion_figure(
+def plot_confusion(
     actual: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str], title: str
 ) -> go.Figure:
     """Counts of actual against predicted classes, shaded by the share of the actual class.
@@ -81,7 +81,7 @@ def confusion_figure(
 def confusion_trace(
     actual: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str]
 ) -> go.Heatmap:
-    """The heatmap of :func:`confusion_figure`, to stand in a panel of any figure."""
+    """The heatmap of :func:`plot_confusion`, to stand in a panel of any figure."""
     counts = confusion_matrix(actual, probabilities.argmax(axis=1), len(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     labels = [
@@ -118,7 +118,7 @@ def confusion_height(classes: Sequence[str]) -> int:
     return 280 + 64 * min(len(classes), MOST_NUMBERS)
 
 
-def calibration_figure(
+def plot_calibration(
     models: Mapping[str, tuple[NDArray[np.integer], NDArray[np.floating]]],
     title: str,
     *,

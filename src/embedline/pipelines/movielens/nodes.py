@@ -37,7 +37,7 @@ def read_items(raw: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
 
 
 def read_users(raw: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
-    """Read what a release tells of the users who rated: ``user``, ``age``, ``gender`` and ``occupation``.
+    """Read the description of the users who rated: ``user``, ``age``, ``gender`` and ``occupation``.
 
     Raises:
         DataError: a line cannot be read; names file, line and value.

@@ -1,4 +1,4 @@
-"""What the network has to beat: the mean rating, and how far each user and each item lies from it."""
+"""Baselines that the network has to beat: the mean rating, and damped biases of users and items."""
 
 from dataclasses import dataclass
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def to_polars(data: Any, needed: Sequence[str] = ()) -> pl.DataFrame:
-    """A loaded frame of any engine as a Polars frame; lazy frames are collected.
+    """A loaded frame of any backend as a Polars frame; lazy frames are collected.
 
     Args:
         needed: columns that are read. Others that Polars cannot hold, such as pandas' mixed objects, are left out.
@@ -51,7 +51,7 @@ def to_polars(data: Any, needed: Sequence[str] = ()) -> pl.DataFrame:
 
 
 def require_columns(frame: pl.DataFrame, names: Sequence[str], *, what: str, key: str) -> None:
-    """Raise a DataError that names the columns of ``names`` that ``frame`` lacks, and the YAML ``key`` to mend."""
+    """Raise a DataError that names the columns of ``names`` that ``frame`` lacks, and the YAML ``key`` at fault."""
     missing = [name for name in names if name not in frame.columns]
     if missing:
         near = difflib.get_close_matches(missing[0], frame.columns, n=1)

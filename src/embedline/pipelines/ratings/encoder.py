@@ -1,4 +1,4 @@
-"""Users and items as rows of tables: fitted on training ratings, applied to any, kept as an artifact."""
+"""The encoder: ids of users and items as row numbers of the embeddings, and their features as codes."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -34,16 +34,16 @@ class RatingsEncoder(BaseModel):
     """Fitted state of the encoding; JSON through ``model_dump(mode="json")`` and ``model_validate``.
 
     Attributes:
-        users: ids in the order of their rows; row = place + 1, and row 0 stands for every unknown user. First come
-            those of training rows, sorted, then those whom only the users' frame has and describes.
+        users: ids in the order of their rows: row = place + 1, and row 0 stands for every unknown user. Users with
+            training ratings come first, sorted; users who are only in the users' frame follow.
         items: likewise.
-        trained_users: how many of ``users`` training rows have; the others are known by their features alone.
+        trained_users: number of ``users`` with training ratings; the others have their features alone.
         trained_items: likewise.
-        rating_mean: of the training ratings.
-        rating_range: lowest and highest rating there can be; predictions end there.
+        rating_mean: mean of the training ratings.
+        rating_range: lowest and highest possible rating; predictions are clipped to it.
         columns: names of the columns of the frames.
-        item_features: what describes the items.
-        user_features: what describes the users.
+        item_features: columns that describe the items.
+        user_features: columns that describe the users.
         item_codes: their features, a list for each of ``items``.
         user_codes: likewise.
     """
@@ -156,7 +156,7 @@ def encode(
     columns: RatingColumns | None = None,
     split: RatingSplit | None = None,
 ) -> pl.DataFrame:
-    """Apply a fitted encoding to ratings, of any engine, with the parts of ``split`` (all train without one).
+    """Encode ratings of any backend, with the splits of ``split``; without one all rows are ``train``.
 
     Returns:
         ``user_row: Int32``, ``item_row: Int32``, ``rating: Float32`` and ``split`` (Enum), the rows in their order.
@@ -165,13 +165,13 @@ def encode(
         DataError: naming the column at fault.
     """
     columns = columns or encoder.columns
-    parts = to_polars(assign_splits(ratings, columns, split or RatingSplit(kind="none")))
+    rows = to_polars(assign_splits(ratings, columns, split or RatingSplit(kind="none")))
     return pl.DataFrame(
         {
-            USER_ROW: encoder.user_rows(parts.get_column(columns.user)),
-            ITEM_ROW: encoder.item_rows(parts.get_column(columns.item)),
-            RATING: parts.get_column(columns.rating),
-            SPLIT_COLUMN: parts.get_column(SPLIT_COLUMN),
+            USER_ROW: encoder.user_rows(rows.get_column(columns.user)),
+            ITEM_ROW: encoder.item_rows(rows.get_column(columns.item)),
+            RATING: rows.get_column(columns.rating),
+            SPLIT_COLUMN: rows.get_column(SPLIT_COLUMN),
         }
     )
 

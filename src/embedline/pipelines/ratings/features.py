@@ -1,8 +1,8 @@
 """Features of users and items: columns that describe them, as codes with weights.
 
 Every level of every column has a code from 1 on; code 0 is no feature. A row's features are padded with 0. The weight
-of a feature is 1 / sqrt(number of the row's features of the same column), so that a film of three genres is not told
-more by its genres than a film of one.
+of a feature is 1 / sqrt(number of the row's features of the same column), so that three genres of a film weigh as much
+in all as one genre of another.
 """
 
 import itertools

@@ -1,7 +1,7 @@
-"""What a model has learned of the items: their biases, their factors in a plane, and which items are alike.
+"""Analysis of the items of a model: their biases, their factors in a plane, and the nearest items.
 
-The axes of two members of an ensemble differ by a rotation, so that their factors must not be averaged. Set side by
-side they need no common axes, however: the cosine of the concatenated unit vectors is the mean of the members' cosines,
+The axes of two members of an ensemble differ by a rotation, so that their factors must not be averaged. Concatenated
+factors need no common axes, however: the cosine of the concatenated unit vectors is the mean of the members' cosines,
 and the squared distance of concatenated vectors the sum of the members'. Both are steadier than those of one member.
 """
 
@@ -24,7 +24,7 @@ BLOCK_COSINES = 1 << 24  # cosines computed at a time: 64 MB in float32
 
 
 def item_biases(encoded: pl.DataFrame, model: RatingModel, items: Any = None) -> pl.DataFrame:
-    """The bias of every item, its features' share included: how far it is liked beyond the tastes that factors tell.
+    """The bias of every item, its features' share included: how far it is liked beyond what the factors explain.
 
     Returns:
         In the order of the items' rows ``item``, ``title``, ``n_ratings`` (of training, Int64), ``mean_rating`` (of
@@ -57,8 +57,8 @@ def nearest_items(
 ) -> pl.DataFrame:
     """The k nearest items of each item by the cosine of their factors, averaged over the members.
 
-    Items with fewer than ``min_ratings`` training ratings are left out on either side: little more than their features
-    is known of them.
+    Items with fewer than ``min_ratings`` training ratings are left out on either side: they have little more than
+    their features.
 
     Returns:
         ``item``, ``title``, ``rank`` (Int32, from 1), ``neighbour``, ``neighbour_title`` and ``cosine`` (Float32), the
@@ -147,16 +147,16 @@ def most_rated(counts: NDArray[np.integer], n: int) -> NDArray[np.int64]:
 
 
 def concatenate_factors(model: RatingModel, rows: NDArray[np.integer], *, normalised: bool) -> NDArray[np.float32]:
-    """Factors of items, the members' side by side, float32 [N, members * k].
+    """Factors of items, those of the members concatenated, float32 [N, members * k].
 
     Each member's share is scaled by the square root of its weight, so that products and squared distances are weighted
     means of the members'. Normalised, each member's vector has the length 1 first; a zero vector stays one.
     """
-    parts = []
+    blocks = []
     for network, weight in zip(model.networks, model.weights, strict=True):
         with torch.inference_mode():
             factors = network.item_vectors(torch.as_tensor(rows))[0].numpy()
         if normalised:
             factors = factors / np.maximum(np.linalg.norm(factors, axis=1, keepdims=True), 1e-12)
-        parts.append(factors * np.float32(np.sqrt(weight)))
-    return np.hstack(parts)
+        blocks.append(factors * np.float32(np.sqrt(weight)))
+    return np.hstack(blocks)

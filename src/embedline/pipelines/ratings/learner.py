@@ -48,17 +48,17 @@ def train_ratings(
     name: str = "",
     evaluated: bool = True,
 ) -> tuple[ModelBundle, list[Record]]:
-    """Train one network for each of ``training.seeds`` on the rows of the part ``train``.
+    """Train one network for each of ``training.seeds`` on the rows of the split ``train``.
 
     Args:
         encoded: of :func:`.encoder.encode`.
-        name: of this training among several of one node, such as a fold; prefix of its checkpoints and figures.
-        evaluated: whether the part ``evaluate``, where there is one, is measured at the end of each epoch.
+        name: of this training among several of one node, such as a fold; prefix of its checkpoints and metrics.
+        evaluated: whether the split ``test``, where there is one, is measured at the end of each epoch.
 
     Returns:
         The bundle, and the history: a record every few steps with ``member``, ``step``, ``epoch``, ``lr`` and
-        ``train_loss`` (without the penalty); the last of each epoch also has the figures on the part ``evaluate``. The
-        stored network is that of the last epoch, or of early stopping, whatever these figures say.
+        ``train_loss`` (without the penalty); the last of each epoch also has the metrics on the split ``test``. These
+        do not decide which network is stored: that of the last epoch, or of early stopping.
     """
     tensors = rating_tensors(subset(encoded, TRAIN))
     held_out = subset(encoded, TEST)
@@ -90,6 +90,10 @@ class RatingNetworkSpec:
     def build(self, seed: int) -> FactorModel:
         """The network of a seed."""
         return build_network(self.config, self.codes, seed=seed)
+
+    def batches(self, network: nn.Module, accelerator: Accelerator) -> RatingBatches:
+        """Batches of all ratings, those held out for early stopping included."""
+        return _task(RatingBatches, network, self.tensors, self.training, accelerator, shard=accelerator.shard)
 
     def fit(self, network: nn.Module, **settings: Any) -> FitResult:
         """Train it; ``settings`` are those of :func:`fit_ratings`."""
@@ -216,8 +220,8 @@ def load_model(bundle: ModelBundle) -> RatingModel:
 
 def rating_metrics(actual: NDArray[np.floating], predicted: NDArray[np.floating]) -> dict[str, float]:
     """MSE, RMSE, MAE and, where the ratings differ, R² of float arrays [N]."""
-    figures = regression_metrics(actual, predicted, logarithmic=False)
-    return {"mse": figures["rmse"] ** 2, **figures}
+    metrics = regression_metrics(actual, predicted, logarithmic=False)
+    return {"mse": metrics["rmse"] ** 2, **metrics}
 
 
 def predict_rows(

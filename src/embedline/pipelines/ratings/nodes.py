@@ -1,4 +1,4 @@
-"""Nodes of the ratings learner: frames, settings and bundles in, the same out.
+"""Nodes of the ratings learner: frames, settings and bundles in, frames and bundles out.
 
 The frames of ratings, items and users are Polars or pandas, as the catalog loads them; what the nodes make is Polars.
 PyTorch and Plotly are imported inside the functions, since every Kedro command reads this module.
@@ -145,7 +145,7 @@ def measure_cold_start(
     items: Frame = None,
     users: Frame = None,
 ) -> dict[str, Any]:
-    """How well a model of its own, trained without some users and items, predicts their ratings."""
+    """Train a model without some users and items, and measure its predictions of their ratings."""
     from embedline.pipelines.ratings.cold_start import measure_cold_start as measure
 
     with about_frame("ratings"):
@@ -232,13 +232,13 @@ def plot_training(history: pl.DataFrame) -> Figure:
 
 def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
     """Loss against learning rate in the range test."""
-    from embedline.training.plots import range_test_figure
+    from embedline.training.plots import plot_range_test
 
-    return range_test_figure(learning_rates, "Learning-rate range test", "smoothed loss (squared rating units)")
+    return plot_range_test(learning_rates, "Learning-rate range test", "smoothed loss (squared rating units)")
 
 
 def plot_errors(predictions: pl.DataFrame) -> Figure:
-    """Error by what is known of the user and of the item, and by the actual rating."""
+    """Error by the number of training ratings of the user and of the item, and by the actual rating."""
     from embedline.pipelines.ratings.plots import error_plot
 
     return error_plot(predictions, "Held-out ratings: where the error is")
@@ -252,7 +252,7 @@ def plot_cold_start(cold_start: dict[str, Any]) -> Figure:
 
 
 def plot_biases(biases: pl.DataFrame, report: RatingReport) -> Figure:
-    """The items that are liked, and disliked, beyond all tastes."""
+    """The items with the highest and the lowest biases."""
     from embedline.pipelines.ratings.plots import bias_plot
 
     return bias_plot(biases, report, "Items of highest and lowest bias")

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 from embedline.training.options import Sizes, TrainingOptions
 
 TRAIN, TEST = "train", "test"
-SPLIT_COLUMN = "split"  # column of the part that a row belongs to
+SPLIT_COLUMN = "split"  # column of the split that a row belongs to
 
 Id = int | str  # of a user or an item
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -15,7 +15,7 @@ Span = tuple[Finite, Finite] | Literal["auto"]
 
 
 class RatingRange(RootModel[Span]):
-    """Lowest and highest rating there can be, ``[low, high]``; ``auto``: those of the training rows."""
+    """Lowest and highest possible rating, ``[low, high]``; ``auto``: those of the training rows."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,12 +53,12 @@ class RatingColumns(BaseModel):
         if len(set(names)) < len(names):
             raise ValueError(f"columns must name different columns of the ratings, got {names}")
         if SPLIT_COLUMN in names:
-            raise ValueError(f"columns lists {SPLIT_COLUMN!r}, the name under which the parts of the split are stored")
+            raise ValueError(f"columns lists {SPLIT_COLUMN!r}, the name of the column with the split of a rating")
         return self
 
 
 class RatingSplit(BaseModel):
-    """Which ratings are held out for evaluation.
+    """The ratings that are held out for evaluation.
 
     * ``random``: a ``fraction`` of the rows, drawn with ``seed``.
     * ``latest``: of each user's ratings the last ``n``, or the last ``fraction`` of them (rounded), by time; at least
@@ -183,7 +183,7 @@ class RatingsTraining(TrainingOptions):
 
 
 class BaselineOptions(BaseModel):
-    """Damped biases (:func:`.baselines.damped_biases`): so many ratings of the mean are added."""
+    """Damped biases (:func:`.baselines.damped_biases`): numbers of ratings equal to the mean that are added."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -201,12 +201,12 @@ class RankingOptions(BaseModel):
 
 
 class ColdStartOptions(BaseModel):
-    """The trial of new users and new items.
+    """The cold-start measurement of new users and new items.
 
     Attributes:
-        fraction: of the users, and of the items, that a model of its own never sees.
+        fraction: of the users, and of the items, that are held out from a model of its own.
         seed: of their choice.
-        given: so many ratings of a new user are known, for each of these numbers.
+        given: numbers of known ratings of a new user; each is measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -217,10 +217,10 @@ class ColdStartOptions(BaseModel):
 
 
 class FoldInOptions(BaseModel):
-    """What holds the vector of a new user back, beside the penalty of the training: a fixed pull towards 0.
+    """Ridge penalty of the vector of a new user, on top of the penalty of the training.
 
-    The training's penalty of a vector grows with its ratings; alone it lets one rating say all about a user. The
-    defaults were best for 3 to 10 given ratings of users held out inside the training part of ml-100k.
+    The training's penalty grows with the number of ratings; alone it lets one rating decide the whole vector. The
+    defaults were best for 3 to 10 known ratings of users held out inside the training split of ml-100k.
 
     Attributes:
         factors: multiple of the vector's squared length that is added to the sum of squared errors.
@@ -238,7 +238,7 @@ class FoldInOptions(BaseModel):
 
 
 class RecommendationOptions(BaseModel):
-    """How many items to recommend to which users, and how many of the nearest items to list for each item."""
+    """Numbers of recommended items and of nearest items, and the users to recommend to."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -248,7 +248,7 @@ class RecommendationOptions(BaseModel):
 
 
 class RatingReport(BaseModel):
-    """What the plots show.
+    """Sizes of the plots.
 
     Attributes:
         biases: items with the highest bias, and as many with the lowest.

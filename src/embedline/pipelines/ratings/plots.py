@@ -170,7 +170,7 @@ def _rmse(column: str) -> pl.Expr:
 
 
 def cold_start_plot(cold_start: dict[str, Any], title: str) -> go.Figure:
-    """Errors on new users by the number of their ratings that were given, and on new items by what is known of them.
+    """Errors on new users by the number of their known ratings, and on new items by the vectors used for them.
 
     Args:
         cold_start: of :func:`.cold_start.measure_cold_start`.
@@ -367,7 +367,7 @@ def crosstab_plot(cells: pl.DataFrame, title: str) -> go.Figure:
 
 
 def place_labels(points: NDArray[np.floating], labels: Sequence[str], width: float, height: float) -> list[str]:
-    """Where each label stands beside its point, so that as few as possible overlap.
+    """Place each label beside its point so that labels overlap as little as possible.
 
     Each label in turn takes the place where it covers least of the other labels, of all points, and of what lies
     outside the frame; after a few turns of all labels nothing changes any more.
@@ -397,8 +397,8 @@ def place_labels(points: NDArray[np.floating], labels: Sequence[str], width: flo
 
 def _overlap(box: NDArray[np.float64], others: NDArray[np.float64]) -> float:
     """Area that a box [4] shares with others [M, 4], pixels²."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    return float(np.prod(np.maximum(sides, 0.0), axis=1).sum())
+    overlaps = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    return float(np.prod(np.maximum(overlaps, 0.0), axis=1).sum())
 
 
 def short_titles(titles: Sequence[str], longest: int = LONGEST_TITLE) -> list[str]:

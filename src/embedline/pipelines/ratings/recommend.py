@@ -1,4 +1,4 @@
-"""The items that a model would recommend to each user: the highest scores among those the user has not rated."""
+"""Recommendations: the items with the highest scores among those that a user has not rated."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +48,7 @@ def recommend(
         blocks.append((rows, *top_items(scores, options.k)))
     rows_of = [np.repeat(rows, best.shape[1]) for rows, best, _ in blocks]
     found = [
-        np.concatenate(part) for part in zip(*((best.ravel(), one.ravel()) for _, best, one in blocks), strict=True)
+        np.concatenate(arrays) for arrays in zip(*((best.ravel(), one.ravel()) for _, best, one in blocks), strict=True)
     ]
     ranks = np.concatenate([np.tile(np.arange(1, best.shape[1] + 1), len(best)) for _, best, _ in blocks])
     listed = _list(model, found[0], found[1], ranks, items)

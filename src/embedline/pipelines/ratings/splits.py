@@ -10,11 +10,11 @@ from embedline.errors import DataError
 from embedline.pipelines.ratings.contract import read_ratings, require_columns, time_column
 from embedline.pipelines.ratings.options import SPLIT_COLUMN, TEST, TRAIN, RatingColumns, RatingSplit
 
-PARTS = pl.Enum([TRAIN, TEST])
+SPLITS = pl.Enum([TRAIN, TEST])
 
 
 def assign_splits(ratings: Any, columns: RatingColumns, split: RatingSplit) -> nw.DataFrame[Any]:
-    """Add the column ``split``, ``train`` or ``evaluate``, to ratings of any engine.
+    """Add the column ``split``, ``train`` or ``test``, to ratings of any backend.
 
     Returns:
         A Polars frame (in Narwhals) of the rows in their order, without ratings that a later one of the same user and
@@ -22,27 +22,27 @@ def assign_splits(ratings: Any, columns: RatingColumns, split: RatingSplit) -> n
         every other column as it was, and ``split``, a Polars Enum of one byte a row.
 
     Raises:
-        DataError: if a column is missing or has a wrong type, or if a part that the split promises is empty.
+        DataError: if a column is missing or has a wrong type, or if one of the two splits is empty.
     """
     rows = read_ratings(ratings, columns, split.columns)
     held_out = _held_out(rows, columns, split)
     wanted = {TRAIN: len(rows) - int(held_out.sum())}
     if split.kind != "none":
         wanted[TEST] = int(held_out.sum())
-    for part, count in wanted.items():
+    for name, count in wanted.items():
         if not count:
-            raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no rating to {part}")
-    return nw.from_native(rows.with_columns(held_out.cast(pl.UInt8).cat.to(PARTS).alias(SPLIT_COLUMN)))
+            raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no rating to {name}")
+    return nw.from_native(rows.with_columns(held_out.cast(pl.UInt8).cat.to(SPLITS).alias(SPLIT_COLUMN)))
 
 
-def subset(rows: pl.DataFrame, part: str) -> pl.DataFrame:
-    """Rows of ``split``."""
+def subset(rows: pl.DataFrame, split: str) -> pl.DataFrame:
+    """The rows whose column ``split`` is ``split``: ``train`` or ``test``."""
     column = pl.col(SPLIT_COLUMN)
-    return rows.filter((column if rows.schema[SPLIT_COLUMN] == PARTS else column.cast(pl.String)) == part)
+    return rows.filter((column if rows.schema[SPLIT_COLUMN] == SPLITS else column.cast(pl.String)) == split)
 
 
 def _held_out(rows: pl.DataFrame, columns: RatingColumns, split: RatingSplit) -> pl.Series:
-    """Which rows are held out, Boolean [N]."""
+    """Whether each row is held out, Boolean [N]."""
     if split.kind == "random":
         assert split.fraction is not None  # RatingSplit saw to it
         return pl.Series(np.random.default_rng(split.seed).random(len(rows)) < split.fraction)

@@ -36,6 +36,9 @@ class TableArrays:
         """Itself, as :class:`.mapped_rows.MappedRows` gives them."""
         return self
 
+    def reader(self) -> None:
+        """No function to read rows with: all are in memory."""
+
     def labelled(self, encoder: Encoder) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs and target, to train on; raise a DataError where there is no target."""
         if self.target is None:

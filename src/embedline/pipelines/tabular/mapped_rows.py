@@ -14,6 +14,7 @@ import narwhals as nw
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import TableArrays, subset, to_arrays
@@ -21,6 +22,7 @@ from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.options import TableTraining
 from embedline.pipelines.tabular.targets import ClassTarget
 from embedline.training import checkpoint
+from embedline.training.batches import ReadRows
 from embedline.training.device import available_memory, resolve_device
 
 logger = logging.getLogger(__name__)
@@ -53,13 +55,31 @@ class MappedRows:
                 f"the training rows are in {self.path}, which a process of the training does not see: processes on "
                 "several machines need a folder that they share, or training.memory: device"
             )
-        records = np.empty(0, self.dtype)
-        if self.n_rows:
-            records = np.memmap(self.path, self.dtype, mode="c")  # torch has no tensors that are read-only
-            if isinstance(records.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
-                records.base.madvise(mmap.MADV_RANDOM)  # else each row that is missing has the system read 32 pages
+        records = self._records()
         views = {name: torch.from_numpy(records[name]) for name in self.dtype.fields or ()}
         return TableArrays(views["codes"], views["values"], views.get("target"))
+
+    def reader(self) -> ReadRows:
+        """Function that reads codes, values and target of rows int64 [B], each of which it touches once.
+
+        It takes a half to a quarter of the time that indexing the views of :meth:`arrays` one by one does.
+        """
+        records = self._records()
+
+        def read(rows: Tensor) -> list[Tensor]:
+            taken = np.take(records, rows.numpy())
+            return [torch.from_numpy(np.ascontiguousarray(taken[name])) for name in ("codes", "values", "target")]
+
+        return read
+
+    def _records(self) -> NDArray[Any]:
+        """The mapped records [n_rows]."""
+        if not self.n_rows:
+            return np.empty(0, self.dtype)
+        records = np.memmap(self.path, self.dtype, mode="c")  # torch has no tensors that are read-only
+        if isinstance(records.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+            records.base.madvise(mmap.MADV_RANDOM)  # else each row that is missing has the system read 32 pages
+        return records.view(np.ndarray)
 
 
 def record_dtype(encoder: Encoder, *, labelled: bool = True) -> np.dtype[Any]:

@@ -24,10 +24,10 @@ from embedline.training.plots import (
     LAYOUT,
     MUTED,
     SECOND,
-    calibration_figure,
     confusion_height,
     confusion_trace,
     label_confusion,
+    plot_calibration,
     principal_components,
 )
 
@@ -239,7 +239,7 @@ def plot_reliability(predictions: pl.DataFrame, target: ClassTarget, prefix: str
     models = {"network": (actual, read_prediction(frame, target, prefix))}
     for name in baseline_names(predictions.columns, target, prefix):
         models[name] = (actual, read_prediction(frame, target, prefix, name))
-    return calibration_figure(models, title)
+    return plot_calibration(models, title)
 
 
 def plot_class_errors(

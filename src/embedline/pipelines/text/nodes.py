@@ -251,17 +251,17 @@ def plot_training(history: pl.DataFrame) -> Plot:
 
 def plot_language_model_rates(rates: pl.DataFrame) -> Plot:
     """Plot the loss against the learning rate in the language model's range test."""
-    from embedline.training.plots import range_test_figure
+    from embedline.training.plots import plot_range_test
 
-    return range_test_figure(rates, "Learning-rate range test of the language model", "smoothed loss (nats a token)")
+    return plot_range_test(rates, "Learning-rate range test of the language model", "smoothed loss (nats a token)")
 
 
 def plot_classifier_rates(rates: pl.DataFrame) -> Plot:
     """Plot the loss against the learning rate in the range test of the classifier's first stage."""
-    from embedline.training.plots import range_test_figure
+    from embedline.training.plots import plot_range_test
 
     title = "Learning-rate range test of the classifier's first stage"
-    return range_test_figure(rates, title, "smoothed loss (nats a document)")
+    return plot_range_test(rates, title, "smoothed loss (nats a document)")
 
 
 def plot_confusion(predictions: pl.DataFrame, classes: Classes) -> Plot:

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from embedline.errors import DataError
 from embedline.pipelines.text.evaluation import prediction_arrays
-from embedline.training.plots import ACCENT, INK, MUTED, SECOND, calibration_figure, confusion_figure
+from embedline.training.plots import ACCENT, INK, MUTED, SECOND, plot_calibration, plot_confusion
 from embedline.training.plots import LAYOUT as LOOK
 
 HELD_OUT = (SECOND, "#059669")
@@ -24,7 +24,7 @@ METRICS = ("perplexity", *FRACTIONS)
 def confusion_plot(predictions: pl.DataFrame, classes: Sequence[str], title: str) -> go.Figure:
     """Counts of actual against predicted classes, coloured by the fraction of the actual class."""
     actual, probabilities = prediction_arrays(predictions, classes)
-    return confusion_figure(actual, probabilities, classes, title).update_layout(margin=MARGIN)
+    return plot_confusion(actual, probabilities, classes, title).update_layout(margin=MARGIN)
 
 
 def calibration_plot(
@@ -41,7 +41,7 @@ def calibration_plot(
     models = {"classifier": prediction_arrays(predictions, classes)}
     if baseline_predictions is not None:
         models["baseline"] = prediction_arrays(baseline_predictions, classes)
-    figure = calibration_figure(models, title, n_bins=n_bins, rows="documents")
+    figure = plot_calibration(models, title, n_bins=n_bins, rows="documents")
     return figure.update_layout(margin=MARGIN)
 
 
