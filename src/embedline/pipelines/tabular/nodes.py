@@ -1,7 +1,7 @@
-"""Nodes of the tabular learner: frames, settings and bundles in, the same out.
+"""Nodes of the tabular learner: they take and return frames, settings and model bundles.
 
-Frames are Polars or pandas, as the catalog loads them, and leave as they came. PyTorch, LightGBM and Plotly are
-imported inside the functions, since every Kedro command reads this module.
+Frames are Polars or pandas, as the catalog loads them; a node returns the kind that it is given. PyTorch, LightGBM and
+Plotly are imported inside the functions, since every Kedro command reads this module.
 """
 
 import functools
@@ -43,7 +43,7 @@ from embedline.training.options import FinderOptions
 logger = logging.getLogger(__name__)
 
 Frame = Any  # polars.DataFrame or pandas.DataFrame
-Figure = Any  # plotly.graph_objects.Figure
+Plot = Any  # plotly.graph_objects.Figure
 Bundle = Any  # embedline.training.model_file.ModelBundle
 
 
@@ -244,21 +244,21 @@ def forecast(encoded: Frame, model: Bundle, columns: Columns) -> Frame:
     return rows.select(*columns.keys, *to_series(found, rows.implementation)).to_native()
 
 
-def plot_training(history: pl.DataFrame) -> Figure:
+def plot_training(history: pl.DataFrame) -> Plot:
     """Loss and learning rate over the epochs."""
     from embedline.pipelines.tabular import plots
 
     return plots.plot_training(history, "Training: loss and learning rate")
 
 
-def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
+def plot_learning_rates(learning_rates: pl.DataFrame) -> Plot:
     """Loss against learning rate in the range test."""
     from embedline.training.plots import plot_range_test
 
     return plot_range_test(learning_rates, "Learning-rate range test")
 
 
-def plot_forecast(predictions: Frame, encoder: dict[str, Any], columns: Columns, report: ReportOptions) -> Figure:
+def plot_forecast(predictions: Frame, encoder: dict[str, Any], columns: Columns, report: ReportOptions) -> Plot:
     """Actual and predicted values: over time for a few series, or row by row in a table without a time.
 
     For classes the reliability diagram; of several targets the first one.
@@ -274,7 +274,7 @@ def plot_forecast(predictions: Frame, encoder: dict[str, Any], columns: Columns,
     return plots.plot_forecast(_numbers(predictions, prefix), columns.time, report, title)
 
 
-def plot_errors(predictions: Frame, encoder: dict[str, Any], report: ReportOptions) -> Figure:
+def plot_errors(predictions: Frame, encoder: dict[str, Any], report: ReportOptions) -> Plot:
     """Error by the values of a few columns; for classes with the confusion matrix, of several targets the first one."""
     from embedline.pipelines.tabular import plots
 
@@ -285,7 +285,7 @@ def plot_errors(predictions: Frame, encoder: dict[str, Any], report: ReportOptio
     return plots.plot_errors(_numbers(predictions, prefix), report, title)
 
 
-def plot_importance(importance: pl.DataFrame) -> Figure:
+def plot_importance(importance: pl.DataFrame) -> Plot:
     """Importance of the variables, the greatest on top."""
     from embedline.pipelines.tabular import plots
 
@@ -294,7 +294,7 @@ def plot_importance(importance: pl.DataFrame) -> Figure:
     return plots.plot_importance(importance, f"Held-out rows: importance of the variables{suffix}")
 
 
-def plot_embeddings(embeddings: pl.DataFrame, report: ReportOptions) -> Figure:
+def plot_embeddings(embeddings: pl.DataFrame, report: ReportOptions) -> Plot:
     """Embeddings of a few variables in two dimensions."""
     from embedline.pipelines.tabular import plots
 
