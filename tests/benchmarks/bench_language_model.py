@@ -7,7 +7,7 @@
 The model is that of the notebook lesson4-imdb: 200/500/3, a vocabulary of 34,945, batches of 64 x 70 tokens. Each side
 runs in a process of its own with the same number of threads, in turn. fastai runs in float32: its mixed precision is
 written for CUDA. embedline runs in float32 too, and in the precision that it picks by itself (bfloat16 where the CPU
-has AMX).
+has it and it is measured to be faster).
 """
 
 import argparse

@@ -61,15 +61,15 @@ def tokens_per_second(settings: dict[str, Any], n_steps: int) -> float:
     n_tokens = STREAMS * TOKENS * n_steps + STREAMS + 1
     ids = np.minimum(np.random.default_rng(0).zipf(1.2, n_tokens), VOCABULARY) - 1
     corpus = Corpus(ids.astype(np.int32), np.arange(0, n_tokens + 200, 200).clip(max=n_tokens))
+    held_out = Corpus(ids[:0].astype(np.int32), np.zeros(1, dtype=np.int64))
     words = Vocabulary.model_construct(tokens=tuple(map(str, range(VOCABULARY))))
     config = language_config(words, LanguageModelOptions(preset="dl1"))
     training = LanguageModelTraining(
         epochs=1, batch_size=STREAMS, bptt=TOKENS, lr=0.003, clip_norm=0.3, device="cpu", **settings
     )
-    nothing = Corpus(ids[:0].astype(np.int32), np.array([0]))
-    spec = LanguageModelSpec(corpus, nothing, training, config, settings["threads"])
-    result, _ = distributed.run(spec.train, options=training)
-    return float(result.rows_per_second)
+    spec = LanguageModelSpec(corpus, held_out, training, config, settings["threads"])
+    _, metrics = distributed.run(spec.train, options=training)
+    return float(metrics["tokens_per_second"])
 
 
 def main() -> None:

@@ -10,8 +10,9 @@
 
 Every training runs in a process of its own with the same number of threads, none beside another. fastai runs in
 float32: its mixed precision is written for CUDA (``autocast("cuda")``) and does nothing on a CPU. embedline runs in
-float32 too, and in the precision that it picks by itself (bfloat16 where the CPU has AMX). Beside busy neighbours use
-``--threads 1``: two threads that wait for each other lose most of their time to whoever holds the other core.
+float32 too, and in the precision that it picks by itself (bfloat16 where the CPU has it and it is measured to be
+faster). Beside busy neighbours use ``--threads 1``: two threads that wait for each other lose most of their time to
+whoever holds the other core.
 """
 
 import argparse

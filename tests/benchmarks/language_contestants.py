@@ -21,6 +21,7 @@ STREAMS, TOKENS = 64, 70
 RATES = {"input": 0.05, "embedding": 0.02, "weight": 0.1, "hidden": 0.05, "output": 0.05}
 LR, CLIP, WEIGHT_DECAY, ALPHA, BETA = 3e-3, 0.3, 1e-6, 2.0, 1.0
 WARM_STEPS = 3
+LONG_TRAINING = 300  # steps of the training that these stand for: the fewest for which the precision is measured
 
 
 def make_tokens(n_steps: int) -> np.ndarray:
@@ -37,7 +38,8 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
     from embedline.training.device import make_accelerator
     from embedline.training.optimizer import make_optimizer, set_rates
-    from embedline.training.train import optimizer_step
+    from embedline.training.precision import choose_precision
+    from embedline.training.train import training_step
 
     options = LanguageModelOptions(preset="dl1", dropout=RATES)
     training = LanguageModelTraining(
@@ -58,12 +60,12 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     network = LanguageModel(VOCABULARY, options.encoder(), decoder_bias=False).train()
     optimizer = make_optimizer(network, training)
     set_rates(optimizer, LR, training.betas[0])
-    task = LanguageModelBatches(corpus, training, device=accelerator.device)
-    task.begin_epoch(torch.Generator())
+    batches = LanguageModelBatches(corpus, training, device=accelerator.device)
+    accelerator = choose_precision(accelerator, network, batches, LONG_TRAINING)
+    batches.begin_epoch(torch.Generator())
 
     def step(index: int) -> float:
-        value, nats = task.loss(network, index, accelerator.autocast)
-        optimizer_step(value, network, optimizer, CLIP)
+        (nats,) = training_step(batches, range(index, index + 1), network, optimizer, accelerator, CLIP)
         return float(nats)
 
     return {**_timed(step, job["steps"]), "parameters": sum(p.numel() for p in network.parameters())}

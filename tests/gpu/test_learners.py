@@ -69,7 +69,7 @@ def test_a_training_ends_where_it_does_on_the_cpu(
         same_orders(monkeypatch)
         trained[device] = LEARNERS[learner](device=device)
     assert trained["cuda"][0].metrics["device"] == torch.cuda.get_device_name()
-    assert trained["cuda"][0].metrics["precision"] in ("fp32", "no")
+    assert trained["cuda"][0].metrics["precision"] == "fp32"
     assert_close(trained["cuda"], trained["cpu"], rel=0.01)
 
 
@@ -116,7 +116,9 @@ def test_auto_takes_bfloat16_where_the_device_has_it() -> None:
     device = resolve_device("auto")
     assert device.type == "cuda"
     native = torch.cuda.get_device_capability()[0] >= 8
-    assert resolve_precision("auto", device) == ("bf16" if native else "fp32")
+    assert resolve_precision("auto", device)[0] == ("bf16" if native else "fp32")
+    metrics = small.train_table(**CUDA, precision="auto")[0].metrics
+    assert metrics["precision"] == ("bf16" if native else "fp32") and "native" in metrics["precision_reason"]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

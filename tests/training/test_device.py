@@ -24,14 +24,23 @@ def test_cuda_by_name_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyP
         resolve_device("cuda")
 
 
-@pytest.mark.parametrize(("tiles", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_auto_precision_on_a_cpu_follows_its_matrix_units(
-    tiles: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_precision_on_a_gpu_is_the_native_one(
+    native: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
-    assert resolve_precision("auto", CPU) == expected
-    assert resolve_precision("fp32", CPU) == "fp32"
-    assert resolve_precision("bf16", CPU) == "bf16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
+    precision, reason = resolve_precision("auto", torch.device("cuda"))
+    assert precision == expected and "native" in reason
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
+def test_a_precision_by_name_is_taken(device: torch.device) -> None:
+    assert resolve_precision("fp32", device) == ("fp32", "as set")
+    assert resolve_precision("bf16", device) == ("bf16", "as set")
+
+
+def test_auto_precision_on_a_cpu_is_left_to_a_measurement() -> None:
+    assert resolve_precision("auto", CPU) == ("auto", "")
 
 
 def test_one_process_may_train_in_two_precisions() -> None:

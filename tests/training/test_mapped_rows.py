@@ -16,11 +16,10 @@ import small_trainings as small
 import torch
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular import learner, mapped_rows
-from embedline.pipelines.tabular.arrays import subset, to_arrays
+from embedline.pipelines.tabular import arrays, learner
+from embedline.pipelines.tabular.arrays import blocks_of, record_dtype, rows_of, subset, to_arrays, write_rows
 from embedline.pipelines.tabular.columns import Columns
 from embedline.pipelines.tabular.encoder import encode, fit_encoder
-from embedline.pipelines.tabular.mapped_rows import blocks_of, record_dtype, rows_of, write_rows
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.training import checkpoint as checkpoints
 from embedline.training import device as devices
@@ -50,7 +49,7 @@ def two_targets() -> tuple[nw.DataFrame[Any], Any]:
 def test_a_file_holds_the_rows_of_a_split(
     kind: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapped_rows, "BLOCK_ROWS", block)
+    monkeypatch.setattr(arrays, "BLOCK_ROWS", block)
     encoded, encoder = two_targets() if kind == "both" else small.table(classes=kind == "class")
     written = write_rows(encoded, encoder, "train", tmp_path / "train")
     expected = to_arrays(subset(encoded, "train"), encoder).labelled(encoder)
@@ -61,6 +60,8 @@ def test_a_file_holds_the_rows_of_a_split(
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
     rows = torch.randint(len(expected[-1]), (50,), generator=torch.Generator().manual_seed(0))
     assert all(torch.equal(ours[rows], theirs[rows]) for ours, theirs in zip(found, expected, strict=True))
+    for ours, theirs in zip(written.reader()(rows), expected, strict=True):
+        assert ours.is_contiguous() and ours.dtype == theirs.dtype and torch.equal(ours, theirs[rows])
     bare = write_rows(encoded, encoder, "test", tmp_path / "test", labelled=False).arrays()
     assert bare.target is None
     assert torch.equal(bare.codes, to_arrays(subset(encoded, "test"), encoder).codes)
@@ -104,7 +105,7 @@ def test_auto_maps_rows_that_would_fill_half_of_the_free_memory(monkeypatch: pyt
     encoded, encoder = small.table()
     needed = len(encoded) * record_dtype(encoder).itemsize
     for free, mapped in ((2 * needed, False), (2 * needed - 1, True)):
-        monkeypatch.setattr(mapped_rows, "available_memory", lambda _, free=free: free)
+        monkeypatch.setattr(arrays, "available_memory", lambda _, free=free: free)
         with rows_of(encoded, encoder, make_training()) as store:
             assert (store.folder is not None) is mapped
         with rows_of(encoded, encoder, make_training(memory="device")) as store:

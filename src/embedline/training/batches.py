@@ -14,6 +14,8 @@ from embedline.errors import DataError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Autocast = Callable[[], AbstractContextManager[Any]]
+ReadRows = Callable[[Tensor], list[Tensor]]
+"""Function of rows int64 [B]: inputs and, last, the target, [B, …] each, on the CPU."""
 Fingerprint = dict[str, Any]  # what tells one training from another; JSON values by name
 
 UNTIMED_STEPS = 10  # first steps warm caches and kernels up; they do not count in rows per second
@@ -177,7 +179,8 @@ class TableBatches:
         tensors: inputs and, last, the target; all of the same length [N, …].
         loss: mean loss of a batch, ``loss(output, target)``, where ``output = network(*inputs)``.
         rows: int64 [M], the rows to learn from; all of them when absent.
-        resident: whether the tensors are moved to the device, once; each batch of its own when False.
+        read: reads the rows of a batch, from the file that the tensors are views on. Without it the tensors are moved
+            to the device, once.
         shard: which part of each batch is this process's.
     """
 
@@ -189,10 +192,11 @@ class TableBatches:
         batch_size: int,
         device: torch.device,
         rows: Tensor | None = None,
-        resident: bool = True,
+        read: ReadRows | None = None,
         shard: Shard = WHOLE,
     ) -> None:
-        self._tensors = [tensor.to(device) for tensor in tensors] if resident else list(tensors)
+        self._tensors = [] if read is not None else [tensor.to(device) for tensor in tensors]
+        self._read = read
         self._rows = rows.to(device) if rows is not None else None
         self._loss, self._device, self._shard = loss, device, shard
         self.n_rows = len(tensors[-1]) if rows is None else len(rows)
@@ -231,8 +235,8 @@ class TableBatches:
     def gather(self, rows: Tensor) -> list[Tensor]:
         """The tensors' values [B, …] at some of the rows to learn from, int64 [B], on the device."""
         chosen = rows if self._rows is None else self._rows[rows]
-        if self._tensors[0].device != self._device:
-            return [tensor[chosen.cpu()].to(self._device) for tensor in self._tensors]
+        if self._read is not None:
+            return [values.to(self._device) for values in self._read(chosen.cpu())]
         return [tensor[chosen] for tensor in self._tensors]
 
     def state(self) -> None:

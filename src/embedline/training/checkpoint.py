@@ -31,7 +31,7 @@ Record = dict[str, float]
 
 logger = logging.getLogger(__name__)
 
-_keepers: list[tuple[Path, float]] = []
+_keepers: list[tuple[Path, float]] = []  # folder and interval of each block of :func:`checkpointing`
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def checkpointing(folder: Path, every: float) -> Iterator[None]:
     """Have the trainings inside the ``with`` block keep checkpoints in ``folder`` and go on from those they find there.
 
     The caller makes sure that ``folder`` belongs to exactly this work (same code, parameters and inputs), and deletes
-    it once the result is stored. It is made with the first checkpoint. Of nested blocks the innermost counts.
+    it once the result is stored. Of nested blocks the innermost counts.
 
     Args:
         folder: one file for each training, ``<name>.pt``.
@@ -82,15 +82,19 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, every: float) -> None:
-        self.path = path
-        self.every = every
-        self.name = path.stem
-        self._since = time.monotonic()
-        self._warned = False
+        self.path, self.every, self.name = path, every, path.stem
+        self._since, self._warned = time.monotonic(), False
 
     def due(self) -> bool:
         """Whether ``every`` seconds have passed since the training began or the last checkpoint was written."""
         return time.monotonic() - self._since >= self.every
+
+    def identity(self) -> Fingerprint:
+        """Fingerprint of the training in the file; empty without one that can be read, of which :meth:`load` warns."""
+        try:
+            return dict(torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)["identity"])
+        except Exception:  # as in load; most often there is no file
+            return {}
 
     def load(self, identity: Fingerprint) -> State | None:
         """The stored state, its tensors on the CPU, at the beginning of a training; None where there is no file.
@@ -242,6 +246,7 @@ class TrainingState:
             "processes": self.accelerator.shard.size,
             "device": self.accelerator.device.type,
             "precision": self.accelerator.precision,
+            "precision_reason": self.accelerator.precision_reason,
             "torch": str(torch.__version__),
             "rates": [group["rate"] for group in self.optimizer.param_groups],
             "trained": sum(parameter.requires_grad for parameter in self.network.parameters()),
@@ -250,7 +255,7 @@ class TrainingState:
         }
 
     def state_dict(self) -> State:
-        """All that :meth:`load_state_dict` needs. The clock of the throughput stops."""
+        """All that :meth:`load_state_dict` needs."""
         loss = {"total": self.loss.total.item(), "count": self.loss.count}  # first, as it waits for the device
         self.throughput.stop(self.step)
         return {

@@ -14,6 +14,7 @@ from embedline.errors import DataError
 from embedline.training.batches import WHOLE, Shard
 from embedline.training.options import OptimizerOptions
 
+AUTO = "auto"
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -23,13 +24,16 @@ class Accelerator:
 
     Attributes:
         device: of the network and its batches.
-        precision: ``fp32``, or ``bf16`` for what runs inside :meth:`autocast`; weights stay in float32.
+        precision: ``fp32``, or ``bf16`` for what runs inside :meth:`autocast`; weights stay in float32. ``auto``, which
+            computes in fp32, until :func:`embedline.training.precision.choose_precision` has chosen one of them.
         shard: rows of each batch that are this process's, where several processes train together.
+        precision_reason: why it is this precision, for people.
     """
 
     device: torch.device
     precision: str
     shard: Shard = WHOLE
+    precision_reason: str = ""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which PyTorch computes in :attr:`precision`."""
@@ -47,7 +51,8 @@ def make_accelerator(options: OptimizerOptions) -> Accelerator:
         index = int(os.environ.get("LOCAL_RANK", shard.rank)) if shard.size > 1 else torch.cuda.current_device()
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
-    return Accelerator(device, resolve_precision(options.precision, device), shard)
+    precision, reason = resolve_precision(options.precision, device)
+    return Accelerator(device, precision, shard, reason)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -63,16 +68,18 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """Turn ``auto`` into ``bf16`` where matrix units make it the faster one, else ``fp32``.
+def resolve_precision(precision: str, device: torch.device) -> tuple[str, str]:
+    """Precision, and the reason for it; on a CPU ``auto`` stays: the network decides it.
 
-    On a CPU this means AMX tiles: without them bfloat16 is emulated and slower than float32.
+    On a GPU ``auto`` is ``bf16`` where it is native, else ``fp32``.
     """
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+    if precision != AUTO:
+        return precision, "as set"
+    if device.type == "cpu":
+        return AUTO, ""
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16", "the GPU computes bfloat16 natively"
+    return "fp32", "the GPU has no native bfloat16"
 
 
 def device_name(device: torch.device) -> str:

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embedline.training import checkpoint, distributed
-from embedline.training.batches import Stopped
+from embedline.training.batches import Batches, Stopped
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, device_name, make_accelerator
 from embedline.training.options import TrainingOptions
+from embedline.training.precision import choose_precision
 from embedline.training.train import Evaluate, FitResult
 
 Result = TypeVar("Result")
@@ -42,7 +43,7 @@ class EnsembleResult:
         weights: tensors of all members, under ``0.``, ``1.``, … as a bundle has them.
         metrics: ``rows``, ``epochs``, ``members``, ``member_weights``, ``workers`` (members side by side),
             ``processes`` where there are several, ``seconds`` of all together, ``rows_per_second``, ``device``,
-            ``precision`` and, with early stopping, ``best_epochs``.
+            ``precision``, ``precision_reason`` and, with early stopping, ``best_epochs``.
         history: records of all members, each with its ``member``.
     """
 
@@ -60,6 +61,9 @@ class NetworkSpec(Protocol):
 
     def build(self, seed: int) -> nn.Module:
         """The network of a seed, as it is before the training."""
+
+    def batches(self, network: nn.Module, accelerator: Accelerator) -> Batches:
+        """Batches such as the training has, to time."""
 
     def fit(self, network: nn.Module, *, accelerator: Accelerator, seed: int, **settings: Any) -> FitResult:
         """Train it; ``settings`` are others of :func:`embedline.training.train.train`."""
@@ -85,11 +89,19 @@ def train_ensemble(spec: NetworkSpec, *, rows: int, name: str = "") -> EnsembleR
 
 def _train_ensemble(spec: NetworkSpec, rows: int, name: str, stop: threading.Event) -> EnsembleResult:
     training, accelerator = spec.training, make_accelerator(spec.training)
-    evaluate, several = spec.evaluator(accelerator), accelerator.shard.size > 1
+    several = accelerator.shard.size > 1
     networks = [spec.build(seed) for seed in training.seeds]
     prefix = f"{name}." if name else ""
     checkpoints = [checkpoint.current(f"{prefix}member{member}") for member in range(len(networks))]
     workers = 1 if several else count_workers(len(networks), training.threads, accelerator.device)
+
+    def choose() -> Accelerator:
+        batches = spec.batches(networks[0], accelerator)
+        n_batches = training.epochs * batches.n_batches
+        return choose_precision(accelerator, networks[0], batches, n_batches, checkpoints=checkpoints, stop=stop)
+
+    accelerator = in_threads(training.threads, choose)
+    evaluate = spec.evaluator(accelerator)
 
     def train_member(member: int, network: nn.Module, stop: threading.Event) -> FitResult:
         return spec.fit(
@@ -117,6 +129,7 @@ def _train_ensemble(spec: NetworkSpec, rows: int, name: str, stop: threading.Eve
         "rows_per_second": workers * float(np.mean([result.rows_per_second for result in results])),
         "device": device_name(accelerator.device),
         "precision": accelerator.precision,
+        "precision_reason": accelerator.precision_reason,
         **({"best_epochs": [result.best_epoch for result in results]} if training.early_stopping else {}),
     }
     states = enumerate(result.network.state_dict() for result in results)

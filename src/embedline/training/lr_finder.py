@@ -17,6 +17,7 @@ from embedline.training.batches import (
     Batches,
     BatchLoss,
     Loss,
+    ReadRows,
     Stopped,
     TableBatches,
     batches_by_step,
@@ -71,10 +72,10 @@ def find_learning_rate(
     *,
     accelerator: Accelerator,
     seed: int,
-    resident: bool = True,
+    read: ReadRows | None = None,
 ) -> RangeTest:
     """:func:`range_test` on independent rows; the arguments are those of :func:`embedline.training.train.fit`."""
-    task = RandomRows(tensors, loss, batch_size=training.batch_size, device=accelerator.device, resident=resident)
+    task = RandomRows(tensors, loss, batch_size=training.batch_size, device=accelerator.device, read=read)
     return range_test(network, task, training, finder, accelerator=accelerator, seed=seed)
 
 

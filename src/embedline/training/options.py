@@ -67,9 +67,11 @@ class OptimizerOptions(BaseModel):
             ``weight_decay / 2 * sum(w**2)``, whose gradient ``weight_decay * w`` Adam then scales with the rest. The
             lesson writes the penalty as ``loss += wd * (w**2).sum()``, with the gradient ``2 * wd * w``: its ``wd`` is
             half of this ``weight_decay``.
-        processes: that share each batch out among them, on this machine; a GPU for each on CUDA. The result is that of
-            one process but for rounding and the masks of dropout. A launcher's processes
-            (:func:`embedline.training.distributed.launched`) count without it.
+        precision: ``fp32``, ``bf16``, or ``auto``: on CUDA bf16 where it is native, on a CPU what is measured to be
+            faster (:func:`embedline.training.precision.choose_precision`).
+        processes: number of processes on this machine that take a part of each batch; a GPU for each on CUDA. The
+            result is that of one process but for rounding, the masks of dropout and, on a CPU, batch-norm, which sees
+            a part at a time. A launcher's processes (:func:`embedline.training.distributed.launched`) need no number.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

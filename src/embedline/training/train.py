@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from embedline.errors import TrainingError
 from embedline.training import distributed, progress
-from embedline.training.batches import Batches, Loss, Stopped, TableBatches, batches_by_step, mean_rate
+from embedline.training.batches import Batches, Loss, ReadRows, Stopped, TableBatches, batches_by_step, mean_rate
 from embedline.training.checkpoint import Checkpoint, Record, TrainingState
 from embedline.training.device import Accelerator
 from embedline.training.early_stopping import hold_out, row_monitor
@@ -92,7 +92,7 @@ def fit(
     options: FitOptions,
     *,
     accelerator: Accelerator,
-    resident: bool = True,
+    read: ReadRows | None = None,
     **settings: Any,
 ) -> FitResult:
     """:func:`train` on independent rows, ``options.batch_size`` of them a batch.
@@ -102,7 +102,7 @@ def fit(
     Args:
         network: called as ``network(*inputs)``; must return what ``loss`` takes as its first argument.
         tensors: inputs and, last, the target; all of the same length [N, …].
-        loss, resident: see :class:`.batches.TableBatches`.
+        loss, read: see :class:`.batches.TableBatches`.
         settings: those of :func:`train`.
 
     Raises:
@@ -118,7 +118,7 @@ def fit(
         batch_size=options.batch_size,
         device=accelerator.device,
         rows=learned,
-        resident=resident,
+        read=read,
         shard=accelerator.shard,
     )
     return train(network, batches, options, accelerator=accelerator, **settings)

@@ -91,6 +91,10 @@ class RatingNetworkSpec:
         """The network of a seed."""
         return build_network(self.config, self.codes, seed=seed)
 
+    def batches(self, network: nn.Module, accelerator: Accelerator) -> RatingBatches:
+        """Batches of all ratings, those held out for early stopping included."""
+        return _task(RatingBatches, network, self.tensors, self.training, accelerator, shard=accelerator.shard)
+
     def fit(self, network: nn.Module, **settings: Any) -> FitResult:
         """Train it; ``settings`` are those of :func:`fit_ratings`."""
         return fit_ratings(network, self.tensors, self.training, **settings)

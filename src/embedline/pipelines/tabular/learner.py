@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.arrays import TableArrays, to_arrays
+from embedline.pipelines.tabular.arrays import MappedRows, TableArrays, blocks_of, rows_of, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.losses import make_loss
-from embedline.pipelines.tabular.mapped_rows import MappedRows, blocks_of, rows_of
 from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes, numeric_config
 from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
 from embedline.pipelines.tabular.targets import (
@@ -28,6 +27,7 @@ from embedline.pipelines.tabular.targets import (
     invert_target,
     prefix_of,
 )
+from embedline.training.batches import TableBatches
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, make_accelerator
 from embedline.training.dropout import seed_dropout
@@ -162,10 +162,21 @@ class TableNetworkSpec:
         """The network of a seed."""
         return build_network(self.config, seed=seed)
 
+    def batches(self, network: nn.Module, accelerator: Accelerator) -> TableBatches:
+        """Batches of all rows, those held out for early stopping included."""
+        return TableBatches(
+            self.rows.arrays().labelled(self.encoder),
+            make_loss(self.encoder.targets, self.training),
+            batch_size=self.training.batch_size,
+            device=accelerator.device,
+            read=self.rows.reader(),
+            shard=accelerator.shard,
+        )
+
     def fit(self, network: nn.Module, **settings: Any) -> FitResult:
         """Train it; ``settings`` are those of :func:`embedline.training.train.fit`."""
         tensors, loss = self.rows.arrays().labelled(self.encoder), make_loss(self.encoder.targets, self.training)
-        return fit(network, tensors, loss, self.training, resident=isinstance(self.rows, TableArrays), **settings)
+        return fit(network, tensors, loss, self.training, read=self.rows.reader(), **settings)
 
     def evaluator(self, accelerator: Accelerator) -> Evaluate | None:
         """Metrics of the held-out rows by name, after the target's where there are several; None without rows."""
@@ -207,7 +218,7 @@ def range_test(
                 finder,
                 accelerator=make_accelerator(training),
                 seed=seed,
-                resident=isinstance(learned, TableArrays),
+                read=learned.reader(),
             ),
         )
 

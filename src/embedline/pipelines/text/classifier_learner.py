@@ -18,6 +18,7 @@ from embedline.pipelines.text.evaluation import class_codes, prediction_frame
 from embedline.pipelines.text.fine_tuning import (
     ClassifierData,
     build_classifier,
+    choose_stage_precision,
     train_stages,
     unfrozen_groups,
 )
@@ -102,7 +103,7 @@ def _train_members(
     stop: threading.Event,
 ) -> tuple[list[list[FitResult]], dict[str, Any]]:
     """Train the members in one process; return the results of their stages, and metrics for the bundle."""
-    accelerator = make_accelerator(training)
+    accelerator = choose_stage_precision(data, training, threads, make_accelerator(training), stop)
     evaluate = _evaluator(*validation, accelerator) if validation else None
     members = train_stages(data, training, threads, accelerator, evaluate, stop)
     metrics = _validation_metrics(members, training.member_weights, evaluate)

@@ -29,9 +29,10 @@ from embedline.pipelines.text.splits import TRAIN
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint
-from embedline.training.device import Accelerator
+from embedline.training.device import AUTO, Accelerator
 from embedline.training.model_file import ModelBundle
 from embedline.training.optimizer import LayerGroup, discriminative
+from embedline.training.precision import choose_precision
 from embedline.training.train import Evaluate, FitResult, train
 
 logger = logging.getLogger(__name__)
@@ -169,6 +170,38 @@ def train_stages(
     ]
 
 
+def choose_stage_precision(
+    data: ClassifierData,
+    training: ClassifierTraining,
+    threads: int,
+    accelerator: Accelerator,
+    stop: threading.Event | None = None,
+) -> Accelerator:
+    """Choose one precision for all stages of all members: that of the last stage, in which most layers learn."""
+    if accelerator.precision != AUTO:
+        return accelerator
+    stage = training.stages[-1]
+    checkpoints = [each for member in range(len(training.seeds)) for each in _checkpoints(training, member)]
+
+    def choose(network: nn.Module, stop: threading.Event) -> Accelerator:
+        assert isinstance(network, TextClassifier)
+        unfrozen_groups(network, stage, training)
+        batches = data.batches(training.of_stage(stage), accelerator)
+        n_batches = batches.n_batches * sum(each.epochs for each in training.stages)
+        return choose_precision(accelerator, network, batches, n_batches, checkpoints=checkpoints, stop=stop)
+
+    return with_seed(training.seeds[0], threads, data.build, choose, rank=accelerator.shard.rank, stop=stop)
+
+
+def _prefix(training: ClassifierTraining, member: int) -> str:
+    return f"member{member}." if len(training.seeds) > 1 else ""
+
+
+def _checkpoints(training: ClassifierTraining, member: int) -> list[checkpoint.Checkpoint | None]:
+    """Return the checkpoint of each stage of a member."""
+    return [checkpoint.current(f"{_prefix(training, member)}stage{place}") for place in range(len(training.stages))]
+
+
 def stage_fitter(
     data: ClassifierData,
     training: ClassifierTraining,
@@ -177,8 +210,7 @@ def stage_fitter(
     accelerator: Accelerator,
 ) -> Callable[[nn.Module, threading.Event], list[FitResult]]:
     """Return a function that trains a classifier in all stages; all its results have the same network."""
-    prefix = f"member{member}." if len(training.seeds) > 1 else ""
-    checkpoints = [checkpoint.current(f"{prefix}stage{place}") for place in range(len(training.stages))]
+    prefix, checkpoints = _prefix(training, member), _checkpoints(training, member)
 
     def fit(network: nn.Module, stop: threading.Event) -> list[FitResult]:
         assert isinstance(network, TextClassifier)

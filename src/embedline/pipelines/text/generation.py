@@ -121,10 +121,14 @@ def prompt_ids(prompt: str, vocabulary: VocabularyLike, tokens: "TokenOptions") 
     written = _prompt_tokens(prompt, tokens)
     ids = [int(value) for value in vocabulary.ids(written)]
     unknown = vocabulary.tokens[vocabulary.unknown]
-    lost = list(dict.fromkeys(t for t, i in zip(written, ids, strict=True) if i == vocabulary.unknown and t != unknown))
-    if lost:
-        more = f" and {len(lost) - SHOWN_WORDS} more" if len(lost) > SHOWN_WORDS else ""
-        logger.warning("Unknown words of the prompt are read as %s: %s%s", unknown, ", ".join(lost[:SHOWN_WORDS]), more)
+    missing = list(
+        dict.fromkeys(t for t, i in zip(written, ids, strict=True) if i == vocabulary.unknown and t != unknown)
+    )
+    if missing:
+        more = f" and {len(missing) - SHOWN_WORDS} more" if len(missing) > SHOWN_WORDS else ""
+        logger.warning(
+            "Unknown words of the prompt are read as %s: %s%s", unknown, ", ".join(missing[:SHOWN_WORDS]), more
+        )
     return ids
 
 

@@ -25,6 +25,7 @@ from embedline.training.ensemble import available_cores, train_parallel, warn_of
 from embedline.training.lr_finder import RangeTest, range_test
 from embedline.training.model_file import ModelBundle, library_versions
 from embedline.training.options import FinderOptions
+from embedline.training.precision import choose_precision
 from embedline.training.train import FitResult, train
 
 Result = TypeVar("Result")
@@ -112,28 +113,32 @@ class LanguageModelSpec:
     def train(self, stop: threading.Event) -> tuple[FitResult, dict[str, Any]]:
         """Train in one process, until the end or until ``stop`` is set; return the result and the bundle's metrics."""
         training, accelerator = self.training, make_accelerator(self.training)
-        evaluate = evaluator(self.held_out, accelerator) if len(self.held_out) else None
+        batches = LanguageModelBatches(self.corpus, training, device=accelerator.device, shard=accelerator.shard)
+        kept = checkpoint.current("language_model")
 
-        def fit(network: nn.Module, stop: threading.Event) -> FitResult:
-            shard, device = accelerator.shard, accelerator.device
-            return train(
+        def fit(network: nn.Module, stop: threading.Event) -> tuple[FitResult, Accelerator]:
+            n_batches = training.epochs * batches.n_batches
+            chosen = choose_precision(accelerator, network, batches, n_batches, checkpoints=[kept], stop=stop)
+            evaluate = evaluator(self.held_out, chosen) if len(self.held_out) else None
+            result = train(
                 network,
-                LanguageModelBatches(self.corpus, training, device=device, shard=shard),
+                batches,
                 training,
-                accelerator=accelerator,
+                accelerator=chosen,
                 seed=training.seed,
                 evaluate=evaluate,
                 monitor=MONITOR,
                 label="language_model.",
-                checkpoint=checkpoint.current("language_model"),
+                checkpoint=kept,
                 stop=stop,
             )
+            return result, chosen
 
         def build() -> nn.Module:
             return build_language_model(self.config)
 
-        result = with_seed(training.seed, self.threads, build, fit, rank=accelerator.shard.rank, stop=stop)
-        return result, training_metrics(result, accelerator)
+        result, chosen = with_seed(training.seed, self.threads, build, fit, rank=accelerator.shard.rank, stop=stop)
+        return result, training_metrics(result, chosen)
 
 
 def own_threads(training: TextSettings) -> int:
@@ -211,6 +216,7 @@ def training_metrics(result: FitResult, accelerator: Accelerator) -> dict[str, A
         "tokens_per_second": result.rows_per_second,
         "device": device_name(accelerator.device),
         "precision": accelerator.precision,
+        "precision_reason": accelerator.precision_reason,
     }
 
 

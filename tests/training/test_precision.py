@@ -1,0 +1,263 @@
+"""``precision: auto`` on a CPU: measured where the processor has bfloat16, kept with the checkpoint, told with why."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_trainings as small
+import torch
+from torch import Tensor, nn
+
+from embedline.training import checkpoint as checkpoints
+from embedline.training import precision as precisions
+from embedline.training import progress
+from embedline.training.batches import Shard, Stopped, TableBatches
+from embedline.training.device import Accelerator, make_accelerator
+from embedline.training.dropout import Dropout, generator_states, seed_dropout
+from embedline.training.options import OptimizerOptions
+from embedline.training.precision import choose_precision, time_precisions
+
+CPU = torch.device("cpu")
+AUTO = Accelerator(CPU, "auto")
+
+
+def make_network() -> nn.Module:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(3, 4), Dropout(0.5), Dropout(0.05), nn.Dropout(0.5), nn.Linear(4, 1), nn.Flatten(0)
+    )
+    seed_dropout(network, 1)
+    return network
+
+
+def make_batches(**settings: Any) -> TableBatches:
+    tensors = [torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.ones(40)]
+    return TableBatches(tensors, nn.functional.mse_loss, batch_size=4, device=CPU, **settings)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Function that fakes a processor and what is measured on it; it returns the batches timed in each measurement."""
+    real = precisions.time_precisions
+
+    def install(fp32: float = 1.0, bf16: float = 0.5, *, amx: bool = True, avx512: bool = True) -> list[int]:
+        measured: list[int] = []
+
+        def seconds(*arguments: Any) -> dict[str, float]:
+            measured.append(arguments[3])
+            return {"fp32": fp32, "bf16": bf16} if real(*arguments) else {}
+
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+        monkeypatch.setattr(precisions, "time_precisions", seconds)
+        return measured
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("fp32", "bf16", "expected"),
+    [
+        (1.35, 1.0, ("bf16", "bf16 is 1.35 times as fast as fp32 in 8 steps")),
+        (1.1, 1.0, ("bf16", "bf16 is 1.10 times as fast as fp32 in 8 steps")),
+        (1.09, 1.0, ("fp32", "bf16 is 1.09 times as fast as fp32 in 8 steps")),
+        (0.5, 1.0, ("fp32", "bf16 is 0.50 times as fast as fp32 in 8 steps")),
+    ],
+)
+def test_bf16_is_chosen_where_it_is_faster_by_a_tenth(
+    fp32: float, bf16: float, expected: tuple[str, str], fake: Callable[..., list[int]]
+) -> None:
+    measured = fake(fp32, bf16)
+    chosen = choose_precision(AUTO, make_network(), make_batches(), 100_000)
+    assert (chosen.precision, chosen.precision_reason) == expected and measured == [4]
+    assert chosen.autocast().__enter__() is not None and chosen.device == CPU
+
+
+@pytest.mark.parametrize(("amx", "avx512"), [(True, False), (False, True), (False, False)])
+def test_a_processor_without_bfloat16_is_not_measured(amx: bool, avx512: bool, fake: Callable[..., list[int]]) -> None:
+    measured = fake(amx=amx, avx512=avx512)
+    chosen = choose_precision(AUTO, make_network(), make_batches(), 100_000)
+    assert measured == ([4] if amx or avx512 else [])
+    assert chosen.precision == ("bf16" if measured else "fp32")
+    assert ("AMX or AVX512-BF16" in chosen.precision_reason) is not bool(measured)
+
+
+@pytest.mark.parametrize(("n_batches", "timed"), [(299, []), (300, [1]), (899, [2]), (1200, [4]), (10**6, [4])])
+def test_at_most_2_percent_of_a_training_is_measured(
+    n_batches: int, timed: list[int], fake: Callable[..., list[int]]
+) -> None:
+    measured = fake()
+    chosen = choose_precision(AUTO, make_network(), make_batches(), n_batches)
+    assert measured == timed
+    assert sum(2 * precisions.ROUNDS * each for each in timed) <= 0.02 * n_batches
+    if not timed:
+        assert chosen.precision == "fp32" and "299 batches" in chosen.precision_reason
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_given_precision_is_not_measured(precision: str, fake: Callable[..., list[int]]) -> None:
+    measured = fake()
+    options = OptimizerOptions.model_validate({"batch_size": 1, "device": "cpu", "precision": precision})
+    given = make_accelerator(options)
+    assert choose_precision(given, make_network(), make_batches(), 100_000) == given
+    assert not measured and (given.precision, given.precision_reason) == (precision, "as set")
+
+
+def test_auto_computes_in_fp32_until_it_is_chosen() -> None:
+    accelerator = make_accelerator(OptimizerOptions.model_validate({"batch_size": 1, "device": "cpu"}))
+    assert accelerator.precision == "auto"
+    with accelerator.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_the_measurement_runs_real_batches_and_leaves_no_trace() -> None:
+    network, batches, seen = make_network().eval(), make_batches(), []
+    torch.rand(3)
+    before = (torch.get_rng_state(), {name: value.clone() for name, value in network.state_dict().items()})
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: (
+            seen.append((inputs[0].shape, output.dtype, module.training))
+            if isinstance(module, nn.Linear) and module.in_features == 3
+            else None
+        )
+    )
+    try:
+        seconds = time_precisions(AUTO, network, batches, 2)
+    finally:
+        handle.remove()
+    assert seen == [((4, 3), dtype, True) for dtype in (torch.float32, torch.bfloat16)] * (2 * precisions.ROUNDS)
+    assert set(seconds) == {"fp32", "bf16"} and min(seconds.values()) > 0.0
+    assert torch.equal(torch.get_rng_state(), before[0]) and not network.training
+    assert all(torch.equal(value, before[1][name]) for name, value in network.state_dict().items())
+    assert all(state is None for state in generator_states(network))
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_the_quickest_pass_counts_and_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    durations = iter([0.5, 0.1, 9.0, 4.0, 3.0, 5.0])  # fp32, bf16 of three rounds
+    clock, calls = [0.0], [0]
+
+    def counter() -> float:
+        if calls[0] % 2:
+            clock[0] += next(durations)
+        calls[0] += 1
+        return clock[0]
+
+    monkeypatch.setattr(precisions.time, "perf_counter", counter)
+    seconds = time_precisions(AUTO, make_network(), make_batches(), 1)
+    assert seconds == pytest.approx({"fp32": 3.0, "bf16": 4.0})
+
+
+def test_batches_that_never_lower_the_precision_are_not_timed(fake: Callable[..., list[int]]) -> None:
+    fake()
+
+    class Products(TableBatches):
+        passes = 0
+
+        def loss_of(self, network: nn.Module, rows: Tensor, autocast: Any) -> Any:
+            self.passes += 1
+            return super().loss_of(network, rows, AUTO.autocast)
+
+    tensors = [torch.randn(40, 3), torch.ones(40)]
+    batches = Products(tensors, nn.functional.mse_loss, batch_size=4, device=CPU)
+    chosen = choose_precision(AUTO, make_network(), batches, 100_000)
+    assert (chosen.precision, batches.passes) == ("fp32", 1)
+    assert chosen.precision_reason == "all that the network computes is in fp32"
+
+
+def test_a_measurement_can_be_stopped() -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        time_precisions(AUTO, make_network(), make_batches(), 1, stop)
+
+
+def test_rank_0_chooses_for_all_processes(fake: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = fake()
+    monkeypatch.setattr(precisions.distributed, "on_rank_0", lambda function: ("fp32", "told by rank 0"))
+    second = Accelerator(CPU, "auto", Shard(1, 2))
+    chosen = choose_precision(second, make_network(), make_batches(shard=second.shard), 100_000)
+    assert chosen == Accelerator(CPU, "fp32", Shard(1, 2), "told by rank 0") and not measured
+
+
+LEARNERS: dict[str, Callable[..., small.Trained]] = {
+    "table": lambda **changes: small.train_table(dropout=0.2, **changes),
+    "ratings": lambda **changes: small.train_factors(dropout=0.2, seeds=(1, 2), **changes),
+    "language_model": lambda **changes: small.train_words(dropout=0.5, **changes),
+    "classifier": lambda **changes: small.train_texts(dropout=0.5, seeds=(1, 2), **changes),
+}
+
+
+@pytest.fixture(params=LEARNERS)
+def train(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., small.Trained]:
+    """Train with a learner; its training is long enough to measure, and tells of each step."""
+    small.language_model()  # with a precision of its own
+    monkeypatch.setattr(precisions, "BATCHES_PER_TIMED", 4)
+    return LEARNERS[request.param]
+
+
+def assert_same(ours: small.Trained, theirs: small.Trained) -> None:
+    assert ours[1] == theirs[1]
+    assert ours[0].weights.keys() == theirs[0].weights.keys()
+    assert [name for name, value in theirs[0].weights.items() if not torch.equal(ours[0].weights[name], value)] == []
+
+
+@pytest.mark.parametrize(("seconds", "precision"), [((3.0, 2.0), "bf16"), ((2.0, 3.0), "fp32")])
+def test_auto_trains_to_the_bits_of_the_precision_that_it_chooses(
+    seconds: tuple[float, float], precision: str, train: Callable[..., small.Trained], fake: Callable[..., list[int]]
+) -> None:
+    measured = fake(*seconds)
+    ours, theirs = train(precision="auto"), train(precision=precision)
+    assert len(measured) == 1, "one choice for all members and stages"
+    assert_same(ours, theirs)
+    steps = measured[0] * (precisions.ROUNDS - 1)
+    assert ours[0].metrics["precision"] == theirs[0].metrics["precision"] == precision
+    reason = f"bf16 is {seconds[0] / seconds[1]:.2f} times as fast as fp32 in {steps} steps"
+    assert (ours[0].metrics["precision_reason"], theirs[0].metrics["precision_reason"]) == (reason, "as set")
+
+
+@pytest.mark.parametrize(("seconds", "precision"), [((3.0, 2.0), "bf16"), ((2.0, 3.0), "fp32")])
+def test_a_resumed_training_keeps_its_precision(
+    seconds: tuple[float, float],
+    precision: str,
+    train: Callable[..., small.Trained],
+    fake: Callable[..., list[int]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    fake(*seconds)
+    with progress.listening(kill), checkpoints.checkpointing(tmp_path, 0.0), pytest.raises(KeyboardInterrupt):
+        train(precision="auto")
+    measured = fake(*reversed(seconds))
+    with checkpoints.checkpointing(tmp_path, 0.0):
+        resumed = train(precision="auto")
+    assert not measured and "starts over" not in caplog.text
+    assert_same(resumed, train(precision=precision))
+    reason = f"bf16 is {seconds[0] / seconds[1]:.2f} times as fast"
+    assert resumed[0].metrics["precision"] == precision and reason in resumed[0].metrics["precision_reason"]
+
+
+def test_a_checkpoint_of_another_setting_decides_nothing(fake: Callable[..., list[int]], tmp_path: Path) -> None:
+    with checkpoints.checkpointing(tmp_path, 0.0):
+        small.train_table(precision="bf16")
+    (tmp_path / "member1.pt").write_bytes(b"damaged")
+    older = {"format": checkpoints.FORMAT, "identity": {"options.precision": "auto", "device": "cpu"}, "state": {}}
+    torch.save(older, tmp_path / "member2.pt")
+    measured = fake(2.0, 3.0)
+    kept = [checkpoints.Checkpoint(tmp_path / f"member{member}.pt", 0.0) for member in range(4)]
+    chosen = choose_precision(AUTO, make_network(), make_batches(), 100_000, checkpoints=kept)
+    assert (chosen.precision, measured) == ("fp32", [4])
+
+
+def test_ratings_without_hidden_layers_are_not_measured(
+    fake: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precisions, "BATCHES_PER_TIMED", 4)
+    fake()
+    metrics = small.train_factors(precision="auto")[0].metrics
+    assert (metrics["precision"], metrics["precision_reason"]) == ("fp32", "all that the network computes is in fp32")
