@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessException, start_processes
+from tqdm.auto import tqdm
 
 from embedline.errors import DataError
 from embedline.training.batches import Stopped
@@ -136,14 +137,11 @@ def processes(options: OptimizerOptions) -> Iterator[None]:
             "set training.processes to that or training.device to 'cpu'"
         )
     with tempfile.TemporaryDirectory(prefix="embedline-") as folder:
-        ready = torch.multiprocessing.get_context("spawn").Semaphore(0)
-        given = (f"file://{folder}/store", size, ready)
-        children = start_processes(_child, given, size - 1, join=False, start_method="spawn")
+        children = start_processes(_child, (folder, size), size - 1, join=False, start_method="spawn")
         try:
-            for _ in range(1, size):
-                while not ready.acquire(timeout=0.1):
-                    children.join(0)
-            _join(given[0], 0, size)
+            while len(list(Path(folder).glob("ready*"))) < size - 1:  # a child may die before it joins
+                children.join(0.1)
+            _join(f"file://{folder}/store", 0, size)
             yield
             broadcast(None)
         except BaseException as error:
@@ -175,10 +173,11 @@ def _death(children: Any, size: int, error: BaseException) -> str | None:
     return f"{who} ended with an error: {str(error).strip().splitlines()[-1]}"
 
 
-def _child(index: int, address: str, size: int, ready: Any) -> None:
+def _child(index: int, folder: str, size: int) -> None:
     os.environ["LOCAL_RANK"] = str(index + 1)
-    ready.release()
-    _join(address, index + 1, size)
+    tqdm.set_lock(threading.RLock())  # its own, shared between processes, would outlive one that is killed
+    Path(folder, f"ready{index}").touch()
+    _join(f"file://{folder}/store", index + 1, size)
     _serve()
 
 

@@ -1,24 +1,29 @@
-"""Where a training tells what it measures while it runs; a tracker listens, a node function need not know."""
+"""Live metrics of a training: the loop reports them, a tracker listens, a node function need not know of it."""
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Listener = Callable[[dict[str, float], int], None]
 
-_listeners: list[Listener] = []
+
+@functools.cache
+def _listeners() -> list[Listener]:
+    """The list of this process; a cache, as what a module holds counts as code of the nodes that use it."""
+    return []
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Call ``listener(figures, step)`` for every report made inside the ``with`` block."""
-    _listeners.append(listener)
+    """Call ``listener(metrics, step)`` for every report made inside the ``with`` block."""
+    _listeners().append(listener)
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        _listeners().remove(listener)
 
 
-def report(figures: dict[str, float], step: int) -> None:
-    """Hand ``figures``, measured after ``step`` optimiser steps, to everyone who listens."""
-    for listener in _listeners:
-        listener(figures, step)
+def report(metrics: dict[str, float], step: int) -> None:
+    """Send ``metrics``, measured after ``step`` optimiser steps, to all listeners."""
+    for listener in _listeners():
+        listener(metrics, step)
