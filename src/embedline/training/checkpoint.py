@@ -31,7 +31,7 @@ Record = dict[str, float]
 
 logger = logging.getLogger(__name__)
 
-_keepers: list[tuple[Path, float]] = []
+_keepers: list[tuple[Path, float]] = []  # folder and interval of each block of :func:`checkpointing`
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def checkpointing(folder: Path, every: float) -> Iterator[None]:
     """Have the trainings inside the ``with`` block keep checkpoints in ``folder`` and go on from those they find there.
 
     The caller makes sure that ``folder`` belongs to exactly this work (same code, parameters and inputs), and deletes
-    it once the result is stored. It is made with the first checkpoint. Of nested blocks the innermost counts.
+    it once the result is stored. Of nested blocks the innermost counts.
 
     Args:
         folder: one file for each training, ``<name>.pt``.
@@ -82,11 +82,8 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, every: float) -> None:
-        self.path = path
-        self.every = every
-        self.name = path.stem
-        self._since = time.monotonic()
-        self._warned = False
+        self.path, self.every, self.name = path, every, path.stem
+        self._since, self._warned = time.monotonic(), False
 
     def due(self) -> bool:
         """Whether ``every`` seconds have passed since the training began or the last checkpoint was written."""
@@ -258,7 +255,7 @@ class TrainingState:
         }
 
     def state_dict(self) -> State:
-        """All that :meth:`load_state_dict` needs. The clock of the throughput stops."""
+        """All that :meth:`load_state_dict` needs."""
         loss = {"total": self.loss.total.item(), "count": self.loss.count}  # first, as it waits for the device
         self.throughput.stop(self.step)
         return {

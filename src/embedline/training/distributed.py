@@ -15,6 +15,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -159,10 +160,10 @@ def processes(options: OptimizerOptions) -> Iterator[None]:
 
 def _death(children: Any, size: int, error: BaseException) -> str | None:
     """What ended the child whose end led to ``error``; None if it has another reason."""
+    deadline = time.monotonic() + END_SECONDS
     try:
-        if is_connection_error(error):
-            while not children.join(END_SECONDS):
-                pass
+        while is_connection_error(error) and time.monotonic() < deadline and not children.join(0.1):
+            pass
     except ProcessException as found:
         error = found
     if not isinstance(error, ProcessException):
@@ -225,9 +226,7 @@ def launched() -> Iterator[bool]:
     rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     if size == 1:
         if os.environ.get("ACCELERATE_USE_CPU") == "True":
-            logger.warning(
-                "Accelerate's launcher started one process: take --multi_gpu, which works without a GPU, too"
-            )
+            logger.warning("Accelerate's launcher started one process: --multi_gpu starts several, on CPUs too")
         yield True
         return
     _join("env://", rank, size)

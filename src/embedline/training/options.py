@@ -69,9 +69,9 @@ class OptimizerOptions(BaseModel):
             half of this ``weight_decay``.
         precision: ``fp32``, ``bf16``, or ``auto``: on CUDA bf16 where it is native, on a CPU what is measured to be
             faster (:func:`embedline.training.precision.choose_precision`).
-        processes: that share each batch out among them, on this machine; a GPU for each on CUDA. The result is that of
-            one process but for rounding and the masks of dropout. A launcher's processes
-            (:func:`embedline.training.distributed.launched`) count without it.
+        processes: number of processes on this machine that take a part of each batch; a GPU for each on CUDA. The
+            result is that of one process but for rounding, the masks of dropout and, on a CPU, batch-norm, which sees
+            a part at a time. A launcher's processes (:func:`embedline.training.distributed.launched`) need no number.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
