@@ -71,7 +71,7 @@ def recommend(
 def _for_known(
     model: "RatingModel", catalog: Any, source: str, user: str, k: int, items: Any, name: str
 ) -> "pl.DataFrame":
-    """Best items of a user whom the model knows, by the user's own vector."""
+    """Best items of a user that the model knows, by the vector of the user."""
     from embedline.pipelines.ratings.options import RecommendationOptions
     from embedline.pipelines.ratings.recommend import recommend as best_items
 
@@ -91,7 +91,7 @@ def _for_known(
 def _for_new(
     model: "RatingModel", rated: Sequence[str], k: int, items: Any, parameters: dict[str, Any]
 ) -> "pl.DataFrame":
-    """Best items of a new user, folded in from the ratings that are given."""
+    """Best items of a new user, folded in from the ratings of ``--rated``."""
     import numpy as np
     import polars as pl
 

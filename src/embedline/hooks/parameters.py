@@ -98,7 +98,7 @@ class ParameterCheck:
 
 
 def require_new_names(names: Iterable[str]) -> None:
-    """Raise a DataError for the first parameter that has a name of before, such as ``movielens.folding``."""
+    """Raise a DataError for a parameter with a former name, such as ``movielens.folding``; it says the new name."""
     for name in names:
         above, _, own = name.rpartition(".")
         if own in RENAMED:

@@ -128,22 +128,17 @@ class Tracking:
     @hook_impl
     @survive_outage
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: CatalogProtocol) -> None:
-        """Tag the run with the commit and the environment, and have trainings report to MLflow while they run."""
+        """Tag the run with the commit and the environment."""
         self._catalog, self._live = catalog, None
         self._listening.close()
         if mlflow := _active_mlflow():
-            from embedline.training import progress
-
             self._run_id = mlflow.active_run().info.run_id
-            self._live = LiveMetrics(self._run_id, tracker=self)
-            self._listening.callback(self._live.flush)  # after the last report
-            self._listening.enter_context(progress.listening(self._live.add))
             mlflow.set_tags({**_git_state(Path(run_params["project_path"])), "env": run_params.get("env") or "sample"})
 
     @hook_impl
     @survive_outage
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
-        """Log the node's settings; the metrics that it reports while it runs are named by its namespace."""
+        """Log the node's settings; what it reports while it runs goes to MLflow under its namespace."""
         mlflow = _active_mlflow()
         if not mlflow:
             return
@@ -155,8 +150,13 @@ class Tracking:
         }
         if settings:
             mlflow.log_params({_tracked(name): str(value)[:6000] for name, value in settings.items()})
-        if self._live:
-            self._live.prefix = f"{node.namespace}." if node.namespace else ""
+        if self._live is None:  # not before the runner has planned: a listener is a value of a module of the nodes
+            from embedline.training import progress
+
+            self._live = LiveMetrics(mlflow.active_run().info.run_id, tracker=self)
+            self._listening.callback(self._live.flush)  # after the last report
+            self._listening.enter_context(progress.listening(self._live.add))
+        self._live.prefix = f"{node.namespace}." if node.namespace else ""
 
     @hook_impl
     def after_node_run(self) -> None:

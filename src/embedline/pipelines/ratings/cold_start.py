@@ -198,7 +198,7 @@ def errors(
 
 
 class _Ordered(NamedTuple):
-    """New users' ratings, user by user, those of one in a random order.
+    """Ratings of new users, sorted by user; the ratings of one user are shuffled.
 
     Attributes:
         user: number of the new user, int [N].
@@ -224,7 +224,7 @@ def measure_users(
     penalty: Penalty,
     options: ColdStartOptions,
 ) -> dict[str, Any]:
-    """Predict ratings of new users of whom 0 ratings, and each number in ``options.given``, are known.
+    """Predict ratings of new users with 0 known ratings, and with each number in ``options.given``.
 
     The ratings of each user are shuffled once. The first of them are known to every method, and those behind the
     largest number are predicted, whatever the number: all metrics are of the same rows. Users with too few ratings are

@@ -33,7 +33,7 @@ def recommend(
         ``user`` and ``item`` (ids), ``rank`` (Int32, from 1), ``title`` and ``score`` (Float32).
 
     Raises:
-        DataError: if ``recommendation.users`` names a user whom the model does not know.
+        DataError: if ``recommendation.users`` names an unknown user.
     """
     encoder = model.encoder
     users = chosen_users(encoder, options)
@@ -66,7 +66,7 @@ def recommend_for_ratings(
     penalty: Penalty,
     items: Any = None,
 ) -> pl.DataFrame:
-    """The k best items for a new user of whom some ratings are known, without the rated ones.
+    """The k best items for a new user with some known ratings, without the rated items.
 
     Args:
         item_rows: rows of the rated items, int [N]; a row 0 is passed over.
