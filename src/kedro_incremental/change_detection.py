@@ -212,7 +212,7 @@ class ChangeDetector:
         if node.name in self._not_comparable:
             return [self._not_comparable[node.name]]
         unknown = [name for name in loaded_datasets(node) if name not in uncertain and not self.artifacts.get(name)]
-        return [f"input {unknown[0]} is missing or no file: whether it changed cannot be told"] if unknown else []
+        return [f"input {unknown[0]} is missing or no file: a change cannot be detected"] if unknown else []
 
     def _output_reasons(self, node: Node, record: NodeRecord) -> Iterator[str]:
         for name, base, storage in self._stored_outputs(node):

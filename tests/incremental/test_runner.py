@@ -311,7 +311,7 @@ def test_free_inputs_in_memory_always_run_their_readers(shop: Shop) -> None:
     catalog["raw"] = MemoryDataset([1, 2])
     runner.run(shop.pipeline(), catalog, None, "v2")
     states = {step.node: (step.state, step.why) for step in runner._report.steps}
-    assert states["clean"] == ("ran", "input raw is missing or no file: whether it changed cannot be told")
+    assert states["clean"] == ("ran", "input raw is missing or no file: a change cannot be detected")
     assert states["add"] == ("skipped", "its inputs came out as they were")
 
 

@@ -89,13 +89,6 @@ class Checkpoint:
         """Whether ``every`` seconds have passed since the training began or the last checkpoint was written."""
         return time.monotonic() - self._since >= self.every
 
-    def identity(self) -> Fingerprint:
-        """Fingerprint of the training in the file; empty without one that can be read, of which :meth:`load` warns."""
-        try:
-            return dict(torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)["identity"])
-        except Exception:  # as in load; most often there is no file
-            return {}
-
     def load(self, identity: Fingerprint) -> State | None:
         """The stored state, its tensors on the CPU, at the beginning of a training; None where there is no file.
 

@@ -68,7 +68,13 @@ def choose_precision(
 def _kept(checkpoints: Sequence[Checkpoint | None], accelerator: Accelerator) -> tuple[str, str] | None:
     """Precision and reason of the first of the checkpoints that is of a training with ``auto`` on such a device."""
     for checkpoint in checkpoints:
-        identity = checkpoint.identity() if checkpoint else {}
+        if checkpoint is None or not checkpoint.path.exists():
+            continue
+        try:
+            identity = torch.load(checkpoint.path, map_location="cpu", weights_only=True, mmap=True)["identity"]
+        except Exception as error:  # of any kind, from a damaged file: the training warns of it and starts over
+            logger.debug("No precision from %s: %s", checkpoint.path, error)
+            continue
         found = [identity.get(name) for name in ("options.precision", "device", "precision", "precision_reason")]
         if found[:2] == [AUTO, accelerator.device.type] and found[2] and found[3]:
             return found[2], found[3]
