@@ -278,7 +278,7 @@ def test_an_outage_of_tracking_is_reported_once_and_the_run_goes_on(
 def test_tracking_listens_from_the_first_node_on_so_that_no_plan_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from kedro.pipeline import Node
 
-    from embedline.training import progress
+    from embedline.training import metrics as progress
 
     monkeypatch.setattr(mlflow, "active_run", lambda: SimpleNamespace(info=SimpleNamespace(run_id="r")))
     for name in ("set_tags", "end_run"):
@@ -286,12 +286,12 @@ def test_tracking_listens_from_the_first_node_on_so_that_no_plan_sees_it(monkeyp
     tracking = Tracking()
     tracking._run_of_another = True
     tracking.before_pipeline_run({"project_path": "."}, catalog=None)  # type: ignore[arg-type]
-    assert progress._listeners == []  # the run's id in a module of the nodes would have all of them run again
+    assert progress._listeners() == []  # the run's id in a module of the nodes would have all of them run again
     for node in (Node(len, "a", "b", name="one", namespace="x"), Node(len, "b", "c", name="two", namespace="y")):
         tracking.before_node_run(node, inputs={})
-        assert len(progress._listeners) == 1 and tracking._live and tracking._live.prefix == f"{node.namespace}."
+        assert len(progress._listeners()) == 1 and tracking._live and tracking._live.prefix == f"{node.namespace}."
     tracking.after_pipeline_run()
-    assert progress._listeners == []
+    assert progress._listeners() == []
 
 
 @pytest.mark.parametrize(

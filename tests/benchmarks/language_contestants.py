@@ -36,9 +36,8 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     from embedline.pipelines.text.language_model import LanguageModel
     from embedline.pipelines.text.lm_batches import Corpus, LanguageModelBatches
     from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
-    from embedline.training.device import make_accelerator
+    from embedline.training.device import choose_precision, make_accelerator
     from embedline.training.optimizer import make_optimizer, set_rates
-    from embedline.training.precision import choose_precision
     from embedline.training.train import training_step
 
     options = LanguageModelOptions(preset="dl1", dropout=RATES)

@@ -20,7 +20,7 @@ from embedline.pipelines.tabular import learner as tables_learner
 from embedline.pipelines.text.classifier_learner import class_probabilities, load_classifier
 from embedline.pipelines.text.language_learner import load_language_model
 from embedline.training import checkpoint as checkpoints
-from embedline.training import progress
+from embedline.training import metrics as progress
 from embedline.training.device import resolve_device, resolve_precision
 from embedline.training.model_file import ModelBundle
 

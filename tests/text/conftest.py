@@ -71,7 +71,7 @@ def cut_off_after(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> C
     There are four records of a training, so that the running loss matters to what a checkpoint holds.
     """
     from embedline.training import checkpoint as checkpoints
-    from embedline.training import progress
+    from embedline.training import metrics as progress
     from embedline.training import train as loop
 
     monkeypatch.setattr(loop, "RECORDS_PER_TRAINING", 4)

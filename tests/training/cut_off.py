@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embedline.training import checkpoint as checkpoints
-from embedline.training import ensemble, progress
+from embedline.training import ensemble
+from embedline.training import metrics as progress
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.dropout import Dropout, seed_dropout

@@ -12,8 +12,8 @@ from test_tasks import FACTORS, Counted
 from torch import Tensor, nn
 
 from embedline.training import checkpoint as checkpoints
+from embedline.training import metrics as progress
 from embedline.training import optimizer as schedules
-from embedline.training import progress
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.options import FitOptions

@@ -30,8 +30,9 @@ from cut_off import (
 )
 from torch import Tensor, nn
 
-from embedline.training import batches, progress
+from embedline.training import batches
 from embedline.training import checkpoint as checkpoints
+from embedline.training import metrics as progress
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 

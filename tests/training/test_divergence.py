@@ -16,7 +16,7 @@ from embedline.datasets import JSON
 from embedline.errors import DataError, TrainingError
 from embedline.hooks.tracking import LiveMetrics
 from embedline.training import checkpoint as checkpoints
-from embedline.training import progress
+from embedline.training import metrics as progress
 from embedline.training.device import make_accelerator
 from embedline.training.metrics import regression_metrics, require_finite
 from embedline.training.options import TrainingOptions

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from embedline.errors import DataError
 from embedline.training import checkpoint as checkpoints
-from embedline.training import progress
+from embedline.training import metrics as progress
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.early_stopping import BestEpoch, hold_out, row_monitor

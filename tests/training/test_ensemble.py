@@ -23,7 +23,8 @@ from embedline.pipelines.tabular.columns import Columns, Split, assign_splits
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.training import checkpoint as checkpoints
-from embedline.training import ensemble, progress
+from embedline.training import ensemble
+from embedline.training import metrics as progress
 from embedline.training import train as loop
 from embedline.training.batches import Stopped
 from embedline.training.checkpoint import Record

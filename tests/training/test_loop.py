@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embedline.training import metrics as progress
 from embedline.training import optimizer as schedules
-from embedline.training import progress
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.optimizer import LayerGroup, optimizer_groups

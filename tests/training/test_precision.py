@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from embedline.training import checkpoint as checkpoints
-from embedline.training import precision as precisions
-from embedline.training import progress
+from embedline.training import device as precisions
+from embedline.training import metrics as progress
 from embedline.training.batches import Shard, Stopped, TableBatches
-from embedline.training.device import Accelerator, make_accelerator
+from embedline.training.device import Accelerator, choose_precision, make_accelerator, time_precisions
 from embedline.training.dropout import Dropout, generator_states, seed_dropout
 from embedline.training.options import OptimizerOptions
-from embedline.training.precision import choose_precision, time_precisions
 
 CPU = torch.device("cpu")
 AUTO = Accelerator(CPU, "auto")
@@ -249,7 +248,7 @@ def test_a_checkpoint_of_another_setting_decides_nothing(fake: Callable[..., lis
     older = {"format": checkpoints.FORMAT, "identity": {"options.precision": "auto", "device": "cpu"}, "state": {}}
     torch.save(older, tmp_path / "member2.pt")
     measured = fake(2.0, 3.0)
-    kept = [checkpoints.Checkpoint(tmp_path / f"member{member}.pt", 0.0) for member in range(4)]
+    kept = [tmp_path / f"member{member}.pt" for member in range(4)]
     chosen = choose_precision(AUTO, make_network(), make_batches(), 100_000, checkpoints=kept)
     assert (chosen.precision, measured) == ("fp32", [4])
 

@@ -18,7 +18,8 @@ from cut_off import step_of
 
 from embedline.errors import DataError
 from embedline.training import checkpoint as checkpoints
-from embedline.training import distributed, progress
+from embedline.training import distributed
+from embedline.training import metrics as progress
 from embedline.training.options import FitOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,7 +149,7 @@ def sizes(stop: Any) -> tuple[int, list[int]]:
 STUCK = """
 import multiprocessing, os, sys, time
 import small_trainings as small
-from embedline.training import progress
+from embedline.training import metrics as progress
 
 def tell(*_):
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)

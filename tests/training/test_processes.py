@@ -17,7 +17,8 @@ from small_trainings import Trained
 
 from embedline.errors import DataError
 from embedline.training import checkpoint as checkpoints
-from embedline.training import distributed, progress
+from embedline.training import distributed
+from embedline.training import metrics as progress
 from embedline.training import train as loop
 from embedline.training.batches import Shard
 from embedline.training.options import FitOptions

@@ -31,7 +31,7 @@ from cut_off import (
 from torch import Tensor, nn
 
 from embedline.training import checkpoint as checkpoints
-from embedline.training import progress
+from embedline.training import metrics as progress
 from embedline.training import train as loop
 
 pytestmark = pytest.mark.usefixtures("few_records")

@@ -11,8 +11,8 @@ from cut_off import Killed, raise_at
 from torch import Tensor, nn
 
 from embedline.training import checkpoint as checkpoints
+from embedline.training import metrics as progress
 from embedline.training import optimizer as schedules
-from embedline.training import progress
 from embedline.training import train as loop
 from embedline.training.batches import Autocast, BatchLoss, Fingerprint, TableBatches, batch_sizes, row_loss
 from embedline.training.device import make_accelerator

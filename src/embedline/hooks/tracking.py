@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from embedline.errors import describe_outage
 from embedline.paths import sqlite_url
-from embedline.training.metrics import require_finite
+from embedline.training.metrics import listening, require_finite
 from kedro_incremental import RunInterrupted, RunReport
 
 logger = logging.getLogger(__name__)
@@ -150,12 +150,10 @@ class Tracking:
         }
         if settings:
             mlflow.log_params({_tracked(name): str(value)[:6000] for name, value in settings.items()})
-        if self._live is None:  # not before the runner has planned: a listener is a value of a module of the nodes
-            from embedline.training import progress
-
+        if self._live is None:
             self._live = LiveMetrics(mlflow.active_run().info.run_id, tracker=self)
             self._listening.callback(self._live.flush)  # after the last report
-            self._listening.enter_context(progress.listening(self._live.add))
+            self._listening.enter_context(listening(self._live.add))
         self._live.prefix = f"{node.namespace}." if node.namespace else ""
 
     @hook_impl

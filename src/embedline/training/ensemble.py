@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from embedline.training import checkpoint, distributed
 from embedline.training.batches import Batches, Stopped
 from embedline.training.checkpoint import Record
-from embedline.training.device import Accelerator, device_name, make_accelerator
+from embedline.training.device import Accelerator, choose_precision, device_name, make_accelerator
 from embedline.training.options import TrainingOptions
-from embedline.training.precision import choose_precision
 from embedline.training.train import Evaluate, FitResult
 
 Result = TypeVar("Result")
@@ -98,7 +97,8 @@ def _train_ensemble(spec: NetworkSpec, rows: int, name: str, stop: threading.Eve
     def choose() -> Accelerator:
         batches = spec.batches(networks[0], accelerator)
         n_batches = training.epochs * batches.n_batches
-        return choose_precision(accelerator, networks[0], batches, n_batches, checkpoints=checkpoints, stop=stop)
+        files = [each.path for each in checkpoints if each]
+        return choose_precision(accelerator, networks[0], batches, n_batches, checkpoints=files, stop=stop)
 
     accelerator = in_threads(training.threads, choose)
     evaluate = spec.evaluator(accelerator)

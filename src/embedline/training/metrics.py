@@ -1,16 +1,20 @@
-"""Metrics of regression and classification, on NumPy arrays, by scikit-learn and SciPy.
+"""Metrics of regression and classification on NumPy arrays, by scikit-learn and SciPy, and live metrics of a training.
 
 Both libraries are imported inside of the functions: they take a second, and services and the registry need neither.
 """
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedline.errors import DataError
+
+Listener = Callable[[dict[str, float], int], None]
 
 TOLERANCE = 1e-4  # how far a row's probabilities may be from 1 in sum: single precision is exact to about 1e-6
 
@@ -247,3 +251,25 @@ def _numbers(values: Any, path: str = "") -> Iterator[tuple[str, float]]:
             yield from _numbers(value, f"{path}[{position}]")
     elif isinstance(values, float):
         yield path, values
+
+
+@functools.cache
+def _listeners() -> list[Listener]:
+    """The list of this process; a cache, as what a module holds counts as code of the nodes that use it."""
+    return []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call ``listener(metrics, step)`` for every report made inside the ``with`` block."""
+    _listeners().append(listener)
+    try:
+        yield
+    finally:
+        _listeners().remove(listener)
+
+
+def report(metrics: dict[str, float], step: int) -> None:
+    """Send ``metrics``, measured after ``step`` optimiser steps, to all listeners."""
+    for listener in _listeners():
+        listener(metrics, step)

@@ -68,7 +68,7 @@ class OptimizerOptions(BaseModel):
             lesson writes the penalty as ``loss += wd * (w**2).sum()``, with the gradient ``2 * wd * w``: its ``wd`` is
             half of this ``weight_decay``.
         precision: ``fp32``, ``bf16``, or ``auto``: on CUDA bf16 where it is native, on a CPU what is measured to be
-            faster (:func:`embedline.training.precision.choose_precision`).
+            faster (:func:`embedline.training.device.choose_precision`).
         processes: number of processes on this machine that take a part of each batch; a GPU for each on CUDA. The
             result is that of one process but for rounding, the masks of dropout and, on a CPU, batch-norm, which sees
             a part at a time. A launcher's processes (:func:`embedline.training.distributed.launched`) need no number.

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from embedline.errors import TrainingError
-from embedline.training import distributed, progress
+from embedline.training import distributed
 from embedline.training.batches import Batches, Loss, ReadRows, Stopped, TableBatches, batches_by_step, mean_rate
 from embedline.training.checkpoint import Checkpoint, Record, TrainingState
 from embedline.training.device import Accelerator
 from embedline.training.early_stopping import hold_out, row_monitor
+from embedline.training.metrics import report as report_metrics
 from embedline.training.optimizer import LayerGroup, learning_rate, momentum, optimizer_step, set_rates
 from embedline.training.options import FitOptions, HeldOutStopping
 
@@ -199,7 +200,7 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
 
     def report(metrics: Record) -> None:
         require_finite(state, label, metrics)
-        progress.report({f"{label}{name}": value for name, value in metrics.items()}, state.step)
+        report_metrics({f"{label}{name}": value for name, value in metrics.items()}, state.step)
 
     record_every = max(1, n_steps // RECORDS_PER_TRAINING)
     quiet = True if accelerator.shard.rank else None  # None: no bar where there is no terminal

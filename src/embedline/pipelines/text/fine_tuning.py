@@ -29,10 +29,9 @@ from embedline.pipelines.text.splits import TRAIN
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint
-from embedline.training.device import AUTO, Accelerator
+from embedline.training.device import AUTO, Accelerator, choose_precision
 from embedline.training.model_file import ModelBundle
 from embedline.training.optimizer import LayerGroup, discriminative
-from embedline.training.precision import choose_precision
 from embedline.training.train import Evaluate, FitResult, train
 
 logger = logging.getLogger(__name__)
@@ -188,7 +187,8 @@ def choose_stage_precision(
         unfrozen_groups(network, stage, training)
         batches = data.batches(training.of_stage(stage), accelerator)
         n_batches = batches.n_batches * sum(each.epochs for each in training.stages)
-        return choose_precision(accelerator, network, batches, n_batches, checkpoints=checkpoints, stop=stop)
+        files = [each.path for each in checkpoints if each]
+        return choose_precision(accelerator, network, batches, n_batches, checkpoints=files, stop=stop)
 
     return with_seed(training.seeds[0], threads, data.build, choose, rank=accelerator.shard.rank, stop=stop)
 

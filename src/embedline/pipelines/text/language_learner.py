@@ -19,13 +19,12 @@ from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training import checkpoint, distributed
 from embedline.training.checkpoint import Record
-from embedline.training.device import Accelerator, device_name, make_accelerator
+from embedline.training.device import Accelerator, choose_precision, device_name, make_accelerator
 from embedline.training.dropout import RANK_STRIDE
 from embedline.training.ensemble import available_cores, train_parallel, warn_of_few_steps
 from embedline.training.lr_finder import RangeTest, range_test
 from embedline.training.model_file import ModelBundle, library_versions
 from embedline.training.options import FinderOptions
-from embedline.training.precision import choose_precision
 from embedline.training.train import FitResult, train
 
 Result = TypeVar("Result")
@@ -118,7 +117,9 @@ class LanguageModelSpec:
 
         def fit(network: nn.Module, stop: threading.Event) -> tuple[FitResult, Accelerator]:
             n_batches = training.epochs * batches.n_batches
-            chosen = choose_precision(accelerator, network, batches, n_batches, checkpoints=[kept], stop=stop)
+            chosen = choose_precision(
+                accelerator, network, batches, n_batches, checkpoints=[kept.path] if kept else [], stop=stop
+            )
             evaluate = evaluator(self.held_out, chosen) if len(self.held_out) else None
             result = train(
                 network,
