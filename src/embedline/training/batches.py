@@ -26,7 +26,7 @@ class Stopped(Exception):
 
 
 class BatchLoss(NamedTuple):
-    """Losses [] of one batch: the one to descend, with its penalties, and the one to report."""
+    """Losses [] of one batch: the one that is minimised, with its penalties, and the one to report."""
 
     total: Tensor
     data_term: Tensor
@@ -37,7 +37,7 @@ class BatchLoss(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """The part of every batch that is one process's, of ``size`` processes that train together.
+    """The rows of every batch that one process takes, of ``size`` processes that train together.
 
     >>> [Shard(rank, 3).slice(8) for rank in range(3)]
     [slice(0, 2, None), slice(2, 5, None), slice(5, 8, None)]
@@ -47,13 +47,13 @@ class Shard(NamedTuple):
     size: int = 1
 
     def slice(self, n: int) -> slice:
-        """Its part of ``n`` rows."""
+        """Its rows of ``n``."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def weight(self, n: int) -> float:
         """Its share of ``n`` rows, between 0 and 1."""
-        part = self.slice(n)
-        return (part.stop - part.start) / n
+        rows = self.slice(n)
+        return (rows.stop - rows.start) / n
 
     def check(self, n: int, rows: str) -> None:
         """Raise a DataError where a batch of ``n`` leaves a process without any; ``rows`` names them."""
@@ -181,7 +181,7 @@ class TableBatches:
         rows: int64 [M], the rows to learn from; all of them when absent.
         read: reads the rows of a batch, from the file that the tensors are views on. Without it the tensors are moved
             to the device, once.
-        shard: which part of each batch is this process's.
+        shard: the rows of each batch that this process takes.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ def current(name: str) -> "Checkpoint | None":
     return Checkpoint(folder / f"{name}.pt", every)
 
 
-def scratch() -> Path | None:
+def scratch_dir() -> Path | None:
     """The folder of :func:`checkpointing`, for other things that are needed until then; None without one."""
     return _keepers[-1][0] if _keepers else None
 

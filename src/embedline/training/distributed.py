@@ -62,9 +62,9 @@ def sum_gradients(optimizer: torch.optim.Optimizer, losses: list[Tensor]) -> Non
 
 def flags_of_rank_0(*flags: bool) -> list[bool]:
     """The flags that rank 0 gives, in every process."""
-    told = torch.tensor(flags)
-    dist.broadcast(told, src=0)
-    return [bool(flag) for flag in told.tolist()]
+    values = torch.tensor(flags)
+    dist.broadcast(values, src=0)
+    return [bool(flag) for flag in values.tolist()]
 
 
 def on_rank_0(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -235,7 +235,7 @@ def launched() -> Iterator[bool]:
             _serve()
             yield False
             return
-        logger.info("Trainings are shared out to the %d processes of the launcher", size)
+        logger.info("The %d processes of the launcher train together", size)
         yield True
         broadcast(None)
     except BaseException as error:

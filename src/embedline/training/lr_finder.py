@@ -99,9 +99,9 @@ def range_test(
     Raises:
         Stopped: if ``stop`` was set before the end.
     """
-    trained, parts = copy.deepcopy((network, groups))  # together: the groups then hold modules of the copy
+    trained, trained_groups = copy.deepcopy((network, groups))  # together: the groups then hold modules of the copy
     trained = trained.to(accelerator.device).train()
-    optimizer = make_optimizer(trained, training, parts)
+    optimizer = make_optimizer(trained, training, trained_groups)
     steps = _steps(task, training.accumulate, torch.Generator(device=accelerator.device).manual_seed(seed))
     rates: list[float] = []
     losses: list[float] = []

@@ -1,4 +1,4 @@
-"""A model as one file: safetensors weights with its settings, encoder, figures and versions in the header."""
+"""A model as one file: safetensors weights with its settings, encoder, metrics and versions in the header."""
 
 import importlib.metadata
 import json
@@ -25,7 +25,7 @@ class ModelBundle:
         config: arguments that rebuild the network; JSON values.
         encoder: fitted state that turns raw rows into tensors; JSON values.
         weights: tensors by name; members of an ensemble carry the prefix ``0.``, ``1.``, …
-        metrics: figures of the training.
+        metrics: of the training.
         versions: versions of the libraries that made it.
     """
 
@@ -61,11 +61,11 @@ class ModelBundle:
         header = json.loads(content[8 : 8 + header_size]).get("__metadata__") or {}
         if header.get("format") != FORMAT:
             raise DataError(f"{name} has the format {header.get('format')!r}; this version reads {FORMAT!r}")
-        missing = [part for part in ("kind", "config", "encoder", "metrics", "versions") if part not in header]
+        missing = [name for name in ("kind", "config", "encoder", "metrics", "versions") if name not in header]
         if missing:
             raise DataError(f"{name} has no {', '.join(missing)}: it was not written by this library")
-        parts = {part: json.loads(header[part]) for part in ("config", "encoder", "metrics", "versions")}
-        return cls(kind=header["kind"], weights=weights, **parts)
+        values = {name: json.loads(header[name]) for name in ("config", "encoder", "metrics", "versions")}
+        return cls(kind=header["kind"], weights=weights, **values)
 
     def member(self, index: int) -> dict[str, Tensor]:
         """State dictionary of member ``index`` of the ensemble."""

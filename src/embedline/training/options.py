@@ -69,9 +69,9 @@ class OptimizerOptions(BaseModel):
             half of this ``weight_decay``.
         precision: ``fp32``, ``bf16``, or ``auto``: on CUDA bf16 where it is native, on a CPU what is measured to be
             faster (:func:`embedline.training.device.choose_precision`).
-        processes: number of processes on this machine that take a part of each batch; a GPU for each on CUDA. The
+        processes: number of processes on this machine that share each batch; a GPU for each on CUDA. The
             result is that of one process but for rounding, the masks of dropout and, on a CPU, batch-norm, which sees
-            a part at a time. A launcher's processes (:func:`embedline.training.distributed.launched`) need no number.
+            the rows of one process. A launcher's processes (:func:`embedline.training.distributed.launched`) need no number.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

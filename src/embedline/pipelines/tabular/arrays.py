@@ -235,7 +235,7 @@ def rows_of(encoded: nw.DataFrame[Any], encoder: Encoder, training: TableTrainin
     if not _mapped(encoded, encoder, training):
         yield RowStore(encoded, encoder, None)
         return
-    scratch = checkpoint.scratch()
+    scratch = checkpoint.scratch_dir()
     folder = scratch / "rows" if scratch else Path(tempfile.mkdtemp(prefix="embedline-"))
     if scratch:
         shutil.rmtree(folder, ignore_errors=True)  # of a killed process
