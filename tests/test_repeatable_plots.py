@@ -14,7 +14,7 @@ from kedro.validation.type_extractor import TypeExtractor
 
 from embedline import settings
 from embedline.pipeline_registry import register_pipelines
-from embedline.pipelines.ratings.plots import error_plot as rating_errors
+from embedline.pipelines.ratings.plots import plot_error as rating_errors
 from embedline.pipelines.tabular.options import ReportOptions
 from embedline.pipelines.tabular.plots import plot_errors, plot_forecast
 from small_runs import SOURCES

@@ -23,7 +23,7 @@ BIASES = pl.DataFrame(
 
 
 def test_biases_are_sorted_from_the_highest_to_the_lowest() -> None:
-    figure = plots.bias_plot(BIASES, RatingReport(biases=1, min_ratings=20), "Biases")
+    figure = plots.plot_bias(BIASES, RatingReport(biases=1, min_ratings=20), "Biases")
     (bars,) = figure.data
     assert list(bars.x) == [0.9, -1.1]
     assert list(bars.y) == ["Calm", "Loud"]
@@ -37,14 +37,14 @@ def test_biases_are_sorted_from_the_highest_to_the_lowest() -> None:
 
 
 def test_items_of_one_title_keep_bars_of_their_own() -> None:
-    (bars,) = plots.bias_plot(BIASES, RatingReport(biases=9), "Biases").data
+    (bars,) = plots.plot_bias(BIASES, RatingReport(biases=9), "Biases").data
     assert list(bars.x) == [2.0, 0.9, 0.4, -0.2, -1.1]  # five items: none twice
     assert [label.strip("\u200b") for label in bars.y] == ["Rare", "Calm", "Same", "Same", "Loud"]
     assert len(set(bars.y)) == 5
 
 
 def test_one_member_has_no_deviation() -> None:
-    (bars,) = plots.bias_plot(BIASES.with_columns(deviation=0.0), RatingReport(), "Biases").data
+    (bars,) = plots.plot_bias(BIASES.with_columns(deviation=0.0), RatingReport(), "Biases").data
     assert bars.error_x.array is None
 
 
@@ -61,7 +61,7 @@ POINTS = pl.DataFrame(
 
 
 def test_the_map_has_every_item_within_its_frame() -> None:
-    figure = plots.map_plot(POINTS, "Map")
+    figure = plots.plot_map(POINTS, "Map")
     (dots,) = figure.data
     assert (list(dots.x), list(dots.y)) == ([0.0, 1.0, 2.0], [0.0, 1.0, -1.0])
     assert list(dots.text) == ["One", "Two", "T" * 33 + "…"]
@@ -72,7 +72,7 @@ def test_the_map_has_every_item_within_its_frame() -> None:
 
 
 def test_a_map_of_one_item() -> None:
-    assert list(plots.map_plot(POINTS.head(1), "Map").data[0].text) == ["One"]
+    assert list(plots.plot_map(POINTS.head(1), "Map").data[0].text) == ["One"]
 
 
 def boxes_of(points: np.ndarray, labels: list[str], places: list[str]) -> np.ndarray:
@@ -112,7 +112,7 @@ def test_the_crosstab_tells_ratings_from_predictions() -> None:
             "predicted": [4.4, 3.24, 2.0, 1.5],
         }
     )
-    heat, known, held, blank = plots.crosstab_plot(cells, "Crosstab").data
+    heat, known, held, blank = plots.plot_crosstab(cells, "Crosstab").data
     assert [list(row) for row in heat.z] == [[5.0, None], [2.5, 1.0]]
     assert (list(heat.x), list(heat.y)) == (["A", "B"], ["7", "9"])
     assert (heat.zmin, heat.zmax) == (1.0, 5.0)
@@ -131,13 +131,13 @@ def test_training_shows_both_errors_on_one_scale() -> None:
             {"member": 1, "epoch": 1.0, "lr": 0.2, "train_loss": 1.4, "mse": 1.6, "rmse": 1.2},
         ]
     )
-    loss, held, other_loss, other_held, rate = plots.training_plot(history, "Training").data
+    loss, held, other_loss, other_held, rate = plots.plot_training(history, "Training").data
     assert (list(loss.x), list(loss.y)) == ([0.5, 1.0], [2.0, 1.5])
     assert (list(held.x), list(held.y)) == ([1.0], [1.7])
     assert (list(other_loss.y), list(other_held.y)) == ([1.4], [1.6])
     assert list(rate.y) == [0.1, 0.2]
     assert loss.yaxis == held.yaxis
-    alone = plots.training_plot(history.drop("mse"), "Training").data
+    alone = plots.plot_training(history.drop("mse"), "Training").data
     assert [trace.name for trace in alone] == ["training loss", "training loss", None]
 
 
@@ -179,7 +179,7 @@ def test_classes_of_few_rows_are_left_out_unless_there_are_no_others() -> None:
 
 def test_the_error_plot_has_a_panel_for_each_side_and_the_ratings() -> None:
     frame = predictions()
-    traces = plots.error_plot(frame, "Errors").data
+    traces = plots.plot_error(frame, "Errors").data
     assert [trace.name for trace in traces] == [
         *["model", "damped biases"] * 2,
         "prediction = rating",
@@ -201,7 +201,7 @@ def test_the_cold_start_shows_every_way_and_baseline() -> None:
     of_items = one(1.04, no_features=one(1.06), features_and_average=one(1.01), rows=70, items=4, users=9)
     of_items["baselines"] = {"damped_bias": one(1.07), "user_mean": one(1.05)}
     report = {"new_users": {"users": 3, "rows": 20, "given": given}, "new_items": of_items}
-    ours, theirs, dots = plots.cold_start_plot(report, "Cold start").data
+    ours, theirs, dots = plots.plot_cold_start(report, "Cold start").data
     assert (list(ours.x), list(ours.y)) == (["0", "5"], [1.0, 0.9])
     assert list(theirs.y) == [1.1, 1.05]
     assert dict(zip(dots.x, dots.y, strict=True)) == {
@@ -214,9 +214,9 @@ def test_the_cold_start_shows_every_way_and_baseline() -> None:
     assert list(dots.text) == ["1.040", "1.060", "1.010", "1.070", "1.050"]
     assert list(dots.marker.symbol) == ["circle", "circle-open", "circle-open", "circle", "circle"]
     bare = {**report, "new_items": {name: of_items[name] for name in ("rows", "items", "rmse", "mse", "baselines")}}
-    assert plots.cold_start_plot(bare, "Cold start").data[2].x[0] == "model:<br>no features"
+    assert plots.plot_cold_start(bare, "Cold start").data[2].x[0] == "model:<br>no features"
 
 
 def test_every_figure_is_json_for_the_catalog() -> None:
-    for figure in (plots.map_plot(POINTS, "Picture"), plots.error_plot(predictions(), "Picture")):
+    for figure in (plots.plot_map(POINTS, "Picture"), plots.plot_error(predictions(), "Picture")):
         assert '"Picture' in figure.to_json()

@@ -8,7 +8,7 @@ import pytest
 
 from embedline.errors import DataError
 from embedline.pipelines.text.evaluation import prediction_frame
-from embedline.pipelines.text.plots import calibration_plot, confusion_plot, training_plot
+from embedline.pipelines.text.plots import plot_calibration, plot_confusion, plot_training
 
 CLASSES = ["neg", "pos"]
 LABELS = pl.DataFrame({"document_id": ["a", "b", "c", "d"], "label": ["neg", "neg", "neg", "pos"]})
@@ -33,7 +33,7 @@ def _traces(figure: Any) -> dict[str, tuple[list[Any], list[Any]]]:
 
 
 def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
-    figure = confusion_plot(OURS, CLASSES, "Confusion")
+    figure = plot_confusion(OURS, CLASSES, "Confusion")
     (heat,) = figure.data
     assert figure.layout.title.text == "Confusion"
     assert (list(heat.x), list(heat.y)) == (CLASSES, CLASSES)
@@ -46,12 +46,12 @@ def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
 
 def test_confusion_of_a_class_that_never_occurs_has_an_empty_row() -> None:
     three = OURS.with_columns(p_mixed=pl.lit(0.0))
-    (heat,) = confusion_plot(three, ["neg", "mixed", "pos"], "Confusion").data
+    (heat,) = plot_confusion(three, ["neg", "mixed", "pos"], "Confusion").data
     np.testing.assert_allclose(np.array(heat.z)[1], [0.0, 0.0, 0.0])
 
 
 def test_calibration_shows_model_and_baseline_with_their_errors() -> None:
-    figure = calibration_plot(OURS, THEIRS, CLASSES, "Calibration", n_bins=5)
+    figure = plot_calibration(OURS, THEIRS, CLASSES, "Calibration", n_bins=5)
     perfect, ours, our_counts, theirs, their_counts = figure.data
     assert (list(perfect.x), list(perfect.y)) == ([0.5, 1.0], [0.5, 1.0])
     # Bins (0.4, 0.6]: 0.6, right; (0.6, 0.8]: 0.8 right and 0.7 wrong; (0.8, 1]: 0.9, right.
@@ -67,12 +67,12 @@ def test_calibration_shows_model_and_baseline_with_their_errors() -> None:
 
 
 def test_calibration_without_a_baseline() -> None:
-    figure = calibration_plot(OURS, None, CLASSES, "Calibration")
+    figure = plot_calibration(OURS, None, CLASSES, "Calibration")
     assert [trace.type for trace in figure.data] == ["scatter", "scatter", "bar"]
 
 
 def test_stages_follow_one_another_and_are_named() -> None:
-    figure = training_plot(HISTORY, "Training")
+    figure = plot_training(HISTORY, "Training")
     assert figure.layout.title.text == "Training"
     assert _traces(figure) == {
         "training loss": ([0.5, 1.0, 2.0], [0.7, 0.6, 0.5]),
@@ -86,19 +86,19 @@ def test_stages_follow_one_another_and_are_named() -> None:
 
 
 def test_stages_that_count_on_stay_where_they_are() -> None:
-    figure = training_plot(HISTORY.with_columns(epoch=pl.Series([0.5, 1.0, 1.5])), "Training")
+    figure = plot_training(HISTORY.with_columns(epoch=pl.Series([0.5, 1.0, 1.5])), "Training")
     assert _traces(figure)["training loss"][0] == [0.5, 1.0, 1.5]
     assert {note.text: note.x for note in figure.layout.annotations} == {"head": 0.5, "all": 1.25}
 
 
 def test_numbered_stages_are_counted_from_one() -> None:
-    figure = training_plot(HISTORY.with_columns(stage=pl.Series([0, 0, 1])), "Training")
+    figure = plot_training(HISTORY.with_columns(stage=pl.Series([0, 0, 1])), "Training")
     assert {note.text: note.x for note in figure.layout.annotations} == {"stage 1": 0.5, "stage 2": 1.5}
 
 
 def test_a_perplexity_and_a_fraction_have_an_axis_each() -> None:
     history = HISTORY.drop("stage", "validation_loss")[:2].with_columns(perplexity=pl.Series([None, 70.0]))
-    figure = training_plot(history, "Training")
+    figure = plot_training(history, "Training")
     axes = {trace.name: trace.yaxis for trace in figure.data}
     assert axes["held-out perplexity"] != axes["held-out accuracy"]
     assert _traces(figure)["held-out perplexity"] == ([1.0], [70.0])
@@ -108,7 +108,7 @@ def test_a_perplexity_and_a_fraction_have_an_axis_each() -> None:
 
 
 def test_two_fractions_lie_on_one_axis() -> None:
-    figure = training_plot(HISTORY.with_columns(next_word_accuracy=pl.col("accuracy") - 0.1), "Training")
+    figure = plot_training(HISTORY.with_columns(next_word_accuracy=pl.col("accuracy") - 0.1), "Training")
     axes = {trace.name: trace.yaxis for trace in figure.data}
     assert axes["held-out next word accuracy"] == axes["held-out accuracy"]
     np.testing.assert_allclose(_traces(figure)["held-out next word accuracy"][1], [0.7, 0.8])
@@ -116,9 +116,9 @@ def test_two_fractions_lie_on_one_axis() -> None:
 
 def test_training_without_held_out_rows_shows_loss_and_rate() -> None:
     history = HISTORY.select("epoch", "lr", "train_loss", accuracy=pl.lit(None, dtype=pl.Float64))
-    assert list(_traces(training_plot(history, "Training"))) == ["training loss", "lr"]
+    assert list(_traces(plot_training(history, "Training"))) == ["training loss", "lr"]
 
 
 def test_a_history_without_its_columns_is_named() -> None:
     with pytest.raises(DataError, match="history has no column 'lr'; it has: stage, step, epoch, train_loss"):
-        training_plot(HISTORY.drop("lr"), "Training")
+        plot_training(HISTORY.drop("lr"), "Training")

@@ -71,7 +71,8 @@ class OptimizerOptions(BaseModel):
             faster (:func:`embedline.training.device.choose_precision`).
         processes: number of processes on this machine that share each batch; a GPU for each on CUDA. The
             result is that of one process but for rounding, the masks of dropout and, on a CPU, batch-norm, which sees
-            the rows of one process. A launcher's processes (:func:`embedline.training.distributed.launched`) need no number.
+            the rows of one process. The processes of a launcher (:func:`embedline.training.distributed.launched`) need
+            no number.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

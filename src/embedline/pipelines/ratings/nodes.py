@@ -225,9 +225,9 @@ def recommend(
 
 def plot_training(history: pl.DataFrame) -> Figure:
     """Errors and learning rate over the epochs."""
-    from embedline.pipelines.ratings.plots import training_plot
+    from embedline.pipelines.ratings.plots import plot_training
 
-    return training_plot(history, "Training: squared error and learning rate")
+    return plot_training(history, "Training: squared error and learning rate")
 
 
 def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
@@ -239,40 +239,40 @@ def plot_learning_rates(learning_rates: pl.DataFrame) -> Figure:
 
 def plot_errors(predictions: pl.DataFrame) -> Figure:
     """Error by the number of training ratings of the user and of the item, and by the actual rating."""
-    from embedline.pipelines.ratings.plots import error_plot
+    from embedline.pipelines.ratings.plots import plot_error
 
-    return error_plot(predictions, "Held-out ratings: where the error is")
+    return plot_error(predictions, "Held-out ratings: where the error is")
 
 
 def plot_cold_start(cold_start: dict[str, Any]) -> Figure:
     """Errors on new items and new users."""
-    from embedline.pipelines.ratings.plots import cold_start_plot
+    from embedline.pipelines.ratings.plots import plot_cold_start
 
-    return cold_start_plot(cold_start, "Cold start: users and items that the model never saw")
+    return plot_cold_start(cold_start, "Cold start: users and items that the model never saw")
 
 
 def plot_biases(biases: pl.DataFrame, report: RatingReport) -> Figure:
     """The items with the highest and the lowest biases."""
-    from embedline.pipelines.ratings.plots import bias_plot
+    from embedline.pipelines.ratings.plots import plot_bias
 
-    return bias_plot(biases, report, "Items of highest and lowest bias")
+    return plot_bias(biases, report, "Items of highest and lowest bias")
 
 
 def plot_map(encoded: pl.DataFrame, model: Bundle, report: RatingReport, items: Frame = None) -> Figure:
     """The most rated items in the plane of the two main components of their factors."""
     from embedline.pipelines.ratings.item_analysis import item_map
     from embedline.pipelines.ratings.learner import load_model
-    from embedline.pipelines.ratings.plots import map_plot
+    from embedline.pipelines.ratings.plots import plot_map
 
     points = item_map(encoded, load_model(model), report.map_items, items)
-    return map_plot(points, f"The {len(points)} most rated items by the two main components of their factors")
+    return plot_map(points, f"The {len(points)} most rated items by the two main components of their factors")
 
 
 def plot_crosstab(encoded: pl.DataFrame, model: Bundle, report: RatingReport, items: Frame = None) -> Figure:
     """The most active users by the most rated items."""
     from embedline.pipelines.ratings.item_analysis import crosstab
     from embedline.pipelines.ratings.learner import load_model
-    from embedline.pipelines.ratings.plots import crosstab_plot
+    from embedline.pipelines.ratings.plots import plot_crosstab
 
     cells = crosstab(encoded, load_model(model), report.crosstab, items)
-    return crosstab_plot(cells, "The most active users and the most rated items")
+    return plot_crosstab(cells, "The most active users and the most rated items")

@@ -45,7 +45,7 @@ PLACES = {
 }
 
 
-def training_plot(history: pl.DataFrame, title: str) -> go.Figure:
+def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
     """Training loss of each member, the squared error of the held-out ratings by epoch, and the learning rate below."""
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.08)
     several = history["member"].n_unique() > 1
@@ -83,7 +83,7 @@ def training_plot(history: pl.DataFrame, title: str) -> go.Figure:
     return figure.update_layout(title=title, height=520, legend={"orientation": "h", "y": 1.08}, **LAYOUT)
 
 
-def error_plot(predictions: pl.DataFrame, title: str) -> go.Figure:
+def plot_error(predictions: pl.DataFrame, title: str) -> go.Figure:
     """Error by the number of training ratings of the user and of the item, and the mean prediction by actual rating.
 
     Args:
@@ -169,7 +169,7 @@ def _rmse(column: str) -> pl.Expr:
     return (pl.col(column) - pl.col("actual")).pow(2).mean().sqrt().alias(column)
 
 
-def cold_start_plot(cold_start: dict[str, Any], title: str) -> go.Figure:
+def plot_cold_start(cold_start: dict[str, Any], title: str) -> go.Figure:
     """Errors on new users by the number of their known ratings, and on new items by the vectors used for them.
 
     Args:
@@ -225,7 +225,7 @@ def cold_start_plot(cold_start: dict[str, Any], title: str) -> go.Figure:
     return figure.update_layout(title=title, height=470, legend=LEGEND, **LAYOUT | {"margin": MARGIN})
 
 
-def bias_plot(biases: pl.DataFrame, report: RatingReport, title: str) -> go.Figure:
+def plot_bias(biases: pl.DataFrame, report: RatingReport, title: str) -> go.Figure:
     """Bars of the highest and of the lowest biases; whiskers are the deviation between the members.
 
     Args:
@@ -258,7 +258,7 @@ def bias_plot(biases: pl.DataFrame, report: RatingReport, title: str) -> go.Figu
     return figure.update_layout(title=text, height=170 + 21 * len(shown), **LAYOUT)
 
 
-def map_plot(points: pl.DataFrame, title: str) -> go.Figure:
+def plot_map(points: pl.DataFrame, title: str) -> go.Figure:
     """Items by the two main components of their factors, with titles; the colour is their bias, the size their ratings.
 
     Args:
@@ -301,7 +301,7 @@ def map_plot(points: pl.DataFrame, title: str) -> go.Figure:
     return figure.update_layout(title=text, showlegend=False, **LAYOUT | size)
 
 
-def crosstab_plot(cells: pl.DataFrame, title: str) -> go.Figure:
+def plot_crosstab(cells: pl.DataFrame, title: str) -> go.Figure:
     """The most active users by the most rated items: ratings in black, predictions of what was not rated in grey.
 
     Args:

@@ -235,18 +235,18 @@ def generate_samples(language_model: Bundle, samples: SampleOptions) -> tuple[pl
 
 def plot_language_model(history: pl.DataFrame) -> Plot:
     """Plot the loss, the perplexity and the learning rate of the language model's training."""
-    from embedline.pipelines.text.plots import training_plot
+    from embedline.pipelines.text.plots import plot_training
 
-    return training_plot(history, "Training of the language model")
+    return plot_training(history, "Training of the language model")
 
 
 def plot_training(history: pl.DataFrame) -> Plot:
     """Plot the loss, the accuracy and the learning rate of the classifier's training, by stage or by member."""
-    from embedline.pipelines.text.plots import training_plot
+    from embedline.pipelines.text.plots import plot_training
 
     if history["member"].n_unique() > 1:
         history = history.with_columns(stage=pl.format("member {}", pl.col("member") + 1))
-    return training_plot(history, "Training of the classifier")
+    return plot_training(history, "Training of the classifier")
 
 
 def plot_language_model_rates(rates: pl.DataFrame) -> Plot:
@@ -266,16 +266,16 @@ def plot_classifier_rates(rates: pl.DataFrame) -> Plot:
 
 def plot_confusion(predictions: pl.DataFrame, classes: Classes) -> Plot:
     """Plot actual against predicted classes."""
-    from embedline.pipelines.text.plots import confusion_plot
+    from embedline.pipelines.text.plots import plot_confusion
 
-    return confusion_plot(predictions, list(classes), "Test documents: actual and predicted classes")
+    return plot_confusion(predictions, list(classes), "Test documents: actual and predicted classes")
 
 
 def plot_calibration(
     predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, classes: Classes, report: ReportOptions
 ) -> Plot:
     """Plot the accuracy at each confidence."""
-    from embedline.pipelines.text.plots import calibration_plot
+    from embedline.pipelines.text.plots import plot_calibration
 
     title = "Test documents: confidence and accuracy"
-    return calibration_plot(predictions, baseline_predictions, list(classes), title, report.calibration_bins)
+    return plot_calibration(predictions, baseline_predictions, list(classes), title, report.calibration_bins)

@@ -9,7 +9,8 @@ from plotly.subplots import make_subplots
 
 from embedline.errors import DataError
 from embedline.pipelines.text.evaluation import prediction_arrays
-from embedline.training.plots import ACCENT, INK, MUTED, SECOND, plot_calibration, plot_confusion
+from embedline.training import plots
+from embedline.training.plots import ACCENT, INK, MUTED, SECOND
 from embedline.training.plots import LAYOUT as LOOK
 
 HELD_OUT = (SECOND, "#059669")
@@ -21,13 +22,13 @@ FRACTIONS = ("accuracy", "next_word_accuracy")
 METRICS = ("perplexity", *FRACTIONS)
 
 
-def confusion_plot(predictions: pl.DataFrame, classes: Sequence[str], title: str) -> go.Figure:
+def plot_confusion(predictions: pl.DataFrame, classes: Sequence[str], title: str) -> go.Figure:
     """Counts of actual against predicted classes, coloured by the fraction of the actual class."""
     actual, probabilities = prediction_arrays(predictions, classes)
-    return plot_confusion(actual, probabilities, classes, title).update_layout(margin=MARGIN)
+    return plots.plot_confusion(actual, probabilities, classes, title).update_layout(margin=MARGIN)
 
 
-def calibration_plot(
+def plot_calibration(
     predictions: pl.DataFrame,
     baseline_predictions: pl.DataFrame | None,
     classes: Sequence[str],
@@ -41,11 +42,11 @@ def calibration_plot(
     models = {"classifier": prediction_arrays(predictions, classes)}
     if baseline_predictions is not None:
         models["baseline"] = prediction_arrays(baseline_predictions, classes)
-    figure = plot_calibration(models, title, n_bins=n_bins, rows="documents")
+    figure = plots.plot_calibration(models, title, n_bins=n_bins, rows="documents")
     return figure.update_layout(margin=MARGIN)
 
 
-def training_plot(history: pl.DataFrame, title: str) -> go.Figure:
+def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
     """Plot the loss, the validation metrics and the learning rate of a training, and mark its stages if it has any.
 
     Args:
