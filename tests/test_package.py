@@ -51,15 +51,17 @@ def embedline(folder: Path, installed: Path, *arguments: str, status: int = 0) -
     return finished.stdout + finished.stderr
 
 
-def test_the_wheel_has_the_package_and_nothing_else(packaged: Path) -> None:
+def test_the_wheel_has_the_packages_and_nothing_else(packaged: Path) -> None:
     (wheel,) = packaged.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
         (listed,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         assert "embedline = embedline.__main__:main" in archive.read(listed).decode()
     source = PROJECT / "src"
-    files = [path for path in (source / "embedline").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    read_by_people = {"README.md"}  # how to copy the runner into another project
+    packages = [source / "embedline", source / "kedro_incremental"]
+    files = [path for package in packages for path in package.rglob("*") if path.is_file()]
+    files = [path for path in files if "__pycache__" not in path.parts]
+    read_by_people = {"README.md"}  # how to use the runner in another project
     assert inside == {str(path.relative_to(source)) for path in files if path.name not in read_by_people}
     assert wheel.stat().st_size < LARGEST_WHEEL
 
