@@ -10,7 +10,7 @@ from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
 from embedline.errors import DataError, TrainingError, about_frame
-from embedline.hooks.messages import DatasetNames
+from embedline.hooks.tracking import DatasetNames
 
 
 def _fail(table: Any, items: Any = None) -> int:

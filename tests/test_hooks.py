@@ -14,10 +14,9 @@ from pydantic import BaseModel
 
 from embedline.errors import DataError, describe_outage
 from embedline.hooks import tracking
-from embedline.hooks.messages import Redaction
 from embedline.hooks.parameters import ParameterCheck, _unread
 from embedline.hooks.sources import SourceAccess
-from embedline.hooks.tracking import LiveMetrics, Tracking, _flatten, _tracked, create_database
+from embedline.hooks.tracking import LiveMetrics, Redaction, Tracking, _flatten, _tracked, create_database
 from embedline.paths import sqlite_url
 from embedline.sources.download import access_to, set_access
 from kedro_incremental import RunReport

@@ -14,7 +14,7 @@ from kedro.pipeline import Node, Pipeline
 from copies import copy_project, kedro
 from embedline import paths
 from embedline.config_loader import ConfigLoader
-from embedline.errors import DataError, name_inputs
+from embedline.errors import DataError, input_names
 from embedline.hooks.parameters import ParameterCheck
 from embedline.hooks.sources import SourcePaths
 
@@ -127,11 +127,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def read(source: str) -> str:
     """The path that the node ``own.acquire`` reads."""
-    name_inputs({"source": "params:own.source"})
+    input_names.set({"source": "params:own.source"})
     try:
         return paths.find_source(source)
     finally:
-        name_inputs({})
+        input_names.set({})
 
 
 def test_a_source_starts_from_the_project(project: Path) -> None:

@@ -3,13 +3,16 @@
 import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 
 from embedline.redaction import redacted
 
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _TRACKING = ("mlflow", "sqlalchemy", "sqlite3")  # compared by name, since a run without tracking imports none of them
 
-_INPUTS: dict[str, str] = {}  # dataset or parameter by argument of the node that runs; empty between two nodes
+# Dataset or parameter by argument of the node that runs; empty between two nodes.
+input_names: ContextVar[Mapping[str, str]] = ContextVar("input_names", default=MappingProxyType({}))
 
 
 class DataError(ValueError):
@@ -26,15 +29,9 @@ class FrameError(DataError):
     """A frame that a node takes is at fault; the message begins with the dataset, see :func:`about_frame`."""
 
 
-def name_inputs(names: Mapping[str, str]) -> None:
-    """Tell :func:`input_name` the dataset or parameter behind each argument of the node that runs next."""
-    _INPUTS.clear()
-    _INPUTS.update(names)
-
-
 def input_name(argument: str) -> str:
     """The dataset or YAML key behind a node's argument, such as ``albums.ratings``; outside of a run the argument."""
-    return _INPUTS.get(argument, argument).removeprefix("params:")
+    return input_names.get().get(argument, argument).removeprefix("params:")
 
 
 class TrainingError(DataError):
@@ -46,7 +43,7 @@ class TrainingError(DataError):
 
     Attributes:
         block: the block of parameters with the settings; the run puts the source's name in
-            (:class:`embedline.hooks.messages.DatasetNames`).
+            (:class:`embedline.hooks.tracking.DatasetNames`).
     """
 
     def __init__(self, text: str, lr: float) -> None:

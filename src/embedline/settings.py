@@ -2,13 +2,12 @@
 
 from embedline.config_loader import ConfigLoader
 from embedline.hooks.checkpointing import Checkpoints
-from embedline.hooks.messages import DatasetNames, Redaction
 from embedline.hooks.parameters import ParameterCheck, ParameterDefaults
 from embedline.hooks.publish import Publishing
 from embedline.hooks.report import MissingArtifacts
 from embedline.hooks.sources import SourceAccess, SourcePaths
 from embedline.hooks.spark import SparkSettings
-from embedline.hooks.tracking import Tracking
+from embedline.hooks.tracking import DatasetNames, Redaction, Tracking
 from embedline.paths import project_path, sqlite_url
 from embedline.redaction import redacted
 from kedro_incremental import IncrementalSession, redaction

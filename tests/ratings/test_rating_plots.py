@@ -8,7 +8,8 @@ import pytest
 
 from embedline.pipelines.ratings import plots
 from embedline.pipelines.ratings.options import RatingReport
-from embedline.training.plots import ACCENT, SECOND, history_frame
+from embedline.training.ensemble import history_frame
+from embedline.training.plots import ACCENT, SECOND
 
 BIASES = pl.DataFrame(
     {

@@ -8,7 +8,7 @@ from embedline.pipelines.tabular import plots
 from embedline.pipelines.tabular.options import ReportOptions
 from embedline.pipelines.tabular.plots import plot_class_errors, plot_reliability
 from embedline.pipelines.tabular.targets import CategoryMap, ClassTarget
-from embedline.training.plots import history_frame
+from embedline.training.ensemble import history_frame
 
 GRADE = ClassTarget(column="grade", levels=CategoryMap(kind="string", levels=("a", "b")), counts=(3, 1))
 PREDICTIONS = pl.DataFrame(

@@ -11,7 +11,8 @@ from embedline.errors import DataError
 from embedline.pipelines.tabular import plots
 from embedline.pipelines.tabular.options import ReportOptions
 from embedline.pipelines.tabular.targets import UNKNOWN
-from embedline.training.plots import history_frame, principal_components
+from embedline.training.ensemble import history_frame
+from embedline.training.plots import principal_components
 
 HISTORY = history_frame(
     [

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from embedline.pipelines.text.awd_lstm import detached
 from embedline.pipelines.text.classifier import Head, TextClassifier, read_documents
 from embedline.pipelines.text.classifier_batches import ClassifierBatches
+from embedline.pipelines.text.fine_tuning import discriminative
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import EncoderOptions, Rates, StageTraining
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
-from embedline.training.optimizer import discriminative, optimizer_groups
+from embedline.training.optimizer import optimizer_groups
 
 CPU = torch.device("cpu")
 V, E, BPTT, MAX = 200, 4, 5, 12

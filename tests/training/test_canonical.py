@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from embedline.errors import DataError, FrameError, about_frame, name_inputs
+from embedline.errors import DataError, FrameError, about_frame, input_names
 from embedline.frames.checks import (
     open_frame,
     require_exact,
@@ -166,9 +166,9 @@ def test_the_error_of_a_frame_begins_with_its_name() -> None:
         raise DataError("column 'x' is odd")
     with pytest.raises(FrameError, match=r"^the table has no column 'x'$"), about_frame("table"):
         raise DataError("the table has no column 'x'")
-    name_inputs({"table": "houses.table"})
+    input_names.set({"table": "houses.table"})
     try:
         with pytest.raises(FrameError, match=r"^houses\.table has no column 'x'$"), about_frame("table"):
             raise DataError("the table has no column 'x'")
     finally:
-        name_inputs({})
+        input_names.set({})

@@ -183,7 +183,7 @@ def test_the_held_out_loss_is_the_mean_over_rows_in_parts_of_any_size(monkeypatc
     expected = F.mse_loss(network.eval()(*tensors[:2]), tensors[2]).item()
     for size in (7, 50, 1000):
         monkeypatch.setattr("embedline.training.early_stopping.MEASURED_ROWS", size)
-        monitor = row_monitor(tensors, F.mse_loss, torch.device("cpu"))
+        monitor = row_monitor(tensors, F.mse_loss, torch.device("cpu"), torch.arange(50))
         assert monitor(network.train()) == pytest.approx(expected, rel=1e-6)
 
 

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embedline.pipelines.text.fine_tuning import discriminative
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
-from embedline.training.optimizer import LayerGroup, discriminative, make_optimizer, optimizer_groups
+from embedline.training.optimizer import LayerGroup, make_optimizer, optimizer_groups
 from embedline.training.options import TrainingOptions
 
 

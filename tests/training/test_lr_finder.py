@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from test_tasks import FACTORS, Counted
 from torch import Tensor, nn
 
+from embedline.pipelines.text.fine_tuning import discriminative
 from embedline.training import lr_finder
 from embedline.training.batches import Stopped
 from embedline.training.device import make_accelerator
-from embedline.training.lr_finder import RangeTest, find_learning_rate, range_test, suggest_rate
-from embedline.training.optimizer import LayerGroup, discriminative
+from embedline.training.lr_finder import RandomRows, RangeTest, range_test, suggest_rate
+from embedline.training.optimizer import LayerGroup
 from embedline.training.options import FinderOptions, FitOptions, TrainingOptions
 from embedline.training.plots import plot_range_test
 
@@ -41,7 +42,8 @@ def _data() -> tuple[Tensor, Tensor]:
 
 def _search(network: nn.Module, training: TrainingOptions = TRAINING, **range_: Any) -> RangeTest:
     finder, accelerator = FinderOptions(**range_), make_accelerator(training)
-    return find_learning_rate(network, _data(), F.mse_loss, training, finder, accelerator=accelerator, seed=2)
+    batches = RandomRows(_data(), F.mse_loss, batch_size=training.batch_size, device=accelerator.device)
+    return range_test(network, batches, training, finder, accelerator=accelerator, seed=2)
 
 
 def test_the_network_is_untouched_and_the_rates_grow_geometrically() -> None:

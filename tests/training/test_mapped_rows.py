@@ -22,7 +22,6 @@ from embedline.pipelines.tabular.columns import Columns
 from embedline.pipelines.tabular.encoder import encode, fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.training import checkpoint as checkpoints
-from embedline.training import device as devices
 from embedline.training.options import FinderOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,15 +122,15 @@ def test_the_file_lies_in_the_scratch_folder_and_does_not_stay(tmp_path: Path) -
 
 
 def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "CGROUP", tmp_path)
-    monkeypatch.setattr(devices.psutil, "virtual_memory", lambda: SimpleNamespace(available=5_000_000))
-    assert devices.available_memory(torch.device("cpu")) == 5_000_000
+    monkeypatch.setattr(arrays, "CGROUP", tmp_path)
+    monkeypatch.setattr(arrays.psutil, "virtual_memory", lambda: SimpleNamespace(available=5_000_000))
+    assert arrays.available_memory(torch.device("cpu")) == 5_000_000
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("3000000\n")
-    assert devices.available_memory(torch.device("cpu")) == 5_000_000
+    assert arrays.available_memory(torch.device("cpu")) == 5_000_000
     (tmp_path / "memory.max").write_text("4000000\n")
     (tmp_path / "memory.stat").write_text("anon 1\nfile 500000\n")
-    assert devices.available_memory(torch.device("cpu")) == 1_500_000
+    assert arrays.available_memory(torch.device("cpu")) == 1_500_000
 
 
 # Memory is measured in a process of its own: this one has what other tests have left.

@@ -6,9 +6,8 @@ from plotly.subplots import make_subplots
 
 from embedline.training.plots import (
     COLOURS,
+    add_confusion,
     confusion_height,
-    confusion_trace,
-    label_confusion,
     plot_calibration,
     plot_confusion,
     principal_components,
@@ -34,8 +33,7 @@ def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
 
 def test_the_matrix_stands_in_a_panel_of_another_figure() -> None:
     figure = make_subplots(rows=1, cols=2)
-    figure.add_trace(confusion_trace(ACTUAL, OURS, CLASSES), row=1, col=2)
-    label_confusion(figure, CLASSES, row=1, col=2)
+    add_confusion(figure, ACTUAL, OURS, CLASSES, row=1, col=2)
     assert figure.layout.xaxis2.title.text == "predicted"
     assert figure.layout.yaxis2.autorange == "reversed"
     assert figure.layout.xaxis.title.text is None
@@ -45,7 +43,7 @@ def test_the_matrix_stands_in_a_panel_of_another_figure() -> None:
 @pytest.mark.parametrize(("n_classes", "numbers"), [(12, "%{text}"), (13, None)])
 def test_numbers_are_drawn_while_a_cell_has_room(n_classes: int, numbers: str | None) -> None:
     names = [f"c{k}" for k in range(n_classes)]
-    heat = confusion_trace(np.arange(n_classes), np.eye(n_classes), names)
+    (heat,) = plot_confusion(np.arange(n_classes), np.eye(n_classes), names, "Confusion").data
     assert heat.texttemplate == numbers
     np.testing.assert_allclose(np.array(heat.z), np.eye(n_classes))
     assert confusion_height(names) == confusion_height(names[:12])

@@ -1,6 +1,7 @@
-"""Hook that tracks a run with MLflow: settings, live and final metrics, plots, versions and the git commit."""
+"""Hooks on what a run tells: its record in MLflow, and messages that name datasets and hold no password."""
 
 import functools
+import inspect
 import json
 import logging
 import os
@@ -21,8 +22,9 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
-from embedline.errors import describe_outage
+from embedline.errors import TrainingError, describe_outage, input_names
 from embedline.paths import sqlite_url
+from embedline.redaction import filter_log_records, redacted
 from embedline.training.metrics import listening, require_finite
 from kedro_incremental import RunInterrupted, RunReport
 
@@ -290,3 +292,80 @@ def _mark_killed(mlflow: Any, run_id: str) -> None:
     for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
         if run.data.tags.get("run_id") == run_id:  # no filter of MLflow's takes every name
             client.set_terminated(run.info.run_id, "KILLED")
+
+
+class DatasetNames:
+    """Name the dataset in messages about a frame, ``houses.table`` for ``table``, and the block in a training's."""
+
+    only_observes = True
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Let the warnings of the node name its inputs."""
+        input_names.set(_inputs_by_argument(node))
+
+    @hook_impl
+    def after_node_run(self) -> None:
+        """Forget the names: a function called after the node, in a notebook, has other inputs."""
+        input_names.set({})
+
+    @hook_impl
+    def on_node_error(self, error: Exception, node: Node) -> None:
+        """Put the name into the error before the run ends with it."""
+        input_names.set({})
+        if isinstance(error, TrainingError):
+            blocks = (name for name in node.inputs if name.startswith("params:") and name.endswith("training"))
+            error.block = next(blocks, error.block).removeprefix("params:")
+
+
+class Redaction:
+    """Keep passwords and tokens of the parameters, and those in error messages, from trackers, logs and the screen."""
+
+    only_observes = True  # a node gets what it was given: an edit here retrains nothing
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self) -> None:
+        """Redact the log lines of handlers that were added since the package was imported."""
+        filter_log_records()
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+        """Redact ``--params`` for trackers: kedro-mlflow makes a tag of it."""
+        run_params["runtime_params"] = redacted(run_params.get("runtime_params"))
+
+    @hook_impl(tryfirst=True)
+    def before_node_run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Show other hooks redacted parameters, kedro-mlflow stores them; the node gets those that it was given."""
+        hidden = {}
+        for name, value in inputs.items():
+            if name == "parameters" or name.startswith("params:"):
+                values = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+                if isinstance(values, str | Mapping | list) and (shown := redacted(values)) != values:
+                    hidden[name], inputs[name] = value, shown
+        return hidden
+
+    @hook_impl(tryfirst=True)
+    def on_node_error(self, error: Exception) -> None:
+        """Redact the message before kedro-viz stores it and the screen shows it."""
+        _redact_error(error)
+
+    @hook_impl(tryfirst=True)
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Redact the message, that of a dataset as well: Kedro writes ``load_args`` into it."""
+        _redact_error(error)
+
+
+def _inputs_by_argument(node: Node) -> dict[str, str]:
+    names = node._inputs  # one name, a list in the order of the parameters, or a mapping by parameter
+    positional = [names] if isinstance(names, str) else names if isinstance(names, list) else []
+    keywords = names if isinstance(names, dict) else {}
+    return dict(inspect.signature(node.func).bind(*positional, **keywords).arguments)
+
+
+def _redact_error(error: BaseException | None) -> None:
+    """Redact an error and its causes, which tracebacks show."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.args = tuple(redacted(text) if isinstance(text, str) else text for text in error.args)
+        error = error.__cause__ or error.__context__

@@ -20,7 +20,6 @@ SCORE, IDENTITY = "embedline.figures", "embedline.identity"  # tags of a version
 
 # What an environment needs to answer, as it is installed here; named so that MLflow does not have to guess for seconds.
 REQUIREMENTS = (
-    "accelerate",
     "fsspec",
     "kedro",
     "mlflow",

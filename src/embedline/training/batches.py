@@ -32,7 +32,7 @@ class BatchLoss(NamedTuple):
     data_term: Tensor
 
     def times(self, weight: float) -> "BatchLoss":
-        """Both multiplied."""
+        """Multiply both."""
         return BatchLoss(self.total * weight, self.data_term.detach() * weight)
 
 
@@ -89,7 +89,7 @@ class RunningMean:
 
 @dataclass
 class Throughput:
-    """Time spent in training steps, without the first ones of a process, evaluations and checkpoints."""
+    """Time of training steps, without the first ones of a process, evaluations and checkpoints."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -97,24 +97,22 @@ class Throughput:
     _since: tuple[int, float] | None = None
 
     def start(self, step: int) -> None:
-        """Begin to count after ``step`` steps of the training."""
+        """Start the clock after ``step`` steps of the training."""
         self._since = (step, time.perf_counter())
 
     def stop(self, step: int) -> None:
-        """Add what was counted up to ``step``; nothing where it stands still."""
-        if self._since is None:
-            return
-        (first, began), self._since = self._since, None
+        """Stop the clock, if it runs, after ``step`` steps."""
+        (first, began), self._since = self._since or (step, 0.0), None
         if step > first >= self.warm:
             self.steps += step - first
             self.seconds += time.perf_counter() - began
 
 
 class Batches(Protocol):
-    """Batches of a training. Its tensors lie on the training's device already.
+    """Batches of a training; their tensors lie on its device already.
 
-    Of several processes each has the same batches in the same order, and computes the losses of its share of them:
-    their sum over the processes is the loss of the batch.
+    Of several processes each has the same batches in the same order, and computes the losses of its shard: their sum
+    over the processes is the loss of the batch. By default the rate is constant, and batches are independent.
 
     Attributes:
         n_batches: batches of an epoch, the same in every epoch.
@@ -132,26 +130,28 @@ class Batches(Protocol):
 
     def rate(self, index: int) -> float:
         """Factor of the learning rate at batch ``index`` of the epoch."""
+        return 1.0
 
     def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
         """Losses of batch ``index`` of the epoch; what may run in low precision runs within ``autocast()``."""
 
     def state(self) -> Any:
         """What is carried from batch to batch, such as a recurrent state; tensors in lists, or None."""
+        return None
 
     def restore(self, state: Any) -> None:
         """Go on within an epoch from :meth:`state`."""
+        return None
 
 
-def batches_by_step(task: Batches, accumulate: int, first: int = 0) -> Iterator[range]:
-    """Batches of each step of an epoch, from step ``first`` on: ``accumulate`` of them, in the last the rest."""
-    starts = range(first * accumulate, task.n_batches, accumulate)
-    return (range(start, min(start + accumulate, task.n_batches)) for start in starts)
+def batches_by_step(batches: Batches, accumulate: int, first: int = 0) -> Iterator[tuple[range, float]]:
+    """Batches of each step of an epoch, from step ``first`` on, with the mean of their factors of the learning rate.
 
-
-def mean_rate(task: Batches, batches: range) -> float:
-    """Factor of the learning rate of a step: the mean of its batches' factors."""
-    return sum(task.rate(index) for index in batches) / len(batches)
+    A step has ``accumulate`` batches, the last one the rest.
+    """
+    for start in range(first * accumulate, batches.n_batches, accumulate):
+        indices = range(start, min(start + accumulate, batches.n_batches))
+        yield indices, sum(map(batches.rate, indices)) / len(indices)
 
 
 def batch_sizes(n_rows: int, batch_size: int) -> list[int]:
@@ -170,10 +170,8 @@ def batch_sizes(n_rows: int, batch_size: int) -> list[int]:
     return [n_rows // n_batches + (place < n_rows % n_batches) for place in range(n_batches)]
 
 
-class TableBatches:
-    """Batches cut by index from tensors of independent rows.
-
-    Each epoch reads every row once, in a fresh permutation that is cut into batches of :func:`batch_sizes`.
+class TableBatches(Batches):
+    """Batches of independent rows: each epoch cuts a fresh permutation of all rows by :func:`batch_sizes`.
 
     Args:
         tensors: inputs and, last, the target; all of the same length [N, …].
@@ -216,10 +214,6 @@ class TableBatches:
         permutation = torch.randperm(self.n_rows, generator=order, device=order.device)
         self._batches = permutation.split(self._sizes)
 
-    def rate(self, index: int) -> float:
-        """The same for every batch."""
-        return 1.0
-
     def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
         """Loss of the batch's rows."""
         rows = self._batches[index]
@@ -238,12 +232,6 @@ class TableBatches:
         if self._read is not None:
             return [values.to(self._device) for values in self._read(chosen.cpu())]
         return [tensor[chosen] for tensor in self._tensors]
-
-    def state(self) -> None:
-        """Rows are independent: nothing is carried."""
-
-    def restore(self, state: None) -> None:
-        """Nothing is carried."""
 
 
 def row_loss(network: nn.Module, batch: Sequence[Tensor], loss: Loss, autocast: Autocast) -> Tensor:

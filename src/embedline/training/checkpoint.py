@@ -60,10 +60,7 @@ def checkpointing(folder: Path, every: float) -> Iterator[None]:
 
 def current(name: str) -> "Checkpoint | None":
     """Checkpoint of the training ``name``, such as ``member0``; None where nobody keeps any."""
-    if not _keepers:
-        return None
-    folder, every = _keepers[-1]
-    return Checkpoint(folder / f"{name}.pt", every)
+    return Checkpoint(_keepers[-1][0] / f"{name}.pt", _keepers[-1][1]) if _keepers else None
 
 
 def scratch_dir() -> Path | None:
@@ -90,23 +87,27 @@ class Checkpoint:
         return time.monotonic() - self._since >= self.every
 
     def load(self, identity: Fingerprint) -> State | None:
-        """The stored state, its tensors on the CPU, at the beginning of a training; None where there is no file.
+        """The stored state, its tensors on the CPU, at the beginning of a training.
 
-        So it is, with a warning that names the file, if it cannot be read or has another ``identity``.
+        None without a file or, with a warning, where it cannot be read or has another ``identity``.
         """
         self._since = time.monotonic()
         if not self.path.exists():
             return None
         try:
-            kept = _read(self.path)
+            with zipfile.ZipFile(self.path) as archive:
+                if damaged := archive.testzip():  # torch.load does not compare the checksums
+                    raise ValueError(f"{damaged} is damaged")
+            kept: State = torch.load(self.path, map_location="cpu", weights_only=True)
+            if not isinstance(kept, dict) or kept.get("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT!r}")
         except Exception as error:  # a damaged file makes torch.load and zipfile raise nearly anything
             reason = f"{type(error).__name__}: {error}"
             logger.warning("The checkpoint %s cannot be read (%s): the training starts over", self.path, reason)
             return None
         if other := _differences(kept["identity"], identity):
-            logger.warning(
-                "The checkpoint %s was made for another training: %s. The training starts over", self.path, other
-            )
+            message = "The checkpoint %s was made for another training: %s. The training starts over"
+            logger.warning(message, self.path, other)
             return None
         state: State = kept["state"]
         return state
@@ -132,16 +133,6 @@ class Checkpoint:
             self._since = time.monotonic()
 
 
-def _read(path: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():  # torch.load does not compare the checksums
-            raise ValueError(f"{damaged} is damaged")
-    kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(kept, dict) or kept.get("format") != FORMAT:
-        raise ValueError(f"its format is not {FORMAT!r}")
-    return kept
-
-
 def _differences(theirs: Fingerprint, ours: Fingerprint, most: int = 3) -> str:
     """The first of the names with different values, each with both; empty if there are none."""
     names = [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]
@@ -151,10 +142,9 @@ def _differences(theirs: Fingerprint, ours: Fingerprint, most: int = 3) -> str:
 
 @contextmanager
 def defer_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the ``with`` block, where it takes its usual course.
+    """Hold Ctrl-C back until the end of the ``with`` block: half an optimiser's step must not reach a checkpoint.
 
-    Python raises it in the main thread between any two instructions; half an optimiser's step must not reach a
-    checkpoint. In other threads there is nothing to hold.
+    Python raises it in the main thread between any two instructions; other threads never see it.
     """
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if main else None
@@ -225,13 +215,12 @@ class TrainingState:
 
     def rows_per_second(self, seconds: float) -> float:
         """Rows trained on per second of the steps that count; of all ``seconds`` where there are no more steps."""
-        steps = self.throughput.steps or self.step
-        seconds = self.throughput.seconds if self.throughput.steps else seconds
+        timed = self.throughput
+        steps, seconds = (timed.steps, timed.seconds) if timed.steps else (self.step, seconds)
         return steps * self.batches.rows_per_batch * self.batches.n_batches / self.epoch_steps / seconds
 
     def fingerprint(self) -> Fingerprint:
         """What a training must have in common with this one to go on from its state."""
-        options = self.options.model_dump(mode="json")
         return {
             **self.batches.fingerprint(),
             "n_steps": self.n_steps,
@@ -243,9 +232,13 @@ class TrainingState:
             "torch": str(torch.__version__),
             "rates": [group["rate"] for group in self.optimizer.param_groups],
             "trained": sum(parameter.requires_grad for parameter in self.network.parameters()),
-            **{f"options.{name}": value for name, value in options.items()},
+            **{f"options.{name}": value for name, value in self.options.model_dump(mode="json").items()},
             **{f"shape of {name}": list(tensor.shape) for name, tensor in self.network.state_dict().items()},
         }
+
+    def _parts(self) -> dict[str, Any]:
+        """The objects with a state dictionary of their own; None where the options ask for none."""
+        return {"network": self.network, "optimizer": self.optimizer, "average": self.average, "best": self.best}
 
     def state_dict(self) -> State:
         """All that :meth:`load_state_dict` needs."""
@@ -254,10 +247,7 @@ class TrainingState:
         return {
             "step": self.step,
             "epoch": self.epoch,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
-            "best": self.best.state_dict() if self.best else None,
+            **{name: None if part is None else part.state_dict() for name, part in self._parts().items()},
             "order": self.order_of_epoch,
             **self.state_of_process(),
             "meter": loss,
@@ -280,12 +270,9 @@ class TrainingState:
     def load_state_dict(self, state: State) -> None:
         """Go on from a state of a training with the same fingerprint."""
         device = self.accelerator.device
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        if self.best:
-            self.best.load_state_dict(state["best"])
+        for name, part in self._parts().items():
+            if part is not None:
+                part.load_state_dict(state[name])
         self.order_of_epoch, self.carried = state["order"], state["task"]
         restore_generators(self.network, state["dropout"], device)
         if self.alone and state["shared_numbers"]:

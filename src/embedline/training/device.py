@@ -1,7 +1,4 @@
-"""Device and precision of a training, chosen once and passed around as one object.
-
-Precision ``auto`` on a CPU is measured: some batches of the training are timed in fp32 and in bf16.
-"""
+"""Device and precision of a training; precision ``auto`` on a CPU is measured on some of its batches."""
 
 import copy
 import logging
@@ -15,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -30,19 +26,17 @@ ROUNDS = 3  # times that each batch is computed in each precision; the first war
 BATCHES_PER_TIMED = 300  # batches of a training for each that is timed: 2 * ROUNDS of 300 are 2 %
 MOST_TIMED = 4
 MARGIN = 1.1  # bf16 must be this many times as fast: it rounds more, and a clock is not exact
-CGROUP = Path("/sys/fs/cgroup")
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """Where and how a training computes.
+    """Device and precision of a training.
 
     Attributes:
-        device: of the network and its batches.
-        precision: ``fp32``, or ``bf16`` for what runs inside :meth:`autocast`; weights stay in float32. ``auto``, which
-            computes in fp32, until :func:`choose_precision` has chosen one of them.
+        precision: ``fp32``, or ``bf16`` inside of :meth:`autocast`; weights stay in float32. ``auto``, which computes
+            in fp32, until :func:`choose_precision` has chosen one of them.
         shard: rows of each batch that are this process's, where several processes train together.
         precision_reason: why it is this precision, for people.
     """
@@ -86,10 +80,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> tuple[str, str]:
-    """Precision, and the reason for it; on a CPU ``auto`` stays: the network decides it.
-
-    On a GPU ``auto`` is ``bf16`` where it is native, else ``fp32``.
-    """
+    """Precision and the reason for it. On a GPU ``auto`` is ``bf16`` where that is native; on a CPU it stays."""
     if precision != AUTO:
         return precision, "as set"
     if device.type == "cpu":
@@ -108,18 +99,17 @@ def choose_precision(
     checkpoints: Sequence[Path] = (),
     stop: threading.Event | None = None,
 ) -> Accelerator:
-    """The accelerator with ``fp32`` or ``bf16`` in the place of ``auto``; any other comes back as it is.
+    """The accelerator with ``fp32`` or ``bf16`` in the place of ``auto``.
 
     A training that goes on from a checkpoint keeps its precision. Otherwise bf16 is chosen where the processor has
-    instructions for it and forward and backward passes of the training's own batches are at least :data:`MARGIN` times
-    as fast. They run on a copy of the network and leave all random numbers as they were: the training is, to the last
-    bit, that of a given precision. Call this in a thread with as many PyTorch threads as the training has.
+    instructions for it and passes of the training's own batches are at least :data:`MARGIN` times as fast. They run on
+    a copy of the network and leave all random numbers as they were, so that the training is, to the last bit, that of a
+    given precision. Call this in a thread with as many PyTorch threads as the training has.
 
     Args:
         network: in the state of the training, frozen layers included.
         batches: of the training; must begin an epoch afterwards.
-        n_batches: batches of all epochs. They bound what is measured, to 2 % of them; bf16 saves 9 % or more where it
-            is chosen.
+        n_batches: batches of all epochs; 2 % of them are measured at most.
         checkpoints: files of the trainings that share the choice; not all of them need exist.
 
     Raises:
@@ -130,8 +120,7 @@ def choose_precision(
         def choose() -> tuple[str, str]:
             return _stored_choice(checkpoints, accelerator) or _choose(accelerator, network, batches, n_batches, stop)
 
-        several = accelerator.shard.size > 1
-        precision, reason = distributed.on_rank_0(choose) if several else choose()
+        precision, reason = distributed.on_rank_0(choose) if accelerator.shard.size > 1 else choose()
         accelerator = replace(accelerator, precision=precision, precision_reason=reason)
     if accelerator.shard.rank == 0:
         logger.info("Precision %s: %s", accelerator.precision, accelerator.precision_reason)
@@ -194,16 +183,15 @@ def time_precisions(
         for place in range(n_timed):
             index = (2 * place + 1) * batches.n_batches // (2 * n_timed)
             passes: dict[str, list[float]] = {kind.precision: [] for kind in kinds}
-            for _ in range(ROUNDS):
-                for kind in kinds:
-                    if stop is not None and stop.is_set():
-                        raise Stopped("before its first step")
-                    began = time.perf_counter()
-                    batches.loss(trained, index, partial(autocast, kind)).total.backward()
-                    passes[kind.precision].append(time.perf_counter() - began)
-                    trained.zero_grad(set_to_none=True)
-                    if not lowered:
-                        return {}
+            for kind in kinds * ROUNDS:
+                if stop is not None and stop.is_set():
+                    raise Stopped("before its first step")
+                began = time.perf_counter()
+                batches.loss(trained, index, partial(autocast, kind)).total.backward()
+                passes[kind.precision].append(time.perf_counter() - began)
+                trained.zero_grad(set_to_none=True)
+                if not lowered:
+                    return {}
             for precision, times in passes.items():
                 seconds[precision] += min(times[1:])
     return seconds
@@ -212,18 +200,3 @@ def time_precisions(
 def device_name(device: torch.device) -> str:
     """Name to report: the GPU's own, or ``cpu``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def available_memory(device: torch.device) -> int:
-    """Bytes that can still be filled on ``device`` and in main memory, whichever are fewer.
-
-    Of main memory, a container's limit (control groups, version 2) counts where there is one; cached files are free.
-    """
-    free = [int(psutil.virtual_memory().available)]
-    limit, used, details = (CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
-    if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
-        stat = dict(line.split() for line in details.read_text().splitlines()) if details.exists() else {}
-        free.append(int(most) - int(used.read_text()) + int(stat.get("file", 0)))
-    if device.type == "cuda":
-        free.append(torch.cuda.mem_get_info(device)[0])
-    return min(free)

@@ -1,14 +1,11 @@
 """One training in several processes, on torch's own launchers and collectives.
 
 All processes run the same function and the same loop, each on its shard of every batch; gradients and losses are
-summed once a step. Rank 0 alone evaluates, writes and reports; the others learn of its decisions. It is the process of
-the command. The others are children that :func:`processes` starts, or come from ``torchrun`` or ``accelerate launch``
-(:func:`launched`), and wait for the functions that :func:`run` sends.
-
-A network's batch-norm sees the rows of all processes on CUDA (``SyncBatchNorm``), those of its own process on a CPU.
+summed once a step. Rank 0, the process of the command, alone evaluates, writes and reports. The others are children
+that :func:`processes` starts, or come from ``torchrun`` or ``accelerate launch`` (:func:`launched`), and wait for the
+functions that :func:`run` sends.
 """
 
-import io
 import logging
 import os
 import signal
@@ -40,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(network: nn.Module, rank: int) -> nn.Module:
-    """The network with the weights of rank 0, dropout masks of this rank's own, and on CUDA shared batch-norm."""
+    """The network with the weights of rank 0, dropout masks of its own and, on CUDA, batch-norm over all rows."""
     if next(network.parameters()).is_cuda:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for tensor in network.state_dict().values():
@@ -101,11 +98,7 @@ def run(function: Callable[..., Any], *arguments: Any, options: OptimizerOptions
     """
     with processes(options):
         if dist.is_initialized():
-            with tempfile.TemporaryDirectory(prefix="embedline-") as folder:
-                path = Path(folder, "call")
-                torch.save((function, arguments), path)
-                broadcast(path)
-                broadcast(None if all(gather(True)) else path.read_bytes())
+            broadcast((function, arguments))
         value, error = _outcome(function, (*arguments, threading.Event()))
         if error is not None:
             raise error
@@ -191,19 +184,16 @@ def _join(address: str, rank: int, size: int) -> None:
 
 
 def _serve() -> None:
-    """Call the functions that rank 0 sends until it sends None, or is gone; tensors are mapped from its file."""
+    """Call the functions that rank 0 sends until it sends None, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 hears of it, too, and keeps a checkpoint with this process
     logging.getLogger("embedline").setLevel(logging.CRITICAL)  # rank 0 says it all
     error: BaseException | None = None
     while error is None or isinstance(error, Stopped):
-        path, error = _outcome(broadcast, ())
+        call, error = _outcome(broadcast, ())
         if error is None:
-            if path is None:
+            if call is None:
                 return
-            call = torch.load(path, mmap=True, weights_only=False) if path.exists() else None
-            gather(call is not None)
-            content = broadcast()
-            function, arguments = call or torch.load(io.BytesIO(content), weights_only=False)
+            function, arguments = call
             _, error = _outcome(function, (*arguments, threading.Event()))
     if not is_connection_error(error):
         raise error

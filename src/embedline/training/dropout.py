@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 RANK_STRIDE = 2**40 + 15  # far from the seeds of other modules and networks
 SPARSE_RATE = 0.1  # up to this rate, drawing the gaps between dropped elements is cheaper than a mask
@@ -13,48 +12,22 @@ SPARSE_RATE = 0.1  # up to this rate, drawing the gaps between dropped elements 
 def dropped_positions(count: int, rate: float, generator: torch.Generator | None = None) -> Tensor:
     """Positions int64 [D], rising, of the elements out of ``count`` that are dropped, each with probability ``rate``.
 
-    The gaps between the successes of a Bernoulli process are geometric and independent, so drawing gaps draws the same
-    process exactly. The number of gaps is six deviations above its mean; the loop draws more in the rest of the cases.
+    The gaps between the successes of a Bernoulli process are geometric and independent. Six deviations more of them are
+    drawn than are needed on average, and more where these do not reach the end.
     """
     expected = count * rate
-    batch = int(expected + 6.0 * expected**0.5) + 8
-    positions = torch.empty(batch, dtype=torch.int64).geometric_(rate, generator=generator).cumsum_(0) - 1
+    gaps = torch.empty(int(expected + 6.0 * expected**0.5) + 8, dtype=torch.int64)
+    positions = gaps.geometric_(rate, generator=generator).cumsum_(0) - 1
     while positions[-1] < count:
-        more = torch.empty(batch, dtype=torch.int64).geometric_(rate, generator=generator).cumsum_(0)
-        positions = torch.cat([positions, positions[-1] + more])
+        positions = torch.cat([positions, positions[-1] + gaps.geometric_(rate, generator=generator).cumsum_(0)])
     return positions[: int(torch.searchsorted(positions, count))]
 
 
-class _DropAt(torch.autograd.Function):
-    """``input * scale`` with zeros at ``positions`` of the flat input; the gradient likewise."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, input: Tensor, positions: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(positions)
-        ctx.scale = scale  # type: ignore[attr-defined]
-        return _drop_at(input, positions, scale)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (positions,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return _drop_at(gradient, positions, ctx.scale), None, None  # type: ignore[attr-defined]
-
-
-def _drop_at(values: Tensor, positions: Tensor, scale: float) -> Tensor:
-    scaled = values.contiguous() * scale
-    scaled.view(-1).index_fill_(0, positions, 0.0)
-    return scaled
-
-
 class Dropout(nn.Dropout):
-    """``nn.Dropout`` with random numbers of its own, and quicker on a CPU at low rates; the same in distribution.
+    """``nn.Dropout`` that is quicker on a CPU at low rates, where numbers for all elements take half of a step.
 
-    PyTorch draws a double-precision number for every element, which is half of a wide network's training step on a CPU.
-    Where :func:`seed_dropout` gave the module a seed, its numbers come from a generator of its own, so that networks
-    trained side by side in threads stay reproducible.
-
-    **Shape**: any -> the same.
+    With a seed (:func:`seed_dropout`) it draws from a generator of its own, so that networks trained side by side in
+    threads stay reproducible. **Shape**: any -> the same.
     """
 
     seed: int | None = None
@@ -65,17 +38,13 @@ class Dropout(nn.Dropout):
         sparse = input.device.type == "cpu" and self.p <= SPARSE_RATE
         if not self.training or self.inplace or not 0.0 < self.p < 1.0 or (self.seed is None and not sparse):
             return super().forward(input)
-        generator = self._numbers(input.device)
+        if self.seed is not None and (self._generator is None or self._generator.device != input.device):
+            self._generator = torch.Generator(input.device).manual_seed(self.seed)
         if sparse:
-            positions = dropped_positions(input.numel(), self.p, generator)
-            dropped: Tensor = _DropAt.apply(input, positions, 1.0 / (1.0 - self.p))
-            return dropped
-        return input * torch.empty_like(input).bernoulli_(1.0 - self.p, generator=generator) / (1.0 - self.p)
-
-    def _numbers(self, device: torch.device) -> torch.Generator | None:
-        if self.seed is not None and (self._generator is None or self._generator.device != device):
-            self._generator = torch.Generator(device).manual_seed(self.seed)
-        return self._generator
+            positions = dropped_positions(input.numel(), self.p, self._generator)
+            scaled = input.flatten() * (1.0 / (1.0 - self.p))
+            return scaled.index_fill_(0, positions, 0.0).view(input.shape)
+        return input * torch.empty_like(input).bernoulli_(1.0 - self.p, generator=self._generator) / (1.0 - self.p)
 
 
 def seed_dropout(network: nn.Module, seed: int) -> None:
@@ -85,25 +54,20 @@ def seed_dropout(network: nn.Module, seed: int) -> None:
 
 
 def vary_dropout(network: nn.Module, rank: int) -> None:
-    """Have the modules draw other numbers in each of the processes that train ``network``; rank 0 keeps its own."""
+    """Make the masks differ between the processes that train ``network``; rank 0 keeps its own."""
     for module in _dropouts(network):
         if module.seed is not None:
             module.seed += rank * RANK_STRIDE
 
 
 def generator_states(network: nn.Module) -> list[Tensor | None]:
-    """State uint8 [S] of the generator of each :class:`Dropout` of ``network``; None where it has drawn nothing yet."""
+    """State uint8 [S] of each :class:`Dropout`'s generator; None where it has drawn nothing yet."""
     generators = [module._generator for module in _dropouts(network)]
     return [None if generator is None else generator.get_state() for generator in generators]
 
 
 def restore_generators(network: nn.Module, states: Sequence[Tensor | None], device: torch.device) -> None:
-    """Have every :class:`Dropout` of ``network`` go on from its state of :func:`generator_states`.
-
-    Raises:
-        ValueError: if there are more or fewer states than modules.
-        RuntimeError: if a state comes from another type of device than ``device``.
-    """
+    """Restore the generators from :func:`generator_states` of as many modules on the same type of device."""
     for module, state in zip(_dropouts(network), states, strict=True):
         module._generator = None if state is None else torch.Generator(device).set_state(state)
 

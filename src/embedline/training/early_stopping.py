@@ -31,7 +31,7 @@ class BestEpoch:
         self.options = options
         self.epoch = self.waited = 0
         self.weights: dict[str, Any] = {}
-        self._lowest = self._improved = math.inf  # the loss of the best epoch, and of the last improvement
+        self.lowest = self.improved = math.inf  # the loss of the best epoch, and of the last improvement
 
     @property
     def over(self) -> bool:
@@ -41,29 +41,22 @@ class BestEpoch:
     def see(self, value: float, epoch: int, network: nn.Module) -> None:
         """Take in the loss of an epoch, and the weights if it is the lowest so far."""
         value = math.inf if math.isnan(value) else value
-        if value < self._lowest or not self.epoch:
-            self._lowest, self.epoch = value, epoch
+        if value < self.lowest or not self.epoch:
+            self.lowest, self.epoch = value, epoch
             self.weights = copy.deepcopy(network.state_dict())
         # Against the last improvement, not the lowest loss: a slow but steady fall is one, too.
-        if value < self._improved - self.options.min_delta:
-            self._improved, self.waited = value, 0
+        if value < self.improved - self.options.min_delta:
+            self.improved, self.waited = value, 0
         else:
             self.waited += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What :meth:`load_state_dict` needs."""
-        return {
-            "epoch": self.epoch,
-            "waited": self.waited,
-            "weights": self.weights,
-            "lowest": self._lowest,
-            "improved": self._improved,
-        }
+        """All but the options, for :meth:`load_state_dict`."""
+        return {name: value for name, value in vars(self).items() if name != "options"}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
-        self.epoch, self.waited, self.weights = state["epoch"], state["waited"], state["weights"]
-        self._lowest, self._improved = state["lowest"], state["improved"]
+        vars(self).update(state)
 
 
 def hold_out(n_rows: int, stopping: HeldOutStopping) -> tuple[Tensor, Tensor]:
@@ -82,24 +75,20 @@ def hold_out(n_rows: int, stopping: HeldOutStopping) -> tuple[Tensor, Tensor]:
 
 
 def row_monitor(
-    tensors: Sequence[Tensor], loss: Loss, device: torch.device, rows: Tensor | None = None
+    tensors: Sequence[Tensor], loss: Loss, device: torch.device, rows: Tensor
 ) -> Callable[[nn.Module], float]:
-    """Function that gives a network's mean loss on some rows, without dropout and in full precision.
+    """Function that gives a network's mean loss on some ``rows`` int64 [M], without dropout and in full precision.
 
-    Args:
-        tensors: inputs and, last, the target; all of the same length [N, …].
-        loss: mean loss of a batch, ``loss(output, target)``.
-        rows: int64 [M], the rows to measure, all of them when absent; they go to ``device`` a block at a time.
+    ``tensors`` are inputs and, last, the target [N, …]; they go to ``device`` a block of rows at a time.
     """
-    measured = torch.arange(len(tensors[-1])) if rows is None else rows
 
     @torch.no_grad()
     def monitor(network: nn.Module) -> float:
         network.eval()
         total = torch.zeros((), dtype=torch.float64, device=device)
-        for block in measured.split(MEASURED_ROWS):
+        for block in rows.split(MEASURED_ROWS):
             batch = [tensor[block].to(device) for tensor in tensors]
             total += row_loss(network, batch, loss, nullcontext).double() * len(block)
-        return total.item() / len(measured)
+        return total.item() / len(rows)
 
     return monitor

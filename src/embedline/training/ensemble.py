@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import polars as pl
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from embedline.training import checkpoint, distributed
 from embedline.training.batches import Batches, Stopped
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, choose_precision, device_name, make_accelerator
-from embedline.training.options import TrainingOptions
+from embedline.training.options import SeedOptions, TrainingOptions
 from embedline.training.train import Evaluate, FitResult
 
 Result = TypeVar("Result")
@@ -36,15 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """The result of the trainings.
-
-    Attributes:
-        weights: tensors of all members, under ``0.``, ``1.``, … as a bundle has them.
-        metrics: ``rows``, ``epochs``, ``members``, ``member_weights``, ``workers`` (members side by side),
-            ``processes`` where there are several, ``seconds`` of all together, ``rows_per_second``, ``device``,
-            ``precision``, ``precision_reason`` and, with early stopping, ``best_epochs``.
-        history: records of all members, each with its ``member``.
-    """
+    """Tensors of all members under ``0.``, ``1.``, …, metrics of the training, and records of each ``member``."""
 
     weights: dict[str, Tensor]
     metrics: dict[str, Any]
@@ -80,10 +72,8 @@ def train_ensemble(spec: NetworkSpec, *, rows: int, name: str = "") -> EnsembleR
         rows: of the split ``train``.
         name: of this ensemble among several of one node, such as a fold; prefix of its checkpoints and metrics.
     """
-    if spec.training.processes > 1 or dist.is_initialized():
-        result: EnsembleResult = distributed.run(_train_ensemble, spec, rows, name, options=spec.training)
-        return result
-    return _train_ensemble(spec, rows, name, threading.Event())
+    result: EnsembleResult = distributed.run(_train_ensemble, spec, rows, name, options=spec.training)
+    return result
 
 
 def _train_ensemble(spec: NetworkSpec, rows: int, name: str, stop: threading.Event) -> EnsembleResult:
@@ -122,7 +112,7 @@ def _train_ensemble(spec: NetworkSpec, rows: int, name: str, stop: threading.Eve
         "rows": rows,
         "epochs": max(result.epochs for result in results),
         "members": len(results),
-        "member_weights": list(training.member_weights),
+        "member_weights": member_weights(training),
         "workers": workers,
         **({"processes": accelerator.shard.size} if several else {}),
         "seconds": parallel_seconds([result.seconds for result in results], workers),
@@ -132,12 +122,20 @@ def _train_ensemble(spec: NetworkSpec, rows: int, name: str, stop: threading.Eve
         "precision_reason": accelerator.precision_reason,
         **({"best_epochs": [result.best_epoch for result in results]} if training.early_stopping else {}),
     }
-    states = enumerate(result.network.state_dict() for result in results)
-    return EnsembleResult(
-        weights={f"{member}.{key}": tensor for member, state in states for key, tensor in state.items()},
-        metrics=metrics,
-        history=[{"member": member, **record} for member, result in enumerate(results) for record in result.history],
-    )
+    history = [{"member": member, **record} for member, result in enumerate(results) for record in result.history]
+    return EnsembleResult(member_tensors([result.network for result in results]), metrics, history)
+
+
+def member_tensors(networks: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """Tensors of all networks, the names of each with the prefix ``0.``, ``1.``, …"""
+    states = enumerate(network.state_dict() for network in networks)
+    return {f"{member}.{name}": tensor for member, state in states for name, tensor in state.items()}
+
+
+def member_weights(options: SeedOptions) -> list[float]:
+    """Weight of each member in the mean; their sum is 1."""
+    weights = options.weights or (1.0,) * len(options.seeds)
+    return [weight / sum(weights) for weight in weights]
 
 
 def warn_of_few_steps(stages: Sequence[FitResult], batch_size: int, block: str) -> None:
@@ -145,11 +143,8 @@ def warn_of_few_steps(stages: Sequence[FitResult], batch_size: int, block: str) 
     steps = sum(int(stage.history[-1]["step"]) for stage in stages)
     if steps < FEW_STEPS:
         logger.warning(
-            "The training took %d step(s) in all, too few for most networks to learn much: lower %s.batch_size, which "
-            "is %d, or raise the epochs",
-            steps,
-            block,
-            batch_size,
+            f"The training took {steps} step(s) in all, too few for most networks to learn much: lower "
+            f"{block}.batch_size, which is {batch_size}, or raise the epochs"
         )
 
 
@@ -162,6 +157,11 @@ def describe(metrics: dict[str, Any]) -> str:
     )
 
 
+def history_frame(history: Sequence[Record]) -> pl.DataFrame:
+    """A row a record; metrics that were measured once an epoch are null in between."""
+    return pl.from_dicts(history, infer_schema_length=None)
+
+
 def available_cores() -> int:
     """Cores that this process may use: ``OMP_NUM_THREADS`` where it is set, else those the system grants it."""
     if limit := os.environ.get("OMP_NUM_THREADS"):
@@ -170,10 +170,9 @@ def available_cores() -> int:
 
 
 def count_workers(n_members: int, threads: int, device: torch.device) -> int:
-    """How many members to train at a time: as many as the CPU has cores for, one on a GPU.
+    """How many members to train at a time: one on a GPU, as many as there are cores on a CPU.
 
-    Small batches leave a second core half idle, so that two members side by side end in little more than the time of
-    one.
+    Small batches leave a second core half idle: two members side by side end in little more than the time of one.
     """
     return min(n_members, max(1, available_cores() // threads)) if device.type == "cpu" else 1
 

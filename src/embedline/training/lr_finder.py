@@ -5,24 +5,14 @@ import math
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from embedline.training.batches import (
-    Autocast,
-    Batches,
-    BatchLoss,
-    Loss,
-    ReadRows,
-    Stopped,
-    TableBatches,
-    batches_by_step,
-    mean_rate,
-)
+from embedline.training.batches import WHOLE, Autocast, Batches, BatchLoss, Stopped, TableBatches, batches_by_step
 from embedline.training.device import Accelerator
 from embedline.training.optimizer import LayerGroup, make_optimizer, set_rates
 from embedline.training.options import FinderOptions, FitOptions
@@ -63,25 +53,9 @@ class RandomRows(TableBatches):
         return self.loss_of(network, rows, autocast)
 
 
-def find_learning_rate(
-    network: nn.Module,
-    tensors: Sequence[Tensor],
-    loss: Loss,
-    training: FitOptions,
-    finder: FinderOptions,
-    *,
-    accelerator: Accelerator,
-    seed: int,
-    read: ReadRows | None = None,
-) -> RangeTest:
-    """:func:`range_test` on independent rows; the arguments are those of :func:`embedline.training.train.fit`."""
-    task = RandomRows(tensors, loss, batch_size=training.batch_size, device=accelerator.device, read=read)
-    return range_test(network, task, training, finder, accelerator=accelerator, seed=seed)
-
-
 def range_test(
     network: nn.Module,
-    task: Batches,
+    batches: Batches,
     training: FitOptions,
     finder: FinderOptions,
     *,
@@ -92,24 +66,25 @@ def range_test(
 ) -> RangeTest:
     """Train a copy of ``network`` for ``finder.steps`` steps with a growing rate; the network itself is untouched.
 
-    Arguments are those of :func:`embedline.training.train.train`; the task's epochs follow one another as needed. The
-    loss, without penalties, is smoothed by an exponential average with bias correction. The suggestion is the rate two
+    Arguments are those of :func:`embedline.training.train.train`; epochs follow one another as needed. The loss,
+    without penalties, is smoothed by an exponential average with bias correction. The suggestion is the rate two
     thirds into (on the log scale) the longest fall of the smoothed loss (compare fastai's "valley" rule).
 
     Raises:
         Stopped: if ``stop`` was set before the end.
     """
+    accelerator = replace(accelerator, shard=WHOLE)  # of several processes one alone searches
     trained, trained_groups = copy.deepcopy((network, groups))  # together: the groups then hold modules of the copy
     trained = trained.to(accelerator.device).train()
     optimizer = make_optimizer(trained, training, trained_groups)
-    steps = _steps(task, training.accumulate, torch.Generator(device=accelerator.device).manual_seed(seed))
+    steps = _steps(batches, training.accumulate, torch.Generator(device=accelerator.device).manual_seed(seed))
     rates: list[float] = []
     losses: list[float] = []
     average = 0.0
-    for step, batches in zip(range(finder.steps), steps, strict=False):
+    for step, (indices, factor) in zip(range(finder.steps), steps, strict=False):
         rate = finder.low * (finder.high / finder.low) ** (step / (finder.steps - 1))
-        set_rates(optimizer, rate * mean_rate(task, batches), training.betas[0])
-        reported = training_step(task, batches, trained, optimizer, accelerator, training.clip_norm)
+        set_rates(optimizer, rate * factor, training.betas[0])
+        reported = training_step(batches, indices, trained, optimizer, accelerator, training.clip_norm)
         average = SMOOTHING * average + (1.0 - SMOOTHING) * (sum(loss.item() for loss in reported) / len(reported))
         smoothed = average / (1.0 - SMOOTHING ** (step + 1))
         if not math.isfinite(smoothed) or (losses and smoothed > DIVERGED * min(losses)):
@@ -121,11 +96,11 @@ def range_test(
     return RangeTest(rates, losses, suggest_rate(rates, losses) if rates else finder.low)
 
 
-def _steps(task: Batches, accumulate: int, order: torch.Generator) -> Iterator[range]:
+def _steps(batches: Batches, accumulate: int, order: torch.Generator) -> Iterator[tuple[range, float]]:
     """Batches of each step, epoch after epoch."""
     while True:
-        task.begin_epoch(order)
-        yield from batches_by_step(task, accumulate)
+        batches.begin_epoch(order)
+        yield from batches_by_step(batches, accumulate)
 
 
 def suggest_rate(rates: Sequence[float], losses: Sequence[float]) -> float:

@@ -37,9 +37,7 @@ def rmspe(actual: NDArray[np.floating], predicted: NDArray[np.floating]) -> floa
 def regression_metrics(
     actual: NDArray[np.floating], predicted: NDArray[np.floating], *, logarithmic: bool
 ) -> dict[str, float]:
-    """RMSE, MAE and R² of float arrays [N], and ``exp_rmspe`` first for a target learned as a logarithm.
-
-    R² is left out where all actual values are the same.
+    """RMSE, MAE and, unless all values are the same, R² of float arrays [N]; of a logarithmic target ``exp_rmspe``.
 
     Raises:
         ValueError, DataError: see :func:`rmspe`.
@@ -86,27 +84,23 @@ def classification_metrics(
         positive: of two classes the positive one; the last unless given.
 
     Returns:
-        ``rows``, ``accuracy`` with its 95 % interval (``accuracy_low``, ``accuracy_high``; Wilson 1927), ``f1_macro``
-        over the classes that occur among the actual or predicted ones, ``log_loss`` in nats, for two classes
-        ``positive``, its ``f1`` and, where both of them occur, ``roc_auc`` and ``average_precision``, the area under
-        the curve of precision over recall: where the class is rare, it tells models apart whose ROC-AUC is alike;
-        ``calibration_error``; and the tables ``confusion`` ({classes, counts: rows actual, columns predicted}),
-        ``by_class`` (``rows``, ``precision``, ``recall``, ``f1``; None where one divides by zero) and ``calibration``,
-        a list of rows each.
+        ``rows``, ``accuracy`` with its 95 % interval ``accuracy_low``, ``accuracy_high`` (Wilson 1927), ``f1_macro``
+        over the classes that occur, ``log_loss`` in nats; for two classes ``positive``, its ``f1`` and, where both of
+        them occur, ``roc_auc`` and ``average_precision``; ``calibration_error``; and the tables ``confusion``
+        ({classes, counts: rows actual, columns predicted}), ``by_class`` (``rows``, ``precision``, ``recall``, ``f1``;
+        None where one divides by zero) and ``calibration``, a list of rows each.
 
     Raises:
-        DataError: if a row's probabilities are no distribution, or its class is not one of ``classes``; see
-            :func:`check_probabilities`.
+        DataError: see :func:`check_probabilities`.
     """
     from scipy.stats import binomtest
     from sklearn import metrics as sk
 
     checked = check_probabilities(actual, probabilities, classes)
-    predicted, numbers = checked.argmax(axis=1), range(len(classes))
-    precision, recall, f1, support = sk.precision_recall_fscore_support(
-        actual, predicted, labels=numbers, zero_division=np.nan
-    )
-    correct, rows = int((predicted == actual).sum()), len(actual)
+    predicted, rows = checked.argmax(axis=1), len(actual)
+    by_class = sk.precision_recall_fscore_support(actual, predicted, labels=range(len(classes)), zero_division=np.nan)
+    f1 = by_class[2]
+    correct = int((predicted == actual).sum())
     interval = binomtest(correct, rows).proportion_ci(0.95, "wilson")
     metrics: dict[str, Any] = {
         "rows": rows,
@@ -128,19 +122,13 @@ def classification_metrics(
     metrics["calibration_error"] = expected_calibration_error(bins)
     counts = confusion_matrix(actual, predicted, len(classes))
     metrics["confusion"] = {"classes": list(classes), "counts": counts.tolist()}
+    columns = ("precision", "recall", "f1")
     metrics["by_class"] = [
-        {
-            "class": classes[k],
-            "rows": int(support[k]),
-            **{
-                name: None if np.isnan(values[k]) else float(values[k])
-                for name, values in (("precision", precision), ("recall", recall), ("f1", f1))
-            },
-        }
-        for k in numbers
+        {"class": name, "rows": int(support)}
+        | {key: None if np.isnan(value) else float(value) for key, value in zip(columns, values, strict=True)}
+        for name, *values, support in zip(classes, *by_class, strict=True)
     ]
-    metrics["calibration"] = bins
-    return metrics
+    return {**metrics, "calibration": bins}
 
 
 def check_probabilities(
@@ -159,11 +147,10 @@ def check_probabilities(
     if actual.ndim != 1 or probabilities.shape != expected or not len(actual):
         raise DataError(f"need probabilities of shape {expected} with rows, got shape {probabilities.shape}")
     checked: NDArray[np.float64] = np.asarray(probabilities, dtype=np.float64)
-    sums = checked.sum(axis=1)
     faults = (
         (~np.isfinite(checked).all(axis=1), "has a probability that is not a number"),
         ((checked < 0).any(axis=1), "has a negative probability"),
-        (np.abs(sums - 1) > TOLERANCE, "has probabilities that do not sum to 1"),
+        (np.abs(checked.sum(axis=1) - 1) > TOLERANCE, "has probabilities that do not sum to 1"),
         ((actual < 0) | (actual >= len(classes)), f"has a class outside of 0 … {len(classes) - 1}"),
     )
     for faulty, what in faults:
@@ -183,8 +170,7 @@ def confusion_matrix(actual: NDArray[np.integer], predicted: NDArray[np.integer]
 def log_loss(actual: NDArray[np.integer], probabilities: NDArray[np.float64]) -> float:
     """Mean of ``-log p`` of the actual class, in nats; a probability of 0 counts as 2.2e-16, as in scikit-learn.
 
-    scikit-learn's own warns of probabilities from single precision, which sum to 1 to 1e-6 only, and refuses one that
-    a rounding put above 1.
+    scikit-learn's own warns of single precision, and refuses a probability that a rounding put above 1.
     """
     given = probabilities[np.arange(len(actual)), actual]
     return float(-np.log(np.clip(given, np.finfo(np.float64).eps, 1.0)).mean())
@@ -196,8 +182,8 @@ def calibration_bins(
     """Confidence against accuracy in bins of equal width, (lower, upper]; bins without a row are left out.
 
     Each bin has ``lower``, ``upper``, ``count``, the mean ``confidence`` (probability of the predicted class) and the
-    ``accuracy`` of its rows. Guo et al. 2017, "On Calibration of Modern Neural Networks", take 15 bins.
-    scikit-learn's ``calibration_curve`` is for two classes, and gives no counts.
+    ``accuracy`` of its rows (Guo et al. 2017, arXiv:1706.04599). scikit-learn's ``calibration_curve`` is for two
+    classes, and gives no counts.
     """
     if n_bins < 1:
         raise ValueError(f"need one bin at least, got {n_bins}")
@@ -206,33 +192,28 @@ def calibration_bins(
     correct = probabilities.argmax(axis=1) == actual
     # A sum of probabilities may exceed 1 by a rounding, and so may the greatest of them.
     numbers = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, n_bins - 1)
-    counts = np.bincount(numbers, minlength=n_bins)
-    confidences = np.bincount(numbers, weights=confidence, minlength=n_bins)
-    hits = np.bincount(numbers, weights=correct, minlength=n_bins)
+    sums = [np.bincount(numbers, weights, n_bins) for weights in (None, confidence, correct)]
     return [
         {
             "lower": float(edges[k]),
             "upper": float(edges[k + 1]),
-            "count": int(counts[k]),
-            "confidence": float(confidences[k] / counts[k]),
-            "accuracy": float(hits[k] / counts[k]),
+            "count": int(count),
+            "confidence": float(confidences / count),
+            "accuracy": float(hits / count),
         }
-        for k in np.flatnonzero(counts)
+        for k, (count, confidences, hits) in enumerate(zip(*sums, strict=True))
+        if count
     ]
 
 
 def expected_calibration_error(bins: Sequence[dict[str, Any]]) -> float:
     """ECE: mean of ``|accuracy - confidence|`` over the bins of :func:`calibration_bins`, weighted by their counts."""
-    total = sum(one["count"] for one in bins)
-    return float(sum(one["count"] * abs(one["accuracy"] - one["confidence"]) for one in bins) / total)
+    errors = [abs(one["accuracy"] - one["confidence"]) for one in bins]
+    return float(np.average(errors, weights=[one["count"] for one in bins]))
 
 
 def require_finite(values: Mapping[str, Any] | Sequence[Any], what: str) -> None:
-    """Raise a DataError that names the first of nested ``values`` that is not finite, such as ``baselines.rmse``.
-
-    Args:
-        what: what the values belong to, such as the name of a dataset.
-    """
+    """Raise a DataError that names the first of the nested ``values`` of ``what`` that is not finite."""
     for path, value in _numbers(values):
         if not math.isfinite(value):
             raise DataError(

@@ -14,6 +14,8 @@ from embedline import __version__
 from embedline.errors import DataError
 
 FORMAT = "embedline-bundle-1"
+JSON_PARTS = ("config", "encoder", "metrics", "versions")  # of the header, beside the format and the kind
+LIBRARIES = ("torch", "numpy", "polars", "pandas", "safetensors")  # those that shape a model
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class ModelBundle:
         encoder: fitted state that turns raw rows into tensors; JSON values.
         weights: tensors by name; members of an ensemble carry the prefix ``0.``, ``1.``, …
         metrics: of the training.
-        versions: versions of the libraries that made it.
+        versions: of Python and the libraries that stored it; empty until then.
     """
 
     kind: str
@@ -38,13 +40,11 @@ class ModelBundle:
 
     def to_bytes(self) -> bytes:
         """Serialise to the safetensors format; everything but the weights goes into its metadata as JSON."""
-        header = {
-            "format": FORMAT,
-            "kind": self.kind,
-            **{name: json.dumps(getattr(self, name)) for name in ("config", "encoder", "metrics", "versions")},
-        }
+        own = {"python": platform.python_version(), "embedline": __version__}
+        versions = self.versions or own | {name: importlib.metadata.version(name) for name in LIBRARIES}
+        parts = {name: json.dumps(getattr(self, name)) for name in JSON_PARTS} | {"versions": json.dumps(versions)}
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
-        return safetensors.torch.save(weights, metadata=header)
+        return safetensors.torch.save(weights, metadata={"format": FORMAT, "kind": self.kind, **parts})
 
     @classmethod
     def from_bytes(cls, content: bytes, *, name: str = "the bundle") -> Self:
@@ -61,20 +61,11 @@ class ModelBundle:
         header = json.loads(content[8 : 8 + header_size]).get("__metadata__") or {}
         if header.get("format") != FORMAT:
             raise DataError(f"{name} has the format {header.get('format')!r}; this version reads {FORMAT!r}")
-        missing = [name for name in ("kind", "config", "encoder", "metrics", "versions") if name not in header]
-        if missing:
+        if missing := [part for part in ("kind", *JSON_PARTS) if part not in header]:
             raise DataError(f"{name} has no {', '.join(missing)}: it was not written by this library")
-        values = {name: json.loads(header[name]) for name in ("config", "encoder", "metrics", "versions")}
-        return cls(kind=header["kind"], weights=weights, **values)
+        return cls(kind=header["kind"], weights=weights, **{part: json.loads(header[part]) for part in JSON_PARTS})
 
     def member(self, index: int) -> dict[str, Tensor]:
         """State dictionary of member ``index`` of the ensemble."""
         prefix = f"{index}."
         return {name.removeprefix(prefix): value for name, value in self.weights.items() if name.startswith(prefix)}
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that shape a model, and of Python."""
-    libraries = ("torch", "numpy", "polars", "pandas", "accelerate", "safetensors")
-    versions = {name: importlib.metadata.version(name) for name in libraries}
-    return {"python": platform.python_version(), "embedline": __version__, **versions}

@@ -18,28 +18,13 @@ AVERAGE_WARMUP = 10.0
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Modules that share a learning rate.
+    """Modules that learn at ``rate`` times the training's learning rate.
 
-    Attributes:
-        modules: their parameters are those of the group; a parameter that several groups hold, such as a tied matrix,
-            belongs to the first of them.
-        rate: factor of the training's learning rate.
+    A parameter that several groups hold, such as a tied matrix, belongs to the first of them.
     """
 
     modules: Sequence[nn.Module]
     rate: float = 1.0
-
-
-def discriminative(groups: Sequence[Sequence[nn.Module]], decay: float) -> list[LayerGroup]:
-    """Groups from the first layers to the last, each learning ``decay`` times slower than the next.
-
-    Discriminative fine-tuning (Howard & Ruder 2018, arXiv:1801.06146, §3.2; the paper's factor is 2.6).
-
-    >>> [round(group.rate, 3) for group in discriminative([[], [], []], decay=2.0)]
-    [0.25, 0.5, 1.0]
-    """
-    last = len(groups) - 1
-    return [LayerGroup(modules, decay ** (place - last)) for place, modules in enumerate(groups)]
 
 
 def optimizer_groups(groups: Sequence[LayerGroup], weight_decay: float) -> list[dict[str, Any]]:
@@ -93,13 +78,11 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float, beta1: float) -> None
 
 
 def average_weights(network: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of a network's weights, usable from the first step on.
+    """Exponential moving average of a network's weights and floating-point buffers: ``module``, which starts as a copy.
 
     ``update_parameters(network)`` after each step makes it ``decay_t * average + (1 - decay_t) * weights``, where
     ``decay_t = min(decay, (1 + t) / (10 + t))`` after ``t`` updates: with a fixed decay of 0.999 the untrained weights
-    would still hold a tenth of the average after 2,300 steps (the warm-up is that of TensorFlow's
-    ``ExponentialMovingAverage``). Floating-point buffers, such as batch-norm's statistics, are averaged too, others
-    copied. ``module`` is the averaged network; it starts as a copy and is never trained.
+    would still hold a tenth of the average after 2,300 steps (TensorFlow's ``ExponentialMovingAverage``).
     """
 
     @torch.no_grad()
@@ -121,10 +104,10 @@ def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
-def one_cycle(progress: float, *, low: float, peak: float, final: float, warmup: float) -> float:
-    """Rise from ``low`` to ``peak`` over the first ``warmup`` of the training, then fall to ``final``.
+def one_cycle(progress: float, low: float, peak: float, final: float, warmup: float) -> float:
+    """Rise from ``low`` to ``peak`` over the first ``warmup`` of the training, then fall to ``final``, by cosines.
 
-    Both legs follow a cosine (Smith 2018, "super-convergence", in the form of fastai v2). ``progress`` lies in [0, 1].
+    ``progress`` lies in [0, 1] (Smith 2018, "super-convergence", in the form of fastai v2).
     """
     if progress < warmup:
         return _cosine(low, peak, progress / warmup)
@@ -145,21 +128,14 @@ def cosine_restarts(epoch: float, *, peak: float, cycle_epochs: int, cycle_growt
 
 def learning_rate(options: FitOptions, progress: float) -> float:
     """Learning rate at ``progress`` in [0, 1] of the training that ``options`` describe."""
+    lr = options.lr
     if options.schedule == "one_cycle":
-        return one_cycle(
-            progress,
-            low=options.lr / WARMUP_DIVISOR,
-            peak=options.lr,
-            final=options.lr / FINAL_DIVISOR,
-            warmup=options.warmup,
-        )
+        return one_cycle(progress, lr / WARMUP_DIVISOR, lr, lr / FINAL_DIVISOR, options.warmup)
     if options.schedule == "cosine_restarts":
         # The very end belongs to the last cycle, not to the first step of a cycle that never runs.
         epoch = min(progress, 1.0 - 1e-9) * options.epochs
-        return cosine_restarts(
-            epoch, peak=options.lr, cycle_epochs=options.cycle_epochs, cycle_growth=options.cycle_growth
-        )
-    return options.lr
+        return cosine_restarts(epoch, peak=lr, cycle_epochs=options.cycle_epochs, cycle_growth=options.cycle_growth)
+    return lr
 
 
 def momentum(options: FitOptions, progress: float) -> float:
@@ -167,4 +143,4 @@ def momentum(options: FitOptions, progress: float) -> float:
     if options.schedule != "one_cycle" or options.momentum is None:
         return options.betas[0]
     high, low = options.momentum
-    return one_cycle(progress, low=high, peak=low, final=high, warmup=options.warmup)
+    return one_cycle(progress, high, low, high, options.warmup)

@@ -13,19 +13,22 @@ Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_l
 """Units of each hidden layer; in YAML a list, or one number for one layer."""
 
 
-class Averaging(BaseModel):
-    """Exponential moving average of the weights, evaluated and stored instead of the last weights.
-
-    See :func:`embedline.training.optimizer.average_weights` (Polyak & Juditsky 1992; Izmailov et al. 2018 for why it
-    helps networks).
-    """
+class Options(BaseModel):
+    """A block of settings: no other keys, and no changes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Averaging(Options):
+    """Exponential moving average of the weights, evaluated and stored instead of the last weights.
+
+    See :func:`embedline.training.optimizer.average_weights` (Polyak & Juditsky 1992; Izmailov et al. 2018).
+    """
 
     decay: float = Field(ge=0.0, lt=1.0)
 
 
-class EarlyStopping(BaseModel):
+class EarlyStopping(Options):
     """End a training once a loss on held-out data no longer falls, and keep the network of the epoch with the lowest.
 
     The schedules still run over all of ``epochs``: a ``one_cycle`` that ends early has not annealed its rate, so that
@@ -36,25 +39,21 @@ class EarlyStopping(BaseModel):
         min_delta: how far the loss must fall below that of the last improvement to count as one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     patience: int = Field(default=2, ge=1)
     min_delta: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
 
 
 class HeldOutStopping(EarlyStopping):
-    """Early stopping on a random share of the training rows, which the network then does not learn from.
+    """Early stopping on a random ``fraction`` of the training rows, which the network then does not learn from.
 
-    Attributes:
-        fraction: share of the training rows that is held out.
-        seed: of the choice of these rows; the same rows for every member of an ensemble.
+    The rows follow ``seed``: they are the same for every member of an ensemble.
     """
 
     fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
     seed: int = 0
 
 
-class OptimizerOptions(BaseModel):
+class OptimizerOptions(Options):
     """How to train any network, but for how long and at what rate: optimiser, schedule, device.
 
     Attributes:
@@ -62,20 +61,16 @@ class OptimizerOptions(BaseModel):
         accumulate: batches of a step: its gradient is that of the mean of their losses. The last step of an epoch takes
             the batches that are left. Batch-norm still sees one batch at a time.
         weight_decay: pull of the weights of matrices towards 0 (see ``decay``); biases and batch-norm have none.
-        decay: ``decoupled``: each step takes away the share ``lr * weight_decay`` of a weight, whatever the gradient
-            (AdamW, Loshchilov & Hutter 2019, arXiv:1711.05101). ``l2``: the loss has the penalty
-            ``weight_decay / 2 * sum(w**2)``, whose gradient ``weight_decay * w`` Adam then scales with the rest. The
-            lesson writes the penalty as ``loss += wd * (w**2).sum()``, with the gradient ``2 * wd * w``: its ``wd`` is
-            half of this ``weight_decay``.
+        decay: ``decoupled``: each step takes away the share ``lr * weight_decay`` of a weight (AdamW, Loshchilov &
+            Hutter 2019, arXiv:1711.05101). ``l2``: the loss has the penalty ``weight_decay / 2 * sum(w**2)``, whose
+            gradient Adam scales with the rest. The lesson's penalty is ``wd * (w**2).sum()``: its ``wd`` is half of
+            this ``weight_decay``.
         precision: ``fp32``, ``bf16``, or ``auto``: on CUDA bf16 where it is native, on a CPU what is measured to be
             faster (:func:`embedline.training.device.choose_precision`).
-        processes: number of processes on this machine that share each batch; a GPU for each on CUDA. The
-            result is that of one process but for rounding, the masks of dropout and, on a CPU, batch-norm, which sees
-            the rows of one process. The processes of a launcher (:func:`embedline.training.distributed.launched`) need
-            no number.
+        processes: number of processes on this machine that share each batch; a GPU for each on CUDA. The result is that
+            of one process but for rounding, the masks of dropout and, on a CPU, batch-norm, which sees the rows of one
+            process. The processes of a launcher (:func:`embedline.training.distributed.launched`) need no number.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch_size: int = Field(ge=1)
     accumulate: int = Field(default=1, ge=1)
@@ -96,9 +91,8 @@ class OptimizerOptions(BaseModel):
 
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
-        for name in ("betas", "momentum"):
-            pair = getattr(self, name)
-            if pair is not None and not all(0.0 <= value < 1.0 for value in pair):
+        for name, pair in (("betas", self.betas), ("momentum", self.momentum or ())):
+            if not all(0.0 <= value < 1.0 for value in pair):
                 raise ValueError(f"{name} must lie in [0, 1), got {list(pair)}")
         return self
 
@@ -111,33 +105,24 @@ class FitOptions(OptimizerOptions):
     early_stopping: EarlyStopping | None = None
 
 
-class SeedOptions(BaseModel):
+class SeedOptions(Options):
     """An ensemble: a network for each seed, their outputs averaged.
 
     Attributes:
         weights: of the members in the average, one for each seed; only their ratios count. All alike when absent.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     seeds: tuple[int, ...] = Field(default=(42,), min_length=1)
     weights: tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...] | None = None
 
-    @property
-    def member_weights(self) -> tuple[float, ...]:
-        """Weight of each member; their sum is 1."""
-        weights = self.weights or (1.0,) * len(self.seeds)
-        return tuple(weight / sum(weights) for weight in weights)
-
     @model_validator(mode="after")
     def _check_seeds(self) -> Self:
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds must differ, got {list(self.seeds)}: equal seeds train the same model twice")
-        if self.weights is not None and len(self.weights) != len(self.seeds):
-            raise ValueError(
-                f"weights needs {len(self.seeds)} values, one for each of seeds {list(self.seeds)}, "
-                f"got {list(self.weights)}"
-            )
+        seeds = list(self.seeds)
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"seeds must differ, got {seeds}: equal seeds train the same model twice")
+        if self.weights is not None and len(self.weights) != len(seeds):
+            got = list(self.weights)
+            raise ValueError(f"weights needs {len(seeds)} values, one for each of seeds {seeds}, got {got}")
         return self
 
 
@@ -149,10 +134,8 @@ class TrainingOptions(SeedOptions, FitOptions):
     early_stopping: HeldOutStopping | None = None
 
 
-class FinderOptions(BaseModel):
+class FinderOptions(Options):
     """The learning-rate range test: ``steps`` batches with the rate growing geometrically from ``low`` to ``high``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     low: float = Field(default=1e-6, gt=0.0)
     high: float = Field(default=1.0, gt=0.0)

@@ -1,7 +1,6 @@
 """Plots that several learners draw: their look, the range test, and the plots of a classifier's predictions."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,19 +12,14 @@ from embedline.training.metrics import calibration_bins, confusion_matrix, expec
 
 INK, ACCENT, SECOND, MUTED = "#1f2933", "#2563eb", "#d97706", "#9aa5b1"
 COLOURS = [ACCENT, SECOND, "#059669", "#dc2626", "#7c3aed", "#0891b2"]
-SHADES = [[0.0, "#f5f8ff"], [1.0, ACCENT]]
 LAYOUT = {
     "template": "plotly_white",
     "font": {"family": "Inter, Helvetica, Arial, sans-serif", "size": 13, "color": INK},
     "margin": {"l": 64, "r": 40, "t": 72, "b": 56},
     "colorway": COLOURS,
 }
+SHADES = {"zmin": 0.0, "zmax": 1.0, "colorscale": [[0.0, "#f5f8ff"], [1.0, ACCENT]], "showscale": False}
 MOST_NUMBERS = 12  # classes for whose counts a cell has room
-
-
-def history_frame(history: list[dict[str, Any]]) -> pl.DataFrame:
-    """The records of a training as a frame; metrics that were measured once an epoch are null in between."""
-    return pl.from_dicts(history, infer_schema_length=None)
 
 
 def principal_components(vectors: NDArray[np.floating], n_components: int = 2) -> NDArray[np.float64]:
@@ -34,8 +28,7 @@ def principal_components(vectors: NDArray[np.floating], n_components: int = 2) -
     The largest loading of each axis is positive, so that a plot does not flip between runs.
     """
     centred = np.asarray(vectors, dtype=np.float64) - np.mean(vectors, axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)  # scikit-learn's PCA divides by 0 where there is one row
-    axes = axes[:n_components]
+    axes = np.linalg.svd(centred, full_matrices=False)[2][:n_components]  # PCA of scikit-learn refuses a single row
     signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])
     projected = centred @ (axes * signs[:, None]).T
     return np.pad(projected, ((0, 0), (0, n_components - projected.shape[1])))
@@ -50,14 +43,9 @@ def plot_range_test(rates: pl.DataFrame, title: str, loss: str = "smoothed loss"
     """
     figure = go.Figure(go.Scatter(x=rates["rate"], y=rates["loss"], line={"color": ACCENT}, showlegend=False))
     if len(rates):
-        suggestion = rates["suggestion"][0]
-        figure.add_scatter(
-            x=[suggestion, suggestion],
-            y=[rates["loss"].min(), rates["loss"].max()],
-            mode="lines",
-            line={"dash": "dash", "color": SECOND},
-            name=f"suggested: {suggestion:.1e}",
-        )
+        suggestion, ends = rates["suggestion"][0], [rates["loss"].min(), rates["loss"].max()]
+        style = {"mode": "lines", "line": {"dash": "dash", "color": SECOND}, "name": f"suggested: {suggestion:.1e}"}
+        figure.add_scatter(x=[suggestion, suggestion], y=ends, **style)
     figure.update_xaxes(type="log", exponentformat="power", title="learning rate", dtick=1)
     figure.update_yaxes(title=loss)
     return figure.update_layout(title=title, height=400, **LAYOUT)
@@ -66,47 +54,34 @@ def plot_range_test(rates: pl.DataFrame, title: str, loss: str = "smoothed loss"
 def plot_confusion(
     actual: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str], title: str
 ) -> go.Figure:
-    """Counts of actual against predicted classes, shaded by the share of the actual class.
+    """Counts of actual against predicted classes; the arguments are those of :func:`add_confusion`."""
+    figure = go.Figure()
+    add_confusion(figure, actual, probabilities, classes)
+    return figure.update_layout(title=title, height=confusion_height(classes), **LAYOUT)
+
+
+def add_confusion(
+    figure: go.Figure,
+    actual: NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    classes: Sequence[str],
+    **panel: int,
+) -> None:
+    """Add a confusion matrix, shaded by the share of the actual class and read downwards, to a figure.
 
     Args:
         actual: int [N], number of each row's class in ``classes``.
         probabilities: float [N, C].
-        classes: names of the C classes.
+        panel: ``row`` and ``col`` in a figure of several.
     """
-    figure = go.Figure(confusion_trace(actual, probabilities, classes))
-    label_confusion(figure, classes)
-    return figure.update_layout(title=title, height=confusion_height(classes), **LAYOUT)
-
-
-def confusion_trace(
-    actual: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str]
-) -> go.Heatmap:
-    """The heatmap of :func:`plot_confusion`, to stand in a panel of any figure."""
     counts = confusion_matrix(actual, probabilities.argmax(axis=1), len(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    labels = [
-        [f"{count:,}<br>{share:.1%}" for count, share in zip(*row, strict=True)]
-        for row in zip(counts, shares, strict=True)
-    ]
-    return go.Heatmap(
-        x=list(classes),
-        y=list(classes),
-        z=shares,
-        zmin=0.0,
-        zmax=1.0,
-        text=labels,
-        # Numbers are drawn while a cell holds them; hovering shows them in any case.
-        texttemplate="%{text}" if len(classes) <= MOST_NUMBERS else None,
-        colorscale=SHADES,
-        showscale=False,
-        hovertemplate="actual %{y}, predicted %{x}: %{text}<extra></extra>",
-        xgap=2,
-        ygap=2,
-    )
-
-
-def label_confusion(figure: go.Figure, classes: Sequence[str], **panel: int) -> None:
-    """Axes of a confusion matrix, in the ``panel`` (row and col) of a figure of several; classes are read downwards."""
+    labels = np.vectorize("{:,}<br>{:.1%}".format, otypes=[object])(counts, shares)
+    # Numbers are drawn while a cell holds them; hovering shows them in any case.
+    shown = "%{text}" if len(classes) <= MOST_NUMBERS else None
+    hover = "actual %{y}, predicted %{x}: %{text}<extra></extra>"
+    axes, style = {"x": list(classes), "y": list(classes)}, {"texttemplate": shown, "hovertemplate": hover, **SHADES}
+    figure.add_heatmap(z=shares, text=labels, xgap=2, ygap=2, **axes, **style, **panel)
     slant = -30 if len(classes) > 2 and max(map(len, classes)) > 12 else 0  # long names would run into one another
     look = {"type": "category", "showgrid": False, "automargin": True}
     figure.update_xaxes(title_text="predicted", tickangle=slant, **look, **panel)
@@ -136,9 +111,8 @@ def plot_calibration(
     n_classes = next(iter(models.values()))[1].shape[1]
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.06)
     ends = [1 / n_classes, 1.0]  # the greatest of C probabilities is 1 / C at least
-    figure.add_scatter(
-        x=ends, y=ends, mode="lines", line={"color": MUTED, "dash": "dash"}, name="perfect", row=1, col=1
-    )
+    diagonal = {"mode": "lines", "line": {"color": MUTED, "dash": "dash"}, "name": "perfect"}
+    figure.add_scatter(x=ends, y=ends, row=1, col=1, **diagonal)
     for place, (name, (actual, probabilities)) in enumerate(models.items()):
         colour = COLOURS[place % len(COLOURS)]
         bins = calibration_bins(actual, probabilities, n_bins)
@@ -155,16 +129,9 @@ def plot_calibration(
             row=1,
             col=1,
         )
-        figure.add_bar(
-            x=(table["lower"] + table["upper"]) / 2,
-            y=table["count"],
-            marker_color=colour,
-            legendgroup=name,
-            showlegend=False,
-            hovertemplate=f"%{{y:,}} {rows}<extra></extra>",
-            row=2,
-            col=1,
-        )
+        style = {"marker_color": colour, "legendgroup": name, "showlegend": False}
+        centres, hover = (table["lower"] + table["upper"]) / 2, f"%{{y:,}} {rows}<extra></extra>"
+        figure.add_bar(x=centres, y=table["count"], hovertemplate=hover, row=2, col=1, **style)
     first_bin = np.floor(n_bins / n_classes) / n_bins
     figure.update_xaxes(tickformat=".0%", tick0=0, dtick=0.1, range=[first_bin - 0.01, 1.01])
     figure.update_xaxes(title_text="confidence: probability of the predicted class", row=2, col=1)

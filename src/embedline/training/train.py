@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from embedline.errors import TrainingError
 from embedline.training import distributed
-from embedline.training.batches import Batches, Loss, ReadRows, Stopped, TableBatches, batches_by_step, mean_rate
+from embedline.training.batches import Batches, Loss, ReadRows, Stopped, TableBatches, batches_by_step
 from embedline.training.checkpoint import Checkpoint, Record, TrainingState
 from embedline.training.device import Accelerator
 from embedline.training.early_stopping import hold_out, row_monitor
@@ -65,15 +65,13 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     clip_norm: float | None = None,
-    *,
-    several: bool = False,
 ) -> list[Tensor]:
     """One step of the optimiser along the mean gradient of some batches; the losses [] to report, one for each.
 
-    With ``several`` processes both are sums over them.
+    Of several processes both are sums over them.
     """
     losses: list[Tensor] = []
-    more = (partial(distributed.sum_gradients, optimizer, losses),) if several else ()
+    more = (partial(distributed.sum_gradients, optimizer, losses),) if accelerator.shard.size > 1 else ()
     for index in indices:
         value, data_term = batches.loss(network, index, accelerator.autocast)
         losses.append(data_term.detach())
@@ -96,32 +94,19 @@ def fit(
     read: ReadRows | None = None,
     **settings: Any,
 ) -> FitResult:
-    """:func:`train` on independent rows, ``options.batch_size`` of them a batch.
+    """:func:`train` on independent rows; the arguments are those of :class:`.batches.TableBatches` and :func:`train`.
 
     With ``options.early_stopping`` its ``fraction`` of the rows is held out, and their mean loss decides.
-
-    Args:
-        network: called as ``network(*inputs)``; must return what ``loss`` takes as its first argument.
-        tensors: inputs and, last, the target; all of the same length [N, …].
-        loss, read: see :class:`.batches.TableBatches`.
-        settings: those of :func:`train`.
 
     Raises:
         DataError: if there are too few rows to hold any out.
     """
-    learned: Tensor | None = None
+    device, learned = accelerator.device, None
     if isinstance(options.early_stopping, HeldOutStopping):
         learned, held_out = hold_out(len(tensors[-1]), options.early_stopping)
-        settings["monitor"] = row_monitor(tensors, loss, accelerator.device, held_out)
-    batches = TableBatches(
-        tensors,
-        loss,
-        batch_size=options.batch_size,
-        device=accelerator.device,
-        rows=learned,
-        read=read,
-        shard=accelerator.shard,
-    )
+        settings["monitor"] = row_monitor(tensors, loss, device, held_out)
+    rows: dict[str, Any] = {"rows": learned, "read": read, "shard": accelerator.shard}
+    batches = TableBatches(tensors, loss, batch_size=options.batch_size, device=device, **rows)
     return train(network, batches, options, accelerator=accelerator, **settings)
 
 
@@ -144,7 +129,6 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
     """Train ``network`` on ``batches`` for ``options.epochs`` and return the network to use.
 
     Args:
-        batches: the batches of an epoch and their losses, on the accelerator's device.
         accelerator: device, precision and, of several processes, this one's shard of the batches. All of them call
             this function; ``evaluate``, ``monitor``, ``checkpoint`` and ``stop`` of rank 0 count.
         seed: of the order of the batches (the network's own initialisation is the caller's).
@@ -173,7 +157,7 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
         network = distributed.prepare(network, accelerator.shard.rank)
     state = TrainingState(network, batches, options, accelerator=accelerator, seed=seed, groups=groups, alone=alone)
     n_steps, epoch_steps, title = state.n_steps, state.epoch_steps, f"training {label}".strip(" .")
-    network_to_use = state.average.module if state.average else network
+    optimizer, network_to_use = state.optimizer, state.average.module if state.average else network
 
     # Go on from a checkpoint, if there is one.
     saved = checkpoint.load(state.fingerprint()) if checkpoint else None
@@ -215,16 +199,14 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
                     batches.restore(state.carried)
                     state.carried = None
                 state.throughput.start(state.step)
-                for indices in batches_by_step(batches, options.accumulate, state.step - state.epoch * epoch_steps):
+                first_step = state.step - state.epoch * epoch_steps
+                for indices, factor in batches_by_step(batches, options.accumulate, first_step):
                     # Take a step with some batches.
                     with state.changing():
                         done = state.step / n_steps
                         lr = learning_rate(options, done)
-                        set_rates(state.optimizer, lr * mean_rate(batches, indices), momentum(options, done))
-                        losses = training_step(
-                            batches, indices, network, state.optimizer, accelerator, options.clip_norm, several=several
-                        )
-                        for loss in losses:
+                        set_rates(optimizer, lr * factor, momentum(options, done))
+                        for loss in training_step(batches, indices, network, optimizer, accelerator, options.clip_norm):
                             state.loss.add(loss)
                         state.step += 1
                         if state.average:

@@ -120,7 +120,7 @@ def test_the_parameters_of_the_project_are_what_the_trainings_take(environment: 
     classifier = ClassifierTraining.model_validate(block["classifier_training"])
     assert FinderOptions.model_validate(block["finder"]) == FinderOptions()
     assert (language.accumulate, language.decay, language.early_stopping) == (1, "decoupled", None)
-    assert (classifier.accumulate, classifier.seeds, classifier.member_weights) == (1, (42,), (1.0,))
+    assert (classifier.accumulate, classifier.seeds, classifier.weights) == (1, (42,), None)
 
 
 def _nested(value: Any) -> bool:

@@ -30,7 +30,7 @@ from embedline.training.early_stopping import hold_out, row_monitor
 from embedline.training.ensemble import in_threads, train_ensemble, weighted_mean
 from embedline.training.lr_finder import RangeTest
 from embedline.training.metrics import regression_metrics
-from embedline.training.model_file import ModelBundle, library_versions
+from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
 from embedline.training.train import Evaluate, FitResult, train
 
@@ -67,8 +67,7 @@ def train_ratings(
     spec = RatingNetworkSpec(tensors, measured, encoder.rating_range, training, config, feature_codes(encoder))
     result = train_ensemble(spec, rows=len(tensors[-1]), name=name)
     stored = encoder.model_dump(mode="json")
-    bundle = ModelBundle(KIND, config, stored, result.weights, result.metrics, library_versions())
-    return bundle, result.history
+    return ModelBundle(KIND, config, stored, result.weights, result.metrics), result.history
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,7 @@ def train(
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train the network, one for each seed; the bundle, and the history of the training."""
     from embedline.pipelines.ratings.learner import train_ratings
-    from embedline.training.ensemble import describe
-    from embedline.training.plots import history_frame
+    from embedline.training.ensemble import describe, history_frame
 
     bundle, history = train_ratings(encoded, RatingsEncoder.model_validate(encoder), network, training)
     logger.info(describe(bundle.metrics))

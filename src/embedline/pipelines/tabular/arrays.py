@@ -15,6 +15,7 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,11 +27,12 @@ from embedline.pipelines.tabular.options import TableTraining
 from embedline.pipelines.tabular.targets import UNLABELLED, ClassTarget, Target, transform_target
 from embedline.training import checkpoint
 from embedline.training.batches import ReadRows
-from embedline.training.device import available_memory, resolve_device
+from embedline.training.device import resolve_device
 
 logger = logging.getLogger(__name__)
 
 FREE_SHARE = 0.5  # of the free memory that rows may take: there are networks, predictions and other programs
+CGROUP = Path("/sys/fs/cgroup")
 BLOCK_ROWS = 65_536  # rows of the frame that are in memory at a time while the file is written
 
 
@@ -256,3 +258,18 @@ def _mapped(encoded: nw.DataFrame[Any], encoder: Encoder, training: TableTrainin
         "The rows take %.1f GB, of %.1f GB of free memory: they are mapped from a file", needed / 1e9, free / 1e9
     )
     return True
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be filled on ``device`` and in main memory, whichever are fewer.
+
+    Of main memory, a container's limit (control groups, version 2) counts where there is one; cached files are free.
+    """
+    free = [int(psutil.virtual_memory().available)]
+    limit, used, details = (CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
+    if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
+        stat = dict(line.split() for line in details.read_text().splitlines()) if details.exists() else {}
+        free.append(int(most) - int(used.read_text()) + int(stat.get("file", 0)))
+    if device.type == "cuda":
+        free.append(torch.cuda.mem_get_info(device)[0])
+    return min(free)

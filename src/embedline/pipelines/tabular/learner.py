@@ -15,8 +15,13 @@ from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import MappedRows, TableArrays, blocks_of, rows_of, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN
 from embedline.pipelines.tabular.encoder import Encoder
-from embedline.pipelines.tabular.losses import make_loss
-from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes, numeric_config
+from embedline.pipelines.tabular.network import (
+    Y_RANGE_MARGIN,
+    EmbeddingNetwork,
+    embedding_sizes,
+    make_loss,
+    numeric_config,
+)
 from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
 from embedline.pipelines.tabular.targets import (
     UNKNOWN,
@@ -27,14 +32,14 @@ from embedline.pipelines.tabular.targets import (
     invert_target,
     prefix_of,
 )
+from embedline.training import lr_finder
 from embedline.training.batches import TableBatches
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, make_accelerator
 from embedline.training.dropout import seed_dropout
 from embedline.training.ensemble import in_threads, train_ensemble, weighted_mean
-from embedline.training.lr_finder import RangeTest, find_learning_rate
 from embedline.training.metrics import log_loss, regression_metrics
-from embedline.training.model_file import ModelBundle, library_versions
+from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
 from embedline.training.train import Evaluate, FitResult, fit
 
@@ -138,8 +143,7 @@ def train_network(
         spec = TableNetworkSpec(learned, held_out, actual, encoder, training, config)
         result = train_ensemble(spec, rows=len(target))
     stored = encoder.model_dump(mode="json")
-    bundle = ModelBundle(KIND, config, stored, result.weights, result.metrics, library_versions())
-    return bundle, result.history
+    return ModelBundle(KIND, config, stored, result.weights, result.metrics), result.history
 
 
 @dataclass(frozen=True)
@@ -202,24 +206,19 @@ def range_test(
     network: NetworkOptions,
     training: TableTraining,
     finder: FinderOptions,
-) -> RangeTest:
+) -> lr_finder.RangeTest:
     """Learning-rate range test on the training rows with the first seed's network."""
-    seed = training.seeds[0]
+    seed, accelerator = training.seeds[0], make_accelerator(training)
     with rows_of(encoded, encoder, training) as store:
         learned = store.rows(TRAIN)
-        tensors = learned.arrays().labelled(encoder)
+        tensors, loss = learned.arrays().labelled(encoder), make_loss(encoder.targets, training)
+        built = build_network(network_config(encoder, network, tensors[1].numpy()), seed=seed)
+        batches = lr_finder.RandomRows(
+            tensors, loss, batch_size=training.batch_size, device=accelerator.device, read=learned.reader()
+        )
         return in_threads(
             training.threads,
-            lambda: find_learning_rate(
-                build_network(network_config(encoder, network, tensors[1].numpy()), seed=seed),
-                tensors,
-                make_loss(encoder.targets, training),
-                training,
-                finder,
-                accelerator=make_accelerator(training),
-                seed=seed,
-                read=learned.reader(),
-            ),
+            lambda: lr_finder.range_test(built, batches, training, finder, accelerator=accelerator, seed=seed),
         )
 
 

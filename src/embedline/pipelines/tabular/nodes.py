@@ -97,13 +97,13 @@ def train(
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train a network for each seed; the bundle, and the history of the training."""
     from embedline.pipelines.tabular.learner import train_network
-    from embedline.training.ensemble import describe
+    from embedline.training.ensemble import describe, history_frame
 
     bundle, history = train_network(
         nw.from_native(encoded, eager_only=True), Encoder.model_validate(encoder), network, training
     )
     logger.info(describe(bundle.metrics))
-    return bundle, pl.from_dicts(history, infer_schema_length=None)  # metrics of an epoch are null between epochs
+    return bundle, history_frame(history)
 
 
 def fit_baselines(

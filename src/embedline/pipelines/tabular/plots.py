@@ -24,9 +24,8 @@ from embedline.training.plots import (
     LAYOUT,
     MUTED,
     SECOND,
+    add_confusion,
     confusion_height,
-    confusion_trace,
-    label_confusion,
     plot_calibration,
     principal_components,
 )
@@ -263,8 +262,7 @@ def plot_class_errors(
         subplot_titles=["", *report.error_by],
     )
     actual, prediction = read_actual(frame, target, prefix), read_prediction(frame, target, prefix)
-    figure.add_trace(confusion_trace(actual, prediction, target.names), row=1, col=1)
-    label_confusion(figure, target.names, row=1, col=1)
+    add_confusion(figure, actual, prediction, target.names, row=1, col=1)
     confidence = pl.max_horizontal(*probability_names(target, prefix))
     wrong = pl.col(prefix + PREDICTED) != pl.col(prefix + "actual")
     for position, column in enumerate(report.error_by, start=1):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from embedline.pipelines.text.classifier import TextClassifier
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import TextSettings
-from embedline.training.batches import WHOLE, Autocast, BatchLoss, Fingerprint, Shard, batch_sizes
+from embedline.training.batches import WHOLE, Autocast, Batches, BatchLoss, Fingerprint, Shard, batch_sizes
 
 POOL_BATCHES = 50  # batches in a pool of documents that is sorted by length: a trade-off of speed and randomness
 
@@ -71,7 +71,7 @@ def pooled_counts(lengths: NDArray[np.int64], network: TextClassifier) -> Pooled
     return PooledCounts(tokens, tokens - len(lengths) - int(borders.sum()))
 
 
-class ClassifierBatches:
+class ClassifierBatches(Batches):
     """Batches for training a classifier.
 
     Args:
@@ -106,10 +106,6 @@ class ClassifierBatches:
         """Shuffle the documents into new batches."""
         self._batches = batches_by_length(self._corpus.lengths, self.batch_size, order)
 
-    def rate(self, index: int) -> float:
-        """Learning-rate factor of a batch: 1 for all."""
-        return 1.0
-
     def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
         """Cross-entropy of the batch's documents; the total also has AR and TAR."""
         assert isinstance(network, TextClassifier)
@@ -128,9 +124,3 @@ class ClassifierBatches:
         penalty = alpha * own.tokens / whole.tokens * pooled.squares
         penalty = penalty + beta * own.pairs / max(1, whole.pairs) * pooled.differences
         return BatchLoss(nats + penalty, nats.detach())
-
-    def state(self) -> None:
-        """Return None: documents are independent, so no state is carried between batches."""
-
-    def restore(self, state: None) -> None:
-        """No state to restore."""

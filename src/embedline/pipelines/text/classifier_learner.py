@@ -31,9 +31,9 @@ from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training import distributed
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, make_accelerator
-from embedline.training.ensemble import warn_of_few_steps
+from embedline.training.ensemble import member_tensors, member_weights, warn_of_few_steps
 from embedline.training.lr_finder import RangeTest, range_test
-from embedline.training.model_file import ModelBundle, library_versions
+from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
 from embedline.training.train import Evaluate, FitResult
 
@@ -81,7 +81,7 @@ def train_classifier(
         "documents": len(data.corpus),
         "tokens": len(data.corpus.ids),
         "members": len(members),
-        "member_weights": list(training.member_weights),
+        "member_weights": member_weights(training),
         **training_metrics,
         "language_model": language_model.metrics,
     }
@@ -90,9 +90,8 @@ def train_classifier(
         "tokens": data.tokens.model_dump(mode="json"),
         "classes": list(classes),
     }
-    states = enumerate(results[-1].network.state_dict() for results in members)
-    weights = {f"{member}.{name}": tensor for member, state in states for name, tensor in state.items()}
-    return ModelBundle(KIND, data.config, encoding, weights, metrics, library_versions()), history
+    weights = member_tensors([results[-1].network for results in members])
+    return ModelBundle(KIND, data.config, encoding, weights, metrics), history
 
 
 def _train_members(
@@ -106,7 +105,7 @@ def _train_members(
     accelerator = choose_stage_precision(data, training, threads, make_accelerator(training), stop)
     evaluate = _evaluator(*validation, accelerator) if validation else None
     members = train_stages(data, training, threads, accelerator, evaluate, stop)
-    metrics = _validation_metrics(members, training.member_weights, evaluate)
+    metrics = _validation_metrics(members, member_weights(training), evaluate)
     return members, {**training_metrics(_combine(members), accelerator), **metrics}
 
 

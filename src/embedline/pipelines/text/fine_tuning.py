@@ -31,7 +31,7 @@ from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint
 from embedline.training.device import AUTO, Accelerator, choose_precision
 from embedline.training.model_file import ModelBundle
-from embedline.training.optimizer import LayerGroup, discriminative
+from embedline.training.optimizer import LayerGroup
 from embedline.training.train import Evaluate, FitResult, train
 
 logger = logging.getLogger(__name__)
@@ -145,6 +145,18 @@ class ClassifierData:
         network = build_classifier(self.config)
         network.encoder.load_state_dict(self.encoder)
         return network
+
+
+def discriminative(groups: Sequence[Sequence[nn.Module]], decay: float) -> list[LayerGroup]:
+    """Return groups from the first layers to the last, each learning ``decay`` times slower than the next.
+
+    Discriminative fine-tuning (Howard & Ruder 2018, arXiv:1801.06146, §3.2; the paper's factor is 2.6).
+
+    >>> [round(group.rate, 3) for group in discriminative([[], [], []], decay=2.0)]
+    [0.25, 0.5, 1.0]
+    """
+    last = len(groups) - 1
+    return [LayerGroup(modules, decay ** (place - last)) for place, modules in enumerate(groups)]
 
 
 def unfrozen_groups(network: TextClassifier, stage: Stage, training: ClassifierTraining) -> list[LayerGroup]:

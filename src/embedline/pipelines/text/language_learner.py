@@ -23,7 +23,7 @@ from embedline.training.device import Accelerator, choose_precision, device_name
 from embedline.training.dropout import RANK_STRIDE
 from embedline.training.ensemble import available_cores, train_parallel, warn_of_few_steps
 from embedline.training.lr_finder import RangeTest, range_test
-from embedline.training.model_file import ModelBundle, library_versions
+from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
 from embedline.training.train import FitResult, train
 
@@ -89,7 +89,7 @@ def train_language_model(
     }
     weights = {name: tensor for name, tensor in result.network.state_dict().items() if name != TIED}
     encoder = {"vocabulary": vocabulary.model_dump(mode="json"), "tokens": tokens.model_dump(mode="json")}
-    return ModelBundle(KIND, config, encoder, weights, metrics, library_versions()), result.history
+    return ModelBundle(KIND, config, encoder, weights, metrics), result.history
 
 
 @dataclass(frozen=True)

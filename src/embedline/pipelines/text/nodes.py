@@ -81,7 +81,7 @@ def train_language_model(
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train the language model on training and unlabelled texts; return the bundle and the history."""
     from embedline.pipelines.text.language_learner import train_language_model as fit
-    from embedline.training.plots import history_frame
+    from embedline.training.ensemble import history_frame
 
     bundle, history = fit(ids, load_vocabulary(vocabulary, tokens.rules), tokens, network, training)
     metrics = bundle.metrics
@@ -108,7 +108,7 @@ def train_classifier(
 ) -> tuple[Bundle, pl.DataFrame]:
     """Fine-tune the language model's encoder into a classifier for each seed; return the bundle and the history."""
     from embedline.pipelines.text.classifier_learner import train_classifier as fit
-    from embedline.training.plots import history_frame
+    from embedline.training.ensemble import history_frame
 
     bundle, history = fit(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training)
     metrics = bundle.metrics
