@@ -54,17 +54,31 @@ def table(n_rows: int = 480, *, classes: bool = False) -> tuple[nw.DataFrame[Any
         pl.when(pl.col("sales") > 2).then(pl.lit("high")).otherwise(pl.lit("low")).alias("level"),
     )
     columns = Columns(categorical=("shop",), continuous=("heat",), target="level" if classes else "sales")
-    parts = nw.from_native(frame, eager_only=True)
-    options = EncodingOptions(target_transform="none" if classes else "log")
-    encoder = fit_encoder(parts.filter(nw.col("split") == "train"), columns, options)
-    return encode(parts, encoder), encoder
+    return encode_table(nw.from_native(frame, eager_only=True), columns, "none" if classes else "log")
 
 
-def train_table(*, dropout: float = 0.0, classes: bool = False, batch_norm: bool = True, **changes: Any) -> Trained:
+def encode_table(rows: nw.DataFrame[Any], columns: Columns, transform: str) -> tuple[nw.DataFrame[Any], Encoder]:
+    """Encode rows that have a split, by the encoder of those to train on."""
+    options = EncodingOptions.model_validate({"target_transform": transform})
+    encoder = fit_encoder(rows.filter(nw.col("split") == "train"), columns, options)
+    return encode(rows, encoder), encoder
+
+
+def train_table(
+    *,
+    data: tuple[nw.DataFrame[Any], Encoder] | None = None,
+    network: NetworkOptions | None = None,
+    dropout: float = 0.0,
+    classes: bool = False,
+    batch_norm: bool = True,
+    **changes: Any,
+) -> Trained:
     """Batch-norm before and behind the hidden layers, so that a batch is more than the sum of its rows."""
-    network = NetworkOptions(layers=(24, 12), dropout=dropout, batch_norm=batch_norm, continuous_batch_norm=batch_norm)
+    network = network or NetworkOptions(
+        layers=(24, 12), dropout=dropout, batch_norm=batch_norm, continuous_batch_norm=batch_norm
+    )
     values = {**SETTINGS, "epochs": 2, "batch_size": 65, "seeds": (1, 2), **changes}
-    return train_network(*table(classes=classes), network, TableTraining.model_validate(values))
+    return train_network(*(data or table(classes=classes)), network, TableTraining.model_validate(values))
 
 
 @cache
@@ -76,17 +90,33 @@ def ratings() -> tuple[pl.DataFrame, RatingsEncoder]:
     rating = 3.0 + (taste[users] * kind[items]).sum(1) + 0.1 * numbers.normal(size=600)
     frame = pl.DataFrame({"user": users, "item": items, "rating": rating.clip(1.0, 5.0), "fold": np.arange(600) % 5})
     films = pl.DataFrame({"item": np.arange(30), "title": [f"film {k}" for k in range(30)], "genre": ["a", "b"] * 15})
-    columns, split = RatingColumns(timestamp=None), RatingSplit(kind="column", column="fold", value=1)
-    features = FeatureOptions(items=("genre",))
-    encoder = fit_ratings_encoder(frame.filter(pl.col("fold") != 1), columns, "auto", features, films, None)
-    return encode_ratings(frame, encoder, columns, split), encoder
+    return encode_factors(frame, RatingColumns(timestamp=None), FeatureOptions(items=("genre",)), films)
 
 
-def train_factors(*, dropout: float = 0.0, **changes: Any) -> Trained:
+def encode_factors(
+    frame: pl.DataFrame,
+    columns: RatingColumns,
+    features: FeatureOptions,
+    items: pl.DataFrame,
+    users: pl.DataFrame | None = None,
+) -> tuple[pl.DataFrame, RatingsEncoder]:
+    """Encode ratings, by the encoder of all but the first ``fold``, which is held out."""
+    encoder = fit_ratings_encoder(frame.filter(pl.col("fold") != 1), columns, "auto", features, items, users)
+    return encode_ratings(frame, encoder, columns, RatingSplit(kind="column", column="fold", value=1)), encoder
+
+
+def train_factors(
+    *,
+    data: tuple[pl.DataFrame, RatingsEncoder] | None = None,
+    network: RatingNetwork | None = None,
+    dropout: float = 0.0,
+    **changes: Any,
+) -> Trained:
     """Factors, or a network of them where there is dropout."""
     shape: dict[str, Any] = {"kind": "mlp", "layers": (16,), "dropout": dropout} if dropout else {}
     values = {**SETTINGS, "epochs": 2, "batch_size": 65, "penalty": {"factors": 0.02, "biases": 0.003}, **changes}
-    return train_ratings(*ratings(), RatingNetwork(factors=4, **shape), RatingsTraining.model_validate(values))
+    network = network or RatingNetwork(factors=4, **shape)
+    return train_ratings(*(data or ratings()), network, RatingsTraining.model_validate(values))
 
 
 @cache
@@ -118,12 +148,18 @@ def documents() -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def train_words(*, dropout: float = 0.0, **changes: Any) -> Trained:
+def train_words(
+    *,
+    data: tuple[pl.DataFrame, Vocabulary] | None = None,
+    network: LanguageModelOptions | None = None,
+    dropout: float = 0.0,
+    **changes: Any,
+) -> Trained:
     """A language model; ``dropout`` multiplies the rates of the preset."""
-    network = LanguageModelOptions(embedding_size=12, hidden_size=16, n_layers=2, drop_mult=dropout)
+    network = network or LanguageModelOptions(embedding_size=12, hidden_size=16, n_layers=2, drop_mult=dropout)
     values = {**SETTINGS, "epochs": 2, "batch_size": 5, "bptt": 20, "threads": 1, **changes}
     training = LanguageModelTraining.model_validate(values)
-    return train_language_model(documents(), vocabulary(), TokenOptions(workers=1), network, training)
+    return train_language_model(*(data or (documents(), vocabulary())), TokenOptions(workers=1), network, training)
 
 
 @cache
@@ -132,13 +168,21 @@ def language_model() -> ModelBundle:
     return train_words(epochs=1)[0]
 
 
-def train_texts(*, dropout: float = 0.0, **changes: Any) -> Trained:
+def train_texts(
+    *,
+    data: tuple[pl.DataFrame, Vocabulary] | None = None,
+    model: ModelBundle | None = None,
+    network: ClassifierOptions | None = None,
+    dropout: float = 0.0,
+    **changes: Any,
+) -> Trained:
     """A classifier in two stages; documents are longer than a chunk, and than what is pooled."""
-    network = ClassifierOptions(
+    network = network or ClassifierOptions(
         drop_mult=dropout, head_dropout=None if dropout else 0.0, layers=(10,), bptt=7, max_tokens=23
     )
     stages = ({"unfrozen": 1, "epochs": 1, "lr": 0.01}, {"unfrozen": None, "epochs": 1, "lr": 0.01})
     settings = {name: value for name, value in SETTINGS.items() if name != "lr"}
     values = {**settings, "batch_size": 9, "stages": stages, "threads": 1, **changes}
     training = ClassifierTraining.model_validate(values)
-    return train_classifier(documents(), vocabulary(), ["neg", "pos"], language_model(), network, training)
+    ids, words = data or (documents(), vocabulary())
+    return train_classifier(ids, words, ["neg", "pos"], model or language_model(), network, training)

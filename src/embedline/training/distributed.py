@@ -1,9 +1,8 @@
 """One training in several processes, on torch's own launchers and collectives.
 
-All processes run the same function and the same loop, each on its shard of every batch; gradients and losses are
-summed once a step. Rank 0, the process of the command, alone evaluates, writes and reports. The others are children
-that :func:`processes` starts, or come from ``torchrun`` or ``accelerate launch`` (:func:`launched`), and wait for the
-functions that :func:`run` sends.
+All run the same loop, each on its shard of every batch. Rank 0, the process of the command, alone evaluates, writes and
+reports. The others, children (:func:`processes`) or of ``torchrun`` or ``accelerate launch`` (:func:`launched`), wait
+for the functions that :func:`run` sends.
 """
 
 import logging
@@ -12,10 +11,10 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from embedline.training.dropout import vary_dropout
 from embedline.training.options import OptimizerOptions
 
 PATIENCE = timedelta(days=30)  # for the rest of a pipeline, or an evaluation; a death is seen at once
-END_SECONDS = 10.0  # between a lost connection and the end of the process at its other end
+LOOKS = 100  # of 0.1 s each: the process at the other end of a lost connection ends within them
 
 logger = logging.getLogger(__name__)
 
@@ -57,20 +56,9 @@ def sum_gradients(optimizer: torch.optim.Optimizer, losses: list[Tensor]) -> Non
     losses[:] = summed.clone().unbind()
 
 
-def flags_of_rank_0(*flags: bool) -> list[bool]:
-    """The flags that rank 0 gives, in every process."""
-    values = torch.tensor(flags)
-    dist.broadcast(values, src=0)
-    return [bool(flag) for flag in values.tolist()]
-
-
 def on_rank_0(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The value of ``function(*arguments)``, which rank 0 calls, in every process.
-
-    Raises:
-        Stopped: in all of them, if it raised an error; at rank 0 that is the cause.
-    """
-    value, error = _outcome(function, arguments) if dist.get_rank() == 0 else (None, None)
+    """The value of ``function(*arguments)``, which rank 0 calls, in every process; Stopped in all if it raised."""
+    value, error = _outcome(function, *arguments) if dist.get_rank() == 0 else (None, None)
     failed, value = broadcast((error is not None, value))
     if failed:
         raise Stopped("by an error of rank 0") from error
@@ -85,9 +73,9 @@ def broadcast(value: Any = None) -> Any:
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of all processes, by rank, at rank 0; an empty list elsewhere."""
-    values: list[Any] = [None] * dist.get_world_size() if dist.get_rank() == 0 else []
-    dist.gather_object(value, values or None, dst=0)
+    """The values of all processes, by rank, in every process."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
     return values
 
 
@@ -98,19 +86,19 @@ def run(function: Callable[..., Any], *arguments: Any, options: OptimizerOptions
     """
     with processes(options):
         if dist.is_initialized():
-            broadcast((function, arguments))
-        value, error = _outcome(function, (*arguments, threading.Event()))
-        if error is not None:
-            raise error
-        return value
+            broadcast(partial(function, *arguments))
+        try:
+            return function(*arguments, threading.Event())
+        except Stopped as stopped:
+            raise stopped.__cause__ or stopped from None
 
 
-def _outcome(function: Callable[..., Any], arguments: Any) -> tuple[Any, BaseException | None]:
-    """The value and the error of a function; of a training that an error of rank 0 stopped, that error."""
+def _outcome(function: Callable[..., Any], *arguments: Any) -> tuple[Any, BaseException | None]:
+    """The value of a function, or its error."""
     try:
         return function(*arguments), None
     except BaseException as error:
-        return None, error.__cause__ or error if isinstance(error, Stopped) else error
+        return None, error
 
 
 @contextmanager
@@ -138,8 +126,16 @@ def processes(options: OptimizerOptions) -> Iterator[None]:
             yield
             broadcast(None)
         except BaseException as error:
-            if message := _death(children, size, error):
-                raise DataError(message) from error
+            if death := _death(children, error):
+                who, name = (
+                    f"process {death.error_index + 2} of {size} of the training",
+                    getattr(death, "signal_name", ""),
+                )
+                end = f"ended with an error: {str(death).strip().splitlines()[-1]}"
+                if name:
+                    hint = " (the system may have run out of memory)" if name == "SIGKILL" else ""
+                    end = f"was ended by {name}{hint}: the same command goes on from the last checkpoint"
+                raise DataError(f"{who} {end}") from error
             raise
         finally:
             for process in children.processes:
@@ -149,21 +145,14 @@ def processes(options: OptimizerOptions) -> Iterator[None]:
                 dist.destroy_process_group()
 
 
-def _death(children: Any, size: int, error: BaseException) -> str | None:
-    """What ended the child whose end led to ``error``; None if it has another reason."""
-    deadline = time.monotonic() + END_SECONDS
+def _death(children: Any, error: BaseException) -> ProcessException | None:
+    """The end of a child that led to ``error``, if one did."""
     try:
-        while is_connection_error(error) and time.monotonic() < deadline and not children.join(0.1):
-            pass
-    except ProcessException as found:
-        error = found
-    if not isinstance(error, ProcessException):
-        return None
-    who, name = f"process {error.error_index + 2} of {size} of the training", getattr(error, "signal_name", None)
-    if name:
-        hint = " (the system may have run out of memory)" if name == "SIGKILL" else ""
-        return f"{who} was ended by {name}{hint}: the same command goes on from the last checkpoint"
-    return f"{who} ended with an error: {str(error).strip().splitlines()[-1]}"
+        for _ in range(LOOKS if is_connection_error(error) else 0):
+            children.join(0.1)
+    except ProcessException as death:
+        return death
+    return error if isinstance(error, ProcessException) else None
 
 
 def _child(index: int, folder: str, size: int) -> None:
@@ -178,7 +167,7 @@ def _join(address: str, rank: int, size: int) -> None:
     """Meet the other processes: tensors on the CPU go by Gloo, those on CUDA devices by NCCL."""
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if address.startswith("file") and loopback:  # processes of one machine need no network
-        os.environ.update(GLOO_SOCKET_IFNAME=loopback[0], NCCL_SOCKET_IFNAME=loopback[0])
+        os.environ |= {"GLOO_SOCKET_IFNAME": loopback[0], "NCCL_SOCKET_IFNAME": loopback[0]}
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=PATIENCE)
 
@@ -189,20 +178,18 @@ def _serve() -> None:
     logging.getLogger("embedline").setLevel(logging.CRITICAL)  # rank 0 says it all
     error: BaseException | None = None
     while error is None or isinstance(error, Stopped):
-        call, error = _outcome(broadcast, ())
+        call, error = _outcome(broadcast)
         if error is None:
             if call is None:
                 return
-            function, arguments = call
-            _, error = _outcome(function, (*arguments, threading.Event()))
+            _, error = _outcome(call, threading.Event())
     if not is_connection_error(error):
         raise error
 
 
 def is_connection_error(error: BaseException) -> bool:
     """Whether an error says that the connection to another process is gone."""
-    words = ("Connection", "gloo", "NCCL")
-    found = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    found = isinstance(error, RuntimeError) and any(word in str(error) for word in ("Connection", "gloo", "NCCL"))
     return found or isinstance(error, dist.DistError)
 
 
@@ -212,7 +199,7 @@ def launched() -> Iterator[bool]:
 
     Yields True in the first of them, or where there is one; in the others False, once the first is done.
     """
-    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         if os.environ.get("ACCELERATE_USE_CPU") == "True":
             logger.warning("Accelerate's launcher started one process: --multi_gpu starts several, on CPUs too")

@@ -179,7 +179,7 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
     def keep() -> None:
         """Save at the end; a state that is not finite would only end every later run in the same error."""
         changed = checkpoint is not None and (state.step, state.epoch) != found and state.is_finite()
-        if distributed.flags_of_rank_0(changed)[0] if several else changed:
+        if distributed.broadcast(changed) if several else changed:
             save()
 
     def report(metrics: Record) -> None:
@@ -224,7 +224,7 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
                     # Save a checkpoint, stop.
                     saving, stopping = checkpoint is not None and checkpoint.due(), stop is not None and stop.is_set()
                     if several:
-                        saving, stopping = distributed.flags_of_rank_0(saving, stopping)
+                        saving, stopping = distributed.broadcast((saving, stopping))
                     if saving:
                         on_rank_0(require_finite, state, label)
                         save()
