@@ -52,8 +52,7 @@ class Shard(NamedTuple):
 
     def weight(self, n: int) -> float:
         """Its share of ``n`` rows, between 0 and 1."""
-        rows = self.slice(n)
-        return (rows.stop - rows.start) / n
+        return len(range(n)[self.slice(n)]) / n
 
     def check(self, n: int, rows: str) -> None:
         """Raise a DataError where a batch of ``n`` leaves a process without any; ``rows`` names them."""
@@ -155,11 +154,10 @@ def batches_by_step(batches: Batches, accumulate: int, first: int = 0) -> Iterat
 
 
 def batch_sizes(n_rows: int, batch_size: int) -> list[int]:
-    """Sizes of the batches of an epoch that reads each of ``n_rows`` once: equal but for one row, and no larger.
+    """Sizes of the batches of an epoch that reads each of ``n_rows`` once: equal but for one row.
 
-    A short last batch would give its few rows the weight of a whole batch, and batch-norm the statistics of a handful;
-    of equal batches a device sees two shapes at most. No batch has one row alone, which batch-norm cannot normalise:
-    three rows in batches of two are one batch of three.
+    A short last batch would give its few rows the weight of a whole batch, and batch-norm the statistics of a handful.
+    No batch has one row alone, which batch-norm cannot normalise: three rows in batches of two are one batch of three.
 
     >>> batch_sizes(511, 256), batch_sizes(257, 256), batch_sizes(512, 256), batch_sizes(3, 2)
     ([256, 255], [129, 128], [256, 256], [3])
@@ -216,10 +214,10 @@ class TableBatches(Batches):
 
     def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
         """Loss of the batch's rows."""
-        rows = self._batches[index]
-        if self._shard.size == 1:
+        rows, shard = self._batches[index], self._shard
+        if shard.size == 1:
             return self.loss_of(network, rows, autocast)
-        return self.loss_of(network, rows[self._shard.slice(len(rows))], autocast).times(self._shard.weight(len(rows)))
+        return self.loss_of(network, rows[shard.slice(len(rows))], autocast).times(shard.weight(len(rows)))
 
     def loss_of(self, network: nn.Module, rows: Tensor, autocast: Autocast) -> BatchLoss:
         """Loss of some rows, int64 [B]."""

@@ -44,9 +44,6 @@ def checkpointing(folder: Path, every: float) -> Iterator[None]:
     Args:
         folder: one file for each training, ``<name>.pt``.
         every: seconds between two checkpoints of a training, at least; 0 means one after every step.
-
-    Raises:
-        ValueError: if ``every`` is negative or not a number.
     """
     if not every >= 0.0:
         raise ValueError(f"the seconds between two checkpoints must be 0 or more, got {every}")
@@ -69,13 +66,9 @@ def scratch_dir() -> Path | None:
 
 
 class Checkpoint:
-    """The latest state of one training in one file, which a new one replaces in one step.
+    """The latest state of one training in a file, which a new one replaces in one step, ``every`` seconds at least.
 
     It survives a killed process, but not a power failure (nothing calls ``fsync``).
-
-    Args:
-        path: the file; its folder is made when it is first written.
-        every: seconds between two checkpoints, at least.
     """
 
     def __init__(self, path: Path, every: float) -> None:

@@ -116,10 +116,7 @@ def choose_precision(
         Stopped: if ``stop`` was set before the end.
     """
     if accelerator.precision == AUTO:
-
-        def choose() -> tuple[str, str]:
-            return _stored_choice(checkpoints, accelerator) or _choose(accelerator, network, batches, n_batches, stop)
-
+        choose = partial(_choose, accelerator, network, batches, n_batches, checkpoints, stop)
         precision, reason = distributed.on_rank_0(choose) if accelerator.shard.size > 1 else choose()
         accelerator = replace(accelerator, precision=precision, precision_reason=reason)
     if accelerator.shard.rank == 0:
@@ -142,9 +139,18 @@ def _stored_choice(checkpoints: Sequence[Path], accelerator: Accelerator) -> tup
 
 
 def _choose(
-    accelerator: Accelerator, network: nn.Module, batches: Batches, n_batches: int, stop: threading.Event | None
+    accelerator: Accelerator,
+    network: nn.Module,
+    batches: Batches,
+    n_batches: int,
+    checkpoints: Sequence[Path],
+    stop: threading.Event | None,
 ) -> tuple[str, str]:
-    if not has_bf16_units():
+    """The precision that ``auto`` stands for, and the reason; see :func:`choose_precision`."""
+    if stored := _stored_choice(checkpoints, accelerator):
+        return stored
+    # PyTorch emulates bfloat16 on other processors.
+    if not (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
         return "fp32", "the processor has no instructions for bfloat16 (AMX or AVX512-BF16), which would be slower"
     n_timed = min(MOST_TIMED, batches.n_batches, n_batches // BATCHES_PER_TIMED)
     if n_timed == 0:
@@ -154,11 +160,6 @@ def _choose(
         return "fp32", "all that the network computes is in fp32"
     ratio, steps = seconds["fp32"] / seconds["bf16"], n_timed * (ROUNDS - 1)
     return "bf16" if ratio >= MARGIN else "fp32", f"bf16 is {ratio:.2f} times as fast as fp32 in {steps} steps"
-
-
-def has_bf16_units() -> bool:
-    """Whether the processor computes bfloat16 by AMX tiles or AVX512-BF16; PyTorch emulates it on others."""
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def time_precisions(

@@ -1,8 +1,7 @@
-"""One training in several processes, on torch's own launchers and collectives.
+"""One training in several processes, on torch's own launchers and collectives: one loop, a shard of each batch each.
 
-All run the same loop, each on its shard of every batch. Rank 0, the process of the command, alone evaluates, writes and
-reports. The others, children (:func:`processes`) or of ``torchrun`` or ``accelerate launch`` (:func:`launched`), wait
-for the functions that :func:`run` sends.
+Rank 0, the process of the command, alone evaluates, writes and reports. The others, children (:func:`processes`) or of
+``torchrun`` or ``accelerate launch`` (:func:`launched`), wait for the functions that :func:`run` sends.
 """
 
 import logging
@@ -12,7 +11,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -28,9 +27,6 @@ from embedline.errors import DataError
 from embedline.training.batches import Stopped
 from embedline.training.dropout import vary_dropout
 from embedline.training.options import OptimizerOptions
-
-PATIENCE = timedelta(days=30)  # for the rest of a pipeline, or an evaluation; a death is seen at once
-LOOKS = 100  # of 0.1 s each: the process at the other end of a lost connection ends within them
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +54,12 @@ def sum_gradients(optimizer: torch.optim.Optimizer, losses: list[Tensor]) -> Non
 
 def on_rank_0(function: Callable[..., Any], *arguments: Any) -> Any:
     """The value of ``function(*arguments)``, which rank 0 calls, in every process; Stopped in all if it raised."""
-    value, error = _outcome(function, *arguments) if dist.get_rank() == 0 else (None, None)
+    value, error = None, None
+    if dist.get_rank() == 0:
+        try:
+            value = function(*arguments)
+        except BaseException as raised:
+            error = raised
     failed, value = broadcast((error is not None, value))
     if failed:
         raise Stopped("by an error of rank 0") from error
@@ -80,33 +81,22 @@ def gather(value: Any) -> list[Any]:
 
 
 def run(function: Callable[..., Any], *arguments: Any, options: OptimizerOptions) -> Any:
-    """The value of ``function(*arguments, stop)``, called in every process; it and its arguments go through pickle.
-
-    ``stop`` is an event: once it is set at rank 0, a training ends after its present step. See :func:`processes`.
-    """
+    """Call ``function(*arguments, stop)`` in every process, by pickle; a training ends once rank 0's ``stop`` is set."""
     with processes(options):
         if dist.is_initialized():
             broadcast(partial(function, *arguments))
         try:
             return function(*arguments, threading.Event())
         except Stopped as stopped:
-            raise stopped.__cause__ or stopped from None
-
-
-def _outcome(function: Callable[..., Any], *arguments: Any) -> tuple[Any, BaseException | None]:
-    """The value of a function, or its error."""
-    try:
-        return function(*arguments), None
-    except BaseException as error:
-        return None, error
+            error = stopped.__cause__ or stopped
+        raise error
 
 
 @contextmanager
 def processes(options: OptimizerOptions) -> Iterator[None]:
     """Start children for the trainings inside the ``with`` block, if ``options.processes`` asks and there are none yet.
 
-    Raises:
-        DataError: if there are not as many CUDA devices, or a process ended before its time.
+    A DataError says which of them ended before its time, or that there are not as many CUDA devices.
     """
     size, n_devices = options.processes, torch.cuda.device_count()
     if dist.is_initialized() or size == 1:
@@ -120,39 +110,28 @@ def processes(options: OptimizerOptions) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="embedline-") as folder:
         children = start_processes(_child, (folder, size), size - 1, join=False, start_method="spawn")
         try:
-            while len(list(Path(folder).glob("ready*"))) < size - 1:  # a child may die before it joins
-                children.join(0.1)
-            _join(f"file://{folder}/store", 0, size)
-            yield
-            broadcast(None)
-        except BaseException as error:
-            if death := _death(children, error):
-                who, name = (
-                    f"process {death.error_index + 2} of {size} of the training",
-                    getattr(death, "signal_name", ""),
-                )
-                end = f"ended with an error: {str(death).strip().splitlines()[-1]}"
-                if name:
-                    hint = " (the system may have run out of memory)" if name == "SIGKILL" else ""
-                    end = f"was ended by {name}{hint}: the same command goes on from the last checkpoint"
-                raise DataError(f"{who} {end}") from error
-            raise
+            try:
+                while len(list(Path(folder).glob("ready*"))) < size - 1:  # a child may die before it joins
+                    children.join(0.1)
+                _join(f"file://{folder}/store", 0, size)
+                yield
+                broadcast(None)
+            except RuntimeError as error:
+                for _ in range(100 if is_connection_error(error) else 0):  # 10 s
+                    children.join(0.1)  # raises what ended the process at the other end
+                raise
+        except ProcessException as death:
+            end = f"ended with an error: {str(death).strip().splitlines()[-1]}"
+            if name := getattr(death, "signal_name", None):
+                hint = " (the system may have run out of memory)" if name == "SIGKILL" else ""
+                end = f"was ended by {name}{hint}: the same command goes on from the last checkpoint"
+            raise DataError(f"process {death.error_index + 2} of {size} of the training {end}") from death
         finally:
             for process in children.processes:
                 process.kill()
                 process.join()
             if dist.is_initialized():
                 dist.destroy_process_group()
-
-
-def _death(children: Any, error: BaseException) -> ProcessException | None:
-    """The end of a child that led to ``error``, if one did."""
-    try:
-        for _ in range(LOOKS if is_connection_error(error) else 0):
-            children.join(0.1)
-    except ProcessException as death:
-        return death
-    return error if isinstance(error, ProcessException) else None
 
 
 def _child(index: int, folder: str, size: int) -> None:
@@ -169,22 +148,21 @@ def _join(address: str, rank: int, size: int) -> None:
     if address.startswith("file") and loopback:  # processes of one machine need no network
         os.environ |= {"GLOO_SOCKET_IFNAME": loopback[0], "NCCL_SOCKET_IFNAME": loopback[0]}
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=PATIENCE)
+    patience = timedelta(days=30)  # for the rest of a pipeline, or an evaluation; a death is seen at once
+    dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=patience)
 
 
 def _serve() -> None:
     """Call the functions that rank 0 sends until it sends None, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 hears of it, too, and keeps a checkpoint with this process
     logging.getLogger("embedline").setLevel(logging.CRITICAL)  # rank 0 says it all
-    error: BaseException | None = None
-    while error is None or isinstance(error, Stopped):
-        call, error = _outcome(broadcast)
-        if error is None:
-            if call is None:
-                return
-            _, error = _outcome(call, threading.Event())
-    if not is_connection_error(error):
-        raise error
+    try:
+        while (call := broadcast()) is not None:
+            with suppress(Stopped):
+                call(threading.Event())
+    except Exception as error:
+        if not is_connection_error(error):
+            raise
 
 
 def is_connection_error(error: BaseException) -> bool:
@@ -195,10 +173,7 @@ def is_connection_error(error: BaseException) -> bool:
 
 @contextmanager
 def launched() -> Iterator[bool]:
-    """Use the processes of a launcher for the trainings inside the ``with`` block, where it has started several.
-
-    Yields True in the first of them, or where there is one; in the others False, once the first is done.
-    """
+    """Use a launcher's processes inside the ``with`` block; yields False in all but the first, once that is done."""
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         if os.environ.get("ACCELERATE_USE_CPU") == "True":

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import polars as pl
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -72,6 +73,8 @@ def train_ensemble(spec: NetworkSpec, *, rows: int, name: str = "") -> EnsembleR
         rows: of the split ``train``.
         name: of this ensemble among several of one node, such as a fold; prefix of its checkpoints and metrics.
     """
+    if spec.training.processes == 1 and not dist.is_initialized():
+        return _train_ensemble(spec, rows, name, threading.Event())
     result: EnsembleResult = distributed.run(_train_ensemble, spec, rows, name, options=spec.training)
     return result
 
@@ -191,14 +194,11 @@ def train_parallel(
     threads: int,
     stop: threading.Event | None = None,
 ) -> list[Result]:
-    """Call ``train_member(index, network, stop)`` for each network, ``workers`` at a time, and keep their order.
+    """Call ``train_member(index, network, stop)`` for each network, ``workers`` Python threads at a time, in order.
 
-    Python threads are enough: PyTorch releases the interpreter's lock inside its kernels. Each has ``threads`` PyTorch
-    threads, so that a member comes out the same however many train beside it. ``train_member`` must draw its random
-    numbers from generators of its own.
-
-    Ctrl-C, which only the calling thread hears, and the error of a member set the event ``stop``: a member must then
-    end soon, those that have not begun never do, and the interruption or the error is raised when all have ended.
+    Each has ``threads`` PyTorch threads, and must draw from generators of its own: a member then comes out the same
+    however many train beside it. Ctrl-C, which only the calling thread hears, and the error of a member set ``stop``: a
+    member must then end soon, and the interruption or the error is raised when all have ended.
     """
     stop = stop or threading.Event()
     errors: list[BaseException] = []
