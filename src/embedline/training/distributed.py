@@ -81,7 +81,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def run(function: Callable[..., Any], *arguments: Any, options: OptimizerOptions) -> Any:
-    """Call ``function(*arguments, stop)`` in every process, by pickle; a training ends once rank 0's ``stop`` is set."""
+    """Call ``function(*arguments, stop)`` in every process, by pickle; rank 0's ``stop``, once set, ends a training."""
     with processes(options):
         if dist.is_initialized():
             broadcast(partial(function, *arguments))
