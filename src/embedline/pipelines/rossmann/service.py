@@ -24,10 +24,9 @@ from embedline.pipelines.tabular.columns import PREDICT, SPLIT_COLUMN
 from embedline.pipelines.tabular.encoder import encode
 from embedline.pipelines.tabular.learner import load_model
 from embedline.pipelines.tabular.predictions import PREDICTED
-from embedline.serving.columns import InputColumn, require_columns
+from embedline.serving.columns import InputColumn, as_text, plain_values, require_columns
 from embedline.serving.service import Score, Service
 from embedline.serving.tables import EXAMPLE_ROWS, measure_target
-from embedline.serving.values import as_text, plain_values
 from embedline.training.model_file import ModelBundle
 
 SERVICE = f"{__name__}.RossmannService"
