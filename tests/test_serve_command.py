@@ -9,11 +9,11 @@ from click.testing import CliRunner, Result
 from kedro.framework.startup import bootstrap_project
 
 from embedline.errors import DataError
-from embedline.serving import workers
+from embedline.serving import server
 from embedline.serving.ratings import pack_ratings
 from embedline.serving.registry import Registry
+from embedline.serving.server import ServerOptions
 from embedline.serving.service import Service
-from embedline.serving.workers import ServerOptions
 from test_recommend_command import NEW, OLD, make_bundle, store
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -38,7 +38,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         packed = Service.from_bytes(Path(serving.path).read_bytes())
         found.append({"serving": serving, "packed": packed, "host": host, "port": port})
 
-    monkeypatch.setattr(workers, "run", note)
+    monkeypatch.setattr(server, "run", note)
     return found
 
 

@@ -45,7 +45,7 @@ def main() -> None:
     command = [sys.executable, "-m", "embedline", "serve", *arguments, "--packed", "--port", "0", *limits]
     if options.file:
         code = (
-            "from embedline.serving.workers import ServerOptions, run\n"
+            "from embedline.serving.server import ServerOptions, run\n"
             f"run(ServerOptions(path={options.file!r}, name='{options.source}', limits={{'body': {options.max_bytes}}},"
             f" workers={options.workers}), host='127.0.0.1', port=0)"
         )

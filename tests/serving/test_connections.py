@@ -15,11 +15,11 @@ from test_ratings_service import make_bundle
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from embedline.errors import DataError
-from embedline.serving import connections, workers
+from embedline.serving import connections, server
+from embedline.serving.app import RequestHandler, make_app
 from embedline.serving.ratings import pack_ratings
-from embedline.serving.server import Application, RequestHandler
+from embedline.serving.server import ServerOptions
 from embedline.serving.service import Service
-from embedline.serving.workers import ServerOptions
 
 HEAD = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 BODY = json.dumps({"instances": RECORDS[:1]}).encode()
@@ -49,7 +49,7 @@ def port(packed: Service) -> Iterator[int]:
         patch.setattr(connections, "HEADER_SECONDS", WAIT)
         patch.setattr(connections, "most_connections", lambda: ROOM)
         handler = RequestHandler(packed, {"body": LARGE, "waiting": 2.5})
-        with serving(Application(handler), http=connections.BoundedConnection) as port:
+        with serving(make_app(handler), http=connections.BoundedConnection) as port:
             yield port
 
 
@@ -187,7 +187,7 @@ class TestReady:
         monkeypatch.setattr(multiprocess, "SIGNALS", {})
         monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", lambda self: None)
         with socket.socket() as listening:
-            supervisor: Any = workers._supervisor(uvicorn.Config("x", workers=2), listening, "it answers")
+            supervisor: Any = server._supervisor(uvicorn.Config("x", workers=2), listening, "it answers")
         supervisor.processes = [Process(), Process()]
         for ready, said in (
             ([False, False], ""),
@@ -206,4 +206,4 @@ class TestReady:
         file = tmp_path / "service.zip"
         file.write_bytes(replace(packed, example=[{"listener": 1}]).to_bytes())
         with pytest.raises(DataError, match=r"albums does not answer its own example: .*'album'"):
-            workers._make_app(ServerOptions(path=str(file), name="albums"))
+            server._make_app(ServerOptions(path=str(file), name="albums"))

@@ -16,9 +16,9 @@ from small_rossmann import Batch, as_pandas, raw_tables
 from small_table import CLASSES, Trained
 from test_ratings_service import make_bundle
 
+from embedline.serving.app import RequestHandler
 from embedline.serving.contract import RefusedError
 from embedline.serving.ratings import pack_ratings
-from embedline.serving.server import RequestHandler
 from embedline.serving.service import Service
 from embedline.serving.texts import pack_texts
 from test_commands import make_bundles

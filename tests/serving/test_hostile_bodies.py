@@ -17,9 +17,9 @@ from hostile_bodies import BOMBS, CSV, JSON, PARQUET, parquet
 from small_table import CLASSES, Trained
 from test_ratings_service import make_bundle
 
+from embedline.serving.app import RequestHandler
 from embedline.serving.contract import RefusedError
 from embedline.serving.ratings import pack_ratings
-from embedline.serving.server import RequestHandler
 from embedline.serving.texts import pack_texts
 from test_commands import make_bundles
 
@@ -254,10 +254,10 @@ class TestParquet:
         assert status == 400 and "'text'" in message
 
     def test_broken_bytes_are_no_fault_of_ours(self, handler: RequestHandler) -> None:
-        """A bit of each byte of a file is turned: refused or answered. PyArrow alone aborts at some of them."""
+        """A bit of every ninth byte of a file is turned: refused or answered. PyArrow aborts at some of them."""
         body = parquet({"listener": pa.array([1, 2]), "album": pa.array([10, 11])})
         statuses = set()
-        for place in range(len(body)):
+        for place in range(0, len(body), 9):
             try:
                 handler.answer(body[:place] + bytes([body[place] ^ (1 << place % 8)]) + body[place + 1 :], PARQUET)
             except RefusedError as error:

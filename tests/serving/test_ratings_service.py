@@ -131,5 +131,5 @@ class TestIds:
 
     def test_a_number_is_no_string(self) -> None:
         rows = pd.DataFrame({"listener": [1], "album": [10]})
-        with pytest.raises(DataError, match="column 'listener', row 1: 1 is not a string"):
+        with pytest.raises(DataError, match="column 'listener', row 1: 1 is not text"):
             pack_ratings(make_bundle(True)).open().predict(rows)

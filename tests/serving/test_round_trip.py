@@ -22,8 +22,8 @@ from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.encoder import encode
 from embedline.pipelines.tabular.learner import load_model
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
+from embedline.serving.app import RequestHandler
 from embedline.serving.contract import RefusedError
-from embedline.serving.server import RequestHandler
 from embedline.serving.service import Service
 
 CATEGORICAL = ("district", "zip", "lift", "garden", "rooms", "floor", "word")

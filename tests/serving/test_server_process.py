@@ -23,7 +23,7 @@ from test_ratings_service import make_bundle
 
 from embedline.errors import DataError
 from embedline.serving.ratings import pack_ratings
-from embedline.serving.workers import ServerOptions, run
+from embedline.serving.server import ServerOptions, run
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,9 @@ def start(file: Path, workers: int, code: str = "") -> subprocess.Popen[str]:
     """A server in a process of its own, which runs ``code`` first."""
     given = ServerOptions(path=str(file), name="albums", limits={"body": MOST_BYTES}, workers=workers).model_dump_json()
     code += (
-        "\nfrom embedline.serving import workers\n"
-        "workers.HEALTHY = 8  # seconds after which the death of a process is noticed\n"
-        f"workers.run(workers.ServerOptions.model_validate_json({given!r}), host='127.0.0.1', port=0)"
+        "\nfrom embedline.serving import server\n"
+        "server.HEALTHY = 8  # seconds after which the death of a process is noticed\n"
+        f"server.run(server.ServerOptions.model_validate_json({given!r}), host='127.0.0.1', port=0)"
     )
     source = str(Path(__file__).resolve().parents[2] / "src")
     environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}

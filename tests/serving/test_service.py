@@ -13,9 +13,8 @@ import torch
 
 from embedline import datasets
 from embedline.errors import DataError
-from embedline.serving.columns import InputColumn, require_columns, signature_of
+from embedline.serving.columns import InputColumn, as_text, plain_values, require_columns, signature_of
 from embedline.serving.service import Service
-from embedline.serving.values import as_text, plain_values
 from embedline.training.model_file import ModelBundle
 
 

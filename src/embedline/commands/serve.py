@@ -42,7 +42,7 @@ def serve(
     POST rows to /invocations; /ping, /health and /version are as MLflow has them. Ctrl-C and SIGTERM let the requests
     that are under way end.
     """
-    from embedline.serving.workers import ServerOptions, run
+    from embedline.serving.server import ServerOptions, run
 
     if packed or version is not None:
         service, name = load_bundle(source, "service", version, env, params)

@@ -1,8 +1,13 @@
-"""The columns of a request: MLflow's signature, the checks of a request and the parser of its text share one list."""
+"""The columns of a request, and their values: one list for MLflow's signature, the checks and the parser of text."""
 
-from collections.abc import Sequence
+import datetime
+import math
+import reprlib
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import polars as pl
 from pydantic import BaseModel, ConfigDict
@@ -10,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from embedline.errors import DataError
 
 ColumnType = Literal["string", "long", "double", "boolean", "any"]
+Kind = Literal["boolean", "integer", "id", "string", "number"]  # of the values that a model reads
 
 # pandas reads these as missing, and nobody writes a number or a boolean so; in a column of text they are text.
 MISSING_WORDS = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None")
@@ -19,6 +25,13 @@ _NOUNS: dict[ColumnType, str] = {
     "boolean": "neither true nor false",
     "double": "no number that is finite",
     "long": "no whole number of 64 bits",
+}
+_KINDS: dict[Kind, str] = {
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "id": "a whole number",  # of any size
+    "string": "text",
+    "number": "a finite number",
 }
 
 
@@ -113,6 +126,61 @@ def _double(text: pl.Series) -> pl.Series:
     return found
 
 
+def plain_values(column: pd.Series) -> list[Any]:
+    """None for any missing value; else bool, int, float, str, datetime, or what the object is.
+
+    A column of NumPy's numbers or of text is turned as a whole, one of mixed objects value by value.
+    """
+    dtype = column.dtype
+    if isinstance(dtype, np.dtype) and dtype.kind in "iub":
+        values: list[Any] = column.tolist()
+        return values
+    if isinstance(dtype, np.dtype) and dtype.kind == "f":
+        return [None if math.isnan(value) else value for value in column.tolist()]
+    return [_plain(value) for value in column.tolist()]
+
+
+def typed_values(column: pd.Series, kind: Kind, *, optional: bool = True) -> list[Any]:
+    """The values of a request's column as Python values of one kind, None for a missing one.
+
+    Whole numbers may be floats, as pandas and JSON have them.
+
+    Args:
+        optional: whether a value may be missing.
+
+    Raises:
+        DataError: naming column and row (from 1) of a value of another kind.
+    """
+    values, holds = plain_values(column), _HOLDS[kind]
+    for row, value in enumerate(values, start=1):
+        if not (optional if value is None else holds(value)):
+            shown = "no value" if value is None else reprlib.repr(value)  # not the whole of a long one
+            raise DataError(f"the request: column {column.name!r}, row {row}: {shown} is not {_KINDS[kind]}")
+    return [None if value is None else int(value) for value in values] if kind in ("integer", "id") else values
+
+
+def as_text(value: Any) -> str:
+    """A value as a CSV file has it: "" for a missing one, whole floats and booleans as whole numbers, days as dates."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time():
+        return value.date().isoformat()
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, np.generic):
+        value = value.item()
+    missing = value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
+    return None if missing else value
+
+
 def signature_of(columns: Sequence[InputColumn], answers: pd.DataFrame) -> Any:
     """``mlflow.models.ModelSignature`` of a service: ``columns`` in, and out what ``answers`` to the example have."""
     from mlflow.models import ModelSignature, infer_signature
@@ -128,3 +196,31 @@ def signature_of(columns: Sequence[InputColumn], answers: pd.DataFrame) -> Any:
         for column in columns
     ]
     return ModelSignature(inputs=Schema(specs), outputs=infer_signature(answers).inputs)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that can be written: JSON lets half of a surrogate pair through, and UTF-8 does not."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and not isinstance(value, bool) and value % 1 == 0
+
+
+_HOLDS: dict[Kind, Callable[[Any], bool]] = {
+    "boolean": lambda value: isinstance(value, bool),
+    "integer": lambda value: _is_whole(value) and abs(value) < 2**63,
+    "id": _is_whole,
+    "string": _is_text,
+    "number": _is_number,
+}

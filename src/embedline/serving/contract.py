@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
 
 from embedline.serving.columns import InputColumn, listed, parse_text
-from embedline.serving.limits import Limits
 
 SCALARS = frozenset({str, int, float, bool, type(None)})
 SOURCE = "the request"
@@ -24,6 +24,29 @@ class RefusedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class Limits(BaseModel):
+    """Bounds of a request; one beyond them is refused before it is decoded.
+
+    Attributes:
+        body: bytes of the body, and characters of the texts in it once it is decoded.
+        rows: rows in it.
+        cells: values in it, those of ignored columns included.
+        text: characters of one value.
+        seconds: until the whole body has to be there.
+        waiting: how many times ``body`` all bodies that one process reads or answers may have together; the first
+            65,536 bytes of each do not count.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body: int = Field(default=32_000_000, ge=1)
+    rows: int = Field(default=100_000, ge=1)
+    cells: int = Field(default=4_000_000, ge=1)
+    text: int = Field(default=32_000_000, ge=1)
+    seconds: float = Field(default=30.0, gt=0.0)
+    waiting: float = Field(default=4.0, ge=1.0)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,16 @@
-"""Parquet bodies: the size of each column is known before anything is decoded.
+"""Parquet bodies, each read in a process of its own.
 
-A page of a few bytes may stand for gigabytes: of run lengths, of zeros, of one long text of a dictionary in each row.
+A page of a few bytes may stand for gigabytes: run lengths, zeros, one long text of a dictionary in each row. And
+PyArrow ends its process at some broken footers. So a forked process with little memory and time reads the file, and the
+server survives whatever the file does there.
 """
 
+import multiprocessing
 import re
-from collections.abc import Iterator, Sequence
+import signal
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,62 +19,88 @@ import pyarrow.parquet as pq
 
 from embedline.errors import DataError
 from embedline.serving.contract import RefusedError, RequestContract
-from embedline.serving.parquet_layout import (
-    DICTIONARY,
-    Chunk,
-    Layout,
-    Page,
-    footer_length,
-    read_layout,
-    read_pages,
-)
 
+SECONDS = 20  # of the processor to read a file; twice as many on the clock
+ROOM = 256_000_000  # bytes of memory beside the file and its values
 _FOOTER = 500_000  # bytes
-_PAGES = 10_000  # of all columns
-_VALUE = 16  # bytes that a decoded number may take
+_VALUE = 64  # bytes that a Python value may take
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
-# Of DELTA_BYTE_ARRAY (7) each value repeats the start of the one before: no header says how long it is.
-_ENCODINGS = {0: "PLAIN", 2: "PLAIN_DICTIONARY", 3: "RLE", 5: "DELTA_BINARY_PACKED", 6: "DELTA_LENGTH_BYTE_ARRAY"} | {
-    8: "RLE_DICTIONARY",
-    9: "BYTE_STREAM_SPLIT",
-}
+
+_processes: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+if sys.platform != "win32":
+    _processes.set_forkserver_preload(["__main__", __name__])  # a fork has PyArrow at once
 
 
 def read_parquet(body: bytes, contract: RequestContract) -> dict[str, list[Any]]:
-    """The values of the model's columns; other columns, where they are allowed, are never decoded.
+    """Read the model's columns; other columns, where they are allowed, are never decoded.
 
     Raises:
         RefusedError: for more rows, values or bytes than the limits allow.
-        DataError: if the body is no Parquet file, or naming the column whose type or encoding is not taken.
+        DataError: if the body is no Parquet file, or naming the column whose type is not taken.
     """
+    if _FOOTER < int.from_bytes(body[-8:-4], "little") < len(body):
+        raise RefusedError(413, f"the footer of a Parquet file may have {_FOOTER:,} bytes; this one has more")
+    receiver, sender = _processes.Pipe(duplex=False)
+    process = _processes.Process(target=_answer, args=(sender, body, contract), daemon=True)
+    process.start()
+    sender.close()
     try:
-        found = _read(body, contract)
-    except (pa.ArrowException, OSError, ValueError, NotImplementedError, MemoryError, OverflowError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"the body is no Parquet file: {_one_line(error)}") from error
+        if not receiver.poll(2 * SECONDS):
+            raise RefusedError(413, f"the Parquet file could not be read in {2 * SECONDS} s")
+        values, status, message = receiver.recv()
+    except EOFError:
+        raise DataError(f"the body is no Parquet file, or {_too_large(contract)}") from None
     finally:
-        pa.default_memory_pool().release_unused()
+        process.kill()
+        process.join()
+        receiver.close()
+    if status:
+        raise RefusedError(status, message)
+    found: dict[str, list[Any]] = values
     return found
 
 
+def _answer(sender: Connection, body: bytes, contract: RequestContract) -> None:
+    """Send the values, or the status and the message of a refusal; runs in the other process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C lets the requests under way end
+    try:
+        _limit_resources(ROOM + 4 * contract.limits.body + _VALUE * contract.cells)
+        sender.send((_read(body, contract), 0, ""))
+    except RefusedError as error:
+        sender.send((None, error.status, str(error)))
+    except MemoryError:  # Arrow's own is one
+        sender.send((None, 413, _too_large(contract)))
+    except DataError as error:
+        sender.send((None, 400, str(error)))
+    except (pa.ArrowException, OSError, ValueError, NotImplementedError, OverflowError) as error:
+        sender.send((None, 400, f"the body is no Parquet file: {_one_line(error)}"))
+
+
+def _limit_resources(room: int) -> None:
+    """Bound the memory of this process to ``room`` more bytes than it has, and its time, where the system can."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    held = Path("/proc/self/statm")
+    if held.exists():
+        most = int(held.read_text().split()[0]) * resource.getpagesize() + room
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
 def _read(body: bytes, contract: RequestContract) -> dict[str, list[Any]]:
-    if _FOOTER < footer_length(body) < len(body):
-        raise RefusedError(413, f"the footer of a Parquet file may have {_FOOTER:,} bytes; this one has more")
-    layout = read_layout(body)
-    names = dict.fromkeys(leaf[0] for leaf in layout.leaves if not _PANDAS_INDEX.fullmatch(leaf[0]))
-    chosen = contract.choose(list(names))
-    in_dictionaries = _bound_pages(body, layout, chosen, contract)
-    source = pa.BufferReader(body)
-    metadata = pq.read_metadata(source)
-    schema = metadata.schema.to_arrow_schema()
+    pa.set_memory_pool(pa.system_memory_pool())  # others reserve memory that they may never use
+    file = pq.ParquetFile(pa.BufferReader(body))
+    schema = file.schema_arrow
+    chosen = contract.choose([name for name in schema.names if not _PANDAS_INDEX.fullmatch(name)])
+    contract.check_size(file.metadata.num_rows, len(chosen))
     texts = [name for name in chosen if _is_text(name, schema.field(name).type)]
-    file = pq.ParquetFile(
-        source, metadata=metadata, read_dictionary=[name for name in texts if name in in_dictionaries]
-    )
     table = file.read(columns=chosen, use_threads=False)
-    if sum(_characters(table.column(name)) for name in texts) > contract.limits.body:
-        raise _too_large(contract)
+    contract.check_size(table.num_rows, len(chosen))
+    if sum(_text_bytes(table.column(name)) for name in texts) > contract.limits.body:
+        raise RefusedError(413, _too_large(contract))
     found = {}
     for name in chosen:
         try:
@@ -78,12 +110,12 @@ def _read(body: bytes, contract: RequestContract) -> dict[str, list[Any]]:
     return found
 
 
+def _too_large(contract: RequestContract) -> str:
+    return f"a Parquet file may hold {contract.limits.body:,} bytes once it is read, not more"
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _too_large(contract: RequestContract) -> RefusedError:
-    return RefusedError(413, f"a Parquet file may hold {contract.limits.body:,} bytes once it is read, not more")
 
 
 def _is_text(name: str, dtype: pa.DataType) -> bool:
@@ -97,66 +129,18 @@ def _is_text(name: str, dtype: pa.DataType) -> bool:
     return False
 
 
-def _bound_pages(body: bytes, layout: Layout, chosen: Sequence[str], contract: RequestContract) -> set[str]:
-    """Refuse a file whose pages hold more rows, values or bytes than the limits allow, whatever the footer says.
-
-    Returns:
-        The columns with dictionaries: how often their values stand in rows is not bounded yet.
-    """
-    contract.check_size(sum(layout.rows), len(chosen))
-    paths = [".".join(leaf) for leaf in layout.leaves]
-    size = pages = 0
-    in_dictionaries = set()
-    for name in chosen:
-        if (name,) not in layout.leaves:
-            raise DataError(f"column {name[:200]!r} of the Parquet file holds lists or structs: a cell is one value")
-        if paths.count(name) > 1:  # a nested column may have the path of a flat one with a dot in its name
-            raise DataError(f"column {name[:200]!r} is there more than once in the Parquet file")
-        for rows, chunks in zip(layout.rows, layout.chunks, strict=True):
-            for page in _checked_pages(body, name, chunks[paths.index(name)], rows):
-                pages, size = pages + 1, size + page.size
-                if page.kind == DICTIONARY:
-                    in_dictionaries.add(name)
-                if pages > _PAGES or size > contract.limits.body + _VALUE * contract.cells:
-                    raise _too_large(contract)
-    return in_dictionaries
-
-
-def _checked_pages(body: bytes, name: str, chunk: Chunk, rows: int) -> Iterator[Page]:
-    """The pages of a column chunk; raise a DataError where they do not make ``rows`` single values."""
-    values = 0
-    for page in read_pages(body, chunk):
-        if page.encoding not in _ENCODINGS:
-            known = ", ".join(_ENCODINGS.values())
-            raise DataError(
-                f"column {name[:200]!r} of the Parquet file must be written in one of the encodings {known}"
-            )
-        if page.kind != DICTIONARY:
-            values += page.values
-        elif page.values > page.size:
-            raise DataError(f"column {name[:200]!r} of the Parquet file has a broken dictionary")
-        yield page
-    if not rows == chunk.values == values:
-        raise DataError(f"column {name[:200]!r} of the Parquet file has {values:,} values in {rows:,} rows")
-
-
-def _characters(column: Any) -> int:
-    """Bytes of a column of text; of dictionaries, each value counts as often as it stands in a row."""
-    if not pa.types.is_dictionary(column.type):
-        return pc.sum(pc.binary_length(column)).as_py() or 0
-    lengths = (pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks)
-    return sum(pc.sum(length).as_py() or 0 for length in lengths)
+def _text_bytes(column: Any) -> int:
+    if pa.types.is_dictionary(column.type):
+        lengths = [pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
+        return sum(pc.sum(length).as_py() or 0 for length in lengths)
+    return pc.sum(pc.binary_length(column)).as_py() or 0
 
 
 def _values(column: Any) -> list[Any]:
-    """Python values: dates and times as text in ISO format, decimals as numbers; equal texts may be one object."""
+    """Python values: dates and times as text in ISO format, decimals as numbers."""
     dtype = column.type
     if pa.types.is_dictionary(dtype):
-        values: list[Any] = []
-        for chunk in column.chunks:
-            known = _values(pa.chunked_array([chunk.dictionary]))
-            values += [None if place is None else known[place] for place in chunk.indices.to_pylist()]
-        return values
+        return _values(column.cast(dtype.value_type))
     if pa.types.is_decimal(dtype):
         column = column.cast(pa.int64() if dtype.scale == 0 and dtype.precision <= 18 else pa.float64())
     elif pa.types.is_float16(dtype):

@@ -8,15 +8,13 @@ import pandas as pd
 import polars as pl
 from numpy.typing import NDArray
 
-from embedline.errors import DataError
 from embedline.pipelines.ratings.contract import to_polars
 from embedline.pipelines.ratings.encoder import UNKNOWN, RatingsEncoder
 from embedline.pipelines.ratings.learner import load_model, rating_metrics
 from embedline.pipelines.ratings.options import TEST, Id, RatingColumns, RatingSplit
 from embedline.pipelines.ratings.splits import assign_splits, subset
-from embedline.serving.columns import InputColumn, require_columns
+from embedline.serving.columns import InputColumn, Kind, require_columns, typed_values
 from embedline.serving.service import Score, Service
-from embedline.serving.values import plain_values
 from embedline.training.model_file import ModelBundle
 
 PREDICTED = "predicted"
@@ -83,15 +81,6 @@ def _type(ids: tuple[Id, ...]) -> Any:
 
 def _look_up(values: pd.Series, known: Mapping[Id, int]) -> NDArray[np.int32]:
     """Rows int32 [N] of the ids; 0 of an unknown one."""
-    strings = isinstance(next(iter(known)), str)
-    ids = plain_values(values)
-    for place, value in enumerate(ids):
-        if type(value) is (str if strings else int):
-            continue
-        if not strings and isinstance(value, float) and value.is_integer():
-            ids[place] = int(value)
-            continue
-        what = "a string" if strings else "a whole number"
-        shown = "no value" if value is None else repr(value)
-        raise DataError(f"the request: column {values.name!r}, row {place + 1}: {shown} is not {what}")
+    kind: Kind = "string" if isinstance(next(iter(known)), str) else "id"
+    ids = typed_values(values, kind, optional=False)
     return np.fromiter((known.get(value, UNKNOWN) for value in ids), np.int32, len(ids))

@@ -1,194 +1,178 @@
-"""MLflow's scoring app around a service, with bounds, and with one line for whoever sent a bad request.
+"""The processes behind ``embedline serve``: one socket, uvicorn, and the application of each."""
 
-``mlflow.pyfunc.scoring_server`` brings ``/ping``, ``/health``, ``/version`` and the time limit of a request; its
-``/invocations`` is not used. Score with mlflow 3.17: that one answers a request without a Content-Type, a number of
-5,000 digits or deeply nested JSON with 500, takes bodies of any size and sends them back where they are no JSON, leaves
-out misspelt columns, and calls whatever goes wrong inside of a model 400.
-"""
-
-import asyncio
 import json
 import logging
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http import HTTPStatus
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-import pandas as pd
+from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
-from embedline.serving.contract import RefusedError, RequestContract
-from embedline.serving.invocations import read_frame, write_predictions
-from embedline.serving.limits import Limits
-from embedline.serving.service import Scorer, Service
 
 logger = logging.getLogger(__name__)
 
-PATH = "/invocations"
-THREADS = 2  # predictions at a time in a process: a single row need not wait for a whole batch
-MESSAGE = 500  # characters of an error: a value that is named in it may be a whole text
-SMALL = 65_536  # bytes of a body that may always be sent: uvicorn reads as many before anyone asks for them
-DRAINED = 8  # times the limit of a body that are read and dropped, so that its sender gets the answer
+SETTINGS = "EMBEDLINE_SERVING"  # environment variable with the settings of a process
+GRACE = 30  # seconds that requests under way have to end in when the server is stopped
+HEALTHY = 20  # seconds in which a process has to say that it lives, before another one takes its place
+BACKLOG = 2048  # connections that wait to be accepted
 
 
-class RequestHandler:
-    """Answers requests: the body of a request in, the body of the response out.
+class ServerOptions(BaseModel):
+    """Settings of a server process; JSON in the environment of the processes that uvicorn starts.
 
-    Args:
-        service: the service.
-        limits: of a request, where they are given; the others are those of the service's kind.
-        strict: whether a column that the model does not have is refused, or left out as MLflow does.
+    Attributes:
+        path: file of the service.
+        name: of it in messages.
+        limits: of a request, those that are given (:class:`embedline.serving.contract.Limits`).
+        strict: whether a column that the model does not have is refused.
+        workers: processes that answer.
     """
 
-    def __init__(self, service: Service, limits: Mapping[str, float], *, strict: bool = True) -> None:
-        self._scorer: Scorer = service.open()
-        own: Limits = getattr(self._scorer, "limits", Limits())
-        self.limits = Limits.model_validate(own.model_dump() | dict(limits))
-        self._contract = RequestContract(service.columns, self.limits, strict)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def answer(self, body: bytes, content_type: str | None) -> bytes:
-        """Predictions as JSON.
-
-        Raises:
-            RefusedError: where the request is at fault.
-        """
-        frame = read_frame(body, content_type, self._contract)
-        try:
-            found: pd.DataFrame = self._scorer.predict(frame)
-        except DataError as error:
-            raise RefusedError(400, " ".join(str(error).split())) from error
-        return write_predictions(found)
+    path: str
+    name: str
+    limits: dict[str, float] = {}
+    strict: bool = True
+    workers: int = 1
 
 
-class Application:
-    """ASGI application: requests to ``/invocations`` are answered here, all others by MLflow's app.
+def run(serving: ServerOptions, *, host: str, port: int) -> None:
+    """Serve until the process gets a signal to stop; requests under way end first.
 
-    MLflow's app is not asked first: its time limit is a middleware that costs as much as a prediction.
+    Raises:
+        DataError: if the address cannot be listened on, or the processes do not start.
     """
+    import uvicorn
 
-    def __init__(self, handler: RequestHandler) -> None:
-        from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
-        from mlflow.models import Model
-        from mlflow.pyfunc import PyFuncModel, scoring_server
+    listening = _listen(host, port)
+    os.environ[SETTINGS] = serving.model_dump_json()
+    config = uvicorn.Config(
+        f"{__name__}:make_worker_app",
+        factory=True,
+        http="embedline.serving.connections:BoundedConnection",
+        workers=serving.workers,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACE,
+        timeout_worker_healthcheck=HEALTHY,
+    )
+    # uvicorn raises the signal that has stopped it once more: a stop that was asked for is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        with suppress(KeyboardInterrupt):
+            _serve(serving, config, listening)
+    finally:
+        listening.close()
+        del os.environ[SETTINGS]
 
-        self._handler, self._bodies = handler, Bodies(handler.limits)
-        self._seconds: float = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="predict")
-        self._mlflow = scoring_server.init(PyFuncModel(Model(), handler, predict_fn="answer"))
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request."""
-        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
-            from starlette.requests import Request
+def _serve(serving: ServerOptions, config: Any, listening: socket.socket) -> None:
+    from uvicorn.config import STARTUP_FAILURE
 
-            response = await self._invoke(Request(scope, receive))
-            await response(scope, receive, send)
-        else:
-            await self._mlflow(scope, receive, send)
+    bound, port = listening.getsockname()[:2]
+    line = f"{serving.name} answers at http://{f'[{bound}]' if ':' in bound else bound}:{port}/invocations"
+    if serving.workers == 1:
+        config.load()  # an error of it is one of ours, not of the event loop
+        _server(config, line).run(sockets=[listening])
+        return
+    supervisor = _supervisor(config, listening, f"{line}, by {serving.workers} processes")
+    supervisor.run()
+    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+        raise DataError(f"{serving.name} cannot be served: its processes do not start, see above")
 
-    async def _invoke(self, request: Any) -> Any:
-        from starlette.responses import Response
 
-        try:
-            body = await self._bodies.read(request)
-            try:
-                answer = partial(self._handler.answer, body, request.headers.get("content-type"))
-                async with asyncio.timeout(self._seconds):
-                    found = await asyncio.get_running_loop().run_in_executor(self._threads, answer)
-            finally:
-                self._bodies.release(body)
+def _server(config: Any, line: str) -> Any:
+    """uvicorn in this process, which says ``line`` once it answers."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                _say(line)
+
+    return Server(config)
+
+
+def _supervisor(config: Any, listening: socket.socket, line: str) -> Any:
+    """uvicorn's supervisor, which says ``line`` once all of its processes answer."""
+    from uvicorn.supervisors import Multiprocess
+
+    class Supervisor(Multiprocess):
+        said = False
+
+        def keep_subprocess_alive(self) -> None:
+            super().keep_subprocess_alive()
+            if not (self.said or self.should_exit.is_set()) and all(one.is_ready() for one in self.processes):
+                self.said = True
+                _say(line)
+
+    return Supervisor(config, sockets=[listening])
+
+
+def make_worker_app() -> Any:
+    """The application of this process."""
+    from uvicorn.config import STARTUP_FAILURE
+
+    serving = ServerOptions.model_validate_json(os.environ[SETTINGS])
+    if serving.workers > 1:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        return _make_app(serving)
+    except Exception as error:
+        if serving.workers == 1:
+            raise
+        # uvicorn would start another process, and another one, in place of one that ends in any other way.
+        logger.error("%s", error, exc_info=not isinstance(error, DataError))
+        sys.exit(STARTUP_FAILURE)
+
+
+def _make_app(serving: ServerOptions) -> Any:
+    import torch
+
+    from embedline.serving.app import RequestHandler, make_app
+    from embedline.serving.contract import RefusedError
+    from embedline.serving.service import Service
+
+    torch.set_num_threads(max(1, _cores() // serving.workers))
+    service = Service.from_bytes(Path(serving.path).read_bytes(), name=serving.name)
+    handler = RequestHandler(service, serving.limits, strict=serving.strict)
+    if service.example:
+        try:  # the first answer is the slowest: nobody shall wait for it
+            handler.answer(json.dumps({"dataframe_records": service.example}).encode(), "application/json")
         except RefusedError as error:
-            return _refusal(error.status, str(error))
-        except TimeoutError:
-            return _refusal(504, f"the answer took more than {self._seconds:g} s")
-        except Exception:  # a fault of ours: the log has it, the client need not see our insides
-            logger.exception("A request was not answered")
-            return _refusal(500, "the server failed to answer; its log says why")
-        return Response(found, media_type="application/json")
+            raise DataError(f"{serving.name} does not answer its own example: {error}") from error
+    return make_app(handler, serving.name)
 
 
-class Bodies:
-    """Reads the bodies of requests; what all of them hold together, until they are answered, is bounded."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._held, self._most = 0, int(limits.waiting * limits.body)  # bytes beyond SMALL of each
-
-    async def read(self, request: Any) -> bytes:
-        """The whole body, which counts until it is given to :meth:`release`.
-
-        The rest of a body that is refused for its length is read and dropped: an answer in the middle of it would not
-        be seen by clients that send first and read afterwards.
-
-        Raises:
-            RefusedError: where the body is too long, too slow or compressed, or there is no room for it.
-        """
-        from starlette.requests import ClientDisconnect
-
-        self._check_headers(request)
-        refused: RefusedError | None = None
-        read = bytearray()  # not a list of pieces, whose memory would not go back to the system
-        size = held = 0
-        try:
-            async with asyncio.timeout(self._limits.seconds):
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    refused = refused or self._check_size(size, held)
-                    if refused:
-                        read.clear()
-                    else:
-                        read += chunk
-                    now = 0 if refused else _counted(size)
-                    held, self._held = now, self._held + now - held
-                    if size > DRAINED * self._limits.body:
-                        break
-            if refused:
-                raise refused
-            body, held = bytes(read), 0
-        except TimeoutError as error:
-            raise RefusedError(408, f"the body was not there after {self._limits.seconds:g} s") from error
-        except ClientDisconnect as error:
-            raise RefusedError(400, "the client went away") from error
-        finally:
-            self._held -= held
-        return body
-
-    def release(self, body: bytes) -> None:
-        """The body is answered."""
-        self._held -= _counted(len(body))
-
-    def _check_size(self, size: int, held: int) -> RefusedError | None:
-        if size > self._limits.body:
-            return _too_long(self._limits)
-        if self._held + _counted(size) - held > self._most:
-            return RefusedError(503, "the server holds as many large bodies as it may: try again")
-        return None
-
-    def _check_headers(self, request: Any) -> None:
-        """Refuse what needs no look at the body."""
-        if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
-            raise RefusedError(415, f"the body must not be compressed; the Content-Encoding says {encoding[:50]!r}")
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self._limits.body and "expect" in request.headers:
-            raise _too_long(self._limits)  # the client waits for leave to send
+def _end_with_parent() -> None:
+    """Stop once the process that has started this one is gone: else it would hold the port for good."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _counted(size: int) -> int:
-    return max(0, size - SMALL)
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise DataError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
 
 
-def _too_long(limits: Limits) -> RefusedError:
-    return RefusedError(413, f"the body may have {limits.body:,} bytes; this one has more")
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _refusal(status: int, message: str) -> Any:
-    """An error as MLflow's clients expect it."""
-    from starlette.responses import Response
-
-    content = json.dumps({"error_code": HTTPStatus(status).name, "message": message[:MESSAGE]})
-    # After these the rest of the body may still be on its way.
-    headers = {"connection": "close"} if status in (408, 413, 503) else {}
-    if status == 503:
-        headers["retry-after"] = "1"
-    return Response(content, status, headers, media_type="application/json")
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

@@ -1,9 +1,7 @@
 """Answers for table rows as the canonical table has them: encoded, and predicted by the network of a tabular bundle."""
 
-import reprlib
-import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import narwhals as nw
 import numpy as np
@@ -24,27 +22,14 @@ from embedline.pipelines.tabular.predictions import (
     probability_names,
 )
 from embedline.pipelines.tabular.targets import ClassTarget, Target, prefix_of
-from embedline.serving.columns import ColumnType, InputColumn, require_columns
+from embedline.serving.columns import ColumnType, InputColumn, Kind, require_columns, typed_values
 from embedline.serving.service import Score, Service
-from embedline.serving.values import is_text, plain_values
 from embedline.training.model_file import ModelBundle
 
 SERVICE = f"{__name__}.TableService"
 EXAMPLE_ROWS = 2
 
-Kind = Literal["boolean", "integer", "string", "number"]
-_DTYPES: dict[Kind, Any] = {
-    "boolean": pl.Boolean,
-    "integer": pl.Int64,
-    "string": pl.String,
-    "number": pl.Float64,
-}
-_NOUNS: dict[Kind, str] = {
-    "boolean": "true or false",
-    "integer": "a whole number",
-    "string": "text",
-    "number": "a finite number",
-}
+_DTYPES: dict[str, Any] = {"boolean": pl.Boolean, "integer": pl.Int64, "string": pl.String, "number": pl.Float64}
 
 
 class TableInputs(BaseModel):
@@ -163,7 +148,12 @@ def typed_rows(rows: pd.DataFrame, kinds: dict[str, Kind]) -> pl.DataFrame:
 
     Missing values (None, NaN, NaT) are null. Whole numbers may be floats, as pandas and JSON have them.
     """
-    return pl.DataFrame([_typed(rows[name], name, kind) for name, kind in kinds.items()])
+    return pl.DataFrame(
+        [
+            pl.Series(name, typed_values(rows[name], kind), dtype=_DTYPES[kind], strict=False)
+            for name, kind in kinds.items()
+        ]
+    )
 
 
 def _require_finite(predicted: dict[str, NDArray[np.float64]], rows: pl.DataFrame) -> None:
@@ -175,28 +165,3 @@ def _require_finite(predicted: dict[str, NDArray[np.float64]], rows: pl.DataFram
             numbers = rows.select(cs.numeric().cast(pl.Float64)).row(row, named=True)
             name = max(numbers, key=lambda name: abs(numbers[name] or 0.0))
             raise DataError(f"the request: column {name!r}, row {row + 1}: {numbers[name]:g} is too large a number")
-
-
-def _typed(column: pd.Series, name: str, kind: Kind) -> pl.Series:
-    values = plain_values(column)
-    faulty = next((row for row, value in enumerate(values) if not (value is None or _HOLDS[kind](value))), None)
-    if faulty is not None:
-        shown = reprlib.repr(values[faulty])  # not the whole of a long one
-        raise DataError(f"the request: column {name!r}, row {faulty + 1}: {shown} is not {_NOUNS[kind]}")
-    if kind == "integer":
-        values = [None if value is None else int(value) for value in values]
-    return pl.Series(name, values, dtype=_DTYPES[kind], strict=False)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
-
-
-_HOLDS: dict[Kind, Any] = {
-    "boolean": lambda value: isinstance(value, bool),
-    "integer": lambda value: (
-        _is_number(value) and not isinstance(value, bool) and value % 1 == 0 and abs(value) < 2**63
-    ),
-    "string": is_text,
-    "number": _is_number,
-}

@@ -7,13 +7,11 @@ from typing import Any, ClassVar
 import pandas as pd
 import polars as pl
 
-from embedline.errors import DataError
 from embedline.pipelines.text.predict import Predictor
 from embedline.pipelines.text.splits import TEST
-from embedline.serving.columns import InputColumn, require_columns
-from embedline.serving.limits import Limits
+from embedline.serving.columns import InputColumn, require_columns, typed_values
+from embedline.serving.contract import Limits
 from embedline.serving.service import Score, Service
-from embedline.serving.values import plain_values
 from embedline.training.model_file import ModelBundle
 
 TEXT = "text"
@@ -42,7 +40,7 @@ class TextService:
             DataError: if there is no column ``text``, or one of its values is no text; the row counts from 1.
         """
         require_columns(rows, self._columns)
-        texts = [_read(value, row) for row, value in enumerate(plain_values(rows[TEXT]), start=1)]
+        texts = [text or "" for text in typed_values(rows[TEXT], "string")]  # a missing one is empty, as in a table
         found = self._predictor.predict(texts).drop("text")
         return pd.DataFrame(found.to_dict(as_series=False))
 
@@ -68,16 +66,3 @@ def pack_texts(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None) -
 def hold_out_texts(documents: pl.DataFrame) -> pl.DataFrame:
     """The test documents of ``<source>.documents`` as a request has them, and the label of each as ``actual``."""
     return documents.filter(pl.col("split") == TEST).select(TEXT, actual=pl.col("label").cast(pl.String))
-
-
-def _read(value: Any, row: int) -> str:
-    """A cell as text; a missing one is empty, as in a table of texts."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise DataError(f"the request: column {TEXT!r}, row {row}: {value!r} is not text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"the request: column {TEXT!r}, row {row}: half of a surrogate pair is not text") from error
-    return value

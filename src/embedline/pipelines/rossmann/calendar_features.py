@@ -10,7 +10,7 @@ import narwhals as nw
 from narwhals.typing import FrameT
 
 from embedline.frames.dates import day_number_of
-from embedline.frames.windows import add_neighbours, day_of_run, days_from_next
+from embedline.frames.windows import add_neighbours, day_of_run, days_from_next, days_since
 
 LONG_CLOSURE = 5  # days; shorter gaps are weekends and holidays, longer ones refurbishments
 GAP_CAP = 8  # days: a gap around a row counts as this long at most
@@ -27,7 +27,6 @@ _NEIGHBOURS = {
     1: ("Tomorrow", ("Open", "StateHoliday", "SchoolHoliday", "Promo")),
     2: ("InTwoDays", ("StateHoliday",)),
 }
-_LENGTHS = 4096  # longest closure, days, that shares an integer with its last day
 
 
 def add_open_days(rows: FrameT) -> FrameT:
@@ -62,22 +61,17 @@ def add_calendar_features(rows: FrameT) -> FrameT:
     closes = is_open & (nw.col("ClosedAfter") >= LONG_CLOSURE)
     promotion = nw.col("Promo") == 1
     starts = promotion & (nw.col("PromoYesterday").fill_null(0) == 0)
-    # One integer holds the day and the length of the last long closure: one window for both.
-    reopening = nw.col("DayNumber").cast(nw.Int32) * _LENGTHS + nw.col("ClosedBefore").fill_null(0).cast(nw.Int32)
     rows = rows.with_columns(
         PromoDay=day_of_run(starts, promotion, day="DayNumber", group="Store"),
         DaysClosedBefore=_capped("ClosedBefore"),
         DaysClosedAfter=_capped("ClosedAfter"),
-        _reopening=nw.when(reopens)
-        .then(reopening)
-        .alias("_reopening")
+        _since=days_since(reopens, day="DayNumber", group="Store"),
+        _length=nw.when(reopens)
+        .then(nw.col("ClosedBefore"))
+        .alias("_length")
         .fill_null(strategy="forward")
         .over("Store", order_by="DayNumber"),
         _until=(days_from_next(closes, day="DayNumber", group="Store") * -1.0).cast(nw.Float32),
-    )
-    rows = rows.with_columns(
-        _since=(nw.col("DayNumber") - nw.col("_reopening") // _LENGTHS).cast(nw.Float32),
-        _length=(nw.col("_reopening") % _LENGTHS).cast(nw.Float32),
     )
     since, until, length = nw.col("_since"), nw.col("_until"), nw.col("_length")
     # Logarithms and powers in double precision, as Spark computes them: dataframe backends then agree to the last bit.
@@ -92,7 +86,7 @@ def add_calendar_features(rows: FrameT) -> FrameT:
         .otherwise(nw.lit(0.0))
         .cast(nw.Float32),
     )
-    return rows.drop("_reopening", "_since", "_length", "_until")
+    return rows.drop("_since", "_length", "_until")
 
 
 def _capped(gap: str) -> nw.Expr:

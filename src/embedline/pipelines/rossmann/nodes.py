@@ -67,15 +67,27 @@ def type_sales(train: Frame, test: Frame) -> Frame:
     """
     labelled = typed(nw.from_native(train), schemas.TRAIN, file="train.csv")
     unlabelled = typed(nw.from_native(test), schemas.TEST, file="test.csv")
-    rows = nw.concat([labelled, unlabelled], how="diagonal").with_columns(DayNumber=day_number(nw.col("Date")))
-    key = nw.col("Store").cast(nw.Int64) * _DAYS_A_STORE + nw.col("DayNumber")
-    rows = rows.with_columns(
-        key.alias(_KEY), HolidayKind=nw.col("StateHoliday"), StateHoliday=nw.col("StateHoliday") != "0"
-    )
-    if isinstance(rows, nw.DataFrame):  # others are put in order once, at the end
-        rows = rows.sort(_KEY)
-    _require_one_row_a_day(rows, {"train.csv": labelled, "test.csv": unlabelled, _SALES: rows})
-    return as_categories(rows, ["HolidayKind"]).to_native()
+    rows = nw.concat([labelled, unlabelled], how="diagonal")
+    return _add_keys(rows, {"train.csv": labelled, "test.csv": unlabelled, _SALES: rows}).to_native()
+
+
+def type_days(days: Frame, *, file: str) -> Frame:
+    """Type rows as in test.csv but for their Id; of equal rows the first stays.
+
+    Args:
+        days: the columns of test.csv as text; missing values null or "".
+        file: what messages call them.
+
+    Returns:
+        The columns of :func:`type_sales` but Id, with Sales and Customers null.
+
+    Raises:
+        DataError: as :func:`type_sales`, naming the row of ``days``, from 1.
+    """
+    schema = {name: column for name, column in schemas.TEST.items() if name != "Id"}
+    rows = typed(nw.from_native(days, eager_only=True), schema, file=file).unique(maintain_order=True)
+    unknown = nw.lit(None, dtype=nw.Int64)
+    return _add_keys(rows.with_columns(Sales=unknown, Customers=unknown), {file: rows}).to_native()
 
 
 def type_stores(store: Frame, store_states: Frame, state_names: Frame) -> Frame:
@@ -140,8 +152,12 @@ def type_trends(googletrend: Frame) -> Frame:
     return as_categories(joined.select("State", "DayNumber", "trend", "trend_DE"), ["State"]).to_native()
 
 
-def join_tables(sales: Frame, stores: Frame, weather: Frame, trends: Frame, features: FeatureOptions) -> Frame:
+def join_tables(
+    sales: Frame, stores: Frame, weather: Frame, trends: Frame, features: FeatureOptions, *, name: str = _SALES
+) -> Frame:
     """Join every row of the sales with its store, and with the weather and the trends of that store's state and day.
+
+    Messages call the sales ``name``.
 
     Returns
     -------
@@ -157,8 +173,8 @@ def join_tables(sales: Frame, stores: Frame, weather: Frame, trends: Frame, feat
     days = nw.from_native(weather).select("State", "Date", *date_parts, *features.weather)
     days = days.join(nw.from_native(trends), on=["State", "DayNumber"], how="inner").drop("DayNumber")
     rows = nw.from_native(sales).drop("Customers")
-    rows = lookup(rows, nw.from_native(stores).drop("StateName"), ["Store"], name=_SALES, table_name="store.csv")
-    joined = lookup(rows, days, ["State", "Date"], name=_SALES, table_name="both weather.csv and googletrend.csv")
+    rows = lookup(rows, nw.from_native(stores).drop("StateName"), ["Store"], name=name, table_name="store.csv")
+    joined = lookup(rows, days, ["State", "Date"], name=name, table_name="both weather.csv and googletrend.csv")
     return as_categories(joined, ["State"]).to_native()  # again: pandas joins differing categories as plain text
 
 
@@ -186,16 +202,17 @@ def build_calendar(sales: Frame, features: FeatureOptions) -> Frame:
     return add_calendar_features(calendar).drop("Store", "DayNumber", "Open", *EVENTS).to_native()
 
 
-def build_table(joined: Frame, calendar: Frame, features: FeatureOptions) -> Frame:
+def build_table(joined: Frame, calendar: Frame, features: FeatureOptions, *, first_day: int | None = None) -> Frame:
     """The canonical frame: labelled rows with sales (Sales ≠ 0) and all test rows, with every feature.
 
     It has the columns of the joined rows and of the calendar, CompetitionMonthsOpen and Promo2Weeks (both capped), Days
-    (since the first date in the data) and the :func:`row_features`.
+    (since the first date in the data, or the day number ``first_day``) and the :func:`row_features`.
     """
     rows = nw.from_native(joined)
-    first = rows.select(nw.col("DayNumber").min()).lazy().collect().item()  # no window: that is one task on Spark
+    if first_day is None:  # no window: that is one task on Spark
+        first_day = rows.select(nw.col("DayNumber").min()).lazy().collect().item()
     rows = join_sorted(rows, nw.from_native(calendar), _KEY)
-    rows = rows.with_columns(Days=(nw.col("DayNumber") - first).cast(nw.Int16))
+    rows = rows.with_columns(Days=(nw.col("DayNumber") - first_day).cast(nw.Int16))
     rows = rows.filter(nw.col("Sales").is_null() | (nw.col("Sales") != 0)).with_columns(
         CompetitionMonthsOpen=months_open(
             day="DayNumber",
@@ -236,17 +253,30 @@ def make_submission(table: Frame, forecast: Frame) -> Frame:
     return joined.select(nw.col("Id").cast(nw.Int64), sales).sort("Id").to_native()
 
 
-def _require_one_row_a_day(rows: nw.DataFrame[Any], files: dict[str, nw.DataFrame[Any]]) -> None:
+def _add_keys(rows: Any, files: dict[str, Any]) -> Any:
+    """Add DayNumber, StoreDay and the kind of holiday to typed sales; check that a store has one row a date.
+
+    ``files`` holds the frames to name in messages; the last one is all rows.
+    """
     day = nw.col("DayNumber")
+    rows = rows.with_columns(
+        DayNumber=day_number(nw.col("Date")),
+        HolidayKind=nw.col("StateHoliday"),
+        StateHoliday=nw.col("StateHoliday") != "0",
+    )
+    rows = rows.with_columns((nw.col("Store").cast(nw.Int64) * _DAYS_A_STORE + day).alias(_KEY))
+    if isinstance(rows, nw.DataFrame):  # others are put in order once, at the end
+        rows = rows.sort(_KEY)
     facts = rows.select(
         nw.len().alias("rows"), nw.col(_KEY).n_unique(), day.min().alias("first"), day.max().alias("last")
     )
     n_rows, n_keys, first, last = facts.lazy().collect().row(0)
     if first < 0 or last >= _DAYS_A_STORE:
-        raise DataError(f"{_SALES}: dates have to lie between 1970-01-01 and 2149-06-06")
+        raise DataError(f"{[*files][-1]}: dates have to lie between 1970-01-01 and 2149-06-06")
     if n_keys < n_rows:
         for name, frame in files.items():
             require_unique(frame, ["Store", "Date"], name=name)
+    return as_categories(rows, ["HolidayKind"])
 
 
 def _require_seven_days(weeks: nw.DataFrame[Any]) -> None:

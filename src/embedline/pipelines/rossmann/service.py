@@ -15,19 +15,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from embedline.errors import DataError
-from embedline.frames.types import typed
 from embedline.pipelines.rossmann import nodes
 from embedline.pipelines.rossmann.options import FeatureOptions
-from embedline.pipelines.rossmann.schemas import TEST
 from embedline.pipelines.tabular.arrays import to_arrays
 from embedline.pipelines.tabular.columns import PREDICT, SPLIT_COLUMN
 from embedline.pipelines.tabular.encoder import encode
 from embedline.pipelines.tabular.learner import load_model
 from embedline.pipelines.tabular.predictions import PREDICTED
-from embedline.serving.columns import InputColumn, require_columns
+from embedline.serving.columns import InputColumn, as_text, plain_values, require_columns
 from embedline.serving.service import Score, Service
 from embedline.serving.tables import EXAMPLE_ROWS, measure_target
-from embedline.serving.values import as_text, plain_values
 from embedline.training.model_file import ModelBundle
 
 SERVICE = f"{__name__}.RossmannService"
@@ -43,15 +40,10 @@ COLUMNS = (
 )
 DAY = ("Store", "Date", "DayOfWeek", "Open", "Promo", "StateHoliday", "SchoolHoliday")  # the columns of a day
 OPEN = DAY.index("Open")
+REQUEST = "the request"  # in messages
 LONGEST = 40  # characters of a value; none has more than those of a date
 
 Day = tuple[str, ...]  # the values of DAY as test.csv has them
-
-# type_sales takes labelled rows as well; this one is no store's, and is dropped again.
-_LABELLED = dict(zip(DAY, ("32767", "1970-01-01", "4", "0", "0", "0", "0"), strict=True)) | {
-    "Sales": "0",
-    "Customers": "0",
-}
 
 
 class RossmannService:
@@ -68,9 +60,7 @@ class RossmannService:
         self._features = FeatureOptions.model_validate(service.settings["features"])
         self._stores, self._calendar = service.tables["stores"], service.tables["calendar"]
         self._weather, self._trends = service.tables["weather"], service.tables["trends"]
-        # A row of the first day of all, from which the pipeline counts Days; sales of 0 take it out of the table again.
-        earliest = self._calendar.filter(pl.col("DayNumber") == pl.col("DayNumber").min()).head(1)
-        self._earliest = earliest.with_columns(Sales=0, Customers=0, Id=None)
+        self._first_day: int = self._calendar.get_column("DayNumber").min()  # type: ignore[assignment]
         ahead = service.tables["ahead"]
         days = zip(*(ahead[name].to_list() for name in DAY), strict=True)
         self._forecast: dict[Day, float] = dict(zip(days, ahead[PREDICTED].to_list(), strict=True))
@@ -83,8 +73,8 @@ class RossmannService:
         changed = {day[0] for day in days if day not in self._forecast}
         sales = np.array([self._forecast.get(day, 0.0) for day in days], dtype=np.float64)
         if changed:
-            computed = {index: day for index, day in enumerate(days) if day[0] in changed}
-            sales[list(computed)] = self._compute(computed, days)
+            is_computed = np.array([day[0] in changed for day in days])
+            sales[is_computed] = self._compute(_as_file(days), is_computed)
         sales[np.array([day[OPEN] == "0" for day in days], dtype=bool)] = 0.0
         answers = {"Id": rows["Id"].to_numpy()} if "Id" in rows.columns else {}
         return pd.DataFrame(
@@ -95,53 +85,44 @@ class RossmannService:
         """The main metric of the model."""
         return measure_target(self._model.encoder.targets, answers.rename(columns={"Sales": PREDICTED}), actual)
 
-    def _compute(self, computed: dict[int, Day], days: list[Day]) -> NDArray[np.float64]:
-        """Predictions for rows of a request, by their places among all its ``days``, from the nodes of the pipeline."""
-        try:
-            # Twice the same row is one day; Id carries the place in the request through the nodes.
-            first = {day: index for index, day in reversed(computed.items())}
-            request = nodes.type_sales(
-                pl.DataFrame([_LABELLED]), _as_file({index: day for day, index in first.items()})
-            )
-            request = request.filter(pl.col("Id").is_not_null())
-            self._require_known(request)
-            encoded = self._encode(request)
-        except DataError as error:
-            typed(nw.from_native(_as_file(dict(enumerate(days)))), TEST, file="the request")  # names the very row
-            message = str(error).replace("train.csv and test.csv", "the request").replace("test.csv", "the request")
-            raise DataError(message) from error
+    def _compute(self, rows: pl.DataFrame, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Predict the ``chosen`` among the rows of a request by the nodes of the pipeline."""
+        typed = nodes.type_days(rows, file=REQUEST)
+        stores, dates = rows.get_column("Store").cast(pl.Int32), rows.get_column("Date").str.to_date()
+        lost = (~stores.is_in(self._stores.get_column("Store").implode())).arg_true()
+        if len(lost):
+            raise DataError(f"{REQUEST}: column Store, row {lost[0] + 1}: store.csv has no store {stores[lost[0]]}")
+        typed = typed.filter(pl.col("Store").is_in(stores.filter(pl.Series(chosen)).implode()))
+        encoded = self._encode(typed)
         arrays = to_arrays(nw.from_native(encoded, eager_only=True), self._model.encoder)
         (predicted,) = self._model.predict(arrays).values()
-        of = dict(zip(encoded.get_column("Id").to_list(), predicted.tolist(), strict=True))
-        return np.array([of[first[day]] for day in computed.values()])
+        found = encoded.select("Store", "Date", sales=predicted)
+        asked = pl.DataFrame({"Store": stores, "Date": dates}).filter(pl.Series(chosen))
+        return asked.join(found, on=["Store", "Date"], how="left", maintain_order="left")["sales"].to_numpy()
 
     def _encode(self, request: pl.DataFrame) -> pl.DataFrame:
-        """Encoded rows of the typed ``request`` with their ``Id``."""
-        keys, stores = request.get_column("StoreDay"), request.get_column("Store").unique()
-        calendar_rows = self._calendar.filter(pl.col("Store").is_in(stores.implode()))
-        others = calendar_rows.filter(~pl.col("StoreDay").is_in(keys.implode()))
+        """Encoded rows of the typed ``request``, with ``Store`` and ``Date``."""
+        stores = request.get_column("Store").unique()
+        calendar = self._calendar.filter(pl.col("Store").is_in(stores.implode()))
+        others = calendar.filter(~pl.col("StoreDay").is_in(request.get_column("StoreDay").implode()))
         said = request.select(others.columns)
         calendar = pl.concat([others.cast(said.schema), said]).sort("StoreDay")  # Spark has no categories
-        if request.get_column("DayNumber").min() > self._earliest.item(0, "DayNumber"):
-            request = pl.concat([request, self._earliest.select(request.columns).cast(request.schema)])
         # Weather and trends of other days would only make the join slower.
         days, numbers = request.get_column("Date").unique(), request.get_column("DayNumber").unique()
         joined = nodes.join_tables(
-            request.sort("StoreDay"),
+            request,
             self._stores,
             self._weather.filter(pl.col("Date").is_in(days.implode())),
             self._trends.filter(pl.col("DayNumber").is_in(numbers.implode())),
             self._features,
+            name=REQUEST,
         )
-        table = nodes.build_table(joined, nodes.build_calendar(calendar, self._features), self._features)
+        first = min(self._first_day, int(numbers.min()))  # type: ignore[arg-type]
+        table = nodes.build_table(
+            joined, nodes.build_calendar(calendar, self._features), self._features, first_day=first
+        )
         encoded = encode(nw.from_native(table.drop("Sales"), eager_only=True), self._model.encoder)
-        return encoded.to_native().with_columns(table.get_column("Id"))
-
-    def _require_known(self, request: pl.DataFrame) -> None:
-        lost = request.filter(~pl.col("Store").is_in(self._stores.get_column("Store").implode())).sort("Id")
-        if len(lost):
-            store, place = lost.item(0, "Store"), lost.item(0, "Id")
-            raise DataError(f"the request: column Store, row {place + 1}: store.csv has no store {store}")
+        return encoded.to_native().with_columns(table.get_column("Store").alias("Store"), table.get_column("Date"))
 
 
 def days_of(rows: pd.DataFrame) -> list[Day]:
@@ -212,7 +193,6 @@ def pack(
     )
 
 
-def _as_file(days: dict[int, Day]) -> pl.DataFrame:
-    """Rows as test.csv has them, all text; ``Id`` is the place in the request."""
-    columns = {name: [day[k] for day in days.values()] for k, name in enumerate(DAY)}
-    return pl.DataFrame({**columns, "Id": [str(index) for index in days]}, schema_overrides={"Id": pl.String})
+def _as_file(days: list[Day]) -> pl.DataFrame:
+    """Rows as test.csv has them, all text."""
+    return pl.DataFrame({name: [day[k] for day in days] for k, name in enumerate(DAY)})

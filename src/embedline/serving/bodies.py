@@ -17,10 +17,8 @@ import pandas as pd
 import polars as pl
 
 from embedline.errors import DataError
+from embedline.serving.columns import plain_values
 from embedline.serving.contract import SCALARS, RefusedError, RequestContract
-from embedline.serving.values import plain_values
-
-__all__ = ["RefusedError", "read_frame", "write_predictions"]
 
 FORMATS = ("dataframe_records", "dataframe_split", "instances", "inputs")
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
