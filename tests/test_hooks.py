@@ -19,7 +19,7 @@ from embedline.hooks.parameters import ParameterCheck, _unread
 from embedline.hooks.sources import SourceAccess
 from embedline.hooks.tracking import LiveMetrics, Tracking, _flatten, _tracked, create_database
 from embedline.paths import sqlite_url
-from embedline.sources.download import access_to, set_access
+from embedline.download import access_to, set_access
 from kedro_incremental import RunReport
 
 READ = {"shop.training", "shop.split", "shop.features.windows", "seed"}

@@ -18,7 +18,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from embedline.errors import DataError
-from embedline.sources.archive import fetched, iter_members, read_members
+from embedline.archive import fetched, iter_members, read_members
 
 from .conftest import write_folder, write_tar
 
