@@ -16,10 +16,10 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from embedline.errors import DataError
 from embedline import download
 from embedline.archive import read_members
 from embedline.download import Access, set_access
+from embedline.errors import DataError
 
 from .conftest import write_tar
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from embedline.errors import DataError
 from embedline import archive
 from embedline.archive import read_file, read_members
 from embedline.download import Access, set_access
-from embedline.sources.imdb_files import read_files
+from embedline.errors import DataError
+from embedline.pipelines.imdb.corpus import read_files
 
 from .conftest import write_tar
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from embedline.sources.movielens_law import (
+from embedline.pipelines.movielens.simulator import (
     FILM_SD,
     GENRE_BIAS,
     GENRE_FACTORS,

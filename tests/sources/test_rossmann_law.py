@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from embedline.sources.rossmann_law import Conditions, expected_log_sales, noise_floor
+from embedline.pipelines.rossmann.simulator import Conditions, expected_log_sales, noise_floor
 
 FAR = 99
 

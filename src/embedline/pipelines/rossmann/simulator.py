@@ -116,7 +116,7 @@ class GeneratorOptions(BaseModel):
     n_stores: int = Field(default=60, ge=4)
     seed: int = Field(default=0, ge=0)
     noise: float = Field(default=0.08, ge=0, allow_inf_nan=False, description="sd of the noise of log sales")
-    first_day: dt.date = dt.date(2013, 1, 1)
+    first_day: dt.date = Field(default=dt.date(2013, 1, 1), ge=dt.date(1991, 1, 1))  # holidays are known from here
     last_day: dt.date = dt.date(2015, 7, 31)
     test_last_day: dt.date = dt.date(2015, 9, 17)
 
@@ -248,13 +248,14 @@ def state_holidays(days: Days, states: list[str]) -> NDArray[np.str_]:
 
     ``0`` none, ``a`` public holiday, ``b`` Good Friday and Easter Monday, ``c`` Christmas.
     """
-    from holidays import Germany
+    from holidays import country_holidays
 
     codes = np.full((len(days), len(states)), "0", dtype="<U1")
     for place, state in enumerate(states):
         region = state.split(",")[-1]  # Lower Saxony of "HB,NI"
         kinds = ("public", "catholic") if region in _CATHOLIC else ("public",)
-        for date, name in Germany(subdiv=region, years=_years(days), categories=kinds, language="de").items():
+        calendar = country_holidays("DE", region, years=_years(days), categories=kinds, language="de")
+        for date, name in calendar.items():
             codes[days == np.datetime64(date), place] = _HOLIDAY_CODES.get(name, "a")
     return codes
 

@@ -1,7 +1,8 @@
-"""Read the raw files of a corpus into documents: one row a document, with its label and its split."""
+"""A corpus of texts in files, folders or tables: the Large Movie Review Dataset or your own, and its documents."""
 
 from __future__ import annotations
 
+import codecs
 import logging
 import posixpath
 import re
@@ -11,19 +12,92 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from embedline.archive import NotAnArchive, files_frame, first_names, read_file, select_members
+from embedline.download import fetched
 from embedline.errors import DataError
-from embedline.sources.document_options import TEST, TRAIN, UNLABELLED, DocumentOptions
-from embedline.sources.document_tables import read_tables
-from embedline.sources.document_texts import document_texts
-from embedline.sources.imdb_files import TABLE_SUFFIXES, TEXT_SUFFIX, named
+from embedline.pipelines.imdb.options import TEST, TRAIN, UNLABELLED, DocumentOptions
+from embedline.pipelines.imdb.tables import decode, read_tables
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = {"document_id": pl.String, "text": pl.String, "label": pl.String, "split": pl.String}
 
-_NO_REVIEWS = re.compile(
-    r"(^|/)(urls_(pos|neg|unsup)|imdbEr|README)\.txt$"
-)  # the real archive's files beside its reviews
+TEXT_SUFFIX = ".txt"
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_KINDS = ", ".join((TEXT_SUFFIX, *TABLE_SUFFIXES))
+_NO_REVIEWS = re.compile(r"(^|/)(urls_(pos|neg|unsup)|imdbEr|README)\.txt$")  # the real archive's other files
+
+ORIGINAL_COUNTS = {
+    "train/neg": 12_500,
+    "train/pos": 12_500,
+    "train/unsup": 50_000,
+    "test/neg": 12_500,
+    "test/pos": 12_500,
+}
+"""Number of reviews in each folder of the Large Movie Review Dataset (Maas et al. 2011, "Learning word vectors for
+sentiment analysis"), according to its README."""
+
+
+def read_files(source: str, *, verify: bool = False) -> pl.DataFrame:
+    """Return the files of a corpus as one frame, so that there are no 100,000 small files on disk.
+
+    Args:
+        source: the address or path of an archive or folder, see `embedline.archive.iter_members`; or of one text or
+            table (`TABLE_SUFFIXES`), also with ``.gz``.
+        verify: compare the number of reviews in each folder with `ORIGINAL_COUNTS`.
+
+    Returns:
+        ``path: String``, with forward slashes, relative to the archive or folder, and ``content: Binary``, verbatim;
+        sorted by path. Only text files and tables; hidden files and those in ``__MACOSX`` are left out.
+
+    Raises:
+        DataError: the source cannot be read, has no text file or table, or the comparison fails; names the file or
+            folder.
+    """
+    files = files_frame(_contents(source))
+    if verify:
+        _check_counts(files, source)
+    return files
+
+
+def _contents(source: str) -> dict[str, bytes]:
+    name = posixpath.basename(source.partition("?")[0].replace("\\", "/").rstrip("/"))
+    if name.removesuffix(".gz").lower().endswith((*TABLE_SUFFIXES, TEXT_SUFFIX)):
+        with fetched(source) as path:
+            if path.is_file():
+                return {name.removesuffix(".gz"): read_file(path, source)}
+    try:
+        contents, held = select_members(source, _is_wanted)
+    except NotAnArchive as error:
+        hint = "; write JSON with one object a line, as .jsonl" if ".json" in name.lower() else ""
+        raise DataError(
+            f"{error}; a corpus is an archive, a folder or one file of these kinds: {_KINDS}{hint}"
+        ) from error
+    if not contents:
+        raise DataError(f"{source} holds no file of text ({_KINDS}); it holds {held}")
+    return contents
+
+
+def _is_wanted(member: str) -> bool:
+    hidden = any(name.startswith(".") or name == "__MACOSX" for name in member.split("/"))
+    return not hidden and member.lower().endswith((TEXT_SUFFIX, *TABLE_SUFFIXES))
+
+
+def _check_counts(files: pl.DataFrame, source: str) -> None:
+    """Raise a DataError unless each folder has as many reviews as the original dataset."""
+    pattern = rf"(?:^|/)((?:train|test)/[^/]+)/[^/]+\{TEXT_SUFFIX}$"
+    folders = files.select(folder=pl.col("path").str.extract(pattern)).drop_nulls()
+    found = dict(folders.group_by("folder").len().rows())
+    wrong = [
+        f"{folder}: {found.get(folder, 0):,} instead of {count:,} reviews"
+        for folder, count in ORIGINAL_COUNTS.items()
+        if found.get(folder, 0) != count
+    ]
+    if wrong:
+        raise DataError(
+            f"{source} is not the whole Large Movie Review Dataset: {'; '.join(wrong)} "
+            "(for your own corpus set verify: false)"
+        )
 
 
 @dataclass(frozen=True)
@@ -49,7 +123,7 @@ def read_documents(files: pl.DataFrame, options: DocumentOptions) -> pl.DataFram
     look better without them.
 
     Args:
-        files: ``path: String``, ``content: Binary``, see `embedline.sources.imdb_files.acquire_files`.
+        files: ``path: String``, ``content: Binary``, see `read_files`.
         options: layout, encodings, columns, fraction to hold out.
 
     Returns:
@@ -73,7 +147,9 @@ def read_documents(files: pl.DataFrame, options: DocumentOptions) -> pl.DataFram
         _report_ignored(paths, [file.row for file in text_files])
         documents = _with_texts(files, text_files, options)
     if documents.is_empty():
-        raise DataError(f"no document in the layout {layout!r} among the files {named(paths) or '(there are none)'}")
+        raise DataError(
+            f"no document in the layout {layout!r} among the files {first_names(paths) or '(there are none)'}"
+        )
     _require_unique(documents)
     documents = _without_blank(documents)
     documents = _with_test_split(documents, options) if options.test_fraction else documents
@@ -136,10 +212,10 @@ def _one_root(names: list[str], options: DocumentOptions) -> str:
     roots = _split_roots(names, options)
     if len(roots) > 1:
         folders = [root.rstrip("/") or "the top" for root in sorted(roots)]
-        raise DataError(f"the source holds a corpus more than once: in {named(folders)}")
+        raise DataError(f"the source holds a corpus more than once: in {first_names(folders)}")
     if not roots:
         raise DataError(
-            f"no text file lies in <split>/<label>/, as in train/pos/0_9.txt; there is {named(names) or 'none'}"
+            f"no text file lies in <split>/<label>/, as in train/pos/0_9.txt; there is {first_names(names) or 'none'}"
         )
     return roots.pop()
 
@@ -168,11 +244,37 @@ def _with_texts(files: pl.DataFrame, text_files: list[_TextFile], options: Docum
     rows = [file.row for file in text_files]
     columns = {
         "document_id": [file.document_id for file in text_files],
-        "text": document_texts(files[rows], options),
+        "text": _decoded_texts(files[rows], options),
         "label": [file.label for file in text_files],
         "split": [file.split for file in text_files],
     }
     return pl.DataFrame(columns, schema=SCHEMA)
+
+
+def _decoded_texts(files: pl.DataFrame, options: DocumentOptions) -> pl.Series:
+    """Decode files (``path``, ``content``) to a series of String, without byte-order marks, with ``\\n`` as line ends.
+
+    Raises:
+        DataError: a file is not in ``options.encoding`` and ``on_bad_bytes`` is ``error``; names file and byte.
+    """
+    texts = None
+    if codecs.lookup(options.encoding).name in ("utf-8", "utf-8-sig"):
+        try:
+            texts = files["content"].cast(pl.String)  # Polars validates the bytes without copies in Python
+            if texts.str.contains("\0", literal=True).any():
+                texts = None
+        except pl.exceptions.ComputeError:
+            logger.debug("Not every file is UTF-8: decoding them one by one")
+    if texts is None:
+        names, contents = files["path"].to_list(), files["content"].to_list()
+        decoded = [decode(content, name, options) for name, content in zip(names, contents, strict=True)]
+        texts = pl.Series([text for text, _ in decoded], dtype=pl.String)
+        if bad := [name for name, (_, is_sound) in zip(names, decoded, strict=True) if not is_sound]:
+            logger.warning(
+                "%s files are not %s and were read with on_bad_bytes %r: %s",
+                *(f"{len(bad):,}", options.encoding, options.on_bad_bytes, first_names(bad)),
+            )
+    return texts.str.strip_prefix("\ufeff").str.replace_all("\r\n", "\n", literal=True)
 
 
 def _require_unique(documents: pl.DataFrame) -> None:
@@ -187,14 +289,14 @@ def _without_blank(documents: pl.DataFrame) -> pl.DataFrame:
     if not blank.any():
         return documents
     if blank.all():
-        raise DataError(f"no document has any text: {named(documents['document_id'].to_list())} are blank")
+        raise DataError(f"no document has any text: {first_names(documents['document_id'].to_list())} are blank")
     in_test = documents["split"] == TEST
     dropped = documents.filter(blank & ~in_test)["document_id"].to_list()
     kept = documents.filter(blank & in_test)["document_id"].to_list()
     if dropped:
-        logger.warning("Dropped %s blank documents: %s", f"{len(dropped):,}", named(dropped))
+        logger.warning("Dropped %s blank documents: %s", f"{len(dropped):,}", first_names(dropped))
     if kept:
-        logger.warning("%s blank documents stay in the test split: %s", f"{len(kept):,}", named(kept))
+        logger.warning("%s blank documents stay in the test split: %s", f"{len(kept):,}", first_names(kept))
     return documents.filter(~blank | in_test)
 
 
@@ -218,7 +320,7 @@ def _report_ignored(paths: list[str], rows: list[int]) -> None:
     ignored = [path for row, path in enumerate(paths) if row not in taken and not _NO_REVIEWS.search(path)]
     if ignored:
         logger.warning(
-            "%s files are no documents in this layout and are ignored: %s", f"{len(ignored):,}", named(ignored)
+            "%s files are no documents in this layout and are ignored: %s", f"{len(ignored):,}", first_names(ignored)
         )
 
 
