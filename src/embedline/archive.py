@@ -267,7 +267,8 @@ def _zip_members(file: io.BufferedReader, address: str, select: Select, max_byte
         infos = bundle.infolist()
         # Members that share their bytes unpack to far more than the file: zipfile notices from Python 3.11.8 on.
         places = [(info.header_offset, info.compress_size) for info in infos] + [(bundle.start_dir, -_ZIP_HEADER)]
-        if any(offset + size + _ZIP_HEADER > next_ for (offset, size), (next_, _) in pairwise(sorted(places))):
+        pairs = pairwise(sorted(places))
+        if any(offset < 0 or offset + size + _ZIP_HEADER > end for (offset, size), (end, _) in pairs):
             raise DataError(f"{address} is corrupt: its members overlap")
         if (total := sum(info.file_size for info in infos)) > max_bytes:
             raise _too_large(address, max_bytes)
@@ -345,7 +346,7 @@ def _first_tar_header(stream: _Stream, address: str) -> bytes:
     try:
         start = stream.read(_TAR_BLOCK)
         if any(start):
-            _tar_info(start)
+            tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
     except DataError:
         raise
     except _BROKEN as error:

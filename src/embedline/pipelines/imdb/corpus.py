@@ -7,7 +7,6 @@ import logging
 import posixpath
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -100,16 +99,6 @@ def _check_counts(files: pl.DataFrame, source: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _TextFile:
-    """A document's row in the raw frame, and its id, label and split, which come from the path of its file."""
-
-    row: int
-    document_id: str
-    label: str | None
-    split: str
-
-
 def read_documents(files: pl.DataFrame, options: DocumentOptions) -> pl.DataFrame:
     """Read every document of a corpus.
 
@@ -138,22 +127,30 @@ def read_documents(files: pl.DataFrame, options: DocumentOptions) -> pl.DataFram
     paths = files["path"].to_list()
     layout = _layout_of(paths, options) if options.layout == "auto" else options.layout
     if layout == "table":
-        tables = [row for row, path in enumerate(paths) if path.lower().endswith(TABLE_SUFFIXES)]
-        _report_ignored(paths, tables)
-        contents = zip((paths[row] for row in tables), files["content"].gather(tables).to_list(), strict=True)
-        documents = read_tables(_below_root(contents), options)
+        rows = [row for row, path in enumerate(paths) if path.lower().endswith(TABLE_SUFFIXES)]
+        root = _common_folder([paths[row] for row in rows])
+        contents = zip(rows, files["content"].gather(rows).to_list(), strict=True)
+        documents = read_tables([(paths[row][len(root) :], content) for row, content in contents], options)
     else:
-        text_files = _text_files(paths, layout, options)
-        _report_ignored(paths, [file.row for file in text_files])
-        documents = _with_texts(files, text_files, options)
+        places = _text_files(paths, layout, options)
+        rows = places["row"].to_list()
+        documents = places.with_columns(text=_decoded_texts(files[rows], options)).select(list(SCHEMA))
+    taken = set(rows)
+    if outside := [path for row, path in enumerate(paths) if row not in taken and not _NO_REVIEWS.search(path)]:
+        logger.warning(
+            "%s files are no documents in this layout and are ignored: %s", f"{len(outside):,}", first_names(outside)
+        )
     if documents.is_empty():
         raise DataError(
             f"no document in the layout {layout!r} among the files {first_names(paths) or '(there are none)'}"
         )
-    _require_unique(documents)
+    if (twice := documents["document_id"].is_duplicated()).any():
+        raise DataError(f"the document {documents['document_id'].filter(twice)[0]!r} occurs more than once")
     documents = _without_blank(documents)
     documents = _with_test_split(documents, options) if options.test_fraction else documents
-    _report_counts(documents)
+    counts = documents.group_by("split", "label").len().sort("split", "label", nulls_last=True)
+    shown = (" ".join(filter(None, (split, label, f"{count:,}"))) for split, label, count in counts.iter_rows())
+    logger.info("Read %s documents: %s", f"{len(documents):,}", ", ".join(shown))
     return documents
 
 
@@ -167,33 +164,35 @@ def _layout_of(paths: list[str], options: DocumentOptions) -> str:
     return "labels" if any("/" in path[len(root) :] for path in texts) else "bare"
 
 
-def _text_files(paths: list[str], layout: str, options: DocumentOptions) -> list[_TextFile]:
-    """Return the documents among the text files; files outside the layout are left out."""
+def _text_files(paths: list[str], layout: str, options: DocumentOptions) -> pl.DataFrame:
+    """Return row, id, label and split of each text file; files outside the layout are left out."""
     texts = [(row, path) for row, path in enumerate(paths) if path.lower().endswith(TEXT_SUFFIX)]
     names = [path for _, path in texts]
     root = _one_root(names, options) if layout == "splits" else _common_folder(names, above_files=layout == "labels")
     found = []
     for row, path in texts:
-        if not path.startswith(root):
-            continue
         document_id = posixpath.splitext(path[len(root) :])[0]
-        folders = document_id.split("/")[:-1]
-        if layout == "bare":
-            found.append(_TextFile(row, document_id, None, UNLABELLED))
-        elif layout == "labels" and folders:
-            split = UNLABELLED if options.find_split(folders[0]) == UNLABELLED else TRAIN
-            found.append(_text_file(row, document_id, folders[0], split, options))
-        elif layout == "splits" and folders:
-            named_split = UNLABELLED if folders[0] in options.unlabelled else options.find_split(folders[0])
-            if named_split == UNLABELLED or (named_split and folders[1:]):
-                found.append(_text_file(row, document_id, (folders[1:] or [""])[0], named_split, options))
-    return found
+        place = _label_and_split(document_id.split("/")[:-1], layout, options) if path.startswith(root) else None
+        if place:
+            found.append((row, document_id, *place))
+    schema = {"row": pl.Int64, "document_id": pl.String, "label": pl.String, "split": pl.String}
+    return pl.DataFrame(found, schema=schema, orient="row")
 
 
-def _text_file(row: int, document_id: str, label: str, split: str, options: DocumentOptions) -> _TextFile:
-    if split == UNLABELLED or label in options.unlabelled:
-        return _TextFile(row, document_id, None, UNLABELLED)
-    return _TextFile(row, document_id, label, split)
+def _label_and_split(folders: list[str], layout: str, options: DocumentOptions) -> tuple[str | None, str] | None:
+    """Return what the folders of a text file mean; None where it lies outside the layout."""
+    if layout == "bare":
+        return None, UNLABELLED
+    if not folders:
+        return None
+    split = UNLABELLED if folders[0] in options.unlabelled else options.find_split(folders[0])
+    if layout == "labels":
+        label, split = folders[0], UNLABELLED if split == UNLABELLED else TRAIN
+    else:
+        label = folders[1] if len(folders) > 1 else ""
+    if split is None or (not label and split != UNLABELLED):
+        return None
+    return (None, UNLABELLED) if split == UNLABELLED or label in options.unlabelled else (label, split)
 
 
 def _split_roots(names: Iterable[str], options: DocumentOptions) -> set[str]:
@@ -234,23 +233,6 @@ def _common_folder(names: list[str], *, above_files: bool = False) -> str:
     return f"{common}/" if common else ""
 
 
-def _below_root(contents: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-    files = list(contents)
-    root = _common_folder([name for name, _ in files])
-    return [(name[len(root) :], content) for name, content in files]
-
-
-def _with_texts(files: pl.DataFrame, text_files: list[_TextFile], options: DocumentOptions) -> pl.DataFrame:
-    rows = [file.row for file in text_files]
-    columns = {
-        "document_id": [file.document_id for file in text_files],
-        "text": _decoded_texts(files[rows], options),
-        "label": [file.label for file in text_files],
-        "split": [file.split for file in text_files],
-    }
-    return pl.DataFrame(columns, schema=SCHEMA)
-
-
 def _decoded_texts(files: pl.DataFrame, options: DocumentOptions) -> pl.Series:
     """Decode files (``path``, ``content``) to a series of String, without byte-order marks, with ``\\n`` as line ends.
 
@@ -275,12 +257,6 @@ def _decoded_texts(files: pl.DataFrame, options: DocumentOptions) -> pl.Series:
                 *(f"{len(bad):,}", options.encoding, options.on_bad_bytes, first_names(bad)),
             )
     return texts.str.strip_prefix("\ufeff").str.replace_all("\r\n", "\n", literal=True)
-
-
-def _require_unique(documents: pl.DataFrame) -> None:
-    if documents["document_id"].n_unique() < len(documents):
-        twice = documents.filter(pl.col("document_id").is_duplicated())["document_id"][0]
-        raise DataError(f"the document {twice!r} occurs more than once")
 
 
 def _without_blank(documents: pl.DataFrame) -> pl.DataFrame:
@@ -313,20 +289,3 @@ def _with_test_split(documents: pl.DataFrame, options: DocumentOptions) -> pl.Da
         held_out[rng.permutation(rows)[:count]] = True
     split = pl.when(pl.Series(held_out)).then(pl.lit(TEST)).otherwise("split")
     return documents.with_columns(split.alias("split"))
-
-
-def _report_ignored(paths: list[str], rows: list[int]) -> None:
-    taken = set(rows)
-    ignored = [path for row, path in enumerate(paths) if row not in taken and not _NO_REVIEWS.search(path)]
-    if ignored:
-        logger.warning(
-            "%s files are no documents in this layout and are ignored: %s", f"{len(ignored):,}", first_names(ignored)
-        )
-
-
-def _report_counts(documents: pl.DataFrame) -> None:
-    counts = documents.group_by("split", "label").len().sort("split", "label", nulls_last=True)
-    shown = ", ".join(
-        " ".join(filter(None, (split, label, f"{count:,}"))) for split, label, count in counts.iter_rows()
-    )
-    logger.info("Read %s documents: %s", f"{len(documents):,}", shown)

@@ -35,10 +35,10 @@ from typing import Any, Self
 
 import numpy as np
 import polars as pl
-from dateutil.easter import easter
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from embedline.pipelines.rossmann.calendar import days_of_year, promo_days, school_holidays, state_holidays, weekdays
 from embedline.pipelines.rossmann.files import TABLE_COLUMNS, WEATHER_COLUMNS
 
 STORE_TYPES = ("a", "b", "c", "d")
@@ -90,16 +90,6 @@ _GAP = (np.datetime64("2014-07-01"), np.datetime64("2014-12-31"))  # as in the o
 _BLANK_OPEN_DAYS = 11
 _FAR = 10_000  # days to a holiday that never comes
 
-_HOLIDAY_CODES = {"Karfreitag": "b", "Ostermontag": "b", "Erster Weihnachtstag": "c", "Zweiter Weihnachtstag": "c"}
-_CATHOLIC = ("BY", "SN")  # states whose holidays of catholic regions the originals have: Assumption, Corpus Christi
-# First day of the six weeks of summer holidays: they are staggered by state, between late June and early August.
-_SUMMER_START = {
-    **{"NW": (6, 29), "HB": (7, 23), "HB,NI": (7, 23), "HE": (7, 27), "RP": (7, 27), "SL": (7, 27), "BE": (7, 16)},
-    **{"BB": (7, 16), "HH": (7, 16), "MV": (7, 20), "SH": (7, 20), "SN": (7, 13), "ST": (7, 13), "TH": (7, 13)},
-    **{"BW": (7, 30), "BY": (8, 1)},
-}
-_FIRST_PROMO = np.datetime64("2013-01-07")
-_PROMO_WEEKS = (True, False) * 5 + (True,)  # every other week; two in a row now and then, as in the originals
 _MEMORY = 0.75 ** np.arange(20)  # weather anomalies fade by a quarter a day
 
 Days = NDArray[np.datetime64]
@@ -143,10 +133,10 @@ def generate_tables(options: GeneratorOptions) -> dict[str, bytes]:
         np.random.default_rng(sequence) for sequence in np.random.SeedSequence(options.seed).spawn(5)
     )
     days = np.arange(np.datetime64(options.first_day), np.datetime64(options.test_last_day) + 1)
-    stores, levels = _draw_stores(options.n_stores, for_stores)
+    stores = _draw_stores(options.n_stores, for_stores)
     weather = _draw_weather(days, for_weather)
     trends = _draw_trends(days, for_trends)
-    grid = _draw_sales(days, stores, levels, weather, trends, options, for_days, for_noise)
+    grid = _draw_sales(days, stores, weather, trends, options, for_days, for_noise)
 
     is_test = pl.col("Date") > options.last_day
     train = grid.filter(~is_test & ~pl.col("absent"))
@@ -155,9 +145,10 @@ def generate_tables(options: GeneratorOptions) -> dict[str, bytes]:
         pl.int_range(1, pl.len() + 1).alias("Id"),
     )
     state_names = pl.DataFrame({"StateName": list(STATE_CODES), "State": list(STATE_CODES.values())})
+    holidays = ("StateHoliday", "SchoolHoliday")
     return {
-        "train": _csv("train", train, quoted=("StateHoliday", "SchoolHoliday")),
-        "test": _csv("test", test, quoted=("StateHoliday", "SchoolHoliday")),
+        "train": _csv("train", train, quoted=holidays),
+        "test": _csv("test", test, quoted=holidays),
         "store": _csv("store", stores, quoted=("StoreType", "Assortment", "PromoInterval")),
         "store_states": _csv("store_states", stores).replace(b"\n", b"\r\n"),
         "state_names": _csv("state_names", state_names),
@@ -240,74 +231,14 @@ def _within(effects: Floats, distance: Integers) -> Floats:
     return np.append(effects, 0.0)[np.minimum(distance, len(effects))]
 
 
-# The calendar
-
-
-def state_holidays(days: Days, states: list[str]) -> NDArray[np.str_]:
-    """Return the StateHoliday code of each day and state, shape (days, states).
-
-    ``0`` none, ``a`` public holiday, ``b`` Good Friday and Easter Monday, ``c`` Christmas.
-    """
-    from holidays import country_holidays
-
-    codes = np.full((len(days), len(states)), "0", dtype="<U1")
-    for place, state in enumerate(states):
-        region = state.split(",")[-1]  # Lower Saxony of "HB,NI"
-        kinds = ("public", "catholic") if region in _CATHOLIC else ("public",)
-        calendar = country_holidays("DE", region, years=_years(days), categories=kinds, language="de")
-        for date, name in calendar.items():
-            codes[days == np.datetime64(date), place] = _HOLIDAY_CODES.get(name, "a")
-    return codes
-
-
-def school_holidays(days: Days, states: list[str]) -> Flags:
-    """Return whether each weekday (Monday to Friday) is a school holiday in each state, shape (days, states).
-
-    The dates are typical ones, the same every year but for Easter; only the summer differs by state.
-    """
-    off = np.zeros((len(days), len(states)), dtype=bool)
-    for year in _years(days):
-        easter_break = (easter(year) - dt.timedelta(9), 16)
-        for start, length in [(f"{year}-01-01", 5), easter_break, (f"{year}-10-12", 13), (f"{year}-12-22", 10)]:
-            off[_span(days, np.datetime64(start), length)] = True
-        for place, state in enumerate(states):
-            off[_span(days, np.datetime64(dt.date(year, *_SUMMER_START[state])), 43), place] = True
-    return off & (weekdays(days) <= 5)[:, None]
-
-
-def promo_days(days: Days) -> Flags:
-    """Return whether each day lies in a promotion: Monday to Friday, about every other week, in all stores alike."""
-    week = (days - _FIRST_PROMO).astype(int) // 7
-    return np.array(_PROMO_WEEKS)[week % len(_PROMO_WEEKS)] & (weekdays(days) <= 5)
-
-
-def weekdays(days: Days) -> Integers:
-    """Return the weekday of each day, 1 = Monday to 7 = Sunday."""
-    return (days.astype("datetime64[D]").astype(np.int64) + 3) % 7 + 1
-
-
-def days_of_year(days: Days) -> Integers:
-    """Return the day of the year of each day, 1 January = 1."""
-    return (days - days.astype("datetime64[Y]").astype("datetime64[D]")).astype(np.int64) + 1
-
-
-def _span(days: Days, first: np.datetime64, length: int) -> Flags:
-    return (days >= first) & (days < first + length)
-
-
-def _years(days: Days) -> range:
-    years = days.astype("datetime64[Y]").astype(int) + 1970
-    return range(int(years.min()), int(years.max()) + 1)
-
-
 # The stores, the weather and the search trends
 
 
-def _draw_stores(n_stores: int, rng: np.random.Generator) -> tuple[pl.DataFrame, Floats]:
+def _draw_stores(n_stores: int, rng: np.random.Generator) -> pl.DataFrame:
     """Draw stores with about the originals' shares of types, states and blanks, each quirk at least once.
 
     Returns:
-        The columns of ``store.csv`` and ``State``, stores numbered from 1; the mean log sales of each store.
+        The columns of ``store.csv``, stores numbered from 1, with ``State`` and the ``level`` of log sales.
     """
 
     def count(share: float) -> int:
@@ -348,8 +279,9 @@ def _draw_stores(n_stores: int, rng: np.random.Generator) -> tuple[pl.DataFrame,
         "Promo2": (interval >= 0).astype(int),
         "PromoInterval": np.array([*PROMO_INTERVALS, ""])[interval],
         **{name: pl.Series(values).fill_nan(None).cast(pl.Int64) for name, values in blank.items()},
+        "level": LEVELS[types] + rng.normal(0, LEVEL_SD, n_stores),
     }
-    return pl.DataFrame(columns), LEVELS[types] + rng.normal(0, LEVEL_SD, n_stores)
+    return pl.DataFrame(columns)
 
 
 def _normalised(*shares: float) -> Floats:
@@ -439,7 +371,6 @@ def _draw_trends(days: Days, rng: np.random.Generator) -> pl.DataFrame:
 def _draw_sales(
     days: Days,
     stores: pl.DataFrame,
-    levels: Floats,
     weather: pl.DataFrame,
     trends: pl.DataFrame,
     options: GeneratorOptions,
@@ -451,7 +382,7 @@ def _draw_sales(
     states, state = np.unique(stores["State"].to_numpy(), return_inverse=True)
     holidays = state_holidays(days, list(states))[:, state]
     school = school_holidays(days, list(states))[:, state]
-    at = _conditions(days, stores, levels, weather, trends, holidays != "0", school)
+    at = _conditions(days, stores, weather, trends, holidays != "0", school)
     is_test = (days > np.datetime64(options.last_day))[:, None]
     is_open, absent = _opening(days, holidays != "0", at.types, ~is_test, rng)
     in_test, blank_open = _test_stores(days, at.types, is_test, rng)
@@ -509,13 +440,7 @@ def _test_stores(days: Days, types: Integers, is_test: Flags, rng: np.random.Gen
 
 
 def _conditions(
-    days: Days,
-    stores: pl.DataFrame,
-    levels: Floats,
-    weather: pl.DataFrame,
-    trends: pl.DataFrame,
-    holiday: Flags,
-    school: Flags,
+    days: Days, stores: pl.DataFrame, weather: pl.DataFrame, trends: pl.DataFrame, holiday: Flags, school: Flags
 ) -> Conditions:
     """Bring the columns of the tables to one row a day and one column a store."""
 
@@ -535,7 +460,7 @@ def _conditions(
     takes_part = days[:, None] >= _mondays(numbers("Promo2SinceYear"), numbers("Promo2SinceWeek"))
     return Conditions(
         days=days,
-        levels=levels,
+        levels=stores["level"].to_numpy(),
         types=np.searchsorted(STORE_TYPES, stores["StoreType"].to_numpy()),
         promo=promo_days(days),
         days_to_holiday=_days_since(holiday[::-1])[::-1],
