@@ -6,25 +6,12 @@ import datetime as dt
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 
 from embedline.errors import DataError
-from embedline.pipelines.movielens.files import (
-    COLONS,
-    CSV,
-    GENRES,
-    MONTHS,
-    UNKNOWN_GENRE,
-    WHOLE,
-    content_of,
-    csv_lines,
-    layout_of,
-    require_columns,
-    require_fields,
-    split_lines,
-)
+from embedline.pipelines.movielens import files
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +24,9 @@ USERS_SCHEMA: dict[str, pl.DataType] = {
 }
 
 _YEAR = re.compile(r"\((\d{4})(?:[-\u2013]\d{0,4} ?)?\)")
-_DATE = re.compile(rf"(\d\d?)-({'|'.join(MONTHS)})-(\d{{4}})")
+_DATE = re.compile(rf"(\d\d?)-({'|'.join(files.MONTHS)})-(\d{{4}})")
 
-
-class _Item(NamedTuple):
-    item: int
-    title: str
-    genres: list[str]
-    year: int | None
-    released: dt.date | None
+_Line = tuple[int, tuple[Any, ...]]  # its number, and the row in it
 
 
 def read_items(raw: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
@@ -67,17 +48,17 @@ def read_items(raw: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
         DataError: a line has another number of fields, an id, flag or date is none, a film comes twice, or the header
             lacks a column; names file, line and value.
     """
-    layout = layout_of(raw)
+    layout = files.layout_of(raw)
     name = layout.items
-    data = content_of(raw, name)
+    data = files.content_of(raw, name)
     if data is None:
         raise DataError(f"the raw files have no {name}, the items of {layout.ratings}")
-    if layout == CSV:
+    if layout == files.CSV:
         rows = _csv_items(data, name)
-    elif layout == COLONS:
+    elif layout == files.COLONS:
         rows = _colon_items(data, name)
     else:
-        rows = _flag_items(data, name, _genre_names(content_of(raw, "u.genre")))
+        rows = _flag_items(data, name, _genre_names(files.content_of(raw, "u.genre")))
     items = pl.DataFrame(_each_once(rows, "item", name), schema=ITEMS_SCHEMA, orient="row")
     rated = ratings.select(pl.col("item").unique()).sort("item")
     unlisted = rated.join(items, on="item", how="anti", maintain_order="left")
@@ -89,9 +70,9 @@ def read_items(raw: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([items, added], how="diagonal")
 
 
-def _flag_items(data: bytes, name: str, genres: tuple[str, ...]) -> Iterator[tuple[int, _Item]]:
+def _flag_items(data: bytes, name: str, genres: tuple[str, ...]) -> Iterator[_Line]:
     """Yield the films of u.item: item|title|release date|date on video|address and a flag for each genre."""
-    for line, fields in split_lines(data, "|", _encoding_of(data)):
+    for line, fields in files.split_lines(data, "|", _encoding_of(data)):
         where = f"{name}, line {line}"
         if len(fields) != 5 + len(genres):
             raise DataError(
@@ -101,40 +82,40 @@ def _flag_items(data: bytes, name: str, genres: tuple[str, ...]) -> Iterator[tup
         for genre, flag in flags.items():
             if flag not in ("0", "1"):
                 raise DataError(f"{where}: the flag of {genre} is {flag!r}, neither 0 nor 1")
-        chosen = [genre for genre, flag in flags.items() if flag == "1" and genre != UNKNOWN_GENRE]
+        chosen = [genre for genre, flag in flags.items() if flag == "1" and genre != files.UNKNOWN_GENRE]
         yield line, _item(fields[0], fields[1], chosen, where, _release_day(fields[2], where))
 
 
-def _colon_items(data: bytes, name: str) -> Iterator[tuple[int, _Item]]:
+def _colon_items(data: bytes, name: str) -> Iterator[_Line]:
     """Yield the films of movies.dat: item::title::genre|genre."""
-    for line, fields in split_lines(data, "::", _encoding_of(data)):
-        require_fields(fields, ("item", "title", "genres"), f"{name}, line {line}")
+    for line, fields in files.split_lines(data, "::", _encoding_of(data)):
+        files.require_fields(fields, ("item", "title", "genres"), f"{name}, line {line}")
         yield line, _item(fields[0], fields[1], _genres(fields[2]), f"{name}, line {line}")
 
 
-def _csv_items(data: bytes, name: str) -> Iterator[tuple[int, _Item]]:
+def _csv_items(data: bytes, name: str) -> Iterator[_Line]:
     """Yield the films of movies.csv: columns movieId, title and genres, in any order and among others."""
     try:
         data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{name} is not UTF-8 text: {error}") from error
-    lines = csv_lines(data)
+    lines = files.csv_lines(data)
     _, header = next(lines, (1, []))
     columns = ("movieId", "title", "genres")
-    require_columns(columns, header, name, f"it has {', '.join(header) or 'nothing'}")
+    files.require_columns(columns, header, name, f"it has {', '.join(header) or 'nothing'}")
     places = [header.index(column) for column in columns]
     for line, fields in lines:
-        require_fields(fields, header, f"{name}, line {line}")
+        files.require_fields(fields, header, f"{name}, line {line}")
         item, title, genres = (fields[place] for place in places)
         yield line, _item(item, title, _genres(genres), f"{name}, line {line}")
 
 
-def _item(item: str, title: str, genres: list[str], where: str, released: dt.date | None = None) -> _Item:
-    if not WHOLE.fullmatch(item) or not -(2**31) <= int(item) < 2**31:
+def _item(item: str, title: str, genres: list[str], where: str, released: dt.date | None = None) -> tuple[Any, ...]:
+    if not files.WHOLE.fullmatch(item) or not -(2**31) <= int(item) < 2**31:
         raise DataError(f"{where}: the item is {item!r}, not a whole number between {-(2**31)} and {2**31 - 1}")
     years = _YEAR.findall(title)
     year = int(years[-1]) if years else released.year if released else None
-    return _Item(int(item), title.strip() or item, genres, year, released)
+    return int(item), title.strip() or item, genres, year, released
 
 
 def _genres(text: str) -> list[str]:
@@ -145,9 +126,9 @@ def _genres(text: str) -> list[str]:
 def _genre_names(data: bytes | None) -> tuple[str, ...]:
     """Return the genre of each flag of u.item, from u.genre (name|place) where it is there."""
     if data is None:
-        return (UNKNOWN_GENRE, *GENRES)
+        return (files.UNKNOWN_GENRE, *files.GENRES)
     names: list[str] = []
-    for line, fields in split_lines(data, "|", _encoding_of(data)):
+    for line, fields in files.split_lines(data, "|", _encoding_of(data)):
         if len(fields) != 2 or fields[1] != str(len(names)):
             raise DataError(f"u.genre, line {line}: {'|'.join(fields)!r} is not a genre and the number {len(names)}")
         names.append(fields[0])
@@ -161,7 +142,7 @@ def _release_day(text: str, where: str) -> dt.date | None:
     match = _DATE.fullmatch(text)
     try:
         if match:
-            return dt.date(int(match[3]), MONTHS.index(match[2]) + 1, int(match[1]))
+            return dt.date(int(match[3]), files.MONTHS.index(match[2]) + 1, int(match[1]))
     except ValueError:
         pass  # a day that the month has not
     raise DataError(f"{where}: the release date is {text!r}, not a day such as 01-Jan-1995")
@@ -184,19 +165,17 @@ def read_users(raw: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
     """
     rated = ratings.select(pl.col("user").unique().cast(pl.Int32)).sort("user")
     name, separator, fields = "u.user", "|", ("user", "age", "gender", "occupation")  # a zip code follows
-    if layout_of(raw) == COLONS:
+    if files.layout_of(raw) == files.COLONS:
         name, separator, fields = "users.dat", "::", ("user", "gender", "age", "occupation")
-    rows = _user_rows(content_of(raw, name) or b"", name, separator, fields)
+    rows = _user_rows(files.content_of(raw, name) or b"", name, separator, fields)
     known = pl.DataFrame(_each_once(rows, "user", name), schema=USERS_SCHEMA, orient="row")
     return rated.join(known, on="user", how="left", maintain_order="left")
 
 
-def _user_rows(
-    data: bytes, name: str, separator: str, fields: tuple[str, ...]
-) -> Iterator[tuple[int, tuple[int, int, str, str]]]:
-    for line, values in split_lines(data, separator, "latin-1"):
+def _user_rows(data: bytes, name: str, separator: str, fields: tuple[str, ...]) -> Iterator[_Line]:
+    for line, values in files.split_lines(data, separator, "latin-1"):
         where = f"{name}, line {line}"
-        require_fields(values[: len(fields)], fields, where)
+        files.require_fields(values[: len(fields)], fields, where)
         row = dict(zip(fields, values, strict=False))
         user = _number(row["user"], f"{where}: the user", below=2**31)
         age = _number(row["age"], f"{where}: the age", below=2**15)
@@ -209,7 +188,7 @@ def _number(text: str, what: str, *, below: int) -> int:
     return int(text)
 
 
-def _each_once(rows: Iterable[tuple[int, tuple[Any, ...]]], what: str, name: str) -> list[tuple[Any, ...]]:
+def _each_once(rows: Iterable[_Line], what: str, name: str) -> list[tuple[Any, ...]]:
     """Return the rows without their lines; raise a DataError where two have one number, their first field."""
     lines: dict[int, int] = {}
     kept = []

@@ -87,15 +87,14 @@ _STATE_SHARES = {
 _UNSOLD_SHARE = 6e-5  # open days without sales: 54 of 844,392 in the originals
 _BASKETS = np.array([8.8, 5.1, 8.6, 11.3])  # mean sales a customer, by store type
 _GAP = (np.datetime64("2014-07-01"), np.datetime64("2014-12-31"))  # as in the originals, for a sixth of the stores
-_BLANK_OPEN_DAYS = 11
 _FAR = 10_000  # days to a holiday that never comes
-
 _MEMORY = 0.75 ** np.arange(20)  # weather anomalies fade by a quarter a day
 
 Days = NDArray[np.datetime64]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Tables = dict[str, pl.DataFrame]
 
 
 class GeneratorOptions(BaseModel):
@@ -133,10 +132,13 @@ def generate_tables(options: GeneratorOptions) -> dict[str, bytes]:
         np.random.default_rng(sequence) for sequence in np.random.SeedSequence(options.seed).spawn(5)
     )
     days = np.arange(np.datetime64(options.first_day), np.datetime64(options.test_last_day) + 1)
-    stores = _draw_stores(options.n_stores, for_stores)
-    weather = _draw_weather(days, for_weather)
-    trends = _draw_trends(days, for_trends)
-    grid = _draw_sales(days, stores, weather, trends, options, for_days, for_noise)
+    tables = {
+        "store": _draw_stores(options.n_stores, for_stores),
+        "weather": _draw_weather(days, for_weather),
+        "googletrend": _draw_trends(days, for_trends),
+        "state_names": pl.DataFrame({"StateName": list(STATE_CODES), "State": list(STATE_CODES.values())}),
+    }
+    grid = _draw_sales(days, tables, options, for_days, for_noise)
 
     is_test = pl.col("Date") > options.last_day
     train = grid.filter(~is_test & ~pl.col("absent"))
@@ -144,16 +146,13 @@ def generate_tables(options: GeneratorOptions) -> dict[str, bytes]:
         pl.when("blank_open").then(None).otherwise("Open").alias("Open"),
         pl.int_range(1, pl.len() + 1).alias("Id"),
     )
-    state_names = pl.DataFrame({"StateName": list(STATE_CODES), "State": list(STATE_CODES.values())})
     holidays = ("StateHoliday", "SchoolHoliday")
     return {
         "train": _csv("train", train, quoted=holidays),
         "test": _csv("test", test, quoted=holidays),
-        "store": _csv("store", stores, quoted=("StoreType", "Assortment", "PromoInterval")),
-        "store_states": _csv("store_states", stores).replace(b"\n", b"\r\n"),
-        "state_names": _csv("state_names", state_names),
-        "googletrend": _csv("googletrend", trends),
-        "weather": _csv("weather", weather),
+        "store": _csv("store", tables["store"], quoted=("StoreType", "Assortment", "PromoInterval")),
+        "store_states": _csv("store_states", tables["store"]).replace(b"\n", b"\r\n"),
+        **{name: _csv(name, tables[name]) for name in ("state_names", "googletrend", "weather")},
     }
 
 
@@ -229,9 +228,6 @@ def _season(days: Days) -> Floats:
 def _within(effects: Floats, distance: Integers) -> Floats:
     """Return the effect at a distance of 0, 1, 2 … days, none beyond the last."""
     return np.append(effects, 0.0)[np.minimum(distance, len(effects))]
-
-
-# The stores, the weather and the search trends
 
 
 def _draw_stores(n_stores: int, rng: np.random.Generator) -> pl.DataFrame:
@@ -365,24 +361,15 @@ def _draw_trends(days: Days, rng: np.random.Generator) -> pl.DataFrame:
     )
 
 
-# The sales
-
-
 def _draw_sales(
-    days: Days,
-    stores: pl.DataFrame,
-    weather: pl.DataFrame,
-    trends: pl.DataFrame,
-    options: GeneratorOptions,
-    rng: np.random.Generator,
-    noise_rng: np.random.Generator,
+    days: Days, tables: Tables, options: GeneratorOptions, rng: np.random.Generator, noise_rng: np.random.Generator
 ) -> pl.DataFrame:
     """Return one row a day and store, newest day first: the columns of train and test and which rows belong to them."""
     shape = (len(days), options.n_stores)
-    states, state = np.unique(stores["State"].to_numpy(), return_inverse=True)
+    states, state = np.unique(tables["store"]["State"].to_numpy(), return_inverse=True)
     holidays = state_holidays(days, list(states))[:, state]
     school = school_holidays(days, list(states))[:, state]
-    at = _conditions(days, stores, weather, trends, holidays != "0", school)
+    at = _conditions(days, tables, holidays != "0", school)
     is_test = (days > np.datetime64(options.last_day))[:, None]
     is_open, absent = _opening(days, holidays != "0", at.types, ~is_test, rng)
     in_test, blank_open = _test_stores(days, at.types, is_test, rng)
@@ -435,14 +422,13 @@ def _test_stores(days: Days, types: Integers, is_test: Flags, rng: np.random.Gen
     blank_store = next(store for store in chosen if types[store] != STORE_TYPES.index("b"))
     workdays = np.flatnonzero(is_test[:, 0] & (weekdays(days) != 7))
     blank = np.zeros_like(in_test)
-    blank[workdays[-_BLANK_OPEN_DAYS:], blank_store] = True
+    blank[workdays[-11:], blank_store] = True
     return in_test, blank
 
 
-def _conditions(
-    days: Days, stores: pl.DataFrame, weather: pl.DataFrame, trends: pl.DataFrame, holiday: Flags, school: Flags
-) -> Conditions:
+def _conditions(days: Days, tables: Tables, holiday: Flags, school: Flags) -> Conditions:
     """Bring the columns of the tables to one row a day and one column a store."""
+    stores, weather, trends = tables["store"], tables["weather"], tables["googletrend"]
 
     def numbers(name: str) -> Floats:
         return stores[name].cast(pl.Float64).fill_null(np.nan).to_numpy()

@@ -1,4 +1,4 @@
-"""Generated ratings: layout, determinism, what the law says of them, and the large CSV."""
+"""Simulated ratings: layout, determinism, the true effects in them, and the large CSV."""
 
 import hashlib
 import math
@@ -112,7 +112,7 @@ def test_the_floor_is_what_the_best_forecast_reaches(ratings: pl.DataFrame) -> N
 
 
 def test_biases_leave_what_factors_explain(ratings: pl.DataFrame) -> None:
-    """The law is neither trivial nor hopeless: between the mean, the biases and the floor lies much."""
+    """The true effects are neither trivial nor hopeless: between the mean, the biases and the floor lies much."""
     centred = ratings.with_columns(pl.col("rating").cast(pl.Float64) - ratings["rating"].mean())
     for _ in range(10):
         centred = centred.with_columns(rating=pl.col("rating") - pl.col("rating").mean().over("item")).with_columns(

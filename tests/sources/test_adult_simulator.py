@@ -1,4 +1,4 @@
-"""Generated incomes: layout, determinism, and the law that they follow."""
+"""Simulated incomes: layout, determinism, and the true effects that they follow."""
 
 import hashlib
 import math
@@ -115,8 +115,8 @@ def test_people_are_like_the_originals(table: pl.DataFrame) -> None:
     assert set(table["occupation"].drop_nulls()) == set(OCCUPATIONS) and NO_OCCUPATION == -0.2
 
 
-def test_incomes_follow_the_law(table: pl.DataFrame) -> None:
-    """In each tenth of the rows by their odds, as many are rich as the law says, within 4 standard errors."""
+def test_incomes_follow_the_true_effects(table: pl.DataFrame) -> None:
+    """In each tenth of the rows by their odds, as many are rich as the true effects say, within 4 standard errors."""
     odds = log_odds(table)
     is_rich = (table["income"] == ">50K").to_numpy()
     p = probability(odds)

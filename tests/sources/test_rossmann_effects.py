@@ -1,4 +1,4 @@
-"""The law of the generated sales and its noise floor."""
+"""The true effects of the simulated sales and their noise floor."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Generated tables: the layout and quirks of the originals, the known law, the same bytes for the same seed."""
+"""Simulated tables: the layout and quirks of the originals, the known effects, the same bytes for the same seed."""
 
 import datetime as dt
 import io
@@ -130,15 +130,15 @@ def test_weather_and_trends(raw: dict[str, bytes]) -> None:
     assert set(trends.group_by("file").agg(pl.col("trend").max())["trend"]) == {100}
 
 
-def test_the_noise_is_the_only_difference_from_the_law(raw: dict[str, bytes], train: pl.DataFrame) -> None:
+def test_the_noise_is_the_only_difference_from_the_true_effects(raw: dict[str, bytes], train: pl.DataFrame) -> None:
     quiet = generate_tables(GeneratorOptions(noise=0))
     assert {name for name in raw if quiet[name] != raw[name]} == {"train"}
-    law = read(quiet["train"])
-    changed = {name for name in train.columns if not train[name].equals(law[name])}
+    quiet_train = read(quiet["train"])
+    changed = {name for name in train.columns if not train[name].equals(quiet_train[name])}
     assert changed == {"Sales", "Customers"}
     sold = train["Sales"].to_numpy() > 0
-    assert ((law["Sales"].to_numpy() > 0) == sold).all()
-    noisy, best = train["Sales"].to_numpy()[sold], law["Sales"].to_numpy()[sold]
+    assert ((quiet_train["Sales"].to_numpy() > 0) == sold).all()
+    noisy, best = train["Sales"].to_numpy()[sold], quiet_train["Sales"].to_numpy()[sold]
     noise = np.log(noisy / best)
     assert abs(noise.mean()) < 0.002
     assert noise.std() == pytest.approx(0.08, rel=0.02)
@@ -146,9 +146,9 @@ def test_the_noise_is_the_only_difference_from_the_law(raw: dict[str, bytes], tr
     assert np.sqrt(np.mean((1 - forecast / noisy) ** 2)) == pytest.approx(noise_floor(0.08), rel=0.02)
 
 
-def test_sales_show_the_law() -> None:
-    law = read(generate_tables(GeneratorOptions(noise=0))["train"]).filter(pl.col("Sales") > 0)
-    mean = law.with_columns(pl.col("Sales").log()).group_by("DayOfWeek", "Promo").agg(pl.col("Sales").mean())
+def test_sales_show_the_true_effects() -> None:
+    quiet_train = read(generate_tables(GeneratorOptions(noise=0))["train"]).filter(pl.col("Sales") > 0)
+    mean = quiet_train.with_columns(pl.col("Sales").log()).group_by("DayOfWeek", "Promo").agg(pl.col("Sales").mean())
     at = {(day, promo): value for day, promo, value in mean.iter_rows()}
     for day, effect in enumerate((0.42, 0.34, 0.29, 0.27, 0.22), start=1):
         assert at[day, 1] - at[day, 0] == pytest.approx(effect, abs=0.06)
