@@ -12,13 +12,13 @@ import pytest
 from kedro.config import OmegaConfigLoader
 from pydantic import BaseModel
 
+from embedline.download import access_to, set_access
 from embedline.errors import DataError, describe_outage
 from embedline.hooks import tracking
 from embedline.hooks.parameters import ParameterCheck, _unread
 from embedline.hooks.sources import SourceAccess
 from embedline.hooks.tracking import LiveMetrics, Redaction, Tracking, _flatten, _tracked, create_database
 from embedline.paths import sqlite_url
-from embedline.sources.download import access_to, set_access
 from kedro_incremental import RunReport
 
 READ = {"shop.training", "shop.split", "shop.features.windows", "seed"}

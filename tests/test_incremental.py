@@ -12,7 +12,7 @@ import pytest
 from kedro.framework.startup import bootstrap_project
 
 from copies import PROJECT, copy_project, kedro
-from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
+from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables
 from kedro_incremental import IncrementalSession, Manifest, code_fingerprint
 from kedro_incremental.audit import AUDIT
 

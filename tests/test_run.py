@@ -17,8 +17,7 @@ from kedro.framework.startup import bootstrap_project
 from kedro.validation.exceptions import ParameterValidationError
 
 from embedline.errors import DataError
-from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
-from embedline.sources.rossmann_law import noise_floor
+from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables, noise_floor
 from kedro_incremental import IncrementalSession
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from copies import copy_project, kedro
-from embedline.sources.movielens_generator import GeneratorOptions, generate_files
+from embedline.pipelines.movielens.simulator import GeneratorOptions, generate_files
 
 SECRET = "S3CRET"
 ALLOWED = ("Basic " + b64encode(f"joe:{SECRET}-1".encode()).decode(), f"Bearer {SECRET}-2")

@@ -42,12 +42,12 @@ def compare(source: str, conf: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def stage(source: str, folder: Path, conf: Path) -> None:
     """Put the raw files where the catalog reads them, and once more as plain files for the notebook's way."""
-    from embedline.sources.rossmann_generator import GeneratorOptions
-    from embedline.sources.rossmann_tables import acquire_tables
+    from embedline.pipelines.rossmann.nodes import acquire
+    from embedline.pipelines.rossmann.simulator import GeneratorOptions
 
     catalog = real_catalog(folder, conf)[0]
     (folder / "plain").mkdir()
-    for name, content in acquire_tables(source, verify=False, generator=GeneratorOptions()).items():
+    for name, content in acquire(source, verify=False, generator=GeneratorOptions()).items():
         catalog.save(f"rossmann.raw_{name}@bytes", content)
         (folder / "plain" / f"{name}.csv").write_bytes(content)
 

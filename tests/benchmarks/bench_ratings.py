@@ -26,9 +26,9 @@ import polars as pl
 import pytest
 from contests import PROJECT, run_contestant
 
-from embedline.sources.movielens_files import acquire_files
-from embedline.sources.movielens_generator import GeneratorOptions, write_large
-from embedline.sources.movielens_ratings import read_ratings
+from embedline.pipelines.movielens.files import read_ratings
+from embedline.pipelines.movielens.nodes import acquire
+from embedline.pipelines.movielens.simulator import GeneratorOptions, write_large
 
 CONTESTANT = Path(__file__).with_name("ratings_contestants.py")
 ROUNDS = 3
@@ -72,7 +72,7 @@ def test_25_million_ratings_train_in_bounded_memory_at_half_the_speed_at_least(t
 
 def store_real(data: Path, folder: Path) -> Path:
     """MovieLens 100k's ratings as a Feather file, by the project's own reader."""
-    raw = acquire_files(str(data / "ml-100k.zip"), generator=GeneratorOptions())
+    raw = acquire(str(data / "ml-100k.zip"), verify=True, generator=GeneratorOptions())
     path = folder / "ratings.feather"
     read_ratings(raw).select("user", "item", "rating").write_ipc(path)
     return path

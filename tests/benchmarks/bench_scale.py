@@ -39,7 +39,7 @@ SAMPLE_SECONDS = 0.2  # between two looks at the memory
 
 def stage(folder: Path, factor: int) -> int:
     """Write the raw files of ``factor`` chains where the catalogs read them; the number of rows of train and test."""
-    from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
+    from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables
 
     tables = generate_tables(GeneratorOptions(n_stores=STORES))
     n_rows = 0

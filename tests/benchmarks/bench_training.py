@@ -99,7 +99,7 @@ def build_real_table(source: str, folder: Path) -> pl.DataFrame:
 
     from embedline.pipelines.rossmann.options import FeatureOptions
     from embedline.pipelines.rossmann.pipeline import create_pipeline
-    from embedline.sources.rossmann_generator import GeneratorOptions
+    from embedline.pipelines.rossmann.simulator import GeneratorOptions
 
     paths = {"data_root": str(folder / "data")}
     conf = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env="base", runtime_params=paths)

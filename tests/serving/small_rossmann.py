@@ -13,11 +13,11 @@ import yaml
 from embedline.pipelines.rossmann import nodes as preparation
 from embedline.pipelines.rossmann import service_nodes
 from embedline.pipelines.rossmann.options import FeatureOptions
+from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables
 from embedline.pipelines.tabular import nodes as learner
 from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.serving.service import Service
-from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
 
 SETTINGS = yaml.safe_load((Path(__file__).resolve().parents[2] / "conf/base/parameters/rossmann.yml").read_text())[
     "rossmann"

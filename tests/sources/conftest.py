@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
+from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables
 
 
 @pytest.fixture(scope="session")

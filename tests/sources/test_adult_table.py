@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.sources.adult_files import acquire_files
-from embedline.sources.adult_generator import GeneratorOptions
-from embedline.sources.adult_table import COLUMNS, NUMERIC, TABLE_SCHEMA, read_table
+from embedline.pipelines.adult.files import COLUMNS, NUMERIC, TABLE_SCHEMA, read_table
+from embedline.pipelines.adult.nodes import acquire
+from embedline.pipelines.adult.simulator import GeneratorOptions
 
 LINE = (
     "39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, White, Male, 2174, 0, 40, Peru, "
@@ -97,7 +97,7 @@ def test_faults_name_file_line_and_value(change: dict[str, bytes], message: str)
 
 
 def test_the_real_table(real_data: Path) -> None:
-    table = read_table(acquire_files(str(real_data / "adult.zip"), generator=GeneratorOptions()))
+    table = read_table(acquire(str(real_data / "adult.zip"), verify=True, generator=GeneratorOptions()))
     assert table["Id"].to_list() == list(range(48_842)) and dict(table.schema) == TABLE_SCHEMA
     data, test = (table.filter(pl.col("file") == file) for file in ("data", "test"))
     assert (len(data), len(test)) == (32_561, 16_281)

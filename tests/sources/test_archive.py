@@ -17,8 +17,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from embedline.archive import fetched, iter_members, read_members
 from embedline.errors import DataError
-from embedline.sources.archive import fetched, iter_members, read_members
 
 from .conftest import write_folder, write_tar
 

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.sources.delimited import read_delimited
+from embedline.pipelines.imdb.tables import read_delimited
 
 
 def rows(text: str, **options: object) -> list[tuple[str | None, ...]]:

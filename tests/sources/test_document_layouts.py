@@ -9,18 +9,18 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from embedline.archive import FILES_SCHEMA
 from embedline.errors import DataError
-from embedline.sources.document_layouts import SCHEMA, read_documents
-from embedline.sources.document_options import DocumentOptions
-from embedline.sources.imdb_files import RAW_SCHEMA
+from embedline.pipelines.imdb.corpus import SCHEMA, read_documents
+from embedline.pipelines.imdb.options import DocumentOptions
 
 Rows = list[tuple[str, str, str | None, str]]
 
 
 def raw(files: Mapping[str, bytes | str]) -> pl.DataFrame:
-    """The frame that `acquire_files` returns for these files."""
+    """The frame that `acquire` returns for these files."""
     contents = [data if isinstance(data, bytes) else data.encode() for _, data in sorted(files.items())]
-    return pl.DataFrame({"path": sorted(files), "content": contents}, schema=RAW_SCHEMA)
+    return pl.DataFrame({"path": sorted(files), "content": contents}, schema=FILES_SCHEMA)
 
 
 def read(files: Mapping[str, bytes | str], **options: Any) -> Rows:

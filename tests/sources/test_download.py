@@ -16,10 +16,10 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from embedline import download
+from embedline.archive import read_members
+from embedline.download import Access, set_access
 from embedline.errors import DataError
-from embedline.sources import download
-from embedline.sources.archive import read_members
-from embedline.sources.download import Access, set_access
 
 from .conftest import write_tar
 
@@ -233,7 +233,7 @@ def test_a_full_temporary_folder(code: int, archive: bytes, scratch: Path, monke
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.get_file", full)
     message = message_of(address)
     assert str(scratch) in message and "TMPDIR" in message
-    monkeypatch.setattr("embedline.sources.download.tempfile.TemporaryDirectory", full)
+    monkeypatch.setattr("embedline.download.tempfile.TemporaryDirectory", full)
     assert "TMPDIR" in message_of(address)
 
 

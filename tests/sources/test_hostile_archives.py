@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from embedline import archive
+from embedline.archive import read_file, read_members
+from embedline.download import Access, set_access
 from embedline.errors import DataError
-from embedline.sources import members
-from embedline.sources.archive import read_file, read_members
-from embedline.sources.download import Access, set_access
-from embedline.sources.imdb_files import read_files
+from embedline.pipelines.imdb.corpus import read_files
 
 from .conftest import write_tar
 
@@ -207,7 +207,7 @@ def test_the_member_is_named(name: str, hostile: Callable[[str], Path]) -> None:
 def test_too_many_members(write: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "x", {f"{n}.txt": b"1" for n in range(101)})
     assert len(read_members(tmp_path / "x")) == 101
-    monkeypatch.setattr(members, "MAX_MEMBERS", 100)
+    monkeypatch.setattr(archive, "MAX_MEMBERS", 100)
     with pytest.raises(DataError, match=r"x has more than 100 members"):
         read_members(tmp_path / "x")
 

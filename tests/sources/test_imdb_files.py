@@ -1,17 +1,19 @@
 """The raw files of a corpus in a frame, from archives, folders and single tables."""
 
 import gzip
+import tarfile
 import zipfile
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from embedline.archive import FILES_SCHEMA
 from embedline.errors import DataError
-from embedline.sources.document_layouts import read_documents
-from embedline.sources.document_options import DocumentOptions
-from embedline.sources.imdb_files import ORIGINAL_COUNTS, RAW_SCHEMA, acquire_files, read_files
-from embedline.sources.imdb_generator import GeneratorOptions, generate_files
+from embedline.pipelines.imdb.corpus import ORIGINAL_COUNTS, read_documents, read_files
+from embedline.pipelines.imdb.nodes import acquire
+from embedline.pipelines.imdb.options import DocumentOptions
+from embedline.pipelines.imdb.simulator import GeneratorOptions, generate_files
 
 from .conftest import write_folder, write_tar
 
@@ -44,17 +46,17 @@ def test_an_archive_a_zip_a_folder_and_the_generator_give_one_frame(reviews: dic
         write_folder(tmp_path / "folder", reviews | EXTRA),
     ]
     for source in sources:
-        frame = acquire_files(source, verify=False, generator=GeneratorOptions())
+        frame = acquire(source, verify=False, generator=GeneratorOptions())
         assert dict(frame.iter_rows()) == wanted and frame["path"].to_list() == list(wanted)
-        assert dict(frame.schema) == RAW_SCHEMA
-    generated = acquire_files("generated", generator=SMALL)
+        assert dict(frame.schema) == FILES_SCHEMA
+    generated = acquire("generated", verify=True, generator=SMALL)
     assert dict(generated.iter_rows()) == reviews and generated["path"].is_sorted()
 
 
 def test_the_number_of_reviews_is_verified(reviews: dict[str, bytes], tmp_path: Path) -> None:
     source = write_tar(tmp_path / "x.tar.gz", reviews | EXTRA)
     with pytest.raises(DataError) as caught:
-        acquire_files(source, generator=GeneratorOptions())
+        acquire(source, verify=True, generator=GeneratorOptions())
     assert str(caught.value) == (
         f"{source} is not the whole Large Movie Review Dataset: train/neg: 2 instead of 12,500 reviews; "
         "train/pos: 2 instead of 12,500 reviews; train/unsup: 3 instead of 50,000 reviews; "
@@ -65,14 +67,14 @@ def test_the_number_of_reviews_is_verified(reviews: dict[str, bytes], tmp_path: 
 
 def test_one_missing_review_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {folder: count // 1250 for folder, count in ORIGINAL_COUNTS.items()}
-    monkeypatch.setattr("embedline.sources.imdb_files.ORIGINAL_COUNTS", counts)
+    monkeypatch.setattr("embedline.pipelines.imdb.corpus.ORIGINAL_COUNTS", counts)
     members = {f"a/{folder}/{number}_1.txt": b"x" for folder, n in counts.items() for number in range(n)}
     members |= {"a/train/pos.txt": b"not in the folder", "a/train/pos/deeper/0_1.txt": b"nor this"}
-    whole = acquire_files(write_tar(tmp_path / "x.tgz", members), generator=GeneratorOptions())
+    whole = acquire(write_tar(tmp_path / "x.tgz", members), verify=True, generator=GeneratorOptions())
     assert len(whole) == 82
     del members["a/train/pos/7_1.txt"]
     with pytest.raises(DataError, match=r"Dataset: train/pos: 9 instead of 10 reviews \(for"):
-        acquire_files(write_tar(tmp_path / "y.tgz", members), generator=GeneratorOptions())
+        acquire(write_tar(tmp_path / "y.tgz", members), verify=True, generator=GeneratorOptions())
 
 
 def test_one_table_is_a_source_plain_or_gzipped(tmp_path: Path) -> None:
@@ -95,15 +97,16 @@ def test_sources_without_text(tmp_path: Path) -> None:
         read_files(source)
     with pytest.raises(DataError, match=r"no file or folder at .*nowhere\.csv"):
         read_files(str(tmp_path / "nowhere.csv"))
-    with pytest.raises(DataError, match=r"bad\.tgz holds t/x\.txt twice"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("embedline.sources.imdb_files.iter_members", lambda *_: iter([("t/x.txt", b"1")] * 2))
-            read_files("bad.tgz")
+    with tarfile.open(tmp_path / "bad.tgz", "w:gz") as archive:
+        for _ in range(2):
+            archive.addfile(tarfile.TarInfo("t/x.txt"))
+    with pytest.raises(DataError, match=r"bad\.tgz holds 't/x\.txt' twice"):
+        read_files(str(tmp_path / "bad.tgz"))
 
 
 @pytest.mark.slow
 def test_the_real_archive(real_data: Path) -> None:
-    raw = acquire_files(str(real_data / "aclImdb_v1.tar.gz"), generator=GeneratorOptions())
+    raw = acquire(str(real_data / "aclImdb_v1.tar.gz"), verify=True, generator=GeneratorOptions())
     assert len(raw) == 100_000 and raw["content"].bin.size().sum() == 131_984_547
     documents = read_documents(raw, DocumentOptions())
     counts = documents.group_by("split", "label").len().sort("split", "label").rows()

@@ -8,19 +8,19 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from embedline.archive import FILES_SCHEMA
 from embedline.errors import DataError
-from embedline.sources import movielens_files
-from embedline.sources.movielens_files import (
+from embedline.pipelines.movielens import files as movielens_files
+from embedline.pipelines.movielens.files import (
     COLONS,
     CSV,
     ML_100K,
-    RAW_SCHEMA,
     Layout,
-    acquire_files,
     content_of,
     layout_of,
 )
-from embedline.sources.movielens_generator import GeneratorOptions, generate_files
+from embedline.pipelines.movielens.nodes import acquire
+from embedline.pipelines.movielens.simulator import GeneratorOptions, generate_files
 
 from .conftest import write_folder, write_tar
 
@@ -59,10 +59,10 @@ def test_archives_folders_and_the_generator_give_one_frame(files: dict[str, byte
         ),
     ]
     for source in sources:
-        frame = acquire_files(source, verify=False, generator=GeneratorOptions())
+        frame = acquire(source, verify=False, generator=GeneratorOptions())
         assert dict(frame.iter_rows()) == files and frame["path"].to_list() == sorted(files), source
-        assert dict(frame.schema) == RAW_SCHEMA
-    generated = acquire_files("generated", verify=True, generator=SMALL)
+        assert dict(frame.schema) == FILES_SCHEMA
+    generated = acquire("generated", verify=True, generator=SMALL)
     assert dict(generated.iter_rows()) == files and generated["path"].is_sorted()
 
 
@@ -72,21 +72,21 @@ def test_layouts_are_told_apart_by_the_files_not_by_the_name_of_the_archive(
 ) -> None:
     members = members or files
     source = write_zip(tmp_path / "ml-100k.zip", in_folder("ml-1m", members | NOISE))
-    raw = acquire_files(source, verify=False, generator=GeneratorOptions())
+    raw = acquire(source, verify=False, generator=GeneratorOptions())
     assert layout_of(raw) == layout
     assert content_of(raw, layout.ratings) == members[layout.ratings] and content_of(raw, "README.txt") is None
 
 
 def test_folds_are_optional(files: dict[str, bytes], tmp_path: Path) -> None:
     source = write_folder(tmp_path / "x", {name: files[name] for name in ("u.data", "u.item")})
-    assert acquire_files(source, verify=False, generator=SMALL)["path"].to_list() == ["u.data", "u.item"]
+    assert acquire(source, verify=False, generator=SMALL)["path"].to_list() == ["u.data", "u.item"]
 
 
 def test_the_originals_are_verified(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_folder(tmp_path / "x", files)
     found = hashlib.sha256(files["u.data"]).hexdigest()
     with pytest.raises(DataError) as caught:
-        acquire_files(source, generator=SMALL)
+        acquire(source, verify=True, generator=SMALL)
     assert str(caught.value) == (
         f"u.data in {source} is not MovieLens 100k's: its sha256 is {found}, "
         "expected 06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490; "
@@ -94,12 +94,12 @@ def test_the_originals_are_verified(files: dict[str, bytes], tmp_path: Path, mon
     )
     monkeypatch.setitem(movielens_files.ORIGINAL_SHA256, "u.data", found)
     with pytest.raises(DataError, match=r"^u\.item in .* is not MovieLens 100k's: .* expected 553841ebc7de"):
-        acquire_files(source, generator=SMALL)
+        acquire(source, verify=True, generator=SMALL)
     monkeypatch.setitem(movielens_files.ORIGINAL_SHA256, "u.item", hashlib.sha256(files["u.item"]).hexdigest())
-    assert len(acquire_files(source, generator=SMALL)) == len(files)
+    assert len(acquire(source, verify=True, generator=SMALL)) == len(files)
     newer = write_folder(tmp_path / "newer", NEWER)
     with pytest.raises(DataError, match=r"newer is not MovieLens 100k: it has no u\.data; .*\(verify: false\)$"):
-        acquire_files(newer, generator=SMALL)
+        acquire(newer, verify=True, generator=SMALL)
 
 
 @pytest.mark.parametrize(
@@ -124,17 +124,17 @@ def test_the_originals_are_verified(files: dict[str, bytes], tmp_path: Path, mon
 def test_sources_that_are_no_release(members: dict[str, bytes], message: str, tmp_path: Path) -> None:
     source = write_zip(tmp_path / "x.zip", members)
     with pytest.raises(DataError, match=message.replace("{source}", source)):
-        acquire_files(source, verify=False, generator=SMALL)
+        acquire(source, verify=False, generator=SMALL)
 
 
 def test_raw_files_without_ratings() -> None:
-    raw = pl.DataFrame({"path": ["a", "b"], "content": [b"1", b"2"]}, schema=RAW_SCHEMA)
+    raw = pl.DataFrame({"path": ["a", "b"], "content": [b"1", b"2"]}, schema=FILES_SCHEMA)
     with pytest.raises(DataError, match=r"^the raw files hold no ratings \(u\.data, .*\); they are a, b$"):
         layout_of(raw)
 
 
 def test_the_real_archive(real_data: Path) -> None:
-    raw = acquire_files(str(real_data / "ml-100k.zip"), generator=SMALL)
+    raw = acquire(str(real_data / "ml-100k.zip"), verify=True, generator=SMALL)
     assert raw["path"].to_list() == [
         "u.data",
         "u.genre",

@@ -7,11 +7,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from embedline.archive import FILES_SCHEMA
 from embedline.errors import DataError
-from embedline.sources.movielens_files import RAW_SCHEMA, acquire_files
-from embedline.sources.movielens_generator import GeneratorOptions
-from embedline.sources.movielens_items import ITEMS_SCHEMA, read_items
-from embedline.sources.movielens_ratings import read_ratings
+from embedline.pipelines.movielens.files import read_ratings
+from embedline.pipelines.movielens.items import ITEMS_SCHEMA, read_items
+from embedline.pipelines.movielens.nodes import acquire
+from embedline.pipelines.movielens.simulator import GeneratorOptions
 
 FLAGS = "0|0|0|1|1|1|0|0|0|0|0|0|0|0|0|0|0|0|0"
 HEADER = "movieId,title,genres\n"
@@ -20,7 +21,7 @@ RATINGS = {"u.item": "u.data", "movies.dat": "ratings.dat", "movies.csv": "ratin
 
 def raw_of(name: str, data: bytes, **others: bytes) -> pl.DataFrame:
     files = {RATINGS[name]: b"", name: data, **{key.replace("_", "."): value for key, value in others.items()}}
-    return pl.DataFrame({"path": list(files), "content": list(files.values())}, schema=RAW_SCHEMA)
+    return pl.DataFrame({"path": list(files), "content": list(files.values())}, schema=FILES_SCHEMA)
 
 
 def rated(*items: int) -> pl.DataFrame:
@@ -165,7 +166,7 @@ def test_a_csv_that_is_not_utf_8_and_a_missing_file() -> None:
 
 
 def test_the_real_films(real_data: Path) -> None:
-    raw = acquire_files(str(real_data / "ml-100k.zip"), generator=GeneratorOptions())
+    raw = acquire(str(real_data / "ml-100k.zip"), verify=True, generator=GeneratorOptions())
     items = read_items(raw, read_ratings(raw))
     assert items["item"].to_list() == list(range(1, 1683)) and dict(items.schema) == ITEMS_SCHEMA
     by_item = {row[0]: row[1:] for row in items.iter_rows()}

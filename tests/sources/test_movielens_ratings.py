@@ -6,10 +6,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from embedline.archive import FILES_SCHEMA
 from embedline.errors import DataError
-from embedline.sources.movielens_files import RAW_SCHEMA, acquire_files
-from embedline.sources.movielens_generator import GeneratorOptions, generate_files
-from embedline.sources.movielens_ratings import RATINGS_SCHEMA, read_ratings
+from embedline.pipelines.movielens.files import RATINGS_SCHEMA, read_ratings
+from embedline.pipelines.movielens.nodes import acquire
+from embedline.pipelines.movielens.simulator import GeneratorOptions, generate_files
 
 HEADER = b"userId,movieId,rating,timestamp\n"
 TABS = b"196\t242\t3\t881250949\n186\t302\t2.5\t891717742\n22\t377\t1\t878887116\n"
@@ -19,7 +20,7 @@ FIVE = "".join(f"{pair}\t{number}\t9\n" for number, pair in enumerate(PAIRS, 1))
 
 
 def raw_of(files: dict[str, bytes]) -> pl.DataFrame:
-    return pl.DataFrame({"path": list(files), "content": list(files.values())}, schema=RAW_SCHEMA)
+    return pl.DataFrame({"path": list(files), "content": list(files.values())}, schema=FILES_SCHEMA)
 
 
 def folds_of(pairs: tuple[str, ...]) -> dict[str, bytes]:
@@ -178,7 +179,7 @@ def test_a_rating_in_no_fold() -> None:
 def test_generated_ratings_are_read_back() -> None:
     options = GeneratorOptions(n_users=12, n_items=30, n_ratings=250)
     files = generate_files(options)
-    frame = read_ratings(acquire_files("generated", generator=options))
+    frame = read_ratings(acquire("generated", verify=True, generator=options))
     lines = [tuple(map(int, line.split(b"\t"))) for line in files["u.data"].splitlines()]
     assert frame.select("user", "item", "rating", "timestamp").rows() == lines
     for fold in range(1, 6):
@@ -188,7 +189,7 @@ def test_generated_ratings_are_read_back() -> None:
 
 
 def test_the_real_ratings(real_data: Path) -> None:
-    frame = read_ratings(acquire_files(str(real_data / "ml-100k.zip"), generator=GeneratorOptions()))
+    frame = read_ratings(acquire(str(real_data / "ml-100k.zip"), verify=True, generator=GeneratorOptions()))
     assert frame.shape == (100_000, 5) and dict(frame.schema) == RATINGS_SCHEMA
     assert frame.n_unique("user") == 943 and frame.n_unique("item") == 1682
     assert frame["rating"].cast(pl.Float64).mean() == pytest.approx(3.52986, abs=1e-9)

@@ -5,18 +5,19 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from embedline.archive import FILES_SCHEMA
 from embedline.errors import DataError
-from embedline.sources.movielens_files import RAW_SCHEMA, acquire_files
-from embedline.sources.movielens_generator import OCCUPATIONS, GeneratorOptions
-from embedline.sources.movielens_ratings import read_ratings
-from embedline.sources.movielens_users import USERS_SCHEMA, read_users
+from embedline.pipelines.movielens.files import read_ratings
+from embedline.pipelines.movielens.items import USERS_SCHEMA, read_users
+from embedline.pipelines.movielens.nodes import acquire
+from embedline.pipelines.movielens.simulator import OCCUPATIONS, GeneratorOptions
 
 GENERATED = GeneratorOptions(n_users=50, n_items=40, n_ratings=1200)
 
 
 def raw_of(**files: bytes) -> pl.DataFrame:
     named = {name.replace("_", "."): content for name, content in files.items()}
-    return pl.DataFrame({"path": list(named), "content": list(named.values())}, schema=RAW_SCHEMA)
+    return pl.DataFrame({"path": list(named), "content": list(named.values())}, schema=FILES_SCHEMA)
 
 
 def rated(*users: int) -> pl.DataFrame:
@@ -58,7 +59,7 @@ def test_a_line_that_cannot_be_read_is_named(line: bytes, message: str) -> None:
 
 
 def test_generated_users_have_all_fields() -> None:
-    raw = acquire_files("generated", generator=GENERATED)
+    raw = acquire("generated", verify=True, generator=GENERATED)
     frame = read_users(raw, read_ratings(raw))
     assert frame["user"].to_list() == list(range(1, 51))
     assert sum(frame.null_count().row(0)) == 0
@@ -67,7 +68,7 @@ def test_generated_users_have_all_fields() -> None:
 
 
 def test_the_real_archive(real_data: Path) -> None:
-    raw = acquire_files(str(real_data / "ml-100k.zip"), generator=GENERATED)
+    raw = acquire(str(real_data / "ml-100k.zip"), verify=True, generator=GENERATED)
     frame = read_users(raw, read_ratings(raw))
     assert len(frame) == 943 and sum(frame.null_count().row(0)) == 0
     assert frame.row(0) == (1, 24, "M", "technician")

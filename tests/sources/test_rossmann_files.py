@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from embedline.errors import DataError
-from embedline.sources.rossmann_files import ORIGINAL_SHA256, TABLE_COLUMNS, read_tables
-from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
-from embedline.sources.rossmann_tables import acquire_tables
+from embedline.pipelines.rossmann.files import ORIGINAL_SHA256, TABLE_COLUMNS, read_tables
+from embedline.pipelines.rossmann.nodes import acquire
+from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables
 
 from .conftest import write_folder, write_tar
 
@@ -83,24 +83,24 @@ def test_tables_twice_or_not_at_all(files: dict[str, bytes], tmp_path: Path) -> 
 def test_other_data_than_kaggles(files: dict[str, bytes], tables: dict[str, bytes], tmp_path: Path) -> None:
     source = write_tar(tmp_path / "x.tgz", files)
     with pytest.raises(DataError) as caught:
-        acquire_tables(source, generator=GeneratorOptions())
+        acquire(source, verify=True, generator=GeneratorOptions())
     message = str(caught.value)
     assert message.startswith(f"train.csv in {source} is not Kaggle's file")
     assert hashlib.sha256(tables["train"]).hexdigest() in message and ORIGINAL_SHA256["train"] in message
     assert "verify: false" in message
-    assert acquire_tables(source, verify=False, generator=GeneratorOptions())["train"] == tables["train"]
+    assert acquire(source, verify=False, generator=GeneratorOptions())["train"] == tables["train"]
 
 
 def test_the_generator_is_a_source() -> None:
     options = GeneratorOptions(n_stores=4, seed=3)
-    tables = acquire_tables("generated", generator=options)
+    tables = acquire("generated", verify=True, generator=options)
     assert list(tables) == list(TABLE_COLUMNS)
     assert tables["train"] == generate_tables(options)["train"]
     assert not any(b"\r" in data for data in tables.values())
 
 
 def test_the_real_archive(real_data: Path) -> None:
-    tables = acquire_tables(str(real_data / "rossmann.tgz"), generator=GeneratorOptions())
+    tables = acquire(str(real_data / "rossmann.tgz"), verify=True, generator=GeneratorOptions())
     n_rows = {name: data.count(b"\n") - 1 for name, data in tables.items()}
     assert n_rows == {
         **{"train": 1_017_209, "test": 41_088, "store": 1115, "store_states": 1115},

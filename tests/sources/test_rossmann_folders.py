@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from embedline.errors import DataError
-from embedline.sources.rossmann_files import read_tables
-from embedline.sources.rossmann_folders import WEATHER_COLUMNS, concat_trends, concat_weather
+from embedline.pipelines.rossmann.files import WEATHER_COLUMNS, concat_trends, concat_weather, read_tables
 
 from .conftest import write_folder, write_tar
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from embedline.pipelines.imdb.simulator import GeneratorOptions, generate_files
 from embedline.pipelines.text.preprocessing import (
     RULES,
     dl1_text,
@@ -16,7 +17,6 @@ from embedline.pipelines.text.preprocessing import (
     ulmfit_text,
 )
 from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_texts
-from embedline.sources.imdb_generator import GeneratorOptions, generate_files
 
 # A text, and fastai's tokens of it with spaces between; quirks included.
 AS_FASTAI = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from embedline.errors import DataError
-from embedline.sources.delimited import read_delimited
+from embedline.pipelines.imdb.tables import read_delimited
 
 SUFFIXES = (".csv", ".parquet")
 

@@ -50,7 +50,7 @@ class SourceAccess:
         Raises:
             DataError: an entry is not there, or a value is of the wrong kind; names the key.
         """
-        from embedline.sources.download import read_access, set_access
+        from embedline.download import read_access, set_access
 
         sources = dict(_sources(context.params))
         access = {name: read_access(name, block, lambda: _credentials(context)) for name, block in sources.items()}

@@ -10,9 +10,9 @@ from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 from kedro.validation.exceptions import DataValidationError
 
+from embedline.pipelines.adult.files import read_table
 from embedline.pipelines.adult.pipeline import create_pipeline
-from embedline.sources.adult_generator import GeneratorOptions, generate_files
-from embedline.sources.adult_table import read_table
+from embedline.pipelines.adult.simulator import GeneratorOptions, generate_files
 
 PROJECT = Path(__file__).resolve().parents[3]
 SMALL = GeneratorOptions(n_data=60, n_test=40)

@@ -12,11 +12,10 @@ from kedro.runner import SequentialRunner
 from kedro.validation.exceptions import DataValidationError
 
 from embedline.errors import DataError
-from embedline.pipelines.imdb.nodes import read_documents
+from embedline.pipelines.imdb.nodes import acquire, read_documents
+from embedline.pipelines.imdb.options import DocumentOptions
 from embedline.pipelines.imdb.pipeline import create_corpus_pipeline, create_pipeline
-from embedline.sources.document_options import DocumentOptions
-from embedline.sources.imdb_files import acquire_files
-from embedline.sources.imdb_generator import GeneratorOptions
+from embedline.pipelines.imdb.simulator import GeneratorOptions
 
 PROJECT = Path(__file__).resolve().parents[3]
 SMALL = GeneratorOptions(n_train=6, n_test=4, n_unlabelled=3)
@@ -40,7 +39,7 @@ def test_generated_reviews_become_documents(tmp_path: Path) -> None:
     SequentialRunner().run(create_pipeline(), catalog)
     (raw,) = tmp_path.glob("01_raw/imdb/files.parquet/*/files.parquet")
     (documents,) = tmp_path.glob("03_primary/imdb/documents.feather/*/documents.feather")
-    assert pl.read_parquet(raw).equals(acquire_files("generated", generator=SMALL))
+    assert pl.read_parquet(raw).equals(acquire("generated", verify=True, generator=SMALL))
     frame = pl.read_ipc(documents)
     counts = frame.group_by("split", "label").len().sort("split", "label").rows()
     assert counts == [

@@ -10,9 +10,9 @@ from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
 from kedro.validation.exceptions import DataValidationError
 
+from embedline.pipelines.movielens.nodes import acquire
 from embedline.pipelines.movielens.pipeline import create_pipeline
-from embedline.sources.movielens_files import acquire_files
-from embedline.sources.movielens_generator import GeneratorOptions
+from embedline.pipelines.movielens.simulator import GeneratorOptions
 
 PROJECT = Path(__file__).resolve().parents[3]
 SMALL = GeneratorOptions(n_users=15, n_items=40, n_ratings=400)
@@ -33,7 +33,7 @@ def test_generated_files_become_ratings_and_items(tmp_path: Path) -> None:
     (raw,) = tmp_path.glob("01_raw/movielens/files.feather/*/files.feather")
     (ratings,) = tmp_path.glob("03_primary/movielens/ratings.feather/*/ratings.feather")
     (items,) = tmp_path.glob("03_primary/movielens/items.feather/*/items.feather")
-    assert pl.read_ipc(raw).equals(acquire_files("generated", generator=SMALL))
+    assert pl.read_ipc(raw).equals(acquire("generated", verify=True, generator=SMALL))
     frame = pl.read_ipc(ratings)
     assert frame.columns == ["user", "item", "rating", "timestamp", "fold"] and len(frame) == 400
     assert frame["fold"].value_counts().sort("fold").rows() == [(fold, 80) for fold in range(1, 6)]

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from embedline.sources.rossmann_files import read_tables
+from embedline.pipelines.rossmann.files import read_tables
 from pipelines.rossmann.conftest import ENGINES, Rows, column, prepare, read_rows
 
 STORES = ("13", "20", "85", "262", "622", "988")  # half a year missing, refurbished, open on Sundays, no first day

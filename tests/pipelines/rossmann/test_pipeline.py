@@ -10,7 +10,7 @@ from kedro.runner import SequentialRunner
 from embedline.datasets import Bytes, PolarsFrame
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.rossmann.pipeline import TABLES, create_pipeline, create_submission_pipeline
-from embedline.sources.rossmann_generator import GeneratorOptions
+from embedline.pipelines.rossmann.simulator import GeneratorOptions
 
 
 def test_generated_tables_become_the_table(tmp_path: Path) -> None:

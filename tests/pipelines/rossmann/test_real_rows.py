@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from embedline.sources.rossmann_files import read_tables
+from embedline.pipelines.rossmann.files import read_tables
 from pipelines.rossmann.conftest import ENGINES, Rows, column, prepare, read_rows
 from pipelines.rossmann.reference import reference_table
 

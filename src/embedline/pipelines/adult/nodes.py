@@ -2,15 +2,16 @@
 
 import polars as pl
 
-from embedline.paths import find_source
-from embedline.sources.adult_files import acquire_files
-from embedline.sources.adult_generator import GeneratorOptions
-from embedline.sources.adult_table import read_table as table_of
+from embedline.paths import GENERATED, find_source
+from embedline.pipelines.adult import files
+from embedline.pipelines.adult.simulator import GeneratorOptions, generate_files
 
 
 def acquire(source: str, verify: bool, generator: GeneratorOptions) -> dict[str, bytes]:
-    """Fetch adult.data and adult.test from the address ``source``, or generate them; as they are, by name."""
-    return acquire_files(find_source(source), verify=verify, generator=generator)
+    """Fetch adult.data and adult.test from the address ``source``, or simulate them; as they are, by name."""
+    if source == GENERATED:
+        return generate_files(generator)
+    return files.read_files(find_source(source), verify=verify)
 
 
 def read_table(data: bytes, test: bytes) -> pl.DataFrame:
@@ -19,4 +20,4 @@ def read_table(data: bytes, test: bytes) -> pl.DataFrame:
     Raises:
         DataError: a line cannot be read; names file, line and value.
     """
-    return table_of({"adult.data": data, "adult.test": test})
+    return files.read_table({"adult.data": data, "adult.test": test})

@@ -2,17 +2,17 @@
 
 import polars as pl
 
-from embedline.paths import find_source
-from embedline.sources.movielens_files import acquire_files
-from embedline.sources.movielens_generator import GeneratorOptions
-from embedline.sources.movielens_items import read_items as items_of
-from embedline.sources.movielens_ratings import read_ratings as ratings_of
-from embedline.sources.movielens_users import read_users as users_of
+from embedline.archive import files_frame
+from embedline.paths import GENERATED, find_source
+from embedline.pipelines.movielens import files, items
+from embedline.pipelines.movielens.simulator import GeneratorOptions, generate_files
 
 
 def acquire(source: str, verify: bool, generator: GeneratorOptions) -> pl.DataFrame:
-    """Fetch the files from the address ``source``, or generate them: ``path`` and ``content``, as they are."""
-    return acquire_files(find_source(source), verify=verify, generator=generator)
+    """Fetch the files from the address ``source``, or simulate them: ``path`` and ``content``, as they are."""
+    if source == GENERATED:
+        return files_frame(generate_files(generator))
+    return files.read_files(find_source(source), verify=verify)
 
 
 def read_ratings(raw: pl.DataFrame) -> pl.DataFrame:
@@ -21,7 +21,7 @@ def read_ratings(raw: pl.DataFrame) -> pl.DataFrame:
     Raises:
         DataError: a line cannot be read; names file, line and value.
     """
-    return ratings_of(raw)
+    return files.read_ratings(raw)
 
 
 def read_items(raw: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
@@ -33,7 +33,7 @@ def read_items(raw: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
     Raises:
         DataError: a line cannot be read; names file, line and value.
     """
-    return items_of(raw, ratings)
+    return items.read_items(raw, ratings)
 
 
 def read_users(raw: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
@@ -42,4 +42,4 @@ def read_users(raw: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
     Raises:
         DataError: a line cannot be read; names file, line and value.
     """
-    return users_of(raw, ratings)
+    return items.read_users(raw, ratings)

@@ -20,7 +20,7 @@ from embedline.frames.dates import (
 from embedline.frames.joins import describe_key, join_sorted, lookup, require_unique, sorted_by
 from embedline.frames.types import as_categories, typed
 from embedline.frames.windows import add_gaps, add_window_sums, days_from_next, days_since
-from embedline.paths import find_source
+from embedline.paths import GENERATED, find_source
 from embedline.pipelines.rossmann import schemas
 from embedline.pipelines.rossmann.calendar_features import (
     add_calendar_features,
@@ -29,9 +29,9 @@ from embedline.pipelines.rossmann.calendar_features import (
     promo2_months,
     row_features,
 )
+from embedline.pipelines.rossmann.files import checked_tables, read_tables
 from embedline.pipelines.rossmann.options import FeatureOptions
-from embedline.sources.rossmann_generator import GeneratorOptions
-from embedline.sources.rossmann_tables import acquire_tables
+from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables
 
 Frame = Any  # a frame of Polars, pandas, PySpark or another Narwhals backend; nodes return the kind they are given
 
@@ -47,8 +47,10 @@ _DAYS_A_STORE = 65_536
 
 
 def acquire(source: str, verify: bool, generator: GeneratorOptions) -> dict[str, bytes]:
-    """Fetch the seven files from the address ``source``, or generate them; as they are, by table name."""
-    return acquire_tables(find_source(source), verify=verify, generator=generator)
+    """Fetch the seven files from the address ``source``, or simulate them; as they are, by table name."""
+    if source == GENERATED:
+        return checked_tables(generate_tables(generator), source)
+    return read_tables(find_source(source), verify=verify)
 
 
 def type_sales(train: Frame, test: Frame) -> Frame:

@@ -1,11 +1,11 @@
-"""The law of the generated ratings, by hand and by drawing."""
+"""The true effects of the simulated ratings, by hand and by drawing."""
 
 import math
 
 import numpy as np
 import pytest
 
-from embedline.sources.movielens_law import (
+from embedline.pipelines.movielens.simulator import (
     FILM_SD,
     GENRE_BIAS,
     GENRE_FACTORS,
@@ -75,7 +75,7 @@ def test_the_floor_is_a_mean_over_likings_and_no_noise_means_none() -> None:
     assert least_mse(np.array([2.9, 4.2]), 0.0) == 0.0
 
 
-def test_variances_are_what_the_law_says() -> None:
+def test_variances_are_what_the_effects_say() -> None:
     rng = np.random.default_rng(0)
     genres = rng.random((20_000, 400)) < 0.005  # many genres, so that those of one draw average out
     genres[0] = False

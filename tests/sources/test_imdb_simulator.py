@@ -10,31 +10,26 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from embedline.sources.document_layouts import read_documents
-from embedline.sources.document_options import DocumentOptions
-from embedline.sources.imdb_files import acquire_files
-from embedline.sources.imdb_generator import (
-    GeneratorOptions,
-    bayes_accuracy,
-    generate_files,
-    perfect_accuracy,
-)
-from embedline.sources.imdb_law import (
+from embedline.pipelines.imdb.corpus import read_documents
+from embedline.pipelines.imdb.nodes import acquire
+from embedline.pipelines.imdb.options import DocumentOptions
+from embedline.pipelines.imdb.simulator import (
+    COMMON,
+    GENRES,
     INTENSIFIERS,
+    NAMES,
     NEGATED,
     NEGATORS,
+    OPINION_SENTENCES,
     PAIRS,
+    PLAIN_SENTENCES,
+    GeneratorOptions,
+    bayes_accuracy,
     certainty,
+    generate_files,
     log_odds,
     p_fitting,
-)
-from embedline.sources.imdb_words import (
-    COMMON,
-    ENTITIES,
-    GENRES,
-    OPINION_SENTENCES,
-    PLAIN_SENTENCES,
-    rare_names,
+    perfect_accuracy,
 )
 
 OPTIONS = GeneratorOptions()
@@ -65,7 +60,7 @@ def test_the_layout_is_the_real_one(files: dict[str, bytes]) -> None:
         low, high = {"pos": (7, 10), "neg": (1, 4), "unsup": (0, 0)}[label]
         match = re.fullmatch(r"(\d+)_(\d+)\.txt", file)
         assert match and low <= int(match[2]) <= high, name
-    documents = read_documents(acquire_files("generated", generator=OPTIONS), DocumentOptions())
+    documents = read_documents(acquire("generated", verify=True, generator=OPTIONS), DocumentOptions())
     assert documents["split"].value_counts(sort=True).rows() == [("train", 800), ("unlabelled", 800), ("test", 400)]
 
 
@@ -135,11 +130,11 @@ def test_the_reviews_follow_the_probabilities() -> None:
 def test_only_opinions_depend_on_the_sentiment() -> None:
     opinions = {word for pair in PAIRS for word in (pair.good, pair.bad)}
     assert len(opinions) == 2 * len(PAIRS) and not opinions & {*NEGATORS, *INTENSIFIERS}
-    neutral = {word.lower() for words in [*COMMON.values(), ENTITIES, rare_names()] for word in words}
+    neutral = {word.lower() for words in [*COMMON.values(), NAMES] for word in words}
     neutral |= {word for genre in GENRES for words in genre.values() for word in words}
     neutral |= {token for template in OPINION_SENTENCES + PLAIN_SENTENCES for token in template}
     assert not neutral & (opinions | {*NEGATORS} | {*INTENSIFIERS})
-    assert len(set(rare_names())) == 160
+    assert len(set(NAMES)) == 160
 
 
 def test_the_accuracy_of_the_bayes_classifier() -> None:

@@ -1,4 +1,4 @@
-"""Generated ratings: layout, determinism, what the law says of them, and the large CSV."""
+"""Simulated ratings: layout, determinism, the true effects in them, and the large CSV."""
 
 import hashlib
 import math
@@ -11,19 +11,22 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from embedline.sources import movielens_generator
-from embedline.sources.movielens_choices import choose_films, choose_times, popularity, ratings_per_user
-from embedline.sources.movielens_files import acquire_files
-from embedline.sources.movielens_generator import (
+from embedline.pipelines.movielens import simulator
+from embedline.pipelines.movielens.files import read_ratings
+from embedline.pipelines.movielens.items import read_items
+from embedline.pipelines.movielens.nodes import acquire
+from embedline.pipelines.movielens.simulator import (
     GeneratorOptions,
     best_forecast,
+    choose_films,
+    choose_times,
     generate_files,
     noise_floor,
+    popularity,
+    ratings_per_user,
     write_films,
     write_large,
 )
-from embedline.sources.movielens_items import read_items
-from embedline.sources.movielens_ratings import read_ratings
 
 OPTIONS = GeneratorOptions()
 LIKE_100K = GeneratorOptions(n_users=943, n_items=1682, n_ratings=100_000)
@@ -36,7 +39,7 @@ def files() -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def ratings() -> pl.DataFrame:
-    return read_ratings(acquire_files("generated", generator=LIKE_100K))
+    return read_ratings(acquire("generated", verify=True, generator=LIKE_100K))
 
 
 def test_equal_options_give_equal_bytes_and_the_noise_is_drawn_apart(files: dict[str, bytes]) -> None:
@@ -66,7 +69,7 @@ def test_sizes_and_skew(ratings: pl.DataFrame) -> None:
     assert users[0] > 10 * users[len(users) // 2] and items[0] > 10 * items[len(items) // 2]
     assert set(ratings["rating"]) == {1.0, 2.0, 3.0, 4.0, 5.0}
     assert not ratings["user"].is_sorted()  # u.data is in no order, as the original
-    small = read_ratings(acquire_files("generated", generator=OPTIONS))
+    small = read_ratings(acquire("generated", verify=True, generator=OPTIONS))
     assert small.shape == (20_000, 5) and small.n_unique("user") == 300 and small.n_unique("item") == 200
 
 
@@ -83,7 +86,7 @@ def test_times_of_a_user_differ(ratings: pl.DataFrame) -> None:
 
 
 def test_films_have_the_quirks_of_the_original(files: dict[str, bytes]) -> None:
-    raw = acquire_files("generated", generator=OPTIONS)
+    raw = acquire("generated", verify=True, generator=OPTIONS)
     items = read_items(raw, read_ratings(raw))
     assert len(items) == 200 and items["title"].n_unique() == 200
     assert items.filter(pl.col("genres").list.len() == 0).rows() == [(1, "unknown", [], None, None)]
@@ -109,7 +112,7 @@ def test_the_floor_is_what_the_best_forecast_reaches(ratings: pl.DataFrame) -> N
 
 
 def test_biases_leave_what_factors_explain(ratings: pl.DataFrame) -> None:
-    """The law is neither trivial nor hopeless: between the mean, the biases and the floor lies much."""
+    """The true effects are neither trivial nor hopeless: between the mean, the biases and the floor lies much."""
     centred = ratings.with_columns(pl.col("rating").cast(pl.Float64) - ratings["rating"].mean())
     for _ in range(10):
         centred = centred.with_columns(rating=pl.col("rating") - pl.col("rating").mean().over("item")).with_columns(
@@ -137,7 +140,9 @@ def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> No
 
 
 def test_every_user_and_film_once() -> None:
-    frame = read_ratings(acquire_files("generated", generator=GeneratorOptions(n_users=5, n_items=20, n_ratings=100)))
+    frame = read_ratings(
+        acquire("generated", verify=True, generator=GeneratorOptions(n_users=5, n_items=20, n_ratings=100))
+    )
     assert frame.select("user", "item").n_unique() == 100 == 5 * 20
 
 
@@ -157,12 +162,12 @@ def test_choices_are_distinct_rising_and_skewed() -> None:
 
 
 def test_the_large_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(movielens_generator, "CHUNK_RATINGS", 3000)  # several chunks
+    monkeypatch.setattr(simulator, "CHUNK_RATINGS", 3000)  # several chunks
     sizes = {"n_users": 400, "n_items": 500, "seed": 3}
     write_large(tmp_path / "ratings.csv", n_ratings=20_000, **sizes)
     write_films(tmp_path / "movies.csv", n_items=500, seed=3)
     assert (tmp_path / "ratings.csv").read_bytes().startswith(b"userId,movieId,rating,timestamp\n1,")
-    raw = acquire_files(str(tmp_path), verify=False, generator=OPTIONS)
+    raw = acquire(str(tmp_path), verify=False, generator=OPTIONS)
     ratings = read_ratings(raw)
     assert len(ratings) == 20_000 and ratings.select("user", "item").n_unique() == 20_000
     assert ratings["user"].to_list() == ratings["user"].sort().to_list() and ratings["user"].max() == 400

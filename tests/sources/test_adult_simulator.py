@@ -1,4 +1,4 @@
-"""Generated incomes: layout, determinism, and the law that they follow."""
+"""Simulated incomes: layout, determinism, and the true effects that they follow."""
 
 import hashlib
 import math
@@ -9,24 +9,22 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from embedline.sources.adult_files import acquire_files
-from embedline.sources.adult_generator import (
+from embedline.pipelines.adult.files import read_table
+from embedline.pipelines.adult.nodes import acquire
+from embedline.pipelines.adult.simulator import (
     EDUCATION,
+    NO_OCCUPATION,
+    OCCUPATIONS,
     GeneratorOptions,
     bayes_accuracy,
     bayes_log_loss,
-    generate_files,
-    perfect_accuracy,
-)
-from embedline.sources.adult_law import (
-    NO_OCCUPATION,
-    OCCUPATIONS,
     expected_accuracy,
     expected_log_loss,
+    generate_files,
     log_odds,
+    perfect_accuracy,
     probability,
 )
-from embedline.sources.adult_table import read_table
 
 OPTIONS = GeneratorOptions()
 PERSON: dict[str, Any] = {
@@ -42,7 +40,7 @@ PERSON: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def table() -> pl.DataFrame:
-    return read_table(acquire_files("generated", generator=GeneratorOptions(n_data=20_000, n_test=10_000)))
+    return read_table(acquire("generated", verify=True, generator=GeneratorOptions(n_data=20_000, n_test=10_000)))
 
 
 @pytest.mark.parametrize(
@@ -117,8 +115,8 @@ def test_people_are_like_the_originals(table: pl.DataFrame) -> None:
     assert set(table["occupation"].drop_nulls()) == set(OCCUPATIONS) and NO_OCCUPATION == -0.2
 
 
-def test_incomes_follow_the_law(table: pl.DataFrame) -> None:
-    """In each tenth of the rows by their odds, as many are rich as the law says, within 4 standard errors."""
+def test_incomes_follow_the_true_effects(table: pl.DataFrame) -> None:
+    """In each tenth of the rows by their odds, as many are rich as the true effects say, within 4 standard errors."""
     odds = log_odds(table)
     is_rich = (table["income"] == ">50K").to_numpy()
     p = probability(odds)

@@ -1,11 +1,11 @@
-"""The law of the generated sales and its noise floor."""
+"""The true effects of the simulated sales and their noise floor."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from embedline.sources.rossmann_law import Conditions, expected_log_sales, noise_floor
+from embedline.pipelines.rossmann.simulator import Conditions, expected_log_sales, noise_floor
 
 FAR = 99
 

@@ -1,12 +1,14 @@
-"""The two Adult files as one table."""
+"""The two files of the Adult data, in an archive or folder, and the table that they hold."""
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 
 import polars as pl
 
+from embedline.archive import check_sha256, select_members
 from embedline.errors import DataError
 
 FILES = {"adult.data": "data", "adult.test": "test"}
@@ -28,9 +30,40 @@ TABLE_SCHEMA = {
     **{column: pl.Int64 if column in NUMERIC else pl.String for column in COLUMNS},
     "file": pl.String,
 }
-_MISSING = "?"
-_COMMENT = "|"
+ORIGINAL_SHA256 = {
+    "adult.data": "df25a4e32ed6f1bd4b3910d21a7bd661a09061eced7cb45555a519d9667cc87b",
+    "adult.test": "ceb625d3b5aeddf1e04cd5eec3268e18af4140fbde5a853a11223deeebcfe0f5",
+}
+"""The files that the UCI repository gives out."""
+
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+def read_files(source: str, *, verify: bool = True) -> dict[str, bytes]:
+    """Return ``adult.data`` and ``adult.test``, verbatim, by these names.
+
+    Args:
+        source: the address or path of an archive or folder that holds the two at the top or in a sub-folder, see
+            `embedline.archive.iter_members`.
+        verify: compare the files with the sha256 of UCI's.
+
+    Raises:
+        DataError: the source cannot be read, lacks a file, holds one twice, or fails the comparison; names the file.
+    """
+    members, held = select_members(
+        source, lambda member: posixpath.basename(member) in FILES and "__MACOSX" not in member
+    )
+    files = {}
+    for name in FILES:
+        places = [member for member in members if posixpath.basename(member) == name]
+        if not places:
+            raise DataError(f"{source} has no {name}; it holds {held}")
+        if len(places) > 1:
+            raise DataError(f"{source} holds {name} more than once: {', '.join(places)}")
+        files[name] = members[places[0]]
+    for name, expected in ORIGINAL_SHA256.items() if verify else ():
+        check_sha256(name, files[name], expected, source=source, whose="UCI's file")
+    return files
 
 
 def read_table(files: Mapping[str, bytes]) -> pl.DataFrame:
@@ -47,8 +80,8 @@ def read_table(files: Mapping[str, bytes]) -> pl.DataFrame:
         ``>50K`` in both files.
 
     Raises:
-        DataError: a line has another number of fields, a number is none, or a label is neither of the two; the message
-            names file, line and value.
+        DataError: a line has another number of fields, a number is none, or a label is neither of the two; the names
+            file, line and value.
     """
     rows: list[tuple[str | int | None, ...]] = []
     for name, file in FILES.items():
@@ -66,7 +99,7 @@ def _rows(data: bytes, name: str) -> Iterator[list[str | int | None]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{name} is not UTF-8 text: {error}") from error
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip() or line.startswith(_COMMENT):
+        if not line.strip() or line.startswith("|"):
             continue
         where = f"{name}, line {number}"
         fields = [field.strip() for field in line.split(",")]
@@ -81,7 +114,7 @@ def _value(column: str, field: str, where: str) -> str | int | None:
         if label not in LABELS:
             raise DataError(f"{where}: income is {field!r}, neither {' nor '.join(LABELS)}")
         return label
-    if field in (_MISSING, ""):
+    if field in ("?", ""):
         return None
     if column not in NUMERIC:
         return field

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import posixpath
+import re
 import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +20,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from embedline.errors import DataError
 from embedline.redaction import HIDDEN, redacted, secrets_in
-from embedline.sources.members import MAX_BYTES, checked_name
 
+MAX_BYTES = 2 * 1024**3
+"""The most that is downloaded, and that an archive may hold (IMDB, the largest public source, holds 0.2 GB)."""
+
+MAX_NAME = 4096  # characters of a member's path; no file system takes a longer one
 CONNECT_SECONDS, SILENCE_SECONDS = 30, 60
 """An HTTP server that does not answer, or stops sending, for so long ends the download; its whole length does not."""
 
@@ -101,6 +105,29 @@ def set_access(access: Mapping[str, Access]) -> None:
 def access_to(address: str) -> Access:
     """Return how an address is reached: without credentials unless `set_access` named it."""
     return _access.get(address, Access())
+
+
+def checked_name(name: str, address: str) -> str:
+    """Return the name of a member of an archive or folder in normal form, with forward slashes.
+
+    Raises:
+        DataError: it is empty, too long, absolute, leads out of the archive or has control characters.
+    """
+    path, member = name.replace("\\", "/"), f"{address} holds the member {quoted(name)}, whose"
+    if not path:
+        raise DataError(f"{address} holds a member without a name")
+    if len(path) > MAX_NAME:
+        raise DataError(f"{member} name has {len(path):,} characters")
+    if re.search("[\x00-\x1f\x7f-\x9f]", path):
+        raise DataError(f"{member} name has control characters")
+    if path.startswith("/") or re.match("[A-Za-z]:", path) or ".." in path.split("/"):
+        raise DataError(f"{member} path leads out of the archive")
+    return posixpath.normpath(path)
+
+
+def quoted(name: str) -> str:
+    """Return a member's name for a message: quoted, cut to 80 characters."""
+    return repr(name if len(name) <= 80 else f"{name[:77]}...")
 
 
 @contextmanager

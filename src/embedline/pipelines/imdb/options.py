@@ -1,4 +1,4 @@
-"""How the files of a corpus become documents: the options of `document_layouts` and `document_tables`."""
+"""How the files of a corpus become documents."""
 
 from __future__ import annotations
 

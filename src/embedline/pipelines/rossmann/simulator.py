@@ -1,0 +1,490 @@
+"""Simulated tables in the layout of the Rossmann data, for runs and tests without the real files.
+
+They have the names, columns, quoting, order and quirks of the real files: rows from the newest day to the oldest;
+closed days with sales of 0, and a few open ones; stores without rows in the second half of 2014 and stores closed for
+some weeks; test rows of some stores only, one of them with blank ``Open``; blank cells of stores and weather; ``HB,NI``
+for Lower Saxony; ``\\r\\n`` line ends in the table of store states.
+
+Their sales follow the true effects below: results on them say nothing about the real stores. On an open day the natural
+logarithm of the sales of a store is the sum of these terms, and of normal noise that is drawn for every store and day
+independently. Every term is a function of columns of the tables: only the noise cannot be predicted, and `noise_floor`
+is the error of a perfect model.
+
+==========================  ==========================================================================================
+level of the store          normal around a mean by store type (`LEVELS`), standard deviation 0.3
+weekday                     by store type (`WEEKDAYS`); only type b is open on Sundays and holidays as a rule
+promotion                   by weekday, strongest on Monday (`PROMO`); type b gains less than half of it
+season and growth           0.04 cos(2 pi (day of year - 160) / 365.25) + 0.03 a year; 0.3 (day / 23)^2 before
+                            Christmas, 1 to 23 December; -0.08 from 2 to 10 January
+state holidays              0.15, 0.08, 0.04 one, two, three days before; 0.08, 0.03 one and two days after
+school holidays             0.03
+competition                 -0.12 exp(-distance / 3 km) min(months open, 24) / 24; none when distance or date is unknown
+promotion 2                 0.04 in the months of the store's interval, once it takes part
+weather                     0.002 (mean temperature - 10 C) - 0.015 on days with rain - 0.04 on days with snow
+search trend                0.0015 (regional - 65) + 0.001 (national - 65), of the week that covers the day
+==========================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from embedline.pipelines.rossmann.calendar import days_of_year, promo_days, school_holidays, state_holidays, weekdays
+from embedline.pipelines.rossmann.files import TABLE_COLUMNS, WEATHER_COLUMNS
+
+STORE_TYPES = ("a", "b", "c", "d")
+LEVELS = np.array([8.65, 9.0, 8.64, 8.66])
+"""Mean log sales by store type."""
+
+LEVEL_SD = 0.3
+WEEKDAYS = np.array(
+    [
+        [0.03, -0.03, -0.05, -0.03, 0.04, -0.18, -0.60],
+        [0.04, -0.03, -0.05, 0.00, 0.06, -0.10, 0.15],
+        [0.02, -0.05, -0.06, -0.04, 0.04, 0.06, -0.60],
+        [0.01, -0.07, -0.06, -0.03, 0.07, 0.05, -0.50],
+    ]
+)
+"""Effect by store type and weekday, Monday first."""
+
+PROMO = np.array([0.42, 0.34, 0.29, 0.27, 0.22, 0.0, 0.0])
+"""Effect by weekday, Monday first."""
+
+PROMO_SHARES = np.array([1.0, 0.45, 1.0, 1.0])
+"""The share of the promotion effect that each store type gets."""
+
+BEFORE_HOLIDAY, AFTER_HOLIDAY = np.array([0.0, 0.15, 0.08, 0.04]), np.array([0.0, 0.08, 0.03])
+
+STATE_CODES = {
+    **{"BadenWuerttemberg": "BW", "Bayern": "BY", "Berlin": "BE", "Brandenburg": "BB", "Bremen": "HB"},
+    **{"Hamburg": "HH", "Hessen": "HE", "MecklenburgVorpommern": "MV", "Niedersachsen": "HB,NI"},
+    **{"NordrheinWestfalen": "NW", "RheinlandPfalz": "RP", "Saarland": "SL", "Sachsen": "SN", "SachsenAnhalt": "ST"},
+    **{"SchleswigHolstein": "SH", "Thueringen": "TH"},
+}
+"""State names of the weather files and their codes, as in ``state_names.csv``: ``HB,NI`` is the code in use for
+Lower Saxony with Bremen, whose stores the originals do not tell apart."""
+
+TREND_STATES = ("BE", "BW", "BY", "HE", "HH", "NI", "NW", "RP", "SH", "SL", "SN", "ST", "TH")
+"""States with a trend file of their own; that of Lower Saxony, NI, serves the code ``HB,NI``."""
+
+PROMO_INTERVALS = ("Jan,Apr,Jul,Oct", "Feb,May,Aug,Nov", "Mar,Jun,Sept,Dec")
+
+# About the originals' shares.
+_TYPE_SHARES = (0.54, 0.015, 0.133, 0.312)
+_STATE_SHARES = {
+    **{"HB,NI": 0.02, "BE": 0.083, "BW": 0.065, "BY": 0.161, "HE": 0.1, "HH": 0.025},
+    **{"NW": 0.257, "RP": 0.036, "SH": 0.103, "SN": 0.067, "ST": 0.05, "TH": 0.033},
+}
+_UNSOLD_SHARE = 6e-5  # open days without sales: 54 of 844,392 in the originals
+_BASKETS = np.array([8.8, 5.1, 8.6, 11.3])  # mean sales a customer, by store type
+_GAP = (np.datetime64("2014-07-01"), np.datetime64("2014-12-31"))  # as in the originals, for a sixth of the stores
+_FAR = 10_000  # days to a holiday that never comes
+_MEMORY = 0.75 ** np.arange(20)  # weather anomalies fade by a quarter a day
+
+Days = NDArray[np.datetime64]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Tables = dict[str, pl.DataFrame]
+
+
+class GeneratorOptions(BaseModel):
+    """What to simulate. The defaults have the real calendar, so that the real splits lie inside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_stores: int = Field(default=60, ge=4)
+    seed: int = Field(default=0, ge=0)
+    noise: float = Field(default=0.08, ge=0, allow_inf_nan=False, description="sd of the noise of log sales")
+    first_day: dt.date = Field(default=dt.date(2013, 1, 1), ge=dt.date(1991, 1, 1))  # holidays are known from here
+    last_day: dt.date = dt.date(2015, 7, 31)
+    test_last_day: dt.date = dt.date(2015, 9, 17)
+
+    @model_validator(mode="after")
+    def _days_in_order(self) -> Self:
+        if not self.first_day < self.last_day < self.test_last_day:
+            raise ValueError(
+                "first_day, last_day and test_last_day must follow each other, "
+                f"got {self.first_day}, {self.last_day}, {self.test_last_day}"
+            )
+        return self
+
+
+def generate_tables(options: GeneratorOptions) -> dict[str, bytes]:
+    """Simulate the seven tables; equal options give equal bytes.
+
+    The noise is drawn apart from all else: with another ``noise`` only ``Sales`` and ``Customers`` change, and with
+    ``noise=0`` the sales have the true effects alone.
+
+    Returns:
+        CSV bytes, keyed and laid out like `TABLE_COLUMNS`.
+    """
+    for_stores, for_weather, for_trends, for_days, for_noise = (
+        np.random.default_rng(sequence) for sequence in np.random.SeedSequence(options.seed).spawn(5)
+    )
+    days = np.arange(np.datetime64(options.first_day), np.datetime64(options.test_last_day) + 1)
+    tables = {
+        "store": _draw_stores(options.n_stores, for_stores),
+        "weather": _draw_weather(days, for_weather),
+        "googletrend": _draw_trends(days, for_trends),
+        "state_names": pl.DataFrame({"StateName": list(STATE_CODES), "State": list(STATE_CODES.values())}),
+    }
+    grid = _draw_sales(days, tables, options, for_days, for_noise)
+
+    is_test = pl.col("Date") > options.last_day
+    train = grid.filter(~is_test & ~pl.col("absent"))
+    test = grid.filter(is_test & pl.col("in_test")).with_columns(
+        pl.when("blank_open").then(None).otherwise("Open").alias("Open"),
+        pl.int_range(1, pl.len() + 1).alias("Id"),
+    )
+    holidays = ("StateHoliday", "SchoolHoliday")
+    return {
+        "train": _csv("train", train, quoted=holidays),
+        "test": _csv("test", test, quoted=holidays),
+        "store": _csv("store", tables["store"], quoted=("StoreType", "Assortment", "PromoInterval")),
+        "store_states": _csv("store_states", tables["store"]).replace(b"\n", b"\r\n"),
+        **{name: _csv(name, tables[name]) for name in ("state_names", "googletrend", "weather")},
+    }
+
+
+def noise_floor(noise: float) -> float:
+    """Return the least ``exp_rmspe`` that a model of sales with log-normal noise can have.
+
+    For sales ``y = m e^eps`` with ``eps ~ N(0, s)`` and the forecast ``c m``, the mean squared percentage error is
+    ``E[(1 - c e^-eps)^2] = 1 - 2 c e^(s^2/2) + c^2 e^(2 s^2)``. It is least at ``c = e^(-3 s^2/2)``, a little below the
+    median of ``y``, and there equals ``1 - e^(-s^2)``. Rounding sales to whole numbers adds nothing that matters.
+
+    Args:
+        noise: the standard deviation s of the noise of log sales.
+
+    >>> round(noise_floor(0.08), 5)
+    0.07987
+    """
+    return math.sqrt(-math.expm1(-(noise**2)))
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The variables that sales depend on. D days, S stores; arrays of shape (D, S) unless stated."""
+
+    days: Days  # (D,)
+    levels: Floats  # (S,)
+    types: Integers  # (S,) place in STORE_TYPES
+    promo: Flags  # (D,)
+    days_to_holiday: Integers
+    days_since_holiday: Integers
+    school_holiday: Flags
+    competition_distance: Floats  # (S,) metres, NaN when unknown
+    competition_months: Floats  # months since it opened, negative before, NaN when unknown
+    promo2: Flags  # takes part, and the month is one of its interval
+    temperature: Floats
+    rain: Flags
+    snow: Flags
+    trend: Integers
+    trend_national: Integers  # (D,)
+
+
+def expected_log_sales(at: Conditions) -> Floats:
+    """Return log sales by the true effects without noise, [D, S], as if every store were open every day."""
+    weekday = weekdays(at.days) - 1
+    reach = np.nan_to_num(np.exp(-at.competition_distance / 3000), nan=0.0)
+    return (
+        at.levels
+        + WEEKDAYS[at.types][:, weekday].T
+        + (PROMO[weekday] * at.promo)[:, None] * PROMO_SHARES[at.types]
+        + _season(at.days)[:, None]
+        + _within(BEFORE_HOLIDAY, at.days_to_holiday)
+        + _within(AFTER_HOLIDAY, at.days_since_holiday)
+        + 0.03 * at.school_holiday
+        - 0.12 * reach * np.clip(np.nan_to_num(at.competition_months, nan=0.0), 0, 24) / 24
+        + 0.04 * at.promo2
+        + 0.002 * (at.temperature - 10)
+        - 0.015 * at.rain
+        - 0.04 * at.snow
+        + 0.0015 * (at.trend - 65)
+        + 0.001 * (at.trend_national - 65)[:, None]
+    )
+
+
+def _season(days: Days) -> Floats:
+    day = days_of_year(days)
+    day_of_month = (days - days.astype("datetime64[M]").astype("datetime64[D]")).astype(int) + 1
+    years = (days - np.datetime64("2013-01-01")).astype(int) / 365.25
+    advent = (days.astype("datetime64[M]").astype(int) % 12 == 11) & (day_of_month <= 23)
+    christmas = np.where(advent, 0.3 * (day_of_month / 23) ** 2, 0.0)
+    january = np.where((day >= 2) & (day <= 10), -0.08, 0.0)
+    return 0.04 * np.cos(2 * np.pi * (day - 160) / 365.25) + 0.03 * years + christmas + january
+
+
+def _within(effects: Floats, distance: Integers) -> Floats:
+    """Return the effect at a distance of 0, 1, 2 … days, none beyond the last."""
+    return np.append(effects, 0.0)[np.minimum(distance, len(effects))]
+
+
+def _draw_stores(n_stores: int, rng: np.random.Generator) -> pl.DataFrame:
+    """Draw stores with about the originals' shares of types, states and blanks, each quirk at least once.
+
+    Returns:
+        The columns of ``store.csv``, stores numbered from 1, with ``State`` and the ``level`` of log sales.
+    """
+
+    def count(share: float) -> int:
+        return max(1, int(share * n_stores))
+
+    counts = [count(share) for share in _TYPE_SHARES]
+    counts[0] = n_stores - sum(counts[1:])
+    types = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    assortments = np.where(rng.random(n_stores) < 0.5, "a", "c")
+    assortments = np.where((types == STORE_TYPES.index("b")) & (rng.random(n_stores) < 0.5), "b", assortments)
+    states = rng.choice(list(_STATE_SHARES), size=n_stores, p=_normalised(*_STATE_SHARES.values()))
+    if "HB,NI" not in states:
+        states[rng.integers(n_stores)] = "HB,NI"
+
+    distance = np.clip(np.rint(rng.lognormal(np.log(2325), 1.4, n_stores) / 10) * 10, 20, 75860)
+    month = rng.integers(1, 13, n_stores).astype(float)
+    year = np.clip(np.rint(2016 - rng.gamma(2.0, 3.5, n_stores)), 1990, 2015)
+    shuffled = rng.permutation(n_stores)
+    undated = shuffled[: count(0.317)]
+    month[undated] = year[undated] = np.nan
+    distance[undated[: count(0.0027)]] = np.nan
+    if n_stores >= 10:
+        month[shuffled[-1]], year[shuffled[-1]] = 1.0, 1900  # the originals have one such store
+
+    outside = rng.permutation(n_stores)[: count(0.488)]
+    week = rng.integers(1, 51, n_stores).astype(float)
+    since = rng.choice(np.arange(2009.0, 2016), size=n_stores, p=_normalised(12, 15, 21, 13, 20, 15, 4))
+    interval = rng.choice(len(PROMO_INTERVALS), size=n_stores, p=_normalised(0.587, 0.228, 0.185))
+    week[outside] = since[outside] = np.nan
+    interval[outside] = -1
+    blank = {"CompetitionDistance": distance, "CompetitionOpenSinceMonth": month, "CompetitionOpenSinceYear": year}
+    blank |= {"Promo2SinceWeek": week, "Promo2SinceYear": since}
+    columns = {
+        "Store": np.arange(1, n_stores + 1),
+        "StoreType": np.array(STORE_TYPES)[types],
+        "Assortment": assortments,
+        "State": states,
+        "Promo2": (interval >= 0).astype(int),
+        "PromoInterval": np.array([*PROMO_INTERVALS, ""])[interval],
+        **{name: pl.Series(values).fill_nan(None).cast(pl.Int64) for name, values in blank.items()},
+        "level": LEVELS[types] + rng.normal(0, LEVEL_SD, n_stores),
+    }
+    return pl.DataFrame(columns)
+
+
+def _normalised(*shares: float) -> Floats:
+    return np.array(shares) / sum(shares)
+
+
+def _draw_weather(days: Days, rng: np.random.Generator) -> pl.DataFrame:
+    """Draw ``weather.csv``, every German state: a yearly cycle with anomalies that last some days."""
+    shape = (len(days), len(STATE_CODES))
+    cycle = -9.5 * np.cos(2 * np.pi * (days_of_year(days) - 20) / 365.25)
+    national = _anomalies(rng, (len(days), 1), 3.5)
+    mean = _whole(10 + cycle[:, None] + national + _anomalies(rng, shape, 1.2) + rng.normal(0, 0.8, shape[1]))
+    highest = mean + 1 + rng.poisson(3, shape)
+    lowest = mean - 1 - rng.poisson(3, shape)
+    wet = rng.random(shape) < 0.58
+    snow = wet & (mean <= 0)
+    rain = wet & (mean >= -1) & ~(snow & (rng.random(shape) < 0.7))
+    events = _events(rain, snow, mean, rng)
+    humidity = np.clip(_whole(rng.normal(70 + 10 * wet, 10)), 30, 99)
+    dew = _whole(mean - (100 - humidity) / 5)
+    pressure = _whole(1015 - 5 * wet + _anomalies(rng, shape, 6))
+    sight = np.clip(rng.normal(12, 4, shape).astype(int), 1, 20)
+    no_sight = rng.random(shape) < 0.024
+    wind = 2 + rng.poisson(10, shape)
+    strongest = wind + 3 + rng.poisson(8, shape)
+    gusts = np.where((strongest > 26) & (rng.random(shape) < 0.8), strongest + 8 + rng.poisson(12, shape), np.nan)
+    fallen = np.round(np.where(rain, rng.geometric(0.15, shape) - 1, 0) * 0.254, 2)  # hundredths of an inch, in mm
+    clouds = np.where(rng.random(shape) < 0.074, np.nan, np.clip(rng.normal(5 + wet, 1.5).astype(int), 0, 8))
+    sights = (np.where(no_sight, np.nan, one) for one in (np.clip(sight + 12, 1, 31), sight, np.clip(sight - 5, 0, 31)))
+    cells = [
+        *(highest, mean, lowest, dew + 2, dew, dew - 2),
+        *(np.clip(humidity + 18, 0, 100), humidity, np.clip(humidity - 24, 4, 100)),
+        *(pressure + 3, pressure, pressure - 3, *sights, strongest, wind, gusts),
+        *(fallen, clouds, events, rng.integers(-1, 361, shape)),
+    ]
+    frame = pl.DataFrame(
+        {"file": np.repeat(list(STATE_CODES), len(days)), "Date": np.tile(days, shape[1])}
+        | {name: values.T.ravel() for name, values in zip(WEATHER_COLUMNS[1:], cells, strict=True)}
+    )
+    return frame.with_columns(pl.selectors.float().fill_nan(None), pl.col("Events").replace("", None))
+
+
+def _events(rain: Flags, snow: Flags, temperature: Integers, rng: np.random.Generator) -> NDArray[np.str_]:
+    """Return the Events cell, e.g. ``Fog-Rain``, empty on the quarter of days without any."""
+    fog = rng.random(rain.shape) < np.where(rain | snow, 0.2, 0.35)
+    thunder = rain & (temperature > 14) & (rng.random(rain.shape) < 0.2)
+    cells = np.where(fog, "Fog", "").astype("<U32")
+    for happened, name in ((rain, "Rain"), (snow, "Snow"), (thunder, "Thunderstorm")):
+        joined = np.strings.add(np.where(cells == "", "", np.strings.add(cells, "-")), name)
+        cells = np.where(happened, joined, cells)
+    return cells
+
+
+def _whole(values: Floats) -> Integers:
+    return np.rint(values).astype(np.int64)
+
+
+def _anomalies(rng: np.random.Generator, shape: tuple[int, int], sd: float) -> Floats:
+    """Return noise of standard deviation ``sd`` that is correlated along the first axis."""
+    drawn = rng.normal(0, sd / np.sqrt((_MEMORY**2).sum()), (shape[0] + len(_MEMORY) - 1, shape[1]))
+    return np.column_stack([np.convolve(drawn[:, place], _MEMORY, mode="valid") for place in range(shape[1])])
+
+
+def _draw_trends(days: Days, rng: np.random.Generator) -> pl.DataFrame:
+    """Draw ``googletrend.csv``, weekly search interest: 0 to 100, the highest week of a region = 100.
+
+    Weeks run from Sunday to Saturday and reach some weeks beyond the days at both ends. The national trend comes first.
+    """
+    first, last = (day - weekdays(day) % 7 for day in (days[0] - 28, days[-1] + 14))
+    sundays = np.arange(first, last + 1, 7)
+    day = days_of_year(sundays)
+    cycle = 3 * np.sin(2 * np.pi * (day - 120) / 365.25) + 22 * np.exp(-(((day - 348) / 12.0) ** 2))
+    national = 62 + cycle + 4 * np.arange(len(sundays)) / 52 + rng.normal(0, 4, len(sundays))
+    regional = national[:, None] + rng.normal(0, 7, (len(sundays), len(TREND_STATES)))
+    raw = np.column_stack([national, regional])
+    values = np.clip(_whole(100 * raw / raw.max(axis=0)), 0, 100)
+    weeks = [f"{sunday} - {sunday + 6}" for sunday in sundays]
+    regions = ["Rossmann_DE", *(f"Rossmann_DE_{state}" for state in TREND_STATES)]
+    return pl.DataFrame(
+        {"file": np.repeat(regions, len(weeks)), "week": weeks * len(regions), "trend": values.T.ravel()}
+    )
+
+
+def _draw_sales(
+    days: Days, tables: Tables, options: GeneratorOptions, rng: np.random.Generator, noise_rng: np.random.Generator
+) -> pl.DataFrame:
+    """Return one row a day and store, newest day first: the columns of train and test and which rows belong to them."""
+    shape = (len(days), options.n_stores)
+    states, state = np.unique(tables["store"]["State"].to_numpy(), return_inverse=True)
+    holidays = state_holidays(days, list(states))[:, state]
+    school = school_holidays(days, list(states))[:, state]
+    at = _conditions(days, tables, holidays != "0", school)
+    is_test = (days > np.datetime64(options.last_day))[:, None]
+    is_open, absent = _opening(days, holidays != "0", at.types, ~is_test, rng)
+    in_test, blank_open = _test_stores(days, at.types, is_test, rng)
+
+    log_sales = expected_log_sales(at) + options.noise * noise_rng.standard_normal(shape)
+    sales = np.where(is_open, np.maximum(1, np.rint(np.exp(log_sales))), 0)
+    sold = np.flatnonzero(is_open & ~is_test & ~absent)
+    sales.flat[rng.choice(sold, size=max(1, round(_UNSOLD_SHARE * len(sold))), replace=False)] = 0
+    basket = _BASKETS[at.types] * np.exp(rng.normal(0, 0.05, shape))
+    customers = np.where(sales > 0, np.maximum(1, np.rint(sales / basket)), 0)
+
+    by_day = {"DayOfWeek": weekdays(days), "Date": days, "Promo": at.promo.astype(int)}
+    cells = {"Sales": sales.astype(int), "Customers": customers.astype(int), "Open": is_open.astype(int)}
+    cells |= {"StateHoliday": holidays, "SchoolHoliday": school.astype(int)}
+    cells |= {"absent": absent, "in_test": in_test, "blank_open": blank_open}
+    return pl.DataFrame(
+        {"Store": np.tile(np.arange(1, shape[1] + 1), shape[0])}
+        | {name: np.repeat(values[::-1], shape[1]) for name, values in by_day.items()}
+        | {name: values[::-1].ravel() for name, values in cells.items()}
+    )
+
+
+def _opening(
+    days: Days, holiday: Flags, types: Integers, is_train: Flags, rng: np.random.Generator
+) -> tuple[Flags, Flags]:
+    """Return which stores are open and which have no row at all, both of shape (days, stores)."""
+    n_days, n_stores = holiday.shape
+    sunday = (weekdays(days) == 7)[:, None]
+    always = types == STORE_TYPES.index("b")
+    is_open = always | ~(sunday | holiday) | (sunday & ~holiday & (rng.random(holiday.shape) < 0.01))
+
+    order = rng.permutation(n_stores)
+    n_gap, n_refurbished = max(1, round(0.16 * n_stores)), max(1, round(0.1 * n_stores))
+    gap = ((days >= _GAP[0]) & (days <= _GAP[1]))[:, None]
+    absent = gap & np.isin(np.arange(n_stores), order[:n_gap])
+
+    starts = rng.integers(0, max(1, int(is_train.sum()) - 14), n_stores)
+    lengths = rng.integers(14, 57, n_stores)
+    since = np.arange(n_days)[:, None] - starts
+    refurbished = np.isin(np.arange(n_stores), order[n_gap : n_gap + n_refurbished])
+    closed = refurbished & (since >= 0) & (since < lengths) & is_train
+    return is_open & ~closed, absent
+
+
+def _test_stores(days: Days, types: Integers, is_test: Flags, rng: np.random.Generator) -> tuple[Flags, Flags]:
+    """Return which stores and days the test table has, and where its ``Open`` is blank: one store's last days."""
+    n_stores = len(types)
+    chosen = rng.permutation(n_stores)[: max(2, round(0.768 * n_stores))]
+    in_test = is_test & np.isin(np.arange(n_stores), chosen)
+    blank_store = next(store for store in chosen if types[store] != STORE_TYPES.index("b"))
+    workdays = np.flatnonzero(is_test[:, 0] & (weekdays(days) != 7))
+    blank = np.zeros_like(in_test)
+    blank[workdays[-11:], blank_store] = True
+    return in_test, blank
+
+
+def _conditions(days: Days, tables: Tables, holiday: Flags, school: Flags) -> Conditions:
+    """Bring the columns of the tables to one row a day and one column a store."""
+    stores, weather, trends = tables["store"], tables["weather"], tables["googletrend"]
+
+    def numbers(name: str) -> Floats:
+        return stores[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+    def by_store(values: pl.Series) -> NDArray[Any]:  # from a row a state and day
+        return values.to_numpy().reshape(-1, len(days)).T[:, at_state]
+
+    at_state = [list(STATE_CODES.values()).index(state) for state in stores["State"]]
+    at_region = [1 + TREND_STATES.index(state.split(",")[-1]) for state in stores["State"]]
+    week = (days - np.datetime64(trends["week"][0][:10])).astype(int) // 7
+    trend = trends["trend"].to_numpy().reshape(1 + len(TREND_STATES), -1).T[week]
+    months = (days.astype("datetime64[M]").astype(int) + 12 * 1970)[:, None]
+    opened = 12 * numbers("CompetitionOpenSinceYear") + numbers("CompetitionOpenSinceMonth") - 1
+    interval = [[*PROMO_INTERVALS, ""].index(months_of_year) for months_of_year in stores["PromoInterval"]]
+    takes_part = days[:, None] >= _mondays(numbers("Promo2SinceYear"), numbers("Promo2SinceWeek"))
+    return Conditions(
+        days=days,
+        levels=stores["level"].to_numpy(),
+        types=np.searchsorted(STORE_TYPES, stores["StoreType"].to_numpy()),
+        promo=promo_days(days),
+        days_to_holiday=_days_since(holiday[::-1])[::-1],
+        days_since_holiday=_days_since(holiday),
+        school_holiday=school,
+        competition_distance=numbers("CompetitionDistance"),
+        competition_months=months - opened,
+        promo2=((months % 12) % 3 == interval) & takes_part,
+        temperature=by_store(weather["Mean_TemperatureC"]),
+        rain=by_store(weather["Events"].str.contains("Rain").fill_null(False)),
+        snow=by_store(weather["Events"].str.contains("Snow").fill_null(False)),
+        trend=trend[:, at_region],
+        trend_national=trend[:, 0],
+    )
+
+
+def _days_since(event: Flags) -> Integers:
+    """Return the number of days since the last event in each column, 0 on its day, `_FAR` before the first."""
+    place = np.arange(len(event))[:, None]
+    last = np.maximum.accumulate(np.where(event, place, -_FAR), axis=0)
+    return np.minimum(place - last, _FAR)
+
+
+def _mondays(years: Floats, weeks: Floats) -> Days:
+    """Return the Monday of each ISO week, a day far ahead where it is unknown."""
+    known = ~np.isnan(years)
+    january_4 = (np.where(known, years, 2200).astype(int) - 1970).astype("datetime64[Y]").astype("datetime64[D]") + 3
+    return january_4 - (weekdays(january_4) - 1) + 7 * (np.where(known, weeks, 1).astype(int) - 1)
+
+
+def _csv(table: str, frame: pl.DataFrame, quoted: Collection[str] = ()) -> bytes:
+    """Write the columns of a table, in Kaggle's style where some are quoted: their blanks and the names are, too."""
+    if not quoted:
+        return frame.select(TABLE_COLUMNS[table]).write_csv().encode()
+    cells = [
+        (pl.format('"{}"', pl.col(name).cast(pl.String)) if name in quoted else pl.col(name).cast(pl.String))
+        .fill_null("")
+        .alias(f'"{name}"')
+        for name in TABLE_COLUMNS[table]
+    ]
+    return frame.select(cells).write_csv(quote_style="never").encode()
