@@ -34,8 +34,8 @@ from embedline.pipelines.tabular import learner as tables_learner  # noqa: E402
 from embedline.pipelines.tabular.columns import TRAIN, Columns, Split, assign_splits  # noqa: E402
 from embedline.pipelines.tabular.encoder import encode, fit_encoder  # noqa: E402
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining  # noqa: E402
-from embedline.pipelines.text.classifier_learner import train_classifier  # noqa: E402
-from embedline.pipelines.text.language_learner import train_language_model  # noqa: E402
+from embedline.pipelines.text.fine_tuning import train_classifier  # noqa: E402
+from embedline.pipelines.text.language_model import train_language_model  # noqa: E402
 from embedline.pipelines.text.options import (  # noqa: E402
     ClassifierOptions,
     ClassifierTraining,

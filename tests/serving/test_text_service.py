@@ -9,7 +9,8 @@ import pytest
 
 from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
-from embedline.pipelines.text.predict import PredictionOptions, predict_texts
+from embedline.pipelines.text.nodes import predict_texts
+from embedline.pipelines.text.options import PredictionOptions
 from embedline.serving.service import Service
 from embedline.serving.texts import hold_out_texts, pack_texts
 from test_commands import make_bundles
@@ -79,7 +80,7 @@ def test_the_tokenizer_does_not_grow_with_what_it_reads(packed: Service, monkeyp
     service, rows = packed.open(), pd.DataFrame({"text": ["never met before words", "the film"]})
     before = service.predict(rows)
     rules = packed.bundle.encoder["tokens"]["rules"]
-    assert tokenizer._tokenizer(rules).n_strings > 6
+    assert len(tokenizer._tokenizer(rules).strings) > 6
     monkeypatch.setattr(tokenizer, "MAX_STRINGS", 6)
     pd.testing.assert_frame_equal(service.predict(rows), before)
     assert tokenizer._tokenizer.cache_info().currsize == 0  # the next text gets a new tokenizer

@@ -8,8 +8,8 @@ import pandas as pd
 import polars as pl
 
 from embedline.errors import DataError
+from embedline.pipelines.text.documents import TEST
 from embedline.pipelines.text.predict import Predictor
-from embedline.pipelines.text.splits import TEST
 from embedline.serving.columns import InputColumn, require_columns
 from embedline.serving.limits import Limits
 from embedline.serving.service import Score, Service

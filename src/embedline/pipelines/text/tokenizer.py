@@ -9,13 +9,13 @@ import multiprocessing
 import os
 import re
 import threading
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import lru_cache
-from itertools import chain, combinations
+from itertools import chain, combinations, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 IN_PROCESS = 2_000_000  # characters that one process tokenizes in the time that a pool takes to start
 BATCH = 400_000  # characters of a batch, the unit of work of a process
 _MAX_PROCESSES = 61  # limit of Windows
-WAITING = 3  # submitted batches for each process
 CACHE_LIMIT = 600_000  # words whose tokens are kept
 # Strings that spaCy holds before the tokenizer for a few texts is replaced: the memory of a server must not grow.
 MAX_STRINGS = 1_000_000
@@ -126,7 +125,7 @@ def tokenize_texts(texts: Sequence[str], options: TokenOptions) -> list[list[str
     with _tokenizing:
         tokenizer = _tokenizer(options.rules)
         found = [_tokens(tokenizer, text, str(number)) for number, text in enumerate(texts)]
-        if tokenizer.n_strings > MAX_STRINGS:
+        if len(tokenizer.strings) > MAX_STRINGS:
             _tokenizer.cache_clear()
     return found
 
@@ -178,11 +177,7 @@ class CachedTokenizer:
         # The special cases of the last step.
         self._cases = re.compile("|".join(map(re.escape, sorted(cases, key=len, reverse=True))))
         self.word_tokens = lru_cache(CACHE_LIMIT)(self._word_tokens)
-
-    @property
-    def n_strings(self) -> int:
-        """Number of strings that spaCy has seen, and never forgets."""
-        return len(self._tokenizer.vocab.strings)
+        self.strings = self._tokenizer.vocab.strings  # all that spaCy has seen: it never forgets
 
     def tokens(self, text: str) -> list[str]:
         """Tokens of a text, with those that the rules put around every document."""
@@ -285,20 +280,14 @@ def _tokenize_here(batches: Iterator[_Batch], options: TokenOptions) -> Generato
 
 
 def _tokenize_in_pool(batches: Iterator[_Batch], options: TokenOptions) -> Generator[_Result, None, None]:
-    """Yield results in the order of the batches; batches are submitted as results are consumed.
+    """Yield results in the order of the batches.
 
     Processes are spawned on every system: a forked process may hang if Polars or PyTorch have threads.
     """
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(options.processes, context, initializer=_start_process)
-    waiting: deque[Future[_Result]] = deque()
     try:
-        for batch in batches:
-            waiting.append(pool.submit(_tokenize_in_process, options.rules, batch))
-            if len(waiting) >= WAITING * options.processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from pool.map(_tokenize_in_process, repeat(options.rules), batches)
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a process that tokenizes ended early, perhaps for lack of memory: try fewer workers. A script that starts "
