@@ -24,7 +24,7 @@ DEVIATION = 5.0  # standard deviation of the random lengths
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Token ids integer [N] of all documents; document d is ``ids[offsets[d] : offsets[d + 1]]``, offsets int64 [D + 1]."""
+    """Token ids integer [N] of all documents; document d is ``ids[offsets[d] : offsets[d + 1]]``; offsets int64."""
 
     ids: NDArray[np.integer]
     offsets: NDArray[np.int64]

@@ -156,7 +156,7 @@ class ClassifierOptions(BaseModel):
         return self
 
 
-def _rates(preset: Rates, changed: ChangedRates, factor: float) -> Rates:
+def _rates(preset: Rates, changed: dict[Any, float], factor: float) -> Rates:
     return Rates(**{**preset.model_dump(), **changed}).times(factor)
 
 

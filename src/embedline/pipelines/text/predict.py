@@ -211,6 +211,11 @@ class Predictor:
         return found
 
 
+def predict_texts(texts: Any, bundle: ModelBundle, options: PredictionOptions) -> pl.DataFrame:
+    """:meth:`Predictor.predict_frame` of a stored classifier."""
+    return Predictor.from_bundle(bundle).predict_frame(texts, options)
+
+
 def excerpt(text: str, length: int = EXCERPT) -> str:
     """The beginning of a text on one line, with an ellipsis if it was cut."""
     line = " ".join(text[: 4 * length].split())
