@@ -60,7 +60,6 @@ def train_baseline(
     """Fit the baseline on the documents of the split ``train`` and predict those of the split ``test``.
 
     Args:
-        documents: ``document_id``, ``text``, ``label``, one row each.
         splits: of :func:`.documents.assign_splits`: the baseline and the network learn from the same rows.
         classes: the labels, in the order of the columns.
 

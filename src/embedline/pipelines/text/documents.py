@@ -83,13 +83,10 @@ def _as_text(values: nw.Series[Any]) -> pl.Series:
 
 
 def check_classes(documents: pl.DataFrame, classes: Sequence[str]) -> pl.DataFrame:
-    """Return the documents unchanged if a classifier of these classes can be trained and evaluated on them.
+    """Return the documents of :data:`COLUMNS` unchanged if a classifier of these classes can be trained on them.
 
-    A class with a single training document passes with a warning: the validation split has no document of it.
-
-    Args:
-        documents: ``document_id``, ``text``, ``label`` and ``split``, String, see `DocumentsContract`.
-        classes: the labels in the order of the model's outputs. Empty: documents for a language model only.
+    No classes are allowed: the documents are for a language model only. A class with a single training document passes
+    with a warning.
 
     Raises:
         DataError: a column is missing; a class is listed twice or is the only one; a label is not among the classes; a

@@ -90,9 +90,6 @@ def generate(
         Columns ``sample`` (i64 from 1; beams best first), ``text`` (prompt and continuation), ``tokens`` (i64, added
         tokens, with the end token) and ``mean_log_probability`` (f64, natural logarithm, mean over the added
         tokens, before temperature and filters; ``exp`` of its negative is the perplexity).
-
-    Raises:
-        DataError: if the vocabulary does not belong to the model.
     """
     never = _never(model, vocabulary, options)
     ends = [index for index, token in enumerate(vocabulary.tokens) if token in ENDS] if options.stop else []
@@ -143,11 +140,7 @@ def _width(model: LanguageModel, vocabulary: Vocabulary) -> int:
 
 
 def next_words(model: LanguageModel, vocabulary: Vocabulary, prompt: Sequence[int], k: int = 10) -> pl.DataFrame:
-    """Return the ``k`` most probable tokens after ``prompt``, including special tokens.
-
-    Returns:
-        Columns ``rank`` (i64 from 1), ``word`` (the token in the vocabulary) and ``probability`` (f64).
-    """
+    """The ``k`` most probable tokens after ``prompt``: ``rank`` (i64 from 1), ``word`` and ``probability`` (f64)."""
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     _width(model, vocabulary)
@@ -216,11 +209,7 @@ def mask_tokens(log_p: Tensor, never: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def read_prompt(model: LanguageModel, prompt: Sequence[int]) -> tuple[Tensor, State]:
-    """Return the log-probabilities float64 [1, V] of the token after ``prompt``, and the state after it.
-
-    Raises:
-        ValueError: if the prompt is empty.
-    """
+    """Return the log-probabilities float64 [1, V] of the token after ``prompt``, and the state after it."""
     if not prompt:
         raise ValueError("a language model needs at least one token to start from")
     state = model.start(1)

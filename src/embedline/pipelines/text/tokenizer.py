@@ -29,7 +29,7 @@ from embedline.pipelines.text.preprocessing import RULES, RuleName, dl1_text, ul
 if TYPE_CHECKING:
     from spacy.tokenizer import Tokenizer
 
-IN_PROCESS = 2_000_000  # characters that one process tokenizes in the time that a pool takes to start
+IN_PROCESS = 4_000_000  # characters that one process tokenizes in the time that a pool takes to start
 BATCH = 400_000  # characters of a batch, the unit of work of a process
 _MAX_PROCESSES = 61  # limit of Windows
 CACHE_LIMIT = 600_000  # words whose tokens are kept
@@ -65,10 +65,7 @@ class TokenOptions(BaseModel):
 
 
 def tokenize_documents(documents: pl.DataFrame, options: TokenOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Tokenize documents; return their token codes, and the lexicon that the codes are rows of.
-
-    Args:
-        documents: ``document_id``, ``text``, ``label`` and ``split``.
+    """Tokenize documents ``document_id``, ``text``, ``label`` and ``split``.
 
     Returns:
         ``document_id, label, split, tokens: List(Int32)`` in the same order, and the lexicon ``token: String``.
@@ -86,14 +83,11 @@ def tokenize_documents(documents: pl.DataFrame, options: TokenOptions) -> tuple[
 
 
 def tokenize(texts: Sequence[str], options: TokenOptions, names: Sequence[str] | None = None) -> tuple[Flat, list[str]]:
-    """Tokenize texts; return the token codes of all texts, concatenated, and the lexicon.
-
-    Args:
-        names: names of the texts for messages; None: their numbers.
+    """Tokenize texts, which have ``names`` (None: their numbers) in messages.
 
     Returns:
-        ``(codes int32 [T], offsets int64 [N + 1])``, text ``i`` is ``codes[offsets[i]:offsets[i + 1]]``; the lexicon:
-        all distinct tokens, most frequent first, ties by string.
+        ``(codes int32 [T], offsets int64 [N + 1])``, text ``i`` is ``codes[offsets[i]:offsets[i + 1]]``; and the
+        lexicon.
     """
     from tqdm.auto import tqdm
 
@@ -165,7 +159,7 @@ class CachedTokenizer:
     spaCy's tokenizer splits a text at white space and tokenizes the words one by one, except for its last step, which
     takes most of the time and looks for special cases (``:)``, ``a.m.``) in the whole text. The tokens of a word are
     therefore cached. A text with a word whose tokens the last step changes is tokenized as a whole. In real reviews the
-    tokens equal those of spaCy alone, three times as fast.
+    tokens equal those of spaCy alone, in less than half of the time.
     """
 
     def __init__(self, rules: RuleName) -> None:

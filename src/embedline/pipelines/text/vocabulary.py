@@ -86,11 +86,7 @@ class Vocabulary(BaseModel):
         return np.array([self._index.get(token, self.unknown) for token in tokens], np.int64)
 
     def words(self, ids: Iterable[int]) -> list[str]:
-        """Tokens of ids.
-
-        Raises:
-            DataError: if an id is outside the vocabulary.
-        """
+        """Tokens of ids; one outside the vocabulary is a DataError."""
         found = [int(number) for number in ids]
         for number in found:
             if not 0 <= number < len(self):
@@ -105,10 +101,7 @@ class Vocabulary(BaseModel):
 
 
 def load_vocabulary(document: str | dict[str, Any], rules: RuleName | None = None) -> Vocabulary:
-    """Load a vocabulary from its JSON text, or from the parsed JSON object.
-
-    Args:
-        rules: preset of the documents' token rules, to check against the vocabulary's; None: no check.
+    """Load a vocabulary from its JSON text, or from the parsed JSON object; ``rules`` are those of the documents.
 
     Raises:
         DataError: if the document is no vocabulary, a token repeats, a special token is missing, or the rules differ.
@@ -172,14 +165,11 @@ def fit_vocabulary(
 def numericalize(
     tokens: pl.DataFrame, lexicon: pl.DataFrame, vocabulary: Vocabulary, split: SplitOptions
 ) -> pl.DataFrame:
-    """Convert the tokens of documents to ids, and assign the splits.
+    """Convert the tokens of documents to ids, and assign the splits; other token rules are a DataError.
 
     Returns:
         ``document_id, label, split (train / validation / test / unlabelled), ids``: lists of UInt16 if the
         vocabulary has at most 65,536 tokens, else of Int32; rows in the order of ``tokens``.
-
-    Raises:
-        DataError: if the vocabulary was made with other token rules.
     """
     _require_lexicon(lexicon, vocabulary.rules)
     ids = vocabulary.ids(lexicon["token"].to_list()).astype(np.uint16 if len(vocabulary) <= 2**16 else np.int32)
