@@ -9,8 +9,8 @@ import pytest
 
 from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
-from embedline.pipelines.text.nodes import predict_texts
 from embedline.pipelines.text.options import PredictionOptions
+from embedline.pipelines.text.predict import predict_texts
 from embedline.serving.service import Service
 from embedline.serving.texts import hold_out_texts, pack_texts
 from test_commands import make_bundles

@@ -205,7 +205,7 @@ def evaluate(
 
 def predict_texts(texts: Frame, model: Bundle, prediction: PredictionOptions) -> pl.DataFrame:
     """Add the predicted class, the probabilities and, if set, the most influential words to each row."""
-    from embedline.pipelines.text.nodes import predict_texts as classify
+    from embedline.pipelines.text.predict import predict_texts as classify
 
     return classify(texts, model, prediction)
 

@@ -207,20 +207,17 @@ class CachedTokenizer:
         return token.lower() if self._rules == "dl1" else token.replace(" ", "▁")
 
 
-def _split_words(text: str) -> Iterator[str]:
+def _split_words(text: str) -> list[str]:
     """Split a text at white space as spaCy does; some of the strings may be empty.
 
     A single space after a word is dropped. More white space is a string of its own, without the space right after the
     word; white space at the start of the text is kept whole.
     """
     lead = len(text) - len(text.lstrip())
-    if lead:
-        yield text[:lead]
+    words = [text[:lead]]
     for number, segment in enumerate(_WHITE_SPACE.split(text[lead:])):  # words and white space alternate
-        if number % 2:
-            yield segment.removeprefix(" ")
-        else:
-            yield from segment.split(" ")
+        words += [segment.removeprefix(" ")] if number % 2 else segment.split(" ")
+    return words
 
 
 def _spacy_tokenizers(rules: RuleName) -> "tuple[Tokenizer, Tokenizer]":
@@ -230,6 +227,7 @@ def _spacy_tokenizers(rules: RuleName) -> "tuple[Tokenizer, Tokenizer]":
     from spacy.tokenizer import Tokenizer
 
     full: Tokenizer = spacy.blank("en").tokenizer
+    full.vocab.lex_attr_getters = {}  # no shapes and flags of new words: only the strings count
     for special in RULES[rules].specials:
         full.add_special_case(special, [{ORTH: special}])
     # A special case joins the last step only if it has an affix when it is added: here the searches find none.
