@@ -26,8 +26,8 @@ def make_bundles(seed: int) -> dict[str, Any]:
     """A language model and a classifier with random weights, and a table's model."""
     import torch
 
-    from embedline.pipelines.text.classifier_learner import build_classifier
-    from embedline.pipelines.text.language_learner import TIED, build_language_model
+    from embedline.pipelines.text.classifier import build_classifier
+    from embedline.pipelines.text.language_model import TIED, build_language_model
     from embedline.pipelines.text.options import EncoderOptions, Rates
     from embedline.pipelines.text.tokenizer import TokenOptions
     from embedline.pipelines.text.vocabulary import Vocabulary
@@ -100,7 +100,7 @@ def run(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def expected_probabilities(texts: list[str], seed: int = 2) -> np.ndarray:
-    from embedline.pipelines.text.classifier_learner import class_probabilities, load_classifier
+    from embedline.pipelines.text.classifier import class_probabilities, load_classifier
     from embedline.pipelines.text.tokenizer import tokenize_texts
 
     network, vocabulary, tokens, _ = load_classifier(make_bundles(seed)["model"])
@@ -272,8 +272,7 @@ class TestModels:
 
 class TestGenerate:
     def test_next_words(self, run: Any) -> None:
-        from embedline.pipelines.text.decoding import read_prompt
-        from embedline.pipelines.text.generation import load_generator, prompt_ids
+        from embedline.pipelines.text.generation import load_generator, prompt_ids, read_prompt
 
         model, vocabulary, tokens = load_generator(make_bundles(2)["language_model"])
         log_p, _ = read_prompt(model, prompt_ids("The film", vocabulary, tokens))
@@ -286,7 +285,8 @@ class TestGenerate:
         assert f"imdb.language_model of sample, version {NEW}" in printed
 
     def test_samples_are_those_of_the_options(self, run: Any) -> None:
-        from embedline.pipelines.text.generation import GenerationOptions, generate, load_generator, prompt_ids
+        from embedline.pipelines.text.generation import generate, load_generator, prompt_ids
+        from embedline.pipelines.text.options import GenerationOptions
 
         model, vocabulary, tokens = load_generator(make_bundles(2)["language_model"])
         options = GenerationOptions(n_tokens=6, n_samples=3, temperature=0.8, top_k=5, min_p=0.05, seed=4)

@@ -52,7 +52,7 @@ def rows_per_second(settings: dict[str, Any], n_rows: int) -> float:
 
 def tokens_per_second(settings: dict[str, Any], n_steps: int) -> float:
     """Of a language model."""
-    from embedline.pipelines.text.language_learner import LanguageModelSpec, language_config
+    from embedline.pipelines.text.language_model import LanguageModelSpec, language_config
     from embedline.pipelines.text.lm_batches import Corpus
     from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
     from embedline.pipelines.text.vocabulary import Vocabulary

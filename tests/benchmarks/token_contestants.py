@@ -18,7 +18,7 @@ Result = dict[str, Any]
 
 def prepare_embedline(job: Result) -> Result:
     """Tokens, vocabulary and ids by the functions that the project's nodes call."""
-    from embedline.pipelines.text.splits import SplitOptions
+    from embedline.pipelines.text.documents import SplitOptions
     from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_documents
     from embedline.pipelines.text.vocabulary import VocabularyOptions, fit_vocabulary, numericalize
 

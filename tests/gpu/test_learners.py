@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from embedline.pipelines.ratings import learner as ratings_learner
 from embedline.pipelines.tabular import learner as tables_learner
-from embedline.pipelines.text.classifier_learner import class_probabilities, load_classifier
-from embedline.pipelines.text.language_learner import load_language_model
+from embedline.pipelines.text.classifier import class_probabilities, load_classifier
+from embedline.pipelines.text.language_model import load_language_model
 from embedline.training import checkpoint as checkpoints
 from embedline.training import metrics as progress
 from embedline.training.device import resolve_device, resolve_precision

@@ -9,7 +9,8 @@ import pytest
 
 from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
-from embedline.pipelines.text.predict import PredictionOptions, predict_texts
+from embedline.pipelines.text.options import PredictionOptions
+from embedline.pipelines.text.predict import predict_texts
 from embedline.serving.service import Service
 from embedline.serving.texts import hold_out_texts, pack_texts
 from test_commands import make_bundles
@@ -68,7 +69,7 @@ def test_many_texts_start_no_process(packed: Service, monkeypatch: pytest.Monkey
     def refuse(*_: Any) -> None:
         raise AssertionError("a pool was started")
 
-    monkeypatch.setattr(tokenizer, "_encode_in_pool", refuse)
+    monkeypatch.setattr(tokenizer, "_tokenize_in_pool", refuse)
     monkeypatch.setattr(tokenizer, "IN_PROCESS", 10)
     monkeypatch.setenv("TQDM_DISABLE", "0")
     found = packed.open().predict(pd.DataFrame({"text": ["the film"] * 150}))
@@ -79,8 +80,8 @@ def test_the_tokenizer_does_not_grow_with_what_it_reads(packed: Service, monkeyp
     service, rows = packed.open(), pd.DataFrame({"text": ["never met before words", "the film"]})
     before = service.predict(rows)
     rules = packed.bundle.encoder["tokens"]["rules"]
-    assert len(tokenizer._tokenizer(rules).lexicon) > 6
-    monkeypatch.setattr(tokenizer, "MAX_LEXICON", 6)
+    assert len(tokenizer._tokenizer(rules).strings) > 6
+    monkeypatch.setattr(tokenizer, "MAX_STRINGS", 6)
     pd.testing.assert_frame_equal(service.predict(rows), before)
     assert tokenizer._tokenizer.cache_info().currsize == 0  # the next text gets a new tokenizer
     pd.testing.assert_frame_equal(service.predict(rows), before)

@@ -44,7 +44,7 @@ def ids() -> pl.DataFrame:
 @pytest.fixture(scope="session")
 def language_model(ids: pl.DataFrame, vocabulary: "Vocabulary") -> "ModelBundle":
     """Bundle of a language model, trained for one epoch."""
-    from embedline.pipelines.text.language_learner import train_language_model
+    from embedline.pipelines.text.language_model import train_language_model
     from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
     from embedline.pipelines.text.tokenizer import TokenOptions
 

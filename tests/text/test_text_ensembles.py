@@ -11,16 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from embedline.pipelines.text.classifier_learner import (
-    class_probabilities,
-    load_classifier,
-    predict_split,
-    train_classifier,
-)
+from embedline.pipelines.text.classifier import class_probabilities, load_classifier, predict_split
 from embedline.pipelines.text.evaluation import class_codes
-from embedline.pipelines.text.explain import estimate_occlusion, log_odds
+from embedline.pipelines.text.fine_tuning import train_classifier
 from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining
-from embedline.pipelines.text.predict import Predictor, estimate_ensemble_occlusion
+from embedline.pipelines.text.predict import Predictor, estimate_ensemble_occlusion, estimate_occlusion, log_odds
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint as checkpoints
 from embedline.training.checkpoint import Record

@@ -14,18 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedline.errors import DataError
-from embedline.pipelines.text import decoding
-from embedline.pipelines.text.decoding import (
+from embedline.pipelines.text import generation
+from embedline.pipelines.text.generation import (
     Continuation,
     SamplingOptions,
     beam_score,
     beam_search,
+    generate,
+    next_words,
+    prompt_ids,
     read_prompt,
     sample,
 )
-from embedline.pipelines.text.generation import GenerationOptions, generate, next_words, prompt_ids
 from embedline.pipelines.text.language_model import LanguageModel
-from embedline.pipelines.text.options import EncoderOptions, Rates
+from embedline.pipelines.text.options import EncoderOptions, GenerationOptions, Rates
 from embedline.pipelines.text.tokenizer import TokenOptions
 
 TOKENS = ("xxunk", "xxpad", "xxbos", "xxfld", "xxmaj", "the", "film", "is", "good")
@@ -197,7 +199,7 @@ class TestSample:
         assert short == pytest.approx(table[BOS, IS], abs=4 * math.sqrt(table[BOS, IS] / 200))
 
     def test_a_long_prompt_is_read_once_in_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(decoding, "READ_TOKENS", 4)
+        monkeypatch.setattr(generation, "READ_TOKENS", 4)
         model = Table(transitions(), drift=2.0)
         prompt = [BOS, THE, FILM, IS, GOOD, THE, FILM, IS, THE]
         log_p, _ = read_prompt(model, prompt)
@@ -210,7 +212,7 @@ class TestSample:
     def test_a_token_of_probability_zero_is_never_drawn_at_the_edges(self) -> None:
         probabilities = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]] * 3, dtype=torch.float64)
         uniform = torch.tensor([0.0, 0.3, 1.0 - 2**-53], dtype=torch.float64)
-        assert decoding._draw(probabilities, uniform).tolist() == [1, 3, 3]
+        assert generation._draw(probabilities, uniform).tolist() == [1, 3, 3]
 
     def test_a_diverged_model_is_named(self) -> None:
         table = transitions()

@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
 from embedline.pipelines.text.classifier import TextClassifier
-from embedline.pipelines.text.explain import (
+from embedline.pipelines.text.generation import load_bundle
+from embedline.pipelines.text.options import EncoderOptions, ExplanationOptions, PredictionOptions, Rates
+from embedline.pipelines.text.predict import (
     EMBEDDING,
-    ExplanationOptions,
+    Predictor,
     estimate_occlusion,
+    excerpt,
     locate_words,
     log_odds,
     occlude,
     readable_words,
     strongest_words,
 )
-from embedline.pipelines.text.generation import load_bundle
-from embedline.pipelines.text.options import EncoderOptions, Rates
-from embedline.pipelines.text.predict import PredictionOptions, Predictor, excerpt
 from embedline.pipelines.text.tokenizer import TokenOptions
 
 TOKENS = ("xxunk", "xxpad", "xxbos", "xxup", "xxmaj", "xxrep", "xxwrep", "good", "bad", "the", "film", "!", "great")

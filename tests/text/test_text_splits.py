@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.pipelines.text.splits import SplitOptions, assign_splits
+from embedline.pipelines.text.documents import SplitOptions, assign_splits
 
 
 def documents(counts: dict[str, int], test: int = 3, unlabelled: int = 2) -> pl.DataFrame:

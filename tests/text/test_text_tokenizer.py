@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.pipelines.text import spacy_cache
+from embedline.pipelines.text import tokenizer as tokens_module
 from embedline.pipelines.text.preprocessing import RuleName
-from embedline.pipelines.text.spacy_cache import CachedTokenizer
 from embedline.pipelines.text.tokenizer import (
+    CachedTokenizer,
     TokenOptions,
     flat_lists,
     list_column,
@@ -47,9 +47,8 @@ ODD = {
 
 
 def uncached_and_cached(rules: RuleName, text: str) -> tuple[list[str], list[str]]:
-    encoder = CachedTokenizer(rules)
-    cached = [encoder.lexicon[code] for code in encoder.encode(text)]
-    return [encoder.lexicon[code] for code in encoder.encode_uncached(text)], cached
+    tokenizer = CachedTokenizer(rules)
+    return tokenizer.uncached_tokens(text), tokenizer.tokens(text)
 
 
 def spacy_alone(text: str, specials: tuple[str, ...]) -> list[str]:
@@ -63,31 +62,29 @@ def spacy_alone(text: str, specials: tuple[str, ...]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def encoders() -> dict[RuleName, CachedTokenizer]:
+def tokenizers() -> dict[RuleName, CachedTokenizer]:
     return {rules: CachedTokenizer(rules) for rules in PRESETS}
 
 
 @pytest.mark.parametrize("rules", PRESETS)
 @pytest.mark.parametrize("name", ODD)
-def test_odd_texts_have_spacys_tokens(encoders: dict[RuleName, CachedTokenizer], rules: RuleName, name: str) -> None:
-    encoder = encoders[rules]
-    assert encoder.encode(ODD[name]) == encoder.encode_uncached(ODD[name])
-    assert encoder.encode(ODD[name]) == encoder.encode_uncached(ODD[name])  # from the cache
+def test_odd_texts_have_spacys_tokens(tokenizers: dict[RuleName, CachedTokenizer], rules: RuleName, name: str) -> None:
+    tokenizer = tokenizers[rules]
+    assert tokenizer.tokens(ODD[name]) == tokenizer.uncached_tokens(ODD[name])
+    assert tokenizer.tokens(ODD[name]) == tokenizer.uncached_tokens(ODD[name])  # from the cache
 
 
-def test_uncached_tokens_are_those_of_spacy_alone(encoders: dict[RuleName, CachedTokenizer]) -> None:
+def test_uncached_tokens_are_those_of_spacy_alone(tokenizers: dict[RuleName, CachedTokenizer]) -> None:
     from embedline.pipelines.text.preprocessing import RULES, ulmfit_text
 
     for text in ODD.values():
-        encoder = encoders["ulmfit"]
+        tokenizer = tokenizers["ulmfit"]
         expected = spacy_alone(ulmfit_text(text), RULES["ulmfit"].specials)
-        assert [encoder.lexicon[code] for code in encoder.encode_uncached(text)] == [
-            token.replace(" ", "▁") for token in expected
-        ]
+        assert tokenizer.uncached_tokens(text) == [token.replace(" ", "▁") for token in expected]
 
 
 @pytest.mark.parametrize("rules", PRESETS)
-def test_random_words_have_spacys_tokens(encoders: dict[RuleName, CachedTokenizer], rules: RuleName) -> None:
+def test_random_words_have_spacys_tokens(tokenizers: dict[RuleName, CachedTokenizer], rules: RuleName) -> None:
     """Random strings of affixes, special cases and white space, in all combinations."""
     pieces = (
         "word Word WORD I a ex-Mrs Co vs can cannot gonna it he 's n't 're 'em ' '' \" ( ) [ ] . , ! ? ; : :) :( ): "
@@ -96,29 +93,28 @@ def test_random_words_have_spacys_tokens(encoders: dict[RuleName, CachedTokenize
     ).split()
     spaces = [" "] * 6 + ["", "", "", "\n", "  ", " \n ", "\n\n", "\u00a0"]
     generator = random.Random(0)
-    encoder = encoders[rules]
+    tokenizer = tokenizers[rules]
     for _ in range(2500):
         text = "".join(generator.choice(pieces) + generator.choice(spaces) for _ in range(generator.randrange(1, 14)))
-        assert encoder.encode(text) == encoder.encode_uncached(text), repr(text)
+        assert tokenizer.tokens(text) == tokenizer.uncached_tokens(text), repr(text)
 
 
 def test_a_text_with_a_special_case_over_two_words_goes_to_spacy_whole() -> None:
     # ":" and "):" are special cases of spaCy's last step, which reads over the space.
     uncached, cached = uncached_and_cached("dl1", "he (the man): she :) and (a ) : b")
     assert cached == uncached
-    encoder = CachedTokenizer("dl1")
-    encoder.encode("(man): x")
-    assert encoder._spanning == {"(man):"}
+    tokenizer = CachedTokenizer("dl1")
+    assert [tokenizer.word_tokens(word) for word in ("(man):", "x")] == [None, ("x",)]
 
 
-def test_the_cache_is_cleared_when_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_does_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"word{number} and {number} words, Again." for number in range(50)]
     whole = CachedTokenizer("ulmfit")
-    expected = [whole.encode(text) for text in texts]
-    monkeypatch.setattr(spacy_cache, "CACHE_LIMIT", 7)
+    expected = [whole.tokens(text) for text in texts]
+    monkeypatch.setattr(tokens_module, "CACHE_LIMIT", 7)
     small = CachedTokenizer("ulmfit")
-    assert [small.encode(text) for text in texts] == expected
-    assert len(small._words) <= 7
+    assert [small.tokens(text) for text in texts] == expected
+    assert small.word_tokens.cache_info().currsize <= 7
 
 
 def test_codes_point_into_a_lexicon_by_frequency() -> None:
@@ -207,7 +203,7 @@ def test_real_reviews_have_spacys_tokens(real_data: Path, rules: RuleName) -> No
     archive = real_data / "aclImdb_v1.tar.gz"
     if not archive.exists():
         pytest.skip(f"no reviews: {real_data} has no aclImdb_v1.tar.gz")
-    encoder = CachedTokenizer(rules)
+    tokenizer = CachedTokenizer(rules)
     compared = 0
     with tarfile.open(archive) as members:
         reviews = (member for member in members if member.name.endswith(".txt") and member.name.count("/") == 3)
@@ -216,7 +212,7 @@ def test_real_reviews_have_spacys_tokens(real_data: Path, rules: RuleName) -> No
                 content = members.extractfile(member)
                 assert content is not None
                 text = content.read().decode()
-                assert encoder.encode(text) == encoder.encode_uncached(text), member.name
+                assert tokenizer.tokens(text) == tokenizer.uncached_tokens(text), member.name
                 compared += 1
     assert compared >= 3000
 
@@ -233,4 +229,4 @@ def test_settings() -> None:
 def test_words_and_white_space_are_split_as_by_spacy() -> None:
     for text in (" a", "  a  b ", "a\n b", "a \nb", "a \n b", "\n a", "a  ", "a \n", " \n "):
         expected = spacy_alone(text, ())
-        assert [chunk for chunk in spacy_cache._split_words(text) if chunk] == expected, repr(text)
+        assert [chunk for chunk in tokens_module._split_words(text) if chunk] == expected, repr(text)

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 
 from embedline.errors import DataError
 from embedline.pipelines.text import fine_tuning
-from embedline.pipelines.text.classifier_learner import find_classifier_rate, predict_split, train_classifier
+from embedline.pipelines.text.classifier import predict_split
 from embedline.pipelines.text.evaluation import class_codes
-from embedline.pipelines.text.language_learner import (
+from embedline.pipelines.text.fine_tuning import find_classifier_rate, train_classifier
+from embedline.pipelines.text.language_model import (
     build_language_model,
     evaluator,
     find_language_model_rate,

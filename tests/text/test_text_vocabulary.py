@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
+from embedline.pipelines.text.documents import SplitOptions, assign_splits
 from embedline.pipelines.text.preprocessing import RULES
-from embedline.pipelines.text.splits import SplitOptions, assign_splits
 from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_documents
 from embedline.pipelines.text.vocabulary import (
     Vocabulary,
@@ -16,7 +16,6 @@ from embedline.pipelines.text.vocabulary import (
     fit_vocabulary,
     load_vocabulary,
     numericalize,
-    require_rules,
     unknown_fractions,
 )
 
@@ -173,7 +172,7 @@ def test_other_rules_are_refused(tokens: Frames) -> None:
         load_vocabulary("{")
     vocabulary = Vocabulary.model_validate(_fields())
     with pytest.raises(DataError, match="made with the token rules 'dl1', the tokens with 'ulmfit'"):
-        require_rules(vocabulary, "ulmfit")
+        load_vocabulary(vocabulary.model_dump(), "ulmfit")
     with pytest.raises(DataError, match="made with the token rules 'dl1'"):
         load_vocabulary(vocabulary.model_dump_json(), "ulmfit")
     others = tokenize_documents(documents(), TokenOptions(workers=1))

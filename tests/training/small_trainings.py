@@ -22,8 +22,8 @@ from embedline.pipelines.tabular.columns import Columns
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.learner import train_network
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
-from embedline.pipelines.text.classifier_learner import train_classifier
-from embedline.pipelines.text.language_learner import train_language_model
+from embedline.pipelines.text.fine_tuning import train_classifier
+from embedline.pipelines.text.language_model import train_language_model
 from embedline.pipelines.text.options import (
     ClassifierOptions,
     ClassifierTraining,

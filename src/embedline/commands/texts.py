@@ -64,7 +64,8 @@ def predict(
     if explain is None:
         explain = path is None and "-" not in texts
 
-    from embedline.pipelines.text.predict import PredictionOptions, Predictor
+    from embedline.pipelines.text.options import PredictionOptions
+    from embedline.pipelines.text.predict import Predictor
 
     with _named(name, bundle, source):
         predictor = Predictor.from_bundle(bundle)
@@ -115,8 +116,9 @@ def generate(
     from pydantic import ValidationError
 
     from embedline.commands.text_files import typed
-    from embedline.pipelines.text.generation import GenerationOptions, load_generator, next_words, prompt_ids
     from embedline.pipelines.text.generation import generate as go_on
+    from embedline.pipelines.text.generation import load_generator, next_words, prompt_ids
+    from embedline.pipelines.text.options import GenerationOptions
 
     values = {name: value for name, value in given.items() if value is not None}
     values["n_tokens"] = values.pop("tokens")
@@ -151,7 +153,7 @@ def _show_predictions(predictor: "Predictor", texts: list[str], explain: bool, n
     from rich.table import Table
     from rich.text import Text
 
-    from embedline.pipelines.text.explain import strongest_words
+    from embedline.pipelines.text.predict import strongest_words
     from kedro_incremental.report import make_console
 
     found = predictor.predict(texts)
@@ -177,7 +179,7 @@ def _highlighted(text: str, explanation: "pl.DataFrame | None") -> "Text":
     """The text with the words that speak for the class in green, those against it in red, the strongest in bold."""
     from rich.text import Text
 
-    from embedline.pipelines.text.explain import locate_words
+    from embedline.pipelines.text.predict import locate_words
 
     shown = Text(printable(text[:SHOWN_CHARACTERS]))
     if explanation is not None and len(explanation):

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import pandas as pd
 import polars as pl
 
+from embedline.pipelines.text.documents import TEST
 from embedline.pipelines.text.predict import Predictor
-from embedline.pipelines.text.splits import TEST
 from embedline.serving.columns import InputColumn, require_columns, typed_values
 from embedline.serving.contract import Limits
 from embedline.serving.service import Score, Service

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from embedline.errors import DataError
+from embedline.pipelines.text.documents import TEST, TRAIN
 from embedline.pipelines.text.evaluation import class_codes, prediction_frame, resolve_html
-from embedline.pipelines.text.splits import TEST, TRAIN
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +60,7 @@ def train_baseline(
     """Fit the baseline on the documents of the split ``train`` and predict those of the split ``test``.
 
     Args:
-        documents: ``document_id``, ``text``, ``label``, one row each.
-        splits: split of each row, ``train``, ``validation``, ``test`` or ``unlabelled`` (see
-            :func:`.splits.assign_splits`): the baseline and the network learn from the same rows.
+        splits: of :func:`.documents.assign_splits`: the baseline and the network learn from the same rows.
         classes: the labels, in the order of the columns.
 
     Returns:
@@ -102,7 +100,7 @@ def train_baseline(
 
 
 def _fit(texts: list[str], actual: NDArray[np.int64], options: BaselineOptions) -> tuple[Any, Any]:
-    """The fitted TF-IDF vectorizer and the logistic regression."""
+    """Return the fitted TF-IDF vectorizer and the logistic regression."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression

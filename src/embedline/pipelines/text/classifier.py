@@ -1,15 +1,30 @@
-"""The ULMFiT classifier (Howard & Ruder 2018, arXiv:1801.06146): a language model's encoder, pooling, and a head."""
+"""The ULMFiT classifier (Howard & Ruder 2018, arXiv:1801.06146): encoder, pooling and head; predictions of a bundle."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
+import numpy as np
+import polars as pl
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from embedline.errors import DataError
 from embedline.pipelines.text.awd_lstm import Encoder, detached, select_rows
+from embedline.pipelines.text.classifier_batches import by_length, pad
+from embedline.pipelines.text.documents import TEST
+from embedline.pipelines.text.evaluation import prediction_frame
+from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import EncoderOptions
+from embedline.pipelines.text.tokenizer import TokenOptions
+from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
+from embedline.training.model_file import ModelBundle
+
+KIND = "text_classifier"
+PREDICT_DOCUMENTS = 64  # documents of a forward pass in prediction
 
 
 class Pooled(NamedTuple):
@@ -64,10 +79,10 @@ def read_documents(encoder: Encoder, ids: Tensor, lengths: Tensor, *, bptt: int,
         counts = (place >= first[:active, None]) & (place < lengths[:active, None])
         mask = counts.to(device).unsqueeze(-1)
         kept = output * mask
-        total = _add(total, kept.sum(1))
-        highest = _maximum(highest, output.masked_fill(~mask, -torch.inf).amax(1))
+        total = _combine(torch.add, total, kept.sum(1))
+        highest = _combine(torch.maximum, highest, output.masked_fill(~mask, -torch.inf).amax(1))
         at_end = F.one_hot((lengths[:active] - 1 - start).clamp(max=end - start), end - start + 1)[:, :-1]
-        last = _add(last, torch.einsum("bte,bt->be", output, at_end.to(device, output.dtype)))
+        last = _combine(torch.add, last, torch.einsum("bte,bt->be", output, at_end.to(device, output.dtype)))
         pairs = counts[:, 1:] & counts[:, :-1]
         squares = squares + kept.square().sum()
         differences = differences + (output.diff(dim=1) * pairs.to(device).unsqueeze(-1)).square().sum()
@@ -77,13 +92,9 @@ def read_documents(encoder: Encoder, ids: Tensor, lengths: Tensor, *, bptt: int,
     return Pooled(features, squares / (n_counted.sum() * width), differences / max(1, n_pairs * width))
 
 
-def _add(pooled: Tensor, chunk: Tensor) -> Tensor:
-    """Add the rows of ``chunk`` [A, E] to the first rows of ``pooled`` [B, E]."""
-    return torch.cat([pooled[: len(chunk)] + chunk, pooled[len(chunk) :]])
-
-
-def _maximum(pooled: Tensor, chunk: Tensor) -> Tensor:
-    return torch.cat([torch.maximum(pooled[: len(chunk)], chunk), pooled[len(chunk) :]])
+def _combine(function: Callable[[Tensor, Tensor], Tensor], pooled: Tensor, chunk: Tensor) -> Tensor:
+    """Combine the first rows of ``pooled`` [B, E] with the rows of ``chunk`` [A, E]."""
+    return torch.cat([function(pooled[: len(chunk)], chunk), pooled[len(chunk) :]])
 
 
 class Head(nn.Sequential):
@@ -104,15 +115,10 @@ class Head(nn.Sequential):
 
 
 class TextClassifier(nn.Module):
-    """Class scores of documents: the encoder of a language model, and a head.
+    """Class scores of documents: the encoder of a language model, and a head with hidden ``layers``.
 
-    Args:
-        vocabulary_size: number of tokens of the vocabulary.
-        encoder: sizes of the language model's encoder; the dropout rates may differ.
-        layers: sizes of the head's hidden layers.
-        head_rates: dropout rate before each linear layer of the head.
-        n_classes: number of classes, at least 2.
-        bptt, max_tokens: see :func:`read_documents`.
+    ``head_rates`` are the dropout rates before its linear layers; for ``bptt`` and ``max_tokens`` see
+    :func:`read_documents`.
     """
 
     def __init__(
@@ -146,24 +152,15 @@ class TextClassifier(nn.Module):
         return [[self.encoder.embedding], *([layer] for layer in self.encoder.layers), [self.head]]
 
     def unfreeze(self, n_groups: int | None) -> None:
-        """Train only the last ``n_groups`` layer groups; all if None.
-
-        All batch-norm layers belong to the head, which is never frozen.
-        """
-        groups = self.groups()
-        trained = len(groups) if n_groups is None else n_groups
-        for place, modules in enumerate(groups):
+        """Train only the last ``n_groups`` layer groups, all if None; all batch-norm is in the head: the last group."""
+        self.requires_grad_(n_groups is None)
+        for modules in self.groups()[-n_groups if n_groups else 0 :]:
             for module in modules:
-                module.requires_grad_(place >= len(groups) - trained)
+                module.requires_grad_(True)
 
 
 class ClassifierEnsemble(nn.Module):
-    """Average of the probabilities of classifiers for the same classes; a single classifier is an ensemble of one.
-
-    Args:
-        members: the classifiers.
-        weights: weight of each member's probabilities; only their ratios matter.
-    """
+    """Average of the probabilities of one classifier or more; only the ratios of ``weights`` matter."""
 
     def __init__(self, members: Sequence[TextClassifier], weights: Sequence[float]) -> None:
         super().__init__()
@@ -184,3 +181,82 @@ class ClassifierEnsemble(nn.Module):
             for member, weight in zip(self.networks, self.weights, strict=True)
         ]
         return torch.stack(logs).logsumexp(0)
+
+
+def build_classifier(config: dict[str, Any]) -> TextClassifier:
+    """Build the network of a bundle's ``config``."""
+    return TextClassifier(
+        config["vocabulary_size"],
+        EncoderOptions.model_validate(config["encoder"]),
+        layers=tuple(config["layers"]),
+        head_rates=tuple(config["head_rates"]),
+        n_classes=config["n_classes"],
+        bptt=config["bptt"],
+        max_tokens=config["max_tokens"],
+    )
+
+
+def load_classifier(bundle: ModelBundle) -> tuple[ClassifierEnsemble, Vocabulary, TokenOptions, list[str]]:
+    """Load the classifiers, in evaluation mode, vocabulary, tokenizer settings and classes; refuse other bundles."""
+    if bundle.kind != KIND:
+        raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
+    # Old bundles hold one network, whose weights have no number of a member in their names.
+    weights = bundle.metrics.get("member_weights")
+    states = [bundle.member(member) for member in range(len(weights))] if weights else [bundle.weights]
+    members = [build_classifier(bundle.config) for _ in states]
+    for member, state in zip(members, states, strict=True):
+        member.load_state_dict(state)
+    network = ClassifierEnsemble(members, weights or [1.0])
+    vocabulary = load_vocabulary(bundle.encoder["vocabulary"])
+    return network.eval(), vocabulary, TokenOptions.model_validate(bundle.encoder["tokens"]), bundle.encoder["classes"]
+
+
+def class_probabilities(
+    network: TextClassifier | ClassifierEnsemble,
+    documents: Sequence[NDArray[np.integer]] | Corpus,
+    device: torch.device | None = None,
+) -> NDArray[np.float64]:
+    """Predict probabilities float64 [D, C] of documents, in full precision, on ``device`` or the network's device."""
+    device = device or next(network.parameters()).device
+    if not isinstance(documents, Corpus):
+        offsets = np.cumsum([0, *map(len, documents)])
+        documents = Corpus(np.concatenate([np.empty(0, np.int64), *documents]), offsets)
+    return F.softmax(class_logits(network.to(device).eval(), documents, device), dim=1).numpy()
+
+
+@torch.inference_mode()
+def class_logits(
+    network: TextClassifier | ClassifierEnsemble,
+    corpus: Corpus,
+    device: torch.device,
+    autocast: Callable[[], Any] = nullcontext,
+) -> Tensor:
+    """Logits, or log-probabilities of an ensemble, float64 [D, C] on the CPU; the network is in evaluation mode.
+
+    A document without a token is a ValueError; an empty text has at least its start token.
+    """
+    if len(corpus) and corpus.lengths.min() == 0:
+        raise ValueError("a document has no token")
+    logits = torch.empty(len(corpus), network.n_classes, dtype=torch.float64)
+    for rows in by_length(corpus.lengths, PREDICT_DOCUMENTS):
+        ids, lengths = pad([corpus[row] for row in rows], device)
+        with autocast():
+            found = network(ids, lengths)
+        logits[torch.from_numpy(rows)] = found.double().cpu()
+    return logits
+
+
+def predict_split(ids: pl.DataFrame, bundle: ModelBundle, *, split: str = TEST) -> pl.DataFrame:
+    """Predict the documents of a split; columns as in :func:`.evaluation.prediction_frame`."""
+    network, vocabulary, _, classes = load_classifier(bundle)
+    documents = ids.filter(pl.col("split") == split)
+    if documents.is_empty():
+        raise DataError(f"there is nothing to predict: no document is in the split {split!r}")
+    corpus = Corpus.of(documents)
+    if len(corpus.ids) and int(corpus.ids.max()) >= len(vocabulary):
+        raise DataError(
+            f"a document has the token id {int(corpus.ids.max())}, but the model knows {len(vocabulary)}: "
+            "the ids were made with another model's vocabulary"
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return prediction_frame(documents, class_probabilities(network, corpus, device), classes)

@@ -1,15 +1,14 @@
 """Batches of documents of similar length, for the classifier."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from embedline.pipelines.text.classifier import TextClassifier
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import TextSettings
 from embedline.training.batches import WHOLE, Autocast, Batches, BatchLoss, Fingerprint, Shard, batch_sizes
@@ -39,36 +38,27 @@ def batches_by_length(lengths: NDArray[np.int64], batch_size: int, order: torch.
     pools = np.split(rows, ends[POOL_BATCHES - 1 : -1 : POOL_BATCHES])
     ordered = np.concatenate([pool[np.argsort(-lengths[pool], kind="stable")] for pool in pools])
     batches = np.split(ordered, ends[:-1])
-    longest = max(range(len(batches)), key=lambda index: lengths[batches[index][0]])
-    others = [batch for index, batch in enumerate(batches) if index != longest]
-    shuffled = torch.randperm(len(others), generator=order, device=order.device).tolist()
-    return [batches[longest], *(others[index] for index in shuffled)]
+    longest = batches.pop(max(range(len(batches)), key=lambda index: lengths[batches[index][0]]))
+    shuffled = torch.randperm(len(batches), generator=order, device=order.device).tolist()
+    return [longest, *(batches[index] for index in shuffled)]
 
 
-def by_length(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the rows of all documents, the longest first, ``batch_size`` at a time: for prediction."""
+def by_length(lengths: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """Return the rows of all documents, the longest first, ``batch_size`` at a time: for prediction."""
     rows = np.argsort(-lengths, kind="stable")
-    for start in range(0, len(rows), batch_size):
-        yield rows[start : start + batch_size]
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
-class PooledCounts(NamedTuple):
-    """Number of pooled tokens, and of pairs of consecutive pooled tokens in a chunk: AR and TAR are means over them."""
+def pooled_counts(lengths: NDArray[np.int64], *, bptt: int, max_tokens: int) -> tuple[int, int]:
+    """Count what AR and TAR are means over, for documents of ``lengths`` int64 [B]: pooled tokens, and pairs of them.
 
-    tokens: int
-    pairs: int
-
-
-def pooled_counts(lengths: NDArray[np.int64], network: TextClassifier) -> PooledCounts:
-    """Count the pooled tokens and pairs of documents of ``lengths`` int64 [B]; see :func:`.classifier.read_documents`.
-
-    The last ``max_tokens`` tokens of a document are pooled; two consecutive ones are a pair unless a chunk starts
-    between them.
+    The last ``max_tokens`` tokens of a document are pooled; two consecutive ones are a pair unless a chunk of ``bptt``
+    tokens starts between them.
     """
-    first = np.maximum(lengths - network.max_tokens, 0)
-    borders = (lengths - 1) // network.bptt - first // network.bptt
+    first = np.maximum(lengths - max_tokens, 0)
+    borders = (lengths - 1) // bptt - first // bptt
     tokens = int((lengths - first).sum())
-    return PooledCounts(tokens, tokens - len(lengths) - int(borders.sum()))
+    return tokens, tokens - len(lengths) - int(borders.sum())
 
 
 class ClassifierBatches(Batches):
@@ -106,9 +96,8 @@ class ClassifierBatches(Batches):
         """Shuffle the documents into new batches."""
         self._batches = batches_by_length(self._corpus.lengths, self.batch_size, order)
 
-    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
-        """Cross-entropy of the batch's documents; the total also has AR and TAR."""
-        assert isinstance(network, TextClassifier)
+    def loss(self, network: Any, index: int, autocast: Autocast) -> BatchLoss:
+        """Cross-entropy of the batch's documents under a ``TextClassifier``; the total also has AR and TAR."""
         batch = self._batches[index]
         rows = batch[self._shard.rank :: self._shard.size]
         ids, lengths = pad([self._corpus[row] for row in rows], self._device)
@@ -116,11 +105,12 @@ class ClassifierBatches(Batches):
             logits, pooled = network.scores(ids, lengths)
         nats = F.cross_entropy(logits, self._targets[torch.from_numpy(rows).to(self._device)])
         alpha, beta = self._options.alpha, self._options.beta
-        if self._shard.size == 1:
-            return BatchLoss(nats + alpha * pooled.squares + beta * pooled.differences, nats.detach())
-        # The processes' losses add up to the mean of the whole batch: weight each mean by its fraction of the count.
-        own, whole = (pooled_counts(self._corpus.lengths[each], network) for each in (rows, batch))
-        nats = nats * (len(rows) / len(batch))
-        penalty = alpha * own.tokens / whole.tokens * pooled.squares
-        penalty = penalty + beta * own.pairs / max(1, whole.pairs) * pooled.differences
-        return BatchLoss(nats + penalty, nats.detach())
+        if self._shard.size > 1:
+            # The processes' losses add up to the mean of the whole batch: weight each mean by its share of the count.
+            (tokens, pairs), (all_tokens, all_pairs) = (
+                pooled_counts(self._corpus.lengths[each], bptt=network.bptt, max_tokens=network.max_tokens)
+                for each in (rows, batch)
+            )
+            nats = nats * (len(rows) / len(batch))
+            alpha, beta = alpha * tokens / all_tokens, beta * pairs / max(1, all_pairs)
+        return BatchLoss(nats + alpha * pooled.squares + beta * pooled.differences, nats.detach())

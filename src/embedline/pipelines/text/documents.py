@@ -1,21 +1,31 @@
-"""Read and check the documents of a source before the learner uses them: columns, splits, labels, classes."""
-
-from __future__ import annotations
+"""The documents of a source: the frame that the learner reads, its checks, and the split of the training documents."""
 
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 import narwhals as nw
+import numpy as np
 import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
 
 from embedline.errors import DataError, input_name
 from embedline.frames.checks import open_frame, require_exact, settle_objects
-from embedline.pipelines.text.splits import TEST, TRAIN, UNLABELLED
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("document_id", "text", "label", "split")
+TRAIN, VALIDATION, TEST, UNLABELLED = "train", "validation", "test", "unlabelled"
+SPLITS = (TRAIN, VALIDATION, TEST, UNLABELLED)
+
+
+class SplitOptions(BaseModel):
+    """``validation``: fraction of the training documents that becomes the split ``validation``, drawn with ``seed``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    validation: float = Field(default=0.1, gt=0.0, lt=1.0)
+    seed: int = Field(default=0, ge=0)
 
 
 def read_documents(data: Any, classes: Sequence[str] | None = None) -> pl.DataFrame:
@@ -34,20 +44,18 @@ def read_documents(data: Any, classes: Sequence[str] | None = None) -> pl.DataFr
     frame = open_frame(data)
     if "part" in frame.columns and "split" not in frame.columns:
         raise DataError("the documents have a column 'part' and no column 'split': rename 'part' to 'split'")
-    if missing := [name for name in COLUMNS if name not in frame.columns]:
-        raise DataError(f"the documents have no column {', '.join(map(repr, missing))}; they have {frame.columns}")
+    _require_columns(frame.columns)
     frame = settle_objects(frame.select(*COLUMNS), COLUMNS)
     documents = pl.DataFrame([_as_text(frame.get_column(name)) for name in COLUMNS])
     document_id, text, label, split = (documents[name] for name in COLUMNS)
+    is_unlabelled = split == UNLABELLED
     faults = {
         "column 'document_id' holds no id": document_id.is_null(),
         "column 'document_id' holds an id that another row has": document_id.is_duplicated(),
         "column 'text' holds no text (an empty one is an empty string)": text.is_null(),
         f"column 'split' holds none of {TRAIN}, {TEST}, {UNLABELLED}": ~split.is_in([TRAIN, TEST, UNLABELLED]),
-        f"column 'label' holds no label, which the splits {TRAIN} and {TEST} need": label.is_null()
-        & (split != UNLABELLED),
-        f"column 'label' holds a label, which the split {UNLABELLED} must not have": ~label.is_null()
-        & (split == UNLABELLED),
+        f"column 'label' holds no label, which the splits {TRAIN} and {TEST} need": label.is_null() & ~is_unlabelled,
+        f"column 'label' holds a label, which the split {UNLABELLED} must not have": ~label.is_null() & is_unlabelled,
     }
     for fault, is_faulty in faults.items():
         rows = is_faulty.fill_null(True).arg_true()
@@ -55,6 +63,11 @@ def read_documents(data: Any, classes: Sequence[str] | None = None) -> pl.DataFr
             name = f"document {document_id[rows[0]]!r}"
             raise DataError(f"{fault}: row {rows[0] + 1} ({name}), and {len(rows) - 1:,} more")
     return documents if classes is None else check_classes(documents, classes)
+
+
+def _require_columns(columns: Sequence[str]) -> None:
+    if missing := [name for name in COLUMNS if name not in columns]:
+        raise DataError(f"the documents have no column {', '.join(map(repr, missing))}; they have {columns}")
 
 
 def _as_text(values: nw.Series[Any]) -> pl.Series:
@@ -70,56 +83,98 @@ def _as_text(values: nw.Series[Any]) -> pl.Series:
 
 
 def check_classes(documents: pl.DataFrame, classes: Sequence[str]) -> pl.DataFrame:
-    """Return the documents unchanged if a classifier of these classes can be trained and evaluated on them.
+    """Return the documents of :data:`COLUMNS` unchanged if a classifier of these classes can be trained on them.
 
-    A class with a single training document passes with a warning: the validation split has no document of it.
-
-    Args:
-        documents: ``document_id``, ``text``, ``label`` and ``split``, String, see `DocumentsContract`.
-        classes: the labels in the order of the model's outputs. Empty: documents for a language model only.
+    No classes are allowed: the documents are for a language model only. A class with a single training document passes
+    with a warning.
 
     Raises:
         DataError: a column is missing; a class is listed twice or is the only one; a label is not among the classes; a
             class has no training document; the split test is empty.
     """
-    if missing := [name for name in COLUMNS if name not in documents.columns]:
-        raise DataError(f"the documents have no column {', '.join(map(repr, missing))}; they have {documents.columns}")
+    _require_columns(documents.columns)
     if repeated := sorted({label for label in classes if list(classes).count(label) > 1}):
         raise DataError(f"classes lists {', '.join(map(repr, repeated))} more than once")
     if len(classes) == 1:
         raise DataError(f"classes lists {classes[0]!r} alone; a classifier needs two (none: for a language model only)")
-    _require_declared(documents, classes)
-    if classes:
-        _require_training(documents, classes)
-        if not (documents["split"] == TEST).any():
-            raise DataError("no document is in the split test: name it in splits, or hold some out with test_fraction")
-    return documents
-
-
-def count_shared_texts(documents: pl.DataFrame) -> int:
-    """Count the test documents whose text, stripped, is also the text of a training or unlabelled document."""
-    texts = documents.select("split", text=pl.col("text").str.strip_chars())
-    learned = texts.filter(pl.col("split") != TEST).select("text").unique()
-    return len(texts.filter(pl.col("split") == TEST).join(learned, on="text", how="semi"))
-
-
-def _require_declared(documents: pl.DataFrame, classes: Sequence[str]) -> None:
-    label = pl.col("label")
-    unknown = documents.filter(label.is_not_null() & ~label.is_in(list(classes)))
+    unknown = documents.filter(pl.col("label").is_not_null() & ~pl.col("label").is_in(list(classes)))
     if len(unknown):
         first = unknown.row(0, named=True)
         others = f", as {len(unknown) - 1:,} more of such labels" if len(unknown) > 1 else ""
-        listed = ", ".join(classes) or "(none)"
         raise DataError(
             f"the document {first['document_id']!r} has the label {first['label']!r}{others}; "
-            f"{input_name('classes')} lists {listed}"
+            f"{input_name('classes')} lists {', '.join(classes) or '(none)'}"
         )
-
-
-def _require_training(documents: pl.DataFrame, classes: Sequence[str]) -> None:
     counts = dict(documents.filter(pl.col("split") == TRAIN).group_by("label").len().rows())
     if empty := [label for label in classes if not counts.get(label)]:
         raise DataError(f"no training document has the label {', '.join(map(repr, empty))}, which classes lists")
     for label in classes:
         if counts[label] == 1:
             logger.warning("The class %r has a single training document", label)
+    if classes and not (documents["split"] == TEST).any():
+        raise DataError("no document is in the split test: name it in splits, or hold some out with test_fraction")
+    return documents
+
+
+def count_shared_texts(documents: pl.DataFrame) -> int:
+    """Count the test documents whose text, stripped, is also the text of a training or unlabelled document."""
+    texts = documents.select("split", text=pl.col("text").str.strip_chars())
+    learned = texts.filter(pl.col("split") != TEST)
+    return len(texts.filter(pl.col("split") == TEST).join(learned, on="text", how="semi"))
+
+
+def assign_splits(frame: pl.DataFrame, split: SplitOptions) -> pl.Series:
+    """Return the split of each row: ``train``, ``validation``, ``test`` or ``unlabelled``.
+
+    Of the N training documents, ``round(validation * N)`` become validation documents. They are divided over the
+    classes by the largest remainder, with at least one document of each class in each split (many tiny classes may
+    raise the total a little). The draw depends on the ids and the seed, not on the order of the rows. Test documents
+    stay test documents.
+
+    Args:
+        frame: ``document_id``, ``label`` and ``split``.
+
+    Raises:
+        DataError: if an id repeats, a split is unknown, a training document has no label, a class has fewer than two
+            training documents, or the fraction leaves no document for validation or for training.
+    """
+    repeated = frame.filter(pl.col("document_id").is_duplicated())
+    if len(repeated):
+        name = repeated["document_id"][0]
+        raise DataError(f"document {name!r} occurs {frame['document_id'].eq(name).sum()} times; it may occur once")
+    unknown = frame.filter(~pl.col("split").is_in([TRAIN, TEST, UNLABELLED]) | pl.col("split").is_null())
+    if len(unknown):
+        name, found = unknown.select("document_id", "split").row(0)
+        raise DataError(f"document {name!r} has the split {found!r}; it must be train, test or unlabelled")
+    train = frame.with_row_index("_row").filter(pl.col("split") == TRAIN).sort("label", "document_id")
+    if train.is_empty():
+        raise DataError(f"no document is in the split {TRAIN!r}: there is nothing to train on")
+    if train["label"].null_count():
+        name = frame.filter((pl.col("split") == TRAIN) & pl.col("label").is_null())["document_id"][0]
+        raise DataError(f"document {name!r} is in the split {TRAIN!r} and has no label")
+    classes = train.group_by("label", maintain_order=True).agg("_row")
+    counts = classes["_row"].list.len().to_list()
+    for label, count in zip(classes["label"], counts, strict=True):
+        if count < 2:
+            raise DataError(
+                f"class {label!r} has {count} training document: it needs two, one for training, one for validation"
+            )
+    generator = np.random.default_rng(split.seed)
+    splits = frame["split"].to_numpy().astype(object)
+    for rows, count in zip(classes["_row"], _validation_counts(counts, split.validation), strict=True):
+        splits[generator.permutation(rows.to_numpy())[:count]] = VALIDATION
+    return pl.Series("split", splits.tolist(), pl.String)
+
+
+def _validation_counts(counts: Sequence[int], fraction: float) -> list[int]:
+    """Return the number of validation documents of each class, given its number of training documents."""
+    total = round(fraction * sum(counts))
+    if not 0 < total < sum(counts):
+        purpose = "validation" if total == 0 else "training"
+        raise DataError(f"split.validation {fraction} of {sum(counts)} training documents leaves none for {purpose}")
+    exact = [fraction * count for count in counts]
+    found = [int(number) for number in exact]
+    by_remainder = sorted(range(len(counts)), key=lambda place: (found[place] - exact[place], place))
+    for place in by_remainder[: total - sum(found)]:
+        found[place] += 1
+    return [min(max(number, 1), count - 1) for number, count in zip(found, counts, strict=True)]

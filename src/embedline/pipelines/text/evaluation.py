@@ -22,13 +22,7 @@ CUT = "\n[…]\n"
 
 
 class ReportOptions(BaseModel):
-    """Settings of the report.
-
-    Attributes:
-        mistakes: number of mistakes in the table, the most confident first.
-        excerpt: number of characters to show from the beginning of a document, and from its end.
-        calibration_bins: number of bins of the calibration table, of equal width.
-    """
+    """Number of mistakes to list, characters to show from each end of a text, and bins of equal width of confidence."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,10 +48,8 @@ def evaluate(
         predictions: predictions of the network for the test split; see :func:`prediction_frame`.
         baseline_predictions: predictions of the baseline for the same documents, in any order; None: no baseline.
         classes: the labels, in the order of the probabilities' columns.
-        classifier: more metrics of the classifier, of its training (seconds, tokens per second, validation loss, …).
-        baseline: more metrics of the baseline, the costs of its training.
-        language_model: metrics of the language model; None: left out.
-        vocabulary: size and origin of the vocabulary, such as the splits it was fitted on; None: left out.
+        classifier, baseline: metrics of their trainings to add, such as the seconds.
+        language_model, vocabulary: metrics of them; None: left out.
 
     Returns:
         ``classifier`` and ``baseline``: :func:`embedline.training.metrics.classification_metrics` of the test split,
@@ -115,12 +107,9 @@ def mistakes(
         DataError: if a document has no text in ``documents``, or the baseline predicts other documents.
     """
     options = options or ReportOptions()
-    wrong = (
-        predictions.filter(pl.col("predicted") != pl.col("label"))
-        .sort(pl.col("confidence"), pl.col("document_id"), descending=[True, False])
-        .head(options.mistakes)
-        .select("document_id", "label", "predicted", "confidence")
-    )
+    wrong = predictions.filter(pl.col("predicted") != pl.col("label"))
+    wrong = wrong.sort("confidence", "document_id", descending=[True, False]).head(options.mistakes)
+    wrong = wrong.select("document_id", "label", "predicted", "confidence")
     if baseline_predictions is None:
         wrong = wrong.with_columns(baseline=pl.lit(None, dtype=pl.String))
     else:
@@ -143,13 +132,11 @@ def excerpt(text: str, n: int) -> str:
 
 
 def _same_documents(predictions: pl.DataFrame, baseline_predictions: pl.DataFrame) -> None:
-    for ours, theirs, which in (
-        (predictions, baseline_predictions, "only the classifier"),
-        (baseline_predictions, predictions, "only the baseline"),
-    ):
-        alone = ours.join(theirs.select("document_id"), on="document_id", how="anti")
+    pair = {"classifier": predictions, "baseline": baseline_predictions}
+    for (which, ours), theirs in zip(pair.items(), reversed(pair.values()), strict=True):
+        alone = ours.join(theirs, on="document_id", how="anti")["document_id"]
         if len(alone):
-            raise DataError(f"{which} predicts document {alone['document_id'][0]!r}: {len(alone)} such documents")
+            raise DataError(f"only the {which} predicts document {alone[0]!r}: {len(alone)} such documents")
     if len(predictions) != len(baseline_predictions):
         raise DataError(
             f"the classifier predicts {len(predictions)} documents, the baseline {len(baseline_predictions)}: "
@@ -166,11 +153,7 @@ def resolve_html(text: str) -> str:
 
 
 def class_codes(documents: pl.DataFrame, classes: Sequence[str]) -> NDArray[np.int64]:
-    """Index of each document's label in ``classes``, int64 [N].
-
-    Raises:
-        DataError: names the first document whose label is not in ``classes``, or the classes if one repeats.
-    """
+    """Index of each document's label in ``classes``, int64 [N]; a label that is not among them is a DataError."""
     if len(set(classes)) != len(classes):
         raise DataError(f"the classes name one twice: {list(classes)}")
     numbers = {name: k for k, name in enumerate(classes)}
@@ -185,11 +168,7 @@ def class_codes(documents: pl.DataFrame, classes: Sequence[str]) -> NDArray[np.i
 def prediction_frame(
     documents: pl.DataFrame, probabilities: NDArray[np.float64], classes: Sequence[str]
 ) -> pl.DataFrame:
-    """Labels and predictions, a row for each document.
-
-    Args:
-        documents: ``document_id``, ``label``; other columns are ignored.
-        probabilities: float [N, C], in the order of ``classes``.
+    """Labels of ``documents`` and predictions, a row for each, given probabilities float [N, C] in the classes' order.
 
     Returns:
         ``document_id``, ``label``, ``predicted`` (the most probable class, the first one of a tie), ``confidence``
@@ -210,11 +189,7 @@ def prediction_frame(
 def prediction_arrays(
     predictions: pl.DataFrame, classes: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Inverse of :func:`prediction_frame`: the actual class of each row, int64 [N], and probabilities, float64 [N, C].
-
-    Raises:
-        DataError: if the frame has no column for a class, or a label is not in ``classes``.
-    """
+    """Inverse of :func:`prediction_frame`: actual class of each row, int64 [N], and probabilities, float64 [N, C]."""
     columns = [f"{PREFIX}{name}" for name in classes]
     if missing := [name for name in ("document_id", "label", *columns) if name not in predictions.columns]:
         raise DataError(f"the predictions have no column {missing[0]!r}; they have: {', '.join(predictions.columns)}")

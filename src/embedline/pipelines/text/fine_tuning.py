@@ -1,37 +1,43 @@
-"""Fine-tune a language model's encoder into a classifier, in the stages of gradual unfreezing."""
+"""Fine-tune a language model's encoder into a classifier, in the stages of gradual unfreezing, for each seed."""
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embedline.errors import DataError
-from embedline.pipelines.text.classifier import TextClassifier
+from embedline.pipelines.text.classifier import KIND, ClassifierEnsemble, TextClassifier, build_classifier, class_logits
 from embedline.pipelines.text.classifier_batches import ClassifierBatches
+from embedline.pipelines.text.documents import TRAIN, VALIDATION
 from embedline.pipelines.text.evaluation import class_codes
-from embedline.pipelines.text.language_learner import MONITOR, load_language_model, with_seed
-from embedline.pipelines.text.lm_batches import Corpus
-from embedline.pipelines.text.options import (
-    ClassifierOptions,
-    ClassifierTraining,
-    EncoderOptions,
-    Stage,
-    StageTraining,
+from embedline.pipelines.text.language_model import (
+    MONITOR,
+    NO_VALIDATION,
+    load_language_model,
+    own_threads,
+    training_metrics,
+    with_seed,
 )
-from embedline.pipelines.text.splits import TRAIN
+from embedline.pipelines.text.lm_batches import Corpus
+from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining, Stage, StageTraining
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
-from embedline.training import checkpoint
-from embedline.training.device import AUTO, Accelerator, choose_precision
+from embedline.training import checkpoint, distributed
+from embedline.training.checkpoint import Record
+from embedline.training.device import AUTO, Accelerator, choose_precision, make_accelerator
+from embedline.training.ensemble import member_tensors, member_weights, warn_of_few_steps
+from embedline.training.lr_finder import RangeTest, range_test
 from embedline.training.model_file import ModelBundle
 from embedline.training.optimizer import LayerGroup
+from embedline.training.options import FinderOptions
 from embedline.training.train import Evaluate, FitResult, train
 
 logger = logging.getLogger(__name__)
@@ -40,10 +46,8 @@ logger = logging.getLogger(__name__)
 def match_embedding(weights: Tensor, known: Vocabulary, wanted: Vocabulary) -> Tensor:
     """Convert an embedding [K, E] for the vocabulary ``known`` to one [V, E] for the vocabulary ``wanted``.
 
-    Words that are not in ``known`` get the mean row, as in Howard & Ruder's code and fastai's ``match_embeds``.
-
-    Raises:
-        DataError: if the token rules of the vocabularies differ, or they share under 10 % of the words.
+    Words that are not in ``known`` get the mean row, as in Howard & Ruder's code and fastai's ``match_embeds``. Other
+    token rules, or under 10 % of words in common, are a DataError.
     """
     if known.rules != wanted.rules:
         raise DataError(
@@ -68,34 +72,6 @@ def match_embedding(weights: Tensor, known: Vocabulary, wanted: Vocabulary) -> T
     return matched
 
 
-def build_classifier(config: dict[str, Any]) -> TextClassifier:
-    """Build the network of a bundle's ``config``."""
-    return TextClassifier(
-        config["vocabulary_size"],
-        EncoderOptions.model_validate(config["encoder"]),
-        layers=tuple(config["layers"]),
-        head_rates=tuple(config["head_rates"]),
-        n_classes=config["n_classes"],
-        bptt=config["bptt"],
-        max_tokens=config["max_tokens"],
-    )
-
-
-def classifier_config(
-    bundle: ModelBundle, vocabulary: Vocabulary, options: ClassifierOptions, n_classes: int
-) -> dict[str, Any]:
-    """Arguments of :class:`TextClassifier` for the language model in ``bundle``; JSON values."""
-    return {
-        "vocabulary_size": len(vocabulary),
-        "encoder": {**bundle.config["encoder"], "rates": options.rates().model_dump()},
-        "layers": list(options.layers),
-        "head_rates": list(options.head_rates()),
-        "n_classes": n_classes,
-        "bptt": options.bptt,
-        "max_tokens": options.max_tokens,
-    }
-
-
 @dataclass(frozen=True)
 class ClassifierData:
     """Training data of a classifier, and its initial encoder.
@@ -103,7 +79,7 @@ class ClassifierData:
     Attributes:
         corpus: documents of the split ``train``.
         targets: class of each document, int64 [D].
-        config: see :func:`classifier_config`.
+        config: of the bundle, JSON values.
         encoder: weights of the language model's encoder, with the embedding for the documents' vocabulary.
         tokens: settings of the tokenizer that the language model was trained with.
     """
@@ -123,7 +99,7 @@ class ClassifierData:
         language_model: ModelBundle,
         network: ClassifierOptions,
     ) -> "ClassifierData":
-        """Build it from the arguments of :func:`.classifier_learner.train_classifier`, which lists the errors."""
+        """Build it from the arguments of :func:`train_classifier`, which lists the errors."""
         if len(classes) < 2:
             raise DataError(f"a classifier needs two classes or more, got {list(classes)}")
         documents = ids.filter(pl.col("split") == TRAIN)
@@ -133,7 +109,15 @@ class ClassifierData:
         model, known, tokens = load_language_model(language_model)
         encoder = model.encoder.state_dict()
         encoder["embedding.weight"] = match_embedding(encoder["embedding.weight"], known, vocabulary)
-        config = classifier_config(language_model, vocabulary, network, len(classes))
+        config = {
+            "vocabulary_size": len(vocabulary),
+            "encoder": {**language_model.config["encoder"], "rates": network.rates().model_dump()},
+            "layers": list(network.layers),
+            "head_rates": list(network.head_rates()),
+            "n_classes": len(classes),
+            "bptt": network.bptt,
+            "max_tokens": network.max_tokens,
+        }
         return cls(Corpus.of(documents), targets, config, encoder, tokens)
 
     def batches(self, options: StageTraining, accelerator: Accelerator) -> ClassifierBatches:
@@ -159,34 +143,172 @@ def discriminative(groups: Sequence[Sequence[nn.Module]], decay: float) -> list[
     return [LayerGroup(modules, decay ** (place - last)) for place, modules in enumerate(groups)]
 
 
-def unfrozen_groups(network: TextClassifier, stage: Stage, training: ClassifierTraining) -> list[LayerGroup]:
-    """Freeze the other layer groups of a stage; return all groups with their learning rates."""
-    network.unfreeze(stage.unfrozen)
-    return discriminative(network.groups(), training.rate_decay)
-
-
-def train_stages(
-    data: ClassifierData,
+def train_classifier(
+    ids: pl.DataFrame,
+    vocabulary: Vocabulary,
+    classes: Sequence[str],
+    language_model: ModelBundle,
+    network: ClassifierOptions,
     training: ClassifierTraining,
-    threads: int,
-    accelerator: Accelerator,
-    evaluate: Evaluate | None = None,
-    stop: threading.Event | None = None,
-) -> list[list[FitResult]]:
-    """Train a classifier for each seed, one after the other; return the results of its stages, for each seed."""
-    fitters = [stage_fitter(data, training, member, evaluate, accelerator) for member in range(len(training.seeds))]
-    return [
-        with_seed(seed, threads, data.build, fit, rank=accelerator.shard.rank, stop=stop)
-        for seed, fit in zip(training.seeds, fitters, strict=True)
+) -> tuple[ModelBundle, list[Record]]:
+    """Fine-tune on the documents of the split ``train``, stage by stage; one classifier for each seed, in turn.
+
+    Returns:
+        The bundle of the last stage's last epoch (with early stopping: its best epoch), and the history: records as in
+        :func:`.language_model.train_language_model`, with ``member`` and ``stage``; the last record of each epoch
+        has the metrics of the split ``validation``.
+
+    Raises:
+        DataError: if a label is not among the classes, a class has no training document, or early stopping is set and
+            there is no split ``validation``.
+    """
+    data = ClassifierData.from_documents(ids, vocabulary, classes, language_model, network)
+    held_out = ids.filter(pl.col("split") == VALIDATION)
+    if training.early_stopping and held_out.is_empty():
+        raise DataError(NO_VALIDATION.format("classifier_training"))
+    validation = (Corpus.of(held_out), torch.from_numpy(class_codes(held_out, classes))) if len(held_out) else None
+    members, measured = distributed.run(
+        _train_members, data, training, own_threads(training), validation, options=training
+    )
+    warn_of_few_steps(members[0], training.batch_size, "classifier_training")
+    history = [
+        {"member": member, "stage": stage, **record}
+        for member, results in enumerate(members)
+        for stage, result in enumerate(results)
+        for record in result.history
     ]
+    metrics = {
+        "documents": len(data.corpus),
+        "tokens": len(data.corpus.ids),
+        "members": len(members),
+        "member_weights": member_weights(training),
+        **measured,
+        "language_model": language_model.metrics,
+    }
+    encoding = {
+        "vocabulary": vocabulary.model_dump(mode="json"),
+        "tokens": data.tokens.model_dump(mode="json"),
+        "classes": list(classes),
+    }
+    weights = member_tensors([results[-1].network for results in members])
+    return ModelBundle(KIND, data.config, encoding, weights, metrics), history
 
 
-def choose_stage_precision(
-    data: ClassifierData,
+def find_classifier_rate(
+    ids: pl.DataFrame,
+    vocabulary: Vocabulary,
+    classes: Sequence[str],
+    language_model: ModelBundle,
+    network: ClassifierOptions,
+    training: ClassifierTraining,
+    finder: FinderOptions,
+) -> RangeTest:
+    """Learning-rate range test of the first stage, with the first seed; later stages start from trained weights."""
+    data = ClassifierData.from_documents(ids, vocabulary, classes, language_model, network)
+    accelerator, stage, seed = make_accelerator(training), training.stages[0], training.seeds[0]
+
+    def search(network: nn.Module, stop: threading.Event) -> RangeTest:
+        options = training.of_stage(stage)
+        return range_test(
+            network,
+            data.batches(options, accelerator),
+            options,
+            finder,
+            accelerator=accelerator,
+            seed=seed,
+            groups=_unfreeze(network, stage, training),
+            stop=stop,
+        )
+
+    return with_seed(seed, training.threads, data.build, search)
+
+
+def _train_members(
+    data: "ClassifierData",
+    training: ClassifierTraining,
+    threads: int,
+    validation: tuple[Corpus, Tensor] | None,
+    stop: threading.Event,
+) -> tuple[list[list[FitResult]], dict[str, Any]]:
+    """Train the members, one after the other; return the results of their stages, and metrics for the bundle."""
+    accelerator = _choose_precision(data, training, threads, make_accelerator(training), stop)
+    evaluate = _evaluator(*validation, accelerator) if validation else None
+    members = []
+    for member, seed in enumerate(training.seeds):
+
+        def fit(network: nn.Module, stop: threading.Event, member: int = member) -> list[FitResult]:
+            return _train_stages(network, data, training, member, evaluate, accelerator, stop)
+
+        members.append(with_seed(seed, threads, data.build, fit, rank=accelerator.shard.rank, stop=stop))
+    results = [result for stages in members for result in stages]
+    whole = FitResult(
+        results[0].network,
+        rows_per_second=float(np.mean([stages[-1].rows_per_second for stages in members])),
+        seconds=sum(result.seconds for result in results),
+        epochs=sum(result.epochs for result in results),
+    )
+    metrics = training_metrics(whole, accelerator)
+    if evaluate is not None:
+        found = members[0][-1].metrics
+        if len(members) > 1:
+            networks = [_classifier(stages[-1].network) for stages in members]
+            found = evaluate(ClassifierEnsemble(networks, member_weights(training)))
+        metrics |= {"validation_loss": found["validation_loss"], "validation_accuracy": found["accuracy"]}
+    return members, metrics
+
+
+def _classifier(network: nn.Module) -> TextClassifier:
+    assert isinstance(network, TextClassifier)
+    return network
+
+
+def _evaluator(corpus: Corpus, targets: Tensor, accelerator: Accelerator) -> Evaluate:
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        assert isinstance(network, TextClassifier | ClassifierEnsemble)
+        logits = class_logits(network.eval(), corpus, accelerator.device, accelerator.autocast)
+        accuracy = (logits.argmax(1) == targets).double().mean()
+        return {"validation_loss": F.cross_entropy(logits, targets).item(), "accuracy": accuracy.item()}
+
+    return evaluate
+
+
+def _train_stages(
+    network: nn.Module,
+    data: "ClassifierData",
+    training: ClassifierTraining,
+    member: int,
+    evaluate: Evaluate | None,
+    accelerator: Accelerator,
+    stop: threading.Event,
+) -> list[FitResult]:
+    """Train a classifier in all stages; all its results have the same network."""
+    results, checkpoints = [], _checkpoints(training, member)
+    for place, stage in enumerate(training.stages):
+        options = training.of_stage(stage)
+        result = train(
+            network,
+            data.batches(options, accelerator),
+            options,
+            accelerator=accelerator,
+            seed=training.seeds[member] + place,
+            groups=_unfreeze(network, stage, training),
+            evaluate=evaluate,
+            monitor=MONITOR,
+            label=f"{_prefix(training, member)}stage{place}.",
+            checkpoint=checkpoints[place],
+            stop=stop,
+        )
+        network.load_state_dict(result.network.state_dict())  # the averaged weights, if averaging is on
+        results.append(replace(result, network=network))
+    return results
+
+
+def _choose_precision(
+    data: "ClassifierData",
     training: ClassifierTraining,
     threads: int,
     accelerator: Accelerator,
-    stop: threading.Event | None = None,
+    stop: threading.Event,
 ) -> Accelerator:
     """Choose one precision for all stages of all members: that of the last stage, in which most layers learn."""
     if accelerator.precision != AUTO:
@@ -195,8 +317,7 @@ def choose_stage_precision(
     checkpoints = [each for member in range(len(training.seeds)) for each in _checkpoints(training, member)]
 
     def choose(network: nn.Module, stop: threading.Event) -> Accelerator:
-        assert isinstance(network, TextClassifier)
-        unfrozen_groups(network, stage, training)
+        _unfreeze(network, stage, training)
         batches = data.batches(training.of_stage(stage), accelerator)
         n_batches = batches.n_batches * sum(each.epochs for each in training.stages)
         files = [each.path for each in checkpoints if each]
@@ -214,36 +335,8 @@ def _checkpoints(training: ClassifierTraining, member: int) -> list[checkpoint.C
     return [checkpoint.current(f"{_prefix(training, member)}stage{place}") for place in range(len(training.stages))]
 
 
-def stage_fitter(
-    data: ClassifierData,
-    training: ClassifierTraining,
-    member: int,
-    evaluate: Evaluate | None,
-    accelerator: Accelerator,
-) -> Callable[[nn.Module, threading.Event], list[FitResult]]:
-    """Return a function that trains a classifier in all stages; all its results have the same network."""
-    prefix, checkpoints = _prefix(training, member), _checkpoints(training, member)
-
-    def fit(network: nn.Module, stop: threading.Event) -> list[FitResult]:
-        assert isinstance(network, TextClassifier)
-        results = []
-        for place, stage in enumerate(training.stages):
-            options = training.of_stage(stage)
-            result = train(
-                network,
-                data.batches(options, accelerator),
-                options,
-                accelerator=accelerator,
-                seed=training.seeds[member] + place,
-                groups=unfrozen_groups(network, stage, training),
-                evaluate=evaluate,
-                monitor=MONITOR,
-                label=f"{prefix}stage{place}.",
-                checkpoint=checkpoints[place],
-                stop=stop,
-            )
-            network.load_state_dict(result.network.state_dict())  # the averaged weights, if averaging is on
-            results.append(replace(result, network=network))
-        return results
-
-    return fit
+def _unfreeze(network: nn.Module, stage: Stage, training: ClassifierTraining) -> list[LayerGroup]:
+    """Freeze the other layer groups of a stage; return all groups with their learning rates."""
+    classifier = _classifier(network)
+    classifier.unfreeze(stage.unfrozen)
+    return discriminative(classifier.groups(), training.rate_decay)

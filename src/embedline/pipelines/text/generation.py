@@ -1,150 +1,88 @@
-"""Generate text with a language model: continuations of prompts, and the most probable next words, as frames.
-
-PyTorch is imported inside the functions, so that the settings are quick to import.
-"""
+"""Generate text with a language model: sampling and beam search, continuations and next words of prompts as frames."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import polars as pl
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import torch
+from torch import Tensor
 
 from embedline.errors import DataError
+from embedline.pipelines.text.awd_lstm import State, select_rows
+from embedline.pipelines.text.language_model import LanguageModel, load_language_model
+from embedline.pipelines.text.options import GenerationOptions, SampleOptions
 from embedline.pipelines.text.preprocessing import BEGIN, DL1_END, END, RULES
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from embedline.pipelines.text.decoding import Continuation, NextTokenModel
-    from embedline.pipelines.text.tokenizer import TokenOptions
-    from embedline.training.model_file import ModelBundle
+from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_texts
+from embedline.pipelines.text.vocabulary import Vocabulary
+from embedline.training.model_file import ModelBundle
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+READ_TOKENS = 1024  # tokens of a prompt in one forward pass: limits the memory for a long prompt
 ENDS = (BEGIN, END, DL1_END)  # tokens that end a document
 SHOWN_WORDS = 10  # unknown words listed in a warning
 
 
-class VocabularyLike(Protocol):
-    """The methods of :class:`.vocabulary.Vocabulary` that generation and prediction use."""
+def load_generator(bundle: ModelBundle) -> tuple[LanguageModel, Vocabulary, TokenOptions]:
+    """Load a stored language model, its vocabulary and tokenizer settings; a broken bundle is a DataError.
 
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """Tokens in the order of their ids."""
-        ...
-
-    @property
-    def specials(self) -> tuple[str, ...]:
-        """Special tokens."""
-        ...
-
-    @property
-    def unknown(self) -> int:
-        """Id of the token for unknown words."""
-        ...
-
-    @property
-    def padding(self) -> int:
-        """Id of the padding token."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def ids(self, tokens: Sequence[str], /) -> "NDArray[np.integer]":
-        """Ids of tokens."""
-        ...
-
-    def words(self, ids: Sequence[int], /) -> list[str]:
-        """Tokens of ids."""
-        ...
-
-    def detokenize(self, ids: Sequence[int], /) -> str:
-        """Readable text of ids."""
-        ...
-
-
-class GenerationOptions(BaseModel):
-    """How to continue a prompt.
-
-    Attributes:
-        n_tokens: number of tokens to add.
-        n_samples: number of continuations to return.
-        beams: width of a beam search; None: random sampling instead.
-        temperature: divisor of the logits: below 1 more likely tokens, above 1 less likely ones, 0 always the most
-            probable token.
-        top_k: draw only from the ``top_k`` most probable tokens; None: from all.
-        min_p: draw only from tokens with at least this fraction of the largest probability (Nguyen et al. 2024).
-        seed: seed of the draws; the same seed gives the same text.
-        length_penalty: exponent of Wu et al. 2016; above 0 it favours longer beams. It matters only if beams may end.
-        stop: end the text where the model ends the document; otherwise it continues with another document.
-        never: tokens that are not drawn; None: the unknown and the padding token.
+    The model is on the GPU if there is one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    n_tokens: int = Field(default=50, ge=1)
-    n_samples: int = Field(default=1, ge=1)
-    beams: int | None = Field(default=None, ge=1)
-    temperature: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
-    top_k: int | None = Field(default=None, ge=1)
-    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
-    seed: int = Field(default=0, ge=0)
-    length_penalty: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
-    stop: bool = False
-    never: tuple[str, ...] | None = None
-
-    @model_validator(mode="after")
-    def _check_beams(self) -> Self:
-        if self.beams is None:
-            if self.length_penalty:
-                raise ValueError("length_penalty is a setting of the beam search: give beams too")
-            return self
-        if self.n_samples > self.beams:
-            raise ValueError(f"{self.beams} beams give no {self.n_samples} samples: raise beams or lower n_samples")
-        drawn = {"temperature": self.temperature != 1.0, "top_k": self.top_k is not None, "min_p": self.min_p > 0.0}
-        if any(drawn.values()):
-            names = ", ".join(name for name, given in drawn.items() if given)
-            raise ValueError(f"a beam search draws nothing at random: leave out {names}, or beams")
-        return self
+    model, vocabulary, tokens = load_bundle(bundle, load_language_model)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), vocabulary, tokens
 
 
-def prompt_ids(prompt: str, vocabulary: VocabularyLike, tokens: "TokenOptions") -> list[int]:
+def load_bundle(bundle: ModelBundle, load: Callable[[Any], T]) -> T:
+    """Call ``load`` on the bundle; the errors of a broken bundle become one DataError with the reason."""
+    try:
+        return load(bundle)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"the {bundle.kind} bundle is broken: {type(error).__name__}: {reason}") from error
+
+
+def write_samples(bundle: ModelBundle, samples: SampleOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Generate texts and next words for each prompt: a column ``prompt``, then those of generate and next_words."""
+    model, vocabulary, tokens = load_generator(bundle)
+    texts, words = [], []
+    for prompt in samples.prompts:
+        ids = prompt_ids(prompt, vocabulary, tokens)
+        column = pl.lit(prompt).alias("prompt")
+        texts.append(generate(model, vocabulary, ids, samples.options).select(column, pl.all()))
+        words.append(next_words(model, vocabulary, ids, samples.next_words).select(column, pl.all()))
+    return pl.concat(texts), pl.concat(words)
+
+
+def prompt_ids(prompt: str, vocabulary: Vocabulary, tokens: TokenOptions) -> list[int]:
     """Convert a prompt to ids: the start of a document, then the prompt's tokens, by the rules of the training texts.
 
     Special tokens in the prompt keep their meaning: ``xxfld 1 cs xxfld 2`` asks a model of two-field documents for the
     second field given the first. An empty prompt is only the start of a document. Words outside the vocabulary become
     the unknown token, and a warning lists them.
     """
-    written = _prompt_tokens(prompt, tokens)
-    ids = [int(value) for value in vocabulary.ids(written)]
-    unknown = vocabulary.tokens[vocabulary.unknown]
-    missing = list(
-        dict.fromkeys(t for t, i in zip(written, ids, strict=True) if i == vocabulary.unknown and t != unknown)
-    )
-    if missing:
-        more = f" and {len(missing) - SHOWN_WORDS} more" if len(missing) > SHOWN_WORDS else ""
-        logger.warning(
-            "Unknown words of the prompt are read as %s: %s%s", unknown, ", ".join(missing[:SHOWN_WORDS]), more
-        )
-    return ids
-
-
-def _prompt_tokens(prompt: str, tokens: "TokenOptions") -> list[str]:
-    from embedline.pipelines.text.tokenizer import tokenize_texts
-
     rules = RULES[tokens.rules]
     written = tokenize_texts([prompt], tokens)[0]
     # Remove the tokens that the rules put around a document: a prompt has no end yet.
     written = written[len(rules.before) : len(written) - len(rules.after)]
     start = [*rules.before, *rules.after][:1]  # dl1 marks only the end: a document starts after the end of another
-    return written if written[:1] == start else start + written
+    written = written if written[:1] == start else start + written
+    ids = [int(value) for value in vocabulary.ids(written)]
+    unknown = vocabulary.tokens[vocabulary.unknown]
+    missing = {t: None for t, i in zip(written, ids, strict=True) if i == vocabulary.unknown and t != unknown}
+    if missing:
+        shown = ", ".join(list(missing)[:SHOWN_WORDS])
+        more = f" and {len(missing) - SHOWN_WORDS} more" if len(missing) > SHOWN_WORDS else ""
+        logger.warning("Unknown words of the prompt are read as %s: %s%s", unknown, shown, more)
+    return ids
 
 
 def generate(
-    model: "NextTokenModel", vocabulary: VocabularyLike, prompt: Sequence[int], options: GenerationOptions
+    model: LanguageModel, vocabulary: Vocabulary, prompt: Sequence[int], options: GenerationOptions
 ) -> pl.DataFrame:
     """Continue ``prompt`` (ids of :func:`prompt_ids`) by random sampling or beam search.
 
@@ -152,52 +90,26 @@ def generate(
         Columns ``sample`` (i64 from 1; beams best first), ``text`` (prompt and continuation), ``tokens`` (i64, added
         tokens, with the end token) and ``mean_log_probability`` (f64, natural logarithm, mean over the added
         tokens, before temperature and filters; ``exp`` of its negative is the perplexity).
-
-    Raises:
-        DataError: if the vocabulary does not belong to the model.
     """
-    from embedline.pipelines.text.decoding import SamplingOptions, beam_search, sample
-
     never = _never(model, vocabulary, options)
     ends = [index for index, token in enumerate(vocabulary.tokens) if token in ENDS] if options.stop else []
+    shared: dict[str, Any] = {"n_tokens": options.n_tokens, "ends": ends}
     if options.beams is None:
         sampling = SamplingOptions(options.temperature, options.top_k, options.min_p, never)
-        found = sample(
-            model,
-            prompt,
-            sampling,
-            n_tokens=options.n_tokens,
-            n_samples=options.n_samples,
-            seed=options.seed,
-            ends=ends,
-        )
+        found = sample(model, prompt, sampling, n_samples=options.n_samples, seed=options.seed, **shared)
     else:
         found = beam_search(
-            model,
-            prompt,
-            n_tokens=options.n_tokens,
-            beams=options.beams,
-            length_penalty=options.length_penalty,
-            ends=ends,
-            never=never,
-        )[: options.n_samples]
-    return _frame(found, vocabulary, prompt, ends)
-
-
-def _frame(
-    found: Sequence["Continuation"], vocabulary: VocabularyLike, prompt: Sequence[int], ends: list[int]
-) -> pl.DataFrame:
+            model, prompt, beams=options.beams, length_penalty=options.length_penalty, never=never, **shared
+        )
     rows = []
-    for number, continuation in enumerate(found, start=1):
-        ids = list(continuation.ids)
-        shown = ids[:-1] if ids[-1] in ends else ids
-        text = vocabulary.detokenize([*prompt, *shown])
-        rows.append((number, text, len(ids), continuation.log_probability / len(ids)))
+    for number, (ids, log_probability) in enumerate(found[: options.n_samples], start=1):
+        text = vocabulary.detokenize([*prompt, *(ids[:-1] if ids[-1] in ends else ids)])
+        rows.append((number, text, len(ids), log_probability / len(ids)))
     schema = {"sample": pl.Int64, "text": pl.String, "tokens": pl.Int64, "mean_log_probability": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _never(model: "NextTokenModel", vocabulary: VocabularyLike, options: GenerationOptions) -> tuple[int, ...]:
+def _never(model: LanguageModel, vocabulary: Vocabulary, options: GenerationOptions) -> tuple[int, ...]:
     """Return the ids that must not be drawn, including the ids of the model that are outside the vocabulary."""
     if options.never is None:
         never = {vocabulary.unknown, vocabulary.padding}
@@ -214,10 +126,8 @@ def _never(model: "NextTokenModel", vocabulary: VocabularyLike, options: Generat
     return tuple(sorted(never))
 
 
-def _width(model: "NextTokenModel", vocabulary: VocabularyLike) -> int:
+def _width(model: LanguageModel, vocabulary: Vocabulary) -> int:
     """Return the number of tokens that the model scores; raise a DataError if the vocabulary has more."""
-    import torch
-
     with torch.no_grad():
         state = model.start(1)
         hidden, _ = model(torch.zeros((1, 1), dtype=torch.int64, device=state[0][0].device), state)
@@ -229,14 +139,8 @@ def _width(model: "NextTokenModel", vocabulary: VocabularyLike) -> int:
     return width
 
 
-def next_words(model: "NextTokenModel", vocabulary: VocabularyLike, prompt: Sequence[int], k: int = 10) -> pl.DataFrame:
-    """Return the ``k`` most probable tokens after ``prompt``, including special tokens.
-
-    Returns:
-        Columns ``rank`` (i64 from 1), ``word`` (the token in the vocabulary) and ``probability`` (f64).
-    """
-    from embedline.pipelines.text.decoding import read_prompt
-
+def next_words(model: LanguageModel, vocabulary: Vocabulary, prompt: Sequence[int], k: int = 10) -> pl.DataFrame:
+    """The ``k`` most probable tokens after ``prompt``: ``rank`` (i64 from 1), ``word`` and ``probability`` (f64)."""
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     _width(model, vocabulary)
@@ -249,53 +153,195 @@ def next_words(model: "NextTokenModel", vocabulary: VocabularyLike, prompt: Sequ
     )
 
 
-def load_generator(bundle: "ModelBundle") -> tuple["NextTokenModel", VocabularyLike, "TokenOptions"]:
-    """Load the model, vocabulary and tokenizer settings of a stored language model; on the GPU if there is one.
+class Continuation(NamedTuple):
+    """Tokens that follow a prompt, and the natural logarithm of their joint probability under the model.
 
-    Raises:
-        DataError: if the bundle holds another kind of model, or is broken.
+    The probability is computed before temperature and filters, so that it is comparable across settings. A continuation
+    that ended includes its end token as the last one.
     """
-    import torch
 
-    from embedline.pipelines.text.language_learner import load_language_model
-
-    model, vocabulary, tokens = load_bundle(bundle, load_language_model)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), vocabulary, tokens
+    ids: tuple[int, ...]
+    log_probability: float
 
 
-def load_bundle(bundle: "ModelBundle", load: Callable[[Any], T]) -> T:
-    """Call ``load`` on the bundle; the errors of a broken bundle become one DataError with the reason."""
-    try:
-        return load(bundle)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"the {bundle.kind} bundle is broken: {type(error).__name__}: {reason}") from error
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Changes to the model's distribution before a token is drawn.
 
-
-class SampleOptions(BaseModel):
-    """Settings of the sample texts of a language model.
+    They apply in this order: ``never``, ``temperature``, ``top_k``, ``min_p``; then the probabilities are scaled to
+    sum to one.
 
     Attributes:
-        prompts: texts to continue; an empty prompt is the start of a document, field markers (``xxfld 1 …``) keep their
-            meaning.
-        next_words: number of the most probable next words to list for each prompt.
-        options: see :class:`GenerationOptions`.
+        temperature: divisor of the logits; 0 always takes the most probable token.
+        top_k: draw only from the ``top_k`` most probable tokens; None: from all.
+        min_p: draw only from tokens with ``p >= min_p * max(p)`` (Nguyen et al. 2024, arXiv 2407.01082).
+        never: ids that are not drawn.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    temperature: float = 1.0
+    top_k: int | None = None
+    min_p: float = 0.0
+    never: tuple[int, ...] = ()
 
-    prompts: tuple[str, ...] = Field(default=("",), min_length=1)
-    next_words: int = Field(default=10, ge=1)
-    options: GenerationOptions = GenerationOptions()
+    def probabilities(self, log_p: Tensor) -> Tensor:
+        """Return the probabilities float64 [B, V] to draw from, given the model's log-probabilities float64 [B, V]."""
+        scores = mask_tokens(log_p, self.never)
+        if self.temperature == 0.0:
+            return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
+        # Subtract the largest score first: scores may become minus infinity, but never all of them.
+        scores = (scores - scores.amax(-1, keepdim=True)) / self.temperature
+        if self.top_k is not None and self.top_k < scores.shape[-1]:
+            best = scores.topk(self.top_k, dim=-1)  # exactly k tokens, even if probabilities are equal
+            scores = torch.full_like(scores, -math.inf).scatter_(-1, best.indices, best.values)
+        if self.min_p > 0.0:
+            # A ratio of probabilities is a difference of logits; the margin keeps a token exactly on the border.
+            border = scores.amax(-1, keepdim=True) + math.log(self.min_p) - 1e-9
+            scores = scores.masked_fill(scores < border, -math.inf)
+        return torch.softmax(scores, dim=-1)
 
 
-def write_samples(bundle: "ModelBundle", samples: SampleOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Generate texts and next words for each prompt: a column ``prompt``, then those of generate and next_words."""
-    model, vocabulary, tokens = load_generator(bundle)
-    texts, words = [], []
-    for prompt in samples.prompts:
-        ids = prompt_ids(prompt, vocabulary, tokens)
-        column = pl.lit(prompt).alias("prompt")
-        texts.append(generate(model, vocabulary, ids, samples.options).select(column, pl.all()))
-        words.append(next_words(model, vocabulary, ids, samples.next_words).select(column, pl.all()))
-    return pl.concat(texts), pl.concat(words)
+def mask_tokens(log_p: Tensor, never: Sequence[int]) -> Tensor:
+    """Set the log-probabilities [..., V] of the ids ``never`` to minus infinity."""
+    if not never:
+        return log_p
+    return log_p.index_fill(-1, torch.tensor(never, device=log_p.device), -math.inf)
+
+
+@torch.no_grad()
+def read_prompt(model: LanguageModel, prompt: Sequence[int]) -> tuple[Tensor, State]:
+    """Return the log-probabilities float64 [1, V] of the token after ``prompt``, and the state after it."""
+    if not prompt:
+        raise ValueError("a language model needs at least one token to start from")
+    state = model.start(1)
+    device = state[0][0].device
+    for start in range(0, len(prompt), READ_TOKENS):
+        ids = torch.tensor([prompt[start : start + READ_TOKENS]], dtype=torch.int64, device=device)
+        hidden, state = model(ids, state)
+    return _log_probabilities(model, hidden), state
+
+
+@torch.no_grad()
+def sample(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    options: SamplingOptions,
+    *,
+    n_tokens: int,
+    n_samples: int = 1,
+    seed: int = 0,
+    ends: Sequence[int] = (),
+) -> list[Continuation]:
+    """Draw ``n_samples`` continuations of ``prompt`` in one batch; the prompt is read once.
+
+    Each sample ``i`` has its own random generator, seeded by ``seed`` and ``i``. The text therefore does not depend on
+    the device (up to rounding), on other draws in the process, or on ``n_samples``.
+
+    Args:
+        n_tokens: maximum length of each continuation.
+        ends: ids that end a continuation.
+    """
+    log_p, state = read_prompt(model, prompt)
+    log_p = log_p.expand(n_samples, -1)
+    state = select_rows(state, torch.zeros(n_samples, dtype=torch.int64, device=log_p.device))
+    draws = np.stack([np.random.default_rng((seed, row)).random(n_tokens) for row in range(n_samples)])
+    ids = torch.empty((n_samples, n_tokens), dtype=torch.int64)
+    total = torch.zeros(n_samples, dtype=torch.float64)
+    length = torch.full((n_samples,), n_tokens)
+    running = torch.ones(n_samples, dtype=torch.bool)
+    for step in range(n_tokens):
+        token = _draw(options.probabilities(log_p), torch.from_numpy(draws[:, step]).to(log_p.device))
+        drawn = log_p.gather(-1, token[:, None]).squeeze(-1).cpu()
+        ids[:, step] = token.cpu()
+        total = torch.where(running, total + drawn, total)
+        ended = running & torch.isin(ids[:, step], torch.tensor(ends, dtype=torch.int64))
+        length[ended] = step + 1
+        running &= ~ended
+        if step == n_tokens - 1 or not running.any():
+            break
+        hidden, state = model(token[:, None], state)
+        log_p = _log_probabilities(model, hidden)
+    return [
+        Continuation(tuple(row[:end].tolist()), float(value))
+        for row, end, value in zip(ids, length.tolist(), total, strict=True)
+    ]
+
+
+def _draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Draw ids int64 [B]: invert the cumulative distribution of ``probabilities`` [B, V] at ``uniform`` [B]."""
+    cumulative = probabilities.cumsum(-1)
+    total = cumulative[:, -1]
+    # Rounding must not reach the last value: a token of probability 0 at the end would be drawn.
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(-1)
+
+
+def beam_score(log_probability: float, length: int, penalty: float) -> float:
+    """Score of a beam: ``log p / ((5 + length) / 6) ** penalty`` (Wu et al. 2016, eq. 14); penalty 0 is ``log p``."""
+    return log_probability / ((5 + length) / 6) ** penalty
+
+
+@torch.no_grad()
+def beam_search(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    *,
+    n_tokens: int,
+    beams: int,
+    length_penalty: float = 0.0,
+    ends: Sequence[int] = (),
+    never: Sequence[int] = (),
+) -> list[Continuation]:
+    """Search the continuations of ``n_tokens`` tokens, or fewer up to an end, with the highest :func:`beam_score`.
+
+    Each step keeps the ``beams`` best unfinished continuations; the search is exhaustive if ``beams`` is at least the
+    number of all unfinished continuations. It starts from one row instead of ``beams`` equal ones, so that no two beams
+    are equal. It stops early only when no unfinished beam can still win.
+
+    Returns:
+        At most ``beams`` continuations, best first; fewer if the model has no more possible ones.
+    """
+    log_p, state = read_prompt(model, prompt)
+    live = [Continuation((), 0.0)]
+    finished: list[Continuation] = []
+
+    def score(beam: Continuation) -> float:
+        return beam_score(beam.log_probability, len(beam.ids), length_penalty)
+
+    for step in range(n_tokens):
+        values = torch.tensor([beam.log_probability for beam in live], dtype=torch.float64, device=log_p.device)
+        joint = (values[:, None] + mask_tokens(log_p, never)).flatten()
+        # Each live beam can end in len(ends) ways: besides those candidates, `beams` unfinished ones are needed.
+        best = joint.topk(min(joint.numel(), beams + len(live) * len(ends)))
+        rows, tokens = best.indices.cpu() // log_p.shape[-1], (best.indices.cpu() % log_p.shape[-1]).tolist()
+        grown: list[Continuation] = []
+        parents: list[int] = []
+        for row, token, value in zip(rows.tolist(), tokens, best.values.tolist(), strict=True):
+            if value == -math.inf:
+                break
+            beam = Continuation((*live[row].ids, token), value)
+            if token in ends:
+                finished.append(beam)
+            elif len(grown) < beams:
+                grown.append(beam)
+                parents.append(row)
+        finished = sorted(finished, key=score, reverse=True)[:beams]
+        live = grown
+        if step == n_tokens - 1 or not live:
+            break
+        # log p only falls and the penalty's divisor only grows: no live beam can score more than this.
+        reachable = max(beam_score(beam.log_probability, n_tokens, length_penalty) for beam in live)
+        if len(finished) == beams and score(finished[-1]) >= reachable:
+            live = []
+            break
+        state = select_rows(state, torch.tensor(parents, device=log_p.device))
+        hidden, state = model(torch.tensor([[beam.ids[-1]] for beam in live], device=log_p.device), state)
+        log_p = _log_probabilities(model, hidden)
+    return sorted([*finished, *live], key=score, reverse=True)[:beams]
+
+
+def _log_probabilities(model: LanguageModel, hidden: Tensor) -> Tensor:
+    """Return log-probabilities float64 [B, V] after the last token of ``hidden`` [B, T, E]."""
+    logits = model.logits(hidden[:, -1]).double()
+    if not bool(torch.isfinite(logits.logsumexp(-1)).all()):
+        raise DataError("the language model's scores are not finite numbers: its training has diverged")
+    return torch.log_softmax(logits, dim=-1)

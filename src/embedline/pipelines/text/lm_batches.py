@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from embedline.errors import DataError
 from embedline.pipelines.text.awd_lstm import State, detached
-from embedline.pipelines.text.language_model import LanguageModel
 from embedline.pipelines.text.options import LanguageModelTraining
 from embedline.pipelines.text.tokenizer import flat_lists
 from embedline.training.batches import WHOLE, Autocast, BatchLoss, Fingerprint, Shard
@@ -21,16 +22,12 @@ HALVED = 0.05  # probability that a random length is drawn around half of bptt
 DEVIATION = 5.0  # standard deviation of the random lengths
 
 
+@dataclass(frozen=True, eq=False)
 class Corpus:
-    """Token ids of documents, concatenated.
+    """Token ids integer [N] of all documents; document d is ``ids[offsets[d] : offsets[d + 1]]``; offsets int64."""
 
-    Attributes:
-        ids: integer [N], ids of all documents.
-        offsets: int64 [D + 1]: document d is ``ids[offsets[d] : offsets[d + 1]]``.
-    """
-
-    def __init__(self, ids: NDArray[np.integer], offsets: NDArray[np.int64]) -> None:
-        self.ids, self.offsets = ids, offsets
+    ids: NDArray[np.integer]
+    offsets: NDArray[np.int64]
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> "Corpus":
@@ -73,10 +70,7 @@ def to_rows(stream: NDArray[np.integer], n_rows: int) -> NDArray[np.integer]:
     """Cut a token stream [N] into consecutive rows [n_rows, L + 1]: inputs ``[:, :L]``, targets ``[:, 1:]``.
 
     L = floor((N - 1) / n_rows). The last token of a row is the first token of the next one; fewer than ``n_rows``
-    tokens at the end are left out.
-
-    Raises:
-        DataError: if the stream has fewer than two tokens for each row.
+    tokens at the end are left out. A stream with fewer than two tokens for each row is a DataError.
     """
     length = (len(stream) - 1) // n_rows
     if length < 1:
@@ -89,10 +83,8 @@ def to_rows(stream: NDArray[np.integer], n_rows: int) -> NDArray[np.integer]:
 def to_covering_rows(stream: NDArray[np.integer], n_rows: int) -> NDArray[np.integer]:
     """Cut a token stream [N] into rows [n_rows, L + 1] such that each token except the first is a target.
 
-    L = ceil((N - 1) / n_rows). The rows overlap by a few tokens where :func:`to_rows` would leave tokens out.
-
-    Raises:
-        DataError: if the stream has fewer than two tokens for each row.
+    L = ceil((N - 1) / n_rows). The rows overlap by a few tokens where :func:`to_rows`, whose errors it has, would leave
+    tokens out.
     """
     to_rows(stream, n_rows)  # raises
     length = math.ceil((len(stream) - 1) / n_rows)
@@ -121,19 +113,14 @@ class LanguageModelBatches:
     """Batches for training a language model: parallel rows of a token stream, ``bptt`` tokens at a time.
 
     Row r of a batch continues row r of the batch before, with its state. The documents are shuffled in each epoch, and
-    every token is read.
-
-    Args:
-        corpus: training documents.
-        shard: the rows for this process.
+    every token is read; each process has the rows of its ``shard``.
     """
 
     def __init__(
         self, corpus: Corpus, options: LanguageModelTraining, *, device: torch.device, shard: Shard = WHOLE
     ) -> None:
         shard.check(options.batch_size, "stream(s)")
-        self._shard = shard
-        self._corpus, self._options, self._device = corpus, options, device
+        self._corpus, self._options, self._device, self._shard = corpus, options, device, shard
         self._n_tokens = min(options.tokens_per_epoch or len(corpus.ids), len(corpus.ids))
         self._length = to_covering_rows(corpus.ids[: self._n_tokens], options.batch_size).shape[1] - 1
         if options.random_bptt:
@@ -176,17 +163,15 @@ class LanguageModelBatches:
             return 1.0
         return (self._ends[index] - (self._ends[index - 1] if index else 0)) / self._options.bptt
 
-    def loss(self, network: nn.Module, index: int, autocast: Autocast) -> BatchLoss:
-        """Loss of a batch, which starts from the state after the batch before."""
-        assert isinstance(network, LanguageModel)
+    def loss(self, network: Any, index: int, autocast: Autocast) -> BatchLoss:
+        """Loss of a batch under a ``LanguageModel``, which starts from the state after the batch before."""
         ids, targets = self.batch(index)
         state = self._state if self._state is not None else network.start(len(ids))
         with autocast():
             value, nats, state = network.losses(ids, targets, state, alpha=self._options.alpha, beta=self._options.beta)
         self._state = detached(state)
-        if self._shard.size == 1:
-            return BatchLoss(value, nats)
-        return BatchLoss(value, nats).times(self._shard.weight(self._options.batch_size))
+        loss = BatchLoss(value, nats)
+        return loss if self._shard.size == 1 else loss.times(self._shard.weight(self._options.batch_size))
 
     def state(self) -> list[list[Tensor]] | None:
         """Return the carried state, as lists."""

@@ -10,18 +10,17 @@ import polars as pl
 
 from embedline.errors import about_frame
 from embedline.pipelines.text.baseline import BaselineOptions
-from embedline.pipelines.text.documents import read_documents
+from embedline.pipelines.text.documents import SplitOptions, assign_splits, read_documents
 from embedline.pipelines.text.evaluation import ReportOptions
-from embedline.pipelines.text.generation import SampleOptions
 from embedline.pipelines.text.options import (
     Classes,
     ClassifierOptions,
     ClassifierTraining,
     LanguageModelOptions,
     LanguageModelTraining,
+    PredictionOptions,
+    SampleOptions,
 )
-from embedline.pipelines.text.predict import PredictionOptions
-from embedline.pipelines.text.splits import SplitOptions, assign_splits
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import VocabularyOptions, load_vocabulary
 from embedline.training.options import FinderOptions
@@ -80,21 +79,12 @@ def train_language_model(
     training: LanguageModelTraining,
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train the language model on training and unlabelled texts; return the bundle and the history."""
-    from embedline.pipelines.text.language_learner import train_language_model as fit
+    from embedline.pipelines.text.language_model import train_language_model as fit
     from embedline.training.ensemble import history_frame
 
     bundle, history = fit(ids, load_vocabulary(vocabulary, tokens.rules), tokens, network, training)
-    metrics = bundle.metrics
-    logger.info(
-        "Language model of %s words: perplexity %s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
-        f"{metrics['vocabulary']:,}",
-        f"{metrics['perplexity']:.1f}" if "perplexity" in metrics else "not measured",
-        metrics["epochs"],
-        metrics["seconds"],
-        f"{metrics['tokens_per_second']:,.0f}",
-        metrics["device"],
-        metrics["precision"],
-    )
+    perplexity = f"{bundle.metrics['perplexity']:.1f}" if "perplexity" in bundle.metrics else "not measured"
+    _log_training(f"Language model of {bundle.metrics['vocabulary']:,} words: perplexity {perplexity}", bundle.metrics)
     return bundle, history_frame(history)
 
 
@@ -107,22 +97,28 @@ def train_classifier(
     training: ClassifierTraining,
 ) -> tuple[Bundle, pl.DataFrame]:
     """Fine-tune the language model's encoder into a classifier for each seed; return the bundle and the history."""
-    from embedline.pipelines.text.classifier_learner import train_classifier as fit
+    from embedline.pipelines.text.fine_tuning import train_classifier as fit
     from embedline.training.ensemble import history_frame
 
     bundle, history = fit(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training)
-    metrics = bundle.metrics
+    measured = bundle.metrics.get("validation_accuracy")
+    accuracy = "not measured" if measured is None else f"{measured:.4f}"
+    _log_training(
+        f"Classifier of {bundle.metrics['members']} network(s): validation accuracy {accuracy}", bundle.metrics
+    )
+    return bundle, history_frame(history)
+
+
+def _log_training(result: str, metrics: dict[str, Any]) -> None:
     logger.info(
-        "Classifier of %d network(s): validation accuracy %s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
-        metrics["members"],
-        f"{metrics['validation_accuracy']:.4f}" if "validation_accuracy" in metrics else "not measured",
+        "%s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
+        result,
         metrics["epochs"],
         metrics["seconds"],
         f"{metrics['tokens_per_second']:,.0f}",
         metrics["device"],
         metrics["precision"],
     )
-    return bundle, history_frame(history)
 
 
 def find_language_model_rate(
@@ -133,7 +129,7 @@ def find_language_model_rate(
     finder: FinderOptions,
 ) -> pl.DataFrame:
     """Range test of the language model: columns ``rate``, ``loss`` (smoothed) and ``suggestion`` (constant)."""
-    from embedline.pipelines.text.language_learner import find_language_model_rate as find
+    from embedline.pipelines.text.language_model import find_language_model_rate as find
 
     test = find(ids, load_vocabulary(vocabulary), network, training, finder)
     logger.info("Range test of the language model suggests %.1e; the training uses %.1e", test.suggestion, training.lr)
@@ -150,7 +146,7 @@ def find_classifier_rate(
     finder: FinderOptions,
 ) -> pl.DataFrame:
     """Range test of the classifier's first stage: columns as in :func:`find_language_model_rate`."""
-    from embedline.pipelines.text.classifier_learner import find_classifier_rate as find
+    from embedline.pipelines.text.fine_tuning import find_classifier_rate as find
 
     test = find(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training, finder)
     used = training.stages[0].lr
@@ -171,7 +167,7 @@ def train_baseline(
 
 def predict(ids: pl.DataFrame, model: Bundle) -> pl.DataFrame:
     """Predict the class and the probabilities of each test document."""
-    from embedline.pipelines.text.classifier_learner import predict_split
+    from embedline.pipelines.text.classifier import predict_split
 
     return predict_split(ids, model)
 
@@ -190,11 +186,6 @@ def evaluate(
     from embedline.pipelines.text.vocabulary import unknown_fractions
 
     vocabulary = load_vocabulary(model.encoder["vocabulary"])
-    described = {
-        "size": len(vocabulary),
-        "fitted_on": list(vocabulary.fitted_on),
-        "unknown": unknown_fractions(ids, vocabulary),
-    }
     training = dict(model.metrics)
     return compare(
         predictions,
@@ -203,7 +194,11 @@ def evaluate(
         language_model=training.pop("language_model"),
         classifier={"training": training},
         baseline={"training": baseline_costs},
-        vocabulary=described,
+        vocabulary={
+            "size": len(vocabulary),
+            "fitted_on": list(vocabulary.fitted_on),
+            "unknown": unknown_fractions(ids, vocabulary),
+        },
         options=report,
     )
 

@@ -1,4 +1,4 @@
-"""Settings of the text networks and of their training, validated before the first node runs."""
+"""Settings of the text networks, of their training, predictions and samples, validated before the first node runs."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, Self
@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, m
 from embedline.training.options import EarlyStopping, FitOptions, OptimizerOptions, SeedOptions, Sizes
 
 Preset = Literal["dl1", "ulmfit"]
+ChangedRates = dict[Literal["input", "embedding", "weight", "hidden", "output"], float]
 
 
 class Classes(RootModel[tuple[str, ...]]):
@@ -87,7 +88,7 @@ class LanguageModelOptions(BaseModel):
     embedding_size: int | None = Field(default=None, ge=1)
     hidden_size: int | None = Field(default=None, ge=1)
     n_layers: int | None = Field(default=None, ge=1)
-    dropout: dict[Literal["input", "embedding", "weight", "hidden", "output"], float] = {}
+    dropout: ChangedRates = {}
     drop_mult: float = Field(default=1.0, ge=0.0)
     decoder_bias: bool | None = None
 
@@ -122,7 +123,7 @@ class ClassifierOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: Preset = "ulmfit"
-    dropout: dict[Literal["input", "embedding", "weight", "hidden", "output"], float] = {}
+    dropout: ChangedRates = {}
     drop_mult: float = Field(default=0.5, ge=0.0)
     layers: Sizes = (50,)
     head_dropout: float | tuple[float, ...] | None = None
@@ -235,3 +236,84 @@ class ClassifierTraining(SeedOptions, TextSettings):
         """Settings for training one stage."""
         shared = self.model_dump(exclude={"stages", "rate_decay", "seeds", "weights"})
         return StageTraining(**shared, epochs=stage.epochs, lr=stage.lr)
+
+
+class PredictionOptions(BaseModel):
+    """Column with the texts; number of the most influential words to list for each row: 0 is far faster."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: str = "text"
+    words: int = Field(default=0, ge=0)
+
+
+class ExplanationOptions(BaseModel):
+    """Limits of the work for an explanation.
+
+    Attributes:
+        max_tokens: explain only the last ``max_tokens`` tokens of a document; None: the tokens that the classifier
+            pools. Earlier tokens affect the decision only through the carried state.
+        budget: approximate number of tokens to read for one explanation: number of occlusions times length.
+        min_occlusions: minimum number of occlusions, even beyond the budget.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_tokens: int | None = Field(default=None, ge=1)
+    budget: int = Field(default=15_000, ge=1)
+    min_occlusions: int = Field(default=16, ge=1)
+
+
+class GenerationOptions(BaseModel):
+    """How to continue a prompt.
+
+    Attributes:
+        n_tokens: number of tokens to add.
+        n_samples: number of continuations to return.
+        beams: width of a beam search; None: random sampling instead.
+        temperature: divisor of the logits: below 1 more likely tokens, above 1 less likely ones, 0 always the most
+            probable token.
+        top_k: draw only from the ``top_k`` most probable tokens; None: from all.
+        min_p: draw only from tokens with at least this fraction of the largest probability (Nguyen et al. 2024).
+        seed: seed of the draws; the same seed gives the same text.
+        length_penalty: exponent of Wu et al. 2016; above 0 it favours longer beams. It matters only if beams may end.
+        stop: end the text where the model ends the document; otherwise it continues with another document.
+        never: tokens that are not drawn; None: the unknown and the padding token.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_tokens: int = Field(default=50, ge=1)
+    n_samples: int = Field(default=1, ge=1)
+    beams: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    top_k: int | None = Field(default=None, ge=1)
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    seed: int = Field(default=0, ge=0)
+    length_penalty: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    stop: bool = False
+    never: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check_beams(self) -> Self:
+        if self.beams is None:
+            if self.length_penalty:
+                raise ValueError("length_penalty is a setting of the beam search: give beams too")
+            return self
+        if self.n_samples > self.beams:
+            raise ValueError(f"{self.beams} beams give no {self.n_samples} samples: raise beams or lower n_samples")
+        drawn = {"temperature": self.temperature != 1.0, "top_k": self.top_k is not None, "min_p": self.min_p > 0.0}
+        if any(drawn.values()):
+            names = ", ".join(name for name, given in drawn.items() if given)
+            raise ValueError(f"a beam search draws nothing at random: leave out {names}, or beams")
+        return self
+
+
+class SampleOptions(BaseModel):
+    """Texts to continue (an empty one is the start of a document), and how many of the next words to list for each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompts: tuple[str, ...] = Field(default=("",), min_length=1)
+    next_words: int = Field(default=10, ge=1)
+    options: GenerationOptions = GenerationOptions()

@@ -1,5 +1,8 @@
 """The text learner as modular pipelines; the namespace of a pipeline is the source."""
 
+from collections.abc import Callable
+from typing import Any
+
 from kedro.pipeline import Node, Pipeline
 
 from embedline.pipelines.text import nodes
@@ -29,13 +32,7 @@ def create_prediction_pipeline(source: str, *, texts: str | None = None) -> Pipe
     Args:
         texts: a frame with a column of texts; None: ``<source>.texts``.
     """
-    node = Node(
-        nodes.predict_texts,
-        ["texts", "model", "params:prediction"],
-        "predicted_texts",
-        name="predict_texts",
-        tags="predict",
-    )
+    node = _node(nodes.predict_texts, ["texts", "model", "params:prediction"], "predicted_texts", "predict")
     return Pipeline([node], namespace=source, inputs={"texts": texts or f"{source}.texts", "model": f"{source}.model"})
 
 
@@ -53,156 +50,67 @@ def create_finder_pipeline(source: str, *, language_model: str | None = None) ->
     return Pipeline(_finder_nodes(), namespace=source, inputs=inputs)
 
 
+def _node(function: Callable[..., Any], inputs: str | list[str], outputs: str | list[str], tag: str) -> Node:
+    return Node(function, inputs, outputs, name=function.__name__, tags=tag)
+
+
 def _token_nodes() -> list[Node]:
+    fitted_on = ["tokens", "lexicon", "params:tokens", "params:split", "params:vocabulary"]
     return [
-        Node(
-            nodes.tokenize,
-            ["documents", "params:tokens", "params:classes"],
-            ["tokens", "lexicon"],
-            name="tokenize",
-            tags="encode",
-        ),
-        Node(
-            nodes.fit_vocabulary,
-            ["tokens", "lexicon", "params:tokens", "params:split", "params:vocabulary"],
-            "vocabulary",
-            name="fit_vocabulary",
-            tags="encode",
-        ),
-        Node(
-            nodes.numericalize,
-            ["tokens", "lexicon", "vocabulary", "params:split"],
-            "ids",
-            name="numericalize",
-            tags="encode",
-        ),
+        _node(nodes.tokenize, ["documents", "params:tokens", "params:classes"], ["tokens", "lexicon"], "encode"),
+        _node(nodes.fit_vocabulary, fitted_on, "vocabulary", "encode"),
+        _node(nodes.numericalize, ["tokens", "lexicon", "vocabulary", "params:split"], "ids", "encode"),
     ]
 
 
 def _language_nodes() -> list[Node]:
+    trained_on = ["ids", "vocabulary", "params:tokens", "params:language_model", "params:language_model_training"]
+    history = "language_model_history"
     return [
-        Node(
-            nodes.train_language_model,
-            ["ids", "vocabulary", "params:tokens", "params:language_model", "params:language_model_training"],
-            ["language_model", "language_model_history"],
-            name="train_language_model",
-            tags="train",
-        ),
-        Node(
-            nodes.generate_samples,
-            ["language_model", "params:generation"],
-            ["samples", "next_words"],
-            name="generate_samples",
-            tags="evaluate",
-        ),
-        Node(
-            nodes.plot_language_model,
-            "language_model_history",
-            "language_model_plot",
-            name="plot_language_model",
-            tags="plot",
-        ),
+        _node(nodes.train_language_model, trained_on, ["language_model", history], "train"),
+        _node(nodes.generate_samples, ["language_model", "params:generation"], ["samples", "next_words"], "evaluate"),
+        _node(nodes.plot_language_model, history, "language_model_plot", "plot"),
     ]
 
 
+CLASSIFIER_INPUTS = [
+    "ids",
+    "vocabulary",
+    "params:classes",
+    "language_model",
+    "params:classifier",
+    "params:classifier_training",
+]
+
+
 def _classifier_nodes() -> list[Node]:
+    baseline = ["documents", "params:split", "params:classes", "params:baseline"]
     return [
-        Node(
-            nodes.train_classifier,
-            [
-                "ids",
-                "vocabulary",
-                "params:classes",
-                "language_model",
-                "params:classifier",
-                "params:classifier_training",
-            ],
-            ["model", "history"],
-            name="train_classifier",
-            tags="train",
-        ),
-        Node(
-            nodes.train_baseline,
-            ["documents", "params:split", "params:classes", "params:baseline"],
-            ["baseline_predictions", "baseline_costs"],
-            name="train_baseline",
-            tags="evaluate",
-        ),
-        Node(nodes.predict, ["ids", "model"], "predictions", name="predict", tags="evaluate"),
+        _node(nodes.train_classifier, CLASSIFIER_INPUTS, ["model", "history"], "train"),
+        _node(nodes.train_baseline, baseline, ["baseline_predictions", "baseline_costs"], "evaluate"),
+        _node(nodes.predict, ["ids", "model"], "predictions", "evaluate"),
     ]
 
 
 def _finder_nodes() -> list[Node]:
+    language = ["ids", "vocabulary", "params:language_model", "params:language_model_training", "params:finder"]
+    classifier = [*CLASSIFIER_INPUTS, "params:finder"]
     return [
-        Node(
-            nodes.find_language_model_rate,
-            ["ids", "vocabulary", "params:language_model", "params:language_model_training", "params:finder"],
-            "language_model_rates",
-            name="find_language_model_rate",
-            tags="train",
-        ),
-        Node(
-            nodes.find_classifier_rate,
-            [
-                "ids",
-                "vocabulary",
-                "params:classes",
-                "language_model",
-                "params:classifier",
-                "params:classifier_training",
-                "params:finder",
-            ],
-            "classifier_rates",
-            name="find_classifier_rate",
-            tags="train",
-        ),
-        Node(
-            nodes.plot_language_model_rates,
-            "language_model_rates",
-            "language_model_rate_plot",
-            name="plot_language_model_rates",
-            tags="plot",
-        ),
-        Node(
-            nodes.plot_classifier_rates,
-            "classifier_rates",
-            "classifier_rate_plot",
-            name="plot_classifier_rates",
-            tags="plot",
-        ),
+        _node(nodes.find_language_model_rate, language, "language_model_rates", "train"),
+        _node(nodes.find_classifier_rate, classifier, "classifier_rates", "train"),
+        _node(nodes.plot_language_model_rates, "language_model_rates", "language_model_rate_plot", "plot"),
+        _node(nodes.plot_classifier_rates, "classifier_rates", "classifier_rate_plot", "plot"),
     ]
 
 
 def _report_nodes() -> list[Node]:
     compared = ["predictions", "baseline_predictions", "params:classes"]
+    measured = [*compared, "baseline_costs", "model", "ids", "params:report"]
+    listed = ["predictions", "baseline_predictions", "documents", "params:report"]
     return [
-        Node(
-            nodes.evaluate,
-            [*compared, "baseline_costs", "model", "ids", "params:report"],
-            "metrics",
-            name="evaluate",
-            tags="evaluate",
-        ),
-        Node(
-            nodes.list_mistakes,
-            ["predictions", "baseline_predictions", "documents", "params:report"],
-            "mistakes",
-            name="list_mistakes",
-            tags="evaluate",
-        ),
-        Node(nodes.plot_training, "history", "training_plot", name="plot_training", tags="plot"),
-        Node(
-            nodes.plot_confusion,
-            ["predictions", "params:classes"],
-            "confusion_plot",
-            name="plot_confusion",
-            tags="plot",
-        ),
-        Node(
-            nodes.plot_calibration,
-            [*compared, "params:report"],
-            "calibration_plot",
-            name="plot_calibration",
-            tags="plot",
-        ),
+        _node(nodes.evaluate, measured, "metrics", "evaluate"),
+        _node(nodes.list_mistakes, listed, "mistakes", "evaluate"),
+        _node(nodes.plot_training, "history", "training_plot", "plot"),
+        _node(nodes.plot_confusion, ["predictions", "params:classes"], "confusion_plot", "plot"),
+        _node(nodes.plot_calibration, [*compared, "params:report"], "calibration_plot", "plot"),
     ]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
@@ -58,9 +59,8 @@ def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
         raise DataError(f"the history has no column {missing[0]!r}; it has: {', '.join(history.columns)}")
     position = _position(history)
     measured = [name for name in METRICS if name in history.columns and history[name].null_count() < len(history)][:2]
-    two_scales = (
-        len({name in FRACTIONS for name in measured}) == 2
-    )  # a perplexity and a fraction do not fit on one axis
+    # A perplexity and a fraction do not fit on one axis.
+    two_scales = len({name in FRACTIONS for name in measured}) == 2
     heights = [0.46, 0.32, 0.22] if measured else [0.7, 0.3]
     figure = make_subplots(
         rows=len(heights),
@@ -121,25 +121,16 @@ def _add_metric(figure: go.Figure, position: pl.Series, values: pl.Series, colou
     )
 
 
-def _stage_starts(stages: pl.Series) -> list[int]:
-    """Rows in which a stage begins."""
-    return [row for row in range(len(stages)) if row == 0 or stages[row] != stages[row - 1]]
-
-
 def _position(history: pl.DataFrame) -> pl.Series:
     """Epochs since the beginning of the training, float64 [rows], even if each stage counts its epochs from 0."""
-    epochs = history["epoch"].cast(pl.Float64).to_list()
-    offset, position = 0.0, []
-    for row, epoch in enumerate(epochs):
-        if row and epoch <= epochs[row - 1]:
-            offset += epochs[row - 1]
-        position.append(offset + epoch)
-    return pl.Series("epoch", position, dtype=pl.Float64)
+    epochs = history["epoch"].cast(pl.Float64).to_numpy()
+    before = np.append(0.0, epochs[:-1])
+    return pl.Series("epoch", epochs + np.cumsum(np.where(epochs <= before, before, 0.0)))
 
 
 def _mark_stages(figure: go.Figure, stages: pl.Series, position: pl.Series) -> None:
     """Draw a dotted line at the start of each stage, and its name above its middle."""
-    starts = _stage_starts(stages)
+    starts = [row for row in range(len(stages)) if row == 0 or stages[row] != stages[row - 1]]
     borders = [0.0, *(position[row - 1] for row in starts[1:]), position[-1]]
     for border in borders[1:-1]:
         figure.add_vline(x=border, line={"color": MUTED, "dash": "dot", "width": 1})

@@ -1,55 +1,45 @@
-"""Predict the classes of texts with a stored classifier, and explain the predictions.
-
-PyTorch is imported inside the functions, so that this module is quick to import.
-"""
+"""Predict the classes of raw texts with a stored classifier, and explain each prediction by the words that decided."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import narwhals as nw
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from torch.func import functional_call
 
 from embedline.errors import DataError
-from embedline.pipelines.text.explain import (
-    ExplanationOptions,
-    estimate_occlusion,
-    occlude,
-    readable_words,
-    strongest_words,
+from embedline.pipelines.text import tokenizer
+from embedline.pipelines.text.classifier import (
+    ClassifierEnsemble,
+    TextClassifier,
+    class_probabilities,
+    load_classifier,
 )
-from embedline.pipelines.text.generation import VocabularyLike, load_bundle
-
-if TYPE_CHECKING:
-    from embedline.pipelines.text.classifier import ClassifierEnsemble
-    from embedline.pipelines.text.tokenizer import TokenOptions
-    from embedline.training.model_file import ModelBundle
+from embedline.pipelines.text.generation import load_bundle
+from embedline.pipelines.text.options import ExplanationOptions, PredictionOptions
+from embedline.pipelines.text.tokenizer import TokenOptions
+from embedline.pipelines.text.vocabulary import Vocabulary
+from embedline.training.model_file import ModelBundle
 
 logger = logging.getLogger(__name__)
 
 Ids = NDArray[np.integer]
+Probabilities = Callable[[Sequence[Ids]], NDArray[np.float64]]  # of documents: [N, C]
+
 EXCERPT = 80  # characters of a text in a frame of predictions
 BLOCK_TEXTS = 50_000  # texts that are tokenized and classified at a time: limits the memory
 FEW_TEXTS = 100  # texts that are tokenized without a progress bar and without processes
-
-
-class PredictionOptions(BaseModel):
-    """How to predict the rows of a frame.
-
-    Attributes:
-        column: name of the column with the texts.
-        words: number of the most influential words to list for each row; 0 lists none, which is far faster.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    column: str = "text"
-    words: int = Field(default=0, ge=0)
+EMBEDDING = "encoder.embedding.weight"
+NUMBERED = ("xxrep", "xxwrep", "xxfld")  # special tokens that are followed by their number
+CASES: dict[str, Callable[[str], str]] = {"xxup": str.upper, "xxmaj": str.capitalize}
+LONGEST_REPEAT = 20  # displayed characters of `!!!!…`
+MAX_GAP = 200  # characters between a word and the next one when words are located in the text
 
 
 @dataclass(frozen=True)
@@ -60,32 +50,23 @@ class Predictor:
         probabilities: function from documents (arrays of ids [T >= 1]) to class probabilities float64 [N, C].
         estimate: function from a document and a class to the estimated influence of each position, float64 [T]; see
             :func:`estimate_ensemble_occlusion`.
-        vocabulary: ids of tokens.
         tokens: settings of the tokenizer that the classifier was trained with.
         classes: labels in the order of the probabilities.
         pooled_tokens: number of tokens at the end of a document that the classifier pools; only these are explained.
         few_texts: at most this number of texts is tokenized in this process, without a progress bar.
     """
 
-    probabilities: Callable[[Sequence[Ids]], NDArray[np.float64]]
+    probabilities: Probabilities
     estimate: Callable[[Ids, int], NDArray[np.float64]]
-    vocabulary: VocabularyLike
-    tokens: "TokenOptions"
+    vocabulary: Vocabulary
+    tokens: TokenOptions
     classes: tuple[str, ...]
     pooled_tokens: int = 1400
     few_texts: int = FEW_TEXTS
 
     @classmethod
-    def from_bundle(cls, bundle: "ModelBundle") -> Self:
-        """Load the classifier or the ensemble of a stored bundle; on the GPU if there is one.
-
-        Raises:
-            DataError: if the bundle holds another kind of model, or is broken.
-        """
-        import torch
-
-        from embedline.pipelines.text.classifier_learner import class_probabilities, load_classifier
-
+    def from_bundle(cls, bundle: ModelBundle) -> Self:
+        """Load the classifiers of a bundle, on the GPU if there is one; another kind or a broken one is a DataError."""
         network, vocabulary, tokens, classes = load_bundle(bundle, load_classifier)
         known = bundle.config["vocabulary_size"]
         if len(vocabulary) != known:
@@ -110,13 +91,12 @@ class Predictor:
             DataError: if a text is not a string, or the classifier's probabilities are not finite.
         """
         blocks = [self._classify(texts[at : at + BLOCK_TEXTS], at) for at in range(0, len(texts), BLOCK_TEXTS)]
-        found = np.concatenate(blocks) if blocks else np.zeros((0, len(self.classes)))
-        best = found.argmax(axis=1)
+        found = np.concatenate([np.zeros((0, len(self.classes))), *blocks])
         return pl.DataFrame(
             {
                 "text": [excerpt(text) for text in texts],
-                "predicted": [self.classes[index] for index in best],
-                "confidence": found[np.arange(len(found)), best],
+                "predicted": [self.classes[index] for index in found.argmax(axis=1)],
+                "confidence": found.max(axis=1),
                 **{f"p_{name}": found[:, index] for index, name in enumerate(self.classes)},
             },
             schema_overrides={"text": pl.String, "predicted": pl.String},
@@ -137,34 +117,28 @@ class Predictor:
             Columns ``position`` (i64, index of the word's token in the document), ``word`` (readable spelling),
             ``influence`` (f64, natural logarithm) and ``exact`` (bool: occluded, not estimated), sorted by position.
         """
-        from embedline.pipelines.text.tokenizer import tokenize_texts
-
         options = options or ExplanationOptions()
-        tokens = tokenize_texts([text], self.tokens)[0]
+        tokens = tokenizer.tokenize_texts([text], self.tokens)[0]
         ids = self._ids(tokens)
-        predicted = int(self._checked([ids])[0].argmax())
+        label = int(self._checked([ids])[0].argmax())
         first = max(0, len(ids) - (options.max_tokens or self.pooled_tokens))
         tail = ids[first:]
         readable = [(at, word) for at, word in readable_words(tokens, self.vocabulary.specials) if at >= first]
-        known = [at - first for at, _ in readable if ids[at] != self.vocabulary.unknown]
-        influence = self._influences(tail, known, predicted, max(options.min_occlusions, options.budget // len(tail)))
+        positions = [at - first for at, _ in readable if ids[at] != self.vocabulary.unknown]
+        influence: dict[int, tuple[float, bool]] = {}
+        n_exact = max(options.min_occlusions, options.budget // len(tail))
+        if len(positions) > n_exact:
+            estimates = self.estimate(tail, label)
+            influence = {at: (float(estimates[at]), False) for at in positions}
+            positions = sorted(positions, key=lambda at: -abs(estimates[at]))[:n_exact]
+        if positions:
+            exact = occlude(self._checked, tail, positions, label=label, unknown=self.vocabulary.unknown)
+            influence |= {at: (value, True) for at, value in exact.items()}
         return pl.DataFrame(
             [(at, word, *influence.get(at - first, (0.0, True))) for at, word in readable],
             schema={"position": pl.Int64, "word": pl.String, "influence": pl.Float64, "exact": pl.Boolean},
             orient="row",
         )
-
-    def _influences(self, ids: Ids, positions: list[int], label: int, n_exact: int) -> dict[int, tuple[float, bool]]:
-        """Influence of each position, and whether it is exact, which at most ``n_exact`` are."""
-        if not positions:
-            return {}
-        found: dict[int, tuple[float, bool]] = {}
-        if len(positions) > n_exact:
-            estimates = self.estimate(ids, label)
-            found = {at: (float(estimates[at]), False) for at in positions}
-            positions = sorted(positions, key=lambda at: -abs(estimates[at]))[:n_exact]
-        exact = occlude(self._checked, ids, positions, label=label, unknown=self.vocabulary.unknown)
-        return found | {at: (value, True) for at, value in exact.items()}
 
     def predict_frame(self, texts: Any, options: PredictionOptions) -> pl.DataFrame:
         """Add the columns ``predicted``, ``confidence`` and ``p_<class>`` for each class to the columns of a frame.
@@ -201,16 +175,24 @@ class Predictor:
             if not isinstance(text, str):
                 raise DataError(f"text {row} is no string but {text!r}")
         documents = self._documents(texts, first)
-        self._warn(texts, documents, first)
+        specials = self.vocabulary.ids(self.vocabulary.specials)  # the unknown token is one of them
+        unread: dict[str, list[int]] = {"no words": [], "no word that the model knows": []}
+        for row, (text, ids) in enumerate(zip(texts, documents, strict=True), start=first + 1):
+            if not text.strip():
+                unread["no words"].append(row)
+            elif np.isin(ids, specials).all():
+                unread["no word that the model knows"].append(row)
+        for fault, rows in unread.items():
+            if rows:
+                shown = ", ".join(map(str, rows[:10])) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
+                logger.warning("Text %s: %s; the prediction says nothing", shown, fault)
         return self._checked(documents)
 
     def _documents(self, texts: Sequence[str], first: int) -> list[Ids]:
-        from embedline.pipelines.text.tokenizer import tokenize, tokenize_texts
-
         if len(texts) <= self.few_texts:
-            return [self._ids(tokens) for tokens in tokenize_texts(texts, self.tokens)]
+            return [self._ids(tokens) for tokens in tokenizer.tokenize_texts(texts, self.tokens)]
         names = [str(row) for row in range(first + 1, first + len(texts) + 1)]
-        (codes, offsets), lexicon = tokenize(texts, self.tokens, names)
+        (codes, offsets), lexicon = tokenizer.tokenize(texts, self.tokens, names)
         ids = np.asarray(self.vocabulary.ids(lexicon), dtype=np.int64)[codes]
         return [row if len(row) else self._ids([]) for row in np.split(ids, offsets[1:-1])]
 
@@ -228,43 +210,10 @@ class Predictor:
             raise DataError("the classifier's probabilities are not finite numbers: its training has diverged")
         return found
 
-    def _warn(self, texts: Sequence[str], documents: Sequence[Ids], first: int) -> None:
-        specials = self.vocabulary.ids(self.vocabulary.specials)  # the unknown token is one of them
-        empty = [row for row, text in enumerate(texts, start=first + 1) if not text.strip()]
-        strange = [
-            row
-            for row, (text, ids) in enumerate(zip(texts, documents, strict=True), start=first + 1)
-            if text.strip() and np.isin(ids, specials).all()
-        ]
-        for rows, fault in ((empty, "no words"), (strange, "no word that the model knows")):
-            if rows:
-                shown = ", ".join(map(str, rows[:10])) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
-                logger.warning("Text %s: %s; the prediction says nothing", shown, fault)
 
-
-def estimate_ensemble_occlusion(
-    network: "ClassifierEnsemble", unknown: int, ids: Ids, label: int
-) -> NDArray[np.float64]:
-    """:func:`.explain.estimate_occlusion` float64 [T] for an ensemble, combined from its members.
-
-    With the mean probability p of the class, the members' p_m and weights w_m, the log-odds change by
-    ``d log(p / (1 - p)) = sum of w_m p_m (1 - p_m) d log(p_m / (1 - p_m)) / (p (1 - p))``.
-    """
-    from embedline.pipelines.text.classifier_learner import class_probabilities
-
-    members = network.members
-    changes = [estimate_occlusion(member, unknown, ids, label) for member in members]
-    if len(members) == 1:
-        return changes[0]
-    found = np.stack([class_probabilities(member, [ids])[0] for member in members])  # [M, C]
-    mean, weights = np.asarray(network.weights) @ found, np.asarray(network.weights)
-    spread = _variance(found, label) * weights / max(_variance(mean[None], label)[0], np.finfo(np.float64).tiny)
-    return np.asarray(spread @ np.stack(changes))
-
-
-def _variance(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float64]:
-    """``p (1 - p)`` [M] of one class; ``1 - p`` is the sum of the others, which stays exact near 0."""
-    return np.asarray(probabilities[:, label] * np.delete(probabilities, label, axis=1).sum(axis=1))
+def predict_texts(texts: Any, bundle: ModelBundle, options: PredictionOptions) -> pl.DataFrame:
+    """:meth:`Predictor.predict_frame` of a stored classifier."""
+    return Predictor.from_bundle(bundle).predict_frame(texts, options)
 
 
 def excerpt(text: str, length: int = EXCERPT) -> str:
@@ -273,6 +222,113 @@ def excerpt(text: str, length: int = EXCERPT) -> str:
     return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1].rstrip() + "…"
 
 
-def predict_texts(texts: Any, bundle: "ModelBundle", options: PredictionOptions) -> pl.DataFrame:
-    """Node: :meth:`Predictor.predict_frame` of a stored classifier."""
-    return Predictor.from_bundle(bundle).predict_frame(texts, options)
+def occlude(
+    probabilities: Probabilities, ids: Ids, positions: Sequence[int], *, label: int, unknown: int
+) -> dict[int, float]:
+    """Influence of each position: the decrease of the log-odds of ``label`` if ``unknown`` replaces its token."""
+    documents = [ids]
+    for at in positions:
+        documents.append(ids.copy())
+        documents[-1][at] = unknown
+    odds = log_odds(probabilities(documents), label)
+    return {at: float(odds[0] - after) for at, after in zip(positions, odds[1:], strict=True)}
+
+
+def log_odds(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float64]:
+    """``log p - log(1 - p)`` [N] of one class, given probabilities [N, C].
+
+    ``1 - p`` is the sum of the other classes: it stays exact where ``p`` rounds to 1.
+    """
+    tiny = np.finfo(np.float64).tiny
+    others = np.delete(probabilities, label, axis=1).sum(axis=1)
+    return np.asarray(np.log(np.maximum(probabilities[:, label], tiny)) - np.log(np.maximum(others, tiny)))
+
+
+def estimate_occlusion(network: TextClassifier, unknown: int, ids: Ids, label: int) -> NDArray[np.float64]:
+    """Estimate by a gradient how occluding each position of ``ids`` int64 [T] lowers a class's log-odds: float64 [T].
+
+    ``(E[x_t] - E[unknown]) . d log-odds / d E[x_t]``, for all positions in one forward and one backward pass of a
+    network in evaluation mode. The gradient stops at the borders of its chunks: it is good for a ranking only.
+    """
+    table = network.encoder.embedding.weight.detach()
+    # A table with one row for each position gives each position its own gradient, even if a word repeats.
+    own = table[torch.from_numpy(ids).to(table.device)].requires_grad_()
+    places = torch.arange(len(ids), device=table.device)[None]
+    # cuDNN's LSTM has a backward pass in training mode only.
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        logits = functional_call(network, {EMBEDDING: own}, (places, torch.tensor([len(ids)])))[0].double()
+        others = torch.cat([logits[:label], logits[label + 1 :]])
+        (gradient,) = torch.autograd.grad(logits[label] - others.logsumexp(0), own)
+    change = ((own.detach() - table[unknown]).double() * gradient.double()).sum(-1)
+    return np.asarray(change.cpu().numpy())
+
+
+def estimate_ensemble_occlusion(network: ClassifierEnsemble, unknown: int, ids: Ids, label: int) -> NDArray[np.float64]:
+    """:func:`estimate_occlusion` float64 [T] for an ensemble, combined from its members.
+
+    With the mean probability p of the class, the members' p_m and weights w_m, the log-odds change by
+    ``d log(p / (1 - p)) = sum of w_m p_m (1 - p_m) d log(p_m / (1 - p_m)) / (p (1 - p))``.
+    """
+    members, weights = network.members, np.asarray(network.weights)
+    changes = [estimate_occlusion(member, unknown, ids, label) for member in members]
+    if len(members) == 1:
+        return changes[0]
+    found = np.stack([class_probabilities(member, [ids])[0] for member in members])  # [M, C]
+    spread = _variance(found, label) * weights
+    spread /= max(_variance((weights @ found)[None], label)[0], np.finfo(np.float64).tiny)
+    return np.asarray(spread @ np.stack(changes))
+
+
+def _variance(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float64]:
+    """``p (1 - p)`` [M] of one class; ``1 - p`` is the sum of the others, which stays exact near 0."""
+    return np.asarray(probabilities[:, label] * np.delete(probabilities, label, axis=1).sum(axis=1))
+
+
+def readable_words(tokens: Sequence[str], specials: Iterable[str]) -> list[tuple[int, str]]:
+    """Position and readable spelling of each token that is a word.
+
+    ``xxup`` and ``xxmaj`` change the spelling of the next word, ``xxrep 3 !`` becomes ``!!!``; a word repeated by
+    ``xxwrep`` is listed once.
+    """
+    marks = set(specials)
+    found: list[tuple[int, str]] = []
+    pending: list[str] = []  # special tokens since the last word
+    count = 1
+    for at, token in enumerate(tokens):
+        if token in marks:
+            pending.append(token)
+            continue
+        if pending and pending[-1] in NUMBERED and token.isdigit():
+            count = int(token) if pending[-1] == "xxrep" else 1
+            pending[-1] = ""  # the number is used: another number is a word
+            continue
+        word = token.replace("▁", " ").replace("\n", "↵")
+        for mark in pending:
+            word = CASES.get(mark, str)(word)
+        found.append((at, word * min(count, LONGEST_REPEAT)))
+        pending, count = [], 1
+    return found
+
+
+def strongest_words(explanation: pl.DataFrame, n: int) -> str:
+    """The ``n`` words with the largest absolute influence, such as ``dull +1.20, fine -0.31``."""
+    words = explanation.filter(pl.col("exact"), pl.col("influence") != 0.0)
+    words = words.sort(pl.col("influence").abs(), descending=True, maintain_order=True).head(n)
+    return ", ".join(f"{word} {influence:+.2f}" for word, influence in words.select("word", "influence").rows())
+
+
+def locate_words(text: str, words: Sequence[str]) -> list[tuple[int, int] | None]:
+    """Start and end of each word in ``text``, or None for a word that the token rules changed.
+
+    The words must be in the order of the text; case is ignored.
+    """
+    lower = text.lower()
+    if len(lower) != len(text):  # a few letters change their length in lower case, such as the Turkish İ
+        lower = "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
+    places: list[tuple[int, int] | None] = []
+    cursor = 0
+    for word in words:
+        at = lower.find(word.lower(), cursor, cursor + MAX_GAP)
+        places.append((at, at + len(word)) if at >= 0 else None)
+        cursor = at + len(word) if at >= 0 else cursor
+    return places

@@ -17,6 +17,7 @@ import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 RuleName = Literal["dl1", "ulmfit"]
@@ -47,18 +48,10 @@ class RuleSet:
     max_size: int | None
 
 
+_ULMFIT_SPECIALS = (UNKNOWN, PADDING, BEGIN, END, FIELD, REPEAT, WORD_REPEAT, UPPER, TITLE)
 RULES: dict[RuleName, RuleSet] = {
     "dl1": RuleSet("dl1", (DL1_UNKNOWN, DL1_PADDING, DL1_END), DL1_UNKNOWN, DL1_PADDING, (), (DL1_END,), 10, None),
-    "ulmfit": RuleSet(
-        "ulmfit",
-        (UNKNOWN, PADDING, BEGIN, END, FIELD, REPEAT, WORD_REPEAT, UPPER, TITLE),
-        UNKNOWN,
-        PADDING,
-        (BEGIN,),
-        (),
-        3,
-        60_000,
-    ),
+    "ulmfit": RuleSet("ulmfit", _ULMFIT_SPECIALS, UNKNOWN, PADDING, (BEGIN,), (), 3, 60_000),
 }
 
 # fastai's list in two: references without their "&", and line breaks and marks of other tokenizers.
@@ -96,17 +89,9 @@ def dl1_text(text: str) -> str:
 
 def ulmfit_text(text: str) -> str:
     """Apply the rules of ``ulmfit``, with ``xxbos`` at the start; spaCy comes after them."""
-    return ulmfit_tail(mark_repeated_words(mark_repeats(fix_references(text))))
-
-
-def ulmfit_tail(text: str) -> str:
-    """Apply the rules after :func:`mark_repeated_words`; except for the strip they work word by word."""
-    return f"{BEGIN} {lower_words(text).strip()}"
-
-
-def lower_words(text: str) -> str:
-    """Apply the rules from :func:`space_signs` to lower case; they work word by word."""
-    return lower_capitals(squeeze_spaces(space_signs(text))).lower()
+    for rule in (fix_references, mark_repeats, mark_repeated_words, space_signs, squeeze_spaces, lower_capitals):
+        text = rule(text)
+    return f"{BEGIN} {text.lower().strip()}"
 
 
 def resolve_references(text: str) -> str:
@@ -171,26 +156,19 @@ def lower_capitals(text: str) -> str:
     """Lower words between white space: ``NASA`` to ``xxup nasa``, ``Great,`` to ``xxmaj great,``, ``I`` to ``i``."""
     if text == text.lower():
         return text
-    return _ONE_CAPITAL.sub(_lowered_title, _ALL_CAPITALS.sub(_lowered_upper, text))
+    return _ONE_CAPITAL.sub(partial(_lowered, TITLE), _ALL_CAPITALS.sub(partial(_lowered, UPPER), text))
 
 
-def _lowered_upper(found: re.Match[str]) -> str:
-    word = found[0]
-    return f"{UPPER} {word.lower()}" if len(word) > 1 else word.lower()
-
-
-def _lowered_title(found: re.Match[str]) -> str:
-    word = found[0]
-    return f"{TITLE} {word.lower()}" if len(word) > 1 else word.lower()
+def _lowered(mark: str, found: re.Match[str]) -> str:
+    return f"{mark} {found[0].lower()}" if len(found[0]) > 1 else found[0].lower()
 
 
 def detokenize(tokens: Sequence[str]) -> str:
     """Convert tokens to text.
 
     ``xxmaj``, ``xxup``, ``xxrep`` and ``xxwrep`` are applied, ``xxbos``, ``xxeos`` and padding are dropped, ``xxfld``
-    starts a new line, punctuation and ``n't`` are joined to the word before.
-
-    A special token without a valid successor, as a language model may generate it, is left out.
+    starts a new line, punctuation and ``n't`` are joined to the word before. A special token without a valid successor,
+    as a language model may generate it, is left out.
     """
     return _join(_words(tokens)).strip()
 

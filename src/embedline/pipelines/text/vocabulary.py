@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from embedline.errors import DataError
+from embedline.pipelines.text.documents import SPLITS, TEST, TRAIN, UNLABELLED, SplitOptions, assign_splits
 from embedline.pipelines.text.preprocessing import RULES, RuleName, detokenize
-from embedline.pipelines.text.splits import SPLITS, TEST, TRAIN, UNLABELLED, SplitOptions, assign_splits
 from embedline.pipelines.text.tokenizer import flat_lists, list_column
 
 
@@ -61,18 +61,14 @@ class Vocabulary(BaseModel):
         rules = RULES[self.rules]
         if self.specials != rules.specials or self.tokens[: len(rules.specials)] != rules.specials:
             raise ValueError(f"it does not start with the special tokens of {self.rules!r}: {' '.join(rules.specials)}")
-        if (self.tokens[self.unknown : self.unknown + 1], self.tokens[self.padding : self.padding + 1]) != (
-            (rules.unknown,),
-            (rules.padding,),
-        ):
+        if len(self._index) != len(self.tokens):
+            twice = next(token for number, token in enumerate(self.tokens) if self._index[token] != number)
+            raise ValueError(f"it holds the token {twice!r} twice")
+        if self._index[rules.unknown] != self.unknown or self._index[rules.padding] != self.padding:
             raise ValueError(
                 f"unknown {self.unknown} and padding {self.padding} are not the ids of {rules.unknown!r} "
                 f"and {rules.padding!r}"
             )
-        if len(self._index) != len(self.tokens):
-            seen: set[str] = set()
-            twice = next(token for token in self.tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
-            raise ValueError(f"it holds the token {twice!r} twice")
         return self
 
     @cached_property
@@ -90,17 +86,13 @@ class Vocabulary(BaseModel):
         return np.array([self._index.get(token, self.unknown) for token in tokens], np.int64)
 
     def words(self, ids: Iterable[int]) -> list[str]:
-        """Tokens of ids.
-
-        Raises:
-            DataError: if an id is outside the vocabulary.
-        """
+        """Tokens of ids; one outside the vocabulary is a DataError."""
         found = [int(number) for number in ids]
-        wrong = next((number for number in found if not 0 <= number < len(self.tokens)), None)
-        if wrong is not None:
-            raise DataError(
-                f"id {wrong} is not in a vocabulary of {len(self.tokens)} tokens: it belongs to another model"
-            )
+        for number in found:
+            if not 0 <= number < len(self):
+                raise DataError(
+                    f"id {number} is not in a vocabulary of {len(self)} tokens: it belongs to another model"
+                )
         return [self.tokens[number] for number in found]
 
     def detokenize(self, ids: Iterable[int]) -> str:
@@ -109,10 +101,7 @@ class Vocabulary(BaseModel):
 
 
 def load_vocabulary(document: str | dict[str, Any], rules: RuleName | None = None) -> Vocabulary:
-    """Load a vocabulary from its JSON text, or from the parsed JSON object.
-
-    Args:
-        rules: preset of the documents' token rules, to check against the vocabulary's; None: no check.
+    """Load a vocabulary from its JSON text, or from the parsed JSON object; ``rules`` are those of the documents.
 
     Raises:
         DataError: if the document is no vocabulary, a token repeats, a special token is missing, or the rules differ.
@@ -127,15 +116,9 @@ def load_vocabulary(document: str | dict[str, Any], rules: RuleName | None = Non
         raise DataError(f"the vocabulary cannot be used: {f'{place}: ' if place else ''}{message}") from error
     except json.JSONDecodeError as error:
         raise DataError(f"the vocabulary cannot be used: it is no JSON ({error})") from error
-    if rules is not None:
-        require_rules(vocabulary, rules)
-    return vocabulary
-
-
-def require_rules(vocabulary: Vocabulary, rules: RuleName) -> None:
-    """Raise a DataError if the vocabulary was made with other token rules than ``rules``."""
-    if vocabulary.rules != rules:
+    if rules not in (None, vocabulary.rules):
         raise DataError(f"the vocabulary was made with the token rules {vocabulary.rules!r}, the tokens with {rules!r}")
+    return vocabulary
 
 
 def fit_vocabulary(
@@ -159,7 +142,9 @@ def fit_vocabulary(
         raise DataError(f"vocabulary.max_size {max_size} leaves no room beside {len(preset.specials)} special tokens")
     counted = (TRAIN, UNLABELLED, *([TEST] if options.include_test else []))
     splits = assign_splits(tokens, split)
-    frequencies = _frequencies(tokens.filter(splits.is_in(counted)), len(lexicon))
+    found = tokens.filter(splits.is_in(counted))["tokens"].explode().drop_nulls().value_counts()
+    frequencies = np.zeros(len(lexicon), np.int64)
+    frequencies[found["tokens"].to_numpy()] = found["count"].to_numpy()
     words = lexicon["token"].to_list()
     specials = set(preset.specials)
     chosen = [code for code in np.flatnonzero(frequencies >= min_freq).tolist() if words[code] not in specials]
@@ -180,19 +165,16 @@ def fit_vocabulary(
 def numericalize(
     tokens: pl.DataFrame, lexicon: pl.DataFrame, vocabulary: Vocabulary, split: SplitOptions
 ) -> pl.DataFrame:
-    """Convert the tokens of documents to ids, and assign the splits.
+    """Convert the tokens of documents to ids, and assign the splits; other token rules are a DataError.
 
     Returns:
         ``document_id, label, split (train / validation / test / unlabelled), ids``: lists of UInt16 if the
         vocabulary has at most 65,536 tokens, else of Int32; rows in the order of ``tokens``.
-
-    Raises:
-        DataError: if the vocabulary was made with other token rules.
     """
     _require_lexicon(lexicon, vocabulary.rules)
     ids = vocabulary.ids(lexicon["token"].to_list()).astype(np.uint16 if len(vocabulary) <= 2**16 else np.int32)
     codes, offsets = flat_lists(tokens["tokens"])
-    found = list_column("ids", _taken(ids, codes), offsets)
+    found = list_column("ids", pl.Series(ids).gather(codes).to_numpy(), offsets)
     return tokens.select("document_id", "label").with_columns(assign_splits(tokens, split), found)
 
 
@@ -204,25 +186,6 @@ def unknown_fractions(ids: pl.DataFrame, vocabulary: Vocabulary) -> dict[str, fl
         if len(values):
             found[split] = float(np.count_nonzero(values == vocabulary.unknown) / len(values))
     return found
-
-
-def _frequencies(tokens: pl.DataFrame, size: int) -> NDArray[np.int64]:
-    """Number of occurrences of each token of the lexicon, int64 [size]."""
-    codes, _ = flat_lists(tokens["tokens"])
-    counts = np.zeros(size, np.int64)
-    for start in range(0, len(codes), _CHUNK):
-        counts += np.bincount(codes[start : start + _CHUNK], minlength=size)
-    return counts
-
-
-_CHUNK = 10_000_000  # codes at a time: NumPy makes 64-bit copies of them
-
-
-def _taken(table: NDArray[np.generic], codes: NDArray[np.generic]) -> NDArray[np.generic]:
-    taken = np.empty(len(codes), table.dtype)
-    for start in range(0, len(codes), _CHUNK):
-        taken[start : start + _CHUNK] = table[codes[start : start + _CHUNK]]
-    return taken
 
 
 def _require_lexicon(lexicon: pl.DataFrame, rules: RuleName) -> None:

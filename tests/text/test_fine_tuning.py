@@ -13,15 +13,11 @@ import torch.nn.functional as F
 
 from embedline.errors import DataError
 from embedline.pipelines.text import fine_tuning
+from embedline.pipelines.text.classifier import class_probabilities, load_classifier, predict_split
 from embedline.pipelines.text.classifier_batches import pad
-from embedline.pipelines.text.classifier_learner import (
-    class_probabilities,
-    load_classifier,
-    predict_split,
-    train_classifier,
-)
 from embedline.pipelines.text.evaluation import class_codes
-from embedline.pipelines.text.language_learner import load_language_model
+from embedline.pipelines.text.fine_tuning import train_classifier
+from embedline.pipelines.text.language_model import load_language_model
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining
 from embedline.pipelines.text.vocabulary import Vocabulary
@@ -285,7 +281,7 @@ def test_probabilities_do_not_depend_on_the_documents_beside(trained: Trained, m
     assert expected.sum(1) == pytest.approx(np.ones(9))
     assert len(np.unique(expected[:, 0].round(6))) == 9
     for batch_size in (1, 2, 4, 64):
-        monkeypatch.setattr("embedline.pipelines.text.classifier_learner.PREDICT_DOCUMENTS", batch_size)
+        monkeypatch.setattr("embedline.pipelines.text.classifier.PREDICT_DOCUMENTS", batch_size)
         for order in (np.arange(9), numbers.permutation(9)):
             found = class_probabilities(network, [documents[place] for place in order])
             np.testing.assert_allclose(found, expected[order], rtol=1e-5)

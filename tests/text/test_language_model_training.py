@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 
 from embedline.errors import DataError
-from embedline.pipelines.text import language_learner
-from embedline.pipelines.text.language_learner import (
+from embedline.pipelines.text import language_model as language_model_module
+from embedline.pipelines.text.language_model import (
     TIED,
+    LanguageModel,
     evaluator,
     load_language_model,
     train_language_model,
     with_seed,
 )
-from embedline.pipelines.text.language_model import LanguageModel
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, LanguageModelTraining, Rates
 from embedline.pipelines.text.tokenizer import TokenOptions
@@ -234,7 +234,7 @@ def test_a_network_is_built_and_trained_from_one_seed_with_the_threads_given(mon
     def fit(network: torch.nn.Module, stop: threading.Event) -> FitResult:
         return FitResult(network, [{"drawn": torch.rand(()).item(), "threads": torch.get_num_threads()}])
 
-    monkeypatch.setattr(language_learner, "available_cores", lambda: 3)
+    monkeypatch.setattr(language_model_module, "available_cores", lambda: 3)
     first, again, other = (with_seed(seed, threads, build, fit) for seed, threads in ((1, 2), (1, None), (2, 2)))
     assert [run.history[0]["threads"] for run in (first, again, other)] == [2, 3, 2]
     assert first.history[0]["drawn"] == again.history[0]["drawn"] != other.history[0]["drawn"]
