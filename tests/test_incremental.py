@@ -198,6 +198,6 @@ def test_dry_run_why_and_prune_from_the_command_line(copied: Path) -> None:
     assert tables[0].parent.name in asked and tables[0].exists()
     assert "Deleted" in kedro(copied, "prune", "--keep", "1", "--yes")
     assert not tables[0].parent.exists() and tables[-1].exists()
-    assert json.loads((copied / "data/sample/.runs/manifest.json").read_text())["nodes"]
+    assert Manifest(copied / "data/sample/.runs").records
     printed = states(kedro(copied, *RUN[:-1], "rossmann.generator.n_stores=5"))
     assert all(state.startswith("skipped") for state in printed.values())

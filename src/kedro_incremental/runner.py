@@ -104,7 +104,6 @@ class IncrementalRunner(SequentialRunner):
             return {}
         try:
             with self._manifest.locked(run_id, wait=self.wait):
-                self._manifest.recover()
                 self._report.killed = self._manifest.killed
                 return super().run(pipeline, catalog, hook_manager, run_id)
         except KeyboardInterrupt as error:
@@ -155,12 +154,11 @@ class IncrementalRunner(SequentialRunner):
             for node, step in zip(pipeline.nodes, steps, strict=True):
                 if step.state == "touched":
                     continue
-                if step.verdict == "depends":
-                    reasons = changes.reasons(node)
+                has_new_inputs = step.verdict == "depends"
+                if has_new_inputs or (step.verdict == "skip" and self._report.nodes("ran") and changes.may_run(node)):
+                    reasons = changes.reasons(node)  # for a skipped one, because others may have changed files
                     step.verdict = "run" if reasons else "skip"
-                    step.reasons = reasons or ["its inputs came out as they were"]
-                if step.verdict == "skip" and self._report.nodes("ran") and (late := changes.changed_since_plan(node)):
-                    step.verdict, step.reasons = "run", late
+                    step.reasons = reasons or (["its inputs came out as they were"] if has_new_inputs else step.reasons)
                 if step.verdict == "skip":
                     changes.skip(node)
                     step.state = "skipped"
@@ -168,7 +166,7 @@ class IncrementalRunner(SequentialRunner):
                     self._run_node(node, step, changes, catalog, hook_manager, run_id)
                 self._release_datasets(node, catalog, loads, pipeline)
         finally:
-            changes.save()
+            self._manifest.save_cache()
             self._report.bookkeeping = time.perf_counter() - began - sum(step.seconds for step in steps)
             show(steps, self._report.bookkeeping)
             if hook_manager is not None:
@@ -191,7 +189,8 @@ class IncrementalRunner(SequentialRunner):
         self, node: Node, step: Step, changes: ChangeDetector, catalog: Any, hook_manager: Any, run_id: str | None
     ) -> None:
         manifest, report = self._manifest, self._report
-        scratch = manifest.scratch(node.name, changes.key(node))
+        planned = changes.inputs(node)
+        scratch = manifest.scratch(node.name, changes.key(node, planned))
         manifest.start(report.run_id, node.name, changes.prepare_outputs(node))
         step.state, began = "failed", time.perf_counter()
         try:
@@ -199,7 +198,7 @@ class IncrementalRunner(SequentialRunner):
             with AUDIT.node() as accesses:
                 Task(node, catalog, self._is_async, hook_manager, run_id).execute()
             step.seconds = time.perf_counter() - began
-            inputs = changes.finished_inputs(node, accesses)
+            inputs = changes.finished_inputs(node, planned, accesses)
             key = changes.key(node, inputs)
             outputs = changes.finished_outputs(node, key)
             manifest.finish(NodeRecord(node.name, report.run_id, key, inputs, outputs, step.seconds, now(), step.why))
