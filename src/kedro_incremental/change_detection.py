@@ -270,7 +270,7 @@ class ChangeDetector:
         classes = {type(self._datasets[name]) for name in names if self.is_stored(name)}
         modules = reader.modules.union(self._hook_modules, *map(self._code.modules_of_class, classes))
         self._modules[node.name] = modules
-        code = self._code.code(modules | set(imported))
+        code, libraries = self._code.code(modules | set(imported))
         held = dict(self._hook_values)
         if function and not isinstance(function.get("!function"), str):
             held[f"values of the function of {node.name}"] = digest(canonical(function))
@@ -281,8 +281,8 @@ class ChangeDetector:
         folder = self._manifest.folder
         return NodeInputs(
             wiring=as_json([node._inputs, node._outputs, tags]),
-            code=code.modules | held,
-            libraries=code.libraries,
+            code=code | held,
+            libraries=libraries,
             parameters=fingerprinted(parameters, folder),
             files=dict.fromkeys([*self._named[node.name], *files], ""),
             catalog=fingerprinted({name: setting for name, setting in settings.items() if setting}, folder),
@@ -314,30 +314,24 @@ class ChangeDetector:
         """
         seen = {name for name in accesses.modules if self._code.is_project(name)}
         imported = sorted({part for name in {*seen, *planned.imported} for part in self._code.found(name)})
-        code = self._code.code(self._modules[node.name] | set(imported), after_run=True)
+        code, libraries = self._code.code(self._modules[node.name] | set(imported), after_run=True)
         held = {name: value for name, value in planned.code.items() if name.startswith("values of the ")}
         storages = [storage for storage in self._storages.values() if storage]
         own = [storage for name in (*node.inputs, *node.outputs) if (storage := self._storages.get(name))]
         files = {name: planned.files[name] for name in self._named[node.name]}
-        for module in [name for name in code.modules if not name.startswith("values of ")]:
-            found = self._opened(AUDIT.by_import.get(module, Accesses()), storages)
-            if module in AUDIT.by_call:  # the node may have from the module what it has read for another node
-                is_kept = self._code.source(module).caches
-                folders = None if is_kept else self._code.package_folders(module)
-                found |= self._opened(AUDIT.by_call[module], storages, only_in=folders)
+        for module in AUDIT.by_module.keys() & code.keys():  # which may keep what it has read, for this node too
+            found = self._opened(AUDIT.by_module[module], storages)
             files |= {name: hashed for name, hashed in found.items() if name not in files}
         files |= self._opened(accesses, own)
         return dataclasses.replace(
             planned,
-            code=code.modules | held,
-            libraries=code.libraries,
+            code=code | held,
+            libraries=libraries,
             files=dict(sorted(files.items())),
             imported=imported,
         )
 
-    def _opened(
-        self, accesses: Accesses, storages: Iterable[Storage], only_in: Iterable[str] | None = None
-    ) -> dict[str, str]:
+    def _opened(self, accesses: Accesses, storages: Iterable[Storage]) -> dict[str, str]:
         """Hash by file and folder that was read, except those of the catalog, of the system and of the runner."""
         apart = [*(storage.path for storage in storages if storage.filesystem is None)]
         apart.append(str(self._manifest.folder.absolute()))
@@ -345,8 +339,6 @@ class ChangeDetector:
         for path in [*accesses.files, *(f"{folder}/" for folder in accesses.folders)]:
             is_inside = _is_under(path, project)
             if any(_is_under(path, each) for each in apart):
-                continue
-            if only_in is not None and not any(_is_under(path, each) for each in only_in):
                 continue
             if not is_inside and any(_is_under(path, each) for each in SYSTEM if not _is_under(project, each)):
                 continue
@@ -365,8 +357,13 @@ class ChangeDetector:
 
     def _file_hash(self, name: str) -> str:
         """Hash of a file, of a folder with its content, or of the listing of one whose name ends in "/"."""
-        hashes = self._manifest.hashes
-        hashed = (hashes.hash_listing if name.endswith("/") else hashes.hash)(self._project / name, trust=self._trust)
+        path, hashes = self._project / name, self._manifest.hashes
+        is_listing = name.endswith("/")
+        hashed = (
+            hashes.hash_folder(path, is_listing=True, trust=self._trust)
+            if is_listing
+            else hashes.hash(path, trust=self._trust)
+        )
         return hashed or "absent"
 
 

@@ -24,13 +24,14 @@ import xxhash
 from .audit import AUDIT, OWN, SUFFIXES
 from .canonical_json import ValueReader, canonical, digest, is_installed
 
-CACHING = re.compile("cache|memo(?!ry)")  # in names such as ``lru_cache`` and ``memoize``, not in ``MemoryError``
 # Names that may lead to any module, or to the text of a source.
 DYNAMIC = {"__import__", "runpy", "__subclasses__", "spec_from_file_location", "SourceFileLoader", "entry_points"}
 DYNAMIC |= {"load_module", "locate", "get_objects", "get_referrers", "sys.modules"}
 DOCSTRING_READERS = {"__doc__", "getdoc", "getsource", "getsourcelines", "f_lineno", "co_firstlineno", "lineno"}
 DOCSTRING_READERS |= {"tb_lineno"}
 IGNORED_LIBRARIES = frozenset({"kedro", "tqdm"})  # they call nodes and show progress, they compute nothing
+NODE_HOOKS = {"before_node_work", "before_node_run", "after_node_run", "before_dataset_loaded", "after_dataset_loaded"}
+NODE_HOOKS |= {"before_dataset_saved", "after_dataset_saved"}
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -44,7 +45,6 @@ class Source:
     packages: list[str] = field(default_factory=list)  # imported names: if packages, all their modules are reached
     is_dynamic: bool = False  # any module of the package may be reached
     reads_docstrings: bool = False  # or sources, or line numbers
-    caches: bool = False  # its functions may keep what they have read, for other nodes too
 
 
 def parse(content: bytes, name: str, *, is_package: bool) -> Source:
@@ -70,11 +70,8 @@ def parse(content: bytes, name: str, *, is_package: bool) -> Source:
                 mentioned |= {text, "sys.modules"} if text == "modules" and ast.unparse(value) == "sys" else {text}
             case ast.Constant(value=str(text)):
                 mentioned.add(text)
-            case ast.Global():
-                source.caches = True
     source.is_dynamic |= not mentioned.isdisjoint(DYNAMIC)
     source.reads_docstrings = not mentioned.isdisjoint(DOCSTRING_READERS)
-    source.caches |= any(CACHING.search(text.lower()) for text in mentioned if len(text) < 200)
     source.targets, source.packages = sorted(targets | packages), sorted(packages)
     return source
 
@@ -97,14 +94,6 @@ def _hash(content: bytes) -> str:
     return xxhash.xxh3_128_hexdigest(content)
 
 
-@dataclass(frozen=True)
-class Code:
-    """Hash by module of the project, also by ``values of <module>``; version by library, one of them ``python``."""
-
-    modules: dict[str, str] = field(default_factory=dict)
-    libraries: dict[str, str] = field(default_factory=dict)
-
-
 class CodeFingerprints:
     """Fingerprints of the project's modules and libraries.
 
@@ -119,10 +108,12 @@ class CodeFingerprints:
         self._belongs, self._versions = functools.cache(self._is_top_of_project), functools.cache(_versions)
         self._sources: dict[str, Source] = {}
         self._values: dict[str, tuple[str | None, set[str]]] = {}
-        self._after_run = False
 
-    def code(self, modules: Iterable[str], *, after_run: bool = False) -> Code:
-        """Code that modules reach, with the values that others have put into them, but none put there by this run."""
+    def code(self, modules: Iterable[str], *, after_run: bool = False) -> tuple[dict[str, str], dict[str, str]]:
+        """Code that modules reach: hash by module of the project, and version by distribution and of ``python``.
+
+        The values that others have put into a module, but not this run, are under ``values of <module>``.
+        """
         todo, names, libraries = list(modules), set[str](), set[str]()
         while todo:
             name = todo.pop()
@@ -138,7 +129,7 @@ class CodeFingerprints:
         whole = any(source.reads_docstrings for source in sources.values())
         hashes = {name: source.text if whole else source.tree for name, source in sources.items()}
         values = {f"values of {name}": value for name in sources if (value := self._values.get(name, (None,))[0])}
-        return Code({**hashes, **values}, self._versions(frozenset(libraries)))
+        return {**hashes, **values}, self._versions(frozenset(libraries))
 
     def is_project(self, module: str) -> bool:
         """Whether a module belongs to the project."""
@@ -157,7 +148,7 @@ class CodeFingerprints:
         """Modules, of the project and of libraries, that a module of the project reaches itself."""
         source = self.source(name)
         packages = [*source.packages, *([_top(name)] if source.is_dynamic else [])]
-        imported = AUDIT.by_import[name].modules if name in AUDIT.by_import else set()
+        imported = AUDIT.by_module[name].modules if name in AUDIT.by_module else set()
         reached = {*source.targets, *filter(self.is_project, imported), name.rpartition(".")[0]} - {""}
         return reached.union(*map(self._modules_in, packages))
 
@@ -194,10 +185,6 @@ class CodeFingerprints:
             return "", ()
         return str(spec.origin) if spec.has_location else "", tuple(spec.submodule_search_locations or ())
 
-    def package_folders(self, module: str) -> tuple[str, ...]:
-        """Folders of a module's top-level package."""
-        return self._location(_top(module))[1]
-
     def source(self, name: str) -> Source:
         """The source that was imported, or else that of the file as it is."""
         file, folders = self._location(name)
@@ -228,14 +215,15 @@ class CodeFingerprints:
         return names
 
     def of_hooks(self, hook_manager: Any) -> tuple[set[str], dict[str, str]]:
-        """Modules of the project's hooks, and digests of what they hold.
+        """Modules of the project's hooks around nodes and datasets, and digests of what they hold.
 
         A hook whose class has ``only_observes = True`` is left out.
         """
         reader, values, acting = ValueReader(strict=False), dict[str, str](), set[str]()
         for plugin in getattr(hook_manager, "get_plugins", list)() or ():  # Kedro's stand-in has none
             module = plugin.__name__ if isinstance(plugin, type(sys)) else type(plugin).__module__
-            if self.is_project(module) and not getattr(plugin, "only_observes", False):
+            is_around_nodes = any(hasattr(plugin, name) for name in NODE_HOOKS)
+            if is_around_nodes and self.is_project(module) and not getattr(plugin, "only_observes", False):
                 acting.add(module)
                 name = f"values of the hook {module}.{type(plugin).__qualname__}"
                 values[name] = digest(canonical(reader.read(plugin)))

@@ -18,7 +18,7 @@ from .audit import AUDIT
 from .change_detection import ChangeDetector, base_name, loaded_datasets
 from .manifest import Manifest, NodeRecord, RunnerError, now
 from .report import IncrementalSpecs, RunReport, Step, show
-from .storage import Storage, save_version_of, set_save_version, storage_of
+from .storage import save_version_of, set_save_version, storage_of
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class IncrementalRunner(SequentialRunner):
         began = time.perf_counter()
         # No other run can take this version now.
         storages = map(storage_of, map(catalog.get, sorted(pipeline.all_outputs())))
-        stored = chain.from_iterable(_newest_version(storage) for storage in storages if storage)
+        stored = chain.from_iterable(storage.versions()[:1] for storage in storages if storage)
         own = save_version_of(map(catalog.get, sorted(pipeline.all_outputs()))) or self._report.run_id
         self._report.run_id = self._manifest.next_version(own, stored)
         set_save_version(catalog, map(catalog.get, pipeline.datasets()), self._report.run_id)
@@ -232,14 +232,6 @@ def _check_names(names: Iterable[str], known: Set[str]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f": did you mean {close[0]!r}?" if close else f"; it has {', '.join(sorted(known)[:5])}, ..."
             raise RunnerError(f"--touch: the pipeline has no node {name!r}{hint}")
-
-
-def _newest_version(storage: Storage) -> list[str]:
-    try:
-        return storage.versions()[:1]
-    except OSError as error:
-        logger.warning("The versions of %s cannot be listed: %s", storage.path, error)
-        return []
 
 
 def _unstored_and_needed(pipeline: Pipeline, changes: ChangeDetector, steps: list[Step]) -> dict[str, str]:

@@ -9,12 +9,11 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import xxhash
-from kedro.io.core import VERSION_FORMAT, generate_timestamp
+from kedro.io.core import generate_timestamp
 
 from .canonical_json import as_json, canonical, digest, texts_in
 
@@ -57,7 +56,7 @@ class FileHashes:
         """
         try:
             if path.is_dir():
-                return self._hash_folder(path, trust=trust)
+                return self.hash_folder(path, trust=trust)
             status = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -69,33 +68,24 @@ class FileHashes:
         self._known[str(path)] = [*signature, began, hashed := hash_file(path)]
         return hashed
 
-    def _hash_folder(self, folder: Path, *, trust: bool) -> str:
+    def hash_folder(self, folder: Path, *, is_listing: bool = False, trust: bool = True) -> str | None:
+        """Hash of a folder with its content; of its listing: names, and the content of the files directly in it."""
         content: list[list[Any]] = []
         seen: set[str] = set()
         for place, folders, names in os.walk(folder, followlinks=True):
-            folders.sort()
             if (real := os.path.realpath(place)) in seen:  # a link to a folder around it
                 folders.clear()
                 continue
             seen.add(real)
             inner = Path(place).relative_to(folder).as_posix()
-            content += [[f"{inner}/{name}", self.hash(Path(place, name), trust=trust)] for name in sorted(names)]
             content.append([f"{inner}/", None])  # also one that is empty
-        return xxhash.xxh3_128_hexdigest(json.dumps(sorted(content, key=str)).encode())
-
-    def hash_listing(self, folder: Path, *, trust: bool = True) -> str | None:
-        """Hash of the names in a folder, and of the content of the files directly in it; None without a folder."""
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        content: list[list[Any]] = []
-        for each in entries:
-            if each.name == "__pycache__":
-                continue
-            is_read = each.is_file() and not each.name.endswith(JOURNALS)
-            content.append([each.name, self.hash(Path(each), trust=trust) if is_read else None])
-        return xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
+            for path in (Path(place, name) for name in names):
+                is_read = path.is_file() and not (is_listing and path.name.endswith(JOURNALS))
+                content.append([f"{inner}/{path.name}", self.hash(path, trust=trust) if is_read else None])
+            if is_listing:
+                content += [[f"{name}/", None] for name in folders if name != "__pycache__"]
+                break
+        return xxhash.xxh3_128_hexdigest(json.dumps(sorted(content, key=str)).encode()) if content else None
 
     def forget_missing(self) -> None:
         """Drop the hashes of files that are gone."""
@@ -205,18 +195,10 @@ def newest_first(names: Iterable[str]) -> list[str]:
 def version_after(newest: str, own: str) -> str:
     """``own`` if that comes after ``newest``, otherwise a version that does: clocks may be wrong, names foreign.
 
-    >>> version_after("2099-11-29T06.00.00.000Z", "2026-11-29T06.00.00.000Z")
-    '2099-11-29T06.00.00.001Z'
     >>> version_after("final", "2026-11-29T06.00.00.000Z")
     'final_2026-11-29T06.00.00.000Z'
     """
-    earlier, separator, _ = newest.rpartition("_")
-    try:
-        later = datetime.strptime(newest, VERSION_FORMAT) + timedelta(milliseconds=1)
-        next_time = f"{later:%Y-%m-%dT%H.%M.%S}.{later.microsecond // 1000:03}Z"
-    except (ValueError, OverflowError):  # no version of Kedro's
-        next_time = ""
-    candidates = (own, f"{earlier}{separator}{own}", next_time)
+    candidates = (own, f"{newest.partition('_')[0]}_{own}")
     return next((name for name in candidates if f"{name}/" > f"{newest}/"), f"{newest}_{own}")
 
 

@@ -368,7 +368,7 @@ def test_a_listing_is_names_and_the_content_of_its_files(tmp_path: Path, hashes:
     folder = tmp_path / "folder"
     _write(folder / "a", "1")
     _write(folder / "deep" / "b", "1")
-    seen = [hashes.hash_listing(folder)]
+    seen = [hashes.hash_folder(folder, is_listing=True)]
     for name, text, counts in (
         ("a", "22", True),
         ("deep/c", "1", False),
@@ -376,6 +376,6 @@ def test_a_listing_is_names_and_the_content_of_its_files(tmp_path: Path, hashes:
         ("mlflow.db", "2", False),
     ):
         _write(folder / name, text)
-        seen.append(hashes.hash_listing(folder))
+        seen.append(hashes.hash_folder(folder, is_listing=True))
         assert (seen[-1] != seen[-2]) == counts, name
-    assert hashes.hash_listing(tmp_path / "none") is None
+    assert hashes.hash_folder(tmp_path / "none", is_listing=True) is None
