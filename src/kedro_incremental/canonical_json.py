@@ -54,7 +54,6 @@ class ValueReader:
         self.modules: set[str] = set()
         self._strict, self._left = strict, BUDGET
         self._open: list[int] = []  # ids of the objects around the one that is read
-        self._in_library = False
 
     def read(self, value: Any) -> Any:
         """``value`` as JSON types. Raises NotComparable if ``strict``."""
@@ -113,10 +112,7 @@ class ValueReader:
         return described if given is None else {**described, "!given": sorted(given)}
 
     def _read_pickled(self, value: Any, kind: type) -> Any:
-        """An object as pickle would keep it; within another one of a library, only if ``strict``."""
-        if self._in_library and not self._strict:  # handlers, sessions and caches differ in each process
-            return None
-        before, self._in_library = self._in_library, True
+        """An object as pickle would keep it."""
         try:
             if kind is object or hasattr(kind, "__next__"):
                 raise NotComparable("an object without a name" if kind is object else f"a {kind.__name__}")
@@ -129,8 +125,6 @@ class ValueReader:
                 return None
             what = error if isinstance(error, NotComparable) else f"a {kind.__name__}"
             raise NotComparable(f"{what} holds a state that differs in each process") from error
-        finally:
-            self._in_library = before
 
     def _mapping(self, value: Mapping[Any, Any]) -> Any:
         if all(type(key) is str and not key.startswith("!") for key in value):

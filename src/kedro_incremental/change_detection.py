@@ -323,13 +323,8 @@ class ChangeDetector:
             found = self._opened(AUDIT.by_module[module], storages)
             files |= {name: hashed for name, hashed in found.items() if name not in files}
         files |= self._opened(accesses, own)
-        return dataclasses.replace(
-            planned,
-            code=code | held,
-            libraries=libraries,
-            files=dict(sorted(files.items())),
-            imported=imported,
-        )
+        files = dict(sorted(files.items()))
+        return dataclasses.replace(planned, code=code | held, libraries=libraries, files=files, imported=imported)
 
     def _opened(self, accesses: Accesses, storages: Iterable[Storage]) -> dict[str, str]:
         """Hash by file and folder that was read, except those of the catalog, of the system and of the runner."""
@@ -357,14 +352,10 @@ class ChangeDetector:
 
     def _file_hash(self, name: str) -> str:
         """Hash of a file, of a folder with its content, or of the listing of one whose name ends in "/"."""
-        path, hashes = self._project / name, self._manifest.hashes
-        is_listing = name.endswith("/")
-        hashed = (
-            hashes.hash_folder(path, is_listing=True, trust=self._trust)
-            if is_listing
-            else hashes.hash(path, trust=self._trust)
-        )
-        return hashed or "absent"
+        hashes, path = self._manifest.hashes, self._project / name
+        if name.endswith("/"):
+            return hashes.hash_folder(path, is_listing=True, trust=self._trust) or "absent"
+        return hashes.hash(path, trust=self._trust) or "absent"
 
 
 def _is_under(path: str, folder: str) -> bool:

@@ -30,10 +30,10 @@ class Provenance:
 
     @classmethod
     def read(cls, manifest: Manifest) -> "Provenance":
-        """All records of the manifest and its history."""
+        """All records of the manifest."""
         records = {
             (name, artifact.version): record
-            for run in (*manifest.history().values(), manifest.records)
+            for run in manifest.history().values()
             for record in run.values()
             for name, artifact in record.outputs.items()
         }
