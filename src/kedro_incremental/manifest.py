@@ -293,6 +293,7 @@ class Manifest:
         with self._acquire(wait=wait):
             for name in ("records", "cache", "hashes"):  # another run may have written them meanwhile
                 vars(self).pop(name, None)
+            self._select("quick_check FROM pragma_quick_check", _require_whole)
             _clear_way(self.folder / "scratch", is_right=(self.folder / "scratch").is_dir())
             # A run that ends by itself removes its note: runs that were killed one after the other add up.
             before = self.state("holder")
@@ -329,6 +330,11 @@ def _keep(name: str, content: str) -> Statement:
 
 def _drop(name: str) -> Statement:
     return "DELETE FROM state WHERE name = ?", (name,)
+
+
+def _require_whole(answer: str) -> None:
+    if answer != "ok":
+        raise ValueError(answer)
 
 
 def _set_aside(path: Path) -> Path:

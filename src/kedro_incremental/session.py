@@ -55,7 +55,7 @@ class RunManifest(AbstractDataset[None, Manifest]):
         raise RunnerError(f"{ENTRY} is written by the runner alone")
 
     def _exists(self) -> bool:
-        return (self._folder / "manifest.json").exists()
+        return (self._folder / "manifest.db").exists()
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._folder)}

@@ -77,9 +77,10 @@ class FileHashes:
                 folders.clear()
                 continue
             seen.add(real)
+            folders.sort()
             inner = Path(place).relative_to(folder).as_posix()
             content.append([f"{inner}/", None])  # also one that is empty
-            for path in (Path(place, name) for name in names):
+            for path in (Path(place, name) for name in sorted(names)):
                 is_read = path.is_file() and not (is_listing and path.name.endswith(JOURNALS))
                 content.append([f"{inner}/{path.name}", self.hash(path, trust=trust) if is_read else None])
             if is_listing:

@@ -79,8 +79,10 @@ class Site:
         return self.data / ".runs"
 
     def note(self) -> dict[str, Any]:
-        """The runner's note of the node at work; empty if there is none."""
-        return Manifest(self.runs).state("started") or {}
+        """The runner's note of the node at work, with that of its run; empty if there is none."""
+        manifest = Manifest(self.runs)
+        started = manifest.state("started")
+        return {**(manifest.state("holder") or {}), **started} if started else {}
 
     def records(self) -> dict[str, Any]:
         """Records by node."""
