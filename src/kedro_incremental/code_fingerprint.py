@@ -26,7 +26,7 @@ from .canonical_json import ValueReader, canonical, digest, is_installed
 
 # Names that may lead to any module, or to the text of a source.
 DYNAMIC = {"__import__", "runpy", "__subclasses__", "spec_from_file_location", "SourceFileLoader", "entry_points"}
-DYNAMIC |= {"load_module", "locate", "get_objects", "get_referrers", "sys.modules"}
+DYNAMIC |= {"load_module", "locate", "get_objects", "get_referrers"}
 DOCSTRING_READERS = {"__doc__", "getdoc", "getsource", "getsourcelines", "f_lineno", "co_firstlineno", "lineno"}
 DOCSTRING_READERS |= {"tb_lineno"}
 IGNORED_LIBRARIES = frozenset({"kedro", "tqdm"})  # they call nodes and show progress, they compute nothing
@@ -55,7 +55,8 @@ def parse(content: bytes, name: str, *, is_package: bool) -> Source:
     source = Source(_hash(ast.dump(tree, annotate_fields=False).encode(errors="surrogatepass")), _hash(content))
     around = name.split(".") if is_package else name.split(".")[:-1]
     targets, packages, mentioned = set[str](), set[str](), set[str]()
-    for node in ast.walk(tree):
+    fixed = set[int]()  # ``sys.modules`` with a constant key
+    for node in ast.walk(tree):  # each node before those inside of it
         match node:
             case ast.Import(names=names):
                 packages |= {alias.name for alias in names} | {_top(alias.name) for alias in names if not alias.asname}
@@ -63,17 +64,26 @@ def parse(content: bytes, name: str, *, is_package: bool) -> Source:
                 parts = [*(around[: len(around) - level + 1] if level else []), *([module] if module else [])]
                 targets.add(base := ".".join(parts))
                 packages |= {base if alias.name == "*" else f"{base}.{alias.name}" for alias in names}
+            case ast.Subscript(value=value, slice=key) | ast.Call(func=ast.Attribute(value=value), args=[key, *_]):
+                if _is_sys_modules(value) and isinstance(key, ast.Constant):
+                    fixed.add(id(value))
+                    packages.add(str(key.value))
             case ast.Name(id=text):
                 mentioned.add(text)
                 source.is_dynamic |= text in {"exec", "eval"}  # not ``model.eval()``
-            case ast.Attribute(value=value, attr=text):
-                mentioned |= {text, "sys.modules"} if text == "modules" and ast.unparse(value) == "sys" else {text}
+            case ast.Attribute(attr=text):
+                mentioned.add(text)
+                source.is_dynamic |= _is_sys_modules(node) and id(node) not in fixed
             case ast.Constant(value=str(text)):
                 mentioned.add(text)
     source.is_dynamic |= not mentioned.isdisjoint(DYNAMIC)
     source.reads_docstrings = not mentioned.isdisjoint(DOCSTRING_READERS)
     source.targets, source.packages = sorted(targets | packages), sorted(packages)
     return source
+
+
+def _is_sys_modules(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == "modules" and ast.unparse(node.value) == "sys"
 
 
 def _strip(node: ast.AST) -> None:
