@@ -115,8 +115,10 @@ class CodeFingerprints:
     def __init__(self, package: str | None, parsed: dict[str, dict[str, Any]]) -> None:
         self._package, self._parsed = package, parsed
         self._location, self._modules_in = functools.cache(self._find), functools.cache(self._find_inside)
-        self._belongs, self._versions = functools.cache(self._is_top_of_project), functools.cache(_versions)
+        self._belongs, self._versions = functools.cache(self._is_top_of_project), functools.cache(self._find_versions)
+        self._version = functools.cache(_version)  # in this run
         self._sources: dict[str, Source] = {}
+        self._reachable: dict[tuple[str, str, int], set[str]] = {}
         self._values: dict[str, tuple[str | None, set[str]]] = {}
 
     def code(self, modules: Iterable[str], *, after_run: bool = False) -> tuple[dict[str, str], dict[str, str]]:
@@ -124,9 +126,11 @@ class CodeFingerprints:
 
         The values that others have put into a module, but not this run, are under ``values of <module>``.
         """
-        todo, names, libraries = list(modules), set[str](), set[str]()
+        todo, seen, names, libraries = list(modules), set[str](), set[str](), set[str]()
         while todo:
-            name = todo.pop()
+            if (name := todo.pop()) in seen:
+                continue
+            seen.add(name)
             if not self.is_project(name):
                 libraries.add(_top(name))
             elif not f"{name}.".startswith(f"{OWN}."):  # the runner computes nothing
@@ -134,7 +138,8 @@ class CodeFingerprints:
                     names.add(part)
                     if part not in self._values and not after_run:
                         self._values[part] = AUDIT.changed_values(part)
-                    todo.extend(self._reached(part) | self._values.get(part, (None, set[str]()))[1])
+                    todo.extend(self._reached(part) - seen)
+                    todo.extend(self._values.get(part, (None, set[str]()))[1] - seen)
         sources = {name: self.source(name) for name in sorted(names)}
         whole = any(source.reads_docstrings for source in sources.values())
         hashes = {name: source.text if whole else source.tree for name, source in sources.items()}
@@ -157,10 +162,13 @@ class CodeFingerprints:
     def _reached(self, name: str) -> set[str]:
         """Modules, of the project and of libraries, that a module of the project reaches itself."""
         source = self.source(name)
-        packages = [*source.packages, *([_top(name)] if source.is_dynamic else [])]
         imported = AUDIT.by_module[name].modules if name in AUDIT.by_module else set()
-        reached = {*source.targets, *filter(self.is_project, imported), name.rpartition(".")[0]} - {""}
-        return reached.union(*map(self._modules_in, packages))
+        known = (name, source.text, len(imported))
+        if known not in self._reachable:
+            packages = [*source.packages, *([_top(name)] if source.is_dynamic else [])]
+            reached = {*source.targets, *filter(self.is_project, imported), name.rpartition(".")[0]} - {""}
+            self._reachable[known] = reached.union(*map(self._modules_in, packages))
+        return self._reachable[known]
 
     def _find_inside(self, package: str) -> set[str]:
         """All modules of a package of the project; none for other names."""
@@ -240,6 +248,16 @@ class CodeFingerprints:
         AUDIT.acting_hooks = acting
         return acting | reader.modules if acting else set(), values
 
+    def _find_versions(self, libraries: frozenset[str]) -> dict[str, str]:
+        """Version of each distribution of top-level packages, and of all that these require."""
+        outside = libraries - sys.stdlib_module_names - IGNORED_LIBRARIES
+        todo, found = set().union(*map(_distributions, outside)), {"python": PYTHON}
+        while todo:
+            if version := self._version(name := todo.pop()):
+                found[name] = version
+                todo |= _requirements(name) - found.keys()
+        return dict(sorted(found.items()))
+
 
 def _top(module: str) -> str:
     return module.partition(".")[0]
@@ -274,14 +292,3 @@ def _requirements(distribution: str) -> set[str]:
     """Distributions that a distribution requires itself, without those of its extras."""
     lines = [line for line in importlib.metadata.requires(distribution) or [] if "extra ==" not in line]
     return {_normal(name[0]) for line in lines if (name := re.match(r"[\w.-]+", line))} - IGNORED_LIBRARIES
-
-
-def _versions(libraries: frozenset[str]) -> dict[str, str]:
-    """Version of each distribution of top-level packages, and of all that these require."""
-    outside = libraries - sys.stdlib_module_names - IGNORED_LIBRARIES
-    todo, found = set().union(*map(_distributions, outside)), {"python": PYTHON}
-    while todo:
-        if version := _version(name := todo.pop()):
-            found[name] = version
-            todo |= _requirements(name) - found.keys()
-    return dict(sorted(found.items()))
