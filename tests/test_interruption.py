@@ -1,6 +1,5 @@
 """A training that is interrupted, then killed, ends with the weights of one that was left alone."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from pathlib import Path
 import mlflow
 import pytest
 import safetensors.torch
+
+from kedro_incremental import Manifest
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = {
@@ -98,5 +99,4 @@ def test_an_interrupted_and_killed_training_ends_with_the_same_weights(tmp_path:
     assert ours.keys() == theirs.keys() and len(ours) > 10
     for name, tensor in ours.items():
         assert (tensor == theirs[name]).all(), name
-    note = json.loads((tmp_path / "disturbed/data/.runs/manifest.json").read_text())
-    assert note["nodes"]["rossmann.train"]["why"] == "first run"
+    assert Manifest(tmp_path / "disturbed/data/.runs").records["rossmann.train"].why == "first run"

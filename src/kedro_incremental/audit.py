@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from .canonical_json import ValueReader, canonical, digest, is_installed, library_folders
+from .canonical_json import ValueReader, is_installed, library_folders
 
 OWN = str(__package__)
 OWN_FOLDER = f"{Path(__file__).parent}{os.sep}"
@@ -44,14 +44,12 @@ class Audit:
 
     Attributes:
         acting_hooks: modules of the hooks whose accesses count for the node.
-        by_import: accesses by module, made while it was imported or between nodes.
-        by_call: accesses by module, made by its functions.
+        by_module: accesses while a module was executed or its functions were called, by all nodes of this process.
     """
 
     def __init__(self) -> None:
         self.acting_hooks: set[str] = set()
-        self.by_import: dict[str, Accesses] = {}
-        self.by_call: dict[str, Accesses] = {}
+        self.by_module: dict[str, Accesses] = {}
         self._sources: dict[str, bytes] = {}
         self._values: dict[str, str] = {}
         self._node: Accesses | None = None
@@ -66,18 +64,15 @@ class Audit:
 
         A module that was loaded before this package counts with all its values. The digest is None if nothing changed.
         """
-        if name not in sys.modules:
-            return None, set()
         reader = ValueReader(strict=False)
-        now = reader.read_module(sys.modules[name])
-        return (None, set()) if now == self._values.get(name, digest(canonical({}))) else (now, reader.modules)
+        now = reader.read_module(sys.modules[name]) if name in sys.modules else None
+        return (None, set()) if now == self._values.get(name) else (now, reader.modules)
 
     def execute(self, module: ModuleType, source: bytes, run: Callable[[ModuleType], None]) -> None:
         """Execute a module of the project; ``source`` was read before, so that a later edit is not taken for it."""
         name = module.__name__
         self._sources[name] = source
-        self.by_import.pop(name, None)  # of an earlier import
-        self.by_call.pop(name, None)
+        self.by_module.pop(name, None)  # of an earlier import
         run(module)
         self._values[name] = ValueReader(strict=False).read_module(module)
 
@@ -109,8 +104,7 @@ class Audit:
         is_written = bool(isinstance(flags, int) and flags & WRITING)
         is_read = not is_written or not flags & (os.O_WRONLY | os.O_TRUNC | os.O_EXCL)
         for accesses in self._accesses(sys._getframe(2), name):
-            is_first = name not in accesses.files or (self._node is not None and accesses is not self._node)
-            if is_read and is_first and (is_written or name not in accesses.written):
+            if is_read and name not in accesses.files and (is_written or name not in accesses.written):
                 accesses.files[name] = signature(name)
             if is_written:
                 accesses.written.add(name)
@@ -139,7 +133,7 @@ class Audit:
     def _accesses(self, frame: FrameType | None, path: str = SUFFIXES[0]) -> list[Accesses]:
         """Where an event is recorded: for the modules of the project on the stack, and for the node."""
         names: set[str] = set()
-        inner, depth, is_importing = "", 0, False
+        inner, depth = "", 0
         while frame is not None:
             kind, name = _frame_kind(frame.f_code.co_filename), str(frame.f_globals.get("__name__"))
             if kind == "source reader" and depth == 0 and path.endswith(SUFFIXES):
@@ -152,10 +146,8 @@ class Audit:
                 return []
             if kind == "project" and name in self._sources:
                 names.add(name)
-                is_importing |= frame.f_code.co_name == "<module>"
             inner, depth, frame = name, depth + 1, frame.f_back
-        known = self.by_import if is_importing else self.by_call
-        found = [known.setdefault(name, Accesses()) for name in names]
+        found = [self.by_module.setdefault(name, Accesses()) for name in names]
         return found if self._node is None else [*found, self._node]
 
 

@@ -53,7 +53,7 @@ class ChangeDetector:
     Args:
         pipeline: nodes to run, already filtered.
         catalog: its datasets exist (Kedro's warm-up has happened).
-        manifest: the records; :meth:`Manifest.recover` has been called.
+        manifest: the records.
         project: folder that relative paths in parameters start from.
         hook_manager: of the session, for the hooks that may change what a node reads.
         trust: False to read the content of every file, whatever its times are.
@@ -67,7 +67,7 @@ class ChangeDetector:
     ) -> None:
         self._catalog, self._manifest, self._project, self._trust = catalog, manifest, project, trust
         # Not imported by name: Kedro sets it after this module has been read.
-        self._code = CodeFingerprints(kedro_project.PACKAGE_NAME, manifest.folder / "code.json")
+        self._code = CodeFingerprints(kedro_project.PACKAGE_NAME, manifest.cache["sources"])
         self._hook_modules, self._hook_values = self._code.of_hooks(hook_manager)
         self._datasets = {name: catalog.get(name) for name in sorted(pipeline.datasets()) if not is_parameter(name)}
         self._storages = {name: storage_of(dataset) for name, dataset in self._datasets.items()}
@@ -76,17 +76,13 @@ class ChangeDetector:
         self._pinned = {name: version.load for name, version in versions if version and version.load}
         self._inputs: dict[str, NodeInputs] = {}
         self._modules: dict[str, set[str]] = {}
+        self._named: dict[str, set[str]] = {}  # files that parameters name, by node
         self._not_comparable: dict[str, str] = {}
         self.artifacts: dict[str, Artifact | None] = {}
         makers = {name: record for record in manifest.records.values() for name in record.outputs}
         for name in sorted(pipeline.inputs()):
             if not is_parameter(name) and base_name(name) not in self.artifacts:
                 self.artifacts[base_name(name)] = self._free_input(name, makers.get(base_name(name)))
-
-    def save(self) -> None:
-        """Keep what the next run can use again."""
-        self._code.save()
-        self._manifest.save_hashes()
 
     def is_stored(self, name: str) -> bool:
         """Whether a dataset outlives the run."""
@@ -214,6 +210,11 @@ class ChangeDetector:
         unknown = [name for name in loaded_datasets(node) if name not in uncertain and not self.artifacts.get(name)]
         return [f"input {unknown[0]} is missing or no file: a change cannot be detected"] if unknown else []
 
+    def may_run(self, node: Node) -> bool:
+        """Whether a node that was to be skipped can run: its outputs are not given, and its inputs are stored."""
+        is_there = all(self.is_stored(name) for name in node.inputs if not is_parameter(name))
+        return is_there and not self.has_pinned_outputs(node)
+
     def _output_reasons(self, node: Node, record: NodeRecord) -> Iterator[str]:
         for name, base, storage in self._stored_outputs(node):
             written, dataset = record.outputs.get(base), self._datasets[name]
@@ -231,25 +232,19 @@ class ChangeDetector:
             elif storage.versioned and (newest := storage.versions()[0]) > str(written.version):
                 yield f"output {base} has a newer version that no recorded run made: {newest}"
 
-    def changed_since_plan(self, node: Node) -> list[str]:
-        """Files outside of the catalog that another node of this run has changed after this one was planned."""
-        opened = self.inputs(node).opened
-        if not all(self.is_stored(name) for name in node.inputs if not is_parameter(name)):
-            return []  # what it needs was not made; the next run sees the change
-        return [f"{name}, which it reads, changed" for name in opened if self._file_hash(name) != opened[name]]
-
     # Inputs
 
     def inputs(self, node: Node) -> NodeInputs:
-        """Inputs of the node, with the artifacts that are known by now."""
+        """Inputs of the node, with the artifacts that are known by now, and files as they are."""
         if node.name not in self._inputs:
             self._inputs[node.name] = self._fixed_inputs(node)
+        fixed = self._inputs[node.name]
         artifacts = {name: found for name in loaded_datasets(node) if (found := self.artifacts.get(name))}
-        return dataclasses.replace(self._inputs[node.name], artifacts=artifacts)
+        files = {name: self._file_hash(name) for name in fixed.files}
+        return dataclasses.replace(fixed, artifacts=artifacts, files=files)
 
-    def key(self, node: Node, inputs: NodeInputs | None = None) -> str:
+    def key(self, node: Node, inputs: NodeInputs) -> str:
         """Hash of the node's inputs: equal inputs give equal results."""
-        inputs = inputs or self.inputs(node)
         artifacts = {name: artifact.digest for name, artifact in inputs.artifacts.items()}
         unique = [str(self._manifest.folder), now()] if node.name in self._not_comparable else []
         return digest(canonical({**vars(inputs), "artifacts": artifacts, "unique": unique}))
@@ -271,26 +266,26 @@ class ChangeDetector:
         parameters = {name.removeprefix("params:"): read(name, value) for name, value in values.items()}
         settings = {name: read(f"catalog entry {name}", self._settings(name)) for name in names}
         record = self._manifest.records.get(node.name)
-        opened, imported = (record.inputs.opened, record.inputs.imported) if record else ({}, [])
+        files, imported = (record.inputs.files, record.inputs.imported) if record else ({}, [])
         classes = {type(self._datasets[name]) for name in names if self.is_stored(name)}
         modules = reader.modules.union(self._hook_modules, *map(self._code.modules_of_class, classes))
         self._modules[node.name] = modules
-        code = self._code.code(modules | set(imported))
+        code, libraries = self._code.code(modules | set(imported))
         held = dict(self._hook_values)
         if function and not isinstance(function.get("!function"), str):
             held[f"values of the function of {node.name}"] = digest(canonical(function))
-        paths = (each for value in parameters.values() for each in local_paths(value, self._project))
-        files = {text: self._manifest.hashes.hash(path, trust=self._trust) for text, path in paths}
+        self._named[node.name] = {
+            self._shown(path) for value in parameters.values() for path in local_paths(value, self._project)
+        }
         tags = [sorted(node.tags), node.namespace] if self._hook_modules else None  # a hook may look at them
         folder = self._manifest.folder
         return NodeInputs(
             wiring=as_json([node._inputs, node._outputs, tags]),
-            code=code.modules | held,
-            libraries=code.libraries,
+            code=code | held,
+            libraries=libraries,
             parameters=fingerprinted(parameters, folder),
-            files={text: hashed for text, hashed in files.items() if hashed},
+            files=dict.fromkeys([*self._named[node.name], *files], ""),
             catalog=fingerprinted({name: setting for name, setting in settings.items() if setting}, folder),
-            opened={name: self._file_hash(name) for name in opened},
             imported=imported,
         )
 
@@ -312,38 +307,26 @@ class ChangeDetector:
             settings["arguments"] = digest(canonical(hidden))
         return settings
 
-    def finished_inputs(self, node: Node, accesses: Accesses) -> NodeInputs:
-        """Inputs of the node, with what it has imported and opened.
+    def finished_inputs(self, node: Node, planned: NodeInputs, accesses: Accesses) -> NodeInputs:
+        """Inputs of the node, with what it has imported and opened since they were ``planned``.
 
         A module that was imported only now counts as imported; a file that was not read again counts as it is now.
         """
-        planned = self.inputs(node)
         seen = {name for name in accesses.modules if self._code.is_project(name)}
         imported = sorted({part for name in {*seen, *planned.imported} for part in self._code.found(name)})
-        code = self._code.code(self._modules[node.name] | set(imported), after_run=True)
+        code, libraries = self._code.code(self._modules[node.name] | set(imported), after_run=True)
         held = {name: value for name, value in planned.code.items() if name.startswith("values of the ")}
         storages = [storage for storage in self._storages.values() if storage]
         own = [storage for name in (*node.inputs, *node.outputs) if (storage := self._storages.get(name))]
-        opened = self._opened(accesses, own)
-        named = {str(path) for value in planned.parameters.values() for _, path in local_paths(value, self._project)}
-        for module in [name for name in code.modules if not name.startswith("values of ")]:
-            found = self._opened(AUDIT.by_import.get(module, Accesses()), storages)
-            if module in AUDIT.by_call:  # the node may have from the module what it has read for another node
-                is_kept = self._code.source(module).caches
-                paths = None if is_kept else self._code.package_folders(module)
-                found |= self._opened(AUDIT.by_call[module], storages, only_in=paths)
-            opened |= {name: hashed for name, hashed in found.items() if name not in opened and name not in named}
-        return dataclasses.replace(
-            planned,
-            code=code.modules | held,
-            libraries=code.libraries,
-            opened=dict(sorted(opened.items())),
-            imported=imported,
-        )
+        files = {name: planned.files[name] for name in self._named[node.name]}
+        for module in AUDIT.by_module.keys() & code.keys():  # which may keep what it has read, for this node too
+            found = self._opened(AUDIT.by_module[module], storages)
+            files |= {name: hashed for name, hashed in found.items() if name not in files}
+        files |= self._opened(accesses, own)
+        files = dict(sorted(files.items()))
+        return dataclasses.replace(planned, code=code | held, libraries=libraries, files=files, imported=imported)
 
-    def _opened(
-        self, accesses: Accesses, storages: Iterable[Storage], only_in: Iterable[str] | None = None
-    ) -> dict[str, str]:
+    def _opened(self, accesses: Accesses, storages: Iterable[Storage]) -> dict[str, str]:
         """Hash by file and folder that was read, except those of the catalog, of the system and of the runner."""
         apart = [*(storage.path for storage in storages if storage.filesystem is None)]
         apart.append(str(self._manifest.folder.absolute()))
@@ -352,23 +335,27 @@ class ChangeDetector:
             is_inside = _is_under(path, project)
             if any(_is_under(path, each) for each in apart):
                 continue
-            if only_in is not None and not any(_is_under(path, each) for each in only_in):
-                continue
             if not is_inside and any(_is_under(path, each) for each in SYSTEM if not _is_under(project, each)):
                 continue
             before, after = accesses.files.get(path), signature(path)
             if after is None and not is_inside and _is_under(path, tempfile.gettempdir()):
                 continue  # was made and removed meanwhile
-            name = os.path.relpath(path, project) + path[len(path.rstrip("/")) :] if is_inside else path
             is_settled = path.endswith("/") or path in accesses.written or before == after
-            found[name] = self._file_hash(name) if is_settled else "changed while it was read"
+            found[self._shown(path)] = self._file_hash(path) if is_settled else "changed while it was read"
         return found
 
+    def _shown(self, path: str | Path) -> str:
+        """Name of a file or folder in records: relative inside of the project; a folder that was listed ends in "/"."""
+        path, project = str(path), str(self._project)
+        is_listed = "/" if path.endswith("/") else ""
+        return os.path.relpath(path, project) + is_listed if _is_under(path, project) else path
+
     def _file_hash(self, name: str) -> str:
-        """Hash of a file, or of a folder's listing, outside of the catalog."""
-        path, hashes = self._project / name, self._manifest.hashes
-        hashed = (hashes.hash_listing if name.endswith("/") else hashes.hash)(path, trust=self._trust)
-        return hashed or "absent"
+        """Hash of a file, of a folder with its content, or of the listing of one whose name ends in "/"."""
+        hashes, path = self._manifest.hashes, self._project / name
+        if name.endswith("/"):
+            return hashes.hash_folder(path, is_listing=True, trust=self._trust) or "absent"
+        return hashes.hash(path, trust=self._trust) or "absent"
 
 
 def _is_under(path: str, folder: str) -> bool:

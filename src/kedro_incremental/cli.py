@@ -90,7 +90,6 @@ def prune(keep: int, yes: bool, env: str | None, params: dict[str, Any]) -> None
         catalog = session.load_context().catalog
         manifest = manifest_of(catalog)
         with manifest.locked(session.session_id, wait=False):
-            manifest.recover()
             removals = find_removals(catalog, pipelines.values(), manifest, keep)
             _show_removals(removals)
             if removals and (yes or click.confirm("Delete them?")):

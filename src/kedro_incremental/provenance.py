@@ -30,10 +30,10 @@ class Provenance:
 
     @classmethod
     def read(cls, manifest: Manifest) -> "Provenance":
-        """All records of the manifest and its history."""
+        """All records of the manifest."""
         records = {
             (name, artifact.version): record
-            for run in (*manifest.history().values(), manifest.records)
+            for run in manifest.history().values()
             for record in run.values()
             for name, artifact in record.outputs.items()
         }
@@ -78,7 +78,7 @@ def explain(manifest: Manifest, dataset: str, version: str | None = None) -> Tre
     parameters = tree.add("parameters")
     for leaf, value in (pair for block, values in inputs.parameters.items() for pair in leaves(values, block)):
         parameters.add(as_text(f"{leaf} = {short(value)}"))
-    for path, hashed in {**inputs.files, **inputs.opened}.items():
+    for path, hashed in inputs.files.items():
         tree.add(as_text(f"file {path}, content {hashed[:12]}"))
     _add_inputs(tree.add("inputs"), record, provenance, set())
     return tree

@@ -36,17 +36,10 @@ def fingerprinted(value: Any, folder: Path) -> Any:
 
 
 def _fingerprint(secret: str, path: Path) -> str:
-    if not path.exists():  # two processes that make the key at once end with the same one
+    if not path.exists():  # of two keys that are made at once one stays: what has the other's hash counts as changed
         path.parent.mkdir(parents=True, exist_ok=True)
         staged = path.with_name(f".{os.getpid()}.{path.name}")
         with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(secrets.token_bytes(32))
-        try:
-            os.link(staged, path)
-        except FileExistsError:  # the other process was quicker: its key stays
-            pass
-        except OSError:  # a file system without links
-            os.replace(staged, path)
-        finally:
-            staged.unlink(missing_ok=True)
+        os.replace(staged, path)
     return hmac.new(path.read_bytes(), secret.encode(), hashlib.sha256).hexdigest()[:12]

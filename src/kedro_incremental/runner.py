@@ -18,7 +18,7 @@ from .audit import AUDIT
 from .change_detection import ChangeDetector, base_name, loaded_datasets
 from .manifest import Manifest, NodeRecord, RunnerError, now
 from .report import IncrementalSpecs, RunReport, Step, show
-from .storage import Storage, save_version_of, set_save_version, storage_of
+from .storage import save_version_of, set_save_version, storage_of
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,6 @@ class IncrementalRunner(SequentialRunner):
             return {}
         try:
             with self._manifest.locked(run_id, wait=self.wait):
-                self._manifest.recover()
                 self._report.killed = self._manifest.killed
                 return super().run(pipeline, catalog, hook_manager, run_id)
         except KeyboardInterrupt as error:
@@ -144,7 +143,7 @@ class IncrementalRunner(SequentialRunner):
         began = time.perf_counter()
         # No other run can take this version now.
         storages = map(storage_of, map(catalog.get, sorted(pipeline.all_outputs())))
-        stored = chain.from_iterable(_newest_version(storage) for storage in storages if storage)
+        stored = chain.from_iterable(storage.versions()[:1] for storage in storages if storage)
         own = save_version_of(map(catalog.get, sorted(pipeline.all_outputs()))) or self._report.run_id
         self._report.run_id = self._manifest.next_version(own, stored)
         set_save_version(catalog, map(catalog.get, pipeline.datasets()), self._report.run_id)
@@ -155,12 +154,11 @@ class IncrementalRunner(SequentialRunner):
             for node, step in zip(pipeline.nodes, steps, strict=True):
                 if step.state == "touched":
                     continue
-                if step.verdict == "depends":
-                    reasons = changes.reasons(node)
+                has_new_inputs = step.verdict == "depends"
+                if has_new_inputs or (step.verdict == "skip" and self._report.nodes("ran") and changes.may_run(node)):
+                    reasons = changes.reasons(node)  # for a skipped one, because others may have changed files
                     step.verdict = "run" if reasons else "skip"
-                    step.reasons = reasons or ["its inputs came out as they were"]
-                if step.verdict == "skip" and self._report.nodes("ran") and (late := changes.changed_since_plan(node)):
-                    step.verdict, step.reasons = "run", late
+                    step.reasons = reasons or (["its inputs came out as they were"] if has_new_inputs else step.reasons)
                 if step.verdict == "skip":
                     changes.skip(node)
                     step.state = "skipped"
@@ -168,7 +166,7 @@ class IncrementalRunner(SequentialRunner):
                     self._run_node(node, step, changes, catalog, hook_manager, run_id)
                 self._release_datasets(node, catalog, loads, pipeline)
         finally:
-            changes.save()
+            self._manifest.save_cache()
             self._report.bookkeeping = time.perf_counter() - began - sum(step.seconds for step in steps)
             show(steps, self._report.bookkeeping)
             if hook_manager is not None:
@@ -191,7 +189,8 @@ class IncrementalRunner(SequentialRunner):
         self, node: Node, step: Step, changes: ChangeDetector, catalog: Any, hook_manager: Any, run_id: str | None
     ) -> None:
         manifest, report = self._manifest, self._report
-        scratch = manifest.scratch(node.name, changes.key(node))
+        planned = changes.inputs(node)
+        scratch = manifest.scratch(node.name, changes.key(node, planned))
         manifest.start(report.run_id, node.name, changes.prepare_outputs(node))
         step.state, began = "failed", time.perf_counter()
         try:
@@ -199,7 +198,7 @@ class IncrementalRunner(SequentialRunner):
             with AUDIT.node() as accesses:
                 Task(node, catalog, self._is_async, hook_manager, run_id).execute()
             step.seconds = time.perf_counter() - began
-            inputs = changes.finished_inputs(node, accesses)
+            inputs = changes.finished_inputs(node, planned, accesses)
             key = changes.key(node, inputs)
             outputs = changes.finished_outputs(node, key)
             manifest.finish(NodeRecord(node.name, report.run_id, key, inputs, outputs, step.seconds, now(), step.why))
@@ -233,14 +232,6 @@ def _check_names(names: Iterable[str], known: Set[str]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f": did you mean {close[0]!r}?" if close else f"; it has {', '.join(sorted(known)[:5])}, ..."
             raise RunnerError(f"--touch: the pipeline has no node {name!r}{hint}")
-
-
-def _newest_version(storage: Storage) -> list[str]:
-    try:
-        return storage.versions()[:1]
-    except OSError as error:
-        logger.warning("The versions of %s cannot be listed: %s", storage.path, error)
-        return []
 
 
 def _unstored_and_needed(pipeline: Pipeline, changes: ChangeDetector, steps: list[Step]) -> dict[str, str]:

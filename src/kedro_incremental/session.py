@@ -27,7 +27,8 @@ class IncrementalSession(KedroSession):
             runner.project = self._project_path
             if runner.dry_run:  # nothing runs, so that no tracker must open a run
                 hooks = vars(self._hook_manager.hook) | dict.fromkeys(RUN_HOOKS, lambda **_: None)
-                self._hook_manager: Any = SimpleNamespace(hook=SimpleNamespace(**hooks))
+                plugins = self._hook_manager.get_plugins
+                self._hook_manager: Any = SimpleNamespace(hook=SimpleNamespace(**hooks), get_plugins=plugins)
         return super().run(*args, **selection)
 
 
@@ -54,7 +55,7 @@ class RunManifest(AbstractDataset[None, Manifest]):
         raise RunnerError(f"{ENTRY} is written by the runner alone")
 
     def _exists(self) -> bool:
-        return (self._folder / "manifest.json").exists()
+        return (self._folder / "manifest.db").exists()
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._folder)}

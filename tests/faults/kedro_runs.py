@@ -1,15 +1,16 @@
 """Real `kedro run`s for the fault tests: where they write, how they are started and killed."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from kedro_incremental import Manifest
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -78,23 +79,19 @@ class Site:
         return self.data / ".runs"
 
     def note(self) -> dict[str, Any]:
-        """The runner's note of the node at work; empty if there is none."""
-        try:
-            return dict(json.loads((self.runs / "started.json").read_text()))
-        except FileNotFoundError:
-            return {}
+        """The runner's note of the node at work, with that of its run; empty if there is none."""
+        manifest = Manifest(self.runs)
+        started = manifest.state("started")
+        return {**(manifest.state("holder") or {}), **started} if started else {}
 
-    def records(self, file: str = "manifest.json") -> dict[str, Any]:
-        """Records by node; ``file`` may be one of the history."""
-        try:
-            return dict(json.loads((self.runs / file).read_text())["nodes"])
-        except FileNotFoundError:
-            return {}
+    def records(self) -> dict[str, Any]:
+        """Records by node."""
+        return {name: asdict(record) for name, record in Manifest(self.runs).records.items()}
 
     def history(self) -> dict[str, dict[str, Any]]:
         """Records by run and node."""
-        files = (self.runs / "history").glob("[!.]*.json")
-        return {path.stem: self.records(f"history/{path.name}") for path in sorted(files)}
+        runs = Manifest(self.runs).history().items()
+        return {run_id: {name: asdict(record) for name, record in run.items()} for run_id, run in runs}
 
     def logs(self) -> list[Path]:
         """Output of every run so far, the oldest first."""
@@ -117,9 +114,8 @@ class Site:
         files = [path for path in self.data.rglob("*") if path.is_file() and self.runs not in path.parents]
         left = [path for path in files if str(path) not in recorded]
         left += [path for path in self.data.glob("*/*/*/*") if path.is_dir() and not any(path.iterdir())]
-        left += [
-            path for path in self.runs.rglob("*") if path.name[0] == "." or path.name in {"started.json", "holder.json"}
-        ]
+        left += [path for path in self.runs.rglob("*") if path.name[0] == "." or path.name.startswith("manifest.db-")]
+        left += [self.runs / name for name in ("started", "holder") if Manifest(self.runs).state(name)]
         left += list(self.runs.glob("scratch/*/*"))
         return [f"left over: {path.relative_to(self.data)}" for path in sorted(left)]
 

@@ -14,7 +14,6 @@ The runs start in a copy of the project, so that nobody's edits disturb them.
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -153,9 +152,10 @@ class Killer:
 
     def _look(self, run: Run, seen: set[str], before: set[str]) -> str:
         """Where the kill hit; what is there must load."""
-        wrong = [f"{path.name} does not parse" for path in self._site.runs.rglob("[!.]*.json") if not _parses(path)]
+        wrong: list[str] = []
+        self._count("a half-written manifest", any(self._site.runs.glob("manifest.db-*")))
         site, note = self._site, self._site.note()
-        records = site.records()  # the history of a run is written when it ends, or by the next one
+        records = site.records()
         where = "between nodes" if {record["run_id"] for record in records.values()} - seen else "start-up"
         if note.get("pid") == run.pid:
             done = records.get(note["node"], {}).get("run_id") == note["run_id"]
@@ -168,7 +168,6 @@ class Killer:
             self._count("versions without a record (during or after a save)", saving)
             self._count("some outputs of a node without the others", 0 < len(files) - len(hidden) < len(folders))
             self._count("a record beside the note of its node", done)
-        self._count("a half-written file of the runner", any(path.name[0] == "." for path in site.runs.rglob("*.json")))
         self._count("a checkpoint", any(site.runs.glob("scratch/*/*/*.pt")))
         self._tally.kills[where] += 1
         loaded, unloadable = self._artifacts.load()
@@ -186,13 +185,6 @@ class Killer:
     def _fail(self, what: str, log: Path) -> None:
         said = [line for line in log.read_text().splitlines() if "Error" in line][-1:]
         self._tally.failures.append(f"{what} ({log.parent.name}/{log.name}) {' '.join(said)[:300]}".rstrip())
-
-
-def _parses(path: Path) -> bool:
-    try:
-        return isinstance(json.loads(path.read_text()), dict)
-    except ValueError:
-        return False
 
 
 def _sleep_until_moment(site: Site, run: Run, aim: Aim, reference: Reference) -> None:

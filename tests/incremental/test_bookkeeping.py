@@ -5,9 +5,13 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,76 +25,60 @@ from kedro_incremental.provenance import find_removals, remove
 from kedro_incremental.storage import is_version_folder, newest_first, version_after
 
 ALL = ["clean", "add", "describe"]
-FILES = ["manifest.json", "started.json", "holder.json", "hashes.json", "history/v001.json", "lock"]
+FILES = ["manifest.db", "lock", "scratch"]
 
 
-def whole(shop: Shop, **changes: Any) -> str:
-    """A manifest of the right form but for some fields of one record."""
-    content = json.loads((shop.root / "manifest.kept").read_text())
-    record = content["nodes"]["add"]
-    for path, value in changes.items():
-        *groups, last = path.split("__")
-        place = record
-        for group in groups:
-            place = place[group]
-        if value is ...:
-            del place[last]
-        else:
-            place[last] = value
-    return json.dumps(content)
+def stale(shop: Shop, *statements: str) -> bytes:
+    """The manifest after some statements of SQL."""
+    copy = shop.root / "copy.db"
+    shutil.copy(shop.root / "manifest.kept", copy)
+    with closing(sqlite3.connect(copy)) as database, database:
+        for statement in statements:
+            database.execute(statement)
+    content = copy.read_bytes()
+    copy.unlink()
+    return content
 
 
-def note(**changes: Any) -> str:
-    """What would pass for a note of the node at work, and of the run that holds the lock."""
-    fields = {"run_id": "v900", "node": "x", "pid": 1, "command": "kedro run", "killed": [], "folders": []}
-    return json.dumps(fields | changes)
+def record(path: str, value: str) -> str:
+    """SQL that sets a field of a record, by its path in JSON."""
+    return f"UPDATE records SET record = json_set(record, '$.{path}', json('{value}')) WHERE node = 'add'"
 
 
-CONTENTS: dict[str, bytes | str | Callable[[Shop], str]] = {
+def note(shop: Shop, run_id: str, *folders: str) -> bytes:
+    """The manifest with what would pass for a note of the node at work."""
+    content = json.dumps({"run_id": run_id, "node": "x", "folders": folders})
+    return stale(shop, f"INSERT INTO state VALUES ('started', '{content}')")
+
+
+CONTENTS: dict[str, bytes | Callable[[Shop], bytes]] = {
     "empty": b"",
-    "half": b"{",
-    "list": b"[]",
-    "null": b"null",
-    "text": b'"x"',
-    "number": b"12",
-    "NaN": b"NaN",
-    "deep lists": b"[" * 100_000,
-    "deep whole lists": b"[" * 400 + b"]" * 400,
-    "deep mappings": b'{"a":' * 600 + b"1" + b"}" * 600,
-    "empty mapping": b"{}",
-    "format of another time": b'{"format": 99, "nodes": {}}',
-    "format that is none": b'{"format": {}, "nodes": {}}',
-    "nodes that are a list": b'{"format": 1, "nodes": []}',
-    "a node that is a list": b'{"format": 1, "nodes": {"add": []}}',
-    "NUL": b"\0" * 4096,
-    "no UTF-8": b'{"format": 1, "nodes": {"\xff": 1}}',
-    "BOM": b"\xef\xbb\xbf{}",
-    "huge number": b'{"pid": ' + b"9" * 5000 + b"}",
-    "huge exponent": b'{"pid": 1e999, "format": 1e999}',
-    "twice the same key": b'{"format": 1, "format": 1, "nodes": {}, "nodes": {}}',
-    "extra keys": lambda shop: whole(shop, new=1, inputs__new=2),
-    "missing key": lambda shop: whole(shop, why=...),
-    "missing group": lambda shop: whole(shop, inputs=...),
-    "wrong type": lambda shop: whole(shop, outputs__total="v001"),
-    "wrong type deep": lambda shop: whole(shop, inputs__code={"a": [1]}),
-    "name of another node": lambda shop: whole(shop, node="describe"),
-    "version with separators": lambda shop: whole(shop, outputs__total__version="../../x"),
-    "run with separators": lambda shop: whole(shop, run_id="../../x"),
-    "version with NUL": lambda shop: whole(shop, outputs__total__version="a\0b"),
-    "half a character": lambda shop: whole(shop, why="\ud800", finished="\udfff"),
-    "deep parameter": lambda shop: whole(shop, inputs__parameters={"by": json.loads("[" * 300 + "]" * 300)}),
-    "note": lambda shop: note(),
-    "note of another run": lambda shop: note(run_id="../../x", folders=[str(shop.root)]),
-    "note of nothing": lambda shop: note(run_id="", folders=["/", ".", ".."]),
-    "note of the root": lambda shop: note(run_id="/", folders=["/"]),
-    "note of the project": lambda shop: note(run_id=shop.root.name, folders=[str(shop.root), f"{shop.root}/."]),
-    "note of a source folder": lambda shop: note(run_id=shop.package, folders=[str(shop.root / shop.package)]),
-    "note of the data": lambda shop: note(run_id="data", folders=[str(shop.root / "data")]),
-    "note of a finished version": lambda shop: note(run_id="v001", folders=[str(shop.file("text", "v001").parent)]),
-    "note of settings": lambda shop: note(run_id="local", folders=[str(shop.root / "conf/local")]),
-    "note that climbs": lambda shop: note(run_id="conf", folders=[f"{shop.root}/data/../conf"]),
-    "note of wrong types": lambda shop: note(folders=5, killed=[[]], pid="x"),
-    "note of a text for folders": lambda shop: note(folders=str(shop.root), killed="v1"),
+    "text": b"{}",
+    "NUL": b"\0" * 8192,
+    "half": lambda shop: (shop.root / "manifest.kept").read_bytes()[:-5000],
+    "the first page": lambda shop: (shop.root / "manifest.kept").read_bytes()[:4096],
+    "damaged": lambda shop: (shop.root / "manifest.kept").read_bytes()[:4096] + b"\xff" * 20_000,
+    "format of another time": lambda shop: stale(shop, "PRAGMA user_version = 99"),
+    "no table": lambda shop: stale(shop, "DROP TABLE records"),
+    "no state": lambda shop: stale(shop, "DROP TABLE state"),
+    "another column": lambda shop: stale(shop, "ALTER TABLE records RENAME COLUMN record TO content"),
+    "record that is no JSON": lambda shop: stale(shop, "UPDATE records SET record = '{' WHERE node = 'add'"),
+    "record that is empty": lambda shop: stale(shop, "UPDATE records SET record = NULL WHERE node = 'add'"),
+    "record that is a list": lambda shop: stale(shop, "UPDATE records SET record = '[]' WHERE node = 'add'"),
+    "record that is deep": lambda shop: stale(shop, f"UPDATE records SET record = '{'[' * 9999}' WHERE node = 'add'"),
+    "record without a field": lambda shop: stale(shop, "UPDATE records SET record = json_remove(record, '$.why')"),
+    "wrong type": lambda shop: stale(shop, record("outputs.total", '"v001"')),
+    "wrong type deep": lambda shop: stale(shop, record("inputs.code", '{"a": [1]}')),
+    "state that is no JSON": lambda shop: stale(shop, "UPDATE state SET content = '{'"),
+    "note of another run": lambda shop: note(shop, "../../x", str(shop.root)),
+    "note of nothing": lambda shop: note(shop, "", "/", ".", ".."),
+    "note of the root": lambda shop: note(shop, "/", "/"),
+    "note of the project": lambda shop: note(shop, shop.root.name, str(shop.root), f"{shop.root}/."),
+    "note of a source folder": lambda shop: note(shop, shop.package, str(shop.root / shop.package)),
+    "note of the data": lambda shop: note(shop, "data", str(shop.root / "data")),
+    "note of a finished version": lambda shop: note(shop, "v001", str(shop.file("text", "v001").parent)),
+    "note of settings": lambda shop: note(shop, "local", str(shop.root / "conf/local")),
+    "note that climbs": lambda shop: note(shop, "conf", f"{shop.root}/data/../conf"),
 }
 
 
@@ -115,7 +103,7 @@ def kept(shop: Shop) -> Shop:
     for name in ("conf/local/.gitkeep", "conf/base/catalog.yml", "data/empty/.keep"):
         shop.write(name, "")
     shop.ran()
-    shutil.copy(shop.manifest.folder / "manifest.json", shop.root / "manifest.kept")
+    shutil.copy(shop.manifest.folder / "manifest.db", shop.root / "manifest.kept")
     return shop
 
 
@@ -144,8 +132,7 @@ def test_whatever_stands_in_the_bookkeeping_runs_complete(
         if title in PLACED:
             PLACED[title](path)
         else:
-            made = content(kept) if callable(content) else content
-            path.write_bytes(made.encode() if isinstance(made, str) else made)
+            path.write_bytes(content(kept) if callable(content) else content)
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             states = kept.run()
@@ -154,28 +141,26 @@ def test_whatever_stands_in_the_bookkeeping_runs_complete(
         assert sum(path.name in record.getMessage() for record in caplog.records) <= 2, title
         assert {path: text for path, text in stored(kept).items() if path in before} == before, title
         assert kept.ran() == [], title  # what was set aside is not found again
-    if name != "history/v001.json":  # which nothing reads in these runs
-        folders = [kept for kept in path.parent.glob(f"{path.name}.unreadable-*") if (kept / "kept").exists()]
-        assert len(folders) == 1  # what somebody had put there is kept
+    folders = [kept for kept in path.parent.glob(f"{path.name}.unreadable-*") if (kept / "kept").exists()]
+    assert len(folders) == (name != "scratch")  # what somebody had put there is kept
 
 
 def test_what_cannot_be_read_is_set_aside_with_one_warning(kept: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    path = kept.manifest.folder / "manifest.json"
-    half = path.read_bytes()[:-100]
-    path.write_bytes(half)
+    path = kept.manifest.folder / "manifest.db"
+    path.write_bytes(b"mine")
     with caplog.at_level(logging.WARNING):
         assert kept.ran() == ALL
         assert kept.ran() == []
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 1 and str(path) in said[0] and "manifest.json.unreadable-1" in said[0]
-    assert path.with_name("manifest.json.unreadable-1").read_bytes() == half and kept.file("text", "v001").exists()
-    path.write_bytes(b"")
+    assert len(said) == 1 and str(path) in said[0] and "manifest.db.unreadable-1" in said[0]
+    assert path.with_name("manifest.db.unreadable-1").read_bytes() == b"mine" and kept.file("text", "v001").exists()
+    path.write_bytes(b"again")
     kept.ran()
-    assert path.with_name("manifest.json.unreadable-2").read_bytes() == b""
+    assert path.with_name("manifest.db.unreadable-2").read_bytes() == b"again"
 
 
 def test_reading_without_the_lock_moves_nothing(kept: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    path = kept.manifest.folder / "manifest.json"
+    path = kept.manifest.folder / "manifest.db"
     path.write_text("{")
     with caplog.at_level(logging.WARNING):
         kept.steps(dry_run=True)
@@ -183,35 +168,24 @@ def test_reading_without_the_lock_moves_nothing(kept: Shop, caplog: pytest.LogCa
     assert path.read_text() == "{" and str(path) in caplog.text
 
 
-def test_the_history_without_the_unreadable_runs(kept: Shop) -> None:
-    kept.parameters["by"] = 5
-    kept.ran()
-    _place_folder(kept.manifest.folder / "history" / "v000.json")
-    (kept.manifest.folder / "history" / "v001.json").write_text("[")
-    assert [run for run, records in kept.manifest.history().items() if records] == ["v002"]
+def test_a_journal_of_another_manifest_is_set_aside_with_it(kept: Shop) -> None:
+    path = kept.manifest.folder / "manifest.db"
+    path.write_text("mine")
+    _place_folder(path.with_name("manifest.db-journal"))
+    assert kept.ran() == ALL and kept.ran() == []
+    assert (path.parent / "manifest.db-journal.unreadable-1/kept").read_text() == "mine"
 
 
-def test_pruning_sets_the_unreadable_history_aside_and_the_next_run_writes_it(kept: Shop) -> None:
-    path = kept.manifest.folder / "history" / "v001.json"
-    path.write_text("[")
-    manifest = kept.manifest
-    with manifest.locked("now"):
-        remove(find_removals(kept.catalog("now"), [kept.pipeline()], manifest, 1), manifest)
-    assert path.with_name("v001.json.unreadable-1").read_text() == "["
-    assert kept.ran() == [] and sorted(kept.manifest.history()["v001"]) == sorted(ALL)
-
-
-def test_a_folder_for_the_history_that_is_a_file(kept: Shop) -> None:
-    for name in ("history", "scratch"):
-        delete(kept.manifest.folder / name)
-        kept.write(f"data/.runs/{name}", "mine")
+def test_a_kill_within_a_write_loses_nothing(kept: Shop) -> None:
+    path = kept.manifest.folder / "manifest.db"
+    script = "import os, sqlite3, sys; database = sqlite3.connect(sys.argv[1], isolation_level=None); "
+    script += "database.execute('PRAGMA cache_spill = 1'); database.execute('PRAGMA cache_size = 1'); "
+    script += "database.execute('BEGIN'); database.execute('DELETE FROM records'); "
+    script += "database.execute(\"INSERT INTO state VALUES ('x', randomblob(1000000))\"); os._exit(9)"
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert path.with_name("manifest.db-journal").exists()
+    kept.steps(dry_run=True)
     assert kept.ran() == []
-    assert (kept.manifest.folder / "history.unreadable-1").read_text() == "mine"
-    assert list(kept.manifest.history()) == ["v001"]
-    kept.parameters["by"] = 5
-    kept.ran()
-    (kept.manifest.folder / "history" / "v001.json").write_text("[")
-    assert [run for run, records in kept.manifest.history().items() if records] == ["v003"]
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, shop: Shop) -> None:
@@ -231,7 +205,7 @@ def test_an_unfinished_version_is_removed_and_nothing_else(kept: Shop, caplog: p
     kept.manifest.start("v900", "add", [str(half), str(other), str(kept.root / "data" / "text.json" / "v001")])
     with caplog.at_level(logging.INFO):
         assert kept.ran() == []
-    assert "The run v900 was killed" in caplog.text and not (kept.manifest.folder / "started.json").exists()
+    assert "The run v900 was killed" in caplog.text and kept.manifest.state("started") is None
     assert not half.exists() and (other / "mine").exists() and kept.file("text", "v001").exists()
 
 
@@ -254,24 +228,12 @@ def test_a_version_is_told_from_other_folders(tmp_path: Path) -> None:
     assert not is_version_folder(tmp_path / "a.json" / "v1")
 
 
-def test_a_kill_before_the_history_is_written_loses_no_record(kept: Shop) -> None:
-    kept.parameters["title"] = "all"
-    kept.ran()
-    for path in (kept.manifest.folder / "history").iterdir():
-        path.unlink()
-    kept.ran()
-    assert {run: sorted(records) for run, records in kept.manifest.history().items()} == {
-        "v001": ["add", "clean"],
-        "v002": ["describe"],
-    }
-
-
 def test_notes_of_runs_that_were_killed_add_up(kept: Shop) -> None:
-    kept.write("data/.runs/holder.json", note(run_id="v800", killed=["v700"]))
     manifest = kept.manifest
+    manifest._write(("INSERT INTO state VALUES ('holder', ?)", (json.dumps({"run_id": "v800", "killed": ["v700"]}),)))
     with manifest.locked("v900"):
         assert manifest.killed == ["v700", "v800"]
-    assert not (manifest.folder / "holder.json").exists()
+    assert manifest.state("holder") is None
 
 
 def test_a_kill_at_any_step_of_pruning_is_made_good(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +275,7 @@ def test_a_kill_at_any_step_of_pruning_is_made_good(shop: Shop, monkeypatch: pyt
         assert {len(list((shop.root / "data" / f"{name}.json").iterdir())) for name in shop.stored} == {1}, die_at
         if ended:
             break
-    assert die_at > 8
+    assert die_at > 6
 
 
 def test_records_without_outputs_go_with_a_later_pruning(shop: Shop) -> None:
@@ -387,8 +349,8 @@ def test_a_version_from_the_future_runs_its_node_once(
 def test_two_runs_of_one_moment_take_two_versions(shop: Shop) -> None:
     assert set(run_as(shop, NOW).values()) == {"ran"}
     assert set(run_as(shop, NOW, force=True).values()) == {"ran"}
-    assert list(shop.manifest.history()) == [NOW, NOW.replace("000Z", "001Z")]
-    assert {record.run_id for record in shop.manifest.records.values()} == {NOW.replace("000Z", "001Z")}
+    assert list(shop.manifest.history()) == [NOW, f"{NOW}_{NOW}"]
+    assert {record.run_id for record in shop.manifest.records.values()} == {f"{NOW}_{NOW}"}
 
 
 def test_runs_that_wait_for_each_other_take_their_versions_in_turn(shop: Shop) -> None:
@@ -404,7 +366,7 @@ def test_runs_that_wait_for_each_other_take_their_versions_in_turn(shop: Shop) -
         for version, runner in runners.items()
     ]
     threads[0].start()  # the last to begin is the first to run
-    while not (folder / "started.json").exists():
+    while shop.manifest.state("started") is None:
         time.sleep(0.01)
     with pytest.raises(RunnerError, match=r"another run writes to .*data: process \d+, run v104"):
         IncrementalRunner(manifest=folder, wait=False).run(pipeline, catalogs["v101"], None, "v101")

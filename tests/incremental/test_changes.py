@@ -265,5 +265,5 @@ def test_what_is_recorded_holds_no_secret(project: Project) -> None:
     entry = entry.replace("SECRET", "credentials: {secret: hunter2}")
     project.write(f"def node(raw, p): return 1\n--- /catalog.yml\nraw: {entry}\n")
     project.run()
-    text = (project.root / "data/.runs/manifest.json").read_text()
-    assert "hunter2" not in text and "auto_mkdir" in text
+    stored = (project.root / "data/.runs/manifest.db").read_bytes()
+    assert b"hunter2" not in stored and b"auto_mkdir" in stored

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import json
-import logging
 import os
 import threading
 import time
@@ -22,7 +21,7 @@ from kedro_datasets.partitions import PartitionedDataset
 from pydantic import BaseModel
 
 from kedro_incremental import storage as storage_module
-from kedro_incremental.storage import FileHashes, Storage, local_paths, storage_of, write_atomically
+from kedro_incremental.storage import FileHashes, Storage, local_paths, storage_of
 
 
 @pytest.fixture
@@ -42,8 +41,8 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def hashes(tmp_path: Path) -> FileHashes:
-    return FileHashes(tmp_path / "runs" / "hashes.json")
+def hashes() -> FileHashes:
+    return FileHashes({})
 
 
 def _write(path: Path, text: str) -> Path:
@@ -68,8 +67,7 @@ def test_the_hash_is_that_of_the_content(tmp_path: Path, hashes: FileHashes) -> 
 def test_what_did_not_change_is_not_read_again(tmp_path: Path, hashes: FileHashes, read: list[str]) -> None:
     path = _write(tmp_path / "folder" / "a", "1")
     first, folder = hashes.hash(path), hashes.hash(path.parent)
-    hashes.save()
-    assert FileHashes(tmp_path / "runs" / "hashes.json").hash(path) == first
+    assert FileHashes(json.loads(json.dumps(hashes._known))).hash(path) == first
     assert read == ["a"]
     assert hashes.hash(path, trust=False) == first and hashes.hash(path.parent, trust=False) == folder
     assert read == ["a", "a", "a"]
@@ -165,63 +163,13 @@ def test_only_the_changed_file_of_a_folder_is_read(tmp_path: Path, hashes: FileH
     assert read == ["a", "b", "c", "b"]
 
 
-# The cache
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"null", b"[1]", b'{"a": 5}', b'{"a": "abcdefgh"}', None])
-def test_an_unreadable_cache_is_told_and_made_anew(
-    tmp_path: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    path, cache = _write(tmp_path / "a", "1"), tmp_path / "hashes.json"
-    expected = FileHashes(cache).hash(path)
-    assert not caplog.records
-    cache.mkdir() if content is None else cache.write_bytes(content)
-    with caplog.at_level(logging.WARNING):
-        hashes = FileHashes(cache)
-    assert [record.message for record in caplog.records if "all files are hashed again" in record.message]
-    assert hashes.hash(path) == expected
-    hashes.save()
-    assert FileHashes(cache)._known.keys() == {str(path)}
-
-
-@pytest.mark.usefixtures("later")
-def test_the_cache_forgets_what_is_gone_and_is_written_only_if_it_changed(tmp_path: Path, hashes: FileHashes) -> None:
-    cache = tmp_path / "runs" / "hashes.json"
-    hashes.save()
-    assert not cache.exists()
+def test_hashes_of_what_is_gone_are_forgotten(tmp_path: Path, hashes: FileHashes) -> None:
     kept, gone = _write(tmp_path / "kept", "1"), _write(tmp_path / "gone", "2")
     hashes.hash(kept)
     hashes.hash(gone)
     gone.unlink()
-    hashes.save()
-    assert json.loads(cache.read_text()).keys() == {str(kept)}
-    cache.unlink()
-    hashes.hash(kept)
-    hashes.save()
-    assert not cache.exists()
-
-
-# Writing
-
-
-@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
-@pytest.mark.parametrize("step", ["write", "replace"])
-def test_a_failed_write_leaves_the_old_text_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
-) -> None:
-    path = tmp_path / "folder" / "a.json"
-    for text in ("older", "ö"):
-        write_atomically(path, text)
-        assert path.read_bytes() == text.encode()
-
-    def fail(*arguments: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(os, {"write": "fsync", "replace": "replace"}[step], fail)
-    with pytest.raises(type(error)):
-        write_atomically(path, "new")
-    assert path.read_text() == "ö"
-    assert list(path.parent.iterdir()) == [path]
+    hashes.forget_missing()
+    assert hashes._known.keys() == {str(kept)}
 
 
 # Where datasets keep their content
@@ -381,18 +329,14 @@ def test_paths_in_parameters(tmp_path: Path) -> None:
     project = tmp_path / "project"
     inside, outside = _write(project / "conf" / "a.csv", "1"), _write(tmp_path / "b.csv", "1")
 
-    def found(value: Any) -> list[tuple[str, Path]]:
+    def found(value: Any) -> list[Path]:
         return list(local_paths(value, project))
 
-    assert found("conf/a.csv") == [("conf/a.csv", inside)]
-    assert found("./conf") == [("./conf", project / "conf")]
-    assert found(str(outside)) == [(str(outside), outside)]
-    assert found(f"file://{outside}") == [(f"file://{outside}", outside)]
-    assert found({"a": [{"b": ("conf/a.csv",)}], "c": str(outside)}) == [
-        ("conf/a.csv", inside),
-        (str(outside), outside),
-    ]
-    assert found(_Model(path=outside)) == found(_Data(outside)) == found(outside) == [(str(outside), outside)]
+    assert found("conf/a.csv") == [inside]
+    assert found("./conf") == [project / "conf"]
+    assert found(str(outside)) == found(f"file://{outside}") == [outside]
+    assert found({"a": [{"b": ("conf/a.csv",)}], "c": str(outside)}) == [inside, outside]
+    assert found(_Model(path=outside)) == found(_Data(outside)) == found(outside) == [outside]
     assert found({"conf/a.csv": 1}) == []
 
 
@@ -410,21 +354,21 @@ def test_texts_that_name_no_file(tmp_path: Path, text: str) -> None:
 def test_paths_with_patterns_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = _write(tmp_path / "in" / "a.csv", "1"), _write(tmp_path / "in" / "deep" / "b.csv", "2")
     monkeypatch.setenv("PLACE", "in")
-    assert list(local_paths("$PLACE/a.csv", tmp_path)) == [("$PLACE/a.csv", one)]
-    assert [path for _, path in local_paths("in/*.csv", tmp_path)] == [one]
-    assert [path for _, path in local_paths("${PLACE}/**/*.csv", tmp_path)] == [one, two]
+    assert list(local_paths("$PLACE/a.csv", tmp_path)) == [one]
+    assert list(local_paths("in/*.csv", tmp_path)) == [one]
+    assert list(local_paths("${PLACE}/**/*.csv", tmp_path)) == [one, two]
     monkeypatch.setenv("HOME", str(tmp_path))
     named = _write(tmp_path / "a.csv", "1")
-    assert list(local_paths("~/a.csv", tmp_path / "project")) == [("~/a.csv", named)]
+    assert list(local_paths("~/a.csv", tmp_path / "project")) == [named]
     (tmp_path / "in.d").mkdir()
-    assert list(local_paths(["a.csv", "in.d", "in"], tmp_path)) == [("a.csv", named)]  # without a folder: files alone
+    assert list(local_paths(["a.csv", "in.d", "in"], tmp_path)) == [named]  # without a folder: files alone
 
 
 def test_a_listing_is_names_and_the_content_of_its_files(tmp_path: Path, hashes: FileHashes) -> None:
     folder = tmp_path / "folder"
     _write(folder / "a", "1")
     _write(folder / "deep" / "b", "1")
-    seen = [hashes.hash_listing(folder)]
+    seen = [hashes.hash_folder(folder, is_listing=True)]
     for name, text, counts in (
         ("a", "22", True),
         ("deep/c", "1", False),
@@ -432,6 +376,6 @@ def test_a_listing_is_names_and_the_content_of_its_files(tmp_path: Path, hashes:
         ("mlflow.db", "2", False),
     ):
         _write(folder / name, text)
-        seen.append(hashes.hash_listing(folder))
+        seen.append(hashes.hash_folder(folder, is_listing=True))
         assert (seen[-1] != seen[-2]) == counts, name
-    assert hashes.hash_listing(tmp_path / "none") is None
+    assert hashes.hash_folder(tmp_path / "none", is_listing=True) is None

@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,22 +85,21 @@ PLAIN: dict[str, tuple[Any, Any]] = {
     "json": ({"a": [1, 1.5, "x", True, None]}, {"a": [1, 1.5, "x", True, None]}),
     "keys that are no texts": ({1: "a", None: "b"}, {"!dict": [[1, "a"], [None, "b"]]}),
     "a key that looks like a tag": ({"!a": 1}, {"!dict": [["!a", 1]]}),
-    "another mapping": (OrderedDict(b=1, a=2), {"!collections.OrderedDict": [{"b": 1, "a": 2}, {}]}),
+    "another mapping": (MappingProxyType({"b": 1, "a": 2}), {"!mappingproxy": {"b": 1, "a": 2}}),
     "tuples": ((1, (2, 3)), {"!tuple": [1, {"!tuple": [2, 3]}]}),
     "sets": ({"a": {3, 1, 2}, "b": frozenset("ba")}, {"a": {"!set": [1, 2, 3]}, "b": {"!frozenset": ["a", "b"]}}),
     "a date": (datetime.date(2015, 5, 8), {"!datetime.date": "2015-05-08"}),
     "a time": (datetime.datetime(2015, 5, 8, 12), {"!datetime.datetime": "2015-05-08T12:00:00"}),
     "a member of an enumeration": (Loss.MSE, {f"!{__name__}.Loss": ["MSE", "mse"]}),
     "a path": (PurePosixPath("/c"), {"!pathlib.PurePosixPath": "/c"}),
-    "a scalar of NumPy": (np.float32(0.5), {"!numpy.float32": ["float32", [], "0.5"]}),
     "a dataclass": (Data(0.1), {f"!{__name__}.Data": {"rate": 0.1, "parts": []}}),
     "a model": (Base(rate=2), {f"!{__name__}.Base": {"rate": 2}, "!given": ["rate"]}),
     "a model of a list": (Root([1, 2]), {f"!{__name__}.Root": {"root": [1, 2]}, "!given": ["root"]}),
-    "a decimal": (decimal.Decimal("1.10"), {"!decimal.Decimal": "Decimal('1.10')"}),
+    "a decimal": (decimal.Decimal("1.10"), {"!decimal.Decimal": [{"!class": "decimal.Decimal"}, {"!tuple": ["1.10"]}]}),
     "a function of the module": (last_line, {"!function": "processes.last_line"}),
     "a class of the module": (Base, {"!class": f"{__name__}.Base"}),
-    "a builtin": (len, {"!builtin_function_or_method": ["builtins", "len", None]}),
-    "a pattern": (re.compile("a"), {"!re.Pattern": ["a", 32]}),
+    "a builtin": (len, {"!builtin_function_or_method": ["builtins", "len"]}),
+    "a pattern": (re.compile("a"), {"!re.Pattern": [{"!function": "re._compile"}, {"!tuple": ["a", 32]}]}),
     "a slot": (Slots(), {f"!{__name__}.Slots": {"a": 1}}),
     "an object that hides its state": (Hiding(), {f"!{__name__}.Hiding": {"a": 1}}),
 }
@@ -109,7 +109,8 @@ PLAIN: dict[str, tuple[Any, Any]] = {
 def test_values_as_json(case: str) -> None:
     value, expected = PLAIN[case]
     assert canonical(as_json(value)) == canonical(expected)
-    assert canonical(as_json(value, strict=False)) == canonical(expected)
+    if not isinstance(value, type):  # which is read with its attributes then
+        assert canonical(as_json(value, strict=False)) == canonical(expected)
 
 
 def test_a_value_is_left_as_it_was() -> None:
@@ -141,6 +142,8 @@ UNLIKE = [
     b"1",
     0.0,
 ]
+UNLIKE += [OrderedDict(a=1, b=2), OrderedDict(b=2, a=1), np.random.default_rng(1), np.random.default_rng(2)]
+UNLIKE += [re.compile("a"), re.compile("a", re.I), decimal.Decimal(1), np.float32(1), np.float32(2)]
 UNLIKE += [-0.0, {1}, frozenset({1}), [], {}, (), "", {"a": 1, "b": 2}, {"b": 2, "a": 1}, np.int64(1), np.ones(1)]
 UNLIKE += [
     np.ones(1, dtype=int),
@@ -188,7 +191,7 @@ UNCOMPARABLE = [
     (each for each in "ab"),
     np.array([object()], dtype=object),
 ]
-UNCOMPARABLE += [np.random.default_rng(), {"a": [object()]}, threading.local()]
+UNCOMPARABLE += [{"a": [object()]}, threading.local()]
 
 
 @pytest.mark.parametrize("value", UNCOMPARABLE, ids=lambda value: type(value).__name__)
