@@ -5,10 +5,25 @@ from pathlib import Path
 
 import pytest
 
+import shared
 from browsers import NAMES, Browser, find_browser
 from small_runs import small_run
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Small networks gain nothing from several threads, and no test from a disk that is waited for."""
+    try:
+        import torch
+    except ImportError:
+        pass
+    else:
+        torch.set_num_threads(1)
+    folder = tmp_path_factory.getbasetemp()
+    shared.share(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+    shared.forget_power_failures()
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +36,9 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_project() -> Path:
     """A copy of the project with the artifacts of small runs; tests may add to them, and change none."""
-    return small_run(tmp_path_factory.mktemp("small"))
+    return shared.made_once("small", small_run) / "project"
 
 
 @pytest.fixture

@@ -2,15 +2,17 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+
+import warm
+from shared import tracking_database
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 
 def copy_project(folder: Path) -> Path:
     """Copy what a run needs, without personal settings and artifacts; telemetry stays switched off."""
+    tracking_database(folder)
     for name in ("src", "conf"):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "local")
         shutil.copytree(PROJECT / name, folder / name, ignore=ignored)
@@ -20,21 +22,13 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
-def kedro(
-    project: Path, *arguments: str, status: int = 0, answer: str | None = None, source: Path | None = None
-) -> str:
+def kedro(project: Path, *arguments: str, status: int = 0, answer: str = "", source: Path | None = None) -> str:
     """Run `kedro` in a project, with ``answer`` typed in; what it printed, once the exit status is as expected.
 
     ``source`` is the project where ``project`` is a subfolder of it.
     """
-    finished = subprocess.run(
-        [sys.executable, "-m", "kedro", *arguments],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str((source or project) / "src"), "COLUMNS": "200"},
-        input=answer,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == status, finished.stdout + finished.stderr
-    return finished.stdout + finished.stderr
+    environment = {**os.environ, "PYTHONPATH": str((source or project) / "src"), "COLUMNS": "200"}
+    run = warm.start("kedro", *arguments, cwd=project, env=environment, stdin=answer)
+    printed, _ = run.communicate()
+    assert run.returncode == status, printed
+    return printed
