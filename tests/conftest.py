@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,34 @@ from browsers import NAMES, Browser, find_browser
 from small_runs import small_run
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+# Files that take longest, in their order: a worker that began one of them at the end would keep the others waiting.
+LONGEST = (
+    "test_run.py",
+    "faults/test_faults.py",
+    "spark/test_spark_runs.py",
+    "test_own_sources.py",
+    "test_interruption.py",
+    "test_several_processes.py",
+    "test_incremental.py",
+    "report/test_report_run.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have workers begin with what takes longest."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        ranks = {str(PROJECT / "tests" / name): rank for rank, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: ranks.get(str(item.path), len(ranks)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker whole files, whose tests share fixtures, in the order of :data:`LONGEST`."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,7 @@ are spared here. What is the project's own is imported by each process, from the
 import atexit
 import contextlib
 import importlib
+import io
 import json
 import os
 import runpy
@@ -193,6 +194,9 @@ def _become(order: dict[str, Any], stdin: int, output: int) -> None:
         os.environ.update(order["env"])
         os.chdir(order["cwd"])
         time.tzset()
+        if encoding := order["env"].get("PYTHONIOENCODING"):
+            for stream in (sys.stdin, sys.stdout, sys.stderr):
+                cast(io.TextIOWrapper, stream).reconfigure(encoding=encoding)
         paths = [path for path in order["env"].get("PYTHONPATH", "").split(os.pathsep) if path]
         sys.path[0:1] = [order["cwd"], *paths]  # in place of the folder of this file
         for name in ("shared", "warm"):

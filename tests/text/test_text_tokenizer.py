@@ -201,24 +201,23 @@ def test_lists_there_and_back() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rules", PRESETS)
-def test_real_reviews_have_spacys_tokens(real_data: Path, rules: RuleName) -> None:
-    """3,000 reviews from all over the archive; all 100,000 have been compared by hand, without a difference."""
+def test_real_reviews_have_spacys_tokens(real_data: Path, encoders: dict[RuleName, CachedTokenizer]) -> None:
+    """1,500 reviews from all over the archive; all 100,000 have been compared by hand, without a difference."""
     archive = real_data / "aclImdb_v1.tar.gz"
     if not archive.exists():
         pytest.skip(f"no reviews: {real_data} has no aclImdb_v1.tar.gz")
-    encoder = CachedTokenizer(rules)
     compared = 0
     with tarfile.open(archive) as members:
         reviews = (member for member in members if member.name.endswith(".txt") and member.name.count("/") == 3)
         for number, member in enumerate(reviews):
-            if number % 33 == 0:
+            if number % 66 == 0:
                 content = members.extractfile(member)
                 assert content is not None
                 text = content.read().decode()
-                assert encoder.encode(text) == encoder.encode_uncached(text), member.name
+                for encoder in encoders.values():
+                    assert encoder.encode(text) == encoder.encode_uncached(text), member.name
                 compared += 1
-    assert compared >= 3000
+    assert compared >= 1500
 
 
 def test_settings() -> None:
