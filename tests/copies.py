@@ -11,24 +11,31 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def copy_project(folder: Path) -> Path:
-    """Copy what a run needs, without personal settings and artifacts; telemetry stays switched off."""
+    """The same as :func:`copy_files`, and MLflow's database."""
     tracking_database(folder)
+    return copy_files(folder)
+
+
+def copy_files(folder: Path, project: Path = PROJECT) -> Path:
+    """Copy what a run needs, without personal settings and artifacts; telemetry stays switched off."""
     for name in ("src", "conf"):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "local")
-        shutil.copytree(PROJECT / name, folder / name, ignore=ignored)
+        shutil.copytree(project / name, folder / name, ignore=ignored)
     (folder / "conf" / "local").mkdir()
     for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(PROJECT / name, folder / name)
+        shutil.copy(project / name, folder / name)
     return folder
 
 
-def kedro(project: Path, *arguments: str, status: int = 0, answer: str = "", source: Path | None = None) -> str:
+def kedro(
+    project: Path, *arguments: str, status: int = 0, answer: str = "", source: Path | None = None, before: str = ""
+) -> str:
     """Run `kedro` in a project, with ``answer`` typed in; what it printed, once the exit status is as expected.
 
-    ``source`` is the project where ``project`` is a subfolder of it.
+    ``source`` is the project where ``project`` is a subfolder of it, and ``before`` code that the process runs first.
     """
     environment = {**os.environ, "PYTHONPATH": str((source or project) / "src"), "COLUMNS": "200"}
-    run = warm.start("kedro", *arguments, cwd=project, env=environment, stdin=answer)
+    run = warm.start("kedro", *arguments, cwd=project, env=environment, stdin=answer, before=before)
     printed, _ = run.communicate()
     assert run.returncode == status, printed
     return printed

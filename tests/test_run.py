@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +13,13 @@ import pytest
 from kedro.framework.startup import bootstrap_project
 from kedro.validation.exceptions import ParameterValidationError
 
+from copies import kedro
 from embedline.errors import DataError
 from embedline.sources.rossmann_generator import GeneratorOptions, generate_tables
 from embedline.sources.rossmann_law import noise_floor
 from kedro_incremental import IncrementalSession
+from shared import tracking_database
+from small_runs import SETTINGS
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -27,6 +27,7 @@ SMALL = {"n_stores": 20}
 NETWORK = {"layers": [64, 32]}
 TRAINING = {"epochs": 12, "batch_size": 128, "lr": 0.004, "seeds": [0]}
 TREES = {"lightgbm": {"n_estimators": 60}}
+TINY = {"training": {"epochs": 1}, "baselines": {"lightgbm": {"n_estimators": 5}}}
 
 
 def parameters(root: Path) -> dict[str, object]:
@@ -38,13 +39,16 @@ def parameters(root: Path) -> dict[str, object]:
         "rossmann": {"generator": SMALL, "baselines": TREES, **learner},
         "rossmann_notebook": {"baselines": TREES, **learner},
         "rossmann_forecast": learner,
+        **{source: SETTINGS[source] for source in ("imdb", "movielens")},
+        "adult": {"generator": {"n_data": 800, "n_test": 400}, **TINY},
+        "adult_nine": TINY,
     }
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Folder of a finished run of every pipeline."""
-    root = tmp_path_factory.mktemp("run")
+    root = tracking_database(tmp_path_factory.mktemp("run")).parent
     bootstrap_project(PROJECT)
     with IncrementalSession.create(project_path=PROJECT, runtime_params=parameters(root)) as session:
         session.run()
@@ -151,7 +155,7 @@ def features(root: Path, source: Path | str, **settings: object) -> None:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished preparation of small good tables."""
-    root = tmp_path_factory.mktemp("features")
+    root = tracking_database(tmp_path_factory.mktemp("features")).parent
     features(root, archive(root / "good.tgz"))
     return root
 
@@ -222,40 +226,21 @@ def test_a_bad_setting_stops_the_run_before_the_first_node(
     assert not (tmp_path / "data").exists()
 
 
-def test_the_command_line_ends_in_the_message_not_in_a_traceback(tmp_path: Path) -> None:
-    params = f"data_root={tmp_path / 'data'},tracking_root={tmp_path},rossmann.source={tmp_path / 'nowhere.tgz'}"
-    finished = subprocess.run(
-        [sys.executable, "-m", "kedro", "run", "--pipeline", "rossmann_features", "--params", params],
-        cwd=PROJECT,
-        env={**os.environ, "COLUMNS": "300"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 1
-    last_line = finished.stderr.strip().splitlines()[-1]
+def test_the_command_line_ends_in_the_message_not_in_a_traceback(prepared: Path, tmp_path: Path) -> None:
+    params = f"data_root={tmp_path / 'data'},tracking_root={prepared},rossmann.source={tmp_path / 'nowhere.tgz'}"
+    said = kedro(PROJECT, "run", "--pipeline", "rossmann_features", "--params", params, status=1)
+    last_line = said.strip().splitlines()[-1]
     assert last_line.startswith("Error: ") and "nowhere.tgz" in last_line
-    assert "Traceback" not in finished.stderr + finished.stdout
+    assert "Traceback" not in said
 
 
 def test_a_full_disk_stops_the_run_and_leaves_earlier_artifacts_whole(prepared: Path) -> None:
     before = tables_of(prepared)
     # Twenty stores need a table of several megabytes; the tracking database stays below the limit.
-    limited = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000));"
-        "from kedro.framework.cli import main; sys.argv = ['kedro', *sys.argv[1:]]; main()"
-    )
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))"
     params = f"data_root={prepared / 'data'},tracking_root={prepared},rossmann.generator.n_stores=20"
-    finished = subprocess.run(
-        [sys.executable, "-c", limited, "run", "--pipelines", "rossmann_features", "--params", params],
-        cwd=PROJECT,
-        env={**os.environ, "COLUMNS": "300"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 1
-    assert "Failed while saving data to dataset" in finished.stderr and ".feather" in finished.stderr, finished.stderr
+    said = kedro(PROJECT, "run", "--pipelines", "rossmann_features", "--params", params, status=1, before=limited)
+    assert "Failed while saving data to dataset" in said and ".feather" in said, said
     assert tables_of(prepared) == before
     assert pl.read_ipc(before[-1]).height > 0
     assert not list((prepared / "data").rglob(".*.feather")), "a partial file was left behind"

@@ -103,12 +103,10 @@ class Server:
         self._process.wait()
         self._folder.cleanup()
 
-    def start(
-        self, module: str, arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], stdin: str, output: Any
-    ) -> Process:
+    def start(self, order: dict[str, Any], stdin: str, output: Any) -> Process:
+        """Fork a process."""
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._address)
-        order = {"module": module, "arguments": arguments, "cwd": str(cwd), "env": dict(env)}
         with tempfile.TemporaryFile() as typed:
             typed.write(stdin.encode())
             typed.seek(0)
@@ -128,15 +126,20 @@ def start(
     env: Mapping[str, str] | None = None,
     stdin: str = "",
     output: Any = None,
+    before: str = "",
 ) -> Process:
-    """Start ``python -m module arguments`` in a process group of its own; ``output`` is a file, else a temporary one.
+    """Start ``python -m module arguments`` in a process group of its own; it runs the code ``before`` first.
+
+    ``output`` is a file, else a temporary one.
 
     A process that a shell puts in the background ignores Ctrl-C; this one hears it.
     """
     if not _servers:
         _servers.append(Server())
     output = output or tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-    return _servers[0].start(module, arguments, cwd, env or os.environ, stdin, output)
+    environment = dict(os.environ if env is None else env)
+    order = {"module": module, "arguments": arguments, "cwd": str(cwd), "env": environment, "before": before}
+    return _servers[0].start(order, stdin, output)
 
 
 def _serve(address: str) -> None:
@@ -173,6 +176,8 @@ def _look_after(connection: socket.socket) -> None:
     for file in files:
         os.close(file)
     os.setsid()
+    with contextlib.suppress(OSError):  # it has done so itself
+        os.setpgid(pid, pid)
     connection.sendall(b"%d\n" % pid)
     _, status = os.waitpid(pid, 0)
     with contextlib.suppress(OSError):  # nobody waits for it any more
@@ -184,7 +189,7 @@ def _become(order: dict[str, Any], stdin: int, output: int) -> None:
     """Run the module as ``python -m`` would."""
     status = 1
     try:
-        os.setsid()
+        os.setpgid(0, 0)
         for number, file in ((0, stdin), (1, output), (2, output)):
             os.dup2(file, number)
         os.close(stdin)
@@ -194,15 +199,17 @@ def _become(order: dict[str, Any], stdin: int, output: int) -> None:
         os.environ.update(order["env"])
         os.chdir(order["cwd"])
         time.tzset()
-        if encoding := order["env"].get("PYTHONIOENCODING"):
-            for stream in (sys.stdin, sys.stdout, sys.stderr):
-                cast(io.TextIOWrapper, stream).reconfigure(encoding=encoding)
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            encoding = order["env"].get("PYTHONIOENCODING", "utf-8")
+            at_once = "PYTHONUNBUFFERED" in order["env"] and stream is not sys.stdin
+            cast(io.TextIOWrapper, stream).reconfigure(encoding=encoding, write_through=at_once)
         paths = [path for path in order["env"].get("PYTHONPATH", "").split(os.pathsep) if path]
         sys.path[0:1] = [order["cwd"], *paths]  # in place of the folder of this file
         for name in ("shared", "warm"):
             sys.modules.pop(name, None)
         sys.argv = [order["module"], *order["arguments"]]
         importlib.invalidate_caches()
+        exec(order["before"])
         runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as ended:

@@ -1,6 +1,5 @@
 """Killed runs and full disks, on a small scale; ``kill_runs.py`` and ``crash_points.py`` do the same at length."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +7,10 @@ from pathlib import Path
 import pytest
 from fault_outputs import Reference
 from full_disks import fill_disks, no_small_disks, small_disk
-from kedro_runs import PROJECT, Settings, Site, copy_project
+from kedro_runs import PROJECT, Settings, Site
 from kill_runs import Tally, kill_runs
+
+from copies import copy_files, copy_project, kedro
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +21,7 @@ SMALL = Settings(stores=6, epochs=3, pipelines="rossmann_forecast", checkpoint_s
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Reference]:
     """An undisturbed run, and where it ran."""
     root = tmp_path_factory.mktemp("faults")
-    site = Site.make(copy_project(root / "project"), SMALL, root / "reference")
+    site = Site.make(copy_files(root / "project"), SMALL, root / "reference")
     return site, Reference.make(site)
 
 
@@ -54,16 +55,8 @@ def test_a_root_that_cannot_be_written_is_one_line(root: str, fault: str, tmp_pa
             subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         roots = {"tracking_root": tmp_path / "tracking", "data_root": tmp_path / "data", root: disk}
         params = ",".join(f"{name}={path}" for name, path in roots.items())
-        finished = subprocess.run(
-            [sys.executable, "-m", "kedro", "run", "--pipelines", "movielens", "--params", params],
-            cwd=project,
-            env={**os.environ, "PYTHONPATH": str(project / "src"), "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        said = finished.stdout + finished.stderr
-        assert finished.returncode == 1 and "Traceback" not in said
+        said = kedro(project, "run", "--pipelines", "movielens", "--params", params, status=1)
+        assert "Traceback" not in said
         last = said.strip().splitlines()[-1]
         assert last.startswith("Error: ") and any(
             word in last for word in ("full", "No space", "Read-only", "readonly")
