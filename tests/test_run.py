@@ -1,5 +1,6 @@
 """Whole runs of the sample environment: figures near the known noise, tracking, single stages, and what goes wrong."""
 
+import functools
 import io
 import json
 import tarfile
@@ -131,11 +132,16 @@ def test_one_stage_runs_again_from_stored_artifacts(ran: Path) -> None:
     assert first == second  # same rows, same seed, same code: the same network to the last bit
 
 
+@functools.cache
+def tables() -> dict[str, bytes]:
+    """Small generated tables."""
+    return generate_tables(GeneratorOptions(n_stores=4))
+
+
 def archive(path: Path, **changes: bytes | None) -> Path:
     """A small Rossmann archive; ``changes`` replaces the content of tables, None leaves one out."""
-    tables = {**generate_tables(GeneratorOptions(n_stores=4)), **changes}
     with tarfile.open(path, "w:gz") as tar:
-        for name, content in tables.items():
+        for name, content in {**tables(), **changes}.items():
             if content is not None:
                 member = tarfile.TarInfo(f"{name}.csv")
                 member.size = len(content)
@@ -167,7 +173,7 @@ def tables_of(root: Path) -> list[Path]:
 
 def replaced(table: str, old: bytes, new: bytes) -> dict[str, bytes | None]:
     """One table of the small archive with the first ``old`` replaced."""
-    content = generate_tables(GeneratorOptions(n_stores=4))[table]
+    content = tables()[table]
     assert old in content
     return {table: content.replace(old, new, 1)}
 
