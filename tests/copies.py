@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import warm
 from shared import tracking_database
@@ -28,14 +31,29 @@ def copy_files(folder: Path, project: Path = PROJECT) -> Path:
 
 
 def kedro(
-    project: Path, *arguments: str, status: int = 0, answer: str = "", source: Path | None = None, before: str = ""
+    project: Path,
+    *arguments: str,
+    status: int = 0,
+    answer: str = "",
+    source: Path | None = None,
+    before: str = "",
+    cold: bool = False,
 ) -> str:
-    """Run `kedro` in a project, with ``answer`` typed in; what it printed, once the exit status is as expected.
+    """Run `kedro` in a process of its own in a project; what it printed, once the exit status is as expected.
 
-    ``source`` is the project where ``project`` is a subfolder of it, and ``before`` code that the process runs first.
+    Args:
+        answer: what is typed in.
+        source: the project, where ``project`` is a subfolder of it.
+        before: code that the process runs first.
+        cold: begin with an interpreter of its own, whose sets have another order.
     """
     environment = {**os.environ, "PYTHONPATH": str((source or project) / "src"), "COLUMNS": "200"}
-    run = warm.start("kedro", *arguments, cwd=project, env=environment, stdin=answer, before=before)
+    if cold:
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        command = [sys.executable, "-m", "kedro", *arguments]
+        run: Any = subprocess.Popen(command, cwd=project, env=environment, text=True, **pipes)
+    else:
+        run = warm.start("kedro", *arguments, cwd=project, env=environment, stdin=answer, before=before)
     printed, _ = run.communicate()
     assert run.returncode == status, printed
-    return printed
+    return str(printed)

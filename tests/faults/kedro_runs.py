@@ -119,13 +119,12 @@ class Run:
 
     def __init__(self, site: Site, log: Path) -> None:
         self.log = log
-        self.began = time.monotonic()
         arguments = site.settings.arguments(site.data, site.folder)
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment |= {"COLUMNS": "300", "PYTHONUNBUFFERED": "1"}  # a killed run has logged what it said
         with log.open("wb") as file:
             self._process = warm.start("kedro", "run", *arguments, cwd=site.project, env=environment, output=file)
-        self.pid = self._process.pid
+        self.began, self.pid = time.monotonic(), self._process.pid
 
     def ended(self) -> bool:
         """Whether it ended by itself."""

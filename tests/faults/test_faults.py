@@ -1,7 +1,7 @@
 """Killed runs and full disks, on a small scale; ``kill_runs.py`` and ``crash_points.py`` do the same at length."""
 
+import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from full_disks import fill_disks, no_small_disks, small_disk
 from kedro_runs import PROJECT, Settings, Site
 from kill_runs import Tally, kill_runs
 
+import warm
 from copies import copy_files, copy_project, kedro
 
 pytestmark = pytest.mark.slow
@@ -65,11 +66,7 @@ def test_a_root_that_cannot_be_written_is_one_line(root: str, fault: str, tmp_pa
 
 
 def test_a_run_may_end_at_any_file_operation() -> None:
-    finished = subprocess.run(
-        [sys.executable, Path(__file__).with_name("crash_points.py"), "--every", "12"],
-        env={"PYTHONPATH": str(PROJECT / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
+    run = warm.start("crash_points", "--every", "12", cwd=Path(__file__).parent, env=environment)
+    printed, _ = run.communicate()
+    assert run.returncode == 0, printed
