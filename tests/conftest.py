@@ -12,16 +12,20 @@ from small_runs import small_run
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-# Files that take longest, in their order: a worker that began one of them at the end would keep the others waiting.
+# Files that read and run one small project: one worker has them all.
+TOGETHER = ("report/test_report_run.py", "test_notebooks.py", "test_repeatable_plots.py", "test_viz.py")
+# Files that take longest: a worker that began one of them at the end would keep the others waiting.
 LONGEST = (
-    "test_run.py",
-    "faults/test_faults.py",
     "spark/test_spark_runs.py",
+    "faults/test_faults.py",
     "test_own_sources.py",
-    "test_interruption.py",
-    "test_several_processes.py",
     "test_incremental.py",
-    "report/test_report_run.py",
+    "test_run.py",
+    *TOGETHER,
+    "test_several_processes.py",
+    "test_interruption.py",
+    "test_package.py",
+    "serving/test_served_mlflow.py",
 )
 
 
@@ -37,8 +41,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each worker whole files, whose tests share fixtures, in the order of :data:`LONGEST`."""
     from xdist.scheduler import LoadFileScheduling
 
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = str(super()._split_scope(nodeid))
+            return "small project" if path.endswith(TOGETHER) else path
+
     config.option.loadscopereorder = False
-    return LoadFileScheduling(config, log)
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
