@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -179,10 +180,18 @@ def _look_after(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):  # it has done so itself
         os.setpgid(pid, pid)
     connection.sendall(b"%d\n" % pid)
+    threading.Thread(target=_end_with, args=(connection, pid), daemon=True).start()
     _, status = os.waitpid(pid, 0)
     with contextlib.suppress(OSError):  # nobody waits for it any more
         connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
     os._exit(0)
+
+
+def _end_with(connection: socket.socket, pid: int) -> None:
+    """Have a process end, and what it started, when whoever asked for it does."""
+    connection.recv(1)  # nothing is ever sent: it returns when the connection ends
+    with contextlib.suppress(OSError):
+        os.killpg(pid, signal.SIGTERM)
 
 
 def _become(order: dict[str, Any], stdin: int, output: int) -> None:
@@ -228,8 +237,6 @@ def _become(order: dict[str, Any], stdin: int, output: int) -> None:
 def _end(status: int) -> None:
     """As the interpreter ends: threads, what was registered, and what waits to be written."""
     try:
-        import threading
-
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
