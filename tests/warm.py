@@ -145,7 +145,8 @@ def start(
 
 def _serve(address: str) -> None:
     for name in LIBRARIES:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # whoever needs it says so
+            importlib.import_module(name)
     forget_power_failures()
     assert not {"kedro", "embedline"} & set(sys.modules), "these have to be new in each process"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks for the processes that look after others
