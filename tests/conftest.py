@@ -2,13 +2,66 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import shared
 from browsers import NAMES, Browser, find_browser
 from small_runs import small_run
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+# Files that read and run one small project: one worker has them all.
+TOGETHER = ("report/test_report_run.py", "test_notebooks.py", "test_repeatable_plots.py", "test_viz.py")
+# Files that take longest: a worker that began one of them at the end would keep the others waiting.
+LONGEST = (
+    "spark/test_spark_runs.py",
+    "faults/test_faults.py",
+    "test_own_sources.py",
+    "test_incremental.py",
+    "test_run.py",
+    *TOGETHER,
+    "test_several_processes.py",
+    "test_interruption.py",
+    "test_package.py",
+    "serving/test_served_mlflow.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have workers begin with what takes longest."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        ranks = {str(PROJECT / "tests" / name): rank for rank, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: ranks.get(str(item.path), len(ranks)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker whole files, whose tests share fixtures, in the order of :data:`LONGEST`."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = str(super()._split_scope(nodeid))
+            return "small project" if path.endswith(TOGETHER) else path
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Small networks gain nothing from several threads, and no test from a disk that is waited for."""
+    try:
+        import torch
+    except ImportError:
+        pass
+    else:
+        torch.set_num_threads(1)
+    folder = tmp_path_factory.getbasetemp()
+    shared.share(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+    shared.forget_power_failures()
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +74,9 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_project() -> Path:
     """A copy of the project with the artifacts of small runs; tests may add to them, and change none."""
-    return small_run(tmp_path_factory.mktemp("small"))
+    return shared.made_once("small", small_run) / "project"
 
 
 @pytest.fixture

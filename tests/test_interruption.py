@@ -1,8 +1,6 @@
 """A training that is interrupted, then killed, ends with the weights of one that was left alone."""
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -10,38 +8,28 @@ import mlflow
 import pytest
 import safetensors.torch
 
+import warm
 from kedro_incremental import Manifest
+from shared import tracking_database
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = {
-    "rossmann.generator.n_stores": 10,
+    "rossmann.generator.n_stores": 6,
     "rossmann.network.dropout": 0.1,
     "rossmann.training.epochs": 14,
     "rossmann.training.batch_size": 64,
     "rossmann.training.averaging.decay": 0.99,
     "rossmann.training.precision": "fp32",
-    "checkpoint_seconds": 0.3,
+    "checkpoint_seconds": 0.1,
 }
 
-# A process that is started in the background ignores Ctrl-C, and so do its children.
-HEARING = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    "from kedro.framework.cli import main; sys.argv = ['kedro', *sys.argv[1:]]; main()"
-)
 
-
-def start(root: Path) -> subprocess.Popen[str]:
+def start(root: Path) -> warm.Process:
     """Start a real `kedro run` up to the trained model, with artifacts and tracking under ``root``."""
     given = {"data_root": root / "data", "tracking_root": root, **SETTINGS}
     params = ",".join(f"{name}={value}" for name, value in given.items())
-    arguments = ["run", "--pipelines", "rossmann", "--to-nodes", "rossmann.train", "--params", params]
-    return subprocess.Popen(
-        [sys.executable, "-c", HEARING, *arguments],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    arguments = ["--pipelines", "rossmann", "--to-nodes", "rossmann.train", "--params", params]
+    return warm.start("kedro", "run", *arguments, cwd=PROJECT)
 
 
 def stop_in_training(root: Path, number: signal.Signals) -> tuple[int, str]:
@@ -49,12 +37,12 @@ def stop_in_training(root: Path, number: signal.Signals) -> tuple[int, str]:
     run = start(root)
     scratch = root / "data" / ".runs" / "scratch" / "rossmann.train"
     before = {path.name: path.stat().st_mtime_ns for path in scratch.glob("*/*.pt")}
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while sum(path.stat().st_mtime_ns > before.get(path.name, 0) for path in scratch.glob("*/member?.pt")) < 2:
         assert run.poll() is None and time.monotonic() < deadline, run.communicate()[0]
         time.sleep(0.01)
     run.send_signal(number)
-    printed, _ = run.communicate(timeout=60)
+    printed, _ = run.communicate(timeout=600)
     return run.returncode, printed
 
 
@@ -74,6 +62,8 @@ def statuses(root: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_an_interrupted_and_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+    for name in ("undisturbed", "disturbed"):
+        tracking_database(tmp_path / name)
     undisturbed = start(tmp_path / "undisturbed")
     status, printed = stop_in_training(tmp_path / "disturbed", signal.SIGINT)
     assert status == 130 and printed.strip().splitlines()[-1].startswith("Stopped: interrupted"), printed
@@ -86,14 +76,14 @@ def test_an_interrupted_and_killed_training_ends_with_the_same_weights(tmp_path:
     assert statuses(tmp_path / "disturbed") == ["KILLED", "RUNNING", "RUNNING"]
 
     last = start(tmp_path / "disturbed")
-    printed, _ = last.communicate(timeout=180)
+    printed, _ = last.communicate(timeout=900)
     assert last.returncode == 0, printed
     said = " ".join(printed.split())
     assert said.count("Going on at step") == 2, said
     assert statuses(tmp_path / "disturbed") == ["KILLED", "KILLED", "KILLED", "FINISHED"]
     assert not list((tmp_path / "disturbed/data/.runs/scratch").glob("*/*"))
 
-    printed, _ = undisturbed.communicate(timeout=180)
+    printed, _ = undisturbed.communicate(timeout=900)
     assert undisturbed.returncode == 0 and "Going on at step" not in printed, printed
     ours, theirs = weights(tmp_path / "disturbed"), weights(tmp_path / "undisturbed")
     assert ours.keys() == theirs.keys() and len(ours) > 10

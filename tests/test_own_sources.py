@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import polars as pl
 import pytest
@@ -112,7 +113,8 @@ def test_a_number_is_predicted(project: Path) -> None:
     metrics = metrics_of(project, "houses")
     assert 0.09 < metrics["exp_rmspe"] < 0.14  # the noise of the law is 0.1
     assert list((project / "data/06_models/houses/model.safetensors").glob("*/model.safetensors"))
-    assert (project / "mlflow.db").exists()
+    runs = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db").search_experiments()
+    assert "embedline" in [experiment.name for experiment in runs]
 
 
 def test_classes_are_predicted(project: Path) -> None:

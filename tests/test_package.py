@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import warm
 from copies import PROJECT, copy_project, kedro
 
 pytestmark = pytest.mark.slow
@@ -39,16 +40,11 @@ def installed(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def embedline(folder: Path, installed: Path, *arguments: str, status: int = 0) -> str:
     """Run the installed package in ``folder``; what it printed, once the exit status is as expected."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "embedline", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(installed), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == status, finished.stdout + finished.stderr
-    return finished.stdout + finished.stderr
+    environment = {**os.environ, "PYTHONPATH": str(installed), "COLUMNS": "200"}
+    run = warm.start("embedline", *arguments, cwd=folder, env=environment)
+    printed, _ = run.communicate()
+    assert run.returncode == status, printed
+    return printed
 
 
 def test_the_wheel_has_the_packages_and_nothing_else(packaged: Path) -> None:

@@ -1,10 +1,8 @@
 """Whole runs of the sample environment: figures near the known noise, tracking, single stages, and what goes wrong."""
 
+import functools
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,37 +14,40 @@ import pytest
 from kedro.framework.startup import bootstrap_project
 from kedro.validation.exceptions import ParameterValidationError
 
+from copies import kedro
 from embedline.errors import DataError
 from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables, noise_floor
 from kedro_incremental import IncrementalSession
+from shared import tracking_database
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 SMALL = {"n_stores": 20}
 NETWORK = {"layers": [64, 32]}
-TRAINING = {"epochs": 12, "batch_size": 128, "lr": 0.004, "seeds": [0]}
+TRAINING = {"epochs": 12, "batch_size": 128, "lr": 0.004, "seeds": [0], "precision": "fp32"}
 TREES = {"lightgbm": {"n_estimators": 60}}
 
 
 def parameters(root: Path) -> dict[str, object]:
     """Runtime parameters of a small run whose artifacts and tracking live under ``root``."""
     learner = {"network": NETWORK, "training": TRAINING}
+    report = {"report": {"importance": {"rows": 200, "repeats": 1}}}
     return {
         "data_root": str(root / "data"),
         "tracking_root": str(root),
-        "rossmann": {"generator": SMALL, "baselines": TREES, **learner},
-        "rossmann_notebook": {"baselines": TREES, **learner},
-        "rossmann_forecast": learner,
+        "rossmann": {"generator": SMALL, "baselines": TREES, **report, **learner},
+        "rossmann_notebook": {"baselines": TREES, **report, **learner},
+        "rossmann_forecast": {"network": NETWORK, "training": {**TRAINING, "epochs": 2}},
     }
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Folder of a finished run of every pipeline."""
-    root = tmp_path_factory.mktemp("run")
+    """Folder of a finished run of all that is made of the sales; small_runs.py and `.ci/run` run the other sources."""
+    root = tracking_database(tmp_path_factory.mktemp("run")).parent
     bootstrap_project(PROJECT)
     with IncrementalSession.create(project_path=PROJECT, runtime_params=parameters(root)) as session:
-        session.run()
+        session.run(pipeline_names=["rossmann", "rossmann_notebook", "rossmann_forecast"])
     yield root
 
 
@@ -126,11 +127,16 @@ def test_one_stage_runs_again_from_stored_artifacts(ran: Path) -> None:
     assert first == second  # same rows, same seed, same code: the same network to the last bit
 
 
+@functools.cache
+def tables() -> dict[str, bytes]:
+    """Small generated tables."""
+    return generate_tables(GeneratorOptions(n_stores=4))
+
+
 def archive(path: Path, **changes: bytes | None) -> Path:
     """A small Rossmann archive; ``changes`` replaces the content of tables, None leaves one out."""
-    tables = {**generate_tables(GeneratorOptions(n_stores=4)), **changes}
     with tarfile.open(path, "w:gz") as tar:
-        for name, content in tables.items():
+        for name, content in {**tables(), **changes}.items():
             if content is not None:
                 member = tarfile.TarInfo(f"{name}.csv")
                 member.size = len(content)
@@ -150,7 +156,7 @@ def features(root: Path, source: Path | str, **settings: object) -> None:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished preparation of small good tables."""
-    root = tmp_path_factory.mktemp("features")
+    root = tracking_database(tmp_path_factory.mktemp("features")).parent
     features(root, archive(root / "good.tgz"))
     return root
 
@@ -162,7 +168,7 @@ def tables_of(root: Path) -> list[Path]:
 
 def replaced(table: str, old: bytes, new: bytes) -> dict[str, bytes | None]:
     """One table of the small archive with the first ``old`` replaced."""
-    content = generate_tables(GeneratorOptions(n_stores=4))[table]
+    content = tables()[table]
     assert old in content
     return {table: content.replace(old, new, 1)}
 
@@ -221,40 +227,21 @@ def test_a_bad_setting_stops_the_run_before_the_first_node(
     assert not (tmp_path / "data").exists()
 
 
-def test_the_command_line_ends_in_the_message_not_in_a_traceback(tmp_path: Path) -> None:
-    params = f"data_root={tmp_path / 'data'},tracking_root={tmp_path},rossmann.source={tmp_path / 'nowhere.tgz'}"
-    finished = subprocess.run(
-        [sys.executable, "-m", "kedro", "run", "--pipeline", "rossmann_features", "--params", params],
-        cwd=PROJECT,
-        env={**os.environ, "COLUMNS": "300"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 1
-    last_line = finished.stderr.strip().splitlines()[-1]
+def test_the_command_line_ends_in_the_message_not_in_a_traceback(prepared: Path, tmp_path: Path) -> None:
+    params = f"data_root={tmp_path / 'data'},tracking_root={prepared},rossmann.source={tmp_path / 'nowhere.tgz'}"
+    said = kedro(PROJECT, "run", "--pipeline", "rossmann_features", "--params", params, status=1)
+    last_line = said.strip().splitlines()[-1]
     assert last_line.startswith("Error: ") and "nowhere.tgz" in last_line
-    assert "Traceback" not in finished.stderr + finished.stdout
+    assert "Traceback" not in said
 
 
 def test_a_full_disk_stops_the_run_and_leaves_earlier_artifacts_whole(prepared: Path) -> None:
     before = tables_of(prepared)
     # Twenty stores need a table of several megabytes; the tracking database stays below the limit.
-    limited = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000));"
-        "from kedro.framework.cli import main; sys.argv = ['kedro', *sys.argv[1:]]; main()"
-    )
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))"
     params = f"data_root={prepared / 'data'},tracking_root={prepared},rossmann.generator.n_stores=20"
-    finished = subprocess.run(
-        [sys.executable, "-c", limited, "run", "--pipelines", "rossmann_features", "--params", params],
-        cwd=PROJECT,
-        env={**os.environ, "COLUMNS": "300"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 1
-    assert "Failed while saving data to dataset" in finished.stderr and ".feather" in finished.stderr, finished.stderr
+    said = kedro(PROJECT, "run", "--pipelines", "rossmann_features", "--params", params, status=1, before=limited)
+    assert "Failed while saving data to dataset" in said and ".feather" in said, said
     assert tables_of(prepared) == before
     assert pl.read_ipc(before[-1]).height > 0
     assert not list((prepared / "data").rglob(".*.feather")), "a partial file was left behind"

@@ -1,9 +1,7 @@
 """Real `kedro run`s for the fault tests: where they write, how they are started and killed."""
 
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -13,6 +11,9 @@ from typing import Any
 from kedro_incremental import Manifest
 
 PROJECT = Path(__file__).resolve().parents[2]
+sys.path.append(str(PROJECT / "tests"))  # where the script kill_runs.py is started, not pytest
+
+import warm  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,6 @@ class Settings:
         given |= {f"{source}.baselines.lightgbm.n_estimators": self.trees for source in sources[:2]}
         params = ",".join(f"{name}={value}" for name, value in given.items())
         return [*(["--pipelines", self.pipelines] if self.pipelines else []), "--params", params]
-
-
-def copy_project(folder: Path, project: Path = PROJECT) -> Path:
-    """Copy what a run needs, so that neither edits nor other runs in the checkout disturb the runs here."""
-    for name in ("src", "conf"):
-        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "local")
-        shutil.copytree(project / name, folder / name, ignore=ignored)
-    (folder / "conf" / "local").mkdir()
-    for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(project / name, folder / name)
-    return folder
 
 
 @dataclass(frozen=True)
@@ -125,20 +115,12 @@ class Run:
 
     def __init__(self, site: Site, log: Path) -> None:
         self.log = log
-        self.began = time.monotonic()
         arguments = site.settings.arguments(site.data, site.folder)
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment |= {"COLUMNS": "300", "PYTHONUNBUFFERED": "1"}  # a killed run has logged what it said
         with log.open("wb") as file:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "kedro", "run", *arguments],
-                cwd=site.project,
-                env=environment,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.pid = self._process.pid
+            self._process = warm.start("kedro", "run", *arguments, cwd=site.project, env=environment, output=file)
+        self.began, self.pid = time.monotonic(), self._process.pid
 
     def ended(self) -> bool:
         """Whether it ended by itself."""

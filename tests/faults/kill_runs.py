@@ -27,7 +27,9 @@ from pathlib import Path
 
 from fault_outputs import Artifacts, Reference, broken_tracking
 from full_disks import fill_disks, no_small_disks
-from kedro_runs import PROJECT, Run, Settings, Site, copy_project
+from kedro_runs import PROJECT, Run, Settings, Site
+
+from copies import copy_files
 
 ATTEMPTS = 5  # at one node, each earlier than the last: one of some milliseconds may be over before the kill
 SAVE_SECONDS = 0.004  # within which a kill follows the first trace of a save
@@ -260,7 +262,7 @@ def main() -> None:
     options = parser.parse_args()
     root = options.folder or Path(tempfile.mkdtemp(prefix="faults-"))
     tally, settings = Tally(), Settings(stores=options.stores, epochs=options.epochs)
-    template = Site.make(copy_project(root / "project", options.project), settings, root / "reference")
+    template = Site.make(copy_files(root / "project", options.project), settings, root / "reference")
     sys.path.insert(0, str(template.project / "src"))
     reference = Reference.make(template)
     _progress(

@@ -2,14 +2,16 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from fault_outputs import Reference
 from full_disks import fill_disks, no_small_disks, small_disk
-from kedro_runs import PROJECT, Settings, Site, copy_project
+from kedro_runs import PROJECT, Settings, Site
 from kill_runs import Tally, kill_runs
+
+import warm
+from copies import copy_files, copy_project, kedro
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +22,7 @@ SMALL = Settings(stores=6, epochs=3, pipelines="rossmann_forecast", checkpoint_s
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Reference]:
     """An undisturbed run, and where it ran."""
     root = tmp_path_factory.mktemp("faults")
-    site = Site.make(copy_project(root / "project"), SMALL, root / "reference")
+    site = Site.make(copy_files(root / "project"), SMALL, root / "reference")
     return site, Reference.make(site)
 
 
@@ -54,16 +56,8 @@ def test_a_root_that_cannot_be_written_is_one_line(root: str, fault: str, tmp_pa
             subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         roots = {"tracking_root": tmp_path / "tracking", "data_root": tmp_path / "data", root: disk}
         params = ",".join(f"{name}={path}" for name, path in roots.items())
-        finished = subprocess.run(
-            [sys.executable, "-m", "kedro", "run", "--pipelines", "movielens", "--params", params],
-            cwd=project,
-            env={**os.environ, "PYTHONPATH": str(project / "src"), "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        said = finished.stdout + finished.stderr
-        assert finished.returncode == 1 and "Traceback" not in said
+        said = kedro(project, "run", "--pipelines", "movielens", "--params", params, status=1)
+        assert "Traceback" not in said
         last = said.strip().splitlines()[-1]
         assert last.startswith("Error: ") and any(
             word in last for word in ("full", "No space", "Read-only", "readonly")
@@ -72,11 +66,7 @@ def test_a_root_that_cannot_be_written_is_one_line(root: str, fault: str, tmp_pa
 
 
 def test_a_run_may_end_at_any_file_operation() -> None:
-    finished = subprocess.run(
-        [sys.executable, Path(__file__).with_name("crash_points.py"), "--every", "12"],
-        env={"PYTHONPATH": str(PROJECT / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src")}
+    run = warm.start("crash_points", "--every", "12", cwd=Path(__file__).parent, env=environment)
+    printed, _ = run.communicate()
+    assert run.returncode == 0, printed

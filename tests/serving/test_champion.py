@@ -22,6 +22,7 @@ from embedline.pipelines.publish.nodes import hold_out_table, measure_service
 from embedline.serving.champion import RecordedScore, decide, fingerprint, measure
 from embedline.serving.registry import Published, Registry, log_service
 from embedline.serving.service import Score, Service
+from shared import tracking_database
 
 ERROR = RecordedScore(path=("exp_rmspe",), value=0.10, better="lower", rows=10, evaluation="a")
 
@@ -104,7 +105,7 @@ def evaluation(trained: Trained) -> pl.DataFrame:
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A database of its own, for this process as long as the tests last."""
     folder = tmp_path_factory.mktemp("registry")
-    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{folder}/mlflow.db"
+    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{tracking_database(folder)}"
     mlflow.set_tracking_uri(uri)
     mlflow.create_experiment("published", artifact_location=str(folder / "artifacts"))
     mlflow.set_experiment("published")

@@ -37,6 +37,11 @@ def handler() -> RequestHandler:
 
 
 @pytest.fixture(scope="module")
+def lenient() -> RequestHandler:
+    return RequestHandler(pack_ratings(make_bundle(False)), {}, strict=False)
+
+
+@pytest.fixture(scope="module")
 def table() -> RequestHandler:
     return RequestHandler(Trained(CLASSES).packed, {})
 
@@ -68,7 +73,9 @@ def refused(handler: RequestHandler, body: bytes, content_type: str) -> tuple[in
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_body_that_would_grow_is_refused(handler: RequestHandler, name: str, request: pytest.FixtureRequest) -> None:
+def test_a_body_that_would_grow_is_refused(
+    handler: RequestHandler, lenient: RequestHandler, name: str, request: pytest.FixtureRequest
+) -> None:
     status, named, make = BOMBS[name]
     content_type, body = make()
     taken = request.getfixturevalue("peak")
@@ -77,14 +84,10 @@ def test_a_body_that_would_grow_is_refused(handler: RequestHandler, name: str, r
     assert time.process_time() - start < MOST_SECONDS
     assert taken() < MOST_MB
     assert found == status and named in message, message
-
-
-@pytest.mark.parametrize("name", [name for name, (status, *_) in BOMBS.items() if status == 413])
-def test_no_bomb_is_answered_where_unknown_columns_are_left_out(name: str) -> None:
-    content_type, body = BOMBS[name][2]()
-    start = time.process_time()
-    found, _ = refused(RequestHandler(pack_ratings(make_bundle(False)), {}, strict=False), body, content_type)
-    assert found in (400, 413) and time.process_time() - start < MOST_SECONDS
+    if status == 413:  # where unknown columns are left out, too
+        start = time.process_time()
+        found, _ = refused(lenient, body, content_type)
+        assert found in (400, 413) and time.process_time() - start < MOST_SECONDS
 
 
 class TestJson:

@@ -23,6 +23,7 @@ from embedline.datasets import Champion
 from embedline.errors import DataError
 from embedline.serving.registry import Registry
 from kedro_incremental import IncrementalRunner, IncrementalSession
+from shared import tracking_database
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,7 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.registry = Registry(f"sqlite:///{root}/mlflow.db")
+        self.registry = Registry(f"sqlite:///{tracking_database(root)}")
 
     def run(self, *, dry: bool = False, **settings: Any) -> None:
         """Run ``adult_publish`` with ``settings`` of the source."""

@@ -1,15 +1,18 @@
-"""The building blocks of the preparation on Spark: values and types are those of Polars, faults are named."""
+"""On Spark the blocks of the preparation have the values and types of Polars, and its dataset keeps versions whole."""
 
 from collections.abc import Callable
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import narwhals as nw
 import numpy as np
 import polars as pl
 import pytest
+from kedro.io.core import DatasetError, Version
 
 from embedline.datasets.contracts import TableContract
+from embedline.datasets.spark import SparkFrame
 from embedline.errors import DataError
 from embedline.frames.dates import add_date_parts, day_number, day_number_of, monday_of_week
 from embedline.frames.joins import lookup
@@ -131,3 +134,47 @@ def test_the_contract_of_a_table_holds(build: Callable[[pl.DataFrame], Any]) -> 
             TableContract("t", **options).validate(native)
     with pytest.raises(DataError, match=r"^t has no rows$"):
         TableContract("t").validate(frame.head(0).to_native())
+
+
+# The dataset
+
+
+def dataset(folder: Path, version: str = "1", load: str | None = None, **arguments: Any) -> SparkFrame:
+    return SparkFrame(filepath=(folder / "t.parquet").as_posix(), version=Version(load, version), **arguments)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_versions_come_back_and_hold_nothing_but_numbered_parts(spark: Any, tmp_path: Path) -> None:
+    assert not dataset(tmp_path).exists()
+    for version, rows in (("1", 10), ("2", 1000)):
+        dataset(tmp_path, version).save(spark.range(rows, numPartitions=2).repartitionByRange(2, "id").sort("id"))
+    assert dataset(tmp_path, "3").load().count() == 1000
+    assert dataset(tmp_path, "3", load="1").load().count() == 10
+    assert dataset(tmp_path, "3", load_as="polars").load()["id"].to_list() == list(range(1000))
+    assert dataset(tmp_path, "3").exists()
+    assert {path.split("/")[-1] for path in files(tmp_path)} <= {"part-00000.parquet", "part-00001.parquet"}
+    with pytest.raises(DatasetError, match="must not exist if versioning is enabled"):
+        dataset(tmp_path, "2").save(spark.range(3))
+
+
+def test_a_save_that_fails_half_way_leaves_nothing_and_says_why_in_one_line(spark: Any, tmp_path: Path) -> None:
+    dataset(tmp_path, "1").save(spark.range(10))
+    fails = spark.range(1000, numPartitions=4).selectExpr("if(id < 900, id, cast('none' as int)) as id")
+    with pytest.raises(DatasetError, match=r"Spark cannot write .*t\.parquet: .*CAST_INVALID_INPUT.*'none'") as raised:
+        dataset(tmp_path, "2").save(fails)
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in (tmp_path / "t.parquet").iterdir()] == ["1"]
+    dataset(tmp_path, "2").save(spark.range(20))  # and the version may be tried again
+    assert dataset(tmp_path, "3").load().count() == 20
+
+
+def test_raw_files_are_read_as_text(spark: Any, tmp_path: Path) -> None:
+    (tmp_path / "t.parquet" / "1").mkdir(parents=True)
+    (tmp_path / "t.parquet" / "1" / "t.parquet").write_bytes(b'a,b\r\n1,"HB,NI"\r\n,"0"\r\n')
+    raw = dataset(tmp_path, "2", file_format="csv", load_args={"header": True, "mode": "FAILFAST"})
+    assert [tuple(row) for row in raw.load().collect()] == [("1", "HB,NI"), (None, "0")]
+    with pytest.raises(DatasetError, match="are saved as parquet, not csv"):
+        raw.save(raw.load())

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.usefixtures("spar
 # As the small session of conftest.py; the tables have all days of the real ones, so that every feature has its values.
 SMALL = {
     "rossmann.source": "generated",
-    "rossmann.generator.n_stores": "6",
+    "rossmann.generator.n_stores": "5",
     "spark.driver.memory": "1g",
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
     "spark.executor.memory": "512m",
@@ -67,29 +67,22 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_project(tmp_path_factory.mktemp("spark"))
 
 
-def test_on_this_machine_the_table_is_that_of_polars_and_only_what_changed_runs_again(
-    project: Path, tmp_path: Path
-) -> None:
-    shown = run_features(project, tmp_path, "local[2]")
-    assert "8 of 8 nodes ran" in shown
-    expected = polars_table(tmp_path)
-    assert_equal(spark_table(tmp_path), expected)
-    assert expected["Sales"].null_count() > 0  # test rows are there, too
-    # The nodes that read the options run, on the folders of the first run; the results do not depend on the cluster.
-    shown = run_features(project, tmp_path, "local[1]", **{"rossmann.features.promo2_weeks_cap": "20"})
-    assert "3 of 8 nodes ran, 5 were skipped" in shown
-    assert_equal(spark_table(tmp_path), polars_table(tmp_path, promo2_weeks_cap=20))
-
-
-def test_on_a_cluster_of_two_workers_the_table_is_the_same(
+def test_on_a_cluster_and_on_this_machine_the_table_is_that_of_polars_and_only_what_changed_runs_again(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SPARK_LOCAL_IP", LOOPBACK)
-    with standalone_cluster(tmp_path, n_workers=2) as master:
-        run_features(project, tmp_path / "data", master, **{"spark.driver.host": LOOPBACK})
+    data = tmp_path / "data"
+    with monkeypatch.context() as patch, standalone_cluster(tmp_path, n_workers=2) as master:
+        patch.setenv("SPARK_LOCAL_IP", LOOPBACK)
+        assert "8 of 8 nodes ran" in run_features(project, data, master, **{"spark.driver.host": LOOPBACK})
     for number in range(2):
         assert "Asked to launch executor app-" in (tmp_path / f"worker{number}.log").read_text()
-    assert_equal(spark_table(tmp_path / "data"), polars_table(tmp_path / "data"))
+    expected = polars_table(data)
+    assert_equal(spark_table(data), expected)
+    assert expected["Sales"].null_count() > 0  # test rows are there, too
+    # The nodes that read the options run, on the folders of the first run; the results do not depend on the cluster.
+    shown = run_features(project, data, "local[2]", **{"rossmann.features.promo2_weeks_cap": "20"})
+    assert "3 of 8 nodes ran, 5 were skipped" in shown
+    assert_equal(spark_table(data), polars_table(data, promo2_weeks_cap=20))
 
 
 def test_a_master_that_does_not_answer_is_named(project: Path, tmp_path: Path) -> None:

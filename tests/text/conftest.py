@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 Cut = Callable[[int], AbstractContextManager[None]]
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # small networks gain nothing from several
-
-
 @pytest.fixture(autouse=True)
 def _same_numbers() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):

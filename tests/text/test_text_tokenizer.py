@@ -197,24 +197,23 @@ def test_lists_there_and_back() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rules", PRESETS)
-def test_real_reviews_have_spacys_tokens(real_data: Path, rules: RuleName) -> None:
-    """3,000 reviews from all over the archive; all 100,000 have been compared by hand, without a difference."""
+def test_real_reviews_have_spacys_tokens(real_data: Path, tokenizers: dict[RuleName, CachedTokenizer]) -> None:
+    """1,500 reviews from all over the archive; all 100,000 have been compared by hand, without a difference."""
     archive = real_data / "aclImdb_v1.tar.gz"
     if not archive.exists():
         pytest.skip(f"no reviews: {real_data} has no aclImdb_v1.tar.gz")
-    tokenizer = CachedTokenizer(rules)
     compared = 0
     with tarfile.open(archive) as members:
         reviews = (member for member in members if member.name.endswith(".txt") and member.name.count("/") == 3)
         for number, member in enumerate(reviews):
-            if number % 33 == 0:
+            if number % 66 == 0:
                 content = members.extractfile(member)
                 assert content is not None
                 text = content.read().decode()
-                assert tokenizer.tokens(text) == tokenizer.uncached_tokens(text), member.name
+                for tokenizer in tokenizers.values():
+                    assert tokenizer.tokens(text) == tokenizer.uncached_tokens(text), member.name
                 compared += 1
-    assert compared >= 3000
+    assert compared >= 1500
 
 
 def test_settings() -> None:

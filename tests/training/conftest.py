@@ -1,18 +1,12 @@
-"""Small networks gain nothing from several threads, and the machine of a CI has few."""
+"""Fixtures: few records, counted steps, Ctrl-C that is heard."""
 
 import signal
 from collections.abc import Iterator
 
 import pytest
-import torch
 from cut_off import RECORDS, count_steps, uncut
 
 from embedline.training import train as loop
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
