@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ ROUNDS = 3  # times that each batch is computed in each precision; the first war
 BATCHES_PER_TIMED = 300  # batches of a training for each that is timed: 2 * ROUNDS of 300 are 2 %
 MOST_TIMED = 4
 MARGIN = 1.1  # bf16 must be this many times as fast: it rounds more, and a clock is not exact
+
+# Of this thread alone, whatever else the machine does; Windows counts it in steps of 16 ms.
+_clock = time.perf_counter if sys.platform == "win32" else time.thread_time
 
 logger = logging.getLogger(__name__)
 
@@ -167,8 +171,9 @@ def time_precisions(
 ) -> dict[str, float]:
     """Seconds of forward and backward passes of ``n_timed`` batches, spread over an epoch, in fp32 and in bf16.
 
-    Of each batch and precision the quickest pass counts: other programs can only slow one down. Empty where the batches
-    never enter the context that lowers the precision, as those of ratings without hidden layers.
+    Of each batch and precision the quickest pass counts, in processor time of this thread: other programs can only slow
+    a pass down. Empty where the batches never enter the context that lowers the precision, as those of ratings without
+    hidden layers.
     """
     trained = copy.deepcopy(network).to(accelerator.device).train()
     kinds = [replace(accelerator, precision=precision) for precision in ("fp32", "bf16")]
@@ -187,9 +192,9 @@ def time_precisions(
             for kind in kinds * ROUNDS:
                 if stop is not None and stop.is_set():
                     raise Stopped("before its first step")
-                began = time.perf_counter()
+                began = _clock()
                 batches.loss(trained, index, partial(autocast, kind)).total.backward()
-                passes[kind.precision].append(time.perf_counter() - began)
+                passes[kind.precision].append(_clock() - began)
                 trained.zero_grad(set_to_none=True)
                 if not lowered:
                     return {}
