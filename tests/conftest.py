@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -51,17 +52,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _workers(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Small networks gain nothing from several threads, and no test from a disk that is waited for."""
-    try:
-        import torch
-    except ImportError:
-        pass
-    else:
-        torch.set_num_threads(1)
+def _share(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Workers make once what all of them need, and no test waits for a disk."""
     folder = tmp_path_factory.getbasetemp()
     shared.share(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
     shared.forget_power_failures()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _torch() -> Any:
+    """PyTorch, for every test; None on a bare machine."""
+    return importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(_torch: Any) -> None:
+    """Small networks gain nothing from several threads; a server that a test has made may have set another number."""
+    if _torch is not None and _torch.get_num_threads() != 1:
+        _torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

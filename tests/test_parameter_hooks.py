@@ -14,7 +14,7 @@ from kedro.pipeline import Node, Pipeline
 from copies import copy_project, kedro
 from embedline import paths
 from embedline.config_loader import ConfigLoader
-from embedline.errors import DataError, input_names
+from embedline.errors import NO_NAMES, DataError, input_names
 from embedline.hooks.parameters import ParameterCheck
 from embedline.hooks.sources import SourcePaths
 
@@ -131,7 +131,7 @@ def read(source: str) -> str:
     try:
         return paths.find_source(source)
     finally:
-        input_names.set({})
+        input_names.set(NO_NAMES)
 
 
 def test_a_source_starts_from_the_project(project: Path) -> None:

@@ -12,7 +12,8 @@ _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 _TRACKING = ("mlflow", "sqlalchemy", "sqlite3")  # compared by name, since a run without tracking imports none of them
 
 # Dataset or parameter by argument of the node that runs; empty between two nodes.
-input_names: ContextVar[Mapping[str, str]] = ContextVar("input_names", default=MappingProxyType({}))
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
+input_names: ContextVar[Mapping[str, str]] = ContextVar("input_names", default=NO_NAMES)
 
 
 class DataError(ValueError):

@@ -187,6 +187,13 @@ def _module_name(reader: ValueReader, module: types.ModuleType) -> str:
     return module.__name__
 
 
+def _context_value(reader: ValueReader, variable: ContextVar[Any]) -> list[Any]:
+    try:
+        return [variable.name, reader.read(variable.get())]
+    except LookupError:  # it was never set, and has no default
+        return [variable.name]
+
+
 # How a value is read, by a class of it; others as pickle would keep them.
 _CONTENTS: dict[type | tuple[type, ...], Callable[[ValueReader, Any], Any]] = {
     types.ModuleType: _module_name,
@@ -198,7 +205,7 @@ _CONTENTS: dict[type | tuple[type, ...], Callable[[ValueReader, Any], Any]] = {
     PurePath: lambda reader, v: str(v),
     logging.Logger: lambda reader, v: v.name,
     bytes: lambda reader, v: hashlib.sha256(v).hexdigest(),
-    ContextVar: lambda reader, v: [v.name, reader.read(v.get(None))],
+    ContextVar: _context_value,
     CACHED: lambda reader, v: reader.read([v.__wrapped__, v.cache_parameters()]),  # not what it has cached
 }
 

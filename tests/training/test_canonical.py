@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from embedline.errors import DataError, FrameError, about_frame, input_names
+from embedline.errors import NO_NAMES, DataError, FrameError, about_frame, input_names
 from embedline.frames.checks import (
     open_frame,
     require_exact,
@@ -171,4 +171,4 @@ def test_the_error_of_a_frame_begins_with_its_name() -> None:
         with pytest.raises(FrameError, match=r"^houses\.table has no column 'x'$"), about_frame("table"):
             raise DataError("the table has no column 'x'")
     finally:
-        input_names.set({})
+        input_names.set(NO_NAMES)

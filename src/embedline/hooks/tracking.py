@@ -22,7 +22,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
-from embedline.errors import TrainingError, describe_outage, input_names
+from embedline.errors import NO_NAMES, TrainingError, describe_outage, input_names
 from embedline.paths import sqlite_url
 from embedline.redaction import filter_log_records, redacted
 from embedline.training.metrics import listening, require_finite
@@ -307,12 +307,12 @@ class DatasetNames:
     @hook_impl
     def after_node_run(self) -> None:
         """Forget the names: a function called after the node, in a notebook, has other inputs."""
-        input_names.set({})
+        input_names.set(NO_NAMES)
 
     @hook_impl
     def on_node_error(self, error: Exception, node: Node) -> None:
         """Put the name into the error before the run ends with it."""
-        input_names.set({})
+        input_names.set(NO_NAMES)
         if isinstance(error, TrainingError):
             blocks = (name for name in node.inputs if name.startswith("params:") and name.endswith("training"))
             error.block = next(blocks, error.block).removeprefix("params:")
