@@ -57,8 +57,14 @@ def real_catalog(folder: Path, conf: Path) -> tuple[Any, dict[str, Any]]:
     from kedro.config import OmegaConfigLoader
     from kedro.io import DataCatalog
 
+    from embedline.paths import project_path, sqlite_url
+
     loader = OmegaConfigLoader(
-        str(conf), base_env="base", default_run_env="base", runtime_params={"data_root": str(folder / "data")}
+        str(conf),
+        base_env="base",
+        default_run_env="base",
+        runtime_params={"data_root": str(folder / "data")},
+        custom_resolvers={"project": project_path, "sqlite": sqlite_url},
     )
     return DataCatalog.from_config(loader["catalog"]), loader["parameters"]
 

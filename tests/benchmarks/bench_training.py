@@ -93,18 +93,15 @@ def prepare(data: Path, folder: Path, table: Path | None = None) -> Result:
 
 def build_real_table(source: str, folder: Path) -> pl.DataFrame:
     """The table of the real archive at ``source``, by the project's own pipeline, its artifacts under ``folder``."""
-    from kedro.config import OmegaConfigLoader
-    from kedro.io import DataCatalog
+    from bench_preparation import real_catalog
     from kedro.runner import SequentialRunner
 
     from embedline.pipelines.rossmann.options import FeatureOptions
     from embedline.pipelines.rossmann.pipeline import create_pipeline
     from embedline.pipelines.rossmann.simulator import GeneratorOptions
 
-    paths = {"data_root": str(folder / "data")}
-    conf = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env="base", runtime_params=paths)
-    parameters = conf["parameters"]["rossmann"]
-    catalog = DataCatalog.from_config(conf["catalog"])
+    catalog, parameters = real_catalog(folder, PROJECT / "conf")
+    parameters = parameters["rossmann"]
     catalog["params:rossmann.source"] = source
     catalog["params:rossmann.verify"] = True
     catalog["params:rossmann.generator"] = GeneratorOptions(**parameters.get("generator", {}))
