@@ -159,7 +159,7 @@ def outputs(learner: str, bundle: ModelBundle, device: torch.device) -> np.ndarr
     documents = small.documents()
     if learner == "classifier":
         texts = [np.array(ids) for ids in documents["ids"].to_list()]
-        return class_probabilities(load_classifier(bundle)[0], texts, device)
+        return class_probabilities(load_classifier(bundle)[0].to(device), texts)
     network = load_language_model(bundle)[0].to(device)
     ids = torch.from_numpy(documents["ids"].explode().cast(pl.Int64).to_numpy()[:400].copy()).reshape(8, 50).to(device)
     with torch.inference_mode():

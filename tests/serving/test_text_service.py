@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 
 from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
@@ -108,3 +109,16 @@ def test_the_figure_is_the_accuracy_of_raw_test_texts(packed: Service) -> None:
     assert (measured.path, measured.value, measured.better) == (("classifier", "accuracy"), right / 3, "higher")
     opposite = held_out["actual"].replace_strict({"pos": "neg", "neg": "pos"}).to_pandas()
     assert service.measure(answers, opposite).value == pytest.approx(1 - right / 3)
+
+
+def test_a_prediction_moves_no_weights(packed: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads predict at a time, and an LSTM whose weights are being moved has none for a moment."""
+    service, rows = packed.open(), pd.DataFrame({"text": ["the film was dull", "wonderful"]})
+    expected = service.predict(rows)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the weights were moved")
+
+    monkeypatch.setattr(torch.nn.Module, "_apply", refuse)
+    monkeypatch.setattr(torch.nn.LSTM, "_apply", refuse)
+    pd.testing.assert_frame_equal(service.predict(rows), expected)

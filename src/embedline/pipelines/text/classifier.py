@@ -214,14 +214,16 @@ def load_classifier(bundle: ModelBundle) -> tuple[ClassifierEnsemble, Vocabulary
 def class_probabilities(
     network: TextClassifier | ClassifierEnsemble,
     documents: Sequence[NDArray[np.integer]] | Corpus,
-    device: torch.device | None = None,
 ) -> NDArray[np.float64]:
-    """Predict probabilities float64 [D, C] of documents, in full precision, on ``device`` or the network's device."""
-    device = device or next(network.parameters()).device
+    """Predict probabilities float64 [D, C] of documents, in full precision, on the network's device.
+
+    The network stays as it is, apart from evaluation mode: other threads may be reading with it.
+    """
+    device = next(network.parameters()).device
     if not isinstance(documents, Corpus):
         offsets = np.cumsum([0, *map(len, documents)])
         documents = Corpus(np.concatenate([np.empty(0, np.int64), *documents]), offsets)
-    return F.softmax(class_logits(network.to(device).eval(), documents, device), dim=1).numpy()
+    return F.softmax(class_logits(network.eval(), documents, device), dim=1).numpy()
 
 
 @torch.inference_mode()
@@ -259,4 +261,4 @@ def predict_split(ids: pl.DataFrame, bundle: ModelBundle, *, split: str = TEST) 
             "the ids were made with another model's vocabulary"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return prediction_frame(documents, class_probabilities(network, corpus, device), classes)
+    return prediction_frame(documents, class_probabilities(network.to(device), corpus), classes)

@@ -73,9 +73,9 @@ class Predictor:
             raise DataError(
                 f"the vocabulary has {len(vocabulary)} tokens, the network knows {known}: they do not belong together"
             )
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        probabilities = partial(class_probabilities, network, device=device)
-        estimate = partial(estimate_ensemble_occlusion, network.to(device), vocabulary.unknown)
+        network.to("cuda" if torch.cuda.is_available() else "cpu")
+        probabilities = partial(class_probabilities, network)
+        estimate = partial(estimate_ensemble_occlusion, network, vocabulary.unknown)
         return cls(probabilities, estimate, vocabulary, tokens, tuple(classes), bundle.config["max_tokens"])
 
     def predict(self, texts: Sequence[str]) -> pl.DataFrame:
