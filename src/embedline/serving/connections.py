@@ -6,6 +6,7 @@ headers, and takes headers of any size where httptools reads them.
 
 import asyncio
 import sys
+import time
 from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -40,7 +41,7 @@ class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # 
             open_ = [one for one in self.connections if not one.transport.is_closing()]
             if len(open_) > most:
                 waiting = (one for one in open_ if getattr(one, "_waits", None))
-                min(waiting, key=lambda one: one._waits.when()).close()
+                min(waiting, key=lambda one: one._idle_since).close()
 
     def data_received(self, data: bytes) -> None:
         """Read a piece of a request."""
@@ -95,6 +96,7 @@ class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # 
             self._waits = _cancel(self._waits)
         elif self._waits is None:
             self._waits = self.loop.call_later(HEADER_SECONDS, self._give_up)
+            self._idle_since = time.monotonic()  # a loop's own clock may be the same for many new connections
 
     def _give_up(self) -> None:
         self.close(b"408 Request Timeout" if self._in_headers else b"")
