@@ -16,8 +16,8 @@ import polars as pl
 import torch
 from contests import peak_megabytes
 
+from embedline.pipelines.ratings.contract import assign_splits
 from embedline.pipelines.ratings.options import RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
-from embedline.pipelines.ratings.splits import assign_splits
 from embedline.training.batches import UNTIMED_STEPS
 
 COLUMNS = RatingColumns()

@@ -5,8 +5,9 @@ import pytest
 from rating_law import ratings_table
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.cross_validation import cross_validate
+from embedline.pipelines.ratings.contract import subset
 from embedline.pipelines.ratings.encoder import encode, fit_encoder
+from embedline.pipelines.ratings.evaluation import cross_validate
 from embedline.pipelines.ratings.learner import load_model, rating_metrics, rating_tensors, train_ratings
 from embedline.pipelines.ratings.options import (
     BaselineOptions,
@@ -16,7 +17,6 @@ from embedline.pipelines.ratings.options import (
     RatingSplit,
     RatingsTraining,
 )
-from embedline.pipelines.ratings.splits import subset
 
 COLUMNS, NETWORK = RatingColumns(), RatingNetwork(factors=4, init_std=0.1)
 TRAINING = RatingsTraining(epochs=3, batch_size=32, lr=0.02, seeds=(1, 2), device="cpu", precision="fp32")

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from rating_law import items_table, ratings_table, users_table
 
-from embedline.pipelines.ratings.batches import RandomRatings, RatingBatches, _Squares, penalty_weights
 from embedline.pipelines.ratings.encoder import RatingsEncoder, fit_encoder
+from embedline.pipelines.ratings.learner import RandomRatings, RatingBatches, _Squares, penalty_weights
 from embedline.pipelines.ratings.network import FactorModel, build_network, feature_codes, network_config
 from embedline.pipelines.ratings.options import FeatureOptions, Penalty, RatingColumns, RatingNetwork
 

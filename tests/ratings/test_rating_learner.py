@@ -14,6 +14,7 @@ from torch import nn
 from embedline.errors import DataError
 from embedline.pipelines.ratings import learner
 from embedline.pipelines.ratings.baselines import damped_biases
+from embedline.pipelines.ratings.contract import subset
 from embedline.pipelines.ratings.encoder import RatingsEncoder, encode, fit_encoder
 from embedline.pipelines.ratings.learner import load_model, predict_rows, range_test, rating_tensors, train_ratings
 from embedline.pipelines.ratings.options import (
@@ -23,7 +24,6 @@ from embedline.pipelines.ratings.options import (
     RatingSplit,
     RatingsTraining,
 )
-from embedline.pipelines.ratings.splits import subset
 from embedline.training import checkpoint as checkpoints
 from embedline.training import ensemble
 from embedline.training import train as loop

@@ -12,10 +12,9 @@ import pytest
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import nodes
-from embedline.pipelines.ratings.contract import item_titles, read_ratings
+from embedline.pipelines.ratings.contract import assign_splits, item_titles, read_ratings
 from embedline.pipelines.ratings.encoder import encode, fit_encoder
 from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingRange, RatingSplit
-from embedline.pipelines.ratings.splits import assign_splits
 
 PLAIN = RatingColumns()
 SPLIT = RatingSplit(kind="random", fraction=0.5)

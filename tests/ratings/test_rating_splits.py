@@ -8,8 +8,8 @@ import pytest
 from rating_law import ratings_table
 
 from embedline.errors import DataError
+from embedline.pipelines.ratings.contract import assign_splits
 from embedline.pipelines.ratings.options import RatingColumns, RatingSplit
-from embedline.pipelines.ratings.splits import assign_splits
 
 COLUMNS = RatingColumns()
 

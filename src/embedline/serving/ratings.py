@@ -8,11 +8,10 @@ import pandas as pd
 import polars as pl
 from numpy.typing import NDArray
 
-from embedline.pipelines.ratings.contract import to_polars
+from embedline.pipelines.ratings.contract import assign_splits, subset, to_polars
 from embedline.pipelines.ratings.encoder import UNKNOWN, RatingsEncoder
 from embedline.pipelines.ratings.learner import load_model, rating_metrics
 from embedline.pipelines.ratings.options import TEST, Id, RatingColumns, RatingSplit
-from embedline.pipelines.ratings.splits import assign_splits, subset
 from embedline.serving.columns import InputColumn, Kind, require_columns, typed_values
 from embedline.serving.service import Score, Service
 from embedline.training.model_file import ModelBundle

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from embedline.pipelines.ratings.contract import subset
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, RatingsEncoder
 from embedline.pipelines.ratings.options import TRAIN, BaselineOptions
-from embedline.pipelines.ratings.splits import subset
 
 
 @dataclass(frozen=True)

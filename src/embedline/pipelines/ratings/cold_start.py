@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings.baselines import Biases, damped_biases, fit_biases
-from embedline.pipelines.ratings.contract import to_polars
+from embedline.pipelines.ratings.contract import assign_splits, subset, to_polars
 from embedline.pipelines.ratings.encoder import RATING, USER_ROW, encode, fit_encoder, training_counts
 from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
 from embedline.pipelines.ratings.learner import RatingModel, load_model, train_ratings
@@ -32,7 +32,6 @@ from embedline.pipelines.ratings.options import (
     RatingsTraining,
     Span,
 )
-from embedline.pipelines.ratings.splits import assign_splits, subset
 from embedline.training.ensemble import weighted_mean
 
 logger = logging.getLogger(__name__)

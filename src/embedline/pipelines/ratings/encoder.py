@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError, about_frame, input_name
 from embedline.frames.checks import require_finite
-from embedline.pipelines.ratings.contract import id_column, require_columns, to_polars
+from embedline.pipelines.ratings.contract import assign_splits, id_column, require_columns, subset, to_polars
 from embedline.pipelines.ratings.features import Features, fit_feature
 from embedline.pipelines.ratings.options import (
     SPLIT_COLUMN,
@@ -23,7 +23,6 @@ from embedline.pipelines.ratings.options import (
     RatingSplit,
     Span,
 )
-from embedline.pipelines.ratings.splits import assign_splits, subset
 
 USER_ROW, ITEM_ROW, RATING = "user_row", "item_row", "rating"
 UNKNOWN = 0  # row of a user or an item that no training row has

@@ -1,6 +1,7 @@
-"""Predictions of the held-out ratings by the model and by the baselines, and their metrics."""
+"""Predictions of the held-out ratings by the model and by the baselines, and their metrics; cross-validation."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,25 @@ import polars as pl
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings.baselines import fit_biases
-from embedline.pipelines.ratings.contract import to_polars
-from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, training_counts
-from embedline.pipelines.ratings.learner import RatingModel, rating_metrics
-from embedline.pipelines.ratings.options import TEST, BaselineOptions, RankingOptions, RatingColumns, RatingSplit
+from embedline.pipelines.ratings.contract import assign_splits, read_ratings, require_columns, subset, to_polars
+from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, encode, fit_encoder, training_counts
+from embedline.pipelines.ratings.learner import RatingModel, load_model, rating_metrics, rating_tensors, train_ratings
+from embedline.pipelines.ratings.options import (
+    TEST,
+    TRAIN,
+    BaselineOptions,
+    CrossValidationOptions,
+    FeatureOptions,
+    RankingOptions,
+    RatingColumns,
+    RatingNetwork,
+    RatingSplit,
+    RatingsTraining,
+    Span,
+)
 from embedline.pipelines.ratings.ranking import ranking_metrics
-from embedline.pipelines.ratings.splits import assign_splits, subset
+from embedline.training.distributed import processes
+from embedline.training.model_file import ModelBundle
 
 logger = logging.getLogger(__name__)
 
@@ -119,3 +133,69 @@ def _beaten_by(ours: dict[str, Any], baselines: dict[str, dict[str, Any]], ranki
                 beaten.append(f"{name}.{metric}")
                 logger.warning("The model (%s %.4f) loses to %s (%.4f)", metric, ours[metric], name, theirs[metric])
     return beaten
+
+
+def cross_validate(
+    ratings: Any,
+    columns: RatingColumns,
+    folds: CrossValidationOptions,
+    *,
+    network: RatingNetwork,
+    training: RatingsTraining,
+    baselines: BaselineOptions,
+    rating_range: Span = "auto",
+    features: FeatureOptions | None = None,
+    items: Any = None,
+    users: Any = None,
+) -> dict[str, Any]:
+    """Train a model of its own, all seeds of it, for each value of ``folds.column``, on the rows of the other values.
+
+    The held-out rows are predicted once, after the training. Rows without a value train in every fold.
+
+    Returns:
+        ``folds``, a dictionary for each value with ``value``, ``train_rows``, ``rows``, the metrics of
+        :func:`.learner.rating_metrics` and, as ``baselines.damped_bias``, those of damped biases; and
+        ``mean_mse``, ``mean_rmse``, ``mean_mae`` over the folds and the same of ``baselines``.
+
+    Raises:
+        DataError: if the column is missing, or has fewer than two values.
+    """
+    frame = read_ratings(ratings, columns, [folds.column])
+    require_columns(frame, [folds.column], what="the ratings frame", key="cross_validation.column")
+    values = folds.values or tuple(frame.get_column(folds.column).drop_nulls().unique().sort().to_list())
+    if len(values) < 2:
+        raise DataError(f"cross_validation.column {folds.column!r} has {len(values)} value(s): it needs two or more")
+    results = []
+    with processes(training):  # once for all folds
+        for value in values:
+            split = RatingSplit(kind="column", column=folds.column, value=value)
+            rows = to_polars(assign_splits(frame, columns, split))
+            encoder = fit_encoder(subset(rows, TRAIN), columns, rating_range, features, items, users)
+            encoded = encode(frame, encoder, columns, split)
+            name = f"{folds.column}{value}"
+            bundle, _ = train_ratings(encoded, encoder, network, training, name=name, evaluated=False)
+            result = {"value": value, **_measure(encoded, bundle, baselines)}
+            logger.info("%s %s: rmse %.4f", folds.column, value, result["rmse"])
+            results.append(result)
+    return {
+        "folds": results,
+        **_means(results),
+        "baselines": {"damped_bias": _means([result["baselines"]["damped_bias"] for result in results])},
+    }
+
+
+def _measure(encoded: pl.DataFrame, bundle: ModelBundle, options: BaselineOptions) -> dict[str, Any]:
+    """Metrics of a model, and of damped biases, on the held-out rows."""
+    users, items, actual = (tensor.numpy() for tensor in rating_tensors(subset(encoded, TEST)))
+    model = load_model(bundle)
+    damped = np.clip(fit_biases(encoded, model.encoder, options).predict(users, items), *model.encoder.rating_range)
+    return {
+        "train_rows": len(subset(encoded, TRAIN)),
+        "rows": len(actual),
+        **rating_metrics(actual, model.predict(users, items)),
+        "baselines": {"damped_bias": rating_metrics(actual, damped)},
+    }
+
+
+def _means(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    return {f"mean_{name}": float(np.mean([result[name] for result in results])) for name in ("mse", "rmse", "mae")}

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from embedline.errors import about_frame
-from embedline.pipelines.ratings.contract import read_ratings, to_polars
+from embedline.pipelines.ratings.contract import assign_splits, read_ratings, subset, to_polars
 from embedline.pipelines.ratings.encoder import RatingsEncoder
 from embedline.pipelines.ratings.encoder import encode as apply_encoder
 from embedline.pipelines.ratings.encoder import fit_encoder as fit
@@ -30,7 +30,6 @@ from embedline.pipelines.ratings.options import (
     RatingsTraining,
     RecommendationOptions,
 )
-from embedline.pipelines.ratings.splits import assign_splits, subset
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
@@ -178,7 +177,7 @@ def cross_validate(
     users: Frame = None,
 ) -> dict[str, Any]:
     """Metrics of a model of its own for each fold, and their means."""
-    from embedline.pipelines.ratings.cross_validation import cross_validate as validate
+    from embedline.pipelines.ratings.evaluation import cross_validate as validate
 
     with about_frame("ratings"):
         rows = read_ratings(ratings, columns, [cross_validation.column], warn=True)

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from embedline.pipelines.ratings.contract import subset
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, UNKNOWN, USER_ROW
 from embedline.pipelines.ratings.options import TEST, TRAIN, RankingOptions
-from embedline.pipelines.ratings.splits import subset
 
 BLOCK_SCORES = 2**24  # scores of a block of users: 64 MB in float32, and as much again to rank them
 

@@ -8,13 +8,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.contract import item_titles
+from embedline.pipelines.ratings.contract import item_titles, subset
 from embedline.pipelines.ratings.encoder import ITEM_ROW, UNKNOWN, USER_ROW, RatingsEncoder
 from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
 from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.options import TRAIN, FoldInOptions, Penalty, RecommendationOptions
 from embedline.pipelines.ratings.ranking import top_items
-from embedline.pipelines.ratings.splits import subset
 from embedline.training.ensemble import weighted_mean
 
 BLOCK_SCORES = 1 << 24  # scores computed at a time: 64 MB in float32
