@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from hostile_bodies import BOMBS, CSV, JSON, PARQUET, parquet
 from small_table import CLASSES, Trained
 from test_ratings_service import make_bundle
 
+from embedline.serving import parquet as parquet_module
 from embedline.serving.app import RequestHandler
 from embedline.serving.contract import RefusedError
 from embedline.serving.ratings import pack_ratings
@@ -277,6 +279,12 @@ class TestParquet:
         footer = int.from_bytes(small[-8:-4], "little")
         status, _ = refused(handler, small[: -8 - footer] + large[-8 - length :], PARQUET)
         assert status == 400
+
+    def test_a_reader_that_cannot_begin_is_a_fault_of_ours(self, handler: RequestHandler, monkeypatch: Any) -> None:
+        monkeypatch.setattr(parquet_module, "_answer", sys.exit)  # with a status that is no signal
+        body = parquet({"listener": pa.array([1]), "album": pa.array([10])})
+        with pytest.raises(RuntimeError, match="reads Parquet files"):
+            handler.answer(body, PARQUET)
 
     def test_memory_goes_back(self, handler: RequestHandler, peak: Any) -> None:
         file = io.BytesIO()

@@ -48,8 +48,11 @@ def read_parquet(body: bytes, contract: RequestContract) -> dict[str, list[Any]]
         if not receiver.poll(2 * SECONDS):
             raise RefusedError(413, f"the Parquet file could not be read in {2 * SECONDS} s")
         values, status, message = receiver.recv()
-    except EOFError:
-        raise DataError(f"the body is no Parquet file, or {_too_large(contract)}") from None
+    except EOFError as error:
+        process.join()
+        if process.exitcode is None or process.exitcode >= 0:  # no signal: it could not even begin
+            raise RuntimeError(f"the process that reads Parquet files ended with {process.exitcode}") from error
+        raise DataError(f"the body is no Parquet file, or {_too_large(contract)}") from error
     finally:
         process.kill()
         process.join()
