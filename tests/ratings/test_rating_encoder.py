@@ -82,7 +82,6 @@ def test_items_that_only_the_frame_has_come_last_with_their_features() -> None:
     assert encoder.item_features.columns[0].levels == ("old",)  # levels are those of trained items
     assert encoder.item_feature_codes.tolist() == [[0], [1], [1], [0], [0]]
     assert encoder.user_feature_codes.shape == (3, 0)
-    assert encoder.features_of_items(pl.DataFrame({"kind": ["old", "odd"]})).tolist() == [[1], [0]]
 
 
 def test_features_of_users_and_items_from_pandas_frames_are_the_same() -> None:

@@ -94,7 +94,7 @@ def fit(
     read: ReadRows | None = None,
     **settings: Any,
 ) -> FitResult:
-    """:func:`train` on independent rows; the arguments are those of :class:`.learner.TableBatches` and :func:`train`.
+    """:func:`train` on independent rows; the arguments are those of :class:`.batches.TableBatches` and :func:`train`.
 
     With ``options.early_stopping`` its ``fraction`` of the rows is held out, and their mean loss decides.
 

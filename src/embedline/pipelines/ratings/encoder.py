@@ -79,14 +79,6 @@ class RatingsEncoder(BaseModel):
         """Rows int32 [N] of items' ids (a series or an array); 0 of an unknown one."""
         return _look_up(values, self.items, "item")
 
-    def features_of_items(self, items: Any) -> NDArray[np.int32]:
-        """Codes int32 [N, L] of the features of a frame's items, known or new ones."""
-        return _codes(self.item_features, items, "items")
-
-    def features_of_users(self, users: Any) -> NDArray[np.int32]:
-        """Codes int32 [N, L] of the features of a frame's users, known or new ones."""
-        return _codes(self.user_features, users, "users")
-
 
 def fit_encoder(
     train_rows: Any,
@@ -99,7 +91,7 @@ def fit_encoder(
     """Learn ids, mean and range of the ratings, and features from training rows only.
 
     Args:
-        train_rows: training rows of :func:`.splits.assign_splits`.
+        train_rows: training rows of :func:`.contract.assign_splits`.
         rating_range: lowest and highest rating; ``auto``: those of the training rows.
         items: a row an item, with ``columns.item`` and the columns of ``features.items``, whose levels and cuts are
             those of the items that training rows have. None where there is no such frame.
@@ -221,14 +213,6 @@ def _describe(
             columns=tuple(fit_feature(fitted.get_column(column), bins, key=f"features.{key}s") for column in wanted)
         )
         return everyone, features, tuple(map(tuple, features.codes(table, what).tolist()))
-
-
-def _codes(features: Features, frame: Any, argument: str) -> NDArray[np.int32]:
-    with about_frame(argument):
-        names = [column.name for column in features.columns]
-        table = to_polars(frame, names)
-        _require_finite(table, [name for name in names if name in table.columns])
-        return features.codes(table, f"the {argument} frame")
 
 
 def _require_finite(table: pl.DataFrame, names: Sequence[str]) -> None:

@@ -139,7 +139,7 @@ def most_rated(counts: NDArray[np.integer], n: int) -> NDArray[np.int64]:
     """Rows of the n most frequent users or items, the most frequent first, the lower row first of equal ones.
 
     Args:
-        counts: of :class:`.counts.TrainingCounts`; row 0 and rows without a rating are left out.
+        counts: of :class:`.encoder.TrainingCounts`; row 0 and rows without a rating are left out.
     """
     order = 1 + np.argsort(-counts[1:], kind="stable")[:n]
     return order[counts[order] > 0]
