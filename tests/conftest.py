@@ -59,17 +59,15 @@ def _share(tmp_path_factory: pytest.TempPathFactory) -> None:
     shared.forget_power_failures()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _torch() -> Any:
-    """PyTorch, for every test; None on a bare machine."""
-    return importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Give each test, and the fixtures of its module, one thread: more change the last bits of sums in bfloat16.
 
-
-@pytest.fixture(autouse=True)
-def _one_thread(_torch: Any) -> None:
-    """Small networks gain nothing from several threads; a server that a test has made may have set another number."""
-    if _torch is not None and _torch.get_num_threads() != 1:
-        _torch.set_num_threads(1)
+    A server that a test has made may have set another number. Small networks gain nothing from several threads.
+    """
+    torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,7 @@ def test_no_process_outlives_its_parent(tmp_path: Path, blow: signal.Signals) ->
     time.sleep(3)  # until they work
     process.send_signal(blow)
     _, errors = process.communicate(timeout=60)
+    deadline = time.monotonic() + 60
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert [pid for pid in workers if alive(pid)] == []

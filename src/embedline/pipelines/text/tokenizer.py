@@ -9,13 +9,13 @@ import multiprocessing
 import os
 import re
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import lru_cache
-from itertools import chain, combinations, repeat
+from itertools import chain, combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -274,12 +274,19 @@ def _tokenize_here(batches: Iterator[_Batch], options: TokenOptions) -> Generato
 def _tokenize_in_pool(batches: Iterator[_Batch], options: TokenOptions) -> Generator[_Result, None, None]:
     """Yield results in the order of the batches.
 
-    Processes are spawned on every system: a forked process may hang if Polars or PyTorch have threads.
+    Processes are spawned on every system: a forked process may hang if Polars or PyTorch have threads. Few batches are
+    handed over at a time: the executor may hang if Ctrl-C comes while it takes a task over, not while one waits for it.
     """
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(options.processes, context, initializer=_start_process)
+    pending: deque[Future[_Result]] = deque()
     try:
-        yield from pool.map(_tokenize_in_process, repeat(options.rules), batches)
+        for batch in batches:
+            pending.append(pool.submit(_tokenize_in_process, options.rules, batch))
+            if len(pending) > 2 * options.processes:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a process that tokenizes ended early, perhaps for lack of memory: try fewer workers. A script that starts "
