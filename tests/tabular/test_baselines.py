@@ -1,4 +1,4 @@
-"""Group means by hand, and LightGBM on the columns of the network."""
+"""Means by hand, and a linear model and LightGBM on the columns of the network."""
 
 from typing import Any
 
@@ -10,10 +10,17 @@ import pytest
 from law import NOISE, sales_table
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.baselines import group_mean_predictions, tree_predictions
+from embedline.pipelines.tabular.baselines import (
+    constant_predictions,
+    fit_linear,
+    fit_trees,
+    group_mean_predictions,
+    read_rows,
+    timed_predictions,
+)
 from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
 from embedline.pipelines.tabular.encoder import encode, fit_encoder
-from embedline.pipelines.tabular.options import EncodingOptions, TreeOptions
+from embedline.pipelines.tabular.options import EncodingOptions, LinearOptions, TreeOptions
 from embedline.pipelines.tabular.targets import NumericTarget
 from embedline.training.metrics import rmspe
 
@@ -71,30 +78,69 @@ def test_a_group_column_that_is_missing_is_named() -> None:
         group_mean_predictions(_rows(pl.DataFrame), SALES, ("shop", "weekday"))
 
 
-@pytest.mark.parametrize("transform", ["log", "none"])
-def test_trees_beat_the_mean_by_far_and_keep_the_order_of_rows(transform: Any) -> None:
-    columns = Columns(categorical=("shop", "weekday"), continuous=("heat",), target="sales")
+def _encoded(transform: Any = "none", **roles: Any) -> tuple[Any, Any, Any]:
+    """Rows with their splits, the encoded rows, and the encoder."""
+    columns = Columns(**{"categorical": ("shop", "weekday"), "continuous": ("heat",), "target": "sales", **roles})
     table = nw.from_native(sales_table(), eager_only=True)
     splits = assign_splits(table, columns, Split(kind="column", column="held_out", value=True))
-    train = splits.filter(nw.col("split") == TRAIN)
-    encoder = fit_encoder(train, columns, EncodingOptions(target_transform=transform))
-    options = TreeOptions(n_estimators=150, learning_rate=0.1, num_leaves=15, min_child_samples=10)
-    trees, metrics = tree_predictions(encode(splits, encoder), encoder, options)
-    predicted = trees["sales"]
+    encoder = fit_encoder(splits.filter(nw.col("split") == TRAIN), columns, EncodingOptions(target_transform=transform))
+    return splits, encode(splits, encoder), encoder
+
+
+TREES = TreeOptions(n_estimators=150, learning_rate=0.1, num_leaves=15, min_child_samples=10)
+
+
+@pytest.mark.parametrize(
+    ("fit", "times"),
+    [(fit_trees(TREES), 4), (fit_trees(TreeOptions(target_encoding=3)), 6), (fit_linear(LinearOptions()), 7)],
+    ids=["trees", "trees on target means", "linear"],
+)
+@pytest.mark.parametrize("transform", ["log", "none"])
+def test_a_baseline_beats_the_mean_by_far_and_keeps_the_order_of_rows(transform: Any, fit: Any, times: float) -> None:
+    splits, encoded, encoder = _encoded(transform)
+    rows = read_rows(encoded, encoder)
+    found, costs = timed_predictions(rows, encoder, fit)
     actual = splits.filter(nw.col("split") == TEST).get_column("sales").to_numpy()
-    mean = np.full(len(actual), train.get_column("sales").mean())
-    error = rmspe(actual, predicted)
-    assert NOISE < error < 4 * NOISE
-    assert error < 0.2 * rmspe(actual, mean)
-    assert metrics["train_rows"] == 2400
-    assert metrics["seconds"] > 0
-    again, _ = tree_predictions(encode(splits, encoder), encoder, options)
-    assert np.array_equal(again["sales"], predicted)
+    mean = constant_predictions(rows, encoder)["sales"]
+    train = splits.filter(nw.col("split") == TRAIN).get_column("sales")
+    assert mean.tolist() == pytest.approx([train.mean()] * len(actual))
+    error = rmspe(actual, found["sales"])
+    if transform == "log" or times < 7:  # shops multiply the sales: a sum of effects holds for the logarithm alone
+        assert NOISE < error < times * NOISE
+    assert error < 0.5 * rmspe(actual, mean)
+    assert costs["train_rows"] == 2400
+    assert costs["seconds"] > 0
+    again, _ = timed_predictions(rows, encoder, fit)
+    assert np.array_equal(again["sales"], found["sales"])
 
 
-def test_trees_need_a_target() -> None:
+def test_early_stopping_takes_no_more_trees_than_help() -> None:
+    """On a target without any signal, hundreds of trees would do worse than the mean."""
+    random = np.random.default_rng(5)
+    table = pl.DataFrame(
+        {
+            "shop": [f"s{k}" for k in random.integers(0, 300, 900)],
+            "heat": random.normal(size=900),
+            "sales": random.normal(size=900),
+            "held_out": np.arange(900) < 300,
+        }
+    )
+    columns = Columns(categorical=("shop",), continuous=("heat",), target="sales")
+    splits = assign_splits(nw.from_native(table), columns, Split(kind="column", column="held_out", value=True))
+    encoder = fit_encoder(splits.filter(nw.col("split") == TRAIN), columns, EncodingOptions())
+    rows = read_rows(encode(splits, encoder), encoder)
+    actual = table["sales"].to_numpy()[:300]
+    errors = {
+        name: float(np.mean((timed_predictions(rows, encoder, fit_trees(options))[0]["sales"] - actual) ** 2))
+        for name, options in (("chosen", TreeOptions()), ("all", TreeOptions(n_estimators=300, early_stopping=None)))
+    }
+    mean = float(np.mean((constant_predictions(rows, encoder)["sales"] - actual) ** 2))
+    assert errors["chosen"] < 1.05 * mean < errors["all"]
+
+
+def test_baselines_need_a_target() -> None:
     columns = Columns(categorical=("shop",), target="sales")
     splits = nw.from_native(sales_table(20).with_columns(split=pl.lit("train")), eager_only=True)
     encoder = fit_encoder(splits, columns, EncodingOptions())
     with pytest.raises(DataError, match="the training rows have no target 'sales'"):
-        tree_predictions(encode(splits.drop("sales"), encoder), encoder, TreeOptions(n_estimators=1))
+        read_rows(encode(splits.drop("sales"), encoder), encoder)

@@ -13,10 +13,23 @@ from law import NOISE, grade_table
 from embedline.errors import DataError
 from embedline.pipelines.tabular import learner
 from embedline.pipelines.tabular.arrays import subset, to_arrays
-from embedline.pipelines.tabular.baselines import group_mean_predictions, tree_predictions
+from embedline.pipelines.tabular.baselines import (
+    constant_predictions,
+    fit_linear,
+    fit_trees,
+    group_mean_predictions,
+    read_rows,
+    timed_predictions,
+)
 from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
-from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining, TreeOptions
+from embedline.pipelines.tabular.options import (
+    EncodingOptions,
+    LinearOptions,
+    NetworkOptions,
+    TableTraining,
+    TreeOptions,
+)
 from embedline.pipelines.tabular.targets import ClassTarget
 from embedline.training.metrics import log_loss, rmspe
 from embedline.training.model_file import ModelBundle
@@ -211,10 +224,17 @@ def test_group_shares_are_those_of_the_training_rows() -> None:
 def test_trees_predict_classes_and_numbers_of_one_table() -> None:
     encoded, encoder = _encoded(SEVERAL)
     options = TreeOptions(n_estimators=60, learning_rate=0.1, num_leaves=7, min_child_samples=20)
-    predicted, metrics = tree_predictions(encoded, encoder, options)
+    rows = read_rows(encoded, encoder)
+    predicted, metrics = timed_predictions(rows, encoder, fit_trees(options))
     held_out = _held_out()
     assert np.abs(predicted["grade"] - _law()).mean() < 0.08
     assert np.abs(predicted["passed"][:, 1] - (1 - _law()[:, 1])).mean() < 0.07
     np.testing.assert_allclose(predicted["passed"].sum(axis=1), 1.0)
     assert rmspe(held_out["price"].to_numpy(), predicted["price"]) < 3 * NOISE
     assert metrics["train_rows"] == 3000
+    linear, _ = timed_predictions(rows, encoder, fit_linear(LinearOptions()))
+    assert {name: values.shape for name, values in linear.items()} == {n: v.shape for n, v in predicted.items()}
+    constant = constant_predictions(rows, encoder)
+    actual = np.array([encoder.targets[1].names.index(name) for name in held_out["grade"]])
+    assert log_loss(actual, linear["grade"]) < log_loss(actual, constant["grade"])
+    np.testing.assert_allclose(constant["grade"].sum(axis=1), 1.0)

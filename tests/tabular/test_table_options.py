@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from embedline.pipelines.tabular.options import BaselineOptions, NetworkOptions, ReportOptions, TreeOptions
+from embedline.pipelines.tabular.options import (
+    BaselineOptions,
+    LinearOptions,
+    NetworkOptions,
+    ReportOptions,
+    TreeOptions,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +47,10 @@ def test_a_bad_network_is_refused(changes: dict[str, Any], message: str) -> None
     [
         (TreeOptions, {"n_estimators": 0}, "n_estimators\n.*greater than or equal to 1"),
         (TreeOptions, {"learning_rate": 0.0}, "learning_rate\n.*greater than 0"),
-        (TreeOptions, {"num_leaves": 1}, "num_leaves\n.*greater than or equal to 2"),
+        (TreeOptions, {"num_leaves": 1}, "num_leaves.*\n.*greater than or equal to 2"),
+        (TreeOptions, {"early_stopping": 0}, "early_stopping\n.*greater than or equal to 1"),
+        (LinearOptions, {"penalties": []}, "penalties\n.*at least 1 item"),
+        (LinearOptions, {"penalties": [0.0]}, "penalties.0\n.*greater than 0"),
         (TreeOptions, {"leaves": 3}, "leaves\n.*Extra inputs"),
         (BaselineOptions, {"lightgbm": {"trees": 3}}, "lightgbm.trees\n.*Extra inputs"),
         (BaselineOptions, {"groupby": ["a"]}, "groupby\n.*Extra inputs"),
@@ -54,6 +63,7 @@ def test_other_bad_settings_are_refused(model: Any, values: dict[str, Any], mess
         model.model_validate(values)
 
 
-def test_null_switches_lightgbm_off() -> None:
+def test_null_switches_a_baseline_off() -> None:
+    assert BaselineOptions.model_validate({"linear": None}).linear is None
     assert BaselineOptions.model_validate({"lightgbm": None}).lightgbm is None
     assert BaselineOptions().lightgbm == TreeOptions()

@@ -91,3 +91,51 @@ def test_more_combinations_than_a_key_can_hold_are_refused() -> None:
 def test_a_constant_target_is_left_unscaled() -> None:
     fitted = fit_target_means({"a": np.array([0, 1, 1])}, {"a": 2}, ("a",), np.full(3, 0.1), 1.0)
     assert fitted.std == 1.0
+
+
+def _noise_table(n_levels: int, n_rows: int = 2_000) -> Any:
+    random = np.random.default_rng(4)
+    return nw.from_native(
+        pl.DataFrame(
+            {
+                "shop": random.integers(0, n_levels, n_rows),
+                "sales": random.normal(size=n_rows),
+                "split": np.where(np.arange(n_rows) < n_rows // 2, "train", "test"),
+            }
+        )
+    )
+
+
+def _correlations(n_levels: int) -> tuple[float, float]:
+    """Correlation of a target mean of pure noise with its target, on training rows and on others."""
+    table = _noise_table(n_levels)
+    columns = Columns(categorical=("shop",), target="sales")
+    options = EncodingOptions(target_means=(("shop",),), smoothing=1.0)
+    encoded = encode(table, fit_encoder(table.filter(nw.col("split") == "train"), columns, options))
+    rows = [encoded.filter(nw.col("split") == split) for split in ("train", "test")]
+    first, second = (np.corrcoef(r["value:mean(shop)"].to_numpy(), r["sales"].to_numpy())[0, 1] for r in rows)
+    return float(first), float(second)
+
+
+def test_a_mean_of_few_rows_does_not_tell_a_training_row_its_own_target() -> None:
+    on_train, on_test = _correlations(n_levels=400)  # with their own targets: 0.66 on training rows
+    assert abs(on_train) < 0.1 and abs(on_test) < 0.1
+
+
+def test_a_mean_of_many_rows_is_one_value_on_all_rows() -> None:
+    table = _noise_table(n_levels=4)
+    options = EncodingOptions(target_means=(("shop",),))
+    encoder = fit_encoder(
+        table.filter(nw.col("split") == "train"), Columns(categorical=("shop",), target="sales"), options
+    )
+    encoded = encode(table, encoder).to_native()
+    assert encoded.group_by("code:shop").agg(pl.col("value:mean(shop)").n_unique())["value:mean(shop)"].max() == 1
+
+
+def test_other_rows_have_the_means_of_all_training_rows() -> None:
+    table = _noise_table(n_levels=400)
+    columns = Columns(categorical=("shop",), target="sales")
+    encoder = fit_encoder(table.filter(nw.col("split") == "train"), columns, EncodingOptions(target_means=(("shop",),)))
+    rows = table.filter(nw.col("split") == "test")
+    served = encode(rows.drop("split", "sales"), encoder)["value:mean(shop)"].to_list()
+    assert encode(table, encoder).filter(nw.col("split") == "test")["value:mean(shop)"].to_list() == served

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from embedline.training.metrics import regression_metrics, rmspe
+from embedline.training.metrics import paired_difference, regression_metrics, rmspe
 
 ACTUAL = np.array([2.0, 4.0, 10.0])
 PREDICTED = np.array([1.0, 5.0, 10.0])
@@ -69,3 +69,31 @@ def test_regression_metrics_are_those_of_their_formulas(rows: int, precision: ty
         **({"r2": 1.0 - np.sum(error**2) / spread} if rows > 1 else {}),
     }
     assert regression_metrics(actual, predicted, logarithmic=True) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_a_paired_difference_covers_the_true_one_at_its_level() -> None:
+    """Of 200 pairs of models with a true difference of 0.1, about 95 % of the intervals hold it."""
+    random, held = np.random.default_rng(0), 0
+    for seed in range(200):
+        common = random.normal(size=300)  # what makes a row hard for both: pairing takes it out
+        ours, theirs = (common + shift + 0.5 * random.normal(size=300) for shift in (1.1, 1.0))
+        found = paired_difference(ours, theirs, seed=seed)
+        held += found["low"] <= 0.1 <= found["high"]
+        assert found["high"] - found["low"] < 0.25  # unpaired: 4 * sqrt(2 * 1.25 / 300) = 0.37
+    assert 180 <= held <= 198
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(-0.2, "better"), (0.0, "no difference"), (0.2, "worse")])
+def test_the_verdict_says_whether_the_interval_holds_zero(shift: float, verdict: str) -> None:
+    random = np.random.default_rng(1)
+    theirs = random.chisquare(2, 20_000)  # more rows than groups that are drawn
+    ours = theirs + shift + random.normal(size=20_000)
+    found = paired_difference(ours, theirs)
+    assert found["verdict"] == verdict
+    assert found["difference"] == pytest.approx(ours.mean() - theirs.mean())
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 / np.sqrt(20_000), rel=0.1)
+
+
+def test_the_difference_of_roots_is_in_units_of_the_target() -> None:
+    found = paired_difference(np.full(50, 9.0), np.full(50, 4.0), root=True)
+    assert (found["difference"], found["low"], found["high"]) == (1.0, 1.0, 1.0)

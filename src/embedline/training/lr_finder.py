@@ -1,6 +1,7 @@
 """The learning-rate range test (Smith 2015): watch the loss while the rate grows batch by batch."""
 
 import copy
+import logging
 import math
 import sys
 import threading
@@ -19,7 +20,11 @@ from embedline.training.options import FinderOptions, FitOptions
 from embedline.training.train import training_step
 
 SMOOTHING = 0.9  # weight of the past in the smoothed loss
+FAR = 10.0  # a rate this many times above or below the suggestion is probably a mistake
 DIVERGED = 4.0  # stop once the smoothed loss is this many times its minimum
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,17 @@ class RangeTest:
         """A row a rate: ``rate``, ``loss`` and ``suggestion``, the same in all rows; f64 each."""
         columns = {"rate": self.rates, "loss": self.losses, "suggestion": [self.suggestion] * len(self.rates)}
         return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
+
+    def log(self, rate: float) -> None:
+        """Log the suggestion beside the ``rate`` of the training; warn if one is ten times the other."""
+        logger.info("Learning-rate range test suggests %.1e; the training uses %.1e", self.suggestion, rate)
+        if max(rate / self.suggestion, self.suggestion / rate) >= FAR:
+            logger.warning(
+                "training.lr is %.1e, %s times the rate that the range test suggests (%.1e): look at its plot",
+                rate,
+                f"{rate / self.suggestion:.3g}",
+                self.suggestion,
+            )
 
 
 class RandomRows(TableBatches):

@@ -16,6 +16,8 @@ from embedline.errors import DataError
 
 Listener = Callable[[dict[str, float], int], None]
 
+BOOTSTRAPS = 1_000  # draws of the rows for an interval
+BOOTSTRAP_GROUPS = 5_000  # of rows that are drawn together where there are more rows
 TOLERANCE = 1e-4  # how far a row's probabilities may be from 1 in sum: single precision is exact to about 1e-6
 
 
@@ -172,8 +174,13 @@ def log_loss(actual: NDArray[np.integer], probabilities: NDArray[np.float64]) ->
 
     scikit-learn's own warns of single precision, and refuses a probability that a rounding put above 1.
     """
+    return float(row_log_losses(actual, probabilities).mean())
+
+
+def row_log_losses(actual: NDArray[np.integer], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``-log p`` of each row's actual class, float64 [N]."""
     given = probabilities[np.arange(len(actual)), actual]
-    return float(-np.log(np.clip(given, np.finfo(np.float64).eps, 1.0)).mean())
+    return np.asarray(-np.log(np.clip(given, np.finfo(np.float64).eps, 1.0)))
 
 
 def calibration_bins(
@@ -210,6 +217,38 @@ def expected_calibration_error(bins: Sequence[dict[str, Any]]) -> float:
     """ECE: mean of ``|accuracy - confidence|`` over the bins of :func:`calibration_bins`, weighted by their counts."""
     errors = [abs(one["accuracy"] - one["confidence"]) for one in bins]
     return float(np.average(errors, weights=[one["count"] for one in bins]))
+
+
+def paired_difference(
+    ours: NDArray[np.floating], theirs: NDArray[np.floating], *, root: bool = False, seed: int = 0
+) -> dict[str, Any]:
+    """Difference of the mean losses of two models on the same rows, with its 95 % interval by the paired bootstrap.
+
+    Rows are drawn anew with both of their losses (Efron & Tibshirani 1993), :data:`BOOTSTRAPS` times; of many rows,
+    random groups of them, which gives the same interval in bounded time.
+
+    Args:
+        ours, theirs: float [N], the loss of each row.
+        root: compare the roots of the means: for squared errors.
+
+    Returns:
+        ``difference`` (ours less theirs: below 0 is better), ``low``, ``high``, and the ``verdict``: ``better`` or
+        ``worse`` where the interval leaves 0 out, else ``no difference``.
+    """
+    losses = np.stack([np.asarray(ours, np.float64), np.asarray(theirs, np.float64)])  # (2, N)
+    random = np.random.default_rng(seed)
+    n_groups = min(losses.shape[1], BOOTSTRAP_GROUPS)
+    group = random.permutation(losses.shape[1]) % n_groups
+    sums = np.stack([np.bincount(group, row, n_groups) for row in losses])  # (2, G)
+    sizes = np.bincount(group, minlength=n_groups)
+    drawn = random.multinomial(n_groups, np.full(n_groups, 1.0 / n_groups), size=BOOTSTRAPS)  # (R, G)
+    means = sums @ drawn.T / (drawn @ sizes)  # (2, R)
+    whole = losses.mean(axis=1)
+    if root:
+        means, whole = np.sqrt(means), np.sqrt(whole)
+    low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
+    verdict = "better" if high < 0 else "worse" if low > 0 else "no difference"
+    return {"difference": float(whole[0] - whole[1]), "low": float(low), "high": float(high), "verdict": verdict}
 
 
 def require_finite(values: Mapping[str, Any] | Sequence[Any], what: str) -> None:

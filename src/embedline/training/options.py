@@ -9,6 +9,11 @@ def _as_list(value: Any) -> Any:
     return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _first_seeds(value: Any) -> Any:
+    """``4`` for ``[0, 1, 2, 3]``: Kedro's command line takes no lists."""
+    return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_list)]
 """Units of each hidden layer; in YAML a list, or one number for one layer."""
 
@@ -109,10 +114,11 @@ class SeedOptions(Options):
     """An ensemble: a network for each seed, their outputs averaged.
 
     Attributes:
+        seeds: a list, or a number for the first so many from 0 on.
         weights: of the members in the average, one for each seed; only their ratios count. All alike when absent.
     """
 
-    seeds: tuple[int, ...] = Field(default=(42,), min_length=1)
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_first_seeds), Field(min_length=1)] = (42,)
     weights: tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...] | None = None
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ from embedline.training.options import FinderOptions
 ENGINES = pytest.mark.parametrize("engine", ["polars", "pandas"])
 N_ROWS, N_UNLABELLED = 800, 20
 GRADES = ["fair", "good", "poor"]
+BASELINES = ("constant", "group_mean", "linear", "lightgbm")
 SETTINGS: dict[str, Any] = {
     "split": Split(kind="random", fraction=0.25, seed=3),
     "network": NetworkOptions.model_validate({"layers": 16, "numeric_embedding": {"kind": "piecewise_linear"}}),
@@ -110,8 +111,7 @@ def test_predictions_name_classes_and_have_all_probabilities(engine: str) -> Non
     assert frame.columns == [
         *("Id", "shop", "actual", "predicted"),
         *probabilities,
-        *(f"group_mean.{name}" for name in probabilities),
-        *(f"lightgbm.{name}" for name in probabilities),
+        *(f"{name}.{column}" for name in BASELINES for column in probabilities),
     ]
     table = dict(pl.DataFrame(_table("polars")).select("Id", "grade").rows())
     assert frame["actual"].to_list() == [table[row] for row in frame["Id"]]
@@ -126,7 +126,7 @@ def test_metrics_of_classes_hold_those_of_each_baseline(engine: str) -> None:
     expected = _metrics(frame, "", GRADES)
     assert {name: metrics[name] for name in expected} == expected
     assert metrics["accuracy"] > 0.85
-    for name in ("group_mean", "lightgbm"):
+    for name in BASELINES:
         theirs = _metrics(frame, "", GRADES, f"{name}.")
         assert {key: metrics["baselines"][name][key] for key in theirs} == theirs
     assert metrics["baselines"]["lightgbm"]["train_rows"] == metrics["train_rows"]
@@ -169,7 +169,7 @@ def test_importance_and_plots_are_those_of_the_artifacts() -> None:
     assert [trace.name.split(" ")[0] for trace in outputs["forecast_plot"].data if trace.name][:3] == [
         "perfect",
         "network",
-        "group_mean",
+        "constant",
     ]
     assert list(outputs["error_plot"].data[0].x) == GRADES
     assert [trace.name for trace in outputs["training_plot"].data][1] == "held-out accuracy"
@@ -207,16 +207,19 @@ def test_the_final_model_forecasts_classes_and_probabilities(engine: str) -> Non
 
 
 def test_a_baseline_with_the_lower_log_loss_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    frame = pl.DataFrame({"actual": ["a", "b"], "predicted": ["b", "a"]})
+    frame = pl.DataFrame({"actual": ["a", "b"] * 20, "predicted": ["b", "a"] * 20})
     for name, p in (("", [0.4, 0.2]), ("tree.", [0.9, 0.2]), ("mean.", [0.4, 0.6])):
-        frame = frame.with_columns(pl.Series(f"{name}p_a", p), pl.Series(f"{name}p_b", [1 - value for value in p]))
+        frame = frame.with_columns(
+            pl.Series(f"{name}p_a", p * 20), pl.Series(f"{name}p_b", [1 - value for value in p * 20])
+        )
     levels = {"kind": "string", "levels": ["a", "b"]}
     encoder = {"targets": [{"column": "y", "levels": levels, "counts": [1, 1]}]}
     model = ModelBundle("tabular", {}, {}, {}, {"rows": 7})
     with caplog.at_level(logging.WARNING):
         metrics = nodes.evaluate(frame, model, encoder, {"tree": {}, "mean": {}})
     assert (metrics["accuracy"], metrics["beaten_by"]) == (0.5, ["tree"])
-    assert "The network (log_loss 0.5697) loses to tree (0.1643)" in caplog.text
+    assert metrics["no_difference"] == []
+    assert "tree" in caplog.text and "0.5697" in caplog.text and "0.1643" in caplog.text
 
 
 def test_a_report_column_of_the_name_of_a_prediction_is_refused() -> None:

@@ -133,7 +133,7 @@ def test_predictions_stand_beside_their_own_rows(engine: str) -> None:
     predictions = _run(engine)["predictions"]
     assert list(predictions.columns) == [
         *("shop", "day", "weekday", "actual", "predicted"),
-        *("group_mean", "lightgbm"),
+        *("constant", "group_mean", "linear", "lightgbm"),
     ]
     rows = pl.DataFrame({name: list(predictions[name]) for name in predictions.columns})
     table = _table("polars").select("shop", "weekday", pl.col("day"), "sales")
@@ -204,15 +204,20 @@ def _evaluate(errors: dict[str, float], transform: str = "log") -> dict[str, Any
     return nodes.evaluate(frame, model, {"targets": [target]}, costs)
 
 
-def test_baselines_that_win_or_draw_are_named_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_baselines_that_win_or_draw_are_named_and_winners_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         metrics = _evaluate({"predicted": 0.2, "mean": 0.3, "tree": -0.1, "draw": 0.2})
-    assert metrics["beaten_by"] == ["tree", "draw"]
+    assert (metrics["beaten_by"], metrics["no_difference"]) == (["tree"], ["draw"])
     assert metrics["exp_rmspe"] == pytest.approx(0.2)
     assert metrics["baselines"]["tree"]["exp_rmspe"] == pytest.approx(0.1)
+    assert metrics["baselines"]["tree"]["difference"] == {
+        "metric": "exp_rmspe",
+        **dict.fromkeys(("difference", "low", "high"), pytest.approx(0.1)),
+        "verdict": "worse",
+    }
     assert (metrics["train_rows"], metrics["test_rows"]) == (7, 2)
-    assert "loses to tree (0.1000)" in caplog.text
-    assert "mean" not in caplog.text
+    assert "tree" in caplog.text
+    assert "mean" not in caplog.text and "draw" not in caplog.text
 
 
 def test_a_network_that_wins_is_beaten_by_none() -> None:
@@ -226,14 +231,15 @@ def test_without_a_logarithm_the_rmse_decides() -> None:
     assert metrics["beaten_by"] == ["tree"]
 
 
-def test_lightgbm_may_be_left_out() -> None:
+def test_baselines_may_be_left_out() -> None:
     table, outputs = _table("polars"), _run("polars")
     predicted, costs = nodes.fit_baselines(
-        table, outputs["encoded"], outputs["encoder"], COLUMNS, SETTINGS["split"], BaselineOptions(lightgbm=None)
+        *(table, outputs["encoded"], outputs["encoder"], COLUMNS, SETTINGS["split"]),
+        BaselineOptions(lightgbm=None, linear=None),
     )
-    assert predicted.columns == list(costs) == ["group_mean"]
+    assert predicted.columns == list(costs) == ["constant"]
     overall = outputs["encoded"].filter(split="train")["sales"].mean()
-    assert predicted["group_mean"].to_list() == pytest.approx([overall] * len(outputs["predictions"]))
+    assert predicted["constant"].to_list() == pytest.approx([overall] * len(outputs["predictions"]))
 
 
 def test_a_report_of_a_column_that_is_not_there_is_refused() -> None:

@@ -84,7 +84,7 @@ def find_learning_rate(
     from embedline.pipelines.ratings.learner import range_test
 
     test = range_test(encoded, RatingsEncoder.model_validate(encoder), network, training, finder)
-    logger.info("Learning-rate range test suggests %.1e; the training uses %.1e", test.suggestion, training.lr)
+    test.log(training.lr)
     return test.frame()
 
 

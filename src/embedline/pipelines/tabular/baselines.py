@@ -1,6 +1,8 @@
-"""Baselines of the network: group means, and gradient-boosted trees on the same columns."""
+"""Baselines of the network on the same columns: means, a linear model, and gradient-boosted trees."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import narwhals as nw
@@ -10,10 +12,13 @@ from numpy.typing import NDArray
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN, require_columns
 from embedline.pipelines.tabular.encoder import Encoder
-from embedline.pipelines.tabular.options import TreeOptions
-from embedline.pipelines.tabular.targets import ClassTarget, Target, class_codes, invert_target
+from embedline.pipelines.tabular.options import LinearOptions, TreeOptions
+from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, class_codes, invert_target
 
 VALUE = "_mean"
+INNER_SHARE = 0.15  # of the training rows, held out to choose settings by
+SMALL = 2_000  # with fewer training rows, five folds of them choose
+RARE = 5  # a level with fewer training rows has no coefficient of its own
 
 
 def group_mean_predictions(table: nw.DataFrame[Any], target: Target, group_by: tuple[str, ...]) -> NDArray[np.float64]:
@@ -53,56 +58,182 @@ def group_mean_predictions(table: nw.DataFrame[Any], target: Target, group_by: t
     return predicted if isinstance(target, ClassTarget) else predicted[:, 0]
 
 
-def tree_predictions(
-    encoded: nw.DataFrame[Any], encoder: Encoder, options: TreeOptions
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
-    """Fit LightGBM on the encoded training rows, a booster for each target, and predict the test rows.
+@dataclass(frozen=True)
+class BaselineRows:
+    """Training and test rows as a baseline reads them: the encoded columns, before any embedding.
 
-    LightGBM reads the same columns as the network: codes as categories, values as numbers, the transformed target.
+    Attributes:
+        codes, values: int32 [N, V] and float32 [N, C] of the training rows.
+        labels: [N, T], the transformed numbers or the classes of each target.
+        test_codes, test_values: of the test rows.
+    """
+
+    codes: NDArray[np.int32]
+    values: NDArray[np.float32]
+    labels: NDArray[Any]
+    test_codes: NDArray[np.int32]
+    test_values: NDArray[np.float32]
+
+
+Fit = Callable[[BaselineRows, NDArray[Any], Target], NDArray[np.float64]]
+"""Function of the rows, the labels [N] of a target and the target: its prediction of the test rows, transformed."""
+
+
+def read_rows(encoded: nw.DataFrame[Any], encoder: Encoder) -> BaselineRows:
+    """Rows of an encoded table for baselines."""
+    train, test = (to_arrays(subset(encoded, split), encoder) for split in (TRAIN, TEST))
+    *_, labels = train.labelled(encoder)
+    return BaselineRows(
+        train.codes.numpy(),
+        train.continuous.numpy(),
+        labels.reshape(len(labels), -1).numpy(),
+        test.codes.numpy(),
+        test.continuous.numpy(),
+    )
+
+
+def timed_predictions(
+    rows: BaselineRows, encoder: Encoder, fit: Fit
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
+    """Fit a baseline for each target and predict the test rows.
 
     Returns:
         The prediction of each target by its column, float64 [test rows] in the units of the target or probabilities
         [test rows, C], and ``seconds`` and ``train_rows`` of the fits.
     """
-    train = to_arrays(subset(encoded, TRAIN), encoder)
-    rows = to_arrays(subset(encoded, TEST), encoder)
-    *_, labels = train.labelled(encoder)
-    train_inputs, test_inputs = (
-        np.hstack([arrays.codes.numpy().astype(np.float32), arrays.continuous.numpy()]) for arrays in (train, rows)
-    )
-    several = labels.reshape(len(labels), -1).numpy()
-    started = time.perf_counter()
-    predicted = {
-        target.column: _boosted_trees(
-            train_inputs, several[:, k], test_inputs, target, options, n_codes=train.codes.shape[1]
-        )
-        for k, target in enumerate(encoder.targets)
-    }
-    return predicted, {"seconds": time.perf_counter() - started, "train_rows": len(labels)}
+    started, predicted = time.perf_counter(), {}
+    for number, target in enumerate(encoder.targets):
+        outputs = fit(rows, rows.labels[:, number], target)
+        predicted[target.column] = invert_target(outputs, target) if isinstance(target, NumericTarget) else outputs
+    return predicted, {"seconds": time.perf_counter() - started, "train_rows": len(rows.labels)}
 
 
-def _boosted_trees(
-    train_inputs: NDArray[np.float32],
-    labels: NDArray[Any],
-    test_inputs: NDArray[np.float32],
-    target: Target,
-    options: TreeOptions,
-    *,
-    n_codes: int,
+def constant_predictions(rows: BaselineRows, encoder: Encoder) -> dict[str, NDArray[np.float64]]:
+    """The mean of the training rows, or the shares of their classes, for every test row."""
+    n_rows, found = len(rows.test_codes), {}
+    for number, target in enumerate(encoder.targets):
+        if isinstance(target, ClassTarget):
+            found[target.column] = np.tile(np.array(target.counts) / sum(target.counts), (n_rows, 1))
+        else:
+            # In the target's own units: of a logarithm, the mean is too low.
+            mean = invert_target(rows.labels[:, number].astype(np.float64), target).mean()
+            found[target.column] = np.full(n_rows, mean)
+    return found
+
+
+def fit_linear(options: LinearOptions) -> Fit:
+    """Ridge or logistic regression on one-hot categories and standardised numbers, its penalty chosen on inner rows."""
+
+    def fit(rows: BaselineRows, labels: NDArray[Any], target: Target) -> NDArray[np.float64]:
+        from scipy.sparse import csr_matrix, hstack
+        from sklearn.linear_model import LogisticRegressionCV, RidgeCV
+        from sklearn.preprocessing import OneHotEncoder
+
+        inputs, test_inputs = [csr_matrix(rows.values)], [csr_matrix(rows.test_values)]
+        if rows.codes.shape[1]:
+            one_hot = OneHotEncoder(min_frequency=RARE, handle_unknown="infrequent_if_exist", dtype=np.float32)
+            inputs.append(one_hot.fit_transform(rows.codes))
+            test_inputs.append(one_hot.transform(rows.test_codes))
+        matrix, test_matrix = hstack(inputs).tocsr(), hstack(test_inputs).tocsr()
+        penalties, folds = np.array(options.penalties), _inner_folds(len(labels), target, options.seed)
+        if isinstance(target, ClassTarget):
+            # scikit-learn's C weighs the sum of the losses, not their mean.
+            inverse = 1.0 / (penalties * len(labels))
+            model = LogisticRegressionCV(
+                Cs=inverse,
+                cv=folds,
+                l1_ratios=(0.0,),
+                scoring="neg_log_loss",
+                max_iter=500,
+                use_legacy_attributes=False,
+            ).fit(matrix, labels.astype(np.int64))
+            return _all_classes(model.predict_proba(test_matrix), model.classes_, target)
+        model = RidgeCV(alphas=penalties * len(labels), cv=folds).fit(matrix, labels.astype(np.float64))
+        return np.asarray(model.predict(test_matrix), dtype=np.float64)
+
+    return fit
+
+
+def fit_trees(options: TreeOptions) -> Fit:
+    """LightGBM on codes as categories, or their target means, and on numbers."""
+
+    def fit(rows: BaselineRows, labels: NDArray[Any], target: Target) -> NDArray[np.float64]:
+        import lightgbm
+
+        inputs, test_inputs, categories = _tree_inputs(rows, labels, target, options)
+        n_rows = len(labels)
+        leaves = 31 if n_rows > SMALL else 15
+        settings: dict[str, Any] = {
+            "objective": "regression",
+            "learning_rate": options.learning_rate,
+            "num_leaves": leaves if options.num_leaves == "auto" else options.num_leaves,
+            "min_child_samples": (20 if n_rows > SMALL else 5)
+            if options.min_child_samples == "auto"
+            else options.min_child_samples,
+            "seed": options.seed,
+            "verbosity": -1,
+            "deterministic": True,
+        }
+        if isinstance(target, ClassTarget):
+            several = {"objective": "multiclass", "num_class": target.width}
+            settings |= {"objective": "binary"} if target.width == 2 else several
+
+        def dataset(chosen: NDArray[np.intp] | slice) -> Any:
+            return lightgbm.Dataset(inputs[chosen], labels[chosen], categorical_feature=categories)
+
+        n_trees = options.n_estimators
+        if options.early_stopping is not None:
+            found = []
+            for learned, held_out in _inner_folds(n_rows, target, options.seed).split(inputs, labels):
+                stop: Any = [lightgbm.early_stopping(options.early_stopping, verbose=False)]
+                booster = lightgbm.train(
+                    settings, dataset(learned), n_trees, valid_sets=[dataset(held_out)], callbacks=stop
+                )
+                found.append(booster.best_iteration)
+            n_trees = max(1, round(float(np.mean(found))))
+        booster = lightgbm.train(settings, dataset(slice(None)), n_trees)
+        outputs = np.asarray(booster.predict(test_inputs), dtype=np.float64)
+        return np.stack([1.0 - outputs, outputs], axis=1) if settings["objective"] == "binary" else outputs
+
+    return fit
+
+
+def _inner_folds(n_rows: int, target: Target, seed: int) -> Any:
+    """scikit-learn's splitter of training rows: five folds of few rows, one held-out share of many."""
+    from sklearn import model_selection as sk
+
+    stratified = isinstance(target, ClassTarget) and min(target.counts) >= 5
+    if n_rows < SMALL:
+        folds = sk.StratifiedKFold if stratified else sk.KFold
+        return folds(min(5, n_rows), shuffle=True, random_state=seed)
+    shuffled = sk.StratifiedShuffleSplit if stratified else sk.ShuffleSplit
+    return shuffled(1, test_size=INNER_SHARE, random_state=seed)
+
+
+def _tree_inputs(
+    rows: BaselineRows, labels: NDArray[Any], target: Target, options: TreeOptions
+) -> tuple[NDArray[np.float32], NDArray[np.float32], list[int]]:
+    """Inputs of trees for the training and the test rows, and the places of those that are categories."""
+    n_levels = [int(column.max(initial=0)) for column in rows.codes.T]
+    many = [place for place, n in enumerate(n_levels) if options.target_encoding and n > options.target_encoding]
+    few = [place for place in range(len(n_levels)) if place not in many]
+    inputs = [rows.codes[:, few].astype(np.float32), rows.values]
+    test_inputs = [rows.test_codes[:, few].astype(np.float32), rows.test_values]
+    if many:
+        from sklearn.model_selection import KFold
+        from sklearn.preprocessing import TargetEncoder
+
+        kind = "continuous" if isinstance(target, NumericTarget) else "binary" if target.width == 2 else "multiclass"
+        means = TargetEncoder(target_type=kind, cv=KFold(5, shuffle=True, random_state=options.seed))
+        inputs.append(means.fit_transform(rows.codes[:, many], labels).astype(np.float32))
+        test_inputs.append(means.transform(rows.test_codes[:, many]).astype(np.float32))
+    return np.hstack(inputs), np.hstack(test_inputs), list(range(len(few)))
+
+
+def _all_classes(
+    probabilities: NDArray[np.float64], classes: NDArray[np.integer], target: ClassTarget
 ) -> NDArray[np.float64]:
-    """Fit one booster, whose first ``n_codes`` inputs are categories, and predict the rows ``test_inputs``."""
-    import lightgbm
-
-    classes = target.width if isinstance(target, ClassTarget) else 0
-    objective: dict[str, Any] = {"objective": "binary" if classes == 2 else "multiclass" if classes else "regression"}
-    if classes > 2:
-        objective["num_class"] = classes
-    booster = lightgbm.train(
-        {**objective, "verbosity": -1, "deterministic": True, **options.model_dump(exclude={"n_estimators"})},
-        lightgbm.Dataset(train_inputs, labels, categorical_feature=list(range(n_codes)), free_raw_data=True),
-        num_boost_round=options.n_estimators,
-    )
-    outputs = np.asarray(booster.predict(test_inputs), dtype=np.float64)
-    if not isinstance(target, ClassTarget):
-        return invert_target(outputs, target)
-    return np.stack([1.0 - outputs, outputs], axis=1) if classes == 2 else outputs
+    """Probabilities [N, C] of all classes, where a model knows only some of them."""
+    found = np.zeros((len(probabilities), target.width))
+    found[:, classes] = probabilities
+    return found

@@ -5,7 +5,7 @@ Categories become codes, continuous variables are filled in and scaled, and mean
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import narwhals as nw
@@ -15,13 +15,20 @@ from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
 from embedline.frames.checks import as_float, require_finite
-from embedline.pipelines.tabular.columns import CONTINUOUS_HINT, SPLIT_COLUMN, Columns, require_columns, require_roles
+from embedline.pipelines.tabular.columns import (
+    CONTINUOUS_HINT,
+    SPLIT_COLUMN,
+    TRAIN,
+    Columns,
+    require_columns,
+    require_roles,
+)
 from embedline.pipelines.tabular.options import EncodingOptions
 from embedline.pipelines.tabular.targets import (
     CategoryMap,
-    NumericTarget,
     Target,
     all_missing,
+    averaged_targets,
     category_codes,
     check_transforms,
     fit_categories,
@@ -36,6 +43,8 @@ EPSILON = 1e-7  # added to the standard deviation that divides, as in the lesson
 LARGEST = float(np.finfo(np.float64).max)
 LARGEST_KEY = 2**63 - 1
 N_QUANTILES = 1000
+N_FOLDS = 10  # of the training rows, for their own target means
+FEW_ROWS = 100  # of a group: in the mean of more, a row's own target weighs less than a hundredth
 
 Codes = Mapping[str, NDArray[np.integer]]
 
@@ -149,6 +158,7 @@ class TargetMeans(BaseModel):
         overall: mean of all training rows.
         mean, std: standardise the result, as for any continuous input.
         of: the target or class whose mean it is, where there are several.
+        smoothing: rows of the parent that the mean of a group is mixed with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -159,6 +169,7 @@ class TargetMeans(BaseModel):
     mean: float
     std: float
     of: str = ""
+    smoothing: float = 20.0
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -171,9 +182,50 @@ class TargetMeans(BaseModel):
         of = f"{self.of}; " if self.of else ""
         return f"mean({of}{', '.join(self.columns)})"
 
-    def standardised(self, codes: Codes) -> NDArray[np.float32]:
-        """Value of each row as the network reads it, float32 [N]; ``codes`` as for :meth:`values`."""
-        return ((self.values(codes) - self.mean) / (self.std + EPSILON)).astype(np.float32)
+    def standardised(self, codes: Codes, values: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+        """Value of each row as the network reads it, float32 [N].
+
+        Args:
+            codes: as for :meth:`values`.
+            values: in their place, such as those of :meth:`cross_fitted`.
+        """
+        values = self.values(codes) if values is None else values
+        return ((values - self.mean) / (self.std + EPSILON)).astype(np.float32)
+
+    def cross_fitted(self, codes: Codes, target: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Value of each training row, float64 [N]; in groups of few rows, fitted on nine tenths without the row.
+
+        A mean that holds the row's own target tells it: of a group of one row, nearly all of it. What learns from such
+        means trusts them more than the rows of a later day deserve. Groups of :data:`FEW_ROWS` rows and more keep
+        their one mean: fitted in tenths it would differ within the group, against the targets of each tenth. The
+        tenths are drawn with a fixed seed.
+
+        Args:
+            codes: as for :meth:`values`, of the rows that it was fitted on.
+            target: float [N], the transformed target that it was fitted on.
+        """
+        n_rows = len(target)
+        n_folds = min(N_FOLDS, n_rows)
+        values = self.values(codes)
+        _, group, counts = np.unique(
+            _group_keys(codes, self.columns, self.sizes), return_inverse=True, return_counts=True
+        )
+        few = counts[group] < FEW_ROWS
+        if n_folds < 2 or not few.any():
+            return values
+        fold = np.random.default_rng(0).permutation(n_rows) % n_folds
+        for number in range(n_folds):
+            own = fold == number
+            fitted = fit_target_means(
+                {name: column[~own] for name, column in codes.items()},
+                self.sizes,
+                self.columns,
+                target[~own],
+                self.smoothing,
+            )
+            read = own & few
+            values[read] = fitted.values({name: column[read] for name, column in codes.items()})
+        return values
 
     def values(self, codes: Codes) -> NDArray[np.float64]:
         """Value of each row, float64 [N], not standardised; ``codes`` has an integer array [N] for each column."""
@@ -218,6 +270,7 @@ def fit_target_means(
         mean=float(parent.mean()),
         std=nonzero_std(float(parent.std()), float(parent.mean())),
         of=of,
+        smoothing=smoothing,
     )
 
 
@@ -282,7 +335,9 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
     clashes = [name + FLAG for name in flags if name + FLAG in categorical]
     if clashes:
         raise DataError(f"columns.categorical lists {clashes}, names that mark filled-in values: rename these columns")
-    targets, learned = _fit_targets(table, columns, options)
+    targets = tuple(fit_target(table, name, columns, options) for name in columns.targets)
+    check_transforms(options, targets)
+    learned = averaged_targets(table, targets) if options.target_means else {}
     groups = {
         name: categorical.get(name) or fit_categories(table, name, key="encoding.target_means") for name in grouped
     }
@@ -311,6 +366,8 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
         ``code:<name>`` for each of ``encoder.code_columns``, a standardised Float32 column ``value:<name>`` for each of
         ``encoder.value_columns``. Rows keep their order.
 
+    Target means of the rows whose ``split`` is ``train`` are cross-fitted (:meth:`TargetMeans.cross_fitted`).
+
     DIFF(fastai): scales come from training rows alone, and the missing-value flags are categories (v2), not continuous
     inputs (v0.7).
 
@@ -328,11 +385,27 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
     marks = [(numbers[name].is_null().cast(nw.Int32) + 1).alias(code_name(name + FLAG)) for name in encoder.flags]
     scaled = [scaler.standardise(table, numbers[name], value_name(name)) for name, scaler in encoder.continuous.items()]
     encoded = table.select(*keys, *stored.values(), *codes, *marks, *scaled)
-    grouped = _code_arrays(table, encoder.groups)
     return encoded.with_columns(
-        nw.new_series(value_name(means.name), means.standardised(grouped), nw.Float32, backend=table.implementation)
-        for means in encoder.target_means
+        nw.new_series(value_name(means.name), values, nw.Float32, backend=table.implementation)
+        for means, values in _mean_inputs(table, encoder)
     )
+
+
+def _mean_inputs(table: nw.DataFrame[Any], encoder: Encoder) -> Iterator[tuple[TargetMeans, NDArray[np.float32]]]:
+    """Each target mean, and its float32 values [N] as the network reads them."""
+    if not encoder.target_means:
+        return
+    codes = _code_arrays(table, encoder.groups)
+    training = np.zeros(len(table), dtype=bool)
+    if SPLIT_COLUMN in table.columns and all(target.column in table.columns for target in encoder.targets):
+        training = (table.get_column(SPLIT_COLUMN) == TRAIN).to_numpy().astype(bool)
+    own_codes = {name: values[training] for name, values in codes.items()}
+    learned = averaged_targets(table.filter(training.tolist()), encoder.targets) if training.any() else {}
+    for means in encoder.target_means:
+        values = means.values(codes)
+        if training.any():
+            values[training] = means.cross_fitted(own_codes, learned[means.of])
+        yield means, means.standardised(codes, values)
 
 
 def code_name(variable: str) -> str:
@@ -380,19 +453,3 @@ def _check_frame(table: nw.DataFrame[Any], encoder: Encoder) -> None:
     numbers = table.select(*(as_float(table, name, hint=CONTINUOUS_HINT) for name in encoder.continuous))
     for name in encoder.continuous:
         require_finite(numbers.get_column(name), name)
-
-
-def _fit_targets(
-    table: nw.DataFrame[Any], columns: Columns, options: EncodingOptions
-) -> tuple[tuple[Target, ...], dict[str, NDArray[np.float64]]]:
-    """Fit the targets; also the values to average in target means, by label (:func:`.targets.fit_target`)."""
-    fitted = [fit_target(table, name, columns, options) for name in columns.targets]
-    targets = tuple(target for target, _ in fitted)
-    check_transforms(options, targets)
-    if len(fitted) == 1:
-        return targets, fitted[0][1]
-    return targets, {
-        target.column if isinstance(target, NumericTarget) else f"{target.column}={label}": values
-        for target, learned in fitted
-        for label, values in learned.items()
-    }

@@ -88,7 +88,7 @@ def find_learning_rate(
     test = range_test(
         nw.from_native(encoded, eager_only=True), Encoder.model_validate(encoder), network, training, finder
     )
-    logger.info("Learning-rate range test suggests %.1e; the training uses %.1e", test.suggestion, training.lr)
+    test.log(training.lr)
     return test.frame()
 
 
@@ -110,23 +110,29 @@ def fit_baselines(
     table: Frame, encoded: Frame, encoder: dict[str, Any], columns: Columns, split: Split, baselines: BaselineOptions
 ) -> tuple[Frame, dict[str, Any]]:
     """Predictions of the test rows by each baseline (columns as in :mod:`.predictions`), and the costs of the fits."""
-    from embedline.pipelines.tabular.baselines import group_mean_predictions, tree_predictions
+    from embedline.pipelines.tabular import baselines as models
     from embedline.pipelines.tabular.predictions import baseline_columns, to_series
 
     fitted = Encoder.model_validate(encoder)
     with about_frame("table"):
         rows = read_table(table, columns, split, others=(("baselines.group_by", baselines.group_by),))
         rows = assign_splits(rows, columns, split)
-        predicted = {
-            "group_mean": {
-                target.column: group_mean_predictions(rows, target, baselines.group_by) for target in fitted.targets
+        inputs = models.read_rows(nw.from_native(encoded, eager_only=True), fitted)
+        predicted = {"constant": models.constant_predictions(inputs, fitted)}
+        costs: dict[str, Any] = {"constant": {}}
+        if baselines.group_by:
+            costs["group_mean"] = {"group_by": list(baselines.group_by)}
+            predicted["group_mean"] = {
+                target.column: models.group_mean_predictions(rows, target, baselines.group_by)
+                for target in fitted.targets
             }
-        }
-    costs: dict[str, Any] = {"group_mean": {"group_by": list(baselines.group_by)}}
+    fits = {}
+    if baselines.linear is not None:
+        fits["linear"] = models.fit_linear(baselines.linear)
     if baselines.lightgbm is not None:
-        predicted["lightgbm"], costs["lightgbm"] = tree_predictions(
-            nw.from_native(encoded, eager_only=True), fitted, baselines.lightgbm
-        )
+        fits["lightgbm"] = models.fit_trees(baselines.lightgbm)
+    for name, fit_model in fits.items():
+        predicted[name], costs[name] = models.timed_predictions(inputs, fitted, fit_model)
     found = {
         column: values
         for target in fitted.targets

@@ -159,23 +159,48 @@ class TableTraining(TrainingOptions):
 
 
 class TreeOptions(BaseModel):
-    """LightGBM's settings, under its own names."""
+    """LightGBM's settings, under its own names where it has them.
+
+    Attributes:
+        num_leaves, min_child_samples: ``auto`` follows the number of training rows.
+        early_stopping: rounds without an improvement on inner held-out rows after which the number of trees is chosen;
+            the model is then fitted on all training rows with so many. null: always ``n_estimators``.
+        target_encoding: a category with more levels than this becomes its cross-fitted target mean; null: never.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    n_estimators: int = Field(default=1500, ge=1)
+    n_estimators: int = Field(default=2000, ge=1)
     learning_rate: float = Field(default=0.05, gt=0.0)
-    num_leaves: int = Field(default=63, ge=2)
-    min_child_samples: int = Field(default=50, ge=1)
+    num_leaves: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"
+    min_child_samples: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    early_stopping: int | None = Field(default=50, ge=1)
+    target_encoding: int | None = Field(default=100, ge=1)
+    seed: int = 42
+
+
+class LinearOptions(BaseModel):
+    """Ridge or logistic regression on one-hot categories and scaled numbers; inner rows choose the ``penalties``.
+
+    Attributes:
+        penalties: weights of the sum of squared coefficients beside the mean loss of a row.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    penalties: tuple[Weight, ...] = Field(default=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), min_length=1)
     seed: int = 42
 
 
 class BaselineOptions(BaseModel):
-    """Baselines: the mean (or the class shares) of the groups of ``group_by``, and LightGBM unless it is null."""
+    """Baselines beside the constant: means (or class shares) of the groups of ``group_by`` where it lists columns,
+    and a linear model and LightGBM unless they are null.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     group_by: tuple[str, ...] = ()
+    linear: LinearOptions | None = LinearOptions()
     lightgbm: TreeOptions | None = TreeOptions()
 
 

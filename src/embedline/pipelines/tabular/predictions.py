@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedline.pipelines.tabular.targets import ClassTarget, Target
-from embedline.training.metrics import classification_metrics, log_loss, regression_metrics, rmspe
+from embedline.training.metrics import classification_metrics, paired_difference, regression_metrics, row_log_losses
 
 logger = logging.getLogger(__name__)
 
@@ -98,29 +98,54 @@ def main_metric(target: Target) -> str:
 def compare(
     frame: nw.DataFrame[Any], target: Target, prefix: str, baseline_costs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Compare the network with each baseline; log a warning for each baseline that is as good or better.
+    """Compare the network with each baseline by :func:`loss_name`; log a warning for each baseline that is better.
 
-    The comparison uses :func:`loss_name`: for a rare class, a model that never predicts it may be the most accurate.
+    For a rare class, a model that never predicts it may be the most accurate: the log loss decides.
 
     Returns:
-        The metrics of the network, ``beaten_by`` (names of baselines) and ``baselines``: the metrics and costs of each
-        baseline by its name.
+        The metrics of the network; ``beaten_by``: the baselines that are better, and ``no_difference``: those whose
+        interval holds 0, each with the best first; ``baselines``: the metrics and costs of each by its name, and under
+        ``difference`` the network's loss less its own (:func:`.metrics.paired_difference`).
     """
     actual, loss = read_actual(frame, target, prefix), loss_name(target)
-    ours = all_metrics(target, actual, read_prediction(frame, target, prefix))
-    baselines = {
-        name: {**all_metrics(target, actual, read_prediction(frame, target, prefix, name)), **cost}
-        for name, cost in baseline_costs.items()
-    }
-    winners = [name for name, theirs in baselines.items() if theirs[loss] <= ours[loss]]
-    for name in winners:
-        logger.warning(
-            "The network (%s %.4f) loses to %s (%.4f)", prefix + loss, ours[loss], name, baselines[name][loss]
+    prediction = read_prediction(frame, target, prefix)
+    ours = all_metrics(target, actual, prediction)
+    baselines: dict[str, dict[str, Any]] = {}
+    for name, cost in baseline_costs.items():
+        theirs = read_prediction(frame, target, prefix, name)
+        pair = [row_losses(target, actual, each) for each in (prediction, theirs)]
+        difference = paired_difference(*pair, root=not isinstance(target, ClassTarget))
+        baselines[name] = {**all_metrics(target, actual, theirs), "difference": {"metric": loss, **difference}, **cost}
+    by_loss = sorted(baselines, key=lambda name: baselines[name][loss])
+    verdicts = {name: baselines[name]["difference"]["verdict"] for name in by_loss}
+    for name in by_loss:
+        found = baselines[name]["difference"]
+        logger.log(
+            logging.WARNING if verdicts[name] == "worse" else logging.INFO,
+            "%s: network %.4f, %s %.4f: %s (%+.4f, 95 %% interval %+.4f to %+.4f)",
+            prefix + loss,
+            ours[loss],
+            name,
+            baselines[name][loss],
+            verdicts[name],
+            found["difference"],
+            found["low"],
+            found["high"],
         )
-    for metric in dict.fromkeys((main_metric(target), loss)):
-        others = ", ".join(f"{name} {theirs[metric]:.4f}" for name, theirs in baselines.items())
-        logger.info("%s %.4f; %s", prefix + metric, ours[metric], others)
-    return {**ours, "beaten_by": winners, "baselines": baselines}
+    return {
+        **ours,
+        "beaten_by": [name for name in by_loss if verdicts[name] == "worse"],
+        "no_difference": [name for name in by_loss if verdicts[name] == "no difference"],
+        "baselines": baselines,
+    }
+
+
+def row_losses(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Loss of each row, float64 [N]: log loss in nats, or the squared error of a number (relative, of a logarithm)."""
+    if isinstance(target, ClassTarget):
+        return row_log_losses(actual, prediction)
+    errors = (actual - prediction) / actual if target.transform == "log" else actual - prediction
+    return np.asarray(errors**2)
 
 
 def loss_name(target: Target) -> str:
@@ -130,11 +155,8 @@ def loss_name(target: Target) -> str:
 
 def prediction_loss(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> float:
     """Value of the loss that :func:`loss_name` names: log loss in nats, or the error of numbers."""
-    if isinstance(target, ClassTarget):
-        return log_loss(actual, prediction)
-    if target.transform == "log":
-        return rmspe(actual, prediction)
-    return float(np.sqrt(np.mean((actual - prediction) ** 2)))
+    mean = float(row_losses(target, actual, prediction).mean())
+    return mean if isinstance(target, ClassTarget) else float(np.sqrt(mean))
 
 
 def _class_names(target: ClassTarget) -> NDArray[Any]:

@@ -168,14 +168,8 @@ def read_targets(encoder: Mapping[str, Any]) -> tuple[Target, ...]:
     return TypeAdapter(tuple[Target, ...]).validate_python(encoder["targets"])
 
 
-def fit_target(
-    table: nw.DataFrame[Any], name: str, columns: Columns, options: EncodingOptions
-) -> tuple[Target, dict[str, Array]]:
+def fit_target(table: nw.DataFrame[Any], name: str, columns: Columns, options: EncodingOptions) -> Target:
     """Fit the target ``name`` on the labelled training rows ``table``.
-
-    Returns:
-        The target, and arrays float64 [N] by label for :class:`.encoder.TargetMeans`: the transformed number under
-        ``""``, or for each class but the first, under its name, 1 in the rows of the class and 0 in others.
 
     Raises:
         DataError: naming the column, if a number is infinite or has no logarithm, a value is missing, the type fits
@@ -185,9 +179,7 @@ def fit_target(
         raise DataError(f"target {name!r} has {missing} missing values on the training rows")
     positive = columns.positive_of(name)
     if holds_classes(table, columns, name):
-        classes = _fit_classes(table, name, positive)
-        codes = class_codes(table, classes)
-        return classes, {label: (codes == k).astype(np.float64) for k, label in enumerate(classes.names) if k > 0}
+        return _fit_classes(table, name, positive)
     if positive is not None:
         raise DataError(f"columns.positive is for a target of two classes; {name!r} holds numbers (columns.classes)")
     transform = options.transform_of(name)
@@ -196,14 +188,27 @@ def fit_target(
         _warn_of_few_numbers(values, name)
     learned = np.log(values) if transform == "log" else values
     mean = float(learned.mean())
-    target = NumericTarget(
-        column=name,
-        transform=transform,
-        mean=mean,
-        std=nonzero_std(float(learned.std()), mean),
-        maximum=float(learned.max()),
-    )
-    return target, {"": learned}
+    std = nonzero_std(float(learned.std()), mean)
+    return NumericTarget(column=name, transform=transform, mean=mean, std=std, maximum=float(learned.max()))
+
+
+def averaged_targets(table: nw.DataFrame[Any], targets: Sequence[Target]) -> dict[str, Array]:
+    """What target means average on labelled rows, float64 [N] by the label of :class:`.encoder.TargetMeans`.
+
+    The transformed number, or for each class but the first 1 in the rows of the class and 0 in others. The label is
+    ``""`` or the class; of several targets the target, or ``target=class``.
+    """
+    found: dict[str, Array] = {}
+    for target in targets:
+        several = len(targets) > 1
+        if isinstance(target, NumericTarget):
+            values = _numbers(table, target.column, target.transform)
+            found[target.column if several else ""] = transform_target(values, target)
+            continue
+        codes = class_codes(table, target)
+        for number, label in enumerate(target.names[1:], start=1):
+            found[f"{target.column}={label}" if several else label] = (codes == number).astype(np.float64)
+    return found
 
 
 def check_transforms(options: EncodingOptions, targets: Sequence[Target]) -> None:
