@@ -87,7 +87,7 @@ def _encoded(transform: Any = "none", **roles: Any) -> tuple[Any, Any, Any]:
     return splits, encode(splits, encoder), encoder
 
 
-TREES = TreeOptions(n_estimators=150, learning_rate=0.1, num_leaves=15, min_child_samples=10)
+TREES = TreeOptions(n_estimators=150, learning_rate=0.1, num_leaves=15, min_child_samples=10, early_stopping=None)
 
 
 @pytest.mark.parametrize(
