@@ -60,7 +60,7 @@ def test_metrics_are_complete_and_near_the_noise_floor(ran: Path) -> None:
     for source in ("rossmann", "rossmann_notebook"):
         metrics = json.loads(artifact(ran, "08_reporting", source, "metrics.json").read_text())
         assert {"exp_rmspe", "train_rows", "test_rows", "seconds", "rows_per_second", "beaten_by"} <= set(metrics)
-        assert set(metrics["baselines"]) == {"group_mean", "lightgbm"}
+        assert set(metrics["baselines"]) == {"constant", "group_mean", "linear", "lightgbm"}
         # The generated sales have a known law and noise: no model is better than the floor, a good one is near it.
         floor = noise_floor(GeneratorOptions(**SMALL).noise)
         assert floor * 0.95 < metrics["exp_rmspe"] < floor * 1.5, metrics

@@ -29,7 +29,7 @@ def test_a_number() -> None:
     assert one.main is not None and one.main.name == "exp_rmspe"
     assert [who.label for who in one.baselines] == ["mean by Store, DayOfWeek", "LightGBM"]
     assert one.best_baseline is not None and one.best_baseline.label == "LightGBM"
-    assert one.verdict == (True, "10.0 % lower error than LightGBM")
+    assert one.verdict == ("better", "10.0 % lower error than LightGBM")
     assert one.lost_metrics == ["LightGBM is better in RMSE"]
     assert one.facts == [
         "28,866 training rows",
@@ -41,12 +41,21 @@ def test_a_number() -> None:
 
 @pytest.mark.parametrize(
     ("ours", "verdict"),
-    [(0.11, (False, "10.0 % higher error than LightGBM")), (0.10, (False, "as good as LightGBM"))],
+    [(0.11, ("worse", "10.0 % higher error than LightGBM")), (0.10, ("no difference", "as good as LightGBM"))],
 )
-def test_a_loss_and_a_tie_are_no_win(ours: float, verdict: tuple[bool, str]) -> None:
+def test_a_loss_and_a_tie_are_no_win(ours: float, verdict: tuple[str, str]) -> None:
     (one,) = compare({**SALES, "exp_rmspe": ours})
     assert one.verdict == verdict
     assert one.lost_metrics == []  # the main metric decides
+
+
+def test_a_difference_within_its_interval_is_no_win() -> None:
+    lightgbm = {"exp_rmspe": 0.10, "differences": {"exp_rmspe": {"verdict": "no difference"}}}
+    (one,) = compare({**SALES, "baselines": {"lightgbm": lightgbm}})
+    assert one.verdict is not None
+    assert one.verdict[0] == "no difference"
+    assert "LightGBM" in one.verdict[1] and "10.0 %" in one.verdict[1]
+    assert one.lost_metrics == []
 
 
 def test_several_targets_are_compared_one_by_one() -> None:
@@ -72,7 +81,7 @@ def test_texts_have_a_classifier_and_a_language_model() -> None:
         "language_model": {"perplexity": 6.58, "vocabulary": 646},
     }
     classifier, language = compare(metrics)
-    assert classifier.verdict == (True, "4.0 points higher than TF-IDF and logistic regression")
+    assert classifier.verdict == ("better", "4.0 points higher than TF-IDF and logistic regression")
     assert classifier.model.interval == (0.81, 0.88)
     assert classifier.facts == [
         "400 test documents",

@@ -220,20 +220,20 @@ def expected_calibration_error(bins: Sequence[dict[str, Any]]) -> float:
 
 
 def paired_difference(
-    ours: NDArray[np.floating], theirs: NDArray[np.floating], *, root: bool = False, seed: int = 0
+    ours: NDArray[Any], theirs: NDArray[Any], *, root: bool = False, higher_is_better: bool = False, seed: int = 0
 ) -> dict[str, Any]:
-    """Difference of the mean losses of two models on the same rows, with its 95 % interval by the paired bootstrap.
+    """Difference of the means of two models over the same rows, with its 95 % interval by the paired bootstrap.
 
-    Rows are drawn anew with both of their losses (Efron & Tibshirani 1993), :data:`BOOTSTRAPS` times; of many rows,
+    Rows are drawn anew with both of their values (Efron & Tibshirani 1993), :data:`BOOTSTRAPS` times; of many rows,
     random groups of them, which gives the same interval in bounded time.
 
     Args:
-        ours, theirs: float [N], the loss of each row.
+        ours, theirs: [N], the loss of each row, or whether it was correct.
         root: compare the roots of the means: for squared errors.
 
     Returns:
-        ``difference`` (ours less theirs: below 0 is better), ``low``, ``high``, and the ``verdict``: ``better`` or
-        ``worse`` where the interval leaves 0 out, else ``no difference``.
+        ``difference`` (ours less theirs), ``low``, ``high``, and the ``verdict``: ``better`` or ``worse`` where the
+        interval leaves 0 out, else ``no difference``.
     """
     losses = np.stack([np.asarray(ours, np.float64), np.asarray(theirs, np.float64)])  # (2, N)
     random = np.random.default_rng(seed)
@@ -247,7 +247,8 @@ def paired_difference(
     if root:
         means, whole = np.sqrt(means), np.sqrt(whole)
     low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
-    verdict = "better" if high < 0 else "worse" if low > 0 else "no difference"
+    higher, lower = ("better", "worse") if higher_is_better else ("worse", "better")
+    verdict = lower if high < 0 else higher if low > 0 else "no difference"
     return {"difference": float(whole[0] - whole[1]), "low": float(low), "high": float(high), "verdict": verdict}
 
 

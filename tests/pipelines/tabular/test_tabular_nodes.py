@@ -210,8 +210,7 @@ def test_baselines_that_win_or_draw_are_named_and_winners_warned_of(caplog: pyte
     assert (metrics["beaten_by"], metrics["no_difference"]) == (["tree"], ["draw"])
     assert metrics["exp_rmspe"] == pytest.approx(0.2)
     assert metrics["baselines"]["tree"]["exp_rmspe"] == pytest.approx(0.1)
-    assert metrics["baselines"]["tree"]["difference"] == {
-        "metric": "exp_rmspe",
+    assert metrics["baselines"]["tree"]["differences"]["exp_rmspe"] == {
         **dict.fromkeys(("difference", "low", "high"), pytest.approx(0.1)),
         "verdict": "worse",
     }

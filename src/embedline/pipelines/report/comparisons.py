@@ -8,6 +8,8 @@ from embedline.pipelines.report.metrics import Metric, format_duration, gain, kn
 
 LABELS = {
     "lightgbm": "LightGBM",
+    "linear": "the linear model",
+    "constant": "a constant",
     "damped_bias": "damped biases",
     "global_mean": "global mean",
     "baseline": "TF-IDF and logistic regression",
@@ -18,11 +20,18 @@ INTERVAL = ("accuracy_low", "accuracy_high")
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model or baseline with the values of its metrics, and the 95 % interval of its accuracy if there is one."""
+    """A model or baseline with the values of its metrics.
+
+    Attributes:
+        interval: 95 % interval of its accuracy, if there is one.
+        verdicts: of a baseline by metric: whether the model is ``better``, ``worse``, or there is ``no difference``
+            outside of chance.
+    """
 
     label: str
     values: dict[str, float]
     interval: tuple[float, float] | None = None
+    verdicts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,19 +68,25 @@ class Comparison:
         return min(rated, key=lambda one: main.error(one.values[main.name])) if main and rated else None
 
     @property
-    def verdict(self) -> tuple[bool, str] | None:
-        """Whether the model beats its best baseline, and by how much; None without one."""
+    def verdict(self) -> tuple[str, str] | None:
+        """Whether the model is ``better`` or ``worse`` than its best baseline, in words; None without one.
+
+        ``no difference`` where the interval of the difference holds 0, or, without an interval, for a tie.
+        """
         main, best = self.main, self.best_baseline
         if main is None or best is None:
             return None
         ours, theirs = self.model.values[main.name], best.values[main.name]
-        what = f"{gain(main, ours, theirs)} than {best.label}" if ours != theirs else f"as good as {best.label}"
-        return main.better(ours, theirs), what
+        if ours == theirs:
+            return "no difference", f"as good as {best.label}"
+        what = f"{gain(main, ours, theirs)} than {best.label}"
+        found = best.verdicts.get(main.name) or ("better" if main.better(ours, theirs) else "worse")
+        return found, f"{what}: no difference outside of chance" if found == "no difference" else what
 
     @property
     def lost_metrics(self) -> list[str]:
         """The baselines that are better in other metrics, as text, where the model wins by the main metric."""
-        if self.verdict is None or not self.verdict[0]:
+        if self.verdict is None or self.verdict[0] != "better":
             return []
         found: dict[str, list[str]] = {}
         for metric in self.metrics:
@@ -118,7 +133,9 @@ def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
 
 def _contestant(label: str, metrics: Mapping[str, Any]) -> Contestant:
     low, high = (metrics.get(name) for name in INTERVAL)
-    return Contestant(label, metric_values(metrics), (low, high) if low is not None and high is not None else None)
+    interval = (low, high) if low is not None and high is not None else None
+    verdicts = {name: found["verdict"] for name, found in (metrics.get("differences") or {}).items()}
+    return Contestant(label, metric_values(metrics), interval, verdicts)
 
 
 def _label(name: str, values: Mapping[str, Any]) -> str:

@@ -105,7 +105,7 @@ def compare(
     Returns:
         The metrics of the network; ``beaten_by``: the baselines that are better, and ``no_difference``: those whose
         interval holds 0, each with the best first; ``baselines``: the metrics and costs of each by its name, and under
-        ``difference`` the network's loss less its own (:func:`.metrics.paired_difference`).
+        ``differences`` by metric the network's less its own (:func:`.metrics.paired_difference`).
     """
     actual, loss = read_actual(frame, target, prefix), loss_name(target)
     prediction = read_prediction(frame, target, prefix)
@@ -114,12 +114,15 @@ def compare(
     for name, cost in baseline_costs.items():
         theirs = read_prediction(frame, target, prefix, name)
         pair = [row_losses(target, actual, each) for each in (prediction, theirs)]
-        difference = paired_difference(*pair, root=not isinstance(target, ClassTarget))
-        baselines[name] = {**all_metrics(target, actual, theirs), "difference": {"metric": loss, **difference}, **cost}
+        differences = {loss: paired_difference(*pair, root=not isinstance(target, ClassTarget))}
+        if isinstance(target, ClassTarget):
+            correct = [each.argmax(axis=1) == actual for each in (prediction, theirs)]
+            differences[main_metric(target)] = paired_difference(*correct, higher_is_better=True)
+        baselines[name] = {**all_metrics(target, actual, theirs), "differences": differences, **cost}
     by_loss = sorted(baselines, key=lambda name: baselines[name][loss])
-    verdicts = {name: baselines[name]["difference"]["verdict"] for name in by_loss}
+    verdicts = {name: baselines[name]["differences"][loss]["verdict"] for name in by_loss}
     for name in by_loss:
-        found = baselines[name]["difference"]
+        found = baselines[name]["differences"][loss]
         logger.log(
             logging.WARNING if verdicts[name] == "worse" else logging.INFO,
             "%s: network %.4f, %s %.4f: %s (%+.4f, 95 %% interval %+.4f to %+.4f)",
