@@ -75,6 +75,7 @@ def classification_metrics(
     *,
     n_bins: int = 15,
     positive: str | None = None,
+    repeats: int = 1,
 ) -> dict[str, Any]:
     """All metrics of a classifier as plain JSON values. The predicted class is the most probable, the first of equals.
 
@@ -84,6 +85,7 @@ def classification_metrics(
         classes: names of the C classes, in the order of the columns.
         n_bins: bins of the calibration table.
         positive: of two classes the positive one; the last unless given.
+        repeats: how often each row stands there, as in repeated cross-validation: the interval counts it once.
 
     Returns:
         ``rows``, ``accuracy`` with its 95 % interval ``accuracy_low``, ``accuracy_high`` (Wilson 1927), ``f1_macro``
@@ -103,7 +105,7 @@ def classification_metrics(
     by_class = sk.precision_recall_fscore_support(actual, predicted, labels=range(len(classes)), zero_division=np.nan)
     f1 = by_class[2]
     correct = int((predicted == actual).sum())
-    interval = binomtest(correct, rows).proportion_ci(0.95, "wilson")
+    interval = binomtest(round(correct / repeats), rows // repeats).proportion_ci(0.95, "wilson")
     metrics: dict[str, Any] = {
         "rows": rows,
         "accuracy": correct / rows,

@@ -74,6 +74,11 @@ def hold_out_table(table: Frame, columns: Columns, split: Split, encoder: dict[s
     inputs = [*encoder["categorical"], *encoder["groups"], *encoder["continuous"]]
     if ACTUAL in inputs:
         raise DataError(f"the table has a variable {ACTUAL!r}, the column of the true values: rename it to publish")
+    if split.kind == "folds":
+        raise DataError(
+            "split.kind folds holds no rows out of the stored model, to measure a service on: set split.kind to random "
+            "to publish"
+        )
     with about_frame("table"):
         rows = assign_splits(read_table(table, columns, split), columns, split).filter(nw.col("split") == TEST)
     chosen = rows.select(*dict.fromkeys(inputs), nw.col(columns.targets[0]).alias(ACTUAL)).to_polars()

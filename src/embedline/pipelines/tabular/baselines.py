@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN, require_columns
 from embedline.pipelines.tabular.encoder import Encoder
-from embedline.pipelines.tabular.options import LinearOptions, TreeOptions
+from embedline.pipelines.tabular.options import BaselineOptions, LinearOptions, TreeOptions
 from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, class_codes, invert_target
 
 VALUE = "_mean"
@@ -56,6 +56,35 @@ def group_mean_predictions(table: nw.DataFrame[Any], target: Target, group_by: t
         predicted = np.where(np.isnan(predicted), joined.to_numpy(), predicted)
     predicted = np.where(np.isnan(predicted), overall, predicted)
     return predicted if isinstance(target, ClassTarget) else predicted[:, 0]
+
+
+def all_predictions(
+    table: nw.DataFrame[Any], encoded: nw.DataFrame[Any], encoder: Encoder, options: BaselineOptions
+) -> tuple[dict[str, dict[str, NDArray[np.float64]]], dict[str, dict[str, Any]]]:
+    """Fit each baseline on the training rows and predict the test rows.
+
+    Args:
+        table: rows with the column ``split``; ``encoded`` are the same, encoded.
+
+    Returns:
+        By the name of the baseline its predictions by target, and its costs.
+    """
+    rows = read_rows(encoded, encoder)
+    predicted = {"constant": constant_predictions(rows, encoder)}
+    costs: dict[str, dict[str, Any]] = {"constant": {}}
+    if options.group_by:
+        costs["group_mean"] = {"group_by": list(options.group_by)}
+        predicted["group_mean"] = {
+            target.column: group_mean_predictions(table, target, options.group_by) for target in encoder.targets
+        }
+    fits = {
+        "linear": options.linear and fit_linear(options.linear),
+        "lightgbm": options.lightgbm and fit_trees(options.lightgbm),
+    }
+    for name, fit in fits.items():
+        if fit:
+            predicted[name], costs[name] = timed_predictions(rows, encoder, fit)
+    return predicted, costs
 
 
 @dataclass(frozen=True)

@@ -102,18 +102,22 @@ class Split(BaseModel):
     * ``random``: a ``fraction`` of the rows, drawn with ``seed``; where the target has classes, a fraction of each
       class. At least one row of a class stays in the training.
     * ``column``: rows whose ``column`` equals ``value``.
+    * ``folds``: every row in turn, for small tables: ``n`` folds, ``repeats`` times over with others. The metrics are
+      those of the networks of the folds; the model that is stored learns from all rows.
     * ``none``: nothing is held out: the final fit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["window", "random", "column", "none"]
+    kind: Literal["window", "random", "column", "folds", "none"]
     column: str | None = None
     start: date | None = None
     end: date | None = None
     train: Literal["before", "others"] = "before"
     value: bool | str | int | None = None
     fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    n: int = Field(default=5, ge=2)
+    repeats: int = Field(default=1, ge=1)
     seed: int = 42
 
     @model_validator(mode="after")
@@ -256,7 +260,7 @@ def assign_splits(table: nw.DataFrame[Any], columns: Columns, split: Split) -> n
     labelled = functools.reduce(operator.and_, (present(table, name) for name in columns.targets))
     _check_type(table, split)
     flag = nw.generate_temporary_column_name(8, table.columns)
-    if split.kind == "none":
+    if split.kind in ("folds", "none"):
         held_out, used = nw.lit(False), nw.lit(True)
     elif split.kind == "window":
         table = table.with_columns(_local_times(table, str(split.column)).alias(flag))
@@ -275,7 +279,7 @@ def assign_splits(table: nw.DataFrame[Any], columns: Columns, split: Split) -> n
     )
     rows = table.filter(~labelled | used).with_columns(name_of_split.alias(SPLIT_COLUMN))
     counts = dict(rows.group_by(SPLIT_COLUMN).agg(nw.len().alias("rows")).rows())
-    for name in (TRAIN, *([] if split.kind == "none" else [TEST])):
+    for name in (TRAIN, *([] if split.kind in ("folds", "none") else [TEST])):
         if not counts.get(name):
             raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no labelled row to {name}")
     return rows.drop(flag, strict=False)
@@ -331,7 +335,7 @@ def _random_flags(table: nw.DataFrame[Any], columns: Columns, split: Split) -> n
     held_out = drawn < split.fraction
     known = table.select(functools.reduce(operator.and_, (present(table, name) for name in columns.targets)))
     labelled = np.flatnonzero(known.get_column(known.columns[0]).to_numpy())
-    classes = [_class_numbers(table, name) for name in columns.targets if holds_classes(table, columns, name)]
+    classes = [class_numbers(table, name) for name in columns.targets if holds_classes(table, columns, name)]
     if classes and len(labelled):
         numbers = classes[0][labelled]
         order = np.lexsort((drawn[labelled], numbers))  # class by class, the rows with the smallest draws first
@@ -349,7 +353,7 @@ def _random_flags(table: nw.DataFrame[Any], columns: Columns, split: Split) -> n
     return nw.new_series("held_out", held_out, nw.Boolean, backend=table.implementation)
 
 
-def _class_numbers(table: nw.DataFrame[Any], name: str) -> NDArray[np.int64]:
+def class_numbers(table: nw.DataFrame[Any], name: str) -> NDArray[np.int64]:
     """Number of each value among the sorted distinct values of a column, as text, int64 [N]; -1 if missing."""
     values = table.select(nw.when(present(table, name)).then(nw.col(name)).alias(name)).get_column(name).to_polars()
     texts = values.cast(pl.String)

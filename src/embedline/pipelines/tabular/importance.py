@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import TableArrays, subset, to_arrays
-from embedline.pipelines.tabular.columns import TEST
+from embedline.pipelines.tabular.columns import TEST, TRAIN
 from embedline.pipelines.tabular.encoder import FLAG, Encoder
 from embedline.pipelines.tabular.learner import load_model
 from embedline.pipelines.tabular.options import ImportanceOptions
@@ -24,6 +23,8 @@ from embedline.training.model_file import ModelBundle
 def permutation_importance(encoded: nw.DataFrame[Any], bundle: ModelBundle, options: ImportanceOptions) -> pl.DataFrame:
     """Permutation importance (Breiman 2001; Fisher, Rudin & Dominici 2019, arXiv:1801.01489) on the test split.
 
+    Without test rows (``split.kind: folds``) it is measured on the training rows.
+
     A variable is shuffled with everything that the encoding derives from it: its missing-value flag, and target means
     (``encoding.target_means``) if all their columns are categorical inputs; these are recomputed from the shuffled
     codes. Other target means are variables of their own under their name, ``mean(...)``. Of two variables with the same
@@ -33,13 +34,10 @@ def permutation_importance(encoded: nw.DataFrame[Any], bundle: ModelBundle, opti
         Columns ``target``, ``variable``, ``loss`` (name of the loss: ``log_loss`` in nats, ``rmse`` in the units of the
         target, ``exp_rmspe``), ``increase`` of the loss over the loss of the unshuffled rows (mean over the repeats)
         and its ``deviation`` (population standard deviation over the repeats); by target, the greatest increase first.
-
-    Raises:
-        DataError: if the test split is empty.
     """
     rows = subset(encoded, TEST)
-    if not len(rows):
-        raise DataError("there are no evaluated rows to measure the importance of variables on: split.kind is none")
+    if not len(rows):  # with folds: every row is one that the stored network has learned from
+        rows = subset(encoded, TRAIN)
     random = np.random.default_rng(options.seed)
     if len(rows) > options.rows:
         rows = rows[np.sort(random.choice(len(rows), options.rows, replace=False))]

@@ -119,8 +119,13 @@ def train_network(
     encoder: Encoder,
     network: NetworkOptions,
     training: TableTraining,
+    *,
+    name: str = "",
 ) -> tuple[ModelBundle, list[Record]]:
     """Train one network for each of ``training.seeds`` on the split ``train``.
+
+    Args:
+        name: of this training among several of one node, such as a fold.
 
     Returns:
         The bundle, and the history: a record every few steps with ``member``, ``step``, ``epoch``, ``lr`` and
@@ -141,7 +146,7 @@ def train_network(
         blocks = [[actual_values(block, each) for each in encoder.targets] for block in blocks_of(encoded, TEST)]
         actual = [np.concatenate(values) for values in zip(*blocks, strict=True)]
         spec = TableNetworkSpec(learned, held_out, actual, encoder, training, config)
-        result = train_ensemble(spec, rows=len(target))
+        result = train_ensemble(spec, rows=len(target), name=name)
     stored = encoder.model_dump(mode="json")
     return ModelBundle(KIND, config, stored, result.weights, result.metrics), result.history
 

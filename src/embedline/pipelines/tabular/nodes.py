@@ -110,29 +110,16 @@ def fit_baselines(
     table: Frame, encoded: Frame, encoder: dict[str, Any], columns: Columns, split: Split, baselines: BaselineOptions
 ) -> tuple[Frame, dict[str, Any]]:
     """Predictions of the test rows by each baseline (columns as in :mod:`.predictions`), and the costs of the fits."""
-    from embedline.pipelines.tabular import baselines as models
+    from embedline.pipelines.tabular.baselines import all_predictions
     from embedline.pipelines.tabular.predictions import baseline_columns, to_series
 
     fitted = Encoder.model_validate(encoder)
     with about_frame("table"):
         rows = read_table(table, columns, split, others=(("baselines.group_by", baselines.group_by),))
         rows = assign_splits(rows, columns, split)
-        inputs = models.read_rows(nw.from_native(encoded, eager_only=True), fitted)
-        predicted = {"constant": models.constant_predictions(inputs, fitted)}
-        costs: dict[str, Any] = {"constant": {}}
-        if baselines.group_by:
-            costs["group_mean"] = {"group_by": list(baselines.group_by)}
-            predicted["group_mean"] = {
-                target.column: models.group_mean_predictions(rows, target, baselines.group_by)
-                for target in fitted.targets
-            }
-    fits = {}
-    if baselines.linear is not None:
-        fits["linear"] = models.fit_linear(baselines.linear)
-    if baselines.lightgbm is not None:
-        fits["lightgbm"] = models.fit_trees(baselines.lightgbm)
-    for name, fit_model in fits.items():
-        predicted[name], costs[name] = models.timed_predictions(inputs, fitted, fit_model)
+        if split.kind == "folds":
+            return pl.DataFrame(schema={"row": pl.Int64}), {}
+        predicted, costs = all_predictions(rows, nw.from_native(encoded, eager_only=True), fitted, baselines)
     found = {
         column: values
         for target in fitted.targets
@@ -145,16 +132,44 @@ def fit_baselines(
     return nw.from_dict({one.name: one for one in series}).to_native(), costs
 
 
+def cross_validate(
+    table: Frame,
+    columns: Columns,
+    split: Split,
+    encoding: EncodingOptions,
+    network: NetworkOptions,
+    training: TableTraining,
+    baselines: BaselineOptions,
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Predictions of all labelled rows by folds, and the costs of the baselines, where ``split.kind`` is ``folds``."""
+    from embedline.pipelines.tabular import cross_validation
+
+    if split.kind != "folds":
+        return pl.DataFrame(schema={cross_validation.ROW: pl.Int64}), {}
+    with about_frame("table"):
+        grouped = tuple(dict.fromkeys(name for group in encoding.target_means for name in group))
+        others = (("encoding.target_means", grouped), ("baselines.group_by", baselines.group_by))
+        rows = read_table(table, columns, split, others=others)
+        require_logarithms(rows, columns, encoding)
+        rows = assign_splits(rows, columns, split)
+        found, costs = cross_validation.cross_validate(rows, columns, split, encoding, network, training, baselines)
+    return pl.DataFrame(found), costs
+
+
 def predict(
     table: Frame,
     encoded: Frame,
     model: Bundle,
     baseline_predictions: Frame,
+    fold_predictions: pl.DataFrame,
     columns: Columns,
     split: Split,
     report: ReportOptions,
 ) -> Frame:
-    """Test rows: keys, the columns of the report, and the columns of :mod:`.predictions` for each target."""
+    """Test rows: keys, the columns of the report, and the columns of :mod:`.predictions` for each target.
+
+    With folds, every labelled row once for each repeat, predicted by networks that did not learn from it.
+    """
     from embedline.pipelines.tabular.arrays import subset
     from embedline.pipelines.tabular.learner import predict_all
     from embedline.pipelines.tabular.predictions import (
@@ -166,13 +181,18 @@ def predict(
     with about_frame("table"):
         series = (report.series_by,) if report.series_by else ()
         others = (("report.series_by", series), ("report.error_by", report.error_by))
-        rows = read_table(table, columns, split, others=others)
-        rows = assign_splits(rows, columns, split).filter(nw.col("split") == TEST)
+        rows = assign_splits(read_table(table, columns, split, others=others), columns, split)
+        if split.kind == "folds":
+            rows = rows.filter(nw.col("split") == TRAIN)[fold_predictions["row"].to_list()]
+            found: dict[str, Any] = {name: fold_predictions[name].to_numpy() for name in fold_predictions.columns}
+            names = _kept_columns(rows, columns, report, taken=found)
+            return rows.select(*names, *to_series(found, rows.implementation)).to_native()
+        rows = rows.filter(nw.col("split") == TEST)
     coded = subset(nw.from_native(encoded, eager_only=True), TEST)
     targets, predicted = read_targets(model.encoder), predict_all(coded, model)
     # Through NumPy: the table may have another dataframe backend than the stored predictions.
     baselines = nw.from_native(baseline_predictions, eager_only=True)
-    found: dict[str, Any] = {}
+    found = {}
     for target in targets:
         prefix = prefix_of(target, targets)
         found |= actual_columns(target, actual_values(coded, target), prefix)
@@ -201,7 +221,11 @@ def _kept_columns(
 
 
 def evaluate(
-    predictions: Frame, model: Bundle, encoder: dict[str, Any], baseline_costs: dict[str, Any]
+    predictions: Frame,
+    model: Bundle,
+    encoder: dict[str, Any],
+    baseline_costs: dict[str, Any],
+    fold_costs: dict[str, Any],
 ) -> dict[str, Any]:
     """Metrics and costs of the network and of each baseline on the same rows; logs a warning if the network loses.
 
@@ -212,9 +236,13 @@ def evaluate(
     frame = nw.from_native(predictions, eager_only=True)
     targets = read_targets(encoder)
     by_target = {
-        target.column: compare(frame, target, prefix_of(target, targets), baseline_costs) for target in targets
+        target.column: compare(frame, target, prefix_of(target, targets), fold_costs or baseline_costs)
+        for target in targets
     }
     costs = {"train_rows": model.metrics["rows"], "test_rows": len(frame)}
+    if fold_costs:
+        folds = {f"{name}s": frame[name].n_unique() for name in ("fold", "repeat")}
+        costs |= {"test_rows": frame["row"].n_unique(), **folds}
     costs |= {name: value for name, value in model.metrics.items() if name != "rows"}
     return {**costs, "targets": by_target} if len(targets) > 1 else {**by_target[targets[0].column], **costs}
 

@@ -70,12 +70,28 @@ def _evaluation_nodes() -> list[Node]:
             tags="evaluate",
         ),
         Node(
+            nodes.cross_validate,
+            [
+                "table",
+                "params:columns",
+                "params:split",
+                "params:encoding",
+                "params:network",
+                "params:training",
+                "params:baselines",
+            ],
+            ["fold_predictions", "fold_costs"],
+            name="cross_validate",
+            tags="evaluate",
+        ),
+        Node(
             nodes.predict,
             [
                 "table",
                 "encoded",
                 "model",
                 "baseline_predictions",
+                "fold_predictions",
                 "params:columns",
                 "params:split",
                 "params:report",
@@ -86,7 +102,7 @@ def _evaluation_nodes() -> list[Node]:
         ),
         Node(
             nodes.evaluate,
-            ["predictions", "model", "encoder", "baseline_costs"],
+            ["predictions", "model", "encoder", "baseline_costs", "fold_costs"],
             "metrics",
             name="evaluate",
             tags="evaluate",

@@ -43,10 +43,11 @@ def baseline_columns(target: Target, prediction: NDArray[np.float64], baseline: 
 
 
 def to_series(columns: NamedArrays, backend: Any) -> list[nw.Series[Any]]:
-    """Series of a dataframe backend: Float64 for numbers, String for names."""
+    """Series of a dataframe backend: Float64 or Int64 for numbers, String for names."""
+    kinds: dict[str, Any] = {"f": nw.Float64, "i": nw.Int64}
     return [
-        nw.new_series(name, values, nw.Float64, backend=backend)
-        if values.dtype.kind == "f"
+        nw.new_series(name, values, kinds[values.dtype.kind], backend=backend)
+        if values.dtype.kind in kinds
         else nw.new_series(name, values.tolist(), nw.String, backend=backend)
         for name, values in columns.items()
     ]
@@ -81,10 +82,12 @@ def baseline_names(columns: Sequence[str], target: ClassTarget, prefix: str) -> 
     return [name for name in found if f"{prefix}{name}{end}" in columns]
 
 
-def all_metrics(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, Any]:
-    """All metrics of a prediction, of regression or of classification."""
+def all_metrics(
+    target: Target, actual: NDArray[Any], prediction: NDArray[np.float64], *, repeats: int = 1
+) -> dict[str, Any]:
+    """All metrics of a prediction, of regression or of classification, of rows that stand there ``repeats`` times."""
     if isinstance(target, ClassTarget):
-        return classification_metrics(actual, prediction, target.names, positive=target.positive)
+        return classification_metrics(actual, prediction, target.names, positive=target.positive, repeats=repeats)
     return dict(regression_metrics(actual, prediction, logarithmic=target.transform == "log"))
 
 
@@ -109,16 +112,24 @@ def compare(
     """
     actual, loss = read_actual(frame, target, prefix), loss_name(target)
     prediction = read_prediction(frame, target, prefix)
-    ours = all_metrics(target, actual, prediction)
+    # Predictions of one row by several repeats are no independent rows.
+    row = frame["row"].to_numpy() if "repeat" in frame.columns else np.arange(len(frame))
+    repeats = np.bincount(row)
+    ours = all_metrics(target, actual, prediction, repeats=int(repeats[0]))
+
+    def difference(values: Sequence[NDArray[Any]], **settings: Any) -> dict[str, Any]:
+        return paired_difference(*(np.bincount(row, each) / repeats for each in values), **settings)
+
     baselines: dict[str, dict[str, Any]] = {}
     for name, cost in baseline_costs.items():
         theirs = read_prediction(frame, target, prefix, name)
-        pair = [row_losses(target, actual, each) for each in (prediction, theirs)]
-        differences = {loss: paired_difference(*pair, root=not isinstance(target, ClassTarget))}
+        losses = [row_losses(target, actual, each) for each in (prediction, theirs)]
+        differences = {loss: difference(losses, root=not isinstance(target, ClassTarget))}
         if isinstance(target, ClassTarget):
             correct = [each.argmax(axis=1) == actual for each in (prediction, theirs)]
-            differences[main_metric(target)] = paired_difference(*correct, higher_is_better=True)
-        baselines[name] = {**all_metrics(target, actual, theirs), "differences": differences, **cost}
+            differences[main_metric(target)] = difference(correct, higher_is_better=True)
+        metrics = all_metrics(target, actual, theirs, repeats=int(repeats[0]))
+        baselines[name] = {**metrics, "differences": differences, **cost}
     by_loss = sorted(baselines, key=lambda name: baselines[name][loss])
     verdicts = {name: baselines[name]["differences"][loss]["verdict"] for name in by_loss}
     for name in by_loss:

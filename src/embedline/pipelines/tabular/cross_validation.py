@@ -1,0 +1,121 @@
+"""Cross-validation of a small table: each row is predicted by networks and baselines that did not learn from it."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+from numpy.typing import NDArray
+
+from embedline.errors import DataError
+from embedline.pipelines.tabular.arrays import subset
+from embedline.pipelines.tabular.baselines import all_predictions
+from embedline.pipelines.tabular.columns import (
+    PREDICT,
+    SPLIT_COLUMN,
+    TEST,
+    TRAIN,
+    Columns,
+    Split,
+    class_numbers,
+    holds_classes,
+)
+from embedline.pipelines.tabular.encoder import encode, fit_encoder
+from embedline.pipelines.tabular.learner import predict_all, train_network
+from embedline.pipelines.tabular.options import BaselineOptions, EncodingOptions, NetworkOptions, TableTraining
+from embedline.pipelines.tabular.predictions import (
+    NamedArrays,
+    actual_columns,
+    baseline_columns,
+    predicted_columns,
+    prediction_loss,
+)
+from embedline.pipelines.tabular.targets import actual_values, prefix_of
+
+REPEAT, FOLD, ROW = "repeat", "fold", "row"  # columns of the predictions, counted from 0
+
+logger = logging.getLogger(__name__)
+
+
+def cross_validate(
+    table: nw.DataFrame[Any],
+    columns: Columns,
+    split: Split,
+    encoding: EncodingOptions,
+    network: NetworkOptions,
+    training: TableTraining,
+    baselines: BaselineOptions,
+) -> tuple[NamedArrays, dict[str, Any]]:
+    """Fit encoding, networks and baselines on all folds but one, and predict that one, for each fold of each repeat.
+
+    Args:
+        table: rows with the column ``split``; those without a target are left out.
+
+    Returns:
+        Columns of :mod:`.predictions` by their names, and ``repeat``, ``fold`` and ``row`` (of the labelled rows),
+        int64, each [repeats · rows]; and the costs of the baselines, summed over the folds.
+
+    Raises:
+        DataError: if there are too few rows, or a class has one row only.
+    """
+    labelled = table.filter(nw.col(SPLIT_COLUMN) != PREDICT)
+    found: list[NamedArrays] = []
+    costs: dict[str, dict[str, Any]] = {}
+    for number, held_out in enumerate(fold_rows(labelled, columns, split)):
+        repeat, fold = divmod(number, split.n)
+        marks = np.where(np.isin(np.arange(len(labelled)), held_out), TEST, TRAIN).tolist()
+        mark = nw.new_series(SPLIT_COLUMN, marks, nw.String, backend=labelled.implementation)
+        rows = labelled.with_columns(mark)
+        encoder = fit_encoder(subset(rows, TRAIN), columns, encoding)
+        encoded = encode(rows, encoder)
+        name = f"fold{number}"
+        model, _ = train_network(encoded, encoder, network, training, name=name)
+        tested = subset(encoded, TEST)
+        predicted = predict_all(tested, model)
+        others, spent = all_predictions(rows, encoded, encoder, baselines)
+        values: NamedArrays = {
+            key: np.full(len(held_out), value) for key, value in ((REPEAT, repeat), (FOLD, fold))
+        } | {ROW: held_out}
+        for target in encoder.targets:
+            prefix, actual = prefix_of(target, encoder.targets), actual_values(tested, target)
+            values |= actual_columns(target, actual, prefix)
+            values |= predicted_columns(target, predicted[target.column], prefix)
+            for baseline, by_target in others.items():
+                values |= baseline_columns(target, by_target[target.column], baseline, prefix)
+            loss = prediction_loss(target, actual, predicted[target.column])
+            logger.info("Fold %d of %d: %sloss %.4f", number + 1, split.n * split.repeats, prefix, loss)
+        found.append(values)
+        for baseline, cost in spent.items():
+            before = costs.get(baseline, {}).get("seconds", 0.0)
+            costs[baseline] = cost | ({"seconds": before + cost["seconds"]} if "seconds" in cost else {})
+    return {key: np.concatenate([values[key] for values in found]) for key in found[0]}, costs
+
+
+def fold_rows(labelled: nw.DataFrame[Any], columns: Columns, split: Split) -> Iterator[NDArray[np.int64]]:
+    """Rows that each fold holds out, int64 and rising, fold after fold; with classes, each has its share of a class.
+
+    Raises:
+        DataError: if there are fewer rows than folds, or a class of the first target with classes has one row only.
+    """
+    n_rows = len(labelled)
+    if n_rows < 2 * split.n:
+        raise DataError(f"split.n is {split.n} folds, too many for {n_rows} row(s) with a target: a fold needs two")
+    classes: NDArray[np.int64] = np.zeros(n_rows, dtype=np.int64)
+    target = next((name for name in columns.targets if holds_classes(labelled, columns, name)), None)
+    if target is not None:
+        classes = class_numbers(labelled, target)
+        counts = np.bincount(classes)
+        if (counts == 1).any():
+            value = labelled.get_column(target).to_list()[int((counts[classes] == 1).argmax())]
+            raise DataError(
+                f"the class {value!r} of {target!r} has one row, too few to learn and to hold out: take it out"
+            )
+    random = np.random.default_rng(split.seed)
+    for _ in range(split.repeats):
+        # Class by class in a random order, dealt out one by one: shares differ by one row at most.
+        order = np.lexsort((random.random(n_rows), classes))
+        fold = np.empty(n_rows, dtype=np.int64)
+        fold[order] = np.arange(n_rows) % split.n
+        for number in range(split.n):
+            yield np.flatnonzero(fold == number)
