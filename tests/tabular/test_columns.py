@@ -198,7 +198,7 @@ def test_keys_are_ids_then_time_each_once() -> None:
         ),
         ({"kind": "window", "column": "day", "start": "no date", "end": "2020-01-01"}, "start\n.*valid date"),
         ({"kind": "random", "fraction": 1.0}, "fraction\n.*less than 1"),
-        ({"kind": "time"}, "kind\n.*'window', 'random', 'column' or 'none'"),
+        ({"kind": "time"}, "kind\n.*'column', 'folds' or 'none'"),
         ({"kind": "none", "sed": 1}, "sed\n.*Extra inputs"),
     ],
 )

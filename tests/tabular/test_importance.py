@@ -10,7 +10,6 @@ import pytest
 import torch
 from law import grade_table
 
-from embedline.errors import DataError
 from embedline.pipelines.tabular import learner
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
@@ -125,7 +124,9 @@ def test_a_flag_moves_with_its_value() -> None:
     assert arrays.codes.tolist() == [[1, 1], [2, 2], [1, 1]]  # the rows as they are stay so
 
 
-def test_without_evaluated_rows_there_is_nothing_to_measure() -> None:
+def test_without_test_rows_it_is_measured_on_the_training_rows() -> None:
     encoded, _, bundle = _trained()
-    with pytest.raises(DataError, match=r"no evaluated rows .*split\.kind is none"):
-        permutation_importance(subset(encoded, TRAIN), bundle, OPTIONS)
+    learned = subset(encoded, TRAIN)
+    as_test = learned.with_columns(split=nw.lit(TEST))
+    found = [permutation_importance(rows, bundle, OPTIONS) for rows in (learned, as_test)]
+    assert found[0].equals(found[1])

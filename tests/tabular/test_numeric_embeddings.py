@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from embedline.pipelines.tabular.network import (
-    EmbeddingNetwork,
+from embedline.pipelines.tabular.embeddings import (
     NumericEmbeddings,
     PeriodicEncoding,
     PiecewiseLinearEncoding,
@@ -17,6 +16,7 @@ from embedline.pipelines.tabular.network import (
     make_numeric_embeddings,
     numeric_config,
 )
+from embedline.pipelines.tabular.network import EmbeddingNetwork
 from embedline.pipelines.tabular.options import NetworkOptions
 from embedline.training.optimizer import LayerGroup, optimizer_groups
 

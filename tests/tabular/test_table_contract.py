@@ -168,7 +168,7 @@ def test_the_columns_of_the_report_are_checked_too() -> None:
     report = ReportOptions(error_by=("owner",))
     table = pd.DataFrame(_values()).assign(owner=["a"] * (N - 1) + [7])
     with pytest.raises(DataError, match=rf"^the table: column 'owner' .*7 at row {N}\b"):
-        nodes.predict(table, None, None, None, COLUMNS, RANDOM, report)
+        nodes.predict(table, None, None, None, None, COLUMNS, RANDOM, report)
 
 
 @pytest.mark.parametrize(("rows", "batch_size"), [(1, 64), (10, 1)])

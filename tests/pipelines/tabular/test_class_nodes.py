@@ -216,7 +216,7 @@ def test_a_baseline_with_the_lower_log_loss_is_named(caplog: pytest.LogCaptureFi
     encoder = {"targets": [{"column": "y", "levels": levels, "counts": [1, 1]}]}
     model = ModelBundle("tabular", {}, {}, {}, {"rows": 7})
     with caplog.at_level(logging.WARNING):
-        metrics = nodes.evaluate(frame, model, encoder, {"tree": {}, "mean": {}})
+        metrics = nodes.evaluate(frame, model, encoder, {"tree": {}, "mean": {}}, {})
     assert (metrics["accuracy"], metrics["beaten_by"]) == (0.5, ["tree"])
     assert metrics["no_difference"] == []
     assert "tree" in caplog.text and "0.5697" in caplog.text and "0.1643" in caplog.text
@@ -225,6 +225,12 @@ def test_a_baseline_with_the_lower_log_loss_is_named(caplog: pytest.LogCaptureFi
 def test_a_report_column_of_the_name_of_a_prediction_is_refused() -> None:
     outputs = _run("polars")
     table = _table("polars").with_columns(predicted=pl.col("shop"))
-    arguments = (table, outputs["encoded"], outputs["model"], outputs["baseline_predictions"], _columns(False))
+    arguments = (table, outputs["encoded"], outputs["model"], outputs["baseline_predictions"])
     with pytest.raises(DataError, match=r"report\.error_by names 'predicted', a column that the predictions have"):
-        nodes.predict(*arguments, SETTINGS["split"], ReportOptions(error_by=("predicted",)))
+        nodes.predict(
+            *arguments,
+            outputs["fold_predictions"],
+            _columns(False),
+            SETTINGS["split"],
+            ReportOptions(error_by=("predicted",)),
+        )

@@ -201,7 +201,7 @@ def _evaluate(errors: dict[str, float], transform: str = "log") -> dict[str, Any
     model = ModelBundle("tabular", {}, {}, {}, {"rows": 7, "seconds": 2.0, "rows_per_second": 3.5})
     costs: dict[str, Any] = {name: {} for name in errors if name != "predicted"}
     target = {"column": "y", "transform": transform, "mean": 0.0, "std": 1.0, "maximum": 1.0}
-    return nodes.evaluate(frame, model, {"targets": [target]}, costs)
+    return nodes.evaluate(frame, model, {"targets": [target]}, costs, {})
 
 
 def test_baselines_that_win_or_draw_are_named_and_winners_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -250,6 +250,7 @@ def test_a_report_of_a_column_that_is_not_there_is_refused() -> None:
             outputs["encoded"],
             outputs["model"],
             outputs["baseline_predictions"],
+            outputs["fold_predictions"],
             COLUMNS,
             SETTINGS["split"],
             report,

@@ -6,7 +6,8 @@ Categories become codes, continuous variables are filled in and scaled, and mean
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, Literal
 
 import narwhals as nw
 import numpy as np
@@ -43,6 +44,7 @@ EPSILON = 1e-7  # added to the standard deviation that divides, as in the lesson
 LARGEST = float(np.finfo(np.float64).max)
 LARGEST_KEY = 2**63 - 1
 N_QUANTILES = 1000
+LARGEST_SMOOTHING = 1e9  # rows: the groups then differ by nothing that a float32 holds
 N_FOLDS = 10  # of the training rows, for their own target means
 FEW_ROWS = 100  # of a group: in the mean of more, a row's own target weighs less than a hundredth
 
@@ -158,7 +160,7 @@ class TargetMeans(BaseModel):
         overall: mean of all training rows.
         mean, std: standardise the result, as for any continuous input.
         of: the target or class whose mean it is, where there are several.
-        smoothing: rows of the parent that the mean of a group is mixed with.
+        smoothing: rows of the parent that the mean of a group is mixed with, or ``auto``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -169,7 +171,7 @@ class TargetMeans(BaseModel):
     mean: float
     std: float
     of: str = ""
-    smoothing: float = 20.0
+    smoothing: float | Literal["auto"] = 20.0
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -244,10 +246,14 @@ def fit_target_means(
     sizes: Mapping[str, int],
     columns: Sequence[str],
     target: NDArray[np.floating],
-    smoothing: float,
+    smoothing: float | Literal["auto"],
     of: str = "",
 ) -> TargetMeans:
     """Fit on training rows: ``codes`` are integers [N] below ``sizes``, ``target`` the transformed target [N].
+
+    With ``auto`` the smoothing of a level is the variance of the target within its groups over that between them, which
+    is what minimises the squared error of the means if both are normal (empirical Bayes; the variances by the analysis
+    of variance, Searle, Casella & McCulloch 1992).
 
     Raises:
         DataError: if the columns have more combinations than an integer key can tell apart.
@@ -260,7 +266,8 @@ def fit_target_means(
         group = tuple(columns[:depth])
         keys, first, rows = np.unique(_group_keys(codes, group, sizes), return_index=True, return_inverse=True)
         counts = np.bincount(rows)
-        means = (np.bincount(rows, weights=target) + smoothing * parent[first]) / (counts + smoothing)
+        rows_of_parent = _best_smoothing(target - parent, rows, counts) if smoothing == "auto" else smoothing
+        means = (np.bincount(rows, weights=target) + rows_of_parent * parent[first]) / (counts + rows_of_parent)
         levels.append(GroupLevel(columns=group, keys=tuple(keys.tolist()), means=tuple(means.tolist())))
         parent = means[rows]
     return TargetMeans(
@@ -272,6 +279,18 @@ def fit_target_means(
         of=of,
         smoothing=smoothing,
     )
+
+
+def _best_smoothing(errors: NDArray[np.floating], rows: NDArray[np.intp], counts: NDArray[np.intp]) -> float:
+    """Rows of the parent to mix the groups' means with, from the ``errors`` [N] of the parent and each row's group."""
+    n_rows, n_groups = len(errors), len(counts)
+    means = np.bincount(rows, weights=errors) / counts
+    within = float(((errors - means[rows]) ** 2).sum()) / max(n_rows - n_groups, 1)
+    spread = n_rows - float((counts.astype(np.float64) ** 2).sum()) / n_rows
+    between = (float((counts * means**2).sum()) - n_groups * within) / max(spread, 1.0)
+    if within <= 0.0:
+        return 0.0 if between > 0.0 else 1.0
+    return min(within / between, LARGEST_SMOOTHING) if between > 0.0 else LARGEST_SMOOTHING
 
 
 def _group_keys(codes: Codes, columns: Sequence[str], sizes: Mapping[str, int]) -> NDArray[np.int64]:
@@ -325,6 +344,8 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
     _check_columns(table, columns, grouped)
     _check_names(options, columns)
     categorical = {name: fit_categories(table, name) for name in columns.categorical}
+    many = [name for name, levels in categorical.items() if options.many_levels and levels.size > options.many_levels]
+    categorical |= {name: fit_categories(table, name, min_count=options.min_count) for name in many}
     numbers = table.select(*(as_float(table, name, hint=CONTINUOUS_HINT) for name in columns.continuous))
     for name in columns.continuous:
         require_finite(numbers.get_column(name), name)
@@ -337,9 +358,11 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
         raise DataError(f"columns.categorical lists {clashes}, names that mark filled-in values: rename these columns")
     targets = tuple(fit_target(table, name, columns, options) for name in columns.targets)
     check_transforms(options, targets)
-    learned = averaged_targets(table, targets) if options.target_means else {}
+    averaged = (*options.target_means, *((name,) for name in many if (name,) not in options.target_means))
+    learned = averaged_targets(table, targets) if averaged else {}
     groups = {
-        name: categorical.get(name) or fit_categories(table, name, key="encoding.target_means") for name in grouped
+        name: categorical.get(name) or fit_categories(table, name, key="encoding.target_means")
+        for name in dict.fromkeys(chain.from_iterable(averaged))
     }
     codes, sizes = _code_arrays(table, groups), {name: levels.size for name, levels in groups.items()}
     return Encoder(
@@ -351,7 +374,7 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
         groups=groups,
         target_means=tuple(
             fit_target_means(codes, sizes, group, values, options.smoothing, of)
-            for group in options.target_means
+            for group in averaged
             for of, values in learned.items()
         ),
     )

@@ -14,14 +14,9 @@ from torch import nn
 from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import MappedRows, TableArrays, blocks_of, rows_of, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN
+from embedline.pipelines.tabular.embeddings import embedding_sizes, numeric_config
 from embedline.pipelines.tabular.encoder import Encoder
-from embedline.pipelines.tabular.network import (
-    Y_RANGE_MARGIN,
-    EmbeddingNetwork,
-    embedding_sizes,
-    make_loss,
-    numeric_config,
-)
+from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, make_loss
 from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
 from embedline.pipelines.tabular.targets import (
     UNKNOWN,
@@ -56,6 +51,16 @@ def network_config(
         values: float32 [N, C], the continuous inputs of the training rows; bins of numeric embeddings need them.
     """
     dropouts = list(options.dropout) if isinstance(options.dropout, tuple) else [options.dropout] * len(options.layers)
+    ends = np.cumsum([target.width for target in encoder.targets]).tolist()
+    ensemble = {
+        "members": options.members,
+        "linear": options.linear,
+        "classes": [
+            [end - target.width, end]
+            for end, target in zip(ends, encoder.targets, strict=True)
+            if isinstance(target, ClassTarget)
+        ],
+    }
     return {
         "cardinalities": list(encoder.cardinalities),
         "sizes": list(embedding_sizes(encoder.code_columns, encoder.cardinalities, options)),
@@ -67,6 +72,7 @@ def network_config(
         "batch_norm": options.batch_norm,
         "numeric_embedding": numeric_config(options.numeric_embedding, values) if encoder.value_columns else None,
         **_outputs(encoder.targets, options),
+        **(ensemble if options.members > 1 or options.linear else {}),
     }
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.options import NetworkOptions, PeriodicOptions, PiecewiseLinearOptions, TableTraining
+from embedline.pipelines.tabular.embeddings import EmbeddingTables, make_numeric_embeddings
+from embedline.pipelines.tabular.options import TableTraining
 from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target
 from embedline.training.batches import Loss
 from embedline.training.dropout import Dropout
@@ -24,189 +25,31 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, 
 RELATIVE_CLIP = 0.5  # larger relative errors count linearly: else a handful of rows would dominate the training
 
 
-def embedding_size(cardinality: int, rule: str) -> int:
-    """Width of the embedding of a variable with ``cardinality`` rows (levels and the row for missing or unseen).
+class EnsembleLinear(nn.Module):
+    """A linear layer of ``members`` that share one matrix: ``y_m = s_m * (W (r_m * x_m)) + b_m``.
 
-    ``dl1``: ``min(50, (n + 1) // 2)`` of the 2017 course; ``v2``: ``min(600, round(1.6 n^0.56))`` of fastai v1 and v2.
+    BatchEnsemble (Wen, Tran & Ba 2020, arXiv:2002.06715), as in TabM (Gorishniy, Kotelnikov & Babenko 2024,
+    arXiv:2410.24210): many networks for little more than the parameters of one.
 
-    >>> [embedding_size(n, "dl1") for n in (8, 13, 53, 1116)], [embedding_size(n, "v2") for n in (8, 13, 53, 1116)]
-    ([4, 7, 27, 50], [5, 7, 15, 81])
-    """
-    if rule == "dl1":
-        return min(50, (cardinality + 1) // 2)
-    return min(600, round(1.6 * cardinality**0.56))
-
-
-def embedding_sizes(variables: Sequence[str], cardinalities: Sequence[int], options: NetworkOptions) -> tuple[int, ...]:
-    """Width of each variable's embedding: the rule, or the user's own number.
-
-    Raises:
-        DataError: if ``embedding_sizes`` names a variable that is not among ``variables``.
-    """
-    unknown = sorted(set(options.embedding_sizes) - set(variables))
-    if unknown:
-        raise DataError(f"network.embedding_sizes names {unknown}, which are not categorical; these are: {variables}")
-    return tuple(
-        options.embedding_sizes.get(name, embedding_size(n, options.embedding_rule))
-        for name, n in zip(variables, cardinalities, strict=True)
-    )
-
-
-class EmbeddingTables(nn.Module):
-    """All variables' embeddings in one table, read by one gather.
-
-    Twenty small lookups take twice as long as one large one, on a CPU and on a GPU. Variable ``v`` owns the rows
-    ``offsets[v] : offsets[v] + cardinalities[v]`` and the first ``sizes[v]`` columns; the rest is never read.
-
-    **Shape**: codes int [B, V] -> float [B, sum(sizes)].
+    **Shape**: float [B, M, inputs] -> float [B, M, outputs].
     """
 
-    def __init__(self, *, cardinalities: Sequence[int], sizes: Sequence[int]) -> None:
+    def __init__(self, inputs: int, outputs: int, members: int, *, first: bool) -> None:
         super().__init__()
-        self.cardinalities, self.sizes = tuple(cardinalities), tuple(sizes)
-        width = max(self.sizes, default=0)
-        self.weight = nn.Parameter(torch.zeros(sum(self.cardinalities), width))
-        offsets = torch.tensor([0, *self.cardinalities[:-1]]).cumsum(0)[: len(self.sizes)]
-        used = [torch.arange(size) + index * width for index, size in enumerate(self.sizes)]
-        self.register_buffer("offsets", offsets, persistent=False)
-        self.register_buffer("used", torch.cat(used) if used else torch.empty(0, dtype=torch.long), persistent=False)
-        self.offsets: Tensor
-        self.used: Tensor
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Uniform in ±2 / (size + 1), the initialisation of the DL1 course."""
-        with torch.no_grad():
-            for variable, size in enumerate(self.sizes):
-                self.table(variable).uniform_(-2.0 / (size + 1), 2.0 / (size + 1))
-
-    def table(self, variable: int) -> Tensor:
-        """View [cardinality, size] of one variable's embeddings."""
-        start = int(self.offsets[variable])
-        return self.weight[start : start + self.cardinalities[variable], : self.sizes[variable]]
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """Look up and concatenate the embeddings of ``codes``."""
-        vectors = F.embedding(codes + self.offsets, self.weight)  # (B, V, width)
-        return vectors.flatten(1).index_select(1, self.used)  # (B, sum(sizes))
-
-
-def numeric_config(
-    options: PiecewiseLinearOptions | PeriodicOptions | None, values: NDArray[np.float32] | None
-) -> dict[str, Any] | None:
-    """Arguments of :func:`make_numeric_embeddings` as JSON values; the edges of bins are fitted on ``values``.
-
-    Args:
-        values: float32 [N, C], the standardised inputs of the training rows; only bins need them.
-    """
-    if not isinstance(options, PiecewiseLinearOptions):
-        return options.model_dump() if options else None
-    if values is None:
-        raise ValueError("bins need the values of the training rows")
-    return {"kind": options.kind, "edges": bin_edges(values, options.bins), "size": options.size}
-
-
-def bin_edges(values: NDArray[np.float32], bins: int) -> list[list[float]]:
-    """Ascending edges of each column of ``values`` [N, C]: quantiles of its distinct values, at most ``bins + 1``.
-
-    Quantiles of the rows would waste the bins on a value that nine rows in ten have. A constant column has one bin of
-    the width 1.
-    """
-    levels = np.linspace(0.0, 1.0, bins + 1)
-    # "nearest" takes values that occur: an interpolated edge beside a frequent value would leave a bin of almost no
-    # width, and the line beyond the last edge continues with its slope.
-    edges = [
-        np.unique(np.quantile(np.unique(column), levels, method="nearest")).astype(np.float64) for column in values.T
-    ]
-    return [(each if len(each) > 1 else np.array([each[0], each[0] + 1.0])).tolist() for each in edges]
-
-
-def make_numeric_embeddings(config: dict[str, Any], n_variables: int) -> "NumericEmbeddings":
-    """The module of :func:`numeric_config`, for ``n_variables`` continuous inputs."""
-    if config["kind"] == "piecewise_linear":
-        encoding: PiecewiseLinearEncoding | PeriodicEncoding = PiecewiseLinearEncoding(config["edges"])
-    else:
-        encoding = PeriodicEncoding(n_variables, config["frequencies"], config["sigma"])
-    return NumericEmbeddings(encoding, n_variables, config["size"])
-
-
-class PiecewiseLinearEncoding(nn.Module):
-    """Piecewise-linear encoding: 1 for each bin below the number, 0 for each bin above, a share for the bin around it.
-
-    Below the first edge and above the last one, the first and the last bin continue as a line. Variables with fewer
-    bins than T are padded with zeros.
-
-    **Shape**: float [B, C] -> float [B, C, T], T the greatest number of bins.
-    """
-
-    def __init__(self, edges: Sequence[Sequence[float]]) -> None:
-        super().__init__()
-        counts = [len(each) - 1 for each in edges]
-        self.n_features = max(counts)
-        shape = (len(edges), self.n_features)
-        left, inverse = torch.zeros(shape), torch.zeros(shape)
-        low, high = torch.zeros(shape), torch.ones(shape)
-        for variable, (each, count) in enumerate(zip(edges, counts, strict=True)):
-            exact = torch.tensor(each, dtype=torch.float64)
-            left[variable, :count] = exact[:-1].float()
-            inverse[variable, :count] = (1.0 / exact.diff()).float()
-            low[variable, 0], high[variable, count - 1] = -torch.inf, torch.inf
-        for name, buffer in (("left", left), ("inverse", inverse), ("low", low), ("high", high)):
-            self.register_buffer(name, buffer, persistent=False)
-        self.left: Tensor
-        self.inverse: Tensor
-        self.low: Tensor
-        self.high: Tensor
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        # One-dimensional, since weight decay applies to matrices: these belong at 1, not at 0.
+        self.before = nn.Parameter(torch.ones(members * inputs))
+        self.after = nn.Parameter(torch.ones(members * outputs))
+        self.bias = nn.Parameter(torch.zeros(members * outputs))
+        self.members = members
+        nn.init.kaiming_normal_(self.weight)
+        if first:  # here the members begin to differ
+            nn.init.normal_(self.before)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Encode standardised values."""
-        through = (values.unsqueeze(-1) - self.left) * self.inverse  # (B, C, T)
-        return torch.minimum(torch.maximum(through, self.low), self.high)
-
-
-class PeriodicEncoding(nn.Module):
-    """``cos(2 pi c x)`` and ``sin(2 pi c x)`` for ``n_frequencies`` learned coefficients ``c`` of each variable.
-
-    The coefficients start as normal draws with the standard deviation ``sigma``.
-
-    **Shape**: float [B, C] -> float [B, C, 2 n_frequencies].
-    """
-
-    def __init__(self, n_variables: int, n_frequencies: int, sigma: float) -> None:
-        super().__init__()
-        self.shape, self.n_features = (n_variables, n_frequencies), 2 * n_frequencies
-        # One-dimensional, since weight decay applies to matrices: a frequency has no reason to be small.
-        self.coefficients = nn.Parameter(torch.empty(n_variables * n_frequencies))
-        nn.init.normal_(self.coefficients, std=sigma)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Encode standardised values."""
-        angles = 2.0 * torch.pi * values.unsqueeze(-1) * self.coefficients.view(self.shape)  # (B, C, F)
-        return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-class NumericEmbeddings(nn.Module):
-    """Embeddings of continuous inputs (Gorishniy, Rubachev & Babenko 2022, arXiv:2203.05556).
-
-    Each variable has a linear layer of its own on its encoding, ``size`` units with ReLU. A network on plain numbers is
-    smooth in them; with these it can bend within a few bins, or periods. One tensor operation serves all variables.
-
-    **Shape**: float [B, C] -> float [B, C * size], the units of a variable side by side.
-    """
-
-    def __init__(self, encoding: PiecewiseLinearEncoding | PeriodicEncoding, n_variables: int, size: int) -> None:
-        super().__init__()
-        self.encoding, self.width = encoding, n_variables * size
-        self.weight = nn.Parameter(torch.empty(n_variables, encoding.n_features, size))
-        self.bias = nn.Parameter(torch.empty(n_variables * size))  # one-dimensional: no weight decay
-        bound = encoding.n_features**-0.5  # as nn.Linear starts
-        nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.uniform_(self.bias, -bound, bound)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Embed standardised values."""
-        units = torch.einsum("bct,cts->bcs", self.encoding(values), self.weight)
-        return torch.relu(units.flatten(1) + self.bias)
+        """Apply the layer of each member to its values."""
+        shared = F.linear(values * self.before.view(self.members, -1), self.weight)
+        return torch.addcmul(self.bias.view(self.members, -1), shared, self.after.view(self.members, -1))
 
 
 class EmbeddingNetwork(nn.Module):
@@ -218,7 +61,12 @@ class EmbeddingNetwork(nn.Module):
     untrained network predicts the shares of the training rows. DIFF(fastai): the lessons leave the output unscaled, so
     that the first hundred steps only find the mean.
 
-    **Shape**: codes int [B, V], continuous float [B, C] -> float [B] of one output, [B, K] of K.
+    With ``members`` it is an ensemble in one network (:class:`EnsembleLinear`). Each member has a loss of its own; in
+    evaluation the outputs are the mean of their numbers, and the logarithms of the mean of their probabilities. With
+    ``linear`` the outputs have a linear part in the numbers and the levels beside that of the hidden layers.
+
+    **Shape**: codes int [B, V], continuous float [B, C] -> float [B] of one output, [B, K] of K; while it trains,
+    B is the number of rows times that of members, the members of a row side by side.
     """
 
     def __init__(
@@ -236,6 +84,9 @@ class EmbeddingNetwork(nn.Module):
         output_scales: Sequence[float],
         y_ranges: Sequence[Sequence[float] | None],
         numeric_embedding: dict[str, Any] | None = None,
+        members: int = 1,
+        linear: bool = False,
+        classes: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
         self.embeddings = EmbeddingTables(cardinalities=cardinalities, sizes=sizes) if len(sizes) else None
@@ -244,16 +95,25 @@ class EmbeddingNetwork(nn.Module):
         embedded = numeric_embedding is not None and n_continuous > 0
         self.numeric = make_numeric_embeddings(numeric_embedding or {}, n_continuous) if embedded else None
         self.hidden = nn.Sequential()
+        self.members, self.classes = members, [tuple(each) for each in classes]
         width = sum(sizes) + (self.numeric.width if self.numeric else n_continuous)
         for index, (size, rate) in enumerate(zip(layers, dropouts, strict=True)):
-            self.hidden.add_module(f"linear{index}", nn.Linear(width, size))
+            layer = EnsembleLinear(width, size, members, first=index == 0) if members > 1 else nn.Linear(width, size)
+            self.hidden.add_module(f"linear{index}", layer)
             self.hidden.add_module(f"relu{index}", nn.ReLU())
             if batch_norm:
                 self.hidden.add_module(f"norm{index}", nn.BatchNorm1d(size))
             if rate:
                 self.hidden.add_module(f"dropout{index}", Dropout(rate))
             width = size
-        self.output = nn.Linear(width, len(output_means))
+        n_outputs = len(output_means)
+        self.output = nn.Linear(width, n_outputs) if members == 1 else EnsembleOutput(width, n_outputs, members)
+        self.linear = nn.Linear(n_continuous, n_outputs, bias=False) if linear and n_continuous else None
+        self.effects = (
+            EmbeddingTables(cardinalities=cardinalities, sizes=[n_outputs] * len(sizes))
+            if linear and len(sizes)
+            else None
+        )
         self.limited = any(limits is not None for limits in y_ranges)
         lows, highs = zip(*(limits if limits is not None else (0.0, 0.0) for limits in y_ranges), strict=True)
         self.mean: Tensor
@@ -265,13 +125,17 @@ class EmbeddingNetwork(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming-normal hidden weights (He et al. 2015) and zero biases; a small output layer."""
+        """Kaiming-normal hidden weights (He et al. 2015) and zero biases; a small output layer, no linear part."""
         for module in self.hidden:
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
                 nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.output.weight, gain=0.1)
-        nn.init.zeros_(self.output.bias)
+        if isinstance(self.output, nn.Linear):
+            nn.init.xavier_uniform_(self.output.weight, gain=0.1)
+            nn.init.zeros_(self.output.bias)
+        for part in (self.linear, self.effects):
+            if part is not None:
+                nn.init.zeros_(part.weight)
 
     def forward(self, codes: Tensor, continuous: Tensor) -> Tensor:
         """Predict the transformed numbers and the logits of the classes."""
@@ -279,18 +143,60 @@ class EmbeddingNetwork(nn.Module):
         if self.embeddings is not None:
             inputs.append(self.embedding_dropout(self.embeddings(codes)))
         inputs.append(self.numeric(continuous) if self.numeric is not None else self.normalise(continuous))
-        raw = self.output(self.hidden(torch.cat(inputs, dim=1))).float()  # (B, K)
+        values = torch.cat(inputs, dim=1)
+        if self.members > 1:
+            values = values.unsqueeze(1).expand(-1, self.members, -1)
+        raw = self.output(self.hidden(values)).float()  # (B, K), or (B, M, K)
+        if self.linear is not None or self.effects is not None:
+            straight = self._straight(codes, continuous)
+            raw = raw + (straight.unsqueeze(1) if self.members > 1 else straight)
         output = self.mean + self.scale * raw
         if self.limited:
             ranged = self.low + (self.high - self.low) * torch.sigmoid(raw)
             output = torch.where(self.high > self.low, ranged, output)
+        if self.members > 1:
+            output = output.flatten(0, 1) if self.training else self._mean_of_members(output)
         return output.squeeze(-1)
+
+    def _straight(self, codes: Tensor, continuous: Tensor) -> Tensor:
+        """The linear part, float [B, K]."""
+        parts = []
+        if self.linear is not None:
+            parts.append(self.linear(continuous))
+        if self.effects is not None:
+            parts.append(self.effects(codes).unflatten(1, (codes.shape[1], -1)).sum(dim=1))
+        return torch.stack(parts).sum(dim=0).float()
+
+    def _mean_of_members(self, output: Tensor) -> Tensor:
+        """Outputs [B, K] of the members' [B, M, K]."""
+        mean = output.mean(dim=1)
+        for begin, end in self.classes:
+            logarithms = output[..., begin:end].log_softmax(dim=-1)
+            mean[:, begin:end] = logarithms.logsumexp(dim=1) - math.log(self.members)
+        return mean
+
+
+class EnsembleOutput(nn.Module):
+    """The output layers of all members, which share nothing. **Shape**: float [B, M, inputs] -> float [B, M, K]."""
+
+    def __init__(self, inputs: int, outputs: int, members: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(members * outputs))  # one-dimensional: no weight decay
+        bound = 0.1 * (6.0 / (inputs + outputs)) ** 0.5  # as the one output layer of EmbeddingNetwork begins
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Outputs of each member."""
+        found = torch.bmm(values.transpose(0, 1), self.weight).transpose(0, 1)
+        return found + self.bias.view(len(self.weight), -1)
 
 
 def make_loss(targets: Sequence[Target], training: TableTraining) -> Loss:
     """Loss between the output of the network and the target of :class:`.arrays.TableArrays`.
 
-    With several targets it is the sum of their losses, each times its weight in ``training.target_weights``.
+    With several targets it is the sum of their losses, each times its weight in ``training.target_weights``. Where the
+    output has several members of each row, it is the mean of their losses.
 
     Raises:
         DataError: naming the setting of ``training`` that does not fit the targets.
@@ -304,7 +210,8 @@ def make_loss(targets: Sequence[Target], training: TableTraining) -> Loss:
     ]
     scales = [training.target_weights.get(target.column, 1.0) for target in targets]
     if len(targets) == 1:
-        return losses[0] if scales[0] == 1.0 else lambda output, target: scales[0] * losses[0](output, target)
+        alone = losses[0] if scales[0] == 1.0 else lambda output, target: scales[0] * losses[0](output, target)
+        return _of_members(alone)
     ends = np.cumsum([target.width for target in targets]).tolist()
 
     def summed(output: Tensor, target: Tensor) -> Tensor:
@@ -317,7 +224,17 @@ def make_loss(targets: Sequence[Target], training: TableTraining) -> Loss:
             )
         return total
 
-    return summed
+    return _of_members(summed)
+
+
+def _of_members(loss: Loss) -> Loss:
+    """``loss``, also of outputs that have several members of each row side by side."""
+
+    def of_members(output: Tensor, target: Tensor) -> Tensor:
+        members = len(output) // len(target)
+        return loss(output, target if members == 1 else target.repeat_interleave(members, dim=0))
+
+    return of_members
 
 
 def number_loss(name: str, numeric: NumericTarget) -> Loss:

@@ -19,7 +19,10 @@ class EncodingOptions(BaseModel):
         target_means: lists of columns; each adds a continuous input, the mean of the transformed target of the row's
             group on the training rows (:class:`.encoder.TargetMeans`). For a target with classes: the share of
             each class but the first.
-        smoothing: rows of the wider group that the mean of each group is mixed with.
+        many_levels: a categorical variable with more levels has a target mean of its own, too, and its levels of fewer
+            than ``min_count`` training rows share the code of missing ones; null: none.
+        smoothing: rows of the wider group that the mean of each group is mixed with. ``auto``: as many as the groups'
+            means, beyond chance, ask for (:func:`.encoder.fit_target_means`).
         fill: value that replaces a missing one of a continuous variable, instead of the median and a flag. Use it where
             values are missing for a known reason: a flag that is rare in training and common later would be learned
             from few rows.
@@ -33,7 +36,9 @@ class EncodingOptions(BaseModel):
 
     target_transform: Literal["log", "none"] | dict[str, Literal["log", "none"]] = "none"
     target_means: tuple[tuple[str, ...], ...] = ()
-    smoothing: float = Field(default=20.0, gt=0.0)
+    many_levels: int | None = Field(default=100, ge=1)
+    smoothing: Annotated[float, Field(gt=0.0)] | Literal["auto"] = "auto"
+    min_count: int = Field(default=10, ge=1)
     fill: dict[str, float] = {}
     limits: dict[str, tuple[float, float]] = {}
     scaling: Literal["standard", "quantile"] = "standard"
@@ -102,17 +107,22 @@ NumericEmbeddingOptions = Annotated[PiecewiseLinearOptions | PeriodicOptions, Fi
 class NetworkOptions(BaseModel):
     """Shape of the network.
 
+    Without ``layers``, these and all other settings that are not given follow the table (:mod:`.defaults`).
+
     Attributes:
         layers: units of each hidden layer, a list or, for one layer, a number.
         dropout: one rate for all hidden layers or a list, one for each.
         numeric_embedding: embedding of the continuous inputs (:class:`.network.NumericEmbeddings`); null for plain
             numbers.
         y_range: lowest and highest output, in units of the transformed numeric target.
+        members: networks that share their matrices and differ in what goes in and comes out of each
+            (:class:`.network.EnsembleLinear`); their predictions are averaged.
+        linear: whether the outputs have a linear part beside that of the hidden layers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layers: Annotated[Sizes, Field(min_length=1)]
+    layers: Annotated[Sizes, Field(min_length=1)] = ()
     dropout: float | tuple[float, ...] = 0.0
     embedding_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     embedding_rule: Literal["dl1", "v2"] = "dl1"
@@ -121,23 +131,29 @@ class NetworkOptions(BaseModel):
     batch_norm: bool = False
     continuous_batch_norm: bool = False
     y_range: tuple[float, float] | Literal["auto"] | None = None
+    members: int = Field(default=1, ge=1)
+    linear: bool = False
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
         rates = self.dropout if isinstance(self.dropout, tuple) else (self.dropout,)
         if any(not 0.0 <= rate < 1.0 for rate in rates):
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if isinstance(self.dropout, tuple) and len(self.dropout) != len(self.layers):
+        if isinstance(self.dropout, tuple) and self.layers and len(self.dropout) != len(self.layers):
             raise ValueError(f"dropout lists {len(self.dropout)} rates for {len(self.layers)} layers")
         if isinstance(self.y_range, tuple) and self.y_range[0] >= self.y_range[1]:
             raise ValueError(f"y_range must rise, got {list(self.y_range)}")
         if self.numeric_embedding and self.continuous_batch_norm:
             raise ValueError("continuous_batch_norm and numeric_embedding exclude each other: bins have fixed edges")
+        if self.members > 1 and self.batch_norm:
+            raise ValueError("batch_norm and members exclude each other")
         return self
 
 
 class TableTraining(TrainingOptions):
     """How to train the networks of a table; ``loss`` applies to numeric targets, classes have the cross-entropy.
+
+    Without ``epochs``, these and all other settings that are not given follow the table (:mod:`.defaults`).
 
     Attributes:
         label_smoothing: share of each label that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
@@ -150,6 +166,10 @@ class TableTraining(TrainingOptions):
             more than half of the free memory. Results are equal to the last bit.
     """
 
+    # 0 stands for "follows the table", and cannot be given.
+    epochs: int = Field(default=0, ge=1)
+    batch_size: int = Field(default=0, ge=1)
+    lr: float = Field(default=0.0, gt=0.0)
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     class_weights: (
         Literal["balanced"] | dict[ClassName, Weight | Literal["balanced"] | dict[ClassName, Weight]] | None

@@ -76,8 +76,14 @@ def _plain(name: str, kind: Kind) -> nw.Expr:
     return column.cast(nw.Int64) if kind == "integer" else column.cast(nw.String)
 
 
-def fit_categories(table: nw.DataFrame[Any], name: str, *, key: str = "columns.categorical") -> CategoryMap:
-    """Levels of a column of the training rows; raise a DataError that names the YAML ``key`` if there are none."""
+def fit_categories(
+    table: nw.DataFrame[Any], name: str, *, key: str = "columns.categorical", min_count: int = 1
+) -> CategoryMap:
+    """Levels of a column of the training rows, those in ``min_count`` rows or more, or in the most rows of all.
+
+    Raises:
+        DataError: that names the YAML ``key``, if there are none.
+    """
     nothing = f"column {name!r} holds only missing values on the training rows: take it out of {key}"
     if all_missing(table, name):
         raise DataError(nothing)
@@ -85,7 +91,13 @@ def fit_categories(table: nw.DataFrame[Any], name: str, *, key: str = "columns.c
     present = table.select(nw.col(name)).drop_nulls()
     if kind == "integer" and table.get_column(name).dtype.is_float():
         present = present.filter(~nw.col(name).is_nan())
-    levels = present.select(_plain(name, kind)).get_column(name).unique().sort().to_list()
+    values = present.select(_plain(name, kind)).get_column(name)
+    if min_count > 1 and len(values):
+        counts = dict(values.value_counts(name="rows").rows())
+        least = min(min_count, max(counts.values()))
+        levels = sorted(level for level, rows in counts.items() if rows >= least)
+    else:
+        levels = values.unique().sort().to_list()
     if not levels:
         raise DataError(nothing)
     return CategoryMap(kind=kind, levels=tuple(levels))
