@@ -59,8 +59,11 @@ class BestEpoch:
         vars(self).update(state)
 
 
-def hold_out(n_rows: int, stopping: HeldOutStopping) -> tuple[Tensor, Tensor]:
+def hold_out(n_rows: int, stopping: HeldOutStopping, member: int = 0) -> tuple[Tensor, Tensor]:
     """Rows to learn from and rows held out of them, int64 each, rising; the same for the same seed.
+
+    Args:
+        member: of an ensemble, counted from 0: with ``rotate`` each holds out other rows.
 
     Raises:
         DataError: if either would be empty.
@@ -71,6 +74,8 @@ def hold_out(n_rows: int, stopping: HeldOutStopping) -> tuple[Tensor, Tensor]:
             f"early_stopping.fraction {stopping.fraction} of {n_rows} training row(s) leaves none to learn from"
         )
     rows = torch.randperm(n_rows, generator=torch.Generator().manual_seed(stopping.seed))
+    if stopping.rotate:
+        rows = rows.roll(-member * n_held_out)
     return rows[n_held_out:].sort().values, rows[:n_held_out].sort().values
 
 

@@ -51,9 +51,12 @@ class EarlyStopping(Options):
 class HeldOutStopping(EarlyStopping):
     """Early stopping on a random ``fraction`` of the training rows, which the network then does not learn from.
 
-    The rows follow ``seed``: they are the same for every member of an ensemble.
+    Attributes:
+        seed: draws the rows, the same for every member of an ensemble.
+        rotate: have each member hold out the next fraction instead, so that together they learn from all rows.
     """
 
+    rotate: bool = False
     fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
     seed: int = 0
 

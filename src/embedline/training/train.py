@@ -103,7 +103,7 @@ def fit(
     """
     device, learned = accelerator.device, None
     if isinstance(options.early_stopping, HeldOutStopping):
-        learned, held_out = hold_out(len(tensors[-1]), options.early_stopping)
+        learned, held_out = hold_out(len(tensors[-1]), options.early_stopping, settings.get("position", 0))
         settings["monitor"] = row_monitor(tensors, loss, device, held_out)
     rows: dict[str, Any] = {"rows": learned, "read": read, "shard": accelerator.shard}
     batches = TableBatches(tensors, loss, batch_size=options.batch_size, device=device, **rows)

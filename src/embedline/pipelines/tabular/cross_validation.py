@@ -67,29 +67,48 @@ def cross_validate(
         marks = np.where(np.isin(np.arange(len(labelled)), held_out), TEST, TRAIN).tolist()
         mark = nw.new_series(SPLIT_COLUMN, marks, nw.String, backend=labelled.implementation)
         rows = labelled.with_columns(mark)
-        encoder = fit_encoder(subset(rows, TRAIN), columns, encoding)
-        encoded = encode(rows, encoder)
-        name = f"fold{number}"
-        model, _ = train_network(encoded, encoder, network, training, name=name)
-        tested = subset(encoded, TEST)
-        predicted = predict_all(tested, model)
-        others, spent = all_predictions(rows, encoded, encoder, baselines)
-        values: NamedArrays = {
-            key: np.full(len(held_out), value) for key, value in ((REPEAT, repeat), (FOLD, fold))
-        } | {ROW: held_out}
-        for target in encoder.targets:
-            prefix, actual = prefix_of(target, encoder.targets), actual_values(tested, target)
-            values |= actual_columns(target, actual, prefix)
-            values |= predicted_columns(target, predicted[target.column], prefix)
-            for baseline, by_target in others.items():
-                values |= baseline_columns(target, by_target[target.column], baseline, prefix)
-            loss = prediction_loss(target, actual, predicted[target.column])
-            logger.info("Fold %d of %d: %sloss %.4f", number + 1, split.n * split.repeats, prefix, loss)
-        found.append(values)
+        places = {key: np.full(len(held_out), value) for key, value in ((REPEAT, repeat), (FOLD, fold))}
+        values, spent = held_out_predictions(
+            rows, columns, encoding, network, training, baselines, name=f"fold{number}"
+        )
+        found.append({**places, ROW: held_out, **values})
         for baseline, cost in spent.items():
             before = costs.get(baseline, {}).get("seconds", 0.0)
             costs[baseline] = cost | ({"seconds": before + cost["seconds"]} if "seconds" in cost else {})
     return {key: np.concatenate([values[key] for values in found]) for key in found[0]}, costs
+
+
+def held_out_predictions(
+    rows: nw.DataFrame[Any],
+    columns: Columns,
+    encoding: EncodingOptions,
+    network: NetworkOptions,
+    training: TableTraining,
+    baselines: BaselineOptions,
+    *,
+    name: str = "",
+) -> tuple[NamedArrays, dict[str, dict[str, Any]]]:
+    """Fit encoding, networks and baselines on the training rows, and predict the test rows.
+
+    Returns:
+        Columns of :mod:`.predictions` by their names, [test rows] each; and the costs of the baselines.
+    """
+    encoder = fit_encoder(subset(rows, TRAIN), columns, encoding)
+    encoded = encode(rows, encoder)
+    model, _ = train_network(encoded, encoder, network, training, name=name)
+    tested = subset(encoded, TEST)
+    predicted = predict_all(tested, model)
+    others, costs = all_predictions(rows, encoded, encoder, baselines)
+    values: NamedArrays = {}
+    for target in encoder.targets:
+        prefix, actual = prefix_of(target, encoder.targets), actual_values(tested, target)
+        values |= actual_columns(target, actual, prefix)
+        values |= predicted_columns(target, predicted[target.column], prefix)
+        for baseline, by_target in others.items():
+            values |= baseline_columns(target, by_target[target.column], baseline, prefix)
+        loss = prediction_loss(target, actual, predicted[target.column])
+        logger.info("%s: %sloss %.4f", name or "held-out rows", prefix, loss)
+    return values, costs
 
 
 def fold_rows(labelled: nw.DataFrame[Any], columns: Columns, split: Split) -> Iterator[NDArray[np.int64]]:

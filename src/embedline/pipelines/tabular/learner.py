@@ -14,6 +14,7 @@ from torch import nn
 from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import MappedRows, TableArrays, blocks_of, rows_of, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN
+from embedline.pipelines.tabular.defaults import follow_table
 from embedline.pipelines.tabular.embeddings import embedding_sizes, numeric_config
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, make_loss
@@ -143,6 +144,7 @@ def train_network(
     with rows_of(encoded, encoder, training) as store:
         learned, held_out = store.rows(TRAIN), store.rows(TEST, labelled=False)
         _, values, target = learned.arrays().labelled(encoder)
+        network, training = follow_table(network, training, encoder, len(target))
         if (network.batch_norm or network.continuous_batch_norm) and min(training.batch_size, len(target)) < 2:
             raise DataError(
                 f"network.batch_norm needs two rows a batch: training.batch_size is {training.batch_size}, and there "
@@ -219,18 +221,22 @@ def range_test(
     finder: FinderOptions,
 ) -> lr_finder.RangeTest:
     """Learning-rate range test on the training rows with the first seed's network."""
-    seed, accelerator = training.seeds[0], make_accelerator(training)
+    accelerator = make_accelerator(training)
     with rows_of(encoded, encoder, training) as store:
         learned = store.rows(TRAIN)
         tensors, loss = learned.arrays().labelled(encoder), make_loss(encoder.targets, training)
+        network, training = follow_table(network, training, encoder, len(tensors[-1]))
+        seed = training.seeds[0]
         built = build_network(network_config(encoder, network, tensors[1].numpy()), seed=seed)
         batches = lr_finder.RandomRows(
             tensors, loss, batch_size=training.batch_size, device=accelerator.device, read=learned.reader()
         )
-        return in_threads(
+        test = in_threads(
             training.threads,
             lambda: lr_finder.range_test(built, batches, training, finder, accelerator=accelerator, seed=seed),
         )
+    test.log(training.lr)
+    return test
 
 
 def predict(encoded: nw.DataFrame[Any], bundle: ModelBundle, target: str | None = None) -> NDArray[np.float64]:

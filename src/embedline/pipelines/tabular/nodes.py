@@ -88,7 +88,6 @@ def find_learning_rate(
     test = range_test(
         nw.from_native(encoded, eager_only=True), Encoder.model_validate(encoder), network, training, finder
     )
-    test.log(training.lr)
     return test.frame()
 
 
