@@ -9,7 +9,7 @@ from embedline.pipelines.tabular.options import NetworkOptions, PiecewiseLinearO
 from embedline.training.options import HeldOutStopping
 
 FEW_ROWS, MANY_ROWS = 2_000, 20_000
-FEWEST_STEPS, MOST_STEPS = 400, 8_000
+FEWEST_STEPS, MOST_STEPS = 400, 2_500
 PASSES = 30  # of the training through its rows, where that lies between these numbers of steps
 WIDEST_EMBEDDING = 16
 
@@ -31,7 +31,7 @@ def follow_table(
         chosen: dict[str, Any] = {
             "layers": (width, width),
             "dropout": 0.15,
-            "members": 8,
+            "members": 4 if many else 8,
             "linear": True,
             "numeric_embedding": PiecewiseLinearOptions(kind="piecewise_linear", bins=16 if few else 48, size=8),
             "embedding_sizes": {name: min(WIDEST_EMBEDDING, (size + 1) // 2) for name, size in sizes},
