@@ -31,9 +31,10 @@ def make_bundle(seed: int) -> Any:
     """A model of two members with random weights."""
     import torch
 
+    from embedline.pipelines.ratings.contract import RatingColumns
     from embedline.pipelines.ratings.encoder import fit_encoder
     from embedline.pipelines.ratings.network import build_network, feature_codes, network_config
-    from embedline.pipelines.ratings.options import RatingColumns, RatingNetwork
+    from embedline.pipelines.ratings.options import RatingNetwork
     from embedline.training.model_file import ModelBundle
 
     encoder = fit_encoder(RATINGS, RatingColumns(), (1.0, 5.0))

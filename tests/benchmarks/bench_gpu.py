@@ -23,7 +23,8 @@ import torch
 
 from embedline.pipelines.ratings import encoder as ratings_encoder
 from embedline.pipelines.ratings import learner as ratings_learner
-from embedline.pipelines.ratings.options import RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
+from embedline.pipelines.ratings.options import RatingNetwork, RatingsTraining
 from embedline.pipelines.tabular import encoder as tables_encoder
 from embedline.pipelines.tabular import learner as tables_learner
 from embedline.pipelines.tabular.columns import Columns

@@ -6,10 +6,11 @@ import numpy as np
 import polars as pl
 import torch
 
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.ratings.encoder import RatingsEncoder, encode, fit_encoder
 from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.network import FactorModel, build_network, feature_codes, network_config
-from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingNetwork, RatingSplit
+from embedline.pipelines.ratings.options import FeatureOptions, RatingNetwork
 
 COLUMNS = RatingColumns()
 NO_SPLIT = RatingSplit(kind="none")

@@ -1,16 +1,16 @@
 """The trial of the cold start: who is held out, what is predicted from what, and that metrics are of the same rows."""
 
 import logging
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratings
-from rating_law import items_table, ratings_table
+from simulated_ratings import items_table, ratings_table
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.baselines import Biases, damped_biases
 from embedline.pipelines.ratings.cold_start import (
     hold_out,
     measure_cold_start,
@@ -18,6 +18,9 @@ from embedline.pipelines.ratings.cold_start import (
     measure_users,
     new_biases,
 )
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
+from embedline.pipelines.ratings.cross_validation import ModelSettings
+from embedline.pipelines.ratings.evaluation import Biases, damped_biases
 from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
 from embedline.pipelines.ratings.network import Vectors
 from embedline.pipelines.ratings.options import (
@@ -26,9 +29,7 @@ from embedline.pipelines.ratings.options import (
     FeatureOptions,
     FoldInOptions,
     Penalty,
-    RatingColumns,
     RatingNetwork,
-    RatingSplit,
     RatingsTraining,
 )
 
@@ -228,20 +229,22 @@ class TestNewUsers:
 
 
 class TestTrial:
-    SETTINGS: ClassVar[dict[str, Any]] = {
-        "network": RatingNetwork(factors=6, init_std=0.1),
-        "training": TRAINING,
-        "baselines": BaselineOptions(),
-        "fold_in_options": FoldInOptions(factors=1.0, biases=1.0),
-        "features": FeatureOptions(items=("genres",)),
-        "items": items_table(),
-        "rating_range": (0.0, 6.0),
-    }
+    SETTINGS = ModelSettings(
+        COLUMNS,
+        RatingNetwork(factors=6, init_std=0.1),
+        TRAINING,
+        BaselineOptions(),
+        (0.0, 6.0),
+        FeatureOptions(items=("genres",)),
+        items_table(),
+    )
 
     def test_the_law_is_found_where_the_baselines_cannot_see_it(self, caplog: pytest.LogCaptureFixture) -> None:
         split = RatingSplit(kind="random", fraction=0.1, seed=1)
         with caplog.at_level(logging.WARNING):
-            found = measure_cold_start(ratings_table(), COLUMNS, split, ColdStartOptions(seed=2), **self.SETTINGS)
+            found = measure_cold_start(
+                ratings_table(), split, ColdStartOptions(seed=2), FoldInOptions(factors=1.0, biases=1.0), self.SETTINGS
+            )
         assert found["beaten_by"] == [] and not caplog.records
         assert 1300 < found["known_ratings"] < 1500  # 0.9 of the rows, 0.9 of the users, 0.9 of the items
         items, users = found["new_items"], found["new_users"]
@@ -256,10 +259,10 @@ class TestTrial:
         with caplog.at_level(logging.WARNING):
             found = measure_cold_start(
                 ratings_table(),
-                COLUMNS,
                 RatingSplit(kind="none"),
                 ColdStartOptions(),
-                **{**self.SETTINGS, "training": idle, "fold_in_options": FoldInOptions(factors=1e6, biases=1e6)},
+                FoldInOptions(factors=1e6, biases=1e6),
+                replace(self.SETTINGS, training=idle),
             )
         assert "new_items.damped_bias" in found["beaten_by"]
         assert "new_users.given.10.damped_bias" in found["beaten_by"]

@@ -2,35 +2,26 @@
 
 import polars as pl
 import pytest
-from rating_law import ratings_table
+from simulated_ratings import ratings_table
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.contract import subset
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, subset
+from embedline.pipelines.ratings.cross_validation import ModelSettings, cross_validate
 from embedline.pipelines.ratings.encoder import encode, fit_encoder
-from embedline.pipelines.ratings.evaluation import cross_validate
 from embedline.pipelines.ratings.learner import load_model, rating_metrics, rating_tensors, train_ratings
-from embedline.pipelines.ratings.options import (
-    BaselineOptions,
-    CrossValidationOptions,
-    RatingColumns,
-    RatingNetwork,
-    RatingSplit,
-    RatingsTraining,
-)
+from embedline.pipelines.ratings.options import BaselineOptions, CrossValidationOptions, RatingNetwork, RatingsTraining
 
 COLUMNS, NETWORK = RatingColumns(), RatingNetwork(factors=4, init_std=0.1)
 TRAINING = RatingsTraining(epochs=3, batch_size=32, lr=0.02, seeds=(1, 2), device="cpu", precision="fp32")
+SETTINGS = ModelSettings(COLUMNS, NETWORK, TRAINING, BaselineOptions())
 
 
 def test_a_fold_is_what_a_training_on_the_others_gives() -> None:
     ratings = ratings_table(1000)
     found = cross_validate(
         ratings.to_pandas(),
-        COLUMNS,
         CrossValidationOptions(column="fold"),
-        network=NETWORK,
-        training=TRAINING,
-        baselines=BaselineOptions(),
+        SETTINGS,
     )
     assert [fold["value"] for fold in found["folds"]] == [1, 2, 3, 4, 5]
     assert [(fold["train_rows"], fold["rows"]) for fold in found["folds"]] == [(800, 200)] * 5
@@ -48,11 +39,8 @@ def test_a_fold_is_what_a_training_on_the_others_gives() -> None:
 def test_some_values_can_be_listed() -> None:
     found = cross_validate(
         ratings_table(500),
-        COLUMNS,
         CrossValidationOptions(column="fold", values=(4, 2)),
-        network=NETWORK,
-        training=TRAINING,
-        baselines=BaselineOptions(),
+        SETTINGS,
     )
     assert [fold["value"] for fold in found["folds"]] == [4, 2]
 
@@ -62,9 +50,6 @@ def test_a_column_without_values_is_refused() -> None:
     with pytest.raises(DataError, match=r"cross_validation.column 'fold' has 0 value\(s\): it needs two or more"):
         cross_validate(
             ratings,
-            COLUMNS,
             CrossValidationOptions(),
-            network=NETWORK,
-            training=TRAINING,
-            baselines=BaselineOptions(),
+            SETTINGS,
         )

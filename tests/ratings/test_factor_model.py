@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from rating_law import items_table, ratings_table, users_table
+from simulated_ratings import items_table, ratings_table, users_table
 from torch import Tensor
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import network as network_module
+from embedline.pipelines.ratings.contract import RatingColumns
 from embedline.pipelines.ratings.encoder import RatingsEncoder, fit_encoder
 from embedline.pipelines.ratings.network import FactorModel, _Product, build_network, feature_codes, network_config
-from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingNetwork
+from embedline.pipelines.ratings.options import FeatureOptions, RatingNetwork
 
 OPTIONS = FeatureOptions(items=("genres", "year"), users=("age", "taste"))
 VARIANTS = {

@@ -8,8 +8,9 @@ from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratin
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import item_analysis
-from embedline.pipelines.ratings.contract import item_titles
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, item_titles, subset
 from embedline.pipelines.ratings.encoder import training_counts
+from embedline.pipelines.ratings.evaluation import RatedItems
 from embedline.pipelines.ratings.item_analysis import (
     concatenate_factors,
     crosstab,
@@ -19,8 +20,6 @@ from embedline.pipelines.ratings.item_analysis import (
     nearest_items,
 )
 from embedline.pipelines.ratings.learner import RatingModel
-from embedline.pipelines.ratings.options import RatingColumns, RatingSplit
-from embedline.pipelines.ratings.recommend import RatedItems
 from embedline.training.plots import principal_components
 
 RATINGS, ITEMS = small_ratings(), small_items()
@@ -138,7 +137,7 @@ def test_training_counts_leave_held_out_rows_alone() -> None:
         0,
         *(held.filter(~pl.col("held") & (pl.col("item") == item)).height for item in ENCODER.items),
     ]
-    places, items = RatedItems(encoded, 10).pairs(np.array([10, 4, 1]))
+    places, items = RatedItems(subset(encoded, "train"), 10).pairs(np.array([10, 4, 1]))
     for place, user in ((0, 10), (1, 4), (2, 1)):
         own = sorted(ENCODER.items[row - 1] for row in items[places == place])
         assert own == ([] if user == 10 else sorted(RATINGS.filter(pl.col("user") == user)["item"]))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from embedline.pipelines.ratings.baselines import damped_biases
+from embedline.pipelines.ratings.evaluation import damped_biases
 
 USERS = np.array([1, 1, 2, 3], dtype=np.int32)
 ITEMS = np.array([1, 2, 1, 1], dtype=np.int32)

@@ -5,12 +5,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
-from rating_law import items_table, ratings_table, users_table
+from simulated_ratings import items_table, ratings_table, users_table
 
+from embedline.pipelines.ratings.contract import RatingColumns
 from embedline.pipelines.ratings.encoder import RatingsEncoder, fit_encoder
 from embedline.pipelines.ratings.learner import RandomRatings, RatingBatches, _Squares, penalty_weights
 from embedline.pipelines.ratings.network import FactorModel, build_network, feature_codes, network_config
-from embedline.pipelines.ratings.options import FeatureOptions, Penalty, RatingColumns, RatingNetwork
+from embedline.pipelines.ratings.options import FeatureOptions, Penalty, RatingNetwork
 
 CPU = torch.device("cpu")
 USERS, ITEMS = torch.tensor([1, 2, 2, 9], dtype=torch.int32), torch.tensor([3, 3, 4, 40], dtype=torch.int32)

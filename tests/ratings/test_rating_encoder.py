@@ -6,12 +6,13 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 import pytest
-from rating_law import N_ITEMS, N_USERS, items_table, ratings_table, users_table
+from simulated_ratings import N_ITEMS, N_USERS, items_table, ratings_table, users_table
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import encoder as encoding
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.ratings.encoder import RatingsEncoder, encode, fit_encoder
-from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingSplit
+from embedline.pipelines.ratings.options import FeatureOptions
 
 COLUMNS = RatingColumns()
 SMALL = pl.DataFrame({"user": ["b", "a", "b"], "item": [7, 3, 3], "rating": [4.0, 2.0, 3.0]})

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.features import FeatureColumn, Features, fit_feature
+from embedline.pipelines.ratings.encoder import FeatureColumn, Features, fit_feature
 
 
 def fit(values: list[object], bins: int = 4, **kwargs: object) -> FeatureColumn:

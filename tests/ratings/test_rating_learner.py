@@ -8,22 +8,16 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from rating_law import N_ITEMS, NOISE, items_table, ratings_table, users_table
+from simulated_ratings import N_ITEMS, NOISE, items_table, ratings_table, users_table
 from torch import nn
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import learner
-from embedline.pipelines.ratings.baselines import damped_biases
-from embedline.pipelines.ratings.contract import subset
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, subset
 from embedline.pipelines.ratings.encoder import RatingsEncoder, encode, fit_encoder
-from embedline.pipelines.ratings.learner import load_model, predict_rows, range_test, rating_tensors, train_ratings
-from embedline.pipelines.ratings.options import (
-    FeatureOptions,
-    RatingColumns,
-    RatingNetwork,
-    RatingSplit,
-    RatingsTraining,
-)
+from embedline.pipelines.ratings.evaluation import damped_biases
+from embedline.pipelines.ratings.learner import load_model, range_test, rating_tensors, train_ratings
+from embedline.pipelines.ratings.options import FeatureOptions, RatingNetwork, RatingsTraining
 from embedline.training import checkpoint as checkpoints
 from embedline.training import ensemble
 from embedline.training import train as loop
@@ -57,7 +51,7 @@ def prepare(features: FeatureOptions = FEATURES, split: RatingSplit = SPLIT) -> 
 
 def mse_of(encoded: pl.DataFrame, bundle: ModelBundle) -> float:
     users, items, actual = (tensor.numpy() for tensor in rating_tensors(subset(encoded, "test")))
-    return float(np.mean((predict_rows(bundle, users, items) - actual) ** 2))
+    return float(np.mean((load_model(bundle).predict(users, items) - actual) ** 2))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +104,7 @@ def test_predictions_of_a_stored_and_reloaded_bundle_are_identical(trained: Any)
     encoded, encoder, bundle, _ = trained
     back = ModelBundle.from_bytes(bundle.to_bytes())
     users, items = encoded["user_row"].to_numpy(), encoded["item_row"].to_numpy()
-    np.testing.assert_array_equal(predict_rows(back, users, items), predict_rows(bundle, users, items))
+    np.testing.assert_array_equal(load_model(back).predict(users, items), load_model(bundle).predict(users, items))
     assert RatingsEncoder.model_validate(back.encoder) == encoder
 
 
@@ -122,21 +116,21 @@ def test_members_are_averaged_with_their_weights_and_end_at_the_range(trained: A
         for member in load_model(bundle).networks
     )
     expected = np.clip(0.75 * one + 0.25 * two, *encoder.rating_range)
-    np.testing.assert_allclose(predict_rows(bundle, users, items), expected, rtol=1e-6)
+    np.testing.assert_allclose(load_model(bundle).predict(users, items), expected, rtol=1e-6)
     narrow = ModelBundle(
         bundle.kind, bundle.config, {**bundle.encoder, "rating_range": [2.9, 3.1]}, bundle.weights, bundle.metrics
     )
-    assert set(predict_rows(narrow, users, items).round(6)) >= {2.9, 3.1}
-    assert predict_rows(narrow, users, items).min() == 2.9
+    assert set(load_model(narrow).predict(users, items).round(6)) >= {2.9, 3.1}
+    assert load_model(narrow).predict(users, items).min() == 2.9
 
 
 def test_predictions_do_not_depend_on_the_blocks(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded, _, bundle, _ = trained
     users, items = encoded["user_row"].to_numpy(), encoded["item_row"].to_numpy()
-    whole = predict_rows(bundle, users, items)
+    whole = load_model(bundle).predict(users, items)
     monkeypatch.setattr(learner, "PREDICT_ROWS", 7)
-    np.testing.assert_allclose(predict_rows(bundle, users, items), whole, rtol=1e-6)
-    assert predict_rows(bundle, users[:0], items[:0]).shape == (0,)
+    np.testing.assert_allclose(load_model(bundle).predict(users, items), whole, rtol=1e-6)
+    assert load_model(bundle).predict(users[:0], items[:0]).shape == (0,)
 
 
 def test_the_matrix_of_scores_is_that_of_the_pairs(trained: Any) -> None:
@@ -147,7 +141,7 @@ def test_the_matrix_of_scores_is_that_of_the_pairs(trained: Any) -> None:
     assert scores.dtype == np.float32
     items = np.arange(1, N_ITEMS + 1)
     for place, user in enumerate(users):
-        pairs = predict_rows(bundle, np.full(N_ITEMS, user), items)
+        pairs = load_model(bundle).predict(np.full(N_ITEMS, user), items)
         np.testing.assert_allclose(np.clip(scores[place], *encoder.rating_range), pairs, rtol=1e-5)
 
 
@@ -159,8 +153,8 @@ def test_an_item_without_ratings_is_known_by_its_genre() -> None:
     users = encoder.user_rows([f"u{k:02}" for k in range(60)])
     for item in (138, 139, 140):
         rows = np.full(60, encoder.item_rows([item])[0])
-        likes = predict_rows(bundle, users, rows)[(np.arange(60) % 3) == (item - 101) % 3].mean()
-        others = predict_rows(bundle, users, rows)[(np.arange(60) % 3) != (item - 101) % 3].mean()
+        likes = load_model(bundle).predict(users, rows)[(np.arange(60) % 3) == (item - 101) % 3].mean()
+        others = load_model(bundle).predict(users, rows)[(np.arange(60) % 3) != (item - 101) % 3].mean()
         assert 0.4 < likes - others < 1.3  # 1.2 in the law; a trained item's own vector takes a share
     assert not bundle.weights["0.items.own"][38:].any()
 

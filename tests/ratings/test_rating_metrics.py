@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from embedline.pipelines.ratings import ranking
+from embedline.pipelines.ratings import evaluation
+from embedline.pipelines.ratings.evaluation import ranking_metrics
 from embedline.pipelines.ratings.learner import rating_metrics
 from embedline.pipelines.ratings.options import RankingOptions
-from embedline.pipelines.ratings.ranking import ranking_metrics
 
 PARTS = pl.Enum(["train", "test"])
 
@@ -59,7 +59,7 @@ def test_rankings_by_hand() -> None:
 @pytest.mark.parametrize("cells", [1, 100, 2**24])
 @pytest.mark.parametrize("k", [3, 10, 40])
 def test_rankings_are_those_of_a_plain_loop_in_any_blocks(k: int, cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "BLOCK_SCORES", cells)
+    monkeypatch.setattr(evaluation, "BLOCK_SCORES", cells)
     random = np.random.default_rng(0)
     n_users, n_items = 20, 30
     table = random.normal(size=(n_users + 1, n_items)).astype(np.float32)

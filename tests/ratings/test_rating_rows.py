@@ -12,9 +12,9 @@ import pytest
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import nodes
-from embedline.pipelines.ratings.contract import assign_splits, item_titles, read_ratings
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, assign_splits, item_titles, read_ratings
 from embedline.pipelines.ratings.encoder import encode, fit_encoder
-from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingRange, RatingSplit
+from embedline.pipelines.ratings.options import FeatureOptions, RatingRange
 
 PLAIN = RatingColumns()
 SPLIT = RatingSplit(kind="random", fraction=0.5)
@@ -123,7 +123,7 @@ def test_times_with_a_zone_are_instants() -> None:
     for when in (pd.to_datetime(pd.Series(times), utc=True), pd.Series(times, dtype=object)):
         frame = pd.DataFrame({"user": [1, 1], "item": ["x", "y"], "rating": [1, 2], "timestamp": when})
         try:
-            parts = assign_splits(frame, PLAIN, RatingSplit(kind="latest", n=1)).to_native()
+            parts = assign_splits(frame, PLAIN, RatingSplit(kind="latest", n=1))
         except DataError as error:
             assert "timestamp" in str(error) and "zone" in str(error)
         else:
@@ -182,7 +182,7 @@ def test_no_pair_is_on_both_sides_of_a_split(split: RatingSplit, as_frame: Any) 
     rng = np.random.default_rng(0)
     numbers = {"user": rng.integers(0, 20, 900), "item": rng.integers(0, 30, 900), "fold": rng.integers(0, 3, 900)}
     frame = as_frame({**numbers, "rating": rng.integers(1, 6, 900), "timestamp": rng.integers(0, 99, 900)})
-    parts = assign_splits(frame, PLAIN, split).to_native()
+    parts = assign_splits(frame, PLAIN, split)
     assert not parts.select("user", "item").is_duplicated().any()
     assert len(parts) == len(set(zip(numbers["user"], numbers["item"], strict=True)))
     encoder = fit_encoder(parts.filter(pl.col("split") == "train"), PLAIN)

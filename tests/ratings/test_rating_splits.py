@@ -5,17 +5,16 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 import pytest
-from rating_law import ratings_table
+from simulated_ratings import ratings_table
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.contract import assign_splits
-from embedline.pipelines.ratings.options import RatingColumns, RatingSplit
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, assign_splits
 
 COLUMNS = RatingColumns()
 
 
 def held_out(ratings: object, split: RatingSplit, columns: RatingColumns = COLUMNS) -> list[int]:
-    parts = assign_splits(ratings, columns, split).to_native()
+    parts = assign_splits(ratings, columns, split)
     return (parts["split"] == "test").arg_true().to_list()
 
 
@@ -74,14 +73,14 @@ def test_a_pandas_frame_is_split_like_a_polars_one(split: RatingSplit) -> None:
 def test_columns_of_ones_own_keep_their_names() -> None:
     ratings = ratings_table().rename({"user": "userId", "item": "movieId"}).drop("timestamp")
     columns = RatingColumns(user="userId", item="movieId", timestamp=None)
-    parts = assign_splits(ratings, columns, RatingSplit(kind="none")).to_native()
+    parts = assign_splits(ratings, columns, RatingSplit(kind="none"))
     assert parts.columns == ["userId", "movieId", "rating", "fold", "split"]
     assert parts.schema["rating"] == pl.Float32
 
 
 def test_ids_of_other_types_become_whole_numbers_or_strings() -> None:
     ratings = pl.DataFrame({"user": [3.0, 1.0], "item": pl.Series(["b", "a"], dtype=pl.Categorical), "rating": [1, 2]})
-    parts = assign_splits(ratings, COLUMNS, RatingSplit(kind="none")).to_native()
+    parts = assign_splits(ratings, COLUMNS, RatingSplit(kind="none"))
     assert parts["user"].to_list() == [3, 1]
     assert parts.schema["user"] == pl.Int64
     assert parts.schema["item"] == pl.String

@@ -6,10 +6,11 @@ import pytest
 from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratings
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings import recommend as recommending
+from embedline.pipelines.ratings import evaluation
+from embedline.pipelines.ratings.contract import RatingSplit
+from embedline.pipelines.ratings.evaluation import top_items
 from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
-from embedline.pipelines.ratings.options import FoldInOptions, Penalty, RatingSplit, RecommendationOptions
-from embedline.pipelines.ratings.ranking import top_items
+from embedline.pipelines.ratings.options import FoldInOptions, Penalty, RecommendationOptions
 from embedline.pipelines.ratings.recommend import recommend, recommend_for_ratings
 
 RATINGS = small_ratings()
@@ -74,7 +75,7 @@ def test_users_come_in_the_order_that_was_asked_for() -> None:
 
 def test_blocks_of_users_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = recommend(ENCODED, MODEL, RecommendationOptions(k=4))
-    monkeypatch.setattr(recommending, "BLOCK_SCORES", 27)
+    monkeypatch.setattr(evaluation, "BLOCK_SCORES", 27)
     blocks = recommend(ENCODED, MODEL, RecommendationOptions(k=4))
     assert blocks.drop("score").equals(whole.drop("score"))
     assert blocks["score"].to_list() == pytest.approx(whole["score"].to_list(), abs=1e-6)

@@ -8,17 +8,12 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.ratings.encoder import encode, fit_encoder
 from embedline.pipelines.ratings.evaluation import predict_held_out
 from embedline.pipelines.ratings.learner import load_model
 from embedline.pipelines.ratings.network import build_network, feature_codes, network_config
-from embedline.pipelines.ratings.options import (
-    BaselineOptions,
-    FeatureOptions,
-    RatingColumns,
-    RatingNetwork,
-    RatingSplit,
-)
+from embedline.pipelines.ratings.options import BaselineOptions, FeatureOptions, RatingNetwork
 from embedline.serving.ratings import hold_out_ratings, pack_ratings
 from embedline.serving.service import Service
 from embedline.training.model_file import ModelBundle

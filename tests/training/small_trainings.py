@@ -7,17 +7,12 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.ratings.encoder import RatingsEncoder
 from embedline.pipelines.ratings.encoder import encode as encode_ratings
 from embedline.pipelines.ratings.encoder import fit_encoder as fit_ratings_encoder
 from embedline.pipelines.ratings.learner import train_ratings
-from embedline.pipelines.ratings.options import (
-    FeatureOptions,
-    RatingColumns,
-    RatingNetwork,
-    RatingSplit,
-    RatingsTraining,
-)
+from embedline.pipelines.ratings.options import FeatureOptions, RatingNetwork, RatingsTraining
 from embedline.pipelines.tabular.columns import Columns
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.learner import train_network

@@ -8,10 +8,10 @@ import pandas as pd
 import polars as pl
 from numpy.typing import NDArray
 
-from embedline.pipelines.ratings.contract import assign_splits, subset, to_polars
+from embedline.pipelines.ratings.contract import TEST, RatingColumns, RatingSplit, assign_splits, subset
 from embedline.pipelines.ratings.encoder import UNKNOWN, RatingsEncoder
 from embedline.pipelines.ratings.learner import load_model, rating_metrics
-from embedline.pipelines.ratings.options import TEST, Id, RatingColumns, RatingSplit
+from embedline.pipelines.ratings.options import Id
 from embedline.serving.columns import InputColumn, Kind, require_columns, typed_values
 from embedline.serving.service import Score, Service
 from embedline.training.model_file import ModelBundle
@@ -70,7 +70,7 @@ def pack_ratings(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None)
 
 def hold_out_ratings(ratings: Any, columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:
     """The ratings that the split holds out as a request has them, and the rating of each as ``actual``."""
-    rows = subset(to_polars(assign_splits(ratings, columns, split)), TEST)
+    rows = subset(assign_splits(ratings, columns, split), TEST)
     return rows.select(columns.user, columns.item, actual=pl.col(columns.rating).cast(pl.Float64))
 
 

@@ -12,6 +12,7 @@ from kedro.runner import SequentialRunner
 from pydantic import ValidationError
 
 from embedline.errors import DataError
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.ratings.options import (
     BaselineOptions,
     ColdStartOptions,
@@ -20,11 +21,9 @@ from embedline.pipelines.ratings.options import (
     FoldInOptions,
     Penalty,
     RankingOptions,
-    RatingColumns,
     RatingNetwork,
     RatingRange,
     RatingReport,
-    RatingSplit,
     RatingsTraining,
     RecommendationOptions,
 )

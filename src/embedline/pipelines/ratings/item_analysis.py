@@ -12,11 +12,10 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from embedline.pipelines.ratings.contract import item_titles, subset
+from embedline.pipelines.ratings.contract import SPLIT_COLUMN, TEST, TRAIN, item_titles, subset
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, training_counts
+from embedline.pipelines.ratings.evaluation import top_items
 from embedline.pipelines.ratings.learner import RatingModel
-from embedline.pipelines.ratings.options import SPLIT_COLUMN, TEST, TRAIN
-from embedline.pipelines.ratings.ranking import top_items
 from embedline.training.plots import principal_components
 
 BLOCK_COSINES = 1 << 24  # cosines computed at a time: 64 MB in float32

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.encoder import RatingsEncoder
-from embedline.pipelines.ratings.features import Features
+from embedline.pipelines.ratings.encoder import Features, RatingsEncoder
 from embedline.pipelines.ratings.options import RatingNetwork
 from embedline.training.dropout import Dropout, seed_dropout
 
@@ -33,10 +32,7 @@ class Vectors(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureCodes:
-    """Features of all users, or of all items: codes int32 [n + 1, L] padded with 0, and weights float32 [n + 1, L].
-
-    The members of an ensemble share these tensors.
-    """
+    """Features of all users, or of all items: codes int32 [n + 1, L] padded with 0, and weights float32 [n + 1, L]."""
 
     codes: Tensor
     weights: Tensor
@@ -73,13 +69,14 @@ class EntityEmbedding(nn.Module):
         super().__init__()
         self.own = nn.Parameter(torch.zeros(size + 1, width))
         self.feature = nn.Parameter(torch.zeros(features.n_features + 1, width)) if features else None
-        dense = features is not None and len(features.codes) * (features.n_features + 1) <= DENSE_CELLS
         self.matrix: Tensor | None
         self.codes: Tensor | None
         self.weights: Tensor | None
+        dense = features is not None and len(features.codes) * (features.n_features + 1) <= DENSE_CELLS
+        gathered = None if dense else features
         self.register_buffer("matrix", features.dense() if features and dense else None, persistent=False)
-        self.register_buffer("codes", features.codes if features and not dense else None, persistent=False)
-        self.register_buffer("weights", features.weights if features and not dense else None, persistent=False)
+        self.register_buffer("codes", gathered.codes if gathered else None, persistent=False)
+        self.register_buffer("weights", gathered.weights if gathered else None, persistent=False)
 
     def forward(self, rows: Tensor) -> list[Tensor]:
         """The own vectors [B, W] and, where there are features, the sum of the features' vectors [B, W]."""
@@ -286,6 +283,7 @@ def network_config(encoder: RatingsEncoder, options: RatingNetwork) -> dict[str,
     Raises:
         DataError: if ``y_range`` does not hold the mean of the training ratings.
     """
+    rates = options.dropout
     return {
         "n_users": len(encoder.users),
         "n_items": len(encoder.items),
@@ -295,7 +293,7 @@ def network_config(encoder: RatingsEncoder, options: RatingNetwork) -> dict[str,
         "bias": options.bias,
         "kind": options.kind,
         "layers": list(options.layers),
-        "dropouts": list(options.dropouts),
+        "dropouts": list(rates) if isinstance(rates, tuple) else [rates] * len(options.layers),
         "y_range": _range(encoder, options),
         "init_std": options.init_std,
         "mean": encoder.rating_mean,
@@ -334,5 +332,6 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = FactorModel(**config, user_codes=codes[0], item_codes=codes[1])
-    seed_dropout(network, seed)
+    if network.hidden is not None:
+        seed_dropout(network, seed)
     return network

@@ -49,32 +49,16 @@ def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
     """Training loss of each member, the squared error of the held-out ratings by epoch, and the learning rate below."""
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.08)
     several = history["member"].n_unique() > 1
+    held_name = "held-out mean squared error" + (" (each member)" if several else "")
+    held = {"name": held_name, "mode": "lines+markers", "line": {"color": SECOND}, "legendgroup": "held"}
+    loss = {"name": "training loss", "line": {"color": ACCENT, "width": 1.2}, "legendgroup": "loss"}
     for member, records in history.group_by("member", maintain_order=True):
-        first = member[0] == 0
-        figure.add_scatter(
-            x=records["epoch"],
-            y=records["train_loss"],
-            name="training loss",
-            line={"color": ACCENT, "width": 1.2},
-            opacity=0.5 if several else 1.0,
-            legendgroup="loss",
-            showlegend=first,
-            row=1,
-            col=1,
-        )
+        shared = {"showlegend": member[0] == 0, "row": 1, "col": 1}
+        opacity = 0.5 if several else 1.0
+        figure.add_scatter(x=records["epoch"], y=records["train_loss"], opacity=opacity, **loss, **shared)
         if "mse" in history.columns:
             epochs = records.filter(pl.col("mse").is_not_null())
-            figure.add_scatter(
-                x=epochs["epoch"],
-                y=epochs["mse"],
-                name="held-out mean squared error" + (" (each member)" if several else ""),
-                mode="lines+markers",
-                line={"color": SECOND},
-                legendgroup="held",
-                showlegend=first,
-                row=1,
-                col=1,
-            )
+            figure.add_scatter(x=epochs["epoch"], y=epochs["mse"], **held, **shared)
     rates = history.filter(pl.col("member") == 0)
     figure.add_scatter(x=rates["epoch"], y=rates["lr"], line={"color": MUTED}, showlegend=False, row=2, col=1)
     figure.update_yaxes(title_text="squared rating units", row=1, col=1)
@@ -89,54 +73,33 @@ def plot_error(predictions: pl.DataFrame, title: str) -> go.Figure:
     Args:
         predictions: of :func:`.evaluation.predict_held_out`.
     """
-    figure = make_subplots(
-        rows=1,
-        cols=3,
-        subplot_titles=["by the user's training ratings", "by the item's training ratings", "by the actual rating"],
-        horizontal_spacing=0.07,
-    )
-    for col, name in enumerate(("user_ratings", "item_ratings"), start=1):
-        classes = count_classes(predictions, name)
+    names = ["by the user's training ratings", "by the item's training ratings", "by the actual rating"]
+    figure = make_subplots(rows=1, cols=3, subplot_titles=names, horizontal_spacing=0.07)
+
+    def add_models(points: pl.DataFrame, x: str, hover: str, col: int) -> None:
         for place, (column, (label, colour)) in enumerate(MODELS.items()):
             figure.add_scatter(
-                x=classes["label"],
-                y=classes[column],
+                x=points[x],
+                y=points[column],
                 name=label,
                 mode="lines+markers",
                 line={"color": colour, "dash": "dot" if place else "solid"},
                 legendgroup=column,
                 showlegend=col == 1,
-                customdata=classes["rows"],
-                hovertemplate=f"{label}: %{{y:.3f}} over %{{customdata:,}} ratings<extra></extra>",
+                customdata=points["rows"],
+                hovertemplate=f"{label}: {hover} over %{{customdata:,}} ratings<extra></extra>",
                 row=1,
                 col=col,
             )
+
+    for col, name in enumerate(("user_ratings", "item_ratings"), start=1):
+        add_models(count_classes(predictions, name), "label", "%{y:.3f}", col)
         figure.update_xaxes(title_text="training ratings", type="category", tickangle=-35, row=1, col=col)
     levels = predictions.with_columns(pl.col("actual").round(1)).group_by("actual", maintain_order=True)
     means = levels.agg(pl.col(*MODELS).mean(), pl.len().alias("rows")).sort("actual")
-    figure.add_scatter(
-        x=means["actual"],
-        y=means["actual"],
-        mode="lines",
-        line={"color": MUTED, "width": 1},
-        name="prediction = rating",
-        row=1,
-        col=3,
-    )
-    for place, (column, (label, colour)) in enumerate(MODELS.items()):
-        figure.add_scatter(
-            x=means["actual"],
-            y=means[column],
-            mode="lines+markers",
-            name=label,
-            line={"color": colour, "dash": "dot" if place else "solid"},
-            legendgroup=column,
-            showlegend=False,
-            customdata=means["rows"],
-            hovertemplate=f"{label}: mean %{{y:.2f}} over %{{customdata:,}} ratings<extra></extra>",
-            row=1,
-            col=3,
-        )
+    diagonal = {"mode": "lines", "line": {"color": MUTED, "width": 1}, "name": "prediction = rating"}
+    figure.add_scatter(x=means["actual"], y=means["actual"], row=1, col=3, **diagonal)
+    add_models(means, "actual", "mean %{y:.2f}", 3)
     figure.update_yaxes(title_text="root mean squared error", row=1, col=1)
     figure.update_yaxes(matches="y", row=1, col=2)
     figure.update_yaxes(title_text="mean prediction", row=1, col=3)
@@ -157,16 +120,12 @@ def count_classes(predictions: pl.DataFrame, name: str) -> pl.DataFrame:
     classes = (
         predictions.with_columns(place=place)
         .group_by("place", maintain_order=True)  # else sums are taken in parallel, in any order
-        .agg(pl.len().alias("rows"), *(_rmse(column) for column in MODELS))
+        .agg(pl.len().alias("rows"), (pl.col(*MODELS) - pl.col("actual")).pow(2).mean().sqrt())
         .sort("place")
         .with_columns(label=pl.col("place").map_elements(labels.__getitem__, return_dtype=pl.String))
     )
     enough = classes.filter(pl.col("rows") >= FEWEST_IN_CLASS)
     return enough if len(enough) else classes
-
-
-def _rmse(column: str) -> pl.Expr:
-    return (pl.col(column) - pl.col("actual")).pow(2).mean().sqrt().alias(column)
 
 
 def plot_cold_start(cold_start: dict[str, Any], title: str) -> go.Figure:
@@ -176,39 +135,28 @@ def plot_cold_start(cold_start: dict[str, Any], title: str) -> go.Figure:
         cold_start: of :func:`.cold_start.measure_cold_start`.
     """
     of_users, of_items = cold_start["new_users"], cold_start["new_items"]
-    figure = make_subplots(
-        rows=1,
-        cols=2,
-        subplot_titles=[
-            f"new users: {of_users['users']:,} users, {of_users['rows']:,} ratings",
-            f"new items: {of_items['items']:,} items, {of_items['rows']:,} ratings",
-        ],
-        horizontal_spacing=0.12,
-    )
-    given = list(of_users["given"])
-    lines = {
-        "model, folded in": ([of_users["given"][n]["rmse"] for n in given], ACCENT, "solid"),
-        "damped biases": ([of_users["given"][n]["baselines"]["damped_bias"]["rmse"] for n in given], SECOND, "dot"),
-    }
-    for name, (errors, colour, dash) in lines.items():
-        figure.add_scatter(
-            x=given, y=errors, name=name, mode="lines+markers", line={"color": colour, "dash": dash}, row=1, col=1
-        )
-    main = "features" if "no_features" in of_items else "no_features"
-    dots = {main: of_items, **{name: of_items[name] for name in WAYS if name in of_items}, **of_items["baselines"]}
-    colours = [SECOND if name in of_items["baselines"] else ACCENT for name in dots]
+    names = [
+        f"new users: {of_users['users']:,} users, {of_users['rows']:,} ratings",
+        f"new items: {of_items['items']:,} items, {of_items['rows']:,} ratings",
+    ]
+    figure = make_subplots(rows=1, cols=2, subplot_titles=names, horizontal_spacing=0.12)
+    given = of_users["given"]
+    for name, numbers, colour, dash in (
+        ("model, folded in", list(given.values()), ACCENT, "solid"),
+        ("damped biases", [one["baselines"]["damped_bias"] for one in given.values()], SECOND, "dot"),
+    ):
+        style = {"name": name, "mode": "lines+markers", "line": {"color": colour, "dash": dash}}
+        figure.add_scatter(x=list(given), y=[one["rmse"] for one in numbers], row=1, col=1, **style)
+    main, baselines = "features" if "no_features" in of_items else "no_features", of_items["baselines"]
+    dots = {main: of_items, **{name: of_items[name] for name in WAYS if name in of_items}, **baselines}
+    colours = [SECOND if name in baselines else ACCENT for name in dots]
+    symbols = ["circle" if name in (main, *baselines) else "circle-open" for name in dots]
     values = [one["rmse"] for one in dots.values()]
-    room = 0.25 * max(max(values) - min(values), 1e-3)
     figure.add_scatter(
         x=[WAYS[name] for name in dots],
         y=values,
         mode="markers+text",
-        marker={
-            "color": colours,
-            "symbol": ["circle" if name in (main, *of_items["baselines"]) else "circle-open" for name in dots],
-            "size": 13,
-            "line": {"width": 2, "color": colours},
-        },
+        marker={"color": colours, "symbol": symbols, "size": 13, "line": {"width": 2, "color": colours}},
         text=[f"{value:.3f}" for value in values],
         textposition="top center",
         textfont={"color": INK},
@@ -218,9 +166,10 @@ def plot_cold_start(cold_start: dict[str, Any], title: str) -> go.Figure:
         row=1,
         col=2,
     )
+    room = 0.25 * max(max(values) - min(values), 1e-3)
+    span = [min(values) - room, max(values) + room]
     figure.update_xaxes(type="category", title_text="ratings given of each new user", row=1, col=1)
     figure.update_yaxes(title_text="root mean squared error", row=1, col=1)
-    span = [min(values) - room, max(values) + room]
     figure.update_yaxes(title_text="root mean squared error", range=span, row=1, col=2)
     return figure.update_layout(title=title, height=470, legend=LEGEND, **LAYOUT | {"margin": MARGIN})
 
@@ -308,32 +257,20 @@ def plot_crosstab(cells: pl.DataFrame, title: str) -> go.Figure:
         cells: of :func:`.item_analysis.crosstab`.
     """
     users = cells["user"].cast(pl.String).unique(maintain_order=True).to_list()
-    items = cells["item"].unique(maintain_order=True).to_list()
-    titles = _unique(short_titles(cells["title"].head(len(items)).to_list(), 34))
-    rated = cells["actual"].to_numpy().reshape(len(users), len(items))
-    guessed = cells["predicted"].to_numpy().reshape(len(users), len(items))
-    held_out = cells["held_out"].to_numpy().reshape(len(users), len(items))
+    shape = len(users), len(cells) // len(users)
+    titles = _unique(short_titles(cells["title"].head(shape[1]).to_list(), 34))
+    rated, guessed, held_out = (cells[name].to_numpy().reshape(shape) for name in ("actual", "predicted", "held_out"))
     low, high = np.nanmin([np.nanmin(rated), guessed.min()]), np.nanmax([np.nanmax(rated), guessed.max()])
-    figure = go.Figure(
-        go.Heatmap(
-            x=titles,
-            y=users,
-            z=[[None if np.isnan(value) else float(value) for value in row] for row in rated],
-            zmin=low,
-            zmax=high,
-            colorscale=TASTE,
-            xgap=2,
-            ygap=2,
-            showscale=False,
-            hoverinfo="skip",
-        )
-    )
+    shades = [[None if np.isnan(value) else float(value) for value in row] for row in rated]
+    style: dict[str, Any] = {"colorscale": TASTE, "xgap": 2, "ygap": 2, "showscale": False, "hoverinfo": "skip"}
+    figure = go.Figure(go.Heatmap(x=titles, y=users, z=shades, zmin=low, zmax=high, **style))
     known = ~np.isnan(rated)
     outline = {"symbol": "square-open", "size": 27, "color": INK, "line": {"width": 1.5}}
-    for mask, mode, style, digits, what in (
-        (known & ~held_out, "text", {"color": INK, "size": 13}, "g", "rated %{text} in training"),
-        (known & held_out, "markers+text", {"color": INK, "size": 13}, "g", "rated %{text}, held out"),
-        (~known, "text", {"color": MUTED, "size": 12}, ".1f", "not rated"),
+    black, grey = {"color": INK, "size": 13}, {"color": MUTED, "size": 12}
+    for mask, mode, font, shown, what in (
+        (known & ~held_out, "text", black, "{:g}", "rated %{text} in training"),
+        (known & held_out, "markers+text", black, "{:g}", "rated %{text}, held out"),
+        (~known, "text", grey, "{:.1f}", "not rated"),
     ):
         at_user, at_item = np.nonzero(mask)
         figure.add_scatter(
@@ -341,29 +278,21 @@ def plot_crosstab(cells: pl.DataFrame, title: str) -> go.Figure:
             y=[users[k] for k in at_user],
             mode=mode,
             marker=outline,
-            text=[format(value, digits) for value in (guessed if what == "not rated" else rated)[mask]],
-            textfont=style,
+            text=[shown.format(value) for value in np.where(known, rated, guessed)[mask]],
+            textfont=font,
             showlegend=False,
             customdata=guessed[mask],
             hovertemplate=f"user %{{y}}, %{{x}}: {what}; predicted %{{customdata:.2f}}<extra></extra>",
         )
-    figure.update_xaxes(type="category", side="top", tickangle=-40, showgrid=False)
-    figure.update_yaxes(
-        type="category", autorange="reversed", title_text="user", showgrid=False, automargin=True, ticksuffix=" "
-    )
+    category: dict[str, Any] = {"type": "category", "showgrid": False}
+    figure.update_xaxes(side="top", tickangle=-40, **category)
+    figure.update_yaxes(autorange="reversed", title_text="user", automargin=True, ticksuffix=" ", **category)
     note = "black: rating in training; outlined: rating held out of it; grey: prediction, where there is no rating"
-    return figure.update_layout(
-        title={
-            "text": f"{title}<br><sub>{note}</sub>",
-            "yref": "container",
-            "y": 1.0,
-            "pad": {"t": 18},
-            "yanchor": "top",
-        },
-        height=260 + 32 * len(users),
-        width=214 + 52 * len(items),
-        **LAYOUT | {"margin": {"l": 64, "r": 170, "t": 224, "b": 24}},
-    )
+    place = {"yref": "container", "y": 1.0, "pad": {"t": 18}, "yanchor": "top"}
+    size = {"height": 260 + 32 * shape[0], "width": 214 + 52 * shape[1]}
+    margin = {"l": 64, "r": 170, "t": 224, "b": 24}
+    text = f"{title}<br><sub>{note}</sub>"
+    return figure.update_layout(title={"text": text, **place}, **LAYOUT | size | {"margin": margin})
 
 
 def place_labels(points: NDArray[np.floating], labels: Sequence[str], width: float, height: float) -> list[str]:
@@ -408,9 +337,4 @@ def short_titles(titles: Sequence[str], longest: int = LONGEST_TITLE) -> list[st
 
 def _unique(labels: Sequence[str]) -> list[str]:
     """The labels with spaces of no width behind those that come twice: an axis of categories would join them."""
-    seen: dict[str, int] = {}
-    unique = []
-    for label in labels:
-        seen[label] = seen.get(label, -1) + 1
-        unique.append(label + "\u200b" * seen[label])
-    return unique
+    return [label + "\u200b" * labels[:place].count(label) for place, label in enumerate(labels)]
