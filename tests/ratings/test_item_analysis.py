@@ -6,9 +6,8 @@ import pytest
 import torch
 from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratings
 
-from embedline.errors import DataError
 from embedline.pipelines.ratings import item_analysis
-from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, item_titles, subset
+from embedline.pipelines.ratings.contract import RatingSplit, subset
 from embedline.pipelines.ratings.encoder import training_counts
 from embedline.pipelines.ratings.evaluation import RatedItems
 from embedline.pipelines.ratings.item_analysis import (
@@ -164,27 +163,3 @@ def test_the_crosstab_has_ratings_and_predictions() -> None:
         row = np.array([ENCODER.users.index(cell["user"]) + 1]), np.array([ENCODER.items.index(cell["item"]) + 1])
         assert cell["predicted"] == pytest.approx(MODEL.predict(*row)[0])
         assert cell["title"] == f"Film {cell['item'][1:]}"
-
-
-class TestTitles:
-    IDS = pl.Series("item", [3, 1, 2])
-
-    def test_the_id_where_there_is_no_title(self) -> None:
-        items = pl.DataFrame({"item": pl.Series([1, 2], dtype=pl.Int16), "title": ["One", None]})
-        assert item_titles(self.IDS, items, RatingColumns()).to_list() == ["3", "One", "2"]
-        assert item_titles(self.IDS, None, RatingColumns()).to_list() == ["3", "1", "2"]
-        assert item_titles(self.IDS, items, RatingColumns(title=None)).to_list() == ["3", "1", "2"]
-
-    def test_pandas_and_names_of_ones_own(self) -> None:
-        items = pl.DataFrame({"movieId": [1, 2, 3], "name": ["One", "Two", "Three"]}).to_pandas()
-        columns = RatingColumns(item="movieId", title="name")
-        assert item_titles(self.IDS, items, columns).to_list() == ["Three", "One", "Two"]
-
-    def test_a_column_that_is_not_there_is_named_with_its_key(self) -> None:
-        items = pl.DataFrame({"item": [1], "name": ["One"]})
-        with pytest.raises(DataError, match=r"the items frame has no column 'title', which columns\.title names"):
-            item_titles(self.IDS, items, RatingColumns())
-        with pytest.raises(
-            DataError, match=r"columns\.item: 'item' holds Int64 in the ratings and String in the items"
-        ):
-            item_titles(self.IDS, pl.DataFrame({"item": ["1"], "title": ["One"]}), RatingColumns())
