@@ -72,6 +72,8 @@ def test_items_that_only_the_frame_has_come_last_with_their_features() -> None:
     assert encoder.item_features.columns[0].levels == ("old",)  # levels are those of trained items
     assert encoder.item_feature_codes.tolist() == [[0], [1], [1], [0], [0]]
     assert encoder.user_feature_codes.shape == (3, 0)
+    with pytest.raises(DataError, match=r"features\.users .*'team'.* the users frame"):
+        fit_encoder(SMALL, COLUMNS, "auto", FeatureOptions(users=("team",)))
 
 
 def test_the_encoder_is_the_same_from_pandas_and_after_json() -> None:

@@ -42,15 +42,8 @@ NETWORK = RatingNetwork(factors=4, init_std=0.1)
 
 
 def make_training(**changes: Any) -> RatingsTraining:
-    values = {
-        "epochs": 12,
-        "batch_size": 32,
-        "lr": 0.01,
-        "penalty": {"factors": 0.03, "biases": 0.003},
-        "device": "cpu",
-        "precision": "fp32",
-    }
-    return RatingsTraining.model_validate({**values, **changes})
+    values = {"epochs": 12, "batch_size": 32, "lr": 0.01, "penalty": {"factors": 0.03, "biases": 0.003}}
+    return RatingsTraining.model_validate({**values, "device": "cpu", "precision": "fp32", **changes})
 
 
 def prepare(features: FeatureOptions = FEATURES, split: RatingSplit = SPLIT) -> tuple[pl.DataFrame, RatingsEncoder]:
@@ -168,9 +161,8 @@ def test_an_item_without_ratings_is_known_by_its_genre() -> None:
     for item in (138, 139, 140):
         rows = np.full(60, encoder.item_rows([item])[0])
         predicted, likes = predict(bundle, users, rows), np.arange(60) % 3 == (item - 101) % 3
-        assert (
-            0.4 < predicted[likes].mean() - predicted[~likes].mean() < 1.3
-        )  # the true effect is 1.2; a trained item's own vector takes a share
+        # The true effect is 1.2; a trained item's own vector takes a share.
+        assert 0.4 < predicted[likes].mean() - predicted[~likes].mean() < 1.3
     assert not bundle.weights["0.items.own"][38:].any()
 
 
@@ -316,12 +308,6 @@ def test_the_penalty_is_the_mean_of_the_weighted_squares_of_the_batch(features: 
     assert found.total.item() == pytest.approx(plain + expected / 3)
 
 
-def test_without_a_penalty_both_losses_are_the_same() -> None:
-    assert penalty_weights(Penalty(), 3, True) is None
-    found = batches_of(None).loss_of(model_of(features=True), torch.tensor([0, 1]), nullcontext)
-    assert found.total is found.data_term
-
-
 def test_the_gradient_of_the_squares_is_their_derivative() -> None:
     weights = torch.rand(4, dtype=torch.float64)
     parts = tuple(torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
@@ -330,12 +316,14 @@ def test_the_gradient_of_the_squares_is_their_derivative() -> None:
     assert _Squares.apply(weights, *parts).item() == pytest.approx(expected)
 
 
-def test_a_row_that_the_batch_does_not_have_is_not_pulled() -> None:
-    model = model_of(features=False)
-    weights = penalty_weights(Penalty(factors=0.5), 3, True)
+def test_only_rows_of_the_batch_are_pulled_and_without_a_penalty_none() -> None:
+    model, weights = model_of(features=False), penalty_weights(Penalty(factors=0.5), 3, True)
     batches_of(weights).loss_of(model, torch.tensor([0, 1]), nullcontext).total.backward()
     assert set(model.users.own.grad.any(dim=1).nonzero().flatten().tolist()) == {1, 2}
     assert set(model.items.own.grad.any(dim=1).nonzero().flatten().tolist()) == {3}
+    assert penalty_weights(Penalty(), 3, True) is None
+    found = batches_of(None).loss_of(model, torch.tensor([0, 1]), nullcontext)
+    assert found.total is found.data_term
 
 
 def test_random_ratings_have_the_penalty_too_and_follow_their_numbers() -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.ratings.encoder import fit_encoder
 from embedline.pipelines.ratings.network import network_config
-from embedline.pipelines.ratings.options import FeatureOptions, RatingNetwork, RatingsTraining
+from embedline.pipelines.ratings.options import FeatureOptions, RatingNetwork, RatingRange, RatingsTraining
 
 
 @pytest.mark.parametrize(
@@ -29,14 +29,21 @@ from embedline.pipelines.ratings.options import FeatureOptions, RatingNetwork, R
         (RatingNetwork, {"factor": 5}, "factor"),
         (RatingColumns, {"user": "a", "item": "a"}, "different columns"),
         (RatingColumns, {"user": "split"}, "'split'"),
+        *((RatingRange, value, "") for value in (5, [1, 2, 3], "wide", {"low": 1})),
+        (RatingRange, [5, 1], "must rise"),
         (FeatureOptions, {"items": ["year", "year"]}, "features.items lists a column more than once"),
         (RatingsTraining, {"batch_size": 8, "epochs": 1, "lr": 0.1, "loss": "relative"}, "loss"),
         (RatingsTraining, {"batch_size": 8, "epochs": 1, "lr": 0.1, "penalty": {"factors": -1}}, "penalty.factors"),
     ],
 )
-def test_a_setting_without_a_meaning_is_refused(model: type[BaseModel], values: dict[str, Any], message: str) -> None:
+def test_a_setting_without_a_meaning_is_refused(model: type[BaseModel], values: Any, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         model.model_validate(values)
+
+
+def test_a_rating_range_that_is_left_out_is_that_of_the_ratings() -> None:
+    assert RatingRange().root == "auto"
+    assert RatingRange.model_validate([1, 5]).root == (1.0, 5.0)
 
 
 def test_hidden_layers_and_dropout_are_a_number_or_a_list() -> None:
