@@ -4,7 +4,6 @@ A new item has its features alone; a new user has its features and a handful of 
 of it happens inside the split ``train``: the ratings of the split ``test`` are not looked at.
 """
 
-import logging
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,14 +14,12 @@ from embedline.errors import DataError
 from embedline.pipelines.ratings.contract import TRAIN, RatingColumns, RatingSplit, assign_splits, subset
 from embedline.pipelines.ratings.cross_validation import ModelSettings
 from embedline.pipelines.ratings.encoder import ITEM_ROW, UNKNOWN, training_counts
-from embedline.pipelines.ratings.evaluation import Biases, damped_means, fit_biases
+from embedline.pipelines.ratings.evaluation import Biases, as_good, damped_means, fit_biases
 from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
 from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.network import Vectors
 from embedline.pipelines.ratings.options import BaselineOptions, ColdStartOptions, FoldInOptions, Penalty
 from embedline.training.ensemble import weighted_mean
-
-logger = logging.getLogger(__name__)
 
 NO_FEATURES, FEATURES, AVERAGE = "no_features", "features", "features_and_average"  # vectors of a new item
 
@@ -55,8 +52,12 @@ def measure_cold_start(
     of_items = measure_items(trial.of_items, model, encoded, biases, baselines)
     penalty = settings.training.penalty
     of_users = measure_users(trial.of_users, model, biases, baselines, fold_in_options, penalty, options)
-    measured = {"known_ratings": len(trial.known), "new_items": of_items, "new_users": of_users}
-    return {**measured, "beaten_by": _warn(of_items, of_users)}
+    trials = {"new_items": of_items} | {f"new_users.given.{n}": one for n, one in of_users["given"].items()}
+    beaten_by = []
+    for name, ours in trials.items():
+        theirs = {baseline: one["mse"] for baseline, one in ours["baselines"].items()}
+        beaten_by += [f"{name}.{baseline}" for baseline in as_good(f"cold start, {name}: mse", ours["mse"], theirs)]
+    return {"known_ratings": len(trial.known), "new_items": of_items, "new_users": of_users, "beaten_by": beaten_by}
 
 
 def hold_out(rows: pl.DataFrame, columns: RatingColumns, options: ColdStartOptions) -> Trial:
@@ -218,18 +219,3 @@ def measure_users(
 def new_biases(known: KnownRatings, biases: Biases, damping: float) -> NDArray[np.float64]:
     """Damped biases float64 [known.n_users] of new users; 0 of a user without a rating."""
     return damped_means(known.user, known.rating - biases.mean - biases.item[known.item], known.n_users, damping)
-
-
-def _warn(of_items: dict[str, Any], of_users: dict[str, Any]) -> list[str]:
-    """Name and warn of each baseline that is as good as the model, by the mean squared error."""
-    trials = {"new_items": of_items} | {f"new_users.given.{n}": one for n, one in of_users["given"].items()}
-    beaten = []
-    for trial, ours in trials.items():
-        for name, theirs in ours["baselines"].items():
-            logger.info("Cold start, %s: mse %.4f, %s %.4f", trial, ours["mse"], name, theirs["mse"])
-            if theirs["mse"] <= ours["mse"]:
-                beaten.append(f"{trial}.{name}")
-                logger.warning(
-                    "Cold start, %s: the model (mse %.4f) loses to %s (%.4f)", trial, ours["mse"], name, theirs["mse"]
-                )
-    return beaten

@@ -24,6 +24,7 @@ from embedline.pipelines.ratings.contract import (
     RatingColumns,
     RatingSplit,
     assign_splits,
+    item_titles,
     read_described,
     subset,
     to_polars,
@@ -235,6 +236,12 @@ def encode(
             SPLIT_COLUMN: rows.get_column(SPLIT_COLUMN),
         }
     )
+
+
+def named_items(encoder: RatingsEncoder, items: Any = None) -> pl.DataFrame:
+    """All items in the order of their rows, from 1: ``item``, and ``title`` by :func:`.contract.item_titles`."""
+    ids = pl.Series("item", encoder.items)
+    return pl.DataFrame({"item": ids, "title": item_titles(ids, items, encoder.columns)})
 
 
 class TrainingCounts(NamedTuple):

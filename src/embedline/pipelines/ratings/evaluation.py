@@ -1,7 +1,7 @@
 """Measure a model on held-out ratings: errors and rankings, beside those of baselines."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,27 +109,30 @@ def evaluate(
         ranked["ranked_users"] = ranked.pop("users")
         metrics[name] = metrics.get(name, {}) | ranked
     ours = metrics.pop(PREDICTED)
+    beaten_by = []
+    for metric in ("mse", f"ndcg_at_{ranking.k}"):
+        theirs = {name: one[metric] for name, one in metrics.items() if metric in one}
+        beaten_by += [f"{name}.{metric}" for name in as_good(metric, ours[metric], theirs, higher=metric != "mse")]
     return {
         **ours,
         "unknown_users": int((predictions["user_ratings"] == 0).sum()),
         "unknown_items": int((predictions["item_ratings"] == 0).sum()),
-        "beaten_by": _beaten_by(ours, metrics, f"ndcg_at_{ranking.k}"),
+        "beaten_by": beaten_by,
         "baselines": metrics,
     }
 
 
-def _beaten_by(ours: dict[str, Any], baselines: dict[str, dict[str, Any]], ranking: str) -> list[str]:
-    """Metrics of baselines that are as good as the model's, by the squared error and by the ranking; warns of each."""
-    beaten = []
-    for metric, sign in (("mse", 1.0), (ranking, -1.0)):
-        for name, theirs in baselines.items():
-            if theirs.get(metric) is None or ours[metric] is None:
-                continue
-            logger.info("%s: the model %.4f, %s %.4f", metric, ours[metric], name, theirs[metric])
-            if sign * theirs[metric] <= sign * ours[metric]:
-                beaten.append(f"{name}.{metric}")
-                logger.warning("The model (%s %.4f) loses to %s (%.4f)", metric, ours[metric], name, theirs[metric])
-    return beaten
+def as_good(metric: str, ours: float | None, theirs: Mapping[str, float | None], *, higher: bool = False) -> list[str]:
+    """Names of the baselines that are as good as the model, or better, by a metric; warns of each."""
+    found = []
+    for name, value in theirs.items():
+        if value is None or ours is None:
+            continue
+        logger.info("%s: the model %.4f, %s %.4f", metric, ours, name, value)
+        if value >= ours if higher else value <= ours:
+            found.append(name)
+            logger.warning("The model (%s %.4f) loses to %s (%.4f)", metric, ours, name, value)
+    return found
 
 
 # Baselines

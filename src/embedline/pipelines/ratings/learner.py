@@ -25,7 +25,7 @@ from embedline.pipelines.ratings.network import (
 )
 from embedline.pipelines.ratings.options import Penalty, RatingNetwork, RatingsTraining
 from embedline.training import lr_finder
-from embedline.training.batches import Autocast, BatchLoss, Loss, TableBatches
+from embedline.training.batches import WHOLE, Autocast, BatchLoss, Loss, TableBatches
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, make_accelerator
 from embedline.training.early_stopping import hold_out, row_monitor
@@ -127,14 +127,27 @@ def train_ratings(
         ``train_loss`` (without the penalty); the last of each epoch also has the metrics on the split ``test``. These
         do not decide which network is stored: that of the last epoch, or of early stopping.
     """
-    tensors = rating_tensors(subset(encoded, TRAIN))
-    held_out = subset(encoded, TEST)
-    config = network_config(encoder, network)
-    measured = rating_tensors(held_out) if evaluated and len(held_out) else None
-    spec = RatingNetworkSpec(tensors, measured, encoder.rating_range, training, config, feature_codes(encoder))
-    result = train_ensemble(spec, rows=len(tensors[-1]), name=name)
+    spec = _network_spec(encoded, encoder, network, training, evaluated)
+    result = train_ensemble(spec, rows=len(spec.tensors[-1]), name=name)
     stored = encoder.model_dump(mode="json")
-    return ModelBundle(KIND, config, stored, result.weights, result.metrics), result.history
+    return ModelBundle(KIND, spec.config, stored, result.weights, result.metrics), result.history
+
+
+def range_test(
+    encoded: pl.DataFrame,
+    encoder: RatingsEncoder,
+    network: RatingNetwork,
+    training: RatingsTraining,
+    finder: FinderOptions,
+) -> RangeTest:
+    """Learning-rate range test on the training rows with the first seed's network."""
+    spec, seed = _network_spec(encoded, encoder, network, training, False), training.seeds[0]
+    built, accelerator = spec.build(seed), make_accelerator(training)
+    batches = spec.batches(built, accelerator, RandomRatings, shard=WHOLE)
+    return in_threads(
+        training.threads,
+        lambda: lr_finder.range_test(built, batches, training, finder, accelerator=accelerator, seed=seed),
+    )
 
 
 @dataclass(frozen=True)
@@ -157,9 +170,18 @@ class RatingNetworkSpec:
         """The network of a seed."""
         return build_network(self.config, self.codes, seed=seed)
 
-    def batches(self, network: nn.Module, accelerator: Accelerator) -> RatingBatches:
-        """Batches of all ratings, those held out for early stopping included."""
-        return _batches(RatingBatches, network, self.tensors, self.training, accelerator, shard=accelerator.shard)
+    def batches(
+        self,
+        network: nn.Module,
+        accelerator: Accelerator,
+        kind: type[RatingBatches] = RatingBatches,
+        **settings: Any,
+    ) -> RatingBatches:
+        """Batches of all ratings, those held out for early stopping included; ``settings`` of :class:`TableBatches`."""
+        assert isinstance(network, FactorModel)
+        training, weights = self.training, penalty_weights(self.training.penalty, network.factors, network.bias)
+        settings = {"batch_size": training.batch_size, "shard": accelerator.shard, **settings}
+        return kind(self.tensors, LOSSES[training.loss], weights, device=accelerator.device, **settings)
 
     def fit(self, network: nn.Module, *, accelerator: Accelerator, **settings: Any) -> FitResult:
         """Train it; ``settings`` are those of :func:`embedline.training.train.train`.
@@ -171,9 +193,7 @@ class RatingNetworkSpec:
         if training.early_stopping:
             learned, held_out = hold_out(len(self.tensors[-1]), training.early_stopping)
             settings["monitor"] = row_monitor(self.tensors, LOSSES[training.loss], accelerator.device, held_out)
-        batches = _batches(
-            RatingBatches, network, self.tensors, training, accelerator, rows=learned, shard=accelerator.shard
-        )
+        batches = self.batches(network, accelerator, rows=learned)
         return train(network, batches, training, accelerator=accelerator, **settings)
 
     def evaluator(self, accelerator: Accelerator) -> Evaluate | None:
@@ -190,37 +210,13 @@ class RatingNetworkSpec:
         return evaluate
 
 
-def range_test(
-    encoded: pl.DataFrame,
-    encoder: RatingsEncoder,
-    network: RatingNetwork,
-    training: RatingsTraining,
-    finder: FinderOptions,
-) -> RangeTest:
-    """Learning-rate range test on the training rows with the first seed's network."""
-    tensors, seed = rating_tensors(subset(encoded, TRAIN)), training.seeds[0]
-    built = build_network(network_config(encoder, network), feature_codes(encoder), seed=seed)
-    accelerator = make_accelerator(training)
-    batches = _batches(RandomRatings, built, tensors, training, accelerator)
-    return in_threads(
-        training.threads,
-        lambda: lr_finder.range_test(built, batches, training, finder, accelerator=accelerator, seed=seed),
-    )
-
-
-def _batches(
-    kind: type[RatingBatches],
-    network: nn.Module,
-    tensors: tuple[Tensor, Tensor, Tensor],
-    training: RatingsTraining,
-    accelerator: Accelerator,
-    **settings: Any,
-) -> RatingBatches:
-    """Batches of ratings; ``settings`` are more of :class:`TableBatches`."""
-    assert isinstance(network, FactorModel)
-    weights = penalty_weights(training.penalty, network.factors, network.bias)
-    device = accelerator.device
-    return kind(tensors, LOSSES[training.loss], weights, batch_size=training.batch_size, device=device, **settings)
+def _network_spec(
+    encoded: pl.DataFrame, encoder: RatingsEncoder, network: RatingNetwork, training: RatingsTraining, evaluated: bool
+) -> RatingNetworkSpec:
+    tensors, held_out = rating_tensors(subset(encoded, TRAIN)), subset(encoded, TEST)
+    measured = rating_tensors(held_out) if evaluated and len(held_out) else None
+    config, codes = network_config(encoder, network), feature_codes(encoder)
+    return RatingNetworkSpec(tensors, measured, encoder.rating_range, training, config, codes)
 
 
 def rating_tensors(rows: pl.DataFrame) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,8 +7,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.contract import TRAIN, item_titles, subset
-from embedline.pipelines.ratings.encoder import UNKNOWN, RatingsEncoder
+from embedline.pipelines.ratings.contract import TRAIN, subset
+from embedline.pipelines.ratings.encoder import UNKNOWN, RatingsEncoder, named_items
 from embedline.pipelines.ratings.evaluation import RatedItems, rank_items, top_items
 from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
 from embedline.pipelines.ratings.learner import RatingModel
@@ -81,16 +81,10 @@ def _list(
     model: RatingModel, rows: NDArray[np.integer], scores: NDArray[np.floating], ranks: NDArray[np.integer], items: Any
 ) -> pl.DataFrame:
     """Items by their rows [N], null where the row is 0: ``rank``, ``item``, ``title`` and ``score``."""
-    ids = pl.Series("item", model.encoder.items)
     places = pl.Series(np.where(rows > 0, rows - 1, -1)).set(pl.Series(rows == UNKNOWN), None)
-    titles = item_titles(ids, items, model.encoder.columns)
-    return pl.DataFrame(
-        {
-            "rank": pl.Series(ranks, dtype=pl.Int32),
-            "item": ids.gather(places),
-            "title": titles.gather(places),
-            "score": pl.Series(scores, dtype=pl.Float32),
-        }
+    named = named_items(model.encoder, items).select(pl.all().gather(places))
+    return named.select(
+        pl.Series("rank", ranks, dtype=pl.Int32), "item", "title", pl.Series("score", scores, dtype=pl.Float32)
     )
 
 
