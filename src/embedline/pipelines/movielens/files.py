@@ -108,13 +108,11 @@ def read_files(source: str, *, verify: bool = True) -> pl.DataFrame:
 
 def layout_of(raw: pl.DataFrame) -> Layout:
     """Return the layout of the files of `read_files`."""
-    paths = set(raw["path"])
+    paths = sorted(raw["path"])
     for layout in LAYOUTS:
         if layout.ratings in paths:
             return layout
-    raise DataError(
-        f"the raw files hold no ratings ({_RATINGS_FILES}); they are {first_names(sorted(paths)) or 'none'}"
-    )
+    raise DataError(f"the raw files hold no ratings ({_RATINGS_FILES}); they are {first_names(paths) or 'none'}")
 
 
 def content_of(raw: pl.DataFrame, name: str) -> bytes | None:
@@ -162,8 +160,7 @@ def read_ratings(raw: pl.DataFrame) -> pl.DataFrame:
     """
     layout = layout_of(raw)
     name = layout.ratings
-    data = content_of(raw, name)
-    assert data is not None  # layout_of has found it
+    data = content_of(raw, name) or b""
     form = _csv_format(data, name) if layout == CSV else _Format("::" if layout == COLONS else "\t")
     table = _latest(_parse(data, name, form), name)
     folds = {file: content for file in FOLD_FILES if (content := content_of(raw, file)) is not None}

@@ -68,28 +68,25 @@ def read_items(raw: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
     else:
         rows = _flag_items(data, name, _genre_names(files.content_of(raw, "u.genre")))
     items = pl.DataFrame(_each_once(rows, "item", name), schema=ITEMS_SCHEMA, orient="row")
-    rated = ratings.select(pl.col("item").unique()).sort("item")
-    unlisted = rated.join(items, on="item", how="anti", maintain_order="left")
+    unlisted = ratings.select(pl.col("item").unique().sort()).join(items, on="item", how="anti", maintain_order="left")
     if unlisted.is_empty():
         return items
     logger.warning("%s rated items are not in %s: their ids are their titles", f"{len(unlisted):,}", name)
-    empty = pl.lit([], dtype=ITEMS_SCHEMA["genres"])
-    added = unlisted.with_columns(title=pl.col("item").cast(pl.String), genres=empty)
-    return pl.concat([items, added], how="diagonal")
+    genres = pl.lit([], dtype=ITEMS_SCHEMA["genres"])
+    return pl.concat(
+        [items, unlisted.with_columns(title=pl.col("item").cast(pl.String), genres=genres)], how="diagonal"
+    )
 
 
 def _flag_items(data: bytes, name: str, genres: tuple[str, ...]) -> Iterator[_Line]:
     """Yield the films of u.item: item|title|release date|date on video|address and a flag for each genre."""
     for line, fields in files.split_lines(data, "|", _encoding_of(data)):
-        where = f"{name}, line {line}"
-        if len(fields) != 5 + len(genres):
-            raise DataError(
-                f"{where}: {len(fields)} fields instead of {5 + len(genres)} (5 and {len(genres)} flags of genres)"
-            )
+        where, n = f"{name}, line {line}", len(genres)
+        if len(fields) != 5 + n:
+            raise DataError(f"{where}: {len(fields)} fields instead of {5 + n} (5 and {n} flags of genres)")
         flags = dict(zip(genres, fields[5:], strict=True))
-        for genre, flag in flags.items():
-            if flag not in ("0", "1"):
-                raise DataError(f"{where}: the flag of {genre} is {flag!r}, neither 0 nor 1")
+        if wrong := [genre for genre, flag in flags.items() if flag not in ("0", "1")]:
+            raise DataError(f"{where}: the flag of {wrong[0]} is {flags[wrong[0]]!r}, neither 0 nor 1")
         chosen = [genre for genre, flag in flags.items() if flag == "1" and genre != files.UNKNOWN_GENRE]
         yield line, _item(fields[0], fields[1], chosen, where, _release_day(fields[2], where))
 
