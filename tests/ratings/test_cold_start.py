@@ -17,12 +17,11 @@ from embedline.pipelines.ratings.cold_start import (
     measure_cold_start,
     measure_items,
     measure_users,
-    new_biases,
 )
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.ratings.cross_validation import ModelSettings
 from embedline.pipelines.ratings.evaluation import Biases, fit_biases
-from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
+from embedline.pipelines.ratings.fold_in import fold_in
 from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.network import Vectors
 from embedline.pipelines.ratings.options import (
@@ -192,13 +191,6 @@ class TestNewUsers:
         rows, options = OF_NEW_USERS.filter(pl.col("item").is_in(KNOWN["item"])), ColdStartOptions(given=(1, 50))
         with pytest.raises(DataError, match=r"cold_start\.given takes 50"):
             measure_users(rows, model, biases, BASELINES, FOLD_IN, PENALTY, options)
-
-    def test_biases_of_new_users(self) -> None:
-        biases = Biases(3.0, np.zeros(1), np.array([0.0, 0.5, -0.5]))
-        given = KnownRatings.by_user([0, 2, 2], np.array([1, 1, 2]), np.array([5.0, 2.0, 4.0]), n_users=3)
-        # (5 - 3.5) / (1 + 2); none; (2 - 3.5 + 4 - 2.5) / (2 + 2)
-        assert new_biases(given, biases, 2.0).tolist() == pytest.approx([0.5, 0.0, 0.0])
-        assert new_biases(given, biases, 0.0).tolist() == pytest.approx([1.5, 0.0, 0.0])
 
 
 SETTINGS = ModelSettings(

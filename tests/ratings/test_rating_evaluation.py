@@ -1,6 +1,8 @@
 """Errors and rankings by hand and against a plain loop, damped biases by hand, and the folds of a cross-validation."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,7 +14,7 @@ from embedline.pipelines.ratings import evaluation
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, subset
 from embedline.pipelines.ratings.cross_validation import ModelSettings, cross_validate
 from embedline.pipelines.ratings.encoder import encode, fit_encoder
-from embedline.pipelines.ratings.evaluation import damped_biases, ranking_metrics
+from embedline.pipelines.ratings.evaluation import fit_biases, ranking_metrics
 from embedline.pipelines.ratings.learner import load_model, rating_metrics, rating_tensors, train_ratings
 from embedline.pipelines.ratings.options import (
     BaselineOptions,
@@ -21,10 +23,6 @@ from embedline.pipelines.ratings.options import (
     RatingNetwork,
     RatingsTraining,
 )
-
-USERS = np.array([1, 1, 2, 3], dtype=np.int32)
-ITEMS = np.array([1, 2, 1, 1], dtype=np.int32)
-RATINGS = np.array([5.0, 3.0, 4.0, 2.0], dtype=np.float32)  # mean 3.5
 
 
 def encoded(rows: list[tuple[int, int, float, str]]) -> pl.DataFrame:
@@ -38,7 +36,10 @@ def test_errors_of_ratings() -> None:
 
 
 def test_damped_biases_by_hand() -> None:
-    biases = damped_biases(USERS, ITEMS, RATINGS, 4, 3, user_damping=1.0, item_damping=2.0)
+    rows = encoded([(1, 1, 5.0, "train"), (1, 2, 3.0, "train"), (2, 1, 4.0, "train"), (3, 1, 2.0, "train")])
+    rows = pl.concat([rows, encoded([(1, 3, 1.0, "test")])])  # mean 3.5 in training
+    sizes: Any = SimpleNamespace(users=range(4), items=range(3))
+    biases = fit_biases(rows, sizes, BaselineOptions(user_damping=1.0, item_damping=2.0))
     item = [0.0, (1.5 + 0.5 - 1.5) / 5, -0.5 / 3, 0.0]  # item 3 has no rating
     user = [0.0, (1.5 - item[1] - 0.5 - item[2]) / 3, (0.5 - item[1]) / 2, (-1.5 - item[1]) / 2, 0.0]
     assert biases.mean == 3.5
@@ -50,9 +51,8 @@ def test_damped_biases_by_hand() -> None:
     assert scores.dtype == np.float32
     for row, own in ((3, scores[0]), (0, scores[1])):
         np.testing.assert_allclose(own, biases.predict(np.full(3, row), np.array([1, 2, 3])), rtol=1e-6)
-    means = damped_biases(USERS, ITEMS, RATINGS, 3, 3, user_damping=0.0, item_damping=0.0)
+    means = fit_biases(rows, sizes, BaselineOptions(user_damping=0.0, item_damping=0.0))
     np.testing.assert_allclose(means.item, [0.0, np.mean([1.5, 0.5, -1.5]), -0.5, 0.0])  # no 0 / 0 for item 3
-    assert RATINGS.tolist() == [5.0, 3.0, 4.0, 2.0]  # untouched
 
 
 def test_rankings_by_hand() -> None:

@@ -4,7 +4,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import narwhals as nw
 import numpy as np
 import polars as pl
 import pytest
@@ -16,7 +15,7 @@ from embedline.errors import DataError
 from embedline.pipelines.ratings import learner
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, subset
 from embedline.pipelines.ratings.encoder import RatingsEncoder, encode, fit_encoder
-from embedline.pipelines.ratings.evaluation import damped_biases
+from embedline.pipelines.ratings.evaluation import fit_biases
 from embedline.pipelines.ratings.learner import (
     RandomRatings,
     RatingBatches,
@@ -28,7 +27,7 @@ from embedline.pipelines.ratings.learner import (
     train_ratings,
 )
 from embedline.pipelines.ratings.network import FactorModel, build_network, feature_codes, network_config
-from embedline.pipelines.ratings.options import FeatureOptions, Penalty, RatingNetwork, RatingsTraining
+from embedline.pipelines.ratings.options import BaselineOptions, FeatureOptions, Penalty, RatingNetwork, RatingsTraining
 from embedline.training import checkpoint as checkpoints
 from embedline.training import ensemble
 from embedline.training import train as loop
@@ -71,9 +70,8 @@ def trained() -> tuple[pl.DataFrame, RatingsEncoder, ModelBundle, list[dict[str,
 
 def test_it_learns_the_true_effects_to_near_the_noise_and_biases_do_not(trained: Any) -> None:
     encoded, encoder, bundle, _ = trained
-    known = [tensor.numpy() for tensor in rating_tensors(subset(encoded, "train"))]
     users, items, actual = (tensor.numpy() for tensor in rating_tensors(subset(encoded, "test")))
-    biases = damped_biases(*known, len(encoder.users), N_ITEMS, 5.0, 10.0)
+    biases = fit_biases(encoded, encoder, BaselineOptions())
     assert mse_of(encoded, bundle) < 1.3 * NOISE**2
     assert np.mean((biases.predict(users, items) - actual) ** 2) > 3.0 * NOISE**2  # the tastes are no biases
 
@@ -257,15 +255,6 @@ def test_the_range_test_uses_the_training_rows_and_leaves_the_random_state_alone
         rating=pl.when(pl.col("split") == "test").then(pl.lit(99.0, pl.Float32)).otherwise("rating")
     )
     assert range_test(changed, encoder, NETWORK, training, finder) == found
-
-
-def test_a_frame_of_another_engine_trains_the_same_model() -> None:
-    ratings = ratings_table()
-    bundles = []
-    for frame in (ratings, nw.from_native(ratings.to_pandas(), eager_only=True)):
-        encoder = fit_encoder(frame, COLUMNS)
-        bundles.append(train_ratings(encode(frame, encoder), encoder, NETWORK, make_training(epochs=1))[0])
-    assert torch.equal(bundles[0].weights["0.items.own"], bundles[1].weights["0.items.own"])
 
 
 def test_members_share_no_weights(trained: Any) -> None:

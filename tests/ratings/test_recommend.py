@@ -44,12 +44,6 @@ def test_every_user_gets_the_best_of_what_is_left() -> None:
         assert own["title"].to_list() == [f"Film {item[1:]}" for item, _ in best]
 
 
-def test_the_members_count_by_their_weights() -> None:
-    user, item = np.array([2]), np.array([1, 2, 3, 4, 5, 6, 7, 8])
-    each = [network(*map(torch.as_tensor, (np.repeat(user, 8), item))).detach().numpy() for network in MODEL.networks]
-    assert MODEL.scores(user)[0] == pytest.approx(0.75 * each[0] + 0.25 * each[1], abs=1e-6)
-
-
 def test_a_user_who_has_rated_nearly_all_has_a_short_list() -> None:
     found = recommend(ENCODED, MODEL, RecommendationOptions(k=5, users=(10,)))
     assert found["item"].to_list() == ["i7"]

@@ -207,15 +207,12 @@ def measure_users(
         for network in model.networks:
             users = fold_in(network, known, network.user_vectors(new_rows), fold_in_options, penalty)
             outputs.append(network.score_pairs(users, places, network.item_vectors(all_items), item_rows))
-        theirs = biases.mean + biases.item[item_rows] + new_biases(known, biases, baselines.user_damping)[places]
+        residual = known.rating - biases.mean - biases.item[known.item]
+        own = damped_means(known.user, residual, len(new), baselines.user_damping)
+        theirs = biases.mean + biases.item[item_rows] + own[places]
         results[str(n)] = {
             **errors(weighted_mean(outputs, model.weights), actual, encoder.rating_range),
             "baselines": {"damped_bias": errors(theirs, actual, encoder.rating_range)},
         }
     kept = int((counts > most).sum())
     return {"rows": len(actual), "users": kept, "users_left_out": len(new) - kept, "given": results}
-
-
-def new_biases(known: KnownRatings, biases: Biases, damping: float) -> NDArray[np.float64]:
-    """Damped biases float64 [known.n_users] of new users; 0 of a user without a rating."""
-    return damped_means(known.user, known.rating - biases.mean - biases.item[known.item], known.n_users, damping)

@@ -5,7 +5,6 @@ The weight of a feature is 1 / sqrt(number of the row's features of the same col
 weigh as much in all as one genre of another.
 """
 
-import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -52,14 +51,6 @@ class FeatureColumn(BaseModel):
     def size(self) -> int:
         """Number of features."""
         return len(self.cuts) + 1 if self.kind == "number" else len(self.levels)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the features, such as ``Comedy``, ``True`` or ``[1990, 1995)``."""
-        if self.kind != "number":
-            return list(self.levels)
-        ends = ["-inf", *(f"{cut:g}" for cut in self.cuts), "inf"]
-        return [f"[{low}, {high})" for low, high in itertools.pairwise(ends)]
 
 
 class Features(BaseModel):

@@ -96,15 +96,17 @@ def evaluate(
             f"{encoder.rating_range[1]:g}: no item could be relevant"
         )
     biases = fit_biases(encoded, encoder, baselines)
-    popularity = training_counts(encoded, encoder).items[1:].astype(np.float32)
-
-    def popular(rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        return np.repeat(popularity[None], len(rows), axis=0)
+    popularity = training_counts(encoded, encoder).items[None, 1:].astype(np.float32)
+    rankings: dict[str, Scores] = {
+        PREDICTED: model.scores,
+        DAMPED_BIAS: biases.scores,
+        POPULARITY: lambda rows: np.repeat(popularity, len(rows), axis=0),
+    }
 
     metrics: dict[str, dict[str, Any]] = {
         name: rating_metrics(actual, predictions[name].to_numpy()) for name in (PREDICTED, GLOBAL_MEAN, DAMPED_BIAS)
     }
-    for name, scores in ((PREDICTED, model.scores), (DAMPED_BIAS, biases.scores), (POPULARITY, popular)):
+    for name, scores in rankings.items():
         ranked = ranking_metrics(scores, encoded, len(encoder.items), ranking)
         ranked["ranked_users"] = ranked.pop("users")
         metrics[name] = metrics.get(name, {}) | ranked
@@ -159,47 +161,22 @@ class Biases:
 
 
 def fit_biases(encoded: pl.DataFrame, encoder: RatingsEncoder, options: BaselineOptions) -> Biases:
-    """Damped biases of the training ratings."""
-    train = subset(encoded, TRAIN)
-    return damped_biases(
-        train[USER_ROW].to_numpy(),
-        train[ITEM_ROW].to_numpy(),
-        train[RATING].to_numpy(),
-        len(encoder.users),
-        len(encoder.items),
-        options.user_damping,
-        options.item_damping,
-    )
-
-
-def damped_biases(
-    user_rows: NDArray[np.integer],
-    item_rows: NDArray[np.integer],
-    ratings: NDArray[np.floating],
-    n_users: int,
-    n_items: int,
-    user_damping: float,
-    item_damping: float,
-) -> Biases:
-    """Biases that shrink towards 0 where there are few ratings, as LensKit's ``BiasScorer``.
+    """Biases of the training ratings that shrink towards 0 where there are few ratings, as LensKit's ``BiasScorer``.
 
     With ``mu`` the mean rating and ``n`` the number of ratings of an item, or of a user::
 
         b_i = sum(r - mu) / (n + item_damping)
         b_u = sum(r - mu - b_i) / (n + user_damping)
-
-    Args:
-        user_rows: of the training ratings, int [N]; row 0 keeps the bias 0.
-        item_rows: likewise.
-        ratings: float [N].
     """
+    train = subset(encoded, TRAIN)
+    user_rows, item_rows, ratings = (train[name].to_numpy() for name in (USER_ROW, ITEM_ROW, RATING))
     mean = float(np.mean(ratings, dtype=np.float64))
     residual = ratings.astype(np.float64)
     residual -= mean
-    item = damped_means(item_rows, residual, n_items + 1, item_damping)
+    item = damped_means(item_rows, residual, len(encoder.items) + 1, options.item_damping)
     item[UNKNOWN] = 0.0
     residual -= item[item_rows]
-    user = damped_means(user_rows, residual, n_users + 1, user_damping)
+    user = damped_means(user_rows, residual, len(encoder.users) + 1, options.user_damping)
     user[UNKNOWN] = 0.0
     return Biases(mean, user, item)
 

@@ -89,8 +89,7 @@ class EntityEmbedding(nn.Module):
 
     def sum_features(self, codes: Tensor, weights: Tensor) -> Tensor:
         """Sum [B, W] of the vectors of features, codes int [B, L] with weights [B, L]."""
-        if self.feature is None:
-            return self.own.new_zeros(len(codes), self.own.shape[1])
+        assert self.feature is not None
         return F.embedding_bag(codes, self.feature, mode="sum", per_sample_weights=weights, padding_idx=0)
 
     def reset_parameters(self, trained: int, std: float, bias: bool) -> None:

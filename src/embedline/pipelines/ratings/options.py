@@ -106,7 +106,7 @@ class RatingsTraining(TrainingOptions):
 
 
 class BaselineOptions(Options):
-    """Damped biases (:func:`.baselines.damped_biases`): numbers of ratings equal to the mean that are added."""
+    """Damped biases (:func:`.evaluation.fit_biases`): numbers of ratings equal to the mean that are added."""
 
     user_damping: float = Field(default=5.0, ge=0.0)
     item_damping: float = Field(default=10.0, ge=0.0)
