@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from embedline.errors import DataError
+from embedline.errors import DataError, about_frame
 from embedline.pipelines.ratings.contract import TRAIN, RatingColumns, RatingSplit, assign_splits, subset
 from embedline.pipelines.ratings.cross_validation import ModelSettings
 from embedline.pipelines.ratings.encoder import ITEM_ROW, UNKNOWN, training_counts
@@ -46,7 +46,8 @@ def measure_cold_start(
         DataError: if ``cold_start`` leaves nothing to train on or to measure.
     """
     columns, baselines = settings.columns, settings.baselines
-    rows = subset(assign_splits(ratings, columns, split), TRAIN)
+    with about_frame("ratings"):
+        rows = subset(assign_splits(ratings, columns, split), TRAIN)
     trial = hold_out(rows.select(columns.user, columns.item, columns.rating), columns, options)
     encoded, model, biases = settings.train(trial.known, RatingSplit(kind="none"), "cold_start")
     of_items = measure_items(trial.of_items, model, encoded, biases, baselines)

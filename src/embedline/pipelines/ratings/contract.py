@@ -68,11 +68,6 @@ class RatingSplit(Options):
     column: str | None = None
     value: bool | int | str | None = None
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that the split reads beside those of the ratings."""
-        return (self.column,) if self.column else ()
-
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if self.kind == "random" and self.fraction is None:
@@ -262,13 +257,13 @@ def _refuse(bad: pl.Series, name: str, key: str, what: str) -> None:
         raise DataError(f"column {name!r} (columns.{key}) has {what} in {count:,} row(s), first in row {row}")
 
 
-def assign_splits(ratings: Any, columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:
+def assign_splits(ratings: Any, columns: RatingColumns, split: RatingSplit, *, warn: bool = False) -> pl.DataFrame:
     """The rows of :func:`read_ratings` with the column ``split``, ``train`` or ``test``: an Enum of one byte a row.
 
     Raises:
         DataError: if a column is missing or has a wrong type, or if one of the two splits is empty.
     """
-    rows = read_ratings(ratings, columns, split.columns)
+    rows = read_ratings(ratings, columns, [split.column] if split.column else [], warn=warn)
     held_out = _held_out(rows, columns, split)
     wanted = {TRAIN: len(rows) - int(held_out.sum())}
     if split.kind != "none":
@@ -292,9 +287,15 @@ def _held_out(rows: pl.DataFrame, columns: RatingColumns, split: RatingSplit) ->
         return pl.Series(np.random.default_rng(split.seed).random(len(rows)) < split.fraction)
     if split.kind == "latest":
         return _latest(rows, columns, split)
-    if split.kind == "column":
-        return _matching(rows, split)
-    return pl.repeat(False, len(rows), eager=True)
+    if split.kind == "none":
+        return pl.repeat(False, len(rows), eager=True)
+    column, value = str(split.column), split.value
+    require_columns(rows, [column], what="the ratings frame", key="split.column")
+    dtype = rows.schema[column]
+    text = dtype == pl.String or isinstance(dtype, (pl.Categorical, pl.Enum))
+    if not {bool: dtype == pl.Boolean, int: dtype.is_numeric(), str: text}[type(value)]:
+        raise DataError(f"split.value {value!r} is not of the type of column {column!r}, {dtype}")
+    return rows.select((pl.col(column) == pl.lit(value)).fill_null(False)).to_series()
 
 
 def _latest(rows: pl.DataFrame, columns: RatingColumns, split: RatingSplit) -> pl.Series:
@@ -313,14 +314,3 @@ def _latest(rows: pl.DataFrame, columns: RatingColumns, split: RatingSplit) -> p
     wanted = pl.lit(split.n) if split.n is not None else (count * split.fraction).round().cast(pl.Int64)
     place = pl.col(key).rank("ordinal").over(columns.user).cast(pl.Int64)  # 1 is the earliest
     return rows.select(place > count - pl.min_horizontal(wanted, count - 1)).to_series()
-
-
-def _matching(rows: pl.DataFrame, split: RatingSplit) -> pl.Series:
-    column, value = str(split.column), split.value
-    require_columns(rows, [column], what="the ratings frame", key="split.column")
-    dtype = rows.schema[column]
-    text = dtype == pl.String or isinstance(dtype, (pl.Categorical, pl.Enum))
-    fits = {bool: dtype == pl.Boolean, int: dtype.is_numeric(), str: text}[type(value)]
-    if not fits:
-        raise DataError(f"split.value {value!r} is not of the type of column {column!r}, {dtype}")
-    return rows.select((pl.col(column) == pl.lit(value)).fill_null(False)).to_series()

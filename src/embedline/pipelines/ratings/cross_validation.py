@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from embedline.errors import DataError
+from embedline.errors import DataError, about_frame
 from embedline.pipelines.ratings.contract import (
     TEST,
     TRAIN,
@@ -78,8 +78,9 @@ def cross_validate(ratings: Any, folds: CrossValidationOptions, settings: ModelS
     Raises:
         DataError: if the column is missing, or has fewer than two values.
     """
-    frame = read_ratings(ratings, settings.columns, [folds.column])
-    require_columns(frame, [folds.column], what="the ratings frame", key="cross_validation.column")
+    with about_frame("ratings"):
+        frame = read_ratings(ratings, settings.columns, [folds.column], warn=True)
+        require_columns(frame, [folds.column], what="the ratings frame", key="cross_validation.column")
     values = folds.values or tuple(frame.get_column(folds.column).drop_nulls().unique().sort().to_list())
     if len(values) < 2:
         raise DataError(f"cross_validation.column {folds.column!r} has {len(values)} value(s): it needs two or more")

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from embedline.errors import DataError
+from embedline.errors import DataError, about_frame
 from embedline.pipelines.ratings.contract import TEST, TRAIN, RatingColumns, RatingSplit, assign_splits, subset
 from embedline.pipelines.ratings.encoder import (
     ITEM_ROW,
@@ -49,7 +49,8 @@ def predict_held_out(
     Raises:
         DataError: if the split holds nothing out.
     """
-    rows = subset(assign_splits(ratings, columns, split), TEST)
+    with about_frame("ratings"):
+        rows = subset(assign_splits(ratings, columns, split), TEST)
     held_out = subset(encoded, TEST)
     if held_out.is_empty():
         raise DataError(f"split.kind {split.kind!r} holds no rating out: there is nothing to predict and to evaluate")

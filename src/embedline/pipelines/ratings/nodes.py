@@ -10,14 +10,7 @@ from typing import Any
 import polars as pl
 
 from embedline.errors import about_frame
-from embedline.pipelines.ratings.contract import (
-    TRAIN,
-    RatingColumns,
-    RatingSplit,
-    assign_splits,
-    read_ratings,
-    subset,
-)
+from embedline.pipelines.ratings.contract import TRAIN, RatingColumns, RatingSplit, assign_splits, subset
 from embedline.pipelines.ratings.encoder import RatingsEncoder
 from embedline.pipelines.ratings.encoder import encode as apply_encoder
 from embedline.pipelines.ratings.encoder import fit_encoder as fit
@@ -54,8 +47,7 @@ def fit_encoder(
 ) -> dict[str, Any]:
     """Give users and items of the training ratings their rows; JSON values of :class:`RatingsEncoder`."""
     with about_frame("ratings"):
-        known = read_ratings(ratings, columns, split.columns, warn=True)
-        rows = subset(assign_splits(known, columns, split), TRAIN)
+        rows = subset(assign_splits(ratings, columns, split, warn=True), TRAIN)
         encoder = fit(rows, columns, rating_range.root, features, items, users)
     logger.info(
         "%s users with %d features and %s items with %d features in %s training ratings",
@@ -116,9 +108,7 @@ def predict(
     from embedline.pipelines.ratings.evaluation import predict_held_out
     from embedline.pipelines.ratings.learner import load_model
 
-    with about_frame("ratings"):
-        rows = read_ratings(ratings, columns, split.columns)
-    return predict_held_out(rows, encoded, load_model(model), columns, split, baselines)
+    return predict_held_out(ratings, encoded, load_model(model), columns, split, baselines)
 
 
 def evaluate(
@@ -151,10 +141,8 @@ def measure_cold_start(
     from embedline.pipelines.ratings.cold_start import measure_cold_start as measure
     from embedline.pipelines.ratings.cross_validation import ModelSettings
 
-    with about_frame("ratings"):
-        rows = read_ratings(ratings, columns, split.columns)
     settings = ModelSettings(columns, network, training, baselines, rating_range.root, features, items, users)
-    return measure(rows, split, cold_start, fold_in, settings)
+    return measure(ratings, split, cold_start, fold_in, settings)
 
 
 def cross_validate(
@@ -173,10 +161,8 @@ def cross_validate(
     from embedline.pipelines.ratings.cross_validation import ModelSettings
     from embedline.pipelines.ratings.cross_validation import cross_validate as validate
 
-    with about_frame("ratings"):
-        rows = read_ratings(ratings, columns, [cross_validation.column], warn=True)
     settings = ModelSettings(columns, network, training, baselines, rating_range.root, features, items, users)
-    return validate(rows, cross_validation, settings)
+    return validate(ratings, cross_validation, settings)
 
 
 def describe_items(
