@@ -36,9 +36,7 @@ def test_biases_are_the_weighted_mean_of_the_members() -> None:
     assert biases.columns == ["item", "title", "n_ratings", "mean_rating", "bias", "deviation"]
     assert biases["item"].to_list() == list(ENCODER.items) == [f"i{k}" for k in range(9)]
     assert biases["title"].to_list() == [f"Film {k}" for k in range(9)]
-    each = np.array(
-        [[network.item_vectors(torch.tensor([row]))[1].item() for row in range(1, 10)] for network in MODEL.networks]
-    )
+    each = np.array([[network.item_vectors([row]).biases.item() for row in range(1, 10)] for network in MODEL.networks])
     mean = 0.75 * each[0] + 0.25 * each[1]
     assert biases["bias"].to_list() == pytest.approx(mean.tolist(), abs=1e-6)
     spread = np.sqrt(0.75 * (each[0] - mean) ** 2 + 0.25 * (each[1] - mean) ** 2)
@@ -51,7 +49,7 @@ def test_biases_are_the_weighted_mean_of_the_members() -> None:
     assert biases["n_ratings"][8] == 0  # in the frame of items alone
 
 
-def test_neighbours_have_the_largest_mean_cosine() -> None:
+def test_neighbours_have_the_largest_mean_cosine_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     found = nearest_items(ENCODED, MODEL, k=3, items=ITEMS)
     assert found.columns == ["item", "title", "rank", "neighbour", "neighbour_title", "cosine"]
     assert "i8" not in {*found["item"], *found["neighbour"]}  # nobody has rated it
@@ -67,6 +65,8 @@ def test_neighbours_have_the_largest_mean_cosine() -> None:
         assert own["cosine"].to_list() == pytest.approx([cosines[item] for item in best], abs=1e-5)
         assert own["rank"].to_list() == [1, 2, 3]
         assert own["neighbour_title"].to_list() == [f"Film {item[1:]}" for item in best]
+    monkeypatch.setattr(item_analysis, "BLOCK_COSINES", 20)
+    assert nearest_items(ENCODED, MODEL, k=3, items=ITEMS).drop("cosine").equals(found.drop("cosine"))
 
 
 def test_items_with_few_ratings_are_left_out_on_either_side() -> None:
@@ -79,12 +79,6 @@ def test_items_with_few_ratings_are_left_out_on_either_side() -> None:
     empty = nearest_items(ENCODED, MODEL, k=5, min_ratings=1000)
     assert empty.shape == (0, 6)
     assert empty.schema == found.schema
-
-
-def test_blocks_change_no_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = nearest_items(ENCODED, MODEL, k=3)
-    monkeypatch.setattr(item_analysis, "BLOCK_COSINES", 20)
-    assert nearest_items(ENCODED, MODEL, k=3).drop("cosine").equals(whole.drop("cosine"))
 
 
 def test_a_rotation_of_a_member_changes_nothing() -> None:
@@ -115,14 +109,10 @@ def test_the_map_shows_the_most_rated_items_by_their_components() -> None:
     assert found.select("x", "y").to_numpy() == pytest.approx(principal_components(vectors), abs=1e-5)
 
 
-def test_unit_vectors_of_zero_stay_zero() -> None:
-    assert concatenate_factors(MODEL, np.array([0, 1]), normalised=True)[0].tolist() == [0.0] * 8
-    lengths = np.linalg.norm(concatenate_factors(MODEL, np.arange(1, 9), normalised=True), axis=1)
-    assert lengths == pytest.approx(np.ones(8), abs=1e-6)
-
-
-def test_the_most_frequent_come_first_and_never_row_0() -> None:
-    assert most_rated(np.array([99, 3, 0, 7, 3, 1]), 3).tolist() == [3, 1, 4]
+def test_unit_vectors_of_zero_stay_zero_and_the_most_frequent_come_first() -> None:
+    vectors = concatenate_factors(MODEL, np.arange(9), normalised=True)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.array([0.0, *np.ones(8)]), abs=1e-6)
+    assert most_rated(np.array([99, 3, 0, 7, 3, 1]), 3).tolist() == [3, 1, 4]  # never row 0
     assert most_rated(np.array([99, 3, 0, 7, 3, 1]), 9).tolist() == [3, 1, 4, 5]
 
 

@@ -76,11 +76,11 @@ def test_rankings_by_hand() -> None:
         (4, (2 / 4 + 1 / 4) / 2, (1 + 1 / 2) / 2, ((1 + 1 / 2) / best + (1 / math.log2(5)) / best) / 2),
     ):
         found = ranking_metrics(lambda users: table[users - 1], rows, 4, RankingOptions(k=k, relevant=4.0))
-        expected = {f"precision_at_{k}": precision, f"recall_at_{k}": recall, f"ndcg_at_{k}": ndcg, "users": 2}
+        expected = {f"precision_at_{k}": precision, f"recall_at_{k}": recall, f"ndcg_at_{k}": ndcg, "ranked_users": 2}
         assert found == pytest.approx(expected)
     nothing = encoded([(1, 1, 5.0, "train"), (1, 2, 2.0, "test")])
     found = ranking_metrics(lambda users: np.zeros((len(users), 2), np.float32), nothing, 2, RankingOptions())
-    assert found == {"precision_at_10": None, "recall_at_10": None, "ndcg_at_10": None, "users": 0}
+    assert found == {"precision_at_10": None, "recall_at_10": None, "ndcg_at_10": None, "ranked_users": 0}
 
 
 @pytest.mark.parametrize("cells", [1, 100, 2**24])
@@ -109,7 +109,7 @@ def test_rankings_are_those_of_a_plain_loop_in_any_blocks(k: int, cells: int, mo
         ideal = sum(1 / math.log2(place + 2) for place in range(min(k, len(wanted))))
         sums += [sum(hits) / k, sum(hits) / len(wanted), gain / ideal]
     expected = dict(zip([f"precision_at_{k}", f"recall_at_{k}", f"ndcg_at_{k}"], sums / users, strict=True))
-    assert found == pytest.approx({**expected, "users": users})
+    assert found == pytest.approx({**expected, "ranked_users": users})
 
 
 NETWORK = RatingNetwork(factors=4, init_std=0.1)

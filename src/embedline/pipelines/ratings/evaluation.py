@@ -103,14 +103,11 @@ def evaluate(
         DAMPED_BIAS: biases.scores,
         POPULARITY: lambda rows: np.repeat(popularity, len(rows), axis=0),
     }
-
     metrics: dict[str, dict[str, Any]] = {
         name: rating_metrics(actual, predictions[name].to_numpy()) for name in (PREDICTED, GLOBAL_MEAN, DAMPED_BIAS)
     }
     for name, scores in rankings.items():
-        ranked = ranking_metrics(scores, encoded, len(encoder.items), ranking)
-        ranked["ranked_users"] = ranked.pop("users")
-        metrics[name] = metrics.get(name, {}) | ranked
+        metrics[name] = metrics.get(name, {}) | ranking_metrics(scores, encoded, len(encoder.items), ranking)
     ours = metrics.pop(PREDICTED)
     beaten_by = []
     for metric in ("mse", f"ndcg_at_{ranking.k}"):
@@ -257,20 +254,20 @@ def ranking_metrics(scores: Scores, encoded: pl.DataFrame, n_items: int, options
     ``sum over hits of 1 / log2(1 + place)`` over its largest possible value.
 
     Returns:
-        ``precision_at_<k>``, ``recall_at_<k>``, ``ndcg_at_<k>`` and ``users``, how many were averaged over; the metrics
-        are None where no user has a relevant held-out item.
+        ``precision_at_<k>``, ``recall_at_<k>``, ``ndcg_at_<k>`` and ``ranked_users``, how many were averaged over;
+        the metrics are None where no user has a relevant held-out item.
     """
     relevant = subset(encoded, TEST).filter((pl.col(RATING) >= options.relevant) & (pl.col(USER_ROW) != UNKNOWN))
     relevant = relevant.select(USER_ROW, ITEM_ROW).unique()
     users = relevant.get_column(USER_ROW).unique().sort().to_numpy()
     names = [f"{name}_at_{options.k}" for name in ("precision", "recall", "ndcg")]
     if not len(users):
-        return {**dict.fromkeys(names), "users": 0}
+        return {**dict.fromkeys(names), "ranked_users": 0}
     seen, wanted = (RatedItems(rows, int(users[-1])) for rows in (subset(encoded, TRAIN), relevant))
     sums = np.zeros(3)
     for rows, ranked, _ in rank_items(scores, users, seen, n_items, options.k):
         sums += _sum_metrics(ranked, *wanted.pairs(rows), options.k)
-    return {**dict(zip(names, (sums / len(users)).tolist(), strict=True)), "users": len(users)}
+    return {**dict(zip(names, (sums / len(users)).tolist(), strict=True)), "ranked_users": len(users)}
 
 
 def _sum_metrics(
