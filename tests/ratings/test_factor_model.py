@@ -1,8 +1,11 @@
 """The model against its formula, term by term, in every variant."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from hand_made import network_of
 from simulated_ratings import items_table, ratings_table, users_table
 from torch import Tensor
 
@@ -28,18 +31,9 @@ def encoder() -> RatingsEncoder:
     return fit_encoder(ratings_table(), RatingColumns(), "auto", OPTIONS, items_table(), users_table())
 
 
-def make(encoder: RatingsEncoder, *, spread: float = 0.5, **options: object) -> FactorModel:
+def make(encoder: RatingsEncoder, **options: Any) -> FactorModel:
     """A model whose every number, but those of the rows 0, is drawn at random."""
-    config = network_config(encoder, RatingNetwork.model_validate({"factors": 4, **options}))
-    model = build_network(config, feature_codes(encoder), seed=3)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(spread * torch.randn(parameter.shape, generator=generator))
-        for side in (model.users, model.items):
-            side.own[0] = 0.0
-            side.feature[0] = 0.0
-    return model.eval()
+    return network_of(encoder, 0, 0.5, **options)
 
 
 def by_hand(model: FactorModel, encoder: RatingsEncoder, user: int, item: int) -> float:
