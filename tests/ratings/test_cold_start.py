@@ -12,12 +12,7 @@ from simulated_ratings import items_table, ratings_table
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import cold_start
-from embedline.pipelines.ratings.cold_start import (
-    hold_out,
-    measure_cold_start,
-    measure_items,
-    measure_users,
-)
+from embedline.pipelines.ratings.cold_start import hold_out, measure_cold_start, measure_items, measure_users
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.ratings.cross_validation import ModelSettings
 from embedline.pipelines.ratings.evaluation import Biases, fit_biases

@@ -27,7 +27,7 @@ ITEMS_SCHEMA: dict[str, pl.DataType] = {
     **{"released": pl.Date()},
 }
 USERS_SCHEMA: dict[str, pl.DataType] = {
-    **{"user": pl.Int32(), "age": pl.Int16(), "gender": pl.String(), "occupation": pl.String()},
+    **{"user": pl.Int32(), "age": pl.Int16(), "gender": pl.String(), "occupation": pl.String()}
 }
 
 _YEAR = re.compile(r"\((\d{4})(?:[-\u2013]\d{0,4} ?)?\)")

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -35,14 +35,6 @@ from embedline.training.distributed import processes
 logger = logging.getLogger(__name__)
 
 
-class TrainedModel(NamedTuple):
-    """The encoded ratings, the model that learned those of the split ``train``, and their damped biases."""
-
-    encoded: pl.DataFrame
-    model: RatingModel
-    biases: Biases
-
-
 @dataclass(frozen=True)
 class ModelSettings:
     """What a training takes beside the ratings: blocks of the parameters, and the frames of items and users."""
@@ -56,13 +48,17 @@ class ModelSettings:
     items: Any = None
     users: Any = None
 
-    def train(self, ratings: pl.DataFrame, split: RatingSplit, name: str) -> TrainedModel:
-        """Train all seeds on the rows that ``split`` leaves; ``name`` is that of :func:`.learner.train_ratings`."""
+    def train(self, ratings: pl.DataFrame, split: RatingSplit, name: str) -> tuple[pl.DataFrame, RatingModel, Biases]:
+        """Train all seeds on the rows that ``split`` leaves; ``name`` is that of :func:`.learner.train_ratings`.
+
+        Returns:
+            The encoded ratings, the model, and the damped biases of the same rows.
+        """
         rows = subset(assign_splits(ratings, self.columns, split), TRAIN)
         encoder = fit_encoder(rows, self.columns, self.rating_range, self.features, self.items, self.users)
         encoded = encode(ratings, encoder, self.columns, split)
         bundle, _ = train_ratings(encoded, encoder, self.network, self.training, name=name, evaluated=False)
-        return TrainedModel(encoded, load_model(bundle), fit_biases(encoded, encoder, self.baselines))
+        return encoded, load_model(bundle), fit_biases(encoded, encoder, self.baselines)
 
 
 def cross_validate(ratings: Any, folds: CrossValidationOptions, settings: ModelSettings) -> dict[str, Any]:
@@ -88,8 +84,7 @@ def cross_validate(ratings: Any, folds: CrossValidationOptions, settings: ModelS
     with processes(settings.training):  # once for all folds
         for value in values:
             split = RatingSplit(kind="column", column=folds.column, value=value)
-            trained = settings.train(frame, split, f"{folds.column}{value}")
-            result = {"value": value, **_measure(*trained)}
+            result = {"value": value, **_measure(*settings.train(frame, split, f"{folds.column}{value}"))}
             logger.info("%s %s: rmse %.4f", folds.column, value, result["rmse"])
             results.append(result)
     return {

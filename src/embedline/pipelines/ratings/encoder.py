@@ -189,15 +189,13 @@ def fit_encoder(
 
 
 def _range_of(ratings: pl.Series, wanted: Span) -> tuple[float, float]:
-    """Lowest and highest rating; a DataError where they do not rise or a training rating lies outside."""
+    """Lowest and highest rating; a DataError where all are equal or a training rating lies outside."""
     key = input_name("rating_range")
     low, high = float(ratings.min()), float(ratings.max())  # type: ignore[arg-type]
     if wanted == "auto":
         if low >= high:
             raise DataError(f"all training ratings are {low:g}: there is nothing to learn, or give {key}")
         return low, high
-    if wanted[0] >= wanted[1]:
-        raise DataError(f"{key} must rise, got {list(wanted)}")
     if low < wanted[0] or high > wanted[1]:
         raise DataError(
             f"column {ratings.name!r} holds ratings from {low:g} to {high:g} in training, beyond {key} "

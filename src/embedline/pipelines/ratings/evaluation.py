@@ -11,14 +11,7 @@ from numpy.typing import NDArray
 
 from embedline.errors import DataError, about_frame
 from embedline.pipelines.ratings.contract import TEST, TRAIN, RatingColumns, RatingSplit, assign_splits, subset
-from embedline.pipelines.ratings.encoder import (
-    ITEM_ROW,
-    RATING,
-    UNKNOWN,
-    USER_ROW,
-    RatingsEncoder,
-    training_counts,
-)
+from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, UNKNOWN, USER_ROW, RatingsEncoder, training_counts
 from embedline.pipelines.ratings.learner import RatingModel, rating_metrics
 from embedline.pipelines.ratings.options import BaselineOptions, RankingOptions
 

@@ -171,11 +171,7 @@ class RatingNetworkSpec:
         return build_network(self.config, self.codes, seed=seed)
 
     def batches(
-        self,
-        network: nn.Module,
-        accelerator: Accelerator,
-        kind: type[RatingBatches] = RatingBatches,
-        **settings: Any,
+        self, network: nn.Module, accelerator: Accelerator, kind: type[RatingBatches] = RatingBatches, **settings: Any
     ) -> RatingBatches:
         """Batches of all ratings, those held out for early stopping included; ``settings`` of :class:`TableBatches`."""
         assert isinstance(network, FactorModel)
