@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -33,7 +35,7 @@ OURS = prediction_frame(DOCUMENTS, np.array([[0.2, 0.8], [0.9, 0.1], [0.3, 0.7],
 THEIRS = prediction_frame(DOCUMENTS, np.array([[0.7, 0.3], [0.6, 0.4], [0.4, 0.6], [0.4, 0.6]]), CLASSES)
 
 
-def test_predictions_stand_beside_the_labels() -> None:
+def test_predictions_stand_beside_the_labels_and_back() -> None:
     assert OURS.rows() == [
         ("d", "neg", "pos", 0.8, 0.2, 0.8),
         ("c", "pos", "neg", 0.9, 0.9, 0.1),
@@ -41,41 +43,38 @@ def test_predictions_stand_beside_the_labels() -> None:
         ("a", "neg", "pos", 0.9, 0.1, 0.9),
     ]
     assert OURS.columns == ["document_id", "label", "predicted", "confidence", "p_neg", "p_pos"]
-
-
-def test_a_tie_is_the_first_class() -> None:
-    assert prediction_frame(DOCUMENTS[:1], np.array([[0.5, 0.5]]), CLASSES)["predicted"].to_list() == ["neg"]
-
-
-def test_predictions_and_back() -> None:
-    actual, probabilities = prediction_arrays(OURS, CLASSES)
-    assert actual.tolist() == [0, 1, 1, 0]
-    assert probabilities.tolist() == [[0.2, 0.8], [0.9, 0.1], [0.3, 0.7], [0.1, 0.9]]
-    # The order of the classes is the caller's.
-    actual, probabilities = prediction_arrays(OURS, CLASSES[::-1])
-    assert actual.tolist() == [1, 0, 0, 1]
-    assert probabilities[0].tolist() == [0.8, 0.2]
-
-
-def test_predictions_of_other_classes_are_refused() -> None:
-    with pytest.raises(DataError, match="no column 'p_mixed'; they have: document_id, label"):
-        prediction_arrays(OURS, ["neg", "mixed", "pos"])
-    with pytest.raises(DataError, match="row 1 has probabilities that do not sum to 1"):
-        prediction_frame(DOCUMENTS[:2], np.array([[0.5, 0.5], [0.5, 0.6]]), CLASSES)
-
-
-def test_labels_are_checked_by_document() -> None:
-    with pytest.raises(DataError, match="document 'c' has the label 'pos', which is none of"):
-        class_codes(DOCUMENTS, ["neg", "positive"])
-    with pytest.raises(DataError, match="name one twice"):
-        class_codes(DOCUMENTS, ["neg", "pos", "neg"])
+    tie = prediction_frame(DOCUMENTS[:1], np.array([[0.5, 0.5]]), CLASSES)
+    assert tie["predicted"].to_list() == ["neg"]  # the first class
+    for classes, codes in ((CLASSES, [0, 1, 1, 0]), (CLASSES[::-1], [1, 0, 0, 1])):  # the order is the caller's
+        actual, probabilities = prediction_arrays(OURS, classes)
+        assert actual.tolist() == class_codes(DOCUMENTS, classes).tolist() == codes
+        assert probabilities.tolist() == OURS.select(f"p_{name}" for name in classes).to_numpy().tolist()
     assert class_codes(DOCUMENTS[:0], CLASSES).shape == (0,)
 
 
-def test_a_missing_probability_is_named() -> None:
-    spoilt = OURS.with_columns(p_pos=pl.when(document_id="c").then(None).otherwise("p_pos"))
-    with pytest.raises(DataError, match="row 1 has a probability that is not a number"):
-        evaluate(spoilt, None, CLASSES)
+SPOILT = OURS.with_columns(p_pos=pl.when(document_id="c").then(None).otherwise("p_pos"))
+BARE = DOCUMENTS.with_columns(label=pl.lit(None, dtype=pl.String))
+
+
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        (lambda: prediction_arrays(OURS, ["neg", "mixed", "pos"]), "'p_mixed'; they have: document_id, label"),
+        (lambda: prediction_frame(DOCUMENTS[:2], np.array([[0.5, 0.5], [0.5, 0.6]]), CLASSES), "row 1 .* sum to 1"),
+        (lambda: class_codes(DOCUMENTS, ["neg", "positive"]), "document 'c' has the label 'pos', which is none of"),
+        (lambda: class_codes(BARE, CLASSES), "document 'd' has the label None"),
+        (lambda: class_codes(DOCUMENTS, ["neg", "pos", "neg"]), "twice"),
+        (lambda: evaluate(SPOILT, None, CLASSES), "row 1 .* not a number"),
+        (lambda: evaluate(OURS, None, CLASSES, classifier={"accuracy": 0.99}), "classifier already have 'accuracy'"),
+        (lambda: evaluate(OURS, THEIRS[:3], CLASSES), "only the classifier predicts document 'a': 1 such"),
+        (lambda: evaluate(OURS[1:], THEIRS, CLASSES), "only the baseline predicts document 'd'"),
+        (lambda: evaluate(OURS, pl.concat([THEIRS, THEIRS[:1]]), CLASSES), "document_id repeats"),
+        (lambda: mistakes(OURS, DOCUMENTS.filter(pl.col("document_id") != "c")), "document 'c' .* no text"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_refused(compute: Callable[[], Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        compute()
 
 
 def test_losing_to_the_baseline_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -109,31 +108,13 @@ def test_beating_the_baseline_is_no_warning_and_a_tie_no_win(caplog: pytest.LogC
     assert len(caplog.records) == 1
 
 
-def test_without_a_baseline_there_is_nothing_to_beat() -> None:
-    metrics = evaluate(OURS, None, CLASSES)
+def test_without_a_baseline_there_is_nothing_to_beat_and_the_bins_of_the_report_are_used() -> None:
+    metrics = evaluate(OURS, None, CLASSES, options=ReportOptions(calibration_bins=1))
     assert list(metrics) == ["classifier"]
     assert metrics["classifier"]["accuracy"] == 0.25
-
-
-def test_the_bins_of_the_report_are_used() -> None:
-    metrics = evaluate(OURS, None, CLASSES, options=ReportOptions(calibration_bins=1))
     assert metrics["classifier"]["calibration"] == [
         {"lower": 0.0, "upper": 1.0, "count": 4, "confidence": pytest.approx(0.825), "accuracy": 0.25}
     ]
-
-
-def test_a_metric_is_not_overwritten() -> None:
-    with pytest.raises(DataError, match="metrics of the classifier already have 'accuracy'"):
-        evaluate(OURS, None, CLASSES, classifier={"accuracy": 0.99})
-
-
-def test_both_must_predict_the_same_documents() -> None:
-    with pytest.raises(DataError, match="only the classifier predicts document 'a': 1 such"):
-        evaluate(OURS, THEIRS[:3], CLASSES)
-    with pytest.raises(DataError, match="only the baseline predicts document 'd'"):
-        evaluate(OURS[1:], THEIRS, CLASSES)
-    with pytest.raises(DataError, match="document_id repeats"):
-        evaluate(OURS, pl.concat([THEIRS, THEIRS[:1]]), CLASSES)
 
 
 def test_the_surest_mistakes_come_first() -> None:
@@ -157,11 +138,6 @@ def test_mistakes_without_a_baseline_or_without_any() -> None:
     assert empty.schema == table.schema
 
 
-def test_a_mistake_without_its_text_is_named() -> None:
-    with pytest.raises(DataError, match="document 'c' has a prediction but no text"):
-        mistakes(OURS, DOCUMENTS.filter(pl.col("document_id") != "c"))
-
-
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -175,10 +151,16 @@ def test_html_is_resolved(text: str, shown: str) -> None:
     assert resolve_html(text) == shown
 
 
-def test_an_excerpt_is_shorter_than_the_text() -> None:
-    assert excerpt("abcdefghijklm", 4) == "abcdefghijklm"  # 13 characters: two ends and the mark between are as long
-    assert excerpt("abcdefghijklmn", 4) == "abcd\n[…]\nklmn"
-    assert excerpt("abc  efghij  mno", 4) == "abc\n[…]\nmno"
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("abcdefghijklm", "abcdefghijklm"),  # 13 characters: two ends and the mark between are as long
+        ("abcdefghijklmn", "abcd\n[…]\nklmn"),
+        ("abc  efghij  mno", "abc\n[…]\nmno"),
+    ],
+)
+def test_an_excerpt_is_shorter_than_the_text(text: str, shown: str) -> None:
+    assert excerpt(text, 4) == shown
 
 
 def test_options_refuse_what_they_do_not_know() -> None:

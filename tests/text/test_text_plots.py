@@ -42,12 +42,8 @@ def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
     # Actual classes are read downwards, in the order of the matrix.
     assert figure.layout.yaxis.autorange == "reversed"
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("predicted", "actual")
-
-
-def test_confusion_of_a_class_that_never_occurs_has_an_empty_row() -> None:
-    three = OURS.with_columns(p_mixed=pl.lit(0.0))
-    (heat,) = plot_confusion(three, ["neg", "mixed", "pos"], "Confusion").data
-    np.testing.assert_allclose(np.array(heat.z)[1], [0.0, 0.0, 0.0])
+    (heat,) = plot_confusion(OURS.with_columns(p_mixed=pl.lit(0.0)), ["neg", "mixed", "pos"], "Confusion").data
+    np.testing.assert_allclose(np.array(heat.z)[1], [0.0, 0.0, 0.0])  # of a class that never occurs
 
 
 def test_calibration_shows_model_and_baseline_with_their_errors() -> None:
@@ -64,11 +60,8 @@ def test_calibration_shows_model_and_baseline_with_their_errors() -> None:
     assert list(theirs.y) == [0.75]
     assert theirs.name == "baseline (ECE 0.150)"
     assert list(their_counts.y) == [4]
-
-
-def test_calibration_without_a_baseline() -> None:
-    figure = plot_calibration(OURS, None, CLASSES, "Calibration")
-    assert [trace.type for trace in figure.data] == ["scatter", "scatter", "bar"]
+    alone = plot_calibration(OURS, None, CLASSES, "Calibration")
+    assert [trace.type for trace in alone.data] == ["scatter", "scatter", "bar"]
 
 
 def test_stages_follow_one_another_and_are_named() -> None:
@@ -85,15 +78,17 @@ def test_stages_follow_one_another_and_are_named() -> None:
     assert {shape.x0 for shape in figure.layout.shapes} == {1.0}
 
 
-def test_stages_that_count_on_stay_where_they_are() -> None:
-    figure = plot_training(HISTORY.with_columns(epoch=pl.Series([0.5, 1.0, 1.5])), "Training")
-    assert _traces(figure)["training loss"][0] == [0.5, 1.0, 1.5]
-    assert {note.text: note.x for note in figure.layout.annotations} == {"head": 0.5, "all": 1.25}
-
-
-def test_numbered_stages_are_counted_from_one() -> None:
-    figure = plot_training(HISTORY.with_columns(stage=pl.Series([0, 0, 1])), "Training")
-    assert {note.text: note.x for note in figure.layout.annotations} == {"stage 1": 0.5, "stage 2": 1.5}
+@pytest.mark.parametrize(
+    ("change", "epochs", "names"),
+    [
+        (pl.Series("epoch", [0.5, 1.0, 1.5]), [0.5, 1.0, 1.5], {"head": 0.5, "all": 1.25}),  # stages that count on
+        (pl.Series("stage", [0, 0, 1]), [0.5, 1.0, 2.0], {"stage 1": 0.5, "stage 2": 1.5}),  # counted from one
+    ],
+)
+def test_stages_are_numbered_or_count_on(change: pl.Series, epochs: list[float], names: dict[str, float]) -> None:
+    figure = plot_training(HISTORY.with_columns(change), "Training")
+    assert _traces(figure)["training loss"][0] == epochs
+    assert {note.text: note.x for note in figure.layout.annotations} == names
 
 
 def test_a_perplexity_and_a_fraction_have_an_axis_each() -> None:
@@ -114,11 +109,8 @@ def test_two_fractions_lie_on_one_axis() -> None:
     np.testing.assert_allclose(_traces(figure)["held-out next word accuracy"][1], [0.7, 0.8])
 
 
-def test_training_without_held_out_rows_shows_loss_and_rate() -> None:
+def test_training_without_held_out_rows_shows_loss_and_rate_and_needs_no_more() -> None:
     history = HISTORY.select("epoch", "lr", "train_loss", accuracy=pl.lit(None, dtype=pl.Float64))
     assert list(_traces(plot_training(history, "Training"))) == ["training loss", "lr"]
-
-
-def test_a_history_without_its_columns_is_named() -> None:
-    with pytest.raises(DataError, match="history has no column 'lr'; it has: stage, step, epoch, train_loss"):
+    with pytest.raises(DataError, match="'lr'; it has: stage, step, epoch, train_loss"):
         plot_training(HISTORY.drop("lr"), "Training")
