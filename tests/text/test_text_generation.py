@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+import types
 from collections import Counter
 from collections.abc import Sequence
 
@@ -18,7 +19,6 @@ from embedline.errors import DataError
 from embedline.pipelines.text import generation
 from embedline.pipelines.text.generation import (
     Continuation,
-    SamplingOptions,
     beam_score,
     beam_search,
     generate,
@@ -26,6 +26,7 @@ from embedline.pipelines.text.generation import (
     prompt_ids,
     read_prompt,
     sample,
+    sampling_probabilities,
 )
 from embedline.pipelines.text.language_model import LanguageModel
 from embedline.pipelines.text.options import EncoderOptions, GenerationOptions
@@ -46,6 +47,7 @@ class Table:
         self.table = torch.from_numpy(transitions).log()
         self.drift = drift
         self.lengths: list[int] = []
+        self.decoder = types.SimpleNamespace(out_features=len(TOKENS))
 
     def start(self, batch_size: int, /) -> State:
         return ((torch.zeros(batch_size, 1, dtype=torch.float64), torch.zeros(batch_size, 1, dtype=torch.float64)),)
@@ -122,34 +124,34 @@ SQUARES = tuple(np.square(P) / np.square(P).sum())
 
 
 @pytest.mark.parametrize(
-    ("options", "given", "expected"),
+    ("options", "never", "expected"),
     [
-        (SamplingOptions(), P, P),
-        (SamplingOptions(top_k=2), P, (2 / 3, 1 / 3, 0, 0)),
-        (SamplingOptions(top_k=9), P, P),
-        (SamplingOptions(min_p=0.3), P, (5 / 9, 2.5 / 9, 1.5 / 9, 0)),
-        (SamplingOptions(min_p=0.2), P, P),  # 0.1 is exactly at the border
-        (SamplingOptions(min_p=0.2001), P, (5 / 9, 2.5 / 9, 1.5 / 9, 0)),
-        (SamplingOptions(min_p=1.0), P, ONE),
-        (SamplingOptions(temperature=0.5), P, SQUARES),
-        (SamplingOptions(temperature=0.0), P, ONE),
-        (SamplingOptions(temperature=1e-300), P, ONE),
+        (GenerationOptions(), (), P),
+        (GenerationOptions(top_k=2), (), (2 / 3, 1 / 3, 0, 0)),
+        (GenerationOptions(top_k=9), (), P),
+        (GenerationOptions(min_p=0.3), (), (5 / 9, 2.5 / 9, 1.5 / 9, 0)),
+        (GenerationOptions(min_p=0.2), (), P),  # 0.1 is exactly at the border
+        (GenerationOptions(min_p=0.2001), (), (5 / 9, 2.5 / 9, 1.5 / 9, 0)),
+        (GenerationOptions(min_p=1.0), (), ONE),
+        (GenerationOptions(temperature=0.5), (), SQUARES),
+        (GenerationOptions(temperature=0.0), (), ONE),
+        (GenerationOptions(temperature=1e-300), (), ONE),
         # Squared and scaled: 0.25 / 0.5 becomes a quarter of the largest, so that 0.3 of it is too much.
-        (SamplingOptions(temperature=0.5, min_p=0.3), P, ONE),
-        (SamplingOptions(never=(0,), top_k=1), P, (0.0, 1.0, 0.0, 0.0)),  # never comes before the filters
-        (SamplingOptions(never=(0,), min_p=0.5), P, (0, 0.625, 0.375, 0)),
+        (GenerationOptions(temperature=0.5, min_p=0.3), (), ONE),
+        (GenerationOptions(top_k=1), (0,), (0.0, 1.0, 0.0, 0.0)),  # never comes before the filters
+        (GenerationOptions(min_p=0.5), (0,), (0, 0.625, 0.375, 0)),
     ],
 )
 def test_options_change_the_distribution(
-    options: SamplingOptions, given: Sequence[float], expected: Sequence[float]
+    options: GenerationOptions, never: tuple[int, ...], expected: Sequence[float]
 ) -> None:
-    found = options.probabilities(torch.tensor([given], dtype=torch.float64).log())[0]
+    found = sampling_probabilities(torch.tensor([P], dtype=torch.float64).log(), options, never)[0]
     assert found.tolist() == pytest.approx(expected, abs=1e-12)
     assert (found == 0.0).tolist() == [value == 0.0 for value in expected]
 
 
 def test_top_k_keeps_exactly_k_also_among_equals() -> None:
-    found = SamplingOptions(top_k=2).probabilities(torch.zeros(1, 4, dtype=torch.float64))[0]
+    found = sampling_probabilities(torch.zeros(1, 4, dtype=torch.float64), GenerationOptions(top_k=2))[0]
     assert sorted(found.tolist()) == pytest.approx([0, 0, 0.5, 0.5], abs=1e-12)
 
 
@@ -162,8 +164,8 @@ def tempered(table: NDArray[np.float64]) -> NDArray[np.float64]:
 class TestSample:
     def test_frequencies_follow_the_probabilities(self) -> None:
         table = transitions()
-        options = SamplingOptions(temperature=0.8, never=(UNK, PAD))
-        found = sample(Table(table), [BOS, THE], options, n_tokens=2, n_samples=20_000)
+        options = GenerationOptions(temperature=0.8, n_tokens=2, n_samples=20_000)
+        found = sample(Table(table), [BOS, THE], options, never=(UNK, PAD))
         expected = tempered(table)[THE][:, None] * tempered(table)
         frequencies = np.zeros_like(expected)
         for (first, second), count in Counter(continuation.ids for continuation in found).items():
@@ -174,13 +176,14 @@ class TestSample:
 
     def test_log_probability_is_the_models_own(self) -> None:
         model = Table(transitions(), drift=1.0)
-        options = SamplingOptions(temperature=1.7, top_k=4, never=(UNK,))
-        for found in sample(model, [BOS], options, n_tokens=5, n_samples=7, seed=3):
+        options = GenerationOptions(temperature=1.7, top_k=4, n_tokens=5, n_samples=7, seed=3)
+        for found in sample(model, [BOS], options, never=(UNK,)):
             assert found.log_probability == pytest.approx(log_probability(model, [BOS], found.ids), abs=1e-9)
 
     def test_same_seed_same_text_whatever_else_ran(self) -> None:
         def draw(n_samples: int = 3, seed: int = 5) -> list[Continuation]:
-            return sample(Table(transitions()), [BOS], SamplingOptions(), n_tokens=20, n_samples=n_samples, seed=seed)
+            options = GenerationOptions(n_tokens=20, n_samples=n_samples, seed=seed)
+            return sample(Table(transitions()), [BOS], options)
 
         first = draw()
         torch.manual_seed(1)
@@ -192,7 +195,7 @@ class TestSample:
 
     def test_stops_at_an_end(self) -> None:
         table = transitions()
-        found = sample(Table(table), [BOS], SamplingOptions(), n_tokens=12, n_samples=200, ends=[IS])
+        found = sample(Table(table), [BOS], GenerationOptions(n_tokens=12, n_samples=200), ends=[IS])
         for continuation in found:
             assert IS not in continuation.ids[:-1]
             assert len(continuation.ids) == 12 or continuation.ids[-1] == IS
@@ -208,7 +211,7 @@ class TestSample:
         assert model.lengths == [4, 4, 1]
         assert float(log_p[0, GOOD]) == pytest.approx(log_probability(model, prompt, [GOOD]), abs=1e-12)
         model.lengths.clear()
-        sample(model, prompt, SamplingOptions(), n_tokens=3)
+        sample(model, prompt, GenerationOptions(n_tokens=3))
         assert model.lengths == [4, 4, 1, 1, 1]
 
     def test_a_token_of_probability_zero_is_never_drawn_at_the_edges(self) -> None:
@@ -220,7 +223,7 @@ class TestSample:
         table = transitions()
         table[BOS, 0] = np.nan
         with pytest.raises(DataError, match="diverged"):
-            sample(Table(table), [BOS], SamplingOptions(), n_tokens=1)
+            sample(Table(table), [BOS], GenerationOptions(n_tokens=1))
 
 
 class TestBeamSearch:
@@ -229,15 +232,16 @@ class TestBeamSearch:
     def test_wide_beams_are_an_exhaustive_search(self, ends: tuple[int, ...], penalty: float) -> None:
         model = Table(transitions(1), drift=1.5)
         never = (UNK, PAD, FLD, MAJ)
+        options = GenerationOptions(n_tokens=3, beams=125, length_penalty=penalty)
         expected = exhaustive(model, [BOS, THE], 3, ends=ends, never=never, penalty=penalty)
-        found = beam_search(model, [BOS, THE], n_tokens=3, beams=125, length_penalty=penalty, ends=ends, never=never)
+        found = beam_search(model, [BOS, THE], options, ends=ends, never=never)
         assert len(expected) == len(found) == (125 if not ends else 2 + 3 * 2 + 3 * 3 * 5)
         assert [beam.ids for beam in found] == [beam.ids for beam in expected]
         assert [beam.log_probability for beam in found] == pytest.approx([e.log_probability for e in expected])
 
     def test_narrow_beams_carry_the_state_of_their_parents(self) -> None:
         model = Table(transitions(2), drift=3.0)
-        found = beam_search(model, [BOS], n_tokens=6, beams=5, ends=[IS], never=[UNK])
+        found = beam_search(model, [BOS], GenerationOptions(n_tokens=6, beams=5), ends=[IS], never=[UNK])
         assert len({beam.ids for beam in found}) == len(found) == 5
         for beam in found:
             assert beam.log_probability == pytest.approx(log_probability(model, [BOS], beam.ids), abs=1e-9)
@@ -248,10 +252,10 @@ class TestBeamSearch:
         table[THE, [IS, GOOD, FILM]] = 0.34, 0.33, 0.33
         table[FILM, GOOD] = 1.0
         model = Table(scaled(table))
-        (greedy,) = beam_search(model, [BOS], n_tokens=2, beams=1)
-        (drawn,) = sample(model, [BOS], SamplingOptions(temperature=0.0), n_tokens=2)
+        (greedy,) = beam_search(model, [BOS], GenerationOptions(n_tokens=2, beams=1))
+        (drawn,) = sample(model, [BOS], GenerationOptions(temperature=0.0, n_tokens=2))
         assert greedy.ids == drawn.ids == (THE, IS)
-        best = beam_search(model, [BOS], n_tokens=2, beams=2)[0]
+        best = beam_search(model, [BOS], GenerationOptions(n_tokens=2, beams=2))[0]
         assert best.ids == (FILM, GOOD)
         assert math.exp(best.log_probability) == pytest.approx(0.4, abs=1e-4)
 
@@ -259,7 +263,7 @@ class TestBeamSearch:
         table = rare(1e-3)
         table[:, IS] = 1.0
         model = Table(scaled(table))
-        (best,) = beam_search(model, [BOS], n_tokens=50, beams=1, ends=[IS])
+        (best,) = beam_search(model, [BOS], GenerationOptions(n_tokens=50, beams=1), ends=[IS])
         assert best.ids == (IS,)
         assert len(model.lengths) == 1  # the prompt alone was read
 
@@ -270,8 +274,8 @@ def test_samples_and_beams_of_the_network_have_the_probabilities_of_texts_read_f
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
     prompt = (BOS, THE, FILM)
-    drawn = sample(network, prompt, SamplingOptions(temperature=1.2), n_tokens=15, n_samples=6, ends=[BOS])
-    wide, narrow = (beam_search(network, prompt, n_tokens=3, beams=beams) for beams in (9**3, 30))
+    drawn = sample(network, prompt, GenerationOptions(temperature=1.2, n_tokens=15, n_samples=6), ends=[BOS])
+    wide, narrow = (beam_search(network, prompt, GenerationOptions(n_tokens=3, beams=b)) for b in (9**3, 30))
     for found in (*drawn, *narrow):
         assert found.log_probability == pytest.approx(log_probability(network, prompt, found.ids), abs=1e-4)
     every = [log_probability(network, prompt, ids) for ids in itertools.product(range(9), repeat=3)]
@@ -284,7 +288,7 @@ class TestGenerate:
         model, words = Table(transitions()), WordList()
         options = GenerationOptions(n_tokens=4, n_samples=3, seed=1)
         frame = generate(model, words, [BOS, THE], options)
-        found = sample(model, [BOS, THE], SamplingOptions(never=(UNK, PAD)), n_tokens=4, n_samples=3, seed=1)
+        found = sample(model, [BOS, THE], options, never=(UNK, PAD))
         columns = {"sample": pl.Int64, "text": pl.String, "tokens": pl.Int64, "mean_log_probability": pl.Float64}
         assert frame.schema == columns
         assert frame["sample"].to_list() == [1, 2, 3]

@@ -17,7 +17,7 @@ from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
 from embedline.pipelines.text.classifier import TextClassifier
 from embedline.pipelines.text.generation import load_bundle
-from embedline.pipelines.text.options import EncoderOptions, ExplanationOptions, PredictionOptions
+from embedline.pipelines.text.options import EncoderOptions, PredictionOptions
 from embedline.pipelines.text.predict import (
     EMBEDDING,
     Predictor,
@@ -166,7 +166,7 @@ class TestExplain:
     def test_budget_occludes_the_first_of_the_ranking(self, predictor: Predictor, classifier: Classifier) -> None:
         words = ["the"] * 400
         words[137], words[301] = "bad", "great"  # positions 138 and 302, after xxbos
-        frame = predictor.explain(" ".join(words), ExplanationOptions(budget=401 * 20, min_occlusions=1))
+        frame = predictor.explain(" ".join(words), budget=401 * 20, min_occlusions=1)
         assert classifier.documents == 1 + (1 + 20)  # the class, then the document and its occlusions
         assert frame["exact"].sum() == 20 and len(frame) == 400
         found = dict(zip(frame["position"], frame.select("word", "influence", "exact").rows(), strict=True))
@@ -174,12 +174,12 @@ class TestExplain:
         assert found[302] == ("great", pytest.approx(3.0), True)
         assert sorted(set(frame["influence"].round(9))) == [-2.0, 0.005, 0.01, 3.0]  # estimated: half of the weight
         assert strongest_words(frame, 2) == "great +3.00, bad -2.00"
-        longer = predictor.explain("the " * 300, ExplanationOptions(budget=1, min_occlusions=7))
+        longer = predictor.explain("the " * 300, budget=1, min_occlusions=7)
         assert longer["exact"].sum() == 7
 
     def test_only_the_end_of_a_long_text_is_explained(self, predictor: Predictor, classifier: Classifier) -> None:
         text = " ".join(["the"] * 99_990 + ["good"] * 10)
-        frame = predictor.explain(text, ExplanationOptions(max_tokens=50))
+        frame = predictor.explain(text, max_tokens=50)
         assert frame["position"].to_list() == list(range(100_001 - 50, 100_001))
         assert classifier.lengths == {100_001, 50}
         assert frame.filter(pl.col("word") == "good")["influence"].to_list() == pytest.approx([1.5] * 10, abs=1e-9)

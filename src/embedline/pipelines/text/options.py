@@ -247,23 +247,6 @@ class PredictionOptions(BaseModel):
     words: int = Field(default=0, ge=0)
 
 
-class ExplanationOptions(BaseModel):
-    """Limits of the work for an explanation.
-
-    Attributes:
-        max_tokens: explain only the last ``max_tokens`` tokens of a document; None: the tokens that the classifier
-            pools. Earlier tokens affect the decision only through the carried state.
-        budget: approximate number of tokens to read for one explanation: number of occlusions times length.
-        min_occlusions: minimum number of occlusions, even beyond the budget.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_tokens: int | None = Field(default=None, ge=1)
-    budget: int = Field(default=15_000, ge=1)
-    min_occlusions: int = Field(default=16, ge=1)
-
-
 class GenerationOptions(BaseModel):
     """How to continue a prompt.
 
@@ -274,7 +257,7 @@ class GenerationOptions(BaseModel):
         temperature: divisor of the logits: below 1 more likely tokens, above 1 less likely ones, 0 always the most
             probable token.
         top_k: draw only from the ``top_k`` most probable tokens; None: from all.
-        min_p: draw only from tokens with at least this fraction of the largest probability (Nguyen et al. 2024).
+        min_p: draw only from tokens with ``p >= min_p * max(p)`` (Nguyen et al. 2024, arXiv 2407.01082).
         seed: seed of the draws; the same seed gives the same text.
         length_penalty: exponent of Wu et al. 2016; above 0 it favours longer beams. It matters only if beams may end.
         stop: end the text where the model ends the document; otherwise it continues with another document.

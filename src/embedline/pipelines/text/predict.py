@@ -22,7 +22,7 @@ from embedline.pipelines.text.classifier import (
     load_classifier,
 )
 from embedline.pipelines.text.generation import load_bundle
-from embedline.pipelines.text.options import ExplanationOptions, PredictionOptions
+from embedline.pipelines.text.options import PredictionOptions
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training.model_file import ModelBundle
@@ -102,31 +102,38 @@ class Predictor:
             schema_overrides={"text": pl.String, "predicted": pl.String},
         )
 
-    def explain(self, text: str, options: ExplanationOptions | None = None) -> pl.DataFrame:
+    def explain(
+        self, text: str, *, max_tokens: int | None = None, budget: int = 15_000, min_occlusions: int = 16
+    ) -> pl.DataFrame:
         """Compute the influence of each word on the decision by occlusion (Zeiler & Fergus 2014; Li et al. 2016).
 
         The influence of a word is the log-odds of the predicted class, minus its log-odds after the unknown token has
         replaced the word's token: above 0 the word supports the class, below 0 it contradicts it. Special tokens and
         their counts are not occluded; a word outside the vocabulary is the unknown token and has the influence 0.
 
-        Each occlusion reads the document again. If all of them would exceed ``options.budget``, a gradient ranks the
-        words, and only the first ones are occluded; the others keep their estimate and have ``exact`` false. A limit of
-        occlusion in general: two words of the same meaning may each have the influence 0, since the other one remains.
+        Each occlusion reads the document again. If all of them would exceed the budget, a gradient ranks the words, and
+        only the first ones are occluded; the others keep their estimate and have ``exact`` false. A limit of occlusion
+        in general: two words of the same meaning may each have the influence 0, since the other one remains.
+
+        Args:
+            max_tokens: explain only the last ones of a document; None: the pooled ones. Earlier tokens affect the
+                decision only through the carried state.
+            budget: approximate number of tokens to read: number of occlusions times length.
+            min_occlusions: minimum number of occlusions, even beyond the budget.
 
         Returns:
             Columns ``position`` (i64, index of the word's token in the document), ``word`` (readable spelling),
             ``influence`` (f64, natural logarithm) and ``exact`` (bool: occluded, not estimated), sorted by position.
         """
-        options = options or ExplanationOptions()
         tokens = tokenizer.tokenize_texts([text], self.tokens)[0]
         ids = self._ids(tokens)
         label = int(self._checked([ids])[0].argmax())
-        first = max(0, len(ids) - (options.max_tokens or self.pooled_tokens))
+        first = max(0, len(ids) - (max_tokens or self.pooled_tokens))
         tail = ids[first:]
         readable = [(at, word) for at, word in readable_words(tokens, self.vocabulary.specials) if at >= first]
         positions = [at - first for at, _ in readable if ids[at] != self.vocabulary.unknown]
         influence: dict[int, tuple[float, bool]] = {}
-        n_exact = max(options.min_occlusions, options.budget // len(tail))
+        n_exact = max(min_occlusions, budget // len(tail))
         if len(positions) > n_exact:
             estimates = self.estimate(tail, label)
             influence = {at: (float(estimates[at]), False) for at in positions}
