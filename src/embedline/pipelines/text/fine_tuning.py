@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ class ClassifierData:
         return cls(Corpus.of(documents), targets, config, encoder, tokens)
 
     def batches(self, options: StageTraining, accelerator: Accelerator) -> ClassifierBatches:
-        """Batches of the documents, for this process."""
+        """Batches for this process."""
         return ClassifierBatches(self.corpus, self.targets, options, device=accelerator.device, shard=accelerator.shard)
 
     def build(self) -> TextClassifier:
@@ -208,23 +209,15 @@ def find_classifier_rate(
     accelerator, stage, seed = make_accelerator(training), training.stages[0], training.seeds[0]
 
     def search(network: nn.Module, stop: threading.Event) -> RangeTest:
-        options = training.of_stage(stage)
-        return range_test(
-            network,
-            data.batches(options, accelerator),
-            options,
-            finder,
-            accelerator=accelerator,
-            seed=seed,
-            groups=_unfreeze(network, stage, training),
-            stop=stop,
-        )
+        options, groups = training.of_stage(stage), _unfreeze(network, stage, training)
+        settings: dict[str, Any] = {"accelerator": accelerator, "seed": seed, "groups": groups, "stop": stop}
+        return range_test(network, data.batches(options, accelerator), options, finder, **settings)
 
     return with_seed(seed, training.threads, data.build, search)
 
 
 def _train_members(
-    data: "ClassifierData",
+    data: ClassifierData,
     training: ClassifierTraining,
     threads: int,
     validation: tuple[Corpus, Tensor] | None,
@@ -235,10 +228,7 @@ def _train_members(
     evaluate = _evaluator(*validation, accelerator) if validation else None
     members = []
     for member, seed in enumerate(training.seeds):
-
-        def fit(network: nn.Module, stop: threading.Event, member: int = member) -> list[FitResult]:
-            return _train_stages(network, data, training, member, evaluate, accelerator, stop)
-
+        fit = partial(_train_stages, data, training, member, evaluate, accelerator)
         members.append(with_seed(seed, threads, data.build, fit, rank=accelerator.shard.rank, stop=stop))
     results = [result for stages in members for result in stages]
     whole = FitResult(
@@ -251,15 +241,10 @@ def _train_members(
     if evaluate is not None:
         found = members[0][-1].metrics
         if len(members) > 1:
-            networks = [_classifier(stages[-1].network) for stages in members]
+            networks: list[Any] = [stages[-1].network for stages in members]
             found = evaluate(ClassifierEnsemble(networks, member_weights(training)))
         metrics |= {"validation_loss": found["validation_loss"], "validation_accuracy": found["accuracy"]}
     return members, metrics
-
-
-def _classifier(network: nn.Module) -> TextClassifier:
-    assert isinstance(network, TextClassifier)
-    return network
 
 
 def _evaluator(corpus: Corpus, targets: Tensor, accelerator: Accelerator) -> Evaluate:
@@ -273,17 +258,17 @@ def _evaluator(corpus: Corpus, targets: Tensor, accelerator: Accelerator) -> Eva
 
 
 def _train_stages(
-    network: nn.Module,
-    data: "ClassifierData",
+    data: ClassifierData,
     training: ClassifierTraining,
     member: int,
     evaluate: Evaluate | None,
     accelerator: Accelerator,
+    network: nn.Module,
     stop: threading.Event,
 ) -> list[FitResult]:
     """Train a classifier in all stages; all its results have the same network."""
-    results, checkpoints = [], _checkpoints(training, member)
-    for place, stage in enumerate(training.stages):
+    results = []
+    for place, (stage, kept) in enumerate(zip(training.stages, _checkpoints(training, member), strict=True)):
         options = training.of_stage(stage)
         result = train(
             network,
@@ -295,7 +280,7 @@ def _train_stages(
             evaluate=evaluate,
             monitor=MONITOR,
             label=f"{_prefix(training, member)}stage{place}.",
-            checkpoint=checkpoints[place],
+            checkpoint=kept,
             stop=stop,
         )
         network.load_state_dict(result.network.state_dict())  # the averaged weights, if averaging is on
@@ -304,7 +289,7 @@ def _train_stages(
 
 
 def _choose_precision(
-    data: "ClassifierData",
+    data: ClassifierData,
     training: ClassifierTraining,
     threads: int,
     accelerator: Accelerator,
@@ -337,6 +322,6 @@ def _checkpoints(training: ClassifierTraining, member: int) -> list[checkpoint.C
 
 def _unfreeze(network: nn.Module, stage: Stage, training: ClassifierTraining) -> list[LayerGroup]:
     """Freeze the other layer groups of a stage; return all groups with their learning rates."""
-    classifier = _classifier(network)
-    classifier.unfreeze(stage.unfrozen)
-    return discriminative(classifier.groups(), training.rate_decay)
+    assert isinstance(network, TextClassifier)
+    network.unfreeze(stage.unfrozen)
+    return discriminative(network.groups(), training.rate_decay)
