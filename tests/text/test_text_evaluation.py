@@ -35,6 +35,10 @@ OURS = prediction_frame(DOCUMENTS, np.array([[0.2, 0.8], [0.9, 0.1], [0.3, 0.7],
 THEIRS = prediction_frame(DOCUMENTS, np.array([[0.7, 0.3], [0.6, 0.4], [0.4, 0.6], [0.4, 0.6]]), CLASSES)
 
 
+def compare(ours: pl.DataFrame, theirs: pl.DataFrame = THEIRS, **settings: Any) -> dict[str, Any]:
+    return evaluate(ours, theirs, CLASSES, **{"options": ReportOptions(), "classifier": {}, "baseline": {}} | settings)
+
+
 def test_predictions_stand_beside_the_labels_and_back() -> None:
     assert OURS.rows() == [
         ("d", "neg", "pos", 0.8, 0.2, 0.8),
@@ -64,12 +68,12 @@ BARE = DOCUMENTS.with_columns(label=pl.lit(None, dtype=pl.String))
         (lambda: class_codes(DOCUMENTS, ["neg", "positive"]), "document 'c' has the label 'pos', which is none of"),
         (lambda: class_codes(BARE, CLASSES), "document 'd' has the label None"),
         (lambda: class_codes(DOCUMENTS, ["neg", "pos", "neg"]), "twice"),
-        (lambda: evaluate(SPOILT, None, CLASSES), "row 1 .* not a number"),
-        (lambda: evaluate(OURS, None, CLASSES, classifier={"accuracy": 0.99}), "classifier already have 'accuracy'"),
-        (lambda: evaluate(OURS, THEIRS[:3], CLASSES), "only the classifier predicts document 'a': 1 such"),
-        (lambda: evaluate(OURS[1:], THEIRS, CLASSES), "only the baseline predicts document 'd'"),
-        (lambda: evaluate(OURS, pl.concat([THEIRS, THEIRS[:1]]), CLASSES), "document_id repeats"),
-        (lambda: mistakes(OURS, DOCUMENTS.filter(pl.col("document_id") != "c")), "document 'c' .* no text"),
+        (lambda: compare(SPOILT), "row 1 .* not a number"),
+        (lambda: compare(OURS, classifier={"accuracy": 0.99}), "classifier already have 'accuracy'"),
+        (lambda: compare(OURS, THEIRS[:3]), "only the classifier predicts document 'a': 1 such"),
+        (lambda: compare(OURS[1:]), "only the baseline predicts document 'd'"),
+        (lambda: compare(OURS, pl.concat([THEIRS, THEIRS[:1]])), "baseline predicts document 'd' more than once"),
+        (lambda: mistakes(OURS, DOCUMENTS[:1], THEIRS, ReportOptions()), "document 'a' .* no text"),
     ],
 )
 def test_predictions_that_do_not_fit_are_refused(compute: Callable[[], Any], message: str) -> None:
@@ -79,22 +83,12 @@ def test_predictions_that_do_not_fit_are_refused(compute: Callable[[], Any], mes
 
 def test_losing_to_the_baseline_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        metrics = evaluate(
-            OURS,
-            THEIRS.reverse(),
-            CLASSES,
-            classifier={"epochs": 3},
-            baseline={"seconds": 1.5},
-            language_model={"perplexity": 70.0},
-            vocabulary={"size": 100, "fitted_on": ["train", "unlabelled"]},
-        )
+        metrics = compare(OURS, THEIRS.reverse(), classifier={"epochs": 3}, baseline={"seconds": 1.5})
     assert (metrics["classifier"]["accuracy"], metrics["baseline"]["accuracy"]) == (0.25, 0.5)
     assert metrics["beats_baseline"] is False
     assert metrics["classifier"]["confusion"]["counts"] == [[0, 2], [1, 1]]
     assert metrics["baseline"]["confusion"]["counts"] == [[1, 1], [1, 1]]
     assert (metrics["classifier"]["epochs"], metrics["baseline"]["seconds"]) == (3, 1.5)
-    assert metrics["language_model"] == {"perplexity": 70.0}
-    assert metrics["vocabulary"] == {"size": 100, "fitted_on": ["train", "unlabelled"]}
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == ["The classifier (accuracy 0.2500) does not beat its baseline (0.5000) on 4 test documents"]
@@ -102,16 +96,15 @@ def test_losing_to_the_baseline_is_said(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_beating_the_baseline_is_no_warning_and_a_tie_no_win(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert evaluate(THEIRS, OURS, CLASSES)["beats_baseline"] is True
+        assert compare(THEIRS, OURS)["beats_baseline"] is True
         assert not caplog.records
-        assert evaluate(OURS, OURS, CLASSES)["beats_baseline"] is False
+        assert compare(OURS, OURS)["beats_baseline"] is False
     assert len(caplog.records) == 1
 
 
-def test_without_a_baseline_there_is_nothing_to_beat_and_the_bins_of_the_report_are_used() -> None:
-    metrics = evaluate(OURS, None, CLASSES, options=ReportOptions(calibration_bins=1))
-    assert list(metrics) == ["classifier"]
-    assert metrics["classifier"]["accuracy"] == 0.25
+def test_the_bins_of_the_report_are_used() -> None:
+    metrics = compare(OURS, options=ReportOptions(calibration_bins=1))
+    assert list(metrics) == ["classifier", "baseline", "beats_baseline"]
     assert metrics["classifier"]["calibration"] == [
         {"lower": 0.0, "upper": 1.0, "count": 4, "confidence": pytest.approx(0.825), "accuracy": 0.25}
     ]
@@ -126,16 +119,9 @@ def test_the_surest_mistakes_come_first() -> None:
         ("d", "neg", "pos", 0.8, "neg", "Fine\n[…]\nver."),
     ]
     assert mistakes(OURS, DOCUMENTS, THEIRS, ReportOptions(mistakes=1))["document_id"].to_list() == ["a"]
-
-
-def test_mistakes_without_a_baseline_or_without_any() -> None:
-    table = mistakes(OURS, DOCUMENTS)
-    assert table["baseline"].to_list() == [None] * 3
-    assert table.schema["baseline"] == pl.String
     right = prediction_frame(DOCUMENTS, np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1]]), CLASSES)
-    empty = mistakes(right, DOCUMENTS)
-    assert empty.is_empty()
-    assert empty.schema == table.schema
+    empty = mistakes(right, DOCUMENTS, THEIRS, ReportOptions())
+    assert empty.is_empty() and empty.schema == table.schema
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,6 @@ def test_calibration_shows_model_and_baseline_with_their_errors() -> None:
     assert list(theirs.y) == [0.75]
     assert theirs.name == "baseline (ECE 0.150)"
     assert list(their_counts.y) == [4]
-    alone = plot_calibration(OURS, None, CLASSES, "Calibration")
-    assert [trace.type for trace in alone.data] == ["scatter", "scatter", "bar"]
 
 
 def test_stages_follow_one_another_and_are_named() -> None:

@@ -147,8 +147,8 @@ class Encoder(nn.Module):
         """Read the tokens, starting from ``state``."""
         rate = self.options.rates.embedding if self.training else 0.0
         vectors = self.input_dropout(embed(ids.t(), self.embedding.weight, rate=rate))
-        # Autocast would run cuDNN's LSTM in float16 even if bfloat16 is selected; float32 runs on the tensor cores as TF32
-        # (torch.backends.cudnn.allow_tf32, on by default).
+        # Autocast would run cuDNN's LSTM in float16 even if bfloat16 is selected; float32 runs on the tensor cores as
+        # TF32 (torch.backends.cudnn.allow_tf32, on by default).
         with torch.autocast("cuda", enabled=False) if vectors.is_cuda else nullcontext():
             output, state = run_layers(self.layers, vectors, state, self.hidden_dropout)
         return output.transpose(0, 1), tuple((h.float(), c.float()) for h, c in state)

@@ -30,19 +30,14 @@ def plot_confusion(predictions: pl.DataFrame, classes: Sequence[str], title: str
 
 
 def plot_calibration(
-    predictions: pl.DataFrame,
-    baseline_predictions: pl.DataFrame | None,
-    classes: Sequence[str],
-    title: str,
-    n_bins: int = 15,
+    predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, classes: Sequence[str], title: str, n_bins: int = 15
 ) -> go.Figure:
     """Reliability diagram of the classifier and its baseline: accuracy by confidence, and below it the document counts.
 
     Points on the diagonal are calibrated, points below it overconfident (Guo et al. 2017).
     """
-    models = {"classifier": prediction_arrays(predictions, classes)}
-    if baseline_predictions is not None:
-        models["baseline"] = prediction_arrays(baseline_predictions, classes)
+    frames = {"classifier": predictions, "baseline": baseline_predictions}
+    models = {name: prediction_arrays(frame, classes) for name, frame in frames.items()}
     figure = plots.plot_calibration(models, title, n_bins=n_bins, rows="documents")
     return figure.update_layout(margin=MARGIN)
 
