@@ -190,10 +190,6 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_the_rows_and_is_sp
         (documents({"a": 2, "b": 2}), 0.1, "split.validation 0.1 .* none for validation"),
         (documents({"a": 2, "b": 2}), 0.9, "split.validation 0.9 .* none for training"),
         (documents({}), 0.1, "no document is in the split 'train'"),
-        (documents({"a": 5}).with_columns(document_id=pl.lit("x")), 0.2, "document 'x' occurs 10 times"),
-        (documents({"a": 5}).with_columns(split=pl.lit("dev")), 0.2, "document 'd000' has the split 'dev'"),
-        (documents({"a": 5}).with_columns(split=pl.lit(None, pl.String)), 0.2, "document 'd000' has the split None"),
-        (documents({"a": 5}).with_columns(split=pl.lit("train")), 0.2, "document 'd008' is in the split 'train'"),
     ],
 )
 def test_documents_that_cannot_be_split_are_named(frame: pl.DataFrame, fraction: float, message: str) -> None:

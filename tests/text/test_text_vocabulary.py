@@ -105,9 +105,8 @@ def _fields() -> dict[str, object]:
 
 def test_json_round_trip_and_ids_both_ways() -> None:
     vocabulary = Vocabulary.model_validate(_fields())
-    again = load_vocabulary(vocabulary.model_dump_json(), "dl1")
+    again = load_vocabulary(json.loads(vocabulary.model_dump_json()), "dl1")
     assert again == vocabulary
-    assert load_vocabulary(json.loads(vocabulary.model_dump_json())) == vocabulary
     ids = again.ids(["b", "zzz", "a", "<eos>"])
     assert ids.dtype == np.int64 and ids.tolist() == [4, 0, 3, 2]
     assert again.words(ids) == ["b", "<unk>", "a", "<eos>"]
@@ -131,16 +130,13 @@ def test_json_round_trip_and_ids_both_ways() -> None:
 )
 def test_what_is_no_vocabulary_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=f"^the vocabulary cannot be used: .*{message}"):
-        load_vocabulary(json.dumps({**_fields(), **change}))
+        load_vocabulary({**_fields(), **change})
 
 
 def test_other_rules_are_refused(tokens: Frames) -> None:
-    with pytest.raises(DataError, match="no JSON"):
-        load_vocabulary("{")
     vocabulary = Vocabulary.model_validate(_fields())
-    for document in (vocabulary.model_dump(), vocabulary.model_dump_json()):
-        with pytest.raises(DataError, match=r"'dl1'.* 'ulmfit'"):
-            load_vocabulary(document, "ulmfit")
+    with pytest.raises(DataError, match=r"'dl1'.* 'ulmfit'"):
+        load_vocabulary(vocabulary.model_dump(), "ulmfit")
     others = tokenize_documents(documents(), TokenOptions(workers=1))
     with pytest.raises(DataError, match=r"no '<eos>'.* 'dl1'"):
         numericalize(*others, vocabulary, SPLIT)

@@ -178,9 +178,8 @@ class Predictor:
         return frame.hstack(found)
 
     def _classify(self, texts: Sequence[str], first: int) -> NDArray[np.float64]:
-        for row, text in enumerate(texts, start=first + 1):
-            if not isinstance(text, str):
-                raise DataError(f"text {row} is no string but {text!r}")
+        if wrong := [row for row, text in enumerate(texts) if not isinstance(text, str)]:
+            raise DataError(f"text {first + wrong[0] + 1} is no string but {texts[wrong[0]]!r}")
         documents = self._documents(texts, first)
         specials = self.vocabulary.ids(self.vocabulary.specials)  # the unknown token is one of them
         unread: dict[str, list[int]] = {"no words": [], "no word that the model knows": []}
