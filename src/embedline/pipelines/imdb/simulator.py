@@ -28,7 +28,9 @@ from random import Random
 from statistics import fmean
 from typing import NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from embedline.training.options import Options
 
 NEGATED = 0.15
 """Probability that an opinion is negated, whatever the sentiment."""
@@ -182,10 +184,8 @@ _PARAGRAPH, _SHOUT, _STRETCH, _MARKS = 0.12, 0.06, 0.08, 0.1  # fractions of sen
 _VOWELS = "aeiou"
 
 
-class GeneratorOptions(BaseModel):
+class GeneratorOptions(Options):
     """Number, length and clarity of the simulated reviews."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_train: int = Field(default=800, ge=2, description="labelled training reviews, half of them pos")
     n_test: int = Field(default=400, ge=2)

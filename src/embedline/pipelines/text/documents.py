@@ -7,10 +7,11 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from embedline.errors import DataError, input_name
 from embedline.frames.checks import open_frame, require_exact, settle_objects
+from embedline.training.options import Options
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +20,8 @@ TRAIN, VALIDATION, TEST, UNLABELLED = "train", "validation", "test", "unlabelled
 SPLITS = (TRAIN, VALIDATION, TEST, UNLABELLED)
 
 
-class SplitOptions(BaseModel):
+class SplitOptions(Options):
     """``validation``: fraction of the training documents that becomes the split ``validation``, drawn with ``seed``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     validation: float = Field(default=0.1, gt=0.0, lt=1.0)
     seed: int = Field(default=0, ge=0)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from embedline.errors import DataError
 from embedline.training.metrics import check_probabilities, classification_metrics
+from embedline.training.options import Options
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +22,8 @@ PREFIX = "p_"
 CUT = "\n[…]\n"
 
 
-class ReportOptions(BaseModel):
+class ReportOptions(Options):
     """Number of mistakes to list, characters to show from each end of a text, and bins of equal width of confidence."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mistakes: int = Field(default=50, ge=0)
     excerpt: int = Field(default=300, ge=1)

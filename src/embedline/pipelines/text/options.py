@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
+from pydantic import ConfigDict, Field, RootModel, field_validator, model_validator
 
-from embedline.training.options import EarlyStopping, FitOptions, OptimizerOptions, SeedOptions, Sizes
+from embedline.training.options import EarlyStopping, FitOptions, OptimizerOptions, Options, SeedOptions, Sizes
 
 Preset = Literal["dl1", "ulmfit"]
 ChangedRates = dict[Literal["input", "embedding", "weight", "hidden", "output"], float]
@@ -37,10 +37,8 @@ class Classes(RootModel[tuple[str, ...]]):
         return iter(self.root)
 
 
-class Rates(BaseModel):
+class Rates(Options):
     """Dropout rates of an encoder and of the layer after it (``output``)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: float = Field(ge=0.0, lt=1.0)
     embedding: float = Field(ge=0.0, lt=1.0)
@@ -68,10 +66,8 @@ CLASSIFIER_RATES = {
 }
 
 
-class EncoderOptions(BaseModel):
+class EncoderOptions(Options):
     """Sizes and dropout rates of an :class:`.awd_lstm.Encoder`; all are required."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     embedding_size: int = Field(ge=1)
     hidden_size: int = Field(ge=1)
@@ -79,16 +75,16 @@ class EncoderOptions(BaseModel):
     rates: Rates
 
 
-class LanguageModelOptions(BaseModel):
+class LanguageModelOptions(Options):
     """A language model: a preset with optional changes of its sizes and rates; ``drop_mult`` multiplies all rates."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=())
 
     preset: Preset = "ulmfit"
     embedding_size: int | None = Field(default=None, ge=1)
     hidden_size: int | None = Field(default=None, ge=1)
     n_layers: int | None = Field(default=None, ge=1)
-    dropout: ChangedRates = {}
+    dropout: ChangedRates = Field(default={})
     drop_mult: float = Field(default=1.0, ge=0.0)
     decoder_bias: bool | None = None
 
@@ -109,7 +105,7 @@ class LanguageModelOptions(BaseModel):
         return self
 
 
-class ClassifierOptions(BaseModel):
+class ClassifierOptions(Options):
     """The head on the language model's encoder, and the dropout rates of encoder and head.
 
     Attributes:
@@ -120,10 +116,8 @@ class ClassifierOptions(BaseModel):
         max_tokens: tokens at the end of a document whose outputs are pooled; earlier ones only change the state.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     preset: Preset = "ulmfit"
-    dropout: ChangedRates = {}
+    dropout: ChangedRates = Field(default={})
     drop_mult: float = Field(default=0.5, ge=0.0)
     layers: Sizes = (50,)
     head_dropout: float | tuple[float, ...] | None = None
@@ -198,7 +192,7 @@ class LanguageModelTraining(TextSettings, FitOptions):
     seed: int = 42
 
 
-class Stage(BaseModel):
+class Stage(Options):
     """A stage of gradual unfreezing (Howard & Ruder 2018, §3.3).
 
     Attributes:
@@ -206,8 +200,6 @@ class Stage(BaseModel):
         epochs: number of epochs; each stage has its own schedule.
         lr: peak learning rate of the head.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     unfrozen: int | None = Field(default=None, ge=1)
     epochs: int = Field(ge=1)
@@ -238,16 +230,14 @@ class ClassifierTraining(SeedOptions, TextSettings):
         return StageTraining(**shared, epochs=stage.epochs, lr=stage.lr)
 
 
-class PredictionOptions(BaseModel):
+class PredictionOptions(Options):
     """Column with the texts; number of the most influential words to list for each row: 0 is far faster."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     column: str = "text"
     words: int = Field(default=0, ge=0)
 
 
-class GenerationOptions(BaseModel):
+class GenerationOptions(Options):
     """How to continue a prompt.
 
     Attributes:
@@ -263,8 +253,6 @@ class GenerationOptions(BaseModel):
         stop: end the text where the model ends the document; otherwise it continues with another document.
         never: tokens that are not drawn; None: the unknown and the padding token.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_tokens: int = Field(default=50, ge=1)
     n_samples: int = Field(default=1, ge=1)
@@ -292,10 +280,8 @@ class GenerationOptions(BaseModel):
         return self
 
 
-class SampleOptions(BaseModel):
+class SampleOptions(Options):
     """Texts to continue (an empty one is the start of a document), and how many of the next words to list for each."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompts: tuple[str, ...] = Field(default=("",), min_length=1)
     next_words: int = Field(default=10, ge=1)

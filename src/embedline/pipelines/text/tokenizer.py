@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from embedline.errors import DataError
 from embedline.pipelines.text.preprocessing import RULES, RuleName, dl1_text, ulmfit_text
+from embedline.training.options import Options
 
 if TYPE_CHECKING:
     from spacy.tokenizer import Tokenizer
@@ -49,10 +50,8 @@ _WHITE_SPACE = re.compile(r"(\s{2,}|[^\S ])")  # other than one space between tw
 Flat = tuple[NDArray[np.int32], NDArray[np.int64]]
 
 
-class TokenOptions(BaseModel):
+class TokenOptions(Options):
     """Settings of the tokenizer; ``workers`` is the number of processes, one for each core if None."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: RuleName = "ulmfit"
     workers: int | None = Field(default=None, ge=1)

@@ -7,15 +7,16 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from embedline.errors import DataError
 from embedline.pipelines.text.documents import SPLITS, TEST, TRAIN, UNLABELLED, SplitOptions, assign_splits
 from embedline.pipelines.text.preprocessing import RULES, RuleName, detokenize
 from embedline.pipelines.text.tokenizer import flat_lists, list_column
+from embedline.training.options import Options
 
 
-class VocabularyOptions(BaseModel):
+class VocabularyOptions(Options):
     """Tokens of the vocabulary: those with at least ``min_freq`` occurrences, at most ``max_size`` with the specials.
 
     None takes the default of the preset (``dl1``: 10 and no limit, ``ulmfit``: 3 and 60,000). ``include_test`` also
@@ -23,14 +24,12 @@ class VocabularyOptions(BaseModel):
     state it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     min_freq: int | None = Field(default=None, ge=1)
     max_size: int | None = Field(default=None, ge=1)
     include_test: bool = False
 
 
-class Vocabulary(BaseModel):
+class Vocabulary(Options):
     """Tokens in the order of their ids: the special tokens of ``rules``, then by frequency, ties by string.
 
     DIFF(fastai): no ``xxfake`` tokens pad the size to a multiple of eight; a network may pad its own table.
@@ -43,8 +42,6 @@ class Vocabulary(BaseModel):
         fitted_on: the splits whose tokens were counted.
         min_freq, max_size: the limits that were used; ``max_size`` None means no limit.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: RuleName
     tokens: tuple[str, ...]
