@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from small_corpus import words_of
 from small_networks import (
     ALL,
     CLASSES,
@@ -31,7 +32,6 @@ from embedline.pipelines.text.classifier import predict_split
 from embedline.pipelines.text.evaluation import class_codes
 from embedline.pipelines.text.fine_tuning import find_classifier_rate, match_embedding
 from embedline.pipelines.text.options import ClassifierOptions
-from embedline.pipelines.text.preprocessing import RULES, RuleName
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import optimizer as schedules
 from embedline.training.lr_finder import RangeTest
@@ -39,13 +39,6 @@ from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
 
 TWO = {"seeds": [42, 43], "weights": [3, 1]}
-
-
-def words_of(*words: str, rules: RuleName = "ulmfit") -> Vocabulary:
-    specials = RULES[rules].specials
-    ids = {name: specials.index(getattr(RULES[rules], name)) for name in ("unknown", "padding")}
-    tokens = (*specials, *words)
-    return Vocabulary(rules=rules, tokens=tokens, specials=specials, **ids, fitted_on=("train",), min_freq=1)
 
 
 def test_rows_of_the_embedding_go_by_word_and_unknown_words_get_the_mean() -> None:

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 from numpy.typing import NDArray
+from small_corpus import words_of
 from small_networks import same_rates
 from torch import Tensor
 
@@ -31,9 +32,13 @@ from embedline.pipelines.text.generation import (
 from embedline.pipelines.text.language_model import LanguageModel
 from embedline.pipelines.text.options import EncoderOptions, GenerationOptions
 from embedline.pipelines.text.tokenizer import TokenOptions
+from embedline.pipelines.text.vocabulary import Vocabulary
 
-TOKENS = ("xxunk", "xxpad", "xxbos", "xxfld", "xxmaj", "the", "film", "is", "good")
-UNK, PAD, BOS, FLD, MAJ, THE, FILM, IS, GOOD = range(len(TOKENS))
+WORDS = words_of("the", "film", "is", "good")
+TOKENS, N_SPECIALS = WORDS.tokens, len(WORDS.specials)
+UNK, PAD, BOS, FLD, MAJ, THE, FILM, IS, GOOD = WORDS.ids(
+    "xxunk xxpad xxbos xxfld xxmaj the film is good".split()
+).tolist()
 State = tuple[tuple[Tensor, Tensor], ...]
 
 
@@ -63,27 +68,6 @@ class Table:
         scores = self.table[hidden[..., 0].long()].clone()
         scores[..., -1] += self.drift * torch.sin(hidden[..., 2])
         return scores
-
-
-class WordList:
-    """The methods of a vocabulary that generation uses."""
-
-    def __init__(self, tokens: tuple[str, ...] = TOKENS) -> None:
-        self.tokens = tokens
-        self.specials = tuple(token for token in tokens if token.startswith(("xx", "<")))
-        self.unknown, self.padding = 0, 1
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def ids(self, tokens: Sequence[str], /) -> NDArray[np.integer]:
-        return np.array([self.tokens.index(token) if token in self.tokens else 0 for token in tokens], dtype=np.int32)
-
-    def words(self, ids: Sequence[int], /) -> list[str]:
-        return [self.tokens[index] for index in ids]
-
-    def detokenize(self, ids: Sequence[int], /) -> str:
-        return " ".join(self.tokens[index] for index in ids if self.tokens[index] not in self.specials)
 
 
 def transitions(seed: int = 0) -> NDArray[np.float64]:
@@ -231,7 +215,7 @@ class TestBeamSearch:
     @pytest.mark.parametrize("ends", [(), (BOS, IS)])
     def test_wide_beams_are_an_exhaustive_search(self, ends: tuple[int, ...], penalty: float) -> None:
         model = Table(transitions(1), drift=1.5)
-        never = (UNK, PAD, FLD, MAJ)
+        never = [token for token in range(N_SPECIALS) if token != BOS]
         options = GenerationOptions(n_tokens=3, beams=125, length_penalty=penalty)
         expected = exhaustive(model, [BOS, THE], 3, ends=ends, never=never, penalty=penalty)
         found = beam_search(model, [BOS, THE], options, ends=ends, never=never)
@@ -270,11 +254,11 @@ class TestBeamSearch:
 
 def test_samples_and_beams_of_the_network_have_the_probabilities_of_texts_read_from_their_start() -> None:
     options = EncoderOptions(embedding_size=6, hidden_size=10, n_layers=3, rates=same_rates(0.3))
-    network = LanguageModel(len(TOKENS), options, decoder_bias=True).eval()
+    network = LanguageModel(9, options, decoder_bias=True).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
-    prompt = (BOS, THE, FILM)
-    drawn = sample(network, prompt, GenerationOptions(temperature=1.2, n_tokens=15, n_samples=6), ends=[BOS])
+    prompt = (2, 5, 6)
+    drawn = sample(network, prompt, GenerationOptions(temperature=1.2, n_tokens=15, n_samples=6), ends=[2])
     wide, narrow = (beam_search(network, prompt, GenerationOptions(n_tokens=3, beams=b)) for b in (9**3, 30))
     for found in (*drawn, *narrow):
         assert found.log_probability == pytest.approx(log_probability(network, prompt, found.ids), abs=1e-4)
@@ -285,23 +269,23 @@ def test_samples_and_beams_of_the_network_have_the_probabilities_of_texts_read_f
 
 class TestGenerate:
     def test_frame(self) -> None:
-        model, words = Table(transitions()), WordList()
+        model = Table(transitions())
         options = GenerationOptions(n_tokens=4, n_samples=3, seed=1)
-        frame = generate(model, words, [BOS, THE], options)
+        frame = generate(model, WORDS, [BOS, THE], options)
         found = sample(model, [BOS, THE], options, never=(UNK, PAD))
         columns = {"sample": pl.Int64, "text": pl.String, "tokens": pl.Int64, "mean_log_probability": pl.Float64}
         assert frame.schema == columns
         assert frame["sample"].to_list() == [1, 2, 3]
-        assert frame["text"].to_list() == [words.detokenize([BOS, THE, *c.ids]) for c in found]
+        assert frame["text"].to_list() == [WORDS.detokenize([BOS, THE, *c.ids]) for c in found]
         assert frame["mean_log_probability"].to_list() == pytest.approx([c.log_probability / 4 for c in found])
 
     def test_an_end_is_counted_but_not_shown(self) -> None:
         table = rare(1e-9)
         table[THE, FILM] = table[FILM, BOS] = table[BOS, IS] = 1.0
         model = Table(scaled(table))
-        stopped = generate(model, WordList(), [BOS, THE], GenerationOptions(n_tokens=9, stop=True))
+        stopped = generate(model, WORDS, [BOS, THE], GenerationOptions(n_tokens=9, stop=True))
         assert stopped.select("text", "tokens").rows() == [("the film", 2)]
-        going_on = generate(model, WordList(), [BOS, THE], GenerationOptions(n_tokens=3))
+        going_on = generate(model, WORDS, [BOS, THE], GenerationOptions(n_tokens=3))
         assert going_on.select("text", "tokens").rows() == [("the film is", 3)]
 
     @pytest.mark.parametrize(
@@ -309,32 +293,32 @@ class TestGenerate:
         [(None, set(), {UNK, PAD}), ((), {UNK, PAD}, set()), (("xxpad", "the"), {UNK}, {PAD, THE})],
     )
     def test_unknown_and_padding_are_drawn_only_if_allowed(
-        self, never: tuple[str, ...] | None, drawn: set[int], not_drawn: set[int]
+        self, never: tuple[str, ...] | None, drawn: set[int], not_drawn: set[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        table, words = rare(0.01), WordList()
+        table = rare(0.01)
         table[:, [UNK, PAD]] = 0.4
-        words.detokenize = lambda ids, /: " ".join(map(str, ids))  # type: ignore[method-assign]
-        frame = generate(Table(scaled(table)), words, [BOS], GenerationOptions(n_tokens=60, never=never))
+        monkeypatch.setattr(Vocabulary, "detokenize", lambda _, ids: " ".join(map(str, ids)))
+        frame = generate(Table(scaled(table)), WORDS, [BOS], GenerationOptions(n_tokens=60, never=never))
         found = set(map(int, frame["text"][0].split()[1:]))
         assert drawn <= found and not found & not_drawn
 
     def test_beams_come_best_first(self) -> None:
         model = Table(transitions(4))
-        frame = generate(model, WordList(), [BOS], GenerationOptions(n_tokens=3, beams=200, n_samples=4))
+        frame = generate(model, WORDS, [BOS], GenerationOptions(n_tokens=3, beams=200, n_samples=4))
         expected = exhaustive(model, [BOS], 3, ends=(), never=(UNK, PAD), penalty=0.0)[:4]
         assert frame["mean_log_probability"].to_list() == pytest.approx([e.log_probability / 3 for e in expected])
 
     def test_a_vocabulary_of_another_model_is_refused(self) -> None:
-        with pytest.raises(DataError, match=r"10 tokens .* 9"):
-            generate(Table(transitions()), WordList((*TOKENS, "more")), [BOS], GenerationOptions())
-        fewer = WordList(TOKENS[:-1])  # unused rows of the model are never drawn
+        with pytest.raises(DataError, match=r"14 tokens .* 13"):
+            generate(Table(transitions()), words_of("the", "film", "is", "good", "more"), [BOS], GenerationOptions())
+        fewer = words_of("the", "film", "is")  # unused rows of the model are never drawn
         text = generate(Table(transitions(), drift=9.0), fewer, [BOS], GenerationOptions(n_tokens=80))["text"][0]
         assert "good" not in text
 
     @pytest.mark.parametrize(("never", "message"), [(("bad",), "never lists 'bad'"), (TOKENS, "none is left")])
     def test_never_must_be_tokens_and_leave_one(self, never: tuple[str, ...], message: str) -> None:
         with pytest.raises(DataError, match=message):
-            generate(Table(transitions()), WordList(), [BOS], GenerationOptions(never=never))
+            generate(Table(transitions()), WORDS, [BOS], GenerationOptions(never=never))
 
     @pytest.mark.parametrize(
         ("settings", "message"),
@@ -353,12 +337,12 @@ class TestGenerate:
 
 def test_next_words_have_the_probabilities_of_the_table() -> None:
     table = transitions(3)
-    frame = next_words(Table(table), WordList(), [BOS, FILM], k=4)
+    frame = next_words(Table(table), WORDS, [BOS, FILM], k=4)
     order = np.argsort(-table[FILM])[:4]
     assert frame["rank"].to_list() == [1, 2, 3, 4]
     assert frame["word"].to_list() == [TOKENS[index] for index in order]
     assert frame["probability"].to_list() == pytest.approx(table[FILM][order], abs=1e-12)
-    every = next_words(Table(table), WordList(), [BOS], k=50)
+    every = next_words(Table(table), WORDS, [BOS], k=50)
     assert len(every) == len(TOKENS)
     assert every["probability"].sum() == pytest.approx(1.0)
 
@@ -373,18 +357,18 @@ def test_next_words_have_the_probabilities_of_the_table() -> None:
     ],
 )
 def test_a_prompt_starts_a_document(prompt: str, ids: list[int]) -> None:
-    assert prompt_ids(prompt, WordList(), TokenOptions()) == ids
+    assert prompt_ids(prompt, WORDS, TokenOptions()) == ids
 
 
 def test_a_prompt_of_dl1_follows_the_end_of_a_document_and_has_none() -> None:
-    words = WordList(("<unk>", "<pad>", "<eos>", "film", "good"))
+    words = words_of("film", "good", rules="dl1")
     assert prompt_ids("", words, TokenOptions(rules="dl1")) == [2]
     assert prompt_ids("Good film", words, TokenOptions(rules="dl1")) == [2, 4, 3]
 
 
 def test_unknown_words_of_a_prompt_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "embedline"):
-        ids = prompt_ids("the zorgon film zorgon glib xxunk", WordList(), TokenOptions())
+        ids = prompt_ids("the zorgon film zorgon glib xxunk", WORDS, TokenOptions())
     assert ids == [BOS, THE, UNK, FILM, UNK, UNK, UNK]
     assert [record.getMessage() for record in caplog.records] == [
         "Unknown words of the prompt are read as xxunk: zorgon, glib"

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 from numpy.typing import NDArray
+from small_corpus import words_of
 from small_networks import same_rates
 
 from embedline.errors import DataError
@@ -31,27 +32,11 @@ from embedline.pipelines.text.predict import (
 )
 from embedline.pipelines.text.tokenizer import TokenOptions
 
-TOKENS = ("xxunk", "xxpad", "xxbos", "xxup", "xxmaj", "xxrep", "xxwrep", "good", "bad", "the", "film", "!", "great")
-SPECIALS = TOKENS[:7]
-WEIGHTS = dict(zip(TOKENS, [0.0, 0.0, 0.4, 0.5, 0.1, 0.0, 0.0, 1.5, -2.0, 0.01, -0.02, 0.25, 3.0], strict=True))
-
-
-class WordList:
-    """The methods of a vocabulary that predictions use."""
-
-    tokens, specials, unknown, padding = TOKENS, SPECIALS, 0, 1
-
-    def __len__(self) -> int:
-        return len(TOKENS)
-
-    def ids(self, tokens: Sequence[str], /) -> NDArray[np.integer]:
-        return np.array([TOKENS.index(token) if token in TOKENS else 0 for token in tokens], dtype=np.int32)
-
-    def words(self, ids: Sequence[int], /) -> list[str]:
-        return [TOKENS[index] for index in ids]
-
-    def detokenize(self, ids: Sequence[int], /) -> str:
-        return " ".join(self.words(ids))
+WORDS = words_of("good", "bad", "the", "film", "!", "great")
+WEIGHTS = dict.fromkeys(WORDS.tokens, 0.0) | {
+    **{"xxbos": 0.4, "xxup": 0.5, "xxmaj": 0.1, "good": 1.5, "bad": -2.0},
+    **{"the": 0.01, "film": -0.02, "!": 0.25, "great": 3.0},
+}
 
 
 class Classifier:
@@ -84,7 +69,7 @@ def predictor(monkeypatch: pytest.MonkeyPatch, classifier: Classifier) -> Predic
         return [["xxbos", *text.split()] for text in texts]
 
     monkeypatch.setattr(tokenizer, "tokenize_texts", split)  # tokens as written, so that each test says what it means
-    return Predictor(classifier, classifier.estimate, WordList(), TokenOptions(), ("neg", "pos"))
+    return Predictor(classifier, classifier.estimate, WORDS, TokenOptions(), ("neg", "pos"))
 
 
 def sigmoid(odds: float) -> float:
@@ -129,7 +114,7 @@ class TestPredict:
         assert predictor.explain("").is_empty()
 
     def test_many_texts_are_read_as_a_corpus(self, classifier: Classifier) -> None:
-        real = Predictor(classifier, classifier.estimate, WordList(), TokenOptions(), ("neg", "pos"))
+        real = Predictor(classifier, classifier.estimate, WORDS, TokenOptions(), ("neg", "pos"))
         texts = ["The good film!!!", "", "bad, BAD", "zorgon"] * 3
         few = real.predict(texts)
         assert few["p_pos"][2] == pytest.approx(sigmoid(0.4 - 2.0 + 0.5 - 2.0))
@@ -198,7 +183,7 @@ class TestFirstOrder:
         options = EncoderOptions(embedding_size=6, hidden_size=9, n_layers=2, rates=same_rates(0.2))
         torch.manual_seed(3)
         sizes = {"layers": (4,), "head_rates": (0.1, 0.1), "n_classes": 3, "bptt": bptt, "max_tokens": 20}
-        network = TextClassifier(len(TOKENS), options, **sizes)  # type: ignore[arg-type]
+        network = TextClassifier(13, options, **sizes)  # type: ignore[arg-type]
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
         return network.eval()

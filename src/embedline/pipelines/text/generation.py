@@ -10,6 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from embedline.archive import first_names
 from embedline.errors import DataError
 from embedline.pipelines.text.awd_lstm import State, select_rows
 from embedline.pipelines.text.language_model import LanguageModel, load_language_model
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 READ_TOKENS = 1024  # tokens of a prompt in one forward pass: limits the memory for a long prompt
 ENDS = (BEGIN, END, DL1_END)  # tokens that end a document
-SHOWN_WORDS = 10  # unknown words listed in a warning
 
 
 def load_generator(bundle: ModelBundle) -> tuple[LanguageModel, Vocabulary, TokenOptions]:
@@ -74,9 +74,7 @@ def prompt_ids(prompt: str, vocabulary: Vocabulary, tokens: TokenOptions) -> lis
     unknown = vocabulary.tokens[vocabulary.unknown]
     missing = {t: None for t, i in zip(written, ids, strict=True) if i == vocabulary.unknown and t != unknown}
     if missing:
-        shown = ", ".join(list(missing)[:SHOWN_WORDS])
-        more = f" and {len(missing) - SHOWN_WORDS} more" if len(missing) > SHOWN_WORDS else ""
-        logger.warning("Unknown words of the prompt are read as %s: %s%s", unknown, shown, more)
+        logger.warning("Unknown words of the prompt are read as %s: %s", unknown, first_names([*missing], most=10))
     return ids
 
 

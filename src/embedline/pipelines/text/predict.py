@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.func import functional_call
 
+from embedline.archive import first_names
 from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
 from embedline.pipelines.text.classifier import (
@@ -190,7 +191,7 @@ class Predictor:
                 unread["no word that the model knows"].append(row)
         for fault, rows in unread.items():
             if rows:
-                shown = ", ".join(map(str, rows[:10])) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
+                shown = first_names([*map(str, rows)], most=10)
                 logger.warning("Text %s: %s; the prediction says nothing", shown, fault)
         return self._checked(documents)
 
