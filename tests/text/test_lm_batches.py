@@ -17,7 +17,6 @@ from embedline.pipelines.text.language_model import LanguageModel
 from embedline.pipelines.text.lm_batches import (
     Corpus,
     LanguageModelBatches,
-    gather_ranges,
     random_cuts,
     to_covering_rows,
     to_rows,
@@ -65,7 +64,7 @@ def test_a_corpus_keeps_the_documents_of_a_frame() -> None:
     chosen = Corpus.of(pl.concat([frame, frame], rechunk=False).filter(pl.Series([False, True, True, False] * 2)))
     assert chosen.ids.tolist() == [7, 7]  # of a frame in several pieces
     assert len(Corpus.of(frame.clear())) == 0
-    assert gather_ranges(np.arange(5), np.array([], dtype=np.int64), np.array([], dtype=np.int64)).tolist() == []
+    assert corpus.stream(np.array([], dtype=np.int64)).tolist() == []
 
 
 @pytest.mark.parametrize(("n_tokens", "n_rows", "length"), [(13, 3, 4), (12, 3, 3), (14, 3, 4), (2, 1, 1), (11, 1, 10)])

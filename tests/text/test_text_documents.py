@@ -126,7 +126,7 @@ def test_documents_without_names_or_rows_are_refused() -> None:
         (pd.DataFrame([["a"] * 5], columns=[*OWN, "text"]), "more than once"),
     ):
         with pytest.raises(DataError, match=named):
-            nodes.tokenize(frame, TokenOptions(workers=1))
+            nodes.tokenize(frame, TokenOptions(workers=1), Classes(("0", "1")))
 
 
 def documents(counts: dict[str, int], test: int = 3, unlabelled: int = 2) -> pl.DataFrame:

@@ -92,9 +92,8 @@ def train_baseline(
     # A class without a training document has no column in the model: it keeps the probability 0.
     features = vectorizer.transform(resolve_html(text) for text in test["text"])
     probabilities[:, model.classes_] = model.predict_proba(features)
-    logger.info(
-        "Baseline: %s features of %s documents in %.0f s", f"{costs['features']:,}", f"{len(train):,}", costs["seconds"]
-    )
+    counts = f"{costs['features']:,} features of {len(train):,} documents"
+    logger.info("Baseline: %s in %.0f s", counts, costs["seconds"])
     return prediction_frame(test, probabilities, classes), costs
 
 

@@ -71,8 +71,7 @@ def _require_columns(columns: Sequence[str]) -> None:
 
 def _as_text(values: nw.Series[Any]) -> pl.Series:
     """Convert a column to String; integers that pandas holds as floats, because some are missing, become integers."""
-    name = values.name
-    column = values.to_polars()
+    name, column = values.name, values.to_polars()
     if column.dtype.is_float() and ((column % 1 == 0) | column.is_null() | column.is_nan()).all():
         require_exact(values, name, "the documents' contract")
         column = column.fill_nan(None).cast(pl.Int64)

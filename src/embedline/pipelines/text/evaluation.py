@@ -125,9 +125,9 @@ def resolve_html(text: str) -> str:
 
 def class_codes(documents: pl.DataFrame, classes: Sequence[str]) -> NDArray[np.int64]:
     """Index of each document's label in ``classes``, int64 [N]; a label that is not among them is a DataError."""
-    if len(set(classes)) != len(classes):
-        raise DataError(f"the classes name one twice: {list(classes)}")
     numbers = {name: k for k, name in enumerate(classes)}
+    if len(numbers) != len(classes):
+        raise DataError(f"the classes name one twice: {list(classes)}")
     codes = [numbers.get(label, -1) for label in documents["label"]]
     if -1 in codes:
         row = codes.index(-1)

@@ -35,25 +35,18 @@ Plot = Any  # plotly.graph_objects.Figure
 Bundle = Any  # embedline.training.model_file.ModelBundle
 
 
-def tokenize(
-    documents: Frame, tokens: TokenOptions, classes: Classes | None = None
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def tokenize(documents: Frame, tokens: TokenOptions, classes: Classes) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Tokenize the documents; return their token codes, and the lexicon that the codes are rows of.
 
     Raises:
         DataError: the documents are invalid, or a label is not among the classes (checked before hours of training).
     """
     with about_frame("documents"):
-        rows = read_documents(documents, None if classes is None else list(classes))
-        return tokenize_documents(rows, tokens)
+        return tokenize_documents(read_documents(documents, list(classes)), tokens)
 
 
 def fit_vocabulary(
-    tokens: pl.DataFrame,
-    lexicon: pl.DataFrame,
-    rules: TokenOptions,
-    split: SplitOptions,
-    vocabulary: VocabularyOptions,
+    tokens: pl.DataFrame, lexicon: pl.DataFrame, rules: TokenOptions, split: SplitOptions, vocabulary: VocabularyOptions
 ) -> dict[str, Any]:
     """Fit the vocabulary on the training texts, by frequency; return its JSON values."""
     fitted = vocabularies.fit_vocabulary(tokens, lexicon, split, rules.rules, vocabulary)
@@ -100,22 +93,15 @@ def train_classifier(
     bundle, history = fit(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training)
     measured = bundle.metrics.get("validation_accuracy")
     accuracy = "not measured" if measured is None else f"{measured:.4f}"
-    _log_training(
-        f"Classifier of {bundle.metrics['members']} network(s): validation accuracy {accuracy}", bundle.metrics
-    )
+    result = f"Classifier of {bundle.metrics['members']} network(s): validation accuracy {accuracy}"
+    _log_training(result, bundle.metrics)
     return bundle, history_frame(history)
 
 
 def _log_training(result: str, metrics: dict[str, Any]) -> None:
-    logger.info(
-        "%s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
-        result,
-        metrics["epochs"],
-        metrics["seconds"],
-        f"{metrics['tokens_per_second']:,.0f}",
-        metrics["device"],
-        metrics["precision"],
-    )
+    message = "%s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s"
+    speed, device, precision = f"{metrics['tokens_per_second']:,.0f}", metrics["device"], metrics["precision"]
+    logger.info(message, result, metrics["epochs"], metrics["seconds"], speed, device, precision)
 
 
 def find_language_model_rate(

@@ -73,14 +73,8 @@ def _language_nodes() -> list[Node]:
     ]
 
 
-CLASSIFIER_INPUTS = [
-    "ids",
-    "vocabulary",
-    "params:classes",
-    "language_model",
-    "params:classifier",
-    "params:classifier_training",
-]
+CLASSIFIER_INPUTS = ["ids", "vocabulary", "params:classes", "language_model"]
+CLASSIFIER_INPUTS += ["params:classifier", "params:classifier_training"]
 
 
 def _classifier_nodes() -> list[Node]:

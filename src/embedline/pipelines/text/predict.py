@@ -16,12 +16,7 @@ from torch.func import functional_call
 from embedline.archive import first_names
 from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
-from embedline.pipelines.text.classifier import (
-    ClassifierEnsemble,
-    TextClassifier,
-    class_probabilities,
-    load_classifier,
-)
+from embedline.pipelines.text.classifier import ClassifierEnsemble, TextClassifier, class_probabilities, load_classifier
 from embedline.pipelines.text.generation import load_bundle
 from embedline.pipelines.text.options import PredictionOptions
 from embedline.pipelines.text.tokenizer import TokenOptions
@@ -168,8 +163,7 @@ class Predictor:
         if column.dtype not in (pl.String, pl.Categorical, pl.Null):
             raise DataError(f"column {options.column!r} holds {column.dtype}, not text")
         results = ["predicted", "confidence", *(f"p_{name}" for name in self.classes), "moved_by"]
-        clash = [name for name in results[: None if options.words else -1] if name in frame.columns]
-        if clash:
+        if clash := [name for name in results[: None if options.words else -1] if name in frame.columns]:
             raise DataError(f"the texts have a column {clash[0]!r}, which is a column of the predictions: rename it")
         rows = column.cast(pl.String).fill_null("").to_list()
         found = self.predict(rows).drop("text")
