@@ -5,9 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
-
-from embedline.training.options import Options
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Split = Literal["train", "test", "unlabelled"]
 
@@ -18,8 +16,10 @@ DEFAULT_SPLITS: dict[str, Split] = {
 _RENAMED = {"parts": "splits", "part_column": "split_column"}
 
 
-class DocumentOptions(Options):
+class DocumentOptions(BaseModel):
     """``params:<source>.reading``. The Large Movie Review Dataset needs none of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layout: Literal["auto", "splits", "labels", "bare", "table"] = "auto"
     """``splits``: ``<split>/<label>/<name>.txt``; ``labels``: ``<label>/<name>.txt``, all of them train; ``bare``:

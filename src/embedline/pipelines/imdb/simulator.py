@@ -28,9 +28,7 @@ from random import Random
 from statistics import fmean
 from typing import NamedTuple, Self
 
-from pydantic import Field, model_validator
-
-from embedline.training.options import Options
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 NEGATED = 0.15
 """Probability that an opinion is negated, whatever the sentiment."""
@@ -184,8 +182,10 @@ _PARAGRAPH, _SHOUT, _STRETCH, _MARKS = 0.12, 0.06, 0.08, 0.1  # fractions of sen
 _VOWELS = "aeiou"
 
 
-class GeneratorOptions(Options):
+class GeneratorOptions(BaseModel):
     """Number, length and clarity of the simulated reviews."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_train: int = Field(default=800, ge=2, description="labelled training reviews, half of them pos")
     n_test: int = Field(default=400, ge=2)

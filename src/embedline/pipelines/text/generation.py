@@ -10,7 +10,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from embedline.archive import first_names
 from embedline.errors import DataError
 from embedline.pipelines.text.awd_lstm import State, select_rows
 from embedline.pipelines.text.language_model import LanguageModel, load_language_model
@@ -74,8 +73,13 @@ def prompt_ids(prompt: str, vocabulary: Vocabulary, tokens: TokenOptions) -> lis
     unknown = vocabulary.tokens[vocabulary.unknown]
     missing = {t: None for t, i in zip(written, ids, strict=True) if i == vocabulary.unknown and t != unknown}
     if missing:
-        logger.warning("Unknown words of the prompt are read as %s: %s", unknown, first_names([*missing], most=10))
+        logger.warning("Unknown words of the prompt are read as %s: %s", unknown, first_ten([*missing]))
     return ids
+
+
+def first_ten(values: Sequence[Any]) -> str:
+    """Join values for a message: ``a, b``, and after ten ``… and 4 more``."""
+    return ", ".join(map(str, values[:10])) + (f" and {len(values) - 10} more" if len(values) > 10 else "")
 
 
 def generate(

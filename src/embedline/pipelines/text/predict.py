@@ -13,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch.func import functional_call
 
-from embedline.archive import first_names
 from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
 from embedline.pipelines.text.classifier import ClassifierEnsemble, TextClassifier, class_probabilities, load_classifier
-from embedline.pipelines.text.generation import load_bundle
+from embedline.pipelines.text.generation import first_ten, load_bundle
 from embedline.pipelines.text.options import PredictionOptions
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
@@ -185,8 +184,7 @@ class Predictor:
                 unread["no word that the model knows"].append(row)
         for fault, rows in unread.items():
             if rows:
-                shown = first_names([*map(str, rows)], most=10)
-                logger.warning("Text %s: %s; the prediction says nothing", shown, fault)
+                logger.warning("Text %s: %s; the prediction says nothing", first_ten(rows), fault)
         return self._checked(documents)
 
     def _documents(self, texts: Sequence[str], first: int) -> list[Ids]:
