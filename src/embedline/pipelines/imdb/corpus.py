@@ -41,11 +41,8 @@ def read_files(source: str, *, verify: bool = False) -> pl.DataFrame:
 
     Returns:
         ``path: String``, with forward slashes, relative to the archive or folder, and ``content: Binary``, verbatim;
-        sorted by path. Only text files and tables; hidden files and those in ``__MACOSX`` are left out.
-
-    Raises:
-        DataError: the source cannot be read, has no text file or table, or the comparison fails; names the file or
-            folder.
+        sorted by path. Only text files and tables; hidden files and those in ``__MACOSX`` are left out. A source that
+        cannot be read, has none of them or fails the comparison is a DataError that names the file or folder.
     """
     files = files_frame(_contents(source))
     if verify:
@@ -90,20 +87,13 @@ def _check_counts(files: pl.DataFrame, source: str) -> None:
 
 
 def read_documents(files: pl.DataFrame, options: DocumentOptions) -> pl.DataFrame:
-    """Read every document of a corpus.
+    """Read every document of a corpus, given its files as of `read_files`.
 
     The ``document_id`` of a text file is its path below the corpus without the suffix: ``train/pos/0_9``. The id of a
     table's row is the table's path and the row's number, or the value of ``id_column``. The text does not change (the
     token rules handle ``<br />`` and HTML entities), except that a byte-order mark is removed and ``\\r\\n`` becomes
-    ``\\n``.
-
-    **Blank documents** (empty or white space) are dropped from the splits train and unlabelled, with a warning that
-    counts and names them. They stay in the split test: every test document needs a prediction, and the accuracy would
-    look better without them.
-
-    Args:
-        files: ``path: String``, ``content: Binary``, see `read_files`.
-        options: layout, encodings, columns, fraction to hold out.
+    ``\\n``. Blank documents (empty or white space) are dropped from the splits train and unlabelled, with a warning.
+    They stay in the split test: every test document needs a prediction, and the accuracy would look better without.
 
     Returns:
         ``document_id: String`` (unique), ``text: String``, ``label: String`` (null in the split unlabelled only),

@@ -23,20 +23,14 @@ _QUOTING = "set reading.quoting to false if quotation marks are ordinary charact
 
 
 def read_tables(files: Sequence[tuple[str, bytes]], options: DocumentOptions) -> pl.DataFrame:
-    """Read each row of each table as a document.
+    """Read each row of each table as a document, given the tables' names and contents.
 
-    A training row without a label becomes unlabelled; a row of the split unlabelled loses its label.
-
-    Args:
-        files: name and content of each table; the name gives the ids, and the split without a ``split_column``.
-        options: columns, header, separator, names of splits, encoding.
+    The name gives the ids, and the split without a ``split_column``. A training row without a label becomes unlabelled;
+    a row of the split unlabelled loses its label.
 
     Returns:
-        ``document_id``, ``text``, ``label``, ``split``, all String; a missing cell of text is empty.
-
-    Raises:
-        DataError: there is no table; one is in another encoding, cannot be parsed or lacks a column; a test row has no
-            label; a split is unknown.
+        ``document_id``, ``text``, ``label``, ``split``, all String; a missing cell of text is empty. No table, one that
+        cannot be read or lacks a column, a test row without a label and an unknown split are a DataError.
     """
     if not files:
         raise DataError("the source holds no table: .csv, .tsv, .jsonl, .ndjson or .parquet")
@@ -257,10 +251,8 @@ def _refuse_merged(rows: list[_Row], separator: str, hint: str) -> None:
 def decode(content: bytes, name: str, options: DocumentOptions) -> tuple[str, bool]:
     """Return the text of one file without a byte-order mark, and whether it is in the encoding of the options.
 
-    A zero byte is invalid, too: it occurs in UTF-16 and in damaged files, not in a text.
-
-    Raises:
-        DataError: the file is not in the encoding and ``on_bad_bytes`` is ``error``; names the first invalid byte.
+    A zero byte is invalid, too: it occurs in UTF-16 and in damaged files, not in a text. If ``on_bad_bytes`` is
+    ``error``, a DataError names the first invalid byte.
     """
     if options.on_bad_bytes == "error":
         hint = "set encoding, or on_bad_bytes to replace or latin-1"

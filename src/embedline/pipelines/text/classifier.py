@@ -55,8 +55,6 @@ def read_documents(encoder: Encoder, ids: Tensor, lengths: Tensor, *, bptt: int,
     Args:
         ids: int64 [B, T], the longest documents first; values after the end of a document are ignored.
         lengths: int64 [B] on the CPU, in descending order, at least 1.
-        bptt: number of tokens of a chunk.
-        max_tokens: number of tokens at the end of a document that are pooled.
     """
     n_documents, width = len(ids), encoder.embedding.embedding_dim
     device = ids.device

@@ -129,12 +129,8 @@ def assign_splits(frame: pl.DataFrame, split: SplitOptions) -> pl.Series:
     raise the total a little). The draw depends on the ids and the seed, not on the order of the rows. Test documents
     stay test documents.
 
-    Args:
-        frame: ``document_id``, ``label`` and ``split``, as :func:`read_documents` checks them.
-
-    Raises:
-        DataError: if there is no training document, a class has fewer than two, or the fraction leaves no document for
-            validation or for training.
+    ``document_id``, ``label`` and ``split`` are as :func:`read_documents` checks them. No training document, a class
+    with fewer than two, and a fraction that leaves no document for validation or for training are a DataError.
     """
     train = frame.with_row_index("_row").filter(pl.col("split") == TRAIN).sort("label", "document_id")
     if train.is_empty():

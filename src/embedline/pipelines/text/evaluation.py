@@ -80,10 +80,8 @@ def mistakes(
 
     Returns:
         ``document_id``, ``label``, ``predicted``, ``confidence``, ``baseline`` (the prediction of the baseline) and
-        ``text``: the beginning and the end of the document, HTML resolved.
-
-    Raises:
-        DataError: if a document has no text in ``documents``, or the baseline predicts other documents.
+        ``text``: the beginning and the end of the document, HTML resolved. A document without a text, and a baseline
+        that predicts other documents, are a DataError.
     """
     _same_documents(predictions, baseline_predictions)
     wrong = predictions.filter(pl.col("predicted") != pl.col("label"))
@@ -116,10 +114,7 @@ def _same_documents(predictions: pl.DataFrame, baseline_predictions: pl.DataFram
 
 
 def resolve_html(text: str) -> str:
-    """Resolve HTML entities in ``text`` and replace ``<br />`` by a new line.
-
-    Entities are resolved first, so that an escaped ``&lt;br /&gt;`` is a line break too.
-    """
+    """Resolve HTML entities in ``text``, then replace ``<br />`` by a new line: an escaped one is a line break too."""
     return LINE_BREAK.sub("\n", html.unescape(text))
 
 

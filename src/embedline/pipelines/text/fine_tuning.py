@@ -135,10 +135,7 @@ class ClassifierData:
 def discriminative(groups: Sequence[Sequence[nn.Module]], decay: float) -> list[LayerGroup]:
     """Return groups from the first layers to the last, each learning ``decay`` times slower than the next.
 
-    Discriminative fine-tuning (Howard & Ruder 2018, arXiv:1801.06146, §3.2; the paper's factor is 2.6).
-
-    >>> [round(group.rate, 3) for group in discriminative([[], [], []], decay=2.0)]
-    [0.25, 0.5, 1.0]
+    (Howard & Ruder 2018, arXiv:1801.06146, §3.2: discriminative fine-tuning; the paper's factor is 2.6.)
     """
     last = len(groups) - 1
     return [LayerGroup(modules, decay ** (place - last)) for place, modules in enumerate(groups)]

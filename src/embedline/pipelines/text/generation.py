@@ -27,10 +27,7 @@ ENDS = (BEGIN, END, DL1_END)  # tokens that end a document
 
 
 def load_generator(bundle: ModelBundle) -> tuple[LanguageModel, Vocabulary, TokenOptions]:
-    """Load a stored language model, its vocabulary and tokenizer settings; a broken bundle is a DataError.
-
-    The model is on the GPU if there is one.
-    """
+    """Load a stored language model, on the GPU if there is one, its vocabulary and tokenizer settings."""
     model, vocabulary, tokens = load_bundle(bundle, load_language_model)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), vocabulary, tokens
 

@@ -45,7 +45,6 @@ class Predictor:
         probabilities: function from documents (arrays of ids [T >= 1]) to class probabilities float64 [N, C].
         estimate: function from a document and a class to the estimated influence of each position, float64 [T]; see
             :func:`estimate_ensemble_occlusion`.
-        tokens: settings of the tokenizer that the classifier was trained with.
         classes: labels in the order of the probabilities.
         pooled_tokens: number of tokens at the end of a document that the classifier pools; only these are explained.
         few_texts: at most this number of texts is tokenized in this process, without a progress bar.
@@ -76,14 +75,12 @@ class Predictor:
     def predict(self, texts: Sequence[str]) -> pl.DataFrame:
         """Predict the class of each text, in order.
 
-        A text without a known word gets the prediction of an empty document, and a warning.
+        A text without a known word gets the prediction of an empty document, and a warning. One that is no string, or
+        probabilities that are not finite, are a DataError.
 
         Returns:
             Columns ``text`` (excerpt of at most 80 characters), ``predicted``, ``confidence`` (its probability, f64)
             and ``p_<class>`` (f64) for each class.
-
-        Raises:
-            DataError: if a text is not a string, or the classifier's probabilities are not finite.
         """
         blocks = [self._classify(texts[at : at + BLOCK_TEXTS], at) for at in range(0, len(texts), BLOCK_TEXTS)]
         found = np.concatenate([np.zeros((0, len(self.classes))), *blocks])
@@ -146,13 +143,8 @@ class Predictor:
         """Add the columns ``predicted``, ``confidence`` and ``p_<class>`` for each class to the columns of a frame.
 
         A missing text counts as empty. If ``options.words`` is above 0, the column ``moved_by`` lists the most
-        influential words.
-
-        Args:
-            texts: frame of any engine that Narwhals supports, with the texts in the column ``options.column``.
-
-        Raises:
-            DataError: if the column is missing or does not hold strings, or a column has the name of a result.
+        influential words. The frame is of any engine that Narwhals supports. If it lacks the column ``options.column``
+        of strings, or has one with the name of a result, this is a DataError.
         """
         frame = nw.from_native(texts, eager_only=True).to_polars()
         if options.column not in frame.columns:

@@ -67,10 +67,8 @@ def tokenize_documents(documents: pl.DataFrame, options: TokenOptions) -> tuple[
     """Tokenize documents ``document_id``, ``text``, ``label`` and ``split``.
 
     Returns:
-        ``document_id, label, split, tokens: List(Int32)`` in the same order, and the lexicon ``token: String``.
-
-    Raises:
-        DataError: names the document: its text is null, or spaCy cannot tokenize it.
+        ``document_id, label, split, tokens: List(Int32)`` in the same order, and the lexicon ``token: String``. A null
+        text or one that spaCy cannot tokenize is a DataError with the document's id.
     """
     empty = documents.filter(pl.col("text").is_null())
     if len(empty):
