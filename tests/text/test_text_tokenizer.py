@@ -128,8 +128,6 @@ def test_frames() -> None:
     tokens, lexicon = tokenize_documents(documents.clear(), TokenOptions())
     assert (len(tokens), len(lexicon)) == (0, 0)
     assert tokens.schema == columns
-    with pytest.raises(DataError, match=r"document 'y' .*\(null\)"):
-        tokenize_documents(documents.with_columns(text=pl.Series(["a", None])), TokenOptions())
 
 
 def test_a_document_that_spacy_cannot_tokenize_is_named() -> None:

@@ -139,9 +139,8 @@ def assign_splits(frame: pl.DataFrame, split: SplitOptions) -> pl.Series:
     counts = classes["_row"].list.len().to_list()
     if few := [(label, count) for label, count in zip(classes["label"], counts, strict=True) if count < 2]:
         label, count = few[0]
-        raise DataError(
-            f"class {label!r} has {count} training document: it needs two, one for training, one for validation"
-        )
+        needed = "it needs two, one for training, one for validation"
+        raise DataError(f"class {label!r} has {count} training document: {needed}")
     generator = np.random.default_rng(split.seed)
     splits = frame["split"].to_numpy().astype(object)
     for rows, count in zip(classes["_row"], _validation_counts(counts, split.validation), strict=True):

@@ -64,9 +64,8 @@ def match_embedding(weights: Tensor, known: Vocabulary, wanted: Vocabulary) -> T
             f"the language model knows {shared:.1%} of the documents' {len(words):,} words: it is of another corpus"
         )
     if shared < 1.0:
-        logger.info(
-            "%.1f%% of %s words are unknown to the language model: mean embedding", 100 * (1 - shared), len(words)
-        )
+        message = "%.1f%% of %s words are unknown to the language model: mean embedding"
+        logger.info(message, 100 * (1 - shared), len(words))
     index = torch.tensor(rows)
     matched = weights[index.clamp(min=0)]
     matched[index < 0] = weights.mean(0)
@@ -165,9 +164,8 @@ def train_classifier(
     if training.early_stopping and held_out.is_empty():
         raise DataError(NO_VALIDATION.format("classifier_training"))
     validation = (Corpus.of(held_out), torch.from_numpy(class_codes(held_out, classes))) if len(held_out) else None
-    members, measured = distributed.run(
-        _train_members, data, training, own_threads(training), validation, options=training
-    )
+    threads = own_threads(training)
+    members, measured = distributed.run(_train_members, data, training, threads, validation, options=training)
     warn_of_few_steps(members[0], training.batch_size, "classifier_training")
     history = [
         {"member": member, "stage": stage, **record}
@@ -183,11 +181,8 @@ def train_classifier(
         **measured,
         "language_model": language_model.metrics,
     }
-    encoding = {
-        "vocabulary": vocabulary.model_dump(mode="json"),
-        "tokens": data.tokens.model_dump(mode="json"),
-        "classes": list(classes),
-    }
+    tokens, words = (each.model_dump(mode="json") for each in (data.tokens, vocabulary))
+    encoding = {"vocabulary": words, "tokens": tokens, "classes": list(classes)}
     weights = member_tensors([results[-1].network for results in members])
     return ModelBundle(KIND, data.config, encoding, weights, metrics), history
 
