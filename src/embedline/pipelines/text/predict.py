@@ -170,10 +170,8 @@ class Predictor:
         specials = self.vocabulary.ids(self.vocabulary.specials)  # the unknown token is one of them
         unread: dict[str, list[int]] = {"no words": [], "no word that the model knows": []}
         for row, (text, ids) in enumerate(zip(texts, documents, strict=True), start=first + 1):
-            if not text.strip():
-                unread["no words"].append(row)
-            elif np.isin(ids, specials).all():
-                unread["no word that the model knows"].append(row)
+            if not text.strip() or np.isin(ids, specials).all():
+                unread["no word that the model knows" if text.strip() else "no words"].append(row)
         for fault, rows in unread.items():
             if rows:
                 logger.warning("Text %s: %s; the prediction says nothing", first_ten(rows), fault)
@@ -260,19 +258,15 @@ def estimate_ensemble_occlusion(network: ClassifierEnsemble, unknown: int, ids: 
     With the mean probability p of the class, the members' p_m and weights w_m, the log-odds change by
     ``d log(p / (1 - p)) = sum of w_m p_m (1 - p_m) d log(p_m / (1 - p_m)) / (p (1 - p))``.
     """
-    members, weights = network.members, np.asarray(network.weights)
+    members, weights = network.members, np.array(network.weights)
     changes = [estimate_occlusion(member, unknown, ids, label) for member in members]
     if len(members) == 1:
         return changes[0]
     found = np.stack([class_probabilities(member, [ids])[0] for member in members])  # [M, C]
-    spread = _variance(found, label) * weights
-    spread /= max(_variance((weights @ found)[None], label)[0], np.finfo(np.float64).tiny)
+    every = np.vstack([found, weights @ found])  # the mean in the last row
+    variances = every[:, label] * np.delete(every, label, axis=1).sum(axis=1)  # 1 - p as a sum stays exact near 0
+    spread = weights * variances[:-1] / max(variances[-1], np.finfo(np.float64).tiny)
     return np.asarray(spread @ np.stack(changes))
-
-
-def _variance(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float64]:
-    """``p (1 - p)`` [M] of one class; ``1 - p`` is the sum of the others, which stays exact near 0."""
-    return np.asarray(probabilities[:, label] * np.delete(probabilities, label, axis=1).sum(axis=1))
 
 
 def readable_words(tokens: Sequence[str], specials: Iterable[str]) -> list[tuple[int, str]]:

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from embedline.errors import DataError
 from embedline.pipelines.text.documents import SPLITS, TEST, TRAIN, UNLABELLED, SplitOptions, assign_splits
@@ -29,7 +29,7 @@ class VocabularyOptions(Options):
     include_test: bool = False
 
 
-class Vocabulary(Options):
+class Vocabulary(BaseModel):
     """Tokens in the order of their ids: the special tokens of ``rules``, then by frequency, ties by string.
 
     DIFF(fastai): no ``xxfake`` tokens pad the size to a multiple of eight; a network may pad its own table.
@@ -42,6 +42,8 @@ class Vocabulary(Options):
         fitted_on: the splits whose tokens were counted.
         min_freq, max_size: the limits that were used; ``max_size`` None means no limit.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: RuleName
     tokens: tuple[str, ...]
