@@ -46,10 +46,6 @@ class Rates(Options):
     hidden: float = Field(ge=0.0, lt=1.0)
     output: float = Field(ge=0.0, lt=1.0)
 
-    def times(self, factor: float) -> "Rates":
-        """All rates multiplied by ``factor``."""
-        return Rates(**{name: rate * factor for name, rate in self.model_dump().items()})
-
 
 # dl1: the notebook lesson4-imdb of 2017; ulmfit: fastai v2's awd_lstm_lm_config and awd_lstm_clas_config.
 SIZES: dict[str, dict[str, int]] = {
@@ -151,7 +147,8 @@ class ClassifierOptions(Options):
 
 
 def _rates(preset: Rates, changed: dict[Any, float], factor: float) -> Rates:
-    return Rates(**{**preset.model_dump(), **changed}).times(factor)
+    rates = Rates(**{**preset.model_dump(), **changed})  # valid before they are multiplied, too
+    return Rates(**{name: rate * factor for name, rate in rates.model_dump().items()})
 
 
 class TextSettings(OptimizerOptions):
