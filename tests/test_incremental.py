@@ -164,7 +164,7 @@ def test_kedro_viz_has_the_status_of_each_node_that_ran(copied: Path) -> None:
 
 
 def test_a_comment_reruns_nothing_and_a_helper_its_nodes(copied: Path) -> None:
-    path = copied / "src/embedline/frames/windows.py"
+    path = copied / "src/embedline/frames/days.py"
     source = path.read_text()
     path.write_text(source.replace('"""', '"""Other words. ', 1) + "\n# a comment\n")
     assert all(state.startswith("skipped unchanged") for state in states(kedro(copied, *RUN)).values())
@@ -174,13 +174,13 @@ def test_a_comment_reruns_nothing_and_a_helper_its_nodes(copied: Path) -> None:
     name = helper.removeprefix("def ").partition("(")[0]
     path.write_text(source.replace(name, f"{name}_renamed"))
     printed = states(kedro(copied, *RUN))
-    assert all(state.startswith("ran code of embedline.frames.windows changed") for state in printed.values()), printed
+    assert all(state.startswith("ran code of embedline.frames.days changed") for state in printed.values()), printed
 
     # Where such an edit does not matter, one says so.
     path.write_text(source)
     nodes = ",".join(f"rossmann.{node}" for node in sorted(NODES - {"build_table"}))
     printed = states(kedro(copied, *RUN, "--touch", nodes))
-    assert all(state.startswith("touched touched: code of embedline.frames.windows") for state in printed.values())
+    assert all(state.startswith("touched touched: code of embedline.frames.days") for state in printed.values())
     printed = states(kedro(copied, *RUN))
     assert {node for node, state in printed.items() if state.startswith("ran")} == {"build_table"}
 

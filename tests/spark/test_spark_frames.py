@@ -14,10 +14,19 @@ from kedro.io.core import DatasetError, Version
 from embedline.datasets.contracts import TableContract
 from embedline.datasets.spark import SparkFrame
 from embedline.errors import DataError
-from embedline.frames.dates import add_date_parts, day_number, day_number_of, monday_of_week
-from embedline.frames.joins import lookup
-from embedline.frames.types import Date, Integer, Number, Text, typed
-from embedline.frames.windows import add_gaps, add_neighbours, add_window_sums, day_of_run, days_from_next, days_since
+from embedline.frames.days import (
+    add_date_parts,
+    add_gaps,
+    add_neighbours,
+    add_window_sums,
+    day_number,
+    day_number_of,
+    day_of_run,
+    days_from_next,
+    days_since,
+    monday_of_week,
+)
+from embedline.frames.tables import Date, Integer, Number, Text, lookup, typed
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 

@@ -9,8 +9,14 @@ import math
 import narwhals as nw
 from narwhals.typing import FrameT
 
-from embedline.frames.dates import day_number_of
-from embedline.frames.windows import add_neighbours, day_of_run, days_from_next, days_since
+from embedline.frames.days import (
+    EARLIEST_YEAR,
+    add_neighbours,
+    day_number_of,
+    day_of_run,
+    days_from_next,
+    days_since,
+)
 
 LONG_CLOSURE = 5  # days; shorter gaps are weekends and holidays, longer ones refurbishments
 GAP_CAP = 8  # days: a gap around a row counts as this long at most
@@ -19,7 +25,6 @@ LONG_MEMORY = 120  # days for which the length of the last long closure is kept
 REOPENING_SCALE, CLOSING_SCALE = 40.0, 15.0  # days over which the effect of a long closure fades
 EVENT_CAPS = {"Promo": 20, "SchoolHoliday": 40, "StateHoliday": 30}  # days: farther ones count as this far
 MONTH_END_CAP = 10  # days
-EARLIEST_YEAR = 1990  # as in the notebook: earlier starts, 1900 for "not known" included, count as never
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 _NEIGHBOURS = {

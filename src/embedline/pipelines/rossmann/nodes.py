@@ -9,17 +9,18 @@ from typing import Any
 import narwhals as nw
 
 from embedline.errors import DataError
-from embedline.frames.dates import (
+from embedline.frames.days import (
     add_date_parts,
+    add_gaps,
+    add_window_sums,
     day_number,
     day_number_of,
+    days_from_next,
+    days_since,
     monday_of_week,
-    months_open,
-    weeks_running,
+    periods_since,
 )
-from embedline.frames.joins import describe_key, join_sorted, lookup, require_unique, sorted_by
-from embedline.frames.types import as_categories, typed
-from embedline.frames.windows import add_gaps, add_window_sums, days_from_next, days_since
+from embedline.frames.tables import as_categories, describe_key, join_sorted, lookup, require_unique, sorted_by, typed
 from embedline.paths import GENERATED, find_source
 from embedline.pipelines.rossmann import schemas
 from embedline.pipelines.rossmann.calendar_features import (
@@ -216,16 +217,18 @@ def build_table(joined: Frame, calendar: Frame, features: FeatureOptions, *, fir
     rows = join_sorted(rows, nw.from_native(calendar), _KEY)
     rows = rows.with_columns(Days=(nw.col("DayNumber") - first_day).cast(nw.Int16))
     rows = rows.filter(nw.col("Sales").is_null() | (nw.col("Sales") != 0)).with_columns(
-        CompetitionMonthsOpen=months_open(
+        CompetitionMonthsOpen=periods_since(
+            nw.col("CompetitionOpenDay"),
             day="DayNumber",
-            start=nw.col("CompetitionOpenDay"),
             start_year="CompetitionOpenSinceYear",
+            length=30,
             cap=features.competition_months_cap,
         ),
-        Promo2Weeks=weeks_running(
+        Promo2Weeks=periods_since(
+            nw.col("Promo2Day"),
             day="DayNumber",
-            start=nw.col("Promo2Day"),
             start_year="Promo2SinceYear",
+            length=7,
             cap=features.promo2_weeks_cap,
         ),
     )

@@ -2,7 +2,7 @@
 
 import narwhals as nw
 
-from embedline.frames.types import Date, Integer, Number, Schema, Text
+from embedline.frames.tables import Date, Integer, Number, Schema, Text
 
 STORE = Integer(nw.Int32, minimum=0)  # a chain may have more than 32,767
 FLAG = Integer(nw.Int8, minimum=0, maximum=1)
