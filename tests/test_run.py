@@ -98,6 +98,10 @@ def test_plots_load_as_figures(ran: Path) -> None:
     for name in ("training", "learning_rate", "forecast", "error", "embedding"):
         figure = plotly.io.read_json(artifact(ran, "08_reporting", "rossmann", f"{name}_plot.json"))
         assert figure.data and figure.layout.title.text
+        # The report draws it below a title of its own, in a panel that may be narrow.
+        assert figure.layout.margin.t is None and figure.layout.template.layout.legend.orientation == "h"
+        titles = [axis.title.text or "" for axis in figure.select_xaxes()]
+        assert all(len(line) <= 42 for title in titles for line in title.split("<br>")), titles
 
 
 def test_mlflow_has_parameters_metrics_by_epoch_figures_and_the_commit(ran: Path) -> None:

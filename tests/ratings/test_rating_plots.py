@@ -30,9 +30,10 @@ def test_biases_are_sorted_from_the_highest_to_the_lowest() -> None:
     assert list(bars.y) == ["Calm", "Loud"]
     assert list(bars.marker.color) == [ACCENT, SECOND]
     assert list(bars.error_x.array) == [0.1, 0.2]
-    assert (
-        figure.layout.title.text
-        == "Biases<br><sub>the 1 highest and 1 lowest of 4 (items with at least 20 ratings)</sub>"
+    title = figure.layout.title
+    assert (title.text, title.subtitle.text) == (
+        "Biases",
+        "the 1 highest and 1 lowest of 4 (items with at least 20 ratings)",
     )
     assert figure.layout.shapes[0].y0 == 0.5  # between the two
 

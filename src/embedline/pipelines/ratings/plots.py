@@ -356,7 +356,7 @@ def plot_crosstab(cells: pl.DataFrame, title: str) -> go.Figure:
         title=_titled(title, note),
         height=212 + 32 * len(users),
         width=214 + 52 * len(items),
-        margin={"l": 64, "r": 170, "t": 176, "b": 24},
+        margin={"r": 170, "b": 24},
         **LAYOUT,
     )
 
