@@ -15,8 +15,7 @@ from pydantic import BaseModel
 from embedline.download import access_to, set_access
 from embedline.errors import DataError, describe_outage
 from embedline.hooks import tracking
-from embedline.hooks.parameters import ParameterCheck, _unread
-from embedline.hooks.sources import SourceAccess
+from embedline.hooks.parameters import ParameterCheck, SourceAccess, _unread
 from embedline.hooks.tracking import LiveMetrics, Redaction, Tracking, _flatten, _tracked, create_database
 from embedline.paths import sqlite_url
 from kedro_incremental import RunReport

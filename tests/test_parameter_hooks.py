@@ -15,8 +15,7 @@ from copies import copy_project, kedro
 from embedline import paths
 from embedline.config_loader import ConfigLoader
 from embedline.errors import NO_NAMES, DataError, input_names
-from embedline.hooks.parameters import ParameterCheck
-from embedline.hooks.sources import SourcePaths
+from embedline.hooks.parameters import ParameterCheck, SourcePaths
 
 
 def check(parameters: dict[str, Any], loader: ConfigLoader | None = None) -> None:

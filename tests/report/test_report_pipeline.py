@@ -8,7 +8,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro_datasets.json import JSONDataset
 
-from embedline.hooks.report import MissingArtifacts
+from embedline.hooks.runs import MissingArtifacts
 from embedline.pipeline_registry import register_pipelines
 from embedline.pipelines.ratings import pipeline as ratings
 from embedline.pipelines.report.pipeline import TAG, create_pipeline, reported
