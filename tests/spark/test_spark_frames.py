@@ -137,7 +137,7 @@ def test_the_contract_of_a_table_holds(build: Callable[[pl.DataFrame], Any]) -> 
     for options, says in (
         ({"required": ["till"]}, "^t has no column 'till'$"),
         ({"not_null": ["shop", "sales"]}, "^t: column 'sales' has 1 missing values$"),
-        ({"unique": ["shop", "day"]}, "^t: {'shop': 2, 'day': 1} occurs more than once$"),
+        ({"unique": ["shop", "day"]}, "^t: shop 2, day 1 occurs"),
     ):
         with pytest.raises(DataError, match=says):
             TableContract("t", **options).validate(native)
