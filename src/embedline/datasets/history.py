@@ -84,7 +84,7 @@ class MetricsHistory(AbstractDataset[None, list[dict[str, Any]]]):
             for name, artifact in inputs.artifacts.items()
             if (name, artifact.version) not in provenance.records
         }
-        merged = {  # their datasets are not compared, only what made them
+        merged: dict[str, Any] = {  # their datasets are not compared, only what made them
             kind: {name: value for inputs in made_from for name, value in getattr(inputs, kind).items()}
             for kind in ("code", "libraries", "parameters", "files")
         }

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from embedline.errors import DataError
+from embedline.errors import DataError, one_line
 from embedline.serving.columns import plain_values
 from embedline.serving.contract import SCALARS, RefusedError, RequestContract
 
@@ -92,7 +92,7 @@ def _read_json(body: bytes, contract: RequestContract) -> dict[str, list[Any]]:
     except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits, and bad UTF-8
         if isinstance(error, DataError):
             raise
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else _one_line(error)
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error, _SHOWN)
         raise DataError(f"the body is no JSON: {reason}") from error
     if not isinstance(content, dict):
         raise DataError(f"the body must be a JSON object with one of {', '.join(FORMATS)}, not a {_name(content)}")
@@ -209,7 +209,7 @@ def _read_csv(body: bytes, contract: RequestContract) -> dict[str, pl.Series]:
             rows = list(_csv_rows(lines, names, contract))
             chosen = names
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"the body is no CSV: {_one_line(error)}") from error
+        raise DataError(f"the body is no CSV: {one_line(error, _SHOWN)}") from error
     columns = zip(*rows, strict=True) if rows else ((),) * len(chosen)
     return {name: pl.Series(name, cells, dtype=pl.String) for name, cells in zip(chosen, columns, strict=True)}
 
@@ -261,7 +261,3 @@ def _name(value: Any) -> str:
     """JSON's name of a value's type."""
     names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
     return names.get(type(value), "number")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__

@@ -48,17 +48,15 @@ def add_open_days(rows: FrameT) -> FrameT:
 def add_calendar_features(rows: FrameT) -> FrameT:
     """Add features of neighbouring days, promotions and long closures to all rows.
 
-    Parameters
-    ----------
-    rows : Store, DayNumber, the flags Open, StateHoliday, SchoolHoliday and Promo (0 and 1), ClosedBefore and
-        ClosedAfter
+    Args:
+        rows: Store, DayNumber, the flags Open, StateHoliday, SchoolHoliday and Promo (0 and 1), ClosedBefore and
+            ClosedAfter
 
-    Returns
-    -------
-    The rows with OpenYesterday, OpenTomorrow and the like (missing where the store has no row that day); PromoDay (1 on
-    the first day of a promotion, 0 outside); DaysClosedBefore and DaysClosedAfter (capped); DaysSinceReopening and
-    DaysUntilClosing, missing beyond 25 days; SinceReopening and UntilClosing, fading from 1 to 0; ClosureLength, the
-    logarithm of one and the length of the last long closure, 0 if it is long ago.
+    Returns:
+        The rows with OpenYesterday, OpenTomorrow and the like (missing where the store has no row that day); PromoDay
+        (1 on the first day of a promotion, 0 outside); DaysClosedBefore and DaysClosedAfter (capped);
+        DaysSinceReopening and DaysUntilClosing, missing beyond 25 days; SinceReopening and UntilClosing, fading from 1
+        to 0; ClosureLength, the logarithm of one and the length of the last long closure, 0 if it is long ago.
     """
     rows = add_neighbours(rows, _NEIGHBOURS, day="DayNumber", group="Store")
     is_open = nw.col("Open") == 1

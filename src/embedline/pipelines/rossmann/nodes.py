@@ -57,16 +57,13 @@ def acquire(source: str, verify: bool, generator: GeneratorOptions) -> dict[str,
 def type_sales(train: Frame, test: Frame) -> Frame:
     """Type train.csv and test.csv and put their rows together, sorted by store and date where they are in memory.
 
-    Returns
-    -------
-    Store, Date, DayOfWeek, Open, Promo, SchoolHoliday, StateHoliday (true on any holiday), HolidayKind ("0", "a", "b",
-    "c"), Sales and Customers (null on test rows), Id (null on train rows), DayNumber (days since 1970-01-01) and
-    StoreDay, an integer key of store and date.
+    Returns:
+        Store, Date, DayOfWeek, Open, Promo, SchoolHoliday, StateHoliday (true on any holiday), HolidayKind ("0", "a",
+        "b", "c"), Sales and Customers (null on test rows), Id (null on train rows), DayNumber (days since 1970-01-01)
+        and StoreDay, an integer key of store and date.
 
-    Raises
-    ------
-    DataError
-        when a value is not what its column holds, or a store has two rows for one date.
+    Raises:
+        DataError: a value is not what its column holds, or a store has two rows for one date.
     """
     labelled = typed(nw.from_native(train), schemas.TRAIN, file="train.csv")
     unlabelled = typed(nw.from_native(test), schemas.TEST, file="test.csv")
@@ -96,10 +93,10 @@ def type_days(days: Frame, *, file: str) -> Frame:
 def type_stores(store: Frame, store_states: Frame, state_names: Frame) -> Frame:
     """Type store.csv and add each store's State and StateName.
 
-    Returns
-    -------
-    The columns of store.csv, years and months that are not known filled with 1900 and 1 as the notebook has it, State,
-    StateName, and the day numbers CompetitionOpenDay (the 15th of its month) and Promo2Day (Monday of its ISO week).
+    Returns:
+        The columns of store.csv, years and months that are not known filled with 1900 and 1 as the notebook has it,
+        State, StateName, and the day numbers CompetitionOpenDay (the 15th of its month) and Promo2Day (Monday of its
+        ISO week).
     """
     stores = typed(nw.from_native(store), schemas.STORES, file="store.csv")
     require_unique(stores, ["Store"], name="store.csv")
@@ -162,15 +159,12 @@ def join_tables(
 
     Messages call the sales ``name``.
 
-    Returns
-    -------
-    The sales, without Customers (known only after the day), with the columns of the stores, date parts,
-    trend, trend_DE and the weather columns of ``features.weather``.
+    Returns:
+        The sales, without Customers (known only after the day), with the columns of the stores, date parts,
+        trend, trend_DE and the weather columns of ``features.weather``.
 
-    Raises
-    ------
-    DataError
-        when a store or the weather and trend of a day are not known.
+    Raises:
+        DataError: a store or the weather and trend of a day are not known.
     """
     date_parts = ("DayNumber", "Year", "Month", "Week", "Day", *date_features())
     days = nw.from_native(weather).select("State", "Date", *date_parts, *features.weather)
@@ -184,12 +178,11 @@ def join_tables(
 def build_calendar(sales: Frame, features: FeatureOptions) -> Frame:
     """Days since and until the events of each store, and counts of the events around, on all rows, closed days too.
 
-    Returns
-    -------
-    StoreDay and, for each of SchoolHoliday, StateHoliday and Promo, After… (days since), Before… (days until, counted
-    downwards to 0), …_bw and …_fw (rows with the event among the last and the next ``features.window``, this one
-    included); ClosedBefore and ClosedAfter, the days that the store is closed just before and after the date;
-    and the features of :func:`add_open_days` and :func:`add_calendar_features`.
+    Returns:
+        StoreDay and, for each of SchoolHoliday, StateHoliday and Promo, After… (days since), Before… (days until,
+        counted downwards to 0), …_bw and …_fw (rows with the event among the last and the next ``features.window``,
+        this one included); ClosedBefore and ClosedAfter, the days that the store is closed just before and after the
+        date; and the features of :func:`add_open_days` and :func:`add_calendar_features`.
     """
     flags = nw.from_native(sales).select(_KEY, "Store", "DayNumber", "Open", *EVENTS)
     flags = add_open_days(flags.with_columns(nw.col(*EVENTS).cast(nw.Int8)))
