@@ -102,8 +102,11 @@ def _read_json(body: bytes, contract: RequestContract) -> dict[str, list[Any]]:
         raise DataError(f"the body must have exactly one of {', '.join(FORMATS)}; it has {had}")
     if content.get("params"):
         raise DataError("the model takes no 'params'")
-    if b"\\ud" in body.lower():
-        _check_surrogates(content)
+    if b"\\ud" in body.lower():  # JSON can spell half of a surrogate pair, which is no text: nobody could write it
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"the body holds half of a surrogate pair: {error.reason}") from error
     key, value = given[0], content[given[0]]
     if key == "dataframe_split":
         return _from_split(value, contract)
@@ -247,14 +250,6 @@ def _read_parquet(body: bytes, contract: RequestContract) -> dict[str, list[Any]
     from embedline.serving.parquet import read_parquet  # PyArrow takes a while to import
 
     return read_parquet(body, contract)
-
-
-def _check_surrogates(content: Any) -> None:
-    """JSON can spell half of a surrogate pair, which is no text: nothing behind could write it down."""
-    try:
-        json.dumps(content, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"the body holds half of a surrogate pair: {error.reason}") from error
 
 
 def _name(value: Any) -> str:

@@ -52,7 +52,7 @@ class RatingsService:
         return Score(("mse",), metrics["mse"], "lower")
 
 
-def pack_ratings(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None) -> Service:
+def pack_ratings(bundle: ModelBundle) -> Service:
     """The service of a stored ratings model."""
     encoder = RatingsEncoder.model_validate(bundle.encoder)
     names = encoder.columns
@@ -64,7 +64,6 @@ def pack_ratings(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None)
         settings={},
         columns=tuple(InputColumn(name=name, type=_type(ids)) for name, ids in columns),
         example=[{name: ids[place] for name, ids in columns} for place in (0, -1)],
-        metadata=metadata or {},
     )
 
 
