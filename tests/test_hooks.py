@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,48 +55,45 @@ def test_names_become_such_as_mlflow_takes() -> None:
     assert _tracked("größe.rmse") == "größe.rmse"
 
 
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[mlflow.MlflowClient]:
+    """Of a tracking database of its own, where this process tracks."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tracking_database(tmp_path)}")
+    yield mlflow.MlflowClient()
+    mlflow.set_tracking_uri(before)
+
+
 def test_live_metrics_reach_mlflow_in_batches_whole_and_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "LIVE_SECONDS", 3600.0)
     monkeypatch.setattr(tracking, "BATCH_METRICS", 10)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tracking_database(tmp_path)}")
-    try:
-        client = mlflow.MlflowClient()
-        run_id = client.create_run(client.create_experiment("live")).info.run_id
-        live = LiveMetrics(run_id, prefix="shop.")
-        for step in range(13):
-            live.add({"loss": 1.0 / (step + 1), "share of >50K": 0.5}, step)
-        # Two figures a report: the fifth fills a batch, and so does the tenth; the others wait for the end.
-        assert [m.step for m in client.get_metric_history(run_id, "shop.loss")] == list(range(10))
-        live.flush()
-        live.flush()
-        found = client.get_metric_history(run_id, "shop.loss")
-        assert [(m.step, m.value) for m in found] == [(step, 1.0 / (step + 1)) for step in range(13)]
-        assert len(client.get_metric_history(run_id, "shop.share of _50K")) == 13
-        monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.0)
-        live.add({"loss": 0.0}, 13)  # at once, while the node runs
-        assert client.get_metric_history(run_id, "shop.loss")[-1].step == 13
-    finally:
-        mlflow.set_tracking_uri(before)
+    run_id = client.create_run(client.create_experiment("live")).info.run_id
+    live = LiveMetrics(run_id, prefix="shop.")
+    for step in range(13):
+        live.add({"loss": 1.0 / (step + 1), "share of >50K": 0.5}, step)
+    # Two values a report: the fifth fills a batch, and so does the tenth; the others wait for the end.
+    assert [m.step for m in client.get_metric_history(run_id, "shop.loss")] == list(range(10))
+    live.flush()
+    live.flush()
+    found = client.get_metric_history(run_id, "shop.loss")
+    assert [(m.step, m.value) for m in found] == [(step, 1.0 / (step + 1)) for step in range(13)]
+    assert len(client.get_metric_history(run_id, "shop.share of _50K")) == 13
+    monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.0)
+    live.add({"loss": 0.0}, 13)  # at once, while the node runs
+    assert client.get_metric_history(run_id, "shop.loss")[-1].step == 13
 
 
-def test_runs_are_joined_by_the_version_they_wrote_and_killed_ones_are_closed(tmp_path: Path) -> None:
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tracking_database(tmp_path)}")
-    try:
-        client = mlflow.MlflowClient()
-        experiment = client.create_experiment("runs")
-        names = ("2026", "bob's", "of another")
-        killed = {name: client.create_run(experiment, tags={"run_id": name}).info.run_id for name in names}
-        with mlflow.start_run(experiment_id=experiment, tags={"run_id": "2026"}) as active:
-            Tracking().after_incremental_run(report=RunReport("2026_later", killed=list(names[:2])))
-        assert client.get_run(active.info.run_id).data.tags["run_id"] == "2026_later"
-        states = {name: client.get_run(run_id).info.status for name, run_id in killed.items()}
-        assert states == {"2026": "KILLED", "bob's": "KILLED", "of another": "RUNNING"}
-    finally:
-        mlflow.set_tracking_uri(before)
+def test_runs_are_joined_by_the_version_they_wrote_and_killed_ones_are_closed(client: mlflow.MlflowClient) -> None:
+    experiment = client.create_experiment("runs")
+    names = ("2026", "bob's", "of another")
+    killed = {name: client.create_run(experiment, tags={"run_id": name}).info.run_id for name in names}
+    with mlflow.start_run(experiment_id=experiment, tags={"run_id": "2026"}) as active:
+        Tracking().after_incremental_run(report=RunReport("2026_later", killed=list(names[:2])))
+    assert client.get_run(active.info.run_id).data.tags["run_id"] == "2026_later"
+    states = {name: client.get_run(run_id).info.status for name, run_id in killed.items()}
+    assert states == {"2026": "KILLED", "bob's": "KILLED", "of another": "RUNNING"}
 
 
 def test_a_database_in_a_folder_of_any_name(tmp_path: Path) -> None:

@@ -1,42 +1,22 @@
 """The incremental runner on the project's own pipelines: each change reruns exactly the nodes that it concerns."""
 
-import io
 import json
 import shutil
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
-from kedro.framework.startup import bootstrap_project
 
-from copies import PROJECT, copy_project, kedro
+from copies import copy_project, kedro
 from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables
-from kedro_incremental import IncrementalSession, Manifest, code_fingerprint
+from kedro_incremental import Manifest, code_fingerprint
 from kedro_incremental.audit import AUDIT
+from small_runs import run_here, write_archive
 
-NODES = {
-    "acquire",
-    "type_sales",
-    "type_stores",
-    "type_trends",
-    "type_weather",
-    "build_calendar",
-    "join_tables",
-    "build_table",
-}
-
+NODES = {"acquire", "type_sales", "type_stores", "type_trends", "type_weather"}
+NODES |= {"build_calendar", "join_tables", "build_table"}
 RUN = ("run", "--pipelines", "rossmann_features", "--params", "rossmann.generator.n_stores=4")
-
-
-def write_archive(path: Path, tables: dict[str, bytes]) -> None:
-    """Write the tables as the course's archive has them."""
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in tables.items():
-            member = tarfile.TarInfo(f"{name}.csv")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
 
 
 class Preparation:
@@ -55,13 +35,9 @@ class Preparation:
     def ran(self, **options: object) -> set[str]:
         """Run it; the nodes that ran, without their namespace."""
         source = {"source": str(self.root / "tables.tgz"), "verify": False, **self.settings}
-        roots = {"data_root": str(self.root / "data"), "tracking_root": str(self.root)}
         for accesses in AUDIT.by_module.values():  # as in a process whose modules have read nothing yet
             accesses.files.clear()
-        bootstrap_project(PROJECT)
-        with IncrementalSession.create(project_path=PROJECT, runtime_params={**roots, "rossmann": source}) as session:
-            run_id = session.session_id
-            session.run(pipeline_names=["rossmann_features"], **options)
+        run_id = run_here(self.root, "rossmann_features", rossmann=source, **options)
         records = self.manifest.records
         return {record.node.partition(".")[2] for record in records.values() if record.run_id == run_id}
 
