@@ -91,7 +91,9 @@ class ParameterCheck:
         source, _, block = name.partition(".")
         if name != missing[0]:
             model = TypeExtractor({"run": pipeline}).extract_types_from_pipelines().get(name)
-            needs = f", with {', '.join(_required(model))}" if _is_block(model) and not _is_value(model) else ""
+            needs = ""
+            if _is_block(model) and not issubclass(model, RootModel):  # that is a list or a number in YAML: no keys
+                needs = f", with {', '.join(_required(model))}"
             raise DataError(f"the parameters of {source!r} lack {block!r}{needs}: add it to conf/base/parameters")
         near = difflib.get_close_matches(name, catalog.keys(), n=1)
         hint = f"did you mean {near[0]!r}? It is to be named {name!r} there" if near else "add it to conf/base/catalog"
@@ -172,10 +174,6 @@ def enumerate_pipelines() -> Iterable[tuple[str, Pipeline]]:
 
 def _is_block(model: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(model, type) and issubclass(model, BaseModel)
-
-
-def _is_value(model: type[BaseModel]) -> bool:
-    return issubclass(model, RootModel)  # a list or a number in YAML: it has no keys
 
 
 def _required(model: type[BaseModel]) -> list[str]:

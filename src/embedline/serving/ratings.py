@@ -62,7 +62,9 @@ def pack_ratings(bundle: ModelBundle) -> Service:
         bundle=bundle,
         tables={},
         settings={},
-        columns=tuple(InputColumn(name=name, type=_type(ids)) for name, ids in columns),
+        columns=tuple(
+            InputColumn(name=name, type="string" if isinstance(ids[0], str) else "long") for name, ids in columns
+        ),
         example=[{name: ids[place] for name, ids in columns} for place in (0, -1)],
     )
 
@@ -71,10 +73,6 @@ def hold_out_ratings(ratings: Any, columns: RatingColumns, split: RatingSplit) -
     """The ratings that the split holds out as a request has them, and the rating of each as ``actual``."""
     rows = subset(to_polars(assign_splits(ratings, columns, split)), TEST)
     return rows.select(columns.user, columns.item, actual=pl.col(columns.rating).cast(pl.Float64))
-
-
-def _type(ids: tuple[Id, ...]) -> Any:
-    return "string" if isinstance(ids[0], str) else "long"
 
 
 def _look_up(values: pd.Series, known: Mapping[Id, int]) -> NDArray[np.int32]:

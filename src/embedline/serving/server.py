@@ -141,8 +141,9 @@ def _make_app(serving: ServerOptions) -> Any:
     from embedline.serving.app import RequestHandler, make_app
     from embedline.serving.contract import RefusedError
     from embedline.serving.service import Service
+    from embedline.training.ensemble import available_cores
 
-    torch.set_num_threads(max(1, _cores() // serving.workers))
+    torch.set_num_threads(max(1, available_cores() // serving.workers))
     service = Service.from_bytes(Path(serving.path).read_bytes(), name=serving.name)
     handler = RequestHandler(service, serving.limits, strict=serving.strict)
     if service.example:
@@ -167,10 +168,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise DataError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _say(line: str) -> None:

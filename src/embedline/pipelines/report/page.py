@@ -36,7 +36,11 @@ def render(sections: Mapping[str, Json], options: PageOptions) -> str:
     absent = [name for name in chosen if name not in shown]
     if absent:
         logger.info("Not in the report, since nothing is stored of them: %s", ", ".join(absent))
-    named = {_axis_name(name, one): one for name, of in shown.items() for one in of["comparisons"]}
+    named = {
+        f"{name}, {one.title}" if one.title and one.title != "classifier" else name: one
+        for name, section in shown.items()
+        for one in section["comparisons"]
+    }
     summary = plots.overview(named)
     drawn: dict[str, Json] = {}
     for name, section in shown.items():
@@ -81,10 +85,6 @@ def _shown(section: Json) -> Json:
         "runs": runs,
         "updated": moment(section["past"][-1]["version"]) if section["past"] else "",
     }
-
-
-def _axis_name(source: str, one: Comparison) -> str:
-    return f"{source}, {one.title}" if one.title and one.title != "classifier" else source
 
 
 def moment(version: str) -> str:

@@ -135,7 +135,9 @@ def type_trends(googletrend: Frame) -> Frame:
     """
     weeks = typed(nw.from_native(googletrend), schemas.TRENDS, file="googletrend.csv")
     weeks = weeks.with_columns(first=day_number(nw.col("first_day")), last=day_number(nw.col("last_day")))
-    _require_seven_days(weeks)
+    odd = weeks.filter(nw.col("last") - nw.col("first") != 6).select("file", "week").head(1).lazy().collect()
+    if rows := odd.rows(named=True):
+        raise DataError(f"googletrend.csv: {describe_key(rows[0])} is not a week of seven days")
     require_unique(weeks, ["file", "week"], name="googletrend.csv")
     days = nw.concat([weeks.select("file", "week", "trend", DayNumber=nw.col("first") + offset) for offset in range(7)])
     national = days.filter(nw.col("file") == _NATIONAL).select("DayNumber", trend_DE=nw.col("trend"))
@@ -275,9 +277,3 @@ def _add_keys(rows: Any, files: dict[str, Any]) -> Any:
         for name, frame in files.items():
             require_unique(frame, ["Store", "Date"], name=name)
     return as_categories(rows, ["HolidayKind"])
-
-
-def _require_seven_days(weeks: nw.DataFrame[Any]) -> None:
-    odd = weeks.filter(nw.col("last") - nw.col("first") != 6).select("file", "week").head(1).lazy().collect()
-    if rows := odd.rows(named=True):
-        raise DataError(f"googletrend.csv: {describe_key(rows[0])} is not a week of seven days")
