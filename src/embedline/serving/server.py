@@ -141,9 +141,9 @@ def _make_app(serving: ServerOptions) -> Any:
     from embedline.serving.app import RequestHandler, make_app
     from embedline.serving.contract import RefusedError
     from embedline.serving.service import Service
-    from embedline.training.ensemble import available_cores
 
-    torch.set_num_threads(max(1, available_cores() // serving.workers))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // serving.workers))
     service = Service.from_bytes(Path(serving.path).read_bytes(), name=serving.name)
     handler = RequestHandler(service, serving.limits, strict=serving.strict)
     if service.example:
