@@ -22,9 +22,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(nodes.acquire, sources, raw, name="acquire", tags="acquire"),
             _prepare(nodes.type_sales, ["raw_train@frame", "raw_test@frame"], "sales"),
-            _prepare(
-                nodes.type_stores, ["raw_store@frame", "raw_store_states@frame", "raw_state_names@frame"], "stores"
-            ),
+            _prepare(nodes.type_stores, stores, "stores"),
             _prepare(nodes.type_weather, ["raw_weather@frame", "raw_state_names@frame"], "weather"),
             _prepare(nodes.type_trends, ["raw_googletrend@frame"], "trends"),
             _prepare(nodes.join_tables, joined, "joined"),
