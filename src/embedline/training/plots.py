@@ -26,7 +26,10 @@ LAYOUT = {
             "yaxis": _AXIS,
             "margin": {"l": 64, "r": 40, "t": 34, "b": 56},
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-            "title": {"automargin": True, "yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 14, "b": 22}},
+            "title": {
+                **{"automargin": True, "yref": "container", "x": 0.05, "y": 1, "yanchor": "top"},
+                "pad": {"t": 14, "b": 22},
+            },
         }
     }
 }
