@@ -148,7 +148,9 @@ class Tracking:
             f"{name.removeprefix('params:')}{key}": value
             for name, block in inputs.items()
             if name.startswith("params:") and isinstance(block, BaseModel)
-            for key, value in _leaves(block)
+            # A block that is a single value is logged by kedro-mlflow itself.
+            if isinstance(values := block.model_dump(mode="json"), Mapping)
+            for key, value in _flatten(values)
         }
         if settings:
             mlflow.log_params({_tracked(name): str(value)[:6000] for name, value in settings.items()})
@@ -240,12 +242,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = ".") -> Iterable[tuple[str
 def _tracked(name: str) -> str:
     """A name that MLflow takes: a class such as ``>50K`` or a column such as ``Grade (A-F)`` may be a part of it."""
     return re.sub(r"[^\w.\- :/]", "_", name)
-
-
-def _leaves(block: BaseModel) -> Iterable[tuple[str, Any]]:
-    """Settings of a block as (``.a.b``, value); none of one that is a single value, which kedro-mlflow logs itself."""
-    values = block.model_dump(mode="json")
-    return _flatten(values) if isinstance(values, Mapping) else ()
 
 
 def _git_state(project: Path) -> dict[str, str]:
