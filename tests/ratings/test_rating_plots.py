@@ -28,7 +28,7 @@ def test_biases_are_sorted_from_the_highest_to_the_lowest() -> None:
     (bars,) = figure.data
     assert (list(bars.x), list(bars.y)) == ([0.9, -1.1], ["Calm", "Loud"])
     assert (list(bars.marker.color), list(bars.error_x.array)) == ([ACCENT, SECOND], [0.1, 0.2])
-    assert "the 1 highest and 1 lowest of 4 (items with at least 20 ratings)" in figure.layout.title.text
+    assert "the 1 highest and 1 lowest of 4 (items with at least 20 ratings)" in figure.layout.title.subtitle.text
     assert figure.layout.shapes[0].y0 == 0.5  # between the two
     # Items of one title keep bars of their own; one member has no deviation.
     (bars,) = plots.plot_bias(BIASES.with_columns(deviation=0.0), RatingReport(biases=9), "Biases").data

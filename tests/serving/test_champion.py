@@ -16,7 +16,7 @@ from small_table import CLASSES, SPLIT, Trained
 
 from embedline.datasets import Champion
 from embedline.errors import DataError
-from embedline.hooks.publish import Publishing
+from embedline.hooks.runs import Publishing
 from embedline.pipeline_registry import register_pipelines
 from embedline.pipelines.publish.nodes import hold_out_table, measure_service
 from embedline.serving.champion import RecordedScore, decide, fingerprint, measure

@@ -187,7 +187,7 @@ class TestReady:
         monkeypatch.setattr(multiprocess, "SIGNALS", {})
         monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", lambda self: None)
         with socket.socket() as listening:
-            supervisor: Any = server._supervisor(uvicorn.Config("x", workers=2), listening, "it answers")
+            supervisor: Any = server._Supervisor(uvicorn.Config("x", workers=2), listening, "it answers")
         supervisor.processes = [Process(), Process()]
         for ready, said in (
             ([False, False], ""),

@@ -28,7 +28,7 @@ def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
     assert [list(row) for row in heat.text] == [["2<br>66.7%", "1<br>33.3%"], ["0<br>0.0%", "1<br>100.0%"]]
     assert figure.layout.yaxis.autorange == "reversed"  # read downwards, in the order of the matrix
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("predicted", "actual")
-    assert figure.layout.height == confusion_height(CLASSES) == 280 + 2 * 64
+    assert figure.layout.height == confusion_height(CLASSES) == 240 + 2 * 64
 
 
 def test_the_matrix_stands_in_a_panel_of_another_figure() -> None:

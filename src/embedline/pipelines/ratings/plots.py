@@ -15,8 +15,7 @@ from embedline.training.plots import ACCENT, INK, LAYOUT, MUTED, SECOND
 
 COUNT_EDGES = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)  # of the classes of training ratings, up to the next one
 FEWEST_IN_CLASS = 20  # held-out ratings; an error of fewer is mostly chance
-MARGIN = {"l": 64, "r": 40, "t": 132, "b": 72}  # room above for the legend and the panels' names
-LEGEND = {"orientation": "h", "x": 0.0, "y": 1.13, "yanchor": "bottom"}
+LEGEND = {"y": 1.13}  # above the panels' names
 MODELS = {"predicted": ("model", ACCENT), "damped_bias": ("damped biases", SECOND)}
 WAYS = {  # of predicting a new item's rating, as the report names them
     "features": "model:<br>features",
@@ -28,8 +27,8 @@ WAYS = {  # of predicting a new item's rating, as the report names them
 LONGEST_TITLE = 42  # characters of a title in a plot
 TASTE = [[0.0, "#f3b27a"], [0.5, "#f7f7f7"], [1.0, "#8fb4f5"]]  # low, middling and high ratings, pale under black ink
 LETTER, LINE = 6.4, 15.0  # width of a letter and height of a line of the map's labels, pixels
-MAP_WIDTH, MAP_HEIGHT = 1180, 900  # pixels
-MAP_MARGIN = {"l": 48, "r": 132, "t": 84, "b": 48}  # pixels
+MAP_WIDTH, MAP_HEIGHT = 1180, 850  # pixels
+MAP_MARGIN = {"l": 48, "r": 132, "t": 34, "b": 48}  # pixels
 MAP_ROOM = 0.11  # beside the outermost points, for their labels: share of the points' spread
 PASSES = 4  # over all labels of the map
 # Where a label may stand: name of the place, and its centre from the point in half widths, half heights, and pixels.
@@ -64,7 +63,7 @@ def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
     figure.update_yaxes(title_text="squared rating units", row=1, col=1)
     figure.update_yaxes(title_text="learning rate", exponentformat="power", row=2, col=1)
     figure.update_xaxes(title_text="epoch", row=2, col=1)
-    return figure.update_layout(title=title, height=520, legend={"orientation": "h", "y": 1.08}, **LAYOUT)
+    return figure.update_layout(title=title, height=490, **LAYOUT)
 
 
 def plot_error(predictions: pl.DataFrame, title: str) -> go.Figure:
@@ -104,7 +103,7 @@ def plot_error(predictions: pl.DataFrame, title: str) -> go.Figure:
     figure.update_yaxes(matches="y", row=1, col=2)
     figure.update_yaxes(title_text="mean prediction", row=1, col=3)
     figure.update_xaxes(title_text="actual rating", row=1, col=3)
-    return figure.update_layout(title=title, height=470, legend=LEGEND, **LAYOUT | {"margin": MARGIN})
+    return figure.update_layout(title=title, height=430, legend=LEGEND, **LAYOUT)
 
 
 def count_classes(predictions: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -171,7 +170,7 @@ def plot_cold_start(cold_start: dict[str, Any], title: str) -> go.Figure:
     figure.update_xaxes(type="category", title_text="ratings given of each new user", row=1, col=1)
     figure.update_yaxes(title_text="root mean squared error", row=1, col=1)
     figure.update_yaxes(title_text="root mean squared error", range=span, row=1, col=2)
-    return figure.update_layout(title=title, height=470, legend=LEGEND, **LAYOUT | {"margin": MARGIN})
+    return figure.update_layout(title=title, height=430, legend=LEGEND, **LAYOUT)
 
 
 def plot_bias(biases: pl.DataFrame, report: RatingReport, title: str) -> go.Figure:
@@ -201,10 +200,11 @@ def plot_bias(biases: pl.DataFrame, report: RatingReport, title: str) -> go.Figu
     if len(shown) > n:
         figure.add_hline(y=n - 0.5, line={"color": MUTED, "dash": "dot", "width": 1})
     named = f"items with at least {report.min_ratings} ratings" if report.min_ratings > 1 else "all items"
-    figure.update_xaxes(title_text="item bias: how far above or below the average item", zeroline=True, tickformat="+")
+    label = "item bias: how far above<br>or below the average item"
+    figure.update_xaxes(title_text=label, zeroline=True, tickformat="+")
     figure.update_yaxes(type="category", automargin=True, autorange="reversed", ticksuffix=" ")
-    text = f"{title}<br><sub>the {n} highest and {len(shown) - n} lowest of {len(rows):,} ({named})</sub>"
-    return figure.update_layout(title=text, height=170 + 21 * len(shown), **LAYOUT)
+    note = f"the {n} highest and {len(shown) - n} lowest of {len(rows):,} ({named})"
+    return figure.update_layout(title=_titled(title, note), height=120 + 21 * len(shown), **LAYOUT)
 
 
 def plot_map(points: pl.DataFrame, title: str) -> go.Figure:
@@ -245,9 +245,9 @@ def plot_map(points: pl.DataFrame, title: str) -> go.Figure:
     plain = {"zeroline": False, "showticklabels": False}
     figure.update_xaxes(title_text="first component", range=[low[0], high[0]], **plain)
     figure.update_yaxes(title_text="second component", range=[low[1], high[1]], **plain)
-    text = f"{title}<br><sub>near each other: liked by the same people; larger: rated more often</sub>"
+    text = _titled(title, "near each other: liked by the same people; larger: rated more often")
     size = {"width": MAP_WIDTH, "height": MAP_HEIGHT, "margin": MAP_MARGIN}
-    return figure.update_layout(title=text, showlegend=False, **LAYOUT | size)
+    return figure.update_layout(title=text, showlegend=False, **LAYOUT, **size)
 
 
 def plot_crosstab(cells: pl.DataFrame, title: str) -> go.Figure:
@@ -284,15 +284,17 @@ def plot_crosstab(cells: pl.DataFrame, title: str) -> go.Figure:
             customdata=guessed[mask],
             hovertemplate=f"user %{{y}}, %{{x}}: {what}; predicted %{{customdata:.2f}}<extra></extra>",
         )
-    category: dict[str, Any] = {"type": "category", "showgrid": False}
+    category: dict[str, Any] = {"type": "category", "showgrid": False, "automargin": True}
     figure.update_xaxes(side="top", tickangle=-40, **category)
-    figure.update_yaxes(autorange="reversed", title_text="user", automargin=True, ticksuffix=" ", **category)
+    figure.update_yaxes(autorange="reversed", title_text="user", ticksuffix=" ", **category)
     note = "black: rating in training; outlined: rating held out of it; grey: prediction, where there is no rating"
-    place = {"yref": "container", "y": 1.0, "pad": {"t": 18}, "yanchor": "top"}
-    size = {"height": 260 + 32 * shape[0], "width": 214 + 52 * shape[1]}
-    margin = {"l": 64, "r": 170, "t": 224, "b": 24}
-    text = f"{title}<br><sub>{note}</sub>"
-    return figure.update_layout(title={"text": text, **place}, **LAYOUT | size | {"margin": margin})
+    size = {"height": 212 + 32 * shape[0], "width": 214 + 52 * shape[1], "margin": {"r": 170, "b": 24}}
+    return figure.update_layout(title=_titled(title, note), **LAYOUT, **size)
+
+
+def _titled(title: str, note: str) -> dict[str, Any]:
+    """A title, and a note in small letters below it."""
+    return {"text": title, "subtitle": {"text": note}}
 
 
 def place_labels(points: NDArray[np.floating], labels: Sequence[str], width: float, height: float) -> list[str]:

@@ -14,7 +14,6 @@ from embedline.training import plots
 from embedline.training.plots import ACCENT, INK, LAYOUT, MUTED, SECOND
 
 HELD_OUT = (SECOND, "#059669")
-MARGIN = {"l": 72, "r": 64, "t": 88, "b": 64}  # room for a second axis and for the names of the stages
 # Metrics of the validation documents: fractions (0 to 1), and others.
 LOSS = "validation_loss"
 FRACTIONS = ("accuracy", "next_word_accuracy")
@@ -24,7 +23,7 @@ METRICS = ("perplexity", *FRACTIONS)
 def plot_confusion(predictions: pl.DataFrame, classes: Sequence[str], title: str) -> go.Figure:
     """Counts of actual against predicted classes, coloured by the fraction of the actual class."""
     actual, probabilities = prediction_arrays(predictions, classes)
-    return plots.plot_confusion(actual, probabilities, classes, title).update_layout(margin=MARGIN)
+    return plots.plot_confusion(actual, probabilities, classes, title)
 
 
 def plot_calibration(
@@ -36,8 +35,7 @@ def plot_calibration(
     """
     frames = {"classifier": predictions, "baseline": baseline_predictions}
     models = {name: prediction_arrays(frame, classes) for name, frame in frames.items()}
-    figure = plots.plot_calibration(models, title, n_bins=n_bins, rows="documents")
-    return figure.update_layout(margin=MARGIN)
+    return plots.plot_calibration(models, title, n_bins=n_bins, rows="documents")
 
 
 def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
@@ -84,14 +82,10 @@ def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
     figure.update_xaxes(title_text="epoch", **last)
     if "stage" in history.columns:
         _mark_stages(figure, history["stage"], position)
-    height = 640 if measured else 480
-    return figure.update_layout(
-        title={"text": title, "yref": "container", "y": 1 - 28 / height},
-        height=height,
-        # Relative to the container: the names of the stages are between the legend and the panels.
-        legend={"orientation": "h", "yref": "container", "y": 1 - 48 / height, "yanchor": "top", "x": 0},
-        **LAYOUT | {"margin": {**MARGIN, "t": 112 if "stage" in history.columns else 88}},
-    )
+    height = 600 if measured else 440
+    above = 24 if "stage" in history.columns else 6  # pixels between the legend and the panels, for the stages' names
+    legend = {"y": 1 + above / (height - 130)}
+    return figure.update_layout(title=title, height=height, legend=legend, margin={"r": 64}, **LAYOUT)
 
 
 def _add_metric(figure: go.Figure, position: pl.Series, values: pl.Series, colour: str, **place: Any) -> None:
