@@ -6,6 +6,8 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import polars as pl
+import pytest
+import torch
 
 from embedline.pipelines.ratings.encoder import RatingsEncoder
 from embedline.pipelines.ratings.encoder import encode as encode_ratings
@@ -40,6 +42,24 @@ Trained = tuple[ModelBundle, list[Record]]
 
 SETTINGS = {"lr": 0.01, "device": "cpu", "precision": "fp32"}
 N_WORDS = 30
+
+
+def assert_same(ours: Trained, theirs: Trained) -> None:
+    """The same weights and records to the last bit."""
+    assert ours[0].weights.keys() == theirs[0].weights.keys()
+    assert [name for name, value in theirs[0].weights.items() if not torch.equal(ours[0].weights[name], value)] == []
+    assert ours[1] == theirs[1]
+
+
+def assert_close(ours: Trained, theirs: Trained, rtol: float = 1e-4) -> None:
+    """The same weights and records but for rounding."""
+    assert ours[0].weights.keys() == theirs[0].weights.keys()
+    for name, value in theirs[0].weights.items():
+        torch.testing.assert_close(
+            ours[0].weights[name], value, rtol=rtol, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    for mine, other in zip(ours[1], theirs[1], strict=True):
+        assert mine == pytest.approx(other, rel=rtol, abs=1e-6)
 
 
 @cache
