@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from fits import plain_options, seeded
 from torch import Tensor, nn
 
 from embedline.training import checkpoint as checkpoints
@@ -30,18 +31,8 @@ class Killed(BaseException):
 
 
 def make_options(**changes: Any) -> TrainingOptions:
-    values = {
-        "epochs": EPOCHS,
-        "batch_size": BATCH,
-        "lr": 0.01,
-        "clip_norm": 0.5,
-        "averaging": {"decay": 0.9},
-        "schedule": "one_cycle",
-        "seeds": SEEDS,
-        "device": "cpu",
-        "precision": "fp32",
-    }
-    return TrainingOptions.model_validate({**values, **changes})
+    values = {"epochs": EPOCHS, "batch_size": BATCH, "clip_norm": 0.5, "averaging": {"decay": 0.9}, "seeds": SEEDS}
+    return plain_options(**{**values, "schedule": "one_cycle", **changes})
 
 
 class Net(nn.Module):
@@ -65,9 +56,7 @@ class Net(nn.Module):
 
 
 def make_net(seed: int, *, width: int = 16, shared_dropout: float = 0.0) -> Net:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Net(width=width, shared_dropout=shared_dropout)
+    network = seeded(lambda: Net(width=width, shared_dropout=shared_dropout), seed)
     seed_dropout(network, seed)
     return network
 
@@ -161,10 +150,16 @@ def raise_at(call: int) -> Callable[..., None]:
     return raising
 
 
-def interrupted(folder: Path, **changes: Any) -> Path:
-    """A checkpoint of member 0 after its eighth step."""
-    with progress.listening(raise_at(4)), checkpoints.checkpointing(folder, 3600.0), pytest.raises(Killed):
+def interrupted(folder: Path, report: int = 4, **changes: Any) -> Path:
+    """A checkpoint of member 0, whose training ended at a report: after its eighth step unless told otherwise."""
+    with progress.listening(raise_at(report)), checkpoints.checkpointing(folder, 3600.0), pytest.raises(Killed):
         train_one(0, make_options(**changes))
     path = folder / "member0.pt"
-    assert step_of(path) == 8
+    assert report != 4 or step_of(path) == 8
     return path
+
+
+def assert_ends_as_uncut(folder: Path) -> None:
+    """Train member 0 on from the checkpoint in a folder: it ends as one that was never cut off."""
+    with checkpoints.checkpointing(folder, 3600.0):
+        assert_same(train_one(0, make_options()), uncut()[0])

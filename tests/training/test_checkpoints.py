@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from cut_off import (
     LAST,
     Killed,
+    assert_ends_as_uncut,
     assert_same,
     files_in,
     interrupted,
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("few_records")
 
 
 def test_a_checkpoint_is_due_when_its_time_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, folder = [100.0], tmp_path / "deep" / "folder"
+    now, folder, saved = [100.0], tmp_path / "deep" / "folder", list[int]()
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with checkpoints.checkpointing(folder, 60.0):
         checkpoint = checkpoints.current("member0")
@@ -53,22 +54,12 @@ def test_a_checkpoint_is_due_when_its_time_has_come(tmp_path: Path, monkeypatch:
     assert checkpoint.load({"seed": 3}) == {"step": 1}
     assert files_in(folder) == ["member0.pt"]
 
-
-def test_saving_happens_at_that_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, saved = [0.0], list[int]()
-
     def loss(output: Tensor, target: Tensor) -> Tensor:
         now[0] += 1.0  # a second a step
         return F.mse_loss(output, target)
 
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    real_save = checkpoints.Checkpoint.save
-
-    def save(self: checkpoints.Checkpoint, kept: checkpoints.State, identity: checkpoints.Fingerprint) -> None:
-        saved.append(kept["step"])
-        real_save(self, kept, identity)
-
-    monkeypatch.setattr(checkpoints.Checkpoint, "save", save)
+    save = checkpoints.Checkpoint.save
+    monkeypatch.setattr(checkpoints.Checkpoint, "save", lambda *given: (saved.append(given[1]["step"]), save(*given)))
     with checkpoints.checkpointing(tmp_path, 5.0):
         train_one(0, make_options(), loss=loss)
     assert saved == [5, 10, 15, 18]
@@ -167,8 +158,7 @@ def test_an_unreadable_checkpoint_is_ignored_with_a_warning(
 def _trains_from_the_start(folder: Path, caplog: pytest.LogCaptureFixture, n_steps: list[int]) -> str:
     """Train where there is a checkpoint that cannot be taken; the one warning about it."""
     n_steps.clear()
-    with checkpoints.checkpointing(folder, 3600.0):
-        assert_same(train_one(0, make_options()), uncut()[0])
+    assert_ends_as_uncut(folder)
     assert len(n_steps) == LAST
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     return warning

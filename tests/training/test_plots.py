@@ -41,15 +41,14 @@ def test_the_matrix_stands_in_a_panel_of_another_figure() -> None:
 
 
 @pytest.mark.parametrize(("n_classes", "numbers"), [(12, "%{text}"), (13, None)])
-def test_numbers_are_drawn_while_a_cell_has_room(n_classes: int, numbers: str | None) -> None:
+def test_numbers_are_drawn_while_a_cell_has_room_and_long_names_are_slanted(
+    n_classes: int, numbers: str | None
+) -> None:
     names = [f"c{k}" for k in range(n_classes)]
     (heat,) = plot_confusion(np.arange(n_classes), np.eye(n_classes), names, "Confusion").data
     assert heat.texttemplate == numbers
     np.testing.assert_allclose(np.array(heat.z), np.eye(n_classes))
     assert confusion_height(names) == confusion_height(names[:12])
-
-
-def test_long_names_are_slanted() -> None:
     figure = plot_confusion(np.arange(3), np.eye(3), ["short", "a name of some length", "mid"], "Confusion")
     assert figure.layout.xaxis.tickangle == -30
 
@@ -104,6 +103,5 @@ def test_the_sign_of_an_axis_is_that_of_its_largest_loading() -> None:
 @pytest.mark.parametrize("rows", [[[1.0], [3.0]], [[2.0, 5.0, 1.0]]])
 def test_missing_components_are_zero(rows: list[list[float]]) -> None:
     points = principal_components(np.array(rows))
-    assert points.shape == (len(rows), 2)
     assert points[:, 1].tolist() == [0.0] * len(rows)
     assert abs(points[:, 0]).tolist() == pytest.approx([1.0, 1.0] if len(rows) == 2 else [0.0])
