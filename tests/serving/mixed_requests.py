@@ -46,22 +46,25 @@ def ask(records: Sequence[Any], rows: Sequence[int] = (), kind: str = "good") ->
     return Request(kind, 200, json.dumps({"dataframe_records": list(records)}).encode(), rows=tuple(rows))
 
 
+def json_layouts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in each layout of JSON."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [
+        {"dataframe_records": rows},
+        {"dataframe_split": {"columns": names, "data": [[row.get(name) for name in names] for row in rows]}},
+        {"inputs": {name: [row.get(name) for row in rows] for name in names}},
+        {"instances": rows},
+    ]
+
+
 def good_requests(records: Sequence[dict[str, Any]], sizes: Sequence[int], seed: int) -> Iterator[Request]:
     """Endless requests about rows drawn at random, of each of ``sizes`` in turn, in all of JSON's layouts."""
     drawn = random.Random(seed)
     while True:
         for size in sizes:
             rows = [drawn.randrange(len(records)) for _ in range(size)]
-            chosen = [records[row] for row in rows]
-            names = list(chosen[0])
-            layouts: list[Any] = [
-                {"dataframe_records": chosen},
-                {"dataframe_split": {"columns": names, "data": [[row[name] for name in names] for row in chosen]}},
-                {"inputs": {name: [row[name] for row in chosen] for name in names}},
-                {"instances": chosen},
-            ]
-            layout = drawn.choice(layouts)
-            yield Request(f"good, {size} rows", 200, json.dumps(layout).encode(), rows=tuple(rows))
+            body = drawn.choice(json_layouts([records[row] for row in rows]))
+            yield Request(f"good, {size} rows", 200, json.dumps(body).encode(), rows=tuple(rows))
 
 
 def bad_requests(record: dict[str, Any], required: str, number: str | None, most_bytes: int) -> list[Request]:

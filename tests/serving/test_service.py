@@ -85,38 +85,38 @@ def test_the_dataset_keeps_a_service_and_names_a_broken_file(packed, tmp_path) -
 
 
 @pytest.mark.parametrize(
-    ("header", "message"),
+    ("header", "named"),
     [
-        (b"[1]", "f.zip has the format None; this version reads 'embedline-service-1'"),
-        (b'{"format": "embedline-service-9"}', "f.zip has the format 'embedline-service-9'"),
-        (b'{"format": "embedline-service-1", "service": "x"}', "f.zip has no settings, columns, example, metadata"),
-        (b"{", "f.zip is not a readable service file: "),
-        (None, "f.zip is not a readable service file: "),
+        (b"[1]", "format None.*'embedline-service-1'"),
+        (b'{"format": "embedline-service-9"}', "format 'embedline-service-9'"),
+        (b'{"format": "embedline-service-1", "service": "x"}', "settings, columns, example, metadata"),
+        (b"{", "not a readable service file"),
+        (None, "not a readable service file"),
     ],
 )
-def test_another_file_is_refused(packed, header, message) -> None:
+def test_another_file_is_refused(packed, header, named) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("model.safetensors", packed.bundle.to_bytes())
         if header is not None:
             archive.writestr("service.json", header)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=f"f.zip .*{named}"):
         Service.from_bytes(buffer.getvalue(), name="f.zip")
 
 
 @pytest.mark.parametrize(
-    ("service", "message"),
+    ("service", "reason"),
     [
-        ("os.system", "names 'os.system', which is no class of embedline"),
-        ("system", "names 'system', which is no class of embedline"),
-        ("embedlines.serving.Service", "which is no class of embedline"),
-        ("embedline.serving.gone.Service", "'embedline.serving.gone.Service', which this version does not have"),
-        ("embedline.serving.tables.Gone", "'embedline.serving.tables.Gone', which this version does not have"),
-        ("embedline.serving.service.Score", "'embedline.serving.service.Score', which is no service"),
+        ("os.system", "no class of embedline"),
+        ("system", "no class of embedline"),
+        ("embedlines.serving.Service", "no class of embedline"),
+        ("embedline.serving.gone.Service", "this version does not have"),
+        ("embedline.serving.tables.Gone", "this version does not have"),
+        ("embedline.serving.service.Score", "no service"),
     ],
 )
-def test_a_file_cannot_name_any_class(packed, service, message) -> None:
-    with pytest.raises(DataError, match=message):
+def test_a_file_cannot_name_any_class(packed, service, reason) -> None:
+    with pytest.raises(DataError, match=f"'{service}'.*{reason}"):
         replace(packed, service=service).open()
 
 
@@ -133,10 +133,8 @@ def test_the_signature_says_types_and_what_may_be_left_out(packed) -> None:
     signature = signature_of(columns, pd.DataFrame({"Sales": [1.5], "Date": ["2015-07-31"]}))
     inputs = {one["name"]: (one["type"], one["required"]) for one in signature.inputs.to_dict()}
     assert inputs == {"Store": ("long", True), "Open": ("double", False), "Passed": ("any", False)}
-    assert [(one["name"], one["type"]) for one in signature.outputs.to_dict()] == [
-        ("Sales", "double"),
-        ("Date", "string"),
-    ]
+    outputs = [(one["name"], one["type"]) for one in signature.outputs.to_dict()]
+    assert outputs == [("Sales", "double"), ("Date", "string")]
 
 
 @pytest.mark.parametrize(
@@ -155,9 +153,6 @@ def test_values_are_plain_however_pandas_holds_them(column, values, texts) -> No
     assert plain_values(column) == values
     assert [type(value) for value in plain_values(column)] == [type(value) for value in values]
     assert [as_text(value) for value in plain_values(column)] == texts
-
-
-def test_days_are_written_as_in_a_file() -> None:
     days = pd.to_datetime(pd.Series(["2015-07-31", None]))
     assert [as_text(value) for value in plain_values(days)] == ["2015-07-31", ""]
     assert as_text(pd.Timestamp("2015-07-31 12:30")) == "2015-07-31 12:30:00"

@@ -33,6 +33,10 @@ def header(name: str = "x", size: int = 0, kind: bytes = tarfile.REGTYPE) -> byt
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
+def sparse(key: str, value: str) -> bytes:
+    return record("GNU.sparse.major", "1") + record(f"GNU.sparse.{key}", value)
+
+
 def entry(name: str, data: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
     return header(name, len(data), kind) + data + bytes(-len(data) % 512)
 
@@ -44,6 +48,12 @@ def record(key: str, value: str) -> bytes:
 
 
 END = bytes(1024)
+PAX, LONG = tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME
+
+
+def described(kind: bytes, description: bytes, data: bytes = b"1") -> bytes:
+    """A tar whose one member is described by a header of a kind of its own."""
+    return entry("p", description, kind) + entry("a", data) + END
 
 
 def zipped(names: list[str], data: bytes = b"1", compression: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -111,39 +121,23 @@ ARCHIVES: dict[str, Callable[[], bytes]] = {
     "tar: no name": lambda: entry("", b"1") + END,
     "tar: one name twice": lambda: entry("a", b"1") + entry("a", b"2") + END,
     "tar: one name twice, spelt otherwise": lambda: entry("a", b"1") + entry("./a", b"2") + END,
-    "tar: a pax name that climbs": lambda: (
-        entry("p", record("path", "../../evil"), tarfile.XHDTYPE) + entry("a", b"1") + END
-    ),
-    "tar: a long GNU name that is absolute": lambda: (
-        entry("l", b"/etc/" + b"a" * 200 + b"\0", tarfile.GNUTYPE_LONGNAME) + entry("a", b"1") + END
-    ),
-    "tar: a long GNU name with a NUL": lambda: entry("l", b"a\0b\0", tarfile.GNUTYPE_LONGNAME) + entry("a", b"1") + END,
-    "tar: a pax size that lies": lambda: (
-        entry("p", record("size", str(10**15)), tarfile.XHDTYPE) + entry("a", b"1") + END
-    ),
-    "tar: a negative pax size": lambda: entry("p", record("size", "-5"), tarfile.XHDTYPE) + entry("a", b"1") + END,
-    "tar: a pax size that is no number": lambda: (
-        entry("p", record("size", "many"), tarfile.XHDTYPE) + entry("a", b"1") + END
-    ),
-    "tar: a pax header of digits": lambda: entry("p", b"1" * 10**6, tarfile.XHDTYPE) + END,
-    "tar: pax records of length 0": lambda: entry("p", b"0 a=b\n" * 100, tarfile.XHDTYPE) + entry("a", b"1") + END,
+    "tar: a pax name that climbs": lambda: described(PAX, record("path", "../../evil")),
+    "tar: a long GNU name that is absolute": lambda: described(LONG, b"/etc/" + b"a" * 200 + b"\0"),
+    "tar: a long GNU name with a NUL": lambda: described(LONG, b"a\0b\0"),
+    "tar: a pax size that lies": lambda: described(PAX, record("size", str(10**15))),
+    "tar: a negative pax size": lambda: described(PAX, record("size", "-5")),
+    "tar: a pax size that is no number": lambda: described(PAX, record("size", "many")),
+    "tar: a pax header of digits": lambda: entry("p", b"1" * 10**6, PAX) + END,
+    "tar: pax records of length 0": lambda: described(PAX, b"0 a=b\n" * 100),
     "tar: a value of digits in a pax header, again and again": lambda: (
-        entry("p", record("comment", "1" * 60_000), tarfile.XHDTYPE) * 100 + entry("/a", b"1") + END
+        entry("p", record("comment", "1" * 60_000), PAX) * 100 + entry("/a", b"1") + END
     ),
-    "tar: a pax header of 1.5 GB": lambda: header("p", 1_500_000_000, tarfile.XHDTYPE) + END,
-    "tar: a long GNU name of 1.5 GB": lambda: header("p", 1_500_000_000, tarfile.GNUTYPE_LONGNAME) + END,
-    "tar: 5,000 pax headers on end": lambda: entry("p", record("a", "b"), tarfile.XHDTYPE) * 5000 + END[:512] + b"1",
+    "tar: a pax header of 1.5 GB": lambda: header("p", 1_500_000_000, PAX) + END,
+    "tar: a long GNU name of 1.5 GB": lambda: header("p", 1_500_000_000, LONG) + END,
+    "tar: 5,000 pax headers on end": lambda: entry("p", record("a", "b"), PAX) * 5000 + END[:512] + b"1",
     "tar: sparse of GNU": lambda: header("a", 512, tarfile.GNUTYPE_SPARSE) + bytes(512) + END,
-    "tar: sparse of pax": lambda: (
-        entry("p", record("GNU.sparse.major", "1") + record("GNU.sparse.realsize", str(10**12)), tarfile.XHDTYPE)
-        + entry("a", b"1" * 512)
-        + END
-    ),
-    "tar: a sparse map without an end": lambda: (
-        entry("p", record("GNU.sparse.major", "1") + record("GNU.sparse.minor", "0"), tarfile.XHDTYPE)
-        + entry("a", b"1" * 10**6)
-        + END
-    ),
+    "tar: sparse of pax": lambda: described(PAX, sparse("realsize", str(10**12)), b"1" * 512),
+    "tar: a sparse map without an end": lambda: described(PAX, sparse("minor", "0"), b"1" * 10**6),
     "tar: a member of 10^18 bytes": lambda: header("a", 10**18) + END,
     "tar: a volume label": lambda: header("a", 0, b"V") + END,
     "tar: an unknown kind": lambda: header("a", 0, b"Q") + END,
@@ -192,15 +186,11 @@ def test_one_error_that_names_the_archive(name: str, hostile: Callable[[str], Pa
         tracemalloc.stop()
     message = str(caught.value)
     assert message.startswith(str(path)) and len(message) < 500 and message.isprintable()
+    if name in ("zip: one name twice", "tar: one name twice", "zip: encrypted"):
+        assert "'train.csv'" in message or "'a'" in message
     assert peak < 100e6, f"{peak / 1e6:.0f} MB"
     assert seconds < 10  # most take milliseconds; those of quadratic time took minutes
     assert sorted(path.parent.iterdir()) == others
-
-
-@pytest.mark.parametrize("name", ["zip: one name twice", "tar: one name twice", "zip: encrypted"])
-def test_the_member_is_named(name: str, hostile: Callable[[str], Path]) -> None:
-    with pytest.raises(DataError, match=r"'(train\.csv|a)'"):
-        read_members(hostile(name))
 
 
 @pytest.mark.parametrize("write", [write_tar, lambda path, files: path.write_bytes(zipped(list(files)))])
@@ -216,10 +206,9 @@ def test_too_many_members(write: Callable[..., Any], tmp_path: Path, monkeypatch
 def test_a_bomb_in_a_single_table(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = tmp_path / "reviews.csv.gz"
     path.write_bytes(pack(b"text,label\n" + bytes(50 * 1024**2)))
-    with pytest.raises(DataError, match=r"reviews\.csv\.gz unpacks to more than"):
-        read_files(str(path))
-    with pytest.raises(DataError, match=r"reviews\.csv\.gz unpacks to more than"):
-        read_file(path, str(path))
+    for read in (read_files, lambda source: read_file(path, source)):
+        with pytest.raises(DataError, match=r"reviews\.csv\.gz unpacks to more than"):
+            read(str(path))
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
