@@ -10,7 +10,6 @@ stands in a model's metrics: the steps after the first ten, without evaluations.
 
 import argparse
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -70,12 +69,8 @@ def cases(small: bool) -> Iterator[Case]:
         name = f"table, layers {list(layers)}, batches of {batch_size:,}"
         yield Case(name, "rows", "rows_per_second", table_case(batch_size, layers, steps))
     for batch_size in (64,) if small else (128, 16_384):
-        yield Case(
-            f"ratings, 50 factors, batches of {batch_size:,}",
-            "ratings",
-            "rows_per_second",
-            ratings_case(batch_size, steps),
-        )
+        name = f"ratings, 50 factors, batches of {batch_size:,}"
+        yield Case(name, "ratings", "rows_per_second", ratings_case(batch_size, steps))
     for preset in ("dl1",) if small else ("dl1", "ulmfit"):
         sizes: dict[str, Any] = {"embedding_size": 16, "hidden_size": 24, "n_layers": 2} if small else {}
         network = LanguageModelOptions(preset=preset, **sizes)
@@ -183,12 +178,11 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     options = parser.parse_args()
     name = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or "cpu"
-    sys.stdout.write(f"{name}, torch {torch.__version__}, Python {platform.python_version()}\n")
+    print(f"{name}, torch {torch.__version__}, Python {platform.python_version()}")  # noqa: T201
     for case in cases(options.small):
         if options.only in case.name or "language model" in case.name:  # classifiers start from language models
             for precision in PRECISIONS:
-                sys.stdout.write(measure(case, options.device, precision) + "\n")
-                sys.stdout.flush()
+                print(measure(case, options.device, precision), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

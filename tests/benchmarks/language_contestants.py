@@ -6,14 +6,12 @@ The last line of standard output is a JSON object; see :func:`work`. The tokens 
 difference to the time, and both sides read the same ones.
 """
 
-import json
-import sys
 import time
 from typing import Any
 
 import numpy as np
 import torch
-from contests import peak_megabytes
+from contests import contest, peak_megabytes
 
 # The model and the batch of the notebook lesson4-imdb (DL1, 2017), and its training's settings.
 VOCABULARY, EMBEDDING, HIDDEN, LAYERS = 34_945, 200, 500, 3
@@ -133,4 +131,4 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(work(json.loads(sys.argv[1]))) + "\n")
+    contest(work)

@@ -5,8 +5,6 @@
 The last line of standard output is a JSON object; see :func:`work`.
 """
 
-import json
-import sys
 import time
 from typing import Any
 
@@ -14,7 +12,7 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 import torch
-from contests import peak_megabytes
+from contests import contest, peak_megabytes
 
 from embedline.pipelines.ratings.contract import assign_splits
 from embedline.pipelines.ratings.options import RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
@@ -137,4 +135,4 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(work(json.loads(sys.argv[1]))) + "\n")
+    contest(work)

@@ -7,8 +7,6 @@ and inside the memory. fastai is imported module by module: ``fastai.tabular.all
 wheels for CUDA do not load beside a PyTorch for the CPU, and the tabular learner needs none of it.
 """
 
-import json
-import sys
 import time
 from datetime import date
 from typing import Any
@@ -17,7 +15,7 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 import torch
-from contests import peak_megabytes
+from contests import contest, peak_megabytes
 
 from embedline.pipelines.tabular.arrays import subset
 from embedline.pipelines.tabular.columns import SPLIT_COLUMN, TEST, TRAIN, Columns, Split, assign_splits
@@ -183,4 +181,4 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(work(json.loads(sys.argv[1]))) + "\n")
+    contest(work)

@@ -6,6 +6,7 @@ from shop import Shop
 
 from kedro_incremental import RunnerError
 from kedro_incremental.provenance import Provenance, explain, find_removals, remove
+from kedro_incremental.report import make_console
 
 
 def told(shop: Shop, dataset: str, version: str | None = None) -> str:
@@ -91,3 +92,18 @@ def test_prune_keeps_a_current_version_that_is_not_among_the_newest(shop: Shop) 
     assert removals(shop, keep=1) == {("total", "v901")}
     with pytest.raises(RunnerError, match="keep must be at least 1, got 0"):
         removals(shop, keep=0)
+
+
+@pytest.mark.parametrize("value", ["[/INST]", "[a-z]+", "[red]x[/red]", "[", "\\[b]", "[link=x]y[/link]", "\x1b[31m"])
+def test_brackets_are_printed_as_they_are(shop: Shop, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.ran()
+    shop.parameters["title"] = value
+    capsys.readouterr()
+    expected = value.replace("\x1b", "\\x1b")
+    shop.steps(dry_run=True)
+    assert shop.error is None and expected in capsys.readouterr().out
+    shop.ran()
+    assert expected in capsys.readouterr().out
+    make_console().print(explain(shop.manifest, "text"), soft_wrap=True)
+    said = capsys.readouterr().out
+    assert f"title = {expected}" in said and f"sum → {expected}" in said
