@@ -99,22 +99,6 @@ def test_a_truncated_archive(write: Any, keep: float, tmp_path: Path) -> None:
         read_members(path)
 
 
-def test_a_damaged_archive_never_reads_as_something_else(tgz: Path, tmp_path: Path) -> None:
-    """Whatever byte is wrong, what comes out is right or there is a DataError."""
-    for source in (tgz, Path(write_zip(tmp_path / "x.zip", MEMBERS))):
-        data = source.read_bytes()
-        n_refused = 0
-        places = [*range(0, len(data), 197), *range(len(data) - 250, len(data))]  # zip has its directory at the end
-        for place in places:
-            source.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
-            try:
-                assert set(read_members(source).values()) <= set(MEMBERS.values())
-            except DataError as error:
-                n_refused += 1
-                assert str(source) in str(error)
-        assert n_refused > 300
-
-
 def test_a_damaged_header_inside_a_tar(tmp_path: Path) -> None:
     path = Path(write_tar(tmp_path / "x.tar", MEMBERS, "w"))
     data = bytearray(path.read_bytes())
@@ -144,19 +128,16 @@ def test_no_archive_at_all(content: bytes, named: str, tmp_path: Path) -> None:
 def test_a_decompression_bomb(write: Any, tmp_path: Path) -> None:
     source = write(tmp_path / "x", {"zeros": bytes(5_000_000)})
     assert len(read_members(source, max_bytes=6_000_000)["zeros"]) == 5_000_000
-    with pytest.raises(DataError, match="holds more than 1,000,000 bytes uncompressed"):
-        read_members(source, max_bytes=1_000_000)
+    for wanted in (lambda name: True, lambda name: False):
+        if write is write_tar or wanted("zeros"):  # of a tar, what is not wanted is unpacked as well
+            with pytest.raises(DataError, match="holds more than 1,000,000 bytes"):
+                read_members(source, wanted, max_bytes=1_000_000)
 
 
-def test_a_bomb_in_a_member_that_is_not_wanted_or_behind_the_end(tmp_path: Path) -> None:
-    source = write_tar(tmp_path / "x", {"zeros": bytes(5_000_000)})
+def test_a_bomb_behind_the_end(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(gzip.compress(bytes(10_240) + bytes(5_000_000)))
     with pytest.raises(DataError, match="holds more than 1,000,000 bytes"):
-        read_members(source, lambda name: False, max_bytes=1_000_000)
-    empty = io.BytesIO()
-    tarfile.open(fileobj=empty, mode="w").close()
-    (tmp_path / "y").write_bytes(gzip.compress(empty.getvalue() + bytes(5_000_000)))
-    with pytest.raises(DataError, match="holds more than 1,000,000 bytes"):
-        read_members(tmp_path / "y", max_bytes=1_000_000)
+        read_members(tmp_path / "x", max_bytes=1_000_000)
 
 
 @pytest.mark.parametrize(

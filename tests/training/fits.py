@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
+from embedline.training.optimizer import learning_rate, momentum
 from embedline.training.options import FitOptions, TrainingOptions
 
 
@@ -82,3 +83,37 @@ def spy_rates(patch: pytest.MonkeyPatch, module: Any = loop) -> list[float]:
     real = module.set_rates
     patch.setattr(module, "set_rates", lambda optimizer, lr, beta1: (used.append(lr), real(optimizer, lr, beta1)))
     return used
+
+
+def fit_by_hand(
+    network: nn.Module, tensors: Any, options: FitOptions, sizes: list[int]
+) -> tuple[list[Any], list[float]]:
+    """Train with PyTorch's Adam alone on batches of these sizes; the state after each step, and its loss."""
+    decoupled = options.weight_decay if options.decay == "decoupled" else 0.0
+    groups = [
+        {
+            "params": [p for p in network.parameters() if (p.ndim > 1) == is_matrix],
+            "weight_decay": decoupled * is_matrix,
+        }
+        for is_matrix in (True, False)
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, eps=options.eps)
+    order, states, losses = torch.Generator().manual_seed(7), [], []
+    n_steps = options.epochs * -(-len(sizes) // options.accumulate)
+    for _ in range(options.epochs):
+        batches = torch.randperm(sum(sizes), generator=order).split(sizes)
+        for first in range(0, len(sizes), options.accumulate):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(options, len(losses) / n_steps)
+                group["betas"] = (momentum(options, len(losses) / n_steps), options.betas[1])
+            taken = [[tensor[rows] for tensor in tensors] for rows in batches[first : first + options.accumulate]]
+            loss = torch.stack([F.mse_loss(network(*inputs), target) for *inputs, target in taken]).mean()
+            losses.append(loss.item())
+            if options.decay == "l2":  # the lessons' penalty of the matrices, with half the weight decay
+                matrices = (p for p in network.parameters() if p.ndim > 1)
+                loss = loss + options.weight_decay / 2.0 * sum((matrix**2).sum() for matrix in matrices)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            states.append(copy.deepcopy(network.state_dict()))
+    return states, losses

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from fits import assert_close, fit, noise, plain_options, same, seeded, spy_states, values_of
+from fits import assert_close, fit, fit_by_hand, noise, plain_options, same, seeded, spy_states, values_of
 from torch import Tensor, nn
 
 from embedline.training import metrics as progress
@@ -47,24 +47,9 @@ def test_the_same_seed_gives_the_same_weights_to_the_last_bit_and_another_does_n
 
 
 def test_it_equals_a_hand_written_loop() -> None:
+    fitted, network = _fit(epochs=4, batch_size=8, weight_decay=0.1), seeded(Net).train()
     options = plain_options(epochs=4, weight_decay=0.1)
-    fitted = _fit(epochs=4, batch_size=8, weight_decay=0.1)  # 20 rows: batches of 7, 7 and 6
-    network = seeded(Net).train()
-    groups = [
-        {"params": [p for p in network.parameters() if (p.ndim > 1) == decayed], "weight_decay": 0.1 * decayed}
-        for decayed in (True, False)
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=options.betas, eps=options.eps)
-    order, step = torch.Generator().manual_seed(7), 0
-    for _ in range(4):
-        for rows in torch.randperm(20, generator=order).split([7, 7, 6]):
-            for group in optimizer.param_groups:
-                group["lr"] = schedules.learning_rate(options, step / 12)
-                group["betas"] = (schedules.momentum(options, step / 12), 0.99)
-            optimizer.zero_grad()
-            F.mse_loss(network(VALUES[rows]), TARGET[rows]).backward()
-            optimizer.step()
-            step += 1
+    fit_by_hand(network, (VALUES, TARGET), options, [7, 7, 6])  # 20 rows in batches of 8 at most
     assert_close(fitted.network, network)
 
 

@@ -73,6 +73,9 @@ def losses_of(task: Counted) -> int:
     return sum(call.startswith("loss") for call in task.calls)
 
 
+ACCUMULATE = pytest.mark.parametrize("accumulate", [1, 3])  # batches a step; of four, the last step takes one
+
+
 def train(task: Any, *, evaluate: Any = None, checkpoint: Any = None, **changes: Any) -> tuple[Any, loop.FitResult]:
     """Train a line; its state and the result."""
     network = seeded(lambda: nn.Linear(3, 1))
@@ -80,17 +83,17 @@ def train(task: Any, *, evaluate: Any = None, checkpoint: Any = None, **changes:
     return network.state_dict(), train_network(network, task, options, evaluate=evaluate, checkpoint=checkpoint)
 
 
-def test_batches_come_in_order_after_each_epochs_beginning() -> None:
-    task = Counted()
-    train(task)
+@ACCUMULATE
+def test_a_batchs_factor_multiplies_the_rate_and_not_the_record_of_it(
+    accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, task = spy_rates(monkeypatch), Counted()
+    _, fitted = train(task, accumulate=accumulate)
     assert task.calls == ["begin", "loss 0", "loss 1", "loss 2", "loss 3"] * 3
-
-
-def test_a_batchs_factor_multiplies_the_rate_and_not_the_record_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    used = spy_rates(monkeypatch)
-    _, fitted = train(Counted())
-    planned = [schedules.learning_rate(FitOptions(epochs=3, batch_size=1, lr=0.1), step / 12) for step in range(12)]
-    assert used == pytest.approx([lr * factor for lr, factor in zip(planned, FACTORS * 3, strict=True)])
+    factors = (FACTORS if accumulate == 1 else [sum(FACTORS[:3]) / 3, FACTORS[3]]) * 3  # the mean of a step's batches
+    options, n_steps = FitOptions(epochs=3, batch_size=1, lr=0.1), len(factors)
+    planned = [schedules.learning_rate(options, step / n_steps) for step in range(n_steps)]
+    assert used == pytest.approx([lr * factor for lr, factor in zip(planned, factors, strict=True)])
     assert values_of(fitted.history, "lr") == pytest.approx(planned)
 
 
@@ -102,28 +105,34 @@ def test_the_penalised_loss_is_descended_and_the_plain_one_reported() -> None:
     assert penalised["weight"].norm() < plain["weight"].norm()
 
 
-def test_the_reported_speed_counts_the_tasks_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+@ACCUMULATE
+def test_the_reported_speed_counts_the_tasks_rows(accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([100.0])  # at the beginning; ever after four seconds later
     monkeypatch.setattr("time.perf_counter", lambda: next(readings, 104.0))
-    _, fitted = train(Counted(), epochs=2)  # too few steps to leave the first ones out
-    assert (fitted.rows_per_second, fitted.seconds) == (8 * 2.5 / 4.0, 4.0)
+    _, fitted = train(Counted(), epochs=2, accumulate=accumulate)  # too few steps to leave the first ones out
+    assert (fitted.rows_per_second, fitted.seconds) == (8 * 2.5 / 4.0, 4.0)  # eight batches of 2.5 rows
+    assert fitted.history[-1]["step"] == {1: 8, 3: 4}[accumulate]
 
 
 @pytest.mark.parametrize(
-    ("report", "step", "carried"),
-    [(1, 1, True), (3, 3, True), (4, 4, True), (5, 4, False), (6, 5, True), (14, 12, True)],
+    ("accumulate", "report", "n_read", "carried"),
+    [
+        *((1, 1, 1, True), (1, 3, 3, True), (1, 4, 4, True), (1, 5, 4, False), (1, 6, 5, True), (1, 14, 12, True)),
+        *((3, 1, 3, True), (3, 2, 4, True), (3, 3, 4, False), (3, 4, 7, True)),  # between whole steps
+    ],
 )
 def test_what_is_carried_goes_on_where_a_training_was_cut_off(
-    report: int, step: int, carried: bool, tmp_path: Path
+    accumulate: int, report: int, n_read: int, carried: bool, tmp_path: Path
 ) -> None:
-    whole, fitted = train(Counted(), evaluate=bias_of)
-    kept = checkpoints.Checkpoint(tmp_path / "task.pt", 3600.0)
+    settings: dict[str, Any] = {"accumulate": accumulate, "evaluate": bias_of}
+    whole, fitted = train(Counted(), **settings)
+    settings["checkpoint"] = checkpoints.Checkpoint(tmp_path / "task.pt", 3600.0)
     with progress.listening(raise_at(report)), pytest.raises(Killed):  # a report a step, and one an evaluation
-        train(Counted(), checkpoint=kept, evaluate=bias_of)
+        train(Counted(), **settings)
     task = Counted()
-    resumed, again = train(task, checkpoint=kept, evaluate=bias_of)
+    resumed, again = train(task, **settings)
     assert (task.calls[:2] == ["begin", "restore"]) is carried  # nothing is carried into another epoch
-    assert losses_of(task) == 12 - step
+    assert losses_of(task) == 12 - n_read
     assert same(resumed, whole) and again.history == fitted.history
 
 
@@ -134,6 +143,8 @@ def test_a_checkpoint_of_another_task_is_not_taken(tmp_path: Path, caplog: pytes
     train(task, checkpoint=kept)
     assert len(task.calls) == 15
     assert "factors is [1.0, 0.25, 2.0, 0.5] there and [1.0, 1.0, 1.0, 1.0] here" in caplog.text
+    train(task, checkpoint=kept, accumulate=3)
+    assert "options.accumulate is 1 there and 3 here" in caplog.text
 
 
 def test_rows_are_cut_from_a_new_permutation_each_epoch() -> None:
