@@ -12,10 +12,7 @@ from embedline.errors import DataError
 from embedline.pipelines.ratings.encoder import encode
 from embedline.pipelines.ratings.evaluation import predict_held_out
 from embedline.pipelines.ratings.learner import load_model
-from embedline.pipelines.ratings.options import (
-    BaselineOptions,
-    RatingSplit,
-)
+from embedline.pipelines.ratings.options import BaselineOptions, RatingSplit
 from embedline.serving.ratings import hold_out_ratings, pack_ratings
 from embedline.serving.service import Service
 from embedline.training.model_file import ModelBundle

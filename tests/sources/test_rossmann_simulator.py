@@ -10,15 +10,8 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from embedline.pipelines.rossmann import simulator
 from embedline.pipelines.rossmann.files import TABLE_COLUMNS, read_tables
-from embedline.pipelines.rossmann.simulator import (
-    GeneratorOptions,
-    generate_tables,
-    noise_floor,
-    promo_days,
-    school_holidays,
-    state_holidays,
-)
 
 
 def read(data: bytes) -> pl.DataFrame:
@@ -27,7 +20,7 @@ def read(data: bytes) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def raw() -> dict[str, bytes]:
-    return generate_tables(GeneratorOptions())
+    return simulator.generate_tables(simulator.GeneratorOptions())
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +29,8 @@ def train(raw: dict[str, bytes]) -> pl.DataFrame:
 
 
 def test_same_seed_same_bytes(raw: dict[str, bytes]) -> None:
-    assert generate_tables(GeneratorOptions()) == raw
-    other = generate_tables(GeneratorOptions(seed=1))
+    assert simulator.generate_tables(simulator.GeneratorOptions()) == raw
+    other = simulator.generate_tables(simulator.GeneratorOptions(seed=1))
     assert {name for name in raw if other[name] != raw[name]} == set(raw) - {"state_names"}
 
 
@@ -131,7 +124,7 @@ def test_weather_and_trends(raw: dict[str, bytes]) -> None:
 
 
 def test_the_noise_is_the_only_difference_from_the_true_effects(raw: dict[str, bytes], train: pl.DataFrame) -> None:
-    quiet = generate_tables(GeneratorOptions(noise=0))
+    quiet = simulator.generate_tables(simulator.GeneratorOptions(noise=0))
     assert {name for name in raw if quiet[name] != raw[name]} == {"train"}
     quiet_train = read(quiet["train"])
     changed = {name for name in train.columns if not train[name].equals(quiet_train[name])}
@@ -143,7 +136,7 @@ def test_the_noise_is_the_only_difference_from_the_true_effects(raw: dict[str, b
     assert abs(noise.mean()) < 0.002
     assert noise.std() == pytest.approx(0.08, rel=0.02)
     forecast = best * np.exp(-1.5 * 0.08**2)
-    assert np.sqrt(np.mean((1 - forecast / noisy) ** 2)) == pytest.approx(noise_floor(0.08), rel=0.02)
+    assert np.sqrt(np.mean((1 - forecast / noisy) ** 2)) == pytest.approx(simulator.noise_floor(0.08), rel=0.02)
     # The sales without noise show the effects of the promotion.
     logs = quiet_train.filter(pl.col("Sales") > 0).with_columns(pl.col("Sales").log())
     at = {(day, promo): mean for day, promo, mean in logs.group_by("DayOfWeek", "Promo").agg(pl.mean("Sales")).rows()}
@@ -154,7 +147,7 @@ def test_the_noise_is_the_only_difference_from_the_true_effects(raw: dict[str, b
 def test_other_sizes_and_calendars() -> None:
     days = {"first_day": dt.date(2020, 2, 1), "last_day": dt.date(2020, 2, 20), "test_last_day": dt.date(2020, 2, 25)}
     for n_stores in (4, 5, 7, 33):
-        tables = generate_tables(GeneratorOptions(n_stores=n_stores, **days))
+        tables = simulator.generate_tables(simulator.GeneratorOptions(n_stores=n_stores, **days))
         assert read(tables["train"]).height == n_stores * 20
         assert set(read(tables["store"])["StoreType"]) == {"a", "b", "c", "d"}
         assert read(tables["test"])["Open"].null_count() > 0
@@ -163,7 +156,7 @@ def test_other_sizes_and_calendars() -> None:
 
 def test_speed() -> None:
     start = time.process_time()
-    generate_tables(GeneratorOptions(seed=9))
+    simulator.generate_tables(simulator.GeneratorOptions(seed=9))
     assert time.process_time() - start < 1.5
 
 
@@ -182,14 +175,16 @@ def test_speed() -> None:
 )
 def test_wrong_options_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
-        GeneratorOptions.model_validate(wrong)
-    assert GeneratorOptions.model_validate({"first_day": "2013-01-01", "noise": 0}).first_day == dt.date(2013, 1, 1)
+        simulator.GeneratorOptions.model_validate(wrong)
+    assert simulator.GeneratorOptions.model_validate({"first_day": "2013-01-01", "noise": 0}).first_day == dt.date(
+        2013, 1, 1
+    )
 
 
 def test_calendar() -> None:
     days = np.arange("2013-01-01", "2016-01-01", dtype="datetime64[D]")
     states = ["BY", "HE", "SN"]
-    codes = state_holidays(days, states)
+    codes = simulator.state_holidays(days, states)
     found = {str(day): "".join(row) for day, row in zip(days, codes, strict=True)}
     expected = {
         "ccc": ["2014-12-25", "2013-12-26"],
@@ -200,10 +195,10 @@ def test_calendar() -> None:
         "000": ["2015-07-15"],
     }
     assert {code: [day for day in listed if found[day] == code] for code, listed in expected.items()} == expected
-    school = school_holidays(days, states)[days == np.datetime64("2015-07-28")][0]
+    school = simulator.school_holidays(days, states)[days == np.datetime64("2015-07-28")][0]
     assert school.tolist() == [False, True, True]
     week = np.arange("2013-01-07", "2013-01-21", dtype="datetime64[D]")
-    assert promo_days(week).tolist() == [True] * 5 + [False] * 9
+    assert simulator.promo_days(week).tolist() == [True] * 5 + [False] * 9
 
 
 def test_state_holidays_of_the_real_rows(real_data: Path) -> None:
@@ -215,7 +210,7 @@ def test_state_holidays_of_the_real_rows(real_data: Path) -> None:
         {
             "Date": np.repeat(days, len(states)),
             "State": np.tile(states, len(days)),
-            "ours": state_holidays(days, states).ravel(),
+            "ours": simulator.state_holidays(days, states).ravel(),
         }
     )
     joined = real.join(ours, on=["Date", "State"])

@@ -13,13 +13,7 @@ import pyarrow as pa
 import pytest
 
 from embedline.errors import NO_NAMES, DataError, FrameError, about_frame, input_names
-from embedline.frames.checks import (
-    open_frame,
-    require_exact,
-    require_finite,
-    require_numeric,
-    settle_objects,
-)
+from embedline.frames.checks import open_frame, require_exact, require_finite, require_numeric, settle_objects
 
 LONG = 76561197960287931  # between 2**56 and 2**57: as a float a multiple of 16
 VALUES = {"shop": ["a", "b"], "sales": [1.5, 2.5]}

@@ -10,25 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cut_off as cut
 import pytest
 import torch
 import torch.nn.functional as F
-from cut_off import (
-    LAST,
-    Killed,
-    assert_ends_as_uncut,
-    assert_same,
-    files_in,
-    interrupted,
-    make_data,
-    make_net,
-    make_options,
-    raise_at,
-    step_of,
-    train_both,
-    train_one,
-    uncut,
-)
 from fits import fit
 from torch import Tensor, nn
 
@@ -52,7 +37,7 @@ def test_a_checkpoint_is_due_when_its_time_has_come(tmp_path: Path, monkeypatch:
     checkpoint.save({"step": 1}, {"seed": 3})
     assert not checkpoint.due()
     assert checkpoint.load({"seed": 3}) == {"step": 1}
-    assert files_in(folder) == ["member0.pt"]
+    assert cut.files_in(folder) == ["member0.pt"]
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         now[0] += 1.0  # a second a step
@@ -61,22 +46,22 @@ def test_a_checkpoint_is_due_when_its_time_has_come(tmp_path: Path, monkeypatch:
     save = checkpoints.Checkpoint.save
     monkeypatch.setattr(checkpoints.Checkpoint, "save", lambda *given: (saved.append(given[1]["step"]), save(*given)))
     with checkpoints.checkpointing(tmp_path, 5.0):
-        train_one(0, make_options(), loss=loss)
+        cut.train_one(0, cut.make_options(), loss=loss)
     assert saved == [5, 10, 15, 18]
 
 
 def test_the_innermost_keeper_counts_and_none_is_left_behind(tmp_path: Path) -> None:
     assert checkpoints.current("member0") is None
     with checkpoints.checkpointing(tmp_path / "outer", 1.0):
-        with pytest.raises(Killed), checkpoints.checkpointing(tmp_path / "inner", 2.0):
+        with pytest.raises(cut.Killed), checkpoints.checkpointing(tmp_path / "inner", 2.0):
             inner = checkpoints.current("member0")
-            raise Killed
+            raise cut.Killed
         outer = checkpoints.current("member1")
     assert inner is not None and outer is not None
     assert (inner.path, inner.every) == (tmp_path / "inner" / "member0.pt", 2.0)
     assert (outer.path, outer.every) == (tmp_path / "outer" / "member1.pt", 1.0)
     assert checkpoints.current("member0") is None
-    assert files_in(tmp_path) == []
+    assert cut.files_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("every", [-1.0, float("nan")])
@@ -93,9 +78,9 @@ def test_without_a_keeper_nothing_is_written(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(torch, "save", refuse)
     monkeypatch.setattr(os, "replace", refuse)
-    for ours, theirs in zip(train_both(make_options()), uncut(), strict=True):
-        assert_same(ours, theirs)
-    assert files_in(tmp_path) == []
+    for ours, theirs in zip(cut.train_both(cut.make_options()), cut.uncut(), strict=True):
+        cut.assert_same(ours, theirs)
+    assert cut.files_in(tmp_path) == []
 
 
 def test_going_on_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -108,11 +93,11 @@ def test_going_on_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
             return self.line(values).squeeze(-1)
 
     def train() -> None:
-        options = make_options(batch_size=1, epochs=2)
-        train_one(0, options, tensors=make_data(1003), evaluate=None, network=Line())
+        options = cut.make_options(batch_size=1, epochs=2)
+        cut.train_one(0, options, tensors=cut.make_data(1003), evaluate=None, network=Line())
 
     with caplog.at_level(logging.INFO), checkpoints.checkpointing(tmp_path, 3600.0):
-        with progress.listening(raise_at(3)), pytest.raises(Killed):
+        with progress.listening(cut.raise_at(3)), pytest.raises(cut.Killed):
             train()
         assert caplog.messages == []
         train()
@@ -148,18 +133,18 @@ NOT_PLAIN = {"format": checkpoints.FORMAT, "identity": Path("/"), "state": {}}
 def test_an_unreadable_checkpoint_is_ignored_with_a_warning(
     damage: Callable[[Path], None], reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, n_steps: list[int]
 ) -> None:
-    path = interrupted(tmp_path)
+    path = cut.interrupted(tmp_path)
     damage(path)
     warning = _trains_from_the_start(tmp_path, caplog, n_steps)
     assert str(path) in warning and reason in warning and "starts over" in warning
-    assert step_of(path) == LAST  # and replaced
+    assert cut.step_of(path) == cut.LAST  # and replaced
 
 
 def _trains_from_the_start(folder: Path, caplog: pytest.LogCaptureFixture, n_steps: list[int]) -> str:
     """Train where there is a checkpoint that cannot be taken; the one warning about it."""
     n_steps.clear()
-    assert_ends_as_uncut(folder)
-    assert len(n_steps) == LAST
+    cut.assert_ends_as_uncut(folder)
+    assert len(n_steps) == cut.LAST
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     return warning
 
@@ -180,7 +165,7 @@ def test_a_checkpoint_of_other_options_is_ignored_with_a_warning(
     there: dict[str, Any], differences: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, n_steps: list[int]
 ) -> None:
     with checkpoints.checkpointing(tmp_path, 0.0):
-        train_one(0, make_options(**there))
+        cut.train_one(0, cut.make_options(**there))
     warning = _trains_from_the_start(tmp_path, caplog, n_steps)
     assert str(tmp_path / "member0.pt") in warning and "starts over" in warning
     assert [each for each in differences if each not in warning] == []
@@ -190,11 +175,11 @@ def test_a_checkpoint_of_other_options_is_ignored_with_a_warning(
 def test_so_is_one_of_another_network_or_other_rows_or_another_seed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = interrupted(tmp_path)
+    path = cut.interrupted(tmp_path)
     with checkpoints.checkpointing(tmp_path, 3600.0):
-        train_one(0, make_options(), network=make_net(3, width=8), tensors=make_data(44))
+        cut.train_one(0, cut.make_options(), network=cut.make_net(3, width=8), tensors=cut.make_data(44))
         shutil.move(path, tmp_path / "member1.pt")
-        train_one(1, make_options())
+        cut.train_one(1, cut.make_options())
     rows, shape = "n_rows is 45 there and 44 here", "shape of body.1.weight is [16, 7] there and [8, 7] here"
     assert rows in caplog.messages[0] and shape in caplog.messages[0]
     assert "seed is 3 there and 4 here" in caplog.messages[1]
@@ -203,7 +188,7 @@ def test_so_is_one_of_another_network_or_other_rows_or_another_seed(
 def _assert_only_warns(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Train where no checkpoint can be written."""
     with checkpoints.checkpointing(folder, 0.0):
-        assert_same(train_one(0, make_options()), uncut()[0])
+        cut.assert_same(cut.train_one(0, cut.make_options()), cut.uncut()[0])
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert str(folder / "member0.pt") in warning and "cannot be written ([Errno " in warning
 
@@ -215,7 +200,7 @@ def test_a_full_disk_only_warns(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    path = interrupted(tmp_path)
+    path = cut.interrupted(tmp_path)
     before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     if reason == "full":
         monkeypatch.setattr(os, "replace", full)
@@ -225,7 +210,7 @@ def test_a_full_disk_only_warns(
         _assert_only_warns(tmp_path, caplog)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert path.read_bytes() == before and files_in(tmp_path) == ["member0.pt"]
+    assert path.read_bytes() == before and cut.files_in(tmp_path) == ["member0.pt"]
     assert (os.strerror(errno.ENOSPC) in caplog.text) is (reason == "full")
 
 
@@ -236,13 +221,15 @@ def test_a_folder_that_cannot_be_made_only_warns(tmp_path: Path, caplog: pytest.
 
 
 def test_time_and_speed_are_carried_over(tmp_path: Path) -> None:
-    path = interrupted(tmp_path)
+    path = cut.interrupted(tmp_path)
     kept = torch.load(path, weights_only=True)
     assert 0.0 < kept["state"]["seconds"] < 60.0
     kept["state"].update(seconds=1000.0, timed={"steps": 400, "seconds": 50.0})
     torch.save(kept, path)
     with checkpoints.checkpointing(tmp_path, 3600.0):
-        fitted = fit(make_net(3), make_data(), make_options(), seed=3, checkpoint=checkpoints.current("member0"))
+        fitted = fit(
+            cut.make_net(3), cut.make_data(), cut.make_options(), seed=3, checkpoint=checkpoints.current("member0")
+        )
     assert 1000.0 < fitted.seconds < 1060.0
     assert fitted.rows_per_second == pytest.approx(400 * 7.5 / 50.0)  # the ten steps of this process are its first
     assert torch.load(path, weights_only=True)["state"]["seconds"] > 1000.0
@@ -250,9 +237,9 @@ def test_time_and_speed_are_carried_over(tmp_path: Path) -> None:
 
 def test_checkpoints_take_no_steps_from_the_time_of_steps(tmp_path: Path) -> None:
     with checkpoints.checkpointing(tmp_path, 0.0):
-        train_one(0, make_options())
+        cut.train_one(0, cut.make_options())
     timed = torch.load(tmp_path / "member0.pt", weights_only=True)["state"]["timed"]
-    assert timed["steps"] == LAST - batches.UNTIMED_STEPS
+    assert timed["steps"] == cut.LAST - batches.UNTIMED_STEPS
     assert timed["seconds"] > 0.0
 
 

@@ -7,13 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from embedline.training.ensemble import member_weights
-from embedline.training.options import (
-    Averaging,
-    FinderOptions,
-    FitOptions,
-    HeldOutStopping,
-    TrainingOptions,
-)
+from embedline.training.options import Averaging, FinderOptions, FitOptions, HeldOutStopping, TrainingOptions
 
 GOOD: dict[str, Any] = {"epochs": 1, "batch_size": 2, "lr": 0.1}
 
