@@ -128,9 +128,8 @@ def report_sizes(small: Result, large: Result) -> None:
     for result, training in ((small, SMALL_TRAINING), (large, LARGE_TRAINING)):
         cells = f"{result['rows']:12,}{result['users']:10,}{result['items']:10,}{training['batch_size']:8,}"
         lines.append(f"{cells}{result['rows_per_second']:12,.0f}{result['seconds']:10.1f}{result['peak_mb']:10,.0f}")
-    lines.append(
-        f"rows/s of the large file: {large['rows_per_second'] / small['rows_per_second']:.2f} of the small one's"
-    )
+    ratio = large["rows_per_second"] / small["rows_per_second"]
+    lines.append(f"rows/s of the large file: {ratio:.2f} of the small one's")
     say(*lines)
 
 

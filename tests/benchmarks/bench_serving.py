@@ -99,9 +99,8 @@ def parse() -> argparse.Namespace:
 def measure(port: int, process: subprocess.Popen[bytes], options: argparse.Namespace) -> None:
     """All measurements."""
     service = load(options)
-    frame = typed_request(
-        pl.read_csv(options.rows, infer_schema=False).sample(20_000, with_replacement=True, seed=0), service
-    )
+    rows = pl.read_csv(options.rows, infer_schema=False)
+    frame = typed_request(rows.sample(20_000, with_replacement=True, seed=0), service)
     known = [column.name for column in service.columns if column.name in frame.columns]
     frame = frame.select(known)
     if options.change:
@@ -170,9 +169,8 @@ def mix(
     outcomes = asyncio.run(send_all(port, iter(mixed), 16))
     seconds = time.perf_counter() - start
     statuses = Counter(one.status for one in outcomes)
-    unexpected = Counter(
-        (one.request.kind, one.request.expected, one.status) for one in outcomes if one.status != one.request.expected
-    )
+    others = [one for one in outcomes if one.status != one.request.expected]
+    unexpected = Counter((one.request.kind, one.request.expected, one.status) for one in others)
     say(f"\n{len(outcomes):,} mixed requests by 16 clients in {seconds:.0f} s; statuses (0: the client hung up):")
     say(", ".join(f"{status} {count:,}" for status, count in sorted(statuses.items())))
     kinds = sorted({(one.kind, one.expected) for one in bad})

@@ -93,9 +93,8 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
     training = np.flatnonzero(parts["split"] == "train")
     held_out = np.flatnonzero(parts["split"] == "test")
     frame = parts.select("user", "item", pl.col("rating").cast(pl.Float32)).to_pandas()
-    tables = TabularCollab(
-        frame, [Categorify], ["user", "item"], y_names=["rating"], splits=(training.tolist(), held_out.tolist())
-    )
+    splits = (training.tolist(), held_out.tolist())
+    tables = TabularCollab(frame, [Categorify], ["user", "item"], y_names=["rating"], splits=splits)
     settings = job["training"]
     torch.manual_seed(job["seed"])
     loaders = tables.dataloaders(bs=settings["batch_size"], val_bs=4096, device=torch.device("cpu"))

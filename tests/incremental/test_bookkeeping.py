@@ -135,9 +135,7 @@ def delete(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_whatever_stands_in_the_bookkeeping_runs_complete(
-    kept: Shop, name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_whatever_stands_in_the_bookkeeping_runs_complete(kept, name, caplog) -> None:
     path = kept.manifest.folder / name
     for title, content in {**CONTENTS, **PLACED}.items():
         before = stored(kept)
@@ -324,9 +322,7 @@ def test_after_a_clock_that_was_ahead_runs_go_on(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("foreign", ["2099-01-01T00.00.00.000Z", "final", "v1 of mine", "ÿ"])
-def test_a_version_from_the_future_runs_its_node_once(
-    shop: Shop, foreign: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_version_from_the_future_runs_its_node_once(shop, foreign, caplog) -> None:
     run_as(shop, NOW)
     (shop.root / "data" / "total.json" / foreign).mkdir()
     shop.file("total", foreign).write_text('{"total": -1}')

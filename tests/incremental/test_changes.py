@@ -206,9 +206,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(project: Project) ->
     assert project.run().state == "ran" and project.made == '"2"'
 
 
-def test_a_module_without_a_distribution_among_the_libraries_counts(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_without_a_distribution_among_the_libraries_counts(project, monkeypatch) -> None:
     from kedro_incremental import canonical_json
 
     folder = project.root / "libraries"
@@ -234,9 +232,8 @@ def test_a_distribution_that_a_library_needs_counts(project: Project, monkeypatc
     libraries = Manifest(project.root / "data/.runs").records["compute"].inputs.libraries
     assert {"pandas", "numpy", "python-dateutil", "python"} <= libraries.keys()
     version = code_fingerprint._version
-    monkeypatch.setattr(
-        code_fingerprint, "_version", lambda name: "99.0" if name == "python-dateutil" else version(name)
-    )
+    newer = {"python-dateutil": "99.0"}
+    monkeypatch.setattr(code_fingerprint, "_version", lambda name: newer.get(name) or version(name))
     step = project.run()
     assert step.state == "ran" and "python-dateutil" in step.why and "99.0" in step.why
 

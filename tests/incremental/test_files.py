@@ -76,9 +76,7 @@ def test_what_did_not_change_is_not_read_again(tmp_path: Path, hashes: FileHashe
 @pytest.mark.usefixtures("later")
 @pytest.mark.parametrize("is_replaced", [False, True])
 @pytest.mark.parametrize("keeps_time", [False, True])
-def test_a_change_of_the_same_size_is_noticed(
-    tmp_path: Path, hashes: FileHashes, is_replaced: bool, keeps_time: bool
-) -> None:
+def test_a_change_of_the_same_size_is_noticed(tmp_path, hashes, is_replaced, keeps_time) -> None:
     path = _write(tmp_path / "a", "1")
     before, status = hashes.hash(path), path.stat()
     time.sleep(0.02)  # clocks of file systems tick in 4 to 10 ms
@@ -91,9 +89,7 @@ def test_a_change_of_the_same_size_is_noticed(
     assert hashes.hash(path) == hashes.hash(_write(tmp_path / "b", "2"))
 
 
-def test_a_file_hashed_right_after_its_change_is_read_again(
-    tmp_path: Path, hashes: FileHashes, read: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_hashed_right_after_its_change_is_read_again(tmp_path, hashes, read, monkeypatch) -> None:
     path = _write(tmp_path / "old", "1")
     os.utime(path, ns=(1, 1))  # as unpacking an archive does
     assert hashes.hash(path) == hashes.hash(path) is not None
@@ -139,9 +135,7 @@ def test_a_folder_is_what_is_in_its_files_and_their_names(tmp_path: Path, hashes
 
 
 @pytest.mark.usefixtures("later")
-def test_only_the_changed_file_of_a_folder_is_read_and_what_is_gone_is_forgotten(
-    tmp_path: Path, hashes: FileHashes, read: list[str]
-) -> None:
+def test_only_the_changed_file_of_a_folder_is_read_and_what_is_gone_is_forgotten(tmp_path, hashes, read) -> None:
     a, b, c = (_write(tmp_path / "folder" / name, "1") for name in "abc")
     hashes.hash(a.parent)
     _write(b, "22")

@@ -30,10 +30,9 @@ def make_ratings(strings: bool) -> pl.DataFrame:
     """Twelve ratings, the last three held out: an unseen user and an unseen item are among them."""
     users = [1, 1, 2, 2, 3, 3, 4, 4, 4, 1, 9, 2]
     items = [10, 11, 10, 12, 11, 12, 10, 11, 12, 12, 10, 77]
+    stars = [1.0, 4, 2, 5, 3, 3, 5, 1, 2, 4, 3, 2]
     as_id = [str(user) for user in users] if strings else users
-    return pl.DataFrame(
-        {"listener": as_id, "album": items, "stars": [1.0, 4, 2, 5, 3, 3, 5, 1, 2, 4, 3, 2], "held": [0] * 9 + [1] * 3}
-    )
+    return pl.DataFrame({"listener": as_id, "album": items, "stars": stars, "held": [0] * 9 + [1] * 3})
 
 
 def make_bundle(strings: bool) -> ModelBundle:

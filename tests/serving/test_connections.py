@@ -75,9 +75,7 @@ def stack() -> Iterator[contextlib.ExitStack]:
 
 
 class TestHeaders:
-    @pytest.mark.parametrize(
-        "sent", [b"", b"P", HEAD, b"GET /ping HTTP/1.1\r\nX: "], ids=["nothing", "P", "half", "GET"]
-    )
+    @pytest.mark.parametrize("sent", [b"", b"P", HEAD, b"GET /ping HTTP/1.1\r\nX: "])
     def test_half_sent_headers_time_out(self, port: int, stack: contextlib.ExitStack, sent: bytes) -> None:
         found = received(connect(port, stack, sent))
         assert found.startswith(TIMED_OUT) if sent else found == b""
@@ -158,9 +156,7 @@ class TestBodies:
 
 
 class TestReady:
-    def test_several_processes_answer_before_it_is_said(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_several_processes_answer_before_it_is_said(self, monkeypatch, capsys) -> None:
         from uvicorn.supervisors import Multiprocess, multiprocess
 
         class Process:
@@ -174,12 +170,7 @@ class TestReady:
         with socket.socket() as listening:
             supervisor: Any = server._supervisor(uvicorn.Config("x", workers=2), listening, "it answers")
         supervisor.processes = [Process(), Process()]
-        for ready, said in (
-            ([False, False], ""),
-            ([True, False], ""),
-            ([True, True], "it answers\n"),
-            ([True, True], ""),
-        ):
+        for *ready, said in ((False, False, ""), (True, False, ""), (True, True, "it answers\n"), (True, True, "")):
             for process, value in zip(supervisor.processes, ready, strict=True):
                 process.ready = value
             supervisor.keep_subprocess_alive()

@@ -73,9 +73,7 @@ def refused(handler: RequestHandler, body: bytes, content_type: str) -> tuple[in
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_body_that_would_grow_is_refused(
-    handler: RequestHandler, lenient: RequestHandler, name: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_body_that_would_grow_is_refused(handler, lenient, name, request) -> None:
     content_type, status, named, make = BOMBS[name]
     body = make()
     taken = request.getfixturevalue("peak")

@@ -61,16 +61,16 @@ class TestAnswers:
 
     def test_a_missing_number_is_null(self) -> None:
         found = write_predictions(pd.DataFrame({"Id": [1, 2], "p": [np.nan, 0.1], "name": ["ä", None]}))
-        assert json.loads(found) == {
-            "predictions": [{"Id": 1, "p": None, "name": "ä"}, {"Id": 2, "p": 0.1, "name": None}]
-        }
+        rows = [{"Id": 1, "p": None, "name": "ä"}, {"Id": 2, "p": 0.1, "name": None}]
+        assert json.loads(found) == {"predictions": rows}
         assert b"NaN" not in found
 
 
+BAD = bad_requests(PAIRS[0], "album", "listener", MOST_BYTES)
+
+
 class TestRefusals:
-    @pytest.mark.parametrize(
-        "request_", bad_requests(PAIRS[0], "album", "listener", MOST_BYTES), ids=lambda one: one.kind
-    )
+    @pytest.mark.parametrize("request_", BAD, ids=lambda one: one.kind)
     def test_a_bad_request_is_told_so_in_one_line(self, port: int, expected: list[float], request_: Request) -> None:
         status, answer = send(port, request_)
         assert status == request_.expected

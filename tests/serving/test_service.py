@@ -23,12 +23,9 @@ def packed() -> Service:
     """A service with a model of one matrix and a table of each type."""
     weights = {"0.layer": torch.arange(6.0).reshape(2, 3), "0.codes": torch.tensor([1, 2])}
     bundle = ModelBundle("tabular", {"layers": [3]}, {"keys": []}, weights, {"members": 1, "seconds": 3.5})
-    tables = {
-        "stores": pl.DataFrame({"Store": [1, 2], "State": pl.Series(["HE", None], dtype=pl.Categorical)}),
-        "days": pl.DataFrame(
-            {"Date": pl.Series(["2015-07-31"]).str.to_date(), "heat": pl.Series([0.1], dtype=pl.Float32)}
-        ),
-    }
+    states, day = pl.Series(["HE", None], dtype=pl.Categorical), pl.Series(["2015-07-31"]).str.to_date()
+    days = pl.DataFrame({"Date": day, "heat": pl.Series([0.1], dtype=pl.Float32)})
+    tables = {"stores": pl.DataFrame({"Store": [1, 2], "State": states}), "days": days}
     return Service(
         service="embedline.serving.tables.TableService",
         bundle=bundle,

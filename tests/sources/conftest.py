@@ -1,6 +1,5 @@
 """Small archives and folders, servers of files, and generated Rossmann tables."""
 
-import datetime as dt
 import io
 import tarfile
 import tempfile
@@ -19,11 +18,8 @@ from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_ta
 @pytest.fixture(scope="session")
 def tables() -> dict[str, bytes]:
     """Seven generated tables over two months."""
-    return generate_tables(
-        GeneratorOptions(
-            n_stores=5, first_day=dt.date(2015, 6, 1), last_day=dt.date(2015, 7, 20), test_last_day=dt.date(2015, 7, 31)
-        )
-    )
+    days = {"first_day": "2015-06-01", "last_day": "2015-07-20", "test_last_day": "2015-07-31"}
+    return generate_tables(GeneratorOptions.model_validate({"n_stores": 5, **days}))
 
 
 @pytest.fixture(scope="session")

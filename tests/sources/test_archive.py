@@ -161,9 +161,7 @@ def test_a_remote_archive_and_a_remote_folder(tgz: Path, memory: MemoryFileSyste
     assert read_members("memory://folder") == MEMBERS
 
 
-def test_a_broken_download_leaves_nothing_and_restarts(
-    tgz: Path, memory: MemoryFileSystem, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_download_leaves_nothing_and_restarts(tgz, memory, scratch, monkeypatch) -> None:
     content = tgz.read_bytes()
     memory.pipe("/data/x.tgz", content)
 

@@ -79,9 +79,8 @@ def test_nobody_listens_and_nobody_knows_the_host() -> None:
 
 def test_a_certificate_that_nobody_signed(tmp_path: Path) -> None:
     request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-days", "2"]
-    made = subprocess.run(
-        [*request, "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"], capture_output=True, check=False
-    )
+    request += ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
+    made = subprocess.run(request, capture_output=True, check=False)
     if made.returncode:
         pytest.skip("openssl makes no certificate here")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -127,9 +126,7 @@ def test_more_than_the_limit_is_not_downloaded(declared: bool, serve_secret: Ser
         ({"headers": {"Authorization": "Key S3CRET"}}, "Key S3CRET"),
     ],
 )
-def test_credentials_reach_an_http_server(
-    credentials: dict[str, Any], expected: str, serve: Serve, archive: bytes
-) -> None:
+def test_credentials_reach_an_http_server(credentials, expected, serve, archive) -> None:
     def check(handler: BaseHTTPRequestHandler) -> None:
         allowed = handler.headers.get("Authorization") == expected
         answer(handler, 200 if allowed else 401, archive if allowed else b"")

@@ -47,14 +47,8 @@ def test_levels_weekdays_and_season(quiet: Conditions) -> None:
         ({"days_since_holiday": np.array([[1, 2], [3, 0]])}, [[0.08, 0.03], [0, 0]]),
         ({"school_holiday": np.array([[True, False], [False, True]])}, [[0.03, 0], [0, 0.03]]),
         # Store 0 has no distance. Store 1's rival, 600 m away, opens in a month or has been open for 48.
-        (
-            {"competition_months": np.array([[12.0, -1.0], [12.0, 48.0]])},
-            [[0, 0], [0, -0.12 * np.exp(-0.2)]],
-        ),
-        (
-            {"competition_months": np.array([[6.0, 6.0], [6.0, 12.0]])},
-            [[0, -0.03 * np.exp(-0.2)], [0, -0.06 * np.exp(-0.2)]],
-        ),
+        ({"competition_months": np.array([[12, -1], [12, 48]])}, [[0, 0], [0, -0.12 * np.exp(-0.2)]]),
+        ({"competition_months": np.array([[6, 6], [6, 12]])}, np.array([[0, -0.03], [0, -0.06]]) * np.exp(-0.2)),
         ({"promo2": np.array([[True, False], [False, False]])}, [[0.04, 0], [0, 0]]),
         ({"temperature": np.array([[20.0, 0.0], [10.0, 10.0]])}, [[0.02, -0.02], [0, 0]]),
         ({"rain": np.array([[True, False], [True, True]])}, [[-0.015, 0], [-0.015, -0.015]]),

@@ -60,9 +60,8 @@ def test_layout(raw: dict[str, bytes]) -> None:
 def test_sales_rows(train: pl.DataFrame) -> None:
     assert train["Store"].n_unique() == 60
     assert (train["Date"].max(), train["Date"].min()) == (dt.date(2015, 7, 31), dt.date(2013, 1, 1))
-    assert train.select("Date", "Store").equals(
-        train.select("Date", "Store").sort(["Date", "Store"], descending=[True, False])
-    )
+    keys = train.select("Date", "Store")
+    assert keys.equals(keys.sort(["Date", "Store"], descending=[True, False]))
     assert (train["DayOfWeek"] == train["Date"].dt.weekday()).all()
     assert not train.select("Store", "Date").is_duplicated().any()
     assert (train.filter(Open=0)["Sales"] == 0).all() and (train.filter(Open=0)["Customers"] == 0).all()
@@ -176,9 +175,8 @@ def test_speed() -> None:
 def test_wrong_options_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         simulator.GeneratorOptions.model_validate(wrong)
-    assert simulator.GeneratorOptions.model_validate({"first_day": "2013-01-01", "noise": 0}).first_day == dt.date(
-        2013, 1, 1
-    )
+    right = {"first_day": "2013-01-01", "noise": 0}
+    assert simulator.GeneratorOptions.model_validate(right).first_day == dt.date(2013, 1, 1)
 
 
 def test_calendar() -> None:

@@ -103,9 +103,7 @@ def test_texts_get_their_types(build: Callable[[pl.DataFrame], Any]) -> None:
         ("Letter", "ab", "column Letter, row 2: 'ab' is not one letter"),
     ],
 )
-def test_a_fault_names_file_column_row_and_value(
-    build: Callable[[pl.DataFrame], Any], column: str, text: str, says: str
-) -> None:
+def test_a_fault_names_file_column_row_and_value(build, column, text, says) -> None:
     frame = build(pl.DataFrame({**GOOD, column: [GOOD[column][0], text]}))
     with pytest.raises(DataError, match=f"^t.csv: {says}$"):
         typed(frame, SCHEMA, file="t.csv")

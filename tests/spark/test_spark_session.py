@@ -11,10 +11,8 @@ from embedline.errors import DataError
 
 
 def test_settings_may_be_nested_and_of_any_plain_type() -> None:
-    settings = {
-        "spark.master": "local[*]",
-        "spark": {"executor": {"memory": "2g", "cores": 2}, "ui": {"enabled": False}},
-    }
+    nested = {"executor": {"memory": "2g", "cores": 2}, "ui": {"enabled": False}}
+    settings = {"spark.master": "local[*]", "spark": nested}
     assert session.flatten(settings) == {
         "spark.master": "local[*]",
         "spark.executor.memory": "2g",
@@ -67,7 +65,6 @@ def test_a_run_without_java_ends_before_its_first_node(monkeypatch: pytest.Monke
 
 
 def test_spark_differs_from_base_by_its_frames_root_and_session_only() -> None:
-    names = sorted(
-        path.relative_to(PROJECT / "conf/spark").as_posix() for path in (PROJECT / "conf/spark").rglob("*.*")
-    )
+    conf = PROJECT / "conf/spark"
+    names = sorted(path.relative_to(conf).as_posix() for path in conf.rglob("*.*"))
     assert names == ["catalog/rossmann.yml", "globals.yml", "spark.yml"]

@@ -98,10 +98,8 @@ def train_both(options: TrainingOptions) -> list[Outcome]:
 
     networks = [make_net(seed) for seed in SEEDS]
     both = ensemble.train_parallel(train_member, networks, workers=2, threads=1)
-    return [
-        (fitted.network.state_dict(), network.state_dict(), fitted.history)
-        for fitted, network in zip(both, networks, strict=True)
-    ]
+    pairs = zip(both, networks, strict=True)
+    return [(fitted.network.state_dict(), network.state_dict(), fitted.history) for fitted, network in pairs]
 
 
 def assert_same(first: Outcome, second: Outcome) -> None:

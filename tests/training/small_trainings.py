@@ -94,9 +94,8 @@ def train_table(
     **changes: Any,
 ) -> Trained:
     """Batch-norm before and behind the hidden layers, so that a batch is more than the sum of its rows."""
-    network = network or NetworkOptions(
-        layers=(24, 12), dropout=dropout, batch_norm=batch_norm, continuous_batch_norm=batch_norm
-    )
+    norms = {"batch_norm": batch_norm, "continuous_batch_norm": batch_norm}
+    network = network or NetworkOptions(layers=(24, 12), dropout=dropout, **norms)
     values = {**SETTINGS, "epochs": 2, "batch_size": 65, "seeds": (1, 2), **changes}
     return train_network(*(data or table(classes=classes)), network, TableTraining.model_validate(values))
 
@@ -197,9 +196,8 @@ def train_texts(
     **changes: Any,
 ) -> Trained:
     """A classifier in two stages; documents are longer than a chunk, and than what is pooled."""
-    network = network or ClassifierOptions(
-        drop_mult=dropout, head_dropout=None if dropout else 0.0, layers=(10,), bptt=7, max_tokens=23
-    )
+    rates = {"drop_mult": dropout, "head_dropout": None if dropout else 0.0}
+    network = network or ClassifierOptions(**rates, layers=(10,), bptt=7, max_tokens=23)
     stages = ({"unfrozen": 1, "epochs": 1, "lr": 0.01}, {"unfrozen": None, "epochs": 1, "lr": 0.01})
     settings = {name: value for name, value in SETTINGS.items() if name != "lr"}
     values = {**settings, "batch_size": 9, "stages": stages, "threads": 1, **changes}

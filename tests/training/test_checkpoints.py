@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +129,7 @@ NOT_PLAIN = {"format": checkpoints.FORMAT, "identity": Path("/"), "state": {}}
     ],
     ids=["truncated", "a flipped bit", "empty", "not plain", "another kind", "another format"],
 )
-def test_an_unreadable_checkpoint_is_ignored_with_a_warning(
-    damage: Callable[[Path], None], reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, n_steps: list[int]
-) -> None:
+def test_an_unreadable_checkpoint_is_ignored_with_a_warning(damage, reason, tmp_path, caplog, n_steps) -> None:
     path = cut.interrupted(tmp_path)
     damage(path)
     warning = _trains_from_the_start(tmp_path, caplog, n_steps)
@@ -161,9 +158,7 @@ def _trains_from_the_start(folder: Path, caplog: pytest.LogCaptureFixture, n_ste
         ),
     ],
 )
-def test_a_checkpoint_of_other_options_is_ignored_with_a_warning(
-    there: dict[str, Any], differences: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, n_steps: list[int]
-) -> None:
+def test_a_checkpoint_of_other_options_is_ignored_with_a_warning(there, differences, tmp_path, caplog, n_steps) -> None:
     with checkpoints.checkpointing(tmp_path, 0.0):
         cut.train_one(0, cut.make_options(**there))
     warning = _trains_from_the_start(tmp_path, caplog, n_steps)
@@ -172,9 +167,7 @@ def test_a_checkpoint_of_other_options_is_ignored_with_a_warning(
     assert warning.count(" there and ") == len(differences) - ("2 more." in differences)
 
 
-def test_so_is_one_of_another_network_or_other_rows_or_another_seed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_so_is_one_of_another_network_or_other_rows_or_another_seed(tmp_path, caplog) -> None:
     path = cut.interrupted(tmp_path)
     with checkpoints.checkpointing(tmp_path, 3600.0):
         cut.train_one(0, cut.make_options(), network=cut.make_net(3, width=8), tensors=cut.make_data(44))
@@ -194,9 +187,7 @@ def _assert_only_warns(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("reason", ["full", "cut short"])
-def test_a_full_disk_only_warns(
-    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_full_disk_only_warns(reason, tmp_path, monkeypatch, caplog) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -227,9 +218,8 @@ def test_time_and_speed_are_carried_over(tmp_path: Path) -> None:
     kept["state"].update(seconds=1000.0, timed={"steps": 400, "seconds": 50.0})
     torch.save(kept, path)
     with checkpoints.checkpointing(tmp_path, 3600.0):
-        fitted = fit(
-            cut.make_net(3), cut.make_data(), cut.make_options(), seed=3, checkpoint=checkpoints.current("member0")
-        )
+        kept = checkpoints.current("member0")
+        fitted = fit(cut.make_net(3), cut.make_data(), cut.make_options(), seed=3, checkpoint=kept)
     assert 1000.0 < fitted.seconds < 1060.0
     assert fitted.rows_per_second == pytest.approx(400 * 7.5 / 50.0)  # the ten steps of this process are its first
     assert torch.load(path, weights_only=True)["state"]["seconds"] > 1000.0

@@ -21,9 +21,7 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_auto_precision_on_a_gpu_is_the_native_one(
-    native: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_precision_on_a_gpu_is_the_native_one(native, expected, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
     precision, reason = resolve_precision("auto", torch.device("cuda"))
     assert precision == expected and "native" in reason

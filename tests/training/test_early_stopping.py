@@ -37,9 +37,7 @@ from embedline.training.options import EarlyStopping, HeldOutStopping, TrainingO
         ([2.0, 3.0], 1, 0.0, 1, 2),
     ],
 )
-def test_the_best_epoch_and_the_end(
-    losses: list[float], patience: int, min_delta: float, best: int, ended: int | None
-) -> None:
+def test_the_best_epoch_and_the_end(losses, patience, min_delta, best, ended) -> None:
     found = BestEpoch(EarlyStopping(patience=patience, min_delta=min_delta))
     network = nn.Linear(1, 1)
     for epoch, loss in enumerate(losses, start=1):

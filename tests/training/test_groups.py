@@ -88,9 +88,8 @@ def test_set_rates_multiplies_by_each_groups_own_factor() -> None:
     optimizer = make_optimizer(network, options, groups)
     for lr in (0.1, 0.3):  # of the training's rate, not of the one before
         loop.set_rates(optimizer, lr, 0.7)
-        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
-            [lr * f for f in (0.5, 0.5, 0.2, 0.2)]
-        )
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([lr * f for f in (0.5, 0.5, 0.2, 0.2)])
     assert {group["betas"] for group in optimizer.param_groups} == {(0.7, 0.98)}
 
 

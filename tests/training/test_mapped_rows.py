@@ -42,9 +42,7 @@ def two_targets() -> tuple[nw.DataFrame[Any], Any]:
 
 @pytest.mark.parametrize("kind", ["number", "class", "both"])
 @pytest.mark.parametrize("block", [7, 65_536])
-def test_a_file_holds_the_rows_of_a_split(
-    kind: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_holds_the_rows_of_a_split(kind, block, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(arrays, "BLOCK_ROWS", block)
     encoded, encoder = two_targets() if kind == "both" else small.table(classes=kind == "class")
     written = write_rows(encoded, encoder, "train", tmp_path / "train")
@@ -87,9 +85,8 @@ def test_a_mapped_training_gives_the_same_bits(settings: dict[str, Any]) -> None
 def test_a_range_test_and_bins_of_mapped_rows_are_the_same() -> None:
     network = NetworkOptions(layers=(8,), numeric_embedding={"kind": "piecewise_linear", "bins": 5, "size": 3})  # type: ignore[arg-type]
     finder = FinderOptions(steps=12)
-    ours, theirs = (
-        learner.range_test(*small.table(), network, make_training(memory=kind), finder) for kind in ("mapped", "device")
-    )
+    kinds = (make_training(memory=kind) for kind in ("mapped", "device"))
+    ours, theirs = (learner.range_test(*small.table(), network, training, finder) for training in kinds)
     assert ours == theirs and len(ours.losses) > 5
 
 

@@ -22,9 +22,7 @@ def test_rmspe_is_the_root_of_the_mean_squared_relative_error() -> None:
     ("actual", "predicted", "message"),
     [([1.0, 0.0], [1.0, 1.0], "actual value is 0"), ([], [], "one shape"), ([1.0], [1.0, 2.0], "one shape")],
 )
-def test_rmspe_refuses_an_actual_zero_and_unequal_shapes(
-    actual: list[float], predicted: list[float], message: str
-) -> None:
+def test_rmspe_refuses_an_actual_zero_and_unequal_shapes(actual, predicted, message) -> None:
     with pytest.raises(ValueError, match=message):
         rmspe(np.array(actual), np.array(predicted))
 

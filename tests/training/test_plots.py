@@ -41,9 +41,7 @@ def test_the_matrix_stands_in_a_panel_of_another_figure() -> None:
 
 
 @pytest.mark.parametrize(("n_classes", "numbers"), [(12, "%{text}"), (13, None)])
-def test_numbers_are_drawn_while_a_cell_has_room_and_long_names_are_slanted(
-    n_classes: int, numbers: str | None
-) -> None:
+def test_numbers_are_drawn_while_a_cell_has_room_and_long_names_are_slanted(n_classes, numbers) -> None:
     names = [f"c{k}" for k in range(n_classes)]
     (heat,) = plot_confusion(np.arange(n_classes), np.eye(n_classes), names, "Confusion").data
     assert heat.texttemplate == numbers

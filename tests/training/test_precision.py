@@ -181,9 +181,7 @@ def train(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tr
 
 
 @pytest.mark.parametrize(("seconds", "precision"), CHOICES)
-def test_auto_trains_to_the_bits_of_the_precision_that_it_chooses(
-    seconds: tuple[float, float], precision: str, train: Train, fake: Fake
-) -> None:
+def test_auto_trains_to_the_bits_of_the_precision_that_it_chooses(seconds, precision, train, fake) -> None:
     measured = fake(*seconds)
     ours, theirs = train(precision="auto"), train(precision=precision)
     assert len(measured) == 1, "one choice for all members and stages"
@@ -195,9 +193,7 @@ def test_auto_trains_to_the_bits_of_the_precision_that_it_chooses(
 
 
 @pytest.mark.parametrize(("seconds", "precision"), CHOICES)
-def test_a_resumed_training_keeps_its_precision(
-    seconds: tuple[float, float], precision: str, train: Train, fake: Fake, tmp_path: Path, caplog: Any
-) -> None:
+def test_a_resumed_training_keeps_its_precision(seconds, precision, train, fake, tmp_path, caplog) -> None:
     fake(*seconds)
     with progress.listening(raise_at(1)), checkpoints.checkpointing(tmp_path, 0.0), pytest.raises(Killed):
         train(precision="auto")

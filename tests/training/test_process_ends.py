@@ -154,9 +154,7 @@ def test_the_others_end_with_a_first_process_that_is_killed() -> None:
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_a_launcher_of_one_process_changes_nothing(
-    launcher: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_launcher_of_one_process_changes_nothing(launcher, monkeypatch, caplog) -> None:
     own = {"torchrun": {"RANK": "0", "WORLD_SIZE": "1"}, "accelerate": {"ACCELERATE_USE_CPU": "True"}}[launcher]
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", **own}.items():
         monkeypatch.setenv(name, value)

@@ -104,9 +104,7 @@ def test_two_processes_give_the_weights_of_one(learner: str, settings: dict[str,
     "settings", [{}, {"early_stopping": {"patience": 1}, "seeds": (1, 2), "averaging": {"decay": 0.5}}], ids=str
 )
 @pytest.mark.parametrize("learner", ["classifier", "table"])
-def test_with_batch_norm_over_the_rows_of_each_process_they_come_close(
-    learner: str, settings: dict[str, Any], two: None
-) -> None:
+def test_with_batch_norm_over_the_rows_of_each_process_they_come_close(learner, settings, two) -> None:
     train = {"classifier": small.train_texts, "table": small.train_table}[learner]
     ours, theirs = train(**settings), alone(train, **settings)
     last = [trained[1][-1][FIGURE[learner]] for trained in (ours, theirs)]
@@ -127,9 +125,7 @@ def test_with_dropout_two_processes_come_close(learner: str, two: None) -> None:
 
 @pytest.mark.parametrize("learner", ["table", "language model", "classifier"])
 @pytest.mark.parametrize("report", [1, 4])
-def test_a_training_that_is_cut_off_goes_on_to_the_same_bits(
-    learner: str, report: int, two: None, tmp_path: Path
-) -> None:
+def test_a_training_that_is_cut_off_goes_on_to_the_same_bits(learner, report, two, tmp_path) -> None:
     settings = {"dropout": 0.3, **({"seeds": (1,)} if learner == "table" else {})}
     whole = LEARNERS[learner](**settings)
     with progress.listening(raise_at(report)), checkpoints.checkpointing(tmp_path, 3600.0), pytest.raises(Killed):

@@ -84,9 +84,7 @@ def train(task: Any, *, evaluate: Any = None, checkpoint: Any = None, **changes:
 
 
 @ACCUMULATE
-def test_a_batchs_factor_multiplies_the_rate_and_not_the_record_of_it(
-    accumulate: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batchs_factor_multiplies_the_rate_and_not_the_record_of_it(accumulate, monkeypatch) -> None:
     used, task = spy_rates(monkeypatch), Counted()
     _, fitted = train(task, accumulate=accumulate)
     assert task.calls == ["begin", "loss 0", "loss 1", "loss 2", "loss 3"] * 3
@@ -121,9 +119,7 @@ def test_the_reported_speed_counts_the_tasks_rows(accumulate: int, monkeypatch: 
         *((3, 1, 3, True), (3, 2, 4, True), (3, 3, 4, False), (3, 4, 7, True)),  # between whole steps
     ],
 )
-def test_what_is_carried_goes_on_where_a_training_was_cut_off(
-    accumulate: int, report: int, n_read: int, carried: bool, tmp_path: Path
-) -> None:
+def test_what_is_carried_goes_on_where_a_training_was_cut_off(accumulate, report, n_read, carried, tmp_path) -> None:
     settings: dict[str, Any] = {"accumulate": accumulate, "evaluate": bias_of}
     whole, fitted = train(Counted(), **settings)
     settings["checkpoint"] = checkpoints.Checkpoint(tmp_path / "task.pt", 3600.0)

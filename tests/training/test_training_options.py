@@ -73,11 +73,8 @@ def test_members_weigh_alike_or_as_they_are_told_and_sum_to_one() -> None:
 def test_early_stopping_of_rows_holds_a_tenth_out_unless_told_otherwise() -> None:
     options = TrainingOptions.model_validate(GOOD | {"early_stopping": {}})
     assert options.early_stopping == HeldOutStopping(patience=2, min_delta=0.0, fraction=0.1, seed=0)
-    assert (TrainingOptions.model_validate(GOOD).early_stopping, options.accumulate, options.decay) == (
-        None,
-        1,
-        "decoupled",
-    )
+    plain = TrainingOptions.model_validate(GOOD)
+    assert (plain.early_stopping, options.accumulate, options.decay) == (None, 1, "decoupled")
     with pytest.raises(ValidationError, match=r"early_stopping.fraction\n.*Extra inputs"):
         FitOptions.model_validate(GOOD | {"early_stopping": {"fraction": 0.1}})  # nobody here would hold it out
 
