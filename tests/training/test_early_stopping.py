@@ -104,36 +104,29 @@ def test_a_training_that_improves_to_its_end_takes_all_epochs_and_its_last_netwo
     fitted = train(options, Scripted(3.0, 2.0, 1.0))
     assert (fitted.epochs, fitted.best_epoch) == (3, 3)
     assert same(fitted.network, train(unstopped(options), None).network)
-
-
-def test_the_best_weights_are_a_copy_that_keeps_what_was_shared() -> None:
     network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     network[1].weight = network[0].weight
     found = BestEpoch(EarlyStopping())
     found.see(1.0, 1, network)
-    first, second = found.weights["0.weight"], found.weights["1.weight"]
+    first, second = found.weights["0.weight"], found.weights["1.weight"]  # a copy that keeps what was shared
     assert first.data_ptr() == second.data_ptr() != network[0].weight.data_ptr()
 
 
 def test_a_figure_of_the_evaluation_may_be_the_monitor() -> None:
-    losses = iter([3.0, 2.0, 4.0, 5.0])
-    heard: list[dict[str, float]] = []
+    losses, heard = iter([3.0, 2.0, 4.0, 5.0]), []
     with progress.listening(lambda figures, step: heard.append(figures)):
         fitted = train(make_options(), "loss", evaluate=lambda network: {"loss": next(losses), "rmse": 1.0})
     assert (fitted.epochs, fitted.best_epoch, fitted.metrics["loss"]) == (4, 2, 2.0)
     assert heard[-1] == {"loss": 5.0, "rmse": 1.0, "monitor": 5.0}
     with pytest.raises(KeyError, match="'los'"):
         train(make_options(), "los", evaluate=lambda network: {"loss": 1.0})
-
-
-@pytest.mark.parametrize("monitor", [None, "loss"])
-def test_early_stopping_without_anything_to_go_by_is_refused(monitor: str | None) -> None:
-    with pytest.raises(ValueError, match="early_stopping needs a monitor"):
-        train(make_options(), monitor)
+    for monitor in (None, "loss"):  # without anything to go by
+        with pytest.raises(ValueError, match="early_stopping needs a monitor"):
+            train(make_options(), monitor)
 
 
 @pytest.mark.parametrize(("n_rows", "fraction", "held_out"), [(50, 0.2, 10), (50, 0.01, 1), (3, 0.5, 2), (2, 0.1, 1)])
-def test_a_share_of_the_rows_is_held_out_the_same_for_every_member(n_rows: int, fraction: float, held_out: int) -> None:
+def test_a_share_of_the_rows_is_held_out_the_same_for_every_member(n_rows, fraction, held_out) -> None:
     learned, held = hold_out(n_rows, HeldOutStopping(fraction=fraction, seed=5))
     assert (len(learned), len(held)) == (n_rows - held_out, held_out)
     assert sorted([*learned.tolist(), *held.tolist()]) == list(range(n_rows))
@@ -141,10 +134,7 @@ def test_a_share_of_the_rows_is_held_out_the_same_for_every_member(n_rows: int, 
     assert torch.equal(learned, again)
     if n_rows == 50:
         assert not torch.equal(held, hold_out(n_rows, HeldOutStopping(fraction=fraction, seed=6))[1])
-
-
-def test_too_few_rows_to_hold_any_out_are_refused() -> None:
-    with pytest.raises(DataError, match=r"early_stopping\.fraction 0\.9 of 3 training row"):
+    with pytest.raises(DataError, match=r"early_stopping\.fraction 0\.9 of 3 training row"):  # none is left
         fit(make_options(early_stopping={"fraction": 0.9}), make_data(3))
 
 
@@ -205,7 +195,7 @@ def test_cut_off_anywhere_and_resumed_it_ends_with_the_same_network(report: int,
     assert (resumed.epochs, resumed.best_epoch) == (7, 5)
 
 
-def test_one_that_was_stopped_early_is_not_trained_again(tmp_path: Path, n_steps: list[int]) -> None:
+def test_one_that_was_stopped_early_is_not_trained_again_but_with_another_patience(tmp_path, n_steps, caplog) -> None:
     first = stopped(tmp_path)
     assert len(n_steps) == 7 * 3  # six batches an epoch, two a step
     written = (tmp_path / "member0.pt").stat().st_mtime_ns
@@ -214,9 +204,5 @@ def test_one_that_was_stopped_early_is_not_trained_again(tmp_path: Path, n_steps
     assert same(again.network, first.network)
     assert (again.history, again.epochs, again.best_epoch) == (first.history, 7, 5)
     assert (tmp_path / "member0.pt").stat().st_mtime_ns == written
-
-
-def test_a_checkpoint_of_another_patience_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    stopped(tmp_path)
     stopped(tmp_path, early_stopping={"patience": 1})
     assert "options.early_stopping is {'patience': 2," in caplog.text

@@ -79,11 +79,10 @@ def test_bf16_is_chosen_where_it_is_faster_by_a_tenth(fp32: float, precision: st
 
 @pytest.mark.parametrize(("amx", "avx512"), [(True, False), (False, True), (False, False)])
 def test_a_processor_without_bfloat16_is_not_measured(amx: bool, avx512: bool, fake: Fake) -> None:
-    measured = fake(amx=amx, avx512=avx512)
+    measured, there = fake(amx=amx, avx512=avx512), amx or avx512
     chosen = choose()
-    assert measured == ([4] if amx or avx512 else [])
-    assert chosen.precision == ("bf16" if measured else "fp32")
-    assert ("AMX or AVX512-BF16" in chosen.precision_reason) is not bool(measured)
+    assert (measured, chosen.precision) == (([4], "bf16") if there else ([], "fp32"))
+    assert ("AMX or AVX512-BF16" in chosen.precision_reason) is not there
 
 
 @pytest.mark.parametrize(("n_batches", "timed"), [(299, []), (300, [1]), (899, [2]), (1200, [4]), (10**6, [4])])
@@ -137,6 +136,10 @@ def test_the_quickest_pass_counts_and_the_first_does_not(monkeypatch: pytest.Mon
     monkeypatch.setattr(precisions, "_clock", lambda: next(readings))
     seconds = time_precisions(AUTO, make_network(), make_batches(), 1)
     assert seconds == pytest.approx({"fp32": 3.0, "bf16": 4.0})
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        time_precisions(AUTO, make_network(), make_batches(), 1, stop)
 
 
 def test_batches_that_never_lower_the_precision_are_not_timed(fake: Fake) -> None:
@@ -147,13 +150,6 @@ def test_batches_that_never_lower_the_precision_are_not_timed(fake: Fake) -> Non
     chosen = choose_precision(AUTO, make_network(), batches, 100_000)
     assert (chosen.precision, len(passes)) == ("fp32", 1)
     assert chosen.precision_reason == "all that the network computes is in fp32"
-
-
-def test_a_measurement_can_be_stopped() -> None:
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(Stopped):
-        time_precisions(AUTO, make_network(), make_batches(), 1, stop)
 
 
 def test_rank_0_chooses_for_all_processes(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +165,6 @@ LEARNERS: dict[str, Train] = {
     "language_model": partial(small.train_words, dropout=0.5),
     "classifier": partial(small.train_texts, dropout=0.5, seeds=(1, 2)),
 }
-CHOICES = [((3.0, 2.0), "bf16"), ((2.0, 3.0), "fp32")]
 
 
 @pytest.fixture(params=LEARNERS)
@@ -180,30 +175,27 @@ def train(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tr
     return LEARNERS[request.param]
 
 
-@pytest.mark.parametrize(("seconds", "precision"), CHOICES)
-def test_auto_trains_to_the_bits_of_the_precision_that_it_chooses(seconds, precision, train, fake) -> None:
+@pytest.mark.parametrize(("seconds", "precision"), [((3.0, 2.0), "bf16"), ((2.0, 3.0), "fp32")])
+def test_auto_trains_to_the_bits_of_the_precision_that_it_chooses_and_keeps_it(
+    seconds: tuple[float, float], precision: str, train: Train, fake: Fake, tmp_path: Path, caplog: Any
+) -> None:
     measured = fake(*seconds)
     ours, theirs = train(precision="auto"), train(precision=precision)
     assert len(measured) == 1, "one choice for all members and stages"
     small.assert_same(ours, theirs)
-    reason, steps = ours[0].metrics["precision_reason"], measured[0] * (precisions.ROUNDS - 1)
-    assert ours[0].metrics["precision"] == theirs[0].metrics["precision"] == precision
-    assert f"{seconds[0] / seconds[1]:.2f} times" in reason and f"{steps} steps" in reason
+    metrics, steps = ours[0].metrics, measured[0] * (precisions.ROUNDS - 1)
+    assert metrics["precision"] == theirs[0].metrics["precision"] == precision
+    chosen = f"bf16 is {seconds[0] / seconds[1]:.2f} times as fast"
+    assert chosen in metrics["precision_reason"] and f"{steps} steps" in metrics["precision_reason"]
     assert theirs[0].metrics["precision_reason"] == "as set"
-
-
-@pytest.mark.parametrize(("seconds", "precision"), CHOICES)
-def test_a_resumed_training_keeps_its_precision(seconds, precision, train, fake, tmp_path, caplog) -> None:
-    fake(*seconds)
     with progress.listening(raise_at(1)), checkpoints.checkpointing(tmp_path, 0.0), pytest.raises(Killed):
         train(precision="auto")
-    measured = fake(*reversed(seconds))
+    measured = fake(*reversed(seconds))  # another measurement would choose the other one
     with checkpoints.checkpointing(tmp_path, 0.0):
         resumed = train(precision="auto")
     assert not measured and "starts over" not in caplog.text
-    small.assert_same(resumed, train(precision=precision))
-    reason = f"bf16 is {seconds[0] / seconds[1]:.2f} times as fast"
-    assert resumed[0].metrics["precision"] == precision and reason in resumed[0].metrics["precision_reason"]
+    small.assert_same(resumed, theirs)
+    assert resumed[0].metrics["precision"] == precision and chosen in resumed[0].metrics["precision_reason"]
 
 
 def test_a_checkpoint_of_another_setting_decides_nothing(fake: Fake, tmp_path: Path) -> None:

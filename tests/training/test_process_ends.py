@@ -112,15 +112,12 @@ def test_where_a_process_cannot_start_it_says_so(monkeypatch: pytest.MonkeyPatch
         distributed.run(failing_in_rank_0, options=make_options())
 
 
-def test_more_processes_than_cuda_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_is_this_one_and_more_than_cuda_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert distributed.run(sizes, options=make_options(processes=1)) == (1, [])
+    assert distributed.run(sizes, options=make_options())[0] == 2
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(DataError, match=r"training\.processes is 2, but PyTorch finds 1 CUDA device"):
         distributed.run(failing_in_rank_0, options=make_options(device="auto"))
-
-
-def test_one_process_is_this_one() -> None:
-    assert distributed.run(sizes, options=make_options(processes=1)) == (1, [])
-    assert distributed.run(sizes, options=make_options())[0] == 2
 
 
 def sizes(stop: Any) -> tuple[int, list[int]]:
