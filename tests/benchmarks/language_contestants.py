@@ -39,18 +39,9 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     from embedline.training.train import training_step
 
     options = LanguageModelOptions(preset="dl1", dropout=RATES)
-    training = LanguageModelTraining(
-        epochs=1,
-        batch_size=STREAMS,
-        bptt=TOKENS,
-        lr=LR,
-        clip_norm=CLIP,
-        weight_decay=WEIGHT_DECAY,
-        alpha=ALPHA,
-        beta=BETA,
-        device="cpu",
-        precision=job["precision"],
-    )
+    settings = {"lr": LR, "clip_norm": CLIP, "weight_decay": WEIGHT_DECAY, "alpha": ALPHA, "beta": BETA}
+    settings |= {"device": "cpu", "precision": job["precision"]}
+    training = LanguageModelTraining(epochs=1, batch_size=STREAMS, bptt=TOKENS, **settings)
     tokens = make_tokens(job["steps"] + WARM_STEPS)
     corpus = Corpus(tokens.astype(np.int32), np.array([0, len(tokens)]))
     accelerator = make_accelerator(training)

@@ -47,15 +47,8 @@ Y_RANGE_MARGIN = 1.2
 # The lessons' settings of fastai v1 and v2 for this table: Adam, one cycle, weight decay 0.2.
 FASTAI = {"epochs": 1, "batch_size": 128, "lr": 5e-3, "weight_decay": 0.2}
 # The same network in embedline's words: v2's embedding rule, batch-norm on the hidden layers, a sigmoid output.
-NETWORK: dict[str, Any] = {
-    "layers": LAYERS,
-    "dropout": DROPOUTS,
-    "embedding_dropout": EMBEDDING_DROPOUT,
-    "embedding_rule": "v2",
-    "batch_norm": True,
-    "continuous_batch_norm": True,
-    "y_range": "auto",
-}
+NETWORK: dict[str, Any] = {"layers": LAYERS, "dropout": DROPOUTS, "embedding_dropout": EMBEDDING_DROPOUT}
+NETWORK |= {"embedding_rule": "v2", "batch_norm": True, "continuous_batch_norm": True, "y_range": "auto"}
 
 
 def load_parts(job: dict[str, Any]) -> pl.DataFrame:

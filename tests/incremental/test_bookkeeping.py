@@ -178,20 +178,18 @@ def test_what_cannot_be_read_is_set_aside_with_one_warning(kept: Shop, caplog: p
 
 def test_a_kill_within_a_write_loses_nothing(kept: Shop) -> None:
     path = kept.manifest.folder / "manifest.db"
-    script = "import os, sqlite3, sys; database = sqlite3.connect(sys.argv[1], isolation_level=None); "
-    script += "database.execute('PRAGMA cache_spill = 1'); database.execute('PRAGMA cache_size = 1'); "
-    script += "database.execute('BEGIN'); database.execute('DELETE FROM records'); "
+    script = "import os, sqlite3, sys; database = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+    for statement in ("PRAGMA cache_spill = 1", "PRAGMA cache_size = 1", "BEGIN", "DELETE FROM records"):
+        script += f"database.execute({statement!r})\n"
     script += "database.execute(\"INSERT INTO state VALUES ('x', randomblob(1000000))\"); os._exit(9)"
     subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     assert path.with_name("manifest.db-journal").exists()
     kept.steps(dry_run=True)
     assert kept.ran() == []
-
-
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, shop: Shop) -> None:
-    (tmp_path / "data").write_text("a file")
-    shop.run()
-    assert isinstance(shop.error, RunnerError) and ".runs" in str(shop.error) and "\n" not in str(shop.error)
+    shutil.rmtree(kept.root / "data")  # a place that cannot be written is one line
+    (kept.root / "data").write_text("a file")
+    kept.run()
+    assert isinstance(kept.error, RunnerError) and ".runs" in str(kept.error) and "\n" not in str(kept.error)
 
 
 # Kills

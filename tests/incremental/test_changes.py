@@ -34,14 +34,8 @@ CATALOG = {
     "raw": {"type": "json.JSONDataset", "filepath": "raw.json"},
     "out": {"type": "json.JSONDataset", "filepath": "data/made/out.json", "versioned": True},
 }
-FILES = {
-    "__init__.py": "",
-    "registry.py": "from . import nodes\ndef make(): return nodes.node\n",
-    "hooks.py": "HOOKS = []\n",
-    "/raw.json": "[1, 2]",
-    "/p.yml": "1",
-    "/catalog.yml": "{}",
-}
+FILES = {"__init__.py": "", "registry.py": "from . import nodes\ndef make(): return nodes.node\n"}
+FILES |= {"hooks.py": "HOOKS = []\n", "/raw.json": "[1, 2]", "/p.yml": "1", "/catalog.yml": "{}"}
 
 
 class Project:

@@ -126,12 +126,8 @@ def bad_requests(record: dict[str, Any], required: str, number: str | None, most
         Request("no HTTP", 400, raw=b"\x16\x03\x01\x02\x00 this is no HTTP\r\n\r\n"),
         Request("hangs up", 0, raw=Request("", 0, good).content()[:-5]),
     ]
-    if number is not None:
-        found += [
-            row("text as a number", {**record, number: "many"}),
-            row("infinity as a number", {**record, number: float("inf")}),
-        ]
-    return found
+    strange = {} if number is None else {"text": "many", "infinity": float("inf")}
+    return found + [row(f"{kind} as a number", {**record, number: value}) for kind, value in strange.items()]
 
 
 @dataclass(frozen=True)

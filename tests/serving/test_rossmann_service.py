@@ -151,29 +151,24 @@ def test_the_same_row_twice_is_answered_twice_and_two_of_one_day_are_refused(pac
         service.predict(both)
 
 
+BAD = [("Store", 4711, "store.csv has no store 4711"), ("Store", "x", "'x'"), ("Store", 10**10, "'10000000000'")]
+BAD += [("Store", "9" * 5000, r"'9{12}\.\.\.9{13}'"), ("DayOfWeek", 9, "'9'"), ("Date", "yesterday", "'yesterday'")]
+BAD += [("Date", None, "the value is missing"), ("Open", 0.5, "'0.5'"), ("StateHoliday", "A", "'A'")]
+BAD += [("StateHoliday", "\ud800", r"'\\ud800'"), ("Promo", [1, 2], r"'\[1, 2\]'")]
+
+
 @pytest.mark.parametrize(
-    ("column", "value", "named"),
+    ("column", "value", "message"),
     [
-        ("Store", 4711, "row 3: store.csv has no store 4711"),
-        ("Store", "x", "row 3: 'x'"),
-        ("Store", 10**10, "row 3: '10000000000'"),
-        ("DayOfWeek", 9, "row 3: '9'"),
-        ("Date", "yesterday", "row 3: 'yesterday'"),
-        ("Date", None, "row 3: the value is missing"),
-        ("Open", 0.5, "row 3: '0.5'"),
-        ("StateHoliday", "A", "row 3: 'A'"),
-        ("StateHoliday", "\ud800", r"row 3: '\\ud800'"),
-        ("Store", "9" * 5000, r"row 3: '9{12}\.\.\.9{13}'"),
-        ("Promo", [1, 2], r"row 3: '\[1, 2\]'"),
+        *((column, value, f"column {column}, row 3: {shown}") for column, value, shown in BAD),
         ("Date", "2019-01-01", "State .*, Date 2019-01-01 has no match in both weather.csv and"),
         ("Date", "1969-12-31", ".*between 1970-01-01 and 2149-06-06"),
     ],
 )
-def test_a_bad_row_is_named(service, rows, column, value, named) -> None:
+def test_a_bad_row_is_named(service, rows, column, value, message) -> None:
     bad = rows.head(5).astype(object)
     bad.iloc[2, bad.columns.get_loc(column)] = value
-    place = f"column {column}, " if named.startswith("row") else ""
-    with pytest.raises(DataError, match=f"^the request: {place}{named}"):
+    with pytest.raises(DataError, match=f"^the request: {message}"):
         service.predict(bad)
 
 
@@ -185,12 +180,16 @@ def test_a_missing_column_is_named_and_no_rows_have_no_answers(service, rows) ->
     assert list(answers.columns) == ["Id", "Store", "Date", "Sales"] and len(answers) == 0
 
 
-def test_tables_as_spark_has_them_give_the_same_answers(packed, service, rows) -> None:
+def test_tables_as_spark_has_them_give_the_same_answers_and_hold_no_sales(packed, service, rows) -> None:
     text = {name: table.cast({pl.Categorical: pl.String}) for name, table in packed.tables.items()}
     assert any(text[name].schema != table.schema for name, table in packed.tables.items())
     what_if = rows.head(3).assign(Promo=1 - rows["Promo"].head(3))
     expected = service.predict(what_if)["Sales"].tolist()
     assert replace(packed, tables=text).open().predict(what_if)["Sales"].tolist() == expected
+    assert not {"Sales", "Customers"} & set(packed.tables["calendar"].columns)
+    assert np.isfinite(packed.tables["ahead"]["predicted"].to_numpy()).all()
+    answers = service.predict(pd.DataFrame(packed.example))
+    assert answers["Id"].tolist() == [row["Id"] for row in packed.example]
 
 
 def test_the_service_measures_on_raw_rows_what_the_run_measured(packed, batch, model) -> None:
@@ -206,10 +205,3 @@ def test_the_service_measures_on_raw_rows_what_the_run_measured(packed, batch, m
     assert measured["value"] == pytest.approx(metrics["exp_rmspe"], rel=RELATIVE)
     with pytest.raises(DataError, match=r"that of the model 0\.5"):
         measure_service(packed, evaluation, {**metrics, "exp_rmspe": 0.5})
-
-
-def test_the_packed_calendar_holds_no_sales(packed) -> None:
-    assert not {"Sales", "Customers"} & set(packed.tables["calendar"].columns)
-    assert np.isfinite(packed.tables["ahead"]["predicted"].to_numpy()).all()
-    answers = packed.open().predict(pd.DataFrame(packed.example))
-    assert answers["Id"].tolist() == [row["Id"] for row in packed.example]

@@ -13,24 +13,17 @@ FAR = 99
 @pytest.fixture
 def quiet() -> Conditions:
     """Monday 10 and Tuesday 11 June 2013, two stores of types a and b, every effect but weekday and season at rest."""
-    none = np.zeros((2, 2), dtype=bool)
-    return Conditions(
-        days=np.array(["2013-06-10", "2013-06-11"], dtype="datetime64[D]"),
-        levels=np.array([8.0, 9.0]),
-        types=np.array([0, 1]),
-        promo=np.array([False, False]),
-        days_to_holiday=np.full((2, 2), FAR),
-        days_since_holiday=np.full((2, 2), FAR),
-        school_holiday=none,
-        competition_distance=np.array([np.nan, 600.0]),
-        competition_months=np.full((2, 2), np.nan),
-        promo2=none,
-        temperature=np.full((2, 2), 10.0),
-        rain=none,
-        snow=none,
-        trend=np.full((2, 2), 65),
-        trend_national=np.array([65, 65]),
-    )
+    of_day = {"days": np.array(["2013-06-10", "2013-06-11"], dtype="datetime64[D]"), "promo": np.array([False, False])}
+    of_day |= {"trend_national": np.array([65, 65])}
+    of_store = {
+        "levels": np.array([8.0, 9.0]),
+        "types": np.array([0, 1]),
+        "competition_distance": np.array([np.nan, 600]),
+    }
+    nothing = dict.fromkeys(("school_holiday", "promo2", "rain", "snow"), np.zeros((2, 2), dtype=bool))
+    rest = {"days_to_holiday": FAR, "days_since_holiday": FAR, "competition_months": np.nan, "temperature": 10.0}
+    at_rest = {name: np.full((2, 2), value) for name, value in {**rest, "trend": 65}.items()}
+    return Conditions(**of_day, **of_store, **nothing, **at_rest)
 
 
 def test_levels_weekdays_and_season(quiet: Conditions) -> None:

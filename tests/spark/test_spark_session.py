@@ -34,13 +34,11 @@ def test_wrong_settings_are_refused(settings: dict[str, object], says: str) -> N
         session.configure(settings)
 
 
-def test_missing_pyspark_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyspark", None)
-    with pytest.raises(DataError, match=r'need PySpark: pip install "embedline\[spark\]"'):
-        session.require_spark()
-
-
-def test_missing_java_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_pyspark_and_java_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pyspark", None)
+        with pytest.raises(DataError, match=r'need PySpark: pip install "embedline\[spark\]"'):
+            session.require_spark()
     pytest.importorskip("pyspark")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(DataError, match=f"needs Java 17 or newer: JAVA_HOME is {tmp_path}, which has no bin/java"):

@@ -41,15 +41,8 @@ class Net(nn.Module):
     def __init__(self, *, width: int, shared_dropout: float) -> None:
         super().__init__()
         self.table = nn.Embedding(7, 4)
-        self.body = nn.Sequential(
-            Dropout(0.05),
-            nn.Linear(7, width),
-            nn.ReLU(),
-            nn.BatchNorm1d(width),
-            Dropout(0.3),
-            nn.Dropout(shared_dropout),
-            nn.Linear(width, 1),
-        )
+        hidden = (nn.Linear(7, width), nn.ReLU(), nn.BatchNorm1d(width))
+        self.body = nn.Sequential(Dropout(0.05), *hidden, Dropout(0.3), nn.Dropout(shared_dropout), nn.Linear(width, 1))
 
     def forward(self, codes: Tensor, values: Tensor) -> Tensor:
         return self.body(torch.cat([self.table(codes), values], dim=1)).squeeze(-1)

@@ -68,17 +68,10 @@ def test_what_is_no_table_is_refused(data: Any, named: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        [1, None, 3],
-        [1, 2.5],
-        [decimal.Decimal("1.5"), None],
-        [datetime.datetime(2020, 1, 2), datetime.datetime(2020, 1, 3)],
-        [True, None],
-        ["a", None],
-    ],
-)
+ONE_KIND = [[1, None, 3], [1, 2.5], [decimal.Decimal("1.5"), None], [True, None], ["a", None]]
+
+
+@pytest.mark.parametrize("values", [*ONE_KIND, [datetime.datetime(2020, 1, 2), datetime.datetime(2020, 1, 3)]])
 def test_objects_of_one_kind_are_settled(values: list[Any]) -> None:
     column = settle_objects(_objects(values), ["x"]).get_column("x")
     assert [None if pd.isna(value) else value for value in column.to_list()] == values
