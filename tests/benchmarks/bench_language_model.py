@@ -18,11 +18,9 @@ from contests import CORES, Rounds, end, median_ratio, race, require_fastai, say
 
 CONTESTANT = Path(__file__).with_name("language_contestants.py")
 STEPS, ROUNDS = 10, 3
-SIDES = {
-    "fastai float32": {"contestant": "fastai"},
-    "embedline float32": {"contestant": "embedline", "precision": "fp32"},
-    "embedline auto": {"contestant": "embedline", "precision": "auto"},
-}
+PRECISIONS = {"embedline float32": "fp32", "embedline auto": "auto"}
+OURS = {name: {"contestant": "embedline", "precision": precision} for name, precision in PRECISIONS.items()}
+SIDES = {"fastai float32": {"contestant": "fastai"}, **OURS}
 
 
 @pytest.fixture(scope="module")

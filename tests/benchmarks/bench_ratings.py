@@ -98,13 +98,10 @@ def speed_ratio(rounds: Rounds) -> float:
 def compare_sizes(folder: Path, threads: int) -> tuple[Result, Result]:
     """One epoch of MovieLens 100k's size and one of MovieLens 25M's."""
     sizes = (("small", SMALL, SMALL_TRAINING), ("large", LARGE, LARGE_TRAINING))
-    small, large = (
-        run_contestant(
-            CONTESTANT,
-            {**PLAIN, "ratings": str(store_generated(folder, name, size)), "threads": threads, "training": training},
-        )
-        for name, size, training in sizes
+    jobs = (
+        {"ratings": str(store_generated(folder, name, size)), "training": training} for name, size, training in sizes
     )
+    small, large = (run_contestant(CONTESTANT, {**PLAIN, "threads": threads, **job}) for job in jobs)
     return small, large
 
 

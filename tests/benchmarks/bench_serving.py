@@ -186,13 +186,8 @@ def different(outcomes: Sequence[Outcome], service: Service, frame: pl.DataFrame
     opened = service.open()
     rows = sorted({row for one in outcomes for row in one.request.rows})
     alone = {row: opened.predict(frame[row : row + 1].to_pandas()).to_dict(orient="records")[0] for row in rows}
-    pairs = (
-        (answer, alone[row])
-        for one in outcomes
-        if one.status == 200
-        for answer, row in zip(json.loads(one.body)["predictions"], one.request.rows, strict=True)
-    )
-    return sum(not same(answer, wanted) for answer, wanted in pairs)
+    good = ((json.loads(one.body)["predictions"], one.request.rows) for one in outcomes if one.status == 200)
+    return sum(not same(answer, alone[row]) for pair in good for answer, row in zip(*pair, strict=True))
 
 
 def same(answer: dict[str, Any], wanted: dict[str, Any]) -> bool:

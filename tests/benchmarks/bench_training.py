@@ -42,10 +42,8 @@ SPEED_SIDES: dict[str, Result] = {
     "embedline float32": {"contestant": "embedline", "training": {**LIKE_FASTAI, "precision": "fp32"}},
     "embedline auto": {"contestant": "embedline", "training": {**LIKE_FASTAI, "precision": "auto"}},
 }
-ERROR_SIDES: dict[str, Result] = {
-    "fastai": {"contestant": "fastai", "training": FASTAI},
-    "embedline": {"contestant": "embedline", "training": OWN},
-}
+SETTINGS = {"fastai": FASTAI, "embedline": OWN}
+ERROR_SIDES: dict[str, Result] = {name: {"contestant": name, "training": given} for name, given in SETTINGS.items()}
 
 
 @pytest.fixture(scope="module")

@@ -119,19 +119,11 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
     # FillMissing refuses a column whose gaps are all in the evaluated rows; embedline takes the training median there.
     complete = [name for name in COLUMNS.continuous if not native[name].gather(training).null_count()]
     medians = native[training].select(pl.col(complete).median())
-    frame = native.select(
-        *COLUMNS.categorical,
-        *(pl.col(name).fill_null(medians[name][0]) if name in complete else name for name in COLUMNS.continuous),
-        target.cast(pl.Float32),
-    ).to_pandas()
-    tables = TabularPandas(
-        frame,
-        procs=[FillMissing, Categorify, Normalize],
-        cat_names=list(COLUMNS.categorical),
-        cont_names=list(COLUMNS.continuous),
-        y_names=COLUMNS.target,
-        splits=(training.tolist(), held_out.tolist()),
-    )
+    filled = [pl.col(name).fill_null(medians[name][0]) if name in complete else name for name in COLUMNS.continuous]
+    frame = native.select(*COLUMNS.categorical, *filled, target.cast(pl.Float32)).to_pandas()
+    names = {"cat_names": list(COLUMNS.categorical), "cont_names": list(COLUMNS.continuous), "y_names": COLUMNS.target}
+    splits = (training.tolist(), held_out.tolist())
+    tables = TabularPandas(frame, procs=[FillMissing, Categorify, Normalize], **names, splits=splits)
     settings = job["training"]
     torch.manual_seed(job["seed"])
     learner = tabular_learner(

@@ -61,6 +61,8 @@ def test_the_hash_is_that_of_the_content(tmp_path: Path, hashes: FileHashes) -> 
     size = 600_000  # more than is read at a time
     made = {hashes.hash(_write(tmp_path / "large", "x" * at + "y" + "x" * (size - at))) for at in (0, size // 2, size)}
     assert len(made) == 3
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert [hashes.hash(tmp_path / name) for name in ("missing", "a/below", "link")] == [None] * 3
 
 
 @pytest.mark.usefixtures("later")
@@ -99,12 +101,6 @@ def test_a_file_hashed_right_after_its_change_is_read_again(tmp_path, hashes, re
     for _ in range(4):
         hashes.hash(path)
     assert read == ["old", "old", "a", "a"]  # at first, and once it is old enough
-
-
-def test_what_is_not_there_has_no_hash(tmp_path: Path, hashes: FileHashes) -> None:
-    _write(tmp_path / "file", "1")
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    assert [hashes.hash(tmp_path / name) for name in ("missing", "file/below", "link")] == [None] * 3
 
 
 # Hashes of folders
@@ -164,13 +160,9 @@ def _storage(dataset: Any) -> Storage:
 def test_storage_of_a_local_file(path: str, versioned: bool) -> None:
     expected = Storage(path.removeprefix("file://"), None, versioned)
     dataset = _csv(path, versioned=versioned)
-    assert storage_of(dataset) == expected
-    assert storage_of(CachedDataset(dataset)) == expected
     config = {"type": "pandas.CSVDataset", "filepath": path}
-    assert storage_of(CachedDataset(config, dataset._version)) == expected
-
-
-def test_what_is_no_file_has_no_storage() -> None:
+    for stored in (dataset, CachedDataset(dataset), CachedDataset(config, dataset._version)):
+        assert storage_of(stored) == expected
     table = SQLTableDataset(table_name="a", credentials={"con": "sqlite://"})
     assert [storage_of(each) for each in (MemoryDataset(1), CachedDataset(MemoryDataset(1)), table)] == [None] * 3
 
@@ -327,15 +319,16 @@ def test_texts_that_name_no_file(tmp_path: Path) -> None:
 
 def test_paths_with_patterns_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = _write(tmp_path / "in" / "a.csv", "1"), _write(tmp_path / "in" / "deep" / "b.csv", "2")
-    monkeypatch.setenv("PLACE", "in")
-    assert list(local_paths("$PLACE/a.csv", tmp_path)) == [one]
-    assert list(local_paths("in/*.csv", tmp_path)) == [one]
-    assert list(local_paths("${PLACE}/**/*.csv", tmp_path)) == [one, two]
-    monkeypatch.setenv("HOME", str(tmp_path))
     named = _write(tmp_path / "a.csv", "1")
-    assert list(local_paths("~/a.csv", tmp_path / "project")) == [named]
     (tmp_path / "in.d").mkdir()
-    assert list(local_paths(["a.csv", "in.d", "in"], tmp_path)) == [named]  # without a folder: files alone
+    monkeypatch.setenv("PLACE", "in")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for text, found in (
+        *(("$PLACE/a.csv", [one]), ("in/*.csv", [one]), ("${PLACE}/**/*.csv", [one, two]), ("~/a.csv", [named])),
+        (["a.csv", "in.d", "in"], [named]),  # without a folder: files alone
+    ):
+        assert list(local_paths(text, tmp_path)) == found
+    assert list(local_paths("~/a.csv", tmp_path / "project")) == [named]
 
 
 def test_a_listing_is_names_and_the_content_of_its_files(tmp_path: Path, hashes: FileHashes) -> None:

@@ -16,6 +16,7 @@ from shop import Shop
 from kedro_incremental import IncrementalRunner, RunInterrupted, RunnerError, code_fingerprint
 
 ALL = ["clean", "add", "describe"]
+TRANSCODED = {"pandas": "pandas.CSVDataset", "text": "text.TextDataset"}
 
 
 def test_a_second_run_runs_nothing_and_keeps_the_versions(shop: Shop) -> None:
@@ -25,6 +26,8 @@ def test_a_second_run_runs_nothing_and_keeps_the_versions(shop: Shop) -> None:
     assert shop.ran() == []
     assert shop.file("text") == shop.file("text", first) and not shop.file("text", shop.version).exists()
     assert shop.outputs["text"].load() == "sum: 120 in 3"
+    assert set(shop.run(force=True).values()) == {("ran", "asked for by --force")}
+    assert shop.run(shop.pipeline().only_nodes("add"), asked_by="--nodes") == {"add": ("ran", "asked for by --nodes")}
 
 
 def test_a_parameter_reruns_its_readers_and_what_follows(shop: Shop) -> None:
@@ -81,8 +84,8 @@ def test_verify_reads_what_the_clock_hides(shop: Shop) -> None:
     path.write_text(path.read_text().replace("120", "121"))
     # As after bit rot: the cache has the new file's times with the old content's hash.
     manifest, now = shop.manifest, path.stat()
-    known = manifest.cache["files"][str(path)]
-    known[:5] = [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino, time.time_ns() + 10**9]
+    times = [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino, time.time_ns() + 10**9]
+    manifest.cache["files"][str(path)][:5] = times
     manifest.save_cache()
     assert shop.ran() == []
     assert shop.ran(verify=True) == ["add"]
@@ -91,8 +94,8 @@ def test_verify_reads_what_the_clock_hides(shop: Shop) -> None:
 def test_a_library_version_reruns_what_uses_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.edit("helpers", "def factor():\n", "import numpy as np\n\n\ndef factor():\n    np.ones(1)\n")
     shop.ran()
-    version = code_fingerprint._version
-    monkeypatch.setattr(code_fingerprint, "_version", lambda name: "99.0" if name == "numpy" else version(name))
+    version, newer = code_fingerprint._version, {"numpy": "99.0"}
+    monkeypatch.setattr(code_fingerprint, "_version", lambda name: newer.get(name) or version(name))
     state, why = shop.run()["clean"]
     assert state == "ran" and why.startswith("library numpy ") and why.endswith("→ 99.0")
     assert shop.ran() == []
@@ -138,40 +141,15 @@ def test_a_result_in_memory_and_a_node_without_outputs_are_always_made(shop: Sho
 
 
 def test_code_that_cannot_be_compared_always_runs(shop: Shop) -> None:
-    held = object()
-
-    def describe(total: Any, count: Any, title: Any) -> str:
-        return f"{type(held).__name__}"
-
-    nodes = {node.name: node for node in shop.pipeline().nodes}
-    changed = [nodes["clean"], nodes["add"], Node(describe, nodes["describe"].inputs, "text", name="describe")]
-    shop.ran(Pipeline(changed))
-    state, why = shop.run(Pipeline(changed))["describe"]
+    held, nodes = object(), {node.name: node for node in shop.pipeline().nodes}
+    describe = Node(lambda *_: type(held).__name__, nodes["describe"].inputs, "text", name="describe")
+    changed = Pipeline([nodes["clean"], nodes["add"], describe])
+    shop.ran(changed)
+    state, why = shop.run(changed)["describe"]
     assert state == "ran" and why.startswith("its function cannot be compared: an object without a name")
 
 
-def test_force_and_named_nodes_run_whatever_is_unchanged(shop: Shop) -> None:
-    shop.ran()
-    assert set(shop.run(force=True).values()) == {("ran", "asked for by --force")}
-    assert shop.run(shop.pipeline().only_nodes("add"), asked_by="--nodes") == {"add": ("ran", "asked for by --nodes")}
-
-
 def test_a_touched_node_is_recorded_as_unchanged(shop: Shop) -> None:
-    shop.ran()
-    shop.edit("helpers", "FACTOR = 10", "FACTOR = 5 + 5")
-    assert shop.run(touch="clean, add") == {
-        "clean": ("touched", f"touched: code of {shop.package}.helpers changed"),
-        "add": ("touched", f"touched: code of {shop.package}.helpers changed"),
-    }
-    assert shop.value("cleaned") == [20, 40, 60] and shop.file("cleaned") == shop.file("cleaned", "v001")
-    assert shop.manifest.records["clean"].why.startswith("touched: ")
-    assert shop.ran() == ["describe"]
-    assert shop.ran() == []
-    shop.parameters["by"] = 3
-    assert "clean" in shop.ran()  # a later change counts
-
-
-def test_what_cannot_be_touched(shop: Shop) -> None:
     def refused(names: str) -> str:
         shop.steps(touch=names)
         assert isinstance(shop.error, RunnerError)
@@ -180,8 +158,16 @@ def test_what_cannot_be_touched(shop: Shop) -> None:
     assert "clean has to run: it never ran" in refused("clean")
     shop.ran()
     assert "no node 'claen'" in (text := refused("claen")) and "did you mean 'clean'" in text
+    shop.edit("helpers", "FACTOR = 10", "FACTOR = 5 + 5")
+    touched = ("touched", f"touched: code of {shop.package}.helpers changed")
+    assert shop.run(touch="clean, add") == {"clean": touched, "add": touched}
+    first = min(shop.manifest.history())
+    assert shop.value("cleaned") == [20, 40, 60] and shop.file("cleaned") == shop.file("cleaned", first)
+    assert shop.manifest.records["clean"].why.startswith("touched: ")
+    assert shop.ran() == ["describe"]
+    assert shop.ran() == []
+    shop.parameters["by"] = 3  # a later change counts
     shop.file("cleaned").unlink()
-    shop.parameters["by"] = 3
     assert "clean has to run: output cleaned is missing" in refused("add,clean")
     assert shop.run()["clean"][0] == "ran"  # nothing was recorded
 
@@ -222,18 +208,15 @@ def test_pinned_versions_stand_for_the_node_that_makes_them(shop: Shop) -> None:
 
 
 def test_transcoded_datasets_are_one_artifact(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = {"filepath": str(shop.root / "data" / "table.csv"), "versioned": True}
-    config = {
-        "table@pandas": {"type": "pandas.CSVDataset", **table},
-        "table@text": {"type": "text.TextDataset", **table},
-        "length": {"type": "json.JSONDataset", "filepath": str(shop.root / "data" / "length.json")},
-    }
+    table, length = {"filepath": str(shop.root / "data/table.csv"), "versioned": True}, shop.root / "data/length.json"
+    config = {f"table@{kind}": {"type": name, **table} for kind, name in TRANSCODED.items()}
+    config["length"] = {"type": "json.JSONDataset", "filepath": str(length)}
     monkeypatch.setattr(shop, "catalog", lambda version: DataCatalog.from_config(config, save_version=version))
     make = Node(lambda: pd.DataFrame({"a": [1, 2]}), None, "table@pandas", name="make")
     pipeline = Pipeline([make, Node(lambda text: {"n": len(text)}, "table@text", "length", name="measure")])
     assert shop.ran(pipeline) == ["make", "measure"]
     assert shop.ran(pipeline) == []
-    (shop.root / "data" / "length.json").unlink()
+    length.unlink()
     assert shop.ran(pipeline) == ["measure"]
 
 

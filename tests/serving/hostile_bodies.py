@@ -56,6 +56,12 @@ def inputs(values: bytes) -> bytes:
     return b'{"inputs":{"album":' + values + b"}}"
 
 
+def split(columns: list[str], layout: str = "dataframe_split") -> bytes:
+    """JSON of columns without rows."""
+    empty = {"columns": columns, "data": []} if layout == "dataframe_split" else {name: [] for name in columns}
+    return json.dumps({layout: empty}).encode()
+
+
 def cell(listener: bytes, album: bytes) -> bytes:
     """JSON of one pair."""
     return b'{"inputs":[{"listener":%b,"album":%b}]}' % (listener, album)
@@ -71,7 +77,7 @@ def names(count: int) -> list[str]:
 
 
 DELTA = {"use_dictionary": False, "column_encoding": {"listener": "DELTA_BYTE_ARRAY", "album": "PLAIN"}}
-LARGE = "32,000,000 bytes"
+LARGE, PAIR = "32,000,000 bytes", ("listener", "album")
 
 # What a server of pairs of "listener" and "album" has to say to each: the status, and what the message names.
 Bombs = dict[str, tuple[int, str, Callable[[], bytes]]]
@@ -87,21 +93,15 @@ JSON_BOMBS: Bombs = {
     "brackets behind an escaped quote": (413, "100,000 rows", lambda: instances(b'"\\\\\\"",', b"[],")),
     "a number of 30 million digits": (400, "digits", lambda: cell(b"9" * 30 * MILLION, b"1")),
     "30 million digits of a fraction": (400, "'album', row 1", lambda: cell(b"1", b"0." + b"7" * 30 * MILLION)),
-    "a million column names": (
-        *(413, "200,000 values"),
-        lambda: json.dumps({"dataframe_split": {"columns": names(MILLION), "data": []}}).encode(),
-    ),
-    "150,000 columns": (
-        *(413, "100,000 rows"),
-        lambda: json.dumps({"inputs": {name: [] for name in names(150_000)}}).encode(),
-    ),
+    "a million column names": (413, "200,000 values", lambda: split(names(MILLION))),
+    "150,000 columns": (413, "100,000 rows", lambda: split(names(150_000), layout="inputs")),
     "JSON in UTF-16": (400, "utf-8", lambda: cell(b"1", b"1").decode().encode("utf-16")),
 }
 CSV_BOMBS: Bombs = {
     "a CSV of 100,000 columns": (
         400,
         "'c0'",
-        lambda: ",".join(names(100_000)).encode() + b"\n1" + b",1" * 99_999 + b"\n",
+        lambda: ",".join(names(100_000)).encode() + b"\n1" + b",1" * 99_999,
     ),
     "a CSV of 900,000 empty names": (413, "200,000 values", lambda: b"," * 900_000 + b"\n"),
     "an endless first line": (400, "first line", lambda: b"listener,album," + b"a" * 20 * MILLION),
@@ -114,23 +114,14 @@ PARQUET_BOMBS: Bombs = {
     "a text in a dictionary, 1,000 times": (413, LARGE, lambda: dictionary_of_one(1_000)),
     "50 long texts": (413, LARGE, lambda: long_texts(50)),
     "50 long texts that repeat each other": (413, LARGE, lambda: long_texts(50, **DELTA)),
-    "20 million nulls": (
-        *(413, "100,000 rows"),
-        lambda: parquet(dict.fromkeys(("listener", "album"), pa.nulls(20 * MILLION, pa.int64()))),
-    ),
+    "20 million nulls": (413, "100,000 rows", lambda: parquet(dict.fromkeys(PAIR, pa.nulls(20 * MILLION, pa.int64())))),
     "a page that says 2 GB": (400, "no Parquet file", lambda: lying_page(2**31 - 1)),
     "a Parquet file of 20,000 columns": (
         *(413, "footer"),
         lambda: parquet(dict.fromkeys(names(20_000), pa.array([1])), write_statistics=False),
     ),
     "a footer of 480,000 empty elements": (400, "no Parquet file", lambda: empty_footer(480_000)),
-    "lists in Parquet": (
-        *(400, "'listener'"),
-        lambda: parquet({"listener": pa.array([[1] * MILLION]), "album": pa.array([1])}),
-    ),
+    "lists in Parquet": (400, "'listener'", lambda: parquet(dict.fromkeys(PAIR, pa.array([[1] * MILLION])))),
 }
-BOMBS = {
-    name: (kind, *bomb)
-    for kind, bombs in ((JSON, JSON_BOMBS), (CSV, CSV_BOMBS), (PARQUET, PARQUET_BOMBS))
-    for name, bomb in bombs.items()
-}
+KINDS = {JSON: JSON_BOMBS, CSV: CSV_BOMBS, PARQUET: PARQUET_BOMBS}
+BOMBS = {name: (kind, *bomb) for kind, bombs in KINDS.items() for name, bomb in bombs.items()}

@@ -49,10 +49,8 @@ def texts() -> tuple[Service, list[Row]]:
     return texts_service(), [{"text": " ".join(drawn.choices(words, k=drawn.randrange(30)))} for _ in range(60)]
 
 
-SERVICES: dict[str, Callable[[], tuple[Service, list[Row]]]] = {
-    **{"rossmann": rossmann, "table": table, "texts": texts},
-    "ratings": lambda: (ratings_service(), PAIRS),
-}
+SERVICES: dict[str, Callable[[], tuple[Service, list[Row]]]] = {"rossmann": rossmann, "table": table, "texts": texts}
+SERVICES["ratings"] = lambda: (ratings_service(), PAIRS)
 
 
 def encode(rows: list[Row], drawn: random.Random) -> tuple[str, bytes]:
@@ -71,15 +69,12 @@ def change_bytes(body: bytes, drawn: random.Random) -> bytes:
     for _ in range(drawn.choice((1, 1, 2, 5))):
         place = drawn.randrange(len(found)) if found else 0
         strange = drawn.choice((b'"', b"\n", b",", b"[", b"}", b"\\", b"\xff", b"\x00", b"9" * 400))
-        end, new = drawn.choice(
-            [
-                (place + 1, bytes([drawn.randrange(256)])),
-                (place, strange),
-                (place + drawn.randrange(1, 9), b""),
-                (len(found), b""),
-                (place, bytes(found[place : place + 40])),
-            ]
-        )
+        changes = [
+            (place + 1, bytes([drawn.randrange(256)])),
+            (place, strange),
+            (place, bytes(found[place : place + 40])),
+        ]
+        end, new = drawn.choice([*changes, (place + drawn.randrange(1, 9), b""), (len(found), b"")])
         found[place:end] = new
     return bytes(found)
 

@@ -13,10 +13,8 @@ from embedline.pipelines.adult.simulator import GeneratorOptions
 LINE = (
     "39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, White, Male, 2174, 0, 40, Peru, "
 )
-VALUES = (
-    *(39, "State-gov", 77516, "Bachelors", 13, "Never-married", "Adm-clerical", "Not-in-family", "White", "Male"),
-    *(2174, 0, 40, "Peru"),
-)
+VALUES = (39, "State-gov", 77516, "Bachelors", 13, "Never-married", "Adm-clerical", "Not-in-family", "White", "Male")
+VALUES += (2174, 0, 40, "Peru")
 DATA = (LINE + "<=50K\n" + LINE.replace("State-gov", "?").replace("Peru", "?") + ">50K\n\n").encode()
 TEST = ("|1x3 Cross validator\n" + LINE + "<=50K.\n" + LINE + ">50K.\n\n").encode()
 
@@ -42,10 +40,8 @@ def test_line_ends_blank_lines_and_separators_do_not_matter() -> None:
 def test_a_missing_number_is_missing() -> None:
     data = (LINE.replace("77516", "?").replace("2174", "") + "<=50K\n").encode()
     table = read_table({"adult.data": data, "adult.test": TEST})
-    assert table.row(0, named=True) | {"fnlwgt": 77516, "capital_gain": 2174} == {
-        **dict(zip(COLUMNS, (*VALUES, "<=50K"), strict=True)),
-        **{"Id": 0, "file": "data"},
-    }
+    expected = {"Id": 0, "file": "data", **dict(zip(COLUMNS, (*VALUES, "<=50K"), strict=True))}
+    assert table.row(0, named=True) | {"fnlwgt": 77516, "capital_gain": 2174} == expected
     assert table["fnlwgt"][0] is None and table["capital_gain"][0] is None
 
 

@@ -73,11 +73,8 @@ def test_sales_rows(train: pl.DataFrame) -> None:
     # As in the originals: 184 days without rows for a sixth of the stores, and some closed for weeks on end.
     rows = train.group_by("Store").len()["len"]
     assert sorted(set(rows)) == [942 - 184, 942] and (rows == 942 - 184).sum() == 10
-    closed = (
-        train.filter(pl.col("DayOfWeek") < 7, pl.col("StateHoliday") == "0")
-        .group_by("Store")
-        .agg((pl.col("Open") == 0).sum().alias("days"))
-    )
+    weekdays = train.filter(pl.col("DayOfWeek") < 7, pl.col("StateHoliday") == "0")
+    closed = weekdays.group_by("Store").agg((pl.col("Open") == 0).sum().alias("days"))
     assert (closed["days"] >= 12).sum() == 6
 
 
@@ -192,13 +189,8 @@ def test_state_holidays_of_the_real_rows(real_data: Path) -> None:
     real = read(tables["train"]).join(read(tables["store_states"]), on="Store")
     days = np.arange("2013-01-01", "2015-08-01", dtype="datetime64[D]")
     states = sorted(set(real["State"]))
-    ours = pl.DataFrame(
-        {
-            "Date": np.repeat(days, len(states)),
-            "State": np.tile(states, len(days)),
-            "ours": simulator.state_holidays(days, states).ravel(),
-        }
-    )
+    keys = {"Date": np.repeat(days, len(states)), "State": np.tile(states, len(days))}
+    ours = pl.DataFrame({**keys, "ours": simulator.state_holidays(days, states).ravel()})
     joined = real.join(ours, on=["Date", "State"])
     assert joined.height == real.height
     wrong = joined.filter(pl.col("ours") != pl.col("StateHoliday"))

@@ -42,9 +42,9 @@ def test_dates_around_centuries_and_leap_years(build: Callable[[pl.DataFrame], A
     def date_parts(frame: Any) -> Any:
         day = nw.col("Date")
         frame = add_date_parts(frame).with_columns(number=day_number(day))
+        year = nw.col("Year")
         return frame.with_columns(
-            again=day_number_of(nw.col("Year"), nw.col("Month"), 1),
-            monday=monday_of_week(nw.col("Year"), nw.col("Week")),
+            again=day_number_of(year, nw.col("Month"), 1), monday=monday_of_week(year, nw.col("Week"))
         )
 
     expected = date_parts(nw.from_native(days)).to_native()
@@ -78,12 +78,8 @@ def test_windows_are_those_of_polars(build: Callable[[pl.DataFrame], Any]) -> No
     assert expected["until"].null_count() > expected["group"].value_counts()["count"].min() * 0.5  # group 2 has none
 
 
-SCHEMA = {
-    "Store": Integer(nw.Int32, minimum=1),
-    "Distance": Number(minimum=0),
-    "Date": Date(),
-    "Letter": Text(required=False, noun="one letter", pattern="[a-z]"),
-}
+SCHEMA = {"Store": Integer(nw.Int32, minimum=1), "Distance": Number(minimum=0), "Date": Date()}
+SCHEMA["Letter"] = Text(required=False, noun="one letter", pattern="[a-z]")
 GOOD = {"Store": ["1", "2"], "Distance": ["570.5", ""], "Date": ["2015-07-31", "2016-02-29"], "Letter": ["a", None]}
 
 

@@ -13,12 +13,8 @@ from embedline.errors import DataError
 def test_settings_may_be_nested_and_of_any_plain_type() -> None:
     nested = {"executor": {"memory": "2g", "cores": 2}, "ui": {"enabled": False}}
     settings = {"spark.master": "local[*]", "spark": nested}
-    assert session.flatten(settings) == {
-        "spark.master": "local[*]",
-        "spark.executor.memory": "2g",
-        "spark.executor.cores": "2",
-        "spark.ui.enabled": "false",
-    }
+    flat = {"spark.executor.memory": "2g", "spark.executor.cores": "2", "spark.ui.enabled": "false"}
+    assert session.flatten(settings) == {"spark.master": "local[*]", **flat}
 
 
 @pytest.mark.parametrize(

@@ -90,13 +90,7 @@ def fit_by_hand(
 ) -> tuple[list[Any], list[float]]:
     """Train with PyTorch's Adam alone on batches of these sizes; the state after each step, and its loss."""
     decoupled = options.weight_decay if options.decay == "decoupled" else 0.0
-    groups = [
-        {
-            "params": [p for p in network.parameters() if (p.ndim > 1) == is_matrix],
-            "weight_decay": decoupled * is_matrix,
-        }
-        for is_matrix in (True, False)
-    ]
+    groups = [{"params": [p], "weight_decay": decoupled if p.ndim > 1 else 0.0} for p in network.parameters()]
     optimizer = torch.optim.AdamW(groups, lr=1.0, eps=options.eps)
     order, states, losses = torch.Generator().manual_seed(7), [], []
     n_steps = options.epochs * -(-len(sizes) // options.accumulate)

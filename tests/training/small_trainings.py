@@ -69,10 +69,8 @@ def table(n_rows: int = 480, *, classes: bool = False) -> tuple[nw.DataFrame[Any
     shop, heat = numbers.integers(0, 9, n_rows), numbers.normal(size=n_rows)
     sales = np.exp(0.2 * shop + 0.5 * heat + 0.1 * numbers.normal(size=n_rows))
     frame = pl.DataFrame({"shop": shop.astype(str), "heat": heat, "sales": sales})
-    frame = frame.with_columns(
-        pl.when(pl.int_range(n_rows) % 6 == 0).then(pl.lit("test")).otherwise(pl.lit("train")).alias("split"),
-        pl.when(pl.col("sales") > 2).then(pl.lit("high")).otherwise(pl.lit("low")).alias("level"),
-    )
+    split, level = np.where(np.arange(n_rows) % 6, "train", "test"), np.where(sales > 2, "high", "low")
+    frame = frame.with_columns(split=pl.Series(split), level=pl.Series(level))
     columns = Columns(categorical=("shop",), continuous=("heat",), target="level" if classes else "sales")
     return encode_table(nw.from_native(frame, eager_only=True), columns, "none" if classes else "log")
 

@@ -16,10 +16,8 @@ from embedline.training import checkpoint as checkpoints
 from embedline.training import train as loop
 from embedline.training.options import FitOptions
 
-KINDS: list[dict[str, Any]] = [
-    {"decay": "decoupled", "weight_decay": 0.3},
-    {"decay": "l2", "weight_decay": 0.3, "clip_norm": 0.2, "averaging": {"decay": 0.5}},
-]
+KINDS: list[dict[str, Any]] = [{"decay": "decoupled", "weight_decay": 0.3}]
+KINDS += [{"decay": "l2", "weight_decay": 0.3, "clip_norm": 0.2, "averaging": {"decay": 0.5}}]
 VALUES, TARGET = noise(256)
 
 

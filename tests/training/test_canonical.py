@@ -100,12 +100,8 @@ def test_a_column_of_several_kinds_names_the_rows(values: list[Any], named: list
 @pytest.mark.parametrize(
     ("values", "dtype", "row"),
     [
-        ([1.0, None, float(LONG)], "float64", 3),
-        ([1.0, -float(2**53)], "float64", 2),
-        ([None, float(LONG)], "Float64", 2),
-        ([1.0, float(2**24)], "float32", 2),
-        ([1.0, float("inf")], "float64", 2),
-        ([1, 2**63], "uint64", 2),
+        *(([1.0, None, float(LONG)], "float64", 3), ([1.0, -float(2**53)], "float64", 2), ([1, 2**63], "uint64", 2)),
+        *(([None, float(LONG)], "Float64", 2), ([1.0, float(2**24)], "float32", 2), ([1.0, np.inf], "float64", 2)),
     ],
 )
 def test_whole_numbers_that_a_column_cannot_tell_apart_are_refused(values: list[Any], dtype: str, row: int) -> None:

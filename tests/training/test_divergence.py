@@ -35,11 +35,9 @@ LEARNERS: dict[str, Callable[..., Any]] = {
 def test_every_learner_names_the_epoch_and_the_rate(learner: str, tmp_path: Path) -> None:
     heard: list[float] = []
     train = LEARNERS.get(learner) or partial(LEARNERS["table"], processes=2, seeds=(1,))
-    with (
-        checkpoints.checkpointing(tmp_path / "kept", 0.0),
-        progress.listening(lambda figures, _: heard.extend(figures.values())),
-        pytest.raises(TrainingError, match=r"epoch 1 of 2.*lr in training.*1e\+30"),
-    ):
+    hearing = progress.listening(lambda figures, _: heard.extend(figures.values()))
+    raising = pytest.raises(TrainingError, match=r"epoch 1 of 2.*lr in training.*1e\+30")
+    with checkpoints.checkpointing(tmp_path / "kept", 0.0), hearing, raising:
         train()
     assert all(map(math.isfinite, heard))
     for path in (tmp_path / "kept").rglob("*.pt"):  # a state from before may be there: it is one to go on from

@@ -74,7 +74,9 @@ def test_bf16_is_chosen_where_it_is_faster_by_a_tenth(fp32: float, precision: st
     chosen = choose()
     assert (chosen.precision, measured) == (precision, [4])
     assert f"{ratio:.2f} times" in chosen.precision_reason and "8 steps" in chosen.precision_reason
-    assert chosen.autocast().__enter__() is not None and chosen.device == CPU
+    with chosen.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    assert chosen.device == CPU
 
 
 @pytest.mark.parametrize(("amx", "avx512"), [(True, False), (False, True), (False, False)])
