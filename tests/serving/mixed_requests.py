@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,9 +138,6 @@ class Outcome:
     status: int
     body: bytes
     seconds: float
-
-
-Check = Callable[[Outcome], None]
 
 
 async def send_all(port: int, requests: Iterator[Request], clients: int, *, seconds: float = 3600.0) -> list[Outcome]:

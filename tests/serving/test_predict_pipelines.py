@@ -73,10 +73,7 @@ def test_they_read_the_stored_model_and_pack_as_the_publish_pipelines_do() -> No
         assert predict.nodes[0] in pipelines[f"{source}_publish"].nodes
         assert {f"{source}.model", f"{source}.rows"} <= predict.inputs()
         assert not predict.outputs() & pipelines["__default__"].all_outputs()
-
-
-def test_a_file_is_named_by_a_parameter() -> None:
-    bootstrap_project(PROJECT)
+    bootstrap_project(PROJECT)  # the file is named by a parameter
     for runtime, wanted in (({}, f"{PROJECT}/data/sample/01_raw/adult/rows.csv"), ({"rows": "/a/b.csv"}, "/a/b.csv")):
         with KedroSession.create(project_path=PROJECT, runtime_params=runtime) as session:
             catalog = session.load_context().catalog

@@ -30,7 +30,6 @@ from embedline.serving.service import Service
 
 CATEGORICAL = ("district", "zip", "lift", "garden", "rooms", "floor", "word")
 CONTINUOUS = ("area", "rent", "count", "heated", "flag", "level")
-KEYS = ("id", "built", "seen")
 COLUMNS = Columns(categorical=CATEGORICAL, continuous=CONTINUOUS, target="price", id=("id", "seen"), time="built")
 SPLIT = Split(kind="random", fraction=0.2)
 N_ROWS = 240

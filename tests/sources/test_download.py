@@ -60,20 +60,14 @@ def test_a_status_is_named(status: int, serve_secret: Serve) -> None:
     assert ("credentials:" in message) == (status in (401, 403))
 
 
-def test_a_circle_of_redirects(serve_secret: Serve) -> None:
+def test_servers_that_do_not_answer(serve_secret: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "redirect" in message_of(serve_secret(lambda handler: answer(handler, 302, Location=handler.path)))
-
-
-def test_a_server_that_is_silent(serve_secret: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "refuses the connection" in message_of("http://joe:S3CRET@127.0.0.1:9/x.tar?token=S3CRET")
+    assert "host" in message_of("http://joe:S3CRET@nobody.invalid/x.tar")
     monkeypatch.setattr(download, "SILENCE_SECONDS", 0.2)
     done = threading.Event()
     assert "silent" in message_of(serve_secret(lambda handler: done.wait(5)))
     done.set()
-
-
-def test_nobody_listens_and_nobody_knows_the_host() -> None:
-    assert "refuses the connection" in message_of("http://joe:S3CRET@127.0.0.1:9/x.tar?token=S3CRET")
-    assert "host" in message_of("http://joe:S3CRET@nobody.invalid/x.tar")
 
 
 def test_a_certificate_that_nobody_signed(tmp_path: Path) -> None:

@@ -43,9 +43,10 @@ def entry(name: str, data: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
 
 
 def record(key: str, value: str) -> bytes:
+    """A pax record, which begins with its own length."""
     size = len(f" {key}={value}\n".encode())
-    length = size + len(str(size))
-    return f"{length if len(str(length)) == len(str(size)) else length + 1} {key}={value}\n".encode()
+    length = next(n for n in range(size, size + 20) if n == size + len(str(n)))
+    return f"{length} {key}={value}\n".encode()
 
 
 END = bytes(1024)
@@ -225,12 +226,9 @@ def test_sound_tars_of_every_style_are_read(mode: str, style: int, tmp_path: Pat
             archive.addfile(info, io.BytesIO(b"z" * info.size))
     read = read_members(tmp_path / "x")
     assert {name: len(data) for name, data in read.items()} == {name: n * 300 for n, name in enumerate(names)}
-
-
-def test_an_old_tar_whose_names_are_not_utf8(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "x.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as archive:
+    with tarfile.open(tmp_path / "old", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as archive:
         archive.addfile(tarfile.TarInfo("März.csv"))
-    assert list(read_members(tmp_path / "x.tar")) == ["März.csv"]
+    assert list(read_members(tmp_path / "old")) == ["März.csv"]
 
 
 def test_what_packs_well_but_is_small_is_no_bomb(tmp_path: Path) -> None:

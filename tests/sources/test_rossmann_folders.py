@@ -85,6 +85,13 @@ def test_folders_of_the_real_tables(real_data: Path) -> None:
     assert concat_trends(published_trends(real["googletrend"]), "x") == real["googletrend"]
 
 
+def test_files_that_are_empty_or_no_text(files: dict[str, bytes], tmp_path: Path) -> None:
+    parts = {name: data for name, data in files.items() if name != "weather.csv"}
+    for content, fault in ((b"", "empty"), (b"\xfc;\n1;2\n", "not UTF-8 text")):
+        with pytest.raises(DataError, match=rf"weather/Bayern\.csv in .* is {fault}"):
+            read_tables(write_folder(tmp_path / "x", parts | {"weather/Bayern.csv": content}), verify=False)
+
+
 WEATHER_FAULTS = [
     (HEADER.replace('"Events";', ""), " in x .*column Events; it has Date, Max_"),
     (HEADER, " in x .*no rows"),
@@ -110,10 +117,3 @@ def test_bad_weather_files(text: str, named: str) -> None:
 def test_bad_trend_files(text: str, named: str) -> None:
     with pytest.raises(DataError, match=rf"googletrend/DE\.csv{named}"):
         concat_trends({"DE": text.encode()}, "x")
-
-
-def test_files_that_are_empty_or_no_text(files: dict[str, bytes], tmp_path: Path) -> None:
-    parts = {name: data for name, data in files.items() if name != "weather.csv"}
-    for content, fault in ((b"", "empty"), (b"\xfc;\n1;2\n", "not UTF-8 text")):
-        with pytest.raises(DataError, match=rf"weather/Bayern\.csv in .* is {fault}"):
-            read_tables(write_folder(tmp_path / "x", parts | {"weather/Bayern.csv": content}), verify=False)
