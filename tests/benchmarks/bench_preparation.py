@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from contests import DATA, PROJECT, environment, say
+from contests import DATA, PROJECT, configuration, environment, say
 
 TABLES = ("train", "test", "store", "store_states", "state_names", "googletrend", "weather")
 
@@ -54,18 +54,9 @@ def stage(source: str, folder: Path, conf: Path) -> None:
 
 def real_catalog(folder: Path, conf: Path) -> tuple[Any, dict[str, Any]]:
     """The catalog of conf/base with every artifact under ``folder``, and the parameters."""
-    from kedro.config import OmegaConfigLoader
     from kedro.io import DataCatalog
 
-    from embedline.paths import project_path, sqlite_url
-
-    loader = OmegaConfigLoader(
-        str(conf),
-        base_env="base",
-        default_run_env="base",
-        runtime_params={"data_root": str(folder / "data")},
-        custom_resolvers={"project": project_path, "sqlite": sqlite_url},
-    )
+    loader = configuration(folder / "data", conf=conf)
     return DataCatalog.from_config(loader["catalog"]), loader["parameters"]
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from contests import PROJECT, environment, say
+from contests import configuration, environment, say
 
 TABLES = ("train", "test", "store", "store_states", "state_names", "googletrend", "weather")
 VERSION = "2000-01-01T00.00.00.000Z"
@@ -44,7 +44,7 @@ def stage(folder: Path, factor: int) -> int:
     tables = generate_tables(GeneratorOptions(n_stores=STORES))
     n_rows = 0
     for name, content in tables.items():
-        path = folder / "01_raw" / "rossmann" / f"{name}.csv" / VERSION / f"{name}.csv"
+        path = raw_file(folder, name)
         path.parent.mkdir(parents=True)
         frame = pl.read_csv(content, infer_schema=False)
         if "Store" not in frame.columns:
@@ -65,19 +65,9 @@ def stage(folder: Path, factor: int) -> int:
 
 def load_conf(way: str, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Configuration of the catalog and of the features."""
-    from kedro.config import OmegaConfigLoader
-
     from embedline.spark import configure
 
-    env = "spark" if way == "spark" else "base"
-    loader = OmegaConfigLoader(
-        str(PROJECT / "conf"),
-        base_env="base",
-        default_run_env=env,
-        runtime_params={"data_root": str(root)},
-        config_patterns={"spark": ["spark*"]},
-        custom_resolvers={"project": lambda relative="": (PROJECT / relative).as_posix()},
-    )
+    loader = configuration(root, "spark" if way == "spark" else "base")
     if way == "spark":
         configure({**loader["spark"], "spark.local.dir": str(root / "shuffled")})
     entries = {name: entry for name, entry in loader["catalog"].items() if name.startswith("rossmann.")}

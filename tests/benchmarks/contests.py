@@ -43,6 +43,17 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONWARNINGS": "ignore", **variables}
 
 
+def configuration(root: Path, env: str = "base", conf: Path = PROJECT / "conf") -> Any:
+    """The project's configuration in an environment, with every artifact under ``root``."""
+    from kedro.config import OmegaConfigLoader
+
+    from embedline.paths import project_path, sqlite_url
+
+    settings: dict[str, Any] = {"base_env": "base", "default_run_env": env, "config_patterns": {"spark": ["spark*"]}}
+    settings["custom_resolvers"] = {"project": project_path, "sqlite": sqlite_url}
+    return OmegaConfigLoader(str(conf), runtime_params={"data_root": str(root)}, **settings)
+
+
 def run_contestant(script: Path, job: Result) -> Result:
     """Run ``script`` with the job as its argument, on ``job["threads"]`` threads; what it measured."""
     command = [sys.executable, str(script), json.dumps(job)]
