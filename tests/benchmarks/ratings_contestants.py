@@ -5,15 +5,13 @@
 The last line of standard output is a JSON object; see :func:`work`.
 """
 
-import json
-import sys
 import time
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from contests import peak_megabytes
+from contests import contest, peak_megabytes
 
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, assign_splits
 from embedline.pipelines.ratings.options import RatingNetwork, RatingsTraining
@@ -92,9 +90,8 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
     training = np.flatnonzero(parts["split"] == "train")
     held_out = np.flatnonzero(parts["split"] == "test")
     frame = parts.select("user", "item", pl.col("rating").cast(pl.Float32)).to_pandas()
-    tables = TabularCollab(
-        frame, [Categorify], ["user", "item"], y_names=["rating"], splits=(training.tolist(), held_out.tolist())
-    )
+    splits = (training.tolist(), held_out.tolist())
+    tables = TabularCollab(frame, [Categorify], ["user", "item"], y_names=["rating"], splits=splits)
     settings = job["training"]
     torch.manual_seed(job["seed"])
     loaders = tables.dataloaders(bs=settings["batch_size"], val_bs=4096, device=torch.device("cpu"))
@@ -134,4 +131,4 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(work(json.loads(sys.argv[1]))) + "\n")
+    contest(work)
