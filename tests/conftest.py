@@ -23,7 +23,6 @@ LONGEST = (
     "test_incremental.py",
     "test_run.py",
     *TOGETHER,
-    "test_several_processes.py",
     "test_interruption.py",
     "test_package.py",
     "serving/test_served_mlflow.py",

@@ -1,11 +1,15 @@
-"""A copy of the project in which small runs of three learners have left their artifacts, for tests that read them."""
+"""Small runs: of three learners in a copy of the project, for tests that read their artifacts, and in this process."""
 
+import io
+import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from kedro.framework.startup import bootstrap_project
 
-from copies import copy_project, kedro
+from copies import PROJECT, copy_project, kedro
 
 SOURCES = ("rossmann", "imdb", "movielens")  # not adult: something has to be missing
 SETTINGS: dict[str, dict[str, Any]] = {  # of the environment `sample`, by source; the others stay
@@ -42,3 +46,31 @@ def override(project: Path, source: str, settings: dict[str, Any]) -> None:
 def newest(project: Path, artifact: str) -> Path:
     """Newest version of an artifact, named by its path below data/sample."""
     return sorted((project / "data/sample" / artifact).glob(f"*/{Path(artifact).name}"))[-1]
+
+
+def run_here(root: Path, pipeline: str | None = None, *, data: Path | None = None, **settings: Any) -> str:
+    """Run a pipeline of the project in this process, all without a name; the id of the run.
+
+    Args:
+        root: folder of MLflow's database, and of the artifacts unless ``data`` is one.
+        settings: runtime parameters by source, and options of the run, such as ``from_nodes``.
+    """
+    from kedro_incremental import IncrementalSession
+
+    options = {name: settings.pop(name) for name in ("tags", "from_nodes", "to_outputs") if name in settings}
+    given = {"data_root": str(data or root / "data"), "tracking_root": str(root), **settings}
+    bootstrap_project(PROJECT)
+    with IncrementalSession.create(project_path=PROJECT, runtime_params=given) as session:
+        session.run(**({"pipeline_names": pipeline.split(",")} if pipeline else {}), **options)
+        return str(session.session_id)
+
+
+def write_archive(path: Path, tables: Mapping[str, bytes | None]) -> Path:
+    """Rossmann tables as the course's archive has them; a table that is None is left out."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in tables.items():
+            if content is not None:
+                member = tarfile.TarInfo(f"{name}.csv")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return path

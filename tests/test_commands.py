@@ -3,22 +3,19 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from click.testing import CliRunner, Result
-from kedro.framework.startup import bootstrap_project
 
 import warm
+from command_line import NEW, OLD, invoke, store
+from copies import PROJECT
 from embedline.commands.text_files import typed
 from embedline.errors import DataError
 
-PROJECT = Path(__file__).resolve().parents[1]
-OLD, NEW = "2026-01-01T00.00.00.000Z", "2026-02-01T00.00.00.000Z"
 SPECIALS = ("xxunk", "xxpad", "xxbos", "xxeos", "xxfld", "xxrep", "xxwrep", "xxup", "xxmaj")
 WORDS = ("the", "film", "was", "wonderful", "dull", "and", "i", "loved", "it", ".", "not", "!")
 
@@ -73,31 +70,20 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     for version, seed in ((OLD, 1), (NEW, 2)):
         bundles = make_bundles(seed)
-        for name, bundle in (
-            ("imdb/model", bundles["model"]),
-            ("imdb/language_model", bundles["language_model"]),
-            ("rossmann/model", bundles["table"]),
+        for name, kind in (
+            ("imdb/model", "model"),
+            ("imdb/language_model", "language_model"),
+            ("rossmann/model", "table"),
         ):
-            folder = root / "06_models" / f"{name}.safetensors" / version
-            folder.mkdir(parents=True)
-            (folder / f"{Path(name).name}.safetensors").write_bytes(bundle.to_bytes())
+            store(root, f"06_models/{name}.safetensors", version).write_bytes(bundles[kind].to_bytes())
     return root
 
 
 @pytest.fixture
-def run(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def run(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a command of the project on these artifacts; its result."""
     monkeypatch.chdir(PROJECT)
-    bootstrap_project(PROJECT)
-    from embedline.cli import cli
-
-    def call(*arguments: str, status: int = 0, stdin: bytes | None = None) -> Result:
-        given = [*arguments, "--params", f"data_root={data_root}"]
-        result = CliRunner(env={"COLUMNS": "200"}).invoke(cli, given, input=stdin)
-        assert result.exit_code == status, (result.output, result.exception)
-        return result
-
-    yield call
+    return lambda *given, **more: invoke(*given, "--params", f"data_root={data_root}", **more)
 
 
 def expected_probabilities(texts: list[str], seed: int = 2) -> np.ndarray:
@@ -235,13 +221,9 @@ class TestPredict:
 
 class TestModels:
     def test_none_yet(self, run: Any, data_root: Path, tmp_path: Path) -> None:
-        params = ("--params", f"data_root={tmp_path}")
-        from embedline.cli import cli
-
-        result = CliRunner().invoke(cli, ["predict", "imdb", "fine", "--env", "base", *params])
-        assert result.exit_code == 1
+        given = ("predict", "imdb", "fine", "--env", "base", "--params", f"data_root={tmp_path}")
         expected = "there is no imdb.model in base yet: run `kedro run --pipelines imdb --env base` first"
-        assert result.output == f"Error: {expected}\n"
+        assert invoke(*given, status=1).output == f"Error: {expected}\n"
 
     def test_an_unknown_source(self, run: Any) -> None:
         message = run("generate", "imdbb", status=1).output
@@ -255,18 +237,14 @@ class TestModels:
         assert "`kedro run --pipelines rossmann`" in message
 
     def test_a_broken_one(self, run: Any, data_root: Path) -> None:
-        folder = data_root / "06_models/broken/model.safetensors" / NEW
-        folder.mkdir(parents=True)
-        (folder / "model.safetensors").write_bytes(b"nonsense")
+        store(data_root, "06_models/broken/model.safetensors", NEW).write_bytes(b"nonsense")
         message = run("predict", "broken", "fine", status=1).output
         assert "is not a readable model bundle" in message and len(message.splitlines()) == 1
 
     def test_parts_of_two_models(self, run: Any, data_root: Path) -> None:
         bundle = make_bundles(1)["model"]
         bundle.encoder["vocabulary"]["tokens"].append("more")
-        folder = data_root / "06_models/mixed/model.safetensors" / NEW
-        folder.mkdir(parents=True)
-        (folder / "model.safetensors").write_bytes(bundle.to_bytes())
+        store(data_root, "06_models/mixed/model.safetensors", NEW).write_bytes(bundle.to_bytes())
         message = run("predict", "mixed", "fine", status=1).output
         assert "the vocabulary has 22 tokens, the network knows 21" in message
 

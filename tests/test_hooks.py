@@ -1,67 +1,28 @@
-"""A parameter that nobody reads stops the run, and nested values become flat names."""
+"""What runs tell: live metrics, MLflow's database, messages that name datasets and hold no password, outages."""
 
 import errno
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import mlflow
+import polars as pl
 import pytest
-from kedro.config import OmegaConfigLoader
+from kedro.framework.hooks.manager import _create_hook_manager
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Node, Pipeline
+from kedro.runner import SequentialRunner
 from pydantic import BaseModel
 
-from embedline.download import access_to, set_access
-from embedline.errors import DataError, describe_outage
+from embedline.errors import DataError, TrainingError, about_frame, describe_outage
 from embedline.hooks import tracking
-from embedline.hooks.parameters import ParameterCheck, _unread
-from embedline.hooks.sources import SourceAccess
-from embedline.hooks.tracking import LiveMetrics, Redaction, Tracking, _flatten, _tracked, create_database
+from embedline.hooks.tracking import DatasetNames, LiveMetrics, Redaction, Tracking, _flatten, _tracked, create_database
 from embedline.paths import sqlite_url
 from kedro_incremental import RunReport
 from shared import tracking_database
-
-READ = {"shop.training", "shop.split", "shop.features.windows", "seed"}
-
-
-@pytest.mark.parametrize(
-    ("parameters", "expected"),
-    [
-        ({"seed": 1, "shop": {"training": {"epochs": 1, "anything": 2}, "split": {}}}, []),
-        ({"sead": 1}, ["sead"]),
-        ({"shop": {"trainig": {"epochs": 1}, "split": {}}}, ["shop.trainig"]),
-        ({"shopp": {"training": {"epochs": 1}}}, ["shopp"]),
-        ({"shop": {"features": {"windows": 7, "window": 3}}}, ["shop.features.window"]),
-        ({"shop": 3}, ["shop"]),
-        ({"shop": {}}, []),
-        ({"data_root": "x", "tracking_root": "y", "_template": {"epochs": 1}}, []),
-        ({"shop": {"data_root": "x"}}, ["shop.data_root"]),
-    ],
-)
-def test_unread_parameters(parameters: dict[str, Any], expected: list[str]) -> None:
-    assert list(_unread(parameters, READ)) == expected
-
-
-def test_a_misspelt_block_is_named_with_its_neighbour() -> None:
-    message = "no pipeline reads the parameter 'rossmann.trainig': did you mean 'rossmann.training'?"
-    with pytest.raises(DataError, match=message.replace("?", r"\?")):
-        ParameterCheck().after_catalog_created(parameters={"parameters": {"rossmann": {"trainig": {"epochs": 1}}}})
-
-
-def test_a_block_with_its_old_name_is_answered_with_the_new_one() -> None:
-    with pytest.raises(DataError) as caught:
-        ParameterCheck().after_catalog_created(parameters={"parameters": {"movielens": {"folding": {"factors": 1.0}}}})
-    assert "'movielens.folding'" in str(caught.value) and "'movielens.fold_in'" in str(caught.value)
-
-
-def test_a_strange_block_is_answered_with_all_that_are_read() -> None:
-    with pytest.raises(DataError, match=r"reads the parameter 'qqq'; these are read: .*rossmann\.columns"):
-        ParameterCheck().after_catalog_created(parameters={"parameters": {"qqq": 1}})
-
-
-def test_what_is_read_passes() -> None:
-    ParameterCheck().after_catalog_created(parameters={"parameters": {"rossmann": {"training": {"epochs": 1}}}})
 
 
 def test_flattening_names_every_leaf() -> None:
@@ -94,54 +55,45 @@ def test_names_become_such_as_mlflow_takes() -> None:
     assert _tracked("größe.rmse") == "größe.rmse"
 
 
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[mlflow.MlflowClient]:
+    """Of a tracking database of its own, where this process tracks."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tracking_database(tmp_path)}")
+    yield mlflow.MlflowClient()
+    mlflow.set_tracking_uri(before)
+
+
 def test_live_metrics_reach_mlflow_in_batches_whole_and_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "LIVE_SECONDS", 3600.0)
     monkeypatch.setattr(tracking, "BATCH_METRICS", 10)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tracking_database(tmp_path)}")
-    try:
-        client = mlflow.MlflowClient()
-        run_id = client.create_run(client.create_experiment("live")).info.run_id
-        live = LiveMetrics(run_id, prefix="shop.")
-        for step in range(13):
-            live.add({"loss": 1.0 / (step + 1), "share of >50K": 0.5}, step)
-        # Two figures a report: the fifth fills a batch, and so does the tenth; the others wait for the end.
-        assert [m.step for m in client.get_metric_history(run_id, "shop.loss")] == list(range(10))
-        live.flush()
-        live.flush()
-        found = client.get_metric_history(run_id, "shop.loss")
-        assert [(m.step, m.value) for m in found] == [(step, 1.0 / (step + 1)) for step in range(13)]
-        assert len(client.get_metric_history(run_id, "shop.share of _50K")) == 13
-    finally:
-        mlflow.set_tracking_uri(before)
-
-
-def test_runs_are_joined_by_the_version_they_wrote_and_killed_ones_are_closed(tmp_path: Path) -> None:
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tracking_database(tmp_path)}")
-    try:
-        client = mlflow.MlflowClient()
-        experiment = client.create_experiment("runs")
-        names = ("2026", "bob's", "of another")
-        killed = {name: client.create_run(experiment, tags={"run_id": name}).info.run_id for name in names}
-        with mlflow.start_run(experiment_id=experiment, tags={"run_id": "2026"}) as active:
-            Tracking().after_incremental_run(report=RunReport("2026_later", killed=list(names[:2])))
-        assert client.get_run(active.info.run_id).data.tags["run_id"] == "2026_later"
-        states = {name: client.get_run(run_id).info.status for name, run_id in killed.items()}
-        assert states == {"2026": "KILLED", "bob's": "KILLED", "of another": "RUNNING"}
-    finally:
-        mlflow.set_tracking_uri(before)
-
-
-def test_live_metrics_are_sent_while_a_node_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[int] = []
-    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", lambda self, run_id, metrics: sent.append(len(metrics)))
+    run_id = client.create_run(client.create_experiment("live")).info.run_id
+    live = LiveMetrics(run_id, prefix="shop.")
+    for step in range(13):
+        live.add({"loss": 1.0 / (step + 1), "share of >50K": 0.5}, step)
+    # Two values a report: the fifth fills a batch, and so does the tenth; the others wait for the end.
+    assert [m.step for m in client.get_metric_history(run_id, "shop.loss")] == list(range(10))
+    live.flush()
+    live.flush()
+    found = client.get_metric_history(run_id, "shop.loss")
+    assert [(m.step, m.value) for m in found] == [(step, 1.0 / (step + 1)) for step in range(13)]
+    assert len(client.get_metric_history(run_id, "shop.share of _50K")) == 13
     monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.0)
-    live = LiveMetrics("a run", prefix="")
-    live.add({"loss": 1.0, "lr": 0.1}, 1)
-    assert sent == [2]
+    live.add({"loss": 0.0}, 13)  # at once, while the node runs
+    assert client.get_metric_history(run_id, "shop.loss")[-1].step == 13
+
+
+def test_runs_are_joined_by_the_version_they_wrote_and_killed_ones_are_closed(client: mlflow.MlflowClient) -> None:
+    experiment = client.create_experiment("runs")
+    names = ("2026", "bob's", "of another")
+    killed = {name: client.create_run(experiment, tags={"run_id": name}).info.run_id for name in names}
+    with mlflow.start_run(experiment_id=experiment, tags={"run_id": "2026"}) as active:
+        Tracking().after_incremental_run(report=RunReport("2026_later", killed=list(names[:2])))
+    assert client.get_run(active.info.run_id).data.tags["run_id"] == "2026_later"
+    states = {name: client.get_run(run_id).info.status for name, run_id in killed.items()}
+    assert states == {"2026": "KILLED", "bob's": "KILLED", "of another": "RUNNING"}
 
 
 def test_a_database_in_a_folder_of_any_name(tmp_path: Path) -> None:
@@ -151,61 +103,6 @@ def test_a_database_in_a_folder_of_any_name(tmp_path: Path) -> None:
     assert path.exists() and os.listdir(tmp_path) == [name] and os.listdir(path.parent) == ["mlflow.db"]
     assert [e.name for e in mlflow.MlflowClient(sqlite_url(str(path))).search_experiments()] == ["Default"]
     assert os.listdir(tmp_path) == [name]  # MLflow makes the folder of an address that it does not unquote
-
-
-def credentials_context(folder: Path, **parameters: Any) -> Any:
-    """What the hook reads of Kedro's context: parameters, and configuration with credentials in two environments."""
-    for env, text in {
-        "base": "",
-        "sample": "mine: {token: of sample}",
-        "local": "mine: {token: x}\nother: {key: k}",
-    }.items():
-        (folder / env).mkdir(parents=True, exist_ok=True)
-        (folder / env / "credentials.yml").write_text(text)
-    loader = OmegaConfigLoader(str(folder), base_env="base", default_run_env="sample")
-    return SimpleNamespace(params=parameters, config_loader=loader)
-
-
-def test_a_source_takes_credentials_and_a_limit_that_stand_beside_it(tmp_path: Path) -> None:
-    blocks: dict[str, Any] = {
-        "a": {"source": "s3://a", "credentials": "other", "max_bytes": 5.0},
-        "b": {"deep": {"source": "s3://b", "credentials": "mine"}},
-        "c": {"source": "s3://c", "credentials": None},
-        "d": {"source": "generated", "credentials": "not there, and not needed"},
-    }
-    try:
-        SourceAccess().after_context_created(credentials_context(tmp_path, **blocks))
-        assert (access_to("s3://a").credentials, access_to("s3://a").max_bytes) == ({"key": "k"}, 5)  # of conf/local
-        assert access_to("s3://b").credentials == {"token": "of sample"}  # the environment of the run comes first
-        assert access_to("s3://c").credentials == {} and access_to("s3://c").max_bytes == 2 * 1024**3
-        SourceAccess().after_context_created(credentials_context(tmp_path))
-        assert access_to("s3://a").credentials == {}  # of another run in the same process
-    finally:
-        set_access({})
-
-
-@pytest.mark.parametrize(
-    ("block", "named"),
-    [
-        ({"credentials": "nobody"}, ("shop.credentials", "nobody", "credentials.yml", "mine", "other")),
-        ({"credentials": {"key": "S3CRET"}}, ("shop.credentials", "credentials.yml")),
-        ({"credentials": 3}, ("shop.credentials",)),
-        ({"max_bytes": 0}, ("shop.max_bytes", "0")),
-        ({"max_bytes": True}, ("shop.max_bytes",)),
-        ({"max_bytes": "2 GB"}, ("shop.max_bytes", "2 GB")),
-        ({"max_bytes": float("inf")}, ("shop.max_bytes", "inf")),
-    ],
-)
-def test_credentials_that_cannot_be(block: dict[str, Any], named: tuple[str, ...], tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        SourceAccess().after_context_created(credentials_context(tmp_path, shop={"source": "s3://a", **block}))
-    assert all(text in str(caught.value) for text in named) and "S3CRET" not in str(caught.value)
-
-
-def test_credentials_beside_a_source_are_read_and_those_elsewhere_are_not() -> None:
-    read = {"shop.source", "shop.training"}
-    assert list(_unread({"shop": {"source": "x", "credentials": "mine", "max_bytes": 3}}, read)) == []
-    assert list(_unread({"credentials": "mine", "books": {"max_bytes": 3}}, read)) == ["credentials", "books"]
 
 
 def test_trackers_see_no_password_and_the_node_does() -> None:
@@ -276,8 +173,6 @@ def test_an_outage_of_tracking_is_reported_once_and_the_run_goes_on(
 
 
 def test_tracking_listens_from_the_first_node_on_so_that_no_plan_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kedro.pipeline import Node
-
     from embedline.training import metrics as progress
 
     monkeypatch.setattr(mlflow, "active_run", lambda: SimpleNamespace(info=SimpleNamespace(run_id="r")))
@@ -311,3 +206,52 @@ def test_outages_differ_from_mistakes_in_the_code(error: Exception, named: tuple
         assert line is None
     else:
         assert line and "\n" not in line and all(text in line for text in named) and "S3CRET" not in line
+
+
+def naming() -> Any:
+    """A hook manager with nothing but the hook that names datasets."""
+    hooks = _create_hook_manager()
+    hooks.register(DatasetNames())
+    return hooks
+
+
+def _fail(table: Any, items: Any = None) -> int:
+    del table, items
+    with about_frame("table"):
+        raise DataError("column 'x' is odd")
+
+
+def _fail_by_keyword(items: Any, table: Any) -> int:
+    return _fail(table, items)
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs"),
+    [
+        (_fail, "table"),
+        (_fail, ["table", "items"]),
+        (_fail_by_keyword, ["items", "table"]),
+        (_fail, {"items": "items", "table": "table"}),
+    ],
+)
+def test_an_error_names_the_dataset(function: Any, inputs: Any) -> None:
+    node = Node(function, inputs, "n", name="fail")
+    pipeline = Pipeline([node], namespace="houses", inputs={"table": "deeds.sold"})
+    datasets = {name: MemoryDataset(pl.DataFrame()) for name in pipeline.inputs()}
+    with pytest.raises(DataError, match=r"^deeds\.sold: column 'x' is odd$"):
+        SequentialRunner().run(pipeline, DataCatalog(datasets), hook_manager=naming())
+
+
+def _diverge(encoded: Any, training: dict[str, Any]) -> int:
+    del encoded
+    raise TrainingError("the training diverged in epoch 2 of 3", training["lr"])
+
+
+@pytest.mark.parametrize("block", ["training", "language_model_training"])
+def test_an_error_of_a_training_names_the_block_with_its_rate(block: str) -> None:
+    node = Node(_diverge, ["encoded", f"params:{block}"], "model", name="train")
+    parameters = {f"params:houses.{block}"}
+    pipeline = Pipeline([node], namespace="houses", parameters={f"params:{block}": f"params:houses.{block}"})
+    catalog = DataCatalog({name: MemoryDataset({"lr": 100.0}) for name in {*pipeline.inputs(), *parameters}})
+    with pytest.raises(DataError, match=rf"epoch 2 of 3.* lr in houses\.{block}, which is 100"):
+        SequentialRunner().run(pipeline, catalog, hook_manager=naming())

@@ -1,42 +1,22 @@
 """The incremental runner on the project's own pipelines: each change reruns exactly the nodes that it concerns."""
 
-import io
 import json
 import shutil
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
-from kedro.framework.startup import bootstrap_project
 
-from copies import PROJECT, copy_project, kedro
+from copies import copy_project, kedro
 from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables
-from kedro_incremental import IncrementalSession, Manifest, code_fingerprint
+from kedro_incremental import Manifest, code_fingerprint
 from kedro_incremental.audit import AUDIT
+from small_runs import run_here, write_archive
 
-NODES = {
-    "acquire",
-    "type_sales",
-    "type_stores",
-    "type_trends",
-    "type_weather",
-    "build_calendar",
-    "join_tables",
-    "build_table",
-}
-
+NODES = {"acquire", "type_sales", "type_stores", "type_trends", "type_weather"}
+NODES |= {"build_calendar", "join_tables", "build_table"}
 RUN = ("run", "--pipelines", "rossmann_features", "--params", "rossmann.generator.n_stores=4")
-
-
-def write_archive(path: Path, tables: dict[str, bytes]) -> None:
-    """Write the tables as the course's archive has them."""
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in tables.items():
-            member = tarfile.TarInfo(f"{name}.csv")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
 
 
 class Preparation:
@@ -55,13 +35,9 @@ class Preparation:
     def ran(self, **options: object) -> set[str]:
         """Run it; the nodes that ran, without their namespace."""
         source = {"source": str(self.root / "tables.tgz"), "verify": False, **self.settings}
-        roots = {"data_root": str(self.root / "data"), "tracking_root": str(self.root)}
         for accesses in AUDIT.by_module.values():  # as in a process whose modules have read nothing yet
             accesses.files.clear()
-        bootstrap_project(PROJECT)
-        with IncrementalSession.create(project_path=PROJECT, runtime_params={**roots, "rossmann": source}) as session:
-            run_id = session.session_id
-            session.run(pipeline_names=["rossmann_features"], **options)
+        run_id = run_here(self.root, "rossmann_features", rossmann=source, **options)
         records = self.manifest.records
         return {record.node.partition(".")[2] for record in records.values() if record.run_id == run_id}
 
@@ -164,7 +140,7 @@ def test_kedro_viz_has_the_status_of_each_node_that_ran(copied: Path) -> None:
 
 
 def test_a_comment_reruns_nothing_and_a_helper_its_nodes(copied: Path) -> None:
-    path = copied / "src/embedline/frames/windows.py"
+    path = copied / "src/embedline/frames/days.py"
     source = path.read_text()
     path.write_text(source.replace('"""', '"""Other words. ', 1) + "\n# a comment\n")
     assert all(state.startswith("skipped unchanged") for state in states(kedro(copied, *RUN)).values())
@@ -174,13 +150,13 @@ def test_a_comment_reruns_nothing_and_a_helper_its_nodes(copied: Path) -> None:
     name = helper.removeprefix("def ").partition("(")[0]
     path.write_text(source.replace(name, f"{name}_renamed"))
     printed = states(kedro(copied, *RUN))
-    assert all(state.startswith("ran code of embedline.frames.windows changed") for state in printed.values()), printed
+    assert all(state.startswith("ran code of embedline.frames.days changed") for state in printed.values()), printed
 
     # Where such an edit does not matter, one says so.
     path.write_text(source)
     nodes = ",".join(f"rossmann.{node}" for node in sorted(NODES - {"build_table"}))
     printed = states(kedro(copied, *RUN, "--touch", nodes))
-    assert all(state.startswith("touched touched: code of embedline.frames.windows") for state in printed.values())
+    assert all(state.startswith("touched touched: code of embedline.frames.days") for state in printed.values())
     printed = states(kedro(copied, *RUN))
     assert {node for node, state in printed.items() if state.startswith("ran")} == {"build_table"}
 

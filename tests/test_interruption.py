@@ -1,55 +1,82 @@
-"""A training that is interrupted, then killed, ends with the weights of one that was left alone."""
+"""A training that is interrupted or killed, in one process or shared out, ends with the weights of one left alone."""
 
+import os
 import signal
+import socket
 import time
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 import safetensors.torch
+import torch
 
 import warm
+from copies import PROJECT
+from embedline.training.model_file import ModelBundle
 from kedro_incremental import Manifest
 from shared import tracking_database
 
-PROJECT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
 SETTINGS = {
     "rossmann.generator.n_stores": 6,
     "rossmann.network.dropout": 0.1,
-    "rossmann.training.epochs": 14,
     "rossmann.training.batch_size": 64,
-    "rossmann.training.averaging.decay": 0.99,
     "rossmann.training.precision": "fp32",
-    "checkpoint_seconds": 0.1,
 }
+ALONE = {"rossmann.training.epochs": 14, "rossmann.training.averaging.decay": 0.99, "checkpoint_seconds": 0.1}
+SHARED = {"rossmann.training.epochs": 3, "checkpoint_seconds": 0.2}
+PATIENCE = 900  # seconds
 
 
-def start(root: Path) -> warm.Process:
-    """Start a real `kedro run` up to the trained model, with artifacts and tracking under ``root``."""
-    given = {"data_root": root / "data", "tracking_root": root, **SETTINGS}
+def arguments(root: Path, **more: object) -> list[str]:
+    """Of a real `kedro run` up to the trained model, with artifacts and tracking under ``root``."""
+    given = {"data_root": root / "data", "tracking_root": root, **SETTINGS, **more}
     params = ",".join(f"{name}={value}" for name, value in given.items())
-    arguments = ["--pipelines", "rossmann", "--to-nodes", "rossmann.train", "--params", params]
-    return warm.start("kedro", "run", *arguments, cwd=PROJECT)
+    return ["run", "--pipelines", "rossmann", "--to-nodes", "rossmann.train", "--params", params]
 
 
-def stop_in_training(root: Path, number: signal.Signals) -> tuple[int, str]:
-    """Send a signal once both members have written their next checkpoint; exit status and what was printed."""
-    run = start(root)
-    scratch = root / "data" / ".runs" / "scratch" / "rossmann.train"
+def start(module: str, *words: str) -> warm.Process:
+    return warm.start(module, *words, cwd=PROJECT, env={**os.environ, "COLUMNS": "200"})
+
+
+def finish(run: warm.Process) -> str:
+    """What a run printed, once it has ended well."""
+    printed, _ = run.communicate(timeout=PATIENCE)
+    assert run.returncode == 0, printed
+    return " ".join(printed.split())
+
+
+def start_and_wait(root: Path, words: list[str], *, n_members: int) -> warm.Process:
+    """Start a training; it runs once so many members have written their next checkpoint."""
+    run = start("kedro", *words)
+    scratch = root / "data/.runs/scratch/rossmann.train"
     before = {path.name: path.stat().st_mtime_ns for path in scratch.glob("*/*.pt")}
-    deadline = time.monotonic() + 600
-    while sum(path.stat().st_mtime_ns > before.get(path.name, 0) for path in scratch.glob("*/member?.pt")) < 2:
+    deadline = time.monotonic() + PATIENCE
+    while sum(path.stat().st_mtime_ns > before.get(path.name, 0) for path in scratch.glob("*/member?.pt")) < n_members:
         assert run.poll() is None and time.monotonic() < deadline, run.communicate()[0]
         time.sleep(0.01)
-    run.send_signal(number)
-    printed, _ = run.communicate(timeout=600)
-    return run.returncode, printed
+    return run
 
 
-def weights(root: Path) -> dict[str, object]:
-    """Tensors of the stored model."""
+def interrupt(run: warm.Process) -> None:
+    """End a run by Ctrl-C; it says so in one line."""
+    run.send_signal(signal.SIGINT)
+    printed, _ = run.communicate(timeout=PATIENCE)
+    assert run.returncode == 130 and printed.strip().splitlines()[-1].startswith("Stopped: interrupted"), printed
+    assert "Traceback" not in printed
+
+
+def model(root: Path) -> ModelBundle:
     (path,) = (root / "data/06_models/rossmann/model.safetensors").glob("*/model.safetensors")
-    return dict(safetensors.torch.load_file(path))
+    assert len(safetensors.torch.load_file(path)) > 10
+    return ModelBundle.from_bytes(path.read_bytes())
+
+
+def assert_same_weights(one: ModelBundle, other: ModelBundle) -> None:
+    assert one.weights.keys() == other.weights.keys()
+    assert [name for name, tensor in other.weights.items() if not torch.equal(one.weights[name], tensor)] == []
 
 
 def statuses(root: Path) -> list[str]:
@@ -60,33 +87,45 @@ def statuses(root: Path) -> list[str]:
     return [run.info.status for run in runs]
 
 
-@pytest.mark.slow
 def test_an_interrupted_and_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
-    for name in ("undisturbed", "disturbed"):
-        tracking_database(tmp_path / name)
-    undisturbed = start(tmp_path / "undisturbed")
-    status, printed = stop_in_training(tmp_path / "disturbed", signal.SIGINT)
-    assert status == 130 and printed.strip().splitlines()[-1].startswith("Stopped: interrupted"), printed
-    assert "interrupted" in printed and "Traceback" not in printed
-    assert statuses(tmp_path / "disturbed") == ["KILLED"]
-
-    status, printed = stop_in_training(tmp_path / "disturbed", signal.SIGKILL)
-    assert status == -signal.SIGKILL
-    status, printed = stop_in_training(tmp_path / "disturbed", signal.SIGKILL)
-    assert statuses(tmp_path / "disturbed") == ["KILLED", "RUNNING", "RUNNING"]
-
-    last = start(tmp_path / "disturbed")
-    printed, _ = last.communicate(timeout=900)
-    assert last.returncode == 0, printed
-    said = " ".join(printed.split())
+    undisturbed, disturbed = (tracking_database(tmp_path / name).parent for name in ("undisturbed", "disturbed"))
+    left_alone = start("kedro", *arguments(undisturbed, **ALONE))
+    interrupt(start_and_wait(disturbed, arguments(disturbed, **ALONE), n_members=2))
+    assert statuses(disturbed) == ["KILLED"]
+    for _ in range(2):
+        run = start_and_wait(disturbed, arguments(disturbed, **ALONE), n_members=2)
+        run.send_signal(signal.SIGKILL)
+        assert run.wait(PATIENCE) == -signal.SIGKILL, run.printed()
+    assert statuses(disturbed) == ["KILLED", "RUNNING", "RUNNING"]
+    said = finish(start("kedro", *arguments(disturbed, **ALONE)))
     assert said.count("Going on at step") == 2, said
-    assert statuses(tmp_path / "disturbed") == ["KILLED", "KILLED", "KILLED", "FINISHED"]
-    assert not list((tmp_path / "disturbed/data/.runs/scratch").glob("*/*"))
+    assert statuses(disturbed) == ["KILLED", "KILLED", "KILLED", "FINISHED"]
+    assert not list((disturbed / "data/.runs/scratch").glob("*/*"))
+    assert "Going on at step" not in finish(left_alone)
+    assert_same_weights(model(disturbed), model(undisturbed))
+    assert Manifest(disturbed / "data/.runs").records["rossmann.train"].why == "first run"
 
-    printed, _ = undisturbed.communicate(timeout=900)
-    assert undisturbed.returncode == 0 and "Going on at step" not in printed, printed
-    ours, theirs = weights(tmp_path / "disturbed"), weights(tmp_path / "undisturbed")
-    assert ours.keys() == theirs.keys() and len(ours) > 10
-    for name, tensor in ours.items():
-        assert (tensor == theirs[name]).all(), name
-    assert Manifest(tmp_path / "disturbed/data/.runs").records["rossmann.train"].why == "first run"
+
+def test_processes_of_a_launcher_and_of_a_parameter_interrupted_give_the_same_weights(tmp_path: Path) -> None:
+    launched, shared = (tracking_database(tmp_path / name).parent for name in ("launched", "shared"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--main_process_port", port, "--mixed_precision", "no", "--dynamo_backend", "no"]
+    said = finish(start(*launch, "-m", "embedline", *arguments(launched, **SHARED)))
+    assert said.count("11 of 11 nodes ran") == 1, said  # by the first process alone
+    assert statuses(launched) == ["FINISHED"]
+    assert "0 of 11 nodes ran" in finish(start("kedro", *arguments(launched, **SHARED)))  # launched or not: the same
+
+    in_two = arguments(shared, **SHARED, **{"rossmann.training.processes": 2})
+    run = start_and_wait(shared, in_two, n_members=1)
+    children = psutil.Process(run.pid).children()
+    (other,) = (child for child in children if any("spawn_main" in word for word in child.cmdline()))
+    interrupt(run)
+    psutil.wait_procs([other], timeout=120)
+    assert not other.is_running()
+    assert "Going on at step" in finish(start("kedro", *in_two))
+    assert statuses(shared) == ["KILLED", "FINISHED"]
+    assert model(shared).metrics["processes"] == model(launched).metrics["processes"] == 2
+    assert_same_weights(model(shared), model(launched))

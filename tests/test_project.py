@@ -51,7 +51,7 @@ MAY_IMPORT = {  # what each part of the project may import of it, besides itself
     "pipelines.movielens": {"errors", "paths", "archive", "download", "pipelines.ratings"},
     "pipelines.adult": {"errors", "paths", "archive", "download", "pipelines.tabular"},
     "pipelines.report": {"errors", "redaction"},
-    "datasets": {"errors", "spark", "serving", "training"},
+    "datasets": {"errors", "frames", "spark", "serving", "training"},
 }
 
 

@@ -1,21 +1,18 @@
 """`recommend` at the command line, on a stored model with random weights; each value is computed anew."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from click.testing import CliRunner, Result
-from kedro.framework.startup import bootstrap_project
 
+from command_line import NEW, OLD, invoke, store
+from copies import PROJECT
 from embedline.commands.recommend import find_item
 from embedline.errors import DataError
 
-PROJECT = Path(__file__).resolve().parents[1]
-OLD, NEW = "2026-01-01T00.00.00.000Z", "2026-02-01T00.00.00.000Z"
 N_USERS, N_ITEMS = 5, 9
 TITLES = [*(f"Film {k} (19{50 + k})" for k in range(N_ITEMS - 2)), "Long Night, A (1990)", "Long Day (1991)"]
 RATINGS = pl.DataFrame(
@@ -31,9 +28,10 @@ def make_bundle(seed: int) -> Any:
     """A model of two members with random weights."""
     import torch
 
+    from embedline.pipelines.ratings.contract import RatingColumns
     from embedline.pipelines.ratings.encoder import fit_encoder
     from embedline.pipelines.ratings.network import build_network, feature_codes, network_config
-    from embedline.pipelines.ratings.options import RatingColumns, RatingNetwork
+    from embedline.pipelines.ratings.options import RatingNetwork
     from embedline.training.model_file import ModelBundle
 
     encoder = fit_encoder(RATINGS, RatingColumns(), (1.0, 5.0))
@@ -46,12 +44,6 @@ def make_bundle(seed: int) -> Any:
             weights[f"{member}.{name}"][0] = 0.0
     metrics = {"members": 2, "member_weights": [0.75, 0.25]}
     return ModelBundle("ratings", config, encoder.model_dump(mode="json"), weights, metrics)
-
-
-def store(root: Path, name: str, version: str) -> Path:
-    path = root / name / version / Path(name).name
-    path.parent.mkdir(parents=True)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -76,19 +68,10 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def run(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the command on these artifacts; its result."""
     monkeypatch.chdir(PROJECT)
-    bootstrap_project(PROJECT)
-    from embedline.cli import cli
-
-    def call(*arguments: str, status: int = 0) -> Result:
-        given = ["recommend", *arguments, "--params", f"data_root={data_root}"]
-        result = CliRunner(env={"COLUMNS": "200"}).invoke(cli, given)
-        assert result.exit_code == status, (result.output, result.exception)
-        return result
-
-    yield call
+    return lambda *given, **more: invoke("recommend", *given, "--params", f"data_root={data_root}", **more)
 
 
 def rows_of(printed: str) -> list[tuple[int, int, str, float]]:
@@ -147,12 +130,8 @@ def test_a_new_user_is_folded_in_by_ids_and_titles(run: Any) -> None:
 
 
 def test_the_old_name_of_the_block_is_answered_with_the_new_one(run: Any, data_root: Path) -> None:
-    from embedline.cli import cli
-
-    given = ["recommend", "movielens", "--rated", "102=5", "--params"]
-    result = CliRunner().invoke(cli, [*given, f"data_root={data_root},movielens.folding.factors=1"])
-    message = result.output
-    assert result.exit_code == 1
+    params = f"data_root={data_root},movielens.folding.factors=1"
+    message = invoke("recommend", "movielens", "--rated", "102=5", "--params", params, status=1).output
     assert "movielens.folding" in message and "movielens.fold_in" in message
 
 
@@ -190,18 +169,13 @@ def test_users_and_models_that_are_not_there(run: Any) -> None:
 
 
 def test_titles_are_the_ids_where_there_are_no_items(run: Any, data_root: Path, tmp_path: Path) -> None:
-    from embedline.cli import cli
-
+    given = ("recommend", "movielens", "4", "--k", "1", "--params", f"data_root={tmp_path / 'bare'}")
     shutil.copytree(data_root, tmp_path / "bare")
     shutil.rmtree(tmp_path / "bare/03_primary")
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(
-        cli, ["recommend", "movielens", "4", "--k", "1", "--params", f"data_root={tmp_path / 'bare'}"]
-    )
-    ((_, item, title, _),) = rows_of(result.output)
+    ((_, item, title, _),) = rows_of(invoke(*given).output)
     assert title == str(item)
     shutil.rmtree(tmp_path / "bare/05_model_input")
-    result = CliRunner().invoke(cli, ["recommend", "movielens", "4", "--params", f"data_root={tmp_path / 'bare'}"])
-    assert result.output == (
+    assert invoke(*given, status=1).output == (
         "Error: there is no movielens.encoded, which holds the ratings of user '4': run movielens again\n"
     )
 

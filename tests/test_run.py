@@ -1,54 +1,43 @@
 """Whole runs of the sample environment: figures near the known noise, tracking, single stages, and what goes wrong."""
 
 import functools
-import io
 import json
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import plotly.io
 import polars as pl
 import pytest
-from kedro.framework.startup import bootstrap_project
 from kedro.validation.exceptions import ParameterValidationError
 
-from copies import kedro
+from copies import PROJECT, kedro
 from embedline.errors import DataError
 from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables, noise_floor
-from kedro_incremental import IncrementalSession
 from shared import tracking_database
+from small_runs import run_here, write_archive
 
-PROJECT = Path(__file__).resolve().parents[1]
-
-SMALL = {"n_stores": 20}
+SMALL: dict[str, Any] = {"n_stores": 20}
 NETWORK = {"layers": [64, 32]}
 TRAINING = {"epochs": 12, "batch_size": 128, "lr": 0.004, "seeds": [0], "precision": "fp32"}
 TREES = {"lightgbm": {"n_estimators": 60}}
 
 
-def parameters(root: Path) -> dict[str, object]:
-    """Runtime parameters of a small run whose artifacts and tracking live under ``root``."""
-    learner = {"network": NETWORK, "training": TRAINING}
-    report = {"report": {"importance": {"rows": 200, "repeats": 1}}}
-    return {
-        "data_root": str(root / "data"),
-        "tracking_root": str(root),
-        "rossmann": {"generator": SMALL, "baselines": TREES, **report, **learner},
-        "rossmann_notebook": {"baselines": TREES, **report, **learner},
-        "rossmann_forecast": {"network": NETWORK, "training": {**TRAINING, "epochs": 2}},
-    }
+LEARNER: dict[str, Any] = {"network": NETWORK, "training": TRAINING, "baselines": TREES}
+LEARNER |= {"report": {"importance": {"rows": 200, "repeats": 1}}}
+SETTINGS = {
+    "rossmann": {"generator": SMALL, **LEARNER},
+    "rossmann_notebook": LEARNER,
+    "rossmann_forecast": {"network": NETWORK, "training": {**TRAINING, "epochs": 2}},
+}
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished run of all that is made of the sales; small_runs.py and `.ci/run` run the other sources."""
     root = tracking_database(tmp_path_factory.mktemp("run")).parent
-    bootstrap_project(PROJECT)
-    with IncrementalSession.create(project_path=PROJECT, runtime_params=parameters(root)) as session:
-        session.run(pipeline_names=["rossmann", "rossmann_notebook", "rossmann_forecast"])
-    yield root
+    run_here(root, "rossmann,rossmann_notebook,rossmann_forecast", **SETTINGS)
+    return root
 
 
 def artifact(root: Path, layer: str, source: str, name: str) -> Path:
@@ -98,6 +87,10 @@ def test_plots_load_as_figures(ran: Path) -> None:
     for name in ("training", "learning_rate", "forecast", "error", "embedding"):
         figure = plotly.io.read_json(artifact(ran, "08_reporting", "rossmann", f"{name}_plot.json"))
         assert figure.data and figure.layout.title.text
+        # The report draws it below a title of its own, in a panel that may be narrow.
+        assert figure.layout.margin.t is None and figure.layout.template.layout.legend.orientation == "h"
+        titles = [axis.title.text or "" for axis in figure.select_xaxes()]
+        assert all(len(line) <= 42 for title in titles for line in title.split("<br>")), titles
 
 
 def test_mlflow_has_parameters_metrics_by_epoch_figures_and_the_commit(ran: Path) -> None:
@@ -118,9 +111,7 @@ def test_mlflow_has_parameters_metrics_by_epoch_figures_and_the_commit(ran: Path
 
 def test_one_stage_runs_again_from_stored_artifacts(ran: Path) -> None:
     before = len(list((ran / "data/05_model_input/rossmann/encoded.feather").glob("*")))
-    bootstrap_project(PROJECT)
-    with IncrementalSession.create(project_path=PROJECT, runtime_params=parameters(ran)) as session:
-        session.run(pipeline_names=["rossmann"], from_nodes=["rossmann.train"])
+    run_here(ran, "rossmann", from_nodes=["rossmann.train"], **SETTINGS)
     assert len(list((ran / "data/05_model_input/rossmann/encoded.feather").glob("*"))) == before
     metrics = sorted((ran / "data/08_reporting/rossmann/metrics.json").glob("*/metrics.json"))
     first, second = (json.loads(path.read_text())["exp_rmspe"] for path in metrics)
@@ -135,22 +126,12 @@ def tables() -> dict[str, bytes]:
 
 def archive(path: Path, **changes: bytes | None) -> Path:
     """A small Rossmann archive; ``changes`` replaces the content of tables, None leaves one out."""
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in {**tables(), **changes}.items():
-            if content is not None:
-                member = tarfile.TarInfo(f"{name}.csv")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-    return path
+    return write_archive(path, {**tables(), **changes})
 
 
 def features(root: Path, source: Path | str, **settings: object) -> None:
     """Run the preparation on the tables at ``source`` with artifacts and tracking under ``root``."""
-    given = {"rossmann": {"source": str(source), "verify": False, **settings}}
-    bootstrap_project(PROJECT)
-    roots = {"data_root": str(root / "data"), "tracking_root": str(root)}
-    with IncrementalSession.create(project_path=PROJECT, runtime_params={**roots, **given}) as session:
-        session.run(pipeline_names=["rossmann_features"])
+    run_here(root, "rossmann_features", rossmann={"source": str(source), "verify": False, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -214,15 +195,10 @@ def test_a_truncated_archive_is_one_clear_message(prepared: Path, tmp_path: Path
     ],
 )
 def test_a_bad_setting_stops_the_run_before_the_first_node(
-    prepared: Path, tmp_path: Path, given: dict[str, object], says: list[str]
+    prepared: Path, tmp_path: Path, given: dict[str, Any], says: list[str]
 ) -> None:
-    bootstrap_project(PROJECT)
-    roots = {"data_root": str(tmp_path / "data"), "tracking_root": str(prepared)}
-    with (
-        pytest.raises((DataError, ParameterValidationError)) as caught,
-        IncrementalSession.create(project_path=PROJECT, runtime_params={**roots, **given}) as session,
-    ):
-        session.run()
+    with pytest.raises((DataError, ParameterValidationError)) as caught:
+        run_here(prepared, data=tmp_path / "data", **given)
     assert all(words in str(caught.value) for words in says), caught.value
     assert not (tmp_path / "data").exists()
 

@@ -1,22 +1,19 @@
 """`serve` at the command line: which service it takes, and what it hands to the processes that answer."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from kedro.framework.startup import bootstrap_project
 
+from command_line import NEW, OLD, invoke, store
+from copies import PROJECT
 from embedline.errors import DataError
 from embedline.serving import server
 from embedline.serving.ratings import pack_ratings
 from embedline.serving.registry import Registry
 from embedline.serving.server import ServerOptions
 from embedline.serving.service import Service
-from test_recommend_command import NEW, OLD, make_bundle, store
-
-PROJECT = Path(__file__).resolve().parents[1]
+from test_recommend_command import make_bundle
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +40,11 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def run(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def run(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the command on these artifacts; its result."""
     monkeypatch.chdir(PROJECT)
-    bootstrap_project(PROJECT)
-    from embedline.cli import cli
-
-    def call(*arguments: str, status: int = 0) -> Result:
-        given = ["serve", *arguments, "--params", f"data_root={data_root},tracking_root={data_root}"]
-        result = CliRunner(env={"COLUMNS": "200"}).invoke(cli, given)
-        assert result.exit_code == status, (result.output, result.exception)
-        return result
-
-    yield call
+    roots = f"data_root={data_root},tracking_root={data_root}"
+    return lambda *given, **more: invoke("serve", *given, "--params", roots, **more)
 
 
 def identity(seed: int) -> str:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from kedro.io import DataCatalog, MemoryDataset
 from PIL import Image
 
 from browsers import Browser, served, waiting
@@ -120,7 +121,7 @@ def test_the_pictures_of_the_readme_are_drawn(
     from small_runs import newest
 
     path = newest(small_project, "08_reporting/rossmann/embedding_plot.json")
-    stored = _Stored({"rossmann.embedding_plot": plotly.io.read_json(path)})
+    stored = DataCatalog({"rossmann.embedding_plot": MemoryDataset(plotly.io.read_json(path))})
     assert pictures.draw(browser, stored, "embeddings", tmp_path / "embeddings.png")
     assert not pictures.draw(browser, stored, "forecast", tmp_path / "forecast.png")
     assert sorted(file.name for file in tmp_path.glob("*.*") if file.suffix in (".png", ".html")) == ["embeddings.png"]
@@ -130,19 +131,6 @@ def test_the_pictures_of_the_readme_are_drawn(
     assert len(colours) > 4 and (tmp_path / "embeddings.png").stat().st_size < 300_000
     points = sum(count for count, (red, green, blue) in colours if blue > 200 and red < 80)
     assert points > 500  # the blue marks
-
-
-class _Stored:
-    """A catalog of what is at hand."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self._values = values
-
-    def exists(self, name: str) -> bool:
-        return name in self._values
-
-    def load(self, name: str) -> Any:
-        return self._values[name]
 
 
 def test_the_readmes_pictures_are_small() -> None:

@@ -26,7 +26,7 @@ from typing import IO, Any
 import polars as pl
 
 from embedline.download import access_to, checked_name, fetched, quoted
-from embedline.errors import DataError
+from embedline.errors import DataError, one_line
 
 MAX_RATIO, RATIO_FROM = 200, 32 * 1024**2
 """More than so many times its packed size, from so many bytes on, is a decompression bomb: text packs 3 to 20 times."""
@@ -153,11 +153,7 @@ def _faults_named(address: str) -> Iterator[None]:
     except DataError:
         raise
     except _BROKEN as error:
-        raise DataError(f"{address} is truncated, corrupt or unreadable: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{address} is truncated, corrupt or unreadable: {one_line(error)}") from error
 
 
 def _too_large(address: str, max_bytes: int) -> DataError:
@@ -353,7 +349,7 @@ def _first_tar_header(stream: _Stream, address: str) -> bytes:
         page = start.lstrip().lower().startswith((b"<!doctype", b"<html"))
         raise NotAnArchive(
             f"{address} is neither a zip nor a tar archive, plain or packed by gzip, bzip2 or xz: it is "
-            f"{'a web page' if page else 'of another kind, or damaged'} ({_reason(error)})"
+            f"{'a web page' if page else 'of another kind, or damaged'} ({one_line(error)})"
         ) from error
     return start
 

@@ -1,6 +1,7 @@
 """Kedro's configuration loader, for projects in folders of any name and parameters that only the catalog reads."""
 
 import re
+from copy import deepcopy
 from glob import has_magic
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,17 @@ class ConfigLoader(OmegaConfigLoader):
     def __init__(self, conf_source: str, *args: Any, **kwargs: Any) -> None:
         """Create the loader; arguments are Kedro's."""
         self.asked: set[str] = set()
+        self._parameters: tuple[Any, Any] = (None, None)  # what they were read with, and the parameters
         super().__init__(conf_source, *args, **kwargs)
+
+    def __getitem__(self, key: str) -> Any:
+        """Read a part of the configuration; the parameters, which Kedro asks for again and again, only once."""
+        if key != "parameters":
+            return super().__getitem__(key)
+        given = (self.env, self.runtime_params)
+        if self._parameters[0] != given:
+            self._parameters = deepcopy(given), super().__getitem__(key)
+        return deepcopy(self._parameters[1])
 
     @staticmethod
     def _initialise_filesystem_and_protocol(conf_source: str) -> tuple[AbstractFileSystem, str]:

@@ -18,7 +18,7 @@ from fsspec.callbacks import TqdmCallback
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from embedline.errors import DataError
+from embedline.errors import DataError, causes_of, one_line
 from embedline.redaction import HIDDEN, redacted, secrets_in
 
 MAX_BYTES = 2 * 1024**3
@@ -246,18 +246,11 @@ class _Progress(TqdmCallback):
         super().call(*args, **kwargs)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what caused it, the first cause last."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _is_missing(error: BaseException) -> bool:
     """Whether nothing stands at the address; fsspec says so of every failed request, the status is in the cause."""
     if not isinstance(error, FileNotFoundError):
         return False
-    causes = list(_chain(error))
+    causes = list(causes_of(error))
     statuses = [status for cause in causes if isinstance(status := getattr(cause, "status", None), int)]
     return statuses[0] in (404, 410) if statuses else not any(_is_network_error(cause) for cause in causes)
 
@@ -268,13 +261,13 @@ def _is_network_error(error: BaseException) -> bool:
 
 def _reason(error: BaseException, address: str, *, again: bool = True) -> str:
     """Say in words why a download failed, without what is secret of the address and its credentials."""
-    for cause in _chain(error):
+    for cause in causes_of(error):
         if text := _known_reason(cause):
             return text
     cause = error
     if isinstance(error, FileNotFoundError):  # fsspec's for any failed request: the cause knows more
-        cause = next((one for one in _chain(error) if _is_network_error(one)), error)
-    text = " ".join(str(cause).split()) or type(cause).__name__
+        cause = next((one for one in causes_of(error) if _is_network_error(one)), error)
+    text = one_line(cause)
     for secret in secrets_in([address, {"credentials": dict(access_to(address).credentials)}]):
         text = text.replace(secret, HIDDEN)
     return f"{text}; run again to restart it" if again else text

@@ -75,9 +75,9 @@ def about_frame(argument: str) -> Iterator[None]:
 
 def describe_outage(error: BaseException) -> str | None:
     """Say in one line what is wrong with the machine or with MLflow; None for an error of another kind."""
-    causes = list(_chain(error))
+    causes = list(causes_of(error))
     full = next((one for one in causes if isinstance(one, OSError) and one.errno in _DISK_FAULTS), None)
-    if _is_tracking(error):
+    if type(error).__module__.split(".")[0] in _TRACKING:
         cause = full or next((one for one in causes if type(one).__module__ == "sqlite3"), error)
         reason = next(iter(str(cause).splitlines()), type(cause).__name__)
         return (
@@ -90,11 +90,15 @@ def describe_outage(error: BaseException) -> str | None:
     return f"cannot read or write {redacted(str(where))}: {full.strerror}; what has finished is kept"
 
 
-def _is_tracking(error: BaseException) -> bool:
-    return type(error).__module__.split(".")[0] in _TRACKING
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what caused it, the first cause last."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """The message of a library's error in one line of at most ``most`` characters, or the error's name."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -1,12 +1,8 @@
 """Project settings, read by Kedro before anything else."""
 
 from embedline.config_loader import ConfigLoader
-from embedline.hooks.checkpointing import Checkpoints
-from embedline.hooks.parameters import ParameterCheck, ParameterDefaults
-from embedline.hooks.publish import Publishing
-from embedline.hooks.report import MissingArtifacts
-from embedline.hooks.sources import SourceAccess, SourcePaths
-from embedline.hooks.spark import SparkSettings
+from embedline.hooks.parameters import ParameterCheck, ParameterDefaults, SourceAccess, SourcePaths
+from embedline.hooks.runs import Checkpoints, MissingArtifacts, Publishing, SparkSettings
 from embedline.hooks.tracking import DatasetNames, Redaction, Tracking
 from embedline.paths import project_path, sqlite_url
 from embedline.redaction import redacted

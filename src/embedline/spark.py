@@ -27,15 +27,12 @@ def _settings() -> dict[str, str]:
 def configure(settings: Mapping[str, Any]) -> None:
     """Set the settings of the next session; a running session keeps its own.
 
-    Parameters
-    ----------
-    settings : Spark's own keys with texts, numbers or booleans, such as ``{"spark.master": "local[*]"}``; the keys may
-        be nested: ``{"spark": {"executor": {"memory": "2g"}}}``
+    Args:
+        settings: Spark's own keys with texts, numbers or booleans, such as ``{"spark.master": "local[*]"}``; the keys
+            may be nested: ``{"spark": {"executor": {"memory": "2g"}}}``
 
-    Raises
-    ------
-    DataError
-        when a key or a type is unknown to Spark, or a key of :data:`FIXED` has another value.
+    Raises:
+        DataError: a key or a type is unknown to Spark, or a key of :data:`FIXED` has another value.
     """
     flat = flatten(settings)
     for key, value in flat.items():
@@ -80,10 +77,8 @@ def require_spark() -> None:
 def spark_session() -> Any:
     """The running ``SparkSession``, or a new one with the settings of :func:`configure`.
 
-    Raises
-    ------
-    DataError
-        when PySpark or Java is missing, or the master does not answer.
+    Raises:
+        DataError: PySpark or Java is missing, or the master does not answer.
     """
     require_spark()
     from py4j.protocol import Py4JError

@@ -10,7 +10,6 @@ stands in a model's metrics: the steps after the first ten, without evaluations.
 
 import argparse
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,19 +22,15 @@ import torch
 
 from embedline.pipelines.ratings import encoder as ratings_encoder
 from embedline.pipelines.ratings import learner as ratings_learner
-from embedline.pipelines.ratings.options import RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
+from embedline.pipelines.ratings.options import RatingNetwork, RatingsTraining
 from embedline.pipelines.tabular import encoder as tables_encoder
 from embedline.pipelines.tabular import learner as tables_learner
 from embedline.pipelines.tabular.columns import Columns
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
+from embedline.pipelines.text import options as text_options
 from embedline.pipelines.text.fine_tuning import train_classifier
 from embedline.pipelines.text.language_model import train_language_model
-from embedline.pipelines.text.options import (
-    ClassifierOptions,
-    ClassifierTraining,
-    LanguageModelOptions,
-    LanguageModelTraining,
-)
 from embedline.pipelines.text.preprocessing import RULES
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
@@ -70,15 +65,11 @@ def cases(small: bool) -> Iterator[Case]:
         name = f"table, layers {list(layers)}, batches of {batch_size:,}"
         yield Case(name, "rows", "rows_per_second", table_case(batch_size, layers, steps))
     for batch_size in (64,) if small else (128, 16_384):
-        yield Case(
-            f"ratings, 50 factors, batches of {batch_size:,}",
-            "ratings",
-            "rows_per_second",
-            ratings_case(batch_size, steps),
-        )
+        name = f"ratings, 50 factors, batches of {batch_size:,}"
+        yield Case(name, "ratings", "rows_per_second", ratings_case(batch_size, steps))
     for preset in ("dl1",) if small else ("dl1", "ulmfit"):
         sizes: dict[str, Any] = {"embedding_size": 16, "hidden_size": 24, "n_layers": 2} if small else {}
-        network = LanguageModelOptions(preset=preset, **sizes)
+        network = text_options.LanguageModelOptions(preset=preset, **sizes)
         words = WordCases(network, batch_size=4 if small else 64, n_words=200 if small else 30_000, steps=steps)
         yield Case(f"language model, {preset}", "tokens", "tokens_per_second", words.language_model)
         yield Case(f"classifier, {preset}, all layers learn", "tokens", "tokens_per_second", words.classifier)
@@ -121,7 +112,9 @@ def ratings_case(batch_size: int, steps: int) -> Callable[..., Trained]:
 class WordCases:
     """A language model, and the classifier that starts from it, on random words."""
 
-    def __init__(self, network: LanguageModelOptions, *, batch_size: int, n_words: int, steps: int) -> None:
+    def __init__(
+        self, network: text_options.LanguageModelOptions, *, batch_size: int, n_words: int, steps: int
+    ) -> None:
         self.network, self.batch_size = network, batch_size
         rules = RULES["ulmfit"]
         self.vocabulary = Vocabulary(
@@ -147,7 +140,9 @@ class WordCases:
 
     def language_model(self, **settings: Any) -> Trained:
         """Train the language model."""
-        training = LanguageModelTraining(epochs=1, lr=3e-3, batch_size=self.batch_size, clip_norm=0.3, **settings)
+        training = text_options.LanguageModelTraining(
+            epochs=1, lr=3e-3, batch_size=self.batch_size, clip_norm=0.3, **settings
+        )
         tokens = TokenOptions(workers=1)
         trained = train_language_model(self.documents, self.vocabulary, tokens, self.network, training)
         self.model = trained[0]
@@ -158,9 +153,9 @@ class WordCases:
         assert self.model is not None, "the language model is trained first"
         stages = ({"unfrozen": None, "epochs": 1, "lr": 2e-3},)
         options = {"batch_size": self.batch_size, "stages": stages, **settings}
-        training = ClassifierTraining.model_validate(options)
+        training = text_options.ClassifierTraining.model_validate(options)
         documents = self.documents.head(40 * self.batch_size)
-        network = ClassifierOptions(preset=self.network.preset)
+        network = text_options.ClassifierOptions(preset=self.network.preset)
         return train_classifier(documents, self.vocabulary, ["neg", "pos"], self.model, network, training)
 
 
@@ -183,12 +178,11 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     options = parser.parse_args()
     name = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or "cpu"
-    sys.stdout.write(f"{name}, torch {torch.__version__}, Python {platform.python_version()}\n")
+    print(f"{name}, torch {torch.__version__}, Python {platform.python_version()}")  # noqa: T201
     for case in cases(options.small):
         if options.only in case.name or "language model" in case.name:  # classifiers start from language models
             for precision in PRECISIONS:
-                sys.stdout.write(measure(case, options.device, precision) + "\n")
-                sys.stdout.flush()
+                print(measure(case, options.device, precision), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ all the saves and loads between the nodes that an ordinary run makes.
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -21,7 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[2]
+from contests import DATA, PROJECT, configuration, environment, say
+
 TABLES = ("train", "test", "store", "store_states", "state_names", "googletrend", "weather")
 
 
@@ -54,27 +54,16 @@ def stage(source: str, folder: Path, conf: Path) -> None:
 
 def real_catalog(folder: Path, conf: Path) -> tuple[Any, dict[str, Any]]:
     """The catalog of conf/base with every artifact under ``folder``, and the parameters."""
-    from kedro.config import OmegaConfigLoader
     from kedro.io import DataCatalog
 
-    from embedline.paths import project_path, sqlite_url
-
-    loader = OmegaConfigLoader(
-        str(conf),
-        base_env="base",
-        default_run_env="base",
-        runtime_params={"data_root": str(folder / "data")},
-        custom_resolvers={"project": project_path, "sqlite": sqlite_url},
-    )
+    loader = configuration(folder / "data", conf=conf)
     return DataCatalog.from_config(loader["catalog"]), loader["parameters"]
 
 
 def measure(side: str, folder: Path, conf: Path) -> dict[str, Any]:
     """Run one side in a process of its own."""
     command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--conf", str(conf)]
-    paths = [str(PROJECT / "src"), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=True, env=environment(), stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -122,19 +111,19 @@ def report(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         lines.append(f"{name:10}{cells}")
     ratios = [theirs[key] / ours[key] for key in ("seconds", "cpu_seconds", "peak_mb")]
     lines.append("ratio     " + "".join(f"{ratio:9.1f}x" for ratio in ratios))
-    sys.stdout.write("\n".join(lines) + "\n")
+    say(*lines)
 
 
 def main() -> None:
-    default = Path(os.environ.get("EMBEDLINE_REAL_DATA", PROJECT.parent / "shared" / "data")) / "rossmann.tgz"
+
     parser = argparse.ArgumentParser(description="time the Rossmann preparation against the notebook's way")
-    parser.add_argument("--source", default=str(default), help="archive with the real tables")
+    parser.add_argument("--source", default=str(DATA / "rossmann.tgz"), help="archive with the real tables")
     parser.add_argument("--conf", type=Path, default=PROJECT / "conf", help="configuration of the project's side")
     parser.add_argument("--side", choices=["project", "notebook"], help="measure one side on staged files, print JSON")
     parser.add_argument("--folder", type=Path, help="where the files are staged")
     options = parser.parse_args()
     if options.side:
-        sys.stdout.write(json.dumps(work(options.side, options.folder, options.conf)) + "\n")
+        say(json.dumps(work(options.side, options.folder, options.conf)))
     else:
         report(*compare(options.source, options.conf))
 

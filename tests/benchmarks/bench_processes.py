@@ -52,7 +52,8 @@ def rows_per_second(settings: dict[str, Any], n_rows: int) -> float:
 
 def tokens_per_second(settings: dict[str, Any], n_steps: int) -> float:
     """Of a language model."""
-    from embedline.pipelines.text.language_model import LanguageModelSpec, language_config
+    from embedline.pipelines.text.language_model import language_config
+    from embedline.pipelines.text.language_model import train_network as train_words
     from embedline.pipelines.text.lm_batches import Corpus
     from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
     from embedline.pipelines.text.vocabulary import Vocabulary
@@ -64,11 +65,10 @@ def tokens_per_second(settings: dict[str, Any], n_steps: int) -> float:
     held_out = Corpus(ids[:0].astype(np.int32), np.zeros(1, dtype=np.int64))
     words = Vocabulary.model_construct(tokens=tuple(map(str, range(VOCABULARY))))
     config = language_config(words, LanguageModelOptions(preset="dl1"))
-    training = LanguageModelTraining(
-        epochs=1, batch_size=STREAMS, bptt=TOKENS, lr=0.003, clip_norm=0.3, device="cpu", **settings
-    )
-    spec = LanguageModelSpec(corpus, held_out, training, config, settings["threads"])
-    _, metrics = distributed.run(spec.train, options=training)
+    sizes = {"batch_size": STREAMS, "bptt": TOKENS, **settings}
+    training = LanguageModelTraining(epochs=1, lr=0.003, clip_norm=0.3, device="cpu", **sizes)
+    job = (corpus, held_out, training, config, settings["threads"])
+    _, metrics = distributed.run(train_words, *job, options=training)
     return float(metrics["tokens_per_second"])
 
 

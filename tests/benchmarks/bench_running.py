@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
+from contests import PROJECT, say
 
 
 def kedro_run(arguments: list[str], expected: str) -> tuple[float, str]:
@@ -111,12 +111,6 @@ def main() -> None:
         cost = statistics.median(costs)
         say(f"nothing changed, median of {options.rounds}: {ours:.2f} s, of it bookkeeping {cost:.1f} s")
         say(f"Kedro's own runner with nothing to do: {kedros:.2f} s; difference {ours - kedros:.2f} s")
-
-
-def say(text: str) -> None:
-    """Print at once: the first run takes minutes."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

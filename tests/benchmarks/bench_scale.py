@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from contests import configuration, environment, say
 
-PROJECT = Path(__file__).resolve().parents[2]
 TABLES = ("train", "test", "store", "store_states", "state_names", "googletrend", "weather")
 VERSION = "2000-01-01T00.00.00.000Z"
 WAYS = ("polars", "streaming", "spark")
@@ -44,7 +44,7 @@ def stage(folder: Path, factor: int) -> int:
     tables = generate_tables(GeneratorOptions(n_stores=STORES))
     n_rows = 0
     for name, content in tables.items():
-        path = folder / "01_raw" / "rossmann" / f"{name}.csv" / VERSION / f"{name}.csv"
+        path = raw_file(folder, name)
         path.parent.mkdir(parents=True)
         frame = pl.read_csv(content, infer_schema=False)
         if "Store" not in frame.columns:
@@ -65,19 +65,9 @@ def stage(folder: Path, factor: int) -> int:
 
 def load_conf(way: str, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Configuration of the catalog and of the features."""
-    from kedro.config import OmegaConfigLoader
-
     from embedline.spark import configure
 
-    env = "spark" if way == "spark" else "base"
-    loader = OmegaConfigLoader(
-        str(PROJECT / "conf"),
-        base_env="base",
-        default_run_env=env,
-        runtime_params={"data_root": str(root)},
-        config_patterns={"spark": ["spark*"]},
-        custom_resolvers={"project": lambda relative="": (PROJECT / relative).as_posix()},
-    )
+    loader = configuration(root, "spark" if way == "spark" else "base")
     if way == "spark":
         configure({**loader["spark"], "spark.local.dir": str(root / "shuffled")})
     entries = {name: entry for name, entry in loader["catalog"].items() if name.startswith("rossmann.")}
@@ -149,10 +139,9 @@ def sums(way: str, root: Path) -> list[float]:
 
 def run_way(way: str, root: Path, *, cap: float, limit: float) -> dict[str, Any]:
     """Run one way and watch it: ``seconds`` or, where it was ended, ``ended``; ``gigabytes`` and ``cpu_seconds``."""
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src"), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, __file__, "--work", way, "--folder", str(root)]
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=errors, start_new_session=True)
+        process = subprocess.Popen(command, env=environment(), stdout=output, stderr=errors, start_new_session=True)
         began, peak, cpu, ended = time.monotonic(), 0.0, dict[str, float](), None
         while process.poll() is None and ended is None:
             time.sleep(SAMPLE_SECONDS)
@@ -203,10 +192,8 @@ def compare(folder: Path, factor: int, ways: list[str], *, cap: float, limit: fl
             if found != known:
                 raise RuntimeError(f"{way} differs: {found}, not {known}")
         took = result.get("ended") or f"{result['seconds']:8.1f} s"
-        line = f"{factor:4} x {n_rows:12,} rows  {way:10} {took}"
-        line += f"  {result['cpu_seconds']:8.1f} cpu s  {result['gigabytes']:6.2f} GB"
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        used = f"{result['cpu_seconds']:8.1f} cpu s  {result['gigabytes']:6.2f} GB"
+        say(f"{factor:4} x {n_rows:12,} rows  {way:10} {took}  {used}")
         shutil.rmtree(root, ignore_errors=True)  # Java, on its way out, may still tidy its own files
 
 
@@ -220,7 +207,7 @@ def main() -> None:
     parser.add_argument("--work", choices=WAYS, help="run one way on staged files and print its seconds")
     options = parser.parse_args()
     if options.work:
-        sys.stdout.write(json.dumps(work(options.work, options.folder)) + "\n")
+        say(json.dumps(work(options.work, options.folder)))
         return
     for factor in options.factors:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
 import random
 import re
 import signal
@@ -26,8 +25,9 @@ from typing import Any, TextIO
 import numpy as np
 import pandas as pd
 import polars as pl
+import psutil
+from contests import PROJECT, say
 
-PROJECT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PROJECT / "src"), str(PROJECT / "tests" / "serving")]
 
 from mixed_requests import Outcome, Request, ask, bad_requests, good_requests, send_all  # noqa: E402
@@ -59,10 +59,10 @@ def main() -> None:
             asyncio.run(send_all(port, iter([Request("", 200, method="GET", path="/ping")] * 8), 8))
             measure(port, process, options)
             process.send_signal(signal.SIGTERM)
-            write(f"\nStopped with exit status {process.wait(timeout=60)}.")
+            say(f"\nStopped with exit status {process.wait(timeout=60)}.")
         except BaseException:
             log.seek(0)
-            sys.stderr.write(log.read()[-5000:])
+            sys.stderr.say(log.read()[-5000:])
             raise
         finally:
             process.kill()
@@ -99,17 +99,16 @@ def parse() -> argparse.Namespace:
 def measure(port: int, process: subprocess.Popen[bytes], options: argparse.Namespace) -> None:
     """All measurements."""
     service = load(options)
-    frame = typed_request(
-        pl.read_csv(options.rows, infer_schema=False).sample(20_000, with_replacement=True, seed=0), service
-    )
+    rows = pl.read_csv(options.rows, infer_schema=False)
+    frame = typed_request(rows.sample(20_000, with_replacement=True, seed=0), service)
     known = [column.name for column in service.columns if column.name in frame.columns]
     frame = frame.select(known)
     if options.change:
         frame = frame.with_columns((1 - pl.col(options.change)).alias(options.change))
     records = json.loads(json.dumps(frame.to_dicts()))
-    write(f"\n{options.source}, {options.workers} process(es), {len(records):,} different rows\n")
-    write("| rows a request | clients | requests/s | rows/s | median ms | p99 ms | processor ms a request |")
-    write("|---|---|---|---|---|---|---|")
+    say(f"\n{options.source}, {options.workers} process(es), {len(records):,} different rows\n")
+    say("| rows a request | clients | requests/s | rows/s | median ms | p99 ms | processor ms a request |")
+    say("|---|---|---|---|---|---|---|")
     for size, clients in itertools.product([1, *options.batches], [1, 16]):
         requests = prepared(records, size)
         asyncio.run(send_all(port, requests, clients, seconds=1.0))  # warm
@@ -147,7 +146,7 @@ def report(outcomes: Sequence[Outcome], seconds: float, used: float, size: int, 
     rate = len(outcomes) / seconds
     median, late = np.quantile(times, [0.5, 0.99])
     row = (f"{size:,}", clients, f"{rate:,.0f}", f"{rate * size:,.0f}", f"{median:.1f}", f"{late:.1f}")
-    write(f"| {' | '.join(map(str, row))} | {1000 * used / len(outcomes):.2f} |")
+    say(f"| {' | '.join(map(str, row))} | {1000 * used / len(outcomes):.2f} |")
 
 
 def mix(
@@ -170,17 +169,16 @@ def mix(
     outcomes = asyncio.run(send_all(port, iter(mixed), 16))
     seconds = time.perf_counter() - start
     statuses = Counter(one.status for one in outcomes)
-    unexpected = Counter(
-        (one.request.kind, one.request.expected, one.status) for one in outcomes if one.status != one.request.expected
-    )
-    write(f"\n{len(outcomes):,} mixed requests by 16 clients in {seconds:.0f} s; statuses (0: the client hung up):")
-    write(", ".join(f"{status} {count:,}" for status, count in sorted(statuses.items())))
+    others = [one for one in outcomes if one.status != one.request.expected]
+    unexpected = Counter((one.request.kind, one.request.expected, one.status) for one in others)
+    say(f"\n{len(outcomes):,} mixed requests by 16 clients in {seconds:.0f} s; statuses (0: the client hung up):")
+    say(", ".join(f"{status} {count:,}" for status, count in sorted(statuses.items())))
     kinds = sorted({(one.kind, one.expected) for one in bad})
-    write("By kind: " + "; ".join(f"{kind} {status}" for kind, status in kinds))
-    write(f"Other than expected: {dict(unexpected) or 'none'}")
-    write(f"Answers that differ from the service's own: {different(outcomes, service, frame)}")
-    write(f"Memory of the server: {before:,.0f} MB before, {memory(process.pid):,.0f} MB after")
-    write(f"Alive: {process.poll() is None}")
+    say("By kind: " + "; ".join(f"{kind} {status}" for kind, status in kinds))
+    say(f"Other than expected: {dict(unexpected) or 'none'}")
+    say(f"Answers that differ from the service's own: {different(outcomes, service, frame)}")
+    say(f"Memory of the server: {before:,.0f} MB before, {memory(process.pid):,.0f} MB after")
+    say(f"Alive: {process.poll() is None}")
 
 
 def different(outcomes: Sequence[Outcome], service: Service, frame: pl.DataFrame) -> int:
@@ -188,13 +186,8 @@ def different(outcomes: Sequence[Outcome], service: Service, frame: pl.DataFrame
     opened = service.open()
     rows = sorted({row for one in outcomes for row in one.request.rows})
     alone = {row: opened.predict(frame[row : row + 1].to_pandas()).to_dict(orient="records")[0] for row in rows}
-    pairs = (
-        (answer, alone[row])
-        for one in outcomes
-        if one.status == 200
-        for answer, row in zip(json.loads(one.body)["predictions"], one.request.rows, strict=True)
-    )
-    return sum(not same(answer, wanted) for answer, wanted in pairs)
+    good = ((json.loads(one.body)["predictions"], one.request.rows) for one in outcomes if one.status == 200)
+    return sum(not same(answer, alone[row]) for pair in good for answer, row in zip(*pair, strict=True))
 
 
 def same(answer: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -207,27 +200,20 @@ def same(answer: dict[str, Any], wanted: dict[str, Any]) -> bool:
     )
 
 
-def write(line: str) -> None:
-    """A line of the results."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def family(pid: int) -> list[str]:
+def family(pid: int) -> list[psutil.Process]:
     """A process and its children."""
-    return [str(pid), *Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    process = psutil.Process(pid)
+    return [process, *process.children()]
 
 
 def processor(pid: int) -> float:
     """Seconds of processor time that a process and its children have used."""
-    fields = [Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split() for one in family(pid)]
-    return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
+    return float(sum(one.cpu_times().user + one.cpu_times().system for one in family(pid)))
 
 
 def memory(pid: int) -> float:
     """Resident MB of a process and its children."""
-    sizes = [re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{one}/status").read_text()) for one in family(pid)]
-    return sum(int(size[1]) for size in sizes if size) / 1024
+    return float(sum(one.memory_info().rss for one in family(pid)) / 1024**2)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ loaded, embedline spawns them. Memory is the peak of all processes of a side tog
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -22,12 +23,12 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import polars as pl
+import psutil
 import pytest
+from contests import DATA, Result, Rounds, end, environment, require_fastai, say
 
-PROJECT = Path(__file__).resolve().parents[2]
 CONTESTANT = Path(__file__).with_name("token_contestants.py")
 ARCHIVE = "aclImdb_v1.tar.gz"
 REVIEWS = 20_000
@@ -37,11 +38,9 @@ TARGET = 2.5
 SIDES = ("fastai", "embedline")
 SAMPLING = 0.5  # seconds between two looks at the memory
 
-Result = dict[str, Any]
-
 
 def test_tokens_per_second_are_two_and_a_half_times_fastais(real_data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fastai", reason='fastai is not installed: pip install -e ".[benchmark]"')
+    require_fastai()
     if not (real_data / ARCHIVE).exists():
         pytest.skip(f"no reviews: {real_data} has no {ARCHIVE}")
     job = prepare(real_data, tmp_path, REVIEWS)
@@ -68,10 +67,8 @@ def prepare(data: Path, folder: Path, reviews: int) -> Result:
 
 def run(job: Result) -> Result:
     """One contestant in a process of its own; what it measured, and ``peak_mb`` of all its processes."""
-    paths = [str(PROJECT / "src"), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(CONTESTANT), json.dumps(job)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as process:
         peak = 0.0
         while process.poll() is None:
             peak = max(peak, megabytes_of(process.pid))
@@ -83,20 +80,18 @@ def run(job: Result) -> Result:
     return {**json.loads(output.splitlines()[-1]), "peak_mb": peak}
 
 
-def megabytes_of(process: int) -> float:
-    """Memory of a process and all below it, shared pages counted once; 0 where there is no ``/proc``."""
+def megabytes_of(pid: int) -> float:
+    """Memory of a process and all below it, shared pages counted once."""
     total = 0.0
-    try:
-        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
-        total = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) / 1024
-        children = [Path(f"/proc/{process}/task/{task}/children") for task in os.listdir(f"/proc/{process}/task")]
-        below = [int(child) for path in children for child in path.read_text().split()]
-    except OSError:  # it ended meanwhile
-        return total
-    return total + sum(map(megabytes_of, below))
+    with contextlib.suppress(psutil.Error):  # one that ended meanwhile
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += each.memory_full_info().pss / 1024**2
+    return total
 
 
-def compare(job: Result, rounds: int) -> list[dict[str, Result]]:
+def compare(job: Result, rounds: int) -> Rounds:
     """Rounds in which every side prepares the texts once."""
     results = [{side: run({**job, "contestant": side}) for side in SIDES} for _ in range(rounds)]
     for found in results:
@@ -112,7 +107,7 @@ def check_same_work(found: dict[str, Result]) -> None:
             raise AssertionError(f"the sides differ in {name}: embedline {ours}, fastai {theirs}")
 
 
-def ratio(rounds: list[dict[str, Result]]) -> float:
+def ratio(rounds: Rounds) -> float:
     """Median over the rounds of embedline's tokens per second to fastai's of the same round."""
     return statistics.median(speed(found["embedline"]) / speed(found["fastai"]) for found in rounds)
 
@@ -121,7 +116,7 @@ def speed(result: Result) -> float:
     return float(result["tokens"] / result["seconds"])
 
 
-def report(job: Result, rounds: list[dict[str, Result]]) -> None:
+def report(job: Result, rounds: Rounds) -> None:
     """Write what was measured to standard output."""
     first = rounds[0]["embedline"]
     lines = [
@@ -135,13 +130,13 @@ def report(job: Result, rounds: list[dict[str, Result]]) -> None:
         peak = max(found[side]["peak_mb"] for found in rounds)
         lines.append(f"{side:12}{seconds:26}{median:12,.0f}{peak:10,.0f}")
     lines.append(f"embedline has {ratio(rounds):.2f} times fastai's tokens per second")
-    sys.stdout.write("\n".join(lines) + "\n")
+    say(*lines)
 
 
 def main() -> None:
-    default = Path(os.environ.get("EMBEDLINE_REAL_DATA", PROJECT.parent / "shared" / "data"))
+
     parser = argparse.ArgumentParser(description="time embedline's tokens and ids against fastai's on real reviews")
-    parser.add_argument("--data", type=Path, default=default, help=f"folder that holds {ARCHIVE}")
+    parser.add_argument("--data", type=Path, default=DATA, help=f"folder that holds {ARCHIVE}")
     parser.add_argument("--reviews", type=int, default=REVIEWS, help="how many reviews")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each side runs")
     parser.add_argument("--workers", type=int, default=WORKERS, help="processes of each side")
@@ -150,8 +145,7 @@ def main() -> None:
         job = {**prepare(options.data, Path(folder), options.reviews), "workers": options.workers}
         rounds = compare(job, options.rounds)
     report(job, rounds)
-    if ratio(rounds) < TARGET:
-        sys.exit(f"missed: {TARGET} times fastai's tokens per second")
+    end([f"{TARGET} times fastai's tokens per second"] if ratio(rounds) < TARGET else [])
 
 
 if __name__ == "__main__":

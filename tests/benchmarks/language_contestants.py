@@ -6,14 +6,12 @@ The last line of standard output is a JSON object; see :func:`work`. The tokens 
 difference to the time, and both sides read the same ones.
 """
 
-import json
-import sys
 import time
 from typing import Any
 
 import numpy as np
 import torch
-from contests import peak_megabytes
+from contests import contest, peak_megabytes
 
 # The model and the batch of the notebook lesson4-imdb (DL1, 2017), and its training's settings.
 VOCABULARY, EMBEDDING, HIDDEN, LAYERS = 34_945, 200, 500, 3
@@ -41,18 +39,9 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     from embedline.training.train import training_step
 
     options = LanguageModelOptions(preset="dl1", dropout=RATES)
-    training = LanguageModelTraining(
-        epochs=1,
-        batch_size=STREAMS,
-        bptt=TOKENS,
-        lr=LR,
-        clip_norm=CLIP,
-        weight_decay=WEIGHT_DECAY,
-        alpha=ALPHA,
-        beta=BETA,
-        device="cpu",
-        precision=job["precision"],
-    )
+    settings = {"lr": LR, "clip_norm": CLIP, "weight_decay": WEIGHT_DECAY, "alpha": ALPHA, "beta": BETA}
+    settings |= {"device": "cpu", "precision": job["precision"]}
+    training = LanguageModelTraining(epochs=1, batch_size=STREAMS, bptt=TOKENS, **settings)
     tokens = make_tokens(job["steps"] + WARM_STEPS)
     corpus = Corpus(tokens.astype(np.int32), np.array([0, len(tokens)]))
     accelerator = make_accelerator(training)
@@ -133,4 +122,4 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(work(json.loads(sys.argv[1]))) + "\n")
+    contest(work)

@@ -5,19 +5,16 @@
 The last line of standard output is a JSON object; see :func:`work`.
 """
 
-import json
-import sys
 import time
 from typing import Any
 
-import narwhals as nw
 import numpy as np
 import polars as pl
 import torch
-from contests import peak_megabytes
+from contests import contest, peak_megabytes
 
-from embedline.pipelines.ratings.contract import assign_splits
-from embedline.pipelines.ratings.options import RatingColumns, RatingNetwork, RatingSplit, RatingsTraining
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, assign_splits
+from embedline.pipelines.ratings.options import RatingNetwork, RatingsTraining
 from embedline.training.batches import UNTIMED_STEPS
 
 COLUMNS = RatingColumns()
@@ -27,15 +24,13 @@ FACTORS, Y_RANGE = 50, (0.0, 5.5)
 
 def load_parts(job: dict[str, Any]) -> pl.DataFrame:
     """The job's ratings with their column ``split``, the same for every contestant."""
-    ratings = nw.from_native(pl.read_ipc(job["ratings"]), eager_only=True)
-    parts: pl.DataFrame = assign_splits(ratings, COLUMNS, SPLIT).to_native()
-    return parts
+    return assign_splits(pl.read_ipc(job["ratings"]), COLUMNS, SPLIT)
 
 
 def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     """Train with the job's ``network`` and ``training`` through the functions that the nodes call."""
     from embedline.pipelines.ratings.encoder import encode, fit_encoder
-    from embedline.pipelines.ratings.learner import predict_rows, train_ratings
+    from embedline.pipelines.ratings.learner import load_model, train_ratings
 
     ratings = pl.read_ipc(job["ratings"])
     split = SPLIT if job["evaluate"] else RatingSplit(kind="none")
@@ -53,7 +48,7 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     result["users"], result["items"] = len(encoder.users), len(encoder.items)
     if job["evaluate"]:
         held_out = encoded.filter(pl.col("split") == "test")
-        predicted = predict_rows(bundle, held_out["user_row"].to_numpy(), held_out["item_row"].to_numpy())
+        predicted = load_model(bundle).predict(held_out["user_row"].to_numpy(), held_out["item_row"].to_numpy())
         result["mse"] = float(np.mean((held_out["rating"].to_numpy() - predicted) ** 2))
     return result
 
@@ -95,9 +90,8 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
     training = np.flatnonzero(parts["split"] == "train")
     held_out = np.flatnonzero(parts["split"] == "test")
     frame = parts.select("user", "item", pl.col("rating").cast(pl.Float32)).to_pandas()
-    tables = TabularCollab(
-        frame, [Categorify], ["user", "item"], y_names=["rating"], splits=(training.tolist(), held_out.tolist())
-    )
+    splits = (training.tolist(), held_out.tolist())
+    tables = TabularCollab(frame, [Categorify], ["user", "item"], y_names=["rating"], splits=splits)
     settings = job["training"]
     torch.manual_seed(job["seed"])
     loaders = tables.dataloaders(bs=settings["batch_size"], val_bs=4096, device=torch.device("cpu"))
@@ -137,4 +131,4 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(work(json.loads(sys.argv[1]))) + "\n")
+    contest(work)

@@ -7,8 +7,6 @@ and inside the memory. fastai is imported module by module: ``fastai.tabular.all
 wheels for CUDA do not load beside a PyTorch for the CPU, and the tabular learner needs none of it.
 """
 
-import json
-import sys
 import time
 from datetime import date
 from typing import Any
@@ -17,7 +15,7 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 import torch
-from contests import peak_megabytes
+from contests import contest, peak_megabytes
 
 from embedline.pipelines.tabular.arrays import subset
 from embedline.pipelines.tabular.columns import SPLIT_COLUMN, TEST, TRAIN, Columns, Split, assign_splits
@@ -49,15 +47,8 @@ Y_RANGE_MARGIN = 1.2
 # The lessons' settings of fastai v1 and v2 for this table: Adam, one cycle, weight decay 0.2.
 FASTAI = {"epochs": 1, "batch_size": 128, "lr": 5e-3, "weight_decay": 0.2}
 # The same network in embedline's words: v2's embedding rule, batch-norm on the hidden layers, a sigmoid output.
-NETWORK: dict[str, Any] = {
-    "layers": LAYERS,
-    "dropout": DROPOUTS,
-    "embedding_dropout": EMBEDDING_DROPOUT,
-    "embedding_rule": "v2",
-    "batch_norm": True,
-    "continuous_batch_norm": True,
-    "y_range": "auto",
-}
+NETWORK: dict[str, Any] = {"layers": LAYERS, "dropout": DROPOUTS, "embedding_dropout": EMBEDDING_DROPOUT}
+NETWORK |= {"embedding_rule": "v2", "batch_norm": True, "continuous_batch_norm": True, "y_range": "auto"}
 
 
 def load_parts(job: dict[str, Any]) -> pl.DataFrame:
@@ -128,19 +119,11 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
     # FillMissing refuses a column whose gaps are all in the evaluated rows; embedline takes the training median there.
     complete = [name for name in COLUMNS.continuous if not native[name].gather(training).null_count()]
     medians = native[training].select(pl.col(complete).median())
-    frame = native.select(
-        *COLUMNS.categorical,
-        *(pl.col(name).fill_null(medians[name][0]) if name in complete else name for name in COLUMNS.continuous),
-        target.cast(pl.Float32),
-    ).to_pandas()
-    tables = TabularPandas(
-        frame,
-        procs=[FillMissing, Categorify, Normalize],
-        cat_names=list(COLUMNS.categorical),
-        cont_names=list(COLUMNS.continuous),
-        y_names=COLUMNS.target,
-        splits=(training.tolist(), held_out.tolist()),
-    )
+    filled = [pl.col(name).fill_null(medians[name][0]) if name in complete else name for name in COLUMNS.continuous]
+    frame = native.select(*COLUMNS.categorical, *filled, target.cast(pl.Float32)).to_pandas()
+    names = {"cat_names": list(COLUMNS.categorical), "cont_names": list(COLUMNS.continuous), "y_names": COLUMNS.target}
+    splits = (training.tolist(), held_out.tolist())
+    tables = TabularPandas(frame, procs=[FillMissing, Categorify, Normalize], **names, splits=splits)
     settings = job["training"]
     torch.manual_seed(job["seed"])
     learner = tabular_learner(
@@ -183,4 +166,4 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(work(json.loads(sys.argv[1]))) + "\n")
+    contest(work)

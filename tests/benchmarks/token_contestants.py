@@ -6,12 +6,11 @@ The last line of standard output is a JSON object; see :func:`work`. Reading the
 outside the time; what the processes of the contestant do to get ready is inside.
 """
 
-import json
-import sys
 import time
 from typing import Any
 
 import polars as pl
+from contests import contest
 
 Result = dict[str, Any]
 
@@ -64,4 +63,4 @@ def work(job: Result) -> Result:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(work(json.loads(sys.argv[1]))) + "\n")
+    contest(work)

@@ -54,10 +54,8 @@ PIPELINE = Pipeline(
 
 def catalog(data: Path, version: str) -> DataCatalog:
     """Versioned JSON files."""
-    entries = {
-        name: {"type": "embedline.datasets.JSON", "filepath": f"{data}/01/tiny/{name}.json", "versioned": True}
-        for name in NAMES
-    }
+    entry = {"type": "embedline.datasets.JSON", "versioned": True}
+    entries = {name: {**entry, "filepath": f"{data}/01/tiny/{name}.json"} for name in NAMES}
     made = DataCatalog.from_config(entries, save_version=version)
     made["params:count"] = 5
     return made

@@ -119,10 +119,8 @@ class Reference:
             raise RuntimeError(f"the undisturbed run failed:\n{run.log.read_text()[-3000:]}")
         whole, records = time.monotonic() - run.began, site.records()
         seconds = {node: record["seconds"] for node, record in records.items()}
-        sizes = {
-            node: sum(_pages(Path(made["path"])) for made in record["outputs"].values())
-            for node, record in records.items()
-        }
+        outputs = {node: record["outputs"].values() for node, record in records.items()}
+        sizes = {node: sum(_pages(Path(made["path"])) for made in each) for node, each in outputs.items()}
         return cls(dict(current_outputs(site)), seconds, sizes, start_up, whole)
 
     @cached_property

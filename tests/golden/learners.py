@@ -19,10 +19,11 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in 
 
 import small_trainings as small  # noqa: E402
 from law import grade_table, sales_table  # noqa: E402
-from rating_law import items_table, ratings_table, users_table  # noqa: E402
+from simulated_ratings import items_table, ratings_table, users_table  # noqa: E402
 from small_corpus import small_ids, small_vocabulary  # noqa: E402
 
-from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingNetwork  # noqa: E402
+from embedline.pipelines.ratings.contract import RatingColumns  # noqa: E402
+from embedline.pipelines.ratings.options import FeatureOptions, RatingNetwork  # noqa: E402
 from embedline.pipelines.tabular.columns import Columns, Split, assign_splits  # noqa: E402
 from embedline.pipelines.tabular.options import NetworkOptions  # noqa: E402
 from embedline.pipelines.text.options import ClassifierOptions, LanguageModelOptions  # noqa: E402

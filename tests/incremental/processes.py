@@ -6,11 +6,6 @@ import sys
 
 def last_line(script: str, seed: str) -> str:
     """Run a script; the last line that it printed."""
-    finished = subprocess.run(
-        [sys.executable, "-c", script],
-        env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": seed},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return finished.stdout.splitlines()[-1]
+    environment = {"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": seed}
+    command = [sys.executable, "-c", script]
+    return subprocess.check_output(command, env=environment, text=True).splitlines()[-1]

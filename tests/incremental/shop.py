@@ -110,11 +110,9 @@ class Shop:
             catalog[f"params:{name}"] = value
         return catalog
 
-    def run(
-        self, pipeline: Pipeline | None = None, *, asked_by: str | None = None, **options: Any
-    ) -> dict[str, tuple[str, str]]:
+    def run(self, pipeline: Pipeline | None = None, **options: Any) -> dict[str, tuple[str, str]]:
         """Run it; state and reason of each node."""
-        return {step.node: (step.state, step.why) for step in self.steps(pipeline, asked_by=asked_by, **options)}
+        return {step.node: (step.state, step.why) for step in self.steps(pipeline, **options)}
 
     def steps(
         self, pipeline: Pipeline | None = None, *, asked_by: str | None = None, missing: bool = False, **options: Any
@@ -125,9 +123,8 @@ class Shop:
         runner.asked_by, runner.project = asked_by, self.root
         self.error: BaseException | None = None
         try:
-            self.outputs = runner.run(
-                pipeline or self.pipeline(), self.catalog(self.version), None, self.version, missing
-            )
+            catalog = self.catalog(self.version)
+            self.outputs = runner.run(pipeline or self.pipeline(), catalog, None, self.version, missing)
         except Exception as error:
             self.error = error
         return runner._report.steps

@@ -8,9 +8,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,57 +28,70 @@ ALL = ["clean", "add", "describe"]
 FILES = ["manifest.db", "lock", "scratch"]
 
 
-def stale(shop: Shop, *statements: str) -> bytes:
+def stale(*statements: str) -> Callable[[Shop], bytes]:
     """The manifest after some statements of SQL."""
-    copy = shop.root / "copy.db"
-    shutil.copy(shop.root / "manifest.kept", copy)
-    with closing(sqlite3.connect(copy)) as database, database:
-        for statement in statements:
-            database.execute(statement)
-    content = copy.read_bytes()
-    copy.unlink()
-    return content
+
+    def make(shop: Shop) -> bytes:
+        copy = Path(shutil.copy(shop.root / "manifest.kept", shop.root / "copy.db"))
+        with closing(sqlite3.connect(copy)) as database, database:
+            for statement in statements:
+                database.execute(statement)
+        content = copy.read_bytes()
+        copy.unlink()
+        return content
+
+    return make
 
 
-def record(path: str, value: str) -> str:
-    """SQL that sets a field of a record, by its path in JSON."""
-    return f"UPDATE records SET record = json_set(record, '$.{path}', json('{value}')) WHERE node = 'add'"
+def record(value: str) -> Callable[[Shop], bytes]:
+    """The manifest with another record, by an expression of SQL."""
+    return stale(f"UPDATE records SET record = {value} WHERE node = 'add'")
 
 
-def note(shop: Shop, run_id: str, *folders: str) -> bytes:
-    """The manifest with what would pass for a note of the node at work."""
-    content = json.dumps({"run_id": run_id, "node": "x", "folders": folders})
-    return stale(shop, f"INSERT INTO state VALUES ('started', '{content}')")
+def note(run_id: str, *folders: str) -> Callable[[Shop], bytes]:
+    """The manifest with what would pass for a note of the node at work; ``ROOT`` and ``PKG`` are the shop's."""
+
+    def make(shop: Shop) -> bytes:
+        content = json.dumps({"run_id": run_id, "node": "x", "folders": folders})
+        content = content.replace("ROOT", str(shop.root)).replace("PKG", shop.package).replace("NAME", shop.root.name)
+        return stale(f"INSERT INTO state VALUES ('started', '{content}')")(shop)
+
+    return make
 
 
-CONTENTS: dict[str, bytes | Callable[[Shop], bytes]] = {
-    "empty": b"",
-    "text": b"{}",
-    "NUL": b"\0" * 8192,
-    "half": lambda shop: (shop.root / "manifest.kept").read_bytes()[:-5000],
-    "the first page": lambda shop: (shop.root / "manifest.kept").read_bytes()[:4096],
-    "damaged": lambda shop: (shop.root / "manifest.kept").read_bytes()[:4096] + b"\xff" * 20_000,
-    "format of another time": lambda shop: stale(shop, "PRAGMA user_version = 99"),
-    "no table": lambda shop: stale(shop, "DROP TABLE records"),
-    "no state": lambda shop: stale(shop, "DROP TABLE state"),
-    "another column": lambda shop: stale(shop, "ALTER TABLE records RENAME COLUMN record TO content"),
-    "record that is no JSON": lambda shop: stale(shop, "UPDATE records SET record = '{' WHERE node = 'add'"),
-    "record that is empty": lambda shop: stale(shop, "UPDATE records SET record = NULL WHERE node = 'add'"),
-    "record that is a list": lambda shop: stale(shop, "UPDATE records SET record = '[]' WHERE node = 'add'"),
-    "record that is deep": lambda shop: stale(shop, f"UPDATE records SET record = '{'[' * 9999}' WHERE node = 'add'"),
-    "record without a field": lambda shop: stale(shop, "UPDATE records SET record = json_remove(record, '$.why')"),
-    "wrong type": lambda shop: stale(shop, record("outputs.total", '"v001"')),
-    "wrong type deep": lambda shop: stale(shop, record("inputs.code", '{"a": [1]}')),
-    "state that is no JSON": lambda shop: stale(shop, "UPDATE state SET content = '{'"),
-    "note of another run": lambda shop: note(shop, "../../x", str(shop.root)),
-    "note of nothing": lambda shop: note(shop, "", "/", ".", ".."),
-    "note of the root": lambda shop: note(shop, "/", "/"),
-    "note of the project": lambda shop: note(shop, shop.root.name, str(shop.root), f"{shop.root}/."),
-    "note of a source folder": lambda shop: note(shop, shop.package, str(shop.root / shop.package)),
-    "note of the data": lambda shop: note(shop, "data", str(shop.root / "data")),
-    "note of a finished version": lambda shop: note(shop, "v001", str(shop.file("text", "v001").parent)),
-    "note of settings": lambda shop: note(shop, "local", str(shop.root / "conf/local")),
-    "note that climbs": lambda shop: note(shop, "conf", f"{shop.root}/data/../conf"),
+def cut(end: int | None, more: bytes = b"") -> Callable[[Shop], bytes]:
+    """The beginning of the manifest."""
+    return lambda shop: (shop.root / "manifest.kept").read_bytes()[:end] + more
+
+
+CONTENTS: dict[str, Callable[[Shop], bytes]] = {
+    "empty": lambda shop: b"",
+    "text": lambda shop: b"{}",
+    "NUL": lambda shop: b"\0" * 8192,
+    "half": cut(-5000),
+    "the first page": cut(4096),
+    "damaged": cut(4096, b"\xff" * 20_000),
+    "format of another time": stale("PRAGMA user_version = 99"),
+    "no table": stale("DROP TABLE records"),
+    "no state": stale("DROP TABLE state"),
+    "another column": stale("ALTER TABLE records RENAME COLUMN record TO content"),
+    "record that is no JSON": record("'{'"),
+    "record that is empty": record("NULL"),
+    "record that is a list": record("'[]'"),
+    "record that is deep": record(f"'{'[' * 9999}'"),
+    "record without a field": stale("UPDATE records SET record = json_remove(record, '$.why')"),
+    "wrong type": record("""json_set(record, '$.outputs.total', json('"v001"'))"""),
+    "wrong type deep": record("""json_set(record, '$.inputs.code', json('{"a": [1]}'))"""),
+    "state that is no JSON": stale("UPDATE state SET content = '{'"),
+    "note of another run": note("../../x", "ROOT"),
+    "note of nothing": note("", "/", ".", ".."),
+    "note of the root": note("/", "/"),
+    "note of the project": note("NAME", "ROOT", "ROOT/."),
+    "note of a source folder": note("PKG", "ROOT/PKG"),
+    "note of the data": note("data", "ROOT/data"),
+    "note of a finished version": note("v001", "ROOT/data/text.json/v001"),
+    "note of settings": note("local", "ROOT/conf/local"),
+    "note that climbs": note("conf", "ROOT/data/../conf"),
 }
 
 
@@ -122,9 +135,7 @@ def delete(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_whatever_stands_in_the_bookkeeping_runs_complete(
-    kept: Shop, name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_whatever_stands_in_the_bookkeeping_runs_complete(kept, name, caplog) -> None:
     path = kept.manifest.folder / name
     for title, content in {**CONTENTS, **PLACED}.items():
         before = stored(kept)
@@ -132,7 +143,7 @@ def test_whatever_stands_in_the_bookkeeping_runs_complete(
         if title in PLACED:
             PLACED[title](path)
         else:
-            path.write_bytes(content(kept) if callable(content) else content)
+            path.write_bytes(content(kept))
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             states = kept.run()
@@ -148,50 +159,37 @@ def test_whatever_stands_in_the_bookkeeping_runs_complete(
 def test_what_cannot_be_read_is_set_aside_with_one_warning(kept: Shop, caplog: pytest.LogCaptureFixture) -> None:
     path = kept.manifest.folder / "manifest.db"
     path.write_bytes(b"mine")
+    _place_folder(path.with_name("manifest.db-journal"))
     with caplog.at_level(logging.WARNING):
+        kept.steps(dry_run=True)  # which reads without the lock, and moves nothing
+        assert kept.error is None and kept.manifest.records == {}
+        assert path.read_bytes() == b"mine" and str(path) in caplog.text
+        caplog.clear()
         assert kept.ran() == ALL
         assert kept.ran() == []
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1 and str(path) in said[0] and "manifest.db.unreadable-1" in said[0]
     assert path.with_name("manifest.db.unreadable-1").read_bytes() == b"mine" and kept.file("text", "v001").exists()
+    assert (path.parent / "manifest.db-journal.unreadable-1/kept").read_text() == "mine"
     path.write_bytes(b"again")
     kept.ran()
     assert path.with_name("manifest.db.unreadable-2").read_bytes() == b"again"
 
 
-def test_reading_without_the_lock_moves_nothing(kept: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    path = kept.manifest.folder / "manifest.db"
-    path.write_text("{")
-    with caplog.at_level(logging.WARNING):
-        kept.steps(dry_run=True)
-        assert kept.error is None and kept.manifest.records == {}
-    assert path.read_text() == "{" and str(path) in caplog.text
-
-
-def test_a_journal_of_another_manifest_is_set_aside_with_it(kept: Shop) -> None:
-    path = kept.manifest.folder / "manifest.db"
-    path.write_text("mine")
-    _place_folder(path.with_name("manifest.db-journal"))
-    assert kept.ran() == ALL and kept.ran() == []
-    assert (path.parent / "manifest.db-journal.unreadable-1/kept").read_text() == "mine"
-
-
 def test_a_kill_within_a_write_loses_nothing(kept: Shop) -> None:
     path = kept.manifest.folder / "manifest.db"
-    script = "import os, sqlite3, sys; database = sqlite3.connect(sys.argv[1], isolation_level=None); "
-    script += "database.execute('PRAGMA cache_spill = 1'); database.execute('PRAGMA cache_size = 1'); "
-    script += "database.execute('BEGIN'); database.execute('DELETE FROM records'); "
+    script = "import os, sqlite3, sys; database = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+    for statement in ("PRAGMA cache_spill = 1", "PRAGMA cache_size = 1", "BEGIN", "DELETE FROM records"):
+        script += f"database.execute({statement!r})\n"
     script += "database.execute(\"INSERT INTO state VALUES ('x', randomblob(1000000))\"); os._exit(9)"
     subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     assert path.with_name("manifest.db-journal").exists()
     kept.steps(dry_run=True)
     assert kept.ran() == []
-
-
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, shop: Shop) -> None:
-    (tmp_path / "data").write_text("a file")
-    shop.run()
-    assert isinstance(shop.error, RunnerError) and ".runs" in str(shop.error) and "\n" not in str(shop.error)
+    shutil.rmtree(kept.root / "data")  # a place that cannot be written is one line
+    (kept.root / "data").write_text("a file")
+    kept.run()
+    assert isinstance(kept.error, RunnerError) and ".runs" in str(kept.error) and "\n" not in str(kept.error)
 
 
 # Kills
@@ -210,22 +208,16 @@ def test_an_unfinished_version_is_removed_and_nothing_else(kept: Shop, caplog: p
 
 
 def test_a_version_is_told_from_other_folders(tmp_path: Path) -> None:
-    def made(name: str) -> Path:
-        path = tmp_path / name
+    files = ["a.json/v1/a.json", "a.json/v2/.77.a.json", "b.json/v1/other", "conf/local/.gitkeep", "c.json/v1/c.json"]
+    for path in (tmp_path / name for name in files):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        return path.parent
-
-    assert is_version_folder(made("a.json/v1/a.json")) and is_version_folder(made("a.json/v2/.77.a.json"))
     (tmp_path / "a.json" / "v3").mkdir()
-    assert is_version_folder(tmp_path / "a.json" / "v3")
-    assert not is_version_folder(made("b.json/v1/other"))
-    assert not is_version_folder(made("conf/local/.gitkeep"))
-    assert not is_version_folder(tmp_path / "a.json" / "v4")
+    (tmp_path / "c.json" / "mine.txt").touch()  # nor is one beside a file
     (tmp_path / "link").symlink_to(tmp_path / "a.json" / "v1")
-    assert not is_version_folder(tmp_path / "link")
-    (tmp_path / "a.json" / "mine.txt").touch()
-    assert not is_version_folder(tmp_path / "a.json" / "v1")
+    folders = [*(Path(name).parent for name in files), Path("a.json/v3"), Path("a.json/v4"), Path("link")]
+    versions = [str(folder) for folder in folders if is_version_folder(tmp_path / folder)]
+    assert versions == ["a.json/v1", "a.json/v2", "a.json/v3"]
 
 
 def test_notes_of_runs_that_were_killed_add_up(kept: Shop) -> None:
@@ -279,11 +271,10 @@ def test_a_kill_at_any_step_of_pruning_is_made_good(shop: Shop, monkeypatch: pyt
 
 
 def test_records_without_outputs_go_with_a_later_pruning(shop: Shop) -> None:
-    for by in (1, 2, 3):
-        shop.parameters["by"] = by
+    for shop.parameters["by"] in (1, 2, 3):
         shop.ran()
-    shutil.rmtree(shop.file("cleaned", "v001").parent)  # as a version did that left the records to the end
-    shutil.rmtree(shop.file("text", "v001").parent)
+    for name in ("cleaned", "text"):  # as a version did that left the records to the end
+        shutil.rmtree(shop.file(name, "v001").parent)
     remove(find_removals(shop.catalog("now"), [shop.pipeline()], shop.manifest, 2), shop.manifest)
     assert sorted(shop.manifest.history()) == ["v002", "v003"]
 
@@ -329,9 +320,7 @@ def test_after_a_clock_that_was_ahead_runs_go_on(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("foreign", ["2099-01-01T00.00.00.000Z", "final", "v1 of mine", "ÿ"])
-def test_a_version_from_the_future_runs_its_node_once(
-    shop: Shop, foreign: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_version_from_the_future_runs_its_node_once(shop, foreign, caplog) -> None:
     run_as(shop, NOW)
     (shop.root / "data" / "total.json" / foreign).mkdir()
     shop.file("total", foreign).write_text('{"total": -1}')
@@ -347,10 +336,15 @@ def test_a_version_from_the_future_runs_its_node_once(
 
 
 def test_two_runs_of_one_moment_take_two_versions(shop: Shop) -> None:
-    assert set(run_as(shop, NOW).values()) == {"ran"}
-    assert set(run_as(shop, NOW, force=True).values()) == {"ran"}
+    for force in (False, True):
+        assert set(run_as(shop, NOW, force=force).values()) == {"ran"}
     assert list(shop.manifest.history()) == [NOW, f"{NOW}_{NOW}"]
     assert {record.run_id for record in shop.manifest.records.values()} == {f"{NOW}_{NOW}"}
+    shop.parameters["by"] = 3
+    run_as(shop, NOW)
+    shop.load_versions = {"total": NOW, "count": NOW}  # pinned versions stay when the version is a later one
+    assert run_as(shop, NOW) == {"clean": "skipped", "add": "skipped", "describe": "ran"}
+    assert shop.value("text") == "sum: 120 in 3"
 
 
 def test_runs_that_wait_for_each_other_take_their_versions_in_turn(shop: Shop) -> None:
@@ -358,22 +352,19 @@ def test_runs_that_wait_for_each_other_take_their_versions_in_turn(shop: Shop) -
     shop.edit("nodes", "def add(cleaned):\n", "def add(cleaned):\n    import time\n    time.sleep(0.5)\n")
     folder, pipeline = shop.manifest.folder, shop.pipeline()
     catalogs = {version: shop.catalog(version) for version in ("v104", "v103", "v102", "v101")}
-    runners = {
-        version: IncrementalRunner(manifest=folder, force=version != "v102") for version in ("v104", "v103", "v102")
-    }
-    threads = [
-        threading.Thread(target=runner.run, args=(pipeline, catalogs[version], None, version))
-        for version, runner in runners.items()
-    ]
-    threads[0].start()  # the last to begin is the first to run
-    while shop.manifest.state("started") is None:
-        time.sleep(0.01)
-    with pytest.raises(RunnerError, match=r"another run writes to .*data: process \d+, run v104"):
-        IncrementalRunner(manifest=folder, wait=False).run(pipeline, catalogs["v101"], None, "v101")
-    for thread in threads[1:]:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    runners = {version: IncrementalRunner(manifest=folder, force=version != "v102") for version in [*catalogs][:3]}
+
+    def run(version: str) -> None:
+        runners[version].run(pipeline, catalogs[version], None, version)
+
+    with ThreadPoolExecutor(3) as threads:
+        runs = [threads.submit(run, "v104")]  # the last to begin is the first to run
+        while shop.manifest.state("started") is None:
+            time.sleep(0.01)
+        with pytest.raises(RunnerError, match=r"another run writes to .*data: process \d+, run v104"):
+            IncrementalRunner(manifest=folder, wait=False).run(pipeline, catalogs["v101"], None, "v101")
+        runs += [threads.submit(run, version) for version in ("v103", "v102")]
+    assert [each.result() for each in runs] == [None] * 3
     first, second, third = (runner._report for runner in runners.values())
     assert {step.state for step in first.steps + second.steps} == {"ran"}
     assert {step.state for step in third.steps} == {"skipped"}
@@ -387,15 +378,6 @@ def test_a_run_without_an_id_takes_the_version_of_the_catalog(shop: Shop) -> Non
     assert list(shop.manifest.history()) == ["mine"] and shop.file("text", "mine").exists()
     with pytest.raises(RunnerError, match=r"\.\./x"):
         run_as(shop, "../x")
-
-
-def test_pinned_versions_stay_when_the_version_is_a_later_one(shop: Shop) -> None:
-    run_as(shop, AHEAD)
-    shop.parameters["by"] = 3
-    run_as(shop, NOW)
-    shop.load_versions = {"total": AHEAD, "count": AHEAD}
-    assert run_as(shop, NOW) == {"clean": "skipped", "add": "skipped", "describe": "ran"}
-    assert shop.value("text") == "sum: 120 in 3"
 
 
 def test_a_remote_version_from_the_future(tmp_path: Path) -> None:
@@ -414,24 +396,3 @@ def test_a_remote_version_from_the_future(tmp_path: Path) -> None:
         assert DataCatalog.from_config({"out": entry}).load("out") == 7
     finally:
         memory.rm("/embedline-versions", recursive=True)
-
-
-# What is printed
-
-
-@pytest.mark.parametrize("value", ["[/INST]", "[a-z]+", "[red]x[/red]", "[", "\\[b]", "[link=x]y[/link]", "\x1b[31m"])
-def test_brackets_are_printed_as_they_are(shop: Shop, value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from kedro_incremental.provenance import explain
-    from kedro_incremental.report import make_console
-
-    shop.ran()
-    shop.parameters["title"] = value
-    capsys.readouterr()
-    expected = value.replace("\x1b", "\\x1b")
-    shop.steps(dry_run=True)
-    assert shop.error is None and expected in capsys.readouterr().out
-    shop.ran()
-    assert expected in capsys.readouterr().out
-    make_console().print(explain(shop.manifest, "text"), soft_wrap=True)
-    said = capsys.readouterr().out
-    assert f"title = {expected}" in said and f"sum → {expected}" in said

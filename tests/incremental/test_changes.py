@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +24,13 @@ from kedro_incremental import IncrementalRunner, Manifest
 from kedro_incremental.report import Step
 
 _names = (f"changing_{number}" for number in itertools.count())
-CASES = re.findall(
-    r"^=== (same|changed): (.*?)\n(.*?)(?=^===|\Z)",
-    Path(__file__).with_name("changes.txt").read_text(encoding="utf-8"),
-    flags=re.DOTALL | re.MULTILINE,
-)
+CASES = Path(__file__).with_name("changes.txt").read_text(encoding="utf-8")
+CASES = re.findall(r"^=== (same|changed): (.*?)\n(.*?)(?=^===|\Z)", CASES, flags=re.DOTALL | re.MULTILINE)
 EDIT = re.compile(r"<<(.*?) => (.*?)>>", re.DOTALL)
-CATALOG = {
-    "raw": {"type": "json.JSONDataset", "filepath": "raw.json"},
-    "out": {"type": "json.JSONDataset", "filepath": "data/made/out.json", "versioned": True},
-}
-FILES = {
-    "__init__.py": "",
-    "registry.py": "from . import nodes\ndef make(): return nodes.node\n",
-    "hooks.py": "HOOKS = []\n",
-    "/raw.json": "[1, 2]",
-    "/p.yml": "1",
-    "/catalog.yml": "{}",
-}
+MADE = {"filepath": "data/made/out.json", "versioned": True}
+CATALOG = {"raw": {"type": "json.JSONDataset", "filepath": "raw.json"}, "out": {"type": "json.JSONDataset", **MADE}}
+FILES = {"__init__.py": "", "registry.py": "from . import nodes\ndef make(): return nodes.node\n"}
+FILES |= {"hooks.py": "HOOKS = []\n", "/raw.json": "[1, 2]", "/p.yml": "1", "/catalog.yml": "{}"}
 
 
 class Project:
@@ -133,50 +122,33 @@ def test_an_edit(project: Project, kind: str, text: str) -> None:
 # What no text can say
 
 
-def _link(target: str) -> Callable[[Path], None]:
-    def make(path: Path) -> None:
-        path.unlink(missing_ok=True)
-        path.symlink_to(target)
-
-    return make
-
-
 LISTS = "import os\ndef node(raw, p): return sorted(str(each) for each in os.walk({}, followlinks=True))\n"
 READS = (
     "import os\ndef node(raw, p): return [open(os.path.join(folder, name)).read() "
     "for folder, _, names in os.walk({}, followlinks=True) for name in names]\n"
 )
-PATHS: dict[str, tuple[str, Callable[[Path], Any], Callable[[Path], Any]]] = {
-    "an empty folder": (LISTS, lambda root: None, lambda root: (root / "in/empty").mkdir()),
-    "a file behind a link to a folder": (
-        READS,
-        lambda root: _link("../one")(root / "in/link"),
-        lambda root: (root / "one/a.txt").write_text("changed"),
-    ),
-    "a link to another folder": (
-        READS,
-        lambda root: _link("../one")(root / "in/link"),
-        lambda root: _link("../two")(root / "in/link"),
-    ),
-    "a link to the folder around it": (
-        "def node(raw, p): return open('in/a.txt').read()\n",
-        lambda root: _link(".")(root / "in/link"),
-        lambda root: (root / "in/a.txt").write_text("changed"),
-    ),
+ONE = "def node(raw, p): return open('in/a.txt').read()\n"
+# What the node reads, the target of the link in/link, and what becomes of the folder.
+PATHS: dict[str, tuple[str, str, str]] = {
+    "an empty folder": (LISTS, "", "mkdir in/empty"),
+    "a file behind a link to a folder": (READS, "../one", "printf changed > one/a.txt"),
+    "a link to another folder": (READS, "../one", "ln -sfn ../two in/link"),
+    "a link to the folder around it": (ONE, ".", "printf changed > in/a.txt"),
 }
 
 
 @pytest.mark.parametrize("named", ["p", "'in'"], ids=["in a parameter", "opened"])
 @pytest.mark.parametrize("case", PATHS)
 def test_a_folder(project: Project, case: str, named: str) -> None:
-    source, prepare, change = PATHS[case]
+    source, link, change = PATHS[case]
     for name in ("in", "one", "two"):
         (project.root / name).mkdir()
         (project.root / name / "a.txt").write_text(name)
-    prepare(project.root)
+    if link:
+        (project.root / "in/link").symlink_to(link)
     project.write(source.format(named) + ("--- /p.yml\n./in\n" if named == "p" else ""))
     assert [project.run().state, project.run().state] == ["ran", "skipped"]
-    change(project.root)
+    assert os.system(change) == 0  # in the project
     assert project.run().state == "ran"
     made = project.made
     project.run(force=True)
@@ -195,39 +167,34 @@ def test_a_compiled_module(project: Project) -> None:
         assert project.made == str(value)
 
 
+def test_a_file_that_changes_while_it_is_read_is_read_again(project: Project) -> None:
+    change = "def node(raw, p):\n    read = open('a.txt').read()\n    os.system('printf 2 > a.txt')\n    return read\n"
+    project.write(f"import os\n{change}--- /a.txt\n1\n")
+    assert [project.run().state, project.run().state, project.made] == ["ran", "ran", '"2"']
+
+
 EDITED = "import pathlib\nfrom .helper import f\ndef node(raw, p): return f()\n"
 
 
 @pytest.mark.parametrize("read", [False, True], ids=["code", "a template"])
 def test_an_edit_between_import_and_plan_is_not_taken_for_what_ran(project: Project, read: bool) -> None:
-    text = "def f(): return <<1 => 2>>\n"
     page = "import pathlib\nPAGE = pathlib.Path(__file__).with_name('page.txt').read_text()\ndef f(): return PAGE\n"
-    case = EDITED + "--- helper.py\n" + (page + "--- page.txt\n<<1 => 2>>\n" if read else text)
+    name, text = ("page.txt", "<<1 => 2>>\n") if read else ("helper.py", "def f(): return <<1 => 2>>\n")
+    case = f"{EDITED}--- helper.py\n{page}--- page.txt\n{text}" if read else f"{EDITED}--- helper.py\n{text}"
     project.write(case)
+    path, edited = str(project.root / project.package / name), EDIT.sub(r"\2", text)
+    late = (
+        f"import pathlib; path = pathlib.Path({path!r}); path.read_text() == {edited!r} or path.write_text({edited!r})"
+    )
     hooks = "from kedro.framework.hooks import hook_impl\nclass Late:\n    @hook_impl\n"
-    hooks += "    def after_catalog_created(self):\n        {}\nHOOKS = [Late()]\n"
-    target = project.root / project.package / ("page.txt" if read else "helper.py")
-    edited = EDIT.sub(r"\2", "<<1 => 2>>\n" if read else text)
-    late = f"import pathlib; path = pathlib.Path({str(target)!r}); "
-    late += f"path.read_text() == {edited!r} or path.write_text({edited!r})"
-    project.write(f"{case}--- hooks.py\n" + hooks.format(late))
-    assert project.run().state == "ran"
-    assert "1" in project.made  # the code that was imported
-    assert project.run().state == "ran"
-    assert "2" in project.made
-    assert project.run().state == "skipped"
+    hooks += f"    def after_catalog_created(self):\n        {late}\nHOOKS = [Late()]\n"
+    project.write(f"{case}--- hooks.py\n{hooks}")
+    for state, held in (("ran", "1"), ("ran", "2"), ("skipped", "2")):  # first the code that was imported
+        assert project.run().state == state
+        assert held in project.made
 
 
-def test_a_file_that_changes_while_it_is_read_is_read_again(project: Project) -> None:
-    change = "def node(raw, p):\n    read = open('a.txt').read()\n    os.system('printf 2 > a.txt')\n    return read\n"
-    project.write(f"import os\n{change}--- /a.txt\n1\n")
-    assert project.run().state == "ran"
-    assert project.run().state == "ran" and project.made == '"2"'
-
-
-def test_a_module_without_a_distribution_among_the_libraries_counts(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_without_a_distribution_among_the_libraries_counts(project, monkeypatch) -> None:
     from kedro_incremental import canonical_json
 
     folder = project.root / "libraries"
@@ -253,9 +220,8 @@ def test_a_distribution_that_a_library_needs_counts(project: Project, monkeypatc
     libraries = Manifest(project.root / "data/.runs").records["compute"].inputs.libraries
     assert {"pandas", "numpy", "python-dateutil", "python"} <= libraries.keys()
     version = code_fingerprint._version
-    monkeypatch.setattr(
-        code_fingerprint, "_version", lambda name: "99.0" if name == "python-dateutil" else version(name)
-    )
+    newer = {"python-dateutil": "99.0"}
+    monkeypatch.setattr(code_fingerprint, "_version", lambda name: newer.get(name) or version(name))
     step = project.run()
     assert step.state == "ran" and "python-dateutil" in step.why and "99.0" in step.why
 

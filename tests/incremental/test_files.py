@@ -61,6 +61,8 @@ def test_the_hash_is_that_of_the_content(tmp_path: Path, hashes: FileHashes) -> 
     size = 600_000  # more than is read at a time
     made = {hashes.hash(_write(tmp_path / "large", "x" * at + "y" + "x" * (size - at))) for at in (0, size // 2, size)}
     assert len(made) == 3
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert [hashes.hash(tmp_path / name) for name in ("missing", "a/below", "link")] == [None] * 3
 
 
 @pytest.mark.usefixtures("later")
@@ -76,9 +78,7 @@ def test_what_did_not_change_is_not_read_again(tmp_path: Path, hashes: FileHashe
 @pytest.mark.usefixtures("later")
 @pytest.mark.parametrize("is_replaced", [False, True])
 @pytest.mark.parametrize("keeps_time", [False, True])
-def test_a_change_of_the_same_size_is_noticed(
-    tmp_path: Path, hashes: FileHashes, is_replaced: bool, keeps_time: bool
-) -> None:
+def test_a_change_of_the_same_size_is_noticed(tmp_path, hashes, is_replaced, keeps_time) -> None:
     path = _write(tmp_path / "a", "1")
     before, status = hashes.hash(path), path.stat()
     time.sleep(0.02)  # clocks of file systems tick in 4 to 10 ms
@@ -91,31 +91,16 @@ def test_a_change_of_the_same_size_is_noticed(
     assert hashes.hash(path) == hashes.hash(_write(tmp_path / "b", "2"))
 
 
-def test_a_file_hashed_right_after_its_change_is_read_again(
-    tmp_path: Path, hashes: FileHashes, read: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_hashed_right_after_its_change_is_read_again(tmp_path, hashes, read, monkeypatch) -> None:
+    path = _write(tmp_path / "old", "1")
+    os.utime(path, ns=(1, 1))  # as unpacking an archive does
+    assert hashes.hash(path) == hashes.hash(path) is not None
     path = _write(tmp_path / "a", "1")
     ages = itertools.chain([10_000_000], itertools.repeat(storage_module.RACY_NS + 1))
     monkeypatch.setattr(time, "time_ns", lambda: path.stat().st_mtime_ns + next(ages))
     for _ in range(4):
         hashes.hash(path)
-    assert read == ["a", "a"]  # at first, and once it is old enough
-
-
-def test_a_file_that_has_just_got_an_old_time_is_read_again(
-    tmp_path: Path, hashes: FileHashes, read: list[str]
-) -> None:
-    path = _write(tmp_path / "a", "1")
-    os.utime(path, ns=(1, 1))  # as unpacking an archive does
-    assert hashes.hash(path) == hashes.hash(path) is not None
-    assert read == ["a", "a"]
-
-
-@pytest.mark.parametrize("name", ["missing", "file/below", "link"])
-def test_what_is_not_there_has_no_hash(tmp_path: Path, hashes: FileHashes, name: str) -> None:
-    _write(tmp_path / "file", "1")
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    assert hashes.hash(tmp_path / name) is None
+    assert read == ["old", "old", "a", "a"]  # at first, and once it is old enough
 
 
 # Hashes of folders
@@ -123,60 +108,51 @@ def test_what_is_not_there_has_no_hash(tmp_path: Path, hashes: FileHashes, name:
 
 def test_a_folder_is_what_is_in_its_files_and_their_names(tmp_path: Path, hashes: FileHashes) -> None:
     folder = tmp_path / "folder"
-    _write(folder / "a", "1")
-    _write(folder / "deep" / "b", "2")
+    a, b, c, hidden = (folder / name for name in ("a", "deep/b", "c", ".hidden"))
+    _write(a, "1")
+    _write(b, "2")
     seen = [hashes.hash(folder)]
-
-    def changed() -> bool:
+    for change in (
+        lambda: _write(b, "3!"),
+        lambda: a.rename(c),
+        lambda: _write(hidden, ""),
+        b.unlink,
+        b.parent.rmdir,
+        lambda: (c.rename(a), hidden.unlink(), _write(b, "1"), _write(a, "2")),  # the two contents swapped
+    ):
+        change()
         seen.append(hashes.hash(folder))
-        return seen[-1] not in seen[:-1]
-
-    _write(folder / "deep" / "b", "3!")
-    assert changed()
-    (folder / "a").rename(folder / "c")
-    assert changed()
-    _write(folder / ".hidden", "")
-    assert changed()
-    (folder / "deep" / "b").unlink()
-    assert changed()
-    (folder / "deep").rmdir()
-    assert changed()
-    (folder / "c").rename(folder / "a")
-    (folder / ".hidden").unlink()
-    _write(folder / "deep" / "b", "1")
-    _write(folder / "a", "2")  # the two contents swapped
-    assert changed()
-    _write(folder / "deep" / "b", "2")
-    _write(folder / "a", "1")
+        assert seen[-1] not in seen[:-1]
+    _write(b, "2")
+    _write(a, "1")
     assert hashes.hash(folder) == seen[0]
     (tmp_path / "empty").mkdir()
     assert hashes.hash(tmp_path / "empty") not in {None, hashes.hash(_write(tmp_path / "file", ""))}
 
 
 @pytest.mark.usefixtures("later")
-def test_only_the_changed_file_of_a_folder_is_read(tmp_path: Path, hashes: FileHashes, read: list[str]) -> None:
-    for name in "abc":
-        _write(tmp_path / "folder" / name, "1")
-    hashes.hash(tmp_path / "folder")
-    _write(tmp_path / "folder" / "b", "22")
-    hashes.hash(tmp_path / "folder")
+def test_only_the_changed_file_of_a_folder_is_read_and_what_is_gone_is_forgotten(tmp_path, hashes, read) -> None:
+    a, b, c = (_write(tmp_path / "folder" / name, "1") for name in "abc")
+    hashes.hash(a.parent)
+    _write(b, "22")
+    hashes.hash(a.parent)
     assert read == ["a", "b", "c", "b"]
-
-
-def test_hashes_of_what_is_gone_are_forgotten(tmp_path: Path, hashes: FileHashes) -> None:
-    kept, gone = _write(tmp_path / "kept", "1"), _write(tmp_path / "gone", "2")
-    hashes.hash(kept)
-    hashes.hash(gone)
-    gone.unlink()
+    b.unlink()
     hashes.forget_missing()
-    assert hashes._known.keys() == {str(kept)}
+    assert hashes._known.keys() == {str(a), str(c)}
 
 
 # Where datasets keep their content
 
 
-def _csv(path: str, *, versioned: bool = False, **arguments: Any) -> CSVDataset:
-    return CSVDataset(filepath=path, version=Version(None, None) if versioned else None, **arguments)
+def _csv(path: object, *, versioned: bool = False) -> CSVDataset:
+    return CSVDataset(filepath=str(path), version=Version(None, None) if versioned else None)
+
+
+def _storage(dataset: Any) -> Storage:
+    found = storage_of(dataset)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("path", ["data/a.csv", "/data/a.csv", "file:///data/a.csv"])
@@ -184,23 +160,18 @@ def _csv(path: str, *, versioned: bool = False, **arguments: Any) -> CSVDataset:
 def test_storage_of_a_local_file(path: str, versioned: bool) -> None:
     expected = Storage(path.removeprefix("file://"), None, versioned)
     dataset = _csv(path, versioned=versioned)
-    assert storage_of(dataset) == expected
-    assert storage_of(CachedDataset(dataset)) == expected
     config = {"type": "pandas.CSVDataset", "filepath": path}
-    assert storage_of(CachedDataset(config, dataset._version)) == expected
-
-
-def test_what_is_no_file_has_no_storage() -> None:
-    assert storage_of(MemoryDataset(1)) is None
-    assert storage_of(CachedDataset(MemoryDataset(1))) is None
-    assert storage_of(SQLTableDataset(table_name="a", credentials={"con": "sqlite://"})) is None
+    for stored in (dataset, CachedDataset(dataset), CachedDataset(config, dataset._version)):
+        assert storage_of(stored) == expected
+    table = SQLTableDataset(table_name="a", credentials={"con": "sqlite://"})
+    assert [storage_of(each) for each in (MemoryDataset(1), CachedDataset(MemoryDataset(1)), table)] == [None] * 3
 
 
 @pytest.mark.parametrize("path", ["{}", "{}/", "file://{}", "file://{}/"])
 def test_storage_of_a_folder_of_partitions(tmp_path: Path, hashes: FileHashes, path: str) -> None:
     folder = tmp_path / "parts"
-    storage = storage_of(PartitionedDataset(path=path.format(folder), dataset="pandas.CSVDataset"))
-    assert storage is not None and (storage.filesystem, storage.versioned) == (None, False)
+    storage = _storage(PartitionedDataset(path=path.format(folder), dataset="pandas.CSVDataset"))
+    assert (storage.filesystem, storage.versioned) == (None, False)
     assert storage.hash(None, hashes) is None
     _write(folder / "a.csv", "1")
     before = storage.hash(None, hashes)
@@ -211,8 +182,7 @@ def test_storage_of_a_folder_of_partitions(tmp_path: Path, hashes: FileHashes, p
 
 def test_versions_are_those_with_a_file_newest_first(tmp_path: Path, hashes: FileHashes) -> None:
     path = tmp_path / "a.csv"
-    storage = storage_of(_csv(str(path), versioned=True))
-    assert storage is not None
+    storage = _storage(_csv(path, versioned=True))
     assert storage.versions() == []
     for version in ("2026-01-02", "2026-01-10", "2025-12-31"):
         _write(path / version / "a.csv", version)
@@ -225,12 +195,12 @@ def test_versions_are_those_with_a_file_newest_first(tmp_path: Path, hashes: Fil
     assert storage.hash("2026-02-01", hashes) is None
     dataset = JSONDataset(filepath=str(tmp_path / "b.json"), version=Version(None, "1"))
     dataset.save({"a": 1})
-    storage = storage_of(dataset)
-    assert storage is not None and storage.versions() == ["1"]
+    storage = _storage(dataset)
+    assert storage.versions() == ["1"]
     assert storage.hash("1", hashes) == hashes.hash(Path(dataset._get_load_path())) is not None
     plain = _write(tmp_path / "c.csv", "1")
-    storage = storage_of(_csv(str(plain)))
-    assert storage is not None and (storage.versions(), storage.version_path(None)) == ([], str(plain))
+    storage = _storage(_csv(plain))
+    assert (storage.versions(), storage.version_path(None)) == ([], str(plain))
     assert storage.hash(None, hashes) == hashes.hash(plain)
     assert Storage(str(plain), None, versioned=True).versions() == []  # a file from before it was versioned
 
@@ -247,20 +217,18 @@ def memory() -> Iterator[Any]:
 
 
 def test_a_remote_file_is_compared_by_what_its_store_says(memory: Any, hashes: FileHashes, read: list[str]) -> None:
-    storage = storage_of(_csv("memory:///folder/a.csv"))
-    assert storage is not None and storage.filesystem is memory
-    assert storage.hash(None, hashes) is None
-    memory.pipe("/folder/a.csv", b"1")
-    before = storage.hash(None, hashes)
-    assert before is not None and before == storage.hash(None, hashes)
-    memory.pipe("/folder/a.csv", b"2")
-    assert storage.hash(None, hashes) not in {None, before}
-    assert read == []
+    storage = _storage(_csv("memory:///folder/a.csv"))
+    assert storage.filesystem is memory
+    seen = [storage.hash(None, hashes)]
+    for content in (b"1", b"2"):
+        memory.pipe("/folder/a.csv", content)
+        seen.append(storage.hash(None, hashes))
+        assert seen[-1] == storage.hash(None, hashes)
+    assert seen[0] is None and len(set(seen)) == 3 and read == []
 
 
 def test_remote_versions(memory: Any, hashes: FileHashes) -> None:
-    storage = storage_of(_csv("memory:///folder/a.csv", versioned=True))
-    assert storage is not None
+    storage = _storage(_csv("memory:///folder/a.csv", versioned=True))
     assert storage.versions() == []
     for name in ("1/a.csv", "3/a.csv", "2/a.csv", "4/other.csv"):
         memory.pipe(f"/folder/a.csv/{name}", b"1")
@@ -270,8 +238,8 @@ def test_remote_versions(memory: Any, hashes: FileHashes) -> None:
 
 
 def test_a_remote_folder_is_compared_by_its_files(memory: Any, hashes: FileHashes) -> None:
-    storage = storage_of(PartitionedDataset(path="memory://parts", dataset="pandas.CSVDataset"))
-    assert storage is not None and storage.filesystem is not None
+    storage = _storage(PartitionedDataset(path="memory://parts", dataset="pandas.CSVDataset"))
+    assert storage.filesystem is not None
     seen = [storage.hash(None, hashes)]
     for name, content in (("a.csv", b"1"), ("deep/b.csv", b"1"), ("a.csv", b"2")):
         memory.pipe(f"/parts/{name}", content)
@@ -296,11 +264,10 @@ def test_a_file_of_a_web_server(tmp_path: Path, hashes: FileHashes, handler: typ
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(path.parent)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        found, missing = (_csv(f"http://127.0.0.1:{server.server_port}/{name}.csv") for name in ("a", "b"))
-        storage, nowhere = storage_of(found), storage_of(missing)
-        assert storage is not None and nowhere is not None
+        address = f"http://127.0.0.1:{server.server_port}"
+        storage = _storage(_csv(f"{address}/a.csv"))
         before = storage.hash(None, hashes)
-        assert nowhere.hash(None, hashes) is None
+        assert _storage(_csv(f"{address}/b.csv")).hash(None, hashes) is None
         if handler is _Silent:
             assert before is None  # its size alone does not tell whether it changed
             return
@@ -345,36 +312,31 @@ NO_PATHS += ["~nobody-of-this-name/a", "a/" + "b" * 300, "either/or " * 60, "in/
 AROUND = ["/", "./", "../", "//", "file:///"]  # the project: they do not count
 
 
-@pytest.mark.parametrize("text", NO_PATHS + AROUND)
-def test_texts_that_name_no_file(tmp_path: Path, text: str) -> None:
+def test_texts_that_name_no_file(tmp_path: Path) -> None:
     _write(tmp_path / "conf" / "a.csv", "1")
-    assert list(local_paths(text, tmp_path)) == []
+    assert [text for text in NO_PATHS + AROUND if list(local_paths(text, tmp_path))] == []
 
 
 def test_paths_with_patterns_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = _write(tmp_path / "in" / "a.csv", "1"), _write(tmp_path / "in" / "deep" / "b.csv", "2")
-    monkeypatch.setenv("PLACE", "in")
-    assert list(local_paths("$PLACE/a.csv", tmp_path)) == [one]
-    assert list(local_paths("in/*.csv", tmp_path)) == [one]
-    assert list(local_paths("${PLACE}/**/*.csv", tmp_path)) == [one, two]
-    monkeypatch.setenv("HOME", str(tmp_path))
     named = _write(tmp_path / "a.csv", "1")
-    assert list(local_paths("~/a.csv", tmp_path / "project")) == [named]
     (tmp_path / "in.d").mkdir()
-    assert list(local_paths(["a.csv", "in.d", "in"], tmp_path)) == [named]  # without a folder: files alone
+    monkeypatch.setenv("PLACE", "in")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for text, found in (
+        *(("$PLACE/a.csv", [one]), ("in/*.csv", [one]), ("${PLACE}/**/*.csv", [one, two]), ("~/a.csv", [named])),
+        (["a.csv", "in.d", "in"], [named]),  # without a folder: files alone
+    ):
+        assert list(local_paths(text, tmp_path)) == found
+    assert list(local_paths("~/a.csv", tmp_path / "project")) == [named]
 
 
 def test_a_listing_is_names_and_the_content_of_its_files(tmp_path: Path, hashes: FileHashes) -> None:
-    folder = tmp_path / "folder"
-    _write(folder / "a", "1")
+    folder = _write(tmp_path / "folder" / "a", "1").parent
     _write(folder / "deep" / "b", "1")
     seen = [hashes.hash_folder(folder, is_listing=True)]
-    for name, text, counts in (
-        ("a", "22", True),
-        ("deep/c", "1", False),
-        ("mlflow.db", "1", True),
-        ("mlflow.db", "2", False),
-    ):
+    changes = [("a", "22", True), ("deep/c", "1", False), ("mlflow.db", "1", True), ("mlflow.db", "2", False)]
+    for name, text, counts in changes:
         _write(folder / name, text)
         seen.append(hashes.hash_folder(folder, is_listing=True))
         assert (seen[-1] != seen[-2]) == counts, name

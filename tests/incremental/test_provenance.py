@@ -6,6 +6,7 @@ from shop import Shop
 
 from kedro_incremental import RunnerError
 from kedro_incremental.provenance import Provenance, explain, find_removals, remove
+from kedro_incremental.report import make_console
 
 
 def told(shop: Shop, dataset: str, version: str | None = None) -> str:
@@ -32,32 +33,25 @@ def test_why_tells_node_reason_parameters_code_and_inputs(shop: Shop) -> None:
     run_with(shop, by=3)  # v002
     run_with(shop, title="all")  # v003
     said = told(shop, "text")
-    assert "text  version v003, content" in said
-    assert "made by the node describe" in said and "in the run v003, because: parameter title changed sum → all" in said
-    assert "title = all" in said and "python 3." in said
-    assert "total  version v002" in said and "made by add in the run v002, because: input cleaned changed" in said
-    assert "cleaned  version v002" in said and "because: parameter by changed 2 → 3" in said
-    assert "raw  version none" in said and "not made by a recorded run" in said and "raw.json" in said
-
-
-def test_why_of_an_old_version_and_of_what_is_not_there(shop: Shop) -> None:
-    shop.ran()
-    run_with(shop, by=3)
+    for part in (
+        "text  version v003, content",
+        *("made by the node describe", "in the run v003, because: parameter title changed sum → all"),
+        *("title = all", "python 3.", "total  version v002"),
+        "made by add in the run v002, because: input cleaned changed",
+        *("cleaned  version v002", "because: parameter by changed 2 → 3"),
+        *("raw  version none", "not made by a recorded run", "raw.json"),
+    ):
+        assert part in said
     old = told(shop, "text", "v001")
     assert "text  version v001, not the current one" in old and "because: first run" in old
     with pytest.raises(RunnerError, match="no recorded run made 'txet': did you mean 'text'"):
         explain(shop.manifest, "txet")
-    with pytest.raises(RunnerError, match="no recorded run made the version v9 of text; known: v002, v001"):
+    with pytest.raises(RunnerError, match="no recorded run made the version v9 of text; known: v003, v002, v001"):
         explain(shop.manifest, "text", "v9")
-
-
-def test_ancestors_go_back_to_the_raw_file(shop: Shop) -> None:
-    shop.ran()
-    run_with(shop, title="all")  # text v002 is made from total v001
-    provenance = Provenance.read(shop.manifest)
-    stored = {("total", "v001"), ("count", "v001"), ("cleaned", "v001")}
-    assert provenance.ancestors("text", "v002") == {*stored, ("raw", None)}
-    assert provenance.current == {"cleaned": "v001", "total": "v001", "count": "v001", "text": "v002"}
+    provenance = Provenance.read(shop.manifest)  # ancestors go back to the raw file
+    stored = {("total", "v002"), ("count", "v002"), ("cleaned", "v002")}
+    assert provenance.ancestors("text", "v003") == {*stored, ("raw", None)}
+    assert provenance.current == {"cleaned": "v002", "total": "v002", "count": "v002", "text": "v003"}
 
 
 def test_prune_keeps_the_newest_the_current_and_what_they_were_made_from(shop: Shop) -> None:
@@ -91,3 +85,18 @@ def test_prune_keeps_a_current_version_that_is_not_among_the_newest(shop: Shop) 
     assert removals(shop, keep=1) == {("total", "v901")}
     with pytest.raises(RunnerError, match="keep must be at least 1, got 0"):
         removals(shop, keep=0)
+
+
+@pytest.mark.parametrize("value", ["[/INST]", "[a-z]+", "[red]x[/red]", "[", "\\[b]", "[link=x]y[/link]", "\x1b[31m"])
+def test_brackets_are_printed_as_they_are(shop: Shop, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.ran()
+    shop.parameters["title"] = value
+    capsys.readouterr()
+    expected = value.replace("\x1b", "\\x1b")
+    shop.steps(dry_run=True)
+    assert shop.error is None and expected in capsys.readouterr().out
+    shop.ran()
+    assert expected in capsys.readouterr().out
+    make_console().print(explain(shop.manifest, "text"), soft_wrap=True)
+    said = capsys.readouterr().out
+    assert f"title = {expected}" in said and f"sum → {expected}" in said

@@ -5,6 +5,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from io import StringIO
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -45,12 +46,6 @@ def test_a_password_is_not_stored_and_a_changed_one_is_noticed(shop: Shop) -> No
     assert [path.name for path in key.parent.glob(".*")] == []
 
 
-def test_the_note_of_a_run_hides_the_passwords_of_its_command(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["kedro", "run", "--params", "a.source=https://joe:S3CRET@host/a?sig=S3CRET"])
-    with shop.manifest.locked("v001"):
-        assert "a.source=https://***@host/a?sig=***" in files(shop) and "S3CRET" not in files(shop)
-
-
 def test_two_projects_have_different_hashes_of_one_password(shop: Shop) -> None:
     one, other = (redaction.fingerprinted({"password": "S3CRET"}, shop.root / name) for name in ("one", "other"))
     assert one != other and "S3CRET" not in json.dumps([one, other])
@@ -60,6 +55,9 @@ def test_two_projects_have_different_hashes_of_one_password(shop: Shop) -> None:
     assert not (shop.root / "third").exists()  # no secret, no key
 
 
-def test_differences_of_old_records_are_shown_without_passwords() -> None:
+def test_notes_of_runs_and_differences_of_old_records_hide_passwords(shop: Shop, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["kedro", "run", "--params", "a.source=https://joe:S3CRET@host/a?sig=S3CRET"])
+    with shop.manifest.locked("v001"):
+        assert "a.source=https://***@host/a?sig=***" in files(shop) and "S3CRET" not in files(shop)
     (change,) = differences({"source": "https://joe:S3CRET@host/a"}, {"source": "generated"}, "shop")
     assert change == "shop.source changed https://***@host/a → generated"

@@ -16,6 +16,7 @@ from shop import Shop
 from kedro_incremental import IncrementalRunner, RunInterrupted, RunnerError, code_fingerprint
 
 ALL = ["clean", "add", "describe"]
+TRANSCODED = {"pandas": "pandas.CSVDataset", "text": "text.TextDataset"}
 
 
 def test_a_second_run_runs_nothing_and_keeps_the_versions(shop: Shop) -> None:
@@ -25,6 +26,8 @@ def test_a_second_run_runs_nothing_and_keeps_the_versions(shop: Shop) -> None:
     assert shop.ran() == []
     assert shop.file("text") == shop.file("text", first) and not shop.file("text", shop.version).exists()
     assert shop.outputs["text"].load() == "sum: 120 in 3"
+    assert set(shop.run(force=True).values()) == {("ran", "asked for by --force")}
+    assert shop.run(shop.pipeline().only_nodes("add"), asked_by="--nodes") == {"add": ("ran", "asked for by --nodes")}
 
 
 def test_a_parameter_reruns_its_readers_and_what_follows(shop: Shop) -> None:
@@ -81,43 +84,33 @@ def test_verify_reads_what_the_clock_hides(shop: Shop) -> None:
     path.write_text(path.read_text().replace("120", "121"))
     # As after bit rot: the cache has the new file's times with the old content's hash.
     manifest, now = shop.manifest, path.stat()
-    known = manifest.cache["files"][str(path)]
-    known[:5] = [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino, time.time_ns() + 10**9]
+    times = [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino, time.time_ns() + 10**9]
+    manifest.cache["files"][str(path)][:5] = times
     manifest.save_cache()
     assert shop.ran() == []
     assert shop.ran(verify=True) == ["add"]
 
 
 def test_a_library_version_reruns_what_uses_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop.edit(
-        "helpers", "def factor():\n    return", "import numpy as np\n\n\ndef factor():\n    np.ones(1)\n    return"
-    )
+    shop.edit("helpers", "def factor():\n", "import numpy as np\n\n\ndef factor():\n    np.ones(1)\n")
     shop.ran()
-    version = code_fingerprint._version
-    monkeypatch.setattr(code_fingerprint, "_version", lambda name: "99.0" if name == "numpy" else version(name))
+    version, newer = code_fingerprint._version, {"numpy": "99.0"}
+    monkeypatch.setattr(code_fingerprint, "_version", lambda name: newer.get(name) or version(name))
     state, why = shop.run()["clean"]
     assert state == "ran" and why.startswith("library numpy ") and why.endswith("→ 99.0")
     assert shop.ran() == []
 
 
-def test_a_catalog_setting_reruns_maker_and_readers(shop: Shop) -> None:
+def test_catalog_settings_files_that_parameters_name_and_wiring_count(shop: Shop) -> None:
+    shop.write("inputs/notes.txt", "one")
+    shop.parameters["title"] = "inputs/notes.txt"
     shop.ran()
     shop.settings["total"] = {"save_args": {"indent": 2}}
     states = shop.run()
     assert states["add"][1] == "catalog entry total.save_args.indent is new (2)"
     assert [states[name][0] for name in ALL] == ["skipped", "ran", "ran"]
-
-
-def test_a_file_that_a_parameter_names_counts_with_its_content(shop: Shop) -> None:
-    shop.write("inputs/notes.txt", "one")
-    shop.parameters["title"] = "inputs/notes.txt"
-    shop.ran()
     shop.write("inputs/notes.txt", "two")
     assert shop.run()["describe"] == ("ran", "content of inputs/notes.txt changed")
-
-
-def test_wiring_counts(shop: Shop) -> None:
-    shop.ran()
     nodes = {node.name: node for node in shop.pipeline().nodes}
     turned = Node(shop.nodes.describe, ["total", "count", "params:by"], "text", name="describe")
     assert shop.ran(Pipeline([nodes["clean"], nodes["add"], turned])) == ["describe"]
@@ -136,55 +129,27 @@ def test_unstored_outputs_are_made_when_a_reader_needs_them(shop: Shop) -> None:
     assert states["describe"][0] == "skipped"
 
 
-def test_a_result_in_memory_is_always_made_for_the_caller(shop: Shop) -> None:
-    shop.stored = ["cleaned", "total", "count"]
-    assert shop.ran() == ALL
-    assert shop.run()["describe"] == ("ran", "its output text is not stored")
-    assert shop.outputs["text"].load() == "sum: 120 in 3"
-
-
-def test_a_node_without_outputs_always_runs(shop: Shop) -> None:
+def test_a_result_in_memory_and_a_node_without_outputs_are_always_made(shop: Shop) -> None:
     seen: list[Any] = []
     watched = Pipeline([*shop.pipeline().nodes, Node(seen.append, "text", None, name="watch")])
     shop.ran(watched)
     assert shop.ran(watched) == ["watch"] and len(seen) == 2
+    shop.stored = ["cleaned", "total", "count"]
+    shop.ran()
+    assert shop.run()["describe"] == ("ran", "its output text is not stored")
+    assert shop.outputs["text"].load() == "sum: 120 in 3"
 
 
 def test_code_that_cannot_be_compared_always_runs(shop: Shop) -> None:
-    held = object()
-
-    def describe(total: Any, count: Any, title: Any) -> str:
-        return f"{type(held).__name__}"
-
-    nodes = {node.name: node for node in shop.pipeline().nodes}
-    changed = [nodes["clean"], nodes["add"], Node(describe, nodes["describe"].inputs, "text", name="describe")]
-    shop.ran(Pipeline(changed))
-    state, why = shop.run(Pipeline(changed))["describe"]
+    held, nodes = object(), {node.name: node for node in shop.pipeline().nodes}
+    describe = Node(lambda *_: type(held).__name__, nodes["describe"].inputs, "text", name="describe")
+    changed = Pipeline([nodes["clean"], nodes["add"], describe])
+    shop.ran(changed)
+    state, why = shop.run(changed)["describe"]
     assert state == "ran" and why.startswith("its function cannot be compared: an object without a name")
 
 
-def test_force_and_named_nodes_run_whatever_is_unchanged(shop: Shop) -> None:
-    shop.ran()
-    assert set(shop.run(force=True).values()) == {("ran", "asked for by --force")}
-    assert shop.run(shop.pipeline().only_nodes("add"), asked_by="--nodes") == {"add": ("ran", "asked for by --nodes")}
-
-
 def test_a_touched_node_is_recorded_as_unchanged(shop: Shop) -> None:
-    shop.ran()
-    shop.edit("helpers", "FACTOR = 10", "FACTOR = 5 + 5")
-    assert shop.run(touch="clean, add") == {
-        "clean": ("touched", f"touched: code of {shop.package}.helpers changed"),
-        "add": ("touched", f"touched: code of {shop.package}.helpers changed"),
-    }
-    assert shop.value("cleaned") == [20, 40, 60] and shop.file("cleaned") == shop.file("cleaned", "v001")
-    assert shop.manifest.records["clean"].why.startswith("touched: ")
-    assert shop.ran() == ["describe"]
-    assert shop.ran() == []
-    shop.parameters["by"] = 3
-    assert "clean" in shop.ran()  # a later change counts
-
-
-def test_what_cannot_be_touched(shop: Shop) -> None:
     def refused(names: str) -> str:
         shop.steps(touch=names)
         assert isinstance(shop.error, RunnerError)
@@ -193,8 +158,16 @@ def test_what_cannot_be_touched(shop: Shop) -> None:
     assert "clean has to run: it never ran" in refused("clean")
     shop.ran()
     assert "no node 'claen'" in (text := refused("claen")) and "did you mean 'clean'" in text
+    shop.edit("helpers", "FACTOR = 10", "FACTOR = 5 + 5")
+    touched = ("touched", f"touched: code of {shop.package}.helpers changed")
+    assert shop.run(touch="clean, add") == {"clean": touched, "add": touched}
+    first = min(shop.manifest.history())
+    assert shop.value("cleaned") == [20, 40, 60] and shop.file("cleaned") == shop.file("cleaned", first)
+    assert shop.manifest.records["clean"].why.startswith("touched: ")
+    assert shop.ran() == ["describe"]
+    assert shop.ran() == []
+    shop.parameters["by"] = 3  # a later change counts
     shop.file("cleaned").unlink()
-    shop.parameters["by"] = 3
     assert "clean has to run: output cleaned is missing" in refused("add,clean")
     assert shop.run()["clean"][0] == "ran"  # nothing was recorded
 
@@ -203,8 +176,7 @@ def test_only_missing_outputs_keeps_its_meaning(shop: Shop) -> None:
     shop.ran()
     shop.parameters["by"] = 5  # Kedro's option looks at existence alone
     shutil.rmtree(shop.file("text").parent)
-    states = {step.node: step.why for step in shop.steps(missing=True)}
-    assert states == {"describe": "asked for by --only-missing-outputs"}
+    assert shop.run(missing=True) == {"describe": ("ran", "asked for by --only-missing-outputs")}
 
 
 def test_a_partial_run_reads_the_recorded_versions(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
@@ -236,18 +208,15 @@ def test_pinned_versions_stand_for_the_node_that_makes_them(shop: Shop) -> None:
 
 
 def test_transcoded_datasets_are_one_artifact(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = {"filepath": str(shop.root / "data" / "table.csv"), "versioned": True}
-    config = {
-        "table@pandas": {"type": "pandas.CSVDataset", **table},
-        "table@text": {"type": "text.TextDataset", **table},
-        "length": {"type": "json.JSONDataset", "filepath": str(shop.root / "data" / "length.json")},
-    }
+    table, length = {"filepath": str(shop.root / "data/table.csv"), "versioned": True}, shop.root / "data/length.json"
+    config = {f"table@{kind}": {"type": name, **table} for kind, name in TRANSCODED.items()}
+    config["length"] = {"type": "json.JSONDataset", "filepath": str(length)}
     monkeypatch.setattr(shop, "catalog", lambda version: DataCatalog.from_config(config, save_version=version))
     make = Node(lambda: pd.DataFrame({"a": [1, 2]}), None, "table@pandas", name="make")
     pipeline = Pipeline([make, Node(lambda text: {"n": len(text)}, "table@text", "length", name="measure")])
     assert shop.ran(pipeline) == ["make", "measure"]
     assert shop.ran(pipeline) == []
-    (shop.root / "data" / "length.json").unlink()
+    length.unlink()
     assert shop.ran(pipeline) == ["measure"]
 
 
@@ -269,11 +238,7 @@ def test_ctrl_c_keeps_what_is_finished(shop: Shop) -> None:
     assert shop.ran(shop.pipeline().only_nodes("clean")) == []  # it is kept
     shop.edit("nodes", "    raise KeyboardInterrupt\n", "")
     assert shop.ran() == ALL
-
-
-def test_a_node_killed_after_its_record_is_finished(shop: Shop) -> None:
-    shop.ran()
-    shop.manifest.start("v001", "describe", [str(shop.file("text").parent)])
+    shop.manifest.start(shop.version, "describe", [str(shop.file("text").parent)])  # killed after its record
     assert shop.ran() == []
     assert shop.file("text").exists() and shop.manifest.state("started") is None
 
@@ -295,22 +260,17 @@ def test_a_dry_run_touches_nothing_and_a_run_shows_every_node(shop: Shop, capsys
     assert any(line[:7] == "1 of 3 nodes ran, 2 were".split() for line in lines)
 
 
-def test_a_catalog_without_a_manifest_says_what_to_add(shop: Shop) -> None:
-    with pytest.raises(RunnerError, match=r"the catalog has no 'run_manifest'.*RunManifest"):
-        IncrementalRunner().run(shop.pipeline(), shop.catalog("v1"), None, "v1")
-
-
 def test_free_inputs_in_memory_always_run_their_readers(shop: Shop) -> None:
-    catalog = shop.catalog("v1")
-    catalog["raw"] = MemoryDataset([1, 2])
-    runner = IncrementalRunner(manifest=Path(shop.root) / "data" / ".runs")
-    runner.run(shop.pipeline(), catalog, None, "v1")
-    catalog = shop.catalog("v2")
-    catalog["raw"] = MemoryDataset([1, 2])
-    runner.run(shop.pipeline(), catalog, None, "v2")
+    for version in ("v1", "v2"):
+        catalog = shop.catalog(version)
+        catalog["raw"] = MemoryDataset([1, 2])
+        runner = IncrementalRunner(manifest=Path(shop.root) / "data" / ".runs")
+        runner.run(shop.pipeline(), catalog, None, version)
     states = {step.node: (step.state, step.why) for step in runner._report.steps}
     assert states["clean"] == ("ran", "input raw is missing or no file: a change cannot be detected")
     assert states["add"] == ("skipped", "its inputs came out as they were")
+    with pytest.raises(RunnerError, match=r"the catalog has no 'run_manifest'.*RunManifest"):
+        IncrementalRunner().run(shop.pipeline(), shop.catalog("v3"), None, "v3")
 
 
 def test_scratch_belongs_to_one_work_and_ends_with_it(shop: Shop) -> None:

@@ -113,59 +113,24 @@ def test_values_as_json(case: str) -> None:
         assert canonical(as_json(value, strict=False)) == canonical(expected)
 
 
-def test_a_value_is_left_as_it_was() -> None:
+def test_a_value_is_left_as_it_was_and_a_model_shows_all_of_its_fields() -> None:
     value = {"b": [{"c": {2, 1}}], "a": 1}
     as_json(value)
     assert value == {"b": [{"c": {2, 1}}], "a": 1} and list(value) == ["b", "a"]
-
-
-def test_a_model_shows_the_fields_of_its_subclasses_and_extra_ones() -> None:
     made = dict(leaves(as_json(Model(base=Special(more=5), other=7)), "p"))  # type: ignore[call-arg]
     assert made["p.base.more"] == 5 and 7 in made.values()
+    again: list[Any] = [1]
+    again.append(again)
+    assert as_json(again) == [1, {"!again": 1}]
 
 
-UNLIKE = [
-    1,
-    1.0,
-    True,
-    "1",
-    None,
-    [1],
-    (1,),
-    {"1": 1},
-    {1: 1},
-    {True: 1},
-    {1.0: 1},
-    math.nan,
-    math.inf,
-    "nan",
-    b"1",
-    0.0,
-]
-UNLIKE += [OrderedDict(a=1, b=2), OrderedDict(b=2, a=1), np.random.default_rng(1), np.random.default_rng(2)]
+UNLIKE = [1, 1.0, True, "1", None, [1], (1,), {"1": 1}, {1: 1}, {True: 1}, {1.0: 1}, math.nan, math.inf, "nan", b"1"]
+UNLIKE += [0.0, OrderedDict(a=1, b=2), OrderedDict(b=2, a=1), np.random.default_rng(1), np.random.default_rng(2)]
 UNLIKE += [re.compile("a"), re.compile("a", re.I), decimal.Decimal(1), np.float32(1), np.float32(2)]
 UNLIKE += [-0.0, {1}, frozenset({1}), [], {}, (), "", {"a": 1, "b": 2}, {"b": 2, "a": 1}, np.int64(1), np.ones(1)]
-UNLIKE += [
-    np.ones(1, dtype=int),
-    np.ones((1, 1)),
-    datetime.date(2024, 1, 1),
-    "2024-01-01",
-    datetime.datetime(2024, 1, 1),
-]
-UNLIKE += [
-    Loss.MSE,
-    "mse",
-    Level.HIGH,
-    3,
-    Point(1, 2),
-    (1, 2),
-    Path("a"),
-    "a",
-    Base(),
-    Base(rate=1),
-    Special(),
-    range(1),
-]
+UNLIKE += [np.ones(1, dtype=int), np.ones((1, 1)), datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1)]
+UNLIKE += ["2024-01-01", Loss.MSE, "mse", Level.HIGH, 3, Point(1, 2), (1, 2), Path("a"), "a", Base(), Base(rate=1)]
+UNLIKE += [Special(), range(1)]
 
 
 def test_unlike_values_have_unlike_texts() -> None:
@@ -174,24 +139,8 @@ def test_unlike_values_have_unlike_texts() -> None:
     assert canonical(as_json(math.nan)) == canonical(as_json(float("nan")))
 
 
-def _again() -> list[Any]:
-    value: list[Any] = [1]
-    value.append(value)
-    return value
-
-
-def test_a_value_in_itself() -> None:
-    assert as_json(_again()) == [1, {"!again": 1}]
-
-
-UNCOMPARABLE = [
-    object(),
-    threading.Lock(),
-    itertools.count(),
-    (each for each in "ab"),
-    np.array([object()], dtype=object),
-]
-UNCOMPARABLE += [{"a": [object()]}, threading.local()]
+UNCOMPARABLE = [object(), threading.Lock(), itertools.count(), (each for each in "ab"), threading.local()]
+UNCOMPARABLE += [np.array([object()], dtype=object), {"a": [object()]}]
 
 
 @pytest.mark.parametrize("value", UNCOMPARABLE, ids=lambda value: type(value).__name__)
@@ -211,41 +160,30 @@ def test_values_are_the_same_in_every_process() -> None:
     assert len(made) == 1 and '["a", "b", "c", "d", "e", "f", "g", "h"]' in made.pop()
 
 
-def test_a_digest_is_short_and_fixed() -> None:
+def test_digests_leaves_and_short_texts() -> None:
     assert digest("") == "e3b0c44298fc1c14"
     assert digest("ä") == digest("ä") != digest("a")
-
-
-def test_leaves_of_nested_mappings() -> None:
     value = {"a": {"b": 1, "c": {"d": [1, {"e": 2}]}}, "f": {}, "g": None}
     assert list(leaves(value, "p")) == [("p.a.b", 1), ("p.a.c.d", [1, {"e": 2}]), ("p.f", {}), ("p.g", None)]
     assert list(leaves(5, "p")) == [("p", 5)]
     assert list(leaves({}, "p")) == [("p", {})]
+    assert (short("ä b"), short({"a": [None, "ä"]})) == ("ä b", '{"a": [null, "ä"]}')
+    assert (short("x" * 60), short("x" * 61)) == ("x" * 60, "x" * 59 + "…")
+    assert len(short(list(range(99)))) == 60
 
 
+DATE = {"!datetime.date": "2024-01-01"}
 DIFFERENCES: dict[str, tuple[Any, Any, list[str]]] = {
     "nothing": ({"a": [1, {"b": 2}]}, {"a": [1, {"b": 2}]}, []),
-    "the order of keys": (
-        {"a": {"c": 1, "d": 2}},
-        {"a": {"d": 2, "c": 1}},
-        ['p changed {"a": {"c": 1, "d": 2}} → {"a": {"d": 2, "c": 1}}'],
-    ),
-    "a date, then a text": (
-        {"a": {"!datetime.date": "2024-01-01"}},
-        {"a": "2024-01-01"},
-        ["p.a changed 2024-01-01 → 2024-01-01 (datetime.date, now a text)"],
-    ),
+    "the order of keys": ({"c": 1, "d": 2}, {"d": 2, "c": 1}, ['p changed {"c": 1, "d": 2} → {"d": 2, "c": 1}']),
+    "a date, then a text": (DATE, "2024-01-01", ["p changed 2024-01-01 → 2024-01-01 (datetime.date, now a text)"]),
     "a leaf": ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, ["p.a.c changed 2 → 3"]),
     "several": ({"a": 1, "b": 2, "c": 3}, {"a": 2, "b": 2, "c": 4}, ["p.a changed 1 → 2", "p.c changed 3 → 4"]),
     "an element of a list": ({"a": [1, 2]}, {"a": [1, 3]}, ["p.a changed [1, 2] → [1, 3]"]),
     "a value without keys": (8, 10, ["p changed 8 → 10"]),
     "one that is new": ({"a": 1}, {"a": 1, "b": {"c": None}}, ["p.b.c is new (null)"]),
     "one that is gone": ({"a": {"b": True, "c": 1}}, {"a": {"c": 1}}, ["p.a.b is gone (was true)"]),
-    "a block instead of a value": (
-        {"a": 1},
-        {"a": {"b": 2, "c": 3}},
-        ["p.a is gone (was 1)", "p.a.b is new (2)", "p.a.c is new (3)"],
-    ),
+    "a block instead of a value": ({"a": 1}, {"a": {"b": 2}}, ["p.a is gone (was 1)", "p.a.b is new (2)"]),
     "an empty block": ({"a": {}}, {"a": {"b": 1}}, ["p.a is gone (was {})", "p.a.b is new (1)"]),
     "an integer, then a number": ({"a": 1}, {"a": 1.0}, ["p.a changed 1 → 1.0"]),
     "an integer, then a truth value": ({"a": 1}, {"a": True}, ["p.a changed 1 → true"]),
@@ -261,11 +199,3 @@ def test_differences(case: str) -> None:
     old, new, expected = DIFFERENCES[case]
     assert differences(old, new, "p") == expected
     assert bool(differences(new, old, "p")) == bool(expected) == (canonical(old) != canonical(new))
-
-
-def test_short() -> None:
-    assert short("ä b") == "ä b"
-    assert short({"a": [None, "ä"]}) == '{"a": [null, "ä"]}'
-    assert short("x" * 60) == "x" * 60
-    assert short("x" * 61) == "x" * 59 + "…"
-    assert len(short(list(range(99)))) == 60

@@ -6,10 +6,11 @@ import numpy as np
 import polars as pl
 import torch
 
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.ratings.encoder import RatingsEncoder, encode, fit_encoder
 from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.network import FactorModel, build_network, feature_codes, network_config
-from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingNetwork, RatingSplit
+from embedline.pipelines.ratings.options import FeatureOptions, RatingNetwork
 
 COLUMNS = RatingColumns()
 NO_SPLIT = RatingSplit(kind="none")
@@ -48,7 +49,7 @@ def small_ratings() -> pl.DataFrame:
     """Ten users, eight items, 44 different pairs; user 9 has rated all items but one."""
     random = np.random.default_rng(3)
     pairs = sorted({*((9, item) for item in range(7)), *map(tuple, random.integers(0, (9, 8), (75, 2)).tolist())})
-    user, item = (np.array(part) for part in zip(*pairs, strict=True))
+    user, item = (np.array(column) for column in zip(*pairs, strict=True))
     rating = random.integers(1, 6, len(pairs)).astype(np.float64)
     return pl.DataFrame({"user": user + 1, "item": [f"i{k}" for k in item], "rating": rating})
 
@@ -56,11 +57,10 @@ def small_ratings() -> pl.DataFrame:
 def small_items() -> pl.DataFrame:
     """Titles and genres of the items of :func:`small_ratings`, and of one that nobody has rated."""
     genres = [["War"], ["Comedy"], ["War", "Comedy"], ["Drama"], ["Drama"], ["War"], ["Comedy"], ["Drama"], ["War"]]
-    return pl.DataFrame(
-        {"item": [f"i{k}" for k in range(9)], "title": [f"Film {k}" for k in range(9)], "genres": genres}
-    )
+    ids, titles = [f"i{k}" for k in range(9)], [f"Film {k}" for k in range(9)]
+    return pl.DataFrame({"item": ids, "title": titles, "genres": genres})
 
 
 def encoded_of(ratings: pl.DataFrame, encoder: RatingsEncoder, split: RatingSplit = NO_SPLIT) -> pl.DataFrame:
-    """Encoded rows with their parts."""
+    """Encoded rows with their splits."""
     return encode(ratings, encoder, COLUMNS, split)

@@ -1,16 +1,20 @@
 """The model against its formula, term by term, in every variant."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from rating_law import items_table, ratings_table, users_table
+from hand_made import network_of
+from simulated_ratings import items_table, ratings_table, users_table
 from torch import Tensor
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import network as network_module
+from embedline.pipelines.ratings.contract import RatingColumns
 from embedline.pipelines.ratings.encoder import RatingsEncoder, fit_encoder
 from embedline.pipelines.ratings.network import FactorModel, _Product, build_network, feature_codes, network_config
-from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingNetwork
+from embedline.pipelines.ratings.options import FeatureOptions, RatingNetwork
 
 OPTIONS = FeatureOptions(items=("genres", "year"), users=("age", "taste"))
 VARIANTS = {
@@ -27,18 +31,9 @@ def encoder() -> RatingsEncoder:
     return fit_encoder(ratings_table(), RatingColumns(), "auto", OPTIONS, items_table(), users_table())
 
 
-def make(encoder: RatingsEncoder, *, spread: float = 0.5, **options: object) -> FactorModel:
+def make(encoder: RatingsEncoder, **options: Any) -> FactorModel:
     """A model whose every number, but those of the rows 0, is drawn at random."""
-    config = network_config(encoder, RatingNetwork.model_validate({"factors": 4, **options}))
-    model = build_network(config, feature_codes(encoder), seed=3)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(spread * torch.randn(parameter.shape, generator=generator))
-        for side in (model.users, model.items):
-            side.own[0] = 0.0
-            side.feature[0] = 0.0
-    return model.eval()
+    return network_of(encoder, 0, 0.5, **options)
 
 
 def by_hand(model: FactorModel, encoder: RatingsEncoder, user: int, item: int) -> float:
@@ -101,33 +96,26 @@ def test_vectors_taken_apart_give_the_same_scores(
             np.testing.assert_allclose(apart, alone, rtol=1e-5)
 
 
-def test_an_untrained_model_gives_about_the_mean(encoder: RatingsEncoder) -> None:
-    for options in VARIANTS.values():
-        config = network_config(encoder, RatingNetwork.model_validate(options))
-        model = build_network(config, feature_codes(encoder), seed=0).eval()
-        scores = model(torch.arange(1, 41), torch.arange(1, 41)).detach()
-        assert (scores - encoder.rating_mean).abs().mean() < 0.1
-        unknown = model(torch.tensor([0]), torch.tensor([0])).item()
-        if model.hidden is None:
-            assert unknown == pytest.approx(encoder.rating_mean, abs=1e-6)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_untrained_model_gives_about_the_mean(encoder: RatingsEncoder, variant: str) -> None:
+    config = network_config(encoder, RatingNetwork.model_validate(VARIANTS[variant]))
+    model = build_network(config, feature_codes(encoder), seed=0).eval()
+    scores = model(torch.arange(1, 41), torch.arange(1, 41)).detach()
+    assert (scores - encoder.rating_mean).abs().mean() < 0.1
+    if model.hidden is None:
+        assert model(*pairs((0, 0))).item() == pytest.approx(encoder.rating_mean, abs=1e-6)
 
 
-def test_a_new_item_is_its_features_alone(encoder: RatingsEncoder) -> None:
-    model, codes = make(encoder), encoder.item_feature_codes[[7]]
-    weights = torch.tensor(encoder.item_features.weights(codes))
+@pytest.mark.parametrize(("kind", "row"), [("item", 7), ("user", 3)])
+def test_a_new_item_or_user_is_its_features_alone(encoder: RatingsEncoder, kind: str, row: int) -> None:
+    model = make(encoder)
+    codes, features = getattr(encoder, f"{kind}_feature_codes")[[row]], getattr(encoder, f"{kind}_features")
+    embedding = getattr(model, f"{kind}s")
     with torch.no_grad():
-        vectors = model.items.sum_features(torch.tensor(codes), weights)
-        factors, bias = vectors[:, :4], vectors[:, 4]
-        known, known_bias = model.item_vectors(torch.tensor([7]))
-        own = model.items.own[7].clone().detach()
-    np.testing.assert_allclose(factors[0], known[0] - own[:4], atol=1e-6)
-    np.testing.assert_allclose(bias, known_bias - own[4], atol=1e-6)
-    described = encoder.user_feature_codes[[3]]
-    user_weights = torch.tensor(encoder.user_features.weights(described))
-    user = model.users.sum_features(torch.tensor(described), user_weights)[:, :4]
-    np.testing.assert_allclose(
-        user[0].detach(), (model.user_vectors(torch.tensor([3]))[0][0] - model.users.own[3, :4]).detach(), atol=1e-6
-    )
+        vector = embedding.sum_features(torch.tensor(codes), torch.tensor(features.weights(codes)))[0]
+        factors, bias = getattr(model, f"{kind}_vectors")(torch.tensor([row]))
+        known = torch.cat([factors[0], bias]) - embedding.own[row]
+    np.testing.assert_allclose(vector, known, atol=1e-6)
 
 
 def test_rows_and_features_of_nothing_start_at_zero_and_get_no_gradient(encoder: RatingsEncoder) -> None:
@@ -176,12 +164,8 @@ def test_the_same_seed_builds_the_same_model_and_leaves_the_global_numbers_alone
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_an_automatic_range_ends_half_a_unit_beyond_the_ratings(encoder: RatingsEncoder) -> None:
+def test_a_range_is_half_a_unit_beyond_the_ratings_or_holds_their_mean(encoder: RatingsEncoder) -> None:
     low, high = encoder.rating_range
-    config = network_config(encoder, RatingNetwork(y_range="auto"))
-    assert config["y_range"] == [low - 0.5, high + 0.5]
-
-
-def test_a_range_without_the_mean_is_refused(encoder: RatingsEncoder) -> None:
-    with pytest.raises(DataError, match=r"network.y_range \[0, 1\] does not hold the mean of the training ratings"):
+    assert network_config(encoder, RatingNetwork(y_range="auto"))["y_range"] == [low - 0.5, high + 0.5]
+    with pytest.raises(DataError, match=r"network\.y_range \[0, 1\] .* mean"):
         network_config(encoder, RatingNetwork(y_range=(0.0, 1.0)))

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratings
 
-from embedline.errors import DataError
 from embedline.pipelines.ratings import item_analysis
-from embedline.pipelines.ratings.contract import item_titles
+from embedline.pipelines.ratings.contract import RatingSplit, subset
 from embedline.pipelines.ratings.encoder import training_counts
+from embedline.pipelines.ratings.evaluation import RatedItems
 from embedline.pipelines.ratings.item_analysis import (
     concatenate_factors,
     crosstab,
@@ -19,8 +19,6 @@ from embedline.pipelines.ratings.item_analysis import (
     nearest_items,
 )
 from embedline.pipelines.ratings.learner import RatingModel
-from embedline.pipelines.ratings.options import RatingColumns, RatingSplit
-from embedline.pipelines.ratings.recommend import RatedItems
 from embedline.training.plots import principal_components
 
 RATINGS, ITEMS = small_ratings(), small_items()
@@ -38,9 +36,7 @@ def test_biases_are_the_weighted_mean_of_the_members() -> None:
     assert biases.columns == ["item", "title", "n_ratings", "mean_rating", "bias", "deviation"]
     assert biases["item"].to_list() == list(ENCODER.items) == [f"i{k}" for k in range(9)]
     assert biases["title"].to_list() == [f"Film {k}" for k in range(9)]
-    each = np.array(
-        [[network.item_vectors(torch.tensor([row]))[1].item() for row in range(1, 10)] for network in MODEL.networks]
-    )
+    each = np.array([[network.item_vectors([row]).biases.item() for row in range(1, 10)] for network in MODEL.networks])
     mean = 0.75 * each[0] + 0.25 * each[1]
     assert biases["bias"].to_list() == pytest.approx(mean.tolist(), abs=1e-6)
     spread = np.sqrt(0.75 * (each[0] - mean) ** 2 + 0.25 * (each[1] - mean) ** 2)
@@ -53,7 +49,7 @@ def test_biases_are_the_weighted_mean_of_the_members() -> None:
     assert biases["n_ratings"][8] == 0  # in the frame of items alone
 
 
-def test_neighbours_have_the_largest_mean_cosine() -> None:
+def test_neighbours_have_the_largest_mean_cosine_in_any_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     found = nearest_items(ENCODED, MODEL, k=3, items=ITEMS)
     assert found.columns == ["item", "title", "rank", "neighbour", "neighbour_title", "cosine"]
     assert "i8" not in {*found["item"], *found["neighbour"]}  # nobody has rated it
@@ -69,6 +65,8 @@ def test_neighbours_have_the_largest_mean_cosine() -> None:
         assert own["cosine"].to_list() == pytest.approx([cosines[item] for item in best], abs=1e-5)
         assert own["rank"].to_list() == [1, 2, 3]
         assert own["neighbour_title"].to_list() == [f"Film {item[1:]}" for item in best]
+    monkeypatch.setattr(item_analysis, "BLOCK_COSINES", 20)
+    assert nearest_items(ENCODED, MODEL, k=3, items=ITEMS).drop("cosine").equals(found.drop("cosine"))
 
 
 def test_items_with_few_ratings_are_left_out_on_either_side() -> None:
@@ -81,12 +79,6 @@ def test_items_with_few_ratings_are_left_out_on_either_side() -> None:
     empty = nearest_items(ENCODED, MODEL, k=5, min_ratings=1000)
     assert empty.shape == (0, 6)
     assert empty.schema == found.schema
-
-
-def test_blocks_change_no_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = nearest_items(ENCODED, MODEL, k=3)
-    monkeypatch.setattr(item_analysis, "BLOCK_COSINES", 20)
-    assert nearest_items(ENCODED, MODEL, k=3).drop("cosine").equals(whole.drop("cosine"))
 
 
 def test_a_rotation_of_a_member_changes_nothing() -> None:
@@ -117,14 +109,10 @@ def test_the_map_shows_the_most_rated_items_by_their_components() -> None:
     assert found.select("x", "y").to_numpy() == pytest.approx(principal_components(vectors), abs=1e-5)
 
 
-def test_unit_vectors_of_zero_stay_zero() -> None:
-    assert concatenate_factors(MODEL, np.array([0, 1]), normalised=True)[0].tolist() == [0.0] * 8
-    lengths = np.linalg.norm(concatenate_factors(MODEL, np.arange(1, 9), normalised=True), axis=1)
-    assert lengths == pytest.approx(np.ones(8), abs=1e-6)
-
-
-def test_the_most_frequent_come_first_and_never_row_0() -> None:
-    assert most_rated(np.array([99, 3, 0, 7, 3, 1]), 3).tolist() == [3, 1, 4]
+def test_unit_vectors_of_zero_stay_zero_and_the_most_frequent_come_first() -> None:
+    vectors = concatenate_factors(MODEL, np.arange(9), normalised=True)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.array([0.0, *np.ones(8)]), abs=1e-6)
+    assert most_rated(np.array([99, 3, 0, 7, 3, 1]), 3).tolist() == [3, 1, 4]  # never row 0
     assert most_rated(np.array([99, 3, 0, 7, 3, 1]), 9).tolist() == [3, 1, 4, 5]
 
 
@@ -138,7 +126,7 @@ def test_training_counts_leave_held_out_rows_alone() -> None:
         0,
         *(held.filter(~pl.col("held") & (pl.col("item") == item)).height for item in ENCODER.items),
     ]
-    places, items = RatedItems(encoded, 10).pairs(np.array([10, 4, 1]))
+    places, items = RatedItems(subset(encoded, "train"), 10).pairs(np.array([10, 4, 1]))
     for place, user in ((0, 10), (1, 4), (2, 1)):
         own = sorted(ENCODER.items[row - 1] for row in items[places == place])
         assert own == ([] if user == 10 else sorted(RATINGS.filter(pl.col("user") == user)["item"]))
@@ -165,27 +153,3 @@ def test_the_crosstab_has_ratings_and_predictions() -> None:
         row = np.array([ENCODER.users.index(cell["user"]) + 1]), np.array([ENCODER.items.index(cell["item"]) + 1])
         assert cell["predicted"] == pytest.approx(MODEL.predict(*row)[0])
         assert cell["title"] == f"Film {cell['item'][1:]}"
-
-
-class TestTitles:
-    IDS = pl.Series("item", [3, 1, 2])
-
-    def test_the_id_where_there_is_no_title(self) -> None:
-        items = pl.DataFrame({"item": pl.Series([1, 2], dtype=pl.Int16), "title": ["One", None]})
-        assert item_titles(self.IDS, items, RatingColumns()).to_list() == ["3", "One", "2"]
-        assert item_titles(self.IDS, None, RatingColumns()).to_list() == ["3", "1", "2"]
-        assert item_titles(self.IDS, items, RatingColumns(title=None)).to_list() == ["3", "1", "2"]
-
-    def test_pandas_and_names_of_ones_own(self) -> None:
-        items = pl.DataFrame({"movieId": [1, 2, 3], "name": ["One", "Two", "Three"]}).to_pandas()
-        columns = RatingColumns(item="movieId", title="name")
-        assert item_titles(self.IDS, items, columns).to_list() == ["Three", "One", "Two"]
-
-    def test_a_column_that_is_not_there_is_named_with_its_key(self) -> None:
-        items = pl.DataFrame({"item": [1], "name": ["One"]})
-        with pytest.raises(DataError, match=r"the items frame has no column 'title', which columns\.title names"):
-            item_titles(self.IDS, items, RatingColumns())
-        with pytest.raises(
-            DataError, match=r"columns\.item: 'item' holds Int64 in the ratings and String in the items"
-        ):
-            item_titles(self.IDS, pl.DataFrame({"item": ["1"], "title": ["One"]}), RatingColumns())

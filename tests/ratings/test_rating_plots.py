@@ -26,38 +26,22 @@ BIASES = pl.DataFrame(
 def test_biases_are_sorted_from_the_highest_to_the_lowest() -> None:
     figure = plots.plot_bias(BIASES, RatingReport(biases=1, min_ratings=20), "Biases")
     (bars,) = figure.data
-    assert list(bars.x) == [0.9, -1.1]
-    assert list(bars.y) == ["Calm", "Loud"]
-    assert list(bars.marker.color) == [ACCENT, SECOND]
-    assert list(bars.error_x.array) == [0.1, 0.2]
-    assert (
-        figure.layout.title.text
-        == "Biases<br><sub>the 1 highest and 1 lowest of 4 (items with at least 20 ratings)</sub>"
-    )
+    assert (list(bars.x), list(bars.y)) == ([0.9, -1.1], ["Calm", "Loud"])
+    assert (list(bars.marker.color), list(bars.error_x.array)) == ([ACCENT, SECOND], [0.1, 0.2])
+    assert "the 1 highest and 1 lowest of 4 (items with at least 20 ratings)" in figure.layout.title.subtitle.text
     assert figure.layout.shapes[0].y0 == 0.5  # between the two
-
-
-def test_items_of_one_title_keep_bars_of_their_own() -> None:
-    (bars,) = plots.plot_bias(BIASES, RatingReport(biases=9), "Biases").data
+    # Items of one title keep bars of their own; one member has no deviation.
+    (bars,) = plots.plot_bias(BIASES.with_columns(deviation=0.0), RatingReport(biases=9), "Biases").data
     assert list(bars.x) == [2.0, 0.9, 0.4, -0.2, -1.1]  # five items: none twice
     assert [label.strip("\u200b") for label in bars.y] == ["Rare", "Calm", "Same", "Same", "Loud"]
     assert len(set(bars.y)) == 5
-
-
-def test_one_member_has_no_deviation() -> None:
-    (bars,) = plots.plot_bias(BIASES.with_columns(deviation=0.0), RatingReport(), "Biases").data
     assert bars.error_x.array is None
 
 
 POINTS = pl.DataFrame(
-    {
-        "item": [1, 2, 3],
-        "title": ["One", "Two", "T" * 50],
-        "n_ratings": [40, 20, 10],
-        "bias": [0.5, -1.0, 0.0],
-        "x": [0.0, 1.0, 2.0],
-        "y": [0.0, 1.0, -1.0],
-    }
+    [[1, "One", 40, 0.5, 0.0, 0.0], [2, "Two", 20, -1.0, 1.0, 1.0], [3, "T" * 50, 10, 0.0, 2.0, -1.0]],
+    schema=["item", "title", "n_ratings", "bias", "x", "y"],
+    orient="row",
 )
 
 
@@ -70,9 +54,6 @@ def test_the_map_has_every_item_within_its_frame() -> None:
     assert (dots.marker.cmin, dots.marker.cmax) == (-1.0, 1.0)
     for axis, values in ((figure.layout.xaxis, dots.x), (figure.layout.yaxis, dots.y)):
         assert axis.range[0] < min(values) and axis.range[1] > max(values)
-
-
-def test_a_map_of_one_item() -> None:
     assert list(plots.plot_map(POINTS.head(1), "Map").data[0].text) == ["One"]
 
 
@@ -103,16 +84,10 @@ def test_labels_step_aside() -> None:
 
 
 def test_the_crosstab_tells_ratings_from_predictions() -> None:
-    cells = pl.DataFrame(
-        {
-            "user": [7, 7, 9, 9],
-            "item": [1, 2, 1, 2],
-            "title": ["A", "B", "A", "B"],
-            "actual": [5.0, float("nan"), 2.5, 1.0],
-            "held_out": [False, False, True, False],
-            "predicted": [4.4, 3.24, 2.0, 1.5],
-        }
-    )
+    nan = float("nan")
+    rows = [[7, 1, "A", 5.0, False, 4.4], [7, 2, "B", nan, False, 3.24], [9, 1, "A", 2.5, True, 2.0]]
+    names = ["user", "item", "title", "actual", "held_out", "predicted"]
+    cells = pl.DataFrame([*rows, [9, 2, "B", 1.0, False, 1.5]], schema=names, orient="row")
     heat, known, held, blank = plots.plot_crosstab(cells, "Crosstab").data
     assert [list(row) for row in heat.z] == [[5.0, None], [2.5, 1.0]]
     assert (list(heat.x), list(heat.y)) == (["A", "B"], ["7", "9"])
@@ -179,14 +154,9 @@ def test_classes_of_few_rows_are_left_out_unless_there_are_no_others() -> None:
 
 
 def test_the_error_plot_has_a_panel_for_each_side_and_the_ratings() -> None:
-    frame = predictions()
+    frame, models = predictions(), ["model", "damped biases"]
     traces = plots.plot_error(frame, "Errors").data
-    assert [trace.name for trace in traces] == [
-        *["model", "damped biases"] * 2,
-        "prediction = rating",
-        "model",
-        "damped biases",
-    ]
+    assert [trace.name for trace in traces] == [*models, *models, "prediction = rating", *models]
     assert list(traces[2].y) == pytest.approx([rmse(frame.filter(pl.col("item_ratings") == 2500), "predicted")])
     means = frame.group_by("actual").agg(pl.col("predicted").mean()).sort("actual")
     assert list(traces[5].x) == [1.0, 2.0, 3.0, 4.0, 5.0]

@@ -3,13 +3,15 @@
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratings
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings import recommend as recommending
+from embedline.pipelines.ratings import evaluation
+from embedline.pipelines.ratings.contract import RatingSplit
+from embedline.pipelines.ratings.evaluation import top_items
 from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
-from embedline.pipelines.ratings.options import FoldInOptions, Penalty, RatingSplit, RecommendationOptions
-from embedline.pipelines.ratings.ranking import top_items
+from embedline.pipelines.ratings.options import FoldInOptions, Penalty, RecommendationOptions
 from embedline.pipelines.ratings.recommend import recommend, recommend_for_ratings
 
 RATINGS = small_ratings()
@@ -42,18 +44,6 @@ def test_every_user_gets_the_best_of_what_is_left() -> None:
         assert own["title"].to_list() == [f"Film {item[1:]}" for item, _ in best]
 
 
-def test_the_members_count_by_their_weights() -> None:
-    user, item = np.array([2]), np.array([1, 2, 3, 4, 5, 6, 7, 8])
-    each = [network(*map(_tensor, (np.repeat(user, 8), item))).detach().numpy() for network in MODEL.networks]
-    assert MODEL.scores(user)[0] == pytest.approx(0.75 * each[0] + 0.25 * each[1], abs=1e-6)
-
-
-def _tensor(values: np.ndarray):
-    import torch
-
-    return torch.as_tensor(values)
-
-
 def test_a_user_who_has_rated_nearly_all_has_a_short_list() -> None:
     found = recommend(ENCODED, MODEL, RecommendationOptions(k=5, users=(10,)))
     assert found["item"].to_list() == ["i7"]
@@ -67,21 +57,18 @@ def test_held_out_ratings_may_be_recommended() -> None:
     assert sorted(found["item"]) == [f"i{k}" for k in range(1, 8)]
 
 
-def test_users_come_in_the_order_that_was_asked_for() -> None:
-    found = recommend(ENCODED, MODEL, RecommendationOptions(k=2, users=(7, 2)))
-    assert found["user"].to_list() == [7, 7, 2, 2]
-
-
 def test_blocks_of_users_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = recommend(ENCODED, MODEL, RecommendationOptions(k=4))
-    monkeypatch.setattr(recommending, "BLOCK_SCORES", 27)
+    monkeypatch.setattr(evaluation, "BLOCK_SCORES", 27)
     blocks = recommend(ENCODED, MODEL, RecommendationOptions(k=4))
     assert blocks.drop("score").equals(whole.drop("score"))
     assert blocks["score"].to_list() == pytest.approx(whole["score"].to_list(), abs=1e-6)
 
 
-def test_an_unknown_user_is_named() -> None:
-    with pytest.raises(DataError, match=r"recommendation\.users names 99, a user of whom the model knows nothing"):
+def test_users_come_in_the_order_that_was_asked_for_and_an_unknown_one_is_named() -> None:
+    found = recommend(ENCODED, MODEL, RecommendationOptions(k=2, users=(7, 2)))
+    assert found["user"].to_list() == [7, 7, 2, 2]
+    with pytest.raises(DataError, match=r"recommendation\.users names 99"):
         recommend(ENCODED, MODEL, RecommendationOptions(users=(1, 99)))
 
 
@@ -109,7 +96,7 @@ def test_a_new_user_is_folded_into_each_member() -> None:
     given = KnownRatings.by_user([0, 0], rows, ratings, 1)
     for network, weight in zip(MODEL.networks, MODEL.weights, strict=True):
         own = fold_in(network, given, network.user_vectors(np.array([0])), options, penalty)
-        q, b = network.item_vectors(_tensor(np.arange(1, 9)))
+        q, b = network.item_vectors(torch.as_tensor(np.arange(1, 9)))
         scores += weight * (network.mean + (own.factors @ q.T)[0] + own.biases + b).detach().numpy()
     order = [place for place in np.argsort(-scores) if place not in (2, 4)][:4]
     assert found["item"].to_list() == [ENCODER.items[place] for place in order]

@@ -90,11 +90,8 @@ def test_generated_data_are_called_so() -> None:
     assert "Generated data. films learned from data that the project's own generator made" in text
 
 
-def test_of_a_local_source_the_name_alone_is_shown() -> None:
+def test_folders_and_passwords_of_the_origin_and_of_earlier_runs_are_not_shown() -> None:
     assert collect({}, "/home/somebody/secret/ml-100k.zip")["origin"] == "ml-100k.zip"
-
-
-def test_passwords_of_the_origin_and_of_earlier_runs_are_not_shown() -> None:
     assert collect({}, "https://joe:S3CRET@host/a.zip?sig=S3CRET")["origin"] == "https://***@host/a.zip?sig=***"
     past = [{"version": "1", "metrics": {}, "changes": ["parameter a.source changed s3://K:S3CRET@b/a → generated"]}]
     assert collect({"metrics_history": past})["past"][0]["changes"] == ["a.source changed s3://***@b/a → generated"]

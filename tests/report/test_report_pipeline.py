@@ -8,7 +8,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from kedro_datasets.json import JSONDataset
 
-from embedline.hooks.report import MissingArtifacts
+from embedline.hooks.runs import MissingArtifacts
 from embedline.pipeline_registry import register_pipelines
 from embedline.pipelines.ratings import pipeline as ratings
 from embedline.pipelines.report.pipeline import TAG, create_pipeline, reported
@@ -84,15 +84,14 @@ def test_a_missing_artifact_is_none_and_the_others_are_themselves(
     assert "left out of the report: films.error_plot" in caplog.text
 
 
-def test_what_another_node_needs_stays_missing(catalog: DataCatalog) -> None:
-    other = Node(fitting, "films.error_plot", "films.fitted")
+@pytest.mark.parametrize(
+    "other",
+    [
+        Node(fitting, "films.error_plot", "films.fitted"),  # another node needs it: it stays missing
+        Node(fitting, "films.metrics", "films.error_plot"),  # the run itself makes it
+    ],
+)
+def test_what_another_node_reads_or_makes_is_not_replaced(catalog: DataCatalog, other: Node) -> None:
     before = catalog["films.error_plot"]
     MissingArtifacts().before_pipeline_run(Pipeline([REPORT, other]), catalog)
     assert catalog["films.error_plot"] is before and not catalog.exists("films.error_plot")
-
-
-def test_what_the_run_itself_makes_is_not_replaced(catalog: DataCatalog) -> None:
-    making = Node(fitting, "films.metrics", "films.error_plot")
-    before = catalog["films.error_plot"]
-    MissingArtifacts().before_pipeline_run(Pipeline([REPORT, making]), catalog)
-    assert catalog["films.error_plot"] is before

@@ -53,12 +53,9 @@ def test_the_page_has_the_runs_and_what_differed(reports: tuple[Path, list[str]]
 def test_mlflow_has_the_page(reports: tuple[Path, list[str]]) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{reports[0]}/mlflow.db")
     experiment = client.get_experiment_by_name("embedline")
-    paths = [file.path for run in client.search_runs([experiment.experiment_id]) for file in _files(client, run)]
+    runs = client.search_runs([experiment.experiment_id])
+    paths = [file.path for run in runs for file in client.list_artifacts(run.info.run_id, "report")]
     assert paths.count("report/page.html") == 2
-
-
-def _files(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> list[mlflow.entities.FileInfo]:
-    return list(client.list_artifacts(run.info.run_id, "report"))
 
 
 @pytest.mark.browser

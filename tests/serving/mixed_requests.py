@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,22 +46,25 @@ def ask(records: Sequence[Any], rows: Sequence[int] = (), kind: str = "good") ->
     return Request(kind, 200, json.dumps({"dataframe_records": list(records)}).encode(), rows=tuple(rows))
 
 
+def json_layouts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in each layout of JSON."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [
+        {"dataframe_records": rows},
+        {"dataframe_split": {"columns": names, "data": [[row.get(name) for name in names] for row in rows]}},
+        {"inputs": {name: [row.get(name) for row in rows] for name in names}},
+        {"instances": rows},
+    ]
+
+
 def good_requests(records: Sequence[dict[str, Any]], sizes: Sequence[int], seed: int) -> Iterator[Request]:
     """Endless requests about rows drawn at random, of each of ``sizes`` in turn, in all of JSON's layouts."""
     drawn = random.Random(seed)
     while True:
         for size in sizes:
             rows = [drawn.randrange(len(records)) for _ in range(size)]
-            chosen = [records[row] for row in rows]
-            names = list(chosen[0])
-            layouts: list[Any] = [
-                {"dataframe_records": chosen},
-                {"dataframe_split": {"columns": names, "data": [[row[name] for name in names] for row in chosen]}},
-                {"inputs": {name: [row[name] for row in chosen] for name in names}},
-                {"instances": chosen},
-            ]
-            layout = drawn.choice(layouts)
-            yield Request(f"good, {size} rows", 200, json.dumps(layout).encode(), rows=tuple(rows))
+            body = drawn.choice(json_layouts([records[row] for row in rows]))
+            yield Request(f"good, {size} rows", 200, json.dumps(body).encode(), rows=tuple(rows))
 
 
 def bad_requests(record: dict[str, Any], required: str, number: str | None, most_bytes: int) -> list[Request]:
@@ -123,12 +126,8 @@ def bad_requests(record: dict[str, Any], required: str, number: str | None, most
         Request("no HTTP", 400, raw=b"\x16\x03\x01\x02\x00 this is no HTTP\r\n\r\n"),
         Request("hangs up", 0, raw=Request("", 0, good).content()[:-5]),
     ]
-    if number is not None:
-        found += [
-            row("text as a number", {**record, number: "many"}),
-            row("infinity as a number", {**record, number: float("inf")}),
-        ]
-    return found
+    strange = {} if number is None else {"text": "many", "infinity": float("inf")}
+    return found + [row(f"{kind} as a number", {**record, number: value}) for kind, value in strange.items()]
 
 
 @dataclass(frozen=True)
@@ -139,9 +138,6 @@ class Outcome:
     status: int
     body: bytes
     seconds: float
-
-
-Check = Callable[[Outcome], None]
 
 
 async def send_all(port: int, requests: Iterator[Request], clients: int, *, seconds: float = 3600.0) -> list[Outcome]:

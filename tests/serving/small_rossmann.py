@@ -19,9 +19,8 @@ from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.serving.service import Service
 
-SETTINGS = yaml.safe_load((Path(__file__).resolve().parents[2] / "conf/base/parameters/rossmann.yml").read_text())[
-    "rossmann"
-]
+CONF = Path(__file__).resolve().parents[2] / "conf/base/parameters/rossmann.yml"
+SETTINGS = yaml.safe_load(CONF.read_text())["rossmann"]
 COLUMNS, SPLIT = Columns(**SETTINGS["columns"]), Split(**SETTINGS["split"])
 FEATURES = FeatureOptions()
 
@@ -52,9 +51,7 @@ class Batch:
     @cached_property
     def table(self) -> pl.DataFrame:
         """``rossmann.table``."""
-        joined = preparation.join_tables(
-            *(self.tables[name] for name in ("sales", "stores", "weather", "trends")), FEATURES
-        )
+        joined = preparation.join_tables(*self.tables.values(), FEATURES)
         return preparation.build_table(joined, preparation.build_calendar(self.tables["sales"], FEATURES), FEATURES)
 
     def fitted(self) -> "Batch":
@@ -69,9 +66,8 @@ class Batch:
 
     def train(self) -> Any:
         """A bundle of two small networks."""
-        training = TableTraining(
-            epochs=1, batch_size=256, lr=3e-3, seeds=(0, 1), loss="relative", device="cpu", precision="fp32"
-        )
+        where = {"device": "cpu", "precision": "fp32"}
+        training = TableTraining(epochs=1, batch_size=256, lr=3e-3, seeds=(0, 1), loss="relative", **where)
         return learner.train(self.encoded, self.encoder, NetworkOptions(layers=(16,)), training)[0]
 
     def pack(self, model: Any) -> Service:

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
-from mixed_requests import JSON, Request, send_all
+from mixed_requests import Request, send_all
+from small_services import JSON
 
 MOST_BYTES, MOST_ROWS = 100_000, 60
-RECORDS = [{"listener": listener, "album": album} for listener in (1, 2, 3, 4, 99) for album in (10, 11, 12, 13, 99)]
-CSV, PARQUET = {"Content-Type": "text/csv"}, {"Content-Type": "application/vnd.apache.parquet"}
 
 
 @contextlib.contextmanager
@@ -40,6 +39,6 @@ def send(port: int, request: Request) -> tuple[int, Any]:
     return found.status, found.body
 
 
-def post(port: int, content: Any, headers: dict[str, str] = JSON) -> tuple[int, Any]:
+def post(port: int, content: Any, content_type: str = JSON) -> tuple[int, Any]:
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return send(port, Request("", 200, body, headers))
+    return send(port, Request("", 200, body, {"Content-Type": content_type}))

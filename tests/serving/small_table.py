@@ -10,9 +10,8 @@ from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions,
 from embedline.serving.service import Service
 
 SPLIT = Split(kind="column", column="held_out", value=True)
-CLASSES = Columns(
-    categorical=("shop", "colour", "size", "member"), continuous=("heat", "year"), target="grade", id=("row",)
-)
+CATEGORICAL = ("shop", "colour", "size", "member")
+CLASSES = Columns(categorical=CATEGORICAL, continuous=("heat", "year"), target="grade", id=("row",))
 SALES = Columns(categorical=("shop", "size"), continuous=("heat",), target=("sales", "grade"), id=("row",))
 ENCODING = EncodingOptions(target_means=(("shop", "size"),))
 

@@ -5,25 +5,26 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
-from small_server import RECORDS, post, serving
-from test_ratings_service import make_bundle
+from small_server import post, serving
+from small_services import PAIRS, ratings_service
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from embedline.errors import DataError
 from embedline.serving import connections, server
 from embedline.serving.app import RequestHandler, make_app
-from embedline.serving.ratings import pack_ratings
 from embedline.serving.server import ServerOptions
-from embedline.serving.service import Service
 
 HEAD = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-BODY = json.dumps({"instances": RECORDS[:1]}).encode()
+BODY = json.dumps({"instances": PAIRS[:1]}).encode()
 LARGE = 1_000_000  # bytes that a body may have
+FULL = b" " * (LARGE - len(BODY)) + BODY
 WAIT = 2.0  # seconds for headers: a busy machine needs some to send a request
 ROOM = 12
 # h11 does not tell that half of a request is there: the connection is closed without an answer.
@@ -39,16 +40,11 @@ def test_connections_get_a_share_of_the_descriptors(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture(scope="module")
-def packed() -> Service:
-    return pack_ratings(make_bundle(False))
-
-
-@pytest.fixture(scope="module")
-def port(packed: Service) -> Iterator[int]:
+def port() -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connections, "HEADER_SECONDS", WAIT)
         patch.setattr(connections, "most_connections", lambda: ROOM)
-        handler = RequestHandler(packed, {"body": LARGE, "waiting": 2.5})
+        handler = RequestHandler(ratings_service(), {"body": LARGE, "waiting": 2.5})
         with serving(make_app(handler), http=connections.BoundedConnection) as port:
             yield port
 
@@ -79,25 +75,21 @@ def stack() -> Iterator[contextlib.ExitStack]:
 
 
 class TestHeaders:
-    @pytest.mark.parametrize(
-        "sent", [b"", b"P", HEAD, b"GET /ping HTTP/1.1\r\nX: "], ids=["nothing", "P", "half", "GET"]
-    )
+    @pytest.mark.parametrize("sent", [b"", b"P", HEAD, b"GET /ping HTTP/1.1\r\nX: "])
     def test_half_sent_headers_time_out(self, port: int, stack: contextlib.ExitStack, sent: bytes) -> None:
         found = received(connect(port, stack, sent))
         assert found.startswith(TIMED_OUT) if sent else found == b""
-        assert post(port, json.loads(BODY))[0] == 200
+        assert post(port, BODY)[0] == 200
 
     def test_further_bytes_do_not_turn_the_clock_back(self, port: int, stack: contextlib.ExitStack) -> None:
         client, start = connect(port, stack, HEAD), time.monotonic()
+        other = connect(port, stack, request() + HEAD)  # the next request has to come as well
         with pytest.raises(ConnectionError):
             while time.monotonic() - start < 20:
                 client.sendall(b"X-More: 1\r\n")
                 time.sleep(WAIT / 10)
         assert time.monotonic() - start < 15
-
-    def test_the_next_request_has_to_come_as_well(self, port: int, stack: contextlib.ExitStack) -> None:
-        client = connect(port, stack, request() + HEAD)
-        found = received(client)
+        found = received(other)
         assert found.startswith(b"HTTP/1.1 200 ") and TIMED_OUT in found
 
     def test_headers_without_end_are_refused(self, port: int, stack: contextlib.ExitStack) -> None:
@@ -106,7 +98,7 @@ class TestHeaders:
             for _ in range(2_000):
                 client.sendall(b"X-Long: " + b"a" * 5_000 + b"\r\n")
         assert received(client)[:12] in (b"HTTP/1.1 431", b"HTTP/1.1 400", b"")  # b"": reset while it was still sending
-        assert post(port, json.loads(BODY))[0] == 200
+        assert post(port, BODY)[0] == 200
 
     def test_a_body_may_take_longer_than_headers(self, port: int, stack: contextlib.ExitStack) -> None:
         client = connect(port, stack, request()[:-10])
@@ -120,7 +112,7 @@ class TestRoom:
         under_way = connect(port, stack, request()[:-10])
         time.sleep(0.1)
         idle = [connect(port, stack, HEAD) for _ in range(4 * ROOM)]
-        assert post(port, json.loads(BODY))[0] == 200  # at once, while they are open
+        assert post(port, BODY)[0] == 200  # at once, while they are open
         assert received(idle[0]) == b""  # the oldest had to go
         under_way.sendall(BODY[-10:])
         assert under_way.recv(1_000).startswith(b"HTTP/1.1 200 ")
@@ -132,50 +124,37 @@ class TestBodies:
         held = [connect(port, stack, half) for _ in range(2)]
         time.sleep(0.3)
         for _ in range(3):  # no room for any more large ones; small ones are answered
-            status, answer = post(port, b" " * (LARGE - len(BODY)) + BODY)
+            status, answer = post(port, FULL)
             assert status == 503 and answer["error_code"] == "SERVICE_UNAVAILABLE" and answer["message"]
-            assert post(port, json.loads(BODY))[0] == 200
+            assert post(port, BODY)[0] == 200
         for client in held:
             client.close()
         deadline = time.monotonic() + 10
-        while (status := post(port, b" " * (LARGE - len(BODY)) + BODY)[0]) == 503 and time.monotonic() < deadline:
+        while (status := post(port, FULL)[0]) == 503 and time.monotonic() < deadline:
             time.sleep(0.1)
         assert status == 200
-        assert {post(port, b" " * (LARGE - len(BODY)) + BODY)[0] for _ in range(5)} == {200}  # what is answered is free
+        assert {post(port, FULL)[0] for _ in range(5)} == {200}  # what is answered is free
 
     def test_refused_bodies_are_free_again(self, port: int) -> None:
         for _ in range(5):
             assert post(port, b" " * LARGE + BODY)[0] == 413
             assert post(port, b" " * (LARGE - 10))[0] == 400
-        assert post(port, b" " * (LARGE - len(BODY)) + BODY)[0] == 200
+        assert post(port, FULL)[0] == 200
 
     def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(self) -> None:
         """Of a slow one some bytes go in the time; the buffers of the system make a test over sockets a gamble."""
-        left, timers, aborted = iter([100, 60, 60]), [], []
-
-        class Fake:
-            def get_write_buffer_size(self) -> int:
-                return next(left)
-
-            def abort(self) -> None:
-                aborted.append(True)
-
-            def call_later(self, seconds: float, call: Any, value: int) -> None:
-                timers.append(lambda: call(value))
-
         connection: Any = connections.BoundedConnection.__new__(connections.BoundedConnection)
-        connection.transport = connection.loop = Fake()
+        connection.transport = connection.loop = fake = Mock()
+        fake.get_write_buffer_size.side_effect = [100, 60, 60]
         connection._check_progress(2**62)
-        timers[0]()
-        assert not aborted
-        timers[1]()
-        assert aborted
+        for aborted in (False, True):
+            _, call, value = fake.call_later.call_args.args
+            call(value)
+            assert fake.abort.called is aborted
 
 
 class TestReady:
-    def test_several_processes_answer_before_it_is_said(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_several_processes_answer_before_it_is_said(self, monkeypatch, capsys) -> None:
         from uvicorn.supervisors import Multiprocess, multiprocess
 
         class Process:
@@ -187,23 +166,16 @@ class TestReady:
         monkeypatch.setattr(multiprocess, "SIGNALS", {})
         monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", lambda self: None)
         with socket.socket() as listening:
-            supervisor: Any = server._supervisor(uvicorn.Config("x", workers=2), listening, "it answers")
+            supervisor: Any = server._Supervisor(uvicorn.Config("x", workers=2), listening, "it answers")
         supervisor.processes = [Process(), Process()]
-        for ready, said in (
-            ([False, False], ""),
-            ([True, False], ""),
-            ([True, True], "it answers\n"),
-            ([True, True], ""),
-        ):
+        for *ready, said in ((False, False, ""), (True, False, ""), (True, True, "it answers\n"), (True, True, "")):
             for process, value in zip(supervisor.processes, ready, strict=True):
                 process.ready = value
             supervisor.keep_subprocess_alive()
             assert capsys.readouterr().err == said
 
-    def test_a_service_that_cannot_answer_its_example_is_not_served(self, packed: Service, tmp_path: Path) -> None:
-        from dataclasses import replace
-
+    def test_a_service_that_cannot_answer_its_example_is_not_served(self, tmp_path: Path) -> None:
         file = tmp_path / "service.zip"
-        file.write_bytes(replace(packed, example=[{"listener": 1}]).to_bytes())
+        file.write_bytes(replace(ratings_service(), example=[{"listener": 1}]).to_bytes())
         with pytest.raises(DataError, match=r"albums does not answer its own example: .*'album'"):
             server._make_app(ServerOptions(path=str(file), name="albums"))

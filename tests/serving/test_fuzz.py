@@ -1,7 +1,6 @@
 """Two thousand seeded requests to the four services, half of them damaged: refused, or answered rightly."""
 
 import gc
-import io
 import json
 import math
 import random
@@ -10,20 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from small_rossmann import Batch, as_pandas, raw_tables
+from small_services import CSV, JSON, PAIRS, PARQUET, bodies, ratings_service, texts_service
 from small_table import CLASSES, Trained
-from test_ratings_service import make_bundle
 
 from embedline.serving.app import RequestHandler
 from embedline.serving.contract import RefusedError
-from embedline.serving.ratings import pack_ratings
 from embedline.serving.service import Service
-from embedline.serving.texts import pack_texts
-from test_commands import make_bundles
 
-JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
 REQUESTS = 500  # to each service
 SEED = 7
 MOST_MB = 100
@@ -31,25 +25,9 @@ Row = dict[str, Any]
 
 STRANGE: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 2**31, 2**53 + 1, 2**63, -(2**63), 2**64, 10**30, 0.5, -0.0, 1e308, 5e-324),
-    *(
-        math.nan,
-        math.inf,
-        -math.inf,
-        "",
-        " ",
-        "0",
-        "00",
-        "1.0",
-        "1e3",
-        "-1",
-        "NaN",
-        "null",
-        "true",
-        "a",
-        "Ünïcode",
-        "\uff11",
-    ),
-    *("😀", "\x00", "\ud800", '"', "a,b\nc", "2015-08-01", "2015-13-41", "x" * 5_000, [], [1], {}, {"a": [{}]}),
+    *(math.nan, math.inf, -math.inf, "", " ", "0", "00", "1.0", "1e3", "-1", "NaN", "null", "true", "a", "Ünïcode"),
+    *("\uff11", "😀", "\x00", "\ud800", '"', "a,b\nc", "2015-08-01", "2015-13-41", "x" * 5_000),
+    *([], [1], {}, {"a": [{}]}),
 )
 
 
@@ -68,51 +46,21 @@ def table() -> tuple[Service, list[Row]]:
 def texts() -> tuple[Service, list[Row]]:
     words = ("the", "film", "was", "dull", "wonderful", "not", ",", "zorgon", "!", "\n", "I", '"', "[", "{")
     drawn = random.Random(1)
-    return pack_texts(make_bundles(3)["model"]), [
-        {"text": " ".join(drawn.choices(words, k=drawn.randrange(30)))} for _ in range(60)
-    ]
+    return texts_service(), [{"text": " ".join(drawn.choices(words, k=drawn.randrange(30)))} for _ in range(60)]
 
 
-def ratings() -> tuple[Service, list[Row]]:
-    pairs = [{"listener": listener, "album": album} for listener in (1, 2, 3, 4, 99) for album in (10, 11, 12, 13, 99)]
-    return pack_ratings(make_bundle(False)), pairs
-
-
-SERVICES: dict[str, Callable[[], tuple[Service, list[Row]]]] = {
-    "rossmann": rossmann,
-    "table": table,
-    "texts": texts,
-    "ratings": ratings,
-}
+SERVICES: dict[str, Callable[[], tuple[Service, list[Row]]]] = {"rossmann": rossmann, "table": table, "texts": texts}
+SERVICES["ratings"] = lambda: (ratings_service(), PAIRS)
 
 
 def encode(rows: list[Row], drawn: random.Random) -> tuple[str, bytes]:
     """The rows in one of all layouts."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    layouts: list[Callable[[], tuple[str, bytes]]] = [
-        lambda: (JSON, json.dumps({"dataframe_records": rows}).encode()),
-        lambda: (JSON, json.dumps({"instances": rows}).encode()),
-        lambda: (JSON, json.dumps({"inputs": columns}).encode()),
-        lambda: (
-            JSON,
-            json.dumps(
-                {"dataframe_split": {"columns": names, "data": [[*map(row.get, names)] for row in rows]}}
-            ).encode(),
-        ),
-        lambda: (CSV, pd.DataFrame(columns, dtype=object).to_csv(index=False).encode()),
-        lambda: (PARQUET, parquet(columns)),
-    ]
+    layouts = bodies(rows)
+    content_type, make = drawn.choice(layouts)
     try:
-        return drawn.choice(layouts)()
-    except (ValueError, TypeError, OverflowError):  # a value that this layout cannot hold
-        return layouts[0]()
-
-
-def parquet(columns: dict[str, list[Any]]) -> bytes:
-    file = io.BytesIO()
-    pd.DataFrame(columns).to_parquet(file)
-    return file.getvalue()
+        return content_type, make()
+    except (ValueError, TypeError, OverflowError, NotImplementedError):  # a value that this layout cannot hold
+        return JSON, layouts[0][1]()
 
 
 def change_bytes(body: bytes, drawn: random.Random) -> bytes:
@@ -120,38 +68,33 @@ def change_bytes(body: bytes, drawn: random.Random) -> bytes:
     found = bytearray(body)
     for _ in range(drawn.choice((1, 1, 2, 5))):
         place = drawn.randrange(len(found)) if found else 0
-        kind = drawn.randrange(5)
-        if kind == 0:
-            found[place : place + 1] = bytes([drawn.randrange(256)])
-        elif kind == 1:
-            found[place:place] = drawn.choice((b'"', b"\n", b",", b"[", b"}", b"\\", b"\xff", b"\x00", b"9" * 400))
-        elif kind == 2:
-            del found[place : place + drawn.randrange(1, 9)]
-        elif kind == 3:
-            del found[place:]
-        else:
-            found[place:place] = found[place : place + 40]
+        strange = drawn.choice((b'"', b"\n", b",", b"[", b"}", b"\\", b"\xff", b"\x00", b"9" * 400))
+        changes = [
+            (place + 1, bytes([drawn.randrange(256)])),
+            (place, strange),
+            (place, bytes(found[place : place + 40])),
+        ]
+        end, new = drawn.choice([*changes, (place + drawn.randrange(1, 9), b""), (len(found), b"")])
+        found[place:end] = new
     return bytes(found)
 
 
 def change_rows(rows: list[Row], drawn: random.Random) -> tuple[list[Row], set[int]]:
     """A value, a name or a column of the rows changed, and the places of the rows that have changed."""
     rows = [dict(row) for row in rows]
-    row, name = drawn.randrange(len(rows)), drawn.choice(list(rows[0]))
-    kind = drawn.randrange(6)
-    if kind < 4:
+    row, name, kind = drawn.randrange(len(rows)), drawn.choice(list(rows[0])), drawn.randrange(12)
+    if kind < 8:
         rows[row][name] = drawn.choice(STRANGE)
-    elif kind == 4:
-        if drawn.random() < 0.5:
-            del rows[row][name]
+        return rows, {row}
+    if kind == 8:
+        del rows[row][name]
+        return rows, {row}
+    for one in rows:
+        if kind == 9:
+            del one[name]
         else:
-            rows = [{key: value for key, value in one.items() if key != name} for one in rows]
-            row = -1
-    else:
-        for one in rows:
             one[drawn.choice((name.upper(), name + " ", "", "index"))] = 1
-        row = -1
-    return rows, set(range(len(rows))) if row < 0 else {row}
+    return rows, set(range(len(rows)))
 
 
 def same(answer: Row, wanted: Row) -> bool:

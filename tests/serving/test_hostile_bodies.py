@@ -1,6 +1,5 @@
 """What would grow to gigabytes is refused before it does, at once and by a name."""
 
-import io
 import json
 import re
 import sys
@@ -10,37 +9,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hostile_bodies import BOMBS, CSV, JSON, PARQUET, parquet
+from hostile_bodies import BOMBS
+from small_services import CSV, JSON, PAIRS, PARQUET, bodies, parquet, ratings_service, texts_service
 from small_table import CLASSES, Trained
-from test_ratings_service import make_bundle
 
 from embedline.serving import parquet as parquet_module
 from embedline.serving.app import RequestHandler
 from embedline.serving.contract import RefusedError
-from embedline.serving.ratings import pack_ratings
-from embedline.serving.texts import pack_texts
-from test_commands import make_bundles
 
+GOOD = {"shop": "shop 1", "colour": None, "size": 36, "member": True, "heat": 0.5, "year": 1999}  # of the table
 MOST_MB, MOST_SECONDS = 100, 5.0  # the time is that of the processor, on machines that do other things as well
 
 
 @pytest.fixture(scope="module")
 def handler() -> RequestHandler:
-    found = RequestHandler(pack_ratings(make_bundle(False)), {})
-    found.answer(b'{"instances": [{"listener": 1, "album": 10}]}', JSON)
-    file = io.BytesIO()
-    pd.DataFrame({"listener": [1], "album": [10]}).to_parquet(file)
-    found.answer(file.getvalue(), PARQUET)
+    found = RequestHandler(ratings_service(), {})
+    for content_type, make in bodies(PAIRS[:1]):
+        found.answer(make(), content_type)
     return found
 
 
 @pytest.fixture(scope="module")
 def lenient() -> RequestHandler:
-    return RequestHandler(pack_ratings(make_bundle(False)), {}, strict=False)
+    return RequestHandler(ratings_service(), {}, strict=False)
+
+
+@pytest.fixture(scope="module")
+def texts() -> RequestHandler:
+    return RequestHandler(texts_service(), {})
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +73,9 @@ def refused(handler: RequestHandler, body: bytes, content_type: str) -> tuple[in
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_body_that_would_grow_is_refused(
-    handler: RequestHandler, lenient: RequestHandler, name: str, request: pytest.FixtureRequest
-) -> None:
-    status, named, make = BOMBS[name]
-    content_type, body = make()
+def test_a_body_that_would_grow_is_refused(handler, lenient, name, request) -> None:
+    content_type, status, named, make = BOMBS[name]
+    body = make()
     taken = request.getfixturevalue("peak")
     start = time.process_time()
     found, message = refused(handler, body, content_type)
@@ -92,54 +88,74 @@ def test_a_body_that_would_grow_is_refused(
         assert found in (400, 413) and time.process_time() - start < MOST_SECONDS
 
 
+FAULTS: list[tuple[str, bytes, str]] = [
+    (JSON, b'{"instances": [{"listener": 1, "listener": 2, "album": 1}]}', "'listener'"),
+    (JSON, b'{"instances": [], "instances": [{"listener": 1, "album": 1}]}', "'instances'"),
+    (JSON, b'{"instances": [{"listener": 1, "album": Infinity}]}', "'album', row 1"),
+    (JSON, b'{"instances": [{"listener": 1, "album": 1}, {"listener": -1e999, "album": 1}]}', "'listener', row 2"),
+    (JSON, b'{"instances": [{"listener": 1, "album": NaN}]}', "'album', row 1"),
+    (JSON, b'{"inputs": {"listener": [1, 2], "album": [1, [2]]}}', "'album' holds a list in row 2"),
+    (JSON, b'{"dataframe_split": {"columns": ["listener", "album"], "data": [[1, 2], [1]]}}', "row 2"),
+    (JSON, b'{"dataframe_split": {"columns": ["listener", "album"], "data": [[1, 2], [1, {}]]}}', "'album'"),
+    (JSON, b'{"inputs": [{"listener": 1, "album": "\xed\xa0\x80"}]}', "utf-8"),
+    (JSON, b'{"inputs": [{"listener": 1, "album": "\\ud800"}]}', "surrogate"),
+    (JSON, b"\xef\xbb\xbf{}", "BOM"),
+    (CSV, b"", "first line"),
+    (CSV, b"\n\n", "first line"),
+    (CSV, b"listener,album\n", "no rows"),
+    (CSV, b"listener,album,album\n1,2,3\n", "'album'"),
+    (CSV, b"listener,album\n1,10\n1\n", "row 2"),
+    (CSV, b"listener,album\n1,10\n\n1,10,11\n", "row 2"),
+    (CSV, b"listener,album\n1,\xff\n", "utf-8"),
+    (CSV, b'listener,album\n1,"10\n', "no CSV"),
+    (CSV, b"listener;album\n1;10\n", "'listener;album'"),
+    (CSV, b"listener,album\n1,10\n1,x\n", "'album', row 2"),
+    *(
+        (PARQUET, parquet({"listener": pa.array([1]), "album": album}), f"'album'.*{named}")
+        for album, named in [
+            (pa.array([[1, 2]]), "list"),
+            (pa.array([{"a": 1}]), "struct"),
+            (pa.array([b"\x00"]), "binary"),
+            (pa.array([3], pa.time64("us")), "time"),
+            *((pa.array([value]), "row 1") for value in ("\x00x", 1.5, float("inf"), True)),
+            (pa.array([None], pa.int64()), "row 1"),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize(("content_type", "body", "named"), FAULTS)
+def test_faults_are_named(handler: RequestHandler, content_type: str, body: bytes, named: str) -> None:
+    status, message = refused(handler, body, content_type)
+    assert status == 400 and re.search(named, message), message
+
+
+def json_of(inputs: Any) -> bytes:
+    return json.dumps({"inputs": inputs}).encode()
+
+
 class TestJson:
-    @pytest.mark.parametrize(
-        ("body", "named"),
-        [
-            (b'{"instances": [{"listener": 1, "listener": 2, "album": 1}]}', "'listener'"),
-            (b'{"instances": [], "instances": [{"listener": 1, "album": 1}]}', "'instances'"),
-            (b'{"instances": [{"listener": 1, "album": Infinity}]}', "'album', row 1"),
-            (b'{"instances": [{"listener": 1, "album": 1}, {"listener": -1e999, "album": 1}]}', "'listener', row 2"),
-            (b'{"instances": [{"listener": 1, "album": NaN}]}', "'album', row 1"),
-            (b'{"inputs": {"listener": [1, 2], "album": [1, [2]]}}', "'album' holds a list in row 2"),
-            (b'{"dataframe_split": {"columns": ["listener", "album"], "data": [[1, 2], [1]]}}', "row 2"),
-            (b'{"dataframe_split": {"columns": ["listener", "album"], "data": [[1, 2], [1, {}]]}}', "'album'"),
-            (b'{"inputs": [{"listener": 1, "album": "\xed\xa0\x80"}]}', "utf-8"),
-            (b'{"inputs": [{"listener": 1, "album": "\\ud800"}]}', "surrogate"),
-            (b"\xef\xbb\xbf{}", "BOM"),
-        ],
-    )
-    def test_faults_are_named(self, handler: RequestHandler, body: bytes, named: str) -> None:
-        status, message = refused(handler, body, JSON)
-        assert status == 400 and named in message, message
-
-    def test_brackets_and_commas_in_texts_do_not_count(self) -> None:
-        texts = RequestHandler(pack_texts(make_bundles(3)["model"]), {})
+    def test_brackets_and_commas_in_texts_do_not_count(self, texts: RequestHandler) -> None:
         content = ['[{"a": [1, 2]}],' * 900, 'a \\" , [', "\\", ",,,,[[[[" * 100]
-        found = json.loads(texts.answer(json.dumps({"inputs": content}).encode(), JSON))
+        found = json.loads(texts.answer(json_of(content), JSON))
         assert len(found["predictions"]) == 4
+        body = b'text\n"' + b"," * 3_000 + b'\nthe film"\n' + b"dull\n"
+        assert len(json.loads(texts.answer(body, CSV))["predictions"]) == 2
 
-    def test_a_long_text_is_refused_by_its_row(self) -> None:
-        texts = RequestHandler(pack_texts(make_bundles(3)["model"]), {})
-        for content_type, body in (
-            (JSON, json.dumps({"inputs": ["the film", "a-" * 100_001]}).encode()),
-            (CSV, b"text\nthe film\n" + b"a-" * 100_001),
-            (PARQUET, parquet({"text": pa.array(["the film", "a-" * 100_001])})),
-        ):
-            status, message = refused(texts, body, content_type)
+    def test_a_long_text_is_refused_by_its_row(self, texts: RequestHandler) -> None:
+        sent = ["the film", "a-" * 100_001]
+        for content_type, make in [*bodies([{"text": text} for text in sent]), (JSON, lambda: json_of(sent))]:
+            status, message = refused(texts, make(), content_type)
             assert status == 413 and "'text', row 2" in message and "200,000" in message
 
     def test_whole_numbers_keep_their_digits_beside_missing_ones(self, table: RequestHandler) -> None:
-        row = {"shop": "shop 1", "colour": None, "size": 36, "member": True, "heat": 0.5, "year": 1999}
-        rows = [{**row, "row": number} for number in (2**60 + 1, None, 10**30)]
-        found = json.loads(table.answer(json.dumps({"instances": rows}).encode(), JSON))["predictions"]
+        rows = [{**GOOD, "row": number} for number in (2**60 + 1, None, 10**30)]
+        found = json.loads(table.answer(json_of(rows), JSON))["predictions"]
         assert [one["row"] for one in found] == [2**60 + 1, None, 10**30]
 
     def test_a_number_that_overflows_the_network_is_named(self, table: RequestHandler) -> None:
-        row = {"shop": "shop 1", "colour": None, "size": 36, "member": True, "heat": 0.5, "year": 1999}
         for value in (1e300, -1e39, 3.4e38):  # the last one is a float32, and no more once it is standardised
-            rows = json.dumps({"instances": [row, {**row, "heat": value}]}).encode()
-            status, message = refused(table, rows, JSON)
+            status, message = refused(table, json_of([GOOD, {**GOOD, "heat": value}]), JSON)
             assert status == 400 and message.startswith("the request: column 'heat'")
             assert "row 2" in message and f"{value:g}" in message and "too large" in message
 
@@ -147,68 +163,27 @@ class TestJson:
 class TestNames:
     def test_all_that_is_missing_and_unknown_is_named(self, table: RequestHandler) -> None:
         row = {"shap": "shop 1", "colour": None, "member": True, "heat": 0.5, "note": 1}
-        frame, file = pd.DataFrame([row] * 2), io.BytesIO()
-        frame.to_parquet(file)
-        for content_type, body in (
-            (JSON, json.dumps({"instances": [row, row]}).encode()),
-            (JSON, json.dumps({"inputs": frame.to_dict(orient="list")}, default=str).encode()),
-            (JSON, json.dumps({"dataframe_split": {"columns": list(row), "data": [list(row.values())]}}).encode()),
-            (CSV, frame.to_csv(index=False).encode()),
-            (PARQUET, file.getvalue()),
-        ):
-            status, message = refused(table, body, content_type)
+        for content_type, make in bodies([row, row]):
+            status, message = refused(table, make(), content_type)
             assert status == 400
             for name in ("'shap'", "'note'", "'shop'", "'size'", "'year'"):
                 assert name in message, message
 
     def test_names_come_before_values(self, table: RequestHandler) -> None:
-        for content_type, body in (
-            (JSON, b'{"instances": [{"member": "perhaps", "heat": "hot"}]}'),
-            (CSV, b"member,heat\nperhaps,hot\n"),
-        ):
-            message = refused(table, body, content_type)[1]
+        for content_type, make in bodies([{"member": "perhaps", "heat": "hot"}])[-3:]:
+            message = refused(table, make(), content_type)[1]
             assert "'shop'" in message and "perhaps" not in message
 
-    def test_ignored_columns_are_never_read(self) -> None:
-        lax = RequestHandler(pack_ratings(make_bundle(False)), {}, strict=False)
-        wanted = json.loads(lax.answer(b'{"instances": [{"listener": 1, "album": 10}]}', JSON))
-        n = 2_000
-        names = [f"c{k}" for k in range(n)]
-        csv = f"{','.join(names)},listener,album\n{',' * n}1,10\n".encode()
-        assert json.loads(lax.answer(csv, CSV)) == wanted
-        strange = {"listener": pa.array([1]), "album": pa.array([10]), "x": pa.array([[{"a": b"\xff"}]])}
-        assert json.loads(lax.answer(parquet(strange), PARQUET)) == wanted
-        bomb = {"listener": pa.array([1]), "album": pa.array([10]), "x": pa.array(["a" * 50_000_000])}
-        assert json.loads(lax.answer(parquet(bomb), PARQUET)) == wanted
-        odd = {"listener": pa.array([1]), "album": pa.array([10]), "listener.x": pa.array(["a"])}
-        assert json.loads(lax.answer(parquet(odd), PARQUET)) == wanted
+    def test_ignored_columns_are_never_read(self, lenient: RequestHandler) -> None:
+        wanted = lenient.answer(b'{"instances": [{"listener": 1, "album": 10}]}', JSON)
+        csv = f"{','.join(f'c{k}' for k in range(2_000))},listener,album\n{',' * 2_000}1,10\n".encode()
+        assert lenient.answer(csv, CSV) == wanted
+        for name, ignored in (("x", [{"a": b"\xff"}]), ("x", "a" * 50_000_000), ("listener.x", "a")):
+            columns = {"listener": pa.array([1]), "album": pa.array([10]), name: pa.array([ignored])}
+            assert lenient.answer(parquet(columns), PARQUET) == wanted
 
 
 class TestCsv:
-    @pytest.mark.parametrize(
-        ("body", "named"),
-        [
-            (b"", "first line"),
-            (b"\n\n", "first line"),
-            (b"listener,album\n", "no rows"),
-            (b"listener,album,album\n1,2,3\n", "'album'"),
-            (b"listener,album\n1,10\n1\n", "row 2"),
-            (b"listener,album\n1,10\n\n1,10,11\n", "row 2"),
-            (b"listener,album\n1,\xff\n", "utf-8"),
-            (b'listener,album\n1,"10\n', "no CSV"),
-            (b"listener;album\n1;10\n", "'listener;album'"),
-            (b"listener,album\n1,10\n1,x\n", "'album', row 2"),
-        ],
-    )
-    def test_faults_are_named(self, handler: RequestHandler, body: bytes, named: str) -> None:
-        status, message = refused(handler, body, CSV)
-        assert status == 400 and named in message, message
-
-    def test_commas_in_texts_do_not_count(self) -> None:
-        texts = RequestHandler(pack_texts(make_bundles(3)["model"]), {})
-        body = b'text\n"' + b"," * 3_000 + b'\nthe film"\n' + b"dull\n"
-        assert len(json.loads(texts.answer(body, CSV))["predictions"]) == 2
-
     def test_writers_differ(self, handler: RequestHandler) -> None:
         wanted = handler.answer(b'{"instances": [{"listener": 1, "album": 10}, {"listener": 2, "album": 11}]}', JSON)
         for body in (
@@ -222,24 +197,6 @@ class TestCsv:
 
 
 class TestParquet:
-    @pytest.mark.parametrize(
-        ("array", "named"),
-        [
-            (pa.array([[1, 2]]), "list"),
-            (pa.array([{"a": 1}]), "struct"),
-            (pa.array([b"\x00"]), "binary"),
-            (pa.array([3], pa.time64("us")), "time"),
-            (pa.array(["\x00x"]), "'album', row 1"),
-            (pa.array([1.5]), "'album', row 1"),
-            (pa.array([float("inf")]), "'album', row 1"),
-            (pa.array([None], pa.int64()), "'album', row 1"),
-            (pa.array([True]), "'album', row 1"),
-        ],
-    )
-    def test_other_types_are_named(self, handler: RequestHandler, array: Any, named: str) -> None:
-        status, message = refused(handler, parquet({"listener": pa.array([1]), "album": array}), PARQUET)
-        assert status == 400 and "'album'" in message and named in message, message
-
     def test_numbers_of_any_type_are_taken(self, handler: RequestHandler) -> None:
         wanted = handler.answer(b'{"instances": [{"listener": 1, "album": 10}]}', JSON)
         types = [pa.int8(), pa.uint64(), pa.float32(), pa.float16(), pa.decimal128(30, 0), pa.decimal128(30, 2)]
@@ -250,12 +207,9 @@ class TestParquet:
         body = parquet({"listener": pa.array([1]), "album": encoded}, store_schema=True)
         assert handler.answer(body, PARQUET) == wanted
 
-    def test_texts_that_are_no_utf8_are_named(self) -> None:
-        texts = RequestHandler(pack_texts(make_bundles(3)["model"]), {})
-        array = pa.Array.from_buffers(
-            pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe")]
-        )
-        status, message = refused(texts, parquet({"text": array}), PARQUET)
+    def test_texts_that_are_no_utf8_are_named(self, texts: RequestHandler) -> None:
+        buffers = [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe")]
+        status, message = refused(texts, parquet({"text": pa.Array.from_buffers(pa.string(), 1, buffers)}), PARQUET)
         assert status == 400 and "'text'" in message
 
     def test_broken_bytes_are_no_fault_of_ours(self, handler: RequestHandler) -> None:
@@ -271,12 +225,11 @@ class TestParquet:
 
     def test_a_footer_that_says_more_rows_than_there_are_is_refused(self, handler: RequestHandler) -> None:
         """The footer of a file of 50,000 rows in front of the pages of one row."""
-        small = parquet({"listener": pa.array([1]), "album": pa.array([10])}, compression="none")
-        large = parquet(
-            {"listener": pa.nulls(50_000, pa.int64()), "album": pa.nulls(50_000, pa.int64())}, compression="none"
+        small, large = (
+            parquet({"listener": column, "album": column}, compression="none")
+            for column in (pa.array([1]), pa.nulls(50_000, pa.int64()))
         )
-        length = int.from_bytes(large[-8:-4], "little")
-        footer = int.from_bytes(small[-8:-4], "little")
+        length, footer = (int.from_bytes(body[-8:-4], "little") for body in (large, small))
         status, _ = refused(handler, small[: -8 - footer] + large[-8 - length :], PARQUET)
         assert status == 400
 
@@ -287,11 +240,8 @@ class TestParquet:
             handler.answer(body, PARQUET)
 
     def test_memory_goes_back(self, handler: RequestHandler, peak: Any) -> None:
-        file = io.BytesIO()
-        pq.write_table(
-            pa.table({"listener": pa.array(np.arange(100_000)), "album": pa.array(np.arange(100_000))}), file
-        )
+        body = parquet({name: pa.array(np.arange(100_000)) for name in ("listener", "album")})
         before = megabytes("VmRSS")
         for _ in range(5):
-            handler.answer(file.getvalue(), PARQUET)
+            handler.answer(body, PARQUET)
         assert megabytes("VmRSS") - before < MOST_MB and peak() < 3 * MOST_MB

@@ -27,14 +27,9 @@ from shared import tracking_database
 
 pytestmark = pytest.mark.slow
 
-SMALL = {
-    "generator": {"n_data": 600, "n_test": 300},
-    "network": {"layers": [8]},
-    "training": {"epochs": 1},
-    "finder": {"steps": 10},
-    "baselines": {"lightgbm": {"n_estimators": 5}},
-    "report": {"importance": {"rows": 50, "repeats": 1}},
-}
+SMALL = {"generator": {"n_data": 600, "n_test": 300}, "network": {"layers": [8]}, "training": {"epochs": 1}}
+SMALL |= {"finder": {"steps": 10}, "baselines": {"lightgbm": {"n_estimators": 5}}}
+SMALL |= {"report": {"importance": {"rows": 50, "repeats": 1}}}
 NAME = "adult_sample"
 
 
@@ -110,21 +105,15 @@ def test_failed_worse_and_repeated_runs_leave_the_champion(project: Project) -> 
 def served(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of `mlflow models serve`, started in an empty folder, without the project on the path."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+        port = str(free.getsockname()[1])
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{project.root}/mlflow.db"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}@champion"]
-    folder = tmp_path_factory.mktemp("elsewhere")
+    command += ["--env-manager", "local", "--port", port, "--workers", "1"]
+    folder, address = tmp_path_factory.mktemp("elsewhere"), f"http://127.0.0.1:{port}"
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--env-manager", "local", "--port", str(port), "--workers", "1"],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    address = f"http://127.0.0.1:{port}"
+        pipes: dict[str, Any] = {"stdout": log, "stderr": log, "start_new_session": True}
+        process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
     try:
         for _ in range(240):
             try:

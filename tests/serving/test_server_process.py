@@ -15,14 +15,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from mixed_requests import Request, bad_requests, good_requests, send_all
-from small_server import MOST_BYTES, RECORDS, post
-from test_ratings_service import make_bundle
+from small_server import MOST_BYTES, post
+from small_services import PAIRS, pair_predictions, ratings_service
 
 from embedline.errors import DataError
-from embedline.serving.ratings import pack_ratings
 from embedline.serving.server import ServerOptions, run
 
 
@@ -30,14 +28,13 @@ from embedline.serving.server import ServerOptions, run
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed service."""
     path = tmp_path_factory.mktemp("packed") / "service.zip"
-    path.write_bytes(pack_ratings(make_bundle(False)).to_bytes())
+    path.write_bytes(ratings_service().to_bytes())
     return path
 
 
 @pytest.fixture(scope="module")
 def expected() -> list[float]:
-    """The prediction for each of RECORDS."""
-    return pack_ratings(make_bundle(False)).open().predict(pd.DataFrame(RECORDS))["predicted"].tolist()
+    return pair_predictions()
 
 
 def start(file: Path, workers: int, code: str = "") -> subprocess.Popen[str]:
@@ -85,8 +82,8 @@ def wait_until_gone(pids: list[str]) -> None:
 
 @pytest.mark.slow
 def test_good_and_bad_requests_together(file: Path, expected: list[float]) -> None:
-    bad = bad_requests(RECORDS[0], "album", "listener", MOST_BYTES)
-    good = list(itertools.islice(good_requests(RECORDS, [1, 30], seed=0), 150))
+    bad = bad_requests(PAIRS[0], "album", "listener", MOST_BYTES)
+    good = list(itertools.islice(good_requests(PAIRS, [1, 30], seed=0), 150))
     mixed = [*good, *(bad * 5)[:160]]
     random.Random(0).shuffle(mixed)
     with started(file) as (process, port):
@@ -99,10 +96,10 @@ def test_good_and_bad_requests_together(file: Path, expected: list[float]) -> No
                 answered = [row["predicted"] for row in json.loads(one.body)["predictions"]]
                 assert answered == [expected[row] for row in one.request.rows]
         assert process.poll() is None
-        assert post(port, {"instances": RECORDS})[1] == {"predictions": [{"predicted": one} for one in expected]}
+        assert post(port, {"instances": PAIRS})[1] == {"predictions": [{"predicted": one} for one in expected]}
 
         # A stop lets what is under way end: the second half of this body comes after the signal.
-        body = json.dumps({"instances": RECORDS}).encode()
+        body = json.dumps({"instances": PAIRS}).encode()
         request = Request("", 200, body).content()
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(request[:-10])
@@ -111,7 +108,7 @@ def test_good_and_bad_requests_together(file: Path, expected: list[float]) -> No
             time.sleep(0.5)
             client.sendall(request[-10:])
             answer = client.makefile("rb").read()
-        assert answer.startswith(b"HTTP/1.1 200 ") and answer.count(b"predicted") == len(RECORDS)
+        assert answer.startswith(b"HTTP/1.1 200 ") and answer.count(b"predicted") == len(PAIRS)
         assert process.wait(timeout=20) == 0
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
@@ -120,7 +117,7 @@ def test_good_and_bad_requests_together(file: Path, expected: list[float]) -> No
 @pytest.mark.slow
 def test_several_processes_answer_and_stop_together(file: Path, expected: list[float]) -> None:
     with started(file, workers=2) as (process, port):
-        requests = itertools.islice(good_requests(RECORDS, [1], seed=1), 60)
+        requests = itertools.islice(good_requests(PAIRS, [1], seed=1), 60)
         outcomes = asyncio.run(send_all(port, requests, 8))
         assert Counter(one.status for one in outcomes) == {200: 60}
         for one in outcomes:

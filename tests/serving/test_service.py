@@ -23,21 +23,13 @@ def packed() -> Service:
     """A service with a model of one matrix and a table of each type."""
     weights = {"0.layer": torch.arange(6.0).reshape(2, 3), "0.codes": torch.tensor([1, 2])}
     bundle = ModelBundle("tabular", {"layers": [3]}, {"keys": []}, weights, {"members": 1, "seconds": 3.5})
-    tables = {
-        "stores": pl.DataFrame({"Store": [1, 2], "State": pl.Series(["HE", None], dtype=pl.Categorical)}),
-        "days": pl.DataFrame(
-            {"Date": pl.Series(["2015-07-31"]).str.to_date(), "heat": pl.Series([0.1], dtype=pl.Float32)}
-        ),
-    }
-    return Service(
-        service="embedline.serving.tables.TableService",
-        bundle=bundle,
-        tables=tables,
-        settings={"kinds": {"Store": "integer"}},
-        columns=(InputColumn(name="Store", type="long"), InputColumn(name="Open", type="double", required=False)),
-        example=[{"Store": 1, "Open": None}],
-        metadata={"source": "rossmann"},
-    )
+    states, day = pl.Series(["HE", None], dtype=pl.Categorical), pl.Series(["2015-07-31"]).str.to_date()
+    days = pl.DataFrame({"Date": day, "heat": pl.Series([0.1], dtype=pl.Float32)})
+    tables = {"stores": pl.DataFrame({"Store": [1, 2], "State": states}), "days": days}
+    columns = (InputColumn(name="Store", type="long"), InputColumn(name="Open", type="double", required=False))
+    settings, example = {"kinds": {"Store": "integer"}}, [{"Store": 1, "Open": None}]
+    name = "embedline.serving.tables.TableService"
+    return Service(name, bundle, tables, settings, columns, example, {"source": "rossmann"})
 
 
 def test_a_file_gives_back_what_was_packed(packed) -> None:
@@ -59,18 +51,18 @@ def test_a_file_gives_back_what_was_packed(packed) -> None:
 
 
 def test_the_identity_is_that_of_the_answers(packed) -> None:
-    weights = {**packed.bundle.weights, "0.layer": packed.bundle.weights["0.layer"] + 1e-6}
-    others = {
-        "weights": replace(packed, bundle=replace(packed.bundle, weights=weights)),
-        "config": replace(packed, bundle=replace(packed.bundle, config={"layers": [4]})),
-        "mean": replace(packed, bundle=replace(packed.bundle, metrics={"members": 2})),
-        "table": replace(packed, tables={**packed.tables, "days": packed.tables["days"].head(0)}),
-        "settings": replace(packed, settings={"kinds": {"Store": "string"}}),
-        "columns": replace(packed, columns=packed.columns[:1]),
-        "service": replace(packed, service="embedline.serving.texts.TextService"),
-    }
-    assert len({packed.identity, *(other.identity for other in others.values())}) == 1 + len(others)
-    timed = replace(packed.bundle, metrics={**packed.bundle.metrics, "seconds": 9.0}, versions={"torch": "9"})
+    bundle = packed.bundle
+    weights = {**bundle.weights, "0.layer": bundle.weights["0.layer"] + 1e-6}
+    others = [
+        *({"bundle": replace(bundle, **change)} for change in ({"weights": weights}, {"config": {"layers": [4]}})),
+        {"bundle": replace(bundle, metrics={"members": 2})},  # which weigh in the mean
+        {"tables": {**packed.tables, "days": packed.tables["days"].head(0)}},
+        {"settings": {"kinds": {"Store": "string"}}},
+        {"columns": packed.columns[:1]},
+        {"service": "embedline.serving.texts.TextService"},
+    ]
+    assert len({packed.identity, *(replace(packed, **other).identity for other in others)}) == 1 + len(others)
+    timed = replace(bundle, metrics={**bundle.metrics, "seconds": 9.0}, versions={"torch": "9"})
     assert replace(packed, bundle=timed, example=[], metadata={}).identity == packed.identity
 
 
@@ -85,47 +77,39 @@ def test_the_dataset_keeps_a_service_and_names_a_broken_file(packed, tmp_path) -
 
 
 @pytest.mark.parametrize(
-    ("header", "message"),
+    ("header", "named"),
     [
-        (b"[1]", "f.zip has the format None; this version reads 'embedline-service-1'"),
-        (b'{"format": "embedline-service-9"}', "f.zip has the format 'embedline-service-9'"),
-        (b'{"format": "embedline-service-1", "service": "x"}', "f.zip has no settings, columns, example, metadata"),
-        (b"{", "f.zip is not a readable service file: "),
-        (None, "f.zip is not a readable service file: "),
+        (b"[1]", "format None.*'embedline-service-1'"),
+        (b'{"format": "embedline-service-9"}', "format 'embedline-service-9'"),
+        (b'{"format": "embedline-service-1", "service": "x"}', "settings, columns, example, metadata"),
+        (b"{", "not a readable service file"),
+        (None, "not a readable service file"),
     ],
 )
-def test_another_file_is_refused(packed, header, message) -> None:
+def test_another_file_is_refused(packed, header, named) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("model.safetensors", packed.bundle.to_bytes())
         if header is not None:
             archive.writestr("service.json", header)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=f"f.zip .*{named}"):
         Service.from_bytes(buffer.getvalue(), name="f.zip")
 
 
 @pytest.mark.parametrize(
-    ("service", "message"),
+    ("service", "reason"),
     [
-        ("os.system", "names 'os.system', which is no class of embedline"),
-        ("system", "names 'system', which is no class of embedline"),
-        ("embedlines.serving.Service", "which is no class of embedline"),
-        ("embedline.serving.gone.Service", "'embedline.serving.gone.Service', which this version does not have"),
-        ("embedline.serving.tables.Gone", "'embedline.serving.tables.Gone', which this version does not have"),
-        ("embedline.serving.service.Score", "'embedline.serving.service.Score', which is no service"),
+        ("os.system", "no class of embedline"),
+        ("system", "no class of embedline"),
+        ("embedlines.serving.Service", "no class of embedline"),
+        ("embedline.serving.gone.Service", "this version does not have"),
+        ("embedline.serving.tables.Gone", "this version does not have"),
+        ("embedline.serving.service.Score", "no service"),
     ],
 )
-def test_a_file_cannot_name_any_class(packed, service, message) -> None:
-    with pytest.raises(DataError, match=message):
+def test_a_file_cannot_name_any_class(packed, service, reason) -> None:
+    with pytest.raises(DataError, match=f"'{service}'.*{reason}"):
         replace(packed, service=service).open()
-
-
-def test_missing_and_repeated_columns_are_named(packed) -> None:
-    require_columns(pd.DataFrame({"Store": [1]}), packed.columns)
-    with pytest.raises(DataError, match=r"^the request has no column 'Store'; it has 'store', 'Open'$"):
-        require_columns(pd.DataFrame({"store": [1], "Open": [1]}), packed.columns)
-    with pytest.raises(DataError, match=r"^the request has the column 'Store' twice$"):
-        require_columns(pd.DataFrame([[1, 2]], columns=["Store", "Store"]), packed.columns)
 
 
 def test_the_signature_says_types_and_what_may_be_left_out(packed) -> None:
@@ -133,10 +117,12 @@ def test_the_signature_says_types_and_what_may_be_left_out(packed) -> None:
     signature = signature_of(columns, pd.DataFrame({"Sales": [1.5], "Date": ["2015-07-31"]}))
     inputs = {one["name"]: (one["type"], one["required"]) for one in signature.inputs.to_dict()}
     assert inputs == {"Store": ("long", True), "Open": ("double", False), "Passed": ("any", False)}
-    assert [(one["name"], one["type"]) for one in signature.outputs.to_dict()] == [
-        ("Sales", "double"),
-        ("Date", "string"),
-    ]
+    outputs = [(one["name"], one["type"]) for one in signature.outputs.to_dict()]
+    assert outputs == [("Sales", "double"), ("Date", "string")]
+    require_columns(pd.DataFrame({"Store": [1]}), packed.columns)
+    for names, said in (("store Open", "no column 'Store'; it has 'store', 'Open'"), ("Store Store", "'Store' twice")):
+        with pytest.raises(DataError, match=f"^the request has .*{said}$"):
+            require_columns(pd.DataFrame([[1, 2]], columns=names.split()), packed.columns)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +141,6 @@ def test_values_are_plain_however_pandas_holds_them(column, values, texts) -> No
     assert plain_values(column) == values
     assert [type(value) for value in plain_values(column)] == [type(value) for value in values]
     assert [as_text(value) for value in plain_values(column)] == texts
-
-
-def test_days_are_written_as_in_a_file() -> None:
     days = pd.to_datetime(pd.Series(["2015-07-31", None]))
     assert [as_text(value) for value in plain_values(days)] == ["2015-07-31", ""]
     assert as_text(pd.Timestamp("2015-07-31 12:30")) == "2015-07-31 12:30:00"

@@ -5,11 +5,10 @@ import io
 import random
 import stat
 import tarfile
-import tempfile
-import threading
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from embedline.archive import fetched, iter_members, read_members
 from embedline.errors import DataError
 
-from .conftest import write_folder, write_tar
+from .conftest import Serve, answer, write_folder, write_tar, write_zip
 
 MEMBERS = {"a.csv": b"x,y\n1,2\n", "deep/ä.txt": b"", "deep/c.bin": random.Random(0).randbytes(30_000)}
-
-
-def write_zip(path: Path, members: dict[str, bytes]) -> str:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
-        for name, data in members.items():
-            bundle.writestr(name, data)
-    return str(path)
 
 
 @pytest.fixture
@@ -45,46 +37,25 @@ def memory() -> Iterator[MemoryFileSystem]:
     filesystem.store.clear()
 
 
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that temporary files go to."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+KINDS = {"tgz": write_tar, "tar": partial(write_tar, mode="w"), "zip": write_zip, "folder": write_folder}
 
 
-@pytest.mark.parametrize("kind", ["tgz", "tar", "zip", "folder"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_kinds_are_told_by_content(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "named.wrongly"
-    source = {
-        "tgz": lambda: write_tar(path, MEMBERS),
-        "tar": lambda: write_tar(path, MEMBERS, "w"),
-        "zip": lambda: write_zip(path, MEMBERS),
-        "folder": lambda: write_folder(path, MEMBERS),
-    }[kind]()
+    source = KINDS[kind](tmp_path / "named.wrongly", MEMBERS)
     assert read_members(source) == MEMBERS
     assert read_members(source, lambda name: name.endswith(".csv")) == {"a.csv": MEMBERS["a.csv"]}
 
 
-def test_local_addresses(tgz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_addresses_and_members_one_at_a_time(tgz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tgz.parent)
     for address in ("x.tgz", "./x.tgz", str(tgz), f"file://{tgz}"):
         assert read_members(address) == MEMBERS
         with fetched(address) as path:
             assert path.samefile(tgz)  # read in place
-
-
-def test_members_come_one_at_a_time_and_names_are_normalised(tmp_path: Path) -> None:
-    source = write_tar(tmp_path / "x.tgz", {"./a": b"1", "b/./c": b"2"})
-    members = iter_members(source)
-    assert next(members) == ("a", b"1")
-    assert next(members) == ("b/c", b"2")
-    assert next(members, None) is None
-
-
-def test_many_members(tmp_path: Path) -> None:
-    source = write_tar(tmp_path / "x.tgz", {f"{number}.txt": str(number).encode() for number in range(3000)})
+    members = iter_members(write_tar(Path("y.tgz"), {"./a": b"1", "b/./c": b"2"}))  # whose names are normalised
+    assert [next(members), next(members), next(members, None)] == [("a", b"1"), ("b/c", b"2"), None]
+    source = write_tar(Path("z.tgz"), {f"{number}.txt": str(number).encode() for number in range(3000)})
     assert sum(int(data) for _, data in iter_members(source)) == 3000 * 2999 // 2
 
 
@@ -99,23 +70,20 @@ def test_a_path_that_leads_out(name: str, write: Any, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.rglob("*")] == ["x"]
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_a_link_or_device_in_a_tar(kind: bytes, tmp_path: Path) -> None:
-    info = tarfile.TarInfo("train.csv")
-    info.type, info.linkname = kind, "/etc/passwd"
-    with tarfile.open(tmp_path / "x.tar", "w") as archive:
-        archive.addfile(info)
-    with pytest.raises(DataError, match=r"x\.tar holds the member 'train.csv', which is a link or a device"):
-        read_members(tmp_path / "x.tar")
-
-
-def test_a_link_in_a_zip(tmp_path: Path) -> None:
-    info = zipfile.ZipInfo("train.csv")
-    info.external_attr = (stat.S_IFLNK | 0o777) << 16
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as bundle:
-        bundle.writestr(info, "/etc/passwd")
-    with pytest.raises(DataError, match=r"x\.zip holds the member 'train.csv', which is a link or a device"):
-        read_members(tmp_path / "x.zip")
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, "zip"])
+def test_a_link_or_device(kind: bytes | str, tmp_path: Path) -> None:
+    if kind == "zip":
+        link = zipfile.ZipInfo("train.csv")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        with zipfile.ZipFile(tmp_path / "x", "w") as bundle:
+            bundle.writestr(link, "/etc/passwd")
+    else:
+        info = tarfile.TarInfo("train.csv")
+        info.type, info.linkname = kind, "/etc/passwd"
+        with tarfile.open(tmp_path / "x", "w") as archive:
+            archive.addfile(info)
+    with pytest.raises(DataError, match=r"x holds the member 'train.csv', which is a link or a device"):
+        read_members(tmp_path / "x")
 
 
 @pytest.mark.parametrize("write", [write_tar, write_zip])
@@ -128,22 +96,6 @@ def test_a_truncated_archive(write: Any, keep: float, tmp_path: Path) -> None:
         read_members(path)
 
 
-def test_a_damaged_archive_never_reads_as_something_else(tgz: Path, tmp_path: Path) -> None:
-    """Whatever byte is wrong, what comes out is right or there is a DataError."""
-    for source in (tgz, Path(write_zip(tmp_path / "x.zip", MEMBERS))):
-        data = source.read_bytes()
-        n_refused = 0
-        places = [*range(0, len(data), 197), *range(len(data) - 250, len(data))]  # zip has its directory at the end
-        for place in places:
-            source.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
-            try:
-                assert set(read_members(source).values()) <= set(MEMBERS.values())
-            except DataError as error:
-                n_refused += 1
-                assert str(source) in str(error)
-        assert n_refused > 300
-
-
 def test_a_damaged_header_inside_a_tar(tmp_path: Path) -> None:
     path = Path(write_tar(tmp_path / "x.tar", MEMBERS, "w"))
     data = bytearray(path.read_bytes())
@@ -153,53 +105,38 @@ def test_a_damaged_header_inside_a_tar(tmp_path: Path) -> None:
         read_members(path)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "is an empty file"),
-        (b"Store,Sales\n1,2\n" * 100, "is neither a zip nor a tar archive"),
-        (gzip.compress(b"Store,Sales\n1,2\n" * 100), "is neither a zip nor a tar archive"),
-        (b"<html>not found</html>", "is neither a zip nor a tar archive"),
-    ],
-    ids=["nothing", "text", "gzip", "page"],
-)
-def test_no_archive_at_all(content: bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        read_members(tmp_path / "x")
+NEITHER = [b"Store,Sales\n1,2\n" * 100, gzip.compress(b"Store,Sales\n1,2\n" * 100), b"<html>not found</html>"]
+
+
+def test_no_archive_at_all(tmp_path: Path) -> None:
+    for content, named in [(b"", "empty"), *((content, "neither a zip nor a tar") for content in NEITHER)]:
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(DataError, match=named):
+            read_members(tmp_path / "x")
+    for address, named in (
+        ("/nowhere/x.tgz", "no file or folder at /nowhere/x.tgz"),
+        ("memory://nowhere/x.tgz", "no file or folder at memory://nowhere/x.tgz"),
+        ("nosuch://x/x.tgz", "nosuch://x/x.tgz cannot be opened: Protocol not known"),
+        ("  ", "empty"),
+    ):
+        with pytest.raises(DataError, match=named):
+            read_members(address)
 
 
 @pytest.mark.parametrize("write", [write_tar, write_zip, write_folder])
 def test_a_decompression_bomb(write: Any, tmp_path: Path) -> None:
     source = write(tmp_path / "x", {"zeros": bytes(5_000_000)})
     assert len(read_members(source, max_bytes=6_000_000)["zeros"]) == 5_000_000
-    with pytest.raises(DataError, match="holds more than 1,000,000 bytes uncompressed"):
-        read_members(source, max_bytes=1_000_000)
+    for wanted in (lambda name: True, lambda name: False):
+        if write is write_tar or wanted("zeros"):  # of a tar, what is not wanted is unpacked as well
+            with pytest.raises(DataError, match="holds more than 1,000,000 bytes"):
+                read_members(source, wanted, max_bytes=1_000_000)
 
 
-def test_a_bomb_in_a_member_that_is_not_wanted_or_behind_the_end(tmp_path: Path) -> None:
-    source = write_tar(tmp_path / "x", {"zeros": bytes(5_000_000)})
+def test_a_bomb_behind_the_end(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(gzip.compress(bytes(10_240) + bytes(5_000_000)))
     with pytest.raises(DataError, match="holds more than 1,000,000 bytes"):
-        read_members(source, lambda name: False, max_bytes=1_000_000)
-    empty = io.BytesIO()
-    tarfile.open(fileobj=empty, mode="w").close()
-    (tmp_path / "y").write_bytes(gzip.compress(empty.getvalue() + bytes(5_000_000)))
-    with pytest.raises(DataError, match="holds more than 1,000,000 bytes"):
-        read_members(tmp_path / "y", max_bytes=1_000_000)
-
-
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [
-        ("/nowhere/rossmann.tgz", "there is no file or folder at /nowhere/rossmann.tgz"),
-        ("memory://nowhere/rossmann.tgz", "there is no file or folder at memory://nowhere/rossmann.tgz"),
-        ("nosuch://x/rossmann.tgz", "nosuch://x/rossmann.tgz cannot be opened: Protocol not known"),
-        ("  ", "the address of the source is empty"),
-    ],
-)
-def test_addresses_with_nothing_behind(address: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        read_members(address)
+        read_members(tmp_path / "x", max_bytes=1_000_000)
 
 
 def test_a_remote_archive_and_a_remote_folder(tgz: Path, memory: MemoryFileSystem, scratch: Path) -> None:
@@ -207,13 +144,11 @@ def test_a_remote_archive_and_a_remote_folder(tgz: Path, memory: MemoryFileSyste
     memory.pipe({f"/folder/{name}": data for name, data in MEMBERS.items()})
     assert read_members("memory://data/x.tgz") == MEMBERS
     assert read_members("memory://folder") == MEMBERS
-    assert list(scratch.iterdir()) == []
 
 
-def test_a_broken_download_leaves_nothing_and_restarts(
-    tgz: Path, memory: MemoryFileSystem, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    memory.pipe("/data/x.tgz", tgz.read_bytes())
+def test_a_broken_download_leaves_nothing_and_restarts(tgz, memory, scratch, monkeypatch) -> None:
+    content = tgz.read_bytes()
+    memory.pipe("/data/x.tgz", content)
 
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
@@ -221,59 +156,30 @@ def test_a_broken_download_leaves_nothing_and_restarts(
                 raise ConnectionResetError("connection reset by peer")
             return super().read(100)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(MemoryFileSystem, "_open", lambda self, path, **_: Broken(self.cat_file(path)[:]))
-        patch.setattr(MemoryFileSystem, "cat_file", lambda self, path: tgz.read_bytes())
-        with pytest.raises(DataError) as caught:
-            read_members("memory://data/x.tgz")
-    assert str(caught.value).startswith("the download of memory://data/x.tgz failed: connection reset by peer")
-    assert list(scratch.iterdir()) == []
-    assert read_members("memory://data/x.tgz") == MEMBERS
+    for opened, reason in (
+        (lambda: Broken(content), "connection reset by peer"),
+        (lambda: io.BytesIO(content[:1000]), f"1,000 of {len(content):,} bytes arrived"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryFileSystem, "_open", lambda self, path, opened=opened, **_: opened())
+            with pytest.raises(DataError, match=rf"memory://data/x\.tgz failed: {reason}"):
+                read_members("memory://data/x.tgz")
+        assert list(scratch.iterdir()) == []
+        assert read_members("memory://data/x.tgz") == MEMBERS
 
 
-def test_a_download_that_ends_early(
-    tgz: Path, memory: MemoryFileSystem, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    memory.pipe("/data/x.tgz", tgz.read_bytes())
-    size = len(tgz.read_bytes())
-    monkeypatch.setattr(MemoryFileSystem, "_open", lambda self, path, **_: io.BytesIO(tgz.read_bytes()[:1000]))
-    with pytest.raises(DataError, match=rf"memory://data/x.tgz failed: 1,000 of {size:,} bytes arrived"):
-        read_members("memory://data/x.tgz")
-    assert list(scratch.iterdir()) == []
-
-
-@pytest.fixture
-def server(tgz: Path) -> Iterator[str]:
-    """An HTTP server on this machine: /x.tgz is whole, /short.tgz ends early, anything else is 404."""
+def test_http(serve: Serve, tgz: Path, scratch: Path) -> None:
     data = tgz.read_bytes()
+    contents, length = {"/x.tgz": data, "/short.tgz": data[:1000]}, {"Content-Length": str(len(data))}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.do_HEAD()
-            if self.path in ("/x.tgz", "/short.tgz"):
-                self.wfile.write(data if self.path == "/x.tgz" else data[:1000])
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        if handler.path in contents:
+            answer(handler, 200, contents[handler.path], **length)
+        else:
+            answer(handler, 404)
 
-        def do_HEAD(self) -> None:
-            self.send_response(200 if self.path in ("/x.tgz", "/short.tgz") else 404)
-            self.send_header("Content-Length", str(len(data)) if self.path != "/404.tgz" else "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=httpd.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{httpd.server_port}"
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
-
-
-def test_http(server: str, scratch: Path) -> None:
-    assert read_members(f"{server}/x.tgz") == MEMBERS
-    with pytest.raises(DataError, match=r"there is no file or folder at http://.*/404\.tgz"):
-        read_members(f"{server}/404.tgz")
-    with pytest.raises(DataError, match=r"the download of http://.*/short\.tgz failed: "):
-        read_members(f"{server}/short.tgz")
-    assert list(scratch.iterdir()) == []
+    host = serve(respond)
+    assert read_members(f"http://{host}/x.tgz") == MEMBERS
+    for name, said in (("404", "no file or folder at"), ("short", "the download of")):
+        with pytest.raises(DataError, match=rf"{said} http://.*/{name}\.tgz"):
+            read_members(f"http://{host}/{name}.tgz")

@@ -52,15 +52,9 @@ def test_the_real_layout(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_split_folders_at_the_top_with_other_names(caplog: pytest.LogCaptureFixture) -> None:
-    files = {
-        "Training/sport/a.txt": "1",
-        "Training/sport/2004/b.c.txt": "2",
-        "held/politics/a.txt": "3",
-        "unsup/deep/x.txt": "4",
-        "unlabeled/y.txt": "5",
-        "Training/stray.txt": "6",
-        "other/sport/z.txt": "7",
-    }
+    names = ["sport/a", "sport/2004/b.c"]
+    files = dict(zip([f"Training/{name}.txt" for name in (*names, "stray")], "126", strict=True))
+    files |= {"held/politics/a.txt": "3", "unsup/deep/x.txt": "4", "unlabeled/y.txt": "5", "other/sport/z.txt": "7"}
     assert read(files, splits={"HELD": "test"}) == [
         ("Training/sport/2004/b.c", "2", "sport", "train"),
         ("Training/sport/a", "1", "sport", "train"),
@@ -68,9 +62,7 @@ def test_split_folders_at_the_top_with_other_names(caplog: pytest.LogCaptureFixt
         ("unlabeled/y", "5", None, "unlabelled"),
         ("unsup/deep/x", "4", None, "unlabelled"),
     ]
-    assert (
-        "2 files are no documents in this layout and are ignored: Training/stray.txt, other/sport/z.txt" in caplog.text
-    )
+    assert "2 files are no documents" in caplog.text and "ignored: Training/stray.txt, other/sport/z.txt" in caplog.text
 
 
 def test_labels_without_splits_and_bare_files() -> None:
@@ -109,21 +101,16 @@ def test_tables_by_name_of_file() -> None:
 def test_tables_with_named_columns() -> None:
     table = "Titel;Text;Urteil;neu;Nr\nA;b;1;False;x1\n;c;0;True;x2\nD;;1;false;x3\n;;0;False;x4\n"
     options = {
-        "text_columns": ["Titel", "Text"],
-        "label_column": "Urteil",
-        "split_column": "neu",
-        "splits": {"False": "train", "True": "test"},
-        "id_column": "Nr",
-        "separator": ";",
+        **{"text_columns": ["Titel", "Text"], "label_column": "Urteil", "split_column": "neu", "id_column": "Nr"},
+        **{"splits": {"False": "train", "True": "test"}, "separator": ";", "encoding": "cp1252"},
     }
-    assert read({"r.csv": table.encode("cp1252")}, encoding="cp1252", **options) == [
+    assert read({"r.csv": table.encode("cp1252")}, **options) == [
         ("x1", "xxfld 1 A xxfld 2 b", "1", "train"),
         ("x2", "xxfld 1  xxfld 2 c", "0", "test"),
         ("x3", "xxfld 1 D xxfld 2 ", "1", "train"),
     ]  # x4 has no text and is dropped
-    assert read({"test.csv": "3,Wall St.\n"}, header=False, label_column="column_0", text_columns=["column_1"]) == [
-        ("test/1", "Wall St.", "3", "test")
-    ]
+    numbered = {"header": False, "label_column": "column_0", "text_columns": ["column_1"]}
+    assert read({"test.csv": "3,Wall St.\n"}, **numbered) == [("test/1", "Wall St.", "3", "test")]
     assert read({"r.csv": "text\na\n"}, label_column=None) == [("r/1", "a", None, "unlabelled")]
 
 
@@ -141,9 +128,9 @@ def test_blank_documents_stay_in_the_test_split_only(caplog: pytest.LogCaptureFi
     blank = {f"aclImdb/train/neg/{number}_1.txt": " \n" for number in range(5, 9)} | {"aclImdb/train/unsup/9_0.txt": ""}
     documents = read(REAL | blank | {"aclImdb/test/pos/4_8.txt": b"\xef\xbb\xbf"})
     assert documents == [REAL_ROWS[0], ("test/pos/4_8", "", "pos", "test"), *REAL_ROWS[1:]]
-    assert caplog.messages[0] == "Dropped 5 blank documents: train/neg/5_1, train/neg/6_1, train/neg/7_1 and 2 more"
+    assert "5 blank documents: train/neg/5_1, train/neg/6_1, train/neg/7_1 and 2 more" in caplog.messages[0]
     assert caplog.messages[1] == "1 blank documents stay in the test split: test/pos/4_8"
-    with pytest.raises(DataError, match=r"^no document has any text: train/a/1 are blank$"):
+    with pytest.raises(DataError, match=r"^no document has any text: train/a/1"):
         read({"train/a/1.txt": "\t"})
 
 
@@ -154,13 +141,10 @@ BAD: dict[str, bytes | str] = {
 
 
 def test_bytes_that_are_not_utf8(caplog: pytest.LogCaptureFixture) -> None:
-    message = (
-        r"^aclImdb/train/neg/2_3\.txt is not utf-8: invalid continuation byte, byte 0xef at position 7 \(line 2\); "
-        "set encoding, or on_bad_bytes to replace or latin-1$"
-    )
-    with pytest.raises(DataError, match=message):
+    fault = r"line 2 is not utf-8 \(byte 0xef\), position 7: .*encoding.* on_bad_bytes to replace or latin-1$"
+    with pytest.raises(DataError, match=rf"^aclImdb/train/neg/2_3\.txt: {fault}"):
         read(REAL | BAD)
-    with pytest.raises(DataError, match=r"^x\.csv is not utf-8: .* byte 0xe9 at position 14 \(line 2\)"):
+    with pytest.raises(DataError, match=r"^x\.csv: line 2 is not utf-8 \(byte 0xe9\), position 14: "):
         read({"x.csv": "text,label\ncafé,1\n".encode("latin-1")})
     replaced, latin = (read(REAL | BAD, on_bad_bytes=choice) for choice in ("replace", "latin-1"))
     assert [row for row in latin if row[0] in [row[0] for row in REAL_ROWS]] == REAL_ROWS
@@ -168,25 +152,21 @@ def test_bytes_that_are_not_utf8(caplog: pytest.LogCaptureFixture) -> None:
     assert "2 files are not utf-8 and were read with on_bad_bytes 'latin-1': aclImdb/train/neg/2_3.txt" in caplog.text
 
 
-def test_other_encodings() -> None:
-    assert read({"train/a/1.txt": "žluť\r\n".encode("utf-16")}, encoding="utf-16")[0][1] == "žluť\n"
-    assert read({"train/a/1.txt": "žluť".encode("cp1250")}, encoding="cp1250")[0][1] == "žluť"
-    assert read({"train/a/1.txt": "\ufeffä"}, encoding="utf-8-sig")[0][1] == "ä"
+@pytest.mark.parametrize(("text", "encoding"), [("žluť\r\n", "utf-16"), ("žluť", "cp1250"), ("ä", "utf-8-sig")])
+def test_other_encodings(text: str, encoding: str) -> None:
+    assert read({"train/a/1.txt": text.encode(encoding)}, encoding=encoding)[0][1] == text.replace("\r", "")
 
 
 def test_a_test_split_is_held_out_by_label() -> None:
-    files = {
-        f"{label}/{n}.txt": f"{label} {n}"
-        for label, count in (("a", 20), ("b", 10), ("c", 1), ("d", 2))
-        for n in range(count)
-    }
+    counts = {"a": 20, "b": 10, "c": 1, "d": 2}
+    files = {f"{label}/{n}.txt": f"{label} {n}" for label, count in counts.items() for n in range(count)}
     files["unsup/1.txt"] = "u"
     documents = read(files, test_fraction=0.2, seed=3)
     held_out = [(document_id, label) for document_id, _, label, split in documents if split == "test"]
     assert {label: [row[1] for row in held_out].count(label) for label in "abcd"} == {"a": 4, "b": 2, "c": 0, "d": 1}
     assert [row[:3] for row in documents] == [row[:3] for row in read(files)]
     assert documents == read(files, test_fraction=0.2, seed=3) != read(files, test_fraction=0.2, seed=4)
-    with pytest.raises(DataError, match=r"^test_fraction is 0\.1, but the source has a test split: set it to 0$"):
+    with pytest.raises(DataError, match=r"^test_fraction is 0\.1, .* test split"):
         read(REAL, test_fraction=0.1)
 
 
@@ -204,13 +184,13 @@ def test_quotation_marks_of_a_tsv() -> None:
 @pytest.mark.parametrize("name", ["r.csv", "r.tsv", "r.jsonl", "train/a/r.txt"])
 def test_a_zero_byte_is_no_text(name: str) -> None:
     content = b'first\n{"text": "a\0b"}\n'
-    with pytest.raises(DataError, match=rf"{name} .*byte 0x00 .*line 2"):
+    with pytest.raises(DataError, match=rf"{name}: line 2 .*byte 0x00"):
         read({name: content})
     if name.endswith("txt"):
         assert read({name: content}, on_bad_bytes="replace")[0][1] == 'first\n{"text": "a\ufffdb"}\n'
-    with pytest.raises(DataError, match=f"{name} .*set encoding"):
+    with pytest.raises(DataError, match=f"{name}: .*set encoding"):
         read({name: "text,label\na,b\n".encode("utf-16-le")})
-    with pytest.raises(DataError, match=f"{name} .*set encoding"):
+    with pytest.raises(DataError, match=f"{name}: .*set encoding"):
         read({name: "text,label\na,b\n".encode("utf-16")})
 
 
@@ -218,6 +198,9 @@ def test_a_zero_byte_is_no_text(name: str) -> None:
 def test_a_line_that_is_no_json_object_is_named(line: str) -> None:
     with pytest.raises(DataError, match=r"^r\.jsonl .*line 3 "):
         read({"r.jsonl": '{"text": "a", "label": "b"}\n\n' + line + '\n{"text": "c", "label": "b"}\n'})
+
+
+SET = {"split_column": "set", "splits": {"x": "train"}}
 
 
 @pytest.mark.parametrize(
@@ -239,21 +222,9 @@ def test_a_line_that_is_no_json_object_is_named(line: str) -> None:
         ({"r.jsonl": '{"text": "a", '}, {}, r"^r\.jsonl cannot be read as jsonl: "),
         ({"r.jsonl": '{"text": ["a"], "label": "b"}'}, {}, r"^r\.jsonl: column 'text' holds List\(String\), not text$"),
         ({"r.parquet": b"PAR1"}, {}, r"^r\.parquet cannot be read as parquet: "),
-        (
-            {"test.csv": "text,label\na,1\nb,\nc,\n"},
-            {},
-            r"^test\.csv: 2 rows of the test split have no label, .* row 2 ",
-        ),
-        (
-            {"r.csv": "text,label,set\na,1,train\nb,1,dev\n"},
-            {"split_column": "set"},
-            r"^r\.csv: column 'set' holds 'dev', first in row 2, which means no split; known are train, training, test",
-        ),
-        (
-            {"r.csv": "text,label,set\na,1,\n"},
-            {"split_column": "set"},
-            r"^r\.csv: column 'set' holds 'None', first in row 1,",
-        ),
+        ({"test.csv": "text,label\na,1\nb,\nc,\n"}, {}, r"^test\.csv: 2 rows .* no label, .* row 2 "),
+        ({"r.csv": "text,label,set\na,1,x\nb,1,dev\n"}, SET, r"^r\.csv: .*'set' .*'dev', .* row 2, .* train, training"),
+        ({"r.csv": "text,label,set\na,1,\n"}, SET, r"^r\.csv: .*'set' .*'None', .* row 1,"),
     ],
 )
 def test_faults(files: dict[str, bytes | str], options: dict[str, Any], message: str) -> None:

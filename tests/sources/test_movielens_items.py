@@ -10,8 +10,7 @@ import pytest
 from embedline.archive import FILES_SCHEMA
 from embedline.errors import DataError
 from embedline.pipelines.movielens.files import read_ratings
-from embedline.pipelines.movielens.items import ITEMS_SCHEMA, read_items
-from embedline.pipelines.movielens.nodes import acquire
+from embedline.pipelines.movielens.nodes import ITEMS_SCHEMA, acquire, read_items
 from embedline.pipelines.movielens.simulator import GeneratorOptions
 
 FLAGS = "0|0|0|1|1|1|0|0|0|0|0|0|0|0|0|0|0|0|0"

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 
 from embedline.pipelines.movielens import simulator
 from embedline.pipelines.movielens.files import read_ratings
-from embedline.pipelines.movielens.items import read_items
-from embedline.pipelines.movielens.nodes import acquire
+from embedline.pipelines.movielens.nodes import acquire, read_items
 from embedline.pipelines.movielens.simulator import (
     GeneratorOptions,
     best_forecast,

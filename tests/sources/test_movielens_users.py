@@ -8,8 +8,7 @@ import pytest
 from embedline.archive import FILES_SCHEMA
 from embedline.errors import DataError
 from embedline.pipelines.movielens.files import read_ratings
-from embedline.pipelines.movielens.items import USERS_SCHEMA, read_users
-from embedline.pipelines.movielens.nodes import acquire
+from embedline.pipelines.movielens.nodes import USERS_SCHEMA, acquire, read_users
 from embedline.pipelines.movielens.simulator import OCCUPATIONS, GeneratorOptions
 
 GENERATED = GeneratorOptions(n_users=50, n_items=40, n_ratings=1200)

@@ -13,24 +13,17 @@ FAR = 99
 @pytest.fixture
 def quiet() -> Conditions:
     """Monday 10 and Tuesday 11 June 2013, two stores of types a and b, every effect but weekday and season at rest."""
-    none = np.zeros((2, 2), dtype=bool)
-    return Conditions(
-        days=np.array(["2013-06-10", "2013-06-11"], dtype="datetime64[D]"),
-        levels=np.array([8.0, 9.0]),
-        types=np.array([0, 1]),
-        promo=np.array([False, False]),
-        days_to_holiday=np.full((2, 2), FAR),
-        days_since_holiday=np.full((2, 2), FAR),
-        school_holiday=none,
-        competition_distance=np.array([np.nan, 600.0]),
-        competition_months=np.full((2, 2), np.nan),
-        promo2=none,
-        temperature=np.full((2, 2), 10.0),
-        rain=none,
-        snow=none,
-        trend=np.full((2, 2), 65),
-        trend_national=np.array([65, 65]),
-    )
+    of_day = {"days": np.array(["2013-06-10", "2013-06-11"], dtype="datetime64[D]"), "promo": np.array([False, False])}
+    of_day |= {"trend_national": np.array([65, 65])}
+    of_store = {
+        "levels": np.array([8.0, 9.0]),
+        "types": np.array([0, 1]),
+        "competition_distance": np.array([np.nan, 600]),
+    }
+    nothing = dict.fromkeys(("school_holiday", "promo2", "rain", "snow"), np.zeros((2, 2), dtype=bool))
+    rest = {"days_to_holiday": FAR, "days_since_holiday": FAR, "competition_months": np.nan, "temperature": 10.0}
+    at_rest = {name: np.full((2, 2), value) for name, value in {**rest, "trend": 65}.items()}
+    return Conditions(**of_day, **of_store, **nothing, **at_rest)
 
 
 def test_levels_weekdays_and_season(quiet: Conditions) -> None:
@@ -47,14 +40,8 @@ def test_levels_weekdays_and_season(quiet: Conditions) -> None:
         ({"days_since_holiday": np.array([[1, 2], [3, 0]])}, [[0.08, 0.03], [0, 0]]),
         ({"school_holiday": np.array([[True, False], [False, True]])}, [[0.03, 0], [0, 0.03]]),
         # Store 0 has no distance. Store 1's rival, 600 m away, opens in a month or has been open for 48.
-        (
-            {"competition_months": np.array([[12.0, -1.0], [12.0, 48.0]])},
-            [[0, 0], [0, -0.12 * np.exp(-0.2)]],
-        ),
-        (
-            {"competition_months": np.array([[6.0, 6.0], [6.0, 12.0]])},
-            [[0, -0.03 * np.exp(-0.2)], [0, -0.06 * np.exp(-0.2)]],
-        ),
+        ({"competition_months": np.array([[12, -1], [12, 48]])}, [[0, 0], [0, -0.12 * np.exp(-0.2)]]),
+        ({"competition_months": np.array([[6, 6], [6, 12]])}, np.array([[0, -0.03], [0, -0.06]]) * np.exp(-0.2)),
         ({"promo2": np.array([[True, False], [False, False]])}, [[0.04, 0], [0, 0]]),
         ({"temperature": np.array([[20.0, 0.0], [10.0, 10.0]])}, [[0.02, -0.02], [0, 0]]),
         ({"rain": np.array([[True, False], [True, True]])}, [[-0.015, 0], [-0.015, -0.015]]),

@@ -10,15 +10,8 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from embedline.pipelines.rossmann import simulator
 from embedline.pipelines.rossmann.files import TABLE_COLUMNS, read_tables
-from embedline.pipelines.rossmann.simulator import (
-    GeneratorOptions,
-    generate_tables,
-    noise_floor,
-    promo_days,
-    school_holidays,
-    state_holidays,
-)
 
 
 def read(data: bytes) -> pl.DataFrame:
@@ -27,7 +20,7 @@ def read(data: bytes) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def raw() -> dict[str, bytes]:
-    return generate_tables(GeneratorOptions())
+    return simulator.generate_tables(simulator.GeneratorOptions())
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +29,8 @@ def train(raw: dict[str, bytes]) -> pl.DataFrame:
 
 
 def test_same_seed_same_bytes(raw: dict[str, bytes]) -> None:
-    assert generate_tables(GeneratorOptions()) == raw
-    other = generate_tables(GeneratorOptions(seed=1))
+    assert simulator.generate_tables(simulator.GeneratorOptions()) == raw
+    other = simulator.generate_tables(simulator.GeneratorOptions(seed=1))
     assert {name for name in raw if other[name] != raw[name]} == set(raw) - {"state_names"}
 
 
@@ -67,9 +60,8 @@ def test_layout(raw: dict[str, bytes]) -> None:
 def test_sales_rows(train: pl.DataFrame) -> None:
     assert train["Store"].n_unique() == 60
     assert (train["Date"].max(), train["Date"].min()) == (dt.date(2015, 7, 31), dt.date(2013, 1, 1))
-    assert train.select("Date", "Store").equals(
-        train.select("Date", "Store").sort(["Date", "Store"], descending=[True, False])
-    )
+    keys = train.select("Date", "Store")
+    assert keys.equals(keys.sort(["Date", "Store"], descending=[True, False]))
     assert (train["DayOfWeek"] == train["Date"].dt.weekday()).all()
     assert not train.select("Store", "Date").is_duplicated().any()
     assert (train.filter(Open=0)["Sales"] == 0).all() and (train.filter(Open=0)["Customers"] == 0).all()
@@ -81,11 +73,8 @@ def test_sales_rows(train: pl.DataFrame) -> None:
     # As in the originals: 184 days without rows for a sixth of the stores, and some closed for weeks on end.
     rows = train.group_by("Store").len()["len"]
     assert sorted(set(rows)) == [942 - 184, 942] and (rows == 942 - 184).sum() == 10
-    closed = (
-        train.filter(pl.col("DayOfWeek") < 7, pl.col("StateHoliday") == "0")
-        .group_by("Store")
-        .agg((pl.col("Open") == 0).sum().alias("days"))
-    )
+    weekdays = train.filter(pl.col("DayOfWeek") < 7, pl.col("StateHoliday") == "0")
+    closed = weekdays.group_by("Store").agg((pl.col("Open") == 0).sum().alias("days"))
     assert (closed["days"] >= 12).sum() == 6
 
 
@@ -99,11 +88,10 @@ def test_test_rows(raw: dict[str, bytes]) -> None:
 
 
 def test_store_quirks(raw: dict[str, bytes]) -> None:
-    store = read(raw["store"])
-    states = read(raw["store_states"])
+    store, states = read(raw["store"]), read(raw["store_states"])
+    nulls = {name: store[name].null_count() for name in store.columns if name.startswith("Competition")}
+    assert nulls == {"CompetitionDistance": 1, "CompetitionOpenSinceMonth": 19, "CompetitionOpenSinceYear": 19}
     assert set(store["StoreType"]) == {"a", "b", "c", "d"}
-    assert store["CompetitionDistance"].null_count() == 1
-    assert store["CompetitionOpenSinceYear"].null_count() == store["CompetitionOpenSinceMonth"].null_count() == 19
     assert store.filter(pl.col("CompetitionDistance").is_null())["CompetitionOpenSinceYear"].null_count() == 1
     assert store["CompetitionOpenSinceYear"].min() == 1900
     outside = store.filter(Promo2=0)
@@ -120,10 +108,9 @@ def test_weather_and_trends(raw: dict[str, bytes]) -> None:
     assert 0.05 < weather["CloudCover"].is_null().mean() < 0.1
     assert 0.2 < weather["Events"].is_null().mean() < 0.35
     assert {"Rain", "Snow", "Fog-Rain", "Rain-Snow", "Rain-Thunderstorm", "Fog"} <= set(weather["Events"])
-    assert (weather["Min_TemperatureC"] < weather["Mean_TemperatureC"]).all()
-    assert (weather["Mean_TemperatureC"] < weather["Max_TemperatureC"]).all()
-    july = weather.filter(pl.col("Date").dt.month() == 7)["Mean_TemperatureC"].mean()
-    january = weather.filter(pl.col("Date").dt.month() == 1)["Mean_TemperatureC"].mean()
+    low, mean, high = (weather[f"{name}_TemperatureC"] for name in ("Min", "Mean", "Max"))
+    assert (low < mean).all() and (mean < high).all()
+    january, july = (mean.filter(weather["Date"].dt.month() == month).mean() for month in (1, 7))
     assert july - january > 14
     assert trends.height == 14 * 148
     assert (trends["week"][0], trends["week"][147]) == ("2012-12-02 - 2012-12-08", "2015-09-27 - 2015-10-03")
@@ -131,7 +118,7 @@ def test_weather_and_trends(raw: dict[str, bytes]) -> None:
 
 
 def test_the_noise_is_the_only_difference_from_the_true_effects(raw: dict[str, bytes], train: pl.DataFrame) -> None:
-    quiet = generate_tables(GeneratorOptions(noise=0))
+    quiet = simulator.generate_tables(simulator.GeneratorOptions(noise=0))
     assert {name for name in raw if quiet[name] != raw[name]} == {"train"}
     quiet_train = read(quiet["train"])
     changed = {name for name in train.columns if not train[name].equals(quiet_train[name])}
@@ -143,13 +130,10 @@ def test_the_noise_is_the_only_difference_from_the_true_effects(raw: dict[str, b
     assert abs(noise.mean()) < 0.002
     assert noise.std() == pytest.approx(0.08, rel=0.02)
     forecast = best * np.exp(-1.5 * 0.08**2)
-    assert np.sqrt(np.mean((1 - forecast / noisy) ** 2)) == pytest.approx(noise_floor(0.08), rel=0.02)
-
-
-def test_sales_show_the_true_effects() -> None:
-    quiet_train = read(generate_tables(GeneratorOptions(noise=0))["train"]).filter(pl.col("Sales") > 0)
-    mean = quiet_train.with_columns(pl.col("Sales").log()).group_by("DayOfWeek", "Promo").agg(pl.col("Sales").mean())
-    at = {(day, promo): value for day, promo, value in mean.iter_rows()}
+    assert np.sqrt(np.mean((1 - forecast / noisy) ** 2)) == pytest.approx(simulator.noise_floor(0.08), rel=0.02)
+    # The sales without noise show the effects of the promotion.
+    logs = quiet_train.filter(pl.col("Sales") > 0).with_columns(pl.col("Sales").log())
+    at = {(day, promo): mean for day, promo, mean in logs.group_by("DayOfWeek", "Promo").agg(pl.mean("Sales")).rows()}
     for day, effect in enumerate((0.42, 0.34, 0.29, 0.27, 0.22), start=1):
         assert at[day, 1] - at[day, 0] == pytest.approx(effect, abs=0.06)
 
@@ -157,7 +141,7 @@ def test_sales_show_the_true_effects() -> None:
 def test_other_sizes_and_calendars() -> None:
     days = {"first_day": dt.date(2020, 2, 1), "last_day": dt.date(2020, 2, 20), "test_last_day": dt.date(2020, 2, 25)}
     for n_stores in (4, 5, 7, 33):
-        tables = generate_tables(GeneratorOptions(n_stores=n_stores, **days))
+        tables = simulator.generate_tables(simulator.GeneratorOptions(n_stores=n_stores, **days))
         assert read(tables["train"]).height == n_stores * 20
         assert set(read(tables["store"])["StoreType"]) == {"a", "b", "c", "d"}
         assert read(tables["test"])["Open"].null_count() > 0
@@ -166,53 +150,38 @@ def test_other_sizes_and_calendars() -> None:
 
 def test_speed() -> None:
     start = time.process_time()
-    generate_tables(GeneratorOptions(seed=9))
+    simulator.generate_tables(simulator.GeneratorOptions(seed=9))
     assert time.process_time() - start < 1.5
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"n_store": 10},
-        {"n_stores": 3},
-        {"noise": -0.1},
-        {"noise": float("inf")},
-        {"seed": -1},
-        {"last_day": "2012-01-01"},
-        {"first_day": "yesterday"},
-        {"first_day": "1990-12-31"},
-    ],
-)
-def test_wrong_options_are_named(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(wrong))):
-        GeneratorOptions.model_validate(wrong)
-
-
-def test_options_from_yaml() -> None:
-    assert GeneratorOptions.model_validate({"first_day": "2013-01-01", "noise": 0}).first_day == dt.date(2013, 1, 1)
+def test_wrong_options_are_named() -> None:
+    wrong = [("n_store", 10), ("n_stores", 3), ("noise", -0.1), ("noise", float("inf")), ("seed", -1)]
+    wrong += [("last_day", "2012-01-01"), ("first_day", "yesterday"), ("first_day", "1990-12-31")]
+    for name, value in wrong:
+        with pytest.raises(ValidationError, match=name):
+            simulator.GeneratorOptions.model_validate({name: value})
+    right = {"first_day": "2013-01-01", "noise": 0}
+    assert simulator.GeneratorOptions.model_validate(right).first_day == dt.date(2013, 1, 1)
 
 
 def test_calendar() -> None:
     days = np.arange("2013-01-01", "2016-01-01", dtype="datetime64[D]")
     states = ["BY", "HE", "SN"]
-    codes = state_holidays(days, states)
-
-    def code(day: str) -> list[str]:
-        return codes[days == np.datetime64(day)][0].tolist()
-
-    assert code("2014-12-25") == code("2013-12-26") == ["c"] * 3
-    for good_friday, easter_monday in [("2013-03-29", "2013-04-01"), ("2014-04-18", "2014-04-21")]:
-        assert code(good_friday) == code(easter_monday) == ["b"] * 3
-    assert code("2015-04-03") == code("2015-04-06") == ["b"] * 3
-    assert code("2015-05-14") == code("2015-05-25") == code("2015-06-04") == ["a"] * 3
-    assert code("2013-01-06") == code("2015-08-15") == ["a", "0", "0"]
-    assert code("2013-11-20") == code("2014-11-19") == ["0", "0", "a"]
-    assert code("2013-10-31") == ["0", "0", "a"]
-    assert code("2015-07-15") == ["0"] * 3
-    school = school_holidays(days, states)[days == np.datetime64("2015-07-28")][0]
+    codes = simulator.state_holidays(days, states)
+    found = {str(day): "".join(row) for day, row in zip(days, codes, strict=True)}
+    expected = {
+        "ccc": ["2014-12-25", "2013-12-26"],
+        "bbb": ["2013-03-29", "2013-04-01", "2014-04-18", "2014-04-21", "2015-04-03", "2015-04-06"],  # Easter
+        "aaa": ["2015-05-14", "2015-05-25", "2015-06-04"],
+        "a00": ["2013-01-06", "2015-08-15"],
+        "00a": ["2013-11-20", "2014-11-19", "2013-10-31"],
+        "000": ["2015-07-15"],
+    }
+    assert {code: [day for day in listed if found[day] == code] for code, listed in expected.items()} == expected
+    school = simulator.school_holidays(days, states)[days == np.datetime64("2015-07-28")][0]
     assert school.tolist() == [False, True, True]
     week = np.arange("2013-01-07", "2013-01-21", dtype="datetime64[D]")
-    assert promo_days(week).tolist() == [True] * 5 + [False] * 9
+    assert simulator.promo_days(week).tolist() == [True] * 5 + [False] * 9
 
 
 def test_state_holidays_of_the_real_rows(real_data: Path) -> None:
@@ -220,13 +189,8 @@ def test_state_holidays_of_the_real_rows(real_data: Path) -> None:
     real = read(tables["train"]).join(read(tables["store_states"]), on="Store")
     days = np.arange("2013-01-01", "2015-08-01", dtype="datetime64[D]")
     states = sorted(set(real["State"]))
-    ours = pl.DataFrame(
-        {
-            "Date": np.repeat(days, len(states)),
-            "State": np.tile(states, len(days)),
-            "ours": state_holidays(days, states).ravel(),
-        }
-    )
+    keys = {"Date": np.repeat(days, len(states)), "State": np.tile(states, len(days))}
+    ours = pl.DataFrame({**keys, "ours": simulator.state_holidays(days, states).ravel()})
     joined = real.join(ours, on=["Date", "State"])
     assert joined.height == real.height
     wrong = joined.filter(pl.col("ours") != pl.col("StateHoliday"))

@@ -16,14 +16,11 @@ def test_other_frames_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_places_that_cannot_be_atomic_are_refused(tmp_path: Path) -> None:
+def test_places_that_cannot_be_atomic_and_workers_that_wrote_elsewhere_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t\.parquet: frames of Spark have to be `versioned: true`"):
         SparkFrame(filepath=f"{tmp_path}/t.parquet")
     with pytest.raises(DataError, match="in a folder that all machines see, not at memory://"):
         SparkFrame(filepath="memory://t.parquet", version=Version(None, "1"))
-
-
-def test_workers_that_wrote_elsewhere_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "_SUCCESS").touch()
     with pytest.raises(DataError, match=r"the workers of spark://a:7077 have written nothing to .*: they do not see"):
         _tidy(tmp_path, "spark://a:7077")

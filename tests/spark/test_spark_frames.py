@@ -14,10 +14,19 @@ from kedro.io.core import DatasetError, Version
 from embedline.datasets.contracts import TableContract
 from embedline.datasets.spark import SparkFrame
 from embedline.errors import DataError
-from embedline.frames.dates import add_date_parts, day_number, day_number_of, monday_of_week
-from embedline.frames.joins import lookup
-from embedline.frames.types import Date, Integer, Number, Text, typed
-from embedline.frames.windows import add_gaps, add_neighbours, add_window_sums, day_of_run, days_from_next, days_since
+from embedline.frames.days import (
+    add_date_parts,
+    add_gaps,
+    add_neighbours,
+    add_window_sums,
+    day_number,
+    day_number_of,
+    day_of_run,
+    days_from_next,
+    days_since,
+    monday_of_week,
+)
+from embedline.frames.tables import Date, Integer, Number, Text, lookup, typed
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
@@ -42,9 +51,9 @@ def test_dates_around_centuries_and_leap_years(build: Callable[[pl.DataFrame], A
     def date_parts(frame: Any) -> Any:
         day = nw.col("Date")
         frame = add_date_parts(frame).with_columns(number=day_number(day))
+        year = nw.col("Year")
         return frame.with_columns(
-            again=day_number_of(nw.col("Year"), nw.col("Month"), 1),
-            monday=monday_of_week(nw.col("Year"), nw.col("Week")),
+            again=day_number_of(year, nw.col("Month"), 1), monday=monday_of_week(year, nw.col("Week"))
         )
 
     expected = date_parts(nw.from_native(days)).to_native()
@@ -78,37 +87,28 @@ def test_windows_are_those_of_polars(build: Callable[[pl.DataFrame], Any]) -> No
     assert expected["until"].null_count() > expected["group"].value_counts()["count"].min() * 0.5  # group 2 has none
 
 
-SCHEMA = {
-    "Store": Integer(nw.Int32, minimum=1),
-    "Distance": Number(minimum=0),
-    "Date": Date(),
-    "Letter": Text(required=False, noun="one letter", pattern="[a-z]"),
-}
+SCHEMA = {"Store": Integer(nw.Int32, minimum=1), "Distance": Number(minimum=0), "Date": Date()}
+SCHEMA["Letter"] = Text(required=False, noun="one letter", pattern="[a-z]")
 GOOD = {"Store": ["1", "2"], "Distance": ["570.5", ""], "Date": ["2015-07-31", "2016-02-29"], "Letter": ["a", None]}
 
 
-def test_texts_get_their_types(build: Callable[[pl.DataFrame], Any]) -> None:
+FAULTS = [
+    ("Store", "one", "'one' is not a whole number"),
+    ("Store", "0", "'0' is not between 1 and 2147483647"),
+    ("Distance", "far", "'far' is not a number"),
+    ("Date", "2015-02-29", "'2015-02-29' is not a date"),
+    ("Letter", "ab", "'ab' is not one letter"),
+]
+
+
+def test_texts_get_their_types_and_a_fault_names_file_column_row_and_value(build) -> None:
     frame = collected(typed(build(pl.DataFrame(GOOD)), SCHEMA, file="t.csv"))
     assert frame.schema == {"Store": pl.Int32, "Distance": pl.Float32, "Date": pl.Date, "Letter": pl.String}
     assert frame.rows() == [(1, 570.5, date(2015, 7, 31), "a"), (2, None, date(2016, 2, 29), None)]
-
-
-@pytest.mark.parametrize(
-    ("column", "text", "says"),
-    [
-        ("Store", "one", "column Store, row 2: 'one' is not a whole number"),
-        ("Store", "0", "column Store, row 2: '0' is not between 1 and 2147483647"),
-        ("Distance", "far", "column Distance, row 2: 'far' is not a number"),
-        ("Date", "2015-02-29", "column Date, row 2: '2015-02-29' is not a date"),
-        ("Letter", "ab", "column Letter, row 2: 'ab' is not one letter"),
-    ],
-)
-def test_a_fault_names_file_column_row_and_value(
-    build: Callable[[pl.DataFrame], Any], column: str, text: str, says: str
-) -> None:
-    frame = build(pl.DataFrame({**GOOD, column: [GOOD[column][0], text]}))
-    with pytest.raises(DataError, match=f"^t.csv: {says}$"):
-        typed(frame, SCHEMA, file="t.csv")
+    for column, text, says in FAULTS:
+        bad = build(pl.DataFrame({**GOOD, column: [GOOD[column][0], text]}))
+        with pytest.raises(DataError, match=f"^t.csv: column {column}, row 2: {says}$"):
+            typed(bad, SCHEMA, file="t.csv")
 
 
 def test_a_lookup_names_the_key_without_a_partner(build: Callable[[pl.DataFrame], Any]) -> None:
@@ -128,7 +128,7 @@ def test_the_contract_of_a_table_holds(build: Callable[[pl.DataFrame], Any]) -> 
     for options, says in (
         ({"required": ["till"]}, "^t has no column 'till'$"),
         ({"not_null": ["shop", "sales"]}, "^t: column 'sales' has 1 missing values$"),
-        ({"unique": ["shop", "day"]}, "^t: {'shop': 2, 'day': 1} occurs more than once$"),
+        ({"unique": ["shop", "day"]}, "^t: shop 2, day 1 occurs"),
     ):
         with pytest.raises(DataError, match=says):
             TableContract("t", **options).validate(native)

@@ -11,16 +11,10 @@ from embedline.errors import DataError
 
 
 def test_settings_may_be_nested_and_of_any_plain_type() -> None:
-    settings = {
-        "spark.master": "local[*]",
-        "spark": {"executor": {"memory": "2g", "cores": 2}, "ui": {"enabled": False}},
-    }
-    assert session.flatten(settings) == {
-        "spark.master": "local[*]",
-        "spark.executor.memory": "2g",
-        "spark.executor.cores": "2",
-        "spark.ui.enabled": "false",
-    }
+    nested = {"executor": {"memory": "2g", "cores": 2}, "ui": {"enabled": False}}
+    settings = {"spark.master": "local[*]", "spark": nested}
+    flat = {"spark.executor.memory": "2g", "spark.executor.cores": "2", "spark.ui.enabled": "false"}
+    assert session.flatten(settings) == {"spark.master": "local[*]", **flat}
 
 
 @pytest.mark.parametrize(
@@ -36,13 +30,11 @@ def test_wrong_settings_are_refused(settings: dict[str, object], says: str) -> N
         session.configure(settings)
 
 
-def test_missing_pyspark_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyspark", None)
-    with pytest.raises(DataError, match=r'need PySpark: pip install "embedline\[spark\]"'):
-        session.require_spark()
-
-
-def test_missing_java_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_pyspark_and_java_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pyspark", None)
+        with pytest.raises(DataError, match=r'need PySpark: pip install "embedline\[spark\]"'):
+            session.require_spark()
     pytest.importorskip("pyspark")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(DataError, match=f"needs Java 17 or newer: JAVA_HOME is {tmp_path}, which has no bin/java"):
@@ -67,7 +59,6 @@ def test_a_run_without_java_ends_before_its_first_node(monkeypatch: pytest.Monke
 
 
 def test_spark_differs_from_base_by_its_frames_root_and_session_only() -> None:
-    names = sorted(
-        path.relative_to(PROJECT / "conf/spark").as_posix() for path in (PROJECT / "conf/spark").rglob("*.*")
-    )
+    conf = PROJECT / "conf/spark"
+    names = sorted(path.relative_to(conf).as_posix() for path in conf.rglob("*.*"))
     assert names == ["catalog/rossmann.yml", "globals.yml", "spark.yml"]

@@ -1,20 +1,16 @@
-"""Fixtures: a small corpus and small networks, interrupted trainings; each test starts from the same random state."""
+"""Fixtures: each test starts from the same random state; trainings that are killed and resumed."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import polars as pl
 import pytest
 import torch
-from small_corpus import small_ids, small_vocabulary
+from small_networks import Resume, Trained, assert_same, language_model
 
-if TYPE_CHECKING:
-    from embedline.pipelines.text.vocabulary import Vocabulary
-    from embedline.training.model_file import ModelBundle
-
-Cut = Callable[[int], AbstractContextManager[None]]
+from embedline.training import checkpoint as checkpoints
+from embedline.training import metrics as progress
+from embedline.training import train as loop
 
 
 @pytest.fixture(autouse=True)
@@ -24,55 +20,29 @@ def _same_numbers() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def vocabulary() -> "Vocabulary":
-    """Special tokens and ``word0`` to ``word19``."""
-    return small_vocabulary()
-
-
-@pytest.fixture(scope="session")
-def ids() -> pl.DataFrame:
-    """Documents in which word k is mostly followed by word k + 1; one word in each document shows its class."""
-    return small_ids()
-
-
-@pytest.fixture(scope="session")
-def language_model(ids: pl.DataFrame, vocabulary: "Vocabulary") -> "ModelBundle":
-    """Bundle of a language model, trained for one epoch."""
-    from embedline.pipelines.text.language_model import train_language_model
-    from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
-    from embedline.pipelines.text.tokenizer import TokenOptions
-
-    network = LanguageModelOptions(embedding_size=6, hidden_size=9, n_layers=2)
-    training = LanguageModelTraining(
-        batch_size=4, epochs=1, lr=0.01, bptt=10, device="cpu", precision="fp32", threads=1
-    )
-    return train_language_model(ids, vocabulary, TokenOptions(workers=1), network, training)[0]
-
-
 class Killed(BaseException):
     """Replaces a signal that ends a training."""
 
 
 @pytest.fixture
-def checkpoint_folder(tmp_path: Path) -> Path:
-    return tmp_path / "checkpoints"
+def resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Resume:
+    """Function that kills a training after so many reports of its metrics and resumes it: it ends in the same bits.
 
-
-@pytest.fixture
-def cut_off_after(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Cut:
-    """Function that makes a ``with`` block in which the training is killed after so many reports of its metrics.
-
-    There are four records of a training, so that the running loss matters to what a checkpoint holds.
+    It returns the states in the checkpoints by name, the number of steps of the whole training, and its metrics. There
+    are four records of a training, so that the running loss matters to what a checkpoint holds.
     """
-    from embedline.training import checkpoint as checkpoints
-    from embedline.training import metrics as progress
-    from embedline.training import train as loop
+    language_model()  # before anybody counts steps
+    steps: list[int] = []
+    take_step = loop.optimizer_step
+
+    def count(*arguments: Any) -> None:
+        steps.append(1)
+        take_step(*arguments)
 
     monkeypatch.setattr(loop, "RECORDS_PER_TRAINING", 4)
+    monkeypatch.setattr(loop, "optimizer_step", count)
 
-    @contextmanager
-    def cutting(reports: int) -> Iterator[None]:
+    def resume(train: Callable[[], Trained], reports: int) -> tuple[dict[str, Any], int, dict[str, Any]]:
         heard: list[int] = []
 
         def listen(*_: Any) -> None:
@@ -80,27 +50,20 @@ def cut_off_after(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> C
             if len(heard) == reports:
                 raise Killed
 
-        with (
-            progress.listening(listen),
-            checkpoints.checkpointing(checkpoint_folder, 3600.0),
-            pytest.raises(Killed),
-        ):
-            yield
+        whole, total = train(), len(steps)
+        with progress.listening(listen), checkpoints.checkpointing(tmp_path, 3600.0), pytest.raises(Killed):
+            train()
+        done = len(steps) - total
+        states = {path.stem: torch.load(path, weights_only=True)["state"] for path in sorted(tmp_path.iterdir())}
+        with checkpoints.checkpointing(tmp_path, 3600.0):
+            resumed = train()
+            assert_same(resumed, whole)
+            assert resumed[0].metrics.get("best_epoch") == whole[0].metrics.get("best_epoch")
+            assert len(steps) == 2 * total, "the steps before the end are not taken again"
+            assert_same(train(), whole)
+        assert len(steps) == 2 * total, "a training that is over is not repeated"
+        assert 0 < done <= total
+        assert sum(state["step"] for state in states.values()) == done
+        return states, total, whole[0].metrics
 
-    return cutting
-
-
-@pytest.fixture
-def n_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list with one entry for each optimiser step."""
-    from embedline.training import train as loop
-
-    steps: list[int] = []
-    real = loop.optimizer_step
-
-    def count(*arguments: Any) -> None:
-        steps.append(1)
-        real(*arguments)
-
-    monkeypatch.setattr(loop, "optimizer_step", count)
-    return steps
+    return resume

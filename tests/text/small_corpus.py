@@ -3,26 +3,24 @@
 import numpy as np
 import polars as pl
 
-from embedline.pipelines.text.preprocessing import RULES
+from embedline.pipelines.text.preprocessing import RULES, RuleName
 from embedline.pipelines.text.vocabulary import Vocabulary
 
 N_WORDS = 20
 MARKS = {"neg": 0, "pos": 1}  # words that only documents of a class hold
 
 
+def words_of(*words: str, rules: RuleName = "ulmfit") -> Vocabulary:
+    """A vocabulary of some words behind the special tokens."""
+    preset = RULES[rules]
+    ids = {name: preset.specials.index(getattr(preset, name)) for name in ("unknown", "padding")}
+    tokens = (*preset.specials, *words)
+    return Vocabulary(rules=rules, tokens=tokens, specials=preset.specials, **ids, fitted_on=("train",), min_freq=1)
+
+
 def small_vocabulary() -> Vocabulary:
     """Special tokens and ``word0`` to ``word19``."""
-    rules = RULES["ulmfit"]
-    words = (f"word{number}" for number in range(N_WORDS))
-    return Vocabulary(
-        rules="ulmfit",
-        tokens=(*rules.specials, *words),
-        specials=rules.specials,
-        unknown=rules.specials.index(rules.unknown),
-        padding=rules.specials.index(rules.padding),
-        fitted_on=("train",),
-        min_freq=1,
-    )
+    return words_of(*(f"word{number}" for number in range(N_WORDS)))
 
 
 def small_ids() -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -39,11 +40,11 @@ def together(output: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def make_layer(rate: float = RATE) -> tuple[DroppedLSTM, Tensor, tuple[Tensor, Tensor]]:
-    """A layer with weights large enough for its gates to differ, an input that requires a gradient, and a state."""
+    """A layer with weights large enough for its gates to differ, an input and a state that require a gradient."""
     layer = DroppedLSTM(WIDTH, HIDDEN, weight_dropout=rate)
     for weight in layer.parameters():
         nn.init.normal_(weight, std=0.5)
-    state = (torch.randn(ROWS, HIDDEN), torch.randn(ROWS, HIDDEN))
+    state = (torch.randn(ROWS, HIDDEN, requires_grad=True), torch.randn(ROWS, HIDDEN, requires_grad=True))
     return layer, torch.randn(STEPS, ROWS, WIDTH, requires_grad=True), state
 
 
@@ -51,34 +52,25 @@ def gradients(outputs: Tensor, wanted: list[Tensor], weighting: Tensor) -> list[
     return list(torch.autograd.grad((outputs.float() * weighting).sum(), wanted))
 
 
+def seeded(compute: Callable[[], Tensor]) -> Tensor:
+    torch.manual_seed(1)
+    return compute()
+
+
 def test_a_dropped_layer_equals_a_loop_over_the_steps_with_the_dropped_matrix_and_so_do_its_gradients() -> None:
     layer, input, state = make_layer()
     weights = [getattr(layer, name) for name in WEIGHTS]
-    torch.manual_seed(1)
-    found = together(*layer(input, state))
-    torch.manual_seed(1)
-    dropped = F.dropout(layer.weight_hh_l0, RATE)
+    found = seeded(lambda: together(*layer(input, state)))
+    dropped = seeded(lambda: F.dropout(layer.weight_hh_l0, RATE))
     expected = loop(input, *state, weights[0], dropped, *weights[2:])
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(found, loop(input, *state, *weights), atol=0.05)  # the matrix matters here
     weighting = torch.randn(found.shape)
-    ours, theirs = (gradients(outputs, [input, *weights], weighting) for outputs in (found, expected))
+    ours, theirs = (gradients(outputs, [input, *weights, *state], weighting) for outputs in (found, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert torch.equal(ours[2] == 0.0, dropped == 0.0)  # no gradient for what was dropped, some for all the rest
     assert 0.2 < (dropped == 0.0).float().mean() < 0.6
-
-
-def test_gradients_reach_the_state_that_it_reads_on_from() -> None:
-    layer, input, (h, c) = make_layer()
-    h.requires_grad_()
-    c.requires_grad_()
-    torch.manual_seed(1)
-    found = together(*layer(input, (h, c)))
-    torch.manual_seed(1)
-    weights = [getattr(layer, name) for name in WEIGHTS]
-    expected = loop(input, h, c, weights[0], F.dropout(layer.weight_hh_l0, RATE), *weights[2:])
-    weighting = torch.randn(found.shape)
-    torch.testing.assert_close(gradients(found, [h, c], weighting), gradients(expected, [h, c], weighting))
+    assert not torch.equal(together(*layer(input, state)), found)  # each call drops anew
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -94,45 +86,37 @@ def test_weights_are_as_they_were_and_the_module_can_be_copied_after_a_forward_a
     layer, input, state = make_layer()
     before = copy.deepcopy(layer.state_dict())
     together(*layer(input, state)).sum().backward()
-    assert list(layer.state_dict()) == list(before) == WEIGHTS
+    assert list(layer.state_dict()) == [name for name, _ in layer.named_parameters()] == WEIGHTS
     assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
-    assert [name for name, _ in layer.named_parameters()] == WEIGHTS
     twin = copy.deepcopy(layer)
     assert twin.weight_hh_l0 is not layer.weight_hh_l0
     assert torch.equal(together(*twin.eval()(input, state)), together(*layer.eval()(input, state)))
 
 
-def test_each_call_drops_anew() -> None:
-    layer, input, state = make_layer()
-    assert not torch.equal(layer(input, state)[0], layer(input, state)[0])
-
-
 def test_bfloat16_stays_close_to_float32() -> None:
     layer, input, state = make_layer()
     weights = [getattr(layer, name) for name in WEIGHTS]
-
-    torch.manual_seed(1)
-    exact = together(*layer(input, state))
-    torch.manual_seed(1)
+    exact = seeded(lambda: together(*layer(input, state)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output, (h, c) = layer(input, state)
-    low = torch.cat([output.float(), h[None].float(), c[None].float()])
+        torch.manual_seed(1)
+        output, after = layer(input, state)
+    low = together(output.float(), tuple(tensor.float() for tensor in after))
     assert output.dtype == torch.bfloat16
     # A bfloat16 has 8 bits: 2^-8 = 0.004 for each rounding, of values up to 2, a few times over 7 steps.
     torch.testing.assert_close(low, exact, rtol=0.0, atol=0.03)
     weighting = torch.randn(exact.shape)
-    for ours, theirs in zip(
-        gradients(low, [input, *weights], weighting), gradients(exact, [input, *weights], weighting), strict=True
-    ):
+    for ours, theirs in zip(*(gradients(each, [input, *weights], weighting) for each in (low, exact)), strict=True):
         assert ours.dtype == torch.float32
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
 
 
-def test_one_mask_of_a_sequence_holds_for_all_its_steps() -> None:
-    dropout, input = SequenceDropout(0.3), torch.randn(STEPS, 4, 50)
+def test_one_mask_of_a_sequence_holds_for_all_its_steps_and_scales_the_gradient_too() -> None:
+    dropout, input = SequenceDropout(0.3), torch.randn(STEPS, 4, 50, requires_grad=True)
     output = dropout(input)
     kept = output[0] != 0
     torch.testing.assert_close(output, torch.where(kept, input / 0.7, 0.0))  # constant over time, scaled
+    (gradient,) = torch.autograd.grad(output.sum(), input)
+    torch.testing.assert_close(gradient, torch.where(kept, 1 / 0.7, 0.0).expand_as(input))
     assert len({tuple(row.tolist()) for row in kept}) == 4  # each sequence has a mask of its own
     assert not torch.equal(dropout(input), output)  # a new one at each call
     assert torch.equal(dropout.eval()(input), input)
@@ -144,14 +128,9 @@ def test_the_fraction_that_is_dropped_is_the_rate_and_the_mean_is_kept() -> None
     deviation = math.sqrt(0.3 * 0.7 / 100_000)  # steps share their mask: 1000 sequences x 100 features
     assert abs((output == 0).double().mean().item() - 0.3) < 4 * deviation
     assert output.mean().item() == pytest.approx(1.0, abs=4 * deviation / 0.7)
-
-
-def test_a_sequences_mask_scales_its_gradient_too() -> None:
-    input = torch.randn(STEPS, ROWS, WIDTH, requires_grad=True)
-    output = SequenceDropout(0.5)(input)
-    output.sum().backward()
-    assert input.grad is not None
-    torch.testing.assert_close(input.grad, torch.where(output != 0, 2.0, 0.0))
+    words = embed(torch.arange(100_000), torch.ones(100_000, 1), rate=0.3)
+    assert words.mean().item() == pytest.approx(1.0, abs=4 * deviation / 0.7)
+    assert words.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
 
 
 def test_a_dropped_word_vanishes_wherever_it_stands() -> None:
@@ -168,20 +147,12 @@ def test_a_dropped_word_vanishes_wherever_it_stands() -> None:
 
 def test_dropping_words_equals_dropping_rows_of_the_table_and_so_does_the_gradient() -> None:
     table, ids = torch.randn(30, 5, requires_grad=True), torch.randint(30, (6, 20))
-    torch.manual_seed(1)
-    found = embed(ids, table, rate=0.3)
-    torch.manual_seed(1)
-    mask = torch.empty(30).bernoulli_(0.7) / 0.7
+    found = seeded(lambda: embed(ids, table, rate=0.3))
+    mask = seeded(lambda: torch.empty(30).bernoulli_(0.7)) / 0.7
     expected = F.embedding(ids, table * mask[:, None])
     torch.testing.assert_close(found, expected)
     weighting = torch.randn(found.shape)
     torch.testing.assert_close(gradients(found, [table], weighting), gradients(expected, [table], weighting))
-
-
-def test_dropping_words_keeps_the_mean() -> None:
-    found = embed(torch.arange(100_000), torch.ones(100_000, 1), rate=0.3)
-    assert found.mean().item() == pytest.approx(1.0, abs=4 * math.sqrt(0.3 / 0.7 / 100_000))
-    assert found.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
 
 
 def stacked(depth: int) -> tuple[list[DroppedLSTM], State]:
@@ -192,9 +163,7 @@ def stacked(depth: int) -> tuple[list[DroppedLSTM], State]:
 class Marked(SequenceDropout):
     """Adds 1 instead of dropout, and counts its calls."""
 
-    def __init__(self) -> None:
-        super().__init__(0.5)
-        self.calls = 0
+    calls = 0
 
     def forward(self, input: Tensor) -> Tensor:
         self.calls += 1
@@ -204,38 +173,29 @@ class Marked(SequenceDropout):
 @pytest.mark.parametrize("depth", [1, 3])
 def test_layers_are_stacked_with_dropout_between_them_and_not_after_the_last(depth: int) -> None:
     layers, state = stacked(depth)
-    input, dropout = torch.randn(STEPS, ROWS, WIDTH), Marked()
+    input, dropout = torch.randn(STEPS, ROWS, WIDTH), Marked(0.5)
     output, states = run_layers(layers, input, state, dropout)
     expected, kept = input, []
     for place, (layer, before) in enumerate(zip(layers, state, strict=True)):
         expected, after = layer(expected + 1.0 if place else expected, before)
-        kept.append(after)
+        kept.append(torch.stack(after))
     assert torch.equal(output, expected)
     assert dropout.calls == depth - 1
-    assert len(states) == depth
-    for ours, theirs in zip(states, kept, strict=True):
-        assert torch.equal(torch.stack(ours), torch.stack(theirs))
-
-
-def test_a_state_for_another_number_of_layers_is_refused() -> None:
-    layers, state = stacked(3)
+    assert torch.equal(torch.stack([torch.stack(after) for after in states]), torch.stack(kept))
     with pytest.raises(ValueError, match="shorter"):
-        run_layers(layers, torch.randn(STEPS, ROWS, WIDTH), state[:2], SequenceDropout(0.0))
+        run_layers(layers, input, state[:-1], dropout)
 
 
 @pytest.mark.parametrize("rows", [torch.tensor([2, 0, 2, 2]), slice(0, 2)])
 def test_rows_of_a_state_may_repeat_and_be_left_out(rows: Tensor | slice) -> None:
     _, state = stacked(2)
     for before, after in zip(state, select_rows(state, rows), strict=True):
-        assert torch.equal(after[0], before[0][rows])
-        assert torch.equal(after[1], before[1][rows])
+        assert torch.equal(torch.stack(after), torch.stack(before)[:, rows])
 
 
 def test_a_detached_state_has_the_values_and_no_past() -> None:
     layers, state = stacked(2)
     _, after = run_layers(layers, torch.randn(STEPS, ROWS, WIDTH), state, SequenceDropout(0.0))
-    assert all(tensor.requires_grad for layer in after for tensor in layer)
     for ours, theirs in zip(detached(after), after, strict=True):
-        for value, source in zip(ours, theirs, strict=True):
-            assert torch.equal(value, source)
-            assert not value.requires_grad
+        assert torch.equal(torch.stack(ours), torch.stack(theirs))
+        assert [tensor.requires_grad for tensor in (*theirs, *ours)] == [True, True, False, False]

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from small_networks import same_rates
 
 from embedline.pipelines.text.classifier import TextClassifier
 from embedline.pipelines.text.classifier_batches import (
@@ -19,7 +20,7 @@ from embedline.pipelines.text.classifier_batches import (
     pad,
 )
 from embedline.pipelines.text.lm_batches import Corpus
-from embedline.pipelines.text.options import EncoderOptions, Rates, StageTraining
+from embedline.pipelines.text.options import EncoderOptions, StageTraining
 
 CPU = torch.device("cpu")
 
@@ -45,12 +46,7 @@ def test_documents_are_padded_at_the_end() -> None:
 @pytest.mark.parametrize(
     ("n_documents", "batch_size", "sizes"),
     [
-        (100, 7, {6: 5, 7: 10}),
-        (98, 7, {7: 14}),
-        (3, 7, {3: 1}),
-        (7, 7, {7: 1}),
-        (8, 7, {4: 2}),
-        (5, 1, {1: 5}),
+        *((100, 7, {6: 5, 7: 10}), (98, 7, {7: 14}), (3, 7, {3: 1}), (7, 7, {7: 1}), (8, 7, {4: 2}), (5, 1, {1: 5})),
         (711, 7, {6: 3, 7: 99}),  # more than a pool
     ],
 )
@@ -62,25 +58,19 @@ def test_every_document_comes_once_in_batches_of_like_sizes(
     assert sorted(np.concatenate(batches).tolist()) == list(range(n_documents))
 
 
-def test_lengths_fall_within_a_batch_and_the_longest_document_comes_first() -> None:
-    lengths = make_lengths(1000)
+def test_a_batch_has_documents_of_like_length_and_the_longest_comes_first() -> None:
+    lengths = make_lengths(2000)
     batches = batches_by_length(lengths, 8, numbers())
     assert all((np.diff(lengths[batch]) <= 0).all() for batch in batches)
-    assert lengths[batches[0][0]] == max(lengths[batch[0]] for batch in batches)
-    firsts = [int(lengths[batch[0]]) for batch in batches[1:]]
-    assert firsts != sorted(firsts, reverse=True)  # the others are shuffled
-
-
-def test_documents_of_a_batch_are_of_like_length_and_little_is_padded() -> None:
-    lengths = make_lengths(2000)
+    firsts = [int(lengths[batch[0]]) for batch in batches]
+    assert firsts[0] == max(firsts)
+    assert firsts[1:] != sorted(firsts[1:], reverse=True)  # the others are shuffled
 
     def padded(batches: list[NDArray[np.int64]]) -> float:
-        read = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-        return 1.0 - sum(int(lengths[batch].sum()) for batch in batches) / read
+        return 1.0 - lengths.sum() / sum(len(batch) * int(lengths[batch].max()) for batch in batches)
 
-    at_random = np.random.default_rng(0).permutation(2000).reshape(-1, 8)
-    assert padded(list(at_random)) > 0.4
-    assert padded(batches_by_length(lengths, 8, numbers())) < 0.08
+    assert padded(list(np.random.default_rng(0).permutation(2000).reshape(-1, 8))) > 0.4
+    assert padded(batches) < 0.08
 
 
 def test_each_pool_is_sorted_on_its_own() -> None:
@@ -120,8 +110,7 @@ def make_task(n_documents: int = 12, **changes: Any) -> tuple[ClassifierBatches,
 
 
 def make_network() -> TextClassifier:
-    rates = Rates(input=0.0, embedding=0.0, weight=0.0, hidden=0.0, output=0.0)
-    encoder = EncoderOptions(embedding_size=4, hidden_size=6, n_layers=2, rates=rates)
+    encoder = EncoderOptions(embedding_size=4, hidden_size=6, n_layers=2, rates=same_rates(0.0))
     return TextClassifier(30, encoder, layers=(5,), head_rates=(0.0, 0.0), n_classes=3, bptt=6, max_tokens=10)
 
 

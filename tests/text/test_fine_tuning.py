@@ -1,8 +1,5 @@
-"""A classifier from a language model's bundle to predictions: initial weights, training, bundle, errors."""
+"""From a language model's bundle to a classifier: embedding, stages, early stopping, ensembles, range test, resume."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,77 +7,88 @@ import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from small_corpus import words_of
+from small_networks import (
+    ALL,
+    CLASSES,
+    CLASSIFIER,
+    HEAD,
+    IDS,
+    VOCABULARY,
+    Resume,
+    alone,
+    assert_same,
+    classifier,
+    classifier_training,
+    different,
+    language_model,
+    pair,
+    train_classes,
+)
 
 from embedline.errors import DataError
 from embedline.pipelines.text import fine_tuning
-from embedline.pipelines.text.classifier import class_probabilities, load_classifier, predict_split
-from embedline.pipelines.text.classifier_batches import pad
+from embedline.pipelines.text.classifier import predict_split
 from embedline.pipelines.text.evaluation import class_codes
-from embedline.pipelines.text.fine_tuning import train_classifier
-from embedline.pipelines.text.language_model import load_language_model
-from embedline.pipelines.text.lm_batches import Corpus
-from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining
+from embedline.pipelines.text.fine_tuning import find_classifier_rate, match_embedding
+from embedline.pipelines.text.options import ClassifierOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
-from embedline.training import checkpoint as checkpoints
 from embedline.training import optimizer as schedules
-from embedline.training.checkpoint import Record
+from embedline.training.lr_finder import RangeTest
 from embedline.training.model_file import ModelBundle
+from embedline.training.options import FinderOptions
 
-CLASSES = ["neg", "pos"]
-NETWORK = ClassifierOptions(layers=(5,), bptt=6, max_tokens=12)
-HEAD, ALL = {"unfrozen": 1, "epochs": 1, "lr": 0.02}, {"unfrozen": None, "epochs": 2, "lr": 0.01}
-
-Trained = tuple[ModelBundle, list[Record]]
-Train = Callable[..., Trained]
+TWO = {"seeds": [42, 43], "weights": [3, 1]}
 
 
-@pytest.fixture(scope="module")
-def train(ids: pl.DataFrame, vocabulary: Vocabulary, language_model: ModelBundle) -> Train:
-    def train(*, network: ClassifierOptions = NETWORK, documents: pl.DataFrame = ids, **changes: Any) -> Trained:
-        values = {"batch_size": 6, "stages": [HEAD, ALL], "device": "cpu", "precision": "fp32", "threads": 1}
-        training = ClassifierTraining.model_validate({**values, **changes})
-        return train_classifier(documents, vocabulary, CLASSES, language_model, network, training)
-
-    return train
-
-
-@pytest.fixture(scope="module")
-def trained(train: Train) -> Trained:
-    return train()
+def test_rows_of_the_embedding_go_by_word_and_unknown_words_get_the_mean() -> None:
+    known, wanted = words_of("a", "b", "c"), words_of("c", "new", "a", "other")
+    weights = torch.randn(len(known), 4)
+    kept = weights.clone()
+    matched = match_embedding(weights, known, wanted)
+    n, mean = len(known.specials), weights.mean(0)
+    expected = torch.cat([weights[:n], torch.stack([weights[n + 2], mean, weights[n], mean])])
+    torch.testing.assert_close(matched, expected)
+    assert torch.equal(weights, kept)
+    assert torch.equal(match_embedding(weights, known, known), weights)
 
 
-def assert_same(first: Trained, second: Trained) -> None:
-    ours, theirs = first[0].weights, second[0].weights
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    assert first[1] == second[1]
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        (words_of("a", "b", rules="dl1"), r"'dl1', .* 'ulmfit': set tokens\.rules to 'dl1'$"),
+        (words_of("b", "c"), r"0\.0% .* 100 words"),
+    ],
+)
+def test_a_vocabulary_of_other_rules_or_of_another_corpus_is_refused(known: Vocabulary, message: str) -> None:
+    wanted = words_of(*(f"x{number}" for number in range(100)))
+    with pytest.raises(DataError, match=message):
+        match_embedding(torch.randn(len(known), 4), known, wanted)
 
 
-def test_the_first_stage_trains_the_head_alone_upon_the_language_models_encoder(
-    train: Train, language_model: ModelBundle
+def encoder_of(bundle: ModelBundle, member: int = 0) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in bundle.member(member).items() if name.startswith("encoder.")}
+
+
+@pytest.mark.parametrize(
+    ("stages", "frozen"),
+    [
+        ([HEAD], ["embedding", "layers"]),
+        ([HEAD, {"unfrozen": 2, "epochs": 1, "lr": 0.01}], ["embedding", "layers.0"]),
+        ([HEAD, {"unfrozen": 3, "epochs": 1, "lr": 0.01}], ["embedding"]),
+        ([HEAD, {"unfrozen": 4, "epochs": 1, "lr": 0.01}], []),
+        ([HEAD, ALL], []),
+    ],
+)
+def test_each_stage_trains_as_many_groups_as_it_says_upon_the_language_models_encoder(
+    stages: list[dict[str, Any]], frozen: list[str]
 ) -> None:
-    bundle, _ = train(stages=[HEAD])
-    encoder = {name: tensor for name, tensor in bundle.member(0).items() if name.startswith("encoder.")}
-    assert encoder.keys() == {name for name in language_model.weights if name.startswith("encoder.")}
-    assert all(torch.equal(tensor, language_model.weights[name]) for name, tensor in encoder.items())
-    later, _ = train()
-    assert not any(torch.equal(later.member(0)[name], tensor) for name, tensor in encoder.items())
+    start = {name: tensor for name, tensor in language_model().weights.items() if name.startswith("encoder.")}
+    trained = different(encoder_of(train_classes(stages=stages)[0]), start)
+    assert trained == [name for name in start if not name.startswith(tuple(f"encoder.{group}." for group in frozen))]
 
 
-@pytest.mark.parametrize(("unfrozen", "frozen"), [(2, ["embedding", "layers.0"]), (3, ["embedding"]), (4, [])])
-def test_each_stage_unfreezes_as_many_groups_as_it_says(
-    unfrozen: int, frozen: list[str], train: Train, language_model: ModelBundle
-) -> None:
-    bundle, _ = train(stages=[HEAD, {"unfrozen": unfrozen, "epochs": 1, "lr": 0.01}])
-    for name, tensor in language_model.weights.items():
-        if name.startswith("encoder."):
-            same = torch.equal(bundle.member(0)[name], tensor)
-            assert same is name.startswith(tuple(f"encoder.{group}." for group in frozen)), name
-
-
-def test_each_stage_has_its_own_order_of_documents_and_rates_by_layer(
-    train: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_stage_has_its_own_order_of_documents_and_rates_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, list[float]]] = []
     real = fine_tuning.train
 
@@ -89,209 +97,188 @@ def test_each_stage_has_its_own_order_of_documents_and_rates_by_layer(
         return real(*arguments, **settings)
 
     monkeypatch.setattr(fine_tuning, "train", spy)
-    train(rate_decay=2.0, seeds=[7])
+    train_classes(rate_decay=2.0, seeds=[7])
     assert seen == [(7, [0.125, 0.25, 0.5, 1.0]), (8, [0.125, 0.25, 0.5, 1.0])]  # embedding, two layers, head
 
 
-def test_the_classifier_has_the_sizes_of_the_language_model_and_dropout_of_its_own(
-    trained: Trained, language_model: ModelBundle
-) -> None:
-    config = trained[0].config
-    sizes = ("embedding_size", "hidden_size", "n_layers")
-    assert {name: config["encoder"][name] for name in sizes} == dict(zip(sizes, (6, 9, 2), strict=True))
-    assert config["encoder"]["rates"] == NETWORK.rates().model_dump() != language_model.config["encoder"]["rates"]
+def test_the_classifier_has_the_sizes_of_the_language_model_and_dropout_of_its_own() -> None:
+    config, start = classifier()[0].config, language_model().config["encoder"]
+    assert config["encoder"] == start | {"rates": CLASSIFIER.rates().model_dump()} != start
+    assert (config["encoder"]["embedding_size"], config["encoder"]["hidden_size"]) == (6, 9)
     assert (config["bptt"], config["max_tokens"], config["layers"], config["n_classes"]) == (6, 12, [5], 2)
 
 
-def test_the_history_goes_through_the_stages_each_with_a_schedule_of_its_own(trained: Trained) -> None:
-    _, history = trained
-    assert [(record["stage"], record["step"]) for record in history] == [
-        *((0, step) for step in range(1, 5)),
-        *((1, step) for step in range(1, 9)),
-    ]
-    training = ClassifierTraining.model_validate({"batch_size": 6, "stages": [HEAD, ALL]})
-    for place, n_steps in ((0, 4), (1, 8)):
-        options = training.of_stage(training.stages[place])
+def test_the_history_goes_through_the_stages_each_with_a_schedule_of_its_own() -> None:
+    _, history = classifier()
+    steps = {0: 4, 1: 8}
+    assert [(r["stage"], r["step"]) for r in history] == [(s, step) for s in steps for step in range(1, steps[s] + 1)]
+    training = classifier_training()
+    for stage, n_steps in steps.items():
+        options = training.of_stage(training.stages[stage])
         rates = [schedules.learning_rate(options, step / n_steps) for step in range(n_steps)]
-        assert [record["lr"] for record in history if record["stage"] == place] == pytest.approx(rates)
+        assert [record["lr"] for record in history if record["stage"] == stage] == pytest.approx(rates)
     assert [(r["stage"], r["epoch"]) for r in history if "accuracy" in r] == [(0, 1.0), (1, 1.0), (1, 2.0)]
 
 
-def test_the_metrics_are_those_of_the_stored_network_on_the_validation_split(
-    trained: Trained, ids: pl.DataFrame, language_model: ModelBundle
-) -> None:
-    bundle, history = trained
-    held_out = ids.filter(pl.col("split") == "validation")
-    found = predict_split(ids, bundle, split="validation")
-    truth = torch.from_numpy(class_codes(held_out, CLASSES))
-    logs = torch.from_numpy(found.select("p_neg", "p_pos").to_numpy()).log()
-    assert history[-1]["validation_loss"] == pytest.approx(F.nll_loss(logs, truth).item(), rel=1e-6)
-    assert history[-1]["accuracy"] == (found["predicted"] == found["label"]).mean()
-    assert bundle.metrics["validation_loss"] == history[-1]["validation_loss"]
-    assert bundle.metrics["validation_accuracy"] == history[-1]["accuracy"]
-    assert (bundle.metrics["documents"], bundle.metrics["epochs"]) == (24, 3)
-    assert bundle.metrics["language_model"] == language_model.metrics
+def probabilities(bundle: ModelBundle, split: str = "test") -> np.ndarray:
+    return predict_split(IDS, bundle, split=split).select("p_neg", "p_pos").to_numpy()
 
 
-def test_it_learns_the_words_that_tell_the_class(train: Train, ids: pl.DataFrame) -> None:
+def measure(bundle: ModelBundle) -> tuple[float, float]:
+    """Loss and accuracy on the validation documents, from the stored networks' predictions."""
+    found = torch.from_numpy(probabilities(bundle, "validation"))
+    truth = torch.from_numpy(class_codes(IDS.filter(pl.col("split") == "validation"), CLASSES))
+    return F.nll_loss(found.log(), truth).item(), (found.argmax(1) == truth).double().mean().item()
+
+
+@pytest.mark.parametrize(("train", "members"), [(classifier, 1), (pair, 2)])
+def test_the_metrics_are_those_of_the_stored_networks_on_the_validation_split(train: Any, members: int) -> None:
+    bundle, history = train()
+    loss, accuracy = measure(bundle)
+    assert bundle.metrics["validation_loss"] == pytest.approx(loss, rel=1e-6)
+    assert bundle.metrics["validation_accuracy"] == accuracy
+    counts = [bundle.metrics[name] for name in ("members", "epochs", "documents")]
+    assert counts == [members, 3 * members, 24]
+    assert bundle.metrics["language_model"] == language_model().metrics
+    ends = [record for record in history if "accuracy" in record and record["stage"] == 1 and record["epoch"] == 2.0]
+    if members == 1:
+        assert (ends[0]["validation_loss"], ends[0]["accuracy"]) == (bundle.metrics["validation_loss"], accuracy)
+    else:
+        assert bundle.metrics["validation_loss"] not in [record["validation_loss"] for record in ends]
+
+
+def test_it_learns_the_words_that_tell_the_class() -> None:
     stages = [HEAD, {"unfrozen": None, "epochs": 40, "lr": 0.05}]
     network = ClassifierOptions(layers=(5,), bptt=6, max_tokens=1000, drop_mult=0.0, head_dropout=0.0)
-    bundle, _ = train(network=network, stages=stages, rate_decay=1.0, alpha=0.0, beta=0.0)
-    learned = predict_split(ids, bundle, split="train")
+    bundle, _ = train_classes(network=network, stages=stages, rate_decay=1.0, alpha=0.0, beta=0.0)
+    learned, unseen = (predict_split(IDS, bundle, split=split) for split in ("train", "test"))
     assert (learned["predicted"] == learned["label"]).all()
-    unseen = predict_split(ids, bundle)
     assert (unseen["predicted"] == unseen["label"]).mean() > 0.8
 
 
-def test_averaged_weights_are_those_that_are_stored_and_that_the_next_stage_starts_from(
-    train: Train, trained: Trained, ids: pl.DataFrame
-) -> None:
-    bundle, history = train(averaging={"decay": 0.5})
-    assert not torch.equal(bundle.weights["0.head.2.weight"], trained[0].weights["0.head.2.weight"])
-    found = predict_split(ids, bundle, split="validation")
-    assert history[-1]["accuracy"] == (found["predicted"] == found["label"]).mean()
-    still, _ = train(averaging={"decay": 0.5}, stages=[HEAD, {"unfrozen": 1, "epochs": 1, "lr": 1e-12}])
-    once, _ = train(averaging={"decay": 0.5}, stages=[HEAD])  # as the second stage hardly moves
-    torch.testing.assert_close(still.weights["0.head.2.weight"], once.weights["0.head.2.weight"], rtol=0.0, atol=1e-9)
+def test_averaged_weights_are_those_that_are_stored_and_that_the_next_stage_starts_from() -> None:
+    name, averaging = "0.head.2.weight", {"decay": 0.5}
+    bundle, history = train_classes(averaging=averaging)
+    assert name in different(bundle.weights, classifier()[0].weights)
+    assert history[-1]["accuracy"] == measure(bundle)[1]
+    still, _ = train_classes(averaging=averaging, stages=[HEAD, {"unfrozen": 1, "epochs": 1, "lr": 1e-12}])
+    once, _ = train_classes(averaging=averaging, stages=[HEAD])  # as the second stage hardly moves
+    torch.testing.assert_close(still.weights[name], once.weights[name], rtol=0.0, atol=1e-9)
 
 
-def test_a_seed_gives_the_same_classifier_to_the_last_bit(train: Train, trained: Trained) -> None:
+def test_a_seed_gives_the_same_classifier_to_the_last_bit() -> None:
     torch.rand(3)  # whatever else draws from the shared numbers
-    assert_same(train(), trained)
-    assert not torch.equal(train(seeds=[43])[0].weights["0.head.2.weight"], trained[0].weights["0.head.2.weight"])
+    assert_same(train_classes(), classifier())
+    assert "0.head.2.weight" in different(train_classes(seeds=[43])[0].weights, classifier()[0].weights)
 
 
-def test_only_documents_of_the_training_part_are_learned(train: Train, trained: Trained, ids: pl.DataFrame) -> None:
-    others = ids.with_columns(
-        ids=pl.when(pl.col("split") == "train").then(pl.col("ids")).otherwise(pl.col("ids").list.reverse()),
-        label=pl.when(pl.col("split") == "test").then(pl.lit("whatever")).otherwise(pl.col("label")),
+def test_only_documents_of_the_training_part_are_learned() -> None:
+    is_train, is_test = (pl.col("split") == split for split in ("train", "test"))
+    others = IDS.with_columns(
+        ids=pl.when(is_train).then(pl.col("ids")).otherwise(pl.col("ids").list.reverse()),
+        label=pl.when(is_test).then(pl.lit("whatever")).otherwise(pl.col("label")),
     )
-    bundle, _ = train(documents=others)
-    assert all(torch.equal(tensor, trained[0].weights[name]) for name, tensor in bundle.weights.items())
-    alone, history = train(documents=ids.filter(pl.col("split") == "train"))
-    assert all(torch.equal(tensor, trained[0].weights[name]) for name, tensor in alone.weights.items())
-    assert "accuracy" not in history[-1]
-    assert "validation_accuracy" not in alone.metrics
+    alike, (bundle, history) = train_classes(others)[0], train_classes(IDS.filter(is_train))
+    for each in (alike, bundle):
+        assert different(each.weights, classifier()[0].weights) == []
+    assert not {"accuracy", "validation_accuracy"} & (history[-1].keys() | bundle.metrics.keys())
 
 
-CHANGES: list[dict[str, Any]] = [{}, {"averaging": {"decay": 0.9}, "clip_norm": 0.3, "rate_decay": 1.5}]
+def test_each_member_is_the_network_of_its_seed_alone() -> None:
+    bundle, history = pair()
+    assert {name.split(".", 1)[0] for name in bundle.weights} == {"0", "1"}
+    for member, (single, records) in enumerate(alone()):
+        assert different(bundle.member(member), single.member(0)) == []
+        assert [r for r in history if r["member"] == member] == [r | {"member": member} for r in records]
+    assert "head.2.weight" in different(bundle.member(0), bundle.member(1))
+    assert (bundle.metrics["member_weights"], alone()[0][0].metrics["member_weights"]) == ([0.75, 0.25], [1.0])
 
 
-@pytest.mark.parametrize("changes", CHANGES, ids=["plain", "all"])
+def test_probabilities_are_averaged_by_the_weights() -> None:
+    first, second = (probabilities(bundle) for bundle, _ in alone())
+    assert np.abs(first - second).max() > 1e-3
+    stored = ModelBundle.from_bytes(pair()[0].to_bytes())
+    np.testing.assert_allclose(probabilities(stored), 0.75 * first + 0.25 * second, rtol=1e-12)
+    alike, _ = train_classes(seeds=[42, 43])
+    np.testing.assert_allclose(probabilities(alike), (first + second) / 2, rtol=1e-12)
+
+
+# Rates that are far too high: the loss on the validation documents rises before the training is over.
+HASTY: dict[str, Any] = {
+    **{"early_stopping": {"patience": 1}, "schedule": "constant"},
+    "stages": [{"unfrozen": 1, "epochs": 4, "lr": 0.3}, {"unfrozen": None, "epochs": 4, "lr": 0.3}],
+}
+
+
+def test_each_stage_ends_early_and_hands_its_best_network_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[dict[str, torch.Tensor]] = []
+    real = fine_tuning.train
+
+    def spy(network: torch.nn.Module, *arguments: Any, **settings: Any) -> Any:
+        starts.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return real(network, *arguments, **settings)
+
+    monkeypatch.setattr(fine_tuning, "train", spy)
+    bundle, history = train_classes(**HASTY)
+    first, second = ([r["monitor"] for r in history if r["stage"] == stage and "monitor" in r] for stage in (0, 1))
+    assert min(first) < first[-1] and min(second) < second[-1]
+    assert bundle.metrics["epochs"] == len(first) + len(second) < 8
+    assert bundle.metrics["validation_loss"] == min(second) == pytest.approx(measure(bundle)[0], rel=1e-6)
+    once, _ = train_classes(**HASTY | {"stages": HASTY["stages"][:1]})
+    assert different(starts[1], once.member(0)) == []
+
+
+STAGES = [stage | {"lr": 0.5} for stage in HASTY["stages"]]  # the second ends early
+TOOLS = {"averaging": {"decay": 0.9}, "clip_norm": 0.3, "rate_decay": 1.5}
+ENDS = [(2, {"stage0": 2}), (5, {"stage0": 4}), (6, {"stage1": 2}), (7, {"stage1": 4}), (8, {"stage1": 4})]
+ENDS += [(9, {"stage1": 6}), (11, {"stage1": 8})]
+
+
 @pytest.mark.parametrize(
-    ("report", "stage", "step"),
-    [(2, 0, 2), (5, 0, 4), (6, 1, 2), (7, 1, 4), (8, 1, 4), (9, 1, 6), (11, 1, 8)],
+    ("changes", "reports", "last"),
+    [
+        *((changes, reports, last) for changes in ({}, TOOLS) for reports, last in ENDS),
+        *(
+            (HASTY | {"stages": STAGES, "accumulate": 3, "averaging": {"decay": 0.3}}, reports, {f"stage{stage}": None})
+            for reports, stage in ((2, 0), (5, 0), (8, 0), (9, 1), (10, 1))
+        ),
+        *(
+            (TWO, reports, {f"member{member}.stage{stage}": None})
+            for reports, member, stage in ((2, 0, 0), (9, 0, 1), (13, 1, 0), (20, 1, 1))
+        ),
+    ],
 )
-def test_cut_off_in_any_stage_and_resumed_it_ends_in_the_same_bits(
-    report: int,
-    stage: int,
-    step: int,
-    changes: dict[str, Any],
-    train: Train,
-    cut_off_after: Callable[[int], AbstractContextManager[None]],
-    checkpoint_folder: Path,
-    n_steps: list[int],
+def test_killed_in_any_stage_of_any_member_and_resumed_it_ends_in_the_same_bits(
+    changes: dict[str, Any], reports: int, last: dict[str, int | None], resume: Resume
 ) -> None:
-    whole = train(**changes)
-    total = len(n_steps)
-    assert total == 12
-    with cut_off_after(report):
-        train(**changes)
-    names = sorted(path.name for path in checkpoint_folder.iterdir())
-    assert names == [f"stage{place}.pt" for place in range(stage + 1)]
-    kept = torch.load(checkpoint_folder / names[-1], weights_only=True)["state"]
-    assert kept["step"] == step
-    n_steps.clear()
-    with checkpoints.checkpointing(checkpoint_folder, 3600.0):
-        resumed = train(**changes)
-    assert len(n_steps) == total - 4 * stage - step
-    assert_same(resumed, whole)
+    states, total, metrics = resume(lambda: train_classes(**changes), reports)
+    stages = [f"stage{stage}" for stage in (0, 1)]
+    names = [f"member{member}.{stage}" for member in (0, 1) for stage in stages] if changes is TWO else stages
+    ((name, step),) = last.items()
+    assert [*states] == names[: names.index(name) + 1]
+    assert step in (None, states[name]["step"])
+    if "accumulate" in changes:
+        assert total == 2 * metrics["epochs"] < 16  # four batches an epoch: a step of three, a step of one
+    else:
+        assert total == 4 * metrics["epochs"] == 12 * metrics["members"]
 
 
-def test_a_label_that_is_no_class_and_a_class_without_documents_are_refused(train: Train, ids: pl.DataFrame) -> None:
-    frame = pl.DataFrame({"document_id": ["a", "b", "c"], "label": ["pos", "neg", "pos"]})
-    assert class_codes(frame, CLASSES).tolist() == [1, 0, 1]
-    assert class_codes(frame, CLASSES[::-1]).tolist() == [0, 1, 0]
-    with pytest.raises(DataError, match="document 'b' has the label 'neg', which is none of the classes"):
-        class_codes(frame, ["pos", "fair"])
-    bare = frame.with_columns(label=pl.lit(None, dtype=pl.String))
-    with pytest.raises(DataError, match="document 'a' has the label None"):
-        class_codes(bare, CLASSES)
-    with pytest.raises(DataError, match="the split 'train' has no document of the class 'pos'"):
-        train(documents=ids.filter((pl.col("label") == "neg") | (pl.col("split") != "train")))
+def test_documents_that_cannot_be_learned_are_refused() -> None:
+    with pytest.raises(DataError, match=r"'train' .*'pos'"):
+        train_classes(IDS.filter((pl.col("label") == "neg") | (pl.col("split") != "train")))
+    with pytest.raises(DataError, match=r"^classifier_training\.early_stopping .* split\.validation"):
+        train_classes(IDS.filter(pl.col("split") != "validation"), early_stopping={})
 
 
-def test_a_loaded_bundle_predicts_what_the_network_did(
-    trained: Trained, ids: pl.DataFrame, vocabulary: Vocabulary
-) -> None:
-    bundle = ModelBundle.from_bytes(trained[0].to_bytes())
-    network, words, tokens, classes = load_classifier(bundle)
-    assert not network.training
-    assert (words, tokens.rules, classes) == (vocabulary, "ulmfit", CLASSES)
-    assert predict_split(ids, bundle).equals(predict_split(ids, trained[0]))
+def test_a_range_test_is_one_of_the_first_stage() -> None:
+    def find(**changes: Any) -> RangeTest:
+        finder, training = FinderOptions(low=1e-4, high=10.0, steps=40), classifier_training(**changes)
+        return find_classifier_rate(IDS, VOCABULARY, CLASSES, language_model(), CLASSIFIER, training, finder)
 
-
-def test_bundles_of_the_other_kind_are_refused(trained: Trained, language_model: ModelBundle) -> None:
-    with pytest.raises(DataError, match="the model bundle is of the kind 'language_model', not 'text_classifier'"):
-        load_classifier(language_model)
-    with pytest.raises(DataError, match="the model bundle is of the kind 'text_classifier', not 'language_model'"):
-        load_language_model(trained[0])
-
-
-def test_predictions_name_the_most_probable_class_of_each_document_in_its_order(
-    trained: Trained, ids: pl.DataFrame
-) -> None:
-    documents = ids.filter(pl.col("split") == "test")
-    found = predict_split(ids, trained[0])
-    assert found.columns == ["document_id", "label", "predicted", "confidence", "p_neg", "p_pos"]
-    assert found.schema["p_pos"] == found.schema["confidence"] == pl.Float64
-    assert found.select("document_id", "label").equals(documents.select("document_id", "label"))
-    network, *_ = load_classifier(trained[0])
-    for row, document in zip(found.iter_rows(named=True), documents.get_column("ids"), strict=True):
-        tokens, lengths = pad([document.to_numpy()], torch.device("cpu"))
-        with torch.no_grad():
-            expected = F.softmax(network(tokens, lengths).double(), dim=1)[0].tolist()
-        assert [row["p_neg"], row["p_pos"]] == pytest.approx(expected, rel=1e-5)
-        assert row["confidence"] == max(row["p_neg"], row["p_pos"])
-        assert row["predicted"] == CLASSES[int(row["p_pos"] > row["p_neg"])]
-    shuffled = ids.sample(fraction=1.0, shuffle=True, seed=1)
-    again = predict_split(shuffled, trained[0]).sort("document_id")
-    assert again["p_pos"].to_list() == pytest.approx(found.sort("document_id")["p_pos"].to_list(), rel=1e-5)
-
-
-def test_a_split_without_documents_cannot_be_predicted(trained: Trained, ids: pl.DataFrame) -> None:
-    with pytest.raises(DataError, match="no document is in the split"):
-        predict_split(ids.filter(pl.col("split") != "test"), trained[0])
-
-
-def test_ids_of_another_vocabulary_are_refused(trained: Trained, ids: pl.DataFrame) -> None:
-    foreign = ids.with_columns(ids=pl.col("ids").list.eval(pl.element() + 9))
-    with pytest.raises(
-        DataError, match=r"has the token id \d+, but the model knows 29: the ids were made with another"
-    ):
-        predict_split(foreign, trained[0])
-
-
-def test_probabilities_do_not_depend_on_the_documents_beside(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, *_ = load_classifier(trained[0])
-    numbers = np.random.default_rng(0)
-    documents = [numbers.integers(0, 29, length) for length in (1, 40, 6, 7, 12, 13, 3, 25, 5)]
-    expected = np.concatenate([class_probabilities(network, [document]) for document in documents])
-    assert (expected.shape, expected.dtype) == ((9, 2), np.float64)
-    assert expected.sum(1) == pytest.approx(np.ones(9))
-    assert len(np.unique(expected[:, 0].round(6))) == 9
-    for batch_size in (1, 2, 4, 64):
-        monkeypatch.setattr("embedline.pipelines.text.classifier.PREDICT_DOCUMENTS", batch_size)
-        for order in (np.arange(9), numbers.permutation(9)):
-            found = class_probabilities(network, [documents[place] for place in order])
-            np.testing.assert_allclose(found, expected[order], rtol=1e-5)
-    corpus = Corpus(np.concatenate(documents).astype(np.uint16), np.cumsum([0, *map(len, documents)]))
-    np.testing.assert_allclose(class_probabilities(network, corpus), expected, rtol=1e-5)
-    np.testing.assert_allclose(class_probabilities(network.train(), corpus), expected, rtol=1e-5)  # no dropout
-
-
-def test_a_document_without_a_token_is_no_document(trained: Trained) -> None:
-    network, *_ = load_classifier(trained[0])
-    with pytest.raises(ValueError, match="a document has no token"):
-        class_probabilities(network, [np.array([2, 3]), np.array([], dtype=np.int64)])
-    assert class_probabilities(network, []).shape == (0, 2)
+    test = find()
+    assert test.losses[0] == pytest.approx(classifier()[1][0]["train_loss"])
+    assert test.suggestion in test.rates
+    assert find(stages=[HEAD]) == test
+    whole = find(stages=[ALL])
+    assert whole.losses[0] == test.losses[0] and whole.losses[1:] != test.losses[1:]
+    assert find(seeds=[43, 42]).losses[0] != test.losses[0]

@@ -1,24 +1,26 @@
 """The language model: its layers, its penalties computed by hand, its tied weights, and that it can overfit."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
+from small_networks import same_rates
 from torch import Tensor, nn
 
 from embedline.pipelines.text.awd_lstm import EMBEDDING_RANGE, Encoder, State
 from embedline.pipelines.text.language_model import LanguageModel, activation_penalty, temporal_penalty
-from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, Rates
+from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, Preset, Rates
 from embedline.training.optimizer import average_weights
 
 V, E, H = 20, 6, 9
-NONE = Rates(input=0.0, embedding=0.0, weight=0.0, hidden=0.0, output=0.0)
+NONE = same_rates(0.0)
 SOME = Rates(input=0.3, embedding=0.2, weight=0.4, hidden=0.25, output=0.35)
 
 
-def make_model(rates: Rates = NONE, *, bias: bool = True, n_layers: int = 3) -> LanguageModel:
-    options = EncoderOptions(embedding_size=E, hidden_size=H, n_layers=n_layers, rates=rates)
+def make_model(rates: Rates = NONE, *, bias: bool = True) -> LanguageModel:
+    options = EncoderOptions(embedding_size=E, hidden_size=H, n_layers=3, rates=rates)
     return LanguageModel(V, options, decoder_bias=bias)
 
 
@@ -31,18 +33,19 @@ def flat(state: State) -> list[Tensor]:
     return [tensor for layer in state for tensor in layer]
 
 
+def preset_model(preset: Preset, vocabulary_size: int) -> LanguageModel:
+    options = LanguageModelOptions(preset=preset)
+    with torch.device("meta"):
+        return LanguageModel(vocabulary_size, options.encoder(), decoder_bias=options.has_bias)
+
+
 def test_the_number_of_weights_is_the_originals() -> None:
     # fastai v2's AWD-LSTM has 44,333,280 with 60,000 words, 400 wide, 1152 hidden; the layers as counted there.
-    options = LanguageModelOptions(preset="ulmfit")
-    with torch.device("meta"):
-        model = LanguageModel(60_000, options.encoder(), decoder_bias=options.has_bias)
+    model = preset_model("ulmfit", 60_000)
     assert sum(p.numel() for p in model.parameters()) == 44_333_280
     layers = [sum(p.numel() for p in layer.parameters()) for layer in model.encoder.layers]
     assert layers == [4 * 1152 * (400 + 1152 + 2), 4 * 1152 * (1152 + 1152 + 2), 4 * 400 * (1152 + 400 + 2)]
-    with torch.device("meta"):
-        lesson = LanguageModelOptions(preset="dl1")
-        model = LanguageModel(34_945, lesson.encoder(), decoder_bias=lesson.has_bias)
-    assert model.decoder.bias is None
+    assert preset_model("dl1", 34_945).decoder.bias is None
 
 
 def test_it_starts_as_in_the_paper() -> None:
@@ -56,9 +59,9 @@ def test_it_starts_as_in_the_paper() -> None:
         assert all(0.9 / hidden**0.5 < p.abs().max() <= 1 / hidden**0.5 for p in layer.parameters() if p.ndim > 1)
 
 
-def test_in_evaluation_it_is_the_plain_stack_of_layers() -> None:
+def test_in_evaluation_it_is_the_plain_stack_of_layers_and_carries_its_state() -> None:
     model = make_model(SOME).eval()
-    ids, _ = make_batch()
+    ids, _ = make_batch(steps=14)
     hidden, state = model(ids, model.start(4))
     vectors, kept = F.embedding(ids, model.encoder.embedding.weight), []
     for before, after, layer in zip((E, H, H), (H, H, E), model.encoder.layers, strict=True):
@@ -69,16 +72,10 @@ def test_in_evaluation_it_is_the_plain_stack_of_layers() -> None:
     torch.testing.assert_close(hidden, vectors)
     torch.testing.assert_close(flat(state), kept)
     torch.testing.assert_close(model.logits(hidden), hidden @ model.encoder.embedding.weight.t() + model.decoder.bias)
-
-
-def test_two_halves_with_the_state_between_them_equal_the_whole() -> None:
-    model = make_model(SOME).eval()
-    ids, _ = make_batch(steps=14)
-    whole, end = model(ids, model.start(4))
     first, between = model(ids[:, :7], model.start(4))
-    second, after = model(ids[:, 7:], between)
-    torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
-    torch.testing.assert_close(flat(after), flat(end))
+    second, end = model(ids[:, 7:], between)
+    torch.testing.assert_close(torch.cat([first, second], dim=1), hidden)
+    torch.testing.assert_close(flat(end), kept)
     lost, _ = model(ids[:, 7:], model.start(4))
     assert (lost - second).abs().max() > 1e-3  # the state matters
 
@@ -90,11 +87,10 @@ def test_each_place_drops_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> No
     assert model.encoder.hidden_dropout.rate == SOME.hidden
     assert model.output_dropout.rate == SOME.output
     seen: list[float] = []
-    real = F.embedding
 
     def spy(ids: Tensor, table: Tensor, *, rate: float) -> Tensor:
         seen.append(rate)
-        return real(ids, table)
+        return F.embedding(ids, table)
 
     monkeypatch.setattr("embedline.pipelines.text.awd_lstm.embed", spy)
     model(ids, model.start(4))
@@ -102,58 +98,44 @@ def test_each_place_drops_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> No
     assert seen == [SOME.embedding, 0.0]
 
 
-def test_the_loss_is_that_of_dropped_outputs_with_both_penalties() -> None:
+@pytest.mark.parametrize(("alpha", "beta"), [(2.0, 3.0), (0.0, 0.0), (0.0, 1.0), (2.0, 0.0)])
+def test_the_loss_is_that_of_dropped_outputs_with_both_penalties(alpha: float, beta: float) -> None:
     model, (ids, targets) = make_model(SOME), make_batch()
     torch.manual_seed(1)
-    loss, nats, state = model.losses(ids, targets, model.start(4), alpha=2.0, beta=3.0)
+    loss, nats, state = model.losses(ids, targets, model.start(4), alpha=alpha, beta=beta)
     torch.manual_seed(1)
     output, after = model(ids, model.start(4))
     mask = torch.empty(1, 4, E).bernoulli_(1 - SOME.output) / (1 - SOME.output)  # drawn next
     dropped = output * mask.transpose(0, 1)
     entropy = F.cross_entropy(model.logits(dropped).flatten(0, 1), targets.flatten())
     torch.testing.assert_close(nats, entropy.detach())
-    penalties = 2.0 * dropped.square().mean() + 3.0 * (output[:, 1:] - output[:, :-1]).square().mean()
-    torch.testing.assert_close(loss, entropy + penalties)
+    assert not nats.requires_grad
+    expected = entropy + alpha * dropped.square().mean() + beta * (output[:, 1:] - output[:, :-1]).square().mean()
+    torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(flat(state), flat(after))
-    ours, theirs = (torch.autograd.grad(value, list(model.parameters())) for value in (loss, entropy + penalties))
+    ours, theirs = (torch.autograd.grad(value, list(model.parameters())) for value in (loss, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (0.0, 1.0), (2.0, 0.0)])
-def test_a_penalty_of_weight_zero_is_left_out(alpha: float, beta: float) -> None:
-    model, (ids, targets) = make_model(), make_batch()
-    loss, nats, _ = model.losses(ids, targets, model.start(4), alpha=alpha, beta=beta)
-    output, _ = model(ids, model.start(4))
-    penalties = alpha * activation_penalty(output) + beta * temporal_penalty(output)
-    assert loss.item() == pytest.approx((nats + penalties).item(), rel=1e-6)
-    assert not nats.requires_grad
-
-
-def test_penalties_by_hand() -> None:
+def test_penalties_by_hand_and_a_single_step() -> None:
     # Two sequences of three steps, two features.
     output = torch.tensor([[[1.0, 2.0], [3.0, 2.0], [0.0, -1.0]], [[0.0, 0.0], [1.0, -1.0], [1.0, 1.0]]])
     assert activation_penalty(output).item() == pytest.approx((1 + 4 + 9 + 4 + 0 + 1 + 0 + 0 + 1 + 1 + 1 + 1) / 12)
     assert temporal_penalty(output).item() == pytest.approx((4 + 0 + 9 + 9 + 1 + 1 + 0 + 4) / 8)
     assert temporal_penalty(output[:, :1]).item() == 0.0
     assert activation_penalty(output.bfloat16()).dtype == torch.float32
-
-
-def test_a_single_step_has_a_loss() -> None:
     model, (ids, targets) = make_model(), make_batch(steps=1)
     loss, nats, _ = model.losses(ids, targets, model.start(4), alpha=0.0, beta=1.0)
-    assert loss.item() == nats.item()
-    assert loss.isfinite()
+    assert loss.item() == nats.item() and loss.isfinite()
 
 
 def test_counts_are_those_of_all_logits() -> None:
     model, (ids, targets) = make_model(SOME).eval(), make_batch()
     with torch.no_grad():
-        hidden, _ = model(ids, model.start(4))
-        logits = model.logits(hidden)
+        logits = model.logits(model(ids, model.start(4))[0])
         nats, hits, _ = model.count(ids, targets, model.start(4))
-    assert nats.item() == pytest.approx(
-        F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
-    )
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    assert nats.item() == pytest.approx(expected.item())
     assert hits.item() == (logits.argmax(-1) == targets).sum().item()
 
 
@@ -193,25 +175,18 @@ def test_bfloat16_stays_close_to_float32_and_carries_its_state_in_float32() -> N
         assert (ours - theirs).norm() < 0.05 * theirs.norm() + 1e-6
 
 
-def test_rows_of_a_batch_do_not_see_each_other() -> None:
-    model = make_model().eval()
-    ids, _ = make_batch()
-    whole, _ = model(ids, model.start(4))
-    for row in range(4):
-        alone, _ = model(ids[row : row + 1], model.start(1))
-        torch.testing.assert_close(alone[0], whole[row])
-
-
-def test_an_output_depends_on_the_tokens_so_far_and_on_no_later_one() -> None:
+def test_an_output_depends_on_the_tokens_of_its_row_so_far_and_on_nothing_else() -> None:
     model = make_model().eval()
     ids, _ = make_batch()
     whole, _ = model(ids, model.start(4))
     for place in range(ids.shape[1]):
         changed = ids.clone()
-        changed[:, place] = (changed[:, place] + 1) % V
+        changed[:2, place] = (changed[:2, place] + 1) % V
         output, _ = model(changed, model.start(4))
-        differs = (output - whole).abs().amax((0, 2)) > 0
-        assert differs.tolist() == [step >= place for step in range(ids.shape[1])]
+        differs = (output - whole).abs().amax(2) > 0
+        assert differs.tolist() == [[row < 2 and step >= place for step in range(ids.shape[1])] for row in range(4)]
+    alone, _ = model(ids[1:2], model.start(1))
+    torch.testing.assert_close(alone[0], whole[1])
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 4])
@@ -219,10 +194,9 @@ def test_any_number_of_layers_ends_as_wide_as_the_embedding(n_layers: int) -> No
     encoder = Encoder(V, EncoderOptions(embedding_size=E, hidden_size=H, n_layers=n_layers, rates=NONE))
     output, state = encoder(torch.zeros(2, 3, dtype=torch.int64), encoder.start(2))
     assert output.shape == (2, 3, E)
-    assert [h.shape[1] for h, _ in state] == [H] * (n_layers - 1) + [E]
-    sizes = [(layer.input_size, layer.hidden_size) for layer in encoder.layers]
-    assert [after for _, after in sizes[:-1]] == [before for before, _ in sizes[1:]]
-    assert sizes[0][0] == E
+    widths = [E, *[H] * (n_layers - 1), E]
+    assert [h.shape[1] for h, _ in state] == widths[1:]
+    assert [(layer.input_size, layer.hidden_size) for layer in encoder.layers] == [*itertools.pairwise(widths)]
 
 
 def test_it_learns_a_batch_by_heart() -> None:

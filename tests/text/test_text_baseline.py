@@ -15,23 +15,18 @@ from embedline.pipelines.text.baseline import BaselineOptions, train_baseline
 
 CLASSES = ["neg", "pos"]
 LOOSE = BaselineOptions(min_df=1)
-DOCUMENTS = pl.DataFrame(
-    {
-        "document_id": ["a", "b", "c", "d", "e", "f", "g", "h"],
-        "text": [
-            "a good film",
-            "good, good acting",
-            "a bad film",
-            "bad and dull acting",
-            "very good",
-            "quite bad",
-            "bad bad bad",
-            "no label here",
-        ],
-        "label": ["pos", "pos", "neg", "neg", "pos", "neg", "pos", None],
-        "split": ["train", "train", "train", "train", "test", "test", "validation", "unlabelled"],
-    }
-)
+ROWS = [
+    *(("a", "a good film", "pos", "train"), ("b", "good, good acting", "pos", "train")),
+    *(("c", "a bad film", "neg", "train"), ("d", "bad and dull acting", "neg", "train")),
+    *(("e", "very good", "pos", "test"), ("f", "quite bad", "neg", "test")),
+    *(("g", "bad bad bad", "pos", "validation"), ("h", "no label here", None, "unlabelled")),
+]
+DOCUMENTS = pl.DataFrame(ROWS, schema=["document_id", "text", "label", "split"], orient="row")
+
+
+def changed(name: str, value: str | None, **where: str) -> pl.DataFrame:
+    """The documents with one value in the column ``name`` of the rows that ``where`` selects."""
+    return DOCUMENTS.with_columns(pl.when(**where).then(pl.lit(value)).otherwise(name).alias(name))
 
 
 def _train(
@@ -66,56 +61,46 @@ def test_probabilities_are_those_of_scikit_learn() -> None:
 
 def test_only_the_training_rows_are_learned_from() -> None:
     predictions, _ = _train()
-    elsewhere = DOCUMENTS.with_columns(
-        text=pl.when(split="validation").then(pl.lit("good good good")).otherwise("text"),
-        label=pl.when(split="validation").then(pl.lit("neg")).otherwise("label"),
+    validation = pl.col("split") == "validation"
+    elsewhere = changed("label", "neg", split="validation").with_columns(
+        text=pl.when(validation).then(pl.lit("good good good")).otherwise("text")
     )
     assert _train(elsewhere)[0].equals(predictions)
-    flipped = DOCUMENTS.with_columns(label=pl.when(split="test").then(pl.lit("pos")).otherwise("label"))
-    assert _train(flipped)[0].drop("label").equals(predictions.drop("label"))
-
-
-def test_the_parts_decide_not_the_column() -> None:
+    assert _train(changed("label", "pos", split="test"))[0].drop("label").equals(predictions.drop("label"))
     splits = pl.Series(["train", "test", "train", "test", "train", "train", "validation", "unlabelled"])
-    predictions, costs = train_baseline(DOCUMENTS, splits, CLASSES, LOOSE)
-    assert predictions["document_id"].to_list() == ["b", "d"]
+    others, costs = train_baseline(DOCUMENTS, splits, CLASSES, LOOSE)  # these decide, not the column
+    assert others["document_id"].to_list() == ["b", "d"]
     assert costs["rows"] == 4
     with pytest.raises(DataError, match="7 splits for 8 documents"):
         train_baseline(DOCUMENTS, splits[:7], CLASSES, LOOSE)
 
 
 def test_line_breaks_and_entities_are_no_words() -> None:
-    marked = DOCUMENTS.with_columns(text=pl.col("text").str.replace_all(" ", "<br /><br />"))
-    assert _train(marked)[0].equals(_train()[0])
-    escaped = DOCUMENTS.with_columns(text=pl.lit("&quot;") + pl.col("text") + pl.lit("&amp;"))
-    assert _train(escaped)[0].equals(_train()[0])
+    text = pl.col("text")
+    for marked in (text.str.replace_all(" ", "<br /><br />"), pl.lit("&quot;") + text + pl.lit("&amp;")):
+        assert _train(DOCUMENTS.with_columns(text=marked))[0].equals(_train()[0])
 
 
 def test_marks_are_features_if_asked_for() -> None:
-    documents = DOCUMENTS.with_columns(
-        text=pl.Series(["it is so!", "it is so!", "it is so?", "it is so?", "so!", "so?", "so", "so"])
-    )
+    texts = [*["it is so!"] * 2, *["it is so?"] * 2, "so!", "so?", "so", "so"]
+    documents = DOCUMENTS.with_columns(text=pl.Series(texts))
     assert _train(documents)[0]["predicted"].to_list() == ["pos", "neg"]
     without, _ = _train(documents, options=BaselineOptions(min_df=1, marks=False))
     assert without["p_pos"].to_list() == pytest.approx([0.5, 0.5], abs=1e-6)
 
 
-def test_three_classes_one_of_which_training_lacks() -> None:
-    predictions, _ = _train(classes=["neg", "mixed", "pos"])
+def test_classes_of_one_training_document_or_none_and_an_empty_document() -> None:
+    classes = ["neg", "mixed", "pos"]
+    predictions, _ = _train(classes=classes)
     assert predictions["p_mixed"].to_list() == [0.0, 0.0]
     assert predictions["predicted"].to_list() == ["pos", "neg"]
     assert (predictions["p_neg"] + predictions["p_pos"]).to_list() == pytest.approx([1.0, 1.0])
-
-
-def test_a_class_of_one_document_and_an_empty_document_are_no_trouble() -> None:
-    documents = DOCUMENTS.with_columns(
-        label=pl.when(document_id="d").then(pl.lit("mixed")).otherwise("label"),
-        text=pl.when(document_id="f").then(pl.lit("")).otherwise("text"),
+    documents = changed("label", "mixed", document_id="d").with_columns(
+        text=pl.when(document_id="f").then(pl.lit("")).otherwise("text")
     )
-    predictions, _ = _train(documents, classes=["neg", "mixed", "pos"])
-    assert predictions.select(pl.sum_horizontal("p_neg", "p_mixed", "p_pos")).to_series().to_list() == pytest.approx(
-        [1.0, 1.0]
-    )
+    predictions, _ = _train(documents, classes)
+    sums = predictions.select(pl.sum_horizontal("p_neg", "p_mixed", "p_pos")).to_series()
+    assert sums.to_list() == pytest.approx([1.0, 1.0])
     # Nothing is known of the empty one but how often the classes occur: pos twice, the others once.
     assert predictions.filter(document_id="f")["predicted"].to_list() == ["pos"]
 
@@ -123,21 +108,13 @@ def test_a_class_of_one_document_and_an_empty_document_are_no_trouble() -> None:
 @pytest.mark.parametrize(
     ("documents", "options", "message"),
     [
-        (DOCUMENTS.filter(pl.col("label") == "pos"), LOOSE, "two classes at least, these carry only the label 'pos'"),
-        (DOCUMENTS.filter(split="test"), LOOSE, "two classes at least, these are none"),
+        (DOCUMENTS.filter(pl.col("label") == "pos"), LOOSE, "two classes .* only the label 'pos'"),
+        (DOCUMENTS.filter(split="test"), LOOSE, "two classes .* are none"),
         (DOCUMENTS.filter(split="train"), LOOSE, "split 'test' has no documents"),
-        (
-            DOCUMENTS.with_columns(label=pl.when(document_id="f").then(pl.lit("so-so")).otherwise("label")),
-            LOOSE,
-            r"document 'f' has the label 'so-so', which is none of the classes \['neg', 'pos'\]",
-        ),
-        (
-            DOCUMENTS.with_columns(label=pl.when(document_id="b").then(None).otherwise("label")),
-            LOOSE,
-            "document 'b' has the label None",
-        ),
-        (DOCUMENTS, BaselineOptions(min_df=5), "4 training documents have no n-gram that is in min_df = 5"),
-        (DOCUMENTS.with_columns(text=pl.lit("…")), LOOSE, "no n-gram that is in min_df = 1"),
+        (changed("label", "so-so", document_id="f"), LOOSE, "document 'f' .* 'so-so'"),
+        (changed("label", None, document_id="b"), LOOSE, "document 'b' has the label None"),
+        (DOCUMENTS, BaselineOptions(min_df=5), "4 training documents .* min_df = 5"),
+        (DOCUMENTS.with_columns(text=pl.lit("…")), LOOSE, "min_df = 1"),
     ],
 )
 def test_what_cannot_be_learned_is_said(documents: pl.DataFrame, options: BaselineOptions, message: str) -> None:
@@ -149,15 +126,10 @@ def test_a_fit_that_was_cut_off_is_said(caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.WARNING):
         _, costs = _train(options=BaselineOptions(min_df=1, max_iterations=1))
     assert costs["iterations"] == 1
-    assert "stopped after max_iterations = 1, before it converged" in caplog.text
+    assert "max_iterations = 1" in caplog.text
 
 
-@pytest.mark.parametrize("ngrams", [(2, 1), (0, 1)])
-def test_ngrams_must_rise(ngrams: tuple[int, int]) -> None:
-    with pytest.raises(ValidationError, match="1 <= shortest <= longest"):
-        BaselineOptions(ngrams=ngrams)
-
-
-def test_a_mistyped_setting_is_refused() -> None:
-    with pytest.raises(ValidationError, match="mindf"):
-        BaselineOptions.model_validate({"mindf": 2})
+@pytest.mark.parametrize("options", [{"ngrams": (2, 1)}, {"ngrams": (0, 1)}, {"mindf": 2}])
+def test_settings_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(options))):
+        BaselineOptions.model_validate(options)

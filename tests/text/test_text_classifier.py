@@ -1,27 +1,45 @@
-"""Documents read in chunks and pooled: the same result in a batch as alone, gradients within a chunk."""
+"""The classifier: the same result for a document in a batch as alone, gradients within a chunk; stored, predicting."""
 
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from small_networks import CLASSES, IDS, VOCABULARY, alone, classifier, language_model, pair, same_rates
 from torch import Tensor, nn
 
+from embedline.errors import DataError
 from embedline.pipelines.text.awd_lstm import detached
-from embedline.pipelines.text.classifier import Head, TextClassifier, read_documents
-from embedline.pipelines.text.classifier_batches import ClassifierBatches
+from embedline.pipelines.text.classifier import (
+    Head,
+    TextClassifier,
+    class_probabilities,
+    load_classifier,
+    predict_split,
+    read_documents,
+)
+from embedline.pipelines.text.classifier_batches import ClassifierBatches, pad
 from embedline.pipelines.text.fine_tuning import discriminative
+from embedline.pipelines.text.language_model import load_language_model
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import EncoderOptions, Rates, StageTraining
+from embedline.pipelines.text.predict import (
+    Predictor,
+    estimate_ensemble_occlusion,
+    estimate_occlusion,
+    log_odds,
+)
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
+from embedline.training.model_file import ModelBundle
 from embedline.training.optimizer import optimizer_groups
 
 CPU = torch.device("cpu")
 V, E, BPTT, MAX = 200, 4, 5, 12
-NONE = Rates(input=0.0, embedding=0.0, weight=0.0, hidden=0.0, output=0.0)
-SOME = Rates(input=0.2, embedding=0.1, weight=0.3, hidden=0.2, output=0.2)
+NONE, SOME = same_rates(0.0), same_rates(0.2)
 LENGTHS = [60, 29, 13, 12, 11, 10, 6, 5, 4, 2, 1]  # bptt, its double, max_tokens and their neighbours; much longer
 
 
@@ -37,10 +55,11 @@ def make_network(rates: Rates = NONE, *, max_tokens: int = MAX, n_layers: int = 
 def make_documents(lengths: list[int], filling: int = 0) -> tuple[list[Tensor], Tensor, Tensor]:
     """Documents, their ids padded with ``filling``, and their lengths."""
     documents = [torch.randint(V, (length,)) for length in lengths]
-    ids = torch.full((len(lengths), max(lengths)), filling)
-    for row, document in enumerate(documents):
-        ids[row, : len(document)] = document
-    return documents, ids, torch.tensor(lengths)
+    return (
+        documents,
+        nn.utils.rnn.pad_sequence(documents, batch_first=True, padding_value=filling),
+        torch.tensor(lengths),
+    )
 
 
 def read_alone(network: TextClassifier, document: Tensor, *, detach: bool = True) -> tuple[Tensor, list[Tensor]]:
@@ -56,6 +75,13 @@ def read_alone(network: TextClassifier, document: Tensor, *, detach: bool = True
     outputs = torch.cat(counted)
     assert len(outputs) == min(len(document), network.max_tokens)
     return torch.cat([outputs[-1], outputs.amax(0), outputs.mean(0)]), counted
+
+
+def penalties_alone(network: TextClassifier, documents: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean squares of the pooled outputs and of their differences within a chunk."""
+    counted = [chunk for document in documents for chunk in read_alone(network, document)[1]]
+    differences = torch.cat([chunk[1:] - chunk[:-1] for chunk in counted])
+    return torch.cat(counted).square().mean(), differences.square().mean()
 
 
 def read(network: TextClassifier, ids: Tensor, lengths: Tensor) -> Any:
@@ -85,23 +111,20 @@ def test_features_are_the_last_the_highest_and_the_mean_output() -> None:
     torch.testing.assert_close(pooled.differences, (output[2:] - output[1:3]).square().mean())
 
 
-def test_the_penalties_leave_out_padding_and_what_does_not_count() -> None:
-    network = make_network()
-    documents, ids, lengths = make_documents(LENGTHS, 77)
-    pooled = read(network, ids, lengths)
-    counted = [chunk for document in documents for chunk in read_alone(network, document)[1]]
-    torch.testing.assert_close(pooled.squares, torch.cat(counted).square().mean())
-    differences = torch.cat([chunk[1:] - chunk[:-1] for chunk in counted])
-    torch.testing.assert_close(pooled.differences, differences.square().mean())
-
-
-def test_documents_of_one_token_have_no_differences() -> None:
-    _, ids, lengths = make_documents([1, 1])
-    assert read(make_network(), ids, lengths).differences.item() == 0.0
-
-
 def gradients(value: Tensor, network: TextClassifier) -> tuple[Tensor, ...]:
     return torch.autograd.grad(value, list(network.encoder.parameters()))
+
+
+def test_the_penalties_and_their_gradients_leave_out_padding_and_what_does_not_count() -> None:
+    network = make_network()
+    documents, ids, lengths = make_documents(LENGTHS, 77)
+    pooled, (squares, differences) = read(network, ids, lengths), penalties_alone(network, documents)
+    torch.testing.assert_close(pooled.squares, squares)
+    torch.testing.assert_close(pooled.differences, differences)
+    ours = gradients(pooled.squares + 3.0 * pooled.differences, network)
+    torch.testing.assert_close(ours, gradients(squares + 3.0 * differences, network), rtol=1e-4, atol=1e-6)
+    _, ids, lengths = make_documents([1, 1])
+    assert read(network, ids, lengths).differences.item() == 0.0
 
 
 def test_the_gradient_is_that_of_documents_whose_state_is_cut_at_each_chunk() -> None:
@@ -118,17 +141,6 @@ def test_the_gradient_is_that_of_documents_whose_state_is_cut_at_each_chunk() ->
     torch.testing.assert_close(ours, cut, rtol=1e-4, atol=1e-5)
     for gradient, other in zip(ours, uncut, strict=True):
         assert (gradient - other).norm() > 1e-3 * other.norm()
-
-
-def test_the_gradient_of_the_penalties_is_that_of_the_reference() -> None:
-    network = make_network()
-    documents, ids, lengths = make_documents(LENGTHS)
-    pooled = read(network, ids, lengths)
-    counted = [chunk for document in documents for chunk in read_alone(network, document)[1]]
-    differences = torch.cat([chunk[1:] - chunk[:-1] for chunk in counted])
-    expected = torch.cat(counted).square().mean() + 3.0 * differences.square().mean()
-    ours = gradients(pooled.squares + 3.0 * pooled.differences, network)
-    torch.testing.assert_close(ours, gradients(expected, network), rtol=1e-4, atol=1e-6)
 
 
 def test_chunks_before_the_tokens_that_count_have_no_gradient() -> None:
@@ -181,10 +193,8 @@ def test_masks_are_drawn_anew_for_each_chunk_and_none_in_evaluation() -> None:
 
 def test_the_head_is_batch_norm_dropout_linear_twice_with_relu_between() -> None:
     head = Head((6, 5, 2), (0.3, 0.1)).eval()
-    assert [type(layer).__name__ for layer in head] == [
-        *["BatchNorm1d", "Dropout", "Linear", "ReLU"],
-        *["BatchNorm1d", "Dropout", "Linear"],
-    ]
+    block = ["BatchNorm1d", "Dropout", "Linear"]
+    assert [type(layer).__name__ for layer in head] == [*block, "ReLU", *block]
     assert [layer.p for layer in head if isinstance(layer, nn.Dropout)] == [0.3, 0.1]
     for tensor in head.state_dict().values():
         if tensor.is_floating_point():
@@ -211,8 +221,7 @@ def test_scores_are_the_heads_of_the_pooled_features() -> None:
 def test_every_parameter_is_in_one_group_and_the_groups_go_from_the_embedding_to_the_head() -> None:
     network = make_network(n_layers=3)
     groups = network.groups()
-    expected = [[network.encoder.embedding], *([layer] for layer in network.encoder.layers), [network.head]]
-    assert groups == expected
+    assert groups == [[network.encoder.embedding], *([layer] for layer in network.encoder.layers), [network.head]]
     settings = optimizer_groups(discriminative(groups, 2.6), 0.1)
     found = [id(p) for setting in settings for p in setting["params"]]
     assert sorted(found) == sorted(id(p) for p in network.parameters())
@@ -256,8 +265,109 @@ def test_it_learns_twenty_documents_by_heart() -> None:
     network = make_network(layers=(10,))
     fitted = train(network, decay=1.0, batch_size=20, epochs=60, lr=0.05, alpha=0.0, beta=0.0)
     corpus, targets = make_corpus()
-    network.eval()
-    documents = [torch.from_numpy(corpus[row])[None] for row in range(len(corpus))]
-    found = [int(network(ids, torch.tensor([ids.shape[1]])).argmax()) for ids in documents]
-    assert found == targets.tolist()
+    assert class_probabilities(network, corpus).argmax(1).tolist() == targets.tolist()
     assert fitted.history[-1]["train_loss"] < 0.1
+
+
+def test_a_loaded_bundle_predicts_what_the_network_did() -> None:
+    bundle = ModelBundle.from_bytes(classifier()[0].to_bytes())
+    network, words, tokens, classes = load_classifier(bundle)
+    assert not network.training
+    assert (words, tokens.rules, classes) == (VOCABULARY, "ulmfit", CLASSES)
+    assert predict_split(IDS, bundle).equals(predict_split(IDS, classifier()[0]))
+    old = ModelBundle(bundle.kind, bundle.config, bundle.encoder, bundle.member(0))  # without the number of a member
+    assert predict_split(IDS, old).equals(predict_split(IDS, bundle))
+
+
+def test_bundles_of_the_other_kind_and_documents_that_cannot_be_predicted_are_refused() -> None:
+    bundle = classifier()[0]
+    with pytest.raises(DataError, match="'language_model', not 'text_classifier'"):
+        load_classifier(language_model())
+    with pytest.raises(DataError, match="'text_classifier', not 'language_model'"):
+        load_language_model(bundle)
+    with pytest.raises(DataError, match="no document is in the split 'test'"):
+        predict_split(IDS.filter(pl.col("split") != "test"), bundle)
+    with pytest.raises(DataError, match=r"token id \d+, but the model knows 29"):
+        predict_split(IDS.with_columns(ids=pl.col("ids").list.eval(pl.element() + 9)), bundle)
+    network, *_ = load_classifier(bundle)
+    with pytest.raises(ValueError, match="no token"):
+        class_probabilities(network, [np.array([2, 3]), np.array([], dtype=np.int64)])
+    assert class_probabilities(network, []).shape == (0, 2)
+
+
+def test_predictions_name_the_most_probable_class_of_each_document_in_its_order() -> None:
+    bundle = classifier()[0]
+    documents = IDS.filter(pl.col("split") == "test")
+    found = predict_split(IDS, bundle)
+    assert found.columns == ["document_id", "label", "predicted", "confidence", "p_neg", "p_pos"]
+    assert found.schema["p_pos"] == found.schema["confidence"] == pl.Float64
+    assert found.select("document_id", "label").equals(documents.select("document_id", "label"))
+    network, *_ = load_classifier(bundle)
+    for row, document in zip(found.iter_rows(named=True), documents.get_column("ids"), strict=True):
+        tokens, lengths = pad([document.to_numpy()], CPU)
+        with torch.no_grad():
+            expected = F.softmax(network(tokens, lengths).double(), dim=1)[0].tolist()
+        assert [row["p_neg"], row["p_pos"]] == pytest.approx(expected, rel=1e-5)
+        assert row["confidence"] == max(row["p_neg"], row["p_pos"])
+        assert row["predicted"] == CLASSES[int(row["p_pos"] > row["p_neg"])]
+    again = predict_split(IDS.sample(fraction=1.0, shuffle=True, seed=1), bundle).sort("document_id")
+    assert again["p_pos"].to_list() == pytest.approx(found.sort("document_id")["p_pos"].to_list(), rel=1e-5)
+
+
+def test_probabilities_do_not_depend_on_the_documents_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, *_ = load_classifier(classifier()[0])
+    numbers = np.random.default_rng(0)
+    documents = [numbers.integers(0, 29, length) for length in (1, 40, 6, 7, 12, 13, 3, 25, 5)]
+    expected = np.concatenate([class_probabilities(network, [document]) for document in documents])
+    assert (expected.shape, expected.dtype) == ((9, 2), np.float64)
+    assert expected.sum(1) == pytest.approx(np.ones(9))
+    assert len(np.unique(expected[:, 0].round(6))) == 9
+    for batch_size in (1, 2, 4, 64):
+        monkeypatch.setattr("embedline.pipelines.text.classifier.PREDICT_DOCUMENTS", batch_size)
+        for order in (np.arange(9), numbers.permutation(9)):
+            found = class_probabilities(network, [documents[place] for place in order])
+            np.testing.assert_allclose(found, expected[order], rtol=1e-5)
+    corpus = Corpus(np.concatenate(documents).astype(np.uint16), np.cumsum([0, *map(len, documents)]))
+    np.testing.assert_allclose(class_probabilities(network, corpus), expected, rtol=1e-5)
+    np.testing.assert_allclose(class_probabilities(network.train(), corpus), expected, rtol=1e-5)  # no dropout
+
+
+WORDS = "word1 word4 word5 word6".split()
+DOCUMENT = np.array(VOCABULARY.ids(["xxbos", *WORDS]))  # within a chunk: no border ends it
+
+
+def test_a_predictor_reads_one_member_or_several() -> None:
+    texts = [" ".join(WORDS), "word0 word9 word3"]
+    found = [Predictor.from_bundle(bundle).predict(texts)["p_pos"].to_numpy() for bundle, _ in (pair(), *alone())]
+    np.testing.assert_allclose(found[0], 0.75 * found[1] + 0.25 * found[2], rtol=1e-9)
+    predictor = Predictor.from_bundle(pair()[0])
+    explained = predictor.explain(texts[0])
+    assert explained["word"].to_list() == WORDS
+    assert explained["exact"].all()
+    without = DOCUMENT.copy()
+    without[1] = VOCABULARY.unknown
+    label = int(predictor.probabilities([DOCUMENT])[0].argmax())
+    change = -np.diff(log_odds(predictor.probabilities([DOCUMENT, without]), label))[0]
+    assert explained["influence"][0] == pytest.approx(change, rel=1e-6)
+
+
+def test_the_estimate_of_an_ensemble_is_the_slope_of_its_log_odds() -> None:
+    network, *_ = load_classifier(pair()[0])
+    unknown = VOCABULARY.unknown
+    estimate = estimate_ensemble_occlusion(network, unknown, DOCUMENT, 1)
+    step, slopes = 1e-2, []
+    for token in DOCUMENT:  # each stands once: a row of the table is a position of the document
+        ends = []
+        for way in (step, -step):
+            moved, *_ = load_classifier(pair()[0])
+            for member in moved.members:
+                table = member.encoder.embedding.weight.data
+                table[token] += way * (table[unknown] - table[token])
+            ends.append(log_odds(class_probabilities(moved, [DOCUMENT]), 1)[0])
+        slopes.append((ends[1] - ends[0]) / (2 * step))
+    np.testing.assert_allclose(estimate, slopes, rtol=0.02, atol=1e-4)
+    single = [estimate_occlusion(member, unknown, DOCUMENT, 1) for member in network.members]
+    assert not np.allclose(estimate, 0.75 * single[0] + 0.25 * single[1], rtol=0.02)  # no mere mean
+    for member in network.members:  # sure members
+        member.head[-1].bias.data += torch.tensor([-500.0, 500.0])  # type: ignore[operator, union-attr]
+    assert np.isfinite(estimate_ensemble_occlusion(network, unknown, DOCUMENT, 1)).all()

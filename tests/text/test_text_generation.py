@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+import types
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,13 +12,14 @@ import polars as pl
 import pytest
 import torch
 from numpy.typing import NDArray
+from small_corpus import words_of
+from small_networks import same_rates
 from torch import Tensor
 
 from embedline.errors import DataError
 from embedline.pipelines.text import generation
 from embedline.pipelines.text.generation import (
     Continuation,
-    SamplingOptions,
     beam_score,
     beam_search,
     generate,
@@ -25,13 +27,18 @@ from embedline.pipelines.text.generation import (
     prompt_ids,
     read_prompt,
     sample,
+    sampling_probabilities,
 )
 from embedline.pipelines.text.language_model import LanguageModel
-from embedline.pipelines.text.options import EncoderOptions, GenerationOptions, Rates
+from embedline.pipelines.text.options import EncoderOptions, GenerationOptions
 from embedline.pipelines.text.tokenizer import TokenOptions
+from embedline.pipelines.text.vocabulary import Vocabulary
 
-TOKENS = ("xxunk", "xxpad", "xxbos", "xxfld", "xxmaj", "the", "film", "is", "good")
-UNK, PAD, BOS, FLD, MAJ, THE, FILM, IS, GOOD = range(len(TOKENS))
+WORDS = words_of("the", "film", "is", "good")
+TOKENS, N_SPECIALS = WORDS.tokens, len(WORDS.specials)
+UNK, PAD, BOS, FLD, MAJ, THE, FILM, IS, GOOD = WORDS.ids(
+    "xxunk xxpad xxbos xxfld xxmaj the film is good".split()
+).tolist()
 State = tuple[tuple[Tensor, Tensor], ...]
 
 
@@ -45,18 +52,17 @@ class Table:
         self.table = torch.from_numpy(transitions).log()
         self.drift = drift
         self.lengths: list[int] = []
+        self.decoder = types.SimpleNamespace(out_features=len(TOKENS))
 
     def start(self, batch_size: int, /) -> State:
         return ((torch.zeros(batch_size, 1, dtype=torch.float64), torch.zeros(batch_size, 1, dtype=torch.float64)),)
 
     def __call__(self, ids: Tensor, state: State, /) -> tuple[Tensor, State]:
         self.lengths.append(ids.shape[1])
-        ((read_before, last),) = state
-        steps = torch.arange(1, ids.shape[1] + 1, dtype=torch.float64)
-        seen = read_before + steps  # [B, T]
+        ((before, last),) = state
+        seen = before + torch.arange(1, ids.shape[1] + 1, dtype=torch.float64)  # [B, T]
         sums = last + ids.double().cumsum(-1)
-        hidden = torch.stack([ids.double(), seen, sums], dim=-1)
-        return hidden, ((seen[:, -1:], sums[:, -1:]),)
+        return torch.stack([ids.double(), seen, sums], dim=-1), ((seen[:, -1:], sums[:, -1:]),)
 
     def logits(self, hidden: Tensor, /) -> Tensor:
         scores = self.table[hidden[..., 0].long()].clone()
@@ -64,40 +70,24 @@ class Table:
         return scores
 
 
-class WordList:
-    """The methods of a vocabulary that generation uses."""
-
-    def __init__(self, tokens: tuple[str, ...] = TOKENS) -> None:
-        self.tokens = tokens
-        self.specials = tuple(token for token in tokens if token.startswith(("xx", "<")))
-        self.unknown, self.padding = 0, 1
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def ids(self, tokens: Sequence[str], /) -> NDArray[np.integer]:
-        return np.array([self.tokens.index(token) if token in self.tokens else 0 for token in tokens], dtype=np.int32)
-
-    def words(self, ids: Sequence[int], /) -> list[str]:
-        return [self.tokens[index] for index in ids]
-
-    def detokenize(self, ids: Sequence[int], /) -> str:
-        return " ".join(self.tokens[index] for index in ids if self.tokens[index] not in self.specials)
-
-
 def transitions(seed: int = 0) -> NDArray[np.float64]:
-    table = np.random.default_rng(seed).dirichlet(np.full(len(TOKENS), 0.7), size=len(TOKENS)) + 1e-4
+    return scaled(np.random.default_rng(seed).dirichlet(np.full(len(TOKENS), 0.7), size=len(TOKENS)) + 1e-4)
+
+
+def scaled(table: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(table / table.sum(axis=1, keepdims=True))
 
 
-def log_probability(model: Table, prompt: Sequence[int], ids: Sequence[int]) -> float:
-    """Log-probability of ``ids`` after ``prompt``, by reading everything from the start for each token."""
-    total = 0.0
-    for at, token in enumerate(ids):
-        whole = torch.tensor([[*prompt, *ids[:at]]])
-        hidden, _ = model(whole, model.start(1))
-        total += float(model.logits(hidden[:, -1]).log_softmax(-1)[0, token])
-    return total
+def rare(probability: float) -> NDArray[np.float64]:
+    return np.full((len(TOKENS), len(TOKENS)), probability)
+
+
+def log_probability(model: Table | LanguageModel, prompt: Sequence[int], ids: Sequence[int]) -> float:
+    """Log-probability of ``ids`` after ``prompt``, by reading everything from the start."""
+    with torch.no_grad():
+        hidden, _ = model(torch.tensor([[*prompt, *ids]]), model.start(1))
+        log_p = model.logits(hidden).double().log_softmax(-1)[0]
+    return float(sum(log_p[len(prompt) - 1 + at, token] for at, token in enumerate(ids)))
 
 
 def exhaustive(
@@ -112,58 +102,57 @@ def exhaustive(
     return sorted(scored, key=lambda c: beam_score(c.log_probability, len(c.ids), penalty), reverse=True)
 
 
-def support(options: SamplingOptions, probabilities: Sequence[float]) -> list[float]:
-    return options.probabilities(torch.tensor([probabilities], dtype=torch.float64).log())[0].tolist()
+P = (0.5, 0.25, 0.15, 0.1)
+ONE = (1.0, 0.0, 0.0, 0.0)
+SQUARES = tuple(np.square(P) / np.square(P).sum())
 
 
-class TestSamplingOptions:
-    P = (0.5, 0.25, 0.15, 0.1)
-
-    def test_unchanged(self) -> None:
-        assert support(SamplingOptions(), self.P) == pytest.approx(self.P, abs=1e-12)
-
-    def test_top_k_keeps_exactly_k_also_among_equals(self) -> None:
-        assert support(SamplingOptions(top_k=2), self.P) == pytest.approx([2 / 3, 1 / 3, 0, 0], abs=1e-12)
-        assert sorted(support(SamplingOptions(top_k=2), (0.25,) * 4)) == pytest.approx([0, 0, 0.5, 0.5], abs=1e-12)
-        assert support(SamplingOptions(top_k=9), self.P) == pytest.approx(self.P, abs=1e-12)
-
-    def test_min_p_keeps_what_reaches_its_fraction_of_the_largest(self) -> None:
-        assert support(SamplingOptions(min_p=0.3), self.P) == pytest.approx([5 / 9, 2.5 / 9, 1.5 / 9, 0], abs=1e-12)
-        assert support(SamplingOptions(min_p=0.2), self.P) == pytest.approx(
-            self.P, abs=1e-12
-        )  # 0.1 is exactly at the border
-        assert support(SamplingOptions(min_p=0.2001), self.P)[3] == 0.0
-        assert support(SamplingOptions(min_p=1.0), self.P) == [1.0, 0.0, 0.0, 0.0]
-
-    def test_temperature_is_a_power(self) -> None:
-        squares = np.square(self.P)
-        assert support(SamplingOptions(temperature=0.5), self.P) == pytest.approx(squares / squares.sum(), abs=1e-12)
-        assert support(SamplingOptions(temperature=0.0), self.P) == [1.0, 0.0, 0.0, 0.0]
-        assert support(SamplingOptions(temperature=1e-300), self.P) == [1.0, 0.0, 0.0, 0.0]
-
-    def test_min_p_looks_at_the_probabilities_after_the_temperature(self) -> None:
+@pytest.mark.parametrize(
+    ("options", "never", "expected"),
+    [
+        (GenerationOptions(), (), P),
+        (GenerationOptions(top_k=2), (), (2 / 3, 1 / 3, 0, 0)),
+        (GenerationOptions(top_k=9), (), P),
+        (GenerationOptions(min_p=0.3), (), (5 / 9, 2.5 / 9, 1.5 / 9, 0)),
+        (GenerationOptions(min_p=0.2), (), P),  # 0.1 is exactly at the border
+        (GenerationOptions(min_p=0.2001), (), (5 / 9, 2.5 / 9, 1.5 / 9, 0)),
+        (GenerationOptions(min_p=1.0), (), ONE),
+        (GenerationOptions(temperature=0.5), (), SQUARES),
+        (GenerationOptions(temperature=0.0), (), ONE),
+        (GenerationOptions(temperature=1e-300), (), ONE),
         # Squared and scaled: 0.25 / 0.5 becomes a quarter of the largest, so that 0.3 of it is too much.
-        assert support(SamplingOptions(temperature=0.5, min_p=0.3), self.P) == [1.0, 0.0, 0.0, 0.0]
+        (GenerationOptions(temperature=0.5, min_p=0.3), (), ONE),
+        (GenerationOptions(top_k=1), (0,), (0.0, 1.0, 0.0, 0.0)),  # never comes before the filters
+        (GenerationOptions(min_p=0.5), (0,), (0, 0.625, 0.375, 0)),
+    ],
+)
+def test_options_change_the_distribution(
+    options: GenerationOptions, never: tuple[int, ...], expected: Sequence[float]
+) -> None:
+    found = sampling_probabilities(torch.tensor([P], dtype=torch.float64).log(), options, never)[0]
+    assert found.tolist() == pytest.approx(expected, abs=1e-12)
+    assert (found == 0.0).tolist() == [value == 0.0 for value in expected]
 
-    def test_never_comes_before_the_filters(self) -> None:
-        assert support(SamplingOptions(never=(0,), top_k=1), self.P) == [0.0, 1.0, 0.0, 0.0]
-        assert support(SamplingOptions(never=(0,), min_p=0.5), self.P) == pytest.approx([0, 0.625, 0.375, 0], abs=1e-12)
+
+def test_top_k_keeps_exactly_k_also_among_equals() -> None:
+    found = sampling_probabilities(torch.zeros(1, 4, dtype=torch.float64), GenerationOptions(top_k=2))[0]
+    assert sorted(found.tolist()) == pytest.approx([0, 0, 0.5, 0.5], abs=1e-12)
+
+
+def tempered(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    table = table ** (1 / 0.8)
+    table[:, [UNK, PAD]] = 0.0
+    return scaled(table)
 
 
 class TestSample:
     def test_frequencies_follow_the_probabilities(self) -> None:
         table = transitions()
-        found = sample(
-            Table(table), [BOS, THE], SamplingOptions(temperature=0.8, never=(UNK, PAD)), n_tokens=2, n_samples=20_000
-        )
-        one = table[THE] ** (1 / 0.8)
-        one[[UNK, PAD]] = 0.0
-        two = table ** (1 / 0.8)
-        two[:, [UNK, PAD]] = 0.0
-        expected = (one / one.sum())[:, None] * (two / two.sum(axis=1, keepdims=True))
-        counts = Counter(continuation.ids for continuation in found)
+        options = GenerationOptions(temperature=0.8, n_tokens=2, n_samples=20_000)
+        found = sample(Table(table), [BOS, THE], options, never=(UNK, PAD))
+        expected = tempered(table)[THE][:, None] * tempered(table)
         frequencies = np.zeros_like(expected)
-        for (first, second), count in counts.items():
+        for (first, second), count in Counter(continuation.ids for continuation in found).items():
             frequencies[first, second] = count / len(found)
         assert frequencies[expected == 0].sum() == 0
         deviation = np.abs(frequencies - expected) / np.sqrt(np.maximum(expected, 1e-12) / len(found))
@@ -171,30 +160,30 @@ class TestSample:
 
     def test_log_probability_is_the_models_own(self) -> None:
         model = Table(transitions(), drift=1.0)
-        found = sample(
-            model, [BOS], SamplingOptions(temperature=1.7, top_k=4, never=(UNK,)), n_tokens=5, n_samples=7, seed=3
-        )
-        for continuation in found:
-            expected = log_probability(model, [BOS], continuation.ids)
-            assert continuation.log_probability == pytest.approx(expected, abs=1e-9)
+        options = GenerationOptions(temperature=1.7, top_k=4, n_tokens=5, n_samples=7, seed=3)
+        for found in sample(model, [BOS], options, never=(UNK,)):
+            assert found.log_probability == pytest.approx(log_probability(model, [BOS], found.ids), abs=1e-9)
 
     def test_same_seed_same_text_whatever_else_ran(self) -> None:
-        model = Table(transitions())
-        first = sample(model, [BOS], SamplingOptions(), n_tokens=20, n_samples=3, seed=5)
+        def draw(n_samples: int = 3, seed: int = 5) -> list[Continuation]:
+            options = GenerationOptions(n_tokens=20, n_samples=n_samples, seed=seed)
+            return sample(Table(transitions()), [BOS], options)
+
+        first = draw()
         torch.manual_seed(1)
         np.random.default_rng(1).random(10)
-        assert sample(model, [BOS], SamplingOptions(), n_tokens=20, n_samples=3, seed=5) == first
-        assert sample(model, [BOS], SamplingOptions(), n_tokens=20, n_samples=8, seed=5)[:3] == first
-        assert sample(model, [BOS], SamplingOptions(), n_tokens=20, n_samples=3, seed=6) != first
+        assert draw() == first
+        assert draw(n_samples=8)[:3] == first
+        assert draw(seed=6) != first
         assert len(set(first)) == 3
 
     def test_stops_at_an_end(self) -> None:
-        found = sample(Table(transitions()), [BOS], SamplingOptions(), n_tokens=12, n_samples=200, ends=[IS])
+        table = transitions()
+        found = sample(Table(table), [BOS], GenerationOptions(n_tokens=12, n_samples=200), ends=[IS])
         for continuation in found:
             assert IS not in continuation.ids[:-1]
             assert len(continuation.ids) == 12 or continuation.ids[-1] == IS
         assert {continuation.ids[-1] for continuation in found if len(continuation.ids) < 12} == {IS}
-        table = transitions()
         short = sum(len(continuation.ids) == 1 for continuation in found) / len(found)
         assert short == pytest.approx(table[BOS, IS], abs=4 * math.sqrt(table[BOS, IS] / 200))
 
@@ -206,7 +195,7 @@ class TestSample:
         assert model.lengths == [4, 4, 1]
         assert float(log_p[0, GOOD]) == pytest.approx(log_probability(model, prompt, [GOOD]), abs=1e-12)
         model.lengths.clear()
-        sample(model, prompt, SamplingOptions(), n_tokens=3)
+        sample(model, prompt, GenerationOptions(n_tokens=3))
         assert model.lengths == [4, 4, 1, 1, 1]
 
     def test_a_token_of_probability_zero_is_never_drawn_at_the_edges(self) -> None:
@@ -217,8 +206,8 @@ class TestSample:
     def test_a_diverged_model_is_named(self) -> None:
         table = transitions()
         table[BOS, 0] = np.nan
-        with pytest.raises(DataError, match="training has diverged"):
-            sample(Table(table), [BOS], SamplingOptions(), n_tokens=1)
+        with pytest.raises(DataError, match="diverged"):
+            sample(Table(table), [BOS], GenerationOptions(n_tokens=1))
 
 
 class TestBeamSearch:
@@ -226,148 +215,119 @@ class TestBeamSearch:
     @pytest.mark.parametrize("ends", [(), (BOS, IS)])
     def test_wide_beams_are_an_exhaustive_search(self, ends: tuple[int, ...], penalty: float) -> None:
         model = Table(transitions(1), drift=1.5)
-        never = (UNK, PAD, FLD, MAJ)
+        never = [token for token in range(N_SPECIALS) if token != BOS]
+        options = GenerationOptions(n_tokens=3, beams=125, length_penalty=penalty)
         expected = exhaustive(model, [BOS, THE], 3, ends=ends, never=never, penalty=penalty)
-        found = beam_search(model, [BOS, THE], n_tokens=3, beams=125, length_penalty=penalty, ends=ends, never=never)
+        found = beam_search(model, [BOS, THE], options, ends=ends, never=never)
         assert len(expected) == len(found) == (125 if not ends else 2 + 3 * 2 + 3 * 3 * 5)
         assert [beam.ids for beam in found] == [beam.ids for beam in expected]
         assert [beam.log_probability for beam in found] == pytest.approx([e.log_probability for e in expected])
 
     def test_narrow_beams_carry_the_state_of_their_parents(self) -> None:
         model = Table(transitions(2), drift=3.0)
-        found = beam_search(model, [BOS], n_tokens=6, beams=5, ends=[IS], never=[UNK])
+        found = beam_search(model, [BOS], GenerationOptions(n_tokens=6, beams=5), ends=[IS], never=[UNK])
         assert len({beam.ids for beam in found}) == len(found) == 5
         for beam in found:
             assert beam.log_probability == pytest.approx(log_probability(model, [BOS], beam.ids), abs=1e-9)
 
     def test_one_beam_is_the_greedy_choice_and_more_find_better(self) -> None:
-        table = np.full((len(TOKENS), len(TOKENS)), 1e-6)
+        table = rare(1e-6)
         table[BOS, THE], table[BOS, FILM] = 0.6, 0.4  # the better start has only poor ends
         table[THE, [IS, GOOD, FILM]] = 0.34, 0.33, 0.33
         table[FILM, GOOD] = 1.0
-        model = Table(table / table.sum(axis=1, keepdims=True))
-        (greedy,) = beam_search(model, [BOS], n_tokens=2, beams=1)
-        (drawn,) = sample(model, [BOS], SamplingOptions(temperature=0.0), n_tokens=2)
+        model = Table(scaled(table))
+        (greedy,) = beam_search(model, [BOS], GenerationOptions(n_tokens=2, beams=1))
+        (drawn,) = sample(model, [BOS], GenerationOptions(temperature=0.0, n_tokens=2))
         assert greedy.ids == drawn.ids == (THE, IS)
-        best = beam_search(model, [BOS], n_tokens=2, beams=2)[0]
+        best = beam_search(model, [BOS], GenerationOptions(n_tokens=2, beams=2))[0]
         assert best.ids == (FILM, GOOD)
         assert math.exp(best.log_probability) == pytest.approx(0.4, abs=1e-4)
 
     def test_stops_early_only_when_no_beam_can_win(self) -> None:
-        table = np.full((len(TOKENS), len(TOKENS)), 1e-3)
+        table = rare(1e-3)
         table[:, IS] = 1.0
-        model = Table(table / table.sum(axis=1, keepdims=True))
-        (best,) = beam_search(model, [BOS], n_tokens=50, beams=1, ends=[IS])
+        model = Table(scaled(table))
+        (best,) = beam_search(model, [BOS], GenerationOptions(n_tokens=50, beams=1), ends=[IS])
         assert best.ids == (IS,)
         assert len(model.lengths) == 1  # the prompt alone was read
 
 
-class TestWithTheNetwork:
-    """The same algorithms on an AWD-LSTM with random weights, compared with reading each text from its start."""
-
-    PROMPT = (BOS, THE, FILM)
-
-    @pytest.fixture(scope="class")
-    def network(self) -> LanguageModel:
-        rates = Rates(input=0.3, embedding=0.1, weight=0.4, hidden=0.3, output=0.3)
-        options = EncoderOptions(embedding_size=6, hidden_size=10, n_layers=3, rates=rates)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            network = LanguageModel(len(TOKENS), options, decoder_bias=True)
-            for parameter in network.parameters():
-                torch.nn.init.normal_(parameter, std=0.7)
-        return network.eval()
-
-    def anew(self, network: LanguageModel, ids: Sequence[int]) -> float:
-        whole = torch.tensor([[*self.PROMPT, *ids]])
-        with torch.no_grad():
-            hidden, _ = network(whole, network.start(1))
-            log_p = network.logits(hidden).double().log_softmax(-1)[0]
-        before = len(self.PROMPT) - 1
-        return float(sum(log_p[before + at, token] for at, token in enumerate(ids)))
-
-    def test_samples(self, network: LanguageModel) -> None:
-        for found in sample(
-            network, self.PROMPT, SamplingOptions(temperature=1.2), n_tokens=15, n_samples=6, ends=[BOS]
-        ):
-            assert found.log_probability == pytest.approx(self.anew(network, found.ids), abs=1e-4)
-
-    def test_beams(self, network: LanguageModel) -> None:
-        wide = beam_search(network, self.PROMPT, n_tokens=3, beams=9**3)
-        narrow = beam_search(network, self.PROMPT, n_tokens=3, beams=30)
-        for found in narrow:
-            assert found.log_probability == pytest.approx(self.anew(network, found.ids), abs=1e-4)
-        every = sorted((self.anew(network, ids) for ids in itertools.product(range(9), repeat=3)), reverse=True)
-        assert [found.log_probability for found in wide] == pytest.approx(every, abs=1e-4)
-        assert narrow[0].ids == wide[0].ids
+def test_samples_and_beams_of_the_network_have_the_probabilities_of_texts_read_from_their_start() -> None:
+    options = EncoderOptions(embedding_size=6, hidden_size=10, n_layers=3, rates=same_rates(0.3))
+    network = LanguageModel(9, options, decoder_bias=True).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    prompt = (2, 5, 6)
+    drawn = sample(network, prompt, GenerationOptions(temperature=1.2, n_tokens=15, n_samples=6), ends=[2])
+    wide, narrow = (beam_search(network, prompt, GenerationOptions(n_tokens=3, beams=b)) for b in (9**3, 30))
+    for found in (*drawn, *narrow):
+        assert found.log_probability == pytest.approx(log_probability(network, prompt, found.ids), abs=1e-4)
+    every = [log_probability(network, prompt, ids) for ids in itertools.product(range(9), repeat=3)]
+    assert [found.log_probability for found in wide] == pytest.approx(sorted(every, reverse=True), abs=1e-4)
+    assert narrow[0].ids == wide[0].ids
 
 
 class TestGenerate:
     def test_frame(self) -> None:
-        model, words = Table(transitions()), WordList()
+        model = Table(transitions())
         options = GenerationOptions(n_tokens=4, n_samples=3, seed=1)
-        frame = generate(model, words, [BOS, THE], options)
-        found = sample(model, [BOS, THE], SamplingOptions(never=(UNK, PAD)), n_tokens=4, n_samples=3, seed=1)
-        assert frame.schema == {
-            "sample": pl.Int64,
-            "text": pl.String,
-            "tokens": pl.Int64,
-            "mean_log_probability": pl.Float64,
-        }
+        frame = generate(model, WORDS, [BOS, THE], options)
+        found = sample(model, [BOS, THE], options, never=(UNK, PAD))
+        columns = {"sample": pl.Int64, "text": pl.String, "tokens": pl.Int64, "mean_log_probability": pl.Float64}
+        assert frame.schema == columns
         assert frame["sample"].to_list() == [1, 2, 3]
-        assert frame["text"].to_list() == [words.detokenize([BOS, THE, *c.ids]) for c in found]
+        assert frame["text"].to_list() == [WORDS.detokenize([BOS, THE, *c.ids]) for c in found]
         assert frame["mean_log_probability"].to_list() == pytest.approx([c.log_probability / 4 for c in found])
 
     def test_an_end_is_counted_but_not_shown(self) -> None:
-        table = np.full((len(TOKENS), len(TOKENS)), 1e-9)
+        table = rare(1e-9)
         table[THE, FILM] = table[FILM, BOS] = table[BOS, IS] = 1.0
-        model = Table(table / table.sum(axis=1, keepdims=True))
-        stopped = generate(model, WordList(), [BOS, THE], GenerationOptions(n_tokens=9, stop=True))
+        model = Table(scaled(table))
+        stopped = generate(model, WORDS, [BOS, THE], GenerationOptions(n_tokens=9, stop=True))
         assert stopped.select("text", "tokens").rows() == [("the film", 2)]
-        going_on = generate(model, WordList(), [BOS, THE], GenerationOptions(n_tokens=3))
+        going_on = generate(model, WORDS, [BOS, THE], GenerationOptions(n_tokens=3))
         assert going_on.select("text", "tokens").rows() == [("the film is", 3)]
 
-    def test_unknown_and_padding_are_drawn_only_if_allowed(self) -> None:
-        table = np.full((len(TOKENS), len(TOKENS)), 0.01)
+    @pytest.mark.parametrize(
+        ("never", "drawn", "not_drawn"),
+        [(None, set(), {UNK, PAD}), ((), {UNK, PAD}, set()), (("xxpad", "the"), {UNK}, {PAD, THE})],
+    )
+    def test_unknown_and_padding_are_drawn_only_if_allowed(
+        self, never: tuple[str, ...] | None, drawn: set[int], not_drawn: set[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        table = rare(0.01)
         table[:, [UNK, PAD]] = 0.4
-        model = Table(table / table.sum(axis=1, keepdims=True))
-        drawn: dict[tuple[str, ...] | None, set[int]] = {}
-        for never in (None, (), ("xxpad", "the")):
-            options = GenerationOptions(n_tokens=60, never=never)
-            words = WordList()
-            words.detokenize = lambda ids, /: " ".join(map(str, ids))  # type: ignore[method-assign]
-            drawn[never] = set(map(int, generate(model, words, [BOS], options)["text"][0].split()[1:]))
-        assert not drawn[None] & {UNK, PAD}
-        assert drawn[()] >= {UNK, PAD}
-        assert UNK in drawn["xxpad", "the"] and not drawn["xxpad", "the"] & {PAD, THE}
+        monkeypatch.setattr(Vocabulary, "detokenize", lambda _, ids: " ".join(map(str, ids)))
+        frame = generate(Table(scaled(table)), WORDS, [BOS], GenerationOptions(n_tokens=60, never=never))
+        found = set(map(int, frame["text"][0].split()[1:]))
+        assert drawn <= found and not found & not_drawn
 
     def test_beams_come_best_first(self) -> None:
         model = Table(transitions(4))
-        frame = generate(model, WordList(), [BOS], GenerationOptions(n_tokens=3, beams=200, n_samples=4))
+        frame = generate(model, WORDS, [BOS], GenerationOptions(n_tokens=3, beams=200, n_samples=4))
         expected = exhaustive(model, [BOS], 3, ends=(), never=(UNK, PAD), penalty=0.0)[:4]
         assert frame["mean_log_probability"].to_list() == pytest.approx([e.log_probability / 3 for e in expected])
 
     def test_a_vocabulary_of_another_model_is_refused(self) -> None:
-        with pytest.raises(DataError, match="has 10 tokens and the model knows 9"):
-            generate(Table(transitions()), WordList((*TOKENS, "more")), [BOS], GenerationOptions())
-        fewer = WordList(TOKENS[:-1])  # unused rows of the model are never drawn
+        with pytest.raises(DataError, match=r"14 tokens .* 13"):
+            generate(Table(transitions()), words_of("the", "film", "is", "good", "more"), [BOS], GenerationOptions())
+        fewer = words_of("the", "film", "is")  # unused rows of the model are never drawn
         text = generate(Table(transitions(), drift=9.0), fewer, [BOS], GenerationOptions(n_tokens=80))["text"][0]
         assert "good" not in text
 
-    def test_never_must_be_tokens_and_leave_one(self) -> None:
-        with pytest.raises(DataError, match="never lists 'bad'"):
-            generate(Table(transitions()), WordList(), [BOS], GenerationOptions(never=("bad",)))
-        with pytest.raises(DataError, match="none is left"):
-            generate(Table(transitions()), WordList(), [BOS], GenerationOptions(never=TOKENS))
+    @pytest.mark.parametrize(("never", "message"), [(("bad",), "never lists 'bad'"), (TOKENS, "none is left")])
+    def test_never_must_be_tokens_and_leave_one(self, never: tuple[str, ...], message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            generate(Table(transitions()), WORDS, [BOS], GenerationOptions(never=never))
 
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"beams": 2, "n_samples": 3}, "2 beams give no 3 samples"),
-            ({"beams": 2, "temperature": 0.5, "min_p": 0.1}, "leave out temperature, min_p"),
-            ({"length_penalty": 1.0}, "give beams too"),
-            ({"temperature": -1.0}, "greater than or equal to 0"),
-            ({"temprature": 1.0}, "Extra inputs"),
+            ({"beams": 2, "n_samples": 3}, "2 beams .* 3 samples"),
+            ({"beams": 2, "temperature": 0.5, "min_p": 0.1}, "temperature, min_p"),
+            ({"length_penalty": 1.0}, "beams"),
+            ({"temperature": -1.0}, "temperature\n"),
+            ({"temprature": 1.0}, "temprature\n"),
         ],
     )
     def test_settings_that_contradict(self, settings: dict[str, float], message: str) -> None:
@@ -375,42 +335,41 @@ class TestGenerate:
             GenerationOptions(**settings)  # type: ignore[arg-type]
 
 
-class TestNextWords:
-    def test_probabilities_are_those_of_the_table(self) -> None:
-        table = transitions(3)
-        frame = next_words(Table(table), WordList(), [BOS, FILM], k=4)
-        order = np.argsort(-table[FILM])[:4]
-        assert frame["rank"].to_list() == [1, 2, 3, 4]
-        assert frame["word"].to_list() == [TOKENS[index] for index in order]
-        assert frame["probability"].to_list() == pytest.approx(table[FILM][order], abs=1e-12)
-
-    def test_more_than_the_vocabulary_is_all_of_it(self) -> None:
-        frame = next_words(Table(transitions()), WordList(), [BOS], k=50)
-        assert len(frame) == len(TOKENS)
-        assert frame["probability"].sum() == pytest.approx(1.0)
+def test_next_words_have_the_probabilities_of_the_table() -> None:
+    table = transitions(3)
+    frame = next_words(Table(table), WORDS, [BOS, FILM], k=4)
+    order = np.argsort(-table[FILM])[:4]
+    assert frame["rank"].to_list() == [1, 2, 3, 4]
+    assert frame["word"].to_list() == [TOKENS[index] for index in order]
+    assert frame["probability"].to_list() == pytest.approx(table[FILM][order], abs=1e-12)
+    every = next_words(Table(table), WORDS, [BOS], k=50)
+    assert len(every) == len(TOKENS)
+    assert every["probability"].sum() == pytest.approx(1.0)
 
 
-class TestPrompt:
-    def test_special_tokens_are_taken_as_such(self) -> None:
-        ids = prompt_ids("xxfld The film xxfld is", WordList(), TokenOptions())
-        assert ids == [BOS, FLD, MAJ, THE, FILM, FLD, IS]
+@pytest.mark.parametrize(
+    ("prompt", "ids"),
+    [
+        ("xxfld The film xxfld is", [BOS, FLD, MAJ, THE, FILM, FLD, IS]),  # special tokens are taken as such
+        ("xxbos good", [BOS, GOOD]),  # a start that is written is not doubled
+        ("", [BOS]),
+        (" ", [BOS]),
+    ],
+)
+def test_a_prompt_starts_a_document(prompt: str, ids: list[int]) -> None:
+    assert prompt_ids(prompt, WORDS, TokenOptions()) == ids
 
-    def test_a_start_that_is_written_is_not_doubled(self) -> None:
-        assert prompt_ids("xxbos good", WordList(), TokenOptions()) == [BOS, GOOD]
 
-    def test_empty_prompts_start_a_document(self) -> None:
-        assert prompt_ids("", WordList(), TokenOptions()) == [BOS]
-        assert prompt_ids(" ", WordList(), TokenOptions()) == [BOS]
+def test_a_prompt_of_dl1_follows_the_end_of_a_document_and_has_none() -> None:
+    words = words_of("film", "good", rules="dl1")
+    assert prompt_ids("", words, TokenOptions(rules="dl1")) == [2]
+    assert prompt_ids("Good film", words, TokenOptions(rules="dl1")) == [2, 4, 3]
 
-    def test_a_prompt_of_dl1_follows_the_end_of_a_document_and_has_none(self) -> None:
-        words = WordList(("<unk>", "<pad>", "<eos>", "film", "good"))
-        assert prompt_ids("", words, TokenOptions(rules="dl1")) == [2]
-        assert prompt_ids("Good film", words, TokenOptions(rules="dl1")) == [2, 4, 3]
 
-    def test_unknown_words_are_named_once(self, caplog: pytest.LogCaptureFixture) -> None:
-        with caplog.at_level(logging.WARNING, "embedline"):
-            ids = prompt_ids("the zorgon film zorgon glib xxunk", WordList(), TokenOptions())
-        assert ids == [BOS, THE, UNK, FILM, UNK, UNK, UNK]
-        assert [record.getMessage() for record in caplog.records] == [
-            "Unknown words of the prompt are read as xxunk: zorgon, glib"
-        ]
+def test_unknown_words_of_a_prompt_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "embedline"):
+        ids = prompt_ids("the zorgon film zorgon glib xxunk", WORDS, TokenOptions())
+    assert ids == [BOS, THE, UNK, FILM, UNK, UNK, UNK]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Unknown words of the prompt are read as xxunk: zorgon, glib"
+    ]

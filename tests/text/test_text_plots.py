@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.pipelines.text.evaluation import prediction_frame
+from embedline.pipelines.text.evaluation import prediction_arrays, prediction_frame
 from embedline.pipelines.text.plots import plot_calibration, plot_confusion, plot_training
+from embedline.training import plots
 
 CLASSES = ["neg", "pos"]
 LABELS = pl.DataFrame({"document_id": ["a", "b", "c", "d"], "label": ["neg", "neg", "neg", "pos"]})
@@ -32,43 +33,20 @@ def _traces(figure: Any) -> dict[str, tuple[list[Any], list[Any]]]:
     return {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data if trace.name}
 
 
-def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
+def test_confusion_and_calibration_are_those_of_the_predictions() -> None:
     figure = plot_confusion(OURS, CLASSES, "Confusion")
-    (heat,) = figure.data
+    assert figure.data == plots.plot_confusion(*prediction_arrays(OURS, CLASSES), CLASSES, "").data
     assert figure.layout.title.text == "Confusion"
-    assert (list(heat.x), list(heat.y)) == (CLASSES, CLASSES)
-    np.testing.assert_allclose(np.array(heat.z), [[2 / 3, 1 / 3], [0.0, 1.0]])
-    assert [list(row) for row in heat.text] == [["2<br>66.7%", "1<br>33.3%"], ["0<br>0.0%", "1<br>100.0%"]]
-    # Actual classes are read downwards, in the order of the matrix.
-    assert figure.layout.yaxis.autorange == "reversed"
-    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("predicted", "actual")
-
-
-def test_confusion_of_a_class_that_never_occurs_has_an_empty_row() -> None:
-    three = OURS.with_columns(p_mixed=pl.lit(0.0))
-    (heat,) = plot_confusion(three, ["neg", "mixed", "pos"], "Confusion").data
-    np.testing.assert_allclose(np.array(heat.z)[1], [0.0, 0.0, 0.0])
-
-
-def test_calibration_shows_model_and_baseline_with_their_errors() -> None:
-    figure = plot_calibration(OURS, THEIRS, CLASSES, "Calibration", n_bins=5)
-    perfect, ours, our_counts, theirs, their_counts = figure.data
+    (heat,) = plot_confusion(OURS.with_columns(p_mixed=pl.lit(0.0)), ["neg", "mixed", "pos"], "Confusion").data
+    np.testing.assert_allclose(np.array(heat.z), [[2 / 3, 0.0, 1 / 3], [0.0] * 3, [0.0, 0.0, 1.0]])  # no mixed one
+    perfect, ours, our_counts, theirs, their_counts = plot_calibration(OURS, THEIRS, CLASSES, "", n_bins=5).data
     assert (list(perfect.x), list(perfect.y)) == ([0.5, 1.0], [0.5, 1.0])
     # Bins (0.4, 0.6]: 0.6, right; (0.6, 0.8]: 0.8 right and 0.7 wrong; (0.8, 1]: 0.9, right.
     np.testing.assert_allclose(ours.x, [0.6, 0.75, 0.9])
-    assert list(ours.y) == [1.0, 0.5, 1.0]
-    assert ours.name == "classifier (ECE 0.250)"  # (0.4 + 2 x 0.25 + 0.1) / 4
-    np.testing.assert_allclose(our_counts.x, [0.5, 0.7, 0.9])
-    assert list(our_counts.y) == [1, 2, 1]
-    np.testing.assert_allclose(theirs.x, [0.6])
-    assert list(theirs.y) == [0.75]
-    assert theirs.name == "baseline (ECE 0.150)"
-    assert list(their_counts.y) == [4]
-
-
-def test_calibration_without_a_baseline() -> None:
-    figure = plot_calibration(OURS, None, CLASSES, "Calibration")
-    assert [trace.type for trace in figure.data] == ["scatter", "scatter", "bar"]
+    assert (list(ours.y), list(our_counts.y)) == ([1.0, 0.5, 1.0], [1, 2, 1])
+    assert (list(theirs.y), list(their_counts.y)) == ([0.75], [4])
+    # (0.4 + 2 x 0.25 + 0.1) / 4
+    assert (ours.name, theirs.name) == ("classifier (ECE 0.250)", "baseline (ECE 0.150)")
 
 
 def test_stages_follow_one_another_and_are_named() -> None:
@@ -85,15 +63,17 @@ def test_stages_follow_one_another_and_are_named() -> None:
     assert {shape.x0 for shape in figure.layout.shapes} == {1.0}
 
 
-def test_stages_that_count_on_stay_where_they_are() -> None:
-    figure = plot_training(HISTORY.with_columns(epoch=pl.Series([0.5, 1.0, 1.5])), "Training")
-    assert _traces(figure)["training loss"][0] == [0.5, 1.0, 1.5]
-    assert {note.text: note.x for note in figure.layout.annotations} == {"head": 0.5, "all": 1.25}
-
-
-def test_numbered_stages_are_counted_from_one() -> None:
-    figure = plot_training(HISTORY.with_columns(stage=pl.Series([0, 0, 1])), "Training")
-    assert {note.text: note.x for note in figure.layout.annotations} == {"stage 1": 0.5, "stage 2": 1.5}
+@pytest.mark.parametrize(
+    ("change", "epochs", "names"),
+    [
+        (pl.Series("epoch", [0.5, 1.0, 1.5]), [0.5, 1.0, 1.5], {"head": 0.5, "all": 1.25}),  # stages that count on
+        (pl.Series("stage", [0, 0, 1]), [0.5, 1.0, 2.0], {"stage 1": 0.5, "stage 2": 1.5}),  # counted from one
+    ],
+)
+def test_stages_are_numbered_or_count_on(change: pl.Series, epochs: list[float], names: dict[str, float]) -> None:
+    figure = plot_training(HISTORY.with_columns(change), "Training")
+    assert _traces(figure)["training loss"][0] == epochs
+    assert {note.text: note.x for note in figure.layout.annotations} == names
 
 
 def test_a_perplexity_and_a_fraction_have_an_axis_each() -> None:
@@ -114,11 +94,8 @@ def test_two_fractions_lie_on_one_axis() -> None:
     np.testing.assert_allclose(_traces(figure)["held-out next word accuracy"][1], [0.7, 0.8])
 
 
-def test_training_without_held_out_rows_shows_loss_and_rate() -> None:
+def test_training_without_held_out_rows_shows_loss_and_rate_and_needs_no_more() -> None:
     history = HISTORY.select("epoch", "lr", "train_loss", accuracy=pl.lit(None, dtype=pl.Float64))
     assert list(_traces(plot_training(history, "Training"))) == ["training loss", "lr"]
-
-
-def test_a_history_without_its_columns_is_named() -> None:
-    with pytest.raises(DataError, match="history has no column 'lr'; it has: stage, step, epoch, train_loss"):
+    with pytest.raises(DataError, match="'lr'; it has: stage, step, epoch, train_loss"):
         plot_training(HISTORY.drop("lr"), "Training")

@@ -5,8 +5,9 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -46,20 +47,27 @@ def test_an_error_in_a_process_names_the_document_and_ends_the_pool(monkeypatch:
     assert not children_of(os.getpid())
 
 
-def children_of(process: int) -> list[int]:
-    """Child processes of ``process`` that still run work of a pool."""
+def parent_of(process: Path) -> int | None:
+    """Number of the parent of a process; None if the process has ended."""
+    try:
+        state, parent, *_ = (process / "stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return None if state == "Z" else int(parent)
+
+
+def children_of(parent: int) -> list[Path]:
+    """Child processes that still run work of a pool."""
     if not Path("/proc").exists():
         pytest.skip("processes are counted through /proc")
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-            command = (folder / "cmdline").read_text()
-        except OSError:  # it ended meanwhile
-            continue
-        if int(fields[1]) == process and fields[0] != "Z" and "spawn_main" in command:
-            found.append(int(folder.name))
-    return found
+    found = [process for process in Path("/proc").glob("[0-9]*") if parent_of(process) == parent]
+    return [process for process in found if "spawn_main" in (process / "cmdline").read_text()]
+
+
+def wait_until(is_reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_reached() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 ENDLESS = """
@@ -80,48 +88,27 @@ def test_no_process_outlives_its_parent(tmp_path: Path, blow: signal.Signals) ->
     script.write_text(ENDLESS)
     environment = {**os.environ, "PYTHONPATH": str(SRC)}
     process = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.PIPE, text=True)
-    workers: list[int] = []
-    deadline = time.monotonic() + 60
-    while len(workers) < 2 and time.monotonic() < deadline and process.poll() is None:
-        workers = children_of(process.pid)
-        time.sleep(0.05)
+    wait_until(lambda: len(children_of(process.pid)) >= 2 or process.poll() is not None)
+    workers = children_of(process.pid)
     assert len(workers) == 2
     time.sleep(3)  # until they work
     process.send_signal(blow)
     _, errors = process.communicate(timeout=60)
-    deadline = time.monotonic() + 60
-    while any(map(alive, workers)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert [pid for pid in workers if alive(pid)] == []
+    wait_until(lambda: not any(map(parent_of, workers)))
+    assert [worker for worker in workers if parent_of(worker)] == []
     assert process.returncode != 0
     if blow == signal.SIGINT:
         assert errors.rstrip().endswith("KeyboardInterrupt")
         assert errors.count("Traceback") == 1  # the processes of the pool say nothing
 
 
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def test_threads_may_share_the_tokenizer() -> None:
     texts = corpus(300)
     expected = tokenize_texts(texts, TokenOptions(rules="dl1"))
     tokens_module._tokenizer.cache_clear()
-    found: dict[int, list[list[str]]] = {}
-
-    def work(number: int) -> None:
-        part = texts[number::4]
-        found[number] = [tokenize_texts([text], TokenOptions(rules="dl1"))[0] for text in part]
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [found[number % 4][number // 4] for number in range(300)] == expected
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda text: tokenize_texts([text], TokenOptions(rules="dl1"))[0], texts))
+    assert found == expected
 
 
 def test_a_child_of_a_pool_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import random
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer as tokens_module
-from embedline.pipelines.text.preprocessing import RuleName
+from embedline.pipelines.text.preprocessing import RULES, RuleName, ulmfit_text
 from embedline.pipelines.text.tokenizer import (
     CachedTokenizer,
     TokenOptions,
@@ -46,11 +45,6 @@ ODD = {
 }
 
 
-def uncached_and_cached(rules: RuleName, text: str) -> tuple[list[str], list[str]]:
-    tokenizer = CachedTokenizer(rules)
-    return tokenizer.uncached_tokens(text), tokenizer.tokens(text)
-
-
 def spacy_alone(text: str, specials: tuple[str, ...]) -> list[str]:
     import spacy
     from spacy.symbols import ORTH
@@ -69,18 +63,12 @@ def tokenizers() -> dict[RuleName, CachedTokenizer]:
 @pytest.mark.parametrize("rules", PRESETS)
 @pytest.mark.parametrize("name", ODD)
 def test_odd_texts_have_spacys_tokens(tokenizers: dict[RuleName, CachedTokenizer], rules: RuleName, name: str) -> None:
-    tokenizer = tokenizers[rules]
-    assert tokenizer.tokens(ODD[name]) == tokenizer.uncached_tokens(ODD[name])
-    assert tokenizer.tokens(ODD[name]) == tokenizer.uncached_tokens(ODD[name])  # from the cache
-
-
-def test_uncached_tokens_are_those_of_spacy_alone(tokenizers: dict[RuleName, CachedTokenizer]) -> None:
-    from embedline.pipelines.text.preprocessing import RULES, ulmfit_text
-
-    for text in ODD.values():
-        tokenizer = tokenizers["ulmfit"]
+    tokenizer, text = tokenizers[rules], ODD[name]
+    uncached = tokenizer.uncached_tokens(text)
+    assert tokenizer.tokens(text) == tokenizer.tokens(text) == uncached  # the second time from the cache
+    if rules == "ulmfit":
         expected = spacy_alone(ulmfit_text(text), RULES["ulmfit"].specials)
-        assert tokenizer.uncached_tokens(text) == [token.replace(" ", "▁") for token in expected]
+        assert uncached == [token.replace(" ", "▁") for token in expected]
 
 
 @pytest.mark.parametrize("rules", PRESETS)
@@ -101,9 +89,8 @@ def test_random_words_have_spacys_tokens(tokenizers: dict[RuleName, CachedTokeni
 
 def test_a_text_with_a_special_case_over_two_words_goes_to_spacy_whole() -> None:
     # ":" and "):" are special cases of spaCy's last step, which reads over the space.
-    uncached, cached = uncached_and_cached("dl1", "he (the man): she :) and (a ) : b")
-    assert cached == uncached
-    tokenizer = CachedTokenizer("dl1")
+    tokenizer, text = CachedTokenizer("dl1"), "he (the man): she :) and (a ) : b"
+    assert tokenizer.tokens(text) == tokenizer.uncached_tokens(text)
     assert [tokenizer.word_tokens(word) for word in ("(man):", "x")] == [None, ("x",)]
 
 
@@ -128,61 +115,32 @@ def test_codes_point_into_a_lexicon_by_frequency() -> None:
 
 
 def test_frames() -> None:
-    documents = pl.DataFrame(
-        {
-            "document_id": ["x", "y"],
-            "text": ["Good film", ""],
-            "label": ["pos", None],
-            "split": ["train", "unlabelled"],
-        }
-    )
+    rows = [("x", "Good film", "pos", "train"), ("y", "", None, "unlabelled")]
+    schema = dict.fromkeys(("document_id", "text", "label", "split"), pl.String)
+    documents = pl.DataFrame(rows, schema=schema, orient="row")
     tokens, lexicon = tokenize_documents(documents, TokenOptions(workers=1))
-    assert tokens.schema == {
-        "document_id": pl.String,
-        "label": pl.String,
-        "split": pl.String,
-        "tokens": pl.List(pl.Int32),
-    }
-    assert lexicon.schema == {"token": pl.String}
+    columns = dict.fromkeys(("document_id", "label", "split"), pl.String) | {"tokens": pl.List(pl.Int32)}
+    assert (tokens.schema, lexicon.schema) == (columns, {"token": pl.String})
     words = lexicon["token"].to_list()
-    assert [[words[code] for code in row] for row in tokens["tokens"]] == [
-        ["xxbos", "xxmaj", "good", "film"],
-        ["xxbos"],
-    ]
+    found = [[words[code] for code in row] for row in tokens["tokens"]]
+    assert found == [["xxbos", "xxmaj", "good", "film"], ["xxbos"]]
     assert tokens.drop("tokens").equals(documents.drop("text"))
-
-
-def test_no_documents_at_all() -> None:
-    documents = pl.DataFrame(schema=dict.fromkeys(("document_id", "text", "label", "split"), pl.String))
-    tokens, lexicon = tokenize_documents(documents, TokenOptions())
+    tokens, lexicon = tokenize_documents(documents.clear(), TokenOptions())
     assert (len(tokens), len(lexicon)) == (0, 0)
-    assert tokens.schema["tokens"] == pl.List(pl.Int32)
-
-
-def test_a_missing_text_is_named() -> None:
-    documents = pl.DataFrame(
-        {"document_id": ["x", "y"], "text": ["a", None], "label": ["n", "p"], "split": ["train"] * 2}
-    )
-    with pytest.raises(DataError, match=r"document 'y' has no text \(null\)"):
-        tokenize_documents(documents, TokenOptions())
+    assert tokens.schema == columns
 
 
 def test_a_document_that_spacy_cannot_tokenize_is_named() -> None:
-    with pytest.raises(DataError, match=r"document 'second' cannot be tokenized: .*surrogates not allowed"):
+    with pytest.raises(DataError, match=r"document 'second' .*surrogates"):
         tokenize(["fine", "broken \ud800"], TokenOptions(), ["first", "second"])
 
 
-def test_a_document_of_100_000_words() -> None:
+def test_documents_of_100_000_words() -> None:
     text = " ".join(f"Word{number % 100}, and" for number in range(50_000))
-    started = time.perf_counter()
-    tokens = tokenize_texts([text], TokenOptions())[0]
-    assert time.perf_counter() - started < 5
-    assert len(tokens) == 200_001  # xxbos, and 50,000 times: xxmaj word7 , and
-    assert tokens[:5] == ["xxbos", "xxmaj", "word0", ",", "and"]
-
-
-def test_one_word_for_100_000_words() -> None:
-    assert tokenize_texts(["very " * 100_000], TokenOptions()) == [["xxbos", "xxwrep", "100000", "very"]]
+    long, repeated = tokenize_texts([text, "very " * 100_000], TokenOptions())
+    assert len(long) == 200_001  # xxbos, and 50,000 times: xxmaj word7 , and
+    assert long[:5] == ["xxbos", "xxmaj", "word0", ",", "and"]
+    assert repeated == ["xxbos", "xxwrep", "100000", "very"]
 
 
 def test_lists_there_and_back() -> None:
@@ -219,10 +177,9 @@ def test_real_reviews_have_spacys_tokens(real_data: Path, tokenizers: dict[RuleN
 def test_settings() -> None:
     assert TokenOptions(workers=3).processes == 3
     assert TokenOptions().processes >= 1
-    with pytest.raises(ValueError, match="workers"):
-        TokenOptions(workers=0)
-    with pytest.raises(ValueError, match="rules"):
-        TokenOptions(rules="moses")  # type: ignore[arg-type]
+    for settings in ({"workers": 0}, {"rules": "moses"}):
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            TokenOptions.model_validate(settings)
 
 
 def test_words_and_white_space_are_split_as_by_spacy() -> None:

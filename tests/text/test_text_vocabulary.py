@@ -1,6 +1,7 @@
 """Vocabularies: order, limits, counted splits, errors; conversion to ids and back; readable text."""
 
 import json
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,22 +27,17 @@ SPECIALS = RULES["dl1"].specials
 def documents() -> pl.DataFrame:
     """Eight training documents that repeat one word, two test documents, one unlabelled."""
     texts = [f"w{number} " * (number + 1) + "all" for number in range(8)] + ["tested all", "tested", "bare bare all"]
-    return pl.DataFrame(
-        {
-            "document_id": [f"d{number:02}" for number in range(11)],
-            "text": texts,
-            "label": ["a", "b"] * 5 + [None],
-            "split": ["train"] * 8 + ["test"] * 2 + ["unlabelled"],
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def tokens() -> tuple[pl.DataFrame, pl.DataFrame]:
-    return tokenize_documents(documents(), TokenOptions(rules="dl1", workers=1))
+    labels, splits = ["a", "b"] * 5 + [None], ["train"] * 8 + ["test"] * 2 + ["unlabelled"]
+    names = [f"d{number:02}" for number in range(11)]
+    return pl.DataFrame({"document_id": names, "text": texts, "label": labels, "split": splits})
 
 
 Frames = tuple[pl.DataFrame, pl.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Frames:
+    return tokenize_documents(documents(), TokenOptions(rules="dl1", workers=1))
 
 
 def held_out_words() -> set[str]:
@@ -51,36 +47,24 @@ def held_out_words() -> set[str]:
     return {text.split()[0] for text in chosen}
 
 
-def test_specials_then_frequency_then_string(tokens: Frames) -> None:
-    vocabulary = fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions(min_freq=1))
-    trained = [f"w{number}" for number in range(8) if f"w{number}" not in held_out_words()]
+def test_specials_then_frequency_then_string_and_limits(tokens: Frames) -> None:
+    def fit(**options: Any) -> Vocabulary:
+        return fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions(**options))
+
+    whole = fit(min_freq=1)
+    trained = {f"w{number}" for number in range(8)} - held_out_words()  # no words of validation and test documents
     counts = {word: int(word[1:]) + 1 for word in trained} | {"all": 6 + 1, "bare": 2}
-    expected = sorted(counts, key=lambda word: (-counts[word], word))
-    assert vocabulary.tokens == (*SPECIALS, *expected)
-    assert (vocabulary.unknown, vocabulary.padding) == (0, 1)
-    assert vocabulary.fitted_on == ("train", "unlabelled")
-    assert (vocabulary.min_freq, vocabulary.max_size) == (1, None)
-
-
-def test_neither_validation_nor_test_words_come_in(tokens: Frames) -> None:
-    found = set(fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions(min_freq=1)).tokens)
-    assert not found & {*held_out_words(), "tested"}
-
-
-def test_the_test_text_by_request(tokens: Frames) -> None:
-    vocabulary = fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions(min_freq=2, include_test=True))
-    assert "tested" in vocabulary
-    assert vocabulary.fitted_on == ("train", "unlabelled", "test")
-
-
-def test_limits(tokens: Frames) -> None:
-    whole = fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions(min_freq=1))
-    frequent = fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions(min_freq=3))
-    assert frequent.tokens == tuple(token for token in whole.tokens if token not in {"bare", "w0", "w1"})
-    short = fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions(min_freq=1, max_size=5))
-    assert short.tokens == whole.tokens[:5]
-    with pytest.raises(DataError, match=r"vocabulary\.max_size 3 leaves no room beside 3 special tokens"):
-        fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions(max_size=3))
+    assert whole.tokens == (*SPECIALS, *sorted(counts, key=lambda word: (-counts[word], word)))
+    assert (whole.unknown, whole.padding) == (0, 1)
+    assert whole.fitted_on == ("train", "unlabelled")
+    assert (whole.min_freq, whole.max_size) == (1, None)
+    assert fit(min_freq=3).tokens == tuple(token for token in whole.tokens if token not in {"bare", "w0", "w1"})
+    assert fit(min_freq=1, max_size=5).tokens == whole.tokens[:5]
+    with_test = fit(min_freq=2, include_test=True)
+    assert "tested" in with_test
+    assert with_test.fitted_on == ("train", "unlabelled", "test")
+    with pytest.raises(DataError, match=r"vocabulary\.max_size 3"):
+        fit(max_size=3)
 
 
 def test_presets_bring_their_limits(tokens: Frames) -> None:
@@ -95,90 +79,68 @@ def test_presets_bring_their_limits(tokens: Frames) -> None:
 def test_documents_as_ids(tokens: Frames) -> None:
     vocabulary = fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions(min_freq=2))
     ids = numericalize(*tokens, vocabulary, SPLIT)
-    assert ids.schema == {
-        "document_id": pl.String,
-        "label": pl.String,
-        "split": pl.String,
-        "ids": pl.List(pl.UInt16),
-    }
+    assert ids.schema == dict.fromkeys(("document_id", "label", "split"), pl.String) | {"ids": pl.List(pl.UInt16)}
     assert ids["split"].equals(assign_splits(documents(), SPLIT))
     rows = dict(zip(ids["document_id"], ids["ids"].to_list(), strict=True))
     assert rows["d08"] == [0, vocabulary.ids(["all"])[0], 2]  # "tested all <eos>"
     assert vocabulary.words(rows["d10"]) == ["bare", "bare", "all", "<eos>"]
-    assert unknown_fractions(ids, vocabulary)["test"] == 2 / 5
-    assert unknown_fractions(ids, vocabulary)["unlabelled"] == 0.0
-    assert list(unknown_fractions(ids, vocabulary)) == ["train", "validation", "test", "unlabelled"]
+    unknown = unknown_fractions(ids, vocabulary)
+    assert (unknown["test"], unknown["unlabelled"]) == (2 / 5, 0.0)
+    assert list(unknown) == ["train", "validation", "test", "unlabelled"]
 
 
 def test_a_large_vocabulary_takes_int32() -> None:
-    many = Vocabulary(**{**_fields(), "tokens": (*SPECIALS, *(f"t{number}" for number in range(2**16 - 3)))})
     lexicon = pl.DataFrame({"token": ["<eos>", "t65532", "x"]})
     frame = documents().drop("text").with_columns(tokens=pl.Series([[1, 2, 0]] * 11, dtype=pl.List(pl.Int32)))
-    assert len(many) == 2**16
-    found = numericalize(frame, lexicon, many, SPLIT)
-    assert found.schema["ids"] == pl.List(pl.UInt16) and found["ids"][0].to_list() == [65535, 0, 2]
-    larger = many.model_copy(update={"tokens": (*many.tokens, "x")})
-    larger = Vocabulary.model_validate_json(larger.model_dump_json())
-    found = numericalize(frame, lexicon, larger, SPLIT)
-    assert found.schema["ids"] == pl.List(pl.Int32) and found["ids"][0].to_list() == [65535, 65536, 2]
+    many = (*SPECIALS, *(f"t{number}" for number in range(2**16 - 3)))
+    for words, dtype, ids in ((many, pl.UInt16, [65535, 0, 2]), ((*many, "x"), pl.Int32, [65535, 65536, 2])):
+        found = numericalize(frame, lexicon, Vocabulary.model_validate({**_fields(), "tokens": words}), SPLIT)["ids"]
+        assert found.dtype == pl.List(dtype) and found[0].to_list() == ids
 
 
 def _fields() -> dict[str, object]:
-    return {
-        "rules": "dl1",
-        "tokens": (*SPECIALS, "a", "b"),
-        "specials": SPECIALS,
-        "unknown": 0,
-        "padding": 1,
-        "fitted_on": ("train",),
-        "min_freq": 1,
-    }
+    counted: dict[str, object] = {"fitted_on": ("train",), "min_freq": 1}
+    return counted | {"rules": "dl1", "tokens": (*SPECIALS, "a", "b"), "specials": SPECIALS, "unknown": 0, "padding": 1}
 
 
 def test_json_round_trip_and_ids_both_ways() -> None:
     vocabulary = Vocabulary.model_validate(_fields())
-    again = load_vocabulary(vocabulary.model_dump_json(), "dl1")
+    again = load_vocabulary(json.loads(vocabulary.model_dump_json()), "dl1")
     assert again == vocabulary
-    assert load_vocabulary(json.loads(vocabulary.model_dump_json())) == vocabulary
     ids = again.ids(["b", "zzz", "a", "<eos>"])
     assert ids.dtype == np.int64 and ids.tolist() == [4, 0, 3, 2]
     assert again.words(ids) == ["b", "<unk>", "a", "<eos>"]
     assert again.ids([]).tolist() == []
-    with pytest.raises(DataError, match="id 5 is not in a vocabulary of 5 tokens"):
-        again.words([0, 5])
-    with pytest.raises(DataError, match="id -1 is not in"):
-        again.words([-1])
+    for wrong in (5, -1):
+        with pytest.raises(DataError, match=f"id {wrong} .* 5 tokens"):
+            again.words([0, wrong])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tokens": [*SPECIALS, "a", "b", "a"]}, "it holds the token 'a' twice"),
-        ({"tokens": ["<unk>", "<pad>", "a"]}, "does not start with the special tokens of 'dl1': <unk> <pad> <eos>"),
-        ({"tokens": []}, "does not start with the special tokens"),
-        ({"rules": "ulmfit"}, "does not start with the special tokens of 'ulmfit'"),
-        ({"unknown": 1}, "unknown 1 and padding 1 are not the ids of '<unk>' and '<pad>'"),
-        ({"rules": "moses"}, "rules: Input should be 'dl1' or 'ulmfit'"),
-        ({"colour": 1}, "colour: Extra inputs are not permitted"),
+        ({"tokens": [*SPECIALS, "a", "b", "a"]}, "'a' twice"),
+        ({"tokens": ["<unk>", "<pad>", "a"]}, "special tokens of 'dl1': <unk> <pad> <eos>"),
+        ({"tokens": []}, "special tokens"),
+        ({"rules": "ulmfit"}, "special tokens of 'ulmfit'"),
+        ({"unknown": 1}, "unknown 1 and padding 1 .*'<unk>' and '<pad>'"),
+        ({"rules": "moses"}, "rules: .*'dl1' or 'ulmfit'"),
+        ({"colour": 1}, "colour: Extra"),
     ],
 )
 def test_what_is_no_vocabulary_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=f"^the vocabulary cannot be used: .*{message}"):
-        load_vocabulary(json.dumps({**_fields(), **change}))
+        load_vocabulary({**_fields(), **change})
 
 
 def test_other_rules_are_refused(tokens: Frames) -> None:
-    with pytest.raises(DataError, match="it is no JSON"):
-        load_vocabulary("{")
     vocabulary = Vocabulary.model_validate(_fields())
-    with pytest.raises(DataError, match="made with the token rules 'dl1', the tokens with 'ulmfit'"):
+    with pytest.raises(DataError, match=r"'dl1'.* 'ulmfit'"):
         load_vocabulary(vocabulary.model_dump(), "ulmfit")
-    with pytest.raises(DataError, match="made with the token rules 'dl1'"):
-        load_vocabulary(vocabulary.model_dump_json(), "ulmfit")
     others = tokenize_documents(documents(), TokenOptions(workers=1))
-    with pytest.raises(DataError, match="has no '<eos>': the tokens were not made with the token rules 'dl1'"):
+    with pytest.raises(DataError, match=r"no '<eos>'.* 'dl1'"):
         numericalize(*others, vocabulary, SPLIT)
-    with pytest.raises(DataError, match="has no 'xxbos'"):
+    with pytest.raises(DataError, match="no 'xxbos'"):
         fit_vocabulary(*tokens, SPLIT, "ulmfit", VocabularyOptions())
 
 
@@ -208,8 +170,6 @@ def test_readable_text(tokens: str, text: str) -> None:
     words = tokens.split(" ") if tokens else []
     rules = "dl1" if "<eos>" in words else "ulmfit"
     specials = RULES[rules].specials
-    known = tuple(dict.fromkeys(word for word in words if word not in specials))
-    vocabulary = Vocabulary.model_validate(
-        {**_fields(), "rules": rules, "specials": specials, "tokens": (*specials, *known)}
-    )
+    known = dict.fromkeys([*specials, *words])
+    vocabulary = Vocabulary.model_validate({**_fields(), "rules": rules, "specials": specials, "tokens": [*known]})
     assert vocabulary.detokenize(vocabulary.ids(words)) == text.replace(" \n\n ", "\n\n")

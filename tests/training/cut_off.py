@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from fits import plain_options, seeded
 from torch import Tensor, nn
 
 from embedline.training import checkpoint as checkpoints
@@ -30,18 +31,8 @@ class Killed(BaseException):
 
 
 def make_options(**changes: Any) -> TrainingOptions:
-    values = {
-        "epochs": EPOCHS,
-        "batch_size": BATCH,
-        "lr": 0.01,
-        "clip_norm": 0.5,
-        "averaging": {"decay": 0.9},
-        "schedule": "one_cycle",
-        "seeds": SEEDS,
-        "device": "cpu",
-        "precision": "fp32",
-    }
-    return TrainingOptions.model_validate({**values, **changes})
+    values = {"epochs": EPOCHS, "batch_size": BATCH, "clip_norm": 0.5, "averaging": {"decay": 0.9}, "seeds": SEEDS}
+    return plain_options(**{**values, "schedule": "one_cycle", **changes})
 
 
 class Net(nn.Module):
@@ -50,24 +41,15 @@ class Net(nn.Module):
     def __init__(self, *, width: int, shared_dropout: float) -> None:
         super().__init__()
         self.table = nn.Embedding(7, 4)
-        self.body = nn.Sequential(
-            Dropout(0.05),
-            nn.Linear(7, width),
-            nn.ReLU(),
-            nn.BatchNorm1d(width),
-            Dropout(0.3),
-            nn.Dropout(shared_dropout),
-            nn.Linear(width, 1),
-        )
+        hidden = (nn.Linear(7, width), nn.ReLU(), nn.BatchNorm1d(width))
+        self.body = nn.Sequential(Dropout(0.05), *hidden, Dropout(0.3), nn.Dropout(shared_dropout), nn.Linear(width, 1))
 
     def forward(self, codes: Tensor, values: Tensor) -> Tensor:
         return self.body(torch.cat([self.table(codes), values], dim=1)).squeeze(-1)
 
 
 def make_net(seed: int, *, width: int = 16, shared_dropout: float = 0.0) -> Net:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Net(width=width, shared_dropout=shared_dropout)
+    network = seeded(lambda: Net(width=width, shared_dropout=shared_dropout), seed)
     seed_dropout(network, seed)
     return network
 
@@ -109,10 +91,8 @@ def train_both(options: TrainingOptions) -> list[Outcome]:
 
     networks = [make_net(seed) for seed in SEEDS]
     both = ensemble.train_parallel(train_member, networks, workers=2, threads=1)
-    return [
-        (fitted.network.state_dict(), network.state_dict(), fitted.history)
-        for fitted, network in zip(both, networks, strict=True)
-    ]
+    pairs = zip(both, networks, strict=True)
+    return [(fitted.network.state_dict(), network.state_dict(), fitted.history) for fitted, network in pairs]
 
 
 def assert_same(first: Outcome, second: Outcome) -> None:
@@ -161,10 +141,16 @@ def raise_at(call: int) -> Callable[..., None]:
     return raising
 
 
-def interrupted(folder: Path, **changes: Any) -> Path:
-    """A checkpoint of member 0 after its eighth step."""
-    with progress.listening(raise_at(4)), checkpoints.checkpointing(folder, 3600.0), pytest.raises(Killed):
+def interrupted(folder: Path, report: int = 4, **changes: Any) -> Path:
+    """A checkpoint of member 0, whose training ended at a report: after its eighth step unless told otherwise."""
+    with progress.listening(raise_at(report)), checkpoints.checkpointing(folder, 3600.0), pytest.raises(Killed):
         train_one(0, make_options(**changes))
     path = folder / "member0.pt"
-    assert step_of(path) == 8
+    assert report != 4 or step_of(path) == 8
     return path
+
+
+def assert_ends_as_uncut(folder: Path) -> None:
+    """Train member 0 on from the checkpoint in a folder: it ends as one that was never cut off."""
+    with checkpoints.checkpointing(folder, 3600.0):
+        assert_same(train_one(0, make_options()), uncut()[0])

@@ -6,30 +6,22 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import polars as pl
+import pytest
+import torch
 
+from embedline.pipelines.ratings import contract as rating_contract
+from embedline.pipelines.ratings import options as rating_options
 from embedline.pipelines.ratings.encoder import RatingsEncoder
 from embedline.pipelines.ratings.encoder import encode as encode_ratings
 from embedline.pipelines.ratings.encoder import fit_encoder as fit_ratings_encoder
 from embedline.pipelines.ratings.learner import train_ratings
-from embedline.pipelines.ratings.options import (
-    FeatureOptions,
-    RatingColumns,
-    RatingNetwork,
-    RatingSplit,
-    RatingsTraining,
-)
 from embedline.pipelines.tabular.columns import Columns
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.learner import train_network
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
+from embedline.pipelines.text import options as text_options
 from embedline.pipelines.text.fine_tuning import train_classifier
 from embedline.pipelines.text.language_model import train_language_model
-from embedline.pipelines.text.options import (
-    ClassifierOptions,
-    ClassifierTraining,
-    LanguageModelOptions,
-    LanguageModelTraining,
-)
 from embedline.pipelines.text.preprocessing import RULES
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
@@ -42,6 +34,24 @@ SETTINGS = {"lr": 0.01, "device": "cpu", "precision": "fp32"}
 N_WORDS = 30
 
 
+def assert_same(ours: Trained, theirs: Trained) -> None:
+    """The same weights and records to the last bit."""
+    assert ours[0].weights.keys() == theirs[0].weights.keys()
+    assert [name for name, value in theirs[0].weights.items() if not torch.equal(ours[0].weights[name], value)] == []
+    assert ours[1] == theirs[1]
+
+
+def assert_close(ours: Trained, theirs: Trained, rtol: float = 1e-4) -> None:
+    """The same weights and records but for rounding."""
+    assert ours[0].weights.keys() == theirs[0].weights.keys()
+    for name, value in theirs[0].weights.items():
+        torch.testing.assert_close(
+            ours[0].weights[name], value, rtol=rtol, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    for mine, other in zip(ours[1], theirs[1], strict=True):
+        assert mine == pytest.approx(other, rel=rtol, abs=1e-6)
+
+
 @cache
 def table(n_rows: int = 480, *, classes: bool = False) -> tuple[nw.DataFrame[Any], Encoder]:
     """An encoded table whose target depends on all of its columns, 1 row in 6 held out."""
@@ -49,10 +59,8 @@ def table(n_rows: int = 480, *, classes: bool = False) -> tuple[nw.DataFrame[Any
     shop, heat = numbers.integers(0, 9, n_rows), numbers.normal(size=n_rows)
     sales = np.exp(0.2 * shop + 0.5 * heat + 0.1 * numbers.normal(size=n_rows))
     frame = pl.DataFrame({"shop": shop.astype(str), "heat": heat, "sales": sales})
-    frame = frame.with_columns(
-        pl.when(pl.int_range(n_rows) % 6 == 0).then(pl.lit("test")).otherwise(pl.lit("train")).alias("split"),
-        pl.when(pl.col("sales") > 2).then(pl.lit("high")).otherwise(pl.lit("low")).alias("level"),
-    )
+    split, level = np.where(np.arange(n_rows) % 6, "train", "test"), np.where(sales > 2, "high", "low")
+    frame = frame.with_columns(split=pl.Series(split), level=pl.Series(level))
     columns = Columns(categorical=("shop",), continuous=("heat",), target="level" if classes else "sales")
     return encode_table(nw.from_native(frame, eager_only=True), columns, "none" if classes else "log")
 
@@ -74,9 +82,8 @@ def train_table(
     **changes: Any,
 ) -> Trained:
     """Batch-norm before and behind the hidden layers, so that a batch is more than the sum of its rows."""
-    network = network or NetworkOptions(
-        layers=(24, 12), dropout=dropout, batch_norm=batch_norm, continuous_batch_norm=batch_norm
-    )
+    norms = {"batch_norm": batch_norm, "continuous_batch_norm": batch_norm}
+    network = network or NetworkOptions(layers=(24, 12), dropout=dropout, **norms)
     values = {**SETTINGS, "epochs": 2, "batch_size": 65, "seeds": (1, 2), **changes}
     return train_network(*(data or table(classes=classes)), network, TableTraining.model_validate(values))
 
@@ -90,33 +97,37 @@ def ratings() -> tuple[pl.DataFrame, RatingsEncoder]:
     rating = 3.0 + (taste[users] * kind[items]).sum(1) + 0.1 * numbers.normal(size=600)
     frame = pl.DataFrame({"user": users, "item": items, "rating": rating.clip(1.0, 5.0), "fold": np.arange(600) % 5})
     films = pl.DataFrame({"item": np.arange(30), "title": [f"film {k}" for k in range(30)], "genre": ["a", "b"] * 15})
-    return encode_factors(frame, RatingColumns(timestamp=None), FeatureOptions(items=("genre",)), films)
+    return encode_factors(
+        frame, rating_contract.RatingColumns(timestamp=None), rating_options.FeatureOptions(items=("genre",)), films
+    )
 
 
 def encode_factors(
     frame: pl.DataFrame,
-    columns: RatingColumns,
-    features: FeatureOptions,
+    columns: rating_contract.RatingColumns,
+    features: rating_options.FeatureOptions,
     items: pl.DataFrame,
     users: pl.DataFrame | None = None,
 ) -> tuple[pl.DataFrame, RatingsEncoder]:
     """Encode ratings, by the encoder of all but the first ``fold``, which is held out."""
     encoder = fit_ratings_encoder(frame.filter(pl.col("fold") != 1), columns, "auto", features, items, users)
-    return encode_ratings(frame, encoder, columns, RatingSplit(kind="column", column="fold", value=1)), encoder
+    return encode_ratings(
+        frame, encoder, columns, rating_contract.RatingSplit(kind="column", column="fold", value=1)
+    ), encoder
 
 
 def train_factors(
     *,
     data: tuple[pl.DataFrame, RatingsEncoder] | None = None,
-    network: RatingNetwork | None = None,
+    network: rating_options.RatingNetwork | None = None,
     dropout: float = 0.0,
     **changes: Any,
 ) -> Trained:
     """Factors, or a network of them where there is dropout."""
     shape: dict[str, Any] = {"kind": "mlp", "layers": (16,), "dropout": dropout} if dropout else {}
     values = {**SETTINGS, "epochs": 2, "batch_size": 65, "penalty": {"factors": 0.02, "biases": 0.003}, **changes}
-    network = network or RatingNetwork(factors=4, **shape)
-    return train_ratings(*(data or ratings()), network, RatingsTraining.model_validate(values))
+    network = network or rating_options.RatingNetwork(factors=4, **shape)
+    return train_ratings(*(data or ratings()), network, rating_options.RatingsTraining.model_validate(values))
 
 
 @cache
@@ -151,14 +162,16 @@ def documents() -> pl.DataFrame:
 def train_words(
     *,
     data: tuple[pl.DataFrame, Vocabulary] | None = None,
-    network: LanguageModelOptions | None = None,
+    network: text_options.LanguageModelOptions | None = None,
     dropout: float = 0.0,
     **changes: Any,
 ) -> Trained:
     """A language model; ``dropout`` multiplies the rates of the preset."""
-    network = network or LanguageModelOptions(embedding_size=12, hidden_size=16, n_layers=2, drop_mult=dropout)
+    network = network or text_options.LanguageModelOptions(
+        embedding_size=12, hidden_size=16, n_layers=2, drop_mult=dropout
+    )
     values = {**SETTINGS, "epochs": 2, "batch_size": 5, "bptt": 20, "threads": 1, **changes}
-    training = LanguageModelTraining.model_validate(values)
+    training = text_options.LanguageModelTraining.model_validate(values)
     return train_language_model(*(data or (documents(), vocabulary())), TokenOptions(workers=1), network, training)
 
 
@@ -172,17 +185,16 @@ def train_texts(
     *,
     data: tuple[pl.DataFrame, Vocabulary] | None = None,
     model: ModelBundle | None = None,
-    network: ClassifierOptions | None = None,
+    network: text_options.ClassifierOptions | None = None,
     dropout: float = 0.0,
     **changes: Any,
 ) -> Trained:
     """A classifier in two stages; documents are longer than a chunk, and than what is pooled."""
-    network = network or ClassifierOptions(
-        drop_mult=dropout, head_dropout=None if dropout else 0.0, layers=(10,), bptt=7, max_tokens=23
-    )
+    rates = {"drop_mult": dropout, "head_dropout": None if dropout else 0.0}
+    network = network or text_options.ClassifierOptions(**rates, layers=(10,), bptt=7, max_tokens=23)
     stages = ({"unfrozen": 1, "epochs": 1, "lr": 0.01}, {"unfrozen": None, "epochs": 1, "lr": 0.01})
     settings = {name: value for name, value in SETTINGS.items() if name != "lr"}
     values = {**settings, "batch_size": 9, "stages": stages, "threads": 1, **changes}
-    training = ClassifierTraining.model_validate(values)
+    training = text_options.ClassifierTraining.model_validate(values)
     ids, words = data or (documents(), vocabulary())
     return train_classifier(ids, words, ["neg", "pos"], model or language_model(), network, training)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import small_trainings as small
 import torch
-import torch.nn.functional as F
+from fits import fit, plain_options
 from torch import Tensor, nn
 
 from embedline.datasets import JSON
@@ -17,40 +18,32 @@ from embedline.errors import DataError, TrainingError
 from embedline.hooks.tracking import LiveMetrics
 from embedline.training import checkpoint as checkpoints
 from embedline.training import metrics as progress
-from embedline.training.device import make_accelerator
 from embedline.training.metrics import regression_metrics, require_finite
-from embedline.training.options import TrainingOptions
-from embedline.training.train import fit
 
 HUGE = 1e30
+ROWS = (torch.ones(4, 1), torch.zeros(4))
 LEARNERS: dict[str, Callable[..., Any]] = {
-    "table": lambda **changes: small.train_table(lr=HUGE, **changes),
-    "classes": lambda **changes: small.train_table(lr=HUGE, classes=True, **changes),
-    "ratings": lambda **changes: small.train_factors(lr=HUGE, **changes),
-    "words": lambda **changes: small.train_words(lr=HUGE, clip_norm=None, **changes),
-    "texts": lambda **changes: small.train_texts(stages=({"unfrozen": None, "epochs": 2, "lr": HUGE},), **changes),
+    "table": partial(small.train_table, lr=HUGE),
+    "classes": partial(small.train_table, lr=HUGE, classes=True),
+    "ratings": partial(small.train_factors, lr=HUGE),
+    "words": partial(small.train_words, lr=HUGE, clip_norm=None),
+    "texts": partial(small.train_texts, stages=({"unfrozen": None, "epochs": 2, "lr": HUGE},)),
 }
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", [*LEARNERS, "two processes"])
 def test_every_learner_names_the_epoch_and_the_rate(learner: str, tmp_path: Path) -> None:
     heard: list[float] = []
-    with (
-        checkpoints.checkpointing(tmp_path / "kept", 0.0),
-        progress.listening(lambda figures, _: heard.extend(figures.values())),
-        pytest.raises(TrainingError, match=r"epoch 1 of 2.*lr in training.*1e\+30"),
-    ):
-        LEARNERS[learner]()
+    train = LEARNERS.get(learner) or partial(LEARNERS["table"], processes=2, seeds=(1,))
+    hearing = progress.listening(lambda figures, _: heard.extend(figures.values()))
+    raising = pytest.raises(TrainingError, match=r"epoch 1 of 2.*lr in training.*1e\+30")
+    with checkpoints.checkpointing(tmp_path / "kept", 0.0), hearing, raising:
+        train()
     assert all(map(math.isfinite, heard))
     for path in (tmp_path / "kept").rglob("*.pt"):  # a state from before may be there: it is one to go on from
         state = torch.load(path, weights_only=True)["state"]
         assert all(tensor.isfinite().all() for tensor in state["network"].values())
         assert math.isfinite(state["meter"]["total"])
-
-
-def test_two_processes_end_with_the_same_error() -> None:
-    with pytest.raises(TrainingError, match="epoch 1 of 2"):
-        LEARNERS["table"](processes=2, seeds=(1,))
 
 
 class Spoilt(nn.Module):
@@ -66,38 +59,17 @@ class Spoilt(nn.Module):
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_weights_are_looked_at_before_they_are_stored_or_measured(kept: bool, tmp_path: Path) -> None:
-    options = TrainingOptions.model_validate(
-        {"epochs": 1, "batch_size": 4, "lr": 0.1, "device": "cpu", "precision": "fp32"}
-    )
-    tensors = (torch.ones(4, 1), torch.zeros(4))
     checkpoint = checkpoints.Checkpoint(tmp_path / "member0.pt", 0.0) if kept else None
+    measured = {"evaluate": lambda _: pytest.fail("measured"), "checkpoint": checkpoint}
     with pytest.raises(TrainingError, match=r"weights.*step 1 of 1"):
-        fit(
-            Spoilt(),
-            tensors,
-            F.mse_loss,
-            options,
-            accelerator=make_accelerator(options),
-            seed=0,
-            evaluate=lambda _: pytest.fail("measured"),
-            checkpoint=checkpoint,
-        )
+        fit(Spoilt(), ROWS, plain_options(epochs=1, batch_size=4), **measured)
     assert not (tmp_path / "member0.pt").exists()
 
 
 def test_a_figure_that_is_none_is_named() -> None:
-    options = TrainingOptions.model_validate({"epochs": 3, "batch_size": 4, "lr": 0.1, "device": "cpu"})
-    values = iter([1.0, math.inf])
+    values, network = iter([1.0, math.inf]), nn.Sequential(nn.Linear(1, 1), nn.Flatten(0))
     with pytest.raises(TrainingError, match=r"epoch 2 of 3.*exp_rmspe is inf"):
-        fit(
-            nn.Sequential(nn.Linear(1, 1), nn.Flatten(0)),
-            (torch.ones(4, 1), torch.zeros(4)),
-            F.mse_loss,
-            options,
-            accelerator=make_accelerator(options),
-            seed=0,
-            evaluate=lambda _: {"exp_rmspe": next(values)},
-        )
+        fit(network, ROWS, plain_options(batch_size=4), evaluate=lambda _: {"exp_rmspe": next(values)})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, np.float64("nan")])

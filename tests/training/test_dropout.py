@@ -64,11 +64,7 @@ def test_masks_follow_the_seed_and_evaluation_is_the_identity() -> None:
     assert torch.equal(layer(inputs), first)
     assert not torch.equal(layer(inputs), first)
     assert torch.equal(layer.eval()(inputs), inputs)
-
-
-def test_type_is_kept_and_an_infinite_value_may_be_dropped() -> None:
-    torch.manual_seed(0)
-    out = Dropout(0.1)(torch.full((1000,), math.inf, dtype=torch.bfloat16))
+    out = Dropout(0.1)(torch.full((1000,), math.inf, dtype=torch.bfloat16))  # the type is kept, infinity dropped
     assert out.dtype == torch.bfloat16
     assert set(out.tolist()) == {0.0, math.inf}
 

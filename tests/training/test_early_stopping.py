@@ -9,13 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cut_off import N_ROWS, Killed, make_data, make_net, raise_at
+from fits import fit as fit_network
+from fits import plain_options, same, values_of
+from fits import train as train_network
 from torch import Tensor, nn
 
 from embedline.errors import DataError
 from embedline.training import checkpoint as checkpoints
 from embedline.training import metrics as progress
 from embedline.training import train as loop
-from embedline.training.device import make_accelerator
 from embedline.training.early_stopping import BestEpoch, hold_out, row_monitor
 from embedline.training.options import EarlyStopping, HeldOutStopping, TrainingOptions
 
@@ -35,9 +37,7 @@ from embedline.training.options import EarlyStopping, HeldOutStopping, TrainingO
         ([2.0, 3.0], 1, 0.0, 1, 2),
     ],
 )
-def test_the_best_epoch_and_the_end(
-    losses: list[float], patience: int, min_delta: float, best: int, ended: int | None
-) -> None:
+def test_the_best_epoch_and_the_end(losses, patience, min_delta, best, ended) -> None:
     found = BestEpoch(EarlyStopping(patience=patience, min_delta=min_delta))
     network = nn.Linear(1, 1)
     for epoch, loss in enumerate(losses, start=1):
@@ -52,14 +52,17 @@ def test_the_best_epoch_and_the_end(
 
 
 def make_options(**changes: Any) -> TrainingOptions:
-    values = {"epochs": 12, "batch_size": 8, "lr": 0.02, "device": "cpu", "precision": "fp32", "schedule": "constant"}
     stopping = {"patience": 2, "fraction": 0.2, **changes.pop("early_stopping", {})}
-    return TrainingOptions.model_validate({**values, "early_stopping": stopping, **changes})
+    values = {"epochs": 12, "lr": 0.02, "schedule": "constant", "early_stopping": stopping, **changes}
+    return plain_options(**values)
 
 
-def fit(options: TrainingOptions, tensors: tuple[Tensor, ...]) -> loop.FitResult:
-    accelerator = make_accelerator(options)
-    return loop.fit(make_net(3), tensors, F.mse_loss, options, accelerator=accelerator, seed=7)
+def unstopped(options: TrainingOptions) -> TrainingOptions:
+    return options.model_copy(update={"early_stopping": None})
+
+
+def fit(options: TrainingOptions, tensors: Any) -> loop.FitResult:
+    return fit_network(make_net(3), tensors, options)
 
 
 class Scripted:
@@ -74,72 +77,56 @@ class Scripted:
         return self.losses[len(self.seen) - 1]
 
 
-def train(options: TrainingOptions, monitor: loop.Monitor | str | None, **more: Any) -> loop.FitResult:
-    accelerator = make_accelerator(options)
-    task = loop.TableBatches(make_data(), F.mse_loss, batch_size=8, device=accelerator.device)
-    return loop.train(make_net(3), task, options, accelerator=accelerator, seed=7, monitor=monitor, **more)
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    assert first.keys() == second.keys()
-    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+def train(options: TrainingOptions, monitor: Any, **more: Any) -> loop.FitResult:
+    batches = loop.TableBatches(make_data(), F.mse_loss, batch_size=8, device=torch.device("cpu"))
+    return train_network(make_net(3), batches, options, seed=7, monitor=monitor, **more)
 
 
 @pytest.mark.parametrize("averaging", [None, {"decay": 0.9}])
 def test_the_network_of_the_best_epoch_is_used(averaging: dict[str, float] | None) -> None:
-    monitor = Scripted(5.0, 4.0, 3.0, 3.5, 3.0, 1.0)
-    fitted = train(make_options(averaging=averaging), monitor)
+    monitor, options = Scripted(5.0, 4.0, 3.0, 3.5, 3.0, 1.0), make_options(averaging=averaging)
+    fitted = train(options, monitor)
     assert (len(monitor.seen), fitted.epochs, fitted.best_epoch) == (5, 5, 3)
-    assert same(fitted.network.state_dict(), monitor.seen[2])
+    assert same(fitted.network, monitor.seen[2])
     assert not same(monitor.seen[2], monitor.seen[4])
     measured = [(record["epoch"], record["monitor"]) for record in fitted.history if "monitor" in record]
     assert measured == [(1.0, 5.0), (2.0, 4.0), (3.0, 3.0), (4.0, 3.5), (5.0, 3.0)]
     assert fitted.metrics is next(record for record in fitted.history if record["epoch"] == 3.0)
     # Of twelve epochs, five were trained: as those of a training that is never stopped.
-    plain = train(make_options(averaging=averaging).model_copy(update={"early_stopping": None}), None)
-    assert [record["train_loss"] for record in plain.history][: len(fitted.history)] == [
-        record["train_loss"] for record in fitted.history
-    ]
+    plain = train(unstopped(options), None)
+    losses = values_of(fitted.history, "train_loss")
+    assert values_of(plain.history, "train_loss")[: len(losses)] == losses and len(losses) == len(fitted.history)
     assert (plain.epochs, plain.best_epoch, plain.metrics) == (12, None, plain.history[-1])
 
 
 def test_a_training_that_improves_to_its_end_takes_all_epochs_and_its_last_network() -> None:
     options = make_options(epochs=3)
-    monitor = Scripted(3.0, 2.0, 1.0)
-    fitted = train(options, monitor)
+    fitted = train(options, Scripted(3.0, 2.0, 1.0))
     assert (fitted.epochs, fitted.best_epoch) == (3, 3)
-    plain = train(options.model_copy(update={"early_stopping": None}), None)
-    assert same(fitted.network.state_dict(), plain.network.state_dict())
-
-
-def test_the_best_weights_are_a_copy_that_keeps_what_was_shared() -> None:
+    assert same(fitted.network, train(unstopped(options), None).network)
     network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     network[1].weight = network[0].weight
     found = BestEpoch(EarlyStopping())
     found.see(1.0, 1, network)
-    first, second = found.weights["0.weight"], found.weights["1.weight"]
+    first, second = found.weights["0.weight"], found.weights["1.weight"]  # a copy that keeps what was shared
     assert first.data_ptr() == second.data_ptr() != network[0].weight.data_ptr()
 
 
 def test_a_figure_of_the_evaluation_may_be_the_monitor() -> None:
-    losses = iter([3.0, 2.0, 4.0, 5.0])
-    heard: list[dict[str, float]] = []
+    losses, heard = iter([3.0, 2.0, 4.0, 5.0]), []
     with progress.listening(lambda figures, step: heard.append(figures)):
         fitted = train(make_options(), "loss", evaluate=lambda network: {"loss": next(losses), "rmse": 1.0})
     assert (fitted.epochs, fitted.best_epoch, fitted.metrics["loss"]) == (4, 2, 2.0)
     assert heard[-1] == {"loss": 5.0, "rmse": 1.0, "monitor": 5.0}
     with pytest.raises(KeyError, match="'los'"):
         train(make_options(), "los", evaluate=lambda network: {"loss": 1.0})
-
-
-@pytest.mark.parametrize("monitor", [None, "loss"])
-def test_early_stopping_without_anything_to_go_by_is_refused(monitor: str | None) -> None:
-    with pytest.raises(ValueError, match="early_stopping needs a monitor: a loss on data that"):
-        train(make_options(), monitor)
+    for monitor in (None, "loss"):  # without anything to go by
+        with pytest.raises(ValueError, match="early_stopping needs a monitor"):
+            train(make_options(), monitor)
 
 
 @pytest.mark.parametrize(("n_rows", "fraction", "held_out"), [(50, 0.2, 10), (50, 0.01, 1), (3, 0.5, 2), (2, 0.1, 1)])
-def test_a_share_of_the_rows_is_held_out_the_same_for_every_member(n_rows: int, fraction: float, held_out: int) -> None:
+def test_a_share_of_the_rows_is_held_out_the_same_for_every_member(n_rows, fraction, held_out) -> None:
     learned, held = hold_out(n_rows, HeldOutStopping(fraction=fraction, seed=5))
     assert (len(learned), len(held)) == (n_rows - held_out, held_out)
     assert sorted([*learned.tolist(), *held.tolist()]) == list(range(n_rows))
@@ -147,34 +134,22 @@ def test_a_share_of_the_rows_is_held_out_the_same_for_every_member(n_rows: int, 
     assert torch.equal(learned, again)
     if n_rows == 50:
         assert not torch.equal(held, hold_out(n_rows, HeldOutStopping(fraction=fraction, seed=6))[1])
-
-
-def test_too_few_rows_to_hold_any_out_are_refused() -> None:
-    options = make_options(early_stopping={"fraction": 0.9})
-    tensors = make_data(3)
-    with pytest.raises(
-        DataError, match=r"early_stopping.fraction 0.9 of 3 training row\(s\) leaves none to learn from"
-    ):
-        fit(options, tensors)
+    with pytest.raises(DataError, match=r"early_stopping\.fraction 0\.9 of 3 training row"):  # none is left
+        fit(make_options(early_stopping={"fraction": 0.9}), make_data(3))
 
 
 def test_the_held_out_rows_are_measured_and_never_learned_from() -> None:
-    options = make_options(epochs=3)
-    stopping = options.early_stopping
-    assert stopping is not None
-    learned, held = hold_out(N_ROWS, stopping)
-    tensors = make_data()
+    options, tensors = make_options(epochs=3), make_data()
+    learned, held = hold_out(N_ROWS, options.early_stopping)
     fitted = fit(options, tensors)
-    plain = options.model_copy(update={"early_stopping": None})
-    alone = fit(plain, tuple(tensor[learned] for tensor in tensors))
-    losses = [[record["train_loss"] for record in run.history] for run in (fitted, alone)]
-    assert losses[0] == losses[1] and len(losses[0]) == 3 * 5
+    alone = fit(unstopped(options), tuple(tensor[learned] for tensor in tensors))
+    losses = values_of(fitted.history, "train_loss")
+    assert losses == values_of(alone.history, "train_loss") and len(losses) == len(fitted.history) == 3 * 5
     codes, values, target = (tensor[held] for tensor in tensors)
     expected = F.mse_loss(fitted.network.eval()(codes, values), target).item()
     assert fitted.metrics["monitor"] == pytest.approx(expected, rel=1e-6)
-    shuffled = (*tensors[:2], tensors[2].index_fill(0, held, 100.0))
-    other = fit(options, shuffled)
-    assert [record["train_loss"] for record in other.history] == losses[0]
+    other = fit(options, (*tensors[:2], tensors[2].index_fill(0, held, 100.0)))
+    assert values_of(other.history, "train_loss") == losses
     assert other.metrics["monitor"] > 1000.0
 
 
@@ -188,33 +163,23 @@ def test_the_held_out_loss_is_the_mean_over_rows_in_parts_of_any_size(monkeypatc
 
 
 def test_a_network_that_learns_noise_by_heart_is_stopped_at_its_best() -> None:
-    options = make_options(epochs=200, lr=0.02, early_stopping={"patience": 5, "fraction": 0.3})
-    fitted = fit(options, make_data(60))
-    measured = [record["monitor"] for record in fitted.history if "monitor" in record]
+    fitted = fit(make_options(epochs=200, early_stopping={"patience": 5, "fraction": 0.3}), make_data(60))
+    measured = values_of(fitted.history, "monitor")
     assert fitted.epochs == len(measured) < 200
     assert fitted.best_epoch == measured.index(min(measured)) + 1 == fitted.epochs - 5
     assert measured[-1] > min(measured)
 
 
-def stopped(folder: Path | None, **more: Any) -> loop.FitResult:
+def stopped(folder: Path | None, *, done: int = 0, **changes: Any) -> loop.FitResult:
     """A training of seven epochs (the best is the fifth) with accumulation, dropout and an average."""
-    options = make_options(accumulate=2, averaging={"decay": 0.9}, schedule="one_cycle", **more.pop("options", {}))
-    losses = {1: 5.0, 2: 4.0, 3: 4.5, 4: 3.0, 5: 2.0, 6: 2.5, 7: 2.0}
+    options = make_options(accumulate=2, averaging={"decay": 0.9}, schedule="one_cycle", **changes)
+    losses = iter([5.0, 4.0, 4.5, 3.0, 2.0, 2.5, 2.0][done:])  # a resumed training goes on in the script
 
     def evaluate(network: nn.Module) -> dict[str, float]:
         return {"rmse": sum(tensor.double().sum().item() for tensor in network.state_dict().values())}
 
-    class Monitor:
-        """Goes on in the script where a resumed training does."""
-
-        epoch = more.pop("done", 0)
-
-        def __call__(self, network: nn.Module) -> float:
-            self.epoch += 1
-            return losses[self.epoch]
-
     kept = checkpoints.Checkpoint(folder / "member0.pt", 3600.0) if folder else None
-    return train(options, Monitor(), evaluate=evaluate, checkpoint=kept, **more)
+    return train(options, lambda network: next(losses), evaluate=evaluate, checkpoint=kept)
 
 
 @pytest.mark.usefixtures("few_records")
@@ -226,23 +191,18 @@ def test_cut_off_anywhere_and_resumed_it_ends_with_the_same_network(report: int,
         stopped(tmp_path)
     state = torch.load(tmp_path / "member0.pt", weights_only=True)["state"]
     resumed = stopped(tmp_path, done=state["epoch"])
-    assert same(resumed.network.state_dict(), whole.network.state_dict())
-    assert resumed.history == whole.history
+    assert same(resumed.network, whole.network) and resumed.history == whole.history
     assert (resumed.epochs, resumed.best_epoch) == (7, 5)
 
 
-def test_one_that_was_stopped_early_is_not_trained_again(tmp_path: Path, n_steps: list[int]) -> None:
+def test_one_that_was_stopped_early_is_not_trained_again_but_with_another_patience(tmp_path, n_steps, caplog) -> None:
     first = stopped(tmp_path)
     assert len(n_steps) == 7 * 3  # six batches an epoch, two a step
     written = (tmp_path / "member0.pt").stat().st_mtime_ns
     again = stopped(tmp_path, done=7)
     assert len(n_steps) == 7 * 3
-    assert same(again.network.state_dict(), first.network.state_dict())
+    assert same(again.network, first.network)
     assert (again.history, again.epochs, again.best_epoch) == (first.history, 7, 5)
     assert (tmp_path / "member0.pt").stat().st_mtime_ns == written
-
-
-def test_a_checkpoint_of_another_patience_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    stopped(tmp_path)
-    stopped(tmp_path, options={"early_stopping": {"patience": 1}})
+    stopped(tmp_path, early_stopping={"patience": 1})
     assert "options.early_stopping is {'patience': 2," in caplog.text

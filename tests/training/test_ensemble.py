@@ -6,33 +6,25 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import narwhals as nw
-import numpy as np
-import polars as pl
 import pytest
+import small_trainings as small
 import torch
 import torch.nn.functional as F
+from cut_off import files_in, step_of
+from fits import noise, plain_options, same, seeded
 from torch import Tensor, nn
 
-from embedline.pipelines.tabular import learner
-from embedline.pipelines.tabular.columns import Columns, Split, assign_splits
-from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
-from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.training import checkpoint as checkpoints
 from embedline.training import ensemble
 from embedline.training import metrics as progress
 from embedline.training import train as loop
 from embedline.training.batches import Stopped
-from embedline.training.checkpoint import Record
 from embedline.training.device import make_accelerator
 from embedline.training.dropout import Dropout, seed_dropout
 from embedline.training.ensemble import parallel_seconds, train_parallel
-from embedline.training.model_file import ModelBundle
-from embedline.training.options import Averaging, TrainingOptions
 
 N_STEPS = 600
 PAUSE = 0.02  # seconds a step, where a training is to be caught in the middle
@@ -40,34 +32,24 @@ SOON = 3.0  # seconds from the interruption to its exception; the trainings woul
 
 
 def _networks(count: int) -> list[nn.Module]:
-    networks: list[nn.Module] = []
-    for seed in range(count):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            networks.append(nn.Sequential(nn.Linear(3, 16), nn.ReLU(), Dropout(0.1), nn.Linear(16, 1), nn.Flatten(0)))
-        seed_dropout(networks[-1], seed)
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 16), nn.ReLU(), Dropout(0.1), nn.Linear(16, 1), nn.Flatten(0))
+
+    networks = [seeded(network, seed) for seed in range(count)]
+    for seed, each in enumerate(networks):
+        seed_dropout(each, seed)
     return networks
 
 
-def _train(count: int, loss_of: Callable[[int], loop.Loss] | None = None) -> list[nn.Module]:
+def _train(count: int, loss_of: Callable[[int], loop.Loss] = lambda member: F.mse_loss) -> list[nn.Module]:
     """Train ``count`` members, two at a time, under whoever keeps checkpoints; their networks."""
-    options = TrainingOptions(epochs=N_STEPS // 4, batch_size=5, lr=0.01, device="cpu", precision="fp32")
+    options, tensors = plain_options(epochs=N_STEPS // 4, batch_size=5), noise(20)
     accelerator = make_accelerator(options)
-    numbers = torch.Generator().manual_seed(1)
-    tensors = torch.randn(20, 3, generator=numbers), torch.randn(20, generator=numbers)
 
     def train_member(member: int, network: nn.Module, stop: threading.Event) -> loop.FitResult:
-        return loop.fit(
-            network,
-            tensors,
-            loss_of(member) if loss_of else F.mse_loss,
-            options,
-            accelerator=accelerator,
-            seed=member,
-            checkpoint=checkpoints.current(f"member{member}"),
-            stop=stop,
-            alone=False,
-        )
+        kept = checkpoints.current(f"member{member}")
+        more: dict[str, Any] = {"accelerator": accelerator, "seed": member, "checkpoint": kept, "stop": stop}
+        return loop.fit(network, tensors, loss_of(member), options, alone=False, **more)
 
     return [fitted.network for fitted in train_parallel(train_member, _networks(count), workers=2, threads=1)]
 
@@ -92,27 +74,16 @@ class Steps:
         return loss
 
 
-def _step_of(path: Path) -> int:
-    return int(torch.load(path, weights_only=True)["state"]["step"])
-
-
-def _weights(networks: list[nn.Module]) -> list[Tensor]:
-    return [torch.cat([tensor.flatten() for tensor in network.state_dict().values()]) for network in networks]
-
-
-def _assert_goes_on_to_the_same(folder: Path, count: int) -> None:
+def _assert_goes_on_to_the_same(folder: Path) -> None:
     with checkpoints.checkpointing(folder, 3600.0):
-        resumed = _train(count)
-    whole = _train(count)
-    assert len(whole) == count
-    for ours, theirs in zip(_weights(resumed), _weights(whole), strict=True):
-        assert torch.equal(ours, theirs)
+        resumed = _train(3)
+    whole = _train(3)
+    assert len(whole) == 3 and all(map(same, resumed, whole))
 
 
 @pytest.mark.usefixtures("heard")
 def test_ctrl_c_ends_all_members_soon_and_nothing_is_lost(tmp_path: Path) -> None:
-    steps = Steps()
-    sent: list[float] = []
+    steps, sent = Steps(), []
 
     def interrupt() -> None:
         while min(steps.taken[:2]) < 10:
@@ -127,11 +98,11 @@ def test_ctrl_c_ends_all_members_soon_and_nothing_is_lost(tmp_path: Path) -> Non
         _train(3, steps.loss_of)
     assert time.monotonic() - sent[0] < SOON
     hand.join()
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["member0.pt", "member1.pt"]
-    reached = [_step_of(tmp_path / f"member{member}.pt") for member in (0, 1)]
+    assert files_in(tmp_path) == ["member0.pt", "member1.pt"]
+    reached = [step_of(tmp_path / f"member{member}.pt") for member in (0, 1)]
     assert [*reached, 0] == steps.taken  # every step is kept, and the third member never began
     assert all(10 <= step < N_STEPS for step in reached)
-    _assert_goes_on_to_the_same(tmp_path, 3)
+    _assert_goes_on_to_the_same(tmp_path)
 
 
 def test_a_member_that_fails_ends_the_others_soon(tmp_path: Path) -> None:
@@ -139,10 +110,10 @@ def test_a_member_that_fails_ends_the_others_soon(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="member 1 fails"), checkpoints.checkpointing(tmp_path, 3600.0):
         _train(3, steps.loss_of)
     assert 0.0 < time.monotonic() - steps.failed_at < SOON
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["member0.pt"]  # the other's last step is half done
-    assert _step_of(tmp_path / "member0.pt") == steps.taken[0] < N_STEPS // 4
+    assert files_in(tmp_path) == ["member0.pt"]  # the other's last step is half done
+    assert step_of(tmp_path / "member0.pt") == steps.taken[0] < N_STEPS // 4
     assert steps.taken[1:] == [8, 0]
-    _assert_goes_on_to_the_same(tmp_path, 3)
+    _assert_goes_on_to_the_same(tmp_path)
 
 
 def test_the_first_failure_is_raised_not_the_stop_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,52 +142,19 @@ def test_results_keep_the_order_of_the_members() -> None:
     networks = _networks(3)
     found = train_parallel(train_member, networks, workers=3, threads=1)
     assert [(fitted.network, fitted.seconds) for fitted in found] == list(zip(networks, [0, 1, 2], strict=True))
+    for seconds, workers, expected in (([3.0, 5.0, 4.0], 2, 7.0), ([3.0, 5.0, 4.0], 1, 12.0), ([2.0], 4, 2.0)):
+        assert parallel_seconds(seconds, workers) == expected
+    assert parallel_seconds([3.0, 5.0, 4.0], 3) == 5.0
 
 
-@pytest.mark.parametrize(
-    ("seconds", "workers", "expected"),
-    [([3.0, 5.0, 4.0], 2, 7.0), ([3.0, 5.0, 4.0], 1, 12.0), ([3.0, 5.0, 4.0], 3, 5.0), ([2.0], 4, 2.0)],
-)
-def test_the_time_of_trainings_side_by_side(seconds: list[float], workers: int, expected: float) -> None:
-    assert parallel_seconds(seconds, workers) == expected
-
-
-@cache
-def _encoded() -> tuple[nw.DataFrame[Any], Encoder]:
-    numbers = np.random.default_rng(0)
-    table = pl.DataFrame(
-        {
-            "shop": [f"s{index % 5}" for index in range(200)],
-            "heat": numbers.normal(size=200),
-            "sales": numbers.uniform(1.0, 9.0, size=200),
-            "held_out": [index % 4 == 0 for index in range(200)],
-        }
-    )
-    columns = Columns(categorical=("shop",), continuous=("heat",), target="sales", id=("shop",))
-    split = Split(kind="column", column="held_out", value=True)
-    parts = assign_splits(nw.from_native(table, eager_only=True), columns, split)
-    encoder = fit_encoder(parts.filter(nw.col("split") == "train"), columns, EncodingOptions(target_transform="log"))
-    return encode(parts, encoder), encoder
-
-
-def _learn() -> tuple[ModelBundle, list[Record]]:
-    network = NetworkOptions(layers=(8,), dropout=0.2, embedding_dropout=0.05)
-    training = TableTraining(
-        epochs=3,
-        batch_size=16,
-        lr=0.01,
-        seeds=(1, 2),
-        device="cpu",
-        precision="fp32",
-        averaging=Averaging(decay=0.9),
-    )
-    return learner.train_network(*_encoded(), network, training)
+def _learn() -> small.Trained:
+    return small.train_table(dropout=0.2, epochs=3, averaging={"decay": 0.9})
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_learner_goes_on_with_every_member(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ensemble, "count_workers", lambda *_: workers)
-    whole, history = _learn()
+    whole = _learn()
 
     def kill(figures: dict[str, float], step: int) -> None:
         if step == 14 and "member1.train_loss" in figures:
@@ -224,14 +162,11 @@ def test_the_learner_goes_on_with_every_member(workers: int, tmp_path: Path, mon
 
     with pytest.raises(KeyboardInterrupt), progress.listening(kill), checkpoints.checkpointing(tmp_path, 3600.0):
         _learn()
-    assert _step_of(tmp_path / "member1.pt") == 14
+    assert step_of(tmp_path / "member1.pt") == 14
     with checkpoints.checkpointing(tmp_path, 3600.0):
-        bundle, resumed = _learn()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["member0.pt", "member1.pt"]
-    assert bundle.weights.keys() == whole.weights.keys()
-    assert [name for name in whole.weights if not torch.equal(bundle.weights[name], whole.weights[name])] == []
-    assert resumed == history
-    assert {record["member"] for record in history if "exp_rmspe" in record} == {0, 1}
+        small.assert_same(_learn(), whole)
+    assert files_in(tmp_path) == ["member0.pt", "member1.pt"]
+    assert {record["member"] for record in whole[1] if "exp_rmspe" in record} == {0, 1}
 
 
 def test_the_learners_seconds_are_those_of_all_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,4 +180,4 @@ def test_the_learners_seconds_are_those_of_all_its_processes(tmp_path: Path, mon
             torch.save(kept, path)
         figures = _learn()[0].metrics
     assert 500.0 < figures["seconds"] < 530.0
-    assert figures["rows_per_second"] == pytest.approx(100 * 15 * (1 / 300 + 1 / 200) / 2)
+    assert figures["rows_per_second"] == pytest.approx(100 * 400 / 7 * (1 / 300 + 1 / 200) / 2)  # 7 batches of 400 rows

@@ -1,17 +1,17 @@
 """Layer groups: which parameters are trained, at which rate, and which stay as they are to the last bit."""
 
+import copy
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from fits import fit, plain_options
 from torch import Tensor, nn
 
 from embedline.pipelines.text.fine_tuning import discriminative
 from embedline.training import train as loop
-from embedline.training.device import make_accelerator
 from embedline.training.optimizer import LayerGroup, make_optimizer, optimizer_groups
 from embedline.training.options import TrainingOptions
 
@@ -36,16 +36,9 @@ class Net(nn.Module):
         return self.norm(self.last(self.middle(self.first(values).relu()).relu())).sum(1)
 
 
-def train(network: Net, groups: list[LayerGroup] | None, **changes: Any) -> loop.FitResult:
-    values = {"epochs": 2, "batch_size": 5, "lr": 0.01, "device": "cpu", "precision": "fp32", "weight_decay": 0.1}
-    options = TrainingOptions.model_validate({**values, **changes})
-    tensors = (torch.randn(20, 4), torch.randn(20))
-    accelerator = make_accelerator(options)
-    return loop.fit(network, tensors, F.mse_loss, options, accelerator=accelerator, seed=1, groups=groups)
-
-
-def snapshot(network: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+def train(network: Net, groups: list[LayerGroup] | None, **changes: Any) -> None:
+    options = plain_options(**{"epochs": 2, "batch_size": 5, "weight_decay": 0.1, **changes})
+    fit(network, (torch.randn(20, 4), torch.randn(20)), options, seed=1, groups=groups)
 
 
 def changed(network: nn.Module, before: dict[str, Tensor]) -> set[str]:
@@ -68,26 +61,19 @@ def test_the_optimiser_has_every_parameter_once_and_a_shared_one_in_its_first_gr
     assert sorted(found) == sorted(id(p) for p in network.parameters())
     shown = [(s["rate"], s["weight_decay"], [tuple(p.shape) for p in s["params"]]) for s in settings]
     assert shown == [
-        (0.25, 0.1, [(4, 4)]),
-        (0.25, 0.0, [(4,)]),
-        (0.5, 0.1, [(4, 4)]),
-        (0.5, 0.0, [(4,)]),
+        *((0.25, 0.1, [(4, 4)]), (0.25, 0.0, [(4,)]), (0.5, 0.1, [(4, 4)]), (0.5, 0.0, [(4,)])),
         (1.0, 0.0, [(4,), (4,), (4,)]),  # the matrix of the last layer belongs to the first group
     ]
     assert settings[0]["params"][0] is network.first.weight
-
-
-def test_a_module_named_twice_within_a_group_counts_once() -> None:
-    network = nn.Sequential(nn.Linear(2, 2))
-    (matrices, vectors) = optimizer_groups([LayerGroup([network, network[0]])], 0.0)
-    assert [len(setting["params"]) for setting in (matrices, vectors)] == [1, 1]
+    twice = nn.Sequential(nn.Linear(2, 2))  # a module named twice within a group counts once
+    assert [len(group["params"]) for group in optimizer_groups([LayerGroup([twice, twice[0]])], 0.0)] == [1, 1]
 
 
 def test_a_step_goes_as_far_as_the_groups_rate() -> None:
     # Adam's first step is the rate itself, whatever the gradient: the ratio of the steps is that of the rates.
     network = Net()
     groups = discriminative([[network.first], [network.middle], [network.last, network.norm]], 2.6)
-    before = snapshot(network)
+    before = copy.deepcopy(network.state_dict())
     train(network, groups, epochs=1, batch_size=20, schedule="constant", weight_decay=0.0, eps=1e-12)
     steps = {name: (tensor - before[name]).abs().max().item() for name, tensor in network.state_dict().items()}
     assert steps["norm.bias"] == pytest.approx(0.01, rel=1e-3)
@@ -102,24 +88,18 @@ def test_set_rates_multiplies_by_each_groups_own_factor() -> None:
     optimizer = make_optimizer(network, options, groups)
     for lr in (0.1, 0.3):  # of the training's rate, not of the one before
         loop.set_rates(optimizer, lr, 0.7)
-        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
-            [lr * f for f in (0.5, 0.5, 0.2, 0.2)]
-        )
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([lr * f for f in (0.5, 0.5, 0.2, 0.2)])
     assert {group["betas"] for group in optimizer.param_groups} == {(0.7, 0.98)}
 
 
 def test_what_is_frozen_or_in_no_group_keeps_its_bits() -> None:
-    network = Net()
+    network, whole = Net(), Net()
     network.middle.requires_grad_(False)
-    before = snapshot(network)
+    before, all_before = copy.deepcopy(network.state_dict()), copy.deepcopy(whole.state_dict())
     train(network, discriminative([[network.middle], [network.last]], 2.0))
     kept = {"first.bias", "middle.weight", "middle.bias", "norm.weight", "norm.bias"}
     assert changed(network, before) == set(before) - kept  # batch-norm's statistics follow the data
     assert {"first.weight", "last.weight", "last.bias", "norm.running_mean"} <= changed(network, before)
-
-
-def test_without_groups_all_is_trained_at_one_rate() -> None:
-    network = Net()
-    before = snapshot(network)
-    train(network, None)
-    assert changed(network, before) == set(before)
+    train(whole, None)  # without groups all is trained
+    assert changed(whole, all_before) == set(all_before)

@@ -19,7 +19,7 @@ from embedline.errors import DataError
 from embedline.pipelines.tabular import arrays, learner
 from embedline.pipelines.tabular.arrays import blocks_of, record_dtype, rows_of, subset, to_arrays, write_rows
 from embedline.pipelines.tabular.columns import Columns
-from embedline.pipelines.tabular.encoder import encode, fit_encoder
+from embedline.pipelines.tabular.encoder import fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.training import checkpoint as checkpoints
 from embedline.training.options import FinderOptions
@@ -33,34 +33,28 @@ def make_training(**changes: Any) -> TableTraining:
 
 def two_targets() -> tuple[nw.DataFrame[Any], Any]:
     """A table with a number and a class to learn."""
-    frame = nw.from_native(small.table(classes=True)[0].to_native(), eager_only=True)
     level = pl.when(pl.col("heat") > 0).then(pl.lit("a")).otherwise(pl.lit("b"))
-    plain = frame.to_native().select("split", heat="value:heat")
+    plain = small.table(classes=True)[0].to_native().select("split", heat="value:heat")
     plain = plain.with_columns(sales=pl.col("heat").exp(), shop=pl.lit("s"), level=level)
     columns = Columns(categorical=("shop",), continuous=("heat",), target=("sales", "level"))
-    table = nw.from_native(plain, eager_only=True)
-    encoder = fit_encoder(table.filter(nw.col("split") == "train"), columns, EncodingOptions())
-    return encode(table, encoder), encoder
+    return small.encode_table(nw.from_native(plain, eager_only=True), columns, "none")
 
 
 @pytest.mark.parametrize("kind", ["number", "class", "both"])
 @pytest.mark.parametrize("block", [7, 65_536])
-def test_a_file_holds_the_rows_of_a_split(
-    kind: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_holds_the_rows_of_a_split(kind, block, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(arrays, "BLOCK_ROWS", block)
     encoded, encoder = two_targets() if kind == "both" else small.table(classes=kind == "class")
     written = write_rows(encoded, encoder, "train", tmp_path / "train")
     expected = to_arrays(subset(encoded, "train"), encoder).labelled(encoder)
-    found = written.arrays().labelled(encoder)
     assert written.path.stat().st_size == written.n_rows * written.dtype.itemsize
     assert written.dtype.isalignedstruct and set(written.dtype.names or ()) == {"target", "codes", "values"}
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
     rows = torch.randint(len(expected[-1]), (50,), generator=torch.Generator().manual_seed(0))
-    assert all(torch.equal(ours[rows], theirs[rows]) for ours, theirs in zip(found, expected, strict=True))
-    for ours, theirs in zip(written.reader()(rows), expected, strict=True):
-        assert ours.is_contiguous() and ours.dtype == theirs.dtype and torch.equal(ours, theirs[rows])
+    found, chosen = written.arrays().labelled(encoder), written.reader()(rows)
+    for whole, some, theirs in zip(found, chosen, expected, strict=True):
+        assert whole.dtype == some.dtype == theirs.dtype and some.is_contiguous()
+        assert torch.equal(whole, theirs) and torch.equal(whole[rows], theirs[rows])
+        assert torch.equal(some, theirs[rows])
     bare = write_rows(encoded, encoder, "test", tmp_path / "test", labelled=False).arrays()
     assert bare.target is None
     assert torch.equal(bare.codes, to_arrays(subset(encoded, "test"), encoder).codes)
@@ -77,26 +71,20 @@ def test_rows_without_a_target_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
-        {"classes": True, "seeds": (1,)},
+        *({}, {"classes": True, "seeds": (1,)}, {"dropout": 0.2, "averaging": {"decay": 0.9}}),
         {"early_stopping": {"patience": 1}, "epochs": 4, "seeds": (1,)},
-        {"dropout": 0.2, "averaging": {"decay": 0.9}},
     ],
     ids=str,
 )
 def test_a_mapped_training_gives_the_same_bits(settings: dict[str, Any]) -> None:
-    ours, theirs = (small.train_table(memory=kind, **settings) for kind in ("mapped", "device"))
-    assert ours[1] == theirs[1]
-    for name, tensor in theirs[0].weights.items():
-        assert torch.equal(ours[0].weights[name], tensor), name
+    small.assert_same(*(small.train_table(memory=kind, **settings) for kind in ("mapped", "device")))
 
 
 def test_a_range_test_and_bins_of_mapped_rows_are_the_same() -> None:
     network = NetworkOptions(layers=(8,), numeric_embedding={"kind": "piecewise_linear", "bins": 5, "size": 3})  # type: ignore[arg-type]
     finder = FinderOptions(steps=12)
-    ours, theirs = (
-        learner.range_test(*small.table(), network, make_training(memory=kind), finder) for kind in ("mapped", "device")
-    )
+    kinds = (make_training(memory=kind) for kind in ("mapped", "device"))
+    ours, theirs = (learner.range_test(*small.table(), network, training, finder) for training in kinds)
     assert ours == theirs and len(ours.losses) > 5
 
 
@@ -124,13 +112,11 @@ def test_the_file_lies_in_the_scratch_folder_and_does_not_stay(tmp_path: Path) -
 def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "CGROUP", tmp_path)
     monkeypatch.setattr(arrays.psutil, "virtual_memory", lambda: SimpleNamespace(available=5_000_000))
-    assert arrays.available_memory(torch.device("cpu")) == 5_000_000
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("3000000\n")
-    assert arrays.available_memory(torch.device("cpu")) == 5_000_000
-    (tmp_path / "memory.max").write_text("4000000\n")
-    (tmp_path / "memory.stat").write_text("anon 1\nfile 500000\n")
-    assert arrays.available_memory(torch.device("cpu")) == 1_500_000
+    limited = {"memory.max": "4000000\n", "memory.current": "3000000\n", "memory.stat": "anon 1\nfile 500000\n"}
+    for files, free in (({}, 5_000_000), ({**limited, "memory.max": "max\n"}, 5_000_000), (limited, 1_500_000)):
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+        assert arrays.available_memory(torch.device("cpu")) == free
 
 
 # Memory is measured in a process of its own: this one has what other tests have left.

@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 from plotly.subplots import make_subplots
 
-from embedline.training.plots import (
-    COLOURS,
-    add_confusion,
-    confusion_height,
-    plot_calibration,
-    plot_confusion,
-    principal_components,
-)
+from embedline.training import plots
 
 CLASSES = ["neg", "pos"]
 ACTUAL = np.array([0, 0, 0, 1])
@@ -20,7 +13,7 @@ THEIRS = np.array([[0.6, 0.4]] * 4)
 
 
 def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
-    figure = plot_confusion(ACTUAL, OURS, CLASSES, "Confusion")
+    figure = plots.plot_confusion(ACTUAL, OURS, CLASSES, "Confusion")
     (heat,) = figure.data
     assert figure.layout.title.text == "Confusion"
     assert (list(heat.x), list(heat.y)) == (CLASSES, CLASSES)
@@ -28,12 +21,12 @@ def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
     assert [list(row) for row in heat.text] == [["2<br>66.7%", "1<br>33.3%"], ["0<br>0.0%", "1<br>100.0%"]]
     assert figure.layout.yaxis.autorange == "reversed"  # read downwards, in the order of the matrix
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("predicted", "actual")
-    assert figure.layout.height == confusion_height(CLASSES) == 280 + 2 * 64
+    assert figure.layout.height == plots.confusion_height(CLASSES) == 240 + 2 * 64
 
 
 def test_the_matrix_stands_in_a_panel_of_another_figure() -> None:
     figure = make_subplots(rows=1, cols=2)
-    add_confusion(figure, ACTUAL, OURS, CLASSES, row=1, col=2)
+    plots.add_confusion(figure, ACTUAL, OURS, CLASSES, row=1, col=2)
     assert figure.layout.xaxis2.title.text == "predicted"
     assert figure.layout.yaxis2.autorange == "reversed"
     assert figure.layout.xaxis.title.text is None
@@ -41,21 +34,18 @@ def test_the_matrix_stands_in_a_panel_of_another_figure() -> None:
 
 
 @pytest.mark.parametrize(("n_classes", "numbers"), [(12, "%{text}"), (13, None)])
-def test_numbers_are_drawn_while_a_cell_has_room(n_classes: int, numbers: str | None) -> None:
+def test_numbers_are_drawn_while_a_cell_has_room_and_long_names_are_slanted(n_classes, numbers) -> None:
     names = [f"c{k}" for k in range(n_classes)]
-    (heat,) = plot_confusion(np.arange(n_classes), np.eye(n_classes), names, "Confusion").data
+    (heat,) = plots.plot_confusion(np.arange(n_classes), np.eye(n_classes), names, "Confusion").data
     assert heat.texttemplate == numbers
     np.testing.assert_allclose(np.array(heat.z), np.eye(n_classes))
-    assert confusion_height(names) == confusion_height(names[:12])
-
-
-def test_long_names_are_slanted() -> None:
-    figure = plot_confusion(np.arange(3), np.eye(3), ["short", "a name of some length", "mid"], "Confusion")
+    assert plots.confusion_height(names) == plots.confusion_height(names[:12])
+    figure = plots.plot_confusion(np.arange(3), np.eye(3), ["short", "a name of some length", "mid"], "Confusion")
     assert figure.layout.xaxis.tickangle == -30
 
 
 def test_calibration_shows_every_model_in_its_colour() -> None:
-    figure = plot_calibration({"ours": (ACTUAL, OURS), "theirs": (ACTUAL, THEIRS)}, "Calibration", n_bins=5)
+    figure = plots.plot_calibration({"ours": (ACTUAL, OURS), "theirs": (ACTUAL, THEIRS)}, "Calibration", n_bins=5)
     perfect, ours, our_counts, theirs, their_counts = figure.data
     assert (list(perfect.x), list(perfect.y)) == ([0.5, 1.0], [0.5, 1.0])
     # Bins (0.4, 0.6]: 0.6, right; (0.6, 0.8]: 0.8 right and 0.7 wrong; (0.8, 1]: 0.9, right.
@@ -66,12 +56,12 @@ def test_calibration_shows_every_model_in_its_colour() -> None:
     assert list(our_counts.y) == [1, 2, 1]
     assert theirs.name == "theirs (ECE 0.150)"
     assert list(their_counts.y) == [4]
-    assert (ours.line.color, theirs.line.color) == tuple(COLOURS[:2])
+    assert (ours.line.color, theirs.line.color) == tuple(plots.COLOURS[:2])
     assert figure.layout.yaxis2.title.text == "rows"
 
 
 def test_calibration_of_three_classes_starts_at_a_third() -> None:
-    figure = plot_calibration({"ours": (np.arange(3), np.eye(3))}, "Calibration", rows="texts")
+    figure = plots.plot_calibration({"ours": (np.arange(3), np.eye(3))}, "Calibration", rows="texts")
     assert list(figure.data[0].x) == pytest.approx([1 / 3, 1.0])
     assert list(figure.data[1].x) == [1.0]
     assert figure.layout.xaxis.range[0] == pytest.approx(5 / 15 - 0.01)
@@ -87,7 +77,7 @@ def test_components_reproduce_the_distances_of_flat_data() -> None:
     flat = random.normal(size=(9, 2)) * [3.0, 1.0]
     axes, _ = np.linalg.qr(random.normal(size=(6, 2)))
     lifted = flat @ axes.T + random.normal(size=6)
-    points = principal_components(lifted)
+    points = plots.principal_components(lifted)
     assert points.shape == (9, 2)
     assert _distances(points) == pytest.approx(_distances(flat))
     assert points.mean(axis=0) == pytest.approx([0.0, 0.0])
@@ -97,13 +87,12 @@ def test_components_reproduce_the_distances_of_flat_data() -> None:
 
 def test_the_sign_of_an_axis_is_that_of_its_largest_loading() -> None:
     steps = np.arange(5.0)[:, None]
-    assert principal_components(steps * [1.0, -3.0])[:, 0] == pytest.approx((2 - np.arange(5.0)) * 10**0.5)
-    assert principal_components(steps * [-1.0, 3.0])[:, 0] == pytest.approx((np.arange(5.0) - 2) * 10**0.5)
+    assert plots.principal_components(steps * [1.0, -3.0])[:, 0] == pytest.approx((2 - np.arange(5.0)) * 10**0.5)
+    assert plots.principal_components(steps * [-1.0, 3.0])[:, 0] == pytest.approx((np.arange(5.0) - 2) * 10**0.5)
 
 
 @pytest.mark.parametrize("rows", [[[1.0], [3.0]], [[2.0, 5.0, 1.0]]])
 def test_missing_components_are_zero(rows: list[list[float]]) -> None:
-    points = principal_components(np.array(rows))
-    assert points.shape == (len(rows), 2)
+    points = plots.principal_components(np.array(rows))
     assert points[:, 1].tolist() == [0.0] * len(rows)
     assert abs(points[:, 0]).tolist() == pytest.approx([1.0, 1.0] if len(rows) == 2 else [0.0])

@@ -1,13 +1,18 @@
 """``precision: auto`` on a CPU: measured where the processor has bfloat16, kept with the checkpoint, told with why."""
 
+import copy
+import itertools
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small_trainings as small
 import torch
+from cut_off import Killed, raise_at
+from fits import same
 from torch import Tensor, nn
 
 from embedline.training import checkpoint as checkpoints
@@ -20,13 +25,14 @@ from embedline.training.options import OptimizerOptions
 
 CPU = torch.device("cpu")
 AUTO = Accelerator(CPU, "auto")
+Fake = Callable[..., list[int]]
+Train = Callable[..., small.Trained]
 
 
 def make_network() -> nn.Module:
     torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Linear(3, 4), Dropout(0.5), Dropout(0.05), nn.Dropout(0.5), nn.Linear(4, 1), nn.Flatten(0)
-    )
+    dropout = (Dropout(0.5), Dropout(0.05), nn.Dropout(0.5))
+    network = nn.Sequential(nn.Linear(3, 4), *dropout, nn.Linear(4, 1), nn.Flatten(0))
     seed_dropout(network, 1)
     return network
 
@@ -37,7 +43,7 @@ def make_batches(**settings: Any) -> TableBatches:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Function that fakes a processor and what is measured on it; it returns the batches timed in each measurement."""
     real = precisions.time_precisions
 
@@ -56,39 +62,35 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     return install
 
 
+def choose(accelerator: Accelerator = AUTO, n_batches: int = 100_000, **more: Any) -> Accelerator:
+    return choose_precision(accelerator, make_network(), make_batches(shard=accelerator.shard), n_batches, **more)
+
+
 @pytest.mark.parametrize(
-    ("fp32", "bf16", "expected"),
-    [
-        (1.35, 1.0, ("bf16", "bf16 is 1.35 times as fast as fp32 in 8 steps")),
-        (1.1, 1.0, ("bf16", "bf16 is 1.10 times as fast as fp32 in 8 steps")),
-        (1.09, 1.0, ("fp32", "bf16 is 1.09 times as fast as fp32 in 8 steps")),
-        (0.5, 1.0, ("fp32", "bf16 is 0.50 times as fast as fp32 in 8 steps")),
-    ],
+    ("fp32", "precision", "ratio"), [(1.35, "bf16", 1.35), (1.1, "bf16", 1.1), (1.09, "fp32", 1.09), (0.5, "fp32", 0.5)]
 )
-def test_bf16_is_chosen_where_it_is_faster_by_a_tenth(
-    fp32: float, bf16: float, expected: tuple[str, str], fake: Callable[..., list[int]]
-) -> None:
-    measured = fake(fp32, bf16)
-    chosen = choose_precision(AUTO, make_network(), make_batches(), 100_000)
-    assert (chosen.precision, chosen.precision_reason) == expected and measured == [4]
-    assert chosen.autocast().__enter__() is not None and chosen.device == CPU
+def test_bf16_is_chosen_where_it_is_faster_by_a_tenth(fp32: float, precision: str, ratio: float, fake: Fake) -> None:
+    measured = fake(fp32, 1.0)
+    chosen = choose()
+    assert (chosen.precision, measured) == (precision, [4])
+    assert f"{ratio:.2f} times" in chosen.precision_reason and "8 steps" in chosen.precision_reason
+    with chosen.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    assert chosen.device == CPU
 
 
 @pytest.mark.parametrize(("amx", "avx512"), [(True, False), (False, True), (False, False)])
-def test_a_processor_without_bfloat16_is_not_measured(amx: bool, avx512: bool, fake: Callable[..., list[int]]) -> None:
-    measured = fake(amx=amx, avx512=avx512)
-    chosen = choose_precision(AUTO, make_network(), make_batches(), 100_000)
-    assert measured == ([4] if amx or avx512 else [])
-    assert chosen.precision == ("bf16" if measured else "fp32")
-    assert ("AMX or AVX512-BF16" in chosen.precision_reason) is not bool(measured)
+def test_a_processor_without_bfloat16_is_not_measured(amx: bool, avx512: bool, fake: Fake) -> None:
+    measured, there = fake(amx=amx, avx512=avx512), amx or avx512
+    chosen = choose()
+    assert (measured, chosen.precision) == (([4], "bf16") if there else ([], "fp32"))
+    assert ("AMX or AVX512-BF16" in chosen.precision_reason) is not there
 
 
 @pytest.mark.parametrize(("n_batches", "timed"), [(299, []), (300, [1]), (899, [2]), (1200, [4]), (10**6, [4])])
-def test_at_most_2_percent_of_a_training_is_measured(
-    n_batches: int, timed: list[int], fake: Callable[..., list[int]]
-) -> None:
+def test_at_most_2_percent_of_a_training_is_measured(n_batches: int, timed: list[int], fake: Fake) -> None:
     measured = fake()
-    chosen = choose_precision(AUTO, make_network(), make_batches(), n_batches)
+    chosen = choose(n_batches=n_batches)
     assert measured == timed
     assert sum(2 * precisions.ROUNDS * each for each in timed) <= 0.02 * n_batches
     if not timed:
@@ -96,15 +98,12 @@ def test_at_most_2_percent_of_a_training_is_measured(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_given_precision_is_not_measured(precision: str, fake: Callable[..., list[int]]) -> None:
+def test_a_given_precision_is_not_measured_and_auto_is_fp32_until_it_is_chosen(precision: str, fake: Fake) -> None:
     measured = fake()
     options = OptimizerOptions.model_validate({"batch_size": 1, "device": "cpu", "precision": precision})
     given = make_accelerator(options)
-    assert choose_precision(given, make_network(), make_batches(), 100_000) == given
+    assert choose(given) == given
     assert not measured and (given.precision, given.precision_reason) == (precision, "as set")
-
-
-def test_auto_computes_in_fp32_until_it_is_chosen() -> None:
     accelerator = make_accelerator(OptimizerOptions.model_validate({"batch_size": 1, "device": "cpu"}))
     assert accelerator.precision == "auto"
     with accelerator.autocast():
@@ -114,14 +113,13 @@ def test_auto_computes_in_fp32_until_it_is_chosen() -> None:
 def test_the_measurement_runs_real_batches_and_leaves_no_trace() -> None:
     network, batches, seen = make_network().eval(), make_batches(), []
     torch.rand(3)
-    before = (torch.get_rng_state(), {name: value.clone() for name, value in network.state_dict().items()})
-    handle = torch.nn.modules.module.register_module_forward_hook(
-        lambda module, inputs, output: (
+    before = (torch.get_rng_state(), copy.deepcopy(network.state_dict()))
+
+    def see(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if isinstance(module, nn.Linear) and module.in_features == 3:
             seen.append((inputs[0].shape, output.dtype, module.training))
-            if isinstance(module, nn.Linear) and module.in_features == 3
-            else None
-        )
-    )
+
+    handle = torch.nn.modules.module.register_module_forward_hook(see)
     try:
         seconds = time_precisions(AUTO, network, batches, 2)
     finally:
@@ -129,133 +127,91 @@ def test_the_measurement_runs_real_batches_and_leaves_no_trace() -> None:
     assert seen == [((4, 3), dtype, True) for dtype in (torch.float32, torch.bfloat16)] * (2 * precisions.ROUNDS)
     assert set(seconds) == {"fp32", "bf16"} and min(seconds.values()) > 0.0
     assert torch.equal(torch.get_rng_state(), before[0]) and not network.training
-    assert all(torch.equal(value, before[1][name]) for name, value in network.state_dict().items())
+    assert same(network, before[1])
     assert all(state is None for state in generator_states(network))
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_the_quickest_pass_counts_and_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    durations = iter([0.5, 0.1, 9.0, 4.0, 3.0, 5.0])  # fp32, bf16 of three rounds
-    clock, calls = [0.0], [0]
-
-    def counter() -> float:
-        if calls[0] % 2:
-            clock[0] += next(durations)
-        calls[0] += 1
-        return clock[0]
-
-    monkeypatch.setattr(precisions, "_clock", counter)
+    durations = [0.5, 0.1, 9.0, 4.0, 3.0, 5.0]  # fp32, bf16 of three rounds
+    readings = itertools.accumulate(each for seconds in durations for each in (0.0, seconds))  # before and after a pass
+    monkeypatch.setattr(precisions, "_clock", lambda: next(readings))
     seconds = time_precisions(AUTO, make_network(), make_batches(), 1)
     assert seconds == pytest.approx({"fp32": 3.0, "bf16": 4.0})
-
-
-def test_batches_that_never_lower_the_precision_are_not_timed(fake: Callable[..., list[int]]) -> None:
-    fake()
-
-    class Products(TableBatches):
-        passes = 0
-
-        def loss_of(self, network: nn.Module, rows: Tensor, autocast: Any) -> Any:
-            self.passes += 1
-            return super().loss_of(network, rows, AUTO.autocast)
-
-    tensors = [torch.randn(40, 3), torch.ones(40)]
-    batches = Products(tensors, nn.functional.mse_loss, batch_size=4, device=CPU)
-    chosen = choose_precision(AUTO, make_network(), batches, 100_000)
-    assert (chosen.precision, batches.passes) == ("fp32", 1)
-    assert chosen.precision_reason == "all that the network computes is in fp32"
-
-
-def test_a_measurement_can_be_stopped() -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(Stopped):
         time_precisions(AUTO, make_network(), make_batches(), 1, stop)
 
 
-def test_rank_0_chooses_for_all_processes(fake: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_that_never_lower_the_precision_are_not_timed(fake: Fake) -> None:
+    fake()
+    batches, passes = make_batches(), []
+    real = batches.loss_of
+    batches.loss_of = lambda network, rows, _: (passes.append(1), real(network, rows, AUTO.autocast))[1]
+    chosen = choose_precision(AUTO, make_network(), batches, 100_000)
+    assert (chosen.precision, len(passes)) == ("fp32", 1)
+    assert chosen.precision_reason == "all that the network computes is in fp32"
+
+
+def test_rank_0_chooses_for_all_processes(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = fake()
     monkeypatch.setattr(precisions.distributed, "on_rank_0", lambda function: ("fp32", "told by rank 0"))
-    second = Accelerator(CPU, "auto", Shard(1, 2))
-    chosen = choose_precision(second, make_network(), make_batches(shard=second.shard), 100_000)
+    chosen = choose(Accelerator(CPU, "auto", Shard(1, 2)))
     assert chosen == Accelerator(CPU, "fp32", Shard(1, 2), "told by rank 0") and not measured
 
 
-LEARNERS: dict[str, Callable[..., small.Trained]] = {
-    "table": lambda **changes: small.train_table(dropout=0.2, **changes),
-    "ratings": lambda **changes: small.train_factors(dropout=0.2, seeds=(1, 2), **changes),
-    "language_model": lambda **changes: small.train_words(dropout=0.5, **changes),
-    "classifier": lambda **changes: small.train_texts(dropout=0.5, seeds=(1, 2), **changes),
+LEARNERS: dict[str, Train] = {
+    "table": partial(small.train_table, dropout=0.2),
+    "ratings": partial(small.train_factors, dropout=0.2, seeds=(1, 2)),
+    "language_model": partial(small.train_words, dropout=0.5),
+    "classifier": partial(small.train_texts, dropout=0.5, seeds=(1, 2)),
 }
 
 
 @pytest.fixture(params=LEARNERS)
-def train(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., small.Trained]:
+def train(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Train with a learner; its training is long enough to measure, and tells of each step."""
     small.language_model()  # with a precision of its own
     monkeypatch.setattr(precisions, "BATCHES_PER_TIMED", 4)
     return LEARNERS[request.param]
 
 
-def assert_same(ours: small.Trained, theirs: small.Trained) -> None:
-    assert ours[1] == theirs[1]
-    assert ours[0].weights.keys() == theirs[0].weights.keys()
-    assert [name for name, value in theirs[0].weights.items() if not torch.equal(ours[0].weights[name], value)] == []
-
-
 @pytest.mark.parametrize(("seconds", "precision"), [((3.0, 2.0), "bf16"), ((2.0, 3.0), "fp32")])
-def test_auto_trains_to_the_bits_of_the_precision_that_it_chooses(
-    seconds: tuple[float, float], precision: str, train: Callable[..., small.Trained], fake: Callable[..., list[int]]
+def test_auto_trains_to_the_bits_of_the_precision_that_it_chooses_and_keeps_it(
+    seconds: tuple[float, float], precision: str, train: Train, fake: Fake, tmp_path: Path, caplog: Any
 ) -> None:
     measured = fake(*seconds)
     ours, theirs = train(precision="auto"), train(precision=precision)
     assert len(measured) == 1, "one choice for all members and stages"
-    assert_same(ours, theirs)
-    steps = measured[0] * (precisions.ROUNDS - 1)
-    assert ours[0].metrics["precision"] == theirs[0].metrics["precision"] == precision
-    reason = f"bf16 is {seconds[0] / seconds[1]:.2f} times as fast as fp32 in {steps} steps"
-    assert (ours[0].metrics["precision_reason"], theirs[0].metrics["precision_reason"]) == (reason, "as set")
-
-
-@pytest.mark.parametrize(("seconds", "precision"), [((3.0, 2.0), "bf16"), ((2.0, 3.0), "fp32")])
-def test_a_resumed_training_keeps_its_precision(
-    seconds: tuple[float, float],
-    precision: str,
-    train: Callable[..., small.Trained],
-    fake: Callable[..., list[int]],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def kill(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    fake(*seconds)
-    with progress.listening(kill), checkpoints.checkpointing(tmp_path, 0.0), pytest.raises(KeyboardInterrupt):
+    small.assert_same(ours, theirs)
+    metrics, steps = ours[0].metrics, measured[0] * (precisions.ROUNDS - 1)
+    assert metrics["precision"] == theirs[0].metrics["precision"] == precision
+    chosen = f"bf16 is {seconds[0] / seconds[1]:.2f} times as fast"
+    assert chosen in metrics["precision_reason"] and f"{steps} steps" in metrics["precision_reason"]
+    assert theirs[0].metrics["precision_reason"] == "as set"
+    with progress.listening(raise_at(1)), checkpoints.checkpointing(tmp_path, 0.0), pytest.raises(Killed):
         train(precision="auto")
-    measured = fake(*reversed(seconds))
+    measured = fake(*reversed(seconds))  # another measurement would choose the other one
     with checkpoints.checkpointing(tmp_path, 0.0):
         resumed = train(precision="auto")
     assert not measured and "starts over" not in caplog.text
-    assert_same(resumed, train(precision=precision))
-    reason = f"bf16 is {seconds[0] / seconds[1]:.2f} times as fast"
-    assert resumed[0].metrics["precision"] == precision and reason in resumed[0].metrics["precision_reason"]
+    small.assert_same(resumed, theirs)
+    assert resumed[0].metrics["precision"] == precision and chosen in resumed[0].metrics["precision_reason"]
 
 
-def test_a_checkpoint_of_another_setting_decides_nothing(fake: Callable[..., list[int]], tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_setting_decides_nothing(fake: Fake, tmp_path: Path) -> None:
     with checkpoints.checkpointing(tmp_path, 0.0):
         small.train_table(precision="bf16")
     (tmp_path / "member1.pt").write_bytes(b"damaged")
     older = {"format": checkpoints.FORMAT, "identity": {"options.precision": "auto", "device": "cpu"}, "state": {}}
     torch.save(older, tmp_path / "member2.pt")
     measured = fake(2.0, 3.0)
-    kept = [tmp_path / f"member{member}.pt" for member in range(4)]
-    chosen = choose_precision(AUTO, make_network(), make_batches(), 100_000, checkpoints=kept)
+    chosen = choose(checkpoints=[tmp_path / f"member{member}.pt" for member in range(4)])
     assert (chosen.precision, measured) == ("fp32", [4])
 
 
-def test_ratings_without_hidden_layers_are_not_measured(
-    fake: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ratings_without_hidden_layers_are_not_measured(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precisions, "BATCHES_PER_TIMED", 4)
     fake()
     metrics = small.train_factors(precision="auto")[0].metrics

@@ -12,23 +12,13 @@ def _options(**changes: object) -> TrainingOptions:
     return TrainingOptions.model_validate({"epochs": 7, "batch_size": 8, "lr": 0.01, **changes})
 
 
-def test_one_cycle_passes_through_its_three_corners() -> None:
-    options = _options()
-    assert learning_rate(options, 0.0) == pytest.approx(0.01 / 25)
-    assert learning_rate(options, 0.25) == pytest.approx(0.01)
-    assert learning_rate(options, 1.0) == pytest.approx(0.01 / 1e5)
-
-
-def test_one_cycle_is_half_way_at_half_of_each_leg() -> None:
-    options = _options()
-    assert learning_rate(options, 0.125) == pytest.approx((0.01 / 25 + 0.01) / 2)
-    assert learning_rate(options, 0.625) == pytest.approx((0.01 + 0.01 / 1e5) / 2)
-
-
-def test_the_peak_follows_the_warmup() -> None:
-    options = _options(warmup=0.6)
-    assert learning_rate(options, 0.6) == pytest.approx(0.01)
-    assert learning_rate(options, 0.25) < 0.006
+def test_one_cycle_passes_through_its_three_corners_and_is_half_way_at_half_of_each_leg() -> None:
+    low, high, end = 0.01 / 25, 0.01, 0.01 / 1e5
+    rates = [learning_rate(_options(), progress) for progress in (0.0, 0.125, 0.25, 0.625, 1.0)]
+    assert rates == pytest.approx([low, (low + high) / 2, high, (high + end) / 2, end])
+    later = _options(warmup=0.6)  # the peak follows it
+    assert learning_rate(later, 0.6) == pytest.approx(0.01)
+    assert learning_rate(later, 0.25) < 0.006
 
 
 @pytest.mark.parametrize(
@@ -52,12 +42,9 @@ def test_restarts_begin_cycles_of_one_two_and_four_epochs_at_the_peak() -> None:
     assert [at(epoch) for epoch in (0.5, 2.0, 5.0)] == pytest.approx([1.0, 1.0, 1.0])
     assert [at(border - 1e-6) for border in (1.0, 3.0, 7.0)] == pytest.approx([0.0, 0.0, 0.0], abs=1e-9)
     assert at(0.25) == pytest.approx(1.0 + math.cos(math.pi / 4))
-
-
-def test_restarts_of_equal_length_repeat() -> None:
-    values = [cosine_restarts(epoch, peak=1.0, cycle_epochs=2, cycle_growth=1) for epoch in (0.5, 2.5, 40.5)]
-    assert values == pytest.approx([values[0]] * 3)
-    assert 0.8 < values[0] < 0.9
+    equal = [cosine_restarts(epoch, peak=1.0, cycle_epochs=2, cycle_growth=1) for epoch in (0.5, 2.5, 40.5)]
+    assert equal == pytest.approx([equal[0]] * 3)
+    assert 0.8 < equal[0] < 0.9
 
 
 def test_a_training_with_restarts_ends_at_zero_and_not_at_the_next_peak() -> None:
@@ -65,8 +52,5 @@ def test_a_training_with_restarts_ends_at_zero_and_not_at_the_next_peak() -> Non
     assert learning_rate(options, 1.0) == pytest.approx(0.0, abs=1e-9)
     assert learning_rate(options, 3 / 7 + 1e-9) == pytest.approx(0.01)
     assert learning_rate(options, 2 / 7) == pytest.approx(0.005)
-
-
-def test_constant_does_not_move() -> None:
-    options = _options(schedule="constant")
-    assert [learning_rate(options, progress) for progress in (0.0, 0.5, 1.0)] == [0.01, 0.01, 0.01]
+    constant = _options(schedule="constant")
+    assert [learning_rate(constant, progress) for progress in (0.0, 0.5, 1.0)] == [0.01, 0.01, 0.01]

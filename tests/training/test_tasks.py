@@ -1,6 +1,7 @@
 """What the training loop asks of its task, and what it makes of the answers."""
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cut_off import Killed, raise_at
+from fits import plain_options, same, seeded, spy_rates, values_of
+from fits import train as train_network
 from torch import Tensor, nn
 
 from embedline.training import checkpoint as checkpoints
@@ -15,7 +18,6 @@ from embedline.training import metrics as progress
 from embedline.training import optimizer as schedules
 from embedline.training import train as loop
 from embedline.training.batches import Autocast, BatchLoss, Fingerprint, TableBatches, batch_sizes, row_loss
-from embedline.training.device import make_accelerator
 from embedline.training.options import FitOptions
 
 FACTORS = [1.0, 0.25, 2.0, 0.5]
@@ -61,40 +63,36 @@ class Counted:
         (self.total,) = state
 
 
-def make_net() -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Linear(3, 1)
+def bias_of(network: nn.Module) -> dict[str, float]:
+    """An evaluation."""
+    return {"bias": network.bias.item()}  # type: ignore[operator, union-attr]
 
 
-def train(task: Any, **more: Any) -> tuple[dict[str, Tensor], loop.FitResult]:
-    values = {"epochs": 3, "batch_size": 1, "lr": 0.1, "device": "cpu", "precision": "fp32"}
-    options = FitOptions.model_validate({**values, **more.pop("options", {})})
-    network = make_net()
-    fitted = loop.train(network, task, options, accelerator=make_accelerator(options), seed=5, **more)
-    return network.state_dict(), fitted
+def losses_of(task: Counted) -> int:
+    """How many batches were read."""
+    return sum(call.startswith("loss") for call in task.calls)
 
 
-def test_batches_come_in_order_after_each_epochs_beginning() -> None:
-    task = Counted()
-    train(task)
+ACCUMULATE = pytest.mark.parametrize("accumulate", [1, 3])  # batches a step; of four, the last step takes one
+
+
+def train(task: Any, *, evaluate: Any = None, checkpoint: Any = None, **changes: Any) -> tuple[Any, loop.FitResult]:
+    """Train a line; its state and the result."""
+    network = seeded(lambda: nn.Linear(3, 1))
+    options = plain_options(FitOptions, **{"batch_size": 1, "lr": 0.1, **changes})
+    return network.state_dict(), train_network(network, task, options, evaluate=evaluate, checkpoint=checkpoint)
+
+
+@ACCUMULATE
+def test_a_batchs_factor_multiplies_the_rate_and_not_the_record_of_it(accumulate, monkeypatch) -> None:
+    used, task = spy_rates(monkeypatch), Counted()
+    _, fitted = train(task, accumulate=accumulate)
     assert task.calls == ["begin", "loss 0", "loss 1", "loss 2", "loss 3"] * 3
-
-
-def test_a_batchs_factor_multiplies_the_rate_and_not_the_record_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[float] = []
-    real = loop.set_rates
-
-    def spy(optimizer: torch.optim.Optimizer, lr: float, beta1: float) -> None:
-        used.append(lr)
-        real(optimizer, lr, beta1)
-
-    monkeypatch.setattr(loop, "set_rates", spy)
-    _, fitted = train(Counted())
-    options = FitOptions(epochs=3, batch_size=1, lr=0.1)
-    planned = [schedules.learning_rate(options, step / 12) for step in range(12)]
-    assert used == pytest.approx([lr * factor for lr, factor in zip(planned, FACTORS * 3, strict=True)])
-    assert [record["lr"] for record in fitted.history] == pytest.approx(planned)
+    factors = (FACTORS if accumulate == 1 else [sum(FACTORS[:3]) / 3, FACTORS[3]]) * 3  # the mean of a step's batches
+    options, n_steps = FitOptions(epochs=3, batch_size=1, lr=0.1), len(factors)
+    planned = [schedules.learning_rate(options, step / n_steps) for step in range(n_steps)]
+    assert used == pytest.approx([lr * factor for lr, factor in zip(planned, factors, strict=True)])
+    assert values_of(fitted.history, "lr") == pytest.approx(planned)
 
 
 def test_the_penalised_loss_is_descended_and_the_plain_one_reported() -> None:
@@ -105,33 +103,33 @@ def test_the_penalised_loss_is_descended_and_the_plain_one_reported() -> None:
     assert penalised["weight"].norm() < plain["weight"].norm()
 
 
-def test_the_reported_speed_counts_the_tasks_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+@ACCUMULATE
+def test_the_reported_speed_counts_the_tasks_rows(accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([100.0])  # at the beginning; ever after four seconds later
     monkeypatch.setattr("time.perf_counter", lambda: next(readings, 104.0))
-    _, fitted = train(Counted(), options={"epochs": 2})  # too few steps to leave the first ones out
-    assert (fitted.rows_per_second, fitted.seconds) == (8 * 2.5 / 4.0, 4.0)
+    _, fitted = train(Counted(), epochs=2, accumulate=accumulate)  # too few steps to leave the first ones out
+    assert (fitted.rows_per_second, fitted.seconds) == (8 * 2.5 / 4.0, 4.0)  # eight batches of 2.5 rows
+    assert fitted.history[-1]["step"] == {1: 8, 3: 4}[accumulate]
 
 
 @pytest.mark.parametrize(
-    ("report", "step", "carried"),
-    [(1, 1, True), (3, 3, True), (4, 4, True), (5, 4, False), (6, 5, True), (14, 12, True)],
+    ("accumulate", "report", "n_read", "carried"),
+    [
+        *((1, 1, 1, True), (1, 3, 3, True), (1, 4, 4, True), (1, 5, 4, False), (1, 6, 5, True), (1, 14, 12, True)),
+        *((3, 1, 3, True), (3, 2, 4, True), (3, 3, 4, False), (3, 4, 7, True)),  # between whole steps
+    ],
 )
-def test_what_is_carried_goes_on_where_a_training_was_cut_off(
-    report: int, step: int, carried: bool, tmp_path: Path
-) -> None:
-    def evaluate(network: nn.Module) -> dict[str, float]:
-        return {"bias": network.bias.item()}  # type: ignore[operator, union-attr]
-
-    whole, fitted = train(Counted(), evaluate=evaluate)
-    kept = checkpoints.Checkpoint(tmp_path / "task.pt", 3600.0)
+def test_what_is_carried_goes_on_where_a_training_was_cut_off(accumulate, report, n_read, carried, tmp_path) -> None:
+    settings: dict[str, Any] = {"accumulate": accumulate, "evaluate": bias_of}
+    whole, fitted = train(Counted(), **settings)
+    settings["checkpoint"] = checkpoints.Checkpoint(tmp_path / "task.pt", 3600.0)
     with progress.listening(raise_at(report)), pytest.raises(Killed):  # a report a step, and one an evaluation
-        train(Counted(), checkpoint=kept, evaluate=evaluate)
+        train(Counted(), **settings)
     task = Counted()
-    resumed, again = train(task, checkpoint=kept, evaluate=evaluate)
+    resumed, again = train(task, **settings)
     assert (task.calls[:2] == ["begin", "restore"]) is carried  # nothing is carried into another epoch
-    assert len([call for call in task.calls if call.startswith("loss")]) == 12 - step
-    assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
-    assert again.history == fitted.history
+    assert losses_of(task) == 12 - n_read
+    assert same(resumed, whole) and again.history == fitted.history
 
 
 def test_a_checkpoint_of_another_task_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -141,21 +139,23 @@ def test_a_checkpoint_of_another_task_is_not_taken(tmp_path: Path, caplog: pytes
     train(task, checkpoint=kept)
     assert len(task.calls) == 15
     assert "factors is [1.0, 0.25, 2.0, 0.5] there and [1.0, 1.0, 1.0, 1.0] here" in caplog.text
+    train(task, checkpoint=kept, accumulate=3)
+    assert "options.accumulate is 1 there and 3 here" in caplog.text
 
 
 def test_rows_are_cut_from_a_new_permutation_each_epoch() -> None:
-    values = torch.arange(11.0)
-    task = TableBatches(
-        [values, values], lambda output, target: (output - target).sum(), batch_size=4, device=values.device
-    )
+    values, seen = torch.arange(11.0), []
+    network = nn.Identity()
+    network.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    task = TableBatches([values, values], lambda out, target: out.sum(), batch_size=4, device=values.device)
     assert (task.n_batches, task.rows_per_batch) == (3, 11 / 3)
     order, expected = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     for _ in range(2):
         task.begin_epoch(order)
         permutation = torch.randperm(11, generator=expected).float()
-        seen: list[Tensor] = []
+        seen.clear()
         for index in range(3):
-            task.loss(Recorder(seen), index, nullcontext)
+            task.loss(network, index, nullcontext)
         assert [len(batch) for batch in seen] == [4, 4, 3]
         assert torch.equal(torch.cat(seen), permutation)
 
@@ -174,29 +174,14 @@ def test_batches_read_every_row_and_are_equal_but_for_one(n_rows: int, batch_siz
         assert len(sizes) == -(-n_rows // batch_size)
 
 
-class Recorder(nn.Module):
-    """Returns its input, and keeps it."""
-
-    def __init__(self, seen: list[Tensor]) -> None:
-        super().__init__()
-        self.seen = seen
-
-    def forward(self, values: Tensor) -> Tensor:
-        self.seen.append(values)
-        return values
-
-
 def test_the_loss_of_rows_is_computed_in_full_precision() -> None:
-    network, batch = make_net(), [torch.randn(6, 3), torch.randn(6, 1)]
-    dtypes: list[torch.dtype] = []
+    network, batch, dtypes = seeded(lambda: nn.Linear(3, 1)), [torch.randn(6, 3), torch.randn(6, 1)], []
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         dtypes.append(output.dtype)
         return F.mse_loss(output, target)
 
-    def low() -> Any:
-        return torch.autocast("cpu", dtype=torch.bfloat16)
-
+    low = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
     exact, rounded = (row_loss(network, batch, loss, autocast) for autocast in (nullcontext, low))
     assert dtypes == [torch.float32] * 2
     assert exact.item() != rounded.item()

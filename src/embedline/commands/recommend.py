@@ -93,18 +93,17 @@ def _for_new(
 ) -> "pl.DataFrame":
     """Best items of a new user, folded in from the ratings of ``--rated``."""
     import numpy as np
-    import polars as pl
 
-    from embedline.pipelines.ratings.contract import item_titles
+    from embedline.pipelines.ratings.encoder import named_items
     from embedline.pipelines.ratings.options import FoldInOptions, Penalty
     from embedline.pipelines.ratings.recommend import recommend_for_ratings
 
-    titles = item_titles(pl.Series("item", model.encoder.items), items, model.encoder.columns)
+    titles = named_items(model.encoder, items)["title"].to_list()
     rows, ratings = [], []
     for one in rated:
         text, _, value = one.rpartition("=")
         ratings.append(_rating(value if text else "", one, model.encoder.rating_range))
-        rows.append(find_item(text.strip(), model.encoder.items, titles.to_list()))
+        rows.append(find_item(text.strip(), model.encoder.items, titles))
     if twice := [one for one, row in zip(rated, rows, strict=True) if rows.count(row) > 1]:
         raise DataError(f"--rated {twice[1]!r}: this item is rated already, as {twice[0]!r}")
     return recommend_for_ratings(

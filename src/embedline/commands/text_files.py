@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from embedline.errors import DataError
-from embedline.pipelines.imdb.tables import read_delimited
+from embedline.pipelines.imdb.tables import decode_strictly, read_delimited
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -39,17 +39,7 @@ def _standard_input() -> list[str]:
 
 
 def _decoded(content: bytes, name: str) -> str:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{name}: line {line} is not UTF-8 (byte 0x{content[error.start]:02x}): save it in this encoding"
-        ) from error
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(f"{name}: line {line} has a zero byte, as a file in UTF-16 or a damaged one: save it in UTF-8")
-    return text
+    return decode_strictly(content, name, "UTF-8", "save it in this encoding")
 
 
 def read_file(path: Path, column: str) -> pl.DataFrame:
@@ -65,10 +55,8 @@ def read_file(path: Path, column: str) -> pl.DataFrame:
             frame = pl.read_parquet(path, glob=False)
         else:
             frame = read_delimited(_decoded(path.read_bytes(), str(path)), str(path), quoting=True)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path} cannot be read: {_reason(error)}") from error
     if column not in frame.columns:
         there = ", ".join(map(repr, frame.columns))
         raise DataError(f"{path} has no column {column!r}, only {there}: name the column of the texts with --column")
@@ -95,9 +83,11 @@ def write(frame: pl.DataFrame, output: Path) -> None:
     try:
         frame.write_csv(staged) if output.suffix == ".csv" else frame.write_parquet(staged)
         os.replace(staged, output)
-    except OSError as error:
-        raise DataError(f"{output} cannot be written: {error.strerror or error}") from error
-    except pl.exceptions.PolarsError as error:  # such as a list in a CSV file
-        raise DataError(f"{output} cannot be written: {' '.join(str(error).split())[:200]}") from error
+    except (OSError, pl.exceptions.PolarsError) as error:  # such as a list in a CSV file
+        raise DataError(f"{output} cannot be written: {_reason(error)}") from error
     finally:
         staged.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())[:200]

@@ -6,6 +6,7 @@ from typing import Any
 import narwhals as nw
 
 from embedline.errors import DataError
+from embedline.frames.tables import describe_key, require_unique
 
 
 class TableContract:
@@ -29,59 +30,49 @@ class TableContract:
         self.required, self.unique, self.not_null = required or [], unique or [], not_null or []
 
     def validate(self, data: Any) -> Any:
-        """Return ``data`` unchanged, or raise a DataError that names the column and shows an offending row."""
+        """Return ``data`` unchanged, or raise a DataError that names the column and shows an offending row.
+
+        Of a lazy frame, which may be larger than the memory, only one row is collected.
+        """
         frame = nw.from_native(data)
-        if isinstance(frame, nw.LazyFrame):
-            self._validate_lazily(frame)
-            return data
-        if frame.is_empty():
-            raise DataError(f"{self.frame} has no rows")
-        self._require_columns(frame.columns)
-        for name in self.not_null:
-            nulls = frame.get_column(name).null_count()
-            if nulls:
-                raise DataError(f"{self.frame}: column {name!r} has {nulls} missing values")
-        if self.unique and not _rises(frame, self.unique):
-            keys = frame.select(self.unique)
-            if len(keys.unique()) < len(keys):
-                example = keys.filter(keys.is_duplicated()).row(0)
-                raise DataError(f"{self.frame}: {dict(zip(self.unique, example, strict=True))} occurs more than once")
-        return data
-
-    def _validate_lazily(self, frame: nw.LazyFrame[Any]) -> None:
-        """The same for a frame that may be larger than the memory: only one row is collected."""
-        self._require_columns(frame.collect_schema().names())
-        nulls = [nw.col(name).null_count().alias(f"{name} missing") for name in self.not_null]
-        n_rows, *missing = frame.select(nw.len().alias("rows"), *nulls).collect().row(0)
-        if n_rows == 0:
-            raise DataError(f"{self.frame} has no rows")
-        for name, n_missing in zip(self.not_null, missing, strict=True):
-            if n_missing:
-                raise DataError(f"{self.frame}: column {name!r} has {n_missing} missing values")
-        if self.unique:
-            counts = frame.group_by(*self.unique).agg(nw.len().alias("rows"))
-            repeated = counts.filter(nw.col("rows") > 1).select(self.unique).head(1).collect().rows(named=True)
-            if repeated:
-                raise DataError(f"{self.frame}: {repeated[0]} occurs more than once")
-
-    def _require_columns(self, present: list[str]) -> None:
+        present = frame.collect_schema().names()
         missing = [name for name in (*self.required, *self.unique, *self.not_null) if name not in present]
         if missing:
             raise DataError(f"{self.frame} has no column {', '.join(map(repr, dict.fromkeys(missing)))}")
+        counts = [nw.col(name).null_count().alias(f"{name} missing") for name in self.not_null]
+        n_rows, *nulls = frame.select(nw.len().alias("rows"), *counts).lazy().collect().row(0)
+        if n_rows == 0:
+            raise DataError(f"{self.frame} has no rows")
+        for name, n_missing in zip(self.not_null, nulls, strict=True):
+            if n_missing:
+                raise DataError(f"{self.frame}: column {name!r} has {n_missing} missing values")
+        if self.unique and (isinstance(frame, nw.LazyFrame) or not _rises(frame, self.unique)):
+            require_unique(frame, self.unique, name=self.frame)
+        return data
 
 
-class DocumentsContract:
-    """Catalog ``validator:`` for ``<source>.documents``: ``document_id``, ``text``, ``label`` and ``split``, all text.
+class _NamedContract:
+    """A contract of fixed columns.
 
     Args:
         frame: name of the dataset, for the message.
     """
 
-    columns = ("document_id", "text", "label", "split")
-    splits = ("train", "test", "unlabelled")
-
     def __init__(self, frame: str) -> None:
         self.frame = frame
+
+    def _require_type(
+        self, frame: nw.DataFrame[Any], name: str, accepts: Callable[[nw.dtypes.DType], bool], noun: str
+    ) -> None:
+        if not accepts(dtype := frame.schema[name]):
+            raise DataError(f"{self.frame}: column {name!r} has the type {dtype}; it holds {noun}")
+
+
+class DocumentsContract(_NamedContract):
+    """Catalog ``validator:`` for ``<source>.documents``: the columns below, all text; further ones may be there."""
+
+    columns = ("document_id", "text", "label", "split")
+    splits = ("train", "test", "unlabelled")
 
     def validate(self, data: Any) -> Any:
         """Return ``data`` unchanged, or raise a DataError that names the column and an offending document.
@@ -96,10 +87,8 @@ class DocumentsContract:
         TableContract(self.frame, required=list(self.columns), unique=["document_id"], not_null=keys).validate(data)
         frame = nw.from_native(data, eager_only=True)
         for name in self.columns:
-            dtype = frame.schema[name]
-            empty = frame.get_column(name).null_count() == len(frame)
-            if dtype != nw.String and not (name == "label" and empty):  # pandas has no type for an empty column
-                raise DataError(f"{self.frame}: column {name!r} has the type {dtype}, not String")
+            if name != "label" or not frame.get_column(name).is_null().all():  # pandas has no type for an empty column
+                self._require_type(frame, name, lambda dtype: dtype == nw.String, "text")
         split, label = nw.col("split"), nw.col("label")
         faults = {
             f"a split that is none of {', '.join(self.splits)}": ~split.is_in(self.splits),
@@ -114,20 +103,14 @@ class DocumentsContract:
         return data
 
 
-class RatingsContract:
+class RatingsContract(_NamedContract):
     """Catalog ``validator:`` for ``<source>.ratings``: a row a rating, no user and item twice.
 
     ``user`` and ``item`` are text or whole numbers, ``rating`` is a finite number. ``timestamp``, where it is there, is
     whole seconds since 1970 or a date, and may be missing in rows. Further columns may be there.
-
-    Args:
-        frame: name of the dataset, for the message.
     """
 
     columns = ("user", "item", "rating")
-
-    def __init__(self, frame: str) -> None:
-        self.frame = frame
 
     def validate(self, data: Any) -> Any:
         """Return ``data`` unchanged, or raise a DataError that names the column and an offending row."""
@@ -135,10 +118,10 @@ class RatingsContract:
         keys = ["user", "item"]
         TableContract(self.frame, required=list(self.columns), not_null=list(self.columns)).validate(data)
         for name in keys:
-            _check_type(frame, name, _is_id, "text or whole numbers", self.frame)
-        _check_type(frame, "rating", lambda dtype: dtype.is_numeric(), "numbers", self.frame)
+            self._require_type(frame, name, _is_id, "text or whole numbers")
+        self._require_type(frame, "rating", lambda dtype: dtype.is_numeric(), "numbers")
         if "timestamp" in frame.columns and not frame.get_column("timestamp").is_null().all():
-            _check_type(frame, "timestamp", _is_time, "whole seconds since 1970 or dates", self.frame)
+            self._require_type(frame, "timestamp", _is_time, "whole seconds since 1970 or dates")
         if frame.schema["rating"].is_float():
             infinite = frame.filter(~nw.col("rating").is_finite()).head(1)
             if len(infinite):
@@ -149,41 +132,28 @@ class RatingsContract:
         pairs = frame.select(keys).with_columns(nw.col(name).cast(nw.String) for name in text)
         if not _rises(pairs, keys) and not _rises(pairs.sort(keys), keys):
             example = pairs.filter(pairs.is_duplicated()).rows(named=True)[0]
-            raise DataError(f"{self.frame}: {example} occurs more than once")
+            raise DataError(f"{self.frame}: {describe_key(example)} occurs more than once")
         return data
 
 
-class ItemsContract:
+class ItemsContract(_NamedContract):
     """Catalog ``validator:`` for ``<source>.items``, a row an item: ``item``, ``title``, ``genres`` (lists of text).
 
     An item without a genre has an empty list. Further columns may be there.
-
-    Args:
-        frame: name of the dataset, for the message.
     """
 
     columns = ("item", "title", "genres")
-
-    def __init__(self, frame: str) -> None:
-        self.frame = frame
 
     def validate(self, data: Any) -> Any:
         """Return ``data`` unchanged, or raise a DataError that names the column and an offending row."""
         columns = list(self.columns)
         TableContract(self.frame, required=columns, unique=["item"], not_null=columns).validate(data)
         frame = nw.from_native(data, eager_only=True)
-        _check_type(frame, "item", _is_id, "text or whole numbers", self.frame)
-        _check_type(frame, "title", lambda dtype: dtype == nw.String, "text", self.frame)
-        _check_type(frame, "genres", _is_list_of_text, "lists of text", self.frame)
+        self._require_type(frame, "item", _is_id, "text or whole numbers")
+        self._require_type(frame, "title", lambda dtype: dtype == nw.String, "text")
+        # pandas keeps lists as objects of unknown content
+        self._require_type(frame, "genres", lambda dtype: dtype in (nw.List(nw.String), nw.Object), "lists of text")
         return data
-
-
-def _check_type(
-    frame: nw.DataFrame[Any], name: str, accepts: Callable[[nw.dtypes.DType], bool], noun: str, dataset: str
-) -> None:
-    dtype = frame.schema[name]
-    if not accepts(dtype):
-        raise DataError(f"{dataset}: column {name!r} has the type {dtype}; it holds {noun}")
 
 
 def _is_id(dtype: nw.dtypes.DType) -> bool:
@@ -192,10 +162,6 @@ def _is_id(dtype: nw.dtypes.DType) -> bool:
 
 def _is_time(dtype: nw.dtypes.DType) -> bool:
     return dtype.is_integer() or dtype in (nw.Date, nw.Datetime)
-
-
-def _is_list_of_text(dtype: nw.dtypes.DType) -> bool:
-    return dtype in (nw.List(nw.String), nw.Object)  # pandas keeps lists as objects of unknown content
 
 
 def _rises(frame: nw.DataFrame[Any], keys: list[str]) -> bool:

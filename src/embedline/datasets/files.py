@@ -1,17 +1,15 @@
 """The dataset types of the catalog: those of kedro-datasets with atomic saves, and two types of its own."""
 
 import inspect
-from copy import deepcopy
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
 import narwhals as nw
 import polars as pl
 import polars.selectors as cs
 import pyarrow
 import pyarrow.ipc
-from kedro.io.core import AbstractVersionedDataset, Version, get_filepath_str, get_protocol_and_path
+from kedro.io.core import get_filepath_str
 from kedro_datasets._typing import TablePreview
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset as PandasCSVDataset
@@ -121,44 +119,7 @@ class Page(AtomicSave, TextDataset):
     }
 
 
-class Bytes(AtomicSave, AbstractVersionedDataset[bytes, bytes]):
+class Bytes(AtomicSave, TextDataset):
     """A file as bytes: raw files keep the checksums of their source."""
 
-    def __init__(
-        self,
-        *,
-        filepath: str,
-        version: Version | None = None,
-        credentials: dict[str, Any] | None = None,
-        fs_args: dict[str, Any] | None = None,
-        metadata: dict[str, Any] | None = None,
-    ) -> None:
-        """Create the dataset; arguments as in every kedro-datasets class."""
-        protocol, path = get_protocol_and_path(filepath, version)
-        options = {**deepcopy(fs_args or {}), **deepcopy(credentials or {})}
-        if protocol == "file":
-            options.setdefault("auto_mkdir", True)
-        self._protocol = protocol
-        self._fs = fsspec.filesystem(protocol, **options)
-        self.metadata = metadata
-        super().__init__(PurePosixPath(path), version, exists_function=self._fs.exists, glob_function=self._fs.glob)
-
-    def load(self) -> bytes:
-        """Read the newest version, or the one asked for."""
-        content: bytes = self._fs.cat_file(get_filepath_str(self._get_load_path(), self._protocol))
-        return content
-
-    def save(self, data: bytes) -> None:
-        """Write ``data`` as the version of this run."""
-        with self._fs.open(get_filepath_str(self._get_save_path(), self._protocol), "wb") as file:
-            file.write(data)
-
-    def _exists(self) -> bool:
-        return bool(self._fs.exists(get_filepath_str(self._get_load_path(), self._protocol)))
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": self._filepath, "protocol": self._protocol, "version": self._version}
-
-    def _release(self) -> None:
-        super()._release()
-        self._fs.invalidate_cache(get_filepath_str(self._filepath, self._protocol))
+    DEFAULT_FS_ARGS = {"open_args_save": {"mode": "wb"}, "open_args_load": {"mode": "rb"}}  # noqa: RUF012

@@ -1,7 +1,6 @@
 """All versions of a metrics file as one value: what a source's earlier runs reached, and what differed between them."""
 
 import json
-from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,8 +9,6 @@ from kedro.io import AbstractDataset
 from embedline.errors import DataError
 from kedro_incremental.manifest import Manifest, NodeInputs, diff
 from kedro_incremental.provenance import Provenance
-
-NOTHING = NodeInputs(wiring=None, code={}, libraries={}, parameters={}, files={}, catalog={})
 
 
 class MetricsHistory(AbstractDataset[None, list[dict[str, Any]]]):
@@ -87,8 +84,11 @@ class MetricsHistory(AbstractDataset[None, list[dict[str, Any]]]):
             for name, artifact in inputs.artifacts.items()
             if (name, artifact.version) not in provenance.records
         }
-        merged = reduce(_merge, made_from, NOTHING)
-        return NodeInputs(None, merged.code, merged.libraries, merged.parameters, merged.files, {}, free)
+        merged: dict[str, Any] = {  # their datasets are not compared, only what made them
+            kind: {name: value for inputs in made_from for name, value in getattr(inputs, kind).items()}
+            for kind in ("code", "libraries", "parameters", "files")
+        }
+        return NodeInputs(wiring=None, catalog={}, artifacts=free, **merged)
 
     def save(self, data: None) -> NoReturn:
         """Refused: the versions are those of the metrics."""
@@ -99,15 +99,3 @@ class MetricsHistory(AbstractDataset[None, list[dict[str, Any]]]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._filepath, "dataset": self._dataset}
-
-
-def _merge(one: NodeInputs, other: NodeInputs) -> NodeInputs:
-    """What decided either; their datasets are not compared, only what made them."""
-    return NodeInputs(
-        wiring=None,
-        code=one.code | other.code,
-        libraries=one.libraries | other.libraries,
-        parameters=one.parameters | other.parameters,
-        files=one.files | other.files,
-        catalog={},
-    )

@@ -44,7 +44,7 @@ class Service(Bundle):
 class Champion(AbstractDataset[None, Any]):
     """The champion of a registered model, as :class:`embedline.serving.service.Service`; it is only read.
 
-    A run that publishes moves the alias (:mod:`embedline.hooks.publish`) of the model with this name.
+    A run that publishes moves the alias (:mod:`embedline.hooks.runs`) of the model with this name.
 
     Args:
         name: name of the registered model.

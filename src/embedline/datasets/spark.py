@@ -19,12 +19,11 @@ class SparkFrame(AtomicSave, AbstractVersionedDataset[Any, Any]):
 
     All machines of the cluster have to see the folder under the same path (the driver alone is one such machine).
 
-    Parameters
-    ----------
-    filepath : folder of this machine or a shared one; always versioned, as a folder cannot be replaced in one step
-    file_format : ``parquet``, or ``csv``, which is read only
-    load_as : ``spark``, or ``polars`` for readers that work on one machine: the rows in the order of the files
-    load_args, save_args : options of Spark's reader and writer
+    Args:
+        filepath: folder of this machine or a shared one; always versioned, as a folder cannot be replaced in one step
+        file_format: ``parquet``, or ``csv``, which is read only
+        load_as: ``spark``, or ``polars`` for readers that work on one machine: the rows in the order of the files
+        load_args, save_args: options of Spark's reader and writer
     """
 
     _SINGLE_PROCESS = True  # a session belongs to one process

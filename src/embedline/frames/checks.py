@@ -4,7 +4,7 @@ Rows are counted from 1, the first row below the header, in the frame as it was 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import narwhals as nw
@@ -118,8 +118,8 @@ def require_numeric(values: nw.Series[Any], name: str, *, hint: str) -> None:
         return
     shown = dtype if dtype != nw.Unknown else values.to_native().dtype
     where = ""
-    if dtype == nw.String and (row := _first(values.to_list(), lambda value: not is_number(value))):
-        where = f"; row {row} holds {short(values[row - 1])}"
+    if dtype == nw.String and (odd := [row for row, value in enumerate(values.to_list()) if not is_number(value)]):
+        where = f"; row {odd[0] + 1} holds {short(values[odd[0]])}"
     raise DataError(f"column {name!r} has the type {shown} where numbers are needed: {hint}{where}")
 
 
@@ -210,7 +210,3 @@ def is_number(value: Any) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _first(values: Iterable[Any], is_faulty: Callable[[Any], bool]) -> int | None:
-    return next((row for row, value in enumerate(values, start=1) if is_faulty(value)), None)

@@ -1,10 +1,12 @@
-"""Hooks on the parameters: a block that is left out has its defaults, a misspelt one stops the run."""
+"""Hooks on the parameters: defaults of a block that is left out, misspelt names, and how sources are reached."""
 
 import difflib
-import logging
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeGuard
 
+from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
@@ -13,10 +15,9 @@ from kedro.validation.type_extractor import TypeExtractor
 from pydantic import BaseModel, RootModel
 
 from embedline.errors import DataError
-from embedline.hooks.sources import ACCESS_KEYS
+from embedline.paths import is_relative_source, source_candidates
 
-logger = logging.getLogger(__name__)
-
+ACCESS_KEYS = {"credentials", "max_bytes"}  # beside the key `source`, read by `SourceAccess`
 # Read by other hooks, and by the project's own catalog in every environment.
 RUN_KEYS = {"data_root", "tracking_root", "checkpoint_seconds", "spark", "rows"}
 # Blocks of parameters and datasets of a source: the former name, and the name of today.
@@ -90,11 +91,58 @@ class ParameterCheck:
         source, _, block = name.partition(".")
         if name != missing[0]:
             model = TypeExtractor({"run": pipeline}).extract_types_from_pipelines().get(name)
-            needs = f", with {', '.join(_required(model))}" if _is_block(model) and not _is_value(model) else ""
+            needs = ""
+            if _is_block(model) and not issubclass(model, RootModel):  # that is a list or a number in YAML: no keys
+                needs = f", with {', '.join(_required(model))}"
             raise DataError(f"the parameters of {source!r} lack {block!r}{needs}: add it to conf/base/parameters")
         near = difflib.get_close_matches(name, catalog.keys(), n=1)
         hint = f"did you mean {near[0]!r}? It is to be named {name!r} there" if near else "add it to conf/base/catalog"
         raise DataError(f"the catalog has no {name!r}, which the run reads: {hint}")
+
+
+class SourcePaths:
+    """Let a typed path, ``--params tickets.source=…`` or ``rows=…``, start from the working directory.
+
+    A path in YAML starts from the project (:func:`embedline.paths.find_source`), and so does a typed one where nothing
+    lies in the working directory.
+    """
+
+    only_observes = True  # where a file is found is no part of what is made of it: its content is, and its name
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self, context: KedroContext) -> None:
+        """Make typed paths that lie in the working directory absolute, before anything reads them."""
+        given = getattr(context.config_loader, "runtime_params", None) or {}
+        sources = [(block, "source") for block in given.values() if isinstance(block, dict)]
+        for block, key in [(given, "rows"), *sources]:
+            path = block.get(key)
+            if is_relative_source(path) and Path.cwd() != Path(context.project_path) and Path(path).exists():
+                block[key] = Path(path).absolute().as_posix()
+
+
+class SourceAccess:
+    """Let a source be fetched with credentials: ``credentials: name`` beside ``source:``, and ``max_bytes:``.
+
+    As in the catalog, the name is that of an entry of ``credentials.yml``. Its content is no parameter: nodes, trackers
+    and the manifest do not see it.
+    """
+
+    only_observes = True  # how a source is fetched is no part of what is made of it
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Look up the entries that the parameters name.
+
+        Raises:
+            DataError: an entry is not there, or a value is of the wrong kind; names the key.
+        """
+        from embedline.download import read_access, set_access
+
+        sources = dict(_sources(context.params))
+        access = {name: read_access(name, block, lambda: _credentials(context)) for name, block in sources.items()}
+        set_access(
+            {path: access[name] for name, block in sources.items() for path in source_candidates(block["source"])}
+        )
 
 
 def require_new_names(names: Iterable[str]) -> None:
@@ -128,10 +176,6 @@ def _is_block(model: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(model, type) and issubclass(model, BaseModel)
 
 
-def _is_value(model: type[BaseModel]) -> bool:
-    return issubclass(model, RootModel)  # a list or a number in YAML: it has no keys
-
-
 def _required(model: type[BaseModel]) -> list[str]:
     return [name for name, field in model.model_fields.items() if field.is_required()]
 
@@ -148,3 +192,25 @@ def _unread(parameters: Mapping[str, Any], read: set[str], prefix: str = "") -> 
             yield from _unread(value, read, prefix=f"{name}.")
         else:
             yield name
+
+
+def _sources(parameters: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Blocks with a source and something of `ACCESS_KEYS`, by name."""
+    for key, block in parameters.items():
+        if isinstance(block, Mapping):
+            name = f"{prefix}{key}"
+            if isinstance(block.get("source"), str) and any(block.get(other) is not None for other in ACCESS_KEYS):
+                yield name, block
+            yield from _sources(block, prefix=f"{name}.")
+
+
+def _credentials(context: KedroContext) -> dict[str, Any]:
+    """Entries of the environment that runs and, since that is not ``local`` by default, of ``conf/local``."""
+    loader: Any = context.config_loader
+    known: dict[str, Any] = {}
+    with suppress(MissingConfigException):  # there is no folder `local`
+        patterns = loader.config_patterns["credentials"]
+        known |= loader.load_and_merge_dir_config(f"{loader.conf_source}/local", patterns, "credentials", set(), True)
+    with suppress(MissingConfigException):  # the environment has no such file
+        known |= loader["credentials"]
+    return known

@@ -22,7 +22,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
-from embedline.errors import NO_NAMES, TrainingError, describe_outage, input_names
+from embedline.errors import NO_NAMES, TrainingError, causes_of, describe_outage, input_names
 from embedline.paths import sqlite_url
 from embedline.redaction import filter_log_records, redacted
 from embedline.training.metrics import listening, require_finite
@@ -148,7 +148,9 @@ class Tracking:
             f"{name.removeprefix('params:')}{key}": value
             for name, block in inputs.items()
             if name.startswith("params:") and isinstance(block, BaseModel)
-            for key, value in _leaves(block)
+            # A block that is a single value is logged by kedro-mlflow itself.
+            if isinstance(values := block.model_dump(mode="json"), Mapping)
+            for key, value in _flatten(values)
         }
         if settings:
             mlflow.log_params({_tracked(name): str(value)[:6000] for name, value in settings.items()})
@@ -242,25 +244,17 @@ def _tracked(name: str) -> str:
     return re.sub(r"[^\w.\- :/]", "_", name)
 
 
-def _leaves(block: BaseModel) -> Iterable[tuple[str, Any]]:
-    """Settings of a block as (``.a.b``, value); none of one that is a single value, which kedro-mlflow logs itself."""
-    values = block.model_dump(mode="json")
-    return _flatten(values) if isinstance(values, Mapping) else ()
-
-
 def _git_state(project: Path) -> dict[str, str]:
     """Commit of the project and whether it had uncommitted changes; nothing outside of a git checkout."""
     try:
-        commit = _git(project, "rev-parse", "HEAD")
-        return {"git_sha": commit, "git_dirty": str(bool(_git(project, "status", "--porcelain"))).lower()}
+        commit, changes = (
+            subprocess.run(["git", *words], cwd=project, check=True, capture_output=True, text=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
     except (OSError, subprocess.CalledProcessError) as error:
         logger.debug("No git commit to tag the run with: %s", error)
         return {}
-
-
-def _git(project: Path, *arguments: str) -> str:
-    finished = subprocess.run(["git", *arguments], cwd=project, check=True, capture_output=True, text=True)
-    return finished.stdout.strip()
+    return {"git_sha": commit, "git_dirty": str(bool(changes)).lower()}
 
 
 def create_database(uri: str) -> None:
@@ -364,8 +358,5 @@ def _inputs_by_argument(node: Node) -> dict[str, str]:
 
 def _redact_error(error: BaseException | None) -> None:
     """Redact an error and its causes, which tracebacks show."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        error.args = tuple(redacted(text) if isinstance(text, str) else text for text in error.args)
-        error = error.__cause__ or error.__context__
+    for one in causes_of(error):
+        one.args = tuple(redacted(text) if isinstance(text, str) else text for text in one.args)

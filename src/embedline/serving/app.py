@@ -19,7 +19,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
-from embedline.errors import DataError
+from embedline.errors import DataError, one_line
 from embedline.serving.bodies import CSV, JSON, PARQUET, read_frame, write_predictions
 from embedline.serving.contract import Limits, RefusedError, RequestContract
 from embedline.serving.service import Scorer, Service
@@ -60,7 +60,7 @@ class RequestHandler:
         try:
             return write_predictions(self._scorer.predict(frame))
         except DataError as error:
-            raise RefusedError(400, " ".join(str(error).split())) from error
+            raise RefusedError(400, one_line(error)) from error
 
 
 def make_app(handler: RequestHandler, name: str = "embedline") -> FastAPI:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from embedline.errors import DataError
+from embedline.errors import DataError, one_line
 from embedline.serving.columns import plain_values
 from embedline.serving.contract import SCALARS, RefusedError, RequestContract
 
@@ -92,7 +92,7 @@ def _read_json(body: bytes, contract: RequestContract) -> dict[str, list[Any]]:
     except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits, and bad UTF-8
         if isinstance(error, DataError):
             raise
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else _one_line(error)
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error, _SHOWN)
         raise DataError(f"the body is no JSON: {reason}") from error
     if not isinstance(content, dict):
         raise DataError(f"the body must be a JSON object with one of {', '.join(FORMATS)}, not a {_name(content)}")
@@ -102,8 +102,11 @@ def _read_json(body: bytes, contract: RequestContract) -> dict[str, list[Any]]:
         raise DataError(f"the body must have exactly one of {', '.join(FORMATS)}; it has {had}")
     if content.get("params"):
         raise DataError("the model takes no 'params'")
-    if b"\\ud" in body.lower():
-        _check_surrogates(content)
+    if b"\\ud" in body.lower():  # JSON can spell half of a surrogate pair, which is no text: nobody could write it
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"the body holds half of a surrogate pair: {error.reason}") from error
     key, value = given[0], content[given[0]]
     if key == "dataframe_split":
         return _from_split(value, contract)
@@ -209,7 +212,7 @@ def _read_csv(body: bytes, contract: RequestContract) -> dict[str, pl.Series]:
             rows = list(_csv_rows(lines, names, contract))
             chosen = names
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"the body is no CSV: {_one_line(error)}") from error
+        raise DataError(f"the body is no CSV: {one_line(error, _SHOWN)}") from error
     columns = zip(*rows, strict=True) if rows else ((),) * len(chosen)
     return {name: pl.Series(name, cells, dtype=pl.String) for name, cells in zip(chosen, columns, strict=True)}
 
@@ -249,19 +252,7 @@ def _read_parquet(body: bytes, contract: RequestContract) -> dict[str, list[Any]
     return read_parquet(body, contract)
 
 
-def _check_surrogates(content: Any) -> None:
-    """JSON can spell half of a surrogate pair, which is no text: nothing behind could write it down."""
-    try:
-        json.dumps(content, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"the body holds half of a surrogate pair: {error.reason}") from error
-
-
 def _name(value: Any) -> str:
     """JSON's name of a value's type."""
     names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
     return names.get(type(value), "number")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__

@@ -26,13 +26,6 @@ _NOUNS: dict[ColumnType, str] = {
     "double": "no number that is finite",
     "long": "no whole number of 64 bits",
 }
-_KINDS: dict[Kind, str] = {
-    "boolean": "true or false",
-    "integer": "a whole number",
-    "id": "a whole number",  # of any size
-    "string": "text",
-    "number": "a finite number",
-}
 
 
 class InputColumn(BaseModel):
@@ -151,11 +144,11 @@ def typed_values(column: pd.Series, kind: Kind, *, optional: bool = True) -> lis
     Raises:
         DataError: naming column and row (from 1) of a value of another kind.
     """
-    values, holds = plain_values(column), _HOLDS[kind]
+    values, (noun, holds) = plain_values(column), _KINDS[kind]
     for row, value in enumerate(values, start=1):
         if not (optional if value is None else holds(value)):
             shown = "no value" if value is None else reprlib.repr(value)  # not the whole of a long one
-            raise DataError(f"the request: column {column.name!r}, row {row}: {shown} is not {_KINDS[kind]}")
+            raise DataError(f"the request: column {column.name!r}, row {row}: {shown} is not {noun}")
     return [None if value is None else int(value) for value in values] if kind in ("integer", "id") else values
 
 
@@ -217,10 +210,10 @@ def _is_whole(value: Any) -> bool:
     return _is_number(value) and not isinstance(value, bool) and value % 1 == 0
 
 
-_HOLDS: dict[Kind, Callable[[Any], bool]] = {
-    "boolean": lambda value: isinstance(value, bool),
-    "integer": lambda value: _is_whole(value) and abs(value) < 2**63,
-    "id": _is_whole,
-    "string": _is_text,
-    "number": _is_number,
+_KINDS: dict[Kind, tuple[str, Callable[[Any], bool]]] = {
+    "boolean": ("true or false", lambda value: isinstance(value, bool)),
+    "integer": ("a whole number", lambda value: _is_whole(value) and abs(value) < 2**63),
+    "id": ("a whole number", _is_whole),  # of any size
+    "string": ("text", _is_text),
+    "number": ("a finite number", _is_number),
 }

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embedline.errors import DataError
+from embedline.errors import DataError, one_line
 from embedline.serving.contract import RefusedError, RequestContract
 
 SECONDS = 20  # of the processor to read a file; twice as many on the clock
@@ -76,7 +76,7 @@ def _answer(sender: Connection, body: bytes, contract: RequestContract) -> None:
     except DataError as error:
         sender.send((None, 400, str(error)))
     except (pa.ArrowException, OSError, ValueError, NotImplementedError, OverflowError) as error:
-        sender.send((None, 400, f"the body is no Parquet file: {_one_line(error)}"))
+        sender.send((None, 400, f"the body is no Parquet file: {one_line(error, 200)}"))
 
 
 def _limit_resources(room: int) -> None:
@@ -109,16 +109,14 @@ def _read(body: bytes, contract: RequestContract) -> dict[str, list[Any]]:
         try:
             found[name] = _values(table.column(name))
         except (pa.ArrowException, ValueError) as error:  # text that is no UTF-8, a time zone that nobody knows
-            raise DataError(f"column {name[:200]!r} of the Parquet file cannot be read: {_one_line(error)}") from error
+            raise DataError(
+                f"column {name[:200]!r} of the Parquet file cannot be read: {one_line(error, 200)}"
+            ) from error
     return found
 
 
 def _too_large(contract: RequestContract) -> str:
     return f"a Parquet file may hold {contract.limits.body:,} bytes once it is read, not more"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _is_text(name: str, dtype: pa.DataType) -> bool:

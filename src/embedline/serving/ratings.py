@@ -8,10 +8,10 @@ import pandas as pd
 import polars as pl
 from numpy.typing import NDArray
 
-from embedline.pipelines.ratings.contract import assign_splits, subset, to_polars
+from embedline.pipelines.ratings.contract import TEST, RatingColumns, RatingSplit, assign_splits, subset
 from embedline.pipelines.ratings.encoder import UNKNOWN, RatingsEncoder
 from embedline.pipelines.ratings.learner import load_model, rating_metrics
-from embedline.pipelines.ratings.options import TEST, Id, RatingColumns, RatingSplit
+from embedline.pipelines.ratings.options import Id
 from embedline.serving.columns import InputColumn, Kind, require_columns, typed_values
 from embedline.serving.service import Score, Service
 from embedline.training.model_file import ModelBundle
@@ -52,7 +52,7 @@ class RatingsService:
         return Score(("mse",), metrics["mse"], "lower")
 
 
-def pack_ratings(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None) -> Service:
+def pack_ratings(bundle: ModelBundle) -> Service:
     """The service of a stored ratings model."""
     encoder = RatingsEncoder.model_validate(bundle.encoder)
     names = encoder.columns
@@ -62,20 +62,17 @@ def pack_ratings(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None)
         bundle=bundle,
         tables={},
         settings={},
-        columns=tuple(InputColumn(name=name, type=_type(ids)) for name, ids in columns),
+        columns=tuple(
+            InputColumn(name=name, type="string" if isinstance(ids[0], str) else "long") for name, ids in columns
+        ),
         example=[{name: ids[place] for name, ids in columns} for place in (0, -1)],
-        metadata=metadata or {},
     )
 
 
 def hold_out_ratings(ratings: Any, columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:
     """The ratings that the split holds out as a request has them, and the rating of each as ``actual``."""
-    rows = subset(to_polars(assign_splits(ratings, columns, split)), TEST)
+    rows = subset(assign_splits(ratings, columns, split), TEST)
     return rows.select(columns.user, columns.item, actual=pl.col(columns.rating).cast(pl.Float64))
-
-
-def _type(ids: tuple[Id, ...]) -> Any:
-    return "string" if isinstance(ids[0], str) else "long"
 
 
 def _look_up(values: pd.Series, known: Mapping[Id, int]) -> NDArray[np.int32]:

@@ -20,20 +20,8 @@ SCORE, IDENTITY = "embedline.figures", "embedline.identity"  # tags of a version
 
 # What an environment needs to answer, as it is installed here; named so that MLflow does not have to guess for seconds.
 REQUIREMENTS = (
-    "fsspec",
-    "kedro",
-    "mlflow",
-    "narwhals",
-    "numpy",
-    "pandas",
-    "polars",
-    "pyarrow",
-    "pydantic",
-    "safetensors",
-    "scikit-learn",
-    "spacy",
-    "torch",
-    "tqdm",
+    *("fsspec", "kedro", "mlflow", "narwhals", "numpy", "pandas", "polars", "pyarrow", "pydantic", "safetensors"),
+    *("scikit-learn", "spacy", "torch", "tqdm"),
 )
 
 
@@ -122,13 +110,15 @@ class Registry:
             evaluation: function that gives the raw held-out rows, read only if the champion has to answer them.
             log: function that logs ``service`` to the active run and gives the URI of the logged model.
         """
+        import mlflow
+
         champion, identity = self.find(name), service.identity
         if champion is not None and champion.identity == identity:
             return Published(champion, False, True, "it is the champion already")
         version = next((version for version in self.versions(name) if version.identity == identity), None)
         is_new = version is None
         if version is None:
-            version = self._register(name, log(service), identity)
+            version = _version(mlflow.register_model(log(service), name, tags={IDENTITY: identity}))
         decision = decide(
             score,
             champion.score if champion else None,
@@ -138,11 +128,6 @@ class Registry:
         if decision.wins:
             self._client.set_registered_model_alias(name, CHAMPION, version.number)
         return Published(version, is_new, decision.wins, decision.reason)
-
-    def _register(self, name: str, model_uri: str, identity: str) -> Version:
-        import mlflow
-
-        return _version(mlflow.register_model(model_uri, name, tags={IDENTITY: identity}))
 
 
 def log_service(service: Service, name: str) -> str:

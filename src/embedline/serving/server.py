@@ -12,7 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from pydantic import BaseModel, ConfigDict
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from embedline.errors import DataError
 
@@ -50,8 +53,6 @@ def run(serving: ServerOptions, *, host: str, port: int) -> None:
     Raises:
         DataError: if the address cannot be listened on, or the processes do not start.
     """
-    import uvicorn
-
     listening = _listen(host, port)
     os.environ[SETTINGS] = serving.model_dump_json()
     config = uvicorn.Config(
@@ -75,53 +76,47 @@ def run(serving: ServerOptions, *, host: str, port: int) -> None:
 
 
 def _serve(serving: ServerOptions, config: Any, listening: socket.socket) -> None:
-    from uvicorn.config import STARTUP_FAILURE
-
     bound, port = listening.getsockname()[:2]
     line = f"{serving.name} answers at http://{f'[{bound}]' if ':' in bound else bound}:{port}/invocations"
     if serving.workers == 1:
         config.load()  # an error of it is one of ours, not of the event loop
-        _server(config, line).run(sockets=[listening])
+        _Server(config, line).run(sockets=[listening])
         return
-    supervisor = _supervisor(config, listening, f"{line}, by {serving.workers} processes")
+    supervisor = _Supervisor(config, listening, f"{line}, by {serving.workers} processes")
     supervisor.run()
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise DataError(f"{serving.name} cannot be served: its processes do not start, see above")
 
 
-def _server(config: Any, line: str) -> Any:
+class _Server(uvicorn.Server):
     """uvicorn in this process, which says ``line`` once it answers."""
-    import uvicorn
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets=sockets)
-            if self.started:
-                _say(line)
+    def __init__(self, config: uvicorn.Config, line: str) -> None:
+        super().__init__(config)
+        self._line = line
 
-    return Server(config)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            _say(self._line)
 
 
-def _supervisor(config: Any, listening: socket.socket, line: str) -> Any:
+class _Supervisor(Multiprocess):
     """uvicorn's supervisor, which says ``line`` once all of its processes answer."""
-    from uvicorn.supervisors import Multiprocess
 
-    class Supervisor(Multiprocess):
-        said = False
+    def __init__(self, config: uvicorn.Config, listening: socket.socket, line: str) -> None:
+        super().__init__(config, sockets=[listening])
+        self._line = line
 
-        def keep_subprocess_alive(self) -> None:
-            super().keep_subprocess_alive()
-            if not (self.said or self.should_exit.is_set()) and all(one.is_ready() for one in self.processes):
-                self.said = True
-                _say(line)
-
-    return Supervisor(config, sockets=[listening])
+    def keep_subprocess_alive(self) -> None:
+        super().keep_subprocess_alive()
+        if self._line and not self.should_exit.is_set() and all(one.is_ready() for one in self.processes):
+            _say(self._line)
+            self._line = ""
 
 
 def make_worker_app() -> Any:
     """The application of this process."""
-    from uvicorn.config import STARTUP_FAILURE
-
     serving = ServerOptions.model_validate_json(os.environ[SETTINGS])
     if serving.workers > 1:
         threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -142,7 +137,8 @@ def _make_app(serving: ServerOptions) -> Any:
     from embedline.serving.contract import RefusedError
     from embedline.serving.service import Service
 
-    torch.set_num_threads(max(1, _cores() // serving.workers))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // serving.workers))
     service = Service.from_bytes(Path(serving.path).read_bytes(), name=serving.name)
     handler = RequestHandler(service, serving.limits, strict=serving.strict)
     if service.example:
@@ -167,10 +163,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise DataError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _say(line: str) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 import polars as pl
@@ -50,7 +50,7 @@ class TextService:
         return Score(("classifier", "accuracy"), float(right.mean()), "higher")
 
 
-def pack_texts(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None) -> Service:
+def pack_texts(bundle: ModelBundle) -> Service:
     """The service of a stored text classifier."""
     return Service(
         service="embedline.serving.texts.TextService",
@@ -59,7 +59,6 @@ def pack_texts(bundle: ModelBundle, *, metadata: dict[str, Any] | None = None) -
         settings={},
         columns=(InputColumn(name=TEXT, type="string"),),
         example=[{TEXT: text} for text in EXAMPLE],
-        metadata=metadata or {},
     )
 
 

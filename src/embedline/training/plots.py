@@ -12,11 +12,26 @@ from embedline.training.metrics import calibration_bins, confusion_matrix, expec
 
 INK, ACCENT, SECOND, MUTED = "#1f2933", "#2563eb", "#d97706", "#9aa5b1"
 COLOURS = [ACCENT, SECOND, "#059669", "#dc2626", "#7c3aed", "#0891b2"]
+_AXIS = {"gridcolor": "#e7eaee", "zerolinecolor": "#e7eaee", "linecolor": "#e7eaee", "automargin": True}
+# The look. The report has a template of its own for its colours, with the same places of the legend and the panels; it
+# writes the title above the plot, so that the title here takes its room only where it is drawn.
 LAYOUT = {
-    "template": "plotly_white",
-    "font": {"family": "Inter, Helvetica, Arial, sans-serif", "size": 13, "color": INK},
-    "margin": {"l": 64, "r": 40, "t": 72, "b": 56},
-    "colorway": COLOURS,
+    "template": {
+        "layout": {
+            "font": {"family": "Inter, Helvetica, Arial, sans-serif", "size": 13, "color": INK},
+            "colorway": COLOURS,
+            "paper_bgcolor": "white",
+            "plot_bgcolor": "white",
+            "xaxis": _AXIS,
+            "yaxis": _AXIS,
+            "margin": {"l": 64, "r": 40, "t": 34, "b": 56},
+            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+            "title": {
+                **{"automargin": True, "yref": "container", "x": 0.05, "y": 1, "yanchor": "top"},
+                "pad": {"t": 14, "b": 22},
+            },
+        }
+    }
 }
 SHADES = {"zmin": 0.0, "zmax": 1.0, "colorscale": [[0.0, "#f5f8ff"], [1.0, ACCENT]], "showscale": False}
 MOST_NUMBERS = 12  # classes for whose counts a cell has room
@@ -48,7 +63,7 @@ def plot_range_test(rates: pl.DataFrame, title: str, loss: str = "smoothed loss"
         figure.add_scatter(x=[suggestion, suggestion], y=ends, **style)
     figure.update_xaxes(type="log", exponentformat="power", title="learning rate", dtick=1)
     figure.update_yaxes(title=loss)
-    return figure.update_layout(title=title, height=400, **LAYOUT)
+    return figure.update_layout(title=title, height=360, **LAYOUT)
 
 
 def plot_confusion(
@@ -90,7 +105,7 @@ def add_confusion(
 
 def confusion_height(classes: Sequence[str]) -> int:
     """Height in pixels that leaves a confusion matrix its numbers."""
-    return 280 + 64 * min(len(classes), MOST_NUMBERS)
+    return 240 + 64 * min(len(classes), MOST_NUMBERS)
 
 
 def plot_calibration(
@@ -134,9 +149,7 @@ def plot_calibration(
         figure.add_bar(x=centres, y=table["count"], hovertemplate=hover, row=2, col=1, **style)
     first_bin = np.floor(n_bins / n_classes) / n_bins
     figure.update_xaxes(tickformat=".0%", tick0=0, dtick=0.1, range=[first_bin - 0.01, 1.01])
-    figure.update_xaxes(title_text="confidence: probability of the predicted class", row=2, col=1)
+    figure.update_xaxes(title_text="confidence: probability<br>of the predicted class", row=2, col=1)
     figure.update_yaxes(title_text="accuracy", tickformat=".0%", row=1, col=1)
     figure.update_yaxes(title_text=rows, row=2, col=1)
-    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
-    figure.update_layout(title=title, height=600, legend=legend, bargap=0.1, **LAYOUT)
-    return figure.update_layout(margin={"t": 88})  # room for the legend below the title
+    return figure.update_layout(title=title, height=570, bargap=0.1, **LAYOUT)

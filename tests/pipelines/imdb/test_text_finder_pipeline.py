@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import yaml
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 from kedro.runner import SequentialRunner
@@ -18,6 +17,7 @@ from embedline.pipelines.text.options import (
     LanguageModelTraining,
 )
 from embedline.pipelines.text.pipeline import create_finder_pipeline, create_pipeline, nodes
+from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.settings import CONFIG_LOADER_ARGS
 from embedline.training.options import FinderOptions
 
@@ -28,19 +28,16 @@ SHARED: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1}
 
 
 def parameters_of(source: str) -> dict[str, Any]:
-    language = LanguageModelTraining(batch_size=2, epochs=1, lr=0.01, bptt=5, **SHARED)
     stages = [{"unfrozen": 1, "epochs": 1, "lr": 0.02}]
-    return {
-        f"params:{source}.{name}": value
-        for name, value in {
-            "classes": ["neg", "pos"],
-            "language_model": LANGUAGE_MODEL,
-            "language_model_training": language,
-            "classifier": ClassifierOptions(layers=(4,), bptt=5, max_tokens=10),
-            "classifier_training": ClassifierTraining.model_validate({"batch_size": 4, "stages": stages, **SHARED}),
-            "finder": FinderOptions(low=1e-4, high=1.0, steps=12),
-        }.items()
+    values = {
+        "classes": ["neg", "pos"],
+        "language_model": LANGUAGE_MODEL,
+        "language_model_training": LanguageModelTraining(batch_size=2, epochs=1, lr=0.01, bptt=5, **SHARED),
+        "classifier": ClassifierOptions(layers=(4,), bptt=5, max_tokens=10),
+        "classifier_training": ClassifierTraining.model_validate({"batch_size": 4, "stages": stages, **SHARED}),
+        "finder": FinderOptions(low=1e-4, high=1.0, steps=12),
     }
+    return {f"params:{source}.{name}": value for name, value in values.items()}
 
 
 @pytest.fixture
@@ -61,20 +58,17 @@ def ids() -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def catalog_of(root: Path) -> DataCatalog:
-    roots = {"data_root": str(root), "tracking_root": str(root)}
-    settings: dict[str, Any] = CONFIG_LOADER_ARGS
-    loader = OmegaConfigLoader(str(PROJECT / "conf"), runtime_params=roots, **settings)
-    return DataCatalog.from_config(loader["catalog"])
+def configuration(env: str = "sample", **roots: str) -> OmegaConfigLoader:
+    settings: dict[str, Any] = CONFIG_LOADER_ARGS | {"default_run_env": env}
+    return OmegaConfigLoader(str(PROJECT / "conf"), runtime_params=roots, **settings)
 
 
 @pytest.mark.parametrize(("source", "language_model"), [("imdb", None), ("tickets", "imdb.language_model")])
 def test_it_reads_what_a_run_has_stored_and_leaves_rates_and_plots(
     source: str, language_model: str | None, tmp_path: Path, ids: pl.DataFrame, vocabulary: dict[str, Any]
 ) -> None:
-    from embedline.pipelines.text.tokenizer import TokenOptions
-
-    catalog, parameters = catalog_of(tmp_path), parameters_of(source)
+    roots = dict.fromkeys(("data_root", "tracking_root"), str(tmp_path))
+    catalog, parameters = DataCatalog.from_config(configuration(**roots)["catalog"]), parameters_of(source)
     training = parameters[f"params:{source}.language_model_training"]
     bundle, _ = nodes.train_language_model(ids, vocabulary, TokenOptions(rules="ulmfit"), LANGUAGE_MODEL, training)
     for name, value in ((f"{source}.ids", ids), (f"{source}.vocabulary", vocabulary)):
@@ -109,22 +103,12 @@ def test_nodes_are_named_after_their_source_and_no_part_of_its_own_pipeline() ->
 
 @pytest.mark.parametrize("environment", ["base", "laptop", "sample"])
 def test_the_parameters_of_the_project_are_what_the_trainings_take(environment: str) -> None:
-    def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-        both = {name: merged(below[name], above[name]) for name in below.keys() & above.keys() if _nested(above[name])}
-        return {**below, **above, **both}
-
-    block: dict[str, Any] = {}
-    for name in dict.fromkeys(("base", environment)):
-        block = merged(block, yaml.safe_load((PROJECT / f"conf/{name}/parameters/imdb.yml").read_text())["imdb"])
+    block = configuration(environment)["parameters"]["imdb"]
     language = LanguageModelTraining.model_validate(block["language_model_training"])
     classifier = ClassifierTraining.model_validate(block["classifier_training"])
     assert FinderOptions.model_validate(block["finder"]) == FinderOptions()
     assert (language.accumulate, language.decay, language.early_stopping) == (1, "decoupled", None)
     assert (classifier.accumulate, classifier.seeds, classifier.weights) == (1, (42,), None)
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, dict)
 
 
 def test_the_plot_of_an_ensembles_training_goes_from_member_to_member() -> None:

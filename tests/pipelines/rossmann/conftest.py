@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import narwhals as nw
@@ -58,6 +58,18 @@ _MEASURES = [name for name in nodes.schemas.WEATHER if name not in ("file", "Dat
 def read_rows(content: str) -> Rows:
     """The rows of a CSV text, every value a text."""
     return list(csv.DictReader(io.StringIO(content)))
+
+
+def rows_of_stores(contents: Mapping[str, bytes], stores: Iterable[str]) -> dict[str, Rows]:
+    """All tables as rows of text, of a few stores only."""
+    kept = set(stores)
+    tables = {name: read_rows(content.decode()) for name, content in contents.items() if name != "train"}
+    train = pl.read_csv(contents["train"], infer_schema=False).filter(pl.col("Store").is_in(kept))
+    tables["train"] = train.rows(named=True)
+    return {
+        name: [row for row in rows if row["Store"] in kept] if "Store" in rows[0] else rows
+        for name, rows in tables.items()
+    }
 
 
 @pytest.fixture

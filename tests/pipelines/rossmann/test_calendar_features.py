@@ -7,11 +7,10 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 
 from embedline.pipelines.rossmann.files import read_tables
-from pipelines.rossmann.conftest import ENGINES, Rows, column, prepare, read_rows
+from pipelines.rossmann.conftest import ENGINES, Rows, column, prepare, rows_of_stores
 
 STORES = ("13", "20", "85", "262", "622", "988")  # half a year missing, refurbished, open on Sundays, no first day
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sept", "Oct", "Nov", "Dec")
@@ -81,14 +80,7 @@ def _closures(day: date, open_days: list[date]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def some(real_data: Path) -> dict[str, Rows]:
-    """All tables as rows of text, of a few stores only."""
-    contents = read_tables(str(real_data / "rossmann.tgz"))
-    tables = {name: read_rows(content.decode()) for name, content in contents.items() if name != "train"}
-    train = pl.read_csv(contents["train"], infer_schema=False).filter(pl.col("Store").is_in(STORES))
-    tables["train"] = train.rows(named=True)
-    for name in ("test", "store", "store_states"):
-        tables[name] = [row for row in tables[name] if row["Store"] in STORES]
-    return tables
+    return rows_of_stores(read_tables(str(real_data / "rossmann.tgz")), STORES)
 
 
 @pytest.mark.parametrize("engine", [ENGINES["polars"], ENGINES["pandas"]], ids=["polars", "pandas"])

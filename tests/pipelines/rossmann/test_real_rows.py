@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from embedline.pipelines.rossmann.files import read_tables
-from pipelines.rossmann.conftest import ENGINES, Rows, column, prepare, read_rows
+from pipelines.rossmann.conftest import ENGINES, Rows, column, prepare, rows_of_stores
 from pipelines.rossmann.reference import reference_table
 
 # Among them stores without test rows, with half a year missing, without competition date or distance, open on Sundays,
@@ -23,15 +23,7 @@ def contents(real_data: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def some(contents: dict[str, bytes]) -> dict[str, Rows]:
-    """All tables as rows of text, of a few stores only."""
-    kept = {str(store) for store in STORES}
-    tables = {name: read_rows(content.decode()) for name, content in contents.items() if name != "train"}
-    train = pl.read_csv(contents["train"], infer_schema=False).filter(pl.col("Store").is_in(kept))
-    tables["train"] = train.rows(named=True)
-    return {
-        name: [row for row in rows if row["Store"] in kept] if "Store" in rows[0] else rows
-        for name, rows in tables.items()
-    }
+    return rows_of_stores(contents, map(str, STORES))
 
 
 @pytest.fixture(scope="module")

@@ -173,7 +173,9 @@ def _people(n: int, rng: np.random.Generator) -> pl.DataFrame:
         "education_num": level,
         "marital_status": marital,
         "occupation": np.where(workclass == "?", "?", occupation),
-        "relationship": _relationships(marital, is_male, rng),
+        "relationship": np.where(
+            marital == "Married-civ-spouse", np.where(is_male, "Husband", "Wife"), _pick(_ALONE, n, rng)
+        ),
         "race": _pick(_RACE, n, rng),
         "sex": np.where(is_male, "Male", "Female"),
         "capital_gain": _amounts(n, share=0.083, median=6000, spread=1.0, most=99_999, rng=rng),
@@ -193,11 +195,6 @@ def _marital_statuses(age: NDArray[np.int64], rng: np.random.Generator) -> NDArr
     statuses = ["Married-civ-spouse", "Divorced", "Separated", "Widowed", "Married-spouse-absent", "Married-AF-spouse"]
     later = rng.choice(statuses, size=len(age), p=_shares((69, 20, 4.5, 4.5, 1.9, 0.1)))
     return np.where(ever, later, "Never-married")
-
-
-def _relationships(marital: NDArray[np.str_], is_male: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.str_]:
-    spouse = np.where(is_male, "Husband", "Wife")
-    return np.where(marital == "Married-civ-spouse", spouse, _pick(_ALONE, len(marital), rng))
 
 
 def _amounts(

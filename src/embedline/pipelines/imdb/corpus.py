@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import logging
 import posixpath
 import re
@@ -14,8 +13,9 @@ import polars as pl
 from embedline.archive import NotAnArchive, files_frame, first_names, read_file, select_members
 from embedline.download import fetched
 from embedline.errors import DataError
-from embedline.pipelines.imdb.options import TEST, TRAIN, UNLABELLED, DocumentOptions
+from embedline.pipelines.imdb.options import DocumentOptions
 from embedline.pipelines.imdb.tables import decode, read_tables
+from embedline.pipelines.text.documents import TEST, TRAIN, UNLABELLED
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +26,9 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _KINDS = ", ".join((TEXT_SUFFIX, *TABLE_SUFFIXES))
 _NO_REVIEWS = re.compile(r"(^|/)(urls_(pos|neg|unsup)|imdbEr|README)\.txt$")  # the real archive's other files
 
-ORIGINAL_COUNTS = {
-    "train/neg": 12_500,
-    "train/pos": 12_500,
-    "train/unsup": 50_000,
-    "test/neg": 12_500,
-    "test/pos": 12_500,
-}
-"""Number of reviews in each folder of the Large Movie Review Dataset (Maas et al. 2011, "Learning word vectors for
-sentiment analysis"), according to its README."""
+# Reviews in each folder of the Large Movie Review Dataset (Maas et al. 2011, "Learning word vectors for sentiment
+# analysis"), according to its README.
+ORIGINAL_COUNTS = dict.fromkeys(("train/neg", "train/pos", "test/neg", "test/pos"), 12_500) | {"train/unsup": 50_000}
 
 
 def read_files(source: str, *, verify: bool = False) -> pl.DataFrame:
@@ -47,11 +41,8 @@ def read_files(source: str, *, verify: bool = False) -> pl.DataFrame:
 
     Returns:
         ``path: String``, with forward slashes, relative to the archive or folder, and ``content: Binary``, verbatim;
-        sorted by path. Only text files and tables; hidden files and those in ``__MACOSX`` are left out.
-
-    Raises:
-        DataError: the source cannot be read, has no text file or table, or the comparison fails; names the file or
-            folder.
+        sorted by path. Only text files and tables; hidden files and those in ``__MACOSX`` are left out. A source that
+        cannot be read, has none of them or fails the comparison is a DataError that names the file or folder.
     """
     files = files_frame(_contents(source))
     if verify:
@@ -87,12 +78,8 @@ def _check_counts(files: pl.DataFrame, source: str) -> None:
     pattern = rf"(?:^|/)((?:train|test)/[^/]+)/[^/]+\{TEXT_SUFFIX}$"
     folders = files.select(folder=pl.col("path").str.extract(pattern)).drop_nulls()
     found = dict(folders.group_by("folder").len().rows())
-    wrong = [
-        f"{folder}: {found.get(folder, 0):,} instead of {count:,} reviews"
-        for folder, count in ORIGINAL_COUNTS.items()
-        if found.get(folder, 0) != count
-    ]
-    if wrong:
+    counts = [(folder, found.get(folder, 0), count) for folder, count in ORIGINAL_COUNTS.items()]
+    if wrong := [f"{folder}: {n:,} instead of {count:,} reviews" for folder, n, count in counts if n != count]:
         raise DataError(
             f"{source} is not the whole Large Movie Review Dataset: {'; '.join(wrong)} "
             "(for your own corpus set verify: false)"
@@ -100,20 +87,13 @@ def _check_counts(files: pl.DataFrame, source: str) -> None:
 
 
 def read_documents(files: pl.DataFrame, options: DocumentOptions) -> pl.DataFrame:
-    """Read every document of a corpus.
+    """Read every document of a corpus, given its files as of `read_files`.
 
     The ``document_id`` of a text file is its path below the corpus without the suffix: ``train/pos/0_9``. The id of a
     table's row is the table's path and the row's number, or the value of ``id_column``. The text does not change (the
     token rules handle ``<br />`` and HTML entities), except that a byte-order mark is removed and ``\\r\\n`` becomes
-    ``\\n``.
-
-    **Blank documents** (empty or white space) are dropped from the splits train and unlabelled, with a warning that
-    counts and names them. They stay in the split test: every test document needs a prediction, and the accuracy would
-    look better without them.
-
-    Args:
-        files: ``path: String``, ``content: Binary``, see `read_files`.
-        options: layout, encodings, columns, fraction to hold out.
+    ``\\n``. Blank documents (empty or white space) are dropped from the splits train and unlabelled, with a warning.
+    They stay in the split test: every test document needs a prediction, and the accuracy would look better without.
 
     Returns:
         ``document_id: String`` (unique), ``text: String``, ``label: String`` (null in the split unlabelled only),
@@ -198,8 +178,7 @@ def _label_and_split(folders: list[str], layout: str, options: DocumentOptions) 
 def _split_roots(names: Iterable[str], options: DocumentOptions) -> set[str]:
     """Return the outermost folders that hold ``<train or test>/<label>/<name>.txt``, with a closing slash."""
     roots = set()
-    for folder in {posixpath.dirname(name) for name in names}:
-        steps = folder.split("/")
+    for steps in {tuple(name.split("/")[:-1]) for name in names}:
         for depth, step in enumerate(steps[:-1]):
             if options.find_split(step) in (TRAIN, TEST):
                 roots.add("".join(f"{above}/" for above in steps[:depth]))
@@ -234,29 +213,15 @@ def _common_folder(names: list[str], *, above_files: bool = False) -> str:
 
 
 def _decoded_texts(files: pl.DataFrame, options: DocumentOptions) -> pl.Series:
-    """Decode files (``path``, ``content``) to a series of String, without byte-order marks, with ``\\n`` as line ends.
-
-    Raises:
-        DataError: a file is not in ``options.encoding`` and ``on_bad_bytes`` is ``error``; names file and byte.
-    """
-    texts = None
-    if codecs.lookup(options.encoding).name in ("utf-8", "utf-8-sig"):
-        try:
-            texts = files["content"].cast(pl.String)  # Polars validates the bytes without copies in Python
-            if texts.str.contains("\0", literal=True).any():
-                texts = None
-        except pl.exceptions.ComputeError:
-            logger.debug("Not every file is UTF-8: decoding them one by one")
-    if texts is None:
-        names, contents = files["path"].to_list(), files["content"].to_list()
-        decoded = [decode(content, name, options) for name, content in zip(names, contents, strict=True)]
-        texts = pl.Series([text for text, _ in decoded], dtype=pl.String)
-        if bad := [name for name, (_, is_sound) in zip(names, decoded, strict=True) if not is_sound]:
-            logger.warning(
-                "%s files are not %s and were read with on_bad_bytes %r: %s",
-                *(f"{len(bad):,}", options.encoding, options.on_bad_bytes, first_names(bad)),
-            )
-    return texts.str.strip_prefix("\ufeff").str.replace_all("\r\n", "\n", literal=True)
+    """Decode files (``path``, ``content``) to a series of String; line ends become ``\\n``."""
+    names, contents = files["path"].to_list(), files["content"].to_list()
+    decoded = [decode(content, name, options) for name, content in zip(names, contents, strict=True)]
+    if bad := [name for name, (_, is_sound) in zip(names, decoded, strict=True) if not is_sound]:
+        logger.warning(
+            "%s files are not %s and were read with on_bad_bytes %r: %s",
+            *(f"{len(bad):,}", options.encoding, options.on_bad_bytes, first_names(bad)),
+        )
+    return pl.Series([text for text, _ in decoded], dtype=pl.String).str.replace_all("\r\n", "\n", literal=True)
 
 
 def _without_blank(documents: pl.DataFrame) -> pl.DataFrame:
@@ -267,8 +232,7 @@ def _without_blank(documents: pl.DataFrame) -> pl.DataFrame:
     if blank.all():
         raise DataError(f"no document has any text: {first_names(documents['document_id'].to_list())} are blank")
     in_test = documents["split"] == TEST
-    dropped = documents.filter(blank & ~in_test)["document_id"].to_list()
-    kept = documents.filter(blank & in_test)["document_id"].to_list()
+    dropped, kept = (documents.filter(blank & rows)["document_id"].to_list() for rows in (~in_test, in_test))
     if dropped:
         logger.warning("Dropped %s blank documents: %s", f"{len(dropped):,}", first_names(dropped))
     if kept:
@@ -280,12 +244,11 @@ def _with_test_split(documents: pl.DataFrame, options: DocumentOptions) -> pl.Da
     """Move a fraction of each label's training documents to the split test."""
     if (documents["split"] == TEST).any():
         raise DataError(f"test_fraction is {options.test_fraction}, but the source has a test split: set it to 0")
-    labels, trains = documents["label"].to_numpy(), (documents["split"] == TRAIN).to_numpy()
+    train = documents.with_row_index("_row").filter(pl.col("split") == TRAIN)
     rng = np.random.default_rng(options.seed)
     held_out = np.zeros(len(documents), dtype=bool)
-    for label in documents.filter(trains)["label"].unique().sort():
-        rows = np.flatnonzero(trains & (labels == label))
+    for rows in train.group_by("label").agg("_row").sort("label")["_row"]:
         count = min(max(round(options.test_fraction * len(rows)), 1), len(rows) - 1)
-        held_out[rng.permutation(rows)[:count]] = True
+        held_out[rng.permutation(rows.to_numpy())[:count]] = True
     split = pl.when(pl.Series(held_out)).then(pl.lit(TEST)).otherwise("split")
     return documents.with_columns(split.alias("split"))

@@ -7,16 +7,11 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-TRAIN, TEST, UNLABELLED = "train", "test", "unlabelled"
 Split = Literal["train", "test", "unlabelled"]
 
 DEFAULT_SPLITS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "unlabelled": "unlabelled",
-    "unlabeled": "unlabelled",
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **{"unlabelled": "unlabelled", "unlabeled": "unlabelled"},
 }
 _RENAMED = {"parts": "splits", "part_column": "split_column"}
 

@@ -24,10 +24,9 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import Self
+from statistics import fmean
+from typing import NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -39,8 +38,7 @@ INTENSIFIERS = ("very", "really", "so", "truly", "quite", "pretty")
 ARTICLES = ("a", "an")
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Two opposite opinion words, equally frequent over all reviews."""
 
     good: str
@@ -195,20 +193,13 @@ class GeneratorOptions(BaseModel):
     seed: int = Field(default=0, ge=0)
     min_words: int = Field(default=20, ge=1, description="words, separated by spaces, of the shortest review")
     max_words: int = Field(default=120, ge=40)
-    clarity: float = Field(
-        default=1.0,
-        ge=0,
-        le=20,
-        allow_inf_nan=False,
-        description="factor of all log-odds; 0: no word depends on the sentiment",
-    )
+    clarity: float = Field(default=1.0, ge=0, le=20, allow_inf_nan=False, description="factor of all log-odds")
 
     @model_validator(mode="after")
     def _lengths_in_order(self) -> Self:
         if self.max_words < self.min_words + 20:
-            raise ValueError(
-                f"max_words must exceed min_words by 20, a sentence, got {self.min_words} and {self.max_words}"
-            )
+            limits = f"{self.min_words} and {self.max_words}"
+            raise ValueError(f"max_words must exceed min_words by 20, a sentence, got {limits}")
         return self
 
 
@@ -242,7 +233,7 @@ def bayes_accuracy(options: GeneratorOptions) -> float:
     It is the mean of P(more likely sentiment | text) over the reviews, from the exact log-odds. No classifier has a
     higher expected accuracy; on the drawn labels the accuracy may be a little higher, see `perfect_accuracy`.
     """
-    return _mean([certainty(log_odds(text, options.clarity)) for _, text in _test_reviews(options)])
+    return fmean(certainty(log_odds(text, options.clarity)) for _, text in _test_reviews(options))
 
 
 def perfect_accuracy(options: GeneratorOptions) -> float:
@@ -254,7 +245,7 @@ def perfect_accuracy(options: GeneratorOptions) -> float:
     for label, text in _test_reviews(options):
         odds = log_odds(text, options.clarity) * (1 if label == "pos" else -1)
         scores.append(0.5 if abs(odds) < 1e-9 else float(odds > 0))
-    return _mean(scores)
+    return fmean(scores)
 
 
 def _test_reviews(options: GeneratorOptions) -> list[tuple[str, str]]:
@@ -277,25 +268,16 @@ def log_odds(text: str, clarity: float = 1.0) -> float:
     """
     plain = html.unescape(text.replace("<br />", " . ")).lower()
     tokens = [_STRETCHED.sub(r"\1", token) for token in _WORD.findall(plain)]
-    total = 0.0
-    for place, token in enumerate(tokens):
-        if token not in _LOG_ODDS:
-            continue
-        before = place - 1
-        while before >= 0 and tokens[before] in _BETWEEN:
-            before -= 1
-        negated = before >= 0 and tokens[before] in NEGATORS
-        total += -_LOG_ODDS[token] if negated else _LOG_ODDS[token]
+    total, negated = 0.0, False
+    for token in tokens:
+        total += (-1 if negated else 1) * _LOG_ODDS.get(token, 0.0)
+        negated = token in NEGATORS or (negated and token in _BETWEEN)
     return clarity * total
 
 
 def certainty(odds: float) -> float:
     """Return the probability of the more likely sentiment: the Bayes classifier's expected accuracy on a review."""
     return 1.0 / (1.0 + math.exp(-abs(odds)))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _review(rng: Random, positive: bool, options: GeneratorOptions) -> tuple[str, int]:
@@ -332,21 +314,17 @@ def _sentence(rng: Random, positive: bool, clarity: float, genre: dict[str, list
     return " ".join(words).replace(" ,", ",") + _end(rng)
 
 
-def _opinion(rng: Random, positive: bool, clarity: float, *, article: bool = False) -> list[str]:
+def _opinion(rng: Random, positive: bool, clarity: float, *, article: bool) -> list[str]:
     """Draw an opinion: [negator] [article] [intensifier] word."""
     negated = rng.random() < NEGATED
     pair = rng.choices(PAIRS, _FREQUENCIES)[0]
     fits = rng.random() < p_fitting(pair.weight, clarity)
     word = pair.good if fits == (positive != negated) else pair.bad
-    intensifier = []
+    phrase = ["a"] if article else []
     if rng.random() < 0.3:
         drawn = rng.choice(INTENSIFIERS)
-        intensifier = [_stretched(rng, drawn) if rng.random() < 2 * _STRETCH else drawn]
-    if rng.random() < _SHOUT:
-        word = word.upper()
-    phrase = [*intensifier, word]
-    if article:
-        phrase = ["a", *phrase]
+        phrase.append(_stretched(rng, drawn) if rng.random() < 2 * _STRETCH else drawn)
+    phrase.append(word.upper() if rng.random() < _SHOUT else word)
     return [rng.choice(NEGATORS), *phrase] if negated else phrase
 
 

@@ -13,30 +13,24 @@ from typing import NamedTuple
 import polars as pl
 
 from embedline.errors import DataError
-from embedline.pipelines.imdb.options import TEST, TRAIN, UNLABELLED, DocumentOptions
+from embedline.pipelines.imdb.options import DocumentOptions
+from embedline.pipelines.text.documents import TEST, TRAIN, UNLABELLED
+from embedline.pipelines.text.preprocessing import FIELD
 
-FIELD = "xxfld"
-"""fastai's marker before each field of a text with several."""
 _BOM = "\ufeff"
 _LONGEST_CELL = 2**31 - 1  # characters; the csv module stops at 131,072 by default, and a book is longer
 _QUOTING = "set reading.quoting to false if quotation marks are ordinary characters, to true if they quote cells"
 
 
 def read_tables(files: Sequence[tuple[str, bytes]], options: DocumentOptions) -> pl.DataFrame:
-    """Read each row of each table as a document.
+    """Read each row of each table as a document, given the tables' names and contents.
 
-    A training row without a label becomes unlabelled; a row of the split unlabelled loses its label.
-
-    Args:
-        files: name and content of each table; the name gives the ids, and the split without a ``split_column``.
-        options: columns, header, separator, names of splits, encoding.
+    The name gives the ids, and the split without a ``split_column``. A training row without a label becomes unlabelled;
+    a row of the split unlabelled loses its label.
 
     Returns:
-        ``document_id``, ``text``, ``label``, ``split``, all String; a missing cell of text is empty.
-
-    Raises:
-        DataError: there is no table; one is in another encoding, cannot be parsed or lacks a column; a test row has no
-            label; a split is unknown.
+        ``document_id``, ``text``, ``label``, ``split``, all String; a missing cell of text is empty. No table, one that
+        cannot be read or lacks a column, a test row without a label and an unknown split are a DataError.
     """
     if not files:
         raise DataError("the source holds no table: .csv, .tsv, .jsonl, .ndjson or .parquet")
@@ -121,15 +115,14 @@ def _joined(columns: tuple[str, ...]) -> pl.Expr:
 
 
 def _known_splits(documents: pl.DataFrame, name: str, options: DocumentOptions) -> pl.DataFrame:
-    values = documents["split"].unique().to_list()
-    unknown = sorted({str(value) for value in values if value is None or options.find_split(value) is None})
-    if unknown:
-        row = documents["split"].is_in(unknown) | documents["split"].is_null()
+    values = documents["split"].to_list()
+    known = {value: options.find_split(str(value)) for value in dict.fromkeys(values)}
+    if unknown := [value for value, split in known.items() if value is None or split is None]:
         raise DataError(
-            f"{name}: column {options.split_column!r} holds {unknown[0]!r}, first in row {row.arg_true()[0] + 1}, "
-            f"which means no split; known are {', '.join(options.splits)} (add to splits)"
+            f"{name}: column {options.split_column!r} holds {str(unknown[0])!r}, first in row "
+            f"{values.index(unknown[0]) + 1}, which means no split; known are {', '.join(options.splits)} "
+            "(add to splits)"
         )
-    known = {value: options.find_split(value) for value in values}
     return documents.with_columns(pl.col("split").replace_strict(known, return_dtype=pl.String))
 
 
@@ -258,25 +251,30 @@ def _refuse_merged(rows: list[_Row], separator: str, hint: str) -> None:
 def decode(content: bytes, name: str, options: DocumentOptions) -> tuple[str, bool]:
     """Return the text of one file without a byte-order mark, and whether it is in the encoding of the options.
 
-    A zero byte is invalid, too: it occurs in UTF-16 and in damaged files, not in a text.
-
-    Raises:
-        DataError: the file is not in the encoding and ``on_bad_bytes`` is ``error``; names the first invalid byte.
+    A zero byte is invalid, too: it occurs in UTF-16 and in damaged files, not in a text. If ``on_bad_bytes`` is
+    ``error``, a DataError names the first invalid byte.
     """
+    if options.on_bad_bytes == "error":
+        hint = "set encoding, or on_bad_bytes to replace or latin-1"
+        return decode_strictly(content, name, options.encoding, hint), True
     try:
-        text = content.decode(options.encoding)
+        return decode_strictly(content, name, options.encoding, ""), True
+    except DataError:
+        encoding = options.encoding if options.on_bad_bytes == "replace" else "latin-1"
+        return content.decode(encoding, "replace").removeprefix(_BOM).replace("\0", "\ufffd"), False
+
+
+def decode_strictly(content: bytes, name: str, encoding: str, hint: str) -> str:
+    """Return the text of a file without a byte-order mark; a DataError with ``hint`` names its first invalid byte."""
+    try:
+        text = content.decode(encoding)
         if "\0" in text:
-            place = len(text[: text.index("\0")].encode(options.encoding))
-            reason = "a zero byte, as in UTF-16 or a damaged file"
-            raise UnicodeDecodeError(options.encoding, content, place, place + 1, reason)
-        return text.removeprefix(_BOM), True
+            place = len(text[: text.index("\0")].encode(encoding))
+            raise UnicodeDecodeError(encoding, content, place, place + 1, "a zero byte, as in UTF-16 or a damaged file")
     except UnicodeDecodeError as error:
-        if options.on_bad_bytes == "latin-1":
-            return content.decode("latin-1").replace("\0", "\ufffd"), False
-        if options.on_bad_bytes == "replace":
-            return content.decode(options.encoding, "replace").removeprefix(_BOM).replace("\0", "\ufffd"), False
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{name} is not {options.encoding}: {error.reason}, byte 0x{content[error.start]:02x} at position "
-            f"{error.start} (line {line}); set encoding, or on_bad_bytes to replace or latin-1"
+            f"{name}: line {line} is not {encoding} (byte 0x{content[error.start]:02x}), position {error.start}: "
+            f"{error.reason}; {hint}"
         ) from error
+    return text.removeprefix(_BOM)

@@ -24,9 +24,7 @@ UNKNOWN_GENRE = "unknown"
 GENRES = (
     *("Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy"),
     *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
-)
-"""The genres of ml-100k, in the order of its flags, without the first flag, ``unknown``."""
-
+)  # of ml-100k, in the order of its flags, without the first flag, ``unknown``
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 RATINGS_SCHEMA = {"user": pl.Int32, "item": pl.Int32, "rating": pl.Float32, "timestamp": pl.Int64, "fold": pl.Int8}
@@ -46,24 +44,19 @@ class Layout:
         return (self.ratings, self.items, *self.others)
 
 
+# ml-100k: tabs, no header, genres as flags, the five canonical folds.
 ML_100K = Layout("u.data", "u.item", ("u.genre", "u.user", *FOLD_FILES))
-"""ml-100k: tabs, no header, genres as flags, the five canonical folds."""
-
+# ml-1m and ml-10m: ``::`` between the fields, no header.
 COLONS = Layout("ratings.dat", "movies.dat", ("users.dat",))
-"""ml-1m and ml-10m: ``::`` between the fields, no header."""
-
+# Every newer release (ml-20m, ml-25m, ml-32m, ml-latest, ml-latest-small): CSV with a header, UTF-8.
 CSV = Layout("ratings.csv", "movies.csv")
-"""Every newer release (ml-20m, ml-25m, ml-32m, ml-latest, ml-latest-small): CSV with a header, UTF-8."""
-
 LAYOUTS = (ML_100K, COLONS, CSV)
 _RATINGS_FILES = ", ".join(layout.ratings for layout in LAYOUTS)
 
-ORIGINAL_SHA256 = {
+ORIGINAL_SHA256 = {  # MovieLens 100k
     "u.data": "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490",
     "u.item": "553841ebc7de3a0fd0d6b62a204ea30c1e651aacfb2814c7a6584ac52f2c5701",
 }
-"""MovieLens 100k."""
-
 _BOM = b"\xef\xbb\xbf"
 _COLUMNS = ("user", "item", "rating", "timestamp")
 _CSV_COLUMNS = {"userId": "user", "movieId": "item", "rating": "rating", "timestamp": "timestamp"}
@@ -72,15 +65,12 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def read_files(source: str, *, verify: bool = True) -> pl.DataFrame:
-    """Return the files of a release that say who rated what and what there is to rate.
+    """Return the files of a release: ``path``, their names without folders, and ``content``; sorted by path.
 
     Args:
         source: the address or path of an archive or folder, see `embedline.archive.iter_members`, with the files of one
             of `LAYOUTS` at the top or in a sub-folder.
         verify: compare ``u.data`` and ``u.item`` with the sha256 of MovieLens 100k.
-
-    Returns:
-        ``path: String``, the name of the file without folders, and ``content: Binary``, verbatim; sorted by path.
 
     Raises:
         DataError: the source cannot be read, lacks a file, holds the ratings more than once, or fails the comparison;
@@ -88,9 +78,11 @@ def read_files(source: str, *, verify: bool = True) -> pl.DataFrame:
     """
     by_name = {layout.ratings: layout for layout in LAYOUTS}
     wanted = {name for layout in LAYOUTS for name in layout.files}
-    members, held = select_members(
-        source, lambda member: posixpath.basename(member) in wanted and "__MACOSX" not in member
-    )
+
+    def is_wanted(member: str) -> bool:
+        return posixpath.basename(member) in wanted and "__MACOSX" not in member
+
+    members, held = select_members(source, is_wanted)
     ratings = [member for member in members if posixpath.basename(member) in by_name]
     if not ratings:
         raise DataError(f"{source} holds no ratings ({_RATINGS_FILES}); it holds {held}")
@@ -116,13 +108,11 @@ def read_files(source: str, *, verify: bool = True) -> pl.DataFrame:
 
 def layout_of(raw: pl.DataFrame) -> Layout:
     """Return the layout of the files of `read_files`."""
-    paths = set(raw["path"])
+    paths = sorted(raw["path"])
     for layout in LAYOUTS:
         if layout.ratings in paths:
             return layout
-    raise DataError(
-        f"the raw files hold no ratings ({_RATINGS_FILES}); they are {first_names(sorted(paths)) or 'none'}"
-    )
+    raise DataError(f"the raw files hold no ratings ({_RATINGS_FILES}); they are {first_names(paths) or 'none'}")
 
 
 def content_of(raw: pl.DataFrame, name: str) -> bytes | None:
@@ -156,11 +146,8 @@ class _Format:
 def read_ratings(raw: pl.DataFrame) -> pl.DataFrame:
     """Read the ratings of any layout, with the canonical folds of ml-100k.
 
-    A user who rated an item more than once is taken at the last word: the rating with the latest time (of equal times,
-    the lower line) stays, and the number of the others is logged. MovieLens has no such pairs, one's own logs do.
-
-    Args:
-        raw: the files, from `read_files`.
+    Of several ratings of an item by one user the latest stays (of equal times, the lower line), and the number of the
+    others is logged. MovieLens has no such pairs, one's own logs do.
 
     Returns:
         A row a rating, in the order of the file: ``user: Int32``, ``item: Int32``, ``rating: Float32``, ``timestamp:
@@ -173,8 +160,7 @@ def read_ratings(raw: pl.DataFrame) -> pl.DataFrame:
     """
     layout = layout_of(raw)
     name = layout.ratings
-    data = content_of(raw, name)
-    assert data is not None  # layout_of has found it
+    data = content_of(raw, name) or b""
     form = _csv_format(data, name) if layout == CSV else _Format("::" if layout == COLONS else "\t")
     table = _latest(_parse(data, name, form), name)
     folds = {file: content for file in FOLD_FILES if (content := content_of(raw, file)) is not None}

@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from embedline.pipelines.movielens import nodes
+from embedline.pipelines.movielens import files, nodes
 
 SOURCE = "movielens"
 
@@ -13,7 +13,7 @@ def create_pipeline() -> Pipeline:
     return Pipeline(
         [
             Node(nodes.acquire, inputs, "raw", name="acquire", tags="acquire"),
-            Node(nodes.read_ratings, "raw", "ratings", name="read_ratings", tags="prepare"),
+            Node(files.read_ratings, "raw", "ratings", name="read_ratings", tags="prepare"),
             Node(nodes.read_items, ["raw", "ratings"], "items", name="read_items", tags="prepare"),
             Node(nodes.read_users, ["raw", "ratings"], "users", name="read_users", tags="prepare"),
         ],

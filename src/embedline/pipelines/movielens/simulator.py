@@ -36,28 +36,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from embedline.pipelines.movielens.files import FOLD_FILES, GENRES, MONTHS, UNKNOWN_GENRE
 
 MEAN = 3.5
-USER_SD, FILM_SD, MATCH_SD = 0.35, 0.45, 0.6
-"""Standard deviations, in stars, of the user biases, the film biases and the product of the factors."""
-
+USER_SD, FILM_SD, MATCH_SD = 0.35, 0.45, 0.6  # in stars, of the user biases, film biases and product of the factors
 N_FACTORS = 3
-GENRE_BIAS, GENRE_FACTORS = 0.3, 0.8
-"""Shares of the variance of the film biases and factors that the genres explain."""
-
-LEAST_RATINGS = 20
-"""Ratings that every user gives at least, as in the originals."""
-
-ACTIVITY = 0.9
-"""Standard deviation of the logarithm of a user's activity: some users rate ten times as much as others."""
-
-FIRST_SECOND, SPAN_SECONDS = 874_724_710, 18_500_000
-"""The first time in ml-100k (September 1997) and how long it goes on, seven months."""
-
-GAP_SECONDS = 45.0
-"""Mean time from one rating of a user to the next."""
-
-CHUNK_RATINGS = 1_000_000
-"""Ratings that `write_large` holds at a time."""
-
+GENRE_BIAS, GENRE_FACTORS = 0.3, 0.8  # shares of the variance of film biases and factors that the genres explain
+LEAST_RATINGS = 20  # that every user gives, as in the originals
+ACTIVITY = 0.9  # deviation of the logarithm of a user's activity: some users rate ten times as much as others
+FIRST_SECOND, SPAN_SECONDS = 874_724_710, 18_500_000  # first time in ml-100k (September 1997), and seven months
+GAP_SECONDS = 45.0  # mean time from one rating of a user to the next
+CHUNK_RATINGS = 1_000_000  # that `write_large` holds at a time
 OCCUPATIONS = tuple("artist doctor educator engineer librarian none other student technician writer".split())
 
 _GENRE_SHARES = np.array([15, 8, 3, 7, 30, 6, 3, 43, 1.5, 1.5, 5, 3, 4, 15, 6, 15, 4, 2])  # about ml-100k's
@@ -103,13 +89,11 @@ class GeneratorOptions(BaseModel):
 
 
 def generate_files(options: GeneratorOptions) -> dict[str, bytes]:
-    """Simulate the files; equal options give equal bytes. The noise is drawn apart from all else.
+    """Simulate the files of ml-100k, bytes by name; equal options give equal bytes. The noise is drawn apart from all.
 
-    Returns:
-        Latin-1 text by file name: ``u.data u.item u.genre u.user u1.test u2.test u3.test u4.test u5.test``. Age, gender
-        and occupation of a user have nothing to do with the liking.
+    Age, gender and occupation of a user have nothing to do with the liking.
     """
-    draw = _Draw(options.n_users, options.n_items, options.n_ratings, options.seed)
+    draw = _Draw(options)
     rows = draw.ratings(0, options.n_users, options.noise).with_columns(pl.col("rating").cast(pl.Int64)).drop("liking")
     folds = draw.rng["folds"].permutation(options.n_ratings) % len(FOLD_FILES)
     order = draw.rng["folds"].permutation(options.n_ratings)
@@ -125,17 +109,13 @@ def generate_files(options: GeneratorOptions) -> dict[str, bytes]:
 
 def noise_floor(options: GeneratorOptions) -> float:
     """Return the mean squared error that the best forecast expects on the simulated ratings, in stars squared."""
-    draw = _Draw(options.n_users, options.n_items, options.n_ratings, options.seed)
+    draw = _Draw(options)
     return least_mse(draw.ratings(0, options.n_users, options.noise)["liking"].to_numpy(), options.noise)
 
 
 def best_forecast(options: GeneratorOptions) -> pl.DataFrame:
-    """Return the forecast that a model with perfect knowledge of the true effects makes for each simulated rating.
-
-    Returns:
-        ``user: Int32``, ``item: Int32``, ``forecast: Float64``, in the order of users and films.
-    """
-    draw = _Draw(options.n_users, options.n_items, options.n_ratings, options.seed)
+    """Return the ``forecast`` that perfect knowledge of the true effects makes for each ``user`` and ``item``."""
+    draw = _Draw(options)
     rows = draw.ratings(0, options.n_users, options.noise)
     forecast = pl.Series(expected_rating(rows["liking"].to_numpy(), options.noise))
     return rows.select(pl.col("user", "item").cast(pl.Int32), forecast=forecast)
@@ -147,13 +127,11 @@ def write_large(path: str | Path, *, n_users: int, n_items: int, n_ratings: int,
     Header ``userId,movieId,rating,timestamp``; sorted by user and film; half stars, by the same effects with a noise of
     0.6 stars. 25 million ratings (``n_users=162_541, n_items=59_047``) take about 650 MB of disk.
 
-    Args:
-        path: the file to write; its folder has to be there. `write_films` with the same seed writes the films to it.
-        n_users, n_items, n_ratings: as in `GeneratorOptions`.
-        seed: equal seeds and sizes give equal bytes.
+    The sizes are those of `GeneratorOptions`; equal seeds and sizes give equal bytes. `write_films` with the same seed
+    writes the films to it.
     """
     options = GeneratorOptions(n_users=n_users, n_items=n_items, n_ratings=n_ratings, seed=seed)
-    draw = _Draw(n_users, n_items, n_ratings, seed)
+    draw = _Draw(options)
     # Chunks of whole users, each of about CHUNK_RATINGS ratings.
     limits = np.arange(CHUNK_RATINGS, n_ratings + CHUNK_RATINGS, CHUNK_RATINGS)
     ends = np.unique(np.minimum(np.searchsorted(np.cumsum(draw.counts), limits) + 1, n_users)).tolist()
@@ -320,10 +298,6 @@ def choose_films(counts: Integers, cumulative: Floats, rng: np.random.Generator)
     Args:
         counts: films of each user, [U], none above I.
         cumulative: of `popularity`, [I].
-        rng: random numbers.
-
-    Returns:
-        Ranks, [N], N the sum of the counts.
     """
     n_films, n_total = len(cumulative), int(counts.sum())
     user = np.repeat(np.arange(len(counts)), counts)
@@ -361,21 +335,18 @@ def _streams(seed: int) -> dict[str, np.random.Generator]:
 
 
 class _Draw:
-    """Films, users and ratings of a seed; the ratings of some users at a time."""
+    """Films, users and ratings; the ratings of some users at a time."""
 
-    def __init__(self, n_users: int, n_items: int, n_ratings: int, seed: int) -> None:
-        self.rng = _streams(seed)
+    def __init__(self, options: GeneratorOptions) -> None:
+        n_users, n_items = options.n_users, options.n_items
+        self.rng = _streams(options.seed)
         self.films = draw_films(n_items, self.rng["films"])
-        self.counts = ratings_per_user(n_users, n_items, n_ratings, self.rng["choices"])
+        self.counts = ratings_per_user(n_users, n_items, options.n_ratings, self.rng["choices"])
         self._tastes = draw_tastes(n_users, self.films.genres, self.rng["tastes"])
         self._popularity, self._by_rank = popularity(n_items), self.rng["choices"].permutation(n_items)
 
     def ratings(self, first: int, end: int, noise: float, scale: Scale = WHOLE_STARS) -> pl.DataFrame:
-        """Draw the ratings of the users from ``first`` to before ``end``, sorted by user and film.
-
-        Returns:
-            ``user`` and ``item`` from 1, ``rating``, ``timestamp``, ``liking``.
-        """
+        """Draw the ratings of the users from ``first`` to before ``end``, sorted by ``user`` and ``item``, from 1."""
         counts, n_items = self.counts[first:end], len(self._by_rank)
         users = np.repeat(np.arange(first, end), counts)
         items = self._by_rank[choose_films(counts, self._popularity, self.rng["choices"])]

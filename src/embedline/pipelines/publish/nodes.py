@@ -12,7 +12,7 @@ import polars as pl
 
 from embedline.errors import DataError, about_frame
 from embedline.frames.checks import open_frame, settle_objects
-from embedline.pipelines.ratings.options import RatingColumns, RatingSplit
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.tabular.columns import TEST, Columns, Split, assign_splits, read_table
 from embedline.pipelines.text.documents import read_documents
 from embedline.training.metrics import require_finite

@@ -1,6 +1,6 @@
 """Bring a model into service: pack it, measure the service on raw held-out rows, have it answer a file of rows.
 
-The hook :mod:`embedline.hooks.publish` logs and registers what these nodes made, once the whole run has succeeded.
+The hook :mod:`embedline.hooks.runs` logs and registers what these nodes made, once the whole run has succeeded.
 """
 
 from collections.abc import Callable, Sequence

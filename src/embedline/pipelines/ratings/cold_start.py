@@ -4,69 +4,36 @@ A new item has its features alone; a new user has its features and a handful of 
 of it happens inside the split ``train``: the ratings of the split ``test`` are not looked at.
 """
 
-import logging
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from embedline.errors import DataError
-from embedline.pipelines.ratings.baselines import Biases, damped_biases, fit_biases
-from embedline.pipelines.ratings.contract import assign_splits, subset, to_polars
-from embedline.pipelines.ratings.encoder import RATING, USER_ROW, encode, fit_encoder, training_counts
+from embedline.errors import DataError, about_frame
+from embedline.pipelines.ratings.contract import TRAIN, RatingColumns, RatingSplit, assign_splits, subset
+from embedline.pipelines.ratings.cross_validation import ModelSettings
+from embedline.pipelines.ratings.encoder import ITEM_ROW, UNKNOWN, training_counts
+from embedline.pipelines.ratings.evaluation import Biases, as_good, damped_means, fit_biases
 from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
-from embedline.pipelines.ratings.learner import RatingModel, load_model, train_ratings
+from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.network import Vectors
-from embedline.pipelines.ratings.options import (
-    TRAIN,
-    BaselineOptions,
-    ColdStartOptions,
-    FeatureOptions,
-    FoldInOptions,
-    Penalty,
-    RatingColumns,
-    RatingNetwork,
-    RatingSplit,
-    RatingsTraining,
-    Span,
-)
+from embedline.pipelines.ratings.options import BaselineOptions, ColdStartOptions, FoldInOptions, Penalty
 from embedline.training.ensemble import weighted_mean
-
-logger = logging.getLogger(__name__)
 
 NO_FEATURES, FEATURES, AVERAGE = "no_features", "features", "features_and_average"  # vectors of a new item
 
 
 class Trial(NamedTuple):
-    """Training ratings, split for the trial.
+    """Training ratings, split for the trial."""
 
-    Attributes:
-        known: to train on: known users' ratings of known items.
-        of_items: known users' ratings of held-out items.
-        of_users: held-out users' ratings of known items.
-    """
-
-    known: pl.DataFrame
-    of_items: pl.DataFrame
-    of_users: pl.DataFrame
+    known: pl.DataFrame  # to train on: known users' ratings of known items
+    of_items: pl.DataFrame  # known users' ratings of held-out items
+    of_users: pl.DataFrame  # held-out users' ratings of known items
 
 
 def measure_cold_start(
-    ratings: Any,
-    columns: RatingColumns,
-    split: RatingSplit,
-    options: ColdStartOptions,
-    *,
-    network: RatingNetwork,
-    training: RatingsTraining,
-    baselines: BaselineOptions,
-    fold_in_options: FoldInOptions,
-    rating_range: Span = "auto",
-    features: FeatureOptions | None = None,
-    items: Any = None,
-    users: Any = None,
+    ratings: Any, split: RatingSplit, options: ColdStartOptions, fold_in_options: FoldInOptions, settings: ModelSettings
 ) -> dict[str, Any]:
     """Train without some users and items, and predict their ratings; warns where a baseline is as good.
 
@@ -78,17 +45,20 @@ def measure_cold_start(
     Raises:
         DataError: if ``cold_start`` leaves nothing to train on or to measure.
     """
-    rows = subset(to_polars(assign_splits(ratings, columns, split)), TRAIN)
+    columns, baselines = settings.columns, settings.baselines
+    with about_frame("ratings"):
+        rows = subset(assign_splits(ratings, columns, split), TRAIN)
     trial = hold_out(rows.select(columns.user, columns.item, columns.rating), columns, options)
-    encoder = fit_encoder(trial.known, columns, rating_range, features, items, users)
-    encoded = encode(trial.known, encoder, columns)
-    bundle, _ = train_ratings(encoded, encoder, network, training, name="cold_start", evaluated=False)
-    model = load_model(bundle)
-    biases = fit_biases(encoded, encoder, baselines)
+    encoded, model, biases = settings.train(trial.known, RatingSplit(kind="none"), "cold_start")
     of_items = measure_items(trial.of_items, model, encoded, biases, baselines)
-    of_users = measure_users(trial.of_users, model, biases, baselines, fold_in_options, training.penalty, options)
-    measured = {"known_ratings": len(trial.known), "new_items": of_items, "new_users": of_users}
-    return {**measured, "beaten_by": _warn(of_items, of_users)}
+    penalty = settings.training.penalty
+    of_users = measure_users(trial.of_users, model, biases, baselines, fold_in_options, penalty, options)
+    trials = {"new_items": of_items} | {f"new_users.given.{n}": one for n, one in of_users["given"].items()}
+    beaten_by = []
+    for name, ours in trials.items():
+        theirs = {baseline: one["mse"] for baseline, one in ours["baselines"].items()}
+        beaten_by += [f"{name}.{baseline}" for baseline in as_good(f"cold start, {name}: mse", ours["mse"], theirs)]
+    return {"known_ratings": len(trial.known), "new_items": of_items, "new_users": of_users, "beaten_by": beaten_by}
 
 
 def hold_out(rows: pl.DataFrame, columns: RatingColumns, options: ColdStartOptions) -> Trial:
@@ -122,11 +92,7 @@ def hold_out(rows: pl.DataFrame, columns: RatingColumns, options: ColdStartOptio
 
 
 def measure_items(
-    rows: pl.DataFrame,
-    model: RatingModel,
-    encoded: pl.DataFrame,
-    biases: Biases,
-    baselines: BaselineOptions,
+    rows: pl.DataFrame, model: RatingModel, encoded: pl.DataFrame, biases: Biases, baselines: BaselineOptions
 ) -> dict[str, Any]:
     """Predict ratings of new items by their features.
 
@@ -166,15 +132,7 @@ def measure_items(
         if members
     }
     nowhere = np.zeros_like(user_rows)
-    means = damped_biases(
-        encoded[USER_ROW].to_numpy(),
-        np.zeros(len(encoded), dtype=np.int32),
-        encoded[RATING].to_numpy(),
-        len(encoder.users),
-        len(encoder.items),
-        baselines.user_damping,
-        baselines.item_damping,
-    )
+    means = fit_biases(encoded.with_columns(pl.lit(UNKNOWN, pl.Int32).alias(ITEM_ROW)), encoder, baselines)
     theirs = {"damped_bias": biases, "user_mean": means}
     return {
         "rows": len(rows),
@@ -194,24 +152,6 @@ def errors(
     """Mean squared error of predictions [N], cut off at the rating range, and its root."""
     mse = float(np.mean((np.clip(predicted, *rating_range) - actual) ** 2))
     return {"mse": mse, "rmse": float(np.sqrt(mse))}
-
-
-class _Ordered(NamedTuple):
-    """Ratings of new users, sorted by user; the ratings of one user are shuffled.
-
-    Attributes:
-        user: number of the new user, int [N].
-        item: row of the item, int [N].
-        rating: float64 [N].
-        rank: place among the user's ratings, from 0, int [N].
-        counts: ratings of each user, int [users].
-    """
-
-    user: NDArray[np.integer]
-    item: NDArray[np.integer]
-    rating: NDArray[np.float64]
-    rank: NDArray[np.integer]
-    counts: NDArray[np.integer]
 
 
 def measure_users(
@@ -245,64 +185,35 @@ def measure_users(
     encoder = model.encoder
     columns, most = encoder.columns, max(options.given)
     new, user = np.unique(rows[columns.user].to_numpy(), return_inverse=True)
-    ordered = _shuffle(
-        user, encoder.item_rows(rows[columns.item]), rows[columns.rating].to_numpy(), seed=(options.seed, 1)
-    )
-    enough = (ordered.counts > most)[ordered.user]
-    asked = enough & (ordered.rank >= most)
+    order = np.random.default_rng((options.seed, 1)).permutation(len(user))
+    order = order[np.argsort(user[order], kind="stable")]
+    counts = np.bincount(user)
+    rank = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)  # among the user's ratings, from 0
+    user, item = user[order], encoder.item_rows(rows[columns.item])[order]
+    rating = rows[columns.rating].to_numpy()[order].astype(np.float64)
+    enough = (counts > most)[user]
+    asked = enough & (rank >= most)
     if not asked.any():
         raise DataError(
             f"cold_start.given takes {most} ratings of a new user, and needs more to predict: "
-            f"the busiest of {len(new):,} held-out users has {int(ordered.counts.max()):,}"
+            f"the busiest of {len(new):,} held-out users has {int(counts.max()):,}"
         )
-    new_rows = encoder.user_rows(pl.Series(new))
-    places, item_rows, actual = ordered.user[asked], ordered.item[asked], ordered.rating[asked]
+    new_rows, all_items = encoder.user_rows(pl.Series(new)), np.arange(len(encoder.items) + 1)
+    places, item_rows, actual = user[asked], item[asked], rating[asked]
     results = {}
     for n in (0, *sorted(set(options.given))):
-        some = enough & (ordered.rank < n)
-        known = KnownRatings.by_user(ordered.user[some], ordered.item[some], ordered.rating[some], len(new))
+        some = enough & (rank < n)
+        known = KnownRatings.by_user(user[some], item[some], rating[some], len(new))
         outputs = []
         for network in model.networks:
             users = fold_in(network, known, network.user_vectors(new_rows), fold_in_options, penalty)
-            items = network.item_vectors(np.arange(len(encoder.items) + 1))
-            outputs.append(network.score_pairs(users, places, items, item_rows))
-        theirs = biases.mean + biases.item[item_rows] + new_biases(known, biases, baselines.user_damping)[places]
+            outputs.append(network.score_pairs(users, places, network.item_vectors(all_items), item_rows))
+        residual = known.rating - biases.mean - biases.item[known.item]
+        own = damped_means(known.user, residual, len(new), baselines.user_damping)
+        theirs = biases.mean + biases.item[item_rows] + own[places]
         results[str(n)] = {
             **errors(weighted_mean(outputs, model.weights), actual, encoder.rating_range),
             "baselines": {"damped_bias": errors(theirs, actual, encoder.rating_range)},
         }
-    kept = int((ordered.counts > most).sum())
+    kept = int((counts > most).sum())
     return {"rows": len(actual), "users": kept, "users_left_out": len(new) - kept, "given": results}
-
-
-def new_biases(known: KnownRatings, biases: Biases, damping: float) -> NDArray[np.float64]:
-    """Damped biases float64 [known.n_users] of new users; 0 of a user without a rating."""
-    residual = known.rating - biases.mean - biases.item[known.item]
-    counts = np.bincount(known.user, minlength=known.n_users) + damping
-    sums = np.bincount(known.user, residual, minlength=known.n_users)
-    return np.divide(sums, counts, out=np.zeros(known.n_users), where=counts > 0)
-
-
-def _shuffle(
-    user: NDArray[np.integer], item: NDArray[np.integer], rating: NDArray[np.floating], *, seed: Sequence[int]
-) -> _Ordered:
-    order = np.random.default_rng(seed).permutation(len(user))
-    order = order[np.argsort(user[order], kind="stable")]
-    counts = np.bincount(user)
-    rank = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return _Ordered(user[order], item[order], rating[order].astype(np.float64), rank, counts)
-
-
-def _warn(of_items: dict[str, Any], of_users: dict[str, Any]) -> list[str]:
-    """Name and warn of each baseline that is as good as the model, by the mean squared error."""
-    trials = {"new_items": of_items} | {f"new_users.given.{n}": one for n, one in of_users["given"].items()}
-    beaten = []
-    for trial, ours in trials.items():
-        for name, theirs in ours["baselines"].items():
-            logger.info("Cold start, %s: mse %.4f, %s %.4f", trial, ours["mse"], name, theirs["mse"])
-            if theirs["mse"] <= ours["mse"]:
-                beaten.append(f"{trial}.{name}")
-                logger.warning(
-                    "Cold start, %s: the model (mse %.4f) loses to %s (%.4f)", trial, ours["mse"], name, theirs["mse"]
-                )
-    return beaten

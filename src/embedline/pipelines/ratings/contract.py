@@ -6,26 +6,77 @@ Rows are counted from 1, the first row below the header, in the frame as it was 
 import difflib
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, Self
 
 import narwhals as nw
 import numpy as np
 import polars as pl
+from pydantic import Field, model_validator
 
 from embedline.errors import DataError, about_frame, input_name
-from embedline.frames.checks import (
-    DATE_HINT,
-    first_row,
-    open_frame,
-    require_exact,
-    require_numeric,
-    settle_objects,
-)
-from embedline.pipelines.ratings.options import SPLIT_COLUMN, TEST, TRAIN, RatingColumns, RatingSplit
+from embedline.frames.checks import DATE_HINT, first_row, open_frame, require_exact, require_numeric, settle_objects
+from embedline.training.options import Options
 
 logger = logging.getLogger(__name__)
 
+TRAIN, TEST = "train", "test"
+SPLIT_COLUMN = "split"  # column of the split that a row belongs to
 SPLITS = pl.Enum([TRAIN, TEST])
+
+
+class RatingColumns(Options):
+    """Names of the columns of the ratings, and of the items.
+
+    Attributes:
+        user: a user's id, a string or whole number, in the ratings and in the users' frame.
+        item: an item's id, a string or whole number, in the ratings and in the items' frame.
+        rating: a number.
+        timestamp: time of the rating: seconds since 1970, or a date or datetime; null where there is none.
+        title: name of an item in the items' frame; null where they have none.
+    """
+
+    user: str = "user"
+    item: str = "item"
+    rating: str = "rating"
+    timestamp: str | None = "timestamp"
+    title: str | None = "title"
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [self.user, self.item, self.rating, *([self.timestamp] if self.timestamp else [])]
+        if len(set(names)) < len(names):
+            raise ValueError(f"columns must name different columns of the ratings, got {names}")
+        if SPLIT_COLUMN in names:
+            raise ValueError(f"columns lists {SPLIT_COLUMN!r}, the name of the column with the split of a rating")
+        return self
+
+
+class RatingSplit(Options):
+    """The ratings that are held out for evaluation.
+
+    * ``random``: a ``fraction`` of the rows, drawn with ``seed``.
+    * ``latest``: of each user's ratings the last ``n``, or the last ``fraction`` of them (rounded), by time; at least
+      one of each user's ratings stays in training.
+    * ``column``: rows whose ``column`` equals ``value``.
+    * ``none``: nothing is held out: the final fit.
+    """
+
+    kind: Literal["random", "latest", "column", "none"]
+    fraction: float | None = Field(default=None, gt=0.0, lt=1.0)
+    seed: int = 42
+    n: int | None = Field(default=None, ge=1)
+    column: str | None = None
+    value: bool | int | str | None = None
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.kind == "random" and self.fraction is None:
+            raise ValueError("split.kind 'random' needs a fraction, such as 0.2")
+        if self.kind == "latest" and (self.n is None) == (self.fraction is None):
+            raise ValueError("split.kind 'latest' needs either n, such as 1, or a fraction, such as 0.2")
+        if self.kind == "column" and (self.column is None or self.value is None):
+            raise ValueError("split.kind 'column' needs a column and the value of its held-out rows")
+        return self
 
 
 def to_polars(data: Any, needed: Sequence[str] = ()) -> pl.DataFrame:
@@ -55,8 +106,7 @@ def to_polars(data: Any, needed: Sequence[str] = ()) -> pl.DataFrame:
 
 def require_columns(frame: pl.DataFrame, names: Sequence[str], *, what: str, key: str) -> None:
     """Raise a DataError that names the columns of ``names`` that ``frame`` lacks, and the YAML ``key`` at fault."""
-    missing = [name for name in names if name not in frame.columns]
-    if missing:
+    if missing := [name for name in names if name not in frame.columns]:
         near = difflib.get_close_matches(missing[0], frame.columns, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         named = ", ".join(map(repr, missing))
@@ -106,33 +156,40 @@ def id_column(frame: pl.DataFrame, name: str, key: str) -> pl.Series:
     return values
 
 
-def item_titles(ids: pl.Series, items: Any, columns: RatingColumns) -> pl.Series:
-    """Title (String) of each id; the id itself where there is no title, no row of it, or no frame at all.
+def read_described(
+    frame: Any, ids: pl.Series, name: str, key: str, wanted: Sequence[str], wanted_key: str
+) -> pl.DataFrame:
+    """A frame of items or of users as ``id``, of the type of ``ids``, and the ``wanted`` columns, a row for each row.
 
     Args:
-        ids: of items, in any order.
-        items: a row an item, of any engine, or None.
+        ids: those of the ratings.
+        name: column of the ids.
+        key: ``item`` or ``user``, for messages.
+        wanted_key: YAML key that names the ``wanted`` columns.
 
     Raises:
-        DataError: if the frame lacks the columns that ``columns`` names, or their ids are of another type.
+        DataError: naming the frame and the column, if one is missing or the ids are none or of another type.
     """
+    what = f"the {key}s frame"
+    table = to_polars(frame, [name, *wanted])
+    require_columns(table, [name], what=what, key=f"columns.{key}")
+    require_columns(table, wanted, what=what, key=wanted_key)
+    own = id_column(table, name, key)
+    if (own.dtype == pl.String) != (ids.dtype == pl.String):
+        raise DataError(f"columns.{key}: {name!r} holds {ids.dtype} in the ratings and {own.dtype} in {what}")
+    return table.select(own.cast(ids.dtype).alias("id"), *(pl.col(column) for column in wanted))
+
+
+def item_titles(ids: pl.Series, items: Any, columns: RatingColumns) -> pl.Series:
+    """Title (String) of each id; the id itself where there is no title, no row of it, or no frame ``items`` at all."""
     names = ids.cast(pl.String).alias("title")
     if items is None or columns.title is None:
         return names
     with about_frame("items"):
-        table = to_polars(items, [columns.item, columns.title])
-        require_columns(table, [columns.item], what="the items frame", key="columns.item")
-        require_columns(table, [columns.title], what="the items frame", key="columns.title")
-        known = id_column(table, columns.item, "item")
-        if (known.dtype == pl.String) != (ids.dtype == pl.String):
-            raise DataError(
-                f"columns.item: {columns.item!r} holds {ids.dtype} in the ratings and {known.dtype} in the items frame"
-            )
-    titles = pl.DataFrame({"item": known.cast(ids.dtype), "title": table.get_column(columns.title).cast(pl.String)})
-    found = pl.DataFrame({"item": ids}).join(
-        titles.unique("item", keep="first"), on="item", how="left", maintain_order="left"
-    )
-    return pl.select(pl.coalesce(found["title"], names)).to_series().alias("title")
+        table = read_described(items, ids, columns.item, "item", [columns.title], "columns.title")
+    titles = table.unique("id", keep="first").select("id", title=pl.col(columns.title).cast(pl.String))
+    found = ids.alias("id").to_frame().join(titles, on="id", how="left", maintain_order="left")
+    return found.select(pl.coalesce("title", names)).to_series().alias("title")
 
 
 def time_column(rows: pl.DataFrame, name: str) -> pl.Series:
@@ -200,18 +257,13 @@ def _refuse(bad: pl.Series, name: str, key: str, what: str) -> None:
         raise DataError(f"column {name!r} (columns.{key}) has {what} in {count:,} row(s), first in row {row}")
 
 
-def assign_splits(ratings: Any, columns: RatingColumns, split: RatingSplit) -> nw.DataFrame[Any]:
-    """Add the column ``split``, ``train`` or ``test``, to ratings of any backend.
-
-    Returns:
-        A Polars frame (in Narwhals) of the rows in their order, without ratings that a later one of the same user and
-        item replaces: ids as integers or strings, the rating as Float32,
-        every other column as it was, and ``split``, a Polars Enum of one byte a row.
+def assign_splits(ratings: Any, columns: RatingColumns, split: RatingSplit, *, warn: bool = False) -> pl.DataFrame:
+    """The rows of :func:`read_ratings` with the column ``split``, ``train`` or ``test``: an Enum of one byte a row.
 
     Raises:
         DataError: if a column is missing or has a wrong type, or if one of the two splits is empty.
     """
-    rows = read_ratings(ratings, columns, split.columns)
+    rows = read_ratings(ratings, columns, [split.column] if split.column else [], warn=warn)
     held_out = _held_out(rows, columns, split)
     wanted = {TRAIN: len(rows) - int(held_out.sum())}
     if split.kind != "none":
@@ -219,7 +271,7 @@ def assign_splits(ratings: Any, columns: RatingColumns, split: RatingSplit) -> n
     for name, count in wanted.items():
         if not count:
             raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no rating to {name}")
-    return nw.from_native(rows.with_columns(held_out.cast(pl.UInt8).cat.to(SPLITS).alias(SPLIT_COLUMN)))
+    return rows.with_columns(held_out.cast(pl.UInt8).cat.to(SPLITS).alias(SPLIT_COLUMN))
 
 
 def subset(rows: pl.DataFrame, split: str) -> pl.DataFrame:
@@ -235,9 +287,15 @@ def _held_out(rows: pl.DataFrame, columns: RatingColumns, split: RatingSplit) ->
         return pl.Series(np.random.default_rng(split.seed).random(len(rows)) < split.fraction)
     if split.kind == "latest":
         return _latest(rows, columns, split)
-    if split.kind == "column":
-        return _matching(rows, split)
-    return pl.repeat(False, len(rows), eager=True)
+    if split.kind == "none":
+        return pl.repeat(False, len(rows), eager=True)
+    column, value = str(split.column), split.value
+    require_columns(rows, [column], what="the ratings frame", key="split.column")
+    dtype = rows.schema[column]
+    text = dtype == pl.String or isinstance(dtype, (pl.Categorical, pl.Enum))
+    if not {bool: dtype == pl.Boolean, int: dtype.is_numeric(), str: text}[type(value)]:
+        raise DataError(f"split.value {value!r} is not of the type of column {column!r}, {dtype}")
+    return rows.select((pl.col(column) == pl.lit(value)).fill_null(False)).to_series()
 
 
 def _latest(rows: pl.DataFrame, columns: RatingColumns, split: RatingSplit) -> pl.Series:
@@ -256,14 +314,3 @@ def _latest(rows: pl.DataFrame, columns: RatingColumns, split: RatingSplit) -> p
     wanted = pl.lit(split.n) if split.n is not None else (count * split.fraction).round().cast(pl.Int64)
     place = pl.col(key).rank("ordinal").over(columns.user).cast(pl.Int64)  # 1 is the earliest
     return rows.select(place > count - pl.min_horizontal(wanted, count - 1)).to_series()
-
-
-def _matching(rows: pl.DataFrame, split: RatingSplit) -> pl.Series:
-    column, value = str(split.column), split.value
-    require_columns(rows, [column], what="the ratings frame", key="split.column")
-    dtype = rows.schema[column]
-    text = dtype == pl.String or isinstance(dtype, (pl.Categorical, pl.Enum))
-    fits = {bool: dtype == pl.Boolean, int: dtype.is_numeric(), str: text}[type(value)]
-    if not fits:
-        raise DataError(f"split.value {value!r} is not of the type of column {column!r}, {dtype}")
-    return rows.select((pl.col(column) == pl.lit(value)).fill_null(False)).to_series()

@@ -1,8 +1,13 @@
-"""The encoder: ids of users and items as row numbers of the embeddings, and their features as codes."""
+"""The encoder: ids of users and items as rows of the embeddings, and the columns that describe them as features.
+
+Every level of every describing column has a code from 1 on; code 0 is no feature. A row's features are padded with 0.
+The weight of a feature is 1 / sqrt(number of the row's features of the same column), so that three genres of a film
+weigh as much in all as one genre of another.
+"""
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import narwhals as nw
 import numpy as np
@@ -12,21 +17,82 @@ from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError, about_frame, input_name
 from embedline.frames.checks import require_finite
-from embedline.pipelines.ratings.contract import assign_splits, id_column, require_columns, subset, to_polars
-from embedline.pipelines.ratings.features import Features, fit_feature
-from embedline.pipelines.ratings.options import (
+from embedline.pipelines.ratings.contract import (
     SPLIT_COLUMN,
     TRAIN,
-    FeatureOptions,
-    Id,
     RatingColumns,
     RatingSplit,
-    Span,
+    assign_splits,
+    item_titles,
+    read_described,
+    subset,
+    to_polars,
 )
+from embedline.pipelines.ratings.options import FeatureOptions, Id, Span
 
 USER_ROW, ITEM_ROW, RATING = "user_row", "item_row", "rating"
 UNKNOWN = 0  # row of a user or an item that no training row has
 LOOKED_UP = 4_000_000  # ids looked up at a time: bounds memory
+
+Kind = Literal["strings", "string", "boolean", "number"]
+
+
+class FeatureColumn(BaseModel):
+    """One column: the levels of strings and booleans, or the cuts between the bins of numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: Kind
+    levels: tuple[str, ...] = ()
+    cuts: tuple[float, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of features."""
+        return len(self.cuts) + 1 if self.kind == "number" else len(self.levels)
+
+
+class Features(BaseModel):
+    """The columns that describe users, or items."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    columns: tuple[FeatureColumn, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of features of all columns; their codes are 1 … size."""
+        return sum(column.size for column in self.columns)
+
+    @cached_property
+    def column_of(self) -> NDArray[np.int32]:
+        """Number of the column, from 1, that each code belongs to, int32 [size + 1]; 0 of code 0."""
+        sizes = [column.size for column in self.columns]
+        return np.repeat(np.arange(len(sizes) + 1, dtype=np.int32), [1, *sizes])
+
+    def codes(self, frame: pl.DataFrame, what: str) -> NDArray[np.int32]:
+        """Codes int32 [N, L] of the rows of a frame; levels that no training row had are no features.
+
+        Raises:
+            DataError: if a column is missing or is not of the kind it was; ``what`` the frame is stands in front.
+        """
+        blocks, first = [], 1
+        for column in self.columns:
+            if column.name not in frame.columns:
+                raise DataError(f"{what} has no column {column.name!r}, a feature; it has {frame.columns}")
+            blocks.append(_codes(frame.get_column(column.name), column, first, what))
+            first += column.size
+        return np.hstack(blocks) if blocks else np.zeros((len(frame), 0), dtype=np.int32)
+
+    def weights(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Weight float32 [N, L] of each feature; 0 of code 0."""
+        columns = self.column_of[codes]
+        weights = np.zeros(codes.shape, dtype=np.float32)
+        for number in range(1, len(self.columns) + 1):
+            own = columns == number
+            weights += own / np.sqrt(np.maximum(own.sum(axis=1, keepdims=True), 1)).astype(np.float32)
+        return weights
 
 
 class RatingsEncoder(BaseModel):
@@ -92,9 +158,8 @@ def fit_encoder(
 
     Args:
         train_rows: training rows of :func:`.contract.assign_splits`.
-        rating_range: lowest and highest rating; ``auto``: those of the training rows.
         items: a row an item, with ``columns.item`` and the columns of ``features.items``, whose levels and cuts are
-            those of the items that training rows have. None where there is no such frame.
+            those of the items that training rows have.
         users: likewise.
 
     Raises:
@@ -109,8 +174,8 @@ def fit_encoder(
     all_users, user_features, user_codes = _describe(users, trained_users, features.users, features.bins, "user")
     all_items, item_features, item_codes = _describe(items, trained_items, features.items, features.bins, "item")
     return RatingsEncoder(
-        users=tuple(all_users.to_list()),
-        items=tuple(all_items.to_list()),
+        users=tuple(all_users),
+        items=tuple(all_items),
         trained_users=len(trained_users),
         trained_items=len(trained_items),
         rating_mean=float(ratings.cast(pl.Float64).mean()),  # type: ignore[arg-type]
@@ -124,15 +189,13 @@ def fit_encoder(
 
 
 def _range_of(ratings: pl.Series, wanted: Span) -> tuple[float, float]:
-    """Lowest and highest rating; a DataError where they do not rise or a training rating lies outside."""
+    """Lowest and highest rating; a DataError where all are equal or a training rating lies outside."""
     key = input_name("rating_range")
     low, high = float(ratings.min()), float(ratings.max())  # type: ignore[arg-type]
     if wanted == "auto":
         if low >= high:
             raise DataError(f"all training ratings are {low:g}: there is nothing to learn, or give {key}")
         return low, high
-    if wanted[0] >= wanted[1]:
-        raise DataError(f"{key} must rise, got {list(wanted)}")
     if low < wanted[0] or high > wanted[1]:
         raise DataError(
             f"column {ratings.name!r} holds ratings from {low:g} to {high:g} in training, beyond {key} "
@@ -142,10 +205,7 @@ def _range_of(ratings: pl.Series, wanted: Span) -> tuple[float, float]:
 
 
 def encode(
-    ratings: Any,
-    encoder: RatingsEncoder,
-    columns: RatingColumns | None = None,
-    split: RatingSplit | None = None,
+    ratings: Any, encoder: RatingsEncoder, columns: RatingColumns | None = None, split: RatingSplit | None = None
 ) -> pl.DataFrame:
     """Encode ratings of any backend, with the splits of ``split``; without one all rows are ``train``.
 
@@ -156,7 +216,7 @@ def encode(
         DataError: naming the column at fault.
     """
     columns = columns or encoder.columns
-    rows = to_polars(assign_splits(ratings, columns, split or RatingSplit(kind="none")))
+    rows = assign_splits(ratings, columns, split or RatingSplit(kind="none"))
     return pl.DataFrame(
         {
             USER_ROW: encoder.user_rows(rows.get_column(columns.user)),
@@ -165,6 +225,12 @@ def encode(
             SPLIT_COLUMN: rows.get_column(SPLIT_COLUMN),
         }
     )
+
+
+def named_items(encoder: RatingsEncoder, items: Any = None) -> pl.DataFrame:
+    """All items in the order of their rows, from 1: ``item``, and ``title`` by :func:`.contract.item_titles`."""
+    ids = pl.Series("item", encoder.items)
+    return pl.DataFrame({"item": ids, "title": item_titles(ids, items, encoder.columns)})
 
 
 class TrainingCounts(NamedTuple):
@@ -185,46 +251,33 @@ def training_counts(encoded: pl.DataFrame, encoder: RatingsEncoder) -> TrainingC
 
 def _describe(
     frame: Any, trained: pl.Series, wanted: Sequence[str], bins: int, key: str
-) -> tuple[pl.Series, Features, tuple[tuple[int, ...], ...]]:
+) -> tuple[list[Id], Features, tuple[tuple[int, ...], ...]]:
     """Ids of all rows, the ``trained`` ones (sorted, named as in the frame) first; their features, and the codes."""
     if not wanted:
-        return trained, Features(), ()
-    what, name = f"the {key}s frame", trained.name
+        return trained.to_list(), Features(), ()
+    what, listed = f"the {key}s frame", f"features.{key}s"
     if frame is None:
-        raise DataError(f"features.{key}s lists {list(wanted)}, but {what} is missing")
+        raise DataError(f"{listed} lists {list(wanted)}, but {what} is missing")
+    own = trained.cast(pl.Int64) if trained.dtype.is_integer() else trained
     with about_frame(f"{key}s"):
-        table = to_polars(frame, [name, *wanted])
-        require_columns(table, [name], what=what, key=f"columns.{key}")
-        require_columns(table, wanted, what=what, key=f"features.{key}s")
-        _require_finite(table, wanted)
-        ids = id_column(table, name, key)
-        if (ids.dtype == pl.String) != (trained.dtype == pl.String):
-            raise DataError(f"columns.{key}: {name!r} holds {trained.dtype} in the ratings and {ids.dtype} in {what}")
-        if ids.is_duplicated().any():
-            row = ids.is_duplicated().arg_true()[1]
-            raise DataError(f"{what} has more than one row of {name!r} {ids[row]!r}, such as row {row + 1}")
-        own = trained.cast(pl.Int64) if trained.dtype.is_integer() else trained
-        ids = ids.cast(own.dtype)
-        everyone = pl.concat([own, ids.filter(~ids.is_in(own.implode())).sort()])
-        table = table.select(ids.alias("id of row"), *(pl.col(column) for column in wanted))
-        table = pl.DataFrame({"id of row": everyone}).join(table, on="id of row", how="left", maintain_order="left")
+        table = read_described(frame, own, trained.name, key, wanted, listed)
+        for name in wanted:
+            require_finite(nw.from_native(table.get_column(name), series_only=True), name)
+        if (repeated := table["id"].is_duplicated()).any():
+            row = repeated.arg_true()[1]
+            raise DataError(
+                f"{what} has more than one row of {trained.name!r} {table['id'][row]!r}, such as row {row + 1}"
+            )
+        everyone = pl.concat([own.alias("id"), table["id"].filter(~table["id"].is_in(own.implode())).sort()])
+        table = everyone.to_frame().join(table, on="id", how="left", maintain_order="left")
         fitted = table.head(len(trained))
-        features = Features(
-            columns=tuple(fit_feature(fitted.get_column(column), bins, key=f"features.{key}s") for column in wanted)
-        )
-        return everyone, features, tuple(map(tuple, features.codes(table, what).tolist()))
-
-
-def _require_finite(table: pl.DataFrame, names: Sequence[str]) -> None:
-    for name in names:
-        require_finite(nw.from_native(table.get_column(name), series_only=True), name)
+        features = Features(columns=tuple(fit_feature(fitted[name], bins, key=listed) for name in wanted))
+        return everyone.to_list(), features, tuple(map(tuple, features.codes(table, what).tolist()))
 
 
 def _with_row_0(codes: Sequence[Sequence[int]], size: int) -> NDArray[np.int32]:
-    if not codes:
-        return np.zeros((size + 1, 0), dtype=np.int32)
-    rows = np.array(codes, dtype=np.int32)
-    return np.vstack([np.zeros((1, rows.shape[1]), dtype=np.int32), rows])
+    rows = np.array(codes, dtype=np.int32) if codes else np.zeros((size, 0), dtype=np.int32)
+    return np.pad(rows, ((1, 0), (0, 0)))
 
 
 def _look_up(values: Any, ids: Sequence[Id], key: str) -> NDArray[np.int32]:
@@ -238,7 +291,80 @@ def _look_up(values: Any, ids: Sequence[Id], key: str) -> NDArray[np.int32]:
     found = np.empty(len(series), dtype=np.int32)
     for start in range(0, len(series), LOOKED_UP):
         block = series.slice(start, LOOKED_UP)
-        found[start : start + len(block)] = block.replace_strict(
-            known, rows, default=UNKNOWN, return_dtype=pl.Int32
-        ).to_numpy()
+        block_rows = block.replace_strict(known, rows, default=UNKNOWN, return_dtype=pl.Int32)
+        found[start : start + len(block)] = block_rows.to_numpy()
     return found
+
+
+def fit_feature(values: pl.Series, bins: int, *, key: str) -> FeatureColumn:
+    """Levels or cuts of a column of the users or items that occur in training rows.
+
+    Raises:
+        DataError: naming the column, and ``key``, the YAML key that lists it, if it holds nothing or another type.
+    """
+    kind = _kind(values, key)
+    present = (values.explode() if kind == "strings" else values).drop_nulls()
+    present = present.cast(pl.Float64).drop_nans() if kind == "number" else present
+    if present.is_empty():
+        raise DataError(f"column {values.name!r} holds only missing values in training: take it out of {key}")
+    if kind == "number":
+        return FeatureColumn(name=values.name, kind=kind, cuts=_cuts(present.to_numpy(), bins))
+    return FeatureColumn(name=values.name, kind=kind, levels=tuple(_text(present, kind).unique().sort().to_list()))
+
+
+def _cuts(values: NDArray[np.float64], bins: int) -> tuple[float, ...]:
+    """Cuts between bins of one width from the first to the last percentile; a bin without a value joins the one below.
+
+    Quantiles as cuts put half of the years of ml-100k's films between 1993 and 1997 and all before 1968 together, and
+    its held-out error was higher (mean square 0.812 instead of 0.809, ten bins).
+    """
+    low, high = np.quantile(values, [0.01, 0.99])
+    cuts = np.unique(low + (high - low) * np.arange(1, bins) / bins)
+    filled = np.unique(np.searchsorted(cuts, values, side="right"))  # bin 0 ends at the first cut
+    return tuple(cuts[filled[1:] - 1].tolist())
+
+
+def _kind(values: pl.Series, key: str) -> Kind:
+    dtype = values.dtype
+    if isinstance(dtype, pl.List) and isinstance(dtype.inner, (pl.String, pl.Categorical, pl.Enum)):
+        return "strings"
+    if isinstance(dtype, (pl.String, pl.Categorical, pl.Enum)):
+        return "string"
+    if isinstance(dtype, pl.Boolean):
+        return "boolean"
+    if dtype.is_numeric():
+        return "number"
+    raise DataError(
+        f"column {values.name!r} holds {dtype}; a feature is a string, a boolean, a number or a list of strings: "
+        f"take it out of {key}"
+    )
+
+
+def _text(values: pl.Series, kind: str) -> pl.Series:
+    if kind == "boolean":
+        return values.replace_strict([False, True], ["False", "True"], default=None, return_dtype=pl.String)
+    return values.cast(pl.String)
+
+
+def _codes(values: pl.Series, column: FeatureColumn, first: int, what: str) -> NDArray[np.int32]:
+    """Codes int32 [N, L] of one column, whose first level has the code ``first``."""
+    if values.dtype == pl.Null:
+        return np.zeros((len(values), 1), dtype=np.int32)
+    kind = _kind(values, what)
+    if kind != column.kind:
+        raise DataError(f"column {column.name!r} of {what} is a {kind} feature; in training it was a {column.kind} one")
+    if kind == "number":
+        numbers = values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        bins = np.searchsorted(np.asarray(column.cuts), numbers, side="right")
+        return np.where(np.isnan(numbers), 0, bins + first).astype(np.int32)[:, None]
+    numbers_of = dict[str, Any](old=list(column.levels), new=list(range(first, first + column.size)))
+    if kind != "strings":
+        codes = _text(values, kind).replace_strict(**numbers_of, default=0, return_dtype=pl.Int32)
+        return codes.to_numpy()[:, None]
+    rows = pl.DataFrame({"row": pl.arange(len(values), eager=True, dtype=pl.Int64), "code": values}).explode("code")
+    rows = rows.with_columns(_text(rows["code"], kind).replace_strict(**numbers_of, default=0, return_dtype=pl.Int32))
+    rows = rows.filter(pl.col("code") > 0).unique(maintain_order=True).sort("row", "code")
+    place = rows.select(pl.int_range(pl.len()).over("row")).to_series().to_numpy()
+    padded = np.zeros((len(values), int(place.max(initial=-1)) + 1), dtype=np.int32)
+    padded[rows["row"].to_numpy(), place] = rows["code"].to_numpy()
+    return padded

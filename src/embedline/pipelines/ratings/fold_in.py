@@ -6,12 +6,11 @@ the closed form of ridge regression; a sigmoid or hidden layers take a few steps
 (Levenberg 1944, Marquardt 1963). Many users are solved at a time, with no random number anywhere.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from embedline.pipelines.ratings.network import FactorModel, Vectors
@@ -40,24 +39,16 @@ class KnownRatings(NamedTuple):
 
     @classmethod
     def by_user(
-        cls,
-        users: Sequence[int] | NDArray[np.integer],
-        items: NDArray[np.integer],
-        ratings: NDArray[np.floating],
-        n_users: int,
+        cls, users: ArrayLike, items: NDArray[np.integer], ratings: NDArray[np.floating], n_users: int
     ) -> "KnownRatings":
         """Sort ratings [N] by user, the order that :func:`fold_in` needs; the ratings of one user keep their order."""
         user = np.asarray(users)
         order = np.argsort(user, kind="stable")
-        return cls(user[order], np.asarray(items)[order], np.asarray(ratings)[order], n_users)
+        return cls(user[order], items[order], ratings[order], n_users)
 
 
 def fold_in(
-    model: FactorModel,
-    known: KnownRatings,
-    base: Vectors,
-    options: FoldInOptions,
-    penalty: Penalty,
+    model: FactorModel, known: KnownRatings, base: Vectors, options: FoldInOptions, penalty: Penalty
 ) -> Vectors:
     """Vectors of new users from their ratings.
 
@@ -81,19 +72,11 @@ def fold_in(
     order = np.argsort(counts, kind="stable")  # users with about as many ratings stand together: little padding
     order = order[counts[order] > 0]
     width = factors.shape[1]
-    place = 0
-    while place < len(order):
-        size = 1
-        while place + size < len(order):
-            most = int(counts[order[place + size]])
-            if (size + 1) * width * max(most, width) > BLOCK_NUMBERS:
-                break
-            size += 1
-        users = order[place : place + size]
+    while len(order):
+        sizes = np.arange(1, len(order) + 1) * width * np.maximum(counts[order], width)  # of blocks that end there
+        users, order = np.split(order, [max(1, int(np.searchsorted(sizes, BLOCK_NUMBERS, side="right")))])
         rows = np.concatenate([np.arange(starts[user], starts[user + 1]) for user in users])
-        block = _Block(model, known, rows, np.repeat(np.arange(size), counts[users]), counts[users], factors[users])
-        factors[users] = block.solve(options, penalty)
-        place += size
+        factors[users] = _Block(model, known, rows, counts[users], factors[users]).solve(options, penalty)
     return Vectors(factors[:, :-1].float(), factors[:, -1].float())
 
 
@@ -105,22 +88,20 @@ class _Block:
         model: FactorModel,
         known: KnownRatings,
         rows: NDArray[np.integer],
-        user: NDArray[np.integer],
         counts: NDArray[np.integer],
         base: Tensor,
     ) -> None:
-        self.model = model
+        self.model, self.base = model, base
         self.items = model.item_vectors(known.item[rows])
-        self.user = torch.as_tensor(user)
-        first = np.cumsum(counts) - counts
-        self.slot = torch.as_tensor(np.arange(len(rows)) - first[user])
+        user, first = np.repeat(np.arange(len(counts)), counts), np.cumsum(counts) - counts
+        self.user, self.slot = torch.as_tensor(user), torch.as_tensor(np.arange(len(rows)) - first[user])
         self.rating = torch.as_tensor(np.asarray(known.rating[rows], dtype=np.float64))
         self.counts = torch.as_tensor(counts).double()
-        self.base = base
 
     def solve(self, options: FoldInOptions, penalty: Penalty) -> Tensor:
         """Rows float64 [users, k + 1] that minimise the objective."""
-        pull = self._pulls(options, penalty)
+        pull = (self.counts * penalty.factors + options.factors)[:, None].repeat(1, self.base.shape[1])
+        pull[:, -1] = self.counts * penalty.biases + options.biases
         free = torch.ones(self.base.shape[1], dtype=torch.float64)
         free[-1] = float(self.model.bias)  # a model without biases has no place for one
         own = torch.zeros_like(self.base)
@@ -147,12 +128,6 @@ class _Block:
                 break
             error, slopes = self._linearise(own)
         return self.base + own
-
-    def _pulls(self, options: FoldInOptions, penalty: Penalty) -> Tensor:
-        """Ridge of each user's row, [users, k + 1]."""
-        pull = (self.counts * penalty.factors + options.factors)[:, None].repeat(1, self.base.shape[1])
-        pull[:, -1] = self.counts * penalty.biases + options.biases
-        return pull
 
     def _scores(self, rows: Tensor) -> Tensor:
         """Scores float32 [N] of the ratings by users' whole rows, one for each rating."""

@@ -12,11 +12,10 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from embedline.pipelines.ratings.contract import item_titles, subset
-from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, training_counts
+from embedline.pipelines.ratings.contract import SPLIT_COLUMN, TEST, TRAIN, subset
+from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, named_items, training_counts
+from embedline.pipelines.ratings.evaluation import top_items
 from embedline.pipelines.ratings.learner import RatingModel
-from embedline.pipelines.ratings.options import SPLIT_COLUMN, TEST, TRAIN
-from embedline.pipelines.ratings.ranking import top_items
 from embedline.training.plots import principal_components
 
 BLOCK_COSINES = 1 << 24  # cosines computed at a time: 64 MB in float32
@@ -38,16 +37,11 @@ def item_biases(encoded: pl.DataFrame, model: RatingModel, items: Any = None) ->
     counts = training_counts(encoded, encoder).items[1:]
     train = subset(encoded, TRAIN)
     sums = np.bincount(train[ITEM_ROW].to_numpy(), train[RATING].to_numpy(), len(encoder.items) + 1)[1:]
-    ids = pl.Series("item", encoder.items)
-    return pl.DataFrame(
-        {
-            "item": ids,
-            "title": item_titles(ids, items, encoder.columns),
-            "n_ratings": counts,
-            "mean_rating": pl.Series(sums / np.maximum(counts, 1)).set(pl.Series(counts == 0), None),
-            "bias": mean,
-            "deviation": np.sqrt(weights @ (biases - mean) ** 2),
-        }
+    return named_items(encoder, items).with_columns(
+        n_ratings=counts,
+        mean_rating=pl.Series(sums / np.maximum(counts, 1)).set(pl.Series(counts == 0), None),
+        bias=mean,
+        deviation=np.sqrt(weights @ (biases - mean) ** 2),
     )
 
 
@@ -75,20 +69,15 @@ def nearest_items(
         found, values = top_items(block, min(k, max(0, len(rows) - 1)))
         best.append(found - 1)
         cosines.append(values)
-    ids = pl.Series("item", encoder.items)
-    titles = item_titles(ids, items, encoder.columns)
+    named = named_items(encoder, items)
     n_found = best[0].shape[1] if best else 0
-    own = np.repeat(rows, n_found) - 1
     other = rows[np.concatenate(best).ravel()] - 1 if n_found else np.empty(0, dtype=np.int64)
-    return pl.DataFrame(
-        {
-            "item": ids.gather(own),
-            "title": titles.gather(own),
-            "rank": pl.Series(np.tile(np.arange(1, n_found + 1), len(rows) if n_found else 0), dtype=pl.Int32),
-            "neighbour": ids.gather(other),
-            "neighbour_title": titles.gather(other),
-            "cosine": pl.Series(np.concatenate(cosines).ravel() if n_found else [], dtype=pl.Float32),
-        }
+    ranks = np.tile(np.arange(1, n_found + 1), len(rows) if n_found else 0)
+    return named[np.repeat(rows, n_found) - 1].with_columns(
+        rank=pl.Series(ranks, dtype=pl.Int32),
+        neighbour=named["item"].gather(other),
+        neighbour_title=named["title"].gather(other),
+        cosine=pl.Series(np.concatenate(cosines).ravel() if n_found else [], dtype=pl.Float32),
     )
 
 
@@ -109,29 +98,21 @@ def crosstab(encoded: pl.DataFrame, model: RatingModel, n: int, items: Any = Non
 
     Returns:
         User by user ``user``, ``item``, ``title``, ``actual`` (Float64, NaN where the user has not rated the item),
-        ``held_out`` (whether this rating was kept from training) and ``predicted``. Where a user has rated an item
-        more than once, the last row of the frame counts.
+        ``held_out`` (whether this rating was kept from training) and ``predicted``.
     """
     encoder = model.encoder
     counts = training_counts(encoded, encoder)
     users, films = most_rated(counts.users, n), most_rated(counts.items, n)
     user_rows, item_rows = np.repeat(users, len(films)), np.tile(films, len(users))
-    pairs = pl.DataFrame(
-        {USER_ROW: pl.Series(user_rows, dtype=pl.Int32), ITEM_ROW: pl.Series(item_rows, dtype=pl.Int32)}
-    )
-    of_them = encoded.filter(pl.col(USER_ROW).is_in(users.tolist()) & pl.col(ITEM_ROW).is_in(films.tolist()))
-    last = of_them.unique([USER_ROW, ITEM_ROW], keep="last")
-    cells = pairs.join(last, on=[USER_ROW, ITEM_ROW], how="left", maintain_order="left")
-    titles = item_titles(pl.Series("item", encoder.items), items, encoder.columns)
-    return pl.DataFrame(
-        {
-            "user": pl.Series(encoder.users).gather(user_rows - 1),
-            "item": pl.Series(encoder.items).gather(item_rows - 1),
-            "title": titles.gather(item_rows - 1),
-            "actual": cells[RATING].cast(pl.Float64).fill_null(float("nan")),
-            "held_out": (cells[SPLIT_COLUMN].cast(pl.String) == TEST).fill_null(False),
-            "predicted": model.predict(user_rows, item_rows),
-        }
+    pairs = pl.DataFrame({USER_ROW: user_rows, ITEM_ROW: item_rows}).cast(pl.Int32)
+    cells = pairs.join(encoded, on=[USER_ROW, ITEM_ROW], how="left", maintain_order="left")
+    return named_items(encoder, items)[item_rows - 1].select(
+        pl.Series("user", encoder.users).gather(user_rows - 1),
+        "item",
+        "title",
+        actual=cells[RATING].cast(pl.Float64).fill_null(float("nan")),
+        held_out=(cells[SPLIT_COLUMN].cast(pl.String) == TEST).fill_null(False),
+        predicted=pl.Series(model.predict(user_rows, item_rows)),
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.contract import subset
+from embedline.pipelines.ratings.contract import TEST, TRAIN, subset
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, RatingsEncoder
 from embedline.pipelines.ratings.network import (
     FactorModel,
@@ -23,9 +23,9 @@ from embedline.pipelines.ratings.network import (
     feature_codes,
     network_config,
 )
-from embedline.pipelines.ratings.options import TEST, TRAIN, Penalty, RatingNetwork, RatingsTraining
+from embedline.pipelines.ratings.options import Penalty, RatingNetwork, RatingsTraining
 from embedline.training import lr_finder
-from embedline.training.batches import Autocast, BatchLoss, Loss, TableBatches
+from embedline.training.batches import WHOLE, Autocast, BatchLoss, Loss, TableBatches
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, make_accelerator
 from embedline.training.early_stopping import hold_out, row_monitor
@@ -80,16 +80,9 @@ class RatingBatches(TableBatches):
     """
 
     def __init__(
-        self,
-        tensors: Sequence[Tensor],
-        loss: Loss,
-        weights: Tensor | None,
-        *,
-        batch_size: int,
-        device: torch.device,
-        **settings: Any,
+        self, tensors: Sequence[Tensor], loss: Loss, weights: Tensor | None, *, device: torch.device, **settings: Any
     ) -> None:
-        super().__init__(tensors, loss, batch_size=batch_size, device=device, **settings)
+        super().__init__(tensors, loss, device=device, **settings)
         self._weights = weights.to(device) if weights is not None else None
 
     def loss_of(self, network: nn.Module, rows: Tensor, autocast: Autocast) -> BatchLoss:
@@ -134,14 +127,27 @@ def train_ratings(
         ``train_loss`` (without the penalty); the last of each epoch also has the metrics on the split ``test``. These
         do not decide which network is stored: that of the last epoch, or of early stopping.
     """
-    tensors = rating_tensors(subset(encoded, TRAIN))
-    held_out = subset(encoded, TEST)
-    config = network_config(encoder, network)
-    measured = rating_tensors(held_out) if evaluated and len(held_out) else None
-    spec = RatingNetworkSpec(tensors, measured, encoder.rating_range, training, config, feature_codes(encoder))
-    result = train_ensemble(spec, rows=len(tensors[-1]), name=name)
+    spec = _network_spec(encoded, encoder, network, training, evaluated)
+    result = train_ensemble(spec, rows=len(spec.tensors[-1]), name=name)
     stored = encoder.model_dump(mode="json")
-    return ModelBundle(KIND, config, stored, result.weights, result.metrics), result.history
+    return ModelBundle(KIND, spec.config, stored, result.weights, result.metrics), result.history
+
+
+def range_test(
+    encoded: pl.DataFrame,
+    encoder: RatingsEncoder,
+    network: RatingNetwork,
+    training: RatingsTraining,
+    finder: FinderOptions,
+) -> RangeTest:
+    """Learning-rate range test on the training rows with the first seed's network."""
+    spec, seed = _network_spec(encoded, encoder, network, training, False), training.seeds[0]
+    built, accelerator = spec.build(seed), make_accelerator(training)
+    batches = spec.batches(built, accelerator, RandomRatings, shard=WHOLE)
+    return in_threads(
+        training.threads,
+        lambda: lr_finder.range_test(built, batches, training, finder, accelerator=accelerator, seed=seed),
+    )
 
 
 @dataclass(frozen=True)
@@ -164,13 +170,27 @@ class RatingNetworkSpec:
         """The network of a seed."""
         return build_network(self.config, self.codes, seed=seed)
 
-    def batches(self, network: nn.Module, accelerator: Accelerator) -> RatingBatches:
-        """Batches of all ratings, those held out for early stopping included."""
-        return _task(RatingBatches, network, self.tensors, self.training, accelerator, shard=accelerator.shard)
+    def batches(
+        self, network: nn.Module, accelerator: Accelerator, kind: type[RatingBatches] = RatingBatches, **settings: Any
+    ) -> RatingBatches:
+        """Batches of all ratings, those held out for early stopping included; ``settings`` of :class:`TableBatches`."""
+        assert isinstance(network, FactorModel)
+        training, weights = self.training, penalty_weights(self.training.penalty, network.factors, network.bias)
+        settings = {"batch_size": training.batch_size, "shard": accelerator.shard, **settings}
+        return kind(self.tensors, LOSSES[training.loss], weights, device=accelerator.device, **settings)
 
-    def fit(self, network: nn.Module, **settings: Any) -> FitResult:
-        """Train it; ``settings`` are those of :func:`fit_ratings`."""
-        return fit_ratings(network, self.tensors, self.training, **settings)
+    def fit(self, network: nn.Module, *, accelerator: Accelerator, **settings: Any) -> FitResult:
+        """Train it; ``settings`` are those of :func:`embedline.training.train.train`.
+
+        Raises:
+            DataError: if there are too few ratings to hold any out for early stopping.
+        """
+        training, learned = self.training, None
+        if training.early_stopping:
+            learned, held_out = hold_out(len(self.tensors[-1]), training.early_stopping)
+            settings["monitor"] = row_monitor(self.tensors, LOSSES[training.loss], accelerator.device, held_out)
+        batches = self.batches(network, accelerator, rows=learned)
+        return train(network, batches, training, accelerator=accelerator, **settings)
 
     def evaluator(self, accelerator: Accelerator) -> Evaluate | None:
         """Metrics of the held-out ratings; None without any."""
@@ -186,58 +206,13 @@ class RatingNetworkSpec:
         return evaluate
 
 
-def fit_ratings(
-    network: nn.Module,
-    tensors: tuple[Tensor, Tensor, Tensor],
-    training: RatingsTraining,
-    *,
-    accelerator: Accelerator,
-    **settings: Any,
-) -> FitResult:
-    """:func:`embedline.training.train.fit` on ratings, with the penalty; ``settings`` are those of ``train``.
-
-    Raises:
-        DataError: if there are too few ratings to hold any out for early stopping.
-    """
-    learned: Tensor | None = None
-    if training.early_stopping:
-        learned, held_out = hold_out(len(tensors[-1]), training.early_stopping)
-        settings["monitor"] = row_monitor(tensors, LOSSES[training.loss], accelerator.device, held_out)
-    task = _task(RatingBatches, network, tensors, training, accelerator, rows=learned, shard=accelerator.shard)
-    return train(network, task, training, accelerator=accelerator, **settings)
-
-
-def range_test(
-    encoded: pl.DataFrame,
-    encoder: RatingsEncoder,
-    network: RatingNetwork,
-    training: RatingsTraining,
-    finder: FinderOptions,
-) -> RangeTest:
-    """Learning-rate range test on the training rows with the first seed's network."""
-    tensors, seed = rating_tensors(subset(encoded, TRAIN)), training.seeds[0]
-    built = build_network(network_config(encoder, network), feature_codes(encoder), seed=seed)
-    accelerator = make_accelerator(training)
-    task = _task(RandomRatings, built, tensors, training, accelerator)
-    return in_threads(
-        training.threads,
-        lambda: lr_finder.range_test(built, task, training, finder, accelerator=accelerator, seed=seed),
-    )
-
-
-def _task(
-    kind: type[RatingBatches],
-    network: nn.Module,
-    tensors: tuple[Tensor, Tensor, Tensor],
-    training: RatingsTraining,
-    accelerator: Accelerator,
-    **settings: Any,
-) -> RatingBatches:
-    """Batches of ratings; ``settings`` are more of :class:`TableBatches`."""
-    assert isinstance(network, FactorModel)
-    weights = penalty_weights(training.penalty, network.factors, network.bias)
-    device = accelerator.device
-    return kind(tensors, LOSSES[training.loss], weights, batch_size=training.batch_size, device=device, **settings)
+def _network_spec(
+    encoded: pl.DataFrame, encoder: RatingsEncoder, network: RatingNetwork, training: RatingsTraining, evaluated: bool
+) -> RatingNetworkSpec:
+    tensors, held_out = rating_tensors(subset(encoded, TRAIN)), subset(encoded, TEST)
+    measured = rating_tensors(held_out) if evaluated and len(held_out) else None
+    config, codes = network_config(encoder, network), feature_codes(encoder)
+    return RatingNetworkSpec(tensors, measured, encoder.rating_range, training, config, codes)
 
 
 def rating_tensors(rows: pl.DataFrame) -> tuple[Tensor, Tensor, Tensor]:
@@ -283,11 +258,9 @@ def load_model(bundle: ModelBundle) -> RatingModel:
     if bundle.kind != KIND:
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
     encoder = RatingsEncoder.model_validate(bundle.encoder)
-    codes, networks = feature_codes(encoder), []
-    for member in range(int(bundle.metrics["members"])):
-        network = build_network(bundle.config, codes, seed=0)
-        network.load_state_dict(bundle.member(member))
-        networks.append(network.eval())
+    codes, members = feature_codes(encoder), int(bundle.metrics["members"])
+    networks = [build_network(bundle.config, codes, seed=0) for _ in range(members)]
+    nn.ModuleList(networks).eval().load_state_dict(bundle.weights)
     return RatingModel(encoder, networks, list(bundle.metrics["member_weights"]))
 
 
@@ -295,13 +268,6 @@ def rating_metrics(actual: NDArray[np.floating], predicted: NDArray[np.floating]
     """MSE, RMSE, MAE and, where the ratings differ, R² of float arrays [N]."""
     metrics = regression_metrics(actual, predicted, logarithmic=False)
     return {"mse": metrics["rmse"] ** 2, **metrics}
-
-
-def predict_rows(
-    bundle: ModelBundle, user_rows: NDArray[np.integer], item_rows: NDArray[np.integer]
-) -> NDArray[np.float64]:
-    """:meth:`RatingModel.predict` from the bundle alone."""
-    return load_model(bundle).predict(user_rows, item_rows)
 
 
 def pair_scores(

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from embedline.errors import DataError
-from embedline.pipelines.ratings.encoder import RatingsEncoder
-from embedline.pipelines.ratings.features import Features
+from embedline.pipelines.ratings.encoder import Features, RatingsEncoder
 from embedline.pipelines.ratings.options import RatingNetwork
 from embedline.training.dropout import Dropout, seed_dropout
 
@@ -33,10 +32,7 @@ class Vectors(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureCodes:
-    """Features of all users, or of all items: codes int32 [n + 1, L] padded with 0, and weights float32 [n + 1, L].
-
-    The members of an ensemble share these tensors.
-    """
+    """Features of all users, or of all items: codes int32 [n + 1, L] padded with 0, and weights float32 [n + 1, L]."""
 
     codes: Tensor
     weights: Tensor
@@ -73,13 +69,14 @@ class EntityEmbedding(nn.Module):
         super().__init__()
         self.own = nn.Parameter(torch.zeros(size + 1, width))
         self.feature = nn.Parameter(torch.zeros(features.n_features + 1, width)) if features else None
-        dense = features is not None and len(features.codes) * (features.n_features + 1) <= DENSE_CELLS
         self.matrix: Tensor | None
         self.codes: Tensor | None
         self.weights: Tensor | None
+        dense = features is not None and len(features.codes) * (features.n_features + 1) <= DENSE_CELLS
+        gathered = None if dense else features
         self.register_buffer("matrix", features.dense() if features and dense else None, persistent=False)
-        self.register_buffer("codes", features.codes if features and not dense else None, persistent=False)
-        self.register_buffer("weights", features.weights if features and not dense else None, persistent=False)
+        self.register_buffer("codes", gathered.codes if gathered else None, persistent=False)
+        self.register_buffer("weights", gathered.weights if gathered else None, persistent=False)
 
     def forward(self, rows: Tensor) -> list[Tensor]:
         """The own vectors [B, W] and, where there are features, the sum of the features' vectors [B, W]."""
@@ -92,8 +89,7 @@ class EntityEmbedding(nn.Module):
 
     def sum_features(self, codes: Tensor, weights: Tensor) -> Tensor:
         """Sum [B, W] of the vectors of features, codes int [B, L] with weights [B, L]."""
-        if self.feature is None:
-            return self.own.new_zeros(len(codes), self.own.shape[1])
+        assert self.feature is not None
         return F.embedding_bag(codes, self.feature, mode="sum", per_sample_weights=weights, padding_idx=0)
 
     def reset_parameters(self, trained: int, std: float, bias: bool) -> None:
@@ -169,8 +165,9 @@ class FactorModel(nn.Module):
     ) -> None:
         super().__init__()
         self.factors, self.bias, self.mean = factors, bias, mean
-        self.y_range = tuple(y_range) if y_range is not None else None
-        self.logit = _logit(mean, *y_range) if y_range is not None else 0.0
+        self.y_range = (y_range[0], y_range[1]) if y_range is not None else None
+        # The input at which the sigmoid over the range gives the mean.
+        self.logit = math.log((mean - y_range[0]) / (y_range[1] - mean)) if y_range is not None else 0.0
         self.users = EntityEmbedding(n_users, factors + bias, user_codes)
         self.items = EntityEmbedding(n_items, factors + bias, item_codes)
         self.hidden = _hidden(2 * factors, layers, dropouts) if kind == "mlp" else None
@@ -183,12 +180,9 @@ class FactorModel(nn.Module):
 
     def score(self, user: Tensor, item: Tensor) -> Tensor:
         """Scores [B] of pairs of vectors [B, W], the biases in their last columns."""
-        if self.hidden is None:
-            raw = _Product.apply(user, item) if self.bias else (user * item).sum(1)
-        else:
-            raw = self.hidden(torch.cat([user[:, : self.factors], item[:, : self.factors]], dim=1)).squeeze(-1).float()
-            raw = raw + user[:, -1] + item[:, -1] if self.bias else raw
-        return self._in_range(raw)
+        if self.hidden is None and self.bias:
+            return self._in_range(_Product.apply(user, item))
+        return self.from_vectors(*self._split(user), *self._split(item))
 
     def _in_range(self, raw: Tensor) -> Tensor:
         if self.y_range is None:
@@ -211,11 +205,7 @@ class FactorModel(nn.Module):
 
     @torch.no_grad()
     def average_item(self, counts: NDArray[np.integer]) -> Vectors:
-        """Mean of the items' own vectors over the training *ratings*, [1, k] and [1], features not included.
-
-        Args:
-            counts: training ratings of each item's row, int [n_items + 1].
-        """
+        """Mean of the items' own vectors over the training *ratings*, ``counts`` [n_items + 1]: [1, k] and [1]."""
         return self._split((torch.as_tensor(counts / counts.sum()).float() @ self.items.own)[None])
 
     def _split(self, vectors: Tensor) -> Vectors:
@@ -245,20 +235,12 @@ class FactorModel(nn.Module):
         """Scores [n, m] of n users with all of m items, by factors [n, k], [m, k] and biases [n], [m]."""
         if self.hidden is None:
             return self._in_range(torch.addmm(b_u[:, None] + b_i[None, :], p, q.T))
-        at_once = max(1, HIDDEN_PAIRS // max(1, len(q)))
-        blocks = []
+        m, blocks = len(q), []
+        at_once = max(1, HIDDEN_PAIRS // max(1, m))
         for vectors, biases in zip(p.split(at_once), b_u.split(at_once), strict=True):
-            n, m = len(vectors), len(q)
-            pairs = self.from_vectors(
-                vectors.repeat_interleave(m, 0), biases.repeat_interleave(m), q.repeat(n, 1), b_i.repeat(n)
-            )
-            blocks.append(pairs.reshape(n, m))
+            users, n = (vectors.repeat_interleave(m, 0), biases.repeat_interleave(m)), len(vectors)
+            blocks.append(self.from_vectors(*users, q.repeat(n, 1), b_i.repeat(n)).reshape(n, m))
         return torch.cat(blocks)
-
-
-def _logit(mean: float, low: float, high: float) -> float:
-    """The input at which the sigmoid from ``low`` to ``high`` gives ``mean``."""
-    return math.log((mean - low) / (high - mean))
 
 
 def _hidden(width: int, layers: Sequence[int], dropouts: Sequence[float]) -> nn.Sequential:
@@ -286,6 +268,7 @@ def network_config(encoder: RatingsEncoder, options: RatingNetwork) -> dict[str,
     Raises:
         DataError: if ``y_range`` does not hold the mean of the training ratings.
     """
+    rates = options.dropout
     return {
         "n_users": len(encoder.users),
         "n_items": len(encoder.items),
@@ -295,7 +278,7 @@ def network_config(encoder: RatingsEncoder, options: RatingNetwork) -> dict[str,
         "bias": options.bias,
         "kind": options.kind,
         "layers": list(options.layers),
-        "dropouts": list(options.dropouts),
+        "dropouts": list(rates) if isinstance(rates, tuple) else [rates] * len(options.layers),
         "y_range": _range(encoder, options),
         "init_std": options.init_std,
         "mean": encoder.rating_mean,
@@ -308,11 +291,10 @@ def _range(encoder: RatingsEncoder, options: RatingNetwork) -> list[float] | Non
     if options.y_range == "auto":
         low, high = encoder.rating_range
         return [low - Y_RANGE_MARGIN, high + Y_RANGE_MARGIN]
-    low, high = options.y_range
-    if not low < encoder.rating_mean < high:
+    (low, high), mean = options.y_range, encoder.rating_mean
+    if not low < mean < high:
         raise DataError(
-            f"network.y_range [{low:g}, {high:g}] does not hold the mean of the training ratings, "
-            f"{encoder.rating_mean:.4g}"
+            f"network.y_range [{low:g}, {high:g}] does not hold the mean of the training ratings, {mean:.4g}"
         )
     return [low, high]
 
@@ -326,13 +308,10 @@ def feature_codes(encoder: RatingsEncoder) -> tuple[FeatureCodes | None, Feature
 def build_network(
     config: dict[str, Any], codes: tuple[FeatureCodes | None, FeatureCodes | None], *, seed: int
 ) -> FactorModel:
-    """Network of :func:`network_config`; weights and dropout follow ``seed``, global state stays as it was.
-
-    Args:
-        codes: of :func:`feature_codes`.
-    """
+    """Network of :func:`network_config` and :func:`feature_codes`; follows ``seed``, global state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = FactorModel(**config, user_codes=codes[0], item_codes=codes[1])
-    seed_dropout(network, seed)
+    if network.hidden is not None:
+        seed_dropout(network, seed)
     return network

@@ -10,23 +10,20 @@ from typing import Any
 import polars as pl
 
 from embedline.errors import about_frame
-from embedline.pipelines.ratings.contract import assign_splits, read_ratings, subset, to_polars
+from embedline.pipelines.ratings.contract import TRAIN, RatingColumns, RatingSplit, assign_splits, subset
 from embedline.pipelines.ratings.encoder import RatingsEncoder
 from embedline.pipelines.ratings.encoder import encode as apply_encoder
 from embedline.pipelines.ratings.encoder import fit_encoder as fit
 from embedline.pipelines.ratings.options import (
-    TRAIN,
     BaselineOptions,
     ColdStartOptions,
     CrossValidationOptions,
     FeatureOptions,
     FoldInOptions,
     RankingOptions,
-    RatingColumns,
     RatingNetwork,
     RatingRange,
     RatingReport,
-    RatingSplit,
     RatingsTraining,
     RecommendationOptions,
 )
@@ -50,8 +47,7 @@ def fit_encoder(
 ) -> dict[str, Any]:
     """Give users and items of the training ratings their rows; JSON values of :class:`RatingsEncoder`."""
     with about_frame("ratings"):
-        known = read_ratings(ratings, columns, split.columns, warn=True)
-        rows = subset(to_polars(assign_splits(known, columns, split)), TRAIN)
+        rows = subset(assign_splits(ratings, columns, split, warn=True), TRAIN)
         encoder = fit(rows, columns, rating_range.root, features, items, users)
     logger.info(
         "%s users with %d features and %s items with %d features in %s training ratings",
@@ -112,9 +108,7 @@ def predict(
     from embedline.pipelines.ratings.evaluation import predict_held_out
     from embedline.pipelines.ratings.learner import load_model
 
-    with about_frame("ratings"):
-        rows = read_ratings(ratings, columns, split.columns)
-    return predict_held_out(rows, encoded, load_model(model), columns, split, baselines)
+    return predict_held_out(ratings, encoded, load_model(model), columns, split, baselines)
 
 
 def evaluate(
@@ -145,23 +139,10 @@ def measure_cold_start(
 ) -> dict[str, Any]:
     """Train a model without some users and items, and measure its predictions of their ratings."""
     from embedline.pipelines.ratings.cold_start import measure_cold_start as measure
+    from embedline.pipelines.ratings.cross_validation import ModelSettings
 
-    with about_frame("ratings"):
-        rows = read_ratings(ratings, columns, split.columns)
-    return measure(
-        rows,
-        columns,
-        split,
-        cold_start,
-        network=network,
-        training=training,
-        baselines=baselines,
-        fold_in_options=fold_in,
-        rating_range=rating_range.root,
-        features=features,
-        items=items,
-        users=users,
-    )
+    settings = ModelSettings(columns, network, training, baselines, rating_range.root, features, items, users)
+    return measure(ratings, split, cold_start, fold_in, settings)
 
 
 def cross_validate(
@@ -177,22 +158,11 @@ def cross_validate(
     users: Frame = None,
 ) -> dict[str, Any]:
     """Metrics of a model of its own for each fold, and their means."""
-    from embedline.pipelines.ratings.evaluation import cross_validate as validate
+    from embedline.pipelines.ratings.cross_validation import ModelSettings
+    from embedline.pipelines.ratings.cross_validation import cross_validate as validate
 
-    with about_frame("ratings"):
-        rows = read_ratings(ratings, columns, [cross_validation.column], warn=True)
-    return validate(
-        rows,
-        columns,
-        cross_validation,
-        network=network,
-        training=training,
-        baselines=baselines,
-        rating_range=rating_range.root,
-        features=features,
-        items=items,
-        users=users,
-    )
+    settings = ModelSettings(columns, network, training, baselines, rating_range.root, features, items, users)
+    return validate(ratings, cross_validation, settings)
 
 
 def describe_items(

@@ -2,12 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import ConfigDict, Field, RootModel, model_validator
 
-from embedline.training.options import Sizes, TrainingOptions
-
-TRAIN, TEST = "train", "test"
-SPLIT_COLUMN = "split"  # column of the split that a row belongs to
+from embedline.training.options import Options, Sizes, TrainingOptions
 
 Id = int | str  # of a user or an item
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -28,78 +25,12 @@ class RatingRange(RootModel[Span]):
         return self
 
 
-class RatingColumns(BaseModel):
-    """Names of the columns of the ratings, and of the items.
-
-    Attributes:
-        user: a user's id, a string or whole number, in the ratings and in the users' frame.
-        item: an item's id, a string or whole number, in the ratings and in the items' frame.
-        rating: a number.
-        timestamp: time of the rating: seconds since 1970, or a date or datetime; null where there is none.
-        title: name of an item in the items' frame; null where they have none.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    user: str = "user"
-    item: str = "item"
-    rating: str = "rating"
-    timestamp: str | None = "timestamp"
-    title: str | None = "title"
-
-    @model_validator(mode="after")
-    def _check_names(self) -> Self:
-        names = [self.user, self.item, self.rating, *([self.timestamp] if self.timestamp else [])]
-        if len(set(names)) < len(names):
-            raise ValueError(f"columns must name different columns of the ratings, got {names}")
-        if SPLIT_COLUMN in names:
-            raise ValueError(f"columns lists {SPLIT_COLUMN!r}, the name of the column with the split of a rating")
-        return self
-
-
-class RatingSplit(BaseModel):
-    """The ratings that are held out for evaluation.
-
-    * ``random``: a ``fraction`` of the rows, drawn with ``seed``.
-    * ``latest``: of each user's ratings the last ``n``, or the last ``fraction`` of them (rounded), by time; at least
-      one of each user's ratings stays in training.
-    * ``column``: rows whose ``column`` equals ``value``.
-    * ``none``: nothing is held out: the final fit.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["random", "latest", "column", "none"]
-    fraction: float | None = Field(default=None, gt=0.0, lt=1.0)
-    seed: int = 42
-    n: int | None = Field(default=None, ge=1)
-    column: str | None = None
-    value: bool | int | str | None = None
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that the split reads beside those of the ratings."""
-        return (self.column,) if self.column else ()
-
-    @model_validator(mode="after")
-    def _check_kind(self) -> Self:
-        if self.kind == "random" and self.fraction is None:
-            raise ValueError("split.kind 'random' needs a fraction, such as 0.2")
-        if self.kind == "latest" and (self.n is None) == (self.fraction is None):
-            raise ValueError("split.kind 'latest' needs either n, such as 1, or a fraction, such as 0.2")
-        if self.kind == "column" and (self.column is None or self.value is None):
-            raise ValueError("split.kind 'column' needs a column and the value of its held-out rows")
-        return self
-
-
-class FeatureOptions(BaseModel):
+class FeatureOptions(Options):
     """Columns that describe items and users; a new item or user is known by them alone.
 
     A column of lists of strings holds several features a row, one of strings or booleans one; one of numbers is cut
     into ``bins`` of one width between the first and the last percentile. A missing value is no feature.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     items: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
@@ -113,7 +44,7 @@ class FeatureOptions(BaseModel):
         return self
 
 
-class RatingNetwork(BaseModel):
+class RatingNetwork(Options):
     """Shape of the network (:class:`.network.FactorModel`).
 
     Attributes:
@@ -126,8 +57,6 @@ class RatingNetwork(BaseModel):
         layers: units of each hidden layer, of ``mlp`` alone.
         dropout: one rate for all hidden layers or a list, one for each.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     factors: int = Field(default=50, ge=1)
     bias: bool = True
@@ -143,21 +72,17 @@ class RatingNetwork(BaseModel):
             raise ValueError("network.kind 'mlp' needs layers, such as [100]")
         if self.kind == "dot" and (self.layers or self.dropout):
             raise ValueError("network.layers and network.dropout are of the kind 'mlp': set network.kind to it")
-        if any(not 0.0 <= rate < 1.0 for rate in self.dropouts):
+        rates = self.dropout if isinstance(self.dropout, tuple) else (self.dropout,)
+        if any(not 0.0 <= rate < 1.0 for rate in rates):
             raise ValueError(f"network.dropout must lie in [0, 1), got {self.dropout}")
-        if len(self.dropouts) != len(self.layers):
-            raise ValueError(f"network.dropout lists {len(self.dropouts)} rates for {len(self.layers)} layers")
+        if isinstance(self.dropout, tuple) and len(rates) != len(self.layers):
+            raise ValueError(f"network.dropout lists {len(rates)} rates for {len(self.layers)} layers")
         if isinstance(self.y_range, tuple) and self.y_range[0] >= self.y_range[1]:
             raise ValueError(f"network.y_range must rise, got {list(self.y_range)}")
         return self
 
-    @property
-    def dropouts(self) -> tuple[float, ...]:
-        """One rate for each hidden layer."""
-        return self.dropout if isinstance(self.dropout, tuple) else (self.dropout,) * len(self.layers)
 
-
-class Penalty(BaseModel):
+class Penalty(Options):
     """Pull of the vectors towards 0, as much of it as a user or an item has ratings.
 
     The classic objective of matrix factorisation (Koren, Bell & Volinsky 2009, "Matrix factorization techniques for
@@ -168,8 +93,6 @@ class Penalty(BaseModel):
         factors: of the squared length of a user's and an item's own vector, and of each one's sum over its features.
         biases: of their squared biases.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     factors: float = Field(default=0.0, ge=0.0)
     biases: float = Field(default=0.0, ge=0.0)
@@ -182,25 +105,21 @@ class RatingsTraining(TrainingOptions):
     penalty: Penalty = Penalty()
 
 
-class BaselineOptions(BaseModel):
-    """Damped biases (:func:`.baselines.damped_biases`): numbers of ratings equal to the mean that are added."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class BaselineOptions(Options):
+    """Damped biases (:func:`.evaluation.fit_biases`): numbers of ratings equal to the mean that are added."""
 
     user_damping: float = Field(default=5.0, ge=0.0)
     item_damping: float = Field(default=10.0, ge=0.0)
 
 
-class RankingOptions(BaseModel):
+class RankingOptions(Options):
     """How lists of recommendations are scored: their length, and the rating from which an item is relevant."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     k: int = Field(default=10, ge=1)
     relevant: float = 4.0
 
 
-class ColdStartOptions(BaseModel):
+class ColdStartOptions(Options):
     """The cold-start measurement of new users and new items.
 
     Attributes:
@@ -209,14 +128,12 @@ class ColdStartOptions(BaseModel):
         given: numbers of known ratings of a new user; each is measured.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
     seed: int = 0
     given: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 3, 5, 10), min_length=1)
 
 
-class FoldInOptions(BaseModel):
+class FoldInOptions(Options):
     """Ridge penalty of the vector of a new user, on top of the penalty of the training.
 
     The training's penalty grows with the number of ratings; alone it lets one rating decide the whole vector. The
@@ -230,24 +147,20 @@ class FoldInOptions(BaseModel):
             but one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     factors: float = Field(default=2.0, gt=0.0)
     biases: float = Field(default=6.0, gt=0.0)
     iterations: int = Field(default=12, ge=1)
 
 
-class RecommendationOptions(BaseModel):
+class RecommendationOptions(Options):
     """Numbers of recommended items and of nearest items, and the users to recommend to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     k: int = Field(default=10, ge=1)
     users: Literal["all"] | tuple[Id, ...] = "all"
     neighbours: int = Field(default=10, ge=1)
 
 
-class RatingReport(BaseModel):
+class RatingReport(Options):
     """Sizes of the plots.
 
     Attributes:
@@ -257,18 +170,14 @@ class RatingReport(BaseModel):
         min_ratings: an item with fewer training ratings is in no plot.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     biases: int = Field(default=15, ge=1)
     map_items: int = Field(default=50, ge=2)
     crosstab: int = Field(default=15, ge=2)
     min_ratings: int = Field(default=1, ge=1)
 
 
-class CrossValidationOptions(BaseModel):
+class CrossValidationOptions(Options):
     """Hold out the rows of one value of ``column`` after another; of all of its values unless ``values`` lists some."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     column: str = "fold"
     values: tuple[bool | int | str, ...] | None = None

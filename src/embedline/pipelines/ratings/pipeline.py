@@ -1,5 +1,8 @@
 """The learner as modular pipelines, instantiated for a source by its namespace."""
 
+from collections.abc import Callable
+from typing import Any
+
 from kedro.pipeline import Node, Pipeline
 
 from embedline.pipelines.ratings import nodes
@@ -18,7 +21,7 @@ def create_pipeline(source: str, *, items: bool = True, users: bool = False, rat
     """
     described = {"items": "items"} if items else {}
     both = described | ({"users": "users"} if users else {})
-    learner = [*_training_nodes(both), *_evaluation_nodes(described, both), *_plot_nodes(described)]
+    learner = [*_learner_nodes(described, both), *_plot_nodes(described)]
     return Pipeline(learner, namespace=source, inputs=_inputs(source, both, ratings))
 
 
@@ -27,21 +30,11 @@ def create_cross_validation_pipeline(
 ) -> Pipeline:
     """Train and measure a model of its own for each value of ``params:<source>.cross_validation.column``.
 
-    Args:
-        source: as of :func:`create_pipeline`, whose blocks of parameters it reads.
-        items: likewise.
-        users: likewise.
-        ratings: likewise.
+    The arguments are those of :func:`create_pipeline`.
     """
     both = ({"items": "items"} if items else {}) | ({"users": "users"} if users else {})
     blocks = ("columns", "rating_range", "features", "network", "training", "baselines", "cross_validation")
-    node = Node(
-        nodes.cross_validate,
-        {"ratings": "ratings", **_params(*blocks), **both},
-        "folds",
-        name="cross_validate",
-        tags="train",
-    )
+    node = _node(nodes.cross_validate, {"ratings": "ratings", **_params(*blocks), **both}, "folds", "train")
     return Pipeline([node], namespace=source, inputs=_inputs(source, both, ratings))
 
 
@@ -53,92 +46,46 @@ def _params(*blocks: str) -> Inputs:
     return {block: f"params:{block}" for block in blocks}
 
 
-def _training_nodes(both: Inputs) -> list[Node]:
-    ratings, encoded = {"ratings": "ratings"}, {"encoded": "encoded", "encoder": "encoder"}
-    return [
-        Node(
-            nodes.fit_encoder,
-            {**ratings, **_params("columns", "split", "rating_range", "features"), **both},
-            "encoder",
-            name="fit_encoder",
-            tags="encode",
-        ),
-        Node(
-            nodes.encode,
-            {**ratings, "encoder": "encoder", **_params("columns", "split")},
-            "encoded",
-            name="encode",
-            tags="encode",
-        ),
-        Node(
-            nodes.find_learning_rate,
-            {**encoded, **_params("network", "training", "finder")},
-            "learning_rates",
-            name="find_learning_rate",
-            tags="train",
-        ),
-        Node(
-            nodes.train,
-            {**encoded, **_params("network", "training")},
-            ["model", "history"],
-            name="train",
-            tags="train",
-        ),
-    ]
+def _node(function: Callable[..., Any], inputs: Inputs, outputs: str | list[str], tag: str) -> Node:
+    return Node(function, inputs, outputs, name=function.__name__, tags=tag)
 
 
-def _evaluation_nodes(items: Inputs, both: Inputs) -> list[Node]:
+def _learner_nodes(items: Inputs, both: Inputs) -> list[Node]:
+    ratings, fitted = {"ratings": "ratings"}, {"encoded": "encoded", "encoder": "encoder"}
     learned = {"encoded": "encoded", "model": "model"}
-    trial = ("columns", "split", "rating_range", "features", "network", "training", "baselines", "cold_start")
+    encoding = {**ratings, **_params("columns", "split", "rating_range", "features"), **both}
+    trial = {**encoding, **_params("network", "training", "baselines", "cold_start", "fold_in")}
+    found = ["biases", "neighbours"]
     return [
-        Node(
-            nodes.predict,
-            {"ratings": "ratings", **learned, **_params("columns", "split", "baselines")},
-            "predictions",
-            name="predict",
-            tags="evaluate",
+        _node(nodes.fit_encoder, encoding, "encoder", "encode"),
+        _node(nodes.encode, {**ratings, "encoder": "encoder", **_params("columns", "split")}, "encoded", "encode"),
+        _node(
+            nodes.find_learning_rate, {**fitted, **_params("network", "training", "finder")}, "learning_rates", "train"
         ),
-        Node(
+        _node(nodes.train, {**fitted, **_params("network", "training")}, ["model", "history"], "train"),
+        _node(
+            nodes.predict, {**ratings, **learned, **_params("columns", "split", "baselines")}, "predictions", "evaluate"
+        ),
+        _node(
             nodes.evaluate,
             {"predictions": "predictions", **learned, **_params("baselines", "ranking")},
             "metrics",
-            name="evaluate",
-            tags="evaluate",
+            "evaluate",
         ),
-        Node(
-            nodes.measure_cold_start,
-            {"ratings": "ratings", **_params(*trial, "fold_in"), **both},
-            "cold_start",
-            name="measure_cold_start",
-            tags="evaluate",
-        ),
-        Node(
-            nodes.describe_items,
-            {**learned, **_params("recommendation", "report"), **items},
-            ["biases", "neighbours"],
-            name="describe_items",
-            tags="evaluate",
-        ),
-        Node(
-            nodes.recommend,
-            {**learned, **_params("recommendation"), **items},
-            "recommendations",
-            name="recommend",
-            tags="predict",
-        ),
+        _node(nodes.measure_cold_start, trial, "cold_start", "evaluate"),
+        _node(nodes.describe_items, {**learned, **_params("recommendation", "report"), **items}, found, "evaluate"),
+        _node(nodes.recommend, {**learned, **_params("recommendation"), **items}, "recommendations", "predict"),
     ]
 
 
 def _plot_nodes(items: Inputs) -> list[Node]:
     shown = {"encoded": "encoded", "model": "model", **_params("report"), **items}
     return [
-        Node(nodes.plot_training, "history", "training_plot", name="plot_training", tags="plot"),
-        Node(
-            nodes.plot_learning_rates, "learning_rates", "learning_rate_plot", name="plot_learning_rates", tags="plot"
-        ),
-        Node(nodes.plot_errors, "predictions", "error_plot", name="plot_errors", tags="plot"),
-        Node(nodes.plot_cold_start, "cold_start", "cold_start_plot", name="plot_cold_start", tags="plot"),
-        Node(nodes.plot_biases, ["biases", "params:report"], "bias_plot", name="plot_biases", tags="plot"),
-        Node(nodes.plot_map, shown, "map_plot", name="plot_map", tags="plot"),
-        Node(nodes.plot_crosstab, shown, "crosstab_plot", name="plot_crosstab", tags="plot"),
+        _node(nodes.plot_training, {"history": "history"}, "training_plot", "plot"),
+        _node(nodes.plot_learning_rates, {"learning_rates": "learning_rates"}, "learning_rate_plot", "plot"),
+        _node(nodes.plot_errors, {"predictions": "predictions"}, "error_plot", "plot"),
+        _node(nodes.plot_cold_start, {"cold_start": "cold_start"}, "cold_start_plot", "plot"),
+        _node(nodes.plot_biases, {"biases": "biases", **_params("report")}, "bias_plot", "plot"),
+        _node(nodes.plot_map, shown, "map_plot", "plot"),
+        _node(nodes.plot_crosstab, shown, "crosstab_plot", "plot"),
     ]

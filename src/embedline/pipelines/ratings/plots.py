@@ -15,8 +15,7 @@ from embedline.training.plots import ACCENT, INK, LAYOUT, MUTED, SECOND
 
 COUNT_EDGES = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)  # of the classes of training ratings, up to the next one
 FEWEST_IN_CLASS = 20  # held-out ratings; an error of fewer is mostly chance
-MARGIN = {"l": 64, "r": 40, "t": 132, "b": 72}  # room above for the legend and the panels' names
-LEGEND = {"orientation": "h", "x": 0.0, "y": 1.13, "yanchor": "bottom"}
+LEGEND = {"y": 1.13}  # above the panels' names
 MODELS = {"predicted": ("model", ACCENT), "damped_bias": ("damped biases", SECOND)}
 WAYS = {  # of predicting a new item's rating, as the report names them
     "features": "model:<br>features",
@@ -28,8 +27,8 @@ WAYS = {  # of predicting a new item's rating, as the report names them
 LONGEST_TITLE = 42  # characters of a title in a plot
 TASTE = [[0.0, "#f3b27a"], [0.5, "#f7f7f7"], [1.0, "#8fb4f5"]]  # low, middling and high ratings, pale under black ink
 LETTER, LINE = 6.4, 15.0  # width of a letter and height of a line of the map's labels, pixels
-MAP_WIDTH, MAP_HEIGHT = 1180, 900  # pixels
-MAP_MARGIN = {"l": 48, "r": 132, "t": 84, "b": 48}  # pixels
+MAP_WIDTH, MAP_HEIGHT = 1180, 850  # pixels
+MAP_MARGIN = {"l": 48, "r": 132, "t": 34, "b": 48}  # pixels
 MAP_ROOM = 0.11  # beside the outermost points, for their labels: share of the points' spread
 PASSES = 4  # over all labels of the map
 # Where a label may stand: name of the place, and its centre from the point in half widths, half heights, and pixels.
@@ -49,38 +48,22 @@ def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
     """Training loss of each member, the squared error of the held-out ratings by epoch, and the learning rate below."""
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.08)
     several = history["member"].n_unique() > 1
+    held_name = "held-out mean squared error" + (" (each member)" if several else "")
+    held = {"name": held_name, "mode": "lines+markers", "line": {"color": SECOND}, "legendgroup": "held"}
+    loss = {"name": "training loss", "line": {"color": ACCENT, "width": 1.2}, "legendgroup": "loss"}
     for member, records in history.group_by("member", maintain_order=True):
-        first = member[0] == 0
-        figure.add_scatter(
-            x=records["epoch"],
-            y=records["train_loss"],
-            name="training loss",
-            line={"color": ACCENT, "width": 1.2},
-            opacity=0.5 if several else 1.0,
-            legendgroup="loss",
-            showlegend=first,
-            row=1,
-            col=1,
-        )
+        shared = {"showlegend": member[0] == 0, "row": 1, "col": 1}
+        opacity = 0.5 if several else 1.0
+        figure.add_scatter(x=records["epoch"], y=records["train_loss"], opacity=opacity, **loss, **shared)
         if "mse" in history.columns:
             epochs = records.filter(pl.col("mse").is_not_null())
-            figure.add_scatter(
-                x=epochs["epoch"],
-                y=epochs["mse"],
-                name="held-out mean squared error" + (" (each member)" if several else ""),
-                mode="lines+markers",
-                line={"color": SECOND},
-                legendgroup="held",
-                showlegend=first,
-                row=1,
-                col=1,
-            )
+            figure.add_scatter(x=epochs["epoch"], y=epochs["mse"], **held, **shared)
     rates = history.filter(pl.col("member") == 0)
     figure.add_scatter(x=rates["epoch"], y=rates["lr"], line={"color": MUTED}, showlegend=False, row=2, col=1)
     figure.update_yaxes(title_text="squared rating units", row=1, col=1)
     figure.update_yaxes(title_text="learning rate", exponentformat="power", row=2, col=1)
     figure.update_xaxes(title_text="epoch", row=2, col=1)
-    return figure.update_layout(title=title, height=520, legend={"orientation": "h", "y": 1.08}, **LAYOUT)
+    return figure.update_layout(title=title, height=490, **LAYOUT)
 
 
 def plot_error(predictions: pl.DataFrame, title: str) -> go.Figure:
@@ -89,59 +72,38 @@ def plot_error(predictions: pl.DataFrame, title: str) -> go.Figure:
     Args:
         predictions: of :func:`.evaluation.predict_held_out`.
     """
-    figure = make_subplots(
-        rows=1,
-        cols=3,
-        subplot_titles=["by the user's training ratings", "by the item's training ratings", "by the actual rating"],
-        horizontal_spacing=0.07,
-    )
-    for col, name in enumerate(("user_ratings", "item_ratings"), start=1):
-        classes = count_classes(predictions, name)
+    names = ["by the user's training ratings", "by the item's training ratings", "by the actual rating"]
+    figure = make_subplots(rows=1, cols=3, subplot_titles=names, horizontal_spacing=0.07)
+
+    def add_models(points: pl.DataFrame, x: str, hover: str, col: int) -> None:
         for place, (column, (label, colour)) in enumerate(MODELS.items()):
             figure.add_scatter(
-                x=classes["label"],
-                y=classes[column],
+                x=points[x],
+                y=points[column],
                 name=label,
                 mode="lines+markers",
                 line={"color": colour, "dash": "dot" if place else "solid"},
                 legendgroup=column,
                 showlegend=col == 1,
-                customdata=classes["rows"],
-                hovertemplate=f"{label}: %{{y:.3f}} over %{{customdata:,}} ratings<extra></extra>",
+                customdata=points["rows"],
+                hovertemplate=f"{label}: {hover} over %{{customdata:,}} ratings<extra></extra>",
                 row=1,
                 col=col,
             )
+
+    for col, name in enumerate(("user_ratings", "item_ratings"), start=1):
+        add_models(count_classes(predictions, name), "label", "%{y:.3f}", col)
         figure.update_xaxes(title_text="training ratings", type="category", tickangle=-35, row=1, col=col)
     levels = predictions.with_columns(pl.col("actual").round(1)).group_by("actual", maintain_order=True)
     means = levels.agg(pl.col(*MODELS).mean(), pl.len().alias("rows")).sort("actual")
-    figure.add_scatter(
-        x=means["actual"],
-        y=means["actual"],
-        mode="lines",
-        line={"color": MUTED, "width": 1},
-        name="prediction = rating",
-        row=1,
-        col=3,
-    )
-    for place, (column, (label, colour)) in enumerate(MODELS.items()):
-        figure.add_scatter(
-            x=means["actual"],
-            y=means[column],
-            mode="lines+markers",
-            name=label,
-            line={"color": colour, "dash": "dot" if place else "solid"},
-            legendgroup=column,
-            showlegend=False,
-            customdata=means["rows"],
-            hovertemplate=f"{label}: mean %{{y:.2f}} over %{{customdata:,}} ratings<extra></extra>",
-            row=1,
-            col=3,
-        )
+    diagonal = {"mode": "lines", "line": {"color": MUTED, "width": 1}, "name": "prediction = rating"}
+    figure.add_scatter(x=means["actual"], y=means["actual"], row=1, col=3, **diagonal)
+    add_models(means, "actual", "mean %{y:.2f}", 3)
     figure.update_yaxes(title_text="root mean squared error", row=1, col=1)
     figure.update_yaxes(matches="y", row=1, col=2)
     figure.update_yaxes(title_text="mean prediction", row=1, col=3)
     figure.update_xaxes(title_text="actual rating", row=1, col=3)
-    return figure.update_layout(title=title, height=470, legend=LEGEND, **LAYOUT | {"margin": MARGIN})
+    return figure.update_layout(title=title, height=430, legend=LEGEND, **LAYOUT)
 
 
 def count_classes(predictions: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -157,16 +119,12 @@ def count_classes(predictions: pl.DataFrame, name: str) -> pl.DataFrame:
     classes = (
         predictions.with_columns(place=place)
         .group_by("place", maintain_order=True)  # else sums are taken in parallel, in any order
-        .agg(pl.len().alias("rows"), *(_rmse(column) for column in MODELS))
+        .agg(pl.len().alias("rows"), (pl.col(*MODELS) - pl.col("actual")).pow(2).mean().sqrt())
         .sort("place")
         .with_columns(label=pl.col("place").map_elements(labels.__getitem__, return_dtype=pl.String))
     )
     enough = classes.filter(pl.col("rows") >= FEWEST_IN_CLASS)
     return enough if len(enough) else classes
-
-
-def _rmse(column: str) -> pl.Expr:
-    return (pl.col(column) - pl.col("actual")).pow(2).mean().sqrt().alias(column)
 
 
 def plot_cold_start(cold_start: dict[str, Any], title: str) -> go.Figure:
@@ -176,39 +134,28 @@ def plot_cold_start(cold_start: dict[str, Any], title: str) -> go.Figure:
         cold_start: of :func:`.cold_start.measure_cold_start`.
     """
     of_users, of_items = cold_start["new_users"], cold_start["new_items"]
-    figure = make_subplots(
-        rows=1,
-        cols=2,
-        subplot_titles=[
-            f"new users: {of_users['users']:,} users, {of_users['rows']:,} ratings",
-            f"new items: {of_items['items']:,} items, {of_items['rows']:,} ratings",
-        ],
-        horizontal_spacing=0.12,
-    )
-    given = list(of_users["given"])
-    lines = {
-        "model, folded in": ([of_users["given"][n]["rmse"] for n in given], ACCENT, "solid"),
-        "damped biases": ([of_users["given"][n]["baselines"]["damped_bias"]["rmse"] for n in given], SECOND, "dot"),
-    }
-    for name, (errors, colour, dash) in lines.items():
-        figure.add_scatter(
-            x=given, y=errors, name=name, mode="lines+markers", line={"color": colour, "dash": dash}, row=1, col=1
-        )
-    main = "features" if "no_features" in of_items else "no_features"
-    dots = {main: of_items, **{name: of_items[name] for name in WAYS if name in of_items}, **of_items["baselines"]}
-    colours = [SECOND if name in of_items["baselines"] else ACCENT for name in dots]
+    names = [
+        f"new users: {of_users['users']:,} users, {of_users['rows']:,} ratings",
+        f"new items: {of_items['items']:,} items, {of_items['rows']:,} ratings",
+    ]
+    figure = make_subplots(rows=1, cols=2, subplot_titles=names, horizontal_spacing=0.12)
+    given = of_users["given"]
+    for name, numbers, colour, dash in (
+        ("model, folded in", list(given.values()), ACCENT, "solid"),
+        ("damped biases", [one["baselines"]["damped_bias"] for one in given.values()], SECOND, "dot"),
+    ):
+        style = {"name": name, "mode": "lines+markers", "line": {"color": colour, "dash": dash}}
+        figure.add_scatter(x=list(given), y=[one["rmse"] for one in numbers], row=1, col=1, **style)
+    main, baselines = "features" if "no_features" in of_items else "no_features", of_items["baselines"]
+    dots = {main: of_items, **{name: of_items[name] for name in WAYS if name in of_items}, **baselines}
+    colours = [SECOND if name in baselines else ACCENT for name in dots]
+    symbols = ["circle" if name in (main, *baselines) else "circle-open" for name in dots]
     values = [one["rmse"] for one in dots.values()]
-    room = 0.25 * max(max(values) - min(values), 1e-3)
     figure.add_scatter(
         x=[WAYS[name] for name in dots],
         y=values,
         mode="markers+text",
-        marker={
-            "color": colours,
-            "symbol": ["circle" if name in (main, *of_items["baselines"]) else "circle-open" for name in dots],
-            "size": 13,
-            "line": {"width": 2, "color": colours},
-        },
+        marker={"color": colours, "symbol": symbols, "size": 13, "line": {"width": 2, "color": colours}},
         text=[f"{value:.3f}" for value in values],
         textposition="top center",
         textfont={"color": INK},
@@ -218,11 +165,12 @@ def plot_cold_start(cold_start: dict[str, Any], title: str) -> go.Figure:
         row=1,
         col=2,
     )
+    room = 0.25 * max(max(values) - min(values), 1e-3)
+    span = [min(values) - room, max(values) + room]
     figure.update_xaxes(type="category", title_text="ratings given of each new user", row=1, col=1)
     figure.update_yaxes(title_text="root mean squared error", row=1, col=1)
-    span = [min(values) - room, max(values) + room]
     figure.update_yaxes(title_text="root mean squared error", range=span, row=1, col=2)
-    return figure.update_layout(title=title, height=470, legend=LEGEND, **LAYOUT | {"margin": MARGIN})
+    return figure.update_layout(title=title, height=430, legend=LEGEND, **LAYOUT)
 
 
 def plot_bias(biases: pl.DataFrame, report: RatingReport, title: str) -> go.Figure:
@@ -252,10 +200,11 @@ def plot_bias(biases: pl.DataFrame, report: RatingReport, title: str) -> go.Figu
     if len(shown) > n:
         figure.add_hline(y=n - 0.5, line={"color": MUTED, "dash": "dot", "width": 1})
     named = f"items with at least {report.min_ratings} ratings" if report.min_ratings > 1 else "all items"
-    figure.update_xaxes(title_text="item bias: how far above or below the average item", zeroline=True, tickformat="+")
+    label = "item bias: how far above<br>or below the average item"
+    figure.update_xaxes(title_text=label, zeroline=True, tickformat="+")
     figure.update_yaxes(type="category", automargin=True, autorange="reversed", ticksuffix=" ")
-    text = f"{title}<br><sub>the {n} highest and {len(shown) - n} lowest of {len(rows):,} ({named})</sub>"
-    return figure.update_layout(title=text, height=170 + 21 * len(shown), **LAYOUT)
+    note = f"the {n} highest and {len(shown) - n} lowest of {len(rows):,} ({named})"
+    return figure.update_layout(title=_titled(title, note), height=120 + 21 * len(shown), **LAYOUT)
 
 
 def plot_map(points: pl.DataFrame, title: str) -> go.Figure:
@@ -296,9 +245,9 @@ def plot_map(points: pl.DataFrame, title: str) -> go.Figure:
     plain = {"zeroline": False, "showticklabels": False}
     figure.update_xaxes(title_text="first component", range=[low[0], high[0]], **plain)
     figure.update_yaxes(title_text="second component", range=[low[1], high[1]], **plain)
-    text = f"{title}<br><sub>near each other: liked by the same people; larger: rated more often</sub>"
+    text = _titled(title, "near each other: liked by the same people; larger: rated more often")
     size = {"width": MAP_WIDTH, "height": MAP_HEIGHT, "margin": MAP_MARGIN}
-    return figure.update_layout(title=text, showlegend=False, **LAYOUT | size)
+    return figure.update_layout(title=text, showlegend=False, **LAYOUT, **size)
 
 
 def plot_crosstab(cells: pl.DataFrame, title: str) -> go.Figure:
@@ -308,32 +257,20 @@ def plot_crosstab(cells: pl.DataFrame, title: str) -> go.Figure:
         cells: of :func:`.item_analysis.crosstab`.
     """
     users = cells["user"].cast(pl.String).unique(maintain_order=True).to_list()
-    items = cells["item"].unique(maintain_order=True).to_list()
-    titles = _unique(short_titles(cells["title"].head(len(items)).to_list(), 34))
-    rated = cells["actual"].to_numpy().reshape(len(users), len(items))
-    guessed = cells["predicted"].to_numpy().reshape(len(users), len(items))
-    held_out = cells["held_out"].to_numpy().reshape(len(users), len(items))
+    shape = len(users), len(cells) // len(users)
+    titles = _unique(short_titles(cells["title"].head(shape[1]).to_list(), 34))
+    rated, guessed, held_out = (cells[name].to_numpy().reshape(shape) for name in ("actual", "predicted", "held_out"))
     low, high = np.nanmin([np.nanmin(rated), guessed.min()]), np.nanmax([np.nanmax(rated), guessed.max()])
-    figure = go.Figure(
-        go.Heatmap(
-            x=titles,
-            y=users,
-            z=[[None if np.isnan(value) else float(value) for value in row] for row in rated],
-            zmin=low,
-            zmax=high,
-            colorscale=TASTE,
-            xgap=2,
-            ygap=2,
-            showscale=False,
-            hoverinfo="skip",
-        )
-    )
+    shades = [[None if np.isnan(value) else float(value) for value in row] for row in rated]
+    style: dict[str, Any] = {"colorscale": TASTE, "xgap": 2, "ygap": 2, "showscale": False, "hoverinfo": "skip"}
+    figure = go.Figure(go.Heatmap(x=titles, y=users, z=shades, zmin=low, zmax=high, **style))
     known = ~np.isnan(rated)
     outline = {"symbol": "square-open", "size": 27, "color": INK, "line": {"width": 1.5}}
-    for mask, mode, style, digits, what in (
-        (known & ~held_out, "text", {"color": INK, "size": 13}, "g", "rated %{text} in training"),
-        (known & held_out, "markers+text", {"color": INK, "size": 13}, "g", "rated %{text}, held out"),
-        (~known, "text", {"color": MUTED, "size": 12}, ".1f", "not rated"),
+    black, grey = {"color": INK, "size": 13}, {"color": MUTED, "size": 12}
+    for mask, mode, font, shown, what in (
+        (known & ~held_out, "text", black, "{:g}", "rated %{text} in training"),
+        (known & held_out, "markers+text", black, "{:g}", "rated %{text}, held out"),
+        (~known, "text", grey, "{:.1f}", "not rated"),
     ):
         at_user, at_item = np.nonzero(mask)
         figure.add_scatter(
@@ -341,29 +278,23 @@ def plot_crosstab(cells: pl.DataFrame, title: str) -> go.Figure:
             y=[users[k] for k in at_user],
             mode=mode,
             marker=outline,
-            text=[format(value, digits) for value in (guessed if what == "not rated" else rated)[mask]],
-            textfont=style,
+            text=[shown.format(value) for value in np.where(known, rated, guessed)[mask]],
+            textfont=font,
             showlegend=False,
             customdata=guessed[mask],
             hovertemplate=f"user %{{y}}, %{{x}}: {what}; predicted %{{customdata:.2f}}<extra></extra>",
         )
-    figure.update_xaxes(type="category", side="top", tickangle=-40, showgrid=False)
-    figure.update_yaxes(
-        type="category", autorange="reversed", title_text="user", showgrid=False, automargin=True, ticksuffix=" "
-    )
+    category: dict[str, Any] = {"type": "category", "showgrid": False, "automargin": True}
+    figure.update_xaxes(side="top", tickangle=-40, **category)
+    figure.update_yaxes(autorange="reversed", title_text="user", ticksuffix=" ", **category)
     note = "black: rating in training; outlined: rating held out of it; grey: prediction, where there is no rating"
-    return figure.update_layout(
-        title={
-            "text": f"{title}<br><sub>{note}</sub>",
-            "yref": "container",
-            "y": 1.0,
-            "pad": {"t": 18},
-            "yanchor": "top",
-        },
-        height=260 + 32 * len(users),
-        width=214 + 52 * len(items),
-        **LAYOUT | {"margin": {"l": 64, "r": 170, "t": 224, "b": 24}},
-    )
+    size = {"height": 212 + 32 * shape[0], "width": 214 + 52 * shape[1], "margin": {"r": 170, "b": 24}}
+    return figure.update_layout(title=_titled(title, note), **LAYOUT, **size)
+
+
+def _titled(title: str, note: str) -> dict[str, Any]:
+    """A title, and a note in small letters below it."""
+    return {"text": title, "subtitle": {"text": note}}
 
 
 def place_labels(points: NDArray[np.floating], labels: Sequence[str], width: float, height: float) -> list[str]:
@@ -408,9 +339,4 @@ def short_titles(titles: Sequence[str], longest: int = LONGEST_TITLE) -> list[st
 
 def _unique(labels: Sequence[str]) -> list[str]:
     """The labels with spaces of no width behind those that come twice: an axis of categories would join them."""
-    seen: dict[str, int] = {}
-    unique = []
-    for label in labels:
-        seen[label] = seen.get(label, -1) + 1
-        unique.append(label + "\u200b" * seen[label])
-    return unique
+    return [label + "\u200b" * labels[:place].count(label) for place, label in enumerate(labels)]

@@ -9,8 +9,8 @@ from typing import Any
 
 from embedline.errors import DataError
 from embedline.pipelines.report import plots
-from embedline.pipelines.report.comparisons import Comparison, Contestant, compare
-from embedline.pipelines.report.metrics import Metric, format_number
+from embedline.pipelines.report.comparisons import Comparison, compare
+from embedline.pipelines.report.metrics import format_number
 from embedline.pipelines.report.options import PageOptions
 from embedline.pipelines.report.sections import GENERATED, is_empty
 
@@ -36,7 +36,11 @@ def render(sections: Mapping[str, Json], options: PageOptions) -> str:
     absent = [name for name in chosen if name not in shown]
     if absent:
         logger.info("Not in the report, since nothing is stored of them: %s", ", ".join(absent))
-    named = {_axis_name(name, one): one for name, of in shown.items() for one in of["comparisons"]}
+    named = {
+        f"{name}, {one.title}" if one.title and one.title != "classifier" else name: one
+        for name, section in shown.items()
+        for one in section["comparisons"]
+    }
     summary = plots.overview(named)
     drawn: dict[str, Json] = {}
     for name, section in shown.items():
@@ -83,10 +87,6 @@ def _shown(section: Json) -> Json:
     }
 
 
-def _axis_name(source: str, one: Comparison) -> str:
-    return f"{source}, {one.title}" if one.title and one.title != "classifier" else source
-
-
 def moment(version: str) -> str:
     """A version as date and time: ``2026-11-22T14.04.53.346Z`` is ``2026-11-22 14:04 UTC``; another name as it is."""
     day, _, time = version.partition("T")
@@ -97,26 +97,21 @@ def moment(version: str) -> str:
 def _result_table(one: Comparison) -> Json:
     """A row a contestant, the best value of each metric marked."""
     everyone = [one.model, *one.baselines]
-    best = {metric.name: _best(metric, everyone) for metric in one.metrics}
-    rows = [
+    rows: list[Json] = [
         {
             "label": who.label,
             "ours": who is one.model,
             "interval": tuple(map(format_number, who.interval)) if who.interval else None,
-            "cells": [_value(who, metric, best[metric.name]) for metric in one.metrics],
+            "cells": [],
         }
         for who in everyone
     ]
+    for metric in one.metrics:
+        values = [who.values.get(metric.name) for who in everyone]
+        best = min((value for value in values if value is not None), key=metric.error)
+        for row, value in zip(rows, values, strict=True):
+            row["cells"].append({"text": "" if value is None else format_number(value), "best": value == best})
     return {"title": one.title, "metrics": one.metrics, "rows": rows, "facts": one.facts, "several": len(rows) > 1}
-
-
-def _best(metric: Metric, everyone: Sequence[Contestant]) -> float:
-    return min((who.values[metric.name] for who in everyone if metric.name in who.values), key=metric.error)
-
-
-def _value(who: Contestant, metric: Metric, best: float) -> Json:
-    value = who.values.get(metric.name)
-    return {"text": "" if value is None else format_number(value), "best": value == best}
 
 
 def _runs(past: Sequence[Json], n_comparisons: int) -> tuple[list[Json], list[Json]]:
@@ -130,9 +125,10 @@ def _runs(past: Sequence[Json], n_comparisons: int) -> tuple[list[Json], list[Js
             if one is None or one.main is None:
                 continue
             metric, title = one.main, one.title
-            ours.append((_short_moment(version["version"]), one.model.values[metric.name]))
+            label = moment(version["version"]).removesuffix(" UTC")
+            ours.append((label, one.model.values[metric.name]))
             if one.best_baseline:
-                best.append((_short_moment(version["version"]), one.best_baseline.values[metric.name]))
+                best.append((label, one.best_baseline.values[metric.name]))
         if metric and len(ours) > 1:
             plot = plots.history(metric, ours, best) | {"name": f"history-{place}"}
             drawn.append(plot | {"title": ": ".join(text for text in (title, plot["title"]) if text)})
@@ -147,10 +143,6 @@ def _runs(past: Sequence[Json], n_comparisons: int) -> tuple[list[Json], list[Js
             }
         )
     return drawn, rows[::-1]
-
-
-def _short_moment(version: str) -> str:
-    return moment(version).removesuffix(" UTC")
 
 
 def _change(one: Comparison, earlier: Sequence[Comparison], place: int) -> Json:

@@ -59,11 +59,8 @@ def _origin(outputs: list[str], pipelines: Iterable[Pipeline]) -> str | None:
     """The parameter ``<name>.source`` that decides where the raw data of these outputs come from, if there is one."""
     for pipeline in pipelines:
         made = [name for name in outputs if name in pipeline.all_outputs()]
-        found = sorted(name for name in (pipeline.to_outputs(*made).inputs() if made else ()) if _is_source(name))
+        inputs = pipeline.to_outputs(*made).inputs() if made else ()
+        found = sorted(name for name in inputs if name.startswith("params:") and name.endswith(".source"))
         if found:
             return found[0]
     return None
-
-
-def _is_source(name: str) -> bool:
-    return name.startswith("params:") and name.endswith(".source")

@@ -35,13 +35,24 @@ def collect(artifacts: Mapping[str, Any], origin: str | None = None) -> Json:
     """
     stored = {name: artifact for name, artifact in artifacts.items() if artifact is not None}
     names = plots.in_order([name for name in stored if name.endswith("_plot")])
-    shown = [plots.prepare(_as_json(stored[name]), name) for name in names]
+    figures = {name: stored[name] for name in names}
+    drawn = {name: json.loads(one.to_json()) if hasattr(one, "to_json") else one for name, one in figures.items()}
+    shown = [plots.prepare(plot, name) for name, plot in drawn.items()]
     if "forecast" in stored and (days := tables.daily(stored["forecast"])):
         shown.insert(0, plots.forecast(*days))
+    if origin is not None:  # reports are shared with others: no secrets of an address, no folders of a path
+        origin = redacted(origin) if "://" in origin else PurePath(origin).name
     section = {
-        "origin": _shown_origin(origin),
+        "origin": origin,
         "metrics": stored.get("metrics"),
-        "past": [_past(version) for version in stored.get("metrics_history", [])],
+        "past": [
+            {
+                "version": version["version"],
+                "metrics": _known_values(version["metrics"]),
+                "changes": None if version["changes"] is None else _in_short(redacted(version["changes"])),
+            }
+            for version in stored.get("metrics_history", [])
+        ],
         "plots": shown,
         "tables": [make(stored[name]) for name, make in tables.TABLES.items() if name in stored],
     }
@@ -52,23 +63,6 @@ def collect(artifacts: Mapping[str, Any], origin: str | None = None) -> Json:
 def is_empty(section: Json) -> bool:
     """Whether nothing of the source is stored."""
     return not any(section[name] for name in ("metrics", "plots", "tables"))
-
-
-def _as_json(plot: Any) -> Any:
-    """A Plotly figure as its JSON; anything else as it is, for :func:`plots.prepare` to refuse."""
-    return json.loads(plot.to_json()) if hasattr(plot, "to_json") else plot
-
-
-def _shown_origin(origin: str | None) -> str | None:
-    """An address without its secrets, or the last component of a path: reports are shared with others."""
-    return redacted(origin) if origin is None or "://" in origin else PurePath(origin).name
-
-
-def _past(version: Mapping[str, Any]) -> Json:
-    changes = version["changes"]
-    if changes is not None:
-        changes = _in_short(redacted(changes))
-    return {"version": version["version"], "metrics": _known_values(version["metrics"]), "changes": changes}
 
 
 def _known_values(metrics: Mapping[str, Any]) -> Json:

@@ -9,8 +9,14 @@ import math
 import narwhals as nw
 from narwhals.typing import FrameT
 
-from embedline.frames.dates import day_number_of
-from embedline.frames.windows import add_neighbours, day_of_run, days_from_next, days_since
+from embedline.frames.days import (
+    EARLIEST_YEAR,
+    add_neighbours,
+    day_number_of,
+    day_of_run,
+    days_from_next,
+    days_since,
+)
 
 LONG_CLOSURE = 5  # days; shorter gaps are weekends and holidays, longer ones refurbishments
 GAP_CAP = 8  # days: a gap around a row counts as this long at most
@@ -19,7 +25,6 @@ LONG_MEMORY = 120  # days for which the length of the last long closure is kept
 REOPENING_SCALE, CLOSING_SCALE = 40.0, 15.0  # days over which the effect of a long closure fades
 EVENT_CAPS = {"Promo": 20, "SchoolHoliday": 40, "StateHoliday": 30}  # days: farther ones count as this far
 MONTH_END_CAP = 10  # days
-EARLIEST_YEAR = 1990  # as in the notebook: earlier starts, 1900 for "not known" included, count as never
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 _NEIGHBOURS = {
@@ -43,17 +48,15 @@ def add_open_days(rows: FrameT) -> FrameT:
 def add_calendar_features(rows: FrameT) -> FrameT:
     """Add features of neighbouring days, promotions and long closures to all rows.
 
-    Parameters
-    ----------
-    rows : Store, DayNumber, the flags Open, StateHoliday, SchoolHoliday and Promo (0 and 1), ClosedBefore and
-        ClosedAfter
+    Args:
+        rows: Store, DayNumber, the flags Open, StateHoliday, SchoolHoliday and Promo (0 and 1), ClosedBefore and
+            ClosedAfter
 
-    Returns
-    -------
-    The rows with OpenYesterday, OpenTomorrow and the like (missing where the store has no row that day); PromoDay (1 on
-    the first day of a promotion, 0 outside); DaysClosedBefore and DaysClosedAfter (capped); DaysSinceReopening and
-    DaysUntilClosing, missing beyond 25 days; SinceReopening and UntilClosing, fading from 1 to 0; ClosureLength, the
-    logarithm of one and the length of the last long closure, 0 if it is long ago.
+    Returns:
+        The rows with OpenYesterday, OpenTomorrow and the like (missing where the store has no row that day); PromoDay
+        (1 on the first day of a promotion, 0 outside); DaysClosedBefore and DaysClosedAfter (capped);
+        DaysSinceReopening and DaysUntilClosing, missing beyond 25 days; SinceReopening and UntilClosing, fading from 1
+        to 0; ClosureLength, the logarithm of one and the length of the last long closure, 0 if it is long ago.
     """
     rows = add_neighbours(rows, _NEIGHBOURS, day="DayNumber", group="Store")
     is_open = nw.col("Open") == 1

@@ -9,17 +9,18 @@ from typing import Any
 import narwhals as nw
 
 from embedline.errors import DataError
-from embedline.frames.dates import (
+from embedline.frames.days import (
     add_date_parts,
+    add_gaps,
+    add_window_sums,
     day_number,
     day_number_of,
+    days_from_next,
+    days_since,
     monday_of_week,
-    months_open,
-    weeks_running,
+    periods_since,
 )
-from embedline.frames.joins import describe_key, join_sorted, lookup, require_unique, sorted_by
-from embedline.frames.types import as_categories, typed
-from embedline.frames.windows import add_gaps, add_window_sums, days_from_next, days_since
+from embedline.frames.tables import as_categories, describe_key, join_sorted, lookup, require_unique, sorted_by, typed
 from embedline.paths import GENERATED, find_source
 from embedline.pipelines.rossmann import schemas
 from embedline.pipelines.rossmann.calendar_features import (
@@ -56,16 +57,13 @@ def acquire(source: str, verify: bool, generator: GeneratorOptions) -> dict[str,
 def type_sales(train: Frame, test: Frame) -> Frame:
     """Type train.csv and test.csv and put their rows together, sorted by store and date where they are in memory.
 
-    Returns
-    -------
-    Store, Date, DayOfWeek, Open, Promo, SchoolHoliday, StateHoliday (true on any holiday), HolidayKind ("0", "a", "b",
-    "c"), Sales and Customers (null on test rows), Id (null on train rows), DayNumber (days since 1970-01-01) and
-    StoreDay, an integer key of store and date.
+    Returns:
+        Store, Date, DayOfWeek, Open, Promo, SchoolHoliday, StateHoliday (true on any holiday), HolidayKind ("0", "a",
+        "b", "c"), Sales and Customers (null on test rows), Id (null on train rows), DayNumber (days since 1970-01-01)
+        and StoreDay, an integer key of store and date.
 
-    Raises
-    ------
-    DataError
-        when a value is not what its column holds, or a store has two rows for one date.
+    Raises:
+        DataError: a value is not what its column holds, or a store has two rows for one date.
     """
     labelled = typed(nw.from_native(train), schemas.TRAIN, file="train.csv")
     unlabelled = typed(nw.from_native(test), schemas.TEST, file="test.csv")
@@ -95,10 +93,10 @@ def type_days(days: Frame, *, file: str) -> Frame:
 def type_stores(store: Frame, store_states: Frame, state_names: Frame) -> Frame:
     """Type store.csv and add each store's State and StateName.
 
-    Returns
-    -------
-    The columns of store.csv, years and months that are not known filled with 1900 and 1 as the notebook has it, State,
-    StateName, and the day numbers CompetitionOpenDay (the 15th of its month) and Promo2Day (Monday of its ISO week).
+    Returns:
+        The columns of store.csv, years and months that are not known filled with 1900 and 1 as the notebook has it,
+        State, StateName, and the day numbers CompetitionOpenDay (the 15th of its month) and Promo2Day (Monday of its
+        ISO week).
     """
     stores = typed(nw.from_native(store), schemas.STORES, file="store.csv")
     require_unique(stores, ["Store"], name="store.csv")
@@ -137,7 +135,9 @@ def type_trends(googletrend: Frame) -> Frame:
     """
     weeks = typed(nw.from_native(googletrend), schemas.TRENDS, file="googletrend.csv")
     weeks = weeks.with_columns(first=day_number(nw.col("first_day")), last=day_number(nw.col("last_day")))
-    _require_seven_days(weeks)
+    odd = weeks.filter(nw.col("last") - nw.col("first") != 6).select("file", "week").head(1).lazy().collect()
+    if rows := odd.rows(named=True):
+        raise DataError(f"googletrend.csv: {describe_key(rows[0])} is not a week of seven days")
     require_unique(weeks, ["file", "week"], name="googletrend.csv")
     days = nw.concat([weeks.select("file", "week", "trend", DayNumber=nw.col("first") + offset) for offset in range(7)])
     national = days.filter(nw.col("file") == _NATIONAL).select("DayNumber", trend_DE=nw.col("trend"))
@@ -161,15 +161,12 @@ def join_tables(
 
     Messages call the sales ``name``.
 
-    Returns
-    -------
-    The sales, without Customers (known only after the day), with the columns of the stores, date parts,
-    trend, trend_DE and the weather columns of ``features.weather``.
+    Returns:
+        The sales, without Customers (known only after the day), with the columns of the stores, date parts,
+        trend, trend_DE and the weather columns of ``features.weather``.
 
-    Raises
-    ------
-    DataError
-        when a store or the weather and trend of a day are not known.
+    Raises:
+        DataError: a store or the weather and trend of a day are not known.
     """
     date_parts = ("DayNumber", "Year", "Month", "Week", "Day", *date_features())
     days = nw.from_native(weather).select("State", "Date", *date_parts, *features.weather)
@@ -183,12 +180,11 @@ def join_tables(
 def build_calendar(sales: Frame, features: FeatureOptions) -> Frame:
     """Days since and until the events of each store, and counts of the events around, on all rows, closed days too.
 
-    Returns
-    -------
-    StoreDay and, for each of SchoolHoliday, StateHoliday and Promo, After… (days since), Before… (days until, counted
-    downwards to 0), …_bw and …_fw (rows with the event among the last and the next ``features.window``, this one
-    included); ClosedBefore and ClosedAfter, the days that the store is closed just before and after the date;
-    and the features of :func:`add_open_days` and :func:`add_calendar_features`.
+    Returns:
+        StoreDay and, for each of SchoolHoliday, StateHoliday and Promo, After… (days since), Before… (days until,
+        counted downwards to 0), …_bw and …_fw (rows with the event among the last and the next ``features.window``,
+        this one included); ClosedBefore and ClosedAfter, the days that the store is closed just before and after the
+        date; and the features of :func:`add_open_days` and :func:`add_calendar_features`.
     """
     flags = nw.from_native(sales).select(_KEY, "Store", "DayNumber", "Open", *EVENTS)
     flags = add_open_days(flags.with_columns(nw.col(*EVENTS).cast(nw.Int8)))
@@ -216,16 +212,18 @@ def build_table(joined: Frame, calendar: Frame, features: FeatureOptions, *, fir
     rows = join_sorted(rows, nw.from_native(calendar), _KEY)
     rows = rows.with_columns(Days=(nw.col("DayNumber") - first_day).cast(nw.Int16))
     rows = rows.filter(nw.col("Sales").is_null() | (nw.col("Sales") != 0)).with_columns(
-        CompetitionMonthsOpen=months_open(
+        CompetitionMonthsOpen=periods_since(
+            nw.col("CompetitionOpenDay"),
             day="DayNumber",
-            start=nw.col("CompetitionOpenDay"),
             start_year="CompetitionOpenSinceYear",
+            length=30,
             cap=features.competition_months_cap,
         ),
-        Promo2Weeks=weeks_running(
+        Promo2Weeks=periods_since(
+            nw.col("Promo2Day"),
             day="DayNumber",
-            start=nw.col("Promo2Day"),
             start_year="Promo2SinceYear",
+            length=7,
             cap=features.promo2_weeks_cap,
         ),
     )
@@ -279,9 +277,3 @@ def _add_keys(rows: Any, files: dict[str, Any]) -> Any:
         for name, frame in files.items():
             require_unique(frame, ["Store", "Date"], name=name)
     return as_categories(rows, ["HolidayKind"])
-
-
-def _require_seven_days(weeks: nw.DataFrame[Any]) -> None:
-    odd = weeks.filter(nw.col("last") - nw.col("first") != 6).select("file", "week").head(1).lazy().collect()
-    if rows := odd.rows(named=True):
-        raise DataError(f"googletrend.csv: {describe_key(rows[0])} is not a week of seven days")

@@ -17,17 +17,8 @@ class FeatureOptions(BaseModel):
     promo2_weeks_cap: int = Field(default=25, ge=1, le=1000)
     """Longest time that the second promotion counts as running, weeks."""
     weather: tuple[str, ...] = (
-        "Max_TemperatureC",
-        "Mean_TemperatureC",
-        "Min_TemperatureC",
-        "Max_Humidity",
-        "Mean_Humidity",
-        "Min_Humidity",
-        "Max_Wind_SpeedKm_h",
-        "Mean_Wind_SpeedKm_h",
-        "CloudCover",
-        "Precipitationmm",
-        "Events",
+        *("Max_TemperatureC", "Mean_TemperatureC", "Min_TemperatureC", "Max_Humidity", "Mean_Humidity", "Min_Humidity"),
+        *("Max_Wind_SpeedKm_h", "Mean_Wind_SpeedKm_h", "CloudCover", "Precipitationmm", "Events"),
     )
     """Columns of weather.csv that the table carries."""
 

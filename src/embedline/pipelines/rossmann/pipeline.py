@@ -1,5 +1,8 @@
 """The Rossmann preparation, from an archive or the generator to ``rossmann.table``, the submission and the service."""
 
+from collections.abc import Callable
+from typing import Any
+
 from kedro.pipeline import Node, Pipeline
 
 from embedline.pipelines.publish import pipeline as publish
@@ -11,7 +14,23 @@ TABLES = ("train", "test", "store", "store_states", "state_names", "googletrend"
 
 def create_pipeline() -> Pipeline:
     """Acquire the seven files, type them, join them, build the features: ``rossmann.table``."""
-    return Pipeline([_acquire_node(), *_typing_nodes(), *_feature_nodes()], namespace=SOURCE)
+    sources = ["params:source", "params:verify", "params:generator"]
+    raw = {table: f"raw_{table}@bytes" for table in TABLES}
+    stores = ["raw_store@frame", "raw_store_states@frame", "raw_state_names@frame"]
+    joined = ["sales", "stores", "weather", "trends", "params:features"]
+    return Pipeline(
+        [
+            Node(nodes.acquire, sources, raw, name="acquire", tags="acquire"),
+            _prepare(nodes.type_sales, ["raw_train@frame", "raw_test@frame"], "sales"),
+            _prepare(nodes.type_stores, stores, "stores"),
+            _prepare(nodes.type_weather, ["raw_weather@frame", "raw_state_names@frame"], "weather"),
+            _prepare(nodes.type_trends, ["raw_googletrend@frame"], "trends"),
+            _prepare(nodes.join_tables, joined, "joined"),
+            _prepare(nodes.build_calendar, ["sales", "params:features"], "calendar"),
+            _prepare(nodes.build_table, ["joined", "calendar", "params:features"], "table"),
+        ],
+        namespace=SOURCE,
+    )
 
 
 def create_submission_pipeline(forecast: str) -> Pipeline:
@@ -32,52 +51,5 @@ def create_publish_pipeline() -> Pipeline:
     )
 
 
-def _acquire_node() -> Node:
-    return Node(
-        nodes.acquire,
-        ["params:source", "params:verify", "params:generator"],
-        {table: f"raw_{table}@bytes" for table in TABLES},
-        name="acquire",
-        tags="acquire",
-    )
-
-
-def _typing_nodes() -> list[Node]:
-    return [
-        Node(nodes.type_sales, ["raw_train@frame", "raw_test@frame"], "sales", name="type_sales", tags="prepare"),
-        Node(
-            nodes.type_stores,
-            ["raw_store@frame", "raw_store_states@frame", "raw_state_names@frame"],
-            "stores",
-            name="type_stores",
-            tags="prepare",
-        ),
-        Node(
-            nodes.type_weather,
-            ["raw_weather@frame", "raw_state_names@frame"],
-            "weather",
-            name="type_weather",
-            tags="prepare",
-        ),
-        Node(nodes.type_trends, "raw_googletrend@frame", "trends", name="type_trends", tags="prepare"),
-    ]
-
-
-def _feature_nodes() -> list[Node]:
-    return [
-        Node(
-            nodes.join_tables,
-            ["sales", "stores", "weather", "trends", "params:features"],
-            "joined",
-            name="join_tables",
-            tags="prepare",
-        ),
-        Node(nodes.build_calendar, ["sales", "params:features"], "calendar", name="build_calendar", tags="prepare"),
-        Node(
-            nodes.build_table,
-            ["joined", "calendar", "params:features"],
-            "table",
-            name="build_table",
-            tags="prepare",
-        ),
-    ]
+def _prepare(function: Callable[..., Any], inputs: list[str], output: str) -> Node:
+    return Node(function, inputs, output, name=function.__name__, tags="prepare")

@@ -2,7 +2,8 @@
 
 import narwhals as nw
 
-from embedline.frames.types import Date, Integer, Number, Schema, Text
+from embedline.frames.tables import Date, Integer, Number, Schema, Text
+from embedline.pipelines.rossmann.files import TABLE_COLUMNS
 
 STORE = Integer(nw.Int32, minimum=0)  # a chain may have more than 32,767
 FLAG = Integer(nw.Int8, minimum=0, maximum=1)
@@ -51,28 +52,8 @@ TRENDS: Schema = {
     "trend": Integer(nw.Int8, minimum=0, maximum=100),
 }
 WEATHER: Schema = {
+    **dict.fromkeys(TABLE_COLUMNS["weather"], Number()),
     "file": Text(),
     "Date": Date(),
-    "Max_TemperatureC": Number(),
-    "Mean_TemperatureC": Number(),
-    "Min_TemperatureC": Number(),
-    "Dew_PointC": Number(),
-    "MeanDew_PointC": Number(),
-    "Min_DewpointC": Number(),
-    "Max_Humidity": Number(),
-    "Mean_Humidity": Number(),
-    "Min_Humidity": Number(),
-    "Max_Sea_Level_PressurehPa": Number(),
-    "Mean_Sea_Level_PressurehPa": Number(),
-    "Min_Sea_Level_PressurehPa": Number(),
-    "Max_VisibilityKm": Number(),
-    "Mean_VisibilityKm": Number(),
-    "Min_VisibilitykM": Number(),
-    "Max_Wind_SpeedKm_h": Number(),
-    "Mean_Wind_SpeedKm_h": Number(),
-    "Max_Gust_SpeedKm_h": Number(),
-    "Precipitationmm": Number(),
-    "CloudCover": Number(),
     "Events": Text(required=False),
-    "WindDirDegrees": Number(),
 }

@@ -74,7 +74,8 @@ class RossmannService:
         sales = np.array([self._forecast.get(day, 0.0) for day in days], dtype=np.float64)
         if changed:
             is_computed = np.array([day[0] in changed for day in days])
-            sales[is_computed] = self._compute(_as_file(days), is_computed)
+            rows_of_file = pl.DataFrame({name: [day[k] for day in days] for k, name in enumerate(DAY)})
+            sales[is_computed] = self._compute(rows_of_file, is_computed)
         sales[np.array([day[OPEN] == "0" for day in days], dtype=bool)] = 0.0
         answers = {"Id": rows["Id"].to_numpy()} if "Id" in rows.columns else {}
         return pd.DataFrame(
@@ -191,8 +192,3 @@ def pack(
         columns=COLUMNS,
         example=as_said.head(EXAMPLE_ROWS).select(column.name for column in COLUMNS).to_dicts(),
     )
-
-
-def _as_file(days: list[Day]) -> pl.DataFrame:
-    """Rows as test.csv has them, all text."""
-    return pl.DataFrame({name: [day[k] for day in days] for k, name in enumerate(DAY)})

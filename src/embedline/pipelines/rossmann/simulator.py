@@ -38,8 +38,24 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from embedline.pipelines.rossmann.calendar import days_of_year, promo_days, school_holidays, state_holidays, weekdays
-from embedline.pipelines.rossmann.files import TABLE_COLUMNS, WEATHER_COLUMNS
+from embedline.pipelines.rossmann.files import TABLE_COLUMNS
+from embedline.pipelines.rossmann.simulated_days import (
+    STATE_CODES,
+    TREND_STATES,
+    Days,
+    Flags,
+    Floats,
+    Integers,
+    days_of_year,
+    days_since_event,
+    draw_trends,
+    draw_weather,
+    mondays,
+    promo_days,
+    school_holidays,
+    state_holidays,
+    weekdays,
+)
 
 STORE_TYPES = ("a", "b", "c", "d")
 LEVELS = np.array([8.65, 9.0, 8.64, 8.66])
@@ -64,18 +80,6 @@ PROMO_SHARES = np.array([1.0, 0.45, 1.0, 1.0])
 
 BEFORE_HOLIDAY, AFTER_HOLIDAY = np.array([0.0, 0.15, 0.08, 0.04]), np.array([0.0, 0.08, 0.03])
 
-STATE_CODES = {
-    **{"BadenWuerttemberg": "BW", "Bayern": "BY", "Berlin": "BE", "Brandenburg": "BB", "Bremen": "HB"},
-    **{"Hamburg": "HH", "Hessen": "HE", "MecklenburgVorpommern": "MV", "Niedersachsen": "HB,NI"},
-    **{"NordrheinWestfalen": "NW", "RheinlandPfalz": "RP", "Saarland": "SL", "Sachsen": "SN", "SachsenAnhalt": "ST"},
-    **{"SchleswigHolstein": "SH", "Thueringen": "TH"},
-}
-"""State names of the weather files and their codes, as in ``state_names.csv``: ``HB,NI`` is the code in use for
-Lower Saxony with Bremen, whose stores the originals do not tell apart."""
-
-TREND_STATES = ("BE", "BW", "BY", "HE", "HH", "NI", "NW", "RP", "SH", "SL", "SN", "ST", "TH")
-"""States with a trend file of their own; that of Lower Saxony, NI, serves the code ``HB,NI``."""
-
 PROMO_INTERVALS = ("Jan,Apr,Jul,Oct", "Feb,May,Aug,Nov", "Mar,Jun,Sept,Dec")
 
 # About the originals' shares.
@@ -87,13 +91,8 @@ _STATE_SHARES = {
 _UNSOLD_SHARE = 6e-5  # open days without sales: 54 of 844,392 in the originals
 _BASKETS = np.array([8.8, 5.1, 8.6, 11.3])  # mean sales a customer, by store type
 _GAP = (np.datetime64("2014-07-01"), np.datetime64("2014-12-31"))  # as in the originals, for a sixth of the stores
-_FAR = 10_000  # days to a holiday that never comes
-_MEMORY = 0.75 ** np.arange(20)  # weather anomalies fade by a quarter a day
 
-Days = NDArray[np.datetime64]
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
+
 Tables = dict[str, pl.DataFrame]
 
 
@@ -134,8 +133,8 @@ def generate_tables(options: GeneratorOptions) -> dict[str, bytes]:
     days = np.arange(np.datetime64(options.first_day), np.datetime64(options.test_last_day) + 1)
     tables = {
         "store": _draw_stores(options.n_stores, for_stores),
-        "weather": _draw_weather(days, for_weather),
-        "googletrend": _draw_trends(days, for_trends),
+        "weather": draw_weather(days, for_weather),
+        "googletrend": draw_trends(days, for_trends),
         "state_names": pl.DataFrame({"StateName": list(STATE_CODES), "State": list(STATE_CODES.values())}),
     }
     grid = _draw_sales(days, tables, options, for_days, for_noise)
@@ -284,83 +283,6 @@ def _normalised(*shares: float) -> Floats:
     return np.array(shares) / sum(shares)
 
 
-def _draw_weather(days: Days, rng: np.random.Generator) -> pl.DataFrame:
-    """Draw ``weather.csv``, every German state: a yearly cycle with anomalies that last some days."""
-    shape = (len(days), len(STATE_CODES))
-    cycle = -9.5 * np.cos(2 * np.pi * (days_of_year(days) - 20) / 365.25)
-    national = _anomalies(rng, (len(days), 1), 3.5)
-    mean = _whole(10 + cycle[:, None] + national + _anomalies(rng, shape, 1.2) + rng.normal(0, 0.8, shape[1]))
-    highest = mean + 1 + rng.poisson(3, shape)
-    lowest = mean - 1 - rng.poisson(3, shape)
-    wet = rng.random(shape) < 0.58
-    snow = wet & (mean <= 0)
-    rain = wet & (mean >= -1) & ~(snow & (rng.random(shape) < 0.7))
-    events = _events(rain, snow, mean, rng)
-    humidity = np.clip(_whole(rng.normal(70 + 10 * wet, 10)), 30, 99)
-    dew = _whole(mean - (100 - humidity) / 5)
-    pressure = _whole(1015 - 5 * wet + _anomalies(rng, shape, 6))
-    sight = np.clip(rng.normal(12, 4, shape).astype(int), 1, 20)
-    no_sight = rng.random(shape) < 0.024
-    wind = 2 + rng.poisson(10, shape)
-    strongest = wind + 3 + rng.poisson(8, shape)
-    gusts = np.where((strongest > 26) & (rng.random(shape) < 0.8), strongest + 8 + rng.poisson(12, shape), np.nan)
-    fallen = np.round(np.where(rain, rng.geometric(0.15, shape) - 1, 0) * 0.254, 2)  # hundredths of an inch, in mm
-    clouds = np.where(rng.random(shape) < 0.074, np.nan, np.clip(rng.normal(5 + wet, 1.5).astype(int), 0, 8))
-    sights = (np.where(no_sight, np.nan, one) for one in (np.clip(sight + 12, 1, 31), sight, np.clip(sight - 5, 0, 31)))
-    cells = [
-        *(highest, mean, lowest, dew + 2, dew, dew - 2),
-        *(np.clip(humidity + 18, 0, 100), humidity, np.clip(humidity - 24, 4, 100)),
-        *(pressure + 3, pressure, pressure - 3, *sights, strongest, wind, gusts),
-        *(fallen, clouds, events, rng.integers(-1, 361, shape)),
-    ]
-    frame = pl.DataFrame(
-        {"file": np.repeat(list(STATE_CODES), len(days)), "Date": np.tile(days, shape[1])}
-        | {name: values.T.ravel() for name, values in zip(WEATHER_COLUMNS[1:], cells, strict=True)}
-    )
-    return frame.with_columns(pl.selectors.float().fill_nan(None), pl.col("Events").replace("", None))
-
-
-def _events(rain: Flags, snow: Flags, temperature: Integers, rng: np.random.Generator) -> NDArray[np.str_]:
-    """Return the Events cell, e.g. ``Fog-Rain``, empty on the quarter of days without any."""
-    fog = rng.random(rain.shape) < np.where(rain | snow, 0.2, 0.35)
-    thunder = rain & (temperature > 14) & (rng.random(rain.shape) < 0.2)
-    cells = np.where(fog, "Fog", "").astype("<U32")
-    for happened, name in ((rain, "Rain"), (snow, "Snow"), (thunder, "Thunderstorm")):
-        joined = np.strings.add(np.where(cells == "", "", np.strings.add(cells, "-")), name)
-        cells = np.where(happened, joined, cells)
-    return cells
-
-
-def _whole(values: Floats) -> Integers:
-    return np.rint(values).astype(np.int64)
-
-
-def _anomalies(rng: np.random.Generator, shape: tuple[int, int], sd: float) -> Floats:
-    """Return noise of standard deviation ``sd`` that is correlated along the first axis."""
-    drawn = rng.normal(0, sd / np.sqrt((_MEMORY**2).sum()), (shape[0] + len(_MEMORY) - 1, shape[1]))
-    return np.column_stack([np.convolve(drawn[:, place], _MEMORY, mode="valid") for place in range(shape[1])])
-
-
-def _draw_trends(days: Days, rng: np.random.Generator) -> pl.DataFrame:
-    """Draw ``googletrend.csv``, weekly search interest: 0 to 100, the highest week of a region = 100.
-
-    Weeks run from Sunday to Saturday and reach some weeks beyond the days at both ends. The national trend comes first.
-    """
-    first, last = (day - weekdays(day) % 7 for day in (days[0] - 28, days[-1] + 14))
-    sundays = np.arange(first, last + 1, 7)
-    day = days_of_year(sundays)
-    cycle = 3 * np.sin(2 * np.pi * (day - 120) / 365.25) + 22 * np.exp(-(((day - 348) / 12.0) ** 2))
-    national = 62 + cycle + 4 * np.arange(len(sundays)) / 52 + rng.normal(0, 4, len(sundays))
-    regional = national[:, None] + rng.normal(0, 7, (len(sundays), len(TREND_STATES)))
-    raw = np.column_stack([national, regional])
-    values = np.clip(_whole(100 * raw / raw.max(axis=0)), 0, 100)
-    weeks = [f"{sunday} - {sunday + 6}" for sunday in sundays]
-    regions = ["Rossmann_DE", *(f"Rossmann_DE_{state}" for state in TREND_STATES)]
-    return pl.DataFrame(
-        {"file": np.repeat(regions, len(weeks)), "week": weeks * len(regions), "trend": values.T.ravel()}
-    )
-
-
 def _draw_sales(
     days: Days, tables: Tables, options: GeneratorOptions, rng: np.random.Generator, noise_rng: np.random.Generator
 ) -> pl.DataFrame:
@@ -443,14 +365,14 @@ def _conditions(days: Days, tables: Tables, holiday: Flags, school: Flags) -> Co
     months = (days.astype("datetime64[M]").astype(int) + 12 * 1970)[:, None]
     opened = 12 * numbers("CompetitionOpenSinceYear") + numbers("CompetitionOpenSinceMonth") - 1
     interval = [[*PROMO_INTERVALS, ""].index(months_of_year) for months_of_year in stores["PromoInterval"]]
-    takes_part = days[:, None] >= _mondays(numbers("Promo2SinceYear"), numbers("Promo2SinceWeek"))
+    takes_part = days[:, None] >= mondays(numbers("Promo2SinceYear"), numbers("Promo2SinceWeek"))
     return Conditions(
         days=days,
         levels=stores["level"].to_numpy(),
         types=np.searchsorted(STORE_TYPES, stores["StoreType"].to_numpy()),
         promo=promo_days(days),
-        days_to_holiday=_days_since(holiday[::-1])[::-1],
-        days_since_holiday=_days_since(holiday),
+        days_to_holiday=days_since_event(holiday[::-1])[::-1],
+        days_since_holiday=days_since_event(holiday),
         school_holiday=school,
         competition_distance=numbers("CompetitionDistance"),
         competition_months=months - opened,
@@ -461,20 +383,6 @@ def _conditions(days: Days, tables: Tables, holiday: Flags, school: Flags) -> Co
         trend=trend[:, at_region],
         trend_national=trend[:, 0],
     )
-
-
-def _days_since(event: Flags) -> Integers:
-    """Return the number of days since the last event in each column, 0 on its day, `_FAR` before the first."""
-    place = np.arange(len(event))[:, None]
-    last = np.maximum.accumulate(np.where(event, place, -_FAR), axis=0)
-    return np.minimum(place - last, _FAR)
-
-
-def _mondays(years: Floats, weeks: Floats) -> Days:
-    """Return the Monday of each ISO week, a day far ahead where it is unknown."""
-    known = ~np.isnan(years)
-    january_4 = (np.where(known, years, 2200).astype(int) - 1970).astype("datetime64[Y]").astype("datetime64[D]") + 3
-    return january_4 - (weekdays(january_4) - 1) + 7 * (np.where(known, weeks, 1).astype(int) - 1)
 
 
 def _csv(table: str, frame: pl.DataFrame, quoted: Collection[str] = ()) -> bytes:

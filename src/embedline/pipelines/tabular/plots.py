@@ -77,7 +77,7 @@ def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
     figure.update_yaxes(title_text=held_out, row=1, col=1, secondary_y=True, **own)
     figure.update_yaxes(title_text="learning rate", row=2, col=1)
     figure.update_xaxes(title_text="epoch", row=2, col=1)
-    return figure.update_layout(title=title, height=520, legend={"orientation": "h", "y": 1.06}, **LAYOUT)
+    return figure.update_layout(title=title, height=490, **LAYOUT)
 
 
 def _mark(figure: go.Figure, records: pl.DataFrame, column: str, **settings: Any) -> None:
@@ -119,8 +119,8 @@ def plot_forecast(predictions: pl.DataFrame, time: str, report: ReportOptions, t
                 row=row,
                 col=1,
             )
-    legend = {"orientation": "h", "y": 1.04, "x": 1, "xanchor": "right"}
-    return figure.update_layout(title=title, height=180 * len(series) + 140, legend=legend, **LAYOUT)
+    legend = {"y": 1.04, "x": 1, "xanchor": "right"}
+    return figure.update_layout(title=title, height=180 * len(series) + 110, legend=legend, **LAYOUT)
 
 
 def plot_actual_predicted(predictions: pl.DataFrame, title: str, n_points: int = 2000) -> go.Figure:
@@ -133,7 +133,7 @@ def plot_actual_predicted(predictions: pl.DataFrame, title: str, n_points: int =
     )
     figure.update_xaxes(title_text="actual")
     figure.update_yaxes(title_text="predicted")
-    return figure.update_layout(title=title, height=480, **LAYOUT)
+    return figure.update_layout(title=title, height=450, **LAYOUT)
 
 
 def plot_errors(predictions: pl.DataFrame, report: ReportOptions, title: str) -> go.Figure:
@@ -178,7 +178,7 @@ def plot_errors(predictions: pl.DataFrame, report: ReportOptions, title: str) ->
         )
         figure.update_xaxes(type="category", row=1, col=position)
     figure.update_yaxes(tickformat=".0%" if positive else None)
-    return figure.update_layout(title=title, height=440, legend={"orientation": "h", "y": -0.15}, **LAYOUT)
+    return figure.update_layout(title=title, height=400, legend={"y": -0.15, "yanchor": "top"}, **LAYOUT)
 
 
 def plot_embeddings(embeddings: pl.DataFrame, report: ReportOptions, title: str) -> go.Figure:
@@ -206,7 +206,7 @@ def plot_embeddings(embeddings: pl.DataFrame, report: ReportOptions, title: str)
         )
         figure.update_xaxes(title_text="component 1", row=1, col=position)
         figure.update_yaxes(title_text="component 2", row=1, col=position)
-    return figure.update_layout(title=title, height=480, **LAYOUT)
+    return figure.update_layout(title=title, height=440, **LAYOUT)
 
 
 def plot_importance(importance: pl.DataFrame, title: str) -> go.Figure:
@@ -228,7 +228,7 @@ def plot_importance(importance: pl.DataFrame, title: str) -> go.Figure:
     )
     figure.update_xaxes(title_text=f"increase of {rows['loss'][0].replace('_', ' ')} when shuffled")
     figure.update_yaxes(type="category", automargin=True)
-    return figure.update_layout(title=title, height=160 + 22 * len(rows), **LAYOUT)
+    return figure.update_layout(title=title, height=120 + 22 * len(rows), **LAYOUT)
 
 
 def plot_reliability(predictions: pl.DataFrame, target: ClassTarget, prefix: str, title: str) -> go.Figure:
@@ -297,5 +297,4 @@ def plot_class_errors(
         )
         figure.update_xaxes(type="category", automargin=True, row=2, col=position)
         figure.update_yaxes(tickformat=".0%", rangemode="tozero", row=2, col=position)
-    legend = {"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0}
-    return figure.update_layout(title=title, height=sum(heights), legend=legend, **LAYOUT)
+    return figure.update_layout(title=title, height=sum(heights), **LAYOUT)

@@ -7,7 +7,6 @@ import itertools
 import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,10 +47,6 @@ class SequenceDropout(nn.Module):
             return input
         mask = input.new_empty(1, *input.shape[1:]).bernoulli_(1.0 - self.rate).div_(1.0 - self.rate)
         return input * mask
-
-    def extra_repr(self) -> str:
-        """For ``print(network)``."""
-        return f"rate={self.rate}"
 
 
 def embed(ids: Tensor, table: Tensor, *, rate: float) -> Tensor:
@@ -107,7 +102,7 @@ class DroppedLSTM(nn.LSTM):
 
 
 def run_layers(
-    layers: Iterable[DroppedLSTM], input: Tensor, state: State, dropout: SequenceDropout
+    layers: Iterable[nn.Module], input: Tensor, state: State, dropout: SequenceDropout
 ) -> tuple[Tensor, State]:
     """Apply stacked layers to ``input`` [T, B, D], with ``dropout`` between the layers but not after the last one."""
     layers, output, states = list(layers), input, []
@@ -136,6 +131,7 @@ class Encoder(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, width)
         nn.init.uniform_(self.embedding.weight, -EMBEDDING_RANGE, EMBEDDING_RANGE)
         sizes = [width, *[hidden] * (depth - 1), width]
+        self._widths = sizes[1:]
         self.layers = nn.ModuleList(
             DroppedLSTM(before, after, weight_dropout=rates.weight) for before, after in itertools.pairwise(sizes)
         )
@@ -144,28 +140,15 @@ class Encoder(nn.Module):
 
     def start(self, batch_size: int) -> State:
         """Return the state before the first token: zeros."""
-        table = self.embedding.weight
-        return tuple(
-            (table.new_zeros(batch_size, layer.hidden_size), table.new_zeros(batch_size, layer.hidden_size))
-            for layer in self._layers
-        )
+        zeros = self.embedding.weight.new_zeros
+        return tuple((zeros(batch_size, width), zeros(batch_size, width)) for width in self._widths)
 
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """Read the tokens, starting from ``state``."""
         rate = self.options.rates.embedding if self.training else 0.0
         vectors = self.input_dropout(embed(ids.t(), self.embedding.weight, rate=rate))
-        with _full_precision_on_cuda(vectors.device):
-            output, state = run_layers(self._layers, vectors, state, self.hidden_dropout)
+        # Autocast would run cuDNN's LSTM in float16 even if bfloat16 is selected; float32 runs on the tensor cores as
+        # TF32 (torch.backends.cudnn.allow_tf32, on by default).
+        with torch.autocast("cuda", enabled=False) if vectors.is_cuda else nullcontext():
+            output, state = run_layers(self.layers, vectors, state, self.hidden_dropout)
         return output.transpose(0, 1), tuple((h.float(), c.float()) for h, c in state)
-
-    @property
-    def _layers(self) -> list[DroppedLSTM]:
-        return list(self.layers)  # type: ignore[arg-type]
-
-
-def _full_precision_on_cuda(device: torch.device) -> Any:
-    """Turn autocast off on a GPU: it would run cuDNN's LSTM in float16 even if bfloat16 is selected.
-
-    Float32 runs on the tensor cores as TF32 (``torch.backends.cudnn.allow_tf32``, on by default).
-    """
-    return torch.autocast("cuda", enabled=False) if device.type == "cuda" else nullcontext()

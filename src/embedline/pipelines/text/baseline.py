@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from embedline.errors import DataError
 from embedline.pipelines.text.documents import TEST, TRAIN
 from embedline.pipelines.text.evaluation import class_codes, prediction_frame, resolve_html
+from embedline.training.options import Options
 
 logger = logging.getLogger(__name__)
 
 
-class BaselineOptions(BaseModel):
+class BaselineOptions(Options):
     """Settings of the baseline.
 
     Attributes:
@@ -35,8 +36,6 @@ class BaselineOptions(BaseModel):
         c: inverse strength of the L2 penalty of the logistic regression.
         max_iterations: limit of its solver (L-BFGS); a warning says if the solver reached it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ngrams: tuple[int, int] = (1, 2)
     min_df: int = Field(default=2, ge=1)
@@ -93,9 +92,8 @@ def train_baseline(
     # A class without a training document has no column in the model: it keeps the probability 0.
     features = vectorizer.transform(resolve_html(text) for text in test["text"])
     probabilities[:, model.classes_] = model.predict_proba(features)
-    logger.info(
-        "Baseline: %s features of %s documents in %.0f s", f"{costs['features']:,}", f"{len(train):,}", costs["seconds"]
-    )
+    counts = f"{costs['features']:,} features of {len(train):,} documents"
+    logger.info("Baseline: %s in %.0f s", counts, costs["seconds"])
     return prediction_frame(test, probabilities, classes), costs
 
 

@@ -89,11 +89,7 @@ def cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: 
 
     The matrix products run in the precision of the enclosing autocast, softmax and sums in float32.
 
-    Args:
-        hidden: float [N, E].
-        weight: float [V, E].
-        bias: float [V], or None.
-        targets: int64 [N].
+    **Shape**: ``hidden`` float [N, E], ``weight`` float [V, E], ``bias`` float [V] or None, ``targets`` int64 [N].
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32

@@ -55,8 +55,6 @@ def read_documents(encoder: Encoder, ids: Tensor, lengths: Tensor, *, bptt: int,
     Args:
         ids: int64 [B, T], the longest documents first; values after the end of a document are ignored.
         lengths: int64 [B] on the CPU, in descending order, at least 1.
-        bptt: number of tokens of a chunk.
-        max_tokens: number of tokens at the end of a document that are pooled.
     """
     n_documents, width = len(ids), encoder.embedding.embedding_dim
     device = ids.device
@@ -164,36 +162,25 @@ class ClassifierEnsemble(nn.Module):
 
     def __init__(self, members: Sequence[TextClassifier], weights: Sequence[float]) -> None:
         super().__init__()
-        assert len(members) == len(weights) > 0, "a weight for each member"
         self.networks = nn.ModuleList(members)
+        self.members, self.n_classes = tuple(members), members[0].n_classes
         self.weights = tuple(weight / sum(weights) for weight in weights)
-        self.n_classes = members[0].n_classes
-
-    @property
-    def members(self) -> list[TextClassifier]:
-        """The classifiers, in the order of the weights."""
-        return [network for network in self.networks if isinstance(network, TextClassifier)]
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Return log-probabilities float64 [B, C] of the mean probabilities; arguments as in :func:`read_documents`."""
         logs = [
             F.log_softmax(member(ids, lengths).double(), dim=1) + math.log(weight)
-            for member, weight in zip(self.networks, self.weights, strict=True)
+            for member, weight in zip(self.members, self.weights, strict=True)
         ]
         return torch.stack(logs).logsumexp(0)
 
 
 def build_classifier(config: dict[str, Any]) -> TextClassifier:
     """Build the network of a bundle's ``config``."""
-    return TextClassifier(
-        config["vocabulary_size"],
-        EncoderOptions.model_validate(config["encoder"]),
-        layers=tuple(config["layers"]),
-        head_rates=tuple(config["head_rates"]),
-        n_classes=config["n_classes"],
-        bptt=config["bptt"],
-        max_tokens=config["max_tokens"],
-    )
+    sizes = {name: config[name] for name in ("n_classes", "bptt", "max_tokens")}
+    layers, head_rates = tuple(config["layers"]), tuple(config["head_rates"])
+    encoder = EncoderOptions.model_validate(config["encoder"])
+    return TextClassifier(config["vocabulary_size"], encoder, layers=layers, head_rates=head_rates, **sizes)
 
 
 def load_classifier(bundle: ModelBundle) -> tuple[ClassifierEnsemble, Vocabulary, TokenOptions, list[str]]:
@@ -212,8 +199,7 @@ def load_classifier(bundle: ModelBundle) -> tuple[ClassifierEnsemble, Vocabulary
 
 
 def class_probabilities(
-    network: TextClassifier | ClassifierEnsemble,
-    documents: Sequence[NDArray[np.integer]] | Corpus,
+    network: TextClassifier | ClassifierEnsemble, documents: Sequence[NDArray[np.integer]] | Corpus
 ) -> NDArray[np.float64]:
     """Predict probabilities float64 [D, C] of documents, in full precision, on the network's device.
 

@@ -107,10 +107,9 @@ class ClassifierBatches(Batches):
         alpha, beta = self._options.alpha, self._options.beta
         if self._shard.size > 1:
             # The processes' losses add up to the mean of the whole batch: weight each mean by its share of the count.
-            (tokens, pairs), (all_tokens, all_pairs) = (
-                pooled_counts(self._corpus.lengths[each], bptt=network.bptt, max_tokens=network.max_tokens)
-                for each in (rows, batch)
-            )
+            limits = {"bptt": network.bptt, "max_tokens": network.max_tokens}
+            counts = (pooled_counts(self._corpus.lengths[each], **limits) for each in (rows, batch))
+            (tokens, pairs), (all_tokens, all_pairs) = counts
             nats = nats * (len(rows) / len(batch))
             alpha, beta = alpha * tokens / all_tokens, beta * pairs / max(1, all_pairs)
         return BatchLoss(nats + alpha * pooled.squares + beta * pooled.differences, nats.detach())

@@ -7,10 +7,11 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from embedline.errors import DataError, input_name
 from embedline.frames.checks import open_frame, require_exact, settle_objects
+from embedline.training.options import Options
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +20,8 @@ TRAIN, VALIDATION, TEST, UNLABELLED = "train", "validation", "test", "unlabelled
 SPLITS = (TRAIN, VALIDATION, TEST, UNLABELLED)
 
 
-class SplitOptions(BaseModel):
+class SplitOptions(Options):
     """``validation``: fraction of the training documents that becomes the split ``validation``, drawn with ``seed``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     validation: float = Field(default=0.1, gt=0.0, lt=1.0)
     seed: int = Field(default=0, ge=0)
@@ -72,8 +71,7 @@ def _require_columns(columns: Sequence[str]) -> None:
 
 def _as_text(values: nw.Series[Any]) -> pl.Series:
     """Convert a column to String; integers that pandas holds as floats, because some are missing, become integers."""
-    name = values.name
-    column = values.to_polars()
+    name, column = values.name, values.to_polars()
     if column.dtype.is_float() and ((column % 1 == 0) | column.is_null() | column.is_nan()).all():
         require_exact(values, name, "the documents' contract")
         column = column.fill_nan(None).cast(pl.Int64)
@@ -131,34 +129,18 @@ def assign_splits(frame: pl.DataFrame, split: SplitOptions) -> pl.Series:
     raise the total a little). The draw depends on the ids and the seed, not on the order of the rows. Test documents
     stay test documents.
 
-    Args:
-        frame: ``document_id``, ``label`` and ``split``.
-
-    Raises:
-        DataError: if an id repeats, a split is unknown, a training document has no label, a class has fewer than two
-            training documents, or the fraction leaves no document for validation or for training.
+    ``document_id``, ``label`` and ``split`` are as :func:`read_documents` checks them. No training document, a class
+    with fewer than two, and a fraction that leaves no document for validation or for training are a DataError.
     """
-    repeated = frame.filter(pl.col("document_id").is_duplicated())
-    if len(repeated):
-        name = repeated["document_id"][0]
-        raise DataError(f"document {name!r} occurs {frame['document_id'].eq(name).sum()} times; it may occur once")
-    unknown = frame.filter(~pl.col("split").is_in([TRAIN, TEST, UNLABELLED]) | pl.col("split").is_null())
-    if len(unknown):
-        name, found = unknown.select("document_id", "split").row(0)
-        raise DataError(f"document {name!r} has the split {found!r}; it must be train, test or unlabelled")
     train = frame.with_row_index("_row").filter(pl.col("split") == TRAIN).sort("label", "document_id")
     if train.is_empty():
         raise DataError(f"no document is in the split {TRAIN!r}: there is nothing to train on")
-    if train["label"].null_count():
-        name = frame.filter((pl.col("split") == TRAIN) & pl.col("label").is_null())["document_id"][0]
-        raise DataError(f"document {name!r} is in the split {TRAIN!r} and has no label")
     classes = train.group_by("label", maintain_order=True).agg("_row")
     counts = classes["_row"].list.len().to_list()
-    for label, count in zip(classes["label"], counts, strict=True):
-        if count < 2:
-            raise DataError(
-                f"class {label!r} has {count} training document: it needs two, one for training, one for validation"
-            )
+    if few := [(label, count) for label, count in zip(classes["label"], counts, strict=True) if count < 2]:
+        label, count = few[0]
+        needed = "it needs two, one for training, one for validation"
+        raise DataError(f"class {label!r} has {count} training document: {needed}")
     generator = np.random.default_rng(split.seed)
     splits = frame["split"].to_numpy().astype(object)
     for rows, count in zip(classes["_row"], _validation_counts(counts, split.validation), strict=True):
@@ -172,9 +154,7 @@ def _validation_counts(counts: Sequence[int], fraction: float) -> list[int]:
     if not 0 < total < sum(counts):
         purpose = "validation" if total == 0 else "training"
         raise DataError(f"split.validation {fraction} of {sum(counts)} training documents leaves none for {purpose}")
-    exact = [fraction * count for count in counts]
-    found = [int(number) for number in exact]
-    by_remainder = sorted(range(len(counts)), key=lambda place: (found[place] - exact[place], place))
-    for place in by_remainder[: total - sum(found)]:
-        found[place] += 1
-    return [min(max(number, 1), count - 1) for number, count in zip(found, counts, strict=True)]
+    exact = fraction * np.array(counts)
+    found = exact.astype(int)
+    found[np.argsort(found - exact, kind="stable")[: total - found.sum()]] += 1
+    return [min(max(number, 1), count - 1) for number, count in zip(found.tolist(), counts, strict=True)]

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from embedline.errors import DataError
 from embedline.training.metrics import check_probabilities, classification_metrics
+from embedline.training.options import Options
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +22,8 @@ PREFIX = "p_"
 CUT = "\n[…]\n"
 
 
-class ReportOptions(BaseModel):
+class ReportOptions(Options):
     """Number of mistakes to list, characters to show from each end of a text, and bins of equal width of confidence."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mistakes: int = Field(default=50, ge=0)
     excerpt: int = Field(default=300, ge=1)
@@ -33,96 +32,69 @@ class ReportOptions(BaseModel):
 
 def evaluate(
     predictions: pl.DataFrame,
-    baseline_predictions: pl.DataFrame | None,
+    baseline_predictions: pl.DataFrame,
     classes: Sequence[str],
+    options: ReportOptions,
     *,
-    classifier: Mapping[str, Any] | None = None,
-    baseline: Mapping[str, Any] | None = None,
-    language_model: Mapping[str, Any] | None = None,
-    vocabulary: Mapping[str, Any] | None = None,
-    options: ReportOptions | None = None,
+    classifier: Mapping[str, Any],
+    baseline: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """All metrics of a text model as nested JSON values; warns if the classifier does not beat its baseline.
+    """Metrics of a classifier and its baseline as nested JSON values; warns if the classifier does not beat it.
 
     Args:
         predictions: predictions of the network for the test split; see :func:`prediction_frame`.
-        baseline_predictions: predictions of the baseline for the same documents, in any order; None: no baseline.
+        baseline_predictions: predictions of the baseline for the same documents, in any order.
         classes: the labels, in the order of the probabilities' columns.
         classifier, baseline: metrics of their trainings to add, such as the seconds.
-        language_model, vocabulary: metrics of them; None: left out.
 
     Returns:
         ``classifier`` and ``baseline``: :func:`embedline.training.metrics.classification_metrics` of the test split,
-        then the given metrics; ``beats_baseline``: whether the classifier's accuracy is greater (not equal); the other
-        mappings under their names.
+        then the given metrics; ``beats_baseline``: whether the classifier's accuracy is greater (not equal).
 
     Raises:
         DataError: if the documents of the two frames differ, or a given metric has the name of a measured one.
     """
-    bins = (options or ReportOptions()).calibration_bins
-    ours = _metrics("classifier", predictions, classes, classifier, bins)
-    metrics: dict[str, Any] = {"classifier": ours}
-    if baseline_predictions is None:
-        logger.info("Test accuracy %.4f; no baseline", ours["accuracy"])
-    else:
-        _same_documents(predictions, baseline_predictions)
-        theirs = _metrics("baseline", baseline_predictions, classes, baseline, bins)
-        beaten = ours["accuracy"] > theirs["accuracy"]
-        metrics |= {"baseline": theirs, "beats_baseline": beaten}
-        logger.info("Test accuracy %.4f; baseline %.4f", ours["accuracy"], theirs["accuracy"])
-        if not beaten:
-            logger.warning(
-                "The classifier (accuracy %.4f) does not beat its baseline (%.4f) on %d test documents",
-                ours["accuracy"],
-                theirs["accuracy"],
-                ours["rows"],
+    _same_documents(predictions, baseline_predictions)
+    metrics: dict[str, Any] = {}
+    both = {"classifier": (predictions, classifier), "baseline": (baseline_predictions, baseline)}
+    for model, (frame, given) in both.items():
+        actual, probabilities = prediction_arrays(frame, classes)
+        measured = classification_metrics(actual, probabilities, classes, n_bins=options.calibration_bins)
+        if twice := sorted(measured.keys() & given.keys()):
+            raise DataError(
+                f"the metrics of the {model} already have {twice[0]!r}, measured on the test split: rename it"
             )
-    others = {"language_model": language_model, "vocabulary": vocabulary}
-    return metrics | {name: dict(values) for name, values in others.items() if values is not None}
-
-
-def _metrics(
-    model: str, predictions: pl.DataFrame, classes: Sequence[str], given: Mapping[str, Any] | None, bins: int
-) -> dict[str, Any]:
-    actual, probabilities = prediction_arrays(predictions, classes)
-    measured = classification_metrics(actual, probabilities, classes, n_bins=bins)
-    if twice := sorted(measured.keys() & (given or {}).keys()):
-        raise DataError(f"the metrics of the {model} already have {twice[0]!r}, measured on the test split: rename it")
-    return measured | dict(given or {})
+        metrics[model] = measured | dict(given)
+    ours, theirs = (metrics[model]["accuracy"] for model in both)
+    logger.info("Test accuracy %.4f; baseline %.4f", ours, theirs)
+    if ours <= theirs:
+        message = "The classifier (accuracy %.4f) does not beat its baseline (%.4f) on %d test documents"
+        logger.warning(message, ours, theirs, len(predictions))
+    return metrics | {"beats_baseline": ours > theirs}
 
 
 def mistakes(
-    predictions: pl.DataFrame,
-    documents: pl.DataFrame,
-    baseline_predictions: pl.DataFrame | None = None,
-    options: ReportOptions | None = None,
+    predictions: pl.DataFrame, documents: pl.DataFrame, baseline_predictions: pl.DataFrame, options: ReportOptions
 ) -> pl.DataFrame:
     """List the most confident mistakes, at most ``options.mistakes`` rows, by confidence (ties by document_id).
 
     Returns:
-        ``document_id``, ``label``, ``predicted``, ``confidence``, ``baseline`` (the prediction of the baseline,
-        null without one) and ``text``: the beginning and the end of the document, HTML resolved.
-
-    Raises:
-        DataError: if a document has no text in ``documents``, or the baseline predicts other documents.
+        ``document_id``, ``label``, ``predicted``, ``confidence``, ``baseline`` (the prediction of the baseline) and
+        ``text``: the beginning and the end of the document, HTML resolved. A document without a text, and a baseline
+        that predicts other documents, are a DataError.
     """
-    options = options or ReportOptions()
+    _same_documents(predictions, baseline_predictions)
     wrong = predictions.filter(pl.col("predicted") != pl.col("label"))
     wrong = wrong.sort("confidence", "document_id", descending=[True, False]).head(options.mistakes)
     wrong = wrong.select("document_id", "label", "predicted", "confidence")
-    if baseline_predictions is None:
-        wrong = wrong.with_columns(baseline=pl.lit(None, dtype=pl.String))
-    else:
-        _same_documents(predictions, baseline_predictions)
-        theirs = baseline_predictions.select("document_id", baseline="predicted")
-        wrong = wrong.join(theirs, on="document_id", how="left", maintain_order="left")
-    wrong = wrong.join(documents.select("document_id", "text"), on="document_id", how="left", maintain_order="left")
+    theirs = baseline_predictions.select("document_id", baseline="predicted")
+    for columns in (theirs, documents.select("document_id", "text")):
+        wrong = wrong.join(columns, on="document_id", how="left", maintain_order="left")
     if wrong["text"].null_count():
         absent = wrong.filter(pl.col("text").is_null())["document_id"][0]
         raise DataError(f"document {absent!r} has a prediction but no text among the documents")
-    return wrong.with_columns(
-        pl.Series("text", [excerpt(text, options.excerpt) for text in wrong["text"]], dtype=pl.String)
-    )
+    texts = [excerpt(text, options.excerpt) for text in wrong["text"]]
+    return wrong.with_columns(pl.Series("text", texts, dtype=pl.String))
 
 
 def excerpt(text: str, n: int) -> str:
@@ -132,31 +104,25 @@ def excerpt(text: str, n: int) -> str:
 
 
 def _same_documents(predictions: pl.DataFrame, baseline_predictions: pl.DataFrame) -> None:
-    pair = {"classifier": predictions, "baseline": baseline_predictions}
-    for (which, ours), theirs in zip(pair.items(), reversed(pair.values()), strict=True):
+    frames = {"classifier": predictions, "baseline": baseline_predictions}
+    for (which, ours), theirs in zip(frames.items(), reversed(frames.values()), strict=True):
         alone = ours.join(theirs, on="document_id", how="anti")["document_id"]
         if len(alone):
             raise DataError(f"only the {which} predicts document {alone[0]!r}: {len(alone)} such documents")
-    if len(predictions) != len(baseline_predictions):
-        raise DataError(
-            f"the classifier predicts {len(predictions)} documents, the baseline {len(baseline_predictions)}: "
-            "document_id repeats"
-        )
+        if (repeated := ours["document_id"].is_duplicated()).any():
+            raise DataError(f"the {which} predicts document {ours.filter(repeated)['document_id'][0]!r} more than once")
 
 
 def resolve_html(text: str) -> str:
-    """Resolve HTML entities in ``text`` and replace ``<br />`` by a new line.
-
-    Entities are resolved first, so that an escaped ``&lt;br /&gt;`` is a line break too.
-    """
+    """Resolve HTML entities in ``text``, then replace ``<br />`` by a new line: an escaped one is a line break too."""
     return LINE_BREAK.sub("\n", html.unescape(text))
 
 
 def class_codes(documents: pl.DataFrame, classes: Sequence[str]) -> NDArray[np.int64]:
     """Index of each document's label in ``classes``, int64 [N]; a label that is not among them is a DataError."""
-    if len(set(classes)) != len(classes):
-        raise DataError(f"the classes name one twice: {list(classes)}")
     numbers = {name: k for k, name in enumerate(classes)}
+    if len(numbers) != len(classes):
+        raise DataError(f"the classes name one twice: {list(classes)}")
     codes = [numbers.get(label, -1) for label in documents["label"]]
     if -1 in codes:
         row = codes.index(-1)

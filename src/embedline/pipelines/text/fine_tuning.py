@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,9 +64,8 @@ def match_embedding(weights: Tensor, known: Vocabulary, wanted: Vocabulary) -> T
             f"the language model knows {shared:.1%} of the documents' {len(words):,} words: it is of another corpus"
         )
     if shared < 1.0:
-        logger.info(
-            "%.1f%% of %s words are unknown to the language model: mean embedding", 100 * (1 - shared), len(words)
-        )
+        message = "%.1f%% of %s words are unknown to the language model: mean embedding"
+        logger.info(message, 100 * (1 - shared), len(words))
     index = torch.tensor(rows)
     matched = weights[index.clamp(min=0)]
     matched[index < 0] = weights.mean(0)
@@ -121,7 +121,7 @@ class ClassifierData:
         return cls(Corpus.of(documents), targets, config, encoder, tokens)
 
     def batches(self, options: StageTraining, accelerator: Accelerator) -> ClassifierBatches:
-        """Batches of the documents, for this process."""
+        """Batches for this process."""
         return ClassifierBatches(self.corpus, self.targets, options, device=accelerator.device, shard=accelerator.shard)
 
     def build(self) -> TextClassifier:
@@ -134,10 +134,7 @@ class ClassifierData:
 def discriminative(groups: Sequence[Sequence[nn.Module]], decay: float) -> list[LayerGroup]:
     """Return groups from the first layers to the last, each learning ``decay`` times slower than the next.
 
-    Discriminative fine-tuning (Howard & Ruder 2018, arXiv:1801.06146, §3.2; the paper's factor is 2.6).
-
-    >>> [round(group.rate, 3) for group in discriminative([[], [], []], decay=2.0)]
-    [0.25, 0.5, 1.0]
+    (Howard & Ruder 2018, arXiv:1801.06146, §3.2: discriminative fine-tuning; the paper's factor is 2.6.)
     """
     last = len(groups) - 1
     return [LayerGroup(modules, decay ** (place - last)) for place, modules in enumerate(groups)]
@@ -167,9 +164,8 @@ def train_classifier(
     if training.early_stopping and held_out.is_empty():
         raise DataError(NO_VALIDATION.format("classifier_training"))
     validation = (Corpus.of(held_out), torch.from_numpy(class_codes(held_out, classes))) if len(held_out) else None
-    members, measured = distributed.run(
-        _train_members, data, training, own_threads(training), validation, options=training
-    )
+    threads = own_threads(training)
+    members, measured = distributed.run(_train_members, data, training, threads, validation, options=training)
     warn_of_few_steps(members[0], training.batch_size, "classifier_training")
     history = [
         {"member": member, "stage": stage, **record}
@@ -185,11 +181,8 @@ def train_classifier(
         **measured,
         "language_model": language_model.metrics,
     }
-    encoding = {
-        "vocabulary": vocabulary.model_dump(mode="json"),
-        "tokens": data.tokens.model_dump(mode="json"),
-        "classes": list(classes),
-    }
+    tokens, words = (each.model_dump(mode="json") for each in (data.tokens, vocabulary))
+    encoding = {"vocabulary": words, "tokens": tokens, "classes": list(classes)}
     weights = member_tensors([results[-1].network for results in members])
     return ModelBundle(KIND, data.config, encoding, weights, metrics), history
 
@@ -208,23 +201,15 @@ def find_classifier_rate(
     accelerator, stage, seed = make_accelerator(training), training.stages[0], training.seeds[0]
 
     def search(network: nn.Module, stop: threading.Event) -> RangeTest:
-        options = training.of_stage(stage)
-        return range_test(
-            network,
-            data.batches(options, accelerator),
-            options,
-            finder,
-            accelerator=accelerator,
-            seed=seed,
-            groups=_unfreeze(network, stage, training),
-            stop=stop,
-        )
+        options, groups = training.of_stage(stage), _unfreeze(network, stage, training)
+        settings: dict[str, Any] = {"accelerator": accelerator, "seed": seed, "groups": groups, "stop": stop}
+        return range_test(network, data.batches(options, accelerator), options, finder, **settings)
 
     return with_seed(seed, training.threads, data.build, search)
 
 
 def _train_members(
-    data: "ClassifierData",
+    data: ClassifierData,
     training: ClassifierTraining,
     threads: int,
     validation: tuple[Corpus, Tensor] | None,
@@ -235,10 +220,7 @@ def _train_members(
     evaluate = _evaluator(*validation, accelerator) if validation else None
     members = []
     for member, seed in enumerate(training.seeds):
-
-        def fit(network: nn.Module, stop: threading.Event, member: int = member) -> list[FitResult]:
-            return _train_stages(network, data, training, member, evaluate, accelerator, stop)
-
+        fit = partial(_train_stages, data, training, member, evaluate, accelerator)
         members.append(with_seed(seed, threads, data.build, fit, rank=accelerator.shard.rank, stop=stop))
     results = [result for stages in members for result in stages]
     whole = FitResult(
@@ -251,15 +233,10 @@ def _train_members(
     if evaluate is not None:
         found = members[0][-1].metrics
         if len(members) > 1:
-            networks = [_classifier(stages[-1].network) for stages in members]
+            networks: list[Any] = [stages[-1].network for stages in members]
             found = evaluate(ClassifierEnsemble(networks, member_weights(training)))
         metrics |= {"validation_loss": found["validation_loss"], "validation_accuracy": found["accuracy"]}
     return members, metrics
-
-
-def _classifier(network: nn.Module) -> TextClassifier:
-    assert isinstance(network, TextClassifier)
-    return network
 
 
 def _evaluator(corpus: Corpus, targets: Tensor, accelerator: Accelerator) -> Evaluate:
@@ -273,17 +250,17 @@ def _evaluator(corpus: Corpus, targets: Tensor, accelerator: Accelerator) -> Eva
 
 
 def _train_stages(
-    network: nn.Module,
-    data: "ClassifierData",
+    data: ClassifierData,
     training: ClassifierTraining,
     member: int,
     evaluate: Evaluate | None,
     accelerator: Accelerator,
+    network: nn.Module,
     stop: threading.Event,
 ) -> list[FitResult]:
     """Train a classifier in all stages; all its results have the same network."""
-    results, checkpoints = [], _checkpoints(training, member)
-    for place, stage in enumerate(training.stages):
+    results = []
+    for place, (stage, kept) in enumerate(zip(training.stages, _checkpoints(training, member), strict=True)):
         options = training.of_stage(stage)
         result = train(
             network,
@@ -295,7 +272,7 @@ def _train_stages(
             evaluate=evaluate,
             monitor=MONITOR,
             label=f"{_prefix(training, member)}stage{place}.",
-            checkpoint=checkpoints[place],
+            checkpoint=kept,
             stop=stop,
         )
         network.load_state_dict(result.network.state_dict())  # the averaged weights, if averaging is on
@@ -304,7 +281,7 @@ def _train_stages(
 
 
 def _choose_precision(
-    data: "ClassifierData",
+    data: ClassifierData,
     training: ClassifierTraining,
     threads: int,
     accelerator: Accelerator,
@@ -337,6 +314,6 @@ def _checkpoints(training: ClassifierTraining, member: int) -> list[checkpoint.C
 
 def _unfreeze(network: nn.Module, stage: Stage, training: ClassifierTraining) -> list[LayerGroup]:
     """Freeze the other layer groups of a stage; return all groups with their learning rates."""
-    classifier = _classifier(network)
-    classifier.unfreeze(stage.unfrozen)
-    return discriminative(classifier.groups(), training.rate_decay)
+    assert isinstance(network, TextClassifier)
+    network.unfreeze(stage.unfrozen)
+    return discriminative(network.groups(), training.rate_decay)

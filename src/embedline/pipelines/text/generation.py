@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -25,14 +24,10 @@ logger = logging.getLogger(__name__)
 
 READ_TOKENS = 1024  # tokens of a prompt in one forward pass: limits the memory for a long prompt
 ENDS = (BEGIN, END, DL1_END)  # tokens that end a document
-SHOWN_WORDS = 10  # unknown words listed in a warning
 
 
 def load_generator(bundle: ModelBundle) -> tuple[LanguageModel, Vocabulary, TokenOptions]:
-    """Load a stored language model, its vocabulary and tokenizer settings; a broken bundle is a DataError.
-
-    The model is on the GPU if there is one.
-    """
+    """Load a stored language model, on the GPU if there is one, its vocabulary and tokenizer settings."""
     model, vocabulary, tokens = load_bundle(bundle, load_language_model)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), vocabulary, tokens
 
@@ -75,10 +70,13 @@ def prompt_ids(prompt: str, vocabulary: Vocabulary, tokens: TokenOptions) -> lis
     unknown = vocabulary.tokens[vocabulary.unknown]
     missing = {t: None for t, i in zip(written, ids, strict=True) if i == vocabulary.unknown and t != unknown}
     if missing:
-        shown = ", ".join(list(missing)[:SHOWN_WORDS])
-        more = f" and {len(missing) - SHOWN_WORDS} more" if len(missing) > SHOWN_WORDS else ""
-        logger.warning("Unknown words of the prompt are read as %s: %s%s", unknown, shown, more)
+        logger.warning("Unknown words of the prompt are read as %s: %s", unknown, first_ten([*missing]))
     return ids
+
+
+def first_ten(values: Sequence[Any]) -> str:
+    """Join values for a message: ``a, b``, and after ten ``… and 4 more``."""
+    return ", ".join(map(str, values[:10])) + (f" and {len(values) - 10} more" if len(values) > 10 else "")
 
 
 def generate(
@@ -93,14 +91,8 @@ def generate(
     """
     never = _never(model, vocabulary, options)
     ends = [index for index, token in enumerate(vocabulary.tokens) if token in ENDS] if options.stop else []
-    shared: dict[str, Any] = {"n_tokens": options.n_tokens, "ends": ends}
-    if options.beams is None:
-        sampling = SamplingOptions(options.temperature, options.top_k, options.min_p, never)
-        found = sample(model, prompt, sampling, n_samples=options.n_samples, seed=options.seed, **shared)
-    else:
-        found = beam_search(
-            model, prompt, beams=options.beams, length_penalty=options.length_penalty, never=never, **shared
-        )
+    search = sample if options.beams is None else beam_search
+    found = search(model, prompt, options, never=never, ends=ends)
     rows = []
     for number, (ids, log_probability) in enumerate(found[: options.n_samples], start=1):
         text = vocabulary.detokenize([*prompt, *(ids[:-1] if ids[-1] in ends else ids)])
@@ -115,8 +107,7 @@ def _never(model: LanguageModel, vocabulary: Vocabulary, options: GenerationOpti
         never = {vocabulary.unknown, vocabulary.padding}
     else:
         place = {token: index for index, token in enumerate(vocabulary.tokens)}
-        missing = [token for token in options.never if token not in place]
-        if missing:
+        if missing := [token for token in options.never if token not in place]:
             raise DataError(f"never lists {missing[0]!r}, which is no token of the vocabulary")
         never = {place[token] for token in options.never}
     width = _width(model, vocabulary)
@@ -128,10 +119,7 @@ def _never(model: LanguageModel, vocabulary: Vocabulary, options: GenerationOpti
 
 def _width(model: LanguageModel, vocabulary: Vocabulary) -> int:
     """Return the number of tokens that the model scores; raise a DataError if the vocabulary has more."""
-    with torch.no_grad():
-        state = model.start(1)
-        hidden, _ = model(torch.zeros((1, 1), dtype=torch.int64, device=state[0][0].device), state)
-        width = int(model.logits(hidden[:, -1]).shape[-1])
+    width = model.decoder.out_features
     if width < len(vocabulary):
         raise DataError(
             f"the vocabulary has {len(vocabulary)} tokens and the model knows {width}: they do not belong together"
@@ -164,40 +152,24 @@ class Continuation(NamedTuple):
     log_probability: float
 
 
-@dataclass(frozen=True)
-class SamplingOptions:
-    """Changes to the model's distribution before a token is drawn.
+def sampling_probabilities(log_p: Tensor, options: GenerationOptions, never: Sequence[int] = ()) -> Tensor:
+    """Return the probabilities float64 [B, V] to draw from, given the model's log-probabilities float64 [B, V].
 
-    They apply in this order: ``never``, ``temperature``, ``top_k``, ``min_p``; then the probabilities are scaled to
-    sum to one.
-
-    Attributes:
-        temperature: divisor of the logits; 0 always takes the most probable token.
-        top_k: draw only from the ``top_k`` most probable tokens; None: from all.
-        min_p: draw only from tokens with ``p >= min_p * max(p)`` (Nguyen et al. 2024, arXiv 2407.01082).
-        never: ids that are not drawn.
+    Changes in this order: no ids ``never``, ``temperature``, ``top_k``, ``min_p``; then the rest is scaled to sum to 1.
     """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    min_p: float = 0.0
-    never: tuple[int, ...] = ()
-
-    def probabilities(self, log_p: Tensor) -> Tensor:
-        """Return the probabilities float64 [B, V] to draw from, given the model's log-probabilities float64 [B, V]."""
-        scores = mask_tokens(log_p, self.never)
-        if self.temperature == 0.0:
-            return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
-        # Subtract the largest score first: scores may become minus infinity, but never all of them.
-        scores = (scores - scores.amax(-1, keepdim=True)) / self.temperature
-        if self.top_k is not None and self.top_k < scores.shape[-1]:
-            best = scores.topk(self.top_k, dim=-1)  # exactly k tokens, even if probabilities are equal
-            scores = torch.full_like(scores, -math.inf).scatter_(-1, best.indices, best.values)
-        if self.min_p > 0.0:
-            # A ratio of probabilities is a difference of logits; the margin keeps a token exactly on the border.
-            border = scores.amax(-1, keepdim=True) + math.log(self.min_p) - 1e-9
-            scores = scores.masked_fill(scores < border, -math.inf)
-        return torch.softmax(scores, dim=-1)
+    scores = mask_tokens(log_p, never)
+    if options.temperature == 0.0:
+        return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
+    # Subtract the largest score first: scores may become minus infinity, but never all of them.
+    scores = (scores - scores.amax(-1, keepdim=True)) / options.temperature
+    if options.top_k is not None and options.top_k < scores.shape[-1]:
+        best = scores.topk(options.top_k, dim=-1)  # exactly k tokens, even if probabilities are equal
+        scores = torch.full_like(scores, -math.inf).scatter_(-1, best.indices, best.values)
+    if options.min_p > 0.0:
+        # A ratio of probabilities is a difference of logits; the margin keeps a token exactly on the border.
+        border = scores.amax(-1, keepdim=True) + math.log(options.min_p) - 1e-9
+        scores = scores.masked_fill(scores < border, -math.inf)
+    return torch.softmax(scores, dim=-1)
 
 
 def mask_tokens(log_p: Tensor, never: Sequence[int]) -> Tensor:
@@ -224,32 +196,28 @@ def read_prompt(model: LanguageModel, prompt: Sequence[int]) -> tuple[Tensor, St
 def sample(
     model: LanguageModel,
     prompt: Sequence[int],
-    options: SamplingOptions,
+    options: GenerationOptions,
     *,
-    n_tokens: int,
-    n_samples: int = 1,
-    seed: int = 0,
+    never: Sequence[int] = (),
     ends: Sequence[int] = (),
 ) -> list[Continuation]:
-    """Draw ``n_samples`` continuations of ``prompt`` in one batch; the prompt is read once.
+    """Draw ``options.n_samples`` continuations in one batch; the prompt is read once, ids ``ends`` end a continuation.
 
     Each sample ``i`` has its own random generator, seeded by ``seed`` and ``i``. The text therefore does not depend on
     the device (up to rounding), on other draws in the process, or on ``n_samples``.
-
-    Args:
-        n_tokens: maximum length of each continuation.
-        ends: ids that end a continuation.
     """
+    n_samples, n_tokens = options.n_samples, options.n_tokens
     log_p, state = read_prompt(model, prompt)
     log_p = log_p.expand(n_samples, -1)
     state = select_rows(state, torch.zeros(n_samples, dtype=torch.int64, device=log_p.device))
-    draws = np.stack([np.random.default_rng((seed, row)).random(n_tokens) for row in range(n_samples)])
+    draws = np.stack([np.random.default_rng((options.seed, row)).random(n_tokens) for row in range(n_samples)])
     ids = torch.empty((n_samples, n_tokens), dtype=torch.int64)
     total = torch.zeros(n_samples, dtype=torch.float64)
     length = torch.full((n_samples,), n_tokens)
     running = torch.ones(n_samples, dtype=torch.bool)
     for step in range(n_tokens):
-        token = _draw(options.probabilities(log_p), torch.from_numpy(draws[:, step]).to(log_p.device))
+        uniform = torch.from_numpy(draws[:, step]).to(log_p.device)
+        token = _draw(sampling_probabilities(log_p, options, never), uniform)
         drawn = log_p.gather(-1, token[:, None]).squeeze(-1).cpu()
         ids[:, step] = token.cpu()
         total = torch.where(running, total + drawn, total)
@@ -284,12 +252,10 @@ def beam_score(log_probability: float, length: int, penalty: float) -> float:
 def beam_search(
     model: LanguageModel,
     prompt: Sequence[int],
+    options: GenerationOptions,
     *,
-    n_tokens: int,
-    beams: int,
-    length_penalty: float = 0.0,
-    ends: Sequence[int] = (),
     never: Sequence[int] = (),
+    ends: Sequence[int] = (),
 ) -> list[Continuation]:
     """Search the continuations of ``n_tokens`` tokens, or fewer up to an end, with the highest :func:`beam_score`.
 
@@ -300,6 +266,7 @@ def beam_search(
     Returns:
         At most ``beams`` continuations, best first; fewer if the model has no more possible ones.
     """
+    n_tokens, beams, length_penalty = options.n_tokens, options.beams or 1, options.length_penalty
     log_p, state = read_prompt(model, prompt)
     live = [Continuation((), 0.0)]
     finished: list[Continuation] = []

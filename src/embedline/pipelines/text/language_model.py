@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import polars as pl
@@ -109,11 +109,8 @@ def build_language_model(config: dict[str, Any]) -> LanguageModel:
 
 def language_config(vocabulary: Vocabulary, network: LanguageModelOptions) -> dict[str, Any]:
     """The ``config`` of a bundle; JSON values."""
-    return {
-        "vocabulary_size": len(vocabulary),
-        "encoder": network.encoder().model_dump(mode="json"),
-        "decoder_bias": network.has_bias,
-    }
+    encoder = network.encoder().model_dump(mode="json")
+    return {"vocabulary_size": len(vocabulary), "encoder": encoder, "decoder_bias": network.has_bias}
 
 
 def train_language_model(
@@ -135,8 +132,8 @@ def train_language_model(
     if training.early_stopping and not len(held_out):
         raise DataError(NO_VALIDATION.format("language_model_training"))
     config = language_config(vocabulary, network)
-    spec = LanguageModelSpec(corpus, held_out, training, config, own_threads(training))
-    result, measured = distributed.run(spec.train, options=training)
+    threads = own_threads(training)
+    result, measured = distributed.run(train_network, corpus, held_out, training, config, threads, options=training)
     warn_of_few_steps([result], training.batch_size, "language_model_training")
     metrics = {
         "tokens": len(corpus.ids),
@@ -150,51 +147,41 @@ def train_language_model(
     return ModelBundle(KIND, config, encoder, weights, metrics), result.history
 
 
-@dataclass(frozen=True)
-class LanguageModelSpec:
-    """Training and validation documents (may be empty), settings, ``config`` and PyTorch threads of each process."""
+def train_network(
+    corpus: Corpus,
+    held_out: Corpus,
+    training: LanguageModelTraining,
+    config: dict[str, Any],
+    threads: int,
+    stop: threading.Event,
+) -> tuple[FitResult, dict[str, Any]]:
+    """Train in one process, until the end or until ``stop`` is set; return the result and the bundle's metrics.
 
-    corpus: Corpus
-    held_out: Corpus
-    training: LanguageModelTraining
-    config: dict[str, Any]
-    threads: int
+    There may be no validation documents in ``held_out``; ``threads`` are PyTorch's.
+    """
+    accelerator, kept = make_accelerator(training), checkpoint.current("language_model")
+    batches = LanguageModelBatches(corpus, training, device=accelerator.device, shard=accelerator.shard)
 
-    def train(self, stop: threading.Event) -> tuple[FitResult, dict[str, Any]]:
-        """Train in one process, until the end or until ``stop`` is set; return the result and the bundle's metrics."""
-        training, accelerator = self.training, make_accelerator(self.training)
-        batches = LanguageModelBatches(self.corpus, training, device=accelerator.device, shard=accelerator.shard)
-        kept = checkpoint.current("language_model")
-
-        def fit(network: nn.Module, stop: threading.Event) -> tuple[FitResult, Accelerator]:
-            n_batches = training.epochs * batches.n_batches
-            chosen = choose_precision(
-                accelerator, network, batches, n_batches, checkpoints=[kept.path] if kept else [], stop=stop
-            )
-            evaluate = evaluator(self.held_out, chosen) if len(self.held_out) else None
-            result = train(
-                network,
-                batches,
-                training,
-                accelerator=chosen,
-                seed=training.seed,
-                evaluate=evaluate,
-                monitor=MONITOR,
-                label="language_model.",
-                checkpoint=kept,
-                stop=stop,
-            )
-            return result, chosen
-
-        result, chosen = with_seed(
-            training.seed,
-            self.threads,
-            lambda: build_language_model(self.config),
-            fit,
-            rank=accelerator.shard.rank,
+    def fit(network: nn.Module, stop: threading.Event) -> tuple[FitResult, Accelerator]:
+        n_batches, files = training.epochs * batches.n_batches, [kept.path] if kept else []
+        chosen = choose_precision(accelerator, network, batches, n_batches, checkpoints=files, stop=stop)
+        result = train(
+            network,
+            batches,
+            training,
+            accelerator=chosen,
+            seed=training.seed,
+            evaluate=evaluator(held_out, chosen) if len(held_out) else None,
+            monitor=MONITOR,
+            label="language_model.",
+            checkpoint=kept,
             stop=stop,
         )
-        return result, training_metrics(result, chosen)
+        return result, chosen
+
+    build, rank = partial(build_language_model, config), accelerator.shard.rank
+    result, chosen = with_seed(training.seed, threads, build, fit, rank=rank, stop=stop)
+    return result, training_metrics(result, chosen)
 
 
 def own_threads(training: TextSettings) -> int:
@@ -219,7 +206,7 @@ def find_language_model_rate(
     def search(network: nn.Module, stop: threading.Event) -> RangeTest:
         return range_test(network, batches, training, finder, accelerator=accelerator, seed=training.seed, stop=stop)
 
-    return with_seed(training.seed, training.threads, lambda: build_language_model(config), search)
+    return with_seed(training.seed, training.threads, partial(build_language_model, config), search)
 
 
 def _training_corpus(ids: pl.DataFrame) -> Corpus:
@@ -246,13 +233,8 @@ def with_seed(
         network = build()
         if rank:
             torch.manual_seed(seed + rank * RANK_STRIDE)
-        (result,) = train_parallel(
-            lambda _, network, stop: fit(network, stop),
-            [network],
-            workers=1,
-            threads=threads or available_cores(),
-            stop=stop,
-        )
+        threads = threads or available_cores()
+        (result,) = train_parallel(lambda _, *given: fit(*given), [network], workers=1, threads=threads, stop=stop)
     return result
 
 
@@ -284,8 +266,7 @@ def evaluator(corpus: Corpus, accelerator: Accelerator) -> Callable[[nn.Module],
         assert isinstance(network, LanguageModel)
         network.eval()
         state = network.start(n_rows)
-        nats = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-        hits = torch.zeros((), dtype=torch.int64, device=accelerator.device)
+        nats, hits = (torch.zeros((), dtype=t, device=accelerator.device) for t in (torch.float64, torch.int64))
         last = rows.shape[1] - 1
         for start in range(0, last, EVALUATION_TOKENS):
             tokens = rows[:, start : min(start + EVALUATION_TOKENS, last) + 1].long().to(accelerator.device)

@@ -50,20 +50,7 @@ class Corpus:
 
     def stream(self, documents: NDArray[np.int64]) -> NDArray[np.integer]:
         """Concatenated ids of ``documents``, in this order."""
-        return gather_ranges(self.ids, self.offsets[documents], self.lengths[documents])
-
-
-def gather_ranges(
-    values: NDArray[np.integer], starts: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> NDArray[np.integer]:
-    """Concatenate the ranges ``values[s : s + n]`` of each start s and length n.
-
-    >>> gather_ranges(np.arange(10), np.array([7, 0]), np.array([2, 3]))
-    array([7, 8, 0, 1, 2])
-    """
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return values[np.arange(total) + np.repeat(starts - ends + lengths, lengths)]
+        return np.concatenate([self.ids[:0], *(self[document] for document in documents)])
 
 
 def to_rows(stream: NDArray[np.integer], n_rows: int) -> NDArray[np.integer]:

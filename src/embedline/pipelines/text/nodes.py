@@ -9,6 +9,9 @@ from typing import Any
 import polars as pl
 
 from embedline.errors import about_frame
+from embedline.pipelines.text import baseline as baselines
+from embedline.pipelines.text import evaluation
+from embedline.pipelines.text import vocabulary as vocabularies
 from embedline.pipelines.text.baseline import BaselineOptions
 from embedline.pipelines.text.documents import SplitOptions, assign_splits, read_documents
 from embedline.pipelines.text.evaluation import ReportOptions
@@ -21,7 +24,7 @@ from embedline.pipelines.text.options import (
     PredictionOptions,
     SampleOptions,
 )
-from embedline.pipelines.text.tokenizer import TokenOptions
+from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_documents
 from embedline.pipelines.text.vocabulary import VocabularyOptions, load_vocabulary
 from embedline.training.options import FinderOptions
 
@@ -32,32 +35,21 @@ Plot = Any  # plotly.graph_objects.Figure
 Bundle = Any  # embedline.training.model_file.ModelBundle
 
 
-def tokenize(
-    documents: Frame, tokens: TokenOptions, classes: Classes | None = None
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def tokenize(documents: Frame, tokens: TokenOptions, classes: Classes) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Tokenize the documents; return their token codes, and the lexicon that the codes are rows of.
 
     Raises:
         DataError: the documents are invalid, or a label is not among the classes (checked before hours of training).
     """
-    from embedline.pipelines.text.tokenizer import tokenize_documents
-
     with about_frame("documents"):
-        rows = read_documents(documents, None if classes is None else list(classes))
-        return tokenize_documents(rows, tokens)
+        return tokenize_documents(read_documents(documents, list(classes)), tokens)
 
 
 def fit_vocabulary(
-    tokens: pl.DataFrame,
-    lexicon: pl.DataFrame,
-    rules: TokenOptions,
-    split: SplitOptions,
-    vocabulary: VocabularyOptions,
+    tokens: pl.DataFrame, lexicon: pl.DataFrame, rules: TokenOptions, split: SplitOptions, vocabulary: VocabularyOptions
 ) -> dict[str, Any]:
     """Fit the vocabulary on the training texts, by frequency; return its JSON values."""
-    from embedline.pipelines.text.vocabulary import fit_vocabulary as fit
-
-    fitted = fit(tokens, lexicon, split, rules.rules, vocabulary)
+    fitted = vocabularies.fit_vocabulary(tokens, lexicon, split, rules.rules, vocabulary)
     logger.info("Vocabulary of %s words out of %s", f"{len(fitted):,}", f"{len(lexicon):,}")
     return fitted.model_dump(mode="json")
 
@@ -66,9 +58,7 @@ def numericalize(
     tokens: pl.DataFrame, lexicon: pl.DataFrame, vocabulary: dict[str, Any], split: SplitOptions
 ) -> pl.DataFrame:
     """Convert each document's tokens to ids; the held-out training documents become the split ``validation``."""
-    from embedline.pipelines.text.vocabulary import numericalize as to_ids
-
-    return to_ids(tokens, lexicon, load_vocabulary(vocabulary), split)
+    return vocabularies.numericalize(tokens, lexicon, load_vocabulary(vocabulary), split)
 
 
 def train_language_model(
@@ -103,22 +93,15 @@ def train_classifier(
     bundle, history = fit(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training)
     measured = bundle.metrics.get("validation_accuracy")
     accuracy = "not measured" if measured is None else f"{measured:.4f}"
-    _log_training(
-        f"Classifier of {bundle.metrics['members']} network(s): validation accuracy {accuracy}", bundle.metrics
-    )
+    result = f"Classifier of {bundle.metrics['members']} network(s): validation accuracy {accuracy}"
+    _log_training(result, bundle.metrics)
     return bundle, history_frame(history)
 
 
 def _log_training(result: str, metrics: dict[str, Any]) -> None:
-    logger.info(
-        "%s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s",
-        result,
-        metrics["epochs"],
-        metrics["seconds"],
-        f"{metrics['tokens_per_second']:,.0f}",
-        metrics["device"],
-        metrics["precision"],
-    )
+    message = "%s after %d epoch(s) in %.0f s, %s tokens/s on %s in %s"
+    speed, device, precision = f"{metrics['tokens_per_second']:,.0f}", metrics["device"], metrics["precision"]
+    logger.info(message, result, metrics["epochs"], metrics["seconds"], speed, device, precision)
 
 
 def find_language_model_rate(
@@ -158,11 +141,9 @@ def train_baseline(
     documents: Frame, split: SplitOptions, classes: Classes, baseline: BaselineOptions
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Fit TF-IDF and a logistic regression on the training documents; return test predictions and costs."""
-    from embedline.pipelines.text.baseline import train_baseline as fit
-
     with about_frame("documents"):
         rows = read_documents(documents, list(classes))
-        return fit(rows, assign_splits(rows, split), list(classes), baseline)
+        return baselines.train_baseline(rows, assign_splits(rows, split), list(classes), baseline)
 
 
 def predict(ids: pl.DataFrame, model: Bundle) -> pl.DataFrame:
@@ -182,25 +163,13 @@ def evaluate(
     report: ReportOptions,
 ) -> dict[str, Any]:
     """Metrics of the classifier and the baseline on the same test documents; warns if the baseline is better."""
-    from embedline.pipelines.text.evaluation import evaluate as compare
-    from embedline.pipelines.text.vocabulary import unknown_fractions
-
-    vocabulary = load_vocabulary(model.encoder["vocabulary"])
-    training = dict(model.metrics)
-    return compare(
-        predictions,
-        baseline_predictions,
-        list(classes),
-        language_model=training.pop("language_model"),
-        classifier={"training": training},
-        baseline={"training": baseline_costs},
-        vocabulary={
-            "size": len(vocabulary),
-            "fitted_on": list(vocabulary.fitted_on),
-            "unknown": unknown_fractions(ids, vocabulary),
-        },
-        options=report,
-    )
+    vocabulary, training = load_vocabulary(model.encoder["vocabulary"]), dict(model.metrics)
+    language_model = training.pop("language_model")
+    models = {"classifier": {"training": training}, "baseline": {"training": baseline_costs}}
+    metrics = evaluation.evaluate(predictions, baseline_predictions, list(classes), report, **models)
+    unknown = vocabularies.unknown_fractions(ids, vocabulary)
+    words = {"size": len(vocabulary), "fitted_on": list(vocabulary.fitted_on), "unknown": unknown}
+    return metrics | {"language_model": language_model, "vocabulary": words}
 
 
 def predict_texts(texts: Frame, model: Bundle, prediction: PredictionOptions) -> pl.DataFrame:
@@ -214,11 +183,9 @@ def list_mistakes(
     predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, documents: Frame, report: ReportOptions
 ) -> pl.DataFrame:
     """List the classifier's most confident mistakes on the test documents."""
-    from embedline.pipelines.text.evaluation import mistakes
-
     with about_frame("documents"):
         rows = read_documents(documents)
-    return mistakes(predictions, rows, baseline_predictions, report)
+    return evaluation.mistakes(predictions, rows, baseline_predictions, report)
 
 
 def generate_samples(language_model: Bundle, samples: SampleOptions) -> tuple[pl.DataFrame, pl.DataFrame]:

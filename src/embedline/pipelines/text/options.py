@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
+from pydantic import ConfigDict, Field, RootModel, field_validator, model_validator
 
-from embedline.training.options import EarlyStopping, FitOptions, OptimizerOptions, SeedOptions, Sizes
+from embedline.training.options import EarlyStopping, FitOptions, OptimizerOptions, Options, SeedOptions, Sizes
 
 Preset = Literal["dl1", "ulmfit"]
 ChangedRates = dict[Literal["input", "embedding", "weight", "hidden", "output"], float]
@@ -37,20 +37,14 @@ class Classes(RootModel[tuple[str, ...]]):
         return iter(self.root)
 
 
-class Rates(BaseModel):
+class Rates(Options):
     """Dropout rates of an encoder and of the layer after it (``output``)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: float = Field(ge=0.0, lt=1.0)
     embedding: float = Field(ge=0.0, lt=1.0)
     weight: float = Field(ge=0.0, lt=1.0)
     hidden: float = Field(ge=0.0, lt=1.0)
     output: float = Field(ge=0.0, lt=1.0)
-
-    def times(self, factor: float) -> "Rates":
-        """All rates multiplied by ``factor``."""
-        return Rates(**{name: rate * factor for name, rate in self.model_dump().items()})
 
 
 # dl1: the notebook lesson4-imdb of 2017; ulmfit: fastai v2's awd_lstm_lm_config and awd_lstm_clas_config.
@@ -68,10 +62,8 @@ CLASSIFIER_RATES = {
 }
 
 
-class EncoderOptions(BaseModel):
+class EncoderOptions(Options):
     """Sizes and dropout rates of an :class:`.awd_lstm.Encoder`; all are required."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     embedding_size: int = Field(ge=1)
     hidden_size: int = Field(ge=1)
@@ -79,16 +71,16 @@ class EncoderOptions(BaseModel):
     rates: Rates
 
 
-class LanguageModelOptions(BaseModel):
+class LanguageModelOptions(Options):
     """A language model: a preset with optional changes of its sizes and rates; ``drop_mult`` multiplies all rates."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=())
 
     preset: Preset = "ulmfit"
     embedding_size: int | None = Field(default=None, ge=1)
     hidden_size: int | None = Field(default=None, ge=1)
     n_layers: int | None = Field(default=None, ge=1)
-    dropout: ChangedRates = {}
+    dropout: ChangedRates = Field(default={})
     drop_mult: float = Field(default=1.0, ge=0.0)
     decoder_bias: bool | None = None
 
@@ -109,7 +101,7 @@ class LanguageModelOptions(BaseModel):
         return self
 
 
-class ClassifierOptions(BaseModel):
+class ClassifierOptions(Options):
     """The head on the language model's encoder, and the dropout rates of encoder and head.
 
     Attributes:
@@ -120,10 +112,8 @@ class ClassifierOptions(BaseModel):
         max_tokens: tokens at the end of a document whose outputs are pooled; earlier ones only change the state.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     preset: Preset = "ulmfit"
-    dropout: ChangedRates = {}
+    dropout: ChangedRates = Field(default={})
     drop_mult: float = Field(default=0.5, ge=0.0)
     layers: Sizes = (50,)
     head_dropout: float | tuple[float, ...] | None = None
@@ -157,7 +147,8 @@ class ClassifierOptions(BaseModel):
 
 
 def _rates(preset: Rates, changed: dict[Any, float], factor: float) -> Rates:
-    return Rates(**{**preset.model_dump(), **changed}).times(factor)
+    rates = Rates(**{**preset.model_dump(), **changed})  # valid before they are multiplied, too
+    return Rates(**{name: rate * factor for name, rate in rates.model_dump().items()})
 
 
 class TextSettings(OptimizerOptions):
@@ -198,7 +189,7 @@ class LanguageModelTraining(TextSettings, FitOptions):
     seed: int = 42
 
 
-class Stage(BaseModel):
+class Stage(Options):
     """A stage of gradual unfreezing (Howard & Ruder 2018, §3.3).
 
     Attributes:
@@ -206,8 +197,6 @@ class Stage(BaseModel):
         epochs: number of epochs; each stage has its own schedule.
         lr: peak learning rate of the head.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     unfrozen: int | None = Field(default=None, ge=1)
     epochs: int = Field(ge=1)
@@ -238,33 +227,14 @@ class ClassifierTraining(SeedOptions, TextSettings):
         return StageTraining(**shared, epochs=stage.epochs, lr=stage.lr)
 
 
-class PredictionOptions(BaseModel):
+class PredictionOptions(Options):
     """Column with the texts; number of the most influential words to list for each row: 0 is far faster."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     column: str = "text"
     words: int = Field(default=0, ge=0)
 
 
-class ExplanationOptions(BaseModel):
-    """Limits of the work for an explanation.
-
-    Attributes:
-        max_tokens: explain only the last ``max_tokens`` tokens of a document; None: the tokens that the classifier
-            pools. Earlier tokens affect the decision only through the carried state.
-        budget: approximate number of tokens to read for one explanation: number of occlusions times length.
-        min_occlusions: minimum number of occlusions, even beyond the budget.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_tokens: int | None = Field(default=None, ge=1)
-    budget: int = Field(default=15_000, ge=1)
-    min_occlusions: int = Field(default=16, ge=1)
-
-
-class GenerationOptions(BaseModel):
+class GenerationOptions(Options):
     """How to continue a prompt.
 
     Attributes:
@@ -274,14 +244,12 @@ class GenerationOptions(BaseModel):
         temperature: divisor of the logits: below 1 more likely tokens, above 1 less likely ones, 0 always the most
             probable token.
         top_k: draw only from the ``top_k`` most probable tokens; None: from all.
-        min_p: draw only from tokens with at least this fraction of the largest probability (Nguyen et al. 2024).
+        min_p: draw only from tokens with ``p >= min_p * max(p)`` (Nguyen et al. 2024, arXiv 2407.01082).
         seed: seed of the draws; the same seed gives the same text.
         length_penalty: exponent of Wu et al. 2016; above 0 it favours longer beams. It matters only if beams may end.
         stop: end the text where the model ends the document; otherwise it continues with another document.
         never: tokens that are not drawn; None: the unknown and the padding token.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_tokens: int = Field(default=50, ge=1)
     n_samples: int = Field(default=1, ge=1)
@@ -309,10 +277,8 @@ class GenerationOptions(BaseModel):
         return self
 
 
-class SampleOptions(BaseModel):
+class SampleOptions(Options):
     """Texts to continue (an empty one is the start of a document), and how many of the next words to list for each."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompts: tuple[str, ...] = Field(default=("",), min_length=1)
     next_words: int = Field(default=10, ge=1)

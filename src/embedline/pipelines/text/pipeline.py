@@ -27,11 +27,7 @@ def create_pipeline(source: str, *, documents: str | None = None, language_model
 
 
 def create_prediction_pipeline(source: str, *, texts: str | None = None) -> Pipeline:
-    """Classify the rows of a table of texts with the stored model of ``source``; nothing else is read.
-
-    Args:
-        texts: a frame with a column of texts; None: ``<source>.texts``.
-    """
+    """Classify ``texts``, a frame with a column of texts (``<source>.texts``), with the stored model of ``source``."""
     node = _node(nodes.predict_texts, ["texts", "model", "params:prediction"], "predicted_texts", "predict")
     return Pipeline([node], namespace=source, inputs={"texts": texts or f"{source}.texts", "model": f"{source}.model"})
 
@@ -39,10 +35,8 @@ def create_prediction_pipeline(source: str, *, texts: str | None = None) -> Pipe
 def create_finder_pipeline(source: str, *, language_model: str | None = None) -> Pipeline:
     """Learning-rate range tests of the language model and of the classifier's first stage.
 
-    They read the ids, the vocabulary and the language model that a run of ``source`` has stored.
-
-    Args:
-        language_model: language model that the classifier starts from; None: ``<source>.language_model``.
+    They read the ids, the vocabulary and the language model that a run of ``source`` has stored; ``language_model`` is
+    another one for the classifier to start from.
     """
     inputs = {name: f"{source}.{name}" for name in ("ids", "vocabulary", "language_model")}
     if language_model:
@@ -73,14 +67,8 @@ def _language_nodes() -> list[Node]:
     ]
 
 
-CLASSIFIER_INPUTS = [
-    "ids",
-    "vocabulary",
-    "params:classes",
-    "language_model",
-    "params:classifier",
-    "params:classifier_training",
-]
+CLASSIFIER_INPUTS = ["ids", "vocabulary", "params:classes", "language_model"]
+CLASSIFIER_INPUTS += ["params:classifier", "params:classifier_training"]
 
 
 def _classifier_nodes() -> list[Node]:

@@ -11,12 +11,9 @@ from plotly.subplots import make_subplots
 from embedline.errors import DataError
 from embedline.pipelines.text.evaluation import prediction_arrays
 from embedline.training import plots
-from embedline.training.plots import ACCENT, INK, MUTED, SECOND
-from embedline.training.plots import LAYOUT as LOOK
+from embedline.training.plots import ACCENT, INK, LAYOUT, MUTED, SECOND
 
 HELD_OUT = (SECOND, "#059669")
-MARGIN = {"l": 72, "r": 64, "t": 88, "b": 64}  # room for a second axis and for the names of the stages
-LAYOUT = {**LOOK, "margin": MARGIN}
 # Metrics of the validation documents: fractions (0 to 1), and others.
 LOSS = "validation_loss"
 FRACTIONS = ("accuracy", "next_word_accuracy")
@@ -26,25 +23,19 @@ METRICS = ("perplexity", *FRACTIONS)
 def plot_confusion(predictions: pl.DataFrame, classes: Sequence[str], title: str) -> go.Figure:
     """Counts of actual against predicted classes, coloured by the fraction of the actual class."""
     actual, probabilities = prediction_arrays(predictions, classes)
-    return plots.plot_confusion(actual, probabilities, classes, title).update_layout(margin=MARGIN)
+    return plots.plot_confusion(actual, probabilities, classes, title)
 
 
 def plot_calibration(
-    predictions: pl.DataFrame,
-    baseline_predictions: pl.DataFrame | None,
-    classes: Sequence[str],
-    title: str,
-    n_bins: int = 15,
+    predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, classes: Sequence[str], title: str, n_bins: int = 15
 ) -> go.Figure:
     """Reliability diagram of the classifier and its baseline: accuracy by confidence, and below it the document counts.
 
     Points on the diagonal are calibrated, points below it overconfident (Guo et al. 2017).
     """
-    models = {"classifier": prediction_arrays(predictions, classes)}
-    if baseline_predictions is not None:
-        models["baseline"] = prediction_arrays(baseline_predictions, classes)
-    figure = plots.plot_calibration(models, title, n_bins=n_bins, rows="documents")
-    return figure.update_layout(margin=MARGIN)
+    frames = {"classifier": predictions, "baseline": baseline_predictions}
+    models = {name: prediction_arrays(frame, classes) for name, frame in frames.items()}
+    return plots.plot_calibration(models, title, n_bins=n_bins, rows="documents")
 
 
 def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
@@ -62,17 +53,11 @@ def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
     # A perplexity and a fraction do not fit on one axis.
     two_scales = len({name in FRACTIONS for name in measured}) == 2
     heights = [0.46, 0.32, 0.22] if measured else [0.7, 0.3]
-    figure = make_subplots(
-        rows=len(heights),
-        cols=1,
-        shared_xaxes=True,
-        row_heights=heights,
-        vertical_spacing=0.06,
-        specs=[[{"secondary_y": row == 1 and two_scales}] for row in range(len(heights))],
-    )
-    figure.add_scatter(
-        x=position, y=history["train_loss"], name="training loss", line={"color": ACCENT, "width": 1.5}, row=1, col=1
-    )
+    specs = [[{"secondary_y": row == 1 and two_scales}] for row in range(len(heights))]
+    look = {"shared_xaxes": True, "row_heights": heights, "vertical_spacing": 0.06}
+    figure = make_subplots(rows=len(heights), cols=1, specs=specs, **look)
+    line = {"color": ACCENT, "width": 1.5}
+    figure.add_scatter(x=position, y=history["train_loss"], name="training loss", line=line, row=1, col=1)
     if LOSS in history.columns:
         _add_metric(figure, position, history[LOSS].alias("loss"), INK, row=1, col=1)
     for place, name in enumerate(measured):
@@ -90,35 +75,24 @@ def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
                 col=1,
                 secondary_y=second,
             )
-    figure.add_scatter(
-        x=position, y=history["lr"], line={"color": MUTED}, showlegend=False, name="lr", row=len(heights), col=1
-    )
+    last = {"row": len(heights), "col": 1}
+    figure.add_scatter(x=position, y=history["lr"], line={"color": MUTED}, showlegend=False, name="lr", **last)
     figure.update_yaxes(title_text="loss (nats)", row=1, col=1)
-    figure.update_yaxes(title_text="learning rate", exponentformat="power", row=len(heights), col=1)
-    figure.update_xaxes(title_text="epoch", row=len(heights), col=1)
+    figure.update_yaxes(title_text="learning rate", exponentformat="power", **last)
+    figure.update_xaxes(title_text="epoch", **last)
     if "stage" in history.columns:
         _mark_stages(figure, history["stage"], position)
-    height = 640 if measured else 480
-    return figure.update_layout(
-        title={"text": title, "yref": "container", "y": 1 - 28 / height},
-        height=height,
-        # Relative to the container: the names of the stages are between the legend and the panels.
-        legend={"orientation": "h", "yref": "container", "y": 1 - 48 / height, "yanchor": "top", "x": 0},
-        **LAYOUT | {"margin": {**MARGIN, "t": 112 if "stage" in history.columns else 88}},
-    )
+    height = 600 if measured else 440
+    above = 24 if "stage" in history.columns else 6  # pixels between the legend and the panels, for the stages' names
+    legend = {"y": 1 + above / (height - 130)}
+    return figure.update_layout(title=title, height=height, legend=legend, margin={"r": 64}, **LAYOUT)
 
 
 def _add_metric(figure: go.Figure, position: pl.Series, values: pl.Series, colour: str, **place: Any) -> None:
     """Draw one metric of the validation documents in the rows that have it."""
-    known = values.is_not_null()
-    figure.add_scatter(
-        x=position.filter(known),
-        y=values.filter(known),
-        name=f"held-out {values.name.replace('_', ' ')}",
-        mode="lines+markers",
-        line={"color": colour},
-        **place,
-    )
+    known, name = values.is_not_null(), f"held-out {values.name.replace('_', ' ')}"
+    x, y, line = position.filter(known), values.filter(known), {"color": colour}
+    figure.add_scatter(x=x, y=y, name=name, mode="lines+markers", line=line, **place)
 
 
 def _position(history: pl.DataFrame) -> pl.Series:

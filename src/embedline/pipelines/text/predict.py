@@ -15,14 +15,9 @@ from torch.func import functional_call
 
 from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
-from embedline.pipelines.text.classifier import (
-    ClassifierEnsemble,
-    TextClassifier,
-    class_probabilities,
-    load_classifier,
-)
-from embedline.pipelines.text.generation import load_bundle
-from embedline.pipelines.text.options import ExplanationOptions, PredictionOptions
+from embedline.pipelines.text.classifier import ClassifierEnsemble, TextClassifier, class_probabilities, load_classifier
+from embedline.pipelines.text.generation import first_ten, load_bundle
+from embedline.pipelines.text.options import PredictionOptions
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training.model_file import ModelBundle
@@ -50,7 +45,6 @@ class Predictor:
         probabilities: function from documents (arrays of ids [T >= 1]) to class probabilities float64 [N, C].
         estimate: function from a document and a class to the estimated influence of each position, float64 [T]; see
             :func:`estimate_ensemble_occlusion`.
-        tokens: settings of the tokenizer that the classifier was trained with.
         classes: labels in the order of the probabilities.
         pooled_tokens: number of tokens at the end of a document that the classifier pools; only these are explained.
         few_texts: at most this number of texts is tokenized in this process, without a progress bar.
@@ -81,14 +75,12 @@ class Predictor:
     def predict(self, texts: Sequence[str]) -> pl.DataFrame:
         """Predict the class of each text, in order.
 
-        A text without a known word gets the prediction of an empty document, and a warning.
+        A text without a known word gets the prediction of an empty document, and a warning. One that is no string, or
+        probabilities that are not finite, are a DataError.
 
         Returns:
             Columns ``text`` (excerpt of at most 80 characters), ``predicted``, ``confidence`` (its probability, f64)
             and ``p_<class>`` (f64) for each class.
-
-        Raises:
-            DataError: if a text is not a string, or the classifier's probabilities are not finite.
         """
         blocks = [self._classify(texts[at : at + BLOCK_TEXTS], at) for at in range(0, len(texts), BLOCK_TEXTS)]
         found = np.concatenate([np.zeros((0, len(self.classes))), *blocks])
@@ -102,31 +94,38 @@ class Predictor:
             schema_overrides={"text": pl.String, "predicted": pl.String},
         )
 
-    def explain(self, text: str, options: ExplanationOptions | None = None) -> pl.DataFrame:
+    def explain(
+        self, text: str, *, max_tokens: int | None = None, budget: int = 15_000, min_occlusions: int = 16
+    ) -> pl.DataFrame:
         """Compute the influence of each word on the decision by occlusion (Zeiler & Fergus 2014; Li et al. 2016).
 
         The influence of a word is the log-odds of the predicted class, minus its log-odds after the unknown token has
         replaced the word's token: above 0 the word supports the class, below 0 it contradicts it. Special tokens and
         their counts are not occluded; a word outside the vocabulary is the unknown token and has the influence 0.
 
-        Each occlusion reads the document again. If all of them would exceed ``options.budget``, a gradient ranks the
-        words, and only the first ones are occluded; the others keep their estimate and have ``exact`` false. A limit of
-        occlusion in general: two words of the same meaning may each have the influence 0, since the other one remains.
+        Each occlusion reads the document again. If all of them would exceed the budget, a gradient ranks the words, and
+        only the first ones are occluded; the others keep their estimate and have ``exact`` false. A limit of occlusion
+        in general: two words of the same meaning may each have the influence 0, since the other one remains.
+
+        Args:
+            max_tokens: explain only the last ones of a document; None: the pooled ones. Earlier tokens affect the
+                decision only through the carried state.
+            budget: approximate number of tokens to read: number of occlusions times length.
+            min_occlusions: minimum number of occlusions, even beyond the budget.
 
         Returns:
             Columns ``position`` (i64, index of the word's token in the document), ``word`` (readable spelling),
             ``influence`` (f64, natural logarithm) and ``exact`` (bool: occluded, not estimated), sorted by position.
         """
-        options = options or ExplanationOptions()
         tokens = tokenizer.tokenize_texts([text], self.tokens)[0]
         ids = self._ids(tokens)
         label = int(self._checked([ids])[0].argmax())
-        first = max(0, len(ids) - (options.max_tokens or self.pooled_tokens))
+        first = max(0, len(ids) - (max_tokens or self.pooled_tokens))
         tail = ids[first:]
         readable = [(at, word) for at, word in readable_words(tokens, self.vocabulary.specials) if at >= first]
         positions = [at - first for at, _ in readable if ids[at] != self.vocabulary.unknown]
         influence: dict[int, tuple[float, bool]] = {}
-        n_exact = max(options.min_occlusions, options.budget // len(tail))
+        n_exact = max(min_occlusions, budget // len(tail))
         if len(positions) > n_exact:
             estimates = self.estimate(tail, label)
             influence = {at: (float(estimates[at]), False) for at in positions}
@@ -144,13 +143,8 @@ class Predictor:
         """Add the columns ``predicted``, ``confidence`` and ``p_<class>`` for each class to the columns of a frame.
 
         A missing text counts as empty. If ``options.words`` is above 0, the column ``moved_by`` lists the most
-        influential words.
-
-        Args:
-            texts: frame of any engine that Narwhals supports, with the texts in the column ``options.column``.
-
-        Raises:
-            DataError: if the column is missing or does not hold strings, or a column has the name of a result.
+        influential words. The frame is of any engine that Narwhals supports. If it lacks the column ``options.column``
+        of strings, or has one with the name of a result, this is a DataError.
         """
         frame = nw.from_native(texts, eager_only=True).to_polars()
         if options.column not in frame.columns:
@@ -160,8 +154,7 @@ class Predictor:
         if column.dtype not in (pl.String, pl.Categorical, pl.Null):
             raise DataError(f"column {options.column!r} holds {column.dtype}, not text")
         results = ["predicted", "confidence", *(f"p_{name}" for name in self.classes), "moved_by"]
-        clash = [name for name in results[: None if options.words else -1] if name in frame.columns]
-        if clash:
+        if clash := [name for name in results[: None if options.words else -1] if name in frame.columns]:
             raise DataError(f"the texts have a column {clash[0]!r}, which is a column of the predictions: rename it")
         rows = column.cast(pl.String).fill_null("").to_list()
         found = self.predict(rows).drop("text")
@@ -171,21 +164,17 @@ class Predictor:
         return frame.hstack(found)
 
     def _classify(self, texts: Sequence[str], first: int) -> NDArray[np.float64]:
-        for row, text in enumerate(texts, start=first + 1):
-            if not isinstance(text, str):
-                raise DataError(f"text {row} is no string but {text!r}")
+        if wrong := [row for row, text in enumerate(texts) if not isinstance(text, str)]:
+            raise DataError(f"text {first + wrong[0] + 1} is no string but {texts[wrong[0]]!r}")
         documents = self._documents(texts, first)
         specials = self.vocabulary.ids(self.vocabulary.specials)  # the unknown token is one of them
         unread: dict[str, list[int]] = {"no words": [], "no word that the model knows": []}
         for row, (text, ids) in enumerate(zip(texts, documents, strict=True), start=first + 1):
-            if not text.strip():
-                unread["no words"].append(row)
-            elif np.isin(ids, specials).all():
-                unread["no word that the model knows"].append(row)
+            if not text.strip() or np.isin(ids, specials).all():
+                unread["no word that the model knows" if text.strip() else "no words"].append(row)
         for fault, rows in unread.items():
             if rows:
-                shown = ", ".join(map(str, rows[:10])) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
-                logger.warning("Text %s: %s; the prediction says nothing", shown, fault)
+                logger.warning("Text %s: %s; the prediction says nothing", first_ten(rows), fault)
         return self._checked(documents)
 
     def _documents(self, texts: Sequence[str], first: int) -> list[Ids]:
@@ -269,19 +258,15 @@ def estimate_ensemble_occlusion(network: ClassifierEnsemble, unknown: int, ids: 
     With the mean probability p of the class, the members' p_m and weights w_m, the log-odds change by
     ``d log(p / (1 - p)) = sum of w_m p_m (1 - p_m) d log(p_m / (1 - p_m)) / (p (1 - p))``.
     """
-    members, weights = network.members, np.asarray(network.weights)
+    members, weights = network.members, np.array(network.weights)
     changes = [estimate_occlusion(member, unknown, ids, label) for member in members]
     if len(members) == 1:
         return changes[0]
     found = np.stack([class_probabilities(member, [ids])[0] for member in members])  # [M, C]
-    spread = _variance(found, label) * weights
-    spread /= max(_variance((weights @ found)[None], label)[0], np.finfo(np.float64).tiny)
+    every = np.vstack([found, weights @ found])  # the mean in the last row
+    variances = every[:, label] * np.delete(every, label, axis=1).sum(axis=1)  # 1 - p as a sum stays exact near 0
+    spread = weights * variances[:-1] / max(variances[-1], np.finfo(np.float64).tiny)
     return np.asarray(spread @ np.stack(changes))
-
-
-def _variance(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float64]:
-    """``p (1 - p)`` [M] of one class; ``1 - p`` is the sum of the others, which stays exact near 0."""
-    return np.asarray(probabilities[:, label] * np.delete(probabilities, label, axis=1).sum(axis=1))
 
 
 def readable_words(tokens: Sequence[str], specials: Iterable[str]) -> list[tuple[int, str]]:

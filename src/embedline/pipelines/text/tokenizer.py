@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from embedline.errors import DataError
 from embedline.pipelines.text.preprocessing import RULES, RuleName, dl1_text, ulmfit_text
+from embedline.training.options import Options
 
 if TYPE_CHECKING:
     from spacy.tokenizer import Tokenizer
@@ -49,10 +50,8 @@ _WHITE_SPACE = re.compile(r"(\s{2,}|[^\S ])")  # other than one space between tw
 Flat = tuple[NDArray[np.int32], NDArray[np.int64]]
 
 
-class TokenOptions(BaseModel):
+class TokenOptions(Options):
     """Settings of the tokenizer; ``workers`` is the number of processes, one for each core if None."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: RuleName = "ulmfit"
     workers: int | None = Field(default=None, ge=1)
@@ -68,16 +67,11 @@ def tokenize_documents(documents: pl.DataFrame, options: TokenOptions) -> tuple[
     """Tokenize documents ``document_id``, ``text``, ``label`` and ``split``.
 
     Returns:
-        ``document_id, label, split, tokens: List(Int32)`` in the same order, and the lexicon ``token: String``.
-
-    Raises:
-        DataError: names the document: its text is null, or spaCy cannot tokenize it.
+        ``document_id, label, split, tokens: List(Int32)`` in the same order, and the lexicon ``token: String``. A text
+        that spaCy cannot tokenize is a DataError with the document's id.
     """
-    empty = documents.filter(pl.col("text").is_null())
-    if len(empty):
-        raise DataError(f"document {empty['document_id'][0]!r} has no text (null); an empty text is an empty string")
-    names = documents["document_id"].cast(pl.String).to_list()
-    (codes, offsets), lexicon = tokenize(documents["text"].to_list(), options, names)
+    texts, names = documents["text"].to_list(), documents["document_id"].to_list()
+    (codes, offsets), lexicon = tokenize(texts, options, names)
     tokens = documents.select("document_id", "label", "split").with_columns(list_column("tokens", codes, offsets))
     return tokens, pl.DataFrame({"token": lexicon}, schema={"token": pl.String})
 
@@ -94,9 +88,11 @@ def tokenize(texts: Sequence[str], options: TokenOptions, names: Sequence[str] |
     names = [str(number) for number in range(len(texts))] if names is None else names
     batches = _batches(texts, names)
     # A daemonic process must not start children.
-    alone = multiprocessing.current_process().daemon or options.processes == 1
-    alone = alone or sum(map(len, texts)) <= IN_PROCESS
-    results = _tokenize_here(batches, options) if alone else _tokenize_in_pool(batches, options)
+    if multiprocessing.current_process().daemon or options.processes == 1 or sum(map(len, texts)) <= IN_PROCESS:
+        tokenizer = CachedTokenizer(options.rules)
+        results = (_tokenize_batch(tokenizer, batch) for batch in batches)
+    else:
+        results = _tokenize_in_pool(batches, options)
     place: dict[str, int] = {}  # each token, in the order of the first occurrence
     codes, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
     with tqdm(total=len(texts), desc="tokens", unit="document", disable=None) as bar, closing(results):
@@ -264,11 +260,6 @@ def _tokenize_batch(tokenizer: CachedTokenizer, batch: _Batch) -> _Result:
         codes.append(np.fromiter(map(place.__getitem__, tokens), np.int32, len(tokens)))
     lengths = np.array([len(each) for each in codes[1:]], np.int64)
     return np.concatenate(codes), lengths, list(place)
-
-
-def _tokenize_here(batches: Iterator[_Batch], options: TokenOptions) -> Generator[_Result, None, None]:
-    tokenizer = CachedTokenizer(options.rules)
-    return (_tokenize_batch(tokenizer, batch) for batch in batches)
 
 
 def _tokenize_in_pool(batches: Iterator[_Batch], options: TokenOptions) -> Generator[_Result, None, None]:

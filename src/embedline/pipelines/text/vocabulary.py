@@ -1,7 +1,6 @@
 """The vocabulary: the tokens that have an id, their order, and the conversion of token codes to ids."""
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Self
 
@@ -14,17 +13,16 @@ from embedline.errors import DataError
 from embedline.pipelines.text.documents import SPLITS, TEST, TRAIN, UNLABELLED, SplitOptions, assign_splits
 from embedline.pipelines.text.preprocessing import RULES, RuleName, detokenize
 from embedline.pipelines.text.tokenizer import flat_lists, list_column
+from embedline.training.options import Options
 
 
-class VocabularyOptions(BaseModel):
+class VocabularyOptions(Options):
     """Tokens of the vocabulary: those with at least ``min_freq`` occurrences, at most ``max_size`` with the specials.
 
     None takes the default of the preset (``dl1``: 10 and no limit, ``ulmfit``: 3 and 60,000). ``include_test`` also
     counts the texts of the test split, never their labels: this is fair for a language model, but its metrics must
     state it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_freq: int | None = Field(default=None, ge=1)
     max_size: int | None = Field(default=None, ge=1)
@@ -88,11 +86,8 @@ class Vocabulary(BaseModel):
     def words(self, ids: Iterable[int]) -> list[str]:
         """Tokens of ids; one outside the vocabulary is a DataError."""
         found = [int(number) for number in ids]
-        for number in found:
-            if not 0 <= number < len(self):
-                raise DataError(
-                    f"id {number} is not in a vocabulary of {len(self)} tokens: it belongs to another model"
-                )
+        if wrong := [number for number in found if not 0 <= number < len(self)]:
+            raise DataError(f"id {wrong[0]} is not in a vocabulary of {len(self)} tokens: it belongs to another model")
         return [self.tokens[number] for number in found]
 
     def detokenize(self, ids: Iterable[int]) -> str:
@@ -100,22 +95,18 @@ class Vocabulary(BaseModel):
         return detokenize(self.words(ids))
 
 
-def load_vocabulary(document: str | dict[str, Any], rules: RuleName | None = None) -> Vocabulary:
-    """Load a vocabulary from its JSON text, or from the parsed JSON object; ``rules`` are those of the documents.
+def load_vocabulary(document: dict[str, Any], rules: RuleName | None = None) -> Vocabulary:
+    """Load a vocabulary from its JSON values; ``rules`` are those of the documents.
 
     Raises:
         DataError: if the document is no vocabulary, a token repeats, a special token is missing, or the rules differ.
     """
     try:
-        content = json.loads(document) if isinstance(document, str) else document
-        vocabulary = Vocabulary.model_validate(content)
+        vocabulary = Vocabulary.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
+        place, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
         raise DataError(f"the vocabulary cannot be used: {f'{place}: ' if place else ''}{message}") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"the vocabulary cannot be used: it is no JSON ({error})") from error
     if rules not in (None, vocabulary.rules):
         raise DataError(f"the vocabulary was made with the token rules {vocabulary.rules!r}, the tokens with {rules!r}")
     return vocabulary
@@ -190,7 +181,6 @@ def unknown_fractions(ids: pl.DataFrame, vocabulary: Vocabulary) -> dict[str, fl
 
 def _require_lexicon(lexicon: pl.DataFrame, rules: RuleName) -> None:
     """Raise a DataError if the lexicon lacks the tokens that the rules put around every document."""
-    around: Sequence[str] = (*RULES[rules].before, *RULES[rules].after)
-    missing = [token for token in around if token not in set(lexicon["token"].to_list())]
-    if missing:
+    around = (*RULES[rules].before, *RULES[rules].after)
+    if missing := sorted({*around} - {*lexicon["token"]}):
         raise DataError(f"the lexicon has no {missing[0]!r}: the tokens were not made with the token rules {rules!r}")

@@ -36,6 +36,7 @@
       layout: {
         font: { family: "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif", size: 13, color: ink },
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", xaxis: axis, yaxis: axis,
+        margin: { l: 64, r: 40, t: 34, b: 56 }, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
         colorway: ["#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2"].map((c) => (dark ? DARK[c] : c)),
         colorscale: { sequential: [[0, "#ffffff"], [1, "#2563eb"]] },
         modebar: { bgcolor: "rgba(0,0,0,0)", color: "#9aa5b1", activecolor: ink },

@@ -1,4 +1,4 @@
-"""Small ratings with a known law and noise of a known size."""
+"""Small ratings with known true effects, and noise of a known size."""
 
 import numpy as np
 import polars as pl
@@ -12,14 +12,8 @@ def items_table() -> pl.DataFrame:
     """Items 101 … 140 with one or two genres, a year, and a title."""
     numbers = np.arange(N_ITEMS)
     genres = [[GENRES[k % 3], GENRES[(k + 1) % 3]] if k % 4 == 0 else [GENRES[k % 3]] for k in numbers]
-    return pl.DataFrame(
-        {
-            "item": 101 + numbers,
-            "title": [f"film {k}" for k in numbers],
-            "genres": genres,
-            "year": 1960 + numbers,
-        }
-    )
+    titles = [f"film {k}" for k in numbers]
+    return pl.DataFrame({"item": 101 + numbers, "title": titles, "genres": genres, "year": 1960 + numbers})
 
 
 def users_table() -> pl.DataFrame:

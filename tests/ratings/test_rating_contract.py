@@ -1,4 +1,4 @@
-"""The frames of ratings and items as users give them: what is read, what is refused by column and row, and repeats."""
+"""The frames that users give: what is read, what is refused by column and row, repeats, titles, and splits."""
 
 import datetime as dt
 import logging
@@ -9,15 +9,16 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from simulated_ratings import ratings_table
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import nodes
-from embedline.pipelines.ratings.contract import assign_splits, item_titles, read_ratings
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, assign_splits, item_titles, read_ratings
 from embedline.pipelines.ratings.encoder import encode, fit_encoder
-from embedline.pipelines.ratings.options import FeatureOptions, RatingColumns, RatingRange, RatingSplit
+from embedline.pipelines.ratings.options import FeatureOptions, RatingRange
 
-PLAIN = RatingColumns()
-SPLIT = RatingSplit(kind="random", fraction=0.5)
+PLAIN, NONE = RatingColumns(), RatingSplit(kind="none")
+SPLIT, LATEST = RatingSplit(kind="random", fraction=0.5), RatingSplit(kind="latest", n=1)
 RATINGS: dict[str, Any] = {"user": [1, 1, 2], "item": ["x", "y", "x"], "rating": [1.0, 2.0, 5.0]}
 
 
@@ -44,7 +45,7 @@ def polars(**change: Any) -> pl.DataFrame:
 def test_frames_of_any_engine_are_read(frame: Any) -> None:
     rows = read_ratings(frame, PLAIN)
     assert rows.select("user", "item", "rating").rows() == [(1, "x", 1.0), (1, "y", 2.0), (2, "x", 5.0)]
-    assert rows.schema["rating"] == pl.Float32
+    assert rows.schema["rating"] == pl.Float32 and rows.schema["user"].is_integer() and rows.schema["item"] == pl.String
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_frames_of_any_engine_are_read(frame: Any) -> None:
         (polars(user=pl.Series([1, 2, 2**64 - 1], dtype=pl.UInt64)), ["user", "row 3"]),
         (pandas(user=[1.0, 76561197960287930.0, 2.0]), ["user", "row 2", "columns.user"]),
         (pandas(user=np.array([1, 2**24, 3], dtype=np.float32)), ["user", "row 2"]),
-        (pandas(user=[1, None, 2]), ["user", "row 2", "columns.user"]),
+        (pandas(user=[1, None, 2]), ["user", "row 2", "columns.user", "1 row"]),
         (polars(item=["x", None, "x"]), ["item", "row 2", "columns.item"]),
         (pandas(user=[1.5, 2, 2]), ["user", "row 1"]),
         (pandas(user=[1.0, np.inf, 2]), ["user", "row 2"]),
@@ -76,6 +77,7 @@ def test_frames_of_any_engine_are_read(frame: Any) -> None:
         (pd.DataFrame([[1, 1, "x", 1.0]], columns=["user", "user", "item", "rating"]), ["user", "more than once"]),
         (pd.DataFrame({"user": [], "item": [], "rating": []}), ["no rows"]),
         ([1, 2], ["list"]),
+        (pandas().rename(columns={"user": "users"}), ["'user'", "columns", "'users'"]),  # the nearest name
     ],
 )
 def test_what_is_refused(frame: Any, named: list[str]) -> None:
@@ -101,20 +103,45 @@ ITEMS: dict[str, Any] = {"item": ["x", "y"], "title": ["X", "Y"], "year": [1990.
     ],
 )
 def test_what_is_refused_of_items(change: dict[str, Any], named: list[str]) -> None:
+    items, features = pd.DataFrame({**ITEMS, **change}), FeatureOptions(items=("year",))
     with pytest.raises(DataError) as caught:
-        nodes.fit_encoder(
-            pandas(), PLAIN, RatingSplit(kind="none"), RatingRange(), FeatureOptions(items=("year",)),
-            pd.DataFrame({**ITEMS, **change}),
-        )  # fmt: skip
+        nodes.fit_encoder(pandas(), PLAIN, NONE, RatingRange(), features, items)
     message = str(caught.value)
     assert message.startswith("the items") and all(word in message for word in named), message
 
 
-def test_titles_of_a_lazy_frame() -> None:
-    ids = pl.Series("item", ["y", "z"])
-    assert item_titles(ids, pl.LazyFrame(ITEMS), PLAIN).to_list() == ["Y", "z"]
-    with pytest.raises(DataError, match=r"^the items.*row 2"):
-        item_titles(ids, pd.DataFrame({**ITEMS, "item": ["x", 5]}), PLAIN)
+@pytest.mark.parametrize(
+    ("items", "columns", "titles"),
+    [
+        (pl.DataFrame({"item": pl.Series([1, 2], dtype=pl.Int16), "title": ["One", None]}), {}, ["3", "One", "2"]),
+        (None, {}, ["3", "1", "2"]),
+        (pl.DataFrame({"item": [1], "title": ["One"]}), {"title": None}, ["3", "1", "2"]),
+        (pl.LazyFrame({"item": [1, 3], "title": ["One", "Three"]}), {}, ["Three", "One", "2"]),
+        (
+            pd.DataFrame({"movieId": [1, 2, 3], "name": ["One", "Two", "Three"]}),
+            {"item": "movieId", "title": "name"},
+            ["Three", "One", "Two"],
+        ),
+    ],
+)
+def test_the_title_of_an_item_or_its_id(items: Any, columns: dict[str, Any], titles: list[str]) -> None:
+    assert item_titles(pl.Series("item", [3, 1, 2]), items, RatingColumns(**columns)).to_list() == titles
+
+
+@pytest.mark.parametrize(
+    ("items", "named"),
+    [
+        ({"item": [1], "name": ["One"]}, ["'title'", "columns.title"]),
+        ({"item": ["1"], "title": ["One"]}, ["columns.item", "Int64", "String"]),
+        ({"item": ["x", 5], "title": ["One", "Two"]}, ["item", "row 2"]),
+    ],
+)
+def test_titles_that_cannot_be_read(items: dict[str, Any], named: list[str]) -> None:
+    with pytest.raises(DataError) as caught:
+        item_titles(pl.Series("item", [3]), pd.DataFrame(items), PLAIN)
+    message = str(caught.value)
+    assert message.startswith("the items frame") or message.startswith("the items:"), message
+    assert all(word in message for word in named), message
 
 
 def test_times_with_a_zone_are_instants() -> None:
@@ -123,7 +150,7 @@ def test_times_with_a_zone_are_instants() -> None:
     for when in (pd.to_datetime(pd.Series(times), utc=True), pd.Series(times, dtype=object)):
         frame = pd.DataFrame({"user": [1, 1], "item": ["x", "y"], "rating": [1, 2], "timestamp": when})
         try:
-            parts = assign_splits(frame, PLAIN, RatingSplit(kind="latest", n=1)).to_native()
+            parts = assign_splits(frame, PLAIN, LATEST)
         except DataError as error:
             assert "timestamp" in str(error) and "zone" in str(error)
         else:
@@ -141,7 +168,7 @@ def test_times_with_a_zone_are_instants() -> None:
     ],
 )
 def test_times_that_are_none(times: list[Any], named: list[str]) -> None:
-    for split in (RatingSplit(kind="latest", n=1), RatingSplit(kind="latest", fraction=0.5)):
+    for split in (LATEST, RatingSplit(kind="latest", fraction=0.5)):
         with pytest.raises(DataError) as caught:
             assign_splits(pandas(timestamp=times), PLAIN, split)
         assert all(word in str(caught.value) for word in named), str(caught.value)
@@ -182,7 +209,7 @@ def test_no_pair_is_on_both_sides_of_a_split(split: RatingSplit, as_frame: Any) 
     rng = np.random.default_rng(0)
     numbers = {"user": rng.integers(0, 20, 900), "item": rng.integers(0, 30, 900), "fold": rng.integers(0, 3, 900)}
     frame = as_frame({**numbers, "rating": rng.integers(1, 6, 900), "timestamp": rng.integers(0, 99, 900)})
-    parts = assign_splits(frame, PLAIN, split).to_native()
+    parts = assign_splits(frame, PLAIN, split)
     assert not parts.select("user", "item").is_duplicated().any()
     assert len(parts) == len(set(zip(numbers["user"], numbers["item"], strict=True)))
     encoder = fit_encoder(parts.filter(pl.col("split") == "train"), PLAIN)
@@ -190,7 +217,71 @@ def test_no_pair_is_on_both_sides_of_a_split(split: RatingSplit, as_frame: Any) 
     assert encoded["split"].to_list() == parts["split"].to_list()
 
 
-def test_the_range_is_mended_by_auto() -> None:
+def held_out(ratings: object, split: RatingSplit, columns: RatingColumns = PLAIN) -> list[int]:
+    return (assign_splits(ratings, columns, split)["split"] == "test").arg_true().to_list()
+
+
+def log(users: str, times: list[object]) -> pl.DataFrame:
+    """A rating a letter of ``users``, at ``times``."""
+    n = len(users)
+    return pl.DataFrame({"user": list(users), "item": range(n), "rating": [1.0] * n, "timestamp": times})
+
+
+def test_a_random_split_is_the_draw_of_its_seed_in_the_order_of_the_rows() -> None:
+    drawn = np.random.default_rng(42).random(2000) < 0.2
+    found = held_out(ratings_table(), RatingSplit(kind="random", fraction=0.2))
+    assert found == np.flatnonzero(drawn).tolist()
+    assert found != held_out(ratings_table(), RatingSplit(kind="random", fraction=0.2, seed=1))
+
+
+def test_the_latest_ratings_of_each_user_are_held_out() -> None:
+    #           row 0  1  2  3  4  5  6  7
+    ratings = log("aaabbcab", [5, 9, 1, 3, 2, 7, 8, 4])
+    assert held_out(ratings, LATEST) == [1, 7]  # c has one rating, which trains
+    assert held_out(ratings, RatingSplit(kind="latest", n=2)) == [1, 3, 6, 7]
+    assert held_out(ratings, RatingSplit(kind="latest", n=5)) == [0, 1, 3, 6, 7]  # the first of each stays
+    # Half of a's four ratings; half of b's three, 1.5, is two.
+    assert held_out(ratings, RatingSplit(kind="latest", fraction=0.5)) == [1, 3, 6, 7]
+    # Of equal times the lower row is the later one; times may be datetimes.
+    assert held_out(log("aaa", [7, 7, 7]), LATEST) == [2]
+    assert held_out(log("aba", [7, 7, 3]), LATEST) == [0]
+    assert held_out(log("aaa", [dt.datetime(2020, 1, day) for day in (3, 1, 2)]), LATEST) == [0]
+
+
+def test_a_column_holds_out_the_rows_of_its_value_and_trains_those_without_one() -> None:
+    ratings = log("abcd", [1, 2, 3, 4]).with_columns(fold=pl.Series([1, 2, None, 1]))
+    assert held_out(ratings, RatingSplit(kind="column", column="fold", value=1)) == [0, 3]
+    assert held_out(ratings, NONE) == []
+
+
+@pytest.mark.parametrize("split", [RatingSplit(kind="random", fraction=0.2), RatingSplit(kind="latest", n=3)], ids=str)
+def test_a_pandas_frame_is_split_like_a_polars_one(split: RatingSplit) -> None:
+    assert held_out(ratings_table().to_pandas(), split) == held_out(ratings_table(), split)
+
+
+def test_columns_of_ones_own_keep_their_names() -> None:
+    ratings = ratings_table().rename({"user": "userId", "item": "movieId"}).drop("timestamp")
+    rows = assign_splits(ratings, RatingColumns(user="userId", item="movieId", timestamp=None), NONE)
+    assert rows.columns == ["userId", "movieId", "rating", "fold", "split"]
+
+
+@pytest.mark.parametrize(
+    ("ratings", "split", "named"),
+    [
+        (log("ab", [1, 2]).drop("timestamp"), LATEST, ["'timestamp'"]),
+        (log("ab", [1, 2]), LATEST, ["no rating to test"]),  # one rating each
+        (log("ab", [1, 2]), {"kind": "column", "column": "fold", "value": 1}, ["'fold'", "split.column"]),
+        (log("ab", [1, 2]), {"kind": "column", "column": "user", "value": 1}, ["split.value 1", "'user'"]),
+        (log("ab", [1, 2]), {"kind": "column", "column": "user", "value": "c"}, ["no rating to test"]),
+        (log("a", [1]), {"kind": "column", "column": "user", "value": "a"}, ["no rating to train"]),
+    ],
+)
+def test_a_split_that_cannot_be_made_is_refused(ratings: pl.DataFrame, split: Any, named: list[str]) -> None:
     with pytest.raises(DataError) as caught:
-        nodes.fit_encoder(pandas(), PLAIN, SPLIT, RatingRange((1.5, 4.0)), FeatureOptions())
-    assert "rating_range" in str(caught.value) and "auto" in str(caught.value)
+        assign_splits(ratings, PLAIN, RatingSplit.model_validate(split))
+    assert all(word in str(caught.value) for word in named), str(caught.value)
+
+
+def test_the_latest_split_needs_a_timestamp_column() -> None:
+    with pytest.raises(DataError, match=r"columns\.timestamp"):
+        assign_splits(log("aa", [1, 2]), RatingColumns(timestamp=None), LATEST)

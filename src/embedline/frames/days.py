@@ -1,6 +1,7 @@
-"""Windows over the rows of a group in the order of its days: elapsed days, gaps, neighbouring days, counts.
+"""Date parts and day numbers, and windows over the rows of a group in the order of its days.
 
-Days are integer day numbers (:func:`.dates.day_number`), and a group has at most one row a day.
+Backends differ in date arithmetic: differences of dates are taken on day numbers, whole days since 1970-01-01. A group
+has at most one row a day.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,53 @@ import narwhals as nw
 from narwhals.typing import FrameT
 
 _NEVER = 2**30  # above any day number, and far enough below the limit of Int32 to subtract from
+_DAYS_TO_1970 = 719_163  # days from 0001-01-01 to 1970-01-01, and one, as days of the year count from 1
+EARLIEST_YEAR = 1990  # the notebook takes starts before 1990, 1900 for "not known" included, as never
+_MONDAY = 3  # 1970-01-01 was a Thursday: (day number + 3) % 7 is 0 on Mondays
+
+
+def day_number(date: nw.Expr) -> nw.Expr:
+    """Whole days since 1970-01-01 of a Date or Datetime expression, as Int32."""
+    return (_days_before_year(date.dt.year()) + date.dt.ordinal_day().cast(nw.Int32) - 1).cast(nw.Int32)
+
+
+def day_number_of(year: nw.Expr, month: nw.Expr, day: int) -> nw.Expr:
+    """Day number of the ``day``-th of a month, from integer expressions of year and month (1-12)."""
+    month = month.cast(nw.Int32)
+    leap = ((year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))).cast(nw.Int32)
+    shortness = nw.when(month <= 2).then(nw.lit(0)).otherwise(2 - leap)  # February lacks two days, or one
+    return (_days_before_year(year) + (367 * month - 362) // 12 - shortness + day - 1).cast(nw.Int32)
+
+
+def monday_of_week(year: nw.Expr, week: nw.Expr) -> nw.Expr:
+    """Day number of the Monday of an ISO week, from integer expressions of ISO year and week."""
+    return (_first_monday(year) + 7 * (week.cast(nw.Int32) - 1)).cast(nw.Int32)
+
+
+def iso_week(date: nw.Expr) -> nw.Expr:
+    """ISO 8601 week of the year, 1 to 53, of a Date or Datetime expression, as Int8."""
+    year, day = date.dt.year().cast(nw.Int32), day_number(date)  # not dt.weekday(): on Spark Sundays are 0, not 7
+    first, following = _first_monday(year), _first_monday(year + 1)
+    start = nw.when(day < first).then(_first_monday(year - 1)).otherwise(first)
+    start = nw.when(day >= following).then(following).otherwise(start)
+    return ((day - start) // 7 + 1).cast(nw.Int8)
+
+
+def add_date_parts(frame: FrameT, date: str = "Date") -> FrameT:
+    """Add Year (Int16), Month, Week (ISO 8601) and Day (Int8) of the column ``date``."""
+    day = nw.col(date)
+    return frame.with_columns(
+        Year=day.dt.year().cast(nw.Int16),
+        Month=day.dt.month().cast(nw.Int8),
+        Week=iso_week(day),
+        Day=day.dt.day().cast(nw.Int8),
+    )
+
+
+def periods_since(start: nw.Expr, *, day: str, start_year: str, length: int, cap: int) -> nw.Expr:
+    """Periods of ``length`` days from day number ``start`` to column ``day``, 0 before it, at most ``cap``. Int16."""
+    periods = ((nw.col(day) - start) // length).clip(0, cap)
+    return nw.when(nw.col(start_year) >= EARLIEST_YEAR).then(periods).otherwise(nw.lit(0)).cast(nw.Int16)
 
 
 def days_since(event: nw.Expr, *, day: str, group: str) -> nw.Expr:
@@ -29,10 +77,10 @@ def days_from_next(event: nw.Expr, *, day: str, group: str) -> nw.Expr:
 def add_gaps(frame: FrameT, event: nw.Expr, *, day: str, group: str, before: str, after: str) -> FrameT:
     """Add the number of days between each row and the nearest other rows of its group with ``event`` true.
 
-    Parameters
-    ----------
-    before, after : names of the new Float32 columns: days without the event just before and just after the day of the
-        row (days without a row count, too), 0 if the event is on the neighbouring day, missing if there is no event
+    Args:
+        before: name of a new Float32 column, days without the event just before the day of the row (days without a row
+            count, too): 0 if the event is on the day before, missing if there is none.
+        after: likewise, just after the day of the row.
     """
     event_day = _event_day(event, day)
     last, following = "_last", "_next"
@@ -63,10 +111,9 @@ def _event_day(event: nw.Expr, day: str) -> nw.Expr:
 def add_neighbours(frame: FrameT, flags: Mapping[int, tuple[str, Sequence[str]]], *, day: str, group: str) -> FrameT:
     """Add the values of flags on neighbouring days, 0 or 1 as Float32, missing if the group has no row on that day.
 
-    Parameters
-    ----------
-    flags : by the distance in days, the suffix of the new columns and the flags to read (0 and 1, none missing), such
-        as ``{-1: ("Yesterday", ["Open"]), 1: ("Tomorrow", ["Open", "Promo"])}``
+    Args:
+        flags: by the distance in days, the suffix of the new columns and the flags to read (0 and 1, none missing),
+            such as ``{-1: ("Yesterday", ["Open"]), 1: ("Tomorrow", ["Open", "Promo"])}``.
     """
     # The row k days away is at most k rows away, fewer if days between have no row.
     for offset, (suffix, columns) in flags.items():
@@ -88,21 +135,18 @@ def add_neighbours(frame: FrameT, flags: Mapping[int, tuple[str, Sequence[str]]]
 
 def day_of_run(starts: nw.Expr, inside: nw.Expr, *, day: str, group: str) -> nw.Expr:
     """Day of a run, counted from 1 on the latest row with ``starts`` true; 0 where ``inside`` is false. Int16."""
-    # The alias: under the name of the day column, Narwhals on pandas would order the window by these masked days.
-    start = nw.when(starts).then(nw.col(day)).alias("_start_day")
-    since = nw.col(day) - start.fill_null(strategy="forward").over(group, order_by=day) + 1
+    since = nw.col(day) - _event_day(starts, day).fill_null(strategy="forward").over(group, order_by=day) + 1
     return nw.when(inside).then(since).otherwise(nw.lit(0)).cast(nw.Int16)
 
 
 def add_window_sums(frame: FrameT, flags: Sequence[str], *, window: int, order: str, group: str) -> FrameT:
     """Add ``<flag>_bw`` and ``<flag>_fw``: number of rows with the flag in the window before and after each row.
 
-    Parameters
-    ----------
-    flags : columns of 0 and 1 without missing values
-    window : number of rows, the row itself included: backward (``_bw``, fewer at the start of a group) or forward
-        (``_fw``, fewer at its end); at most 127, since the sums are Int8
-    order : number that orders the rows of a group, such as a day number
+    Args:
+        flags: columns of 0 and 1 without missing values.
+        window: number of rows, the row itself included: backward (``_bw``, fewer at the start of a group) or forward
+            (``_fw``, fewer at its end); at most 127, since the sums are Int8.
+        order: number that orders the rows of a group, such as a day number.
     """
     # The negative order: not every dataframe backend can order windows downwards.
     rows = frame.with_columns((-nw.col(order)).alias("_reversed"))
@@ -116,3 +160,14 @@ def add_window_sums(frame: FrameT, flags: Sequence[str], *, window: int, order: 
         for flag in flags
     }
     return rows.with_columns(**sums).drop("_reversed")
+
+
+def _days_before_year(year: nw.Expr) -> nw.Expr:
+    past = year.cast(nw.Int32) - 1
+    return 365 * past + past // 4 - past // 100 + past // 400 - _DAYS_TO_1970 + 1
+
+
+def _first_monday(year: nw.Expr) -> nw.Expr:
+    """Day number of the Monday of ISO week 1, in which the fourth of January always is."""
+    fourth = _days_before_year(year) + 3
+    return fourth - (fourth + _MONDAY) % 7

@@ -1,10 +1,72 @@
-"""Elapsed days, gaps, neighbouring days, runs and counts: each within its group, in the order of days."""
+"""Calendar arithmetic against Python's own, over 160 years, and windows within a group, in the order of days."""
+
+from datetime import date, datetime, timedelta
 
 import narwhals as nw
 import pytest
 
-from embedline.frames.windows import add_gaps, add_neighbours, add_window_sums, day_of_run, days_from_next, days_since
+from embedline.frames.days import (
+    add_date_parts,
+    add_gaps,
+    add_neighbours,
+    add_window_sums,
+    day_number,
+    day_number_of,
+    day_of_run,
+    days_from_next,
+    days_since,
+    iso_week,
+    monday_of_week,
+    periods_since,
+)
 from frames.conftest import Build, values
+
+DAYS = [datetime(1955, 1, 1) + timedelta(days=step) for step in range(58_000)]
+EPOCH = date(1970, 1, 1)
+
+
+def test_day_numbers_count_from_1970(build: Build) -> None:
+    frame = build({"Date": DAYS}).with_columns(number=day_number(nw.col("Date")))
+    assert values(frame, "number") == [(day.date() - EPOCH).days for day in DAYS]
+
+
+def test_weeks_are_iso_weeks(build: Build) -> None:
+    frame = build({"Date": DAYS}).with_columns(week=iso_week(nw.col("Date")))
+    assert values(frame, "week") == [day.isocalendar().week for day in DAYS]
+
+
+def test_date_parts(build: Build) -> None:
+    frame = add_date_parts(build({"Date": [datetime(2013, 12, 31), datetime(2015, 7, 4)]}))
+    assert [values(frame, name) for name in ("Year", "Month", "Week", "Day")] == [
+        [2013, 2015],
+        [12, 7],
+        [1, 27],
+        [31, 4],
+    ]
+
+
+def test_day_number_of_a_month(build: Build) -> None:
+    months = [(year, month) for year in range(1899, 2102) for month in range(1, 13)]
+    frame = build({"year": [year for year, _ in months], "month": [month for _, month in months]})
+    frame = frame.with_columns(number=day_number_of(nw.col("year"), nw.col("month"), 15))
+    assert values(frame, "number") == [(date(year, month, 15) - EPOCH).days for year, month in months]
+
+
+def test_monday_of_an_iso_week(build: Build) -> None:
+    weeks = sorted({(day.isocalendar().year, day.isocalendar().week) for day in DAYS} | {(1900, 1), (2009, 53)})
+    frame = build({"year": [year for year, _ in weeks], "week": [week for _, week in weeks]})
+    frame = frame.with_columns(number=monday_of_week(nw.col("year"), nw.col("week")))
+    assert values(frame, "number") == [(date.fromisocalendar(year, week, 1) - EPOCH).days for year, week in weeks]
+
+
+@pytest.mark.parametrize(("length", "cap", "counts"), [(30, 24, [0, 0, 0, 1, 24, 0]), (7, 25, [0, 0, 4, 4, 25, 0])])
+def test_periods_have_a_length_and_a_cap_and_none_where_the_start_is_unknown(
+    build: Build, length: int, cap: int, counts: list[int]
+) -> None:
+    frame = build({"day": [1000] * 6, "start": [1001, 1000, 971, 970, 280, 100], "year": [2013] * 5 + [1900]})
+    periods = periods_since(nw.col("start"), day="day", start_year="year", length=length, cap=cap)
+    assert values(frame.with_columns(periods=periods), "periods") == counts
+
 
 # Group 1 has no row for day 13; group 2 never has the event. Rows stand in no order.
 EVENTS = {
@@ -45,7 +107,7 @@ def test_the_input_columns_are_left_as_they_are(build: Build, name: str) -> None
 
 
 # Group 1 has no row on day 3; the rows are not in order.
-DAYS = {
+OPENINGS = {
     "group": [1, 1, 1, 2, 1, 2],
     "day": [5, 1, 2, 2, 4, 1],
     "open": [1, 0, 1, 1, 0, 0],
@@ -58,7 +120,7 @@ FLAGS = ("open", "promo")
 
 def test_neighbours_are_those_of_the_day_not_of_the_row(build: Build) -> None:
     found = add_neighbours(
-        build(DAYS),
+        build(OPENINGS),
         {-1: ("Before", FLAGS), 1: ("After", FLAGS), 2: ("Later", FLAGS)},
         day="day",
         group="group",
@@ -68,7 +130,10 @@ def test_neighbours_are_those_of_the_day_not_of_the_row(build: Build) -> None:
         for place, (group, day) in enumerate(zip(values(found, "group"), values(found, "day"), strict=True))
     }
     for flag in FLAGS:
-        given = {(group, day): value for group, day, value in zip(DAYS["group"], DAYS["day"], DAYS[flag], strict=True)}
+        given = {
+            (group, day): value
+            for group, day, value in zip(OPENINGS["group"], OPENINGS["day"], OPENINGS[flag], strict=True)
+        }
         for offset, suffix in ((-1, "Before"), (1, "After"), (2, "Later")):
             column = values(found, flag + suffix)
             for (group, day), place in rows.items():
@@ -76,8 +141,8 @@ def test_neighbours_are_those_of_the_day_not_of_the_row(build: Build) -> None:
 
 
 def test_no_working_column_is_left(build: Build) -> None:
-    found = add_neighbours(build(DAYS), {1: ("After", ["open"])}, day="day", group="group")
-    assert set(found.collect_schema().names()) == {*DAYS, "openAfter"}
+    found = add_neighbours(build(OPENINGS), {1: ("After", ["open"])}, day="day", group="group")
+    assert set(found.collect_schema().names()) == {*OPENINGS, "openAfter"}
 
 
 def test_days_of_a_run_count_from_its_start(build: Build) -> None:
