@@ -23,8 +23,12 @@ VERSIONS = "[!.]*/*/*/*/[!.]*"  # the files that Kedro lists
 
 # All that may differ between two runs: figures of time, by file (of a bundle, in its header's metrics).
 TIMES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "metrics.json": (("seconds",), ("rows_per_second",), ("baselines", "lightgbm", "seconds")),
-    "baseline_costs.json": (("lightgbm", "seconds"),),
+    "metrics.json": (
+        ("seconds",),
+        ("rows_per_second",),
+        *(("baselines", name, "seconds") for name in ("linear", "lightgbm")),
+    ),
+    "baseline_costs.json": (("linear", "seconds"), ("lightgbm", "seconds")),
     "model.safetensors": (("seconds",), ("rows_per_second",)),
 }
 

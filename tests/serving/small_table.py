@@ -50,4 +50,6 @@ class Trained:
     def predictions(self) -> pl.DataFrame:
         """The held-out rows as a run predicts them."""
         nothing = pl.DataFrame()
-        return learner.predict(self.table, self.encoded, self.model, nothing, self.columns, SPLIT, ReportOptions())
+        return learner.predict(
+            self.table, self.encoded, self.model, nothing, nothing, self.columns, SPLIT, ReportOptions()
+        )

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from embedline.errors import DataError
 
 ColumnType = Literal["string", "long", "double", "boolean", "any"]
-Kind = Literal["boolean", "integer", "id", "string", "number"]  # of the values that a model reads
+Kind = Literal["boolean", "integer", "id", "string", "number", "date"]  # of the values that a model reads
 
 # pandas reads these as missing, and nobody writes a number or a boolean so; in a column of text they are text.
 MISSING_WORDS = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NaN", "nan", "null", "NULL", "None")
@@ -149,6 +149,8 @@ def typed_values(column: pd.Series, kind: Kind, *, optional: bool = True) -> lis
         if not (optional if value is None else holds(value)):
             shown = "no value" if value is None else reprlib.repr(value)  # not the whole of a long one
             raise DataError(f"the request: column {column.name!r}, row {row}: {shown} is not {noun}")
+    if kind == "date":
+        return [None if value is None else _as_time(value) for value in values]
     return [None if value is None else int(value) for value in values] if kind in ("integer", "id") else values
 
 
@@ -210,10 +212,28 @@ def _is_whole(value: Any) -> bool:
     return _is_number(value) and not isinstance(value, bool) and value % 1 == 0
 
 
+def _as_time(value: Any) -> datetime.datetime:
+    """A date or time as a time without a zone: one with a zone counts by its own clock."""
+    time = datetime.datetime.fromisoformat(value) if isinstance(value, str) else value
+    if not isinstance(time, datetime.datetime):
+        time = datetime.datetime.combine(time, datetime.time())
+    return time.replace(tzinfo=None)
+
+
+def _is_date(value: Any) -> bool:
+    if isinstance(value, datetime.date):  # times are dates, too
+        return True
+    try:
+        return isinstance(value, str) and bool(datetime.datetime.fromisoformat(value))
+    except ValueError:
+        return False
+
+
 _KINDS: dict[Kind, tuple[str, Callable[[Any], bool]]] = {
     "boolean": ("true or false", lambda value: isinstance(value, bool)),
     "integer": ("a whole number", lambda value: _is_whole(value) and abs(value) < 2**63),
     "id": ("a whole number", _is_whole),  # of any size
     "string": ("text", _is_text),
     "number": ("a finite number", _is_number),
+    "date": ("a date or time as in 2015-07-31 or 2015-07-31T18:30", _is_date),
 }

@@ -29,7 +29,13 @@ from embedline.training.model_file import ModelBundle
 SERVICE = f"{__name__}.TableService"
 EXAMPLE_ROWS = 2
 
-_DTYPES: dict[str, Any] = {"boolean": pl.Boolean, "integer": pl.Int64, "string": pl.String, "number": pl.Float64}
+_DTYPES: dict[str, Any] = {
+    "boolean": pl.Boolean,
+    "integer": pl.Int64,
+    "string": pl.String,
+    "number": pl.Float64,
+    "date": pl.Datetime("us"),
+}
 
 
 class TableInputs(BaseModel):
@@ -50,7 +56,9 @@ class TableInputs(BaseModel):
         """The inputs of a fitted encoder: its variables, and the columns that target means group by."""
         kinds: dict[str, Kind] = {name: levels.kind for name, levels in (encoder.categorical | encoder.groups).items()}
         kinds |= {name: "number" for name in encoder.continuous if name not in kinds}
-        return cls(kinds=kinds, keys=tuple(name for name in encoder.keys if name not in kinds))
+        kinds |= {parts.column: "date" for parts in encoder.dates}
+        inputs = {name: kinds[name] for name in encoder.inputs}
+        return cls(kinds=inputs, keys=tuple(name for name in encoder.keys if name not in inputs))
 
 
 def request_columns(inputs: TableInputs, table: pl.DataFrame) -> tuple[InputColumn, ...]:
@@ -83,6 +91,8 @@ def pack_table(model: ModelBundle, table: pl.DataFrame) -> Service:
 
 def _column_type(column: pl.Series, kind: Kind | None) -> ColumnType:
     """The type of a column of the table in requests; ``kind`` is None for a key, which no model reads."""
+    if kind == "date":
+        return "any"  # text, or the times of pandas
     if kind == "boolean" or column.dtype == pl.Boolean:
         return "boolean"
     if kind == "string" or column.dtype in (pl.String, pl.Categorical, pl.Enum):
@@ -150,7 +160,7 @@ def typed_rows(rows: pd.DataFrame, kinds: dict[str, Kind]) -> pl.DataFrame:
     """
     return pl.DataFrame(
         [
-            pl.Series(name, typed_values(rows[name], kind), dtype=_DTYPES[kind], strict=False)
+            pl.Series(name, typed_values(rows[name], kind), dtype=_DTYPES[kind], strict=kind == "date")
             for name, kind in kinds.items()
         ]
     )

@@ -14,6 +14,7 @@ from embedline.errors import DataError, about_frame
 from embedline.frames.checks import open_frame, settle_objects
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.tabular.columns import TEST, Columns, Split, assign_splits, read_table
+from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.text.documents import read_documents
 from embedline.training.metrics import require_finite
 
@@ -47,8 +48,7 @@ def pack_table(model: Bundle, table: Frame) -> Service:
 
     with about_frame("table"):
         rows = open_frame(table)
-        encoder = model.encoder
-        shown = dict.fromkeys((*encoder["categorical"], *encoder["groups"], *encoder["continuous"], *encoder["keys"]))
+        shown = dict.fromkeys((*encoder_inputs(model.encoder), *model.encoder["keys"]))
         rows = settle_objects(rows, (name for name in shown if name in rows.columns))
     return pack(model, rows.select(*(name for name in shown if name in rows.columns)).to_polars())
 
@@ -71,7 +71,7 @@ def hold_out_ratings(ratings: Frame, columns: RatingColumns, split: RatingSplit)
 
 def hold_out_table(table: Frame, columns: Columns, split: Split, encoder: dict[str, Any]) -> pl.DataFrame:
     """The rows that the split holds out, as a request has them, and ``actual``, the value of the first target."""
-    inputs = [*encoder["categorical"], *encoder["groups"], *encoder["continuous"]]
+    inputs = encoder_inputs(encoder)
     if ACTUAL in inputs:
         raise DataError(f"the table has a variable {ACTUAL!r}, the column of the true values: rename it to publish")
     if split.kind == "folds":
@@ -81,9 +81,14 @@ def hold_out_table(table: Frame, columns: Columns, split: Split, encoder: dict[s
         )
     with about_frame("table"):
         rows = assign_splits(read_table(table, columns, split), columns, split).filter(nw.col("split") == TEST)
-    chosen = rows.select(*dict.fromkeys(inputs), nw.col(columns.targets[0]).alias(ACTUAL)).to_polars()
+    chosen = rows.select(*inputs, nw.col(columns.targets[0]).alias(ACTUAL)).to_polars()
     text = [name for name, dtype in chosen.schema.items() if dtype in (pl.Categorical, pl.Enum)]
     return chosen.with_columns(pl.col(text).cast(pl.String))
+
+
+def encoder_inputs(encoder: dict[str, Any]) -> tuple[str, ...]:
+    """Columns that a row must have, from the JSON values of an encoder."""
+    return Encoder.model_validate(encoder).inputs
 
 
 def measure_service(service: Service, evaluation: pl.DataFrame, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import difflib
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, Literal, Self
 
@@ -30,7 +30,7 @@ from embedline.pipelines.tabular.options import ClassName, EncodingOptions
 TRAIN, TEST, PREDICT = "train", "test", "predict"
 SPLIT_COLUMN = "split"  # column of the encoded frame that holds one of these
 FEW_NUMBERS = 10  # a target with at most so many distinct whole numbers may hold classes
-CONTINUOUS_HINT = "take it out of columns.continuous, or list it in columns.categorical"
+CONTINUOUS_HINT = "take it out of columns.continuous, or list it in columns.categorical or, of dates, in columns.dates"
 
 
 class Columns(BaseModel):
@@ -42,6 +42,7 @@ class Columns(BaseModel):
         classes: targets whose numbers are classes.
         positive: the class that F1, ROC-AUC and average precision are computed for, where a target has two classes;
             by default the last in order. With several targets ``{target: class}``.
+        dates: variables that are dates or times; each becomes its parts (:class:`.dates.DateParts`).
         id: columns that identify a row; they are kept unencoded.
         time: column with the date or time of a row; it is kept unencoded and orders the plot of the forecast.
     """
@@ -50,6 +51,7 @@ class Columns(BaseModel):
 
     categorical: tuple[str, ...] = ()
     continuous: tuple[str, ...] = ()
+    dates: tuple[str, ...] = ()
     target: str | tuple[str, ...]
     classes: tuple[str, ...] = ()
     positive: ClassName | dict[str, ClassName] | None = None
@@ -58,12 +60,14 @@ class Columns(BaseModel):
 
     @model_validator(mode="after")
     def _check_roles(self) -> Self:
-        inputs = [*self.categorical, *self.continuous]
+        inputs = [*self.categorical, *self.continuous, *self.dates]
         if not inputs:
-            raise ValueError("columns needs at least one categorical or continuous variable")
+            raise ValueError("columns needs at least one categorical or continuous variable, or one of dates")
         repeated = sorted({name for name in inputs if inputs.count(name) > 1})
         if repeated:
-            raise ValueError(f"columns lists {repeated} more than once: a variable is categorical or continuous")
+            raise ValueError(
+                f"columns lists {repeated} more than once: a variable is categorical, continuous or of dates"
+            )
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise ValueError(f"columns.target must name one or more different columns, got {list(self.targets)}")
         if both := [name for name in self.targets if name in inputs]:
@@ -155,6 +159,7 @@ def require_roles(
     roles: dict[str, Sequence[str]] = {
         "columns.categorical": columns.categorical,
         "columns.continuous": columns.continuous,
+        "columns.dates": columns.dates,
         "columns.target": columns.targets,
         "columns.id": columns.id,
         "columns.time": (columns.time,) if columns.time else (),
@@ -245,6 +250,17 @@ def _check_dates(table: nw.DataFrame[Any], columns: Columns, split: Split) -> No
     if columns.time and table.schema[columns.time] == nw.String:
         hint = DATE_HINT.format(name=columns.time)
         raise DataError(f"column {columns.time!r} (columns.time) holds text, not dates or times: {hint}")
+    require_dates(table, columns.dates)
+
+
+def require_dates(table: nw.DataFrame[Any], names: Iterable[str]) -> None:
+    """Raise a DataError that names the first of ``columns.dates`` that holds no dates or times."""
+    for name in names:
+        if not table.schema[name].is_temporal() or table.schema[name] == nw.Duration:
+            hint = DATE_HINT.format(name=name)
+            raise DataError(
+                f"column {name!r} (columns.dates) has the type {table.schema[name]}, no dates or times: {hint}"
+            )
 
 
 def assign_splits(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw.DataFrame[Any]:
@@ -263,7 +279,7 @@ def assign_splits(table: nw.DataFrame[Any], columns: Columns, split: Split) -> n
     if split.kind in ("folds", "none"):
         held_out, used = nw.lit(False), nw.lit(True)
     elif split.kind == "window":
-        table = table.with_columns(_local_times(table, str(split.column)).alias(flag))
+        table = table.with_columns(local_times(table, str(split.column)).alias(flag))
         when = nw.col(flag).cast(nw.Date)
         held_out = (when >= split.start) & (when <= split.end)
         used = (when <= split.end) if split.train == "before" else nw.lit(True)
@@ -291,7 +307,7 @@ def present(table: nw.DataFrame[Any], name: str) -> nw.Expr:
     return ~column.is_null() & ~column.is_nan() if table.schema[name].is_float() else ~column.is_null()
 
 
-def _local_times(table: nw.DataFrame[Any], name: str) -> nw.Series[Any]:
+def local_times(table: nw.DataFrame[Any], name: str) -> nw.Series[Any]:
     """A column of times in local time, without the zone: their days may differ from those in UTC."""
     values = table.get_column(name)
     native = values.to_native()
@@ -305,7 +321,7 @@ def _local_times(table: nw.DataFrame[Any], name: str) -> nw.Series[Any]:
 def _check_type(table: nw.DataFrame[Any], split: Split) -> None:
     """Raise a DataError if the type of the split's column does not fit its settings."""
     dtype = table.schema[split.column] if split.column else None
-    times = _local_times(table, str(split.column)).dtype if split.kind == "window" else None
+    times = local_times(table, str(split.column)).dtype if split.kind == "window" else None
     if split.kind == "window" and times not in (nw.Date, nw.Datetime, nw.Object):  # pandas has dates as objects
         raise DataError(f"split.column {split.column!r} has the type {dtype}; a window needs dates")
     if split.kind == "column" and dtype is not None:

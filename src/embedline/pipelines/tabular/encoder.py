@@ -22,8 +22,10 @@ from embedline.pipelines.tabular.columns import (
     TRAIN,
     Columns,
     require_columns,
+    require_dates,
     require_roles,
 )
+from embedline.pipelines.tabular.dates import DateParts, add_parts, fit_dates, with_parts
 from embedline.pipelines.tabular.options import EncodingOptions
 from embedline.pipelines.tabular.targets import (
     CategoryMap,
@@ -313,6 +315,18 @@ class Encoder(BaseModel):
     targets: tuple[Target, ...]
     groups: dict[str, CategoryMap] = {}
     target_means: tuple[TargetMeans, ...] = ()
+    dates: tuple[DateParts, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Columns that a row to encode must have: dates themselves, not their parts."""
+        parts = {name for each in self.dates for name in (*each.categorical, *each.continuous)}
+        dates = (each.column for each in self.dates)
+        return tuple(
+            name
+            for name in dict.fromkeys((*self.categorical, *self.groups, *self.continuous, *dates))
+            if name not in parts
+        )
 
     @property
     def code_columns(self) -> tuple[str, ...]:
@@ -342,7 +356,12 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
     """
     grouped = tuple(dict.fromkeys(name for group in options.target_means for name in group))
     _check_columns(table, columns, grouped)
+    require_dates(table, columns.dates)
+    dates = fit_dates(table, columns.dates)
+    table, columns = add_parts(table, dates), with_parts(columns, dates)
     _check_names(options, columns)
+    # The wave of a missing date is 0, between its ends; that the date is missing, the flag of its days says.
+    options = options.model_copy(update={"fill": {name: 0.0 for each in dates for name in each.cyclic} | options.fill})
     categorical = {name: fit_categories(table, name) for name in columns.categorical}
     many = [name for name, levels in categorical.items() if options.many_levels and levels.size > options.many_levels]
     categorical |= {name: fit_categories(table, name, min_count=options.min_count) for name in many}
@@ -372,6 +391,7 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
         keys=columns.keys,
         targets=targets,
         groups=groups,
+        dates=dates,
         target_means=tuple(
             fit_target_means(codes, sizes, group, values, options.smoothing, of)
             for group in averaged
@@ -398,6 +418,10 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
         DataError: naming the column that is missing, has a wrong type, holds an infinite value or, as a target, a class
             that no training row has.
     """
+    dates = [parts.column for parts in encoder.dates]
+    require_columns(table, dates, what="the frame to encode", key="columns.dates")
+    require_dates(table, dates)
+    table = add_parts(table, encoder.dates)
     _check_frame(table, encoder)
     targets = [target for target in encoder.targets if target.column in table.columns]
     stored = {target.stored: stored_target(table, target) for target in targets}

@@ -65,7 +65,7 @@ def kind_of(table: nw.DataFrame[Any], name: str, *, key: str = "columns.categori
             return "integer"
     raise DataError(
         f"column {name!r} has the type {dtype}, which cannot be categorical: give it whole numbers, booleans or "
-        f"strings, or take it out of {key}"
+        f"strings, or take it out of {key}; dates belong in columns.dates"
     )
 
 
