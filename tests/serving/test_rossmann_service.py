@@ -198,7 +198,7 @@ def test_the_service_measures_on_raw_rows_what_the_run_measured(packed, batch, m
     assert evaluation["Date"].min() == "2015-06-19" and evaluation["Date"].max() == "2015-07-31"
     report = learner.ReportOptions()
     predictions = learner.predict(batch.table, batch.encoded, model, pl.DataFrame(), COLUMNS, SPLIT, report)
-    metrics = learner.evaluate(predictions, model, batch.encoder, {})
+    metrics = learner.evaluate(predictions, model, batch.encoder, {}, {})
     measured = measure_service(packed, evaluation, metrics)
     assert (measured["metric"], measured["better"]) == ("exp_rmspe", "lower")
     assert measured["rows"] == len(predictions) == len(evaluation)
