@@ -102,7 +102,7 @@ def test_the_figure_on_raw_rows_is_that_of_the_run(trained) -> None:
     measured = measure_service(trained.packed, evaluation, metrics)
     assert (measured["metric"], measured["better"], measured["rows"]) == ("accuracy", "higher", 200)
     assert measured["value"] == metrics["accuracy"] > 0.8
-    encoder = {**trained.encoder, "continuous": {"actual": trained.encoder["continuous"]["size"]}}
+    encoder = {**trained.encoder, "continuous": {"actual": trained.encoder["continuous"]["heat"]}}
     with pytest.raises(DataError, match="the table has a variable 'actual'"):
         hold_out_table(trained.table, CLASSES, SPLIT, encoder)
 

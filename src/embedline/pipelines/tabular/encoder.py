@@ -46,6 +46,7 @@ EPSILON = 1e-7  # added to the standard deviation that divides, as in the lesson
 LARGEST = float(np.finfo(np.float64).max)
 LARGEST_KEY = 2**63 - 1
 N_QUANTILES = 1000
+SAME = 1e-4  # deviation of target means, in deviations of the target, below which the groups count as equal
 LARGEST_SMOOTHING = 1e9  # rows: the groups then differ by nothing that a float32 holds
 N_FOLDS = 10  # of the training rows, for their own target means
 FEW_ROWS = 100  # of a group: in the mean of more, a row's own target weighs less than a hundredth
@@ -141,13 +142,17 @@ def normal_scores(values: NDArray[np.float64], quantiles: Sequence[float], n_row
 
 
 class GroupLevel(BaseModel):
-    """Shrunk means of the groups of ``columns``: ``keys`` are sorted, ``means`` in the transformed target's units."""
+    """Shrunk means of the groups of ``columns``: ``keys`` are sorted, ``means`` in the transformed target's units.
+
+    ``smoothing`` is the number of rows of the wider group that each is mixed with.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     columns: tuple[str, ...]
     keys: tuple[int, ...]
     means: tuple[float, ...]
+    smoothing: float = 20.0
 
 
 class TargetMeans(BaseModel):
@@ -162,7 +167,6 @@ class TargetMeans(BaseModel):
         overall: mean of all training rows.
         mean, std: standardise the result, as for any continuous input.
         of: the target or class whose mean it is, where there are several.
-        smoothing: rows of the parent that the mean of a group is mixed with, or ``auto``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -173,7 +177,6 @@ class TargetMeans(BaseModel):
     mean: float
     std: float
     of: str = ""
-    smoothing: float | Literal["auto"] = 20.0
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -225,7 +228,8 @@ class TargetMeans(BaseModel):
                 self.sizes,
                 self.columns,
                 target[~own],
-                self.smoothing,
+                [level.smoothing for level in self.levels],
+                overall=self.overall,  # that of a tenth's others would tell the tenth's own
             )
             read = own & few
             values[read] = fitted.values({name: column[read] for name, column in codes.items()})
@@ -248,8 +252,10 @@ def fit_target_means(
     sizes: Mapping[str, int],
     columns: Sequence[str],
     target: NDArray[np.floating],
-    smoothing: float | Literal["auto"],
+    smoothing: float | Literal["auto"] | Sequence[float],
     of: str = "",
+    *,
+    overall: float | None = None,
 ) -> TargetMeans:
     """Fit on training rows: ``codes`` are integers [N] below ``sizes``, ``target`` the transformed target [N].
 
@@ -257,29 +263,40 @@ def fit_target_means(
     is what minimises the squared error of the means if both are normal (empirical Bayes; the variances by the analysis
     of variance, Searle, Casella & McCulloch 1992).
 
+    Args:
+        smoothing: one for all levels, ``auto``, or one for each.
+        overall: the mean that the widest groups are mixed with; that of these rows unless given.
+
     Raises:
         DataError: if the columns have more combinations than an integer key can tell apart.
     """
     if math.prod(sizes[name] for name in columns) > LARGEST_KEY:
         raise DataError(f"encoding.target_means: {list(columns)} have more combinations than 64 bits hold")
-    parent = np.full(len(target), float(np.mean(target)))
-    levels = []
+    overall = float(np.mean(target)) if overall is None else overall
+    parent = np.full(len(target), overall)
+    levels: list[GroupLevel] = []
     for depth in range(1, len(columns) + 1):
         group = tuple(columns[:depth])
         keys, first, rows = np.unique(_group_keys(codes, group, sizes), return_index=True, return_inverse=True)
         counts = np.bincount(rows)
-        rows_of_parent = _best_smoothing(target - parent, rows, counts) if smoothing == "auto" else smoothing
+        if smoothing == "auto":
+            rows_of_parent = _best_smoothing(target - parent, rows, counts)
+        else:
+            rows_of_parent = float(smoothing if isinstance(smoothing, float | int) else smoothing[depth - 1])
         means = (np.bincount(rows, weights=target) + rows_of_parent * parent[first]) / (counts + rows_of_parent)
-        levels.append(GroupLevel(columns=group, keys=tuple(keys.tolist()), means=tuple(means.tolist())))
+        sorted_keys, of_groups = tuple(keys.tolist()), tuple(means.tolist())
+        levels.append(GroupLevel(columns=group, keys=sorted_keys, means=of_groups, smoothing=rows_of_parent))
         parent = means[rows]
+    # Groups that do not differ are no input: their last bits would be standardised to one.
+    std = float(parent.std())
+    std = std if std > SAME * float(np.std(target)) else 1.0
     return TargetMeans(
         sizes={name: sizes[name] for name in columns},
         levels=tuple(levels),
-        overall=float(np.mean(target)),
+        overall=overall,
         mean=float(parent.mean()),
-        std=nonzero_std(float(parent.std()), float(parent.mean())),
+        std=nonzero_std(std, float(parent.mean())),
         of=of,
-        smoothing=smoothing,
     )
 
 
