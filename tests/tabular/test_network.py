@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.embeddings import EmbeddingTables, embedding_size, embedding_sizes
-from embedline.pipelines.tabular.network import EmbeddingNetwork
+from embedline.pipelines.tabular.network import EmbeddingNetwork, EmbeddingTables, embedding_size, embedding_sizes
 from embedline.pipelines.tabular.options import NetworkOptions
 
 CARDINALITIES, SIZES = (4, 3, 9), (2, 5, 1)

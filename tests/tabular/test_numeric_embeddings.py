@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from embedline.pipelines.tabular.embeddings import (
+from embedline.pipelines.tabular.network import EmbeddingNetwork
+from embedline.pipelines.tabular.numeric_embeddings import (
     NumericEmbeddings,
     PeriodicEncoding,
     PiecewiseLinearEncoding,
@@ -16,7 +17,6 @@ from embedline.pipelines.tabular.embeddings import (
     make_numeric_embeddings,
     numeric_config,
 )
-from embedline.pipelines.tabular.network import EmbeddingNetwork
 from embedline.pipelines.tabular.options import NetworkOptions
 from embedline.training.optimizer import LayerGroup, optimizer_groups
 

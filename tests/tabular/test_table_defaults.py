@@ -10,11 +10,11 @@ import torch
 from pydantic import ValidationError
 
 from embedline.pipelines.tabular.columns import Columns
-from embedline.pipelines.tabular.defaults import follow_table
-from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder, fit_target_means
+from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.learner import build_network, network_config, predict, train_network
 from embedline.pipelines.tabular.network import EmbeddingNetwork, EnsembleLinear, make_loss
-from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
+from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining, follow_table
+from embedline.pipelines.tabular.target_means import fit_target_means
 from embedline.training.early_stopping import hold_out
 from embedline.training.options import HeldOutStopping
 
@@ -127,14 +127,15 @@ def test_a_variable_of_many_levels_has_a_target_mean_and_its_rare_levels_one_cod
 @pytest.mark.parametrize("n_rows", [100, 5_000, 500_000])
 def test_settings_that_are_not_given_follow_the_rows(n_rows: int) -> None:
     encoder = _encoder(_table(), "grade")
-    network, training = follow_table(NetworkOptions(), TableTraining(lr=0.5), encoder, n_rows)
+    sizes = encoder.code_columns, encoder.cardinalities
+    network, training = follow_table(NetworkOptions(), TableTraining(lr=0.5), *sizes, n_rows)
     assert network.layers and network.members > 1 and network.linear
     assert training.lr == 0.5 and training.epochs >= 1
     steps = training.epochs * n_rows / training.batch_size
     assert 300 < steps < 60_000
     TableTraining.model_validate(training.model_dump(exclude_none=True))  # as YAML could say them
     lesson = (NetworkOptions(layers=(4,)), TableTraining(epochs=2, batch_size=8, lr=0.1))
-    assert follow_table(*lesson, encoder, n_rows) == lesson
+    assert follow_table(*lesson, *sizes, n_rows) == lesson
 
 
 def test_a_network_at_its_defaults_learns_a_small_table() -> None:

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import to_arrays
 from embedline.pipelines.tabular.columns import Columns
-from embedline.pipelines.tabular.encoder import Encoder, TargetMeans, encode, fit_encoder, fit_target_means
+from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions
+from embedline.pipelines.tabular.target_means import TargetMeans, fit_target_means
 
 CODES = {"a": np.array([1, 1, 1, 2]), "b": np.array([1, 1, 2, 1])}
 SIZES = {"a": 4, "b": 4}

@@ -14,11 +14,10 @@ from torch import nn
 from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import MappedRows, TableArrays, blocks_of, rows_of, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN
-from embedline.pipelines.tabular.defaults import follow_table
-from embedline.pipelines.tabular.embeddings import embedding_sizes, numeric_config
 from embedline.pipelines.tabular.encoder import Encoder
-from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, make_loss
-from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
+from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes, make_loss
+from embedline.pipelines.tabular.numeric_embeddings import numeric_config
+from embedline.pipelines.tabular.options import NetworkOptions, TableTraining, follow_table
 from embedline.pipelines.tabular.targets import (
     UNKNOWN,
     ClassTarget,
@@ -71,7 +70,11 @@ def network_config(
         "dropouts": dropouts,
         "embedding_dropout": options.embedding_dropout,
         "batch_norm": options.batch_norm,
-        "numeric_embedding": numeric_config(options.numeric_embedding, values) if encoder.value_columns else None,
+        "numeric_embedding": (
+            numeric_config(options.numeric_embedding, values)
+            if encoder.value_columns and options.numeric_embedding
+            else None
+        ),
         **_outputs(encoder.targets, options),
         **(ensemble if options.members > 1 or options.linear else {}),
     }
@@ -144,7 +147,7 @@ def train_network(
     with rows_of(encoded, encoder, training) as store:
         learned, held_out = store.rows(TRAIN), store.rows(TEST, labelled=False)
         _, values, target = learned.arrays().labelled(encoder)
-        network, training = follow_table(network, training, encoder, len(target))
+        network, training = follow_table(network, training, encoder.code_columns, encoder.cardinalities, len(target))
         if (network.batch_norm or network.continuous_batch_norm) and min(training.batch_size, len(target)) < 2:
             raise DataError(
                 f"network.batch_norm needs two rows a batch: training.batch_size is {training.batch_size}, and there "
@@ -225,7 +228,9 @@ def range_test(
     with rows_of(encoded, encoder, training) as store:
         learned = store.rows(TRAIN)
         tensors, loss = learned.arrays().labelled(encoder), make_loss(encoder.targets, training)
-        network, training = follow_table(network, training, encoder, len(tensors[-1]))
+        network, training = follow_table(
+            network, training, encoder.code_columns, encoder.cardinalities, len(tensors[-1])
+        )
         seed = training.seeds[0]
         built = build_network(network_config(encoder, network, tensors[1].numpy()), seed=seed)
         batches = lr_finder.RandomRows(

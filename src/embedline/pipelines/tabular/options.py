@@ -1,13 +1,24 @@
 """Settings of the tabular learner, validated before the first node runs; light to import."""
 
-from typing import Annotated, Literal, Self
+import logging
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from embedline.training.options import Sizes, TrainingOptions
+from embedline.training.options import HeldOutStopping, Sizes, TrainingOptions
 
 Weight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 ClassName = bool | int | str  # YAML reads the names 1 and yes as a number and a boolean
+
+
+FEW_ROWS, MANY_ROWS = 2_000, 20_000
+FEWEST_STEPS, MOST_STEPS = 400, 2_500
+PASSES = 30  # of the training through its rows, where that lies between these numbers of steps
+WIDEST_EMBEDDING = 16
+
+logger = logging.getLogger(__name__)
 
 
 class EncodingOptions(BaseModel):
@@ -17,12 +28,12 @@ class EncodingOptions(BaseModel):
         target_transform: ``log`` for positive numeric targets whose relative error matters, else ``none``; or one for
             each target, ``{Sales: log}``.
         target_means: lists of columns; each adds a continuous input, the mean of the transformed target of the row's
-            group on the training rows (:class:`.encoder.TargetMeans`). For a target with classes: the share of
+            group on the training rows (:class:`.target_means.TargetMeans`). For a target with classes: the share of
             each class but the first.
         many_levels: a categorical variable with more levels has a target mean of its own, too, and its levels of fewer
             than ``min_count`` training rows share the code of missing ones; null: none.
         smoothing: rows of the wider group that the mean of each group is mixed with. ``auto``: as many as the groups'
-            means, beyond chance, ask for (:func:`.encoder.fit_target_means`).
+            means, beyond chance, ask for (:func:`.target_means.fit_target_means`).
         fill: value that replaces a missing one of a continuous variable, instead of the median and a flag. Use it where
             values are missing for a known reason: a flag that is rare in training and common later would be learned
             from few rows.
@@ -107,7 +118,7 @@ NumericEmbeddingOptions = Annotated[PiecewiseLinearOptions | PeriodicOptions, Fi
 class NetworkOptions(BaseModel):
     """Shape of the network.
 
-    Without ``layers``, these and all other settings that are not given follow the table (:mod:`.defaults`).
+    Without ``layers``, these and all other settings that are not given follow the table (:func:`follow_table`).
 
     Attributes:
         layers: units of each hidden layer, a list or, for one layer, a number.
@@ -153,7 +164,7 @@ class NetworkOptions(BaseModel):
 class TableTraining(TrainingOptions):
     """How to train the networks of a table; ``loss`` applies to numeric targets, classes have the cross-entropy.
 
-    Without ``epochs``, these and all other settings that are not given follow the table (:mod:`.defaults`).
+    Without ``epochs``, these and all other settings that are not given follow the table (:func:`follow_table`).
 
     Attributes:
         label_smoothing: share of each label that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
@@ -252,3 +263,63 @@ class ReportOptions(BaseModel):
     error_by: tuple[str, ...] = ()
     embeddings: tuple[str, ...] = ()
     importance: ImportanceOptions = ImportanceOptions()
+
+
+def follow_table(
+    network: NetworkOptions,
+    training: TableTraining,
+    variables: Sequence[str],
+    cardinalities: Sequence[int],
+    n_rows: int,
+) -> tuple[NetworkOptions, TableTraining]:
+    """Both settings, with those that are not given put in, where no layers or no epochs are given.
+
+    Few rows get more networks, each of which is stopped by other rows held out of them (bagging, Breiman 1996), so that
+    all rows are learned from; many rows get larger batches and wider layers.
+
+    Args:
+        variables, cardinalities: categorical variables, and the rows of their embeddings.
+        n_rows: of the training.
+    """
+    few, many = n_rows < FEW_ROWS, n_rows > MANY_ROWS
+    if not network.layers:
+        width = 128 if few else 256
+        sizes = zip(variables, cardinalities, strict=True)
+        chosen: dict[str, Any] = {
+            "layers": (width, width),
+            "dropout": 0.15,
+            "members": 4 if many else 8,
+            "linear": True,
+            "numeric_embedding": PiecewiseLinearOptions(kind="piecewise_linear", bins=16 if few else 48, size=8),
+            "embedding_sizes": {name: min(WIDEST_EMBEDDING, (size + 1) // 2) for name, size in sizes},
+        }
+        network = _put_in(network, chosen, "network")
+    if not training.epochs:
+        batch_size = training.batch_size or (64 if few else 256 if not many else 512)
+        steps = min(max(PASSES * n_rows / batch_size, FEWEST_STEPS), MOST_STEPS)
+        epochs = max(1, math.ceil(steps * batch_size / n_rows))
+        networks = 8 if few else 4 if not many else 2
+        chosen = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": 0.002,
+            "weight_decay": 0.01,
+            "betas": (0.9, 0.95),
+            "momentum": None,
+            "warmup": 0.1,
+            "clip_norm": 1.0,
+            "seeds": tuple(range(networks)),
+            # All epochs are gone through: a one-cycle is at its best near its end.
+            "early_stopping": HeldOutStopping(patience=epochs, fraction=1 / max(networks, 8), rotate=True),
+        }
+        training = _put_in(training, chosen, "training")
+    return network, training
+
+
+def _put_in(settings: Any, chosen: dict[str, Any], block: str) -> Any:
+    chosen = {name: value for name, value in chosen.items() if name not in settings.model_fields_set}
+    told = {name: value.model_dump() if hasattr(value, "model_dump") else value for name, value in chosen.items()}
+    logger.info(
+        "Settings of %s that follow the table: %s", block, {k: v for k, v in told.items() if k != "embedding_sizes"}
+    )
+    return settings.model_copy(update=chosen)

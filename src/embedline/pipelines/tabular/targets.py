@@ -21,6 +21,7 @@ from embedline.pipelines.tabular.options import EncodingOptions
 MISSING = 0  # code of a missing level and of one that training did not see
 UNKNOWN = "(missing or unseen)"  # name of that code
 UNLABELLED = -1  # class of a row without one
+EPSILON = 1e-7  # added to the standard deviation that divides, as in the lessons
 ROUNDING = 1e-12  # a deviation below this share of the mean is what float64 leaves of a constant
 
 Kind = Literal["boolean", "integer", "string"]
@@ -205,7 +206,7 @@ def fit_target(table: nw.DataFrame[Any], name: str, columns: Columns, options: E
 
 
 def averaged_targets(table: nw.DataFrame[Any], targets: Sequence[Target]) -> dict[str, Array]:
-    """What target means average on labelled rows, float64 [N] by the label of :class:`.encoder.TargetMeans`.
+    """What target means average on labelled rows, float64 [N] by the label of :class:`.target_means.TargetMeans`.
 
     The transformed number, or for each class but the first 1 in the rows of the class and 0 in others. The label is
     ``""`` or the class; of several targets the target, or ``target=class``.

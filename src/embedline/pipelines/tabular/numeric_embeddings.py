@@ -1,83 +1,14 @@
-"""Modules that embed the inputs of a table: one table of all categories, and encodings of numbers."""
+"""Encodings of continuous inputs, and their embeddings (Gorishniy, Rubachev & Babenko 2022, arXiv:2203.05556)."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from embedline.errors import DataError
-from embedline.pipelines.tabular.options import NetworkOptions, PeriodicOptions, PiecewiseLinearOptions
-
-
-def embedding_size(cardinality: int, rule: str) -> int:
-    """Width of the embedding of a variable with ``cardinality`` rows (levels and the row for missing or unseen).
-
-    ``dl1``: ``min(50, (n + 1) // 2)`` of the 2017 course; ``v2``: ``min(600, round(1.6 n^0.56))`` of fastai v1 and v2.
-
-    >>> [embedding_size(n, "dl1") for n in (8, 13, 53, 1116)], [embedding_size(n, "v2") for n in (8, 13, 53, 1116)]
-    ([4, 7, 27, 50], [5, 7, 15, 81])
-    """
-    if rule == "dl1":
-        return min(50, (cardinality + 1) // 2)
-    return min(600, round(1.6 * cardinality**0.56))
-
-
-def embedding_sizes(variables: Sequence[str], cardinalities: Sequence[int], options: NetworkOptions) -> tuple[int, ...]:
-    """Width of each variable's embedding: the rule, or the user's own number.
-
-    Raises:
-        DataError: if ``embedding_sizes`` names a variable that is not among ``variables``.
-    """
-    unknown = sorted(set(options.embedding_sizes) - set(variables))
-    if unknown:
-        raise DataError(f"network.embedding_sizes names {unknown}, which are not categorical; these are: {variables}")
-    return tuple(
-        options.embedding_sizes.get(name, embedding_size(n, options.embedding_rule))
-        for name, n in zip(variables, cardinalities, strict=True)
-    )
-
-
-class EmbeddingTables(nn.Module):
-    """All variables' embeddings in one table, read by one gather.
-
-    Twenty small lookups take twice as long as one large one, on a CPU and on a GPU. Variable ``v`` owns the rows
-    ``offsets[v] : offsets[v] + cardinalities[v]`` and the first ``sizes[v]`` columns; the rest is never read.
-
-    **Shape**: codes int [B, V] -> float [B, sum(sizes)].
-    """
-
-    def __init__(self, *, cardinalities: Sequence[int], sizes: Sequence[int]) -> None:
-        super().__init__()
-        self.cardinalities, self.sizes = tuple(cardinalities), tuple(sizes)
-        width = max(self.sizes, default=0)
-        self.weight = nn.Parameter(torch.zeros(sum(self.cardinalities), width))
-        offsets = torch.tensor([0, *self.cardinalities[:-1]]).cumsum(0)[: len(self.sizes)]
-        used = [torch.arange(size) + index * width for index, size in enumerate(self.sizes)]
-        self.register_buffer("offsets", offsets, persistent=False)
-        self.register_buffer("used", torch.cat(used) if used else torch.empty(0, dtype=torch.long), persistent=False)
-        self.offsets: Tensor
-        self.used: Tensor
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Uniform in ±2 / (size + 1), the initialisation of the DL1 course."""
-        with torch.no_grad():
-            for variable, size in enumerate(self.sizes):
-                self.table(variable).uniform_(-2.0 / (size + 1), 2.0 / (size + 1))
-
-    def table(self, variable: int) -> Tensor:
-        """View [cardinality, size] of one variable's embeddings."""
-        start = int(self.offsets[variable])
-        return self.weight[start : start + self.cardinalities[variable], : self.sizes[variable]]
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """Look up and concatenate the embeddings of ``codes``."""
-        vectors = F.embedding(codes + self.offsets, self.weight)  # (B, V, width)
-        return vectors.flatten(1).index_select(1, self.used)  # (B, sum(sizes))
+from embedline.pipelines.tabular.options import PeriodicOptions, PiecewiseLinearOptions
 
 
 def numeric_config(
