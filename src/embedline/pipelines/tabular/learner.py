@@ -120,7 +120,8 @@ def build_network(config: dict[str, Any], *, seed: int) -> EmbeddingNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = EmbeddingNetwork(**config)
-    seed_dropout(network, seed)
+    if config["embedding_dropout"] or any(config["dropouts"]):
+        seed_dropout(network, seed)
     return network
 
 
@@ -147,7 +148,9 @@ def train_network(
     with rows_of(encoded, encoder, training) as store:
         learned, held_out = store.rows(TRAIN), store.rows(TEST, labelled=False)
         _, values, target = learned.arrays().labelled(encoder)
-        network, training = follow_table(network, training, encoder.code_columns, encoder.cardinalities, len(target))
+        if not network.layers or not training.epochs:
+            variables = encoder.code_columns, encoder.cardinalities
+            network, training = follow_table(network, training, *variables, len(target))
         if (network.batch_norm or network.continuous_batch_norm) and min(training.batch_size, len(target)) < 2:
             raise DataError(
                 f"network.batch_norm needs two rows a batch: training.batch_size is {training.batch_size}, and there "
@@ -228,9 +231,9 @@ def range_test(
     with rows_of(encoded, encoder, training) as store:
         learned = store.rows(TRAIN)
         tensors, loss = learned.arrays().labelled(encoder), make_loss(encoder.targets, training)
-        network, training = follow_table(
-            network, training, encoder.code_columns, encoder.cardinalities, len(tensors[-1])
-        )
+        if not network.layers or not training.epochs:
+            variables = encoder.code_columns, encoder.cardinalities
+            network, training = follow_table(network, training, *variables, len(tensors[-1]))
         seed = training.seeds[0]
         built = build_network(network_config(encoder, network, tensors[1].numpy()), seed=seed)
         batches = lr_finder.RandomRows(

@@ -157,7 +157,8 @@ class EmbeddingNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.embeddings = EmbeddingTables(cardinalities=cardinalities, sizes=sizes) if len(sizes) else None
-        self.embedding_dropout = Dropout(embedding_dropout)
+        drops = bool(embedding_dropout) or any(dropouts)
+        self.embedding_dropout = Dropout(embedding_dropout) if drops else nn.Identity()
         self.normalise = nn.BatchNorm1d(n_continuous) if n_continuous and continuous_batch_norm else nn.Identity()
         embedded = numeric_embedding is not None and n_continuous > 0
         self.numeric = make_numeric_embeddings(numeric_embedding or {}, n_continuous) if embedded else None
