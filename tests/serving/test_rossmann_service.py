@@ -197,7 +197,9 @@ def test_the_service_measures_on_raw_rows_what_the_run_measured(packed, batch, m
     assert evaluation.columns[-1] == "actual" and "Customers" not in evaluation.columns
     assert evaluation["Date"].min() == "2015-06-19" and evaluation["Date"].max() == "2015-07-31"
     report = learner.ReportOptions()
-    predictions = learner.predict(batch.table, batch.encoded, model, pl.DataFrame(), COLUMNS, SPLIT, report)
+    predictions = learner.predict(
+        batch.table, batch.encoded, model, pl.DataFrame(), pl.DataFrame(), COLUMNS, SPLIT, report
+    )
     metrics = learner.evaluate(predictions, model, batch.encoder, {}, {})
     measured = measure_service(packed, evaluation, metrics)
     assert (measured["metric"], measured["better"]) == ("exp_rmspe", "lower")
