@@ -5,6 +5,7 @@ import math
 import reprlib
 import sys
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -172,6 +173,8 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, Decimal):
+        value = float(value)
     missing = value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
     return None if missing else value
 
