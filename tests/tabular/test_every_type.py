@@ -68,7 +68,9 @@ def _answers(table: Any, role: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     model, _ = nodes.train(encoded, encoder, NetworkOptions(layers=(4,)), TRAINING)
     service = pack_table(model, table).open()
     rows = nw.from_native(table, eager_only=True).to_pandas()[["x"]]
-    records = json.loads(rows.to_json(orient="records", date_format="iso", double_precision=15))
+    # pandas writes decimals as texts, which are no numbers in JSON.
+    plain = rows.astype(float) if isinstance(rows["x"].iloc[0], Decimal) else rows
+    records = json.loads(plain.to_json(orient="records", date_format="iso", double_precision=15))
     answers = [service.predict(each)["predicted"].to_numpy() for each in (rows, pd.DataFrame(records, columns=["x"]))]
     return predict(nw.from_native(encoded, eager_only=True), model), *answers
 
