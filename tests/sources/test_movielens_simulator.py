@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +51,6 @@ def test_equal_options_give_equal_bytes_and_the_noise_is_drawn_apart(files: dict
         without_rating = [[(user, item, time_) for user, item, _, time_ in lines] for lines in fields]
         assert without_rating[0] == without_rating[1]
     assert generate_files(GeneratorOptions(seed=1))["u.item"] != files["u.item"]
-
-
-def test_it_is_quick() -> None:
-    start = time.perf_counter()
-    generate_files(LIKE_100K)
-    assert time.perf_counter() - start < 5  # a tenth of a second on an idle core
 
 
 def test_sizes_and_skew(ratings: pl.DataFrame) -> None:

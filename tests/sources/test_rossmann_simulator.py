@@ -2,7 +2,6 @@
 
 import datetime as dt
 import io
-import time
 from pathlib import Path
 
 import numpy as np
@@ -146,12 +145,6 @@ def test_other_sizes_and_calendars() -> None:
         assert set(read(tables["store"])["StoreType"]) == {"a", "b", "c", "d"}
         assert read(tables["test"])["Open"].null_count() > 0
         assert read(tables["weather"]).height == 16 * 25
-
-
-def test_speed() -> None:
-    start = time.process_time()
-    simulator.generate_tables(simulator.GeneratorOptions(seed=9))
-    assert time.process_time() - start < 1.5
 
 
 def test_wrong_options_are_named() -> None:

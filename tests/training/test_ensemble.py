@@ -28,7 +28,7 @@ from embedline.training.ensemble import parallel_seconds, train_parallel
 
 N_STEPS = 600
 PAUSE = 0.02  # seconds a step, where a training is to be caught in the middle
-SOON = 3.0  # seconds from the interruption to its exception; the trainings would take 12
+SOON = 8.0  # seconds from the interruption to its exception; the trainings would take 12
 
 
 def _networks(count: int) -> list[nn.Module]:
