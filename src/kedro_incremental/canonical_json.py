@@ -118,7 +118,8 @@ class ValueReader:
                 raise NotComparable("an object without a name" if kind is object else f"a {kind.__name__}")
             reduced = copyreg.dispatch_table.get(kind, lambda value: value.__reduce_ex__(4))(value)
             if isinstance(reduced, str):
-                return [getattr(value, "__module__", None), reduced]
+                # Functions of some C extensions have the module itself there.
+                return [self.read(getattr(value, "__module__", None)), reduced]
             return [self.read(list(part) if hasattr(part, "__next__") else part) for part in reduced]
         except Exception as error:
             if not self._strict:

@@ -4,9 +4,12 @@ import datetime
 import decimal
 import enum
 import itertools
+import json
 import math
 import re
+import sys
 import threading
+import types
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -199,3 +202,11 @@ def test_differences(case: str) -> None:
     old, new, expected = DIFFERENCES[case]
     assert differences(old, new, "p") == expected
     assert bool(differences(new, old, "p")) == bool(expected) == (canonical(old) != canonical(new))
+
+
+def test_a_function_of_c_whose_module_is_the_module_itself_has_its_name() -> None:
+    """As those of psutil, which a project's module may import by name."""
+    psutil = pytest.importorskip("psutil")
+    extension = sys.modules[psutil._psplatform.cext.__name__]
+    found = next(each for each in vars(extension).values() if isinstance(each, types.BuiltinFunctionType))
+    assert found.__name__ in json.dumps(as_json(found))
