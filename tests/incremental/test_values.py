@@ -208,5 +208,8 @@ def test_a_function_of_c_whose_module_is_the_module_itself_has_its_name() -> Non
     """As those of psutil, which a project's module may import by name."""
     psutil = pytest.importorskip("psutil")
     extension = sys.modules[psutil._psplatform.cext.__name__]
-    found = next(each for each in vars(extension).values() if isinstance(each, types.BuiltinFunctionType))
+    functions = [each for each in vars(extension).values() if isinstance(each, types.BuiltinFunctionType)]
+    found = next((each for each in functions if isinstance(each.__module__, types.ModuleType)), None)
+    if found is None:
+        pytest.skip("this psutil has no such function")
     assert found.__name__ in json.dumps(as_json(found))
