@@ -111,7 +111,7 @@ def _correlations(n_levels: int) -> tuple[float, float]:
     """Correlation of a target mean of pure noise with its target, on training rows and on others."""
     table = _noise_table(n_levels)
     columns = Columns(categorical=("shop",), target="sales")
-    options = EncodingOptions(target_means=(("shop",),), smoothing=1.0)
+    options = EncodingOptions(target_means=(("shop",),), smoothing=1.0, many_levels=None)
     encoded = encode(table, fit_encoder(table.filter(nw.col("split") == "train"), columns, options))
     rows = [encoded.filter(nw.col("split") == split) for split in ("train", "test")]
     first, second = (np.corrcoef(r["value:mean(shop)"].to_numpy(), r["sales"].to_numpy())[0, 1] for r in rows)
@@ -119,13 +119,13 @@ def _correlations(n_levels: int) -> tuple[float, float]:
 
 
 def test_a_mean_of_few_rows_does_not_tell_a_training_row_its_own_target() -> None:
-    on_train, on_test = _correlations(n_levels=400)  # with their own targets: 0.66 on training rows
+    on_train, on_test = _correlations(n_levels=400)  # with their own targets: 0.57 on training rows
     assert abs(on_train) < 0.1 and abs(on_test) < 0.1
 
 
 def test_a_mean_of_many_rows_is_one_value_on_all_rows() -> None:
     table = _noise_table(n_levels=4)
-    options = EncodingOptions(target_means=(("shop",),))
+    options = EncodingOptions(target_means=(("shop",),), many_levels=None)
     encoder = fit_encoder(
         table.filter(nw.col("split") == "train"), Columns(categorical=("shop",), target="sales"), options
     )
