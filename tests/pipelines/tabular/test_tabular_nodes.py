@@ -223,6 +223,13 @@ def test_a_network_that_wins_is_beaten_by_none() -> None:
     assert _evaluate({"predicted": 0.1, "mean": 0.3})["beaten_by"] == []
 
 
+def test_a_column_of_ones_own_may_be_called_as_those_of_folds() -> None:
+    frame = pl.DataFrame({"repeat": [7, 7], "actual": [10.0, 10.0], "predicted": [12.0, 12.0], "tree": [11.0, 11.0]})
+    target = {"column": "y", "transform": "none", "mean": 0.0, "std": 1.0, "maximum": 1.0}
+    model = ModelBundle("tabular", {}, {}, {}, {"rows": 7})
+    assert nodes.evaluate(frame, model, {"targets": [target]}, {"tree": {}}, {})["beaten_by"] == ["tree"]
+
+
 def test_without_a_logarithm_the_rmse_decides() -> None:
     metrics = _evaluate({"predicted": 0.2, "tree": 0.1}, transform="none")
     assert "exp_rmspe" not in metrics

@@ -235,7 +235,9 @@ def evaluate(
     frame = nw.from_native(predictions, eager_only=True)
     targets = read_targets(encoder)
     by_target = {
-        target.column: compare(frame, target, prefix_of(target, targets), fold_costs or baseline_costs)
+        target.column: compare(
+            frame, target, prefix_of(target, targets), fold_costs or baseline_costs, repeated=bool(fold_costs)
+        )
         for target in targets
     }
     costs = {"train_rows": model.metrics["rows"], "test_rows": len(frame)}

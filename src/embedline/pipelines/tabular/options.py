@@ -12,7 +12,6 @@ from embedline.training.options import HeldOutStopping, Sizes, TrainingOptions
 Weight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 ClassName = bool | int | str  # YAML reads the names 1 and yes as a number and a boolean
 
-
 FEW_ROWS, MANY_ROWS = 2_000, 20_000
 FEWEST_STEPS, MOST_STEPS = 400, 2_500
 PASSES = 30  # of the training through its rows, where that lies between these numbers of steps
@@ -123,8 +122,8 @@ class NetworkOptions(BaseModel):
     Attributes:
         layers: units of each hidden layer, a list or, for one layer, a number.
         dropout: one rate for all hidden layers or a list, one for each.
-        numeric_embedding: embedding of the continuous inputs (:class:`.network.NumericEmbeddings`); null for plain
-            numbers.
+        numeric_embedding: embedding of the continuous inputs (:class:`.numeric_embeddings.NumericEmbeddings`); null for
+            plain numbers.
         y_range: lowest and highest output, in units of the transformed numeric target.
         members: networks that share their matrices and differ in what goes in and comes out of each
             (:class:`.network.EnsembleLinear`); their predictions are averaged.

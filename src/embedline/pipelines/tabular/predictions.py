@@ -99,11 +99,19 @@ def main_metric(target: Target) -> str:
 
 
 def compare(
-    frame: nw.DataFrame[Any], target: Target, prefix: str, baseline_costs: Mapping[str, Mapping[str, Any]]
+    frame: nw.DataFrame[Any],
+    target: Target,
+    prefix: str,
+    baseline_costs: Mapping[str, Mapping[str, Any]],
+    *,
+    repeated: bool = False,
 ) -> dict[str, Any]:
     """Compare the network with each baseline by :func:`loss_name`; log a warning for each baseline that is better.
 
     For a rare class, a model that never predicts it may be the most accurate: the log loss decides.
+
+    Args:
+        repeated: whether rows stand there several times, by their number in the column ``row``, as in folds.
 
     Returns:
         The metrics of the network; ``beaten_by``: the baselines that are better, and ``no_difference``: those whose
@@ -113,7 +121,7 @@ def compare(
     actual, loss = read_actual(frame, target, prefix), loss_name(target)
     prediction = read_prediction(frame, target, prefix)
     # Predictions of one row by several repeats are no independent rows.
-    row = frame["row"].to_numpy() if "repeat" in frame.columns else np.arange(len(frame))
+    row = frame["row"].to_numpy() if repeated else np.arange(len(frame))
     repeats = np.bincount(row)
     ours = all_metrics(target, actual, prediction, repeats=int(repeats[0]))
 
