@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from embedline.pipelines.tabular.columns import Columns
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
+from embedline.pipelines.tabular.layers import EnsembleLinear
 from embedline.pipelines.tabular.learner import build_network, network_config, predict, train_network
-from embedline.pipelines.tabular.network import EmbeddingNetwork, EnsembleLinear, make_loss
+from embedline.pipelines.tabular.network import EmbeddingNetwork, make_loss
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining, follow_table
 from embedline.pipelines.tabular.target_means import fit_target_means
 from embedline.training.early_stopping import hold_out
@@ -54,8 +55,8 @@ def test_a_layer_of_several_members_is_that_of_each_alone() -> None:
 def test_evaluation_averages_numbers_and_probabilities(linear: bool) -> None:
     network, codes, values = _network(linear=linear)
     if linear:
-        torch.nn.init.normal_(network.linear.weight)  # type: ignore[union-attr]
-        torch.nn.init.normal_(network.effects.weight)  # type: ignore[union-attr]
+        torch.nn.init.normal_(network.linear.slopes)  # type: ignore[union-attr]
+        torch.nn.init.normal_(network.output.weight)  # type: ignore[arg-type]
     members = network.train()(codes, values).unflatten(0, (6, 3))
     assert members.std(dim=1).min() > 0
     found = network.eval()(codes, values)
@@ -71,18 +72,6 @@ def test_the_loss_of_members_is_the_mean_of_their_losses() -> None:
     outputs = network.train()(codes, values)
     alone = [loss(outputs.unflatten(0, (6, 3))[:, member], target) for member in range(3)]
     torch.testing.assert_close(loss(outputs, target), torch.stack(alone).mean())
-
-
-def test_the_linear_part_is_linear_in_numbers_and_has_an_effect_of_each_level() -> None:
-    network, codes, _ = _network(linear=True, members=1)
-    torch.nn.init.zeros_(network.output.weight)
-    torch.nn.init.normal_(network.linear.weight)  # type: ignore[union-attr]
-    torch.nn.init.normal_(network.effects.weight)  # type: ignore[union-attr]
-    network.eval()
-    zero, one, two = (network(codes, torch.full((6, 1), float(value))) for value in range(3))
-    torch.testing.assert_close(two - one, one - zero)
-    expected = network.mean + network.scale * network.effects.table(0)[codes[:, 0]]  # type: ignore[union-attr]
-    torch.testing.assert_close(zero, expected)
 
 
 def test_members_hold_out_other_rows_in_turn() -> None:

@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN, require_columns
 from embedline.pipelines.tabular.encoder import Encoder
+from embedline.pipelines.tabular.linear import SMALL, choose_penalty, fit_linear_model, inner_folds
 from embedline.pipelines.tabular.options import BaselineOptions, LinearOptions, TreeOptions
-from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, class_codes, invert_target
+from embedline.pipelines.tabular.targets import (
+    ClassTarget,
+    NumericTarget,
+    Target,
+    class_codes,
+    invert_target,
+    softmax,
+)
 
 VALUE = "_mean"
-INNER_SHARE = 0.15  # of the training rows, held out to choose settings by
-SMALL = 2_000  # with fewer training rows, five folds of them choose
-RARE = 5  # a level with fewer training rows has no coefficient of its own
 
 
 def group_mean_predictions(table: nw.DataFrame[Any], target: Target, group_by: tuple[str, ...]) -> NDArray[np.float64]:
@@ -95,6 +100,7 @@ class BaselineRows:
         codes, values: int32 [N, V] and float32 [N, C] of the training rows.
         labels: [N, T], the transformed numbers or the classes of each target.
         test_codes, test_values: of the test rows.
+        cardinalities: numbers of codes, V of them.
     """
 
     codes: NDArray[np.int32]
@@ -102,6 +108,7 @@ class BaselineRows:
     labels: NDArray[Any]
     test_codes: NDArray[np.int32]
     test_values: NDArray[np.float32]
+    cardinalities: tuple[int, ...]
 
 
 Fit = Callable[[BaselineRows, NDArray[Any], Target], NDArray[np.float64]]
@@ -118,6 +125,7 @@ def read_rows(encoded: nw.DataFrame[Any], encoder: Encoder) -> BaselineRows:
         labels.reshape(len(labels), -1).numpy(),
         test.codes.numpy(),
         test.continuous.numpy(),
+        encoder.cardinalities,
     )
 
 
@@ -154,31 +162,10 @@ def fit_linear(options: LinearOptions) -> Fit:
     """Ridge or logistic regression on one-hot categories and standardised numbers, its penalty chosen on inner rows."""
 
     def fit(rows: BaselineRows, labels: NDArray[Any], target: Target) -> NDArray[np.float64]:
-        from scipy.sparse import csr_matrix, hstack
-        from sklearn.linear_model import LogisticRegressionCV, RidgeCV
-        from sklearn.preprocessing import OneHotEncoder
-
-        inputs, test_inputs = [csr_matrix(rows.values)], [csr_matrix(rows.test_values)]
-        if rows.codes.shape[1]:
-            one_hot = OneHotEncoder(min_frequency=RARE, handle_unknown="infrequent_if_exist", dtype=np.float32)
-            inputs.append(one_hot.fit_transform(rows.codes))
-            test_inputs.append(one_hot.transform(rows.test_codes))
-        matrix, test_matrix = hstack(inputs).tocsr(), hstack(test_inputs).tocsr()
-        penalties, folds = np.array(options.penalties), _inner_folds(len(labels), target, options.seed)
-        if isinstance(target, ClassTarget):
-            # scikit-learn's C weighs the sum of the losses, not their mean.
-            inverse = 1.0 / (penalties * len(labels))
-            model = LogisticRegressionCV(
-                Cs=inverse,
-                cv=folds,
-                l1_ratios=(0.0,),
-                scoring="neg_log_loss",
-                max_iter=500,
-                use_legacy_attributes=False,
-            ).fit(matrix, labels.astype(np.int64))
-            return _all_classes(model.predict_proba(test_matrix), model.classes_, target)
-        model = RidgeCV(alphas=penalties * len(labels), cv=folds).fit(matrix, labels.astype(np.float64))
-        return np.asarray(model.predict(test_matrix), dtype=np.float64)
+        given = rows.codes, rows.values, labels, target, rows.cardinalities
+        model = fit_linear_model(*given, choose_penalty(*given, options))
+        outputs = model.outputs(rows.test_codes, rows.test_values)
+        return softmax(outputs) if isinstance(target, ClassTarget) else target.mean + target.std * outputs[:, 0]
 
     return fit
 
@@ -213,7 +200,7 @@ def fit_trees(options: TreeOptions) -> Fit:
         n_trees = options.n_estimators
         if options.early_stopping is not None:
             found = []
-            for learned, held_out in _inner_folds(n_rows, target, options.seed).split(inputs, labels):
+            for learned, held_out in inner_folds(n_rows, target, options.seed).split(inputs, labels):
                 stop: Any = [lightgbm.early_stopping(options.early_stopping, verbose=False)]
                 booster = lightgbm.train(
                     settings, dataset(learned), n_trees, valid_sets=[dataset(held_out)], callbacks=stop
@@ -225,18 +212,6 @@ def fit_trees(options: TreeOptions) -> Fit:
         return np.stack([1.0 - outputs, outputs], axis=1) if settings["objective"] == "binary" else outputs
 
     return fit
-
-
-def _inner_folds(n_rows: int, target: Target, seed: int) -> Any:
-    """scikit-learn's splitter of training rows: five folds of few rows, one held-out share of many."""
-    from sklearn import model_selection as sk
-
-    stratified = isinstance(target, ClassTarget) and min(target.counts) >= 5
-    if n_rows < SMALL:
-        folds = sk.StratifiedKFold if stratified else sk.KFold
-        return folds(min(5, n_rows), shuffle=True, random_state=seed)
-    shuffled = sk.StratifiedShuffleSplit if stratified else sk.ShuffleSplit
-    return shuffled(1, test_size=INNER_SHARE, random_state=seed)
 
 
 def _tree_inputs(
@@ -257,12 +232,3 @@ def _tree_inputs(
         inputs.append(means.fit_transform(rows.codes[:, many], labels).astype(np.float32))
         test_inputs.append(means.transform(rows.test_codes[:, many]).astype(np.float32))
     return np.hstack(inputs), np.hstack(test_inputs), list(range(len(few)))
-
-
-def _all_classes(
-    probabilities: NDArray[np.float64], classes: NDArray[np.integer], target: ClassTarget
-) -> NDArray[np.float64]:
-    """Probabilities [N, C] of all classes, where a model knows only some of them."""
-    found = np.zeros((len(probabilities), target.width))
-    found[:, classes] = probabilities
-    return found

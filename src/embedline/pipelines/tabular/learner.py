@@ -1,7 +1,7 @@
 """Train the network, or one for each seed, store it as a model bundle, and predict from the bundle alone."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import narwhals as nw
@@ -16,9 +16,10 @@ from embedline.pipelines.tabular.arrays import MappedRows, TableArrays, blocks_o
 from embedline.pipelines.tabular.columns import TEST, TRAIN
 from embedline.pipelines.tabular.decisions import check_decision, choose_decisions
 from embedline.pipelines.tabular.encoder import Encoder
+from embedline.pipelines.tabular.linear import LinearInputs, choose_penalty, fit_linear_model, some_rows
 from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes, make_loss
 from embedline.pipelines.tabular.numeric_embeddings import numeric_config
-from embedline.pipelines.tabular.options import NetworkOptions, TableTraining, follow_table
+from embedline.pipelines.tabular.options import LinearOptions, NetworkOptions, TableTraining, follow_table
 from embedline.pipelines.tabular.targets import (
     UNKNOWN,
     ClassTarget,
@@ -27,6 +28,7 @@ from embedline.pipelines.tabular.targets import (
     actual_values,
     invert_target,
     prefix_of,
+    softmax,
 )
 from embedline.training import lr_finder
 from embedline.training.batches import TableBatches
@@ -163,6 +165,8 @@ def train_network(
         blocks = [[actual_values(block, each) for each in encoder.targets] for block in blocks_of(encoded, TEST)]
         actual = [np.concatenate(values) for values in zip(*blocks, strict=True)]
         spec = TableNetworkSpec(learned, held_out, actual, encoder, training, config)
+        if network.linear:
+            spec = replace(spec, penalties=spec.choose_penalties())
         result = train_ensemble(spec, rows=len(target), name=name)
         bundle = ModelBundle(KIND, config, encoder.model_dump(mode="json"), result.weights, result.metrics)
         inner = _inner_predictions(bundle, learned, training) if training.decision and training.decision.beta else {}
@@ -199,6 +203,7 @@ class TableNetworkSpec:
     Attributes:
         held_out: rows to measure them on at the end of each epoch; there may be none.
         actual: values of each target in these rows, in its own units.
+        penalties: of the linear part for each target, where there is one.
     """
 
     rows: TableArrays | MappedRows
@@ -207,10 +212,32 @@ class TableNetworkSpec:
     encoder: Encoder
     training: TableTraining
     config: dict[str, Any]
+    penalties: tuple[float, ...] = ()
 
     def build(self, seed: int) -> EmbeddingNetwork:
-        """The network of a seed."""
-        return build_network(self.config, seed=seed)
+        """The network of a seed; a linear part is fitted to the rows that it learns from."""
+        network = build_network(self.config, seed=seed)
+        if network.linear is not None:
+            rows = np.arange(len(self.rows.arrays().codes))
+            if self.training.early_stopping is not None:
+                member = self.training.seeds.index(seed)
+                rows = hold_out(len(rows), self.training.early_stopping, member)[0].numpy()
+            penalties = iter(self.penalties)
+            fitted = [fit_linear_model(*given, next(penalties)) for given in self._linear_inputs(rows)]
+            network.set_linear_part(fitted)
+        return network
+
+    def choose_penalties(self) -> tuple[float, ...]:
+        """Penalty of the linear part for each target, by inner rows."""
+        rows = np.arange(len(self.rows.arrays().codes))
+        return tuple(choose_penalty(*given, LinearOptions()) for given in self._linear_inputs(rows))
+
+    def _linear_inputs(self, rows: NDArray[np.int64]) -> Iterator[LinearInputs]:
+        """What a linear model of each target is fitted to, on ``rows`` or some of them."""
+        chosen = some_rows(rows)
+        codes, values, labels = (array[chosen].numpy() for array in self.rows.arrays().labelled(self.encoder))
+        for number, target in enumerate(self.encoder.targets):
+            yield codes, values, labels.reshape(len(chosen), -1)[:, number], target, self.encoder.cardinalities
 
     def batches(self, network: nn.Module, accelerator: Accelerator) -> TableBatches:
         """Batches of all rows, those held out for early stopping included."""
@@ -337,13 +364,6 @@ def combine(
             mean = weighted_mean([numbers[:, 0] for numbers in own], weights)
             predicted[target.column] = invert_target(mean, target)
     return predicted
-
-
-def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Probabilities float64 [N, C] of logits [N, C]."""
-    exact = np.asarray(logits, dtype=np.float64)
-    powers = np.exp(exact - exact.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def network_outputs(network: nn.Module, arrays: TableArrays, device: torch.device) -> NDArray[np.float32]:

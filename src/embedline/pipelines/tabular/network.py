@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embedline.errors import DataError
+from embedline.pipelines.tabular.layers import EmbeddingTables, EnsembleLinear, EnsembleOutput, LinearPart
+from embedline.pipelines.tabular.linear import LinearModel
 from embedline.pipelines.tabular.numeric_embeddings import make_numeric_embeddings
 from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
 from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target
@@ -53,72 +55,6 @@ def embedding_sizes(variables: Sequence[str], cardinalities: Sequence[int], opti
     )
 
 
-class EmbeddingTables(nn.Module):
-    """All variables' embeddings in one table, read by one gather.
-
-    Twenty small lookups take twice as long as one large one, on a CPU and on a GPU. Variable ``v`` owns the rows
-    ``offsets[v] : offsets[v] + cardinalities[v]`` and the first ``sizes[v]`` columns; the rest is never read.
-
-    **Shape**: codes int [B, V] -> float [B, sum(sizes)].
-    """
-
-    def __init__(self, *, cardinalities: Sequence[int], sizes: Sequence[int]) -> None:
-        super().__init__()
-        self.cardinalities, self.sizes = tuple(cardinalities), tuple(sizes)
-        width = max(self.sizes, default=0)
-        self.weight = nn.Parameter(torch.zeros(sum(self.cardinalities), width))
-        offsets = torch.tensor([0, *self.cardinalities[:-1]]).cumsum(0)[: len(self.sizes)]
-        used = [torch.arange(size) + index * width for index, size in enumerate(self.sizes)]
-        self.register_buffer("offsets", offsets, persistent=False)
-        self.register_buffer("used", torch.cat(used) if used else torch.empty(0, dtype=torch.long), persistent=False)
-        self.offsets: Tensor
-        self.used: Tensor
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Uniform in ±2 / (size + 1), the initialisation of the DL1 course."""
-        with torch.no_grad():
-            for variable, size in enumerate(self.sizes):
-                self.table(variable).uniform_(-2.0 / (size + 1), 2.0 / (size + 1))
-
-    def table(self, variable: int) -> Tensor:
-        """View [cardinality, size] of one variable's embeddings."""
-        start = int(self.offsets[variable])
-        return self.weight[start : start + self.cardinalities[variable], : self.sizes[variable]]
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """Look up and concatenate the embeddings of ``codes``."""
-        vectors = F.embedding(codes + self.offsets, self.weight)  # (B, V, width)
-        return vectors.flatten(1).index_select(1, self.used)  # (B, sum(sizes))
-
-
-class EnsembleLinear(nn.Module):
-    """A linear layer of ``members`` that share one matrix: ``y_m = s_m * (W (r_m * x_m)) + b_m``.
-
-    BatchEnsemble (Wen, Tran & Ba 2020, arXiv:2002.06715), as in TabM (Gorishniy, Kotelnikov & Babenko 2024,
-    arXiv:2410.24210): many networks for little more than the parameters of one.
-
-    **Shape**: float [B, M, inputs] -> float [B, M, outputs].
-    """
-
-    def __init__(self, inputs: int, outputs: int, members: int, *, first: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        # One-dimensional, since weight decay applies to matrices: these belong at 1, not at 0.
-        self.before = nn.Parameter(torch.ones(members * inputs))
-        self.after = nn.Parameter(torch.ones(members * outputs))
-        self.bias = nn.Parameter(torch.zeros(members * outputs))
-        self.members = members
-        nn.init.kaiming_normal_(self.weight)
-        if first:  # here the members begin to differ
-            nn.init.normal_(self.before)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Apply the layer of each member to its values."""
-        shared = F.linear(values * self.before.view(self.members, -1), self.weight)
-        return torch.addcmul(self.bias.view(self.members, -1), shared, self.after.view(self.members, -1))
-
-
 class EmbeddingNetwork(nn.Module):
     """Embeddings and continuous inputs through hidden layers to the outputs of all targets, side by side.
 
@@ -130,7 +66,8 @@ class EmbeddingNetwork(nn.Module):
 
     With ``members`` it is an ensemble in one network (:class:`EnsembleLinear`). Each member has a loss of its own; in
     evaluation the outputs are the mean of their numbers, and the logarithms of the mean of their probabilities. With
-    ``linear`` the outputs have a linear part in the numbers and the levels beside that of the hidden layers.
+    ``linear`` the hidden layers add to a linear part in the numbers and the levels (:class:`.layers.LinearPart`), which
+    is the whole output at first.
 
     **Shape**: codes int [B, V], continuous float [B, C] -> float [B] of one output, [B, K] of K; while it trains,
     B is the number of rows times that of members, the members of a row side by side.
@@ -176,12 +113,7 @@ class EmbeddingNetwork(nn.Module):
             width = size
         n_outputs = len(output_means)
         self.output = nn.Linear(width, n_outputs) if members == 1 else EnsembleOutput(width, n_outputs, members)
-        self.linear = nn.Linear(n_continuous, n_outputs, bias=False) if linear and n_continuous else None
-        self.effects = (
-            EmbeddingTables(cardinalities=cardinalities, sizes=[n_outputs] * len(sizes))
-            if linear and len(sizes)
-            else None
-        )
+        self.linear = LinearPart(cardinalities, n_continuous, n_outputs) if linear else None
         self.limited = any(limits is not None for limits in y_ranges)
         lows, highs = zip(*(limits if limits is not None else (0.0, 0.0) for limits in y_ranges), strict=True)
         self.mean: Tensor
@@ -193,7 +125,7 @@ class EmbeddingNetwork(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming-normal hidden weights (He et al. 2015) and zero biases; a small output layer, no linear part."""
+        """Hidden weights as in He et al. 2015, zero biases, and a small output layer, of zeros beside a linear part."""
         for module in self.hidden:
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -201,9 +133,24 @@ class EmbeddingNetwork(nn.Module):
         if isinstance(self.output, nn.Linear):
             nn.init.xavier_uniform_(self.output.weight, gain=0.1)
             nn.init.zeros_(self.output.bias)
-        for part in (self.linear, self.effects):
-            if part is not None:
-                nn.init.zeros_(part.weight)
+        if self.linear is not None:
+            nn.init.zeros_(self.output.weight)
+
+    @torch.no_grad()
+    def set_linear_part(self, models: Sequence[LinearModel]) -> None:
+        """Take over fitted linear models, one for each target in their order."""
+        assert self.linear is not None
+        self.linear.slopes.copy_(torch.from_numpy(np.concatenate([model.slopes for model in models])))
+        for variable in range(len(self.linear.effects.sizes)):
+            effects = np.concatenate([model.effects(variable) for model in models], axis=1)
+            self.linear.effects.table(variable).copy_(torch.from_numpy(effects))
+        intercepts = torch.from_numpy(np.concatenate([model.intercepts for model in models])).float()
+        for (
+            begin,
+            end,
+        ) in self.classes:  # logits start from those of the shares; a number is in deviations from its mean
+            intercepts[begin:end] -= self.mean[begin:end]
+        self.linear.bias.copy_(intercepts)
 
     def forward(self, codes: Tensor, continuous: Tensor) -> Tensor:
         """Predict the transformed numbers and the logits of the classes."""
@@ -215,8 +162,8 @@ class EmbeddingNetwork(nn.Module):
         if self.members > 1:
             values = values.unsqueeze(1).expand(-1, self.members, -1)
         raw = self.output(self.hidden(values)).float()  # (B, K), or (B, M, K)
-        if self.linear is not None or self.effects is not None:
-            straight = self._straight(codes, continuous)
+        if self.linear is not None:
+            straight = self.linear(codes, continuous)
             raw = raw + (straight.unsqueeze(1) if self.members > 1 else straight)
         output = self.mean + self.scale * raw
         if self.limited:
@@ -226,15 +173,6 @@ class EmbeddingNetwork(nn.Module):
             output = output.flatten(0, 1) if self.training else self._mean_of_members(output)
         return output.squeeze(-1)
 
-    def _straight(self, codes: Tensor, continuous: Tensor) -> Tensor:
-        """The linear part, float [B, K]."""
-        parts = []
-        if self.linear is not None:
-            parts.append(self.linear(continuous))
-        if self.effects is not None:
-            parts.append(self.effects(codes).unflatten(1, (codes.shape[1], -1)).sum(dim=1))
-        return torch.stack(parts).sum(dim=0).float()
-
     def _mean_of_members(self, output: Tensor) -> Tensor:
         """Outputs [B, K] of the members' [B, M, K]."""
         mean = output.mean(dim=1)
@@ -242,22 +180,6 @@ class EmbeddingNetwork(nn.Module):
             logarithms = output[..., begin:end].log_softmax(dim=-1)
             mean[:, begin:end] = logarithms.logsumexp(dim=1) - math.log(self.members)
         return mean
-
-
-class EnsembleOutput(nn.Module):
-    """The output layers of all members, which share nothing. **Shape**: float [B, M, inputs] -> float [B, M, K]."""
-
-    def __init__(self, inputs: int, outputs: int, members: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
-        self.bias = nn.Parameter(torch.zeros(members * outputs))  # one-dimensional: no weight decay
-        bound = 0.1 * (6.0 / (inputs + outputs)) ** 0.5  # as the one output layer of EmbeddingNetwork begins
-        nn.init.uniform_(self.weight, -bound, bound)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Outputs of each member."""
-        found = torch.bmm(values.transpose(0, 1), self.weight).transpose(0, 1)
-        return found + self.bias.view(len(self.weight), -1)
 
 
 def make_loss(targets: Sequence[Target], training: TableTraining) -> Loss:

@@ -127,7 +127,7 @@ class NetworkOptions(BaseModel):
         y_range: lowest and highest output, in units of the transformed numeric target.
         members: networks that share their matrices and differ in what goes in and comes out of each
             (:class:`.network.EnsembleLinear`); their predictions are averaged.
-        linear: whether the outputs have a linear part beside that of the hidden layers.
+        linear: whether the hidden layers add to a linear model that is fitted first, its penalty chosen by inner rows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -246,7 +246,9 @@ class LinearOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    penalties: tuple[Weight, ...] = Field(default=(1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1), min_length=1)
+    penalties: tuple[Weight, ...] = Field(
+        default=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1), min_length=1
+    )
     seed: int = 42
 
 
@@ -337,7 +339,7 @@ def follow_table(
             "clip_norm": 1.0,
             "seeds": tuple(range(networks)),
             # All epochs are gone through: a one-cycle is at its best near its end.
-            "early_stopping": HeldOutStopping(patience=epochs, fraction=1 / max(networks, 8), rotate=True),
+            "early_stopping": HeldOutStopping(patience=epochs, fraction=1 / max(networks, 8), rotate=True, start=True),
         }
         training = _put_in(training, chosen, "training")
     return network, training

@@ -288,6 +288,13 @@ def invert_target(values: NDArray[np.floating], target: NumericTarget) -> Array:
     return np.asarray(np.exp(exact)) if target.transform == "log" else exact
 
 
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Probabilities float64 [N, C] of logits [N, C]."""
+    exact = np.asarray(logits, dtype=np.float64)
+    powers = np.exp(exact - exact.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
 def nonzero_std(std: float, mean: float) -> float:
     """``std``, or 1 for a constant column, whose computed deviation may be 1e-17 instead of 0.
 
