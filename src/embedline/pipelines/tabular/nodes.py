@@ -209,11 +209,11 @@ def predict(
         to_series,
     )
 
-    columns = fitted_columns(columns, model.encoder)
     with about_frame("table"):
         series = (report.series_by,) if report.series_by else ()
         others = (("report.series_by", series), ("report.error_by", report.error_by))
         rows = assign_splits(read_table(table, columns, split, others=others), columns, split)
+        columns = fitted_columns(columns, model.encoder)
         if split.kind == "folds":
             rows = rows.filter(nw.col("split") == TRAIN)[fold_predictions["row"].to_list()]
             found: dict[str, Any] = {name: fold_predictions[name].to_numpy() for name in fold_predictions.columns}

@@ -53,17 +53,21 @@ class LeftOut(BaseModel):
 
 
 def find_redundant(table: nw.DataFrame[Any], columns: Columns) -> LeftOut:
-    """The constant and the duplicate variables of the training rows.
+    """The constant and the duplicate variables of the training rows; none of a single row, where all are constant.
 
     Raises:
         DataError: if no other variable is left.
     """
     constant: list[str] = []
     duplicates: dict[str, str] = {}
+    if len(table) < 2:
+        return LeftOut()
     for names in (columns.categorical, columns.continuous, columns.dates, columns.text):
         seen: dict[int, list[tuple[str, pl.Series]]] = {}
         for name in names:
             values = _plain_values(table, name)
+            if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
+                continue  # no variable of any role: refused, by its own message, where it is read
             if values.null_count() == 0 and values.n_unique() == 1:
                 constant.append(name)
                 continue
@@ -113,10 +117,12 @@ def possible_codes(table: nw.DataFrame[Any], names: Sequence[str]) -> list[str]:
 
 
 def _plain_values(table: nw.DataFrame[Any], name: str) -> pl.Series:
-    """A column with the same values for the same content: numbers as floats, categories as text, null for NaN."""
+    """A column with one type for integers and booleans, for other numbers and for strings; null for NaN."""
     values = table.get_column(name).to_polars()
-    if values.dtype.is_float():
-        values = values.fill_nan(None)
-    if values.dtype.is_numeric() or values.dtype == pl.Boolean:
-        return values.cast(pl.Float64)
+    if values.dtype == pl.UInt64:  # beyond Int64, perhaps
+        return values
+    if values.dtype.is_integer() or values.dtype == pl.Boolean:
+        return values.cast(pl.Int64)
+    if values.dtype.is_numeric():
+        return values.cast(pl.Float64).fill_nan(None)
     return values.cast(pl.String) if isinstance(values.dtype, pl.Categorical | pl.Enum) else values

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import narwhals as nw
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
@@ -160,8 +161,8 @@ def _is_integer_with_gaps(rows: nw.DataFrame[Any], name: str) -> bool:
     """Whether a column of floats holds whole numbers and missing values: so pandas has integers of which some lack."""
     if not rows.schema[name].is_float():
         return False
-    values = rows.filter(present(rows, name)).get_column(name)
-    return len(values) < len(rows) and bool((values % 1 == 0).all())
+    values = rows.filter(present(rows, name)).get_column(name).to_numpy().astype(np.float64)
+    return len(values) < len(rows) and bool(np.all(values % 1 == 0))
 
 
 def _is_iso_date(value: str) -> bool:
