@@ -85,6 +85,7 @@ def test_the_role_of_a_column(engine: str, name: str, values: list[Any], role: s
     ("values", "reason"),
     [
         ([None] * N, "no value"),
+        ([float("nan")] * N, "no value"),
         ([f"K{k}" for k in range(N)], "120 different strings in 120 rows"),
         ([day.isoformat() for day in DAYS], "dates as text: have it read as dates: parse_dates: [x]"),
         ([f"{day.isoformat()}T12:30:00" for day in DAYS[:4]] * (N // 4), "dates as text"),
@@ -101,6 +102,14 @@ def test_days_and_times_are_dates() -> None:
     assert _role("polars", "sold", DAYS) == "dates"
     assert _role("pandas", "sold", pd.to_datetime(pd.Series(DAYS)).to_list()) == "dates"
     assert "Duration" in _role("polars", "lasted", [timedelta(hours=k) for k in range(N)])
+
+
+def test_a_column_of_lists_of_arrow_is_no_input_of_pandas() -> None:
+    pa = pytest.importorskip("pyarrow")
+    lists = pd.Series([[1], [2]] * (N // 2), dtype=pd.ArrowDtype(pa.list_(pa.int64())))
+    found = _infer(pd.DataFrame({"x": lists, "heat": HEAT, "split": HEAT, "y": HEAT}))
+    assert "List" in found.left_out["x"] and "rename" in found.left_out["split"]
+    assert found.columns.variables == ("heat",)
 
 
 def test_values_of_several_kinds_are_named_by_the_row_of_the_file() -> None:

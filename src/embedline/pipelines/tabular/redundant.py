@@ -63,20 +63,20 @@ def find_redundant(table: nw.DataFrame[Any], columns: Columns) -> LeftOut:
     if len(table) < 2:
         return LeftOut()
     for names in (columns.categorical, columns.continuous, columns.dates, columns.text):
-        seen: dict[int, list[tuple[str, pl.Series]]] = {}
+        seen: dict[int, list[str]] = {}  # not the values: of a large table these would be a copy of it
         for name in names:
             values = _plain_values(table, name)
             if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
                 continue  # no variable of any role: refused, by its own message, where it is read
-            if values.null_count() == 0 and values.n_unique() == 1:
+            if values.null_count() == 0 and (values == values[0]).all():
                 constant.append(name)
                 continue
             alike = seen.setdefault(hash(values.hash().to_numpy().tobytes()), [])
-            same = next((other for other, its in alike if its.equals(values, null_equal=True)), None)
-            if same is None:
-                alike.append((name, values))
+            same = (other for other in alike if _plain_values(table, other).equals(values, null_equal=True))
+            if (original := next(same, None)) is not None:
+                duplicates[name] = original
             else:
-                duplicates[name] = same
+                alike.append(name)
     left_out = LeftOut(constant=tuple(constant), duplicates=duplicates)
     if not left_out.keep(columns.variables):
         raise DataError(

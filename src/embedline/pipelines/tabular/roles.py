@@ -84,10 +84,12 @@ def infer_roles(table: nw.DataFrame[Any], columns: Columns, split: Split) -> Inf
             left_out[name] = str(error).removeprefix(f"column {name!r} ")
     if split.column in names:
         left_out[split.column] = "it splits the rows (split.column)"
+    if SPLIT_COLUMN in names:
+        left_out[SPLIT_COLUMN] = "its name is that of the column that holds the split: rename it"
     rows = assign_splits(table, columns, split).filter(nw.col(SPLIT_COLUMN) == TRAIN)
     found: dict[Role, list[str]] = {"categorical": [], "continuous": [], "dates": [], "text": [], "id": []}
     for name in names:
-        if name in left_out or name == SPLIT_COLUMN:
+        if name in left_out:
             continue
         role, reason = _infer_role(rows, name)
         if role is None:
@@ -113,22 +115,20 @@ def fitted_columns(columns: Columns, encoder: Mapping[str, Any]) -> Columns:
 
 def _infer_role(rows: nw.DataFrame[Any], name: str) -> tuple[Role | None, str]:
     """The role of a column, or None and the reason why it has none."""
-    dtype = rows.schema[name]
+    dtype, nothing = rows.schema[name], "it has no value in the training rows"
+    if rows.get_column(name).null_count() == len(rows):
+        return None, nothing
+    is_boolean = dtype == nw.Boolean or boxed_booleans(rows, name)
+    is_date = dtype in (nw.Date, nw.Datetime)
+    if not (is_boolean or is_date or is_string(dtype) or dtype.is_numeric()):
+        return None, f"its type is {dtype}, neither numbers, strings, booleans nor dates"
     count, distinct = count_values(rows, name)
-    if count == 0:
-        return None, "it has no value in the training rows"
     if is_string(dtype):
         return _role_of_strings(rows, name, count, distinct)
-    role: Role | None = None
-    if dtype == nw.Boolean or boxed_booleans(rows, name):
-        role = "categorical"
-    elif dtype in (nw.Date, nw.Datetime):
-        role = "dates"
-    elif dtype.is_integer() or _is_integer_with_gaps(rows, name):
+    role: Role = "categorical" if is_boolean else "dates" if is_date else "continuous"
+    if dtype.is_integer() or _is_integer_with_gaps(rows, name):
         role = _role_of_integers(rows, name, count, distinct)
-    elif dtype.is_numeric():
-        role = "continuous"
-    return role, "" if role else f"its type is {dtype}, neither numbers, strings, booleans nor dates"
+    return (role, "") if count else (None, nothing)  # of NaN alone
 
 
 def _role_of_strings(rows: nw.DataFrame[Any], name: str, count: int, distinct: int) -> tuple[Role | None, str]:
