@@ -73,6 +73,11 @@ def test_numbers_that_floats_cannot_tell_apart_are_not_constant() -> None:
     assert find_redundant(values, Columns(categorical=("x", "y"), target="t")) == LeftOut()
 
 
+def test_nan_is_a_missing_value_of_a_duplicate() -> None:
+    values = _open("polars", {"x": [1.0, float("nan"), 2.0], "y": [1.0, None, 2.0], "z": [1.0, 3.0, 2.0]})
+    assert find_redundant(values, Columns(continuous=("x", "y", "z"), target="t")).duplicates == {"y": "x"}
+
+
 def test_groups_of_target_means_lose_constants_and_name_the_original() -> None:
     left_out = LeftOut(constant=("year",), duplicates={"branch": "shop"})
     groups = [("year",), ("shop", "year"), ("branch",), ("shop", "branch", "kind")]

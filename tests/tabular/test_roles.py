@@ -1,6 +1,7 @@
 """`columns.inputs: auto`: the role of every kind of column by the training rows, and what is written down."""
 
 from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any
 
 import narwhals as nw
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from embedline.errors import DataError
+from embedline.pipelines.publish.nodes import hold_out_table
 from embedline.pipelines.tabular import nodes
 from embedline.pipelines.tabular.columns import Columns, Split, read_table
 from embedline.pipelines.tabular.options import (
@@ -57,6 +59,7 @@ def _role(engine: str, name: str, values: list[Any]) -> str:
         ("shop", [f"shop {k % 7}" for k in range(N)], "categorical"),
         ("city", [f"c{k % 70}" for k in range(N)], "categorical"),  # many, but repeated
         ("note", [f"a long text of number {k}" for k in range(N)], "text"),
+        ("name", [f"old box {k}" for k in range(N)], "text"),  # three words are enough
         ("answer", [f"I agree quite {('much', 'not')[k % 2]}" for k in range(N)], "categorical"),
         ("zip", [f"{1000 + k % 30}" for k in range(N)], "categorical"),
         ("open", [k % 3 == 0 for k in range(N)], "categorical"),
@@ -87,6 +90,7 @@ def test_the_role_of_a_column(engine: str, name: str, values: list[Any], role: s
         ([None] * N, "no value"),
         ([float("nan")] * N, "no value"),
         ([f"K{k}" for k in range(N)], "120 different strings in 120 rows"),
+        ([f"box {k}" for k in range(N)], "120 different strings in 120 rows"),
         ([day.isoformat() for day in DAYS], "dates as text: have it read as dates: parse_dates: [x]"),
         ([f"{day.isoformat()}T12:30:00" for day in DAYS[:4]] * (N // 4), "dates as text"),
         ([[1, 2]] * N, "type"),
@@ -172,6 +176,15 @@ def test_a_whole_run_takes_the_roles_that_were_found(engine: str) -> None:
     encoder = nodes.fit_encoder(unlabelled, columns, ALL, EncodingOptions())
     forecast = nodes.forecast(nodes.encode(unlabelled, encoder, columns, ALL), model, columns)
     assert list(forecast["key"]) == [N - 2, N - 1]
+
+
+def test_python_numbers_that_were_found_are_held_out_as_numbers() -> None:
+    prices = pd.Series([Decimal(k) / 7 for k in SHUFFLED], dtype=object)
+    table, split = pd.DataFrame({"cost": prices, "y": HEAT}), Split(kind="random")
+    columns = Columns(target="y", inputs="auto")
+    encoder = nodes.fit_encoder(table, columns, split, EncodingOptions())
+    assert encoder["inferred"]["columns"]["continuous"] == ["cost"]
+    assert dict(hold_out_table(table, columns, split, encoder).schema) == {"cost": pl.Float64, "actual": pl.Float64}
 
 
 @ENGINES
