@@ -44,7 +44,7 @@ def _infer(table: Any, columns: Columns | None = None, split: Split = ALL) -> In
     return infer_roles(read_table(table, columns, split), columns, split)
 
 
-def _role(engine: str, name: str, values: list[Any]) -> str:
+def _role(engine: str, name: str, values: Any) -> str:
     """Role of one column of a table that has another, or the reason why it has none."""
     found = _infer(_make(engine, {name: values, "heat": HEAT, "y": HEAT}))
     roles = found.columns.model_dump()
@@ -105,6 +105,9 @@ def test_a_column_without_a_role_has_a_reason(engine: str, values: list[Any], re
 def test_days_and_times_are_dates() -> None:
     assert _role("polars", "sold", DAYS) == "dates"
     assert _role("pandas", "sold", pd.to_datetime(pd.Series(DAYS)).to_list()) == "dates"
+    times = pd.Series(pd.date_range("2020-01-01", periods=N, tz="America/New_York"))
+    assert _role("pandas", "sold", times) == "dates"
+    assert "Python dates: have it read as dates" in _role("pandas", "sold", DAYS)
     assert "Duration" in _role("polars", "lasted", [timedelta(hours=k) for k in range(N)])
 
 

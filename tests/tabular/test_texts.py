@@ -1,6 +1,7 @@
 """Free text as inputs: topics by hand and against scikit-learn, on both engines, in training and in a service."""
 
 import math
+from datetime import date
 from typing import Any
 
 import narwhals as nw
@@ -55,7 +56,8 @@ def test_topics_are_those_of_the_decomposition() -> None:
     expected = TruncatedSVD(3, random_state=0).fit_transform(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2).fit_transform(texts)
     )
-    assert topics.values(texts) == pytest.approx(expected, abs=1e-4)
+    found = topics.values(texts)
+    assert found @ found.T == pytest.approx(expected @ expected.T, abs=1e-4)  # the signs of the topics are free
 
 
 def test_a_text_without_a_known_word_is_an_empty_one() -> None:
@@ -70,6 +72,12 @@ def test_few_rows_without_a_common_word_have_topics_nevertheless() -> None:
     assert topics.terms == ("salt", "tea")
     one, other = topics.values(["tea", "salt"])
     assert one @ other == pytest.approx(0.0, abs=1e-6) and one @ one == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("texts", [["tea"], ["tea", "tea", None]])
+def test_a_single_row_and_a_single_term_have_a_topic(texts: list[str | None]) -> None:
+    (topics,) = fit_texts(_frame("polars", {"note": texts}), ["note"], 16)
+    assert topics.terms == ("tea",) and abs(topics.values(["tea", "salt"])[:, 0]).tolist() == [1.0, 0.0]
 
 
 def test_a_large_vocabulary_is_cut_to_the_most_frequent_terms() -> None:
@@ -158,6 +166,16 @@ def test_a_network_learns_from_words_and_a_service_answers_rows_with_texts(engin
     assert np.sqrt(np.mean((found - held_out["actual"].to_numpy()) ** 2)) < 1.5  # of a deviation of 5
     with pytest.raises(DataError, match=r"'note', row 1: 3 is not text"):
         service.open().predict(pd.DataFrame({"size": [0.0], "note": [3]}))
+
+
+@pytest.mark.parametrize("role", ["text", "dates"])
+def test_a_name_that_a_text_or_a_date_makes_is_taken(role: str) -> None:
+    name = {"text": "x.topic1", "dates": "x.days"}[role]
+    values = {"text": WINES, "dates": [date(2020, 1, day) for day in range(1, 5)]}[role]
+    table = _frame("polars", {"x": values, name: [1.0, 2.0, 3.0, 4.0], "price": [1.0, 2.0, 3.0, 4.0]})
+    columns = Columns.model_validate({role: ["x"], "continuous": [name], "target": "price"})
+    with pytest.raises(DataError, match=rf"'x' becomes variables.*'{name}'.*rename"):
+        fit_encoder(table, columns, EncodingOptions())
 
 
 def test_topics_of_a_text_are_shuffled_together() -> None:

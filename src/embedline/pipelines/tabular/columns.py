@@ -280,7 +280,7 @@ def _check_dates(table: nw.DataFrame[Any], columns: Columns, split: Split) -> No
 def require_dates(table: nw.DataFrame[Any], names: Iterable[str]) -> None:
     """Raise a DataError that names the first of ``columns.dates`` that holds no dates or times."""
     for name in names:
-        if not table.schema[name].is_temporal() or table.schema[name] == nw.Duration:
+        if local_times(table, name).dtype not in (nw.Date, nw.Datetime):
             hint = DATE_HINT.format(name=name)
             raise DataError(
                 f"column {name!r} (columns.dates) has the type {table.schema[name]}, no dates or times: {hint}"

@@ -211,6 +211,7 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
     columns = left_out.columns(columns)
     refuse_ids(table, columns.categorical)
     dates, texts = fit_dates(table, columns.dates), fit_texts(table, columns.text, options.text_size)
+    _check_derived((*dates, *texts), (*columns.variables, *columns.targets, *columns.keys, *grouped))
     table, columns = add_topics(add_parts(table, dates), texts), with_topics(with_parts(columns, dates), texts)
     _check_names(options, (*listed.continuous, *columns.continuous))
     options = options.model_copy(update={"target_means": left_out.groups(options.target_means)})
@@ -343,6 +344,14 @@ def _check_names(options: EncodingOptions, continuous: Sequence[str]) -> None:
         unknown = sorted(set(getattr(options, key)) - set(continuous))
         if unknown:
             raise DataError(f"encoding.{key} names {unknown}, which columns.continuous does not list")
+
+
+def _check_derived(derived: Sequence[DateParts | TextTopics], taken: Sequence[str]) -> None:
+    for each in derived:
+        if both := [name for name in (*each.categorical, *each.continuous) if name in taken]:
+            raise DataError(
+                f"column {each.column!r} becomes variables, one by the name {both[0]!r}: rename that column"
+            )
 
 
 def _check_frame(table: nw.DataFrame[Any], encoder: Encoder) -> None:

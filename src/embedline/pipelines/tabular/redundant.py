@@ -8,7 +8,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.columns import Columns, present
+from embedline.pipelines.tabular.columns import Columns, local_times, present
 
 ID_SHARE = 0.95  # of the values of a column that differ, from which on it identifies rows
 ID_ROWS = 50  # with fewer rows, values may all differ by chance
@@ -117,8 +117,11 @@ def possible_codes(table: nw.DataFrame[Any], names: Sequence[str]) -> list[str]:
 
 
 def _plain_values(table: nw.DataFrame[Any], name: str) -> pl.Series:
-    """A column with one type for integers and booleans, for other numbers and for strings; null for NaN."""
-    values = table.get_column(name).to_polars()
+    """A column with one type for integers and booleans, one for other numbers and one for strings.
+
+    NaN is null, and times lose their zone.
+    """
+    values = local_times(table, name).to_polars()
     if values.dtype == pl.UInt64:  # beyond Int64, perhaps
         return values
     if values.dtype.is_integer() or values.dtype == pl.Boolean:

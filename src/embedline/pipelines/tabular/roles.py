@@ -21,6 +21,7 @@ from embedline.pipelines.tabular.columns import (
     Split,
     assign_splits,
     boxed_booleans,
+    local_times,
     present,
 )
 from embedline.pipelines.tabular.redundant import ID_SHARE, count_values
@@ -119,7 +120,9 @@ def _infer_role(rows: nw.DataFrame[Any], name: str) -> tuple[Role | None, str]:
     if rows.get_column(name).null_count() == len(rows):
         return None, nothing
     is_boolean = dtype == nw.Boolean or boxed_booleans(rows, name)
-    is_date = dtype in (nw.Date, nw.Datetime)
+    is_date = local_times(rows, name).dtype in (nw.Date, nw.Datetime)
+    if dtype == nw.Object and not is_boolean:  # of Python objects, others are settled or refused
+        return None, f"it holds Python dates: {DATE_HINT.format(name=name)}"
     if not (is_boolean or is_date or is_string(dtype) or dtype.is_numeric()):
         return None, f"its type is {dtype}, neither numbers, strings, booleans nor dates"
     count, distinct = count_values(rows, name)

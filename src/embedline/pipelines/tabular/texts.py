@@ -90,7 +90,7 @@ def read_texts(table: nw.DataFrame[Any], name: str) -> list[str]:
 
 
 def _fit_topics(texts: list[str], name: str, size: int) -> TextTopics:
-    from sklearn.decomposition import TruncatedSVD
+    from sklearn.utils.extmath import randomized_svd
 
     words = _vectorizer().build_analyzer()
     known = [bool(words(text)) for text in texts]
@@ -104,14 +104,13 @@ def _fit_topics(texts: list[str], name: str, size: int) -> TextTopics:
     except ValueError:  # each term is in one text only, as in a table of a few rows
         vectorizer = _vectorizer(max_features=MOST_TERMS).fit(texts)
     weights = vectorizer.transform(texts)
-    # A fixed start: the decomposition is a random one.
-    found = TruncatedSVD(min(size, *weights.shape), random_state=0).fit(weights)
-    strong = found.singular_values_ > NOISE * found.singular_values_[0]
+    # Not TruncatedSVD, which refuses a single term. A fixed start: the decomposition is a random one.
+    _, strengths, topics = randomized_svd(weights, min(size, *weights.shape), n_iter=5, random_state=0)
     return TextTopics(
         column=name,
         terms=tuple(vectorizer.get_feature_names_out()),
         idf=tuple(vectorizer.idf_.tolist()),
-        topics=tuple(map(tuple, found.components_[strong].round(DECIMALS).tolist())),
+        topics=tuple(map(tuple, topics[strengths > NOISE * strengths[0]].round(DECIMALS).tolist())),
     )
 
 
