@@ -25,7 +25,7 @@ def readme_blocks() -> tuple[list[str], list[str]]:
     """Of the section, the YAML files (each says in a comment where it goes) and the lines for the registry."""
     section = (PROJECT / "README.md").read_text().split("## A source of your own")[1].split("\n## ")[0]
     blocks = re.findall(r"```(yaml|python)\n(.*?)```", section, flags=re.DOTALL)
-    yaml = [text for language, text in blocks if language == "yaml"]
+    yaml = [text for language, text in blocks if language == "yaml" and text.startswith("# conf/")]
     return yaml, [line for language, text in blocks if language == "python" for line in text.splitlines()]
 
 
@@ -151,6 +151,22 @@ def test_own_sources_are_in_the_report(project: Path) -> None:
     assert f">{metrics_of(project, 'houses')['exp_rmspe']:#.4g}<" in page
 
 
+def test_a_table_finds_its_own_roles(project: Path) -> None:
+    text = next(text for text in readme_blocks()[0] if "houses:" in text)
+    own, replaced = re.subn(
+        r"columns: \{.*\}", "columns: {target: Price, inputs: auto}", text.replace("houses:", "flats:", 1)
+    )
+    assert replaced == 1
+    (project / "conf/base/parameters/flats.yml").write_text(own)
+    register(project, ['"flats": tabular.create_pipeline("flats", table="houses.table"),'])
+    said = kedro(project, "run", "--env", "base", "--pipelines", "flats")
+    assert 'categorical: ["District", "Kind"]' in " ".join(said.split())
+    (path,) = (project / "data/05_model_input/flats/encoder.json").glob("*/encoder.json")
+    found = json.loads(path.read_text())["inferred"]["columns"]
+    assert (found["categorical"], found["continuous"]) == (["District", "Kind"], ["Area", "Year"])
+    assert metrics_of(project, "flats")["exp_rmspe"] == metrics_of(project, "houses")["exp_rmspe"]
+
+
 def test_a_language_model_of_another_source_is_a_start(project: Path) -> None:
     text = next(text for text in readme_blocks()[0] if "tickets:" in text)
     own = "\n".join(line for line in text.splitlines() if "language_model" not in line)
@@ -166,6 +182,13 @@ def test_a_language_model_of_another_source_is_a_start(project: Path) -> None:
     [
         ("houses", "houses", "target: Price", "target: Prize", "which columns.target names: did you mean 'Price'?"),
         ("houses", "houses", "[District, Kind]", "[District, Sort]", "'Sort', which columns.categorical names"),
+        (
+            "houses",
+            "houses",
+            "{categorical: [District, Kind], continuous: [Area, Year], target: Price}",
+            "auto",
+            "inputs: auto",
+        ),
         ("houses", "houses", "layers:", "layrs:", "houses.network"),
         ("houses", "houses", "  columns:", "  colums:", "did you mean 'houses.columns'?"),
         ("loans", "loans", "{kind: random}", "{kind: column, column: Fold, value: 1}", "which split.column names"),

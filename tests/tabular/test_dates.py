@@ -68,6 +68,15 @@ def test_a_time_with_a_zone_counts_by_its_own_clock() -> None:
     assert _column(found, "sold.days") == [pytest.approx(18_262 + 23 / 24)]
 
 
+def test_a_zone_that_narwhals_does_not_know_goes_through() -> None:
+    times = pd.Series(pd.date_range("2020-01-01 23:00", periods=4, freq="7D", tz="America/New_York"))
+    table = pd.DataFrame({"sold": times, "price": [1.0, 2.0, 3.0, 4.0]})
+    columns, split = Columns(dates=("sold",), target="price"), Split(kind="none")
+    encoder = nodes.fit_encoder(table, columns, split, EncodingOptions())
+    assert encoder["categorical"]["sold.weekday"]["levels"] == [3]
+    assert nodes.encode(table, encoder, columns, split)["value:sold.days"].is_monotonic_increasing
+
+
 def _table(n_rows: int = 400) -> pl.DataFrame:
     random = np.random.default_rng(0)
     days = pl.date_range(date(2020, 1, 1), date(2023, 12, 31), "1d", eager=True).sample(n_rows, seed=1)

@@ -118,8 +118,8 @@ def test_values_are_filled_in_and_standardised_by_the_training_rows(engine: str)
 
 
 @ENGINES
-def test_a_constant_column_stays_small_where_a_new_value_comes(engine: str) -> None:
-    encoded = encode(_frame(engine, NEW), _fit(engine))
+def test_a_constant_column_with_a_gap_stays_small_where_a_new_value_comes(engine: str) -> None:
+    encoded = encode(_frame(engine, NEW), _fit(engine, {**TRAIN, "flat": [0.1, None, 0.1, 0.1]}))
     assert encoded.get_column("value:flat").to_list() == pytest.approx([0.0, 2.0, 0.0], abs=1e-6)
 
 

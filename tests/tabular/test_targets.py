@@ -127,7 +127,7 @@ def test_a_target_that_cannot_be_learned_is_named(
 
 
 def test_numbers_that_are_not_whole_are_no_classes() -> None:
-    values = {**VALUES, "x": [1.0] * 4, "price": [1.5, 2.5, 1.5, 3.0]}
+    values = {**VALUES, "x": [1.0, 2.0, 3.0, 4.0], "price": [1.5, 2.5, 1.5, 3.0]}
     with pytest.raises(DataError, match=r"column 'price' has the type Float64.*take it out of columns\.classes"):
         _fit(pl.DataFrame, "price", "price", values=values)
 

@@ -123,6 +123,20 @@ def require_numeric(values: nw.Series[Any], name: str, *, hint: str) -> None:
     raise DataError(f"column {name!r} has the type {shown} where numbers are needed: {hint}{where}")
 
 
+def require_text(values: nw.Series[Any], name: str) -> None:
+    """Raise a DataError that names the column if the values of one of ``columns.text`` are no strings; null may be."""
+    if not is_string(values.dtype) and values.null_count() < len(values):
+        raise DataError(
+            f"column {name!r} (columns.text) has the type {values.dtype}, no text: list it under another role, or "
+            + TEXT_HINT.format(name=name)
+        )
+
+
+def is_string(dtype: nw.dtypes.DType) -> bool:
+    """Whether a type is one of strings: plain ones or categories."""
+    return dtype in (nw.String, nw.Categorical, nw.Enum) or isinstance(dtype, nw.Enum)
+
+
 def as_float(table: nw.DataFrame[Any], name: str, *, hint: str) -> nw.Expr:
     """Column ``name`` as Float64 with null for NaN; errors as those of :func:`require_numeric`."""
     require_numeric(table.get_column(name), name, hint=hint)

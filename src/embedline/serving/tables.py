@@ -58,6 +58,7 @@ class TableInputs(BaseModel):
         kinds: dict[str, Kind] = {name: levels.kind for name, levels in (encoder.categorical | encoder.groups).items()}
         kinds |= {name: "number" for name in encoder.continuous if name not in kinds}
         kinds |= {parts.column: "date" for parts in encoder.dates}
+        kinds |= {topics.column: "string" for topics in encoder.texts}
         inputs = {name: kinds[name] for name in encoder.inputs}
         return cls(kinds=inputs, keys=tuple(name for name in encoder.keys if name not in inputs))
 

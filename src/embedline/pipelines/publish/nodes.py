@@ -15,6 +15,7 @@ from embedline.frames.checks import open_frame, settle_objects
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.tabular.columns import TEST, Columns, Split, assign_splits, read_table
 from embedline.pipelines.tabular.encoder import Encoder
+from embedline.pipelines.tabular.roles import fitted_columns
 from embedline.pipelines.text.documents import read_documents
 from embedline.training.metrics import require_finite
 
@@ -79,6 +80,7 @@ def hold_out_table(table: Frame, columns: Columns, split: Split, encoder: dict[s
             "split.kind folds holds no rows out of the stored model, to measure a service on: set split.kind to random "
             "to publish"
         )
+    columns = fitted_columns(columns, encoder)
     with about_frame("table"):
         rows = assign_splits(read_table(table, columns, split), columns, split).filter(nw.col("split") == TEST)
     chosen = rows.select(*inputs, nw.col(columns.targets[0]).alias(ACTUAL)).to_polars()

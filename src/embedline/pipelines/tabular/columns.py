@@ -18,10 +18,12 @@ from embedline.frames.checks import (
     DATE_HINT,
     first_row,
     is_number,
+    is_string,
     open_frame,
     require_exact,
     require_finite,
     require_numeric,
+    require_text,
     settle_objects,
     short,
 )
@@ -43,6 +45,8 @@ class Columns(BaseModel):
         positive: the class that F1, ROC-AUC and average precision are computed for, where a target has two classes;
             by default the last in order. With several targets ``{target: class}``.
         dates: variables that are dates or times; each becomes its parts (:class:`.dates.DateParts`).
+        text: variables that are free text; each becomes a few numbers (:class:`.texts.TextTopics`).
+        inputs: ``auto`` gives every column that is not listed a role (:func:`.roles.infer_roles`).
         id: columns that identify a row; they are kept unencoded.
         time: column with the date or time of a row; it is kept unencoded and orders the plot of the forecast.
     """
@@ -52,21 +56,33 @@ class Columns(BaseModel):
     categorical: tuple[str, ...] = ()
     continuous: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+    inputs: Literal["auto"] | None = None
     target: str | tuple[str, ...]
     classes: tuple[str, ...] = ()
     positive: ClassName | dict[str, ClassName] | None = None
     id: tuple[str, ...] = ()
     time: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _need_target(cls, given: Any) -> Any:
+        if given == "auto":
+            raise ValueError("columns: auto does not say what to predict: columns: {target: <column>, inputs: auto}")
+        return given
+
     @model_validator(mode="after")
     def _check_roles(self) -> Self:
-        inputs = [*self.categorical, *self.continuous, *self.dates]
-        if not inputs:
-            raise ValueError("columns needs at least one categorical or continuous variable, or one of dates")
+        inputs = self.variables
+        if not inputs and self.inputs is None:
+            raise ValueError(
+                "columns needs at least one categorical or continuous variable, or one of dates or text; inputs: auto "
+                "finds them"
+            )
         repeated = sorted({name for name in inputs if inputs.count(name) > 1})
         if repeated:
             raise ValueError(
-                f"columns lists {repeated} more than once: a variable is categorical, continuous or of dates"
+                f"columns lists {repeated} more than once: a variable is categorical, continuous, of dates or of text"
             )
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise ValueError(f"columns.target must name one or more different columns, got {list(self.targets)}")
@@ -81,6 +97,11 @@ class Columns(BaseModel):
         if SPLIT_COLUMN in (*inputs, *self.targets, *self.keys):
             raise ValueError(f"columns lists {SPLIT_COLUMN!r}, the name of the column that holds the split")
         return self
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The listed inputs, role by role."""
+        return (*self.categorical, *self.continuous, *self.dates, *self.text)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -160,6 +181,7 @@ def require_roles(
         "columns.categorical": columns.categorical,
         "columns.continuous": columns.continuous,
         "columns.dates": columns.dates,
+        "columns.text": columns.text,
         "columns.target": columns.targets,
         "columns.id": columns.id,
         "columns.time": (columns.time,) if columns.time else (),
@@ -203,6 +225,8 @@ def read_table(
         for name in names:
             require_exact(table.get_column(name), name, key)
     _check_dates(table, columns, split)
+    for name in columns.text:
+        require_text(table.get_column(name), name)
     return table
 
 
@@ -256,7 +280,7 @@ def _check_dates(table: nw.DataFrame[Any], columns: Columns, split: Split) -> No
 def require_dates(table: nw.DataFrame[Any], names: Iterable[str]) -> None:
     """Raise a DataError that names the first of ``columns.dates`` that holds no dates or times."""
     for name in names:
-        if not table.schema[name].is_temporal() or table.schema[name] == nw.Duration:
+        if local_times(table, name).dtype not in (nw.Date, nw.Datetime):
             hint = DATE_HINT.format(name=name)
             raise DataError(
                 f"column {name!r} (columns.dates) has the type {table.schema[name]}, no dates or times: {hint}"
@@ -334,7 +358,7 @@ def _check_type(table: nw.DataFrame[Any], split: Split) -> None:
 def holds_classes(table: nw.DataFrame[Any], columns: Columns, target: str) -> bool:
     """Whether a target has classes, by ``columns.classes`` or by its type."""
     dtype = table.schema[target]
-    named = dtype in (nw.String, nw.Categorical, nw.Enum, nw.Boolean) or isinstance(dtype, nw.Enum)
+    named = is_string(dtype) or dtype == nw.Boolean
     return target in columns.classes or named or boxed_booleans(table, target)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
-from embedline.frames.checks import as_float, require_finite
+from embedline.frames.checks import as_float, require_finite, require_text
 from embedline.pipelines.tabular.columns import (
     CONTINUOUS_HINT,
     SPLIT_COLUMN,
@@ -26,6 +26,8 @@ from embedline.pipelines.tabular.columns import (
 )
 from embedline.pipelines.tabular.dates import DateParts, add_parts, fit_dates, with_parts
 from embedline.pipelines.tabular.options import EncodingOptions
+from embedline.pipelines.tabular.redundant import LeftOut, find_redundant, refuse_ids
+from embedline.pipelines.tabular.roles import InferredRoles
 from embedline.pipelines.tabular.target_means import TargetMeans, fit_target_means
 from embedline.pipelines.tabular.targets import (
     EPSILON,
@@ -41,6 +43,7 @@ from embedline.pipelines.tabular.targets import (
     nonzero_std,
     stored_target,
 )
+from embedline.pipelines.tabular.texts import TextTopics, add_topics, fit_texts, with_topics
 
 FLAG = "_na"  # suffix of the category that marks a filled-in continuous value
 LARGEST = float(np.finfo(np.float64).max)
@@ -135,7 +138,12 @@ def normal_scores(values: NDArray[np.float64], quantiles: Sequence[float], n_row
 
 
 class Encoder(BaseModel):
-    """Fitted state of the encoding; JSON through ``model_dump(mode="json")`` and ``model_validate``."""
+    """Fitted state of the encoding; JSON through ``model_dump(mode="json")`` and ``model_validate``.
+
+    Attributes:
+        left_out: listed variables that tell nothing, and are no inputs.
+        inferred: the roles that ``columns.inputs: auto`` found.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -147,15 +155,23 @@ class Encoder(BaseModel):
     groups: dict[str, CategoryMap] = {}
     target_means: tuple[TargetMeans, ...] = ()
     dates: tuple[DateParts, ...] = ()
+    texts: tuple[TextTopics, ...] = ()
+    left_out: LeftOut = LeftOut()
+    inferred: InferredRoles | None = None
+
+    @property
+    def derived(self) -> tuple[DateParts | TextTopics, ...]:
+        """The columns that become several variables: dates and texts."""
+        return (*self.dates, *self.texts)
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Columns that a row to encode must have: dates themselves, not their parts."""
-        parts = {name for each in self.dates for name in (*each.categorical, *each.continuous)}
-        dates = (each.column for each in self.dates)
+        """Columns that a row to encode must have: dates and texts themselves, not what they become."""
+        parts = {name for each in self.derived for name in (*each.categorical, *each.continuous)}
+        wholes = (each.column for each in self.derived)
         return tuple(
             name
-            for name in dict.fromkeys((*self.categorical, *self.groups, *self.continuous, *dates))
+            for name in dict.fromkeys((*self.categorical, *self.groups, *self.continuous, *wholes))
             if name not in parts
         )
 
@@ -176,23 +192,29 @@ class Encoder(BaseModel):
 
 
 def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOptions) -> Encoder:
-    """Fit the categories, scalers, targets and target means on ``table``: training rows only.
+    """Fit the categories, scalers, topics, targets and target means on ``table``: training rows only.
+
+    Constant and duplicate variables are left out (:attr:`Encoder.left_out`).
 
     Args:
         table: labelled training rows; every column of ``columns``.
 
     Raises:
         DataError: naming the column that is missing, has a wrong type, holds an infinite value or only nulls, or a
-            target that its transform cannot take or that has fewer than two classes.
+            target that its transform cannot take or that has fewer than two classes; a categorical variable that
+            identifies the rows; or that no variable varies.
     """
     grouped = tuple(dict.fromkeys(name for group in options.target_means for name in group))
     _check_columns(table, columns, grouped)
     require_dates(table, columns.dates)
-    dates: tuple[DateParts, ...] = ()
-    if columns.dates:
-        dates = fit_dates(table, columns.dates)
-        table, columns = add_parts(table, dates), with_parts(columns, dates)
-    _check_names(options, columns)
+    listed, left_out = columns, find_redundant(table, columns)
+    columns = left_out.columns(columns)
+    refuse_ids(table, columns.categorical)
+    dates, texts = fit_dates(table, columns.dates), fit_texts(table, columns.text, options.text_size)
+    _check_derived((*dates, *texts), (*columns.variables, *columns.targets, *columns.keys, *grouped))
+    table, columns = add_topics(add_parts(table, dates), texts), with_topics(with_parts(columns, dates), texts)
+    _check_names(options, (*listed.continuous, *columns.continuous))
+    options = options.model_copy(update={"target_means": left_out.groups(options.target_means)})
     # The wave of a missing date is 0, between its ends; that the date is missing, the flag of its days says.
     options = options.model_copy(update={"fill": {name: 0.0 for each in dates for name in each.cyclic} | options.fill})
     categorical = {name: fit_categories(table, name) for name in columns.categorical}
@@ -225,6 +247,8 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
         targets=targets,
         groups=groups,
         dates=dates,
+        texts=texts,
+        left_out=left_out,
         target_means=tuple(
             fit_target_means(codes, sizes, group, values, options.smoothing, of)
             for group in averaged
@@ -251,10 +275,13 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
         DataError: naming the column that is missing, has a wrong type, holds an infinite value or, as a target, a class
             that no training row has.
     """
-    dates = [parts.column for parts in encoder.dates]
+    dates, texts = ([each.column for each in several] for several in (encoder.dates, encoder.texts))
     require_columns(table, dates, what="the frame to encode", key="columns.dates")
+    require_columns(table, texts, what="the frame to encode", key="columns.text")
     require_dates(table, dates)
-    table = add_parts(table, encoder.dates) if dates else table
+    for name in texts:
+        require_text(table.get_column(name), name)
+    table = add_topics(add_parts(table, encoder.dates), encoder.texts)
     _check_frame(table, encoder)
     targets = [target for target in encoder.targets if target.column in table.columns]
     stored = {target.stored: stored_target(table, target) for target in targets}
@@ -312,11 +339,19 @@ def _check_columns(table: nw.DataFrame[Any], columns: Columns, grouped: tuple[st
         raise DataError(f"encoding.target_means groups by the target {both[0]!r}")
 
 
-def _check_names(options: EncodingOptions, columns: Columns) -> None:
+def _check_names(options: EncodingOptions, continuous: Sequence[str]) -> None:
     for key in ("fill", "limits", "scalings"):
-        unknown = sorted(set(getattr(options, key)) - set(columns.continuous))
+        unknown = sorted(set(getattr(options, key)) - set(continuous))
         if unknown:
             raise DataError(f"encoding.{key} names {unknown}, which columns.continuous does not list")
+
+
+def _check_derived(derived: Sequence[DateParts | TextTopics], taken: Sequence[str]) -> None:
+    for each in derived:
+        if both := [name for name in (*each.categorical, *each.continuous) if name in taken]:
+            raise DataError(
+                f"column {each.column!r} becomes variables, one by the name {both[0]!r}: rename that column"
+            )
 
 
 def _check_frame(table: nw.DataFrame[Any], encoder: Encoder) -> None:

@@ -89,14 +89,14 @@ def input_variables(encoder: Encoder) -> list[InputVariable]:
         )
         for name in encoder.categorical
     ]
-    of_dates = {name for parts in encoder.dates for name in (*parts.categorical, *parts.continuous)}
-    variables = [variable for variable in variables if variable.name not in of_dates]
-    for parts in encoder.dates:
+    of_wholes = {name for parts in encoder.derived for name in (*parts.categorical, *parts.continuous)}
+    variables = [variable for variable in variables if variable.name not in of_wholes]
+    for parts in encoder.derived:
         flags = [codes[name + FLAG] for name in parts.continuous if name in encoder.flags]
         places = tuple(codes[name] for name in parts.categorical), tuple(values[name] for name in parts.continuous)
         variables.append(InputVariable(parts.column, codes=(*places[0], *flags), values=places[1]))
     for name in encoder.continuous:
-        if name in of_dates:
+        if name in of_wholes:
             continue
         flag = (codes[name + FLAG],) if name in encoder.flags else ()
         variables.append(InputVariable(name, codes=flag, values=(values[name],)))

@@ -55,6 +55,11 @@ def network_config(
         values: float32 [N, C], the continuous inputs of the training rows; bins of numeric embeddings need them.
     """
     dropouts = list(options.dropout) if isinstance(options.dropout, tuple) else [options.dropout] * len(options.layers)
+    known = options.model_copy(
+        update={
+            "embedding_sizes": {k: v for k, v in options.embedding_sizes.items() if k not in encoder.left_out.names}
+        }
+    )
     ends = np.cumsum([target.width for target in encoder.targets]).tolist()
     ensemble = {
         "members": options.members,
@@ -67,7 +72,7 @@ def network_config(
     }
     return {
         "cardinalities": list(encoder.cardinalities),
-        "sizes": list(embedding_sizes(encoder.code_columns, encoder.cardinalities, options)),
+        "sizes": list(embedding_sizes(encoder.code_columns, encoder.cardinalities, known)),
         "n_continuous": len(encoder.value_columns),
         "continuous_batch_norm": options.continuous_batch_norm,
         "layers": list(options.layers),

@@ -37,6 +37,8 @@ from embedline.pipelines.tabular.options import (
     ReportOptions,
     TableTraining,
 )
+from embedline.pipelines.tabular.redundant import possible_codes
+from embedline.pipelines.tabular.roles import InferredRoles, fitted_columns, infer_roles
 from embedline.pipelines.tabular.targets import ClassTarget, Target, actual_values, prefix_of, read_targets
 from embedline.training.options import FinderOptions
 
@@ -50,18 +52,50 @@ Bundle = Any  # embedline.training.model_file.ModelBundle
 def fit_encoder(table: Frame, columns: Columns, split: Split, encoding: EncodingOptions) -> dict[str, Any]:
     """Fit the encoding on the training rows of the split; JSON values of :class:`Encoder`."""
     with about_frame("table"):
-        grouped = tuple(dict.fromkeys(name for group in encoding.target_means for name in group))
-        rows = read_table(table, columns, split, others=(("encoding.target_means", grouped),))
-        require_logarithms(rows, columns, encoding)
-        rows = assign_splits(rows, columns, split)
-        encoder = fit(rows.filter(nw.col("split") == TRAIN), columns, encoding)
+        rows, inferred = _read_labelled(table, columns, split, encoding)
+        train_rows = rows.filter(nw.col("split") == TRAIN)
+        columns = inferred.columns if inferred else columns
+        encoder = fit(train_rows, columns, encoding)
+    if inferred:
+        logger.info("columns.inputs: auto found these roles; to keep or change them, paste them:\n%s", inferred.yaml())
+    left_out = encoder.left_out
+    if left_out.constant:
+        logger.warning("Left out, with one value in all training rows: %s", ", ".join(map(repr, left_out.constant)))
+    if left_out.duplicates:
+        pairs = ", ".join(f"{name!r} (as {other!r})" for name, other in left_out.duplicates.items())
+        logger.warning("Left out, with the same values as another column in all training rows: %s", pairs)
+    if codes := possible_codes(train_rows, left_out.keep(columns.continuous)):
+        logger.info(
+            "Whole numbers of few values under columns.continuous: %s; if they are codes, list them under "
+            "columns.categorical",
+            ", ".join(map(repr, codes)),
+        )
     logger.info("Fitted %d categorical and %d continuous variables", len(encoder.code_columns), len(encoder.continuous))
-    return encoder.model_dump(mode="json")
+    return encoder.model_copy(update={"inferred": inferred}).model_dump(mode="json")
+
+
+def _read_labelled(
+    table: Frame, columns: Columns, split: Split, encoding: EncodingOptions, *others: tuple[str, tuple[str, ...]]
+) -> tuple[nw.DataFrame[Any], InferredRoles | None]:
+    """Rows of the table with their ``split`` and all that a fit needs, and the roles that ``inputs: auto`` stands for.
+
+    Args:
+        others: further columns, as for :func:`.columns.read_table`.
+    """
+    grouped = tuple(dict.fromkeys(name for group in encoding.target_means for name in group))
+    others = (("encoding.target_means", grouped), *others)
+    rows, inferred = read_table(table, columns, split, others=others), None
+    if columns.inputs == "auto":
+        inferred = infer_roles(rows, columns, split)
+        columns = inferred.columns
+        rows = read_table(table, columns, split, others=others)
+    require_logarithms(rows, columns, encoding)
+    return assign_splits(rows, columns, split), inferred
 
 
 def encode(table: Frame, encoder: dict[str, Any], columns: Columns, split: Split) -> Frame:
     """Encode all rows of the table: codes, standardised values and the split of each row."""
-    fitted = Encoder.model_validate(encoder)
+    fitted, columns = Encoder.model_validate(encoder), fitted_columns(columns, encoder)
     with about_frame("table"):
         rows = read_table(table, columns, split, others=(("encoding.target_means", tuple(fitted.groups)),))
         encoded = apply_encoder(assign_splits(rows, columns, split), fitted)
@@ -112,7 +146,7 @@ def fit_baselines(
     from embedline.pipelines.tabular.baselines import all_predictions
     from embedline.pipelines.tabular.predictions import baseline_columns, to_series
 
-    fitted = Encoder.model_validate(encoder)
+    fitted, columns = Encoder.model_validate(encoder), fitted_columns(columns, encoder)
     with about_frame("table"):
         rows = read_table(table, columns, split, others=(("baselines.group_by", baselines.group_by),))
         rows = assign_splits(rows, columns, split)
@@ -146,11 +180,9 @@ def cross_validate(
     if split.kind != "folds":
         return pl.DataFrame(schema={cross_validation.ROW: pl.Int64}), {}
     with about_frame("table"):
-        grouped = tuple(dict.fromkeys(name for group in encoding.target_means for name in group))
-        others = (("encoding.target_means", grouped), ("baselines.group_by", baselines.group_by))
-        rows = read_table(table, columns, split, others=others)
-        require_logarithms(rows, columns, encoding)
-        rows = assign_splits(rows, columns, split)
+        group_by = ("baselines.group_by", baselines.group_by)
+        rows, inferred = _read_labelled(table, columns, split, encoding, group_by)
+        columns = inferred.columns if inferred else columns
         found, costs = cross_validation.cross_validate(rows, columns, split, encoding, network, training, baselines)
     return pl.DataFrame(found), costs
 
@@ -181,6 +213,7 @@ def predict(
         series = (report.series_by,) if report.series_by else ()
         others = (("report.series_by", series), ("report.error_by", report.error_by))
         rows = assign_splits(read_table(table, columns, split, others=others), columns, split)
+        columns = fitted_columns(columns, model.encoder)
         if split.kind == "folds":
             rows = rows.filter(nw.col("split") == TRAIN)[fold_predictions["row"].to_list()]
             found: dict[str, Any] = {name: fold_predictions[name].to_numpy() for name in fold_predictions.columns}
@@ -283,7 +316,8 @@ def forecast(encoded: Frame, model: Bundle, columns: Columns) -> Frame:
     found: dict[str, Any] = {}
     for target in targets:
         found |= predicted_columns(target, predicted[target.column], prefix_of(target, targets), decisions)
-    return rows.select(*columns.keys, *to_series(found, rows.implementation)).to_native()
+    keys = fitted_columns(columns, model.encoder).keys
+    return rows.select(*keys, *to_series(found, rows.implementation)).to_native()
 
 
 def plot_training(history: pl.DataFrame) -> Plot:
@@ -336,10 +370,12 @@ def plot_importance(importance: pl.DataFrame) -> Plot:
     return plots.plot_importance(importance, f"Held-out rows: importance of the variables{suffix}")
 
 
-def plot_embeddings(embeddings: pl.DataFrame, report: ReportOptions) -> Plot:
-    """Embeddings of a few variables in two dimensions."""
+def plot_embeddings(embeddings: pl.DataFrame, encoder: dict[str, Any], report: ReportOptions) -> Plot:
+    """Embeddings of a few variables in two dimensions; one that the encoding left out has none, and no place."""
     from embedline.pipelines.tabular import plots
 
+    kept = Encoder.model_validate(encoder).left_out.keep(report.embeddings)
+    report = report.model_copy(update={"embeddings": kept})
     return plots.plot_embeddings(embeddings, report, "Learned embeddings, first two principal components")
 
 

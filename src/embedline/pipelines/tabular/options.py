@@ -40,6 +40,7 @@ class EncodingOptions(BaseModel):
         scaling: of the continuous variables. ``standard``: by mean and standard deviation. ``quantile``: to a normal
             distribution by ranks, for heavy tails (:func:`.encoder.normal_scores`).
         scalings: the scaling of single variables, such as ``{capital_gain: quantile}``.
+        text_size: most numbers that a column of text becomes (:func:`.texts.fit_texts`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +54,7 @@ class EncodingOptions(BaseModel):
     limits: dict[str, tuple[float, float]] = {}
     scaling: Literal["standard", "quantile"] = "standard"
     scalings: dict[str, Literal["standard", "quantile"]] = {}
+    text_size: int = Field(default=16, ge=1)
 
     @field_validator("limits")
     @classmethod

@@ -141,7 +141,7 @@ def _plot_nodes() -> list[Node]:
         Node(nodes.plot_importance, "importance", "importance_plot", name="plot_importance", tags="plot"),
         Node(
             nodes.plot_embeddings,
-            ["embeddings", "params:report"],
+            ["embeddings", "encoder", "params:report"],
             "embedding_plot",
             name="plot_embeddings",
             tags="plot",

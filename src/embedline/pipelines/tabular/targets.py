@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from embedline.errors import DataError
-from embedline.frames.checks import as_float, require_exact, require_finite
+from embedline.frames.checks import as_float, is_string, require_exact, require_finite
 from embedline.pipelines.tabular.columns import FEW_NUMBERS, Columns, boxed_booleans, holds_classes, present
 from embedline.pipelines.tabular.options import EncodingOptions
 
@@ -57,7 +57,7 @@ def kind_of(table: nw.DataFrame[Any], name: str, *, key: str = "columns.categori
         return "boolean"
     if dtype.is_integer():
         return "integer"
-    if dtype in (nw.String, nw.Categorical, nw.Enum) or isinstance(dtype, nw.Enum):
+    if is_string(dtype):
         return "string"
     if dtype.is_float():
         # pandas turns integers with a missing value into floats: whole numbers count as integers.
