@@ -18,7 +18,7 @@ from embedline.pipelines.tabular import learner
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
-from embedline.pipelines.tabular.network import number_loss
+from embedline.pipelines.tabular.losses import number_loss
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.pipelines.tabular.targets import NumericTarget
 from embedline.training import ensemble

@@ -214,9 +214,9 @@ def test_a_baseline_with_the_lower_log_loss_is_named(caplog: pytest.LogCaptureFi
         )
     levels = {"kind": "string", "levels": ["a", "b"]}
     encoder = {"targets": [{"column": "y", "levels": levels, "counts": [1, 1]}]}
-    model = ModelBundle("tabular", {}, {}, {}, {"rows": 7})
+    model = ModelBundle("tabular", {}, encoder, {}, {"rows": 7})
     with caplog.at_level(logging.WARNING):
-        metrics = nodes.evaluate(frame, model, encoder, {"tree": {}, "mean": {}}, {})
+        metrics = nodes.evaluate(frame, model, {"tree": {}, "mean": {}}, {})
     assert (metrics["accuracy"], metrics["beaten_by"]) == (0.5, ["tree"])
     assert metrics["no_difference"] == []
     assert "tree" in caplog.text and "0.5697" in caplog.text and "0.1643" in caplog.text

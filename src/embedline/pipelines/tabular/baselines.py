@@ -15,13 +15,15 @@ from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.options import BaselineOptions, LinearOptions, TreeOptions
 from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, class_codes, invert_target
 
-VALUE = "_mean"
+VALUE, WEIGHT = "_mean", "_weight"
 INNER_SHARE = 0.15  # of the training rows, held out to choose settings by
 SMALL = 2_000  # with fewer training rows, five folds of them choose
 RARE = 5  # a level with fewer training rows has no coefficient of its own
 
 
-def group_mean_predictions(table: nw.DataFrame[Any], target: Target, group_by: tuple[str, ...]) -> NDArray[np.float64]:
+def group_mean_predictions(
+    table: nw.DataFrame[Any], target: Target, group_by: tuple[str, ...], weights: NDArray[np.floating] | None = None
+) -> NDArray[np.float64]:
     """Predict each test row by the training mean of its group, or by the shares of the classes in the group.
 
     A group without training rows takes the value of its parent: the group without the last column, down to the overall
@@ -29,6 +31,7 @@ def group_mean_predictions(table: nw.DataFrame[Any], target: Target, group_by: t
 
     Args:
         table: rows with the column ``split``.
+        weights: [train rows], by which the rows count.
 
     Returns:
         Float64 [test rows], or [test rows, C] for a target with C classes.
@@ -41,17 +44,24 @@ def group_mean_predictions(table: nw.DataFrame[Any], target: Target, group_by: t
         values = [(codes == k).astype(np.float64) for k in range(target.width)]
     else:
         values = [train.get_column(target.column).cast(nw.Float64).to_numpy()]
-    overall = np.array([column.mean() for column in values])
+    overall = np.array([np.average(column, weights=weights) for column in values])
     names = [f"{VALUE}{k}" for k in range(len(values))]
+    if weights is not None:
+        exact = weights.astype(np.float64)
+        values = [*(column * exact for column in values), exact]
     series = [
         nw.new_series(name, column, nw.Float64, backend=train.implementation)
-        for name, column in zip(names, values, strict=True)
+        for name, column in zip([*names, WEIGHT][: len(values)], values, strict=True)
     ]
     predicted = np.full((len(rows), len(values)), np.nan)
     for depth in range(len(group_by), 0, -1):
         by = list(group_by[:depth])
         # Not by group_by: Polars sums its groups in parallel, and the last bits differ from call to call.
-        means = train.select(*by, *series).with_columns(nw.col(*names).mean().over(*by)).unique(by, keep="any")
+        if weights is None:
+            means = train.select(*by, *series).with_columns(nw.col(*names).mean().over(*by)).unique(by, keep="any")
+        else:  # without a weight in the group 0 / 0, which takes the value of the parent, too
+            sums = train.select(*by, *series).with_columns(nw.col(*names, WEIGHT).sum().over(*by))
+            means = sums.unique(by, keep="any").with_columns(nw.col(*names) / nw.col(WEIGHT))
         joined = rows.select(by).join(means, on=by, how="left").select(nw.col(*names).cast(nw.Float64))
         predicted = np.where(np.isnan(predicted), joined.to_numpy(), predicted)
     predicted = np.where(np.isnan(predicted), overall, predicted)
@@ -75,7 +85,8 @@ def all_predictions(
     if options.group_by:
         costs["group_mean"] = {"group_by": list(options.group_by)}
         predicted["group_mean"] = {
-            target.column: group_mean_predictions(table, target, options.group_by) for target in encoder.targets
+            target.column: group_mean_predictions(table, target, options.group_by, rows.weights)
+            for target in encoder.targets
         }
     fits = {
         "linear": options.linear and fit_linear(options.linear),
@@ -95,6 +106,7 @@ class BaselineRows:
         codes, values: int32 [N, V] and float32 [N, C] of the training rows.
         labels: [N, T], the transformed numbers or the classes of each target.
         test_codes, test_values: of the test rows.
+        weights: float32 [N] of the training rows, with the mean 1; None where they have none.
     """
 
     codes: NDArray[np.int32]
@@ -102,6 +114,7 @@ class BaselineRows:
     labels: NDArray[Any]
     test_codes: NDArray[np.int32]
     test_values: NDArray[np.float32]
+    weights: NDArray[np.float32] | None = None
 
 
 Fit = Callable[[BaselineRows, NDArray[Any], Target], NDArray[np.float64]]
@@ -111,13 +124,15 @@ Fit = Callable[[BaselineRows, NDArray[Any], Target], NDArray[np.float64]]
 def read_rows(encoded: nw.DataFrame[Any], encoder: Encoder) -> BaselineRows:
     """Rows of an encoded table for baselines."""
     train, test = (to_arrays(subset(encoded, split), encoder) for split in (TRAIN, TEST))
-    *_, labels = train.labelled(encoder)
+    labels = train.labelled(encoder)[-1].numpy().reshape(len(train.codes), -1)
+    weights = labels[:, -1] if encoder.weight is not None else None
     return BaselineRows(
         train.codes.numpy(),
         train.continuous.numpy(),
-        labels.reshape(len(labels), -1).numpy(),
+        labels[:, : len(encoder.targets)],
         test.codes.numpy(),
         test.continuous.numpy(),
+        weights,
     )
 
 
@@ -138,20 +153,27 @@ def timed_predictions(
 
 
 def constant_predictions(rows: BaselineRows, encoder: Encoder) -> dict[str, NDArray[np.float64]]:
-    """The mean of the training rows, or the shares of their classes, for every test row."""
+    """The mean of the training rows by their weights, or the shares of their classes, for every test row."""
     n_rows, found = len(rows.test_codes), {}
     for number, target in enumerate(encoder.targets):
         if isinstance(target, ClassTarget):
-            found[target.column] = np.tile(np.array(target.counts) / sum(target.counts), (n_rows, 1))
+            counts = np.array(target.counts)
+            if rows.weights is not None:
+                counts = np.bincount(rows.labels[:, number].astype(np.int64), rows.weights, target.width)
+            found[target.column] = np.tile(counts / counts.sum(), (n_rows, 1))
         else:
             # In the target's own units: of a logarithm, the mean is too low.
-            mean = invert_target(rows.labels[:, number].astype(np.float64), target).mean()
+            values = invert_target(rows.labels[:, number].astype(np.float64), target)
+            mean = values.mean() if rows.weights is None else np.average(values, weights=rows.weights)
             found[target.column] = np.full(n_rows, mean)
     return found
 
 
 def fit_linear(options: LinearOptions) -> Fit:
-    """Ridge or logistic regression on one-hot categories and standardised numbers, its penalty chosen on inner rows."""
+    """Ridge or logistic regression on one-hot categories and standardised numbers, its penalty chosen on inner rows.
+
+    Weights of rows weigh their losses; scikit-learn's search for the penalty of the ridge scores inner rows without.
+    """
 
     def fit(rows: BaselineRows, labels: NDArray[Any], target: Target) -> NDArray[np.float64]:
         from scipy.sparse import csr_matrix, hstack
@@ -175,16 +197,16 @@ def fit_linear(options: LinearOptions) -> Fit:
                 scoring="neg_log_loss",
                 max_iter=500,
                 use_legacy_attributes=False,
-            ).fit(matrix, labels.astype(np.int64))
+            ).fit(matrix, labels.astype(np.int64), rows.weights)
             return _all_classes(model.predict_proba(test_matrix), model.classes_, target)
-        model = RidgeCV(alphas=penalties * len(labels), cv=folds).fit(matrix, labels.astype(np.float64))
+        model = RidgeCV(alphas=penalties * len(labels), cv=folds).fit(matrix, labels.astype(np.float64), rows.weights)
         return np.asarray(model.predict(test_matrix), dtype=np.float64)
 
     return fit
 
 
 def fit_trees(options: TreeOptions) -> Fit:
-    """LightGBM on codes as categories, or their target means, and on numbers."""
+    """LightGBM on codes as categories, or their target means (without weights), and on numbers."""
 
     def fit(rows: BaselineRows, labels: NDArray[Any], target: Target) -> NDArray[np.float64]:
         import lightgbm
@@ -208,7 +230,8 @@ def fit_trees(options: TreeOptions) -> Fit:
             settings |= {"objective": "binary"} if target.width == 2 else several
 
         def dataset(chosen: NDArray[np.intp] | slice) -> Any:
-            return lightgbm.Dataset(inputs[chosen], labels[chosen], categorical_feature=categories)
+            weights = rows.weights if rows.weights is None else rows.weights[chosen]
+            return lightgbm.Dataset(inputs[chosen], labels[chosen], weight=weights, categorical_feature=categories)
 
         n_trees = options.n_estimators
         if options.early_stopping is not None:

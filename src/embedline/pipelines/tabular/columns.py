@@ -26,6 +26,7 @@ from embedline.frames.checks import (
     short,
 )
 from embedline.pipelines.tabular.options import ClassName, EncodingOptions
+from embedline.pipelines.tabular.row_weights import require_weights
 
 TRAIN, TEST, PREDICT = "train", "test", "predict"
 SPLIT_COLUMN = "split"  # column of the encoded frame that holds one of these
@@ -45,6 +46,8 @@ class Columns(BaseModel):
         dates: variables that are dates or times; each becomes its parts (:class:`.dates.DateParts`).
         id: columns that identify a row; they are kept unencoded.
         time: column with the date or time of a row; it is kept unencoded and orders the plot of the forecast.
+        weight: column of numbers from 0 on that weigh the rows in the losses of the network and in the baselines: a row
+            of the weight 2 counts as two. Metrics are unweighted. It is no input, and no prediction needs it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +60,7 @@ class Columns(BaseModel):
     positive: ClassName | dict[str, ClassName] | None = None
     id: tuple[str, ...] = ()
     time: str | None = None
+    weight: str | None = None
 
     @model_validator(mode="after")
     def _check_roles(self) -> Self:
@@ -78,7 +82,9 @@ class Columns(BaseModel):
             raise ValueError(f"columns.positive needs {{target: class}} for the targets {list(self.targets)}")
         if isinstance(self.positive, dict) and (strange := sorted(set(self.positive) - set(self.targets))):
             raise ValueError(f"columns.positive names {strange}, which columns.target does not list")
-        if SPLIT_COLUMN in (*inputs, *self.targets, *self.keys):
+        if self.weight in (*inputs, *self.targets):
+            raise ValueError(f"columns.weight names {self.weight!r}, which is an input or a target")
+        if SPLIT_COLUMN in (*inputs, *self.targets, *self.keys, self.weight):
             raise ValueError(f"columns lists {SPLIT_COLUMN!r}, the name of the column that holds the split")
         return self
 
@@ -163,6 +169,7 @@ def require_roles(
         "columns.target": columns.targets,
         "columns.id": columns.id,
         "columns.time": (columns.time,) if columns.time else (),
+        "columns.weight": (columns.weight,) if columns.weight else (),
         **others,
     }
     for key, names in roles.items():
@@ -202,6 +209,8 @@ def read_table(
     for key, names in {**identifying, **dict(others)}.items():
         for name in names:
             require_exact(table.get_column(name), name, key)
+    if columns.weight:
+        require_weights(table, columns.weight, [present(table, name) for name in columns.targets])
     _check_dates(table, columns, split)
     return table
 

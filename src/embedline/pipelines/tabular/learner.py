@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import narwhals as nw
@@ -15,7 +16,8 @@ from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import MappedRows, TableArrays, blocks_of, rows_of, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN
 from embedline.pipelines.tabular.encoder import Encoder
-from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes, make_loss
+from embedline.pipelines.tabular.losses import make_loss
+from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes
 from embedline.pipelines.tabular.numeric_embeddings import numeric_config
 from embedline.pipelines.tabular.options import NetworkOptions, TableTraining, follow_table
 from embedline.pipelines.tabular.targets import (
@@ -25,17 +27,19 @@ from embedline.pipelines.tabular.targets import (
     Target,
     actual_values,
     invert_target,
+    point_prediction,
     prefix_of,
 )
 from embedline.training import lr_finder
-from embedline.training.batches import TableBatches
+from embedline.training.batches import Loss, TableBatches
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, make_accelerator
 from embedline.training.dropout import seed_dropout
+from embedline.training.early_stopping import hold_out
 from embedline.training.ensemble import in_threads, train_ensemble, weighted_mean
 from embedline.training.metrics import log_loss, regression_metrics
 from embedline.training.model_file import ModelBundle
-from embedline.training.options import FinderOptions
+from embedline.training.options import FinderOptions, HeldOutStopping
 from embedline.training.train import Evaluate, FitResult, fit
 
 KIND = "tabular"
@@ -97,9 +101,10 @@ def _outputs(targets: Sequence[Target], options: NetworkOptions) -> dict[str, li
             scales += [1.0] * target.width
             ranges += [None] * target.width
         else:
-            means.append(target.mean)
-            scales.append(target.std)
-            ranges.append(_range(target, options))
+            deviations = [NormalDist().inv_cdf(level) for level in target.quantiles] or [0.0]
+            means += [target.mean + deviation * target.std for deviation in deviations]
+            scales += [target.std] * target.width
+            ranges += [_range(target, options)] * target.width
     return {"output_means": means, "output_scales": scales, "y_ranges": ranges}
 
 
@@ -144,7 +149,8 @@ def train_network(
         bundle holds the network of the last epoch, or with ``training.early_stopping`` of the epoch that is best on
         the validation rows, which are held out of the training rows. The split ``test`` decides nothing.
     """
-    make_loss(encoder.targets, training)  # raises if the settings do not fit, before other processes start
+    encoder = _with_quantiles(encoder, training)
+    _loss_of(encoder, training)  # raises if the settings do not fit, before other processes start
     with rows_of(encoded, encoder, training) as store:
         learned, held_out = store.rows(TRAIN), store.rows(TEST, labelled=False)
         _, values, target = learned.arrays().labelled(encoder)
@@ -163,6 +169,21 @@ def train_network(
         result = train_ensemble(spec, rows=len(target), name=name)
     stored = encoder.model_dump(mode="json")
     return ModelBundle(KIND, config, stored, result.weights, result.metrics), result.history
+
+
+def _with_quantiles(encoder: Encoder, training: TableTraining) -> Encoder:
+    """The encoder with the quantiles that the networks will predict; the stored model has this one."""
+    if training.loss != "quantile":
+        return encoder
+    quantiles = {"quantiles": training.quantiles}
+    targets = (
+        each.model_copy(update=quantiles) if isinstance(each, NumericTarget) else each for each in encoder.targets
+    )
+    return encoder.model_copy(update={"targets": tuple(targets)})
+
+
+def _loss_of(encoder: Encoder, training: TableTraining) -> Loss:
+    return make_loss(encoder.targets, training, weighted=encoder.weight is not None)
 
 
 @dataclass(frozen=True)
@@ -189,7 +210,7 @@ class TableNetworkSpec:
         """Batches of all rows, those held out for early stopping included."""
         return TableBatches(
             self.rows.arrays().labelled(self.encoder),
-            make_loss(self.encoder.targets, self.training),
+            _loss_of(self.encoder, self.training),
             batch_size=self.training.batch_size,
             device=accelerator.device,
             read=self.rows.reader(),
@@ -198,7 +219,14 @@ class TableNetworkSpec:
 
     def fit(self, network: nn.Module, **settings: Any) -> FitResult:
         """Train it; ``settings`` are those of :func:`embedline.training.train.fit`."""
-        tensors, loss = self.rows.arrays().labelled(self.encoder), make_loss(self.encoder.targets, self.training)
+        tensors, loss = self.rows.arrays().labelled(self.encoder), _loss_of(self.encoder, self.training)
+        if self.encoder.weight is not None and isinstance(self.training.early_stopping, HeldOutStopping):
+            split = hold_out(len(tensors[-1]), self.training.early_stopping, settings.get("position", 0))
+            if not all(tensors[-1][rows, -1].any() for rows in split):
+                raise DataError(
+                    "training.early_stopping divides the rows so that all of one share have the weight 0 in "
+                    f"{self.encoder.weight.column!r} (columns.weight): take such rows out, or set another fraction"
+                )
         return fit(network, tensors, loss, self.training, read=self.rows.reader(), **settings)
 
     def evaluator(self, accelerator: Accelerator) -> Evaluate | None:
@@ -227,10 +255,10 @@ def range_test(
     finder: FinderOptions,
 ) -> lr_finder.RangeTest:
     """Learning-rate range test on the training rows with the first seed's network."""
-    accelerator = make_accelerator(training)
+    accelerator, encoder = make_accelerator(training), _with_quantiles(encoder, training)
     with rows_of(encoded, encoder, training) as store:
         learned = store.rows(TRAIN)
-        tensors, loss = learned.arrays().labelled(encoder), make_loss(encoder.targets, training)
+        tensors, loss = learned.arrays().labelled(encoder), _loss_of(encoder, training)
         if not network.layers or not training.epochs:
             variables = encoder.code_columns, encoder.cardinalities
             network, training = follow_table(network, training, *variables, len(tensors[-1]))
@@ -250,7 +278,7 @@ def range_test(
 def predict(encoded: nw.DataFrame[Any], bundle: ModelBundle, target: str | None = None) -> NDArray[np.float64]:
     """Prediction of one target (the only one unless named) for an encoded frame, from the bundle alone.
 
-    Float64 [N] in the units of a number, or the probabilities float64 [N, C] of C classes.
+    Float64 [N] in the units of a number, its quantiles [N, Q], or the probabilities [N, C] of C classes.
     """
     predicted = predict_all(encoded, bundle)
     if target is None and len(predicted) > 1:
@@ -295,7 +323,8 @@ def combine(
     """Average the outputs [N, K] of the members into predictions of every target by its column.
 
     Numbers are averaged in transformed units (a geometric mean for a target learned as a logarithm), classes as
-    probabilities.
+    probabilities. Quantiles are averaged level by level, then sorted: those of a network may cross (Chernozhukov,
+    Fernández-Val & Galichon 2010).
     """
     predicted: dict[str, NDArray[np.float64]] = {}
     begin = 0
@@ -305,8 +334,8 @@ def combine(
         if isinstance(target, ClassTarget):
             predicted[target.column] = weighted_mean([softmax(logits) for logits in own], weights)
         else:
-            mean = weighted_mean([numbers[:, 0] for numbers in own], weights)
-            predicted[target.column] = invert_target(mean, target)
+            mean = np.sort(weighted_mean(own, weights), axis=1)
+            predicted[target.column] = invert_target(mean if target.quantiles else mean[:, 0], target)
     return predicted
 
 
@@ -363,4 +392,4 @@ def epoch_metrics(target: Target, actual: NDArray[Any], prediction: NDArray[np.f
     if isinstance(target, ClassTarget):
         accuracy = float((prediction.argmax(axis=1) == actual).mean())
         return {"accuracy": accuracy, "log_loss": log_loss(actual, prediction)}
-    return regression_metrics(actual, prediction, logarithmic=target.transform == "log")
+    return regression_metrics(actual, point_prediction(target, prediction), logarithmic=target.transform == "log")

@@ -1,28 +1,19 @@
-"""The entity-embedding network and its loss (Guo & Berkhahn 2016, arXiv:1604.06737), as in the fast.ai lessons.
-
-The loss takes numbers in standard deviations and classes by cross-entropy, and sums up several targets.
-"""
+"""The entity-embedding network (Guo & Berkhahn 2016, arXiv:1604.06737), as in the fast.ai lessons."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular.numeric_embeddings import make_numeric_embeddings
-from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
-from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target
-from embedline.training.batches import Loss
+from embedline.pipelines.tabular.options import NetworkOptions
 from embedline.training.dropout import Dropout
 
 Y_RANGE_MARGIN = 1.2  # DL1: the sigmoid's upper end is 1.2 times the largest training target
-LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
-RELATIVE_CLIP = 0.5  # larger relative errors count linearly: else a handful of rows would dominate the training
 
 
 def embedding_size(cardinality: int, rule: str) -> int:
@@ -258,133 +249,3 @@ class EnsembleOutput(nn.Module):
         """Outputs of each member."""
         found = torch.bmm(values.transpose(0, 1), self.weight).transpose(0, 1)
         return found + self.bias.view(len(self.weight), -1)
-
-
-def make_loss(targets: Sequence[Target], training: TableTraining) -> Loss:
-    """Loss between the output of the network and the target of :class:`.arrays.TableArrays`.
-
-    With several targets it is the sum of their losses, each times its weight in ``training.target_weights``. Where the
-    output has several members of each row, it is the mean of their losses.
-
-    Raises:
-        DataError: naming the setting of ``training`` that does not fit the targets.
-    """
-    _check_settings(targets, training)
-    losses = [
-        number_loss(training.loss, target)
-        if isinstance(target, NumericTarget)
-        else class_loss(target, class_weights(target, training, alone=len(targets) == 1), training.label_smoothing)
-        for target in targets
-    ]
-    scales = [training.target_weights.get(target.column, 1.0) for target in targets]
-    if len(targets) == 1:
-        alone = losses[0] if scales[0] == 1.0 else lambda output, target: scales[0] * losses[0](output, target)
-        return _of_members(alone)
-    ends = np.cumsum([target.width for target in targets]).tolist()
-
-    def summed(output: Tensor, target: Tensor) -> Tensor:
-        total = output.new_zeros(())
-        for k, (loss, scale, end) in enumerate(zip(losses, scales, ends, strict=True)):
-            outputs = output[:, end - targets[k].width : end]
-            number = isinstance(targets[k], NumericTarget)
-            total = total + scale * (
-                loss(outputs.squeeze(-1), target[:, k]) if number else loss(outputs, target[:, k].long())
-            )
-        return total
-
-    return _of_members(summed)
-
-
-def _of_members(loss: Loss) -> Loss:
-    """``loss``, also of outputs that have several members of each row side by side."""
-
-    def of_members(output: Tensor, target: Tensor) -> Tensor:
-        members = len(output) // len(target)
-        return loss(output, target if members == 1 else target.repeat_interleave(members, dim=0))
-
-    return of_members
-
-
-def number_loss(name: str, numeric: NumericTarget) -> Loss:
-    """Loss on outputs and targets [B] in transformed units, divided by the standard deviation of the target.
-
-    The division lets learning rates carry over from one table to the next. ``relative`` is the squared relative error
-    ``(exp(output - target) - 1)^2`` of a target learned as a logarithm, which RMSPE averages, clipped as in Huber's
-    loss.
-
-    Raises:
-        DataError: if ``relative`` is asked for a target that is not learned as a logarithm.
-    """
-    std = numeric.std
-    if name == "relative":
-        if numeric.transform != "log":
-            raise DataError(f"training.loss 'relative' needs encoding.target_transform: log for {numeric.column!r}")
-
-        def relative(output: Tensor, target: Tensor) -> Tensor:
-            difference = output - target
-            # Above a difference of 1 the exponential continues as its tangent: a clamp would leave no gradient there.
-            near = difference.clamp(max=1.0)
-            error = (torch.expm1(near) + math.e * (difference - near)) / std
-            return 2.0 * F.huber_loss(error, torch.zeros_like(error), delta=RELATIVE_CLIP / std)
-
-        return relative
-    loss = LOSSES[name]
-    return lambda output, target: loss(output / std, target / std)
-
-
-def class_loss(target: ClassTarget, weights: NDArray[np.float64] | None, smoothing: float) -> Loss:
-    """Cross-entropy of logits [B, C] and classes int64 [B], in nats.
-
-    With weights [C], the entropy of each row is multiplied by the weight of its class, and the mean is taken over the
-    rows. The weights are scaled to the mean 1 over the *training* rows: ``torch`` itself divides by the weights of the
-    batch, where a row would count more among light classes.
-    """
-    if weights is None:
-        return lambda output, classes: F.cross_entropy(output, classes, label_smoothing=smoothing)
-    counts = np.asarray(target.counts, dtype=np.float64)
-    scaled = torch.from_numpy((weights * counts.sum() / (weights * counts).sum()).astype(np.float32))
-
-    def weighted(output: Tensor, classes: Tensor) -> Tensor:
-        entropies = F.cross_entropy(output, classes, label_smoothing=smoothing, reduction="none")
-        return (entropies * scaled.to(output.device, non_blocking=True)[classes]).mean()
-
-    return weighted
-
-
-def class_weights(target: ClassTarget, training: TableTraining, *, alone: bool) -> NDArray[np.float64] | None:
-    """Weight of each class, float64 [C], from ``training.class_weights``; None if all weights are equal.
-
-    Args:
-        alone: whether the table has no other target, so that the setting may omit the name of the target.
-
-    Raises:
-        DataError: if the setting names a class that the target does not have.
-    """
-    setting: Any = training.class_weights
-    if isinstance(setting, dict) and (not alone or set(setting) == {target.column}):
-        setting = setting.get(target.column)
-    if setting is None:
-        return None
-    if setting == "balanced":
-        return sum(target.counts) / (target.width * np.asarray(target.counts, dtype=np.float64))
-    given = {str(name): weight for name, weight in setting.items()} if isinstance(setting, dict) else None
-    if given is None or any(not isinstance(weight, float | int) for weight in given.values()):
-        raise DataError(f"training.class_weights of {target.column!r} must be balanced or {{class: weight}}")
-    if strange := sorted(set(given) - set(target.names)):
-        known = ", ".join(target.names)
-        raise DataError(f"training.class_weights names {strange}, no classes of {target.column!r}; these are: {known}")
-    return np.array([given.get(name, 1.0) for name in target.names])
-
-
-def _check_settings(targets: Sequence[Target], training: TableTraining) -> None:
-    names, classes = [t.column for t in targets], [t.column for t in targets if isinstance(t, ClassTarget)]
-    if strange := sorted(set(training.target_weights) - set(names)):
-        raise DataError(f"training.target_weights names {strange}; the targets are {names}")
-    if not classes and (training.label_smoothing or training.class_weights is not None):
-        key = "label_smoothing" if training.label_smoothing else "class_weights"
-        raise DataError(f"training.{key} is for classes, but the targets {names} are numbers (columns.classes)")
-    if len(targets) > 1 and isinstance(training.class_weights, dict):
-        if strange := sorted(set(map(str, training.class_weights)) - set(classes)):
-            raise DataError(
-                f"training.class_weights names {strange}; of several targets it needs {{target: ...}} with {classes}"
-            )

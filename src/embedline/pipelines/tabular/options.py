@@ -160,6 +160,11 @@ class NetworkOptions(BaseModel):
         return self
 
 
+def quantile_name(level: float) -> str:
+    """Name of a quantile in columns: ``q10`` of 0.1, ``q2.5`` of 0.025."""
+    return f"q{100.0 * level:g}"
+
+
 class TableTraining(TrainingOptions):
     """How to train the networks of a table; ``loss`` applies to numeric targets, classes have the cross-entropy.
 
@@ -171,6 +176,8 @@ class TableTraining(TrainingOptions):
             named; ``balanced``: all classes have the same total weight. With several targets ``{target: ...}``. The
             weight 2 counts every row of a class twice.
         target_weights: weight of the loss of each target in the sum, 1 for a target that is not named.
+        quantiles: of numeric targets that the network predicts with ``loss: quantile``, the median among them
+            (:func:`.losses.number_loss`).
         memory: where the training rows are kept. ``device``: in the memory of the device. ``mapped``: in a file that is
             mapped into memory, for larger tables; best on a solid-state disk. ``auto``: ``mapped`` if they would take
             more than half of the free memory. Results are equal to the last bit.
@@ -185,7 +192,19 @@ class TableTraining(TrainingOptions):
         Literal["balanced"] | dict[ClassName, Weight | Literal["balanced"] | dict[ClassName, Weight]] | None
     ) = None
     target_weights: dict[str, Weight] = Field(default={})
+    quantiles: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = (0.1, 0.5, 0.9)
     memory: Literal["auto", "device", "mapped"] = "auto"
+
+    @model_validator(mode="after")
+    def _check_quantiles(self) -> Self:
+        names = [quantile_name(level) for level in self.quantiles]
+        if sorted(set(self.quantiles)) != list(self.quantiles) or len(set(names)) < len(names):
+            raise ValueError(f"quantiles must rise, got {list(self.quantiles)}")
+        if 0.5 not in self.quantiles:
+            raise ValueError(f"quantiles needs the median, 0.5, which is the prediction; got {list(self.quantiles)}")
+        if "quantiles" in self.model_fields_set and self.loss != "quantile":
+            raise ValueError(f"quantiles needs loss: quantile, and loss is {self.loss!r}")
+        return self
 
 
 class TreeOptions(BaseModel):

@@ -1,7 +1,7 @@
 """Categories and targets: levels with their codes, and what is predicted, a number or a class.
 
-Both are fitted on the training rows alone. A *prediction* of a target is float64 [N] in the units of a number, or the
-probabilities float64 [N, C] of C classes.
+Both are fitted on the training rows alone. A *prediction* of a target is float64 [N] in the units of a number, its
+quantiles float64 [N, Q] that rise along a row, or the probabilities float64 [N, C] of C classes.
 """
 
 import logging
@@ -122,7 +122,11 @@ def category_codes(table: nw.DataFrame[Any], name: str, levels: CategoryMap) -> 
 
 
 class NumericTarget(BaseModel):
-    """A number: its transform, and mean, standard deviation and maximum of the transformed training values."""
+    """A number: its transform, and mean, standard deviation and maximum of the transformed training values.
+
+    Attributes:
+        quantiles: levels that are predicted, in place of a mean; the median is one of them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -131,11 +135,12 @@ class NumericTarget(BaseModel):
     mean: float
     std: float
     maximum: float
+    quantiles: tuple[float, ...] = ()
 
     @property
     def width(self) -> int:
         """Outputs of the network."""
-        return 1
+        return max(1, len(self.quantiles))
 
     @property
     def stored(self) -> str:
@@ -274,6 +279,13 @@ def actual_values(encoded: nw.DataFrame[Any], target: Target) -> NDArray[Any]:
     """The target of labelled rows of an encoded frame: numbers float64 [N] in their own units, or classes int64 [N]."""
     values = encoded.get_column(target.stored).to_numpy()
     return values.astype(np.int64 if isinstance(target, ClassTarget) else np.float64)
+
+
+def point_prediction(target: Target, prediction: Array) -> Array:
+    """One number for each row, [N]: the median of quantiles [N, Q]; any other prediction as it is."""
+    if isinstance(target, NumericTarget) and prediction.ndim == 2:
+        return np.asarray(prediction[:, target.quantiles.index(0.5)])
+    return prediction
 
 
 def transform_target(values: NDArray[np.floating], target: NumericTarget) -> Array:
