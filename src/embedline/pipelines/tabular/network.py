@@ -215,7 +215,8 @@ class EmbeddingNetwork(nn.Module):
             output = torch.where(self.high > self.low, ranged, output)
         if self.members > 1:
             output = output.flatten(0, 1) if self.training else self._mean_of_members(output)
-        return output.squeeze(-1)
+        # By its width: ONNX's Squeeze, unlike PyTorch's, refuses an axis that is longer than one.
+        return output.squeeze(-1) if output.shape[-1] == 1 else output
 
     def _straight(self, codes: Tensor, continuous: Tensor) -> Tensor:
         """The linear part, float [B, K]."""
