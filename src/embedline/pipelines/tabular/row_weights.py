@@ -6,6 +6,7 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
@@ -36,18 +37,28 @@ class RowWeights(BaseModel):
 
 
 def fit_row_weights(table: nw.DataFrame[Any], name: str) -> RowWeights | None:
-    """Weights of the training rows ``table``; None if all are equal, so that they change nothing, to the last bit.
+    """The scale of the weights of the training rows ``table``; None as for :func:`training_weights`."""
+    weights = training_weights(table, name)
+    if weights is None:
+        logger.info("All training rows have the same weight (columns.weight): they are trained without weights")
+        return None
+    return RowWeights(column=name, mean=float(weights.mean()))
+
+
+def training_weights(table: nw.DataFrame[Any], name: str | None) -> NDArray[np.float64] | None:
+    """Weights [N] of the training rows ``table``; None without a column of them.
+
+    None, too, if all are equal: they then change nothing, to the last bit.
 
     Raises:
         DataError: if all of them are 0.
     """
+    if name is None:
+        return None
     weights = table.select(as_float(table, name, hint=HINT)).get_column(name).to_numpy().astype(np.float64)
     if not weights.any():
         raise DataError(f"column {name!r} (columns.weight) is 0 in all training rows: there is nothing to learn from")
-    if np.ptp(weights) == 0:
-        logger.info("All training rows have the same weight, %g: they are trained without weights", weights[0])
-        return None
-    return RowWeights(column=name, mean=float(weights.mean()))
+    return weights if np.ptp(weights) else None
 
 
 def require_weights(table: nw.DataFrame[Any], name: str, labelled: Sequence[nw.Expr]) -> None:

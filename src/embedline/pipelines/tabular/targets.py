@@ -17,6 +17,7 @@ from embedline.errors import DataError
 from embedline.frames.checks import as_float, require_exact, require_finite
 from embedline.pipelines.tabular.columns import FEW_NUMBERS, Columns, boxed_booleans, holds_classes, present
 from embedline.pipelines.tabular.options import EncodingOptions
+from embedline.pipelines.tabular.row_weights import training_weights
 
 MISSING = 0  # code of a missing level and of one that training did not see
 UNKNOWN = "(missing or unseen)"  # name of that code
@@ -124,6 +125,8 @@ def category_codes(table: nw.DataFrame[Any], name: str, levels: CategoryMap) -> 
 class NumericTarget(BaseModel):
     """A number: its transform, and mean, standard deviation and maximum of the transformed training values.
 
+    The first two are weighted where the rows have weights, and rows of the weight 0 are left out of all three.
+
     Attributes:
         quantiles: levels that are predicted, in place of a mean; the median is one of them.
     """
@@ -205,9 +208,16 @@ def fit_target(table: nw.DataFrame[Any], name: str, columns: Columns, options: E
     if transform == "none":
         _warn_of_few_numbers(values, name)
     learned = np.log(values) if transform == "log" else values
-    mean = float(learned.mean())
-    std = nonzero_std(float(learned.std()), mean)
-    return NumericTarget(column=name, transform=transform, mean=mean, std=std, maximum=float(learned.max()))
+    weights = training_weights(table, columns.weight)
+    if weights is None:
+        mean, std = float(learned.mean()), float(learned.std())
+    else:  # rows without a weight must not widen the scale of the outputs
+        learned, weights = learned[weights > 0], weights[weights > 0]
+        mean = float(np.average(learned, weights=weights))
+        std = float(np.sqrt(np.average((learned - mean) ** 2, weights=weights)))
+    return NumericTarget(
+        column=name, transform=transform, mean=mean, std=nonzero_std(std, mean), maximum=float(learned.max())
+    )
 
 
 def averaged_targets(table: nw.DataFrame[Any], targets: Sequence[Target]) -> dict[str, Array]:
