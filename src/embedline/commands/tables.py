@@ -86,17 +86,14 @@ def export(source: str, output: Path, version: str | None, env: str | None, para
     check_output(output, (".onnx",))
     check_output(described, (".json",))
     bundle, name = load_bundle(source, "model", version, env, params)
-    encoded = load_stored(open_catalog(env, params), f"{source}.encoded")
-    if encoded is None:
-        raise DataError(
-            f"there is no {source}.encoded, whose rows the exported model is compared on: run {source} again"
-        )
-
     from embedline.pipelines.tabular.learner import load_model
     from embedline.pipelines.tabular.onnx_export import export_onnx, rows_to_compare
 
     try:
         model = load_model(bundle)
+        encoded = load_stored(open_catalog(env, params), f"{source}.encoded")
+        if encoded is None:
+            raise DataError(f"there is no {source}.encoded, on whose rows an export is checked: run {source} again")
         rows = rows_to_compare(nw.from_native(encoded, eager_only=True).head(CHECKED_ROWS), model.encoder)
         graph, difference = export_onnx(model, rows)
     except DataError as error:
