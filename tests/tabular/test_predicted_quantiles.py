@@ -164,6 +164,22 @@ def test_one_quantile_is_the_median_alone() -> None:
     assert "pinball_loss" in run.metrics and not any(name.startswith("coverage") for name in run.metrics)
 
 
+def test_folds_have_quantiles_of_rows_that_weigh_differently() -> None:
+    table = _law(300).with_columns(w=pl.col("heat").abs())
+    columns, split = COLUMNS.model_copy(update={"weight": "w"}), Split(kind="folds", n=3, repeats=2)
+    training, network, baselines = _training(epochs=2), NetworkOptions(layers=(8,)), BaselineOptions(lightgbm=None)
+    fitted: Any = (columns, split, EncodingOptions())
+    folds, costs = nodes.cross_validate(table, *fitted, network, training, baselines)
+    encoder = nodes.fit_encoder(table, *fitted)
+    encoded = nodes.encode(table, encoder, columns, split)
+    model, _ = nodes.train(encoded, encoder, network, training)
+    found = nodes.predict(table, encoded, model, pl.DataFrame(), folds, columns, split, ReportOptions())
+    assert {"q10", "q50", "q90", "predicted", "fold", "repeat"} <= set(found.columns) and len(found) == 600
+    metrics = nodes.evaluate(found, model, {}, costs)
+    pinball = [mean_pinball_loss(found["actual"], found[f"q{q:.0f}"], alpha=q / 100) for q in (10, 50, 90)]
+    assert metrics["pinball_loss"] == pytest.approx(np.mean(pinball)) and metrics["test_rows"] == 300
+
+
 def test_metrics_of_known_quantiles() -> None:
     actual = np.array([0.0, 1.0, 2.0, 3.0])
     quantiles = np.array([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0], [1.0, 2.0, 2.0], [0.0, 1.0, 2.0]])

@@ -193,7 +193,7 @@ def test_rows_of_the_weight_zero_are_not_learned_from(make: Any) -> None:
     assert encoded.schema["weight:w"] == nw.Float32
     weights = subset(encoded, TRAIN).get_column("weight:w").to_numpy()
     assert weights.mean() == pytest.approx(1.0, rel=1e-6) and len(np.unique(weights)) == 2 and weights.min() == 0.0
-    assert history["monitor"].drop_nulls().max() < 1.0  # in variances of a target whose spoiled rows are far away
+    assert history["monitor"].drop_nulls().max() < 2.0  # a spoiled row alone would be thousands of variances
 
 
 def test_a_baseline_of_a_weighted_table_is_that_of_its_rows() -> None:
