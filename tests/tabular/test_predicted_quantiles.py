@@ -166,7 +166,7 @@ def test_one_quantile_is_the_median_alone() -> None:
 
 def test_folds_have_quantiles_of_rows_that_weigh_differently() -> None:
     table = _law(300).with_columns(w=pl.col("heat").abs())
-    columns, split = COLUMNS.model_copy(update={"weight": "w"}), Split(kind="folds", n=3, repeats=2)
+    columns, split = COLUMNS.model_copy(update={"weight": "w", "id": ()}), Split(kind="folds", n=3, repeats=2)
     training, network, baselines = _training(epochs=2), NetworkOptions(layers=(8,)), BaselineOptions(lightgbm=None)
     fitted: Any = (columns, split, EncodingOptions())
     folds, costs = nodes.cross_validate(table, *fitted, network, training, baselines)

@@ -47,8 +47,8 @@ class Columns(BaseModel):
         id: columns that identify a row; they are kept unencoded.
         time: column with the date or time of a row; it is kept unencoded and orders the plot of the forecast.
         weight: column of numbers from 0 on that weigh the rows in the losses of the network and in the baselines: a row
-            of the weight 2 counts as two. Metrics and the encoding of inputs are unweighted, as scikit-learn's are unless
-            they get weights of their own. It is no input, and no prediction needs it.
+            of the weight 2 counts as two. Metrics and the encoding of inputs are unweighted, as scikit-learn's metrics
+            are where no weights are passed to them. It is no input, and no prediction needs it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
