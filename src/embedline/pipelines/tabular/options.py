@@ -16,6 +16,7 @@ FEW_ROWS, MANY_ROWS = 2_000, 20_000
 FEWEST_STEPS, MOST_STEPS = 400, 2_500
 PASSES = 30  # of the training through its rows, where that lies between these numbers of steps
 WIDEST_EMBEDDING = 16
+QUANTILES = (0.1, 0.5, 0.9)
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ class TableTraining(TrainingOptions):
         Literal["balanced"] | dict[ClassName, Weight | Literal["balanced"] | dict[ClassName, Weight]] | None
     ) = None
     target_weights: dict[str, Weight] = Field(default={})
-    quantiles: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = (0.1, 0.5, 0.9)
+    quantiles: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = QUANTILES
     memory: Literal["auto", "device", "mapped"] = "auto"
 
     @model_validator(mode="after")
@@ -202,7 +203,7 @@ class TableTraining(TrainingOptions):
             raise ValueError(f"quantiles must rise, got {list(self.quantiles)}")
         if 0.5 not in self.quantiles:
             raise ValueError(f"quantiles needs the median, 0.5, which is the prediction; got {list(self.quantiles)}")
-        if "quantiles" in self.model_fields_set and self.loss != "quantile":
+        if self.quantiles != QUANTILES and self.loss != "quantile":
             raise ValueError(f"quantiles needs loss: quantile, and loss is {self.loss!r}")
         return self
 
