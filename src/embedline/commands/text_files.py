@@ -44,10 +44,11 @@ def _decoded(content: bytes, name: str) -> str:
 
 def read_file(path: Path, column: str) -> pl.DataFrame:
     """A file of :func:`read_rows`; raise a DataError if it has no column ``column`` of text, too."""
-    frame = read_rows(path)
+    frame = _read(path)
     if column not in frame.columns:
         there = ", ".join(map(repr, frame.columns))
         raise DataError(f"{path} has no column {column!r}, only {there}: name the column of the texts with --column")
+    _require_rows(frame, path)
     if frame.schema[column] != pl.String:
         raise DataError(f"{path}: column {column!r} holds {frame.schema[column]}, not text")
     return frame
@@ -59,6 +60,17 @@ def read_rows(path: Path) -> pl.DataFrame:
     Raises:
         DataError: if it cannot be read, is not UTF-8, or has no row.
     """
+    frame = _read(path)
+    _require_rows(frame, path)
+    return frame
+
+
+def _require_rows(frame: pl.DataFrame, path: Path) -> None:
+    if frame.is_empty():
+        raise DataError(f"{path} has no rows")
+
+
+def _read(path: Path) -> pl.DataFrame:
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path}: the name of a file to read must end in {' or '.join(SUFFIXES)}")
     try:
@@ -70,8 +82,6 @@ def read_rows(path: Path) -> pl.DataFrame:
             frame = read_delimited(_decoded(path.read_bytes(), str(path)), str(path), quoting=True)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path} cannot be read: {_reason(error)}") from error
-    if frame.is_empty():
-        raise DataError(f"{path} has no rows")
     return frame
 
 
