@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import narwhals as nw
@@ -17,8 +16,7 @@ from embedline.pipelines.tabular.arrays import MappedRows, TableArrays, blocks_o
 from embedline.pipelines.tabular.columns import TEST, TRAIN
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.losses import make_loss
-from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes
-from embedline.pipelines.tabular.numeric_embeddings import numeric_config
+from embedline.pipelines.tabular.network import EmbeddingNetwork, build_network, network_config
 from embedline.pipelines.tabular.options import NetworkOptions, TableTraining, follow_table
 from embedline.pipelines.tabular.targets import (
     UNKNOWN,
@@ -34,7 +32,6 @@ from embedline.training import lr_finder
 from embedline.training.batches import Loss, TableBatches
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, make_accelerator
-from embedline.training.dropout import seed_dropout
 from embedline.training.early_stopping import hold_out
 from embedline.training.ensemble import in_threads, train_ensemble, weighted_mean
 from embedline.training.metrics import log_loss, regression_metrics
@@ -44,90 +41,6 @@ from embedline.training.train import Evaluate, FitResult, fit
 
 KIND = "tabular"
 PREDICT_ROWS = 16_384  # rows of one forward pass of a prediction: bounds the memory
-
-
-def network_config(
-    encoder: Encoder, options: NetworkOptions, values: NDArray[np.float32] | None = None
-) -> dict[str, Any]:
-    """Arguments of :class:`EmbeddingNetwork` for a fitted encoder; plain JSON values.
-
-    Args:
-        values: float32 [N, C], the continuous inputs of the training rows; bins of numeric embeddings need them.
-    """
-    dropouts = list(options.dropout) if isinstance(options.dropout, tuple) else [options.dropout] * len(options.layers)
-    ends = np.cumsum([target.width for target in encoder.targets]).tolist()
-    ensemble = {
-        "members": options.members,
-        "linear": options.linear,
-        "classes": [
-            [end - target.width, end]
-            for end, target in zip(ends, encoder.targets, strict=True)
-            if isinstance(target, ClassTarget)
-        ],
-    }
-    return {
-        "cardinalities": list(encoder.cardinalities),
-        "sizes": list(embedding_sizes(encoder.code_columns, encoder.cardinalities, options)),
-        "n_continuous": len(encoder.value_columns),
-        "continuous_batch_norm": options.continuous_batch_norm,
-        "layers": list(options.layers),
-        "dropouts": dropouts,
-        "embedding_dropout": options.embedding_dropout,
-        "batch_norm": options.batch_norm,
-        "numeric_embedding": (
-            numeric_config(options.numeric_embedding, values)
-            if encoder.value_columns and options.numeric_embedding
-            else None
-        ),
-        **_outputs(encoder.targets, options),
-        **(ensemble if options.members > 1 or options.linear else {}),
-    }
-
-
-def _outputs(targets: Sequence[Target], options: NetworkOptions) -> dict[str, list[Any]]:
-    """Mean, scale and range of each output of the network."""
-    numeric = sum(isinstance(target, NumericTarget) for target in targets)
-    if options.y_range is not None and not numeric:
-        raise DataError("network.y_range is for numeric targets, and all of columns.target are classes: set it to null")
-    if isinstance(options.y_range, tuple) and numeric > 1:
-        raise DataError(f"network.y_range is one range for {numeric} numeric targets: set it to auto or null")
-    means: list[float] = []
-    scales: list[float] = []
-    ranges: list[list[float] | None] = []
-    for target in targets:
-        if isinstance(target, ClassTarget):
-            shares = np.array(target.counts) / sum(target.counts)
-            means += np.log(shares).tolist()
-            scales += [1.0] * target.width
-            ranges += [None] * target.width
-        else:
-            deviations = [NormalDist().inv_cdf(level) for level in target.quantiles] or [0.0]
-            means += [target.mean + deviation * target.std for deviation in deviations]
-            scales += [target.std] * target.width
-            ranges += [_range(target, options)] * target.width
-    return {"output_means": means, "output_scales": scales, "y_ranges": ranges}
-
-
-def _range(target: NumericTarget, options: NetworkOptions) -> list[float] | None:
-    if options.y_range != "auto":
-        return list(options.y_range) if options.y_range is not None else None
-    if target.maximum <= 0.0:
-        raise DataError(
-            f"network.y_range 'auto' ends at {Y_RANGE_MARGIN} times the largest training target, which is "
-            f"{target.maximum:.4g} ({target.column!r}, transform {target.transform!r}): give the range as two numbers"
-        )
-    # DIFF(fastai): the lesson takes the largest target of training and validation rows together.
-    return [0.0, Y_RANGE_MARGIN * target.maximum]
-
-
-def build_network(config: dict[str, Any], *, seed: int) -> EmbeddingNetwork:
-    """Network of :func:`network_config`; weights and dropout masks follow ``seed``, global state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = EmbeddingNetwork(**config)
-    if config["embedding_dropout"] or any(config["dropouts"]):
-        seed_dropout(network, seed)
-    return network
 
 
 def train_network(
