@@ -122,7 +122,7 @@ def _two_classes(
     target = (random.uniform(size=len(score)) < chance).astype(int)
     texts = {name: pl.Series([f"v{code}" for code in values]) for name, values in codes.items()}
     floor = float(-np.log(np.where(target == 1, chance, 1 - chance)).mean())
-    return Table(frame.with_columns(**texts, target=pl.Series(target)), split, floor)
+    return Table(pl.DataFrame({**frame.to_dict(), **texts, "target": target}), split, floor)
 
 
 def adult(path: Path) -> Table:

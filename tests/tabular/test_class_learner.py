@@ -22,6 +22,7 @@ from embedline.pipelines.tabular.baselines import (
     timed_predictions,
 )
 from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
+from embedline.pipelines.tabular.decisions import decide
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.options import (
     EncodingOptions,
@@ -147,12 +148,15 @@ def test_several_targets_are_learned_side_by_side() -> None:
     assert np.array_equal(learner.predict(subset(_encoded(SEVERAL)[0], TEST), bundle, "grade"), predicted["grade"])
 
 
-def test_a_heavy_class_is_predicted_more_often() -> None:
-    training = _training(epochs=3, class_weights={"mid": 10.0})
-    weighted, _ = learner.train_network(*_encoded(), NETWORK, training)
+def test_a_heavy_class_is_predicted_more_often_at_the_same_probabilities() -> None:
+    weighted, _ = learner.train_network(*_encoded(), NETWORK, _training(class_weights={"mid": 10.0}))
     rows = subset(_encoded()[0], TEST)
-    often, usual = (learner.predict(rows, one).argmax(axis=1) == 2 for one in (weighted, _trained()[0]))
-    assert often.mean() > 2 * usual.mean()
+    probabilities, usual = learner.predict(rows, weighted), learner.predict(rows, _trained()[0])
+    assert np.abs(probabilities - _law()).mean() < 0.05
+    assert weighted.metrics["decisions"] == {"grade": [1.0, 1.0, 10.0]}
+    assert "decisions" not in _trained()[0].metrics
+    often = decide(probabilities, weighted.metrics["decisions"]["grade"]) == 2
+    assert often.mean() > 2 * (usual.argmax(axis=1) == 2).mean()
 
 
 @pytest.mark.parametrize(

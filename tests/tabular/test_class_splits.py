@@ -132,7 +132,7 @@ def test_the_positive_class_can_be_chosen(y: list[Any], given: Any, name: str) -
     (target,) = read_targets(encoder)
     names = [str(each) for each in sorted(set(y))]
     probabilities = {f"p_{names[0]}": [0.2] * len(y), f"p_{names[1]}": [0.8] * len(y)}
-    frame = pl.DataFrame({"actual": [str(each) for each in y], **probabilities})
+    frame = pl.DataFrame({"actual": [str(each) for each in y], "predicted": names[1], **probabilities})
     metrics = compare(nw.from_native(frame), target, "", {})
     assert metrics["positive"] == name
     assert metrics["f1"] == pytest.approx(2 / 3 if name == names[1] else 0.0)
@@ -183,6 +183,7 @@ def test_a_model_that_ranks_a_rare_class_is_not_beaten_by_its_share() -> None:
     frame = pl.DataFrame(
         {
             "actual": np.where(fraud, "fraud", "ok"),
+            "predicted": "ok",
             "p_fraud": p,
             "p_ok": 1 - p,
             "share.p_fraud": share,
@@ -193,7 +194,7 @@ def test_a_model_that_ranks_a_rare_class_is_not_beaten_by_its_share() -> None:
     assert metrics["accuracy"] == metrics["baselines"]["share"]["accuracy"]  # neither ever says fraud
     assert metrics["beaten_by"] == []
     assert metrics["average_precision"] > 5 * metrics["baselines"]["share"]["average_precision"]
-    swapped = frame.select("actual", p_fraud="share.p_fraud", p_ok="share.p_ok").with_columns(
+    swapped = frame.select("actual", "predicted", p_fraud="share.p_fraud", p_ok="share.p_ok").with_columns(
         pl.Series("share.p_fraud", p), pl.Series("share.p_ok", 1 - p)
     )
     assert compare(nw.from_native(swapped), target, "", {"share": {}})["beaten_by"] == ["share"]

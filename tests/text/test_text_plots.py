@@ -35,7 +35,8 @@ def _traces(figure: Any) -> dict[str, tuple[list[Any], list[Any]]]:
 
 def test_confusion_and_calibration_are_those_of_the_predictions() -> None:
     figure = plot_confusion(OURS, CLASSES, "Confusion")
-    assert figure.data == plots.plot_confusion(*prediction_arrays(OURS, CLASSES), CLASSES, "").data
+    actual, probabilities = prediction_arrays(OURS, CLASSES)
+    assert figure.data == plots.plot_confusion(actual, probabilities.argmax(axis=1), CLASSES, "").data
     assert figure.layout.title.text == "Confusion"
     (heat,) = plot_confusion(OURS.with_columns(p_mixed=pl.lit(0.0)), ["neg", "mixed", "pos"], "Confusion").data
     np.testing.assert_allclose(np.array(heat.z), [[2 / 3, 0.0, 1 / 3], [0.0] * 3, [0.0, 0.0, 1.0]])  # no mixed one

@@ -13,7 +13,7 @@ THEIRS = np.array([[0.6, 0.4]] * 4)
 
 
 def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
-    figure = plots.plot_confusion(ACTUAL, OURS, CLASSES, "Confusion")
+    figure = plots.plot_confusion(ACTUAL, OURS.argmax(axis=1), CLASSES, "Confusion")
     (heat,) = figure.data
     assert figure.layout.title.text == "Confusion"
     assert (list(heat.x), list(heat.y)) == (CLASSES, CLASSES)
@@ -26,7 +26,7 @@ def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
 
 def test_the_matrix_stands_in_a_panel_of_another_figure() -> None:
     figure = make_subplots(rows=1, cols=2)
-    plots.add_confusion(figure, ACTUAL, OURS, CLASSES, row=1, col=2)
+    plots.add_confusion(figure, ACTUAL, OURS.argmax(axis=1), CLASSES, row=1, col=2)
     assert figure.layout.xaxis2.title.text == "predicted"
     assert figure.layout.yaxis2.autorange == "reversed"
     assert figure.layout.xaxis.title.text is None
@@ -36,11 +36,11 @@ def test_the_matrix_stands_in_a_panel_of_another_figure() -> None:
 @pytest.mark.parametrize(("n_classes", "numbers"), [(12, "%{text}"), (13, None)])
 def test_numbers_are_drawn_while_a_cell_has_room_and_long_names_are_slanted(n_classes, numbers) -> None:
     names = [f"c{k}" for k in range(n_classes)]
-    (heat,) = plots.plot_confusion(np.arange(n_classes), np.eye(n_classes), names, "Confusion").data
+    (heat,) = plots.plot_confusion(np.arange(n_classes), np.arange(n_classes), names, "Confusion").data
     assert heat.texttemplate == numbers
     np.testing.assert_allclose(np.array(heat.z), np.eye(n_classes))
     assert plots.confusion_height(names) == plots.confusion_height(names[:12])
-    figure = plots.plot_confusion(np.arange(3), np.eye(3), ["short", "a name of some length", "mid"], "Confusion")
+    figure = plots.plot_confusion(np.arange(3), np.arange(3), ["short", "a name of some length", "mid"], "Confusion")
     assert figure.layout.xaxis.tickangle == -30
 
 

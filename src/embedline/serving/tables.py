@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from embedline.errors import DataError, about_frame
 from embedline.pipelines.tabular.arrays import to_arrays
 from embedline.pipelines.tabular.encoder import Encoder, encode
-from embedline.pipelines.tabular.learner import KIND, epoch_metrics, load_model
+from embedline.pipelines.tabular.learner import KIND, load_model
 from embedline.pipelines.tabular.predictions import (
     PREDICTED,
+    all_metrics,
     main_metric,
     predicted_columns,
     probability_names,
@@ -152,7 +153,7 @@ class TableService:
         answers = {name: rows[name].to_numpy() for name in self._inputs.keys if name in rows.columns}
         for target in encoder.targets:
             prefix = prefix_of(target, encoder.targets)
-            answers |= predicted_columns(target, predicted[target.column], prefix)
+            answers |= predicted_columns(target, predicted[target.column], prefix, self._model.decisions)
         return pd.DataFrame(answers)
 
     def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Score:
@@ -172,7 +173,7 @@ def measure_target(targets: Sequence[Target], answers: pd.DataFrame, actual: pd.
     else:
         true, predicted = actual.to_numpy(dtype=np.float64), answers[prefix + PREDICTED].to_numpy(dtype=np.float64)
     path = ("targets", target.column, name) if len(targets) > 1 else (name,)
-    value = epoch_metrics(target, true, predicted)[name]
+    value = all_metrics(target, true, predicted)[name]
     return Score(path=path, value=value, better="higher" if isinstance(target, ClassTarget) else "lower")
 
 

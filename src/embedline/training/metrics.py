@@ -17,6 +17,7 @@ from embedline.errors import DataError
 Listener = Callable[[dict[str, float], int], None]
 
 BOOTSTRAPS = 1_000  # draws of the rows for an interval
+RANKING_BOOTSTRAPS = 300  # for that of a ranking, each of which goes through all rows
 BOOTSTRAP_GROUPS = 5_000  # of rows that are drawn together where there are more rows
 F1_AVERAGES = ("micro", "macro")
 TOLERANCE = 1e-4  # how far a row's probabilities may be from 1 in sum: single precision is exact to about 1e-6
@@ -116,8 +117,9 @@ def classification_metrics(
     n_bins: int = 15,
     positive: str | None = None,
     repeats: int = 1,
+    predicted: NDArray[np.integer] | None = None,
 ) -> dict[str, Any]:
-    """All metrics of a classifier as plain JSON values. The predicted class is the most probable, the first of equals.
+    """All metrics of a classifier as plain JSON values.
 
     Args:
         actual: int [N], index of each row's class in ``classes``.
@@ -126,6 +128,7 @@ def classification_metrics(
         n_bins: bins of the calibration table.
         positive: of two classes the positive one; the last unless given.
         repeats: how often each row stands there, as in repeated cross-validation: the interval counts it once.
+        predicted: int [N], the class that each row is taken for; the most probable, the first of equals, unless given.
 
     Returns:
         ``rows``, ``accuracy`` with its 95 % interval ``accuracy_low``, ``accuracy_high`` (Wilson 1927), ``f1_macro``
@@ -141,7 +144,7 @@ def classification_metrics(
     from sklearn import metrics as sk
 
     checked = check_probabilities(actual, probabilities, classes)
-    predicted, rows = checked.argmax(axis=1), len(actual)
+    predicted, rows = checked.argmax(axis=1) if predicted is None else predicted, len(actual)
     by_class = sk.precision_recall_fscore_support(actual, predicted, labels=range(len(classes)), zero_division=np.nan)
     f1 = by_class[2]
     correct = int((predicted == actual).sum())
@@ -292,6 +295,50 @@ def paired_difference(
     higher, lower = ("better", "worse") if higher_is_better else ("worse", "better")
     verdict = lower if high < 0 else higher if low > 0 else "no difference"
     return {"difference": float(whole[0] - whole[1]), "low": float(low), "high": float(high), "verdict": verdict}
+
+
+def precision_difference(
+    actual: NDArray[np.bool_],
+    ours: NDArray[np.floating],
+    theirs: NDArray[np.floating],
+    row: NDArray[np.integer],
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Difference of the average precisions of two models, as :func:`paired_difference` gives that of means.
+
+    Args:
+        actual: bool [N], the rows of the positive class.
+        ours, theirs: [N], its probability.
+        row: int [N], number of the row, where rows stand there several times: they are drawn together.
+    """
+    random, n_rows = np.random.default_rng(seed), int(row.max()) + 1
+    scores = [_precision_of_draws(actual, each) for each in (ours, theirs)]
+    whole = [score(np.ones(len(row))) for score in scores]
+    found = []
+    for _ in range(RANKING_BOOTSTRAPS):
+        counts = np.bincount(random.integers(0, n_rows, n_rows), minlength=n_rows)[row].astype(np.float64)
+        if counts[actual].any():
+            found.append(scores[0](counts) - scores[1](counts))
+    low, high = np.quantile(found, [0.025, 0.975])
+    verdict = "better" if low > 0 else "worse" if high < 0 else "no difference"
+    return {"difference": whole[0] - whole[1], "low": float(low), "high": float(high), "verdict": verdict}
+
+
+def _precision_of_draws(
+    actual: NDArray[np.bool_], probability: NDArray[np.floating]
+) -> Callable[[NDArray[np.float64]], float]:
+    """Function of how often each row is drawn, float64 [N]: the average precision; the rows are sorted once."""
+    order = np.argsort(-probability, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(probability[order])), len(order) - 1)  # of rows that are equally probable
+
+    def score(counts: NDArray[np.float64]) -> float:
+        drawn = counts[order]
+        hits, above = np.cumsum(drawn * actual[order])[ends], np.cumsum(drawn)[ends]
+        precision = np.divide(hits, above, out=np.zeros_like(hits), where=above > 0)
+        return float((np.diff(hits, prepend=0.0) * precision).sum() / hits[-1])
+
+    return score
 
 
 def require_finite(values: Mapping[str, Any] | Sequence[Any], what: str) -> None:

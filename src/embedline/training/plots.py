@@ -67,29 +67,28 @@ def plot_range_test(rates: pl.DataFrame, title: str, loss: str = "smoothed loss"
 
 
 def plot_confusion(
-    actual: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str], title: str
+    actual: NDArray[np.integer], predicted: NDArray[np.integer], classes: Sequence[str], title: str
 ) -> go.Figure:
     """Counts of actual against predicted classes; the arguments are those of :func:`add_confusion`."""
     figure = go.Figure()
-    add_confusion(figure, actual, probabilities, classes)
+    add_confusion(figure, actual, predicted, classes)
     return figure.update_layout(title=title, height=confusion_height(classes), **LAYOUT)
 
 
 def add_confusion(
     figure: go.Figure,
     actual: NDArray[np.integer],
-    probabilities: NDArray[np.floating],
+    predicted: NDArray[np.integer],
     classes: Sequence[str],
     **panel: int,
 ) -> None:
     """Add a confusion matrix, shaded by the share of the actual class and read downwards, to a figure.
 
     Args:
-        actual: int [N], number of each row's class in ``classes``.
-        probabilities: float [N, C].
+        actual, predicted: int [N], number of each row's class in ``classes``.
         panel: ``row`` and ``col`` in a figure of several.
     """
-    counts = confusion_matrix(actual, probabilities.argmax(axis=1), len(classes))
+    counts = confusion_matrix(actual, predicted, len(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     labels = np.vectorize("{:,}<br>{:.1%}".format, otypes=[object])(counts, shares)
     # Numbers are drawn while a cell holds them; hovering shows them in any case.

@@ -236,7 +236,7 @@ def test_the_final_model_forecasts_classes_and_probabilities(engine: str) -> Non
 
 
 def test_a_baseline_with_the_lower_log_loss_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    frame = pl.DataFrame({"actual": ["a", "b"] * 20, "predicted": ["b", "a"] * 20})
+    frame = pl.DataFrame({"actual": ["a", "b"] * 20, "predicted": ["b", "b"] * 20})
     for name, p in (("", [0.4, 0.2]), ("tree.", [0.9, 0.2]), ("mean.", [0.4, 0.6])):
         frame = frame.with_columns(
             pl.Series(f"{name}p_a", p * 20), pl.Series(f"{name}p_b", [1 - value for value in p * 20])

@@ -43,12 +43,14 @@ class Comparison:
         model: the model of the project.
         baselines: the models to compare it with.
         facts: size and cost of the training, in short texts.
+        given: name of the main metric, where the metrics file says it.
     """
 
     title: str
     model: Contestant
     baselines: list[Contestant]
     facts: list[str] = field(default_factory=list)
+    given: str | None = None
 
     @property
     def metrics(self) -> list[Metric]:
@@ -58,7 +60,7 @@ class Comparison:
     @property
     def main(self) -> Metric | None:
         """The metric by which the model and the baselines are compared."""
-        return main_metric(self.model.values)
+        return main_metric(self.model.values, self.given)
 
     @property
     def best_baseline(self) -> Contestant | None:
@@ -110,7 +112,7 @@ def compare(metrics: Mapping[str, Any]) -> list[Comparison]:
 def _flat(metrics: Mapping[str, Any], title: str, facts: list[str]) -> Comparison:
     baselines = metrics.get("baselines") or {}
     rivals = [_contestant(_label(name, values), values) for name, values in baselines.items()]
-    return Comparison(title, _contestant("embedline", metrics), rivals, facts)
+    return Comparison(title, _contestant("embedline", metrics), rivals, facts, metrics.get("main_metric"))
 
 
 def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:

@@ -60,10 +60,13 @@ def known_metrics(names: Iterable[str]) -> list[Metric]:
     return known + [Metric(name, f"{RANKING_LABELS[found[1]]}@{found[2]}", lower=False) for name, found in ranked]
 
 
-def main_metric(values: Mapping[str, Any]) -> Metric | None:
-    """The metric by which models are compared: the first of :data:`MAIN` in ``values``, else the first known one."""
+def main_metric(values: Mapping[str, Any], given: str | None = None) -> Metric | None:
+    """The metric by which models are compared: the ``given`` one or the first of :data:`MAIN` in ``values``.
+
+    Without these, the first known one.
+    """
     found = {metric.name: metric for metric in known_metrics(values)}
-    return next((found[name] for name in MAIN if name in found), next(iter(found.values()), None))
+    return next((found[name] for name in (given, *MAIN) if name in found), next(iter(found.values()), None))
 
 
 def metric_values(metrics: Mapping[str, Any]) -> dict[str, float]:

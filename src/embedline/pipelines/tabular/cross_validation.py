@@ -104,7 +104,7 @@ def held_out_predictions(
     for target in targets:
         prefix, actual = prefix_of(target, targets), actual_values(tested, target)
         values |= actual_columns(target, actual, prefix)
-        values |= predicted_columns(target, predicted[target.column], prefix)
+        values |= predicted_columns(target, predicted[target.column], prefix, model.metrics.get("decisions", {}))
         for baseline, by_target in others.items():
             values |= baseline_columns(target, by_target[target.column], baseline, prefix)
         loss = prediction_loss(target, actual, predicted[target.column])

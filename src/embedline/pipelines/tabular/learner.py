@@ -14,6 +14,7 @@ from torch import nn
 from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import MappedRows, TableArrays, blocks_of, rows_of, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN
+from embedline.pipelines.tabular.decisions import check_decision, choose_decisions
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.losses import make_loss
 from embedline.pipelines.tabular.network import EmbeddingNetwork, build_network, network_config
@@ -70,6 +71,7 @@ def train_network(
         if not network.layers or not training.epochs:
             variables = encoder.code_columns, encoder.cardinalities
             network, training = follow_table(network, training, *variables, len(target))
+        check_decision(encoder.targets, training)
         if (network.batch_norm or network.continuous_batch_norm) and min(training.batch_size, len(target)) < 2:
             raise DataError(
                 f"network.batch_norm needs two rows a batch: training.batch_size is {training.batch_size}, and there "
@@ -80,8 +82,32 @@ def train_network(
         actual = [np.concatenate(values) for values in zip(*blocks, strict=True)]
         spec = TableNetworkSpec(learned, held_out, actual, encoder, training, config)
         result = train_ensemble(spec, rows=len(target), name=name)
-    stored = encoder.model_dump(mode="json")
-    return ModelBundle(KIND, config, stored, result.weights, result.metrics), result.history
+        bundle = ModelBundle(KIND, config, encoder.model_dump(mode="json"), result.weights, result.metrics)
+        inner = _inner_predictions(bundle, learned, training) if training.decision and training.decision.beta else {}
+    if decisions := choose_decisions(encoder.targets, training, inner):
+        bundle.metrics["decisions"] = decisions
+    return bundle, result.history
+
+
+def _inner_predictions(
+    bundle: ModelBundle, learned: TableArrays | MappedRows, training: TableTraining
+) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Classes and probabilities, by target, of the rows that the members held out of their trainings."""
+    assert training.early_stopping is not None
+    model = load_model(bundle)
+    codes, values, labels = learned.arrays().labelled(model.encoder)
+    found: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float64]]]] = {}
+    for member, network in enumerate(model.networks):
+        _, rows = hold_out(len(codes), training.early_stopping, member)
+        outputs = network_outputs(network, TableArrays(codes[rows], values[rows], None), torch.device("cpu"))
+        predicted = combine([outputs], [1.0], model.encoder.targets)
+        actual = labels[rows].reshape(len(rows), -1).numpy()
+        for number, target in enumerate(model.encoder.targets):
+            found.setdefault(target.column, []).append((actual[:, number].astype(np.int64), predicted[target.column]))
+    return {
+        name: (np.concatenate([actual for actual, _ in parts]), np.concatenate([each for _, each in parts]))
+        for name, parts in found.items()
+    }
 
 
 def _with_quantiles(encoder: Encoder, training: TableTraining) -> Encoder:
@@ -207,11 +233,12 @@ def predict_all(encoded: nw.DataFrame[Any], bundle: ModelBundle) -> dict[str, ND
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A bundle ready to predict: its encoder, its networks and their weights in the mean."""
+    """A bundle ready to predict: its encoder, its networks, their weights in the mean, and its decisions."""
 
     encoder: Encoder
     networks: list[EmbeddingNetwork]
     weights: list[float]
+    decisions: dict[str, list[float]]
 
     def predict(self, arrays: TableArrays) -> dict[str, NDArray[np.float64]]:
         """Predictions of every target by its column."""
@@ -227,7 +254,8 @@ def load_model(bundle: ModelBundle) -> LoadedModel:
     for member, network in enumerate(networks):
         network.load_state_dict(bundle.member(member))
         network.eval()
-    return LoadedModel(Encoder.model_validate(bundle.encoder), networks, list(bundle.metrics["member_weights"]))
+    encoder, weights = Encoder.model_validate(bundle.encoder), list(bundle.metrics["member_weights"])
+    return LoadedModel(encoder, networks, weights, bundle.metrics.get("decisions", {}))
 
 
 def combine(

@@ -120,7 +120,9 @@ def class_loss(
 
     With weights [C], the entropy of each row is multiplied by the weight of its class, and the mean is taken over the
     rows. The weights are scaled to the mean 1 over the *training* rows: ``torch`` itself divides by the weights of the
-    batch, where a row would count more among light classes.
+    batch, where a row would count more among light classes. Weighted rows teach a network the shares of the *weighted*
+    classes; the logarithms of the weights, added to the logits here, leave the logits themselves calibrated (prior
+    correction, King & Zeng 2001).
     """
     if weights is None:
         return lambda output, classes: F.cross_entropy(output, classes, label_smoothing=smoothing, reduction=reduction)
@@ -128,8 +130,10 @@ def class_loss(
     scaled = torch.from_numpy((weights * counts.sum() / (weights * counts).sum()).astype(np.float32))
 
     def weighted(output: Tensor, classes: Tensor) -> Tensor:
-        entropies = F.cross_entropy(output, classes, label_smoothing=smoothing, reduction="none")
-        losses = entropies * scaled.to(output.device, non_blocking=True)[classes]
+        weight = scaled.to(output.device, non_blocking=True)
+        logits = output + weight.log()
+        entropies = F.cross_entropy(logits, classes, label_smoothing=smoothing, reduction="none")
+        losses = entropies * weight[classes]
         return losses.mean() if reduction == "mean" else losses
 
     return weighted

@@ -189,13 +189,14 @@ def predict(
         rows = rows.filter(nw.col("split") == TEST)
     coded = subset(nw.from_native(encoded, eager_only=True), TEST)
     targets, predicted = read_targets(model.encoder), predict_all(coded, model)
+    decisions = model.metrics.get("decisions", {})
     # Through NumPy: the table may have another dataframe backend than the stored predictions.
     baselines = nw.from_native(baseline_predictions, eager_only=True)
     found = {}
     for target in targets:
         prefix = prefix_of(target, targets)
         found |= actual_columns(target, actual_values(coded, target), prefix)
-        found |= predicted_columns(target, predicted[target.column], prefix)
+        found |= predicted_columns(target, predicted[target.column], prefix, decisions)
     found |= {name: baselines[name].to_numpy() for name in baselines.columns}
     with about_frame("table"):
         names = _kept_columns(rows, columns, report, taken=found)
@@ -233,7 +234,12 @@ def evaluate(
     targets = read_targets(model.encoder)  # with the quantiles, which only the model has
     by_target = {
         target.column: compare(
-            frame, target, prefix_of(target, targets), fold_costs or baseline_costs, repeated=bool(fold_costs)
+            frame,
+            target,
+            prefix_of(target, targets),
+            fold_costs or baseline_costs,
+            repeated=bool(fold_costs),
+            decision=model.metrics.get("decisions", {}).get(target.column),
         )
         for target in targets
     }
@@ -273,9 +279,10 @@ def forecast(encoded: Frame, model: Bundle, columns: Columns) -> Frame:
 
     rows = subset(nw.from_native(encoded, eager_only=True), PREDICT)
     targets, predicted = read_targets(model.encoder), predict_all(rows, model)
+    decisions = model.metrics.get("decisions", {})
     found: dict[str, Any] = {}
     for target in targets:
-        found |= predicted_columns(target, predicted[target.column], prefix_of(target, targets))
+        found |= predicted_columns(target, predicted[target.column], prefix_of(target, targets), decisions)
     return rows.select(*columns.keys, *to_series(found, rows.implementation)).to_native()
 
 

@@ -166,6 +166,31 @@ def quantile_name(level: float) -> str:
     return f"q{100.0 * level:g}"
 
 
+class DecisionOptions(BaseModel):
+    """Which class is predicted of two, from the calibrated probability of the positive one.
+
+    Attributes:
+        false_positive, false_negative: cost of a row of the negative class that is predicted positive, and of one of
+            the positive class that is predicted negative. The threshold that costs least is ``false_positive /
+            (false_positive + false_negative)`` (Elkan 2001).
+        beta: the threshold with the highest F-beta on the rows that early stopping holds out; recall counts ``beta``
+            times as much as precision.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    false_positive: Weight | None = None
+    false_negative: Weight | None = None
+    beta: Weight | None = None
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        costs = [cost is not None for cost in (self.false_positive, self.false_negative)]
+        if any(costs) != all(costs) or any(costs) == (self.beta is not None):
+            raise ValueError("decision needs both costs, false_positive and false_negative, or beta alone")
+        return self
+
+
 class TableTraining(TrainingOptions):
     """How to train the networks of a table; ``loss`` applies to numeric targets, classes have the cross-entropy.
 
@@ -175,7 +200,9 @@ class TableTraining(TrainingOptions):
         label_smoothing: share of each label that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
         class_weights: weight of the rows of each class in the loss: ``{class: weight}``, 1 for a class that is not
             named; ``balanced``: all classes have the same total weight. With several targets ``{target: ...}``. The
-            weight 2 counts every row of a class twice.
+            weight 2 counts every row of a class twice. The probabilities stay those of the classes as they are; the
+            class with the largest probability times weight is predicted.
+        decision: which class is predicted of a target with two, in place of the weights.
         target_weights: weight of the loss of each target in the sum, 1 for a target that is not named.
         quantiles: of numeric targets that the network predicts with ``loss: quantile``, the median among them
             (:func:`.losses.number_loss`).
@@ -192,6 +219,7 @@ class TableTraining(TrainingOptions):
     class_weights: (
         Literal["balanced"] | dict[ClassName, Weight | Literal["balanced"] | dict[ClassName, Weight]] | None
     ) = None
+    decision: DecisionOptions | None = None
     target_weights: dict[str, Weight] = Field(default={})
     quantiles: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = QUANTILES
     memory: Literal["auto", "device", "mapped"] = "auto"

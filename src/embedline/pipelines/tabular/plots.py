@@ -15,6 +15,7 @@ from embedline.pipelines.tabular.predictions import (
     baseline_names,
     probability_names,
     read_actual,
+    read_classes,
     read_prediction,
 )
 from embedline.pipelines.tabular.targets import UNKNOWN, ClassTarget
@@ -261,8 +262,8 @@ def plot_class_errors(
         specs=[[{"colspan": panels}, *[None] * (panels - 1)], *below],
         subplot_titles=["", *report.error_by],
     )
-    actual, prediction = read_actual(frame, target, prefix), read_prediction(frame, target, prefix)
-    add_confusion(figure, actual, prediction, target.names, row=1, col=1)
+    actual, predicted = read_actual(frame, target, prefix), read_classes(frame, target, prefix)
+    add_confusion(figure, actual, predicted, target.names, row=1, col=1)
     confidence = pl.max_horizontal(*probability_names(target, prefix))
     wrong = pl.col(prefix + PREDICTED) != pl.col(prefix + "actual")
     for position, column in enumerate(report.error_by, start=1):

@@ -14,12 +14,14 @@ import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
+from embedline.pipelines.tabular.decisions import Decision, decide, decision_threshold, positive_class
 from embedline.pipelines.tabular.options import quantile_name
 from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, point_prediction
 from embedline.training.metrics import (
     classification_metrics,
     label_metrics,
     paired_difference,
+    precision_difference,
     quantile_metrics,
     regression_metrics,
     row_log_losses,
@@ -28,6 +30,7 @@ from embedline.training.metrics import (
 logger = logging.getLogger(__name__)
 
 ACTUAL, PREDICTED = "actual", "predicted"
+RARE = 0.1  # share of the training rows below which a positive class is rare
 NamedArrays = dict[str, NDArray[Any]]  # by the name of the column, [N] each
 
 
@@ -36,12 +39,18 @@ def actual_columns(target: Target, actual: NDArray[Any], prefix: str) -> NamedAr
     return {prefix + ACTUAL: _class_names(target)[actual] if isinstance(target, ClassTarget) else actual}
 
 
-def predicted_columns(target: Target, prediction: NDArray[np.float64], prefix: str) -> NamedArrays:
-    """The prediction of the network as columns; for classes the most probable name and all probabilities."""
+def predicted_columns(
+    target: Target, prediction: NDArray[np.float64], prefix: str, decisions: Mapping[str, Decision]
+) -> NamedArrays:
+    """The prediction of the network as columns; for classes the name that ``decisions`` choose, and all probabilities.
+
+    Args:
+        decisions: by target, those of :func:`.decisions.choose_decisions`.
+    """
     if not isinstance(target, ClassTarget):
         quantiles = dict(zip(quantile_names(target, prefix), prediction.T, strict=True)) if target.quantiles else {}
         return {prefix + PREDICTED: point_prediction(target, prediction), **quantiles}
-    named = {prefix + PREDICTED: _class_names(target)[prediction.argmax(axis=1)]}
+    named = {prefix + PREDICTED: _class_names(target)[decide(prediction, decisions.get(target.column))]}
     return named | dict(zip(probability_names(target, prefix), prediction.T, strict=True))
 
 
@@ -65,11 +74,14 @@ def to_series(columns: NamedArrays, backend: Any) -> list[nw.Series[Any]]:
 
 def read_actual(frame: nw.DataFrame[Any], target: Target, prefix: str) -> NDArray[Any]:
     """The inverse of :func:`actual_columns`: numbers float64 [N], or class numbers int64 [N]."""
-    column = frame.get_column(prefix + ACTUAL)
     if not isinstance(target, ClassTarget):
-        return column.to_numpy()
-    numbers = {name: k for k, name in enumerate(target.names)}
-    return np.array([numbers[name] for name in column.to_list()], dtype=np.int64)
+        return frame.get_column(prefix + ACTUAL).to_numpy()
+    return _class_numbers(frame, target, prefix + ACTUAL)
+
+
+def read_classes(frame: nw.DataFrame[Any], target: ClassTarget, prefix: str) -> NDArray[np.int64]:
+    """Numbers of the classes that the network predicts, int64 [N]."""
+    return _class_numbers(frame, target, prefix + PREDICTED)
 
 
 def read_prediction(frame: nw.DataFrame[Any], target: Target, prefix: str, baseline: str = "") -> NDArray[np.float64]:
@@ -101,20 +113,34 @@ def baseline_names(columns: Sequence[str], target: ClassTarget, prefix: str) -> 
 
 
 def all_metrics(
-    target: Target, actual: NDArray[Any], prediction: NDArray[np.float64], *, repeats: int = 1
+    target: Target,
+    actual: NDArray[Any],
+    prediction: NDArray[np.float64],
+    *,
+    repeats: int = 1,
+    predicted: NDArray[np.integer] | None = None,
 ) -> dict[str, Any]:
-    """All metrics of a prediction, of regression or of classification, of rows that stand there ``repeats`` times."""
+    """All metrics of a prediction, of regression or of classification, of rows that stand there ``repeats`` times.
+
+    Args:
+        predicted: int [N], the classes that are predicted, if they are not the most probable ones.
+    """
     if isinstance(target, ClassTarget):
-        return classification_metrics(actual, prediction, target.names, positive=target.positive, repeats=repeats)
+        settings: dict[str, Any] = {"positive": target.positive, "repeats": repeats, "predicted": predicted}
+        return classification_metrics(actual, prediction, target.names, **settings)
     point = point_prediction(target, prediction)
     metrics = dict(regression_metrics(actual, point, logarithmic=target.transform == "log"))
     return metrics if prediction.ndim == 1 else metrics | quantile_metrics(actual, prediction, target.quantiles)
 
 
 def main_metric(target: Target) -> str:
-    """Name of the metric by which a model is reported."""
+    """Name of the metric by which a model is reported: of a rare class, the average precision.
+
+    The accuracy says nothing there: it is high where no row is predicted to be of that class.
+    """
     if isinstance(target, ClassTarget):
-        return "accuracy"
+        rare = target.width == 2 and target.counts[positive_class(target)] < RARE * sum(target.counts)
+        return "average_precision" if rare else "accuracy"
     return "exp_rmspe" if target.transform == "log" else "rmse"
 
 
@@ -125,6 +151,7 @@ def compare(
     baseline_costs: Mapping[str, Mapping[str, Any]],
     *,
     repeated: bool = False,
+    decision: Decision | None = None,
 ) -> dict[str, Any]:
     """Compare the network with each baseline by :func:`loss_name`; log a warning for each baseline that is better.
 
@@ -132,10 +159,12 @@ def compare(
 
     Args:
         repeated: whether rows stand there several times, by their number in the column ``row``, as in folds.
+        decision: which class of the target is predicted, from the probabilities of the baselines, too.
 
     Returns:
-        The metrics of the network; ``beaten_by``: the baselines that are better, and ``no_difference``: those whose
-        interval holds 0, each with the best first; ``baselines``: the metrics and costs of each by its name, and under
+        The metrics of the network; ``main_metric``, where a class is rare; ``threshold`` of the positive class, where
+        one is decided on; ``beaten_by``: the baselines that are better, and ``no_difference``: those whose interval
+        holds 0, each with the best first; ``baselines``: the metrics and costs of each by its name, and under
         ``differences`` by metric the network's less its own (:func:`.metrics.paired_difference`).
     """
     actual, loss = read_actual(frame, target, prefix), loss_name(target)
@@ -143,7 +172,10 @@ def compare(
     # Predictions of one row by several repeats are no independent rows.
     row = frame["row"].to_numpy() if repeated else np.arange(len(frame))
     repeats = np.bincount(row)
-    ours = all_metrics(target, actual, prediction, repeats=int(repeats[0]))
+    classes = target if isinstance(target, ClassTarget) else None
+    decided = read_classes(frame, classes, prefix) if classes else None
+    ours = all_metrics(target, actual, prediction, repeats=int(repeats[0]), predicted=decided)
+    main = main_metric(target) if main_metric(target) in ours else "accuracy"  # without a row of the positive class
 
     def difference(values: Sequence[NDArray[Any]], **settings: Any) -> dict[str, Any]:
         return paired_difference(*(np.bincount(row, each) / repeats for each in values), **settings)
@@ -152,11 +184,16 @@ def compare(
     for name, cost in baseline_costs.items():
         theirs = read_prediction(frame, target, prefix, name)
         losses = [row_losses(target, actual, each) for each in (prediction, theirs)]
-        differences = {loss: difference(losses, root=not isinstance(target, ClassTarget))}
-        if isinstance(target, ClassTarget):
-            correct = [each.argmax(axis=1) == actual for each in (prediction, theirs)]
-            differences[main_metric(target)] = difference(correct, higher_is_better=True)
-        metrics = all_metrics(target, actual, theirs, repeats=int(repeats[0]))
+        differences = {loss: difference(losses, root=classes is None)}
+        decided_by = decide(theirs, decision) if classes else None
+        if classes and decided is not None:
+            correct = [decided == actual, decided_by == actual]
+            differences["accuracy"] = difference(correct, higher_is_better=True)
+            if main == "average_precision":
+                positive = positive_class(classes)
+                probabilities = prediction[:, positive], theirs[:, positive]
+                differences[main] = precision_difference(actual == positive, *probabilities, row)
+        metrics = all_metrics(target, actual, theirs, repeats=int(repeats[0]), predicted=decided_by)
         baselines[name] = {**metrics, "differences": differences, **cost}
     by_loss = sorted(baselines, key=lambda name: baselines[name][loss])
     verdicts = {name: baselines[name]["differences"][loss]["verdict"] for name in by_loss}
@@ -176,6 +213,8 @@ def compare(
         )
     return {
         **ours,
+        **({"main_metric": main} if main == "average_precision" else {}),
+        **({"threshold": decision_threshold(classes, decision)} if classes and decision and classes.width == 2 else {}),
         "beaten_by": [name for name in by_loss if verdicts[name] == "worse"],
         "no_difference": [name for name in by_loss if verdicts[name] == "no difference"],
         "baselines": baselines,
@@ -190,7 +229,7 @@ def compare_labels(frame: nw.DataFrame[Any], targets: Sequence[Target]) -> dict[
     pairs = [target for target in targets if isinstance(target, ClassTarget) and target.width == 2]
     if len(targets) < 2 or len(pairs) < len(targets):
         return {}
-    chosen = {f"{target.column}.": target.positive or target.names[-1] for target in pairs}
+    chosen = {f"{target.column}.": target.names[positive_class(target)] for target in pairs}
     actual, predicted = (
         np.stack([(frame.get_column(prefix + name) == label).to_numpy() for prefix, label in chosen.items()], axis=1)
         for name in (ACTUAL, PREDICTED)
@@ -217,6 +256,11 @@ def prediction_loss(target: Target, actual: NDArray[Any], prediction: NDArray[np
     """Value of the loss that :func:`loss_name` names: log loss in nats, or the error of numbers."""
     mean = float(row_losses(target, actual, prediction).mean())
     return mean if isinstance(target, ClassTarget) else float(np.sqrt(mean))
+
+
+def _class_numbers(frame: nw.DataFrame[Any], target: ClassTarget, column: str) -> NDArray[np.int64]:
+    numbers = {name: k for k, name in enumerate(target.names)}
+    return np.array([numbers[name] for name in frame.get_column(column).to_list()], dtype=np.int64)
 
 
 def _class_names(target: ClassTarget) -> NDArray[Any]:

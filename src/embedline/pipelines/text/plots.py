@@ -23,7 +23,7 @@ METRICS = ("perplexity", *FRACTIONS)
 def plot_confusion(predictions: pl.DataFrame, classes: Sequence[str], title: str) -> go.Figure:
     """Counts of actual against predicted classes, coloured by the fraction of the actual class."""
     actual, probabilities = prediction_arrays(predictions, classes)
-    return plots.plot_confusion(actual, probabilities, classes, title)
+    return plots.plot_confusion(actual, probabilities.argmax(axis=1), classes, title)
 
 
 def plot_calibration(
