@@ -234,7 +234,7 @@ class TestModels:
         message = run("predict", "rossmann", "fine", status=1).output
         assert "rossmann.model of sample" in message
         assert "the model bundle is of the kind 'tabular', not 'text_classifier'" in message
-        assert "`kedro run --pipelines rossmann`" in message
+        assert "`embedline predict rossmann --rows FILE`" in message
 
     def test_a_broken_one(self, run: Any, data_root: Path) -> None:
         store(data_root, "06_models/broken/model.safetensors", NEW).write_bytes(b"nonsense")

@@ -15,7 +15,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.io import DatasetError
 from kedro.validation.exceptions import DataValidationError, ParameterValidationError
 
-from embedline.commands import generate, predict, recommend, serve
+from embedline.commands import export, generate, predict, recommend, serve
 from embedline.errors import DataError, describe_outage
 from embedline.redaction import redacted
 from kedro_incremental import RunInterrupted, RunnerError
@@ -81,5 +81,5 @@ def _in_one_line(command: click.Command) -> click.Command:
 
 
 run = _in_one_line(incremental(kedro_run))
-for _command in (run, *map(_in_one_line, (why, prune, predict, generate, recommend, serve))):
+for _command in (run, *map(_in_one_line, (why, prune, predict, generate, recommend, serve, export))):
     cli.add_command(_command)

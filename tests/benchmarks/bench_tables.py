@@ -25,10 +25,11 @@ import pandas as pd
 import polars as pl
 from numpy.typing import NDArray
 
-from embedline.pipelines.tabular.columns import Columns, Split, assign_splits
+from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.cross_validation import cross_validate, fold_rows, held_out_predictions
 from embedline.pipelines.tabular.options import BaselineOptions, EncodingOptions, NetworkOptions, TableTraining
 from embedline.pipelines.tabular.predictions import read_prediction, row_losses
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import fit_target
 from embedline.training.metrics import paired_difference
 

@@ -18,7 +18,8 @@ import torch
 from contests import contest, peak_megabytes
 
 from embedline.pipelines.tabular.arrays import subset
-from embedline.pipelines.tabular.columns import SPLIT_COLUMN, TEST, TRAIN, Columns, Split, assign_splits
+from embedline.pipelines.tabular.columns import SPLIT_COLUMN, TEST, TRAIN, Columns, Split
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.training.batches import UNTIMED_STEPS
 from embedline.training.metrics import rmspe
 

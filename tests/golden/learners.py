@@ -24,8 +24,9 @@ from small_corpus import small_ids, small_vocabulary  # noqa: E402
 
 from embedline.pipelines.ratings.contract import RatingColumns  # noqa: E402
 from embedline.pipelines.ratings.options import FeatureOptions, RatingNetwork  # noqa: E402
-from embedline.pipelines.tabular.columns import Columns, Split, assign_splits  # noqa: E402
+from embedline.pipelines.tabular.columns import Columns, Split  # noqa: E402
 from embedline.pipelines.tabular.options import NetworkOptions  # noqa: E402
+from embedline.pipelines.tabular.splits import assign_splits  # noqa: E402
 from embedline.pipelines.text.options import ClassifierOptions, LanguageModelOptions  # noqa: E402
 from embedline.training.model_file import ModelBundle  # noqa: E402
 

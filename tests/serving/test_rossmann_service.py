@@ -200,7 +200,7 @@ def test_the_service_measures_on_raw_rows_what_the_run_measured(packed, batch, m
     predictions = learner.predict(
         batch.table, batch.encoded, model, pl.DataFrame(), pl.DataFrame(), COLUMNS, SPLIT, report
     )
-    metrics = learner.evaluate(predictions, model, batch.encoder, {}, {})
+    metrics = learner.evaluate(predictions, model, {}, {})
     measured = measure_service(packed, evaluation, metrics)
     assert (measured["metric"], measured["better"]) == ("exp_rmspe", "lower")
     assert measured["rows"] == len(predictions) == len(evaluation)

@@ -98,7 +98,7 @@ def test_columns_and_example_are_those_of_the_table(trained) -> None:
 def test_the_figure_on_raw_rows_is_that_of_the_run(trained) -> None:
     evaluation = hold_out_table(trained.table, CLASSES, SPLIT, trained.encoder)
     assert set(evaluation.columns) == {"shop", "colour", "size", "member", "heat", "year", "actual"}
-    metrics = learner.evaluate(trained.predictions(), trained.model, trained.encoder, {}, {})
+    metrics = learner.evaluate(trained.predictions(), trained.model, {}, {})
     measured = measure_service(trained.packed, evaluation, metrics)
     assert (measured["metric"], measured["better"], measured["rows"]) == ("accuracy", "higher", 200)
     assert measured["value"] == metrics["accuracy"] > 0.8
@@ -111,7 +111,7 @@ def test_of_several_targets_the_first_is_measured() -> None:
     several = Trained(SALES)
     evaluation = hold_out_table(several.table, SALES, SPLIT, several.encoder)
     assert evaluation["actual"].dtype == pl.Float64
-    metrics = learner.evaluate(several.predictions(), several.model, several.encoder, {}, {})
+    metrics = learner.evaluate(several.predictions(), several.model, {}, {})
     measured = measure_service(several.packed, evaluation, metrics)
     assert measured["metric"] == "targets.sales.rmse" and measured["better"] == "lower"
     assert measured["value"] == pytest.approx(metrics["targets"]["sales"]["rmse"], rel=1e-9)

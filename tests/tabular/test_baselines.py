@@ -18,9 +18,10 @@ from embedline.pipelines.tabular.baselines import (
     read_rows,
     timed_predictions,
 )
-from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
+from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split
 from embedline.pipelines.tabular.encoder import encode, fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions, LinearOptions, TreeOptions
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import NumericTarget
 from embedline.training.metrics import rmspe
 

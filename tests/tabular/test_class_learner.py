@@ -21,7 +21,7 @@ from embedline.pipelines.tabular.baselines import (
     read_rows,
     timed_predictions,
 )
-from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
+from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split
 from embedline.pipelines.tabular.decisions import decide
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.options import (
@@ -31,6 +31,7 @@ from embedline.pipelines.tabular.options import (
     TableTraining,
     TreeOptions,
 )
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import ClassTarget
 from embedline.training.metrics import log_loss, rmspe
 from embedline.training.model_file import ModelBundle

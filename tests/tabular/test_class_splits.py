@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular import nodes
-from embedline.pipelines.tabular.columns import Columns, Split, assign_splits
+from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.options import EncodingOptions
 from embedline.pipelines.tabular.predictions import compare
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import Target, read_targets
 from embedline.training.metrics import classification_metrics
 

@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.columns import Columns, Split, assign_splits, require_columns
+from embedline.pipelines.tabular.columns import Columns, Split, require_columns
+from embedline.pipelines.tabular.splits import assign_splits
 
 ENGINES = pytest.mark.parametrize("engine", ["polars", "pandas"])
 COLUMNS = Columns(categorical=("shop",), target="sales")

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, fbeta_score
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular import learner
-from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
+from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split
 from embedline.pipelines.tabular.decisions import (
     best_threshold,
     check_decision,
@@ -22,6 +22,7 @@ from embedline.pipelines.tabular.decisions import (
 from embedline.pipelines.tabular.encoder import encode, fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.pipelines.tabular.predictions import actual_columns, baseline_columns, compare, predicted_columns
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import CategoryMap, ClassTarget, NumericTarget
 from embedline.training.metrics import precision_difference
 

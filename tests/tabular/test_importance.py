@@ -12,10 +12,11 @@ from law import grade_table
 
 from embedline.pipelines.tabular import learner
 from embedline.pipelines.tabular.arrays import subset, to_arrays
-from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
+from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.importance import InputVariable, input_variables, permutation_importance, shuffled
 from embedline.pipelines.tabular.options import EncodingOptions, ImportanceOptions, NetworkOptions, TableTraining
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.training.metrics import log_loss
 from embedline.training.model_file import ModelBundle
 

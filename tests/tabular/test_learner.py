@@ -16,10 +16,11 @@ from law import NOISE, sales_table
 from embedline.errors import DataError
 from embedline.pipelines.tabular import learner
 from embedline.pipelines.tabular.arrays import subset, to_arrays
-from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
+from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
-from embedline.pipelines.tabular.network import number_loss
+from embedline.pipelines.tabular.losses import number_loss
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import NumericTarget
 from embedline.training import ensemble
 from embedline.training.ensemble import available_cores, count_workers, in_threads

@@ -12,11 +12,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import OneHotEncoder
 
 from embedline.pipelines.tabular.arrays import TableArrays, subset, to_arrays
-from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split, assign_splits
+from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split
 from embedline.pipelines.tabular.encoder import encode, fit_encoder
 from embedline.pipelines.tabular.learner import TableNetworkSpec, network_config, predict, train_network
 from embedline.pipelines.tabular.linear import RARE, OneHot, choose_penalty, fit_linear_model, some_rows
 from embedline.pipelines.tabular.options import EncodingOptions, LinearOptions, NetworkOptions, TableTraining
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import CategoryMap, ClassTarget, NumericTarget, softmax
 from embedline.training.early_stopping import hold_out
 
@@ -50,13 +51,13 @@ def test_a_linear_model_is_that_of_scikit_learn(kind: str) -> None:
     tested = np.array([[0, 1], [3, 0], [2, 13], [1, 7]], np.int32), np.array([[0, 0], [1, 2], [3, -1], [0, 1]], float)
     matrix, test_matrix = _sklearn_matrix(codes, values, tested)
     if kind == "number":
-        model = fit_linear_model(codes, values, score, PRICE, (4, 14), penalty=0.05)
+        model = fit_linear_model(codes, values, score, PRICE, (4, 14), None, penalty=0.05)
         expected = Ridge(alpha=0.05 * 400).fit(matrix, (score - 3.0) / 2.0).predict(test_matrix)[:, None]
         np.testing.assert_allclose(model.outputs(*tested), expected, atol=1e-4)
         return
     classes = np.digitize(score, [0.0] if kind == "two classes" else [-1.0, 1.0])
     target = _grade(tuple(np.bincount(classes).tolist()))
-    model = fit_linear_model(codes, values, classes, target, (4, 14), penalty=0.01)
+    model = fit_linear_model(codes, values, classes, target, (4, 14), None, penalty=0.01)
     expected = LogisticRegression(C=1 / (0.01 * 400), max_iter=2000, tol=1e-9).fit(matrix, classes)
     np.testing.assert_allclose(softmax(model.outputs(*tested)), expected.predict_proba(test_matrix), atol=1e-4)
 
@@ -76,7 +77,7 @@ def test_rare_and_unseen_levels_share_a_column_and_without_rare_ones_unseen_leve
 def test_a_class_that_the_rows_lack_is_improbable() -> None:
     codes, values, score = _rows()
     classes = (score > 0).astype(int) * 2  # no row of class 1
-    model = fit_linear_model(codes, values, classes, _grade((200, 0, 200)), (4, 14), penalty=0.01)
+    model = fit_linear_model(codes, values, classes, _grade((200, 0, 200)), (4, 14), None, penalty=0.01)
     probabilities = softmax(model.outputs(codes, values))
     assert 0 < probabilities[:, 1].max() < 0.02
     assert (probabilities.argmax(axis=1) == classes).mean() > 0.75
@@ -90,10 +91,12 @@ def test_the_penalty_follows_the_noise(numeric: bool) -> None:
     for signal in (values.sum(axis=1), np.zeros(300)):
         labels = signal + 0.1 * random.normal(size=300)
         target: Any = PRICE if numeric else _grade((150, 150))
-        chosen.append(choose_penalty(codes, values, labels if numeric else labels > 0, target, (), LinearOptions()))
+        chosen.append(
+            choose_penalty(codes, values, labels if numeric else labels > 0, target, (), None, LinearOptions())
+        )
     assert chosen[0] < 0.01
     assert chosen[1] >= 0.1
-    assert choose_penalty(codes, values, labels, PRICE, (), LinearOptions(penalties=(0.7,))) == 0.7
+    assert choose_penalty(codes, values, labels, PRICE, (), None, LinearOptions(penalties=(0.7,))) == 0.7
 
 
 def test_a_rare_class_is_learned() -> None:
@@ -104,7 +107,7 @@ def test_a_rare_class_is_learned() -> None:
     fraud = random.random(20_000) < 1 / (1 + np.exp(7 - score))
     assert 0.003 < fraud.mean() < 0.03
     target = _grade((int((~fraud).sum()), int(fraud.sum())))
-    given = codes[:15_000], np.empty((15_000, 0)), fraud[:15_000], target, (200,) * 6
+    given = codes[:15_000], np.empty((15_000, 0)), fraud[:15_000], target, (200,) * 6, None
     model = fit_linear_model(*given, choose_penalty(*given, LinearOptions()))
     outputs = model.outputs(codes[15_000:], np.empty((5_000, 0)))
     assert roc_auc_score(fraud[15_000:], outputs[:, 1]) > 0.75
@@ -153,7 +156,7 @@ def test_a_network_starts_as_the_linear_models_of_the_rows_that_it_learns_from(m
     learned = hold_out(len(codes), training.early_stopping, 1)[0].numpy()
     given = codes[learned], values[learned]
     price, grade = (
-        fit_linear_model(*given, labels[learned, k], target, encoder.cardinalities, penalty)
+        fit_linear_model(*given, labels[learned, k], target, encoder.cardinalities, None, penalty)
         for k, (target, penalty) in enumerate(zip(encoder.targets, (0.01, 0.02), strict=True))
     )
     with torch.no_grad():

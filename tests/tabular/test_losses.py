@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.network import class_weights, make_loss
+from embedline.pipelines.tabular.losses import class_weights, make_loss
 from embedline.pipelines.tabular.options import TableTraining
 from embedline.pipelines.tabular.targets import CategoryMap, ClassTarget, NumericTarget
 

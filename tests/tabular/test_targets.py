@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import to_arrays
-from embedline.pipelines.tabular.columns import Columns, Split, assign_splits
+from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, read_targets
 
 MAKERS = pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame])

@@ -2,6 +2,7 @@
 
 from embedline.commands.recommend import recommend
 from embedline.commands.serve import serve
+from embedline.commands.tables import export
 from embedline.commands.texts import generate, predict
 
-__all__ = ["generate", "predict", "recommend", "serve"]
+__all__ = ["export", "generate", "predict", "recommend", "serve"]

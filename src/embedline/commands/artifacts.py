@@ -45,6 +45,12 @@ def load_champion(source: str, alias: str, env: str | None, params: dict[str, An
     return _load(dataset), dataset.uri
 
 
+def load_stored(catalog: Any, name: str) -> Any:
+    """The newest version of a dataset, None where there is none; not through the catalog, which would log it."""
+    dataset = catalog.get(name)
+    return dataset.load() if dataset is not None and dataset.exists() else None
+
+
 def _load(dataset: Any) -> Any:
     from kedro.io import DatasetError
 

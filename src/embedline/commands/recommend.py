@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from kedro.framework.cli.utils import env_option
 
-from embedline.commands.artifacts import load_bundle, open_catalog, read_parameters, version_option
+from embedline.commands.artifacts import load_bundle, load_stored, open_catalog, read_parameters, version_option
 from embedline.commands.display import show_frame
 from embedline.errors import DataError
 from kedro_incremental.cli import params_option
@@ -60,7 +60,7 @@ def recommend(
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
     catalog = open_catalog(env, params)
-    items = _load(catalog, f"{source}.items")
+    items = load_stored(catalog, f"{source}.items")
     if user is not None:
         found = _for_known(model, catalog, source, user, k, items, name)
     else:
@@ -80,7 +80,7 @@ def _for_known(
         known = int(user) if user.lstrip("-").isdigit() else None
     if known not in set(model.encoder.users):
         raise DataError(f"{name} does not know user {user!r}; a new user needs --rated ITEM=RATING")
-    encoded = _load(catalog, f"{source}.encoded")  # for what the user has rated
+    encoded = load_stored(catalog, f"{source}.encoded")  # for what the user has rated
     if encoded is None:
         raise DataError(f"there is no {source}.encoded, which holds the ratings of user {user!r}: run {source} again")
     if encoded["user_row"].max() > len(model.encoder.users) or encoded["item_row"].max() > len(model.encoder.items):
@@ -147,9 +147,3 @@ def _rating(value: str, given: str, rating_range: tuple[float, float]) -> float:
     if not low <= rating <= high:
         raise DataError(f"--rated {given!r} must be ITEM=RATING, with a rating from {low:g} to {high:g}")
     return rating
-
-
-def _load(catalog: Any, name: str) -> Any:
-    """The newest version of a dataset, None where there is none; not through the catalog, which would log it."""
-    dataset = catalog.get(name)
-    return dataset.load() if dataset is not None and dataset.exists() else None

@@ -1,8 +1,8 @@
-"""Texts from the command line and files, and predictions into files: read whole, written whole or not at all."""
+"""Texts from the command line, rows and texts of files, and results into files: whole or not at all."""
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +10,7 @@ import polars as pl
 from embedline.errors import DataError
 from embedline.pipelines.imdb.tables import decode_strictly, read_delimited
 
-SUFFIXES = (".csv", ".parquet")
+SUFFIXES = (".csv", ".parquet", ".feather")
 
 
 def texts_frame(texts: Sequence[str], column: str) -> pl.DataFrame:
@@ -43,34 +43,52 @@ def _decoded(content: bytes, name: str) -> str:
 
 
 def read_file(path: Path, column: str) -> pl.DataFrame:
-    """A CSV file, every column as text, or a Parquet file.
-
-    Raises:
-        DataError: if it cannot be read, is not UTF-8, has no row, or no column ``column`` of text.
-    """
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"{path}: the name of a file to read must end in {' or '.join(SUFFIXES)}")
-    try:
-        if path.suffix == ".parquet":
-            frame = pl.read_parquet(path, glob=False)
-        else:
-            frame = read_delimited(_decoded(path.read_bytes(), str(path)), str(path), quoting=True)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path} cannot be read: {_reason(error)}") from error
+    """A file of :func:`read_rows`; raise a DataError if it has no column ``column`` of text, too."""
+    frame = _read(path)
     if column not in frame.columns:
         there = ", ".join(map(repr, frame.columns))
         raise DataError(f"{path} has no column {column!r}, only {there}: name the column of the texts with --column")
-    if frame.is_empty():
-        raise DataError(f"{path} has no rows")
+    _require_rows(frame, path)
     if frame.schema[column] != pl.String:
         raise DataError(f"{path}: column {column!r} holds {frame.schema[column]}, not text")
     return frame
 
 
-def check_output(output: Path) -> None:
-    """Raise a DataError where :func:`write` could not write; called before the work."""
-    if output.suffix not in SUFFIXES:
-        raise DataError(f"{output}: the name of the output must end in {' or '.join(SUFFIXES)}")
+def read_rows(path: Path) -> pl.DataFrame:
+    """A CSV file, every column as text, or a Parquet or Feather file.
+
+    Raises:
+        DataError: if it cannot be read, is not UTF-8, or has no row.
+    """
+    frame = _read(path)
+    _require_rows(frame, path)
+    return frame
+
+
+def _require_rows(frame: pl.DataFrame, path: Path) -> None:
+    if frame.is_empty():
+        raise DataError(f"{path} has no rows")
+
+
+def _read(path: Path) -> pl.DataFrame:
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path}: the name of a file to read must end in {' or '.join(SUFFIXES)}")
+    try:
+        if path.suffix == ".parquet":
+            frame = pl.read_parquet(path, glob=False)
+        elif path.suffix == ".feather":
+            frame = pl.read_ipc(path)
+        else:
+            frame = read_delimited(_decoded(path.read_bytes(), str(path)), str(path), quoting=True)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path} cannot be read: {_reason(error)}") from error
+    return frame
+
+
+def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Raise a DataError where a file could not be written; called before the work."""
+    if output.suffix not in suffixes:
+        raise DataError(f"{output}: the name of the output must end in {' or '.join(suffixes)}")
     if output.exists():
         raise DataError(f"{output} exists already: remove it, or give another name")
     if not output.absolute().parent.is_dir():
@@ -78,10 +96,25 @@ def check_output(output: Path) -> None:
 
 
 def write(frame: pl.DataFrame, output: Path) -> None:
+    """Write a frame as the suffix says."""
+    writers: dict[str, Callable[[Path], object]] = {
+        ".csv": frame.write_csv,
+        ".parquet": frame.write_parquet,
+        ".feather": frame.write_ipc,
+    }
+    _write(output, writers[output.suffix])
+
+
+def write_bytes(content: bytes, output: Path) -> None:
+    """Write a file of ``content``."""
+    _write(output, lambda staged: staged.write_bytes(content))
+
+
+def _write(output: Path, writer: Callable[[Path], object]) -> None:
     """Write beside the target, then rename: a failed write leaves nothing behind."""
     staged = output.with_name(f".{os.getpid()}.{output.name}")
     try:
-        frame.write_csv(staged) if output.suffix == ".csv" else frame.write_parquet(staged)
+        writer(staged)
         os.replace(staged, output)
     except (OSError, pl.exceptions.PolarsError) as error:  # such as a list in a CSV file
         raise DataError(f"{output} cannot be written: {_reason(error)}") from error

@@ -1,4 +1,4 @@
-"""``predict`` and ``generate``: the stored text models at the command line, without a run and without MLflow."""
+"""``predict`` and ``generate``: stored models at the command line, without a run and without MLflow."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,10 @@ SHOWN_CHARACTERS = 600  # of a text in the table
 @click.argument("texts", nargs=-1)
 @click.option("--file", "path", type=click.Path(path_type=Path), help="CSV or Parquet file with a text a row.")
 @click.option("--column", default="text", show_default=True, help="Column of FILE that holds the texts.")
-@click.option("--output", type=click.Path(path_type=Path), help="CSV or Parquet file to write; must not exist yet.")
+@click.option("--rows", type=click.Path(path_type=Path), help="CSV, Parquet or Feather file with a table's rows.")
+@click.option("--packed", is_flag=True, help="Predict ROWS by the packed service, which takes raw rows.")
+@click.option("--alias", help="Predict ROWS by the registered service with this alias, such as champion.")
+@click.option("--output", type=click.Path(path_type=Path), help="File to write (.csv, .parquet, .feather), a new one.")
 @click.option(
     "--explain/--no-explain",
     default=None,
@@ -43,6 +46,9 @@ def predict(
     texts: tuple[str, ...],
     path: Path | None,
     column: str,
+    rows: Path | None,
+    packed: bool,
+    alias: str | None,
     output: Path | None,
     explain: bool | None,
     version: str | None,
@@ -51,8 +57,21 @@ def predict(
 ) -> None:
     """Classify TEXTS with the newest model of SOURCE, such as imdb; `-` reads a text a line from standard input.
 
+    With --rows the newest model of a table, such as adult, predicts the rows of a file: the output has the columns that
+    identify a row (columns.id, columns.time), and the predictions. The target need not be there.
+
     Needs nothing but the stored model of the environment.
     """
+    if rows is None and (packed or alias is not None):
+        raise click.UsageError("--packed and --alias choose what predicts the rows of --rows FILE")
+    if rows is not None:
+        if texts or path is not None or (packed and alias is not None):
+            raise click.UsageError("give --rows FILE alone, and one of --packed and --alias")
+        from embedline.commands.tables import predict_rows
+
+        stored: dict[str, Any] = {"version": version, "env": env, "params": params}
+        predict_rows(source, rows, output, packed=packed, alias=alias, **stored)
+        return
     if (path is None) == (not texts):
         raise click.UsageError("give texts, or --file FILE" if path is None else "give texts or --file, not both")
     from embedline.commands.text_files import check_output, read_file, texts_frame, write
@@ -145,7 +164,7 @@ def _named(name: str, bundle: Any, source: str) -> Iterator[None]:
     except DataError as error:
         hint = ""
         if getattr(bundle, "kind", None) == "tabular":
-            hint = f"; a table's rows are predicted by its pipeline: `kedro run --pipelines {source}`"
+            hint = f"; a table's rows are predicted by `embedline predict {source} --rows FILE`"
         raise DataError(f"{name}: {error}{hint}") from error
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from embedline.errors import DataError, about_frame
 from embedline.pipelines.tabular.arrays import to_arrays
 from embedline.pipelines.tabular.encoder import Encoder, encode
-from embedline.pipelines.tabular.learner import load_model
+from embedline.pipelines.tabular.learner import KIND, load_model
 from embedline.pipelines.tabular.predictions import (
     PREDICTED,
     all_metrics,
@@ -36,6 +36,13 @@ _DTYPES: dict[str, Any] = {
     "string": pl.String,
     "number": pl.Float64,
     "date": pl.Datetime("us"),
+}
+_TYPES: dict[Kind, ColumnType] = {  # whole numbers may be missing
+    "boolean": "boolean",
+    "integer": "double",
+    "string": "string",
+    "number": "double",
+    "date": "any",
 }
 
 
@@ -91,6 +98,21 @@ def pack_table(model: ModelBundle, table: pl.DataFrame) -> Service:
     )
 
 
+def pack_model(model: ModelBundle) -> Service:
+    """A tabular bundle as a service without its table: the types of the columns are those that the encoder reads.
+
+    Raises:
+        DataError: if it is the model of something else.
+    """
+    if model.kind != KIND:
+        raise DataError(f"the model bundle is of the kind {model.kind!r}, not {KIND!r}: it has no table's rows")
+    inputs = TableInputs.of(Encoder.model_validate(model.encoder))
+    columns = [InputColumn(name=name, type=_TYPES[kind]) for name, kind in inputs.kinds.items()]
+    columns += [InputColumn(name=name, type="any", required=False) for name in inputs.keys]
+    settings = inputs.model_dump(mode="json")
+    return Service(service=SERVICE, bundle=model, tables={}, settings=settings, columns=tuple(columns), example=[])
+
+
 def _column_type(column: pl.Series, kind: Kind | None) -> ColumnType:
     """The type of a column of the table in requests; ``kind`` is None for a key, which no model reads."""
     if kind == "date":
@@ -107,7 +129,8 @@ def _column_type(column: pl.Series, kind: Kind | None) -> ColumnType:
 class TableService:
     """Rows with the columns of the canonical table; a category never seen and a missing value count as in batch.
 
-    Answers have the key columns that the request has, ``predicted``, and ``p_<class>`` of each class.
+    Answers have the key columns that the request has, ``predicted``, ``p_<class>`` of each class, and the predicted
+    quantiles of a number, such as ``q10``.
     """
 
     def __init__(self, service: Service) -> None:

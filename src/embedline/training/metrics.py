@@ -19,6 +19,7 @@ Listener = Callable[[dict[str, float], int], None]
 BOOTSTRAPS = 1_000  # draws of the rows for an interval
 RANKING_BOOTSTRAPS = 300  # for that of a ranking, each of which goes through all rows
 BOOTSTRAP_GROUPS = 5_000  # of rows that are drawn together where there are more rows
+F1_AVERAGES = ("micro", "macro")
 TOLERANCE = 1e-4  # how far a row's probabilities may be from 1 in sum: single precision is exact to about 1e-6
 
 
@@ -54,6 +55,45 @@ def regression_metrics(
     if np.ptp(actual) > 0:
         metrics["r2"] = float(r2_score(actual, predicted))
     return metrics
+
+
+def quantile_metrics(
+    actual: NDArray[np.floating], quantiles: NDArray[np.floating], levels: Sequence[float]
+) -> dict[str, float]:
+    """Metrics of predicted quantiles [N, Q] of rising ``levels``.
+
+    Returns:
+        ``pinball_loss``, the mean over rows and levels in the units of the target (Koenker & Bassett 1978), and for
+        each two levels ``q`` and ``1 - q`` ``coverage_80``, the share of the rows within both, which should be 0.8 of
+        0.1 and 0.9, and ``width_80``, the mean distance between them.
+    """
+    from sklearn.metrics import mean_pinball_loss
+
+    losses = [mean_pinball_loss(actual, quantiles[:, k], alpha=level) for k, level in enumerate(levels)]
+    metrics = {"pinball_loss": float(np.mean(losses))}
+    for k, low in enumerate(levels):
+        pairs = [j for j, high in enumerate(levels) if low < 0.5 and math.isclose(low + high, 1.0)]
+        for j in pairs:
+            name = f"{100.0 * (levels[j] - low):g}"
+            within = (quantiles[:, k] <= actual) & (actual <= quantiles[:, j])
+            metrics[f"coverage_{name}"] = float(within.mean())
+            metrics[f"width_{name}"] = float((quantiles[:, j] - quantiles[:, k]).mean())
+    return metrics
+
+
+def label_metrics(actual: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> dict[str, float]:
+    """Metrics of several labels of each row, bool [N, L], as scikit-learn defines them for multi-label targets.
+
+    Returns:
+        ``f1_micro`` over all labels of all rows, ``f1_macro``, the mean of each label's F1 (0 of a label that is
+        neither there nor predicted), ``exact_match``, the share of the rows with all labels right, and
+        ``hamming_loss``, the share of wrong labels.
+    """
+    from sklearn import metrics as sk
+
+    f1 = {f"f1_{average}": sk.f1_score(actual, predicted, average=average, zero_division=0) for average in F1_AVERAGES}
+    exact, hamming = sk.accuracy_score(actual, predicted), sk.hamming_loss(actual, predicted)
+    return {name: float(value) for name, value in {**f1, "exact_match": exact, "hamming_loss": hamming}.items()}
 
 
 def _pair(

@@ -140,7 +140,7 @@ class SeedOptions(Options):
 class TrainingOptions(SeedOptions, FitOptions):
     """How to train networks on the rows of a table: the loss, and a network for each seed."""
 
-    loss: Literal["mse", "l1", "huber", "relative"] = "mse"
+    loss: Literal["mse", "l1", "huber", "relative", "quantile"] = "mse"
     threads: int = Field(default=1, ge=1)
     early_stopping: HeldOutStopping | None = None
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import sklearn.metrics as sk
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
@@ -160,6 +161,34 @@ def test_both_engines_come_to_the_same_numbers() -> None:
         assert one == (pytest.approx(other, rel=1e-3, abs=1e-4) if isinstance(one[0], float) else other)
 
 
+@ENGINES
+def test_several_booleans_are_labels_of_a_row(engine: str) -> None:
+    heat, names = pl.col("heat").fill_null(0.0), ["warm", "far", "rare"]
+    table = _table("polars").with_columns(warm=heat > 0.5, far=pl.col("shop") > "s2", rare=heat > 1.8)
+    columns = Columns(categorical=("shop",), continuous=("heat",), target=tuple(names), positive={"far": False})
+    table = table if engine == "polars" else table.to_pandas()
+    split, nothing = Split(kind="random", fraction=0.25, seed=3), pl.DataFrame()
+    encoder = nodes.fit_encoder(table, columns, split, EncodingOptions())
+    encoded = nodes.encode(table, encoder, columns, split)
+    model, _ = nodes.train(encoded, encoder, SETTINGS["network"], SETTINGS["training"])
+    baselines = BaselineOptions(lightgbm=None)
+    found, costs = nodes.fit_baselines(table, encoded, encoder, columns, split, baselines)
+    frame = nodes.predict(table, encoded, model, found, nothing, columns, split, ReportOptions())
+    metrics, frame = nodes.evaluate(frame, model, costs, {}), pl.DataFrame(frame)
+    actual, predicted = (
+        np.stack([(frame[f"{name}.{what}"] == str(name != "far")).to_numpy() for name in names], axis=1)
+        for what in ("actual", "predicted")
+    )
+    assert metrics["labels"] == {
+        "f1_micro": pytest.approx(sk.f1_score(actual, predicted, average="micro")),
+        "f1_macro": pytest.approx(sk.f1_score(actual, predicted, average="macro", zero_division=0)),
+        "exact_match": pytest.approx((actual == predicted).all(axis=1).mean()),
+        "hamming_loss": pytest.approx((actual != predicted).mean()),
+    }
+    assert metrics["labels"]["exact_match"] > 0.8 and set(metrics["targets"]) == set(names)
+    assert "labels" not in _run("polars", several=True)["metrics"]  # a number and three classes are among them
+
+
 def test_importance_and_plots_are_those_of_the_artifacts() -> None:
     outputs = _run("polars")
     importance = outputs["importance"]
@@ -214,9 +243,9 @@ def test_a_baseline_with_the_lower_log_loss_is_named(caplog: pytest.LogCaptureFi
         )
     levels = {"kind": "string", "levels": ["a", "b"]}
     encoder = {"targets": [{"column": "y", "levels": levels, "counts": [1, 1]}]}
-    model = ModelBundle("tabular", {}, {}, {}, {"rows": 7})
+    model = ModelBundle("tabular", {}, encoder, {}, {"rows": 7})
     with caplog.at_level(logging.WARNING):
-        metrics = nodes.evaluate(frame, model, encoder, {"tree": {}, "mean": {}}, {})
+        metrics = nodes.evaluate(frame, model, {"tree": {}, "mean": {}}, {})
     assert (metrics["accuracy"], metrics["beaten_by"]) == (0.5, ["tree"])
     assert metrics["no_difference"] == []
     assert "tree" in caplog.text and "0.5697" in caplog.text and "0.1643" in caplog.text

@@ -11,7 +11,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.columns import Columns, Split, assign_splits
+from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.cross_validation import fold_rows
 from embedline.pipelines.tabular.options import (
     BaselineOptions,
@@ -22,6 +22,7 @@ from embedline.pipelines.tabular.options import (
     TreeOptions,
 )
 from embedline.pipelines.tabular.pipeline import create_pipeline, nodes
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.training.metrics import classification_metrics
 from embedline.training.options import FinderOptions
 

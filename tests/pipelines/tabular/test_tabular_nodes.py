@@ -198,10 +198,10 @@ def _evaluate(errors: dict[str, float], transform: str = "log") -> dict[str, Any
     frame = pl.DataFrame({"actual": [10.0, 10.0]}).with_columns(
         **{name: pl.lit(10.0 * (1 + share)) for name, share in errors.items()}
     )
-    model = ModelBundle("tabular", {}, {}, {}, {"rows": 7, "seconds": 2.0, "rows_per_second": 3.5})
     costs: dict[str, Any] = {name: {} for name in errors if name != "predicted"}
     target = {"column": "y", "transform": transform, "mean": 0.0, "std": 1.0, "maximum": 1.0}
-    return nodes.evaluate(frame, model, {"targets": [target]}, costs, {})
+    spent = {"rows": 7, "seconds": 2.0, "rows_per_second": 3.5}
+    return nodes.evaluate(frame, ModelBundle("tabular", {}, {"targets": [target]}, {}, spent), costs, {})
 
 
 def test_baselines_that_win_or_draw_are_named_and_winners_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -226,8 +226,8 @@ def test_a_network_that_wins_is_beaten_by_none() -> None:
 def test_a_column_of_ones_own_may_be_called_as_those_of_folds() -> None:
     frame = pl.DataFrame({"repeat": [7, 7], "actual": [10.0, 10.0], "predicted": [12.0, 12.0], "tree": [11.0, 11.0]})
     target = {"column": "y", "transform": "none", "mean": 0.0, "std": 1.0, "maximum": 1.0}
-    model = ModelBundle("tabular", {}, {}, {}, {"rows": 7})
-    assert nodes.evaluate(frame, model, {"targets": [target]}, {"tree": {}}, {})["beaten_by"] == ["tree"]
+    model = ModelBundle("tabular", {}, {"targets": [target]}, {}, {"rows": 7})
+    assert nodes.evaluate(frame, model, {"tree": {}}, {})["beaten_by"] == ["tree"]
 
 
 def test_without_a_logarithm_the_rmse_decides() -> None:

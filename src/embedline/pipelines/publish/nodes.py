@@ -13,9 +13,10 @@ import polars as pl
 from embedline.errors import DataError, about_frame
 from embedline.frames.checks import open_frame, settle_objects
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
-from embedline.pipelines.tabular.columns import TEST, Columns, Split, assign_splits, read_table
+from embedline.pipelines.tabular.columns import TEST, Columns, Split, read_table
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.roles import fitted_columns
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.text.documents import read_documents
 from embedline.training.metrics import require_finite
 

@@ -37,6 +37,7 @@ KNOWN = (
     Metric("mse", "MSE", lower=True),
     Metric("mae", "MAE", lower=True),
     Metric("r2", "R²", lower=False),
+    Metric("pinball_loss", "pinball loss", lower=True),
     Metric("log_loss", "log loss", lower=True),
     Metric("roc_auc", "ROC-AUC", lower=False),
     Metric("average_precision", "average precision", lower=False),

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from embedline.errors import DataError
 from embedline.pipelines.rossmann import nodes
 from embedline.pipelines.rossmann.options import FeatureOptions
-from embedline.pipelines.tabular.arrays import to_arrays
+from embedline.pipelines.tabular.arrays import TableArrays, to_arrays
 from embedline.pipelines.tabular.columns import PREDICT, SPLIT_COLUMN
 from embedline.pipelines.tabular.encoder import encode
-from embedline.pipelines.tabular.learner import load_model
+from embedline.pipelines.tabular.learner import LoadedModel, load_model
 from embedline.pipelines.tabular.predictions import PREDICTED
+from embedline.pipelines.tabular.targets import point_prediction
 from embedline.serving.columns import InputColumn, as_text, plain_values, require_columns
 from embedline.serving.service import Score, Service
 from embedline.serving.tables import EXAMPLE_ROWS, measure_target
@@ -96,7 +97,7 @@ class RossmannService:
         typed = typed.filter(pl.col("Store").is_in(stores.filter(pl.Series(chosen)).implode()))
         encoded = self._encode(typed)
         arrays = to_arrays(nw.from_native(encoded, eager_only=True), self._model.encoder)
-        (predicted,) = self._model.predict(arrays).values()
+        predicted = point_predictions(self._model, arrays)
         found = encoded.select("Store", "Date", sales=predicted)
         asked = pl.DataFrame({"Store": stores, "Date": dates}).filter(pl.Series(chosen))
         return asked.join(found, on=["Store", "Date"], how="left", maintain_order="left")["sales"].to_numpy()
@@ -124,6 +125,12 @@ class RossmannService:
         )
         encoded = encode(nw.from_native(table.drop("Sales"), eager_only=True), self._model.encoder)
         return encoded.to_native().with_columns(table.get_column("Store").alias("Store"), table.get_column("Date"))
+
+
+def point_predictions(model: LoadedModel, arrays: TableArrays) -> NDArray[np.float64]:
+    """Sales of each row, float64 [N]; of predicted quantiles the median."""
+    (target,) = model.encoder.targets
+    return point_prediction(target, model.predict(arrays)[target.column])
 
 
 def days_of(rows: pd.DataFrame) -> list[Day]:
@@ -176,7 +183,7 @@ def pack(
     loaded = load_model(model)
     predicted = np.empty(0)
     if len(inputs):
-        (predicted,) = loaded.predict(to_arrays(inputs, loaded.encoder)).values()
+        predicted = point_predictions(loaded, to_arrays(inputs, loaded.encoder))
     as_said = days.with_columns(StateHoliday=pl.col("HolidayKind").cast(pl.String), Date=pl.col("Date").cast(pl.String))
     return Service(
         service=SERVICE,

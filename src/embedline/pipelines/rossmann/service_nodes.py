@@ -9,7 +9,8 @@ import narwhals as nw
 import polars as pl
 
 from embedline.pipelines.rossmann.options import FeatureOptions
-from embedline.pipelines.tabular.columns import TEST, Columns, Split, assign_splits
+from embedline.pipelines.tabular.columns import TEST, Columns, Split
+from embedline.pipelines.tabular.splits import assign_splits
 
 Frame = Any  # a frame of Polars, pandas, PySpark or another Narwhals backend
 Bundle = Any  # embedline.training.model_file.ModelBundle

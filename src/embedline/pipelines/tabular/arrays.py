@@ -41,7 +41,8 @@ class TableArrays:
     """One split of an encoded table in memory: codes int32 [N, V], continuous float32 [N, C], and the target.
 
     The target is float32 [N] for a number (transformed, such as its logarithm), int64 [N] for a class, and float32
-    [N, T] for T targets, with classes as whole numbers. It is None unless every row has all targets.
+    [N, T] for T targets, with classes as whole numbers. Where rows have weights, it is float32 [N, T + 1] with the
+    weights last, also for one target. It is None unless every row has all of it.
     """
 
     codes: Tensor
@@ -64,7 +65,8 @@ class TableArrays:
         """Inputs and target for a training; raise a DataError if a row has no target."""
         if self.target is None:
             names = ", ".join(repr(target.column) for target in encoder.targets)
-            raise DataError(f"the training rows have no target {names}")
+            weight = f", or no weight {encoder.weight.column!r}" if encoder.weight else ""
+            raise DataError(f"the training rows have no target {names}{weight}")
         return (*self.inputs, self.target)
 
 
@@ -78,6 +80,9 @@ def to_arrays(encoded: nw.DataFrame[Any], encoder: Encoder) -> TableArrays:
     codes = [code_name(name) for name in encoder.code_columns]
     values = [value_name(name) for name in encoder.value_columns]
     learned = [learned_target(encoded, target) for target in encoder.targets]
+    if encoder.weight is not None:
+        has_weights = encoder.weight.stored in encoded.columns
+        learned.append(encoded.get_column(encoder.weight.stored).to_numpy() if has_weights else None)
     present = [values for values in learned if values is not None]
     target = None
     if len(present) == 1 == len(learned):
@@ -164,12 +169,12 @@ class MappedRows:
 
 def record_dtype(encoder: Encoder, *, labelled: bool = True) -> np.dtype[Any]:
     """The record of a row, aligned as a C compiler does it; see :class:`TableArrays` for the target's type."""
-    targets = encoder.targets if labelled else ()
+    width = len(encoder.targets) + (encoder.weight is not None)
     target: list[Any] = []
-    if len(targets) == 1:
-        target = [("target", np.int64 if isinstance(targets[0], ClassTarget) else np.float32)]
-    elif targets:
-        target = [("target", np.float32, (len(targets),))]
+    if labelled and width == 1:
+        target = [("target", np.int64 if isinstance(encoder.targets[0], ClassTarget) else np.float32)]
+    elif labelled:
+        target = [("target", np.float32, (width,))]
     codes, values = (len(encoder.code_columns),), (len(encoder.value_columns),)
     return np.dtype([*target, ("codes", np.int32, codes), ("values", np.float32, values)], align=True)
 

@@ -23,10 +23,12 @@ from embedline.pipelines.tabular.targets import (
     softmax,
 )
 
-VALUE = "_mean"
+VALUE, WEIGHT = "_mean", "_weight"
 
 
-def group_mean_predictions(table: nw.DataFrame[Any], target: Target, group_by: tuple[str, ...]) -> NDArray[np.float64]:
+def group_mean_predictions(
+    table: nw.DataFrame[Any], target: Target, group_by: tuple[str, ...], weights: NDArray[np.floating] | None = None
+) -> NDArray[np.float64]:
     """Predict each test row by the training mean of its group, or by the shares of the classes in the group.
 
     A group without training rows takes the value of its parent: the group without the last column, down to the overall
@@ -34,6 +36,7 @@ def group_mean_predictions(table: nw.DataFrame[Any], target: Target, group_by: t
 
     Args:
         table: rows with the column ``split``.
+        weights: [train rows], by which the rows count.
 
     Returns:
         Float64 [test rows], or [test rows, C] for a target with C classes.
@@ -46,17 +49,24 @@ def group_mean_predictions(table: nw.DataFrame[Any], target: Target, group_by: t
         values = [(codes == k).astype(np.float64) for k in range(target.width)]
     else:
         values = [train.get_column(target.column).cast(nw.Float64).to_numpy()]
-    overall = np.array([column.mean() for column in values])
+    overall = np.array([np.average(column, weights=weights) for column in values])
     names = [f"{VALUE}{k}" for k in range(len(values))]
+    if weights is not None:
+        exact = weights.astype(np.float64)
+        values = [*(column * exact for column in values), exact]
     series = [
         nw.new_series(name, column, nw.Float64, backend=train.implementation)
-        for name, column in zip(names, values, strict=True)
+        for name, column in zip([*names, WEIGHT][: len(values)], values, strict=True)
     ]
     predicted = np.full((len(rows), len(values)), np.nan)
     for depth in range(len(group_by), 0, -1):
         by = list(group_by[:depth])
         # Not by group_by: Polars sums its groups in parallel, and the last bits differ from call to call.
-        means = train.select(*by, *series).with_columns(nw.col(*names).mean().over(*by)).unique(by, keep="any")
+        if weights is None:
+            means = train.select(*by, *series).with_columns(nw.col(*names).mean().over(*by)).unique(by, keep="any")
+        else:  # without a weight in the group 0 / 0, which takes the value of the parent, too
+            sums = train.select(*by, *series).with_columns(nw.col(*names, WEIGHT).sum().over(*by))
+            means = sums.unique(by, keep="any").with_columns(nw.col(*names) / nw.col(WEIGHT))
         joined = rows.select(by).join(means, on=by, how="left").select(nw.col(*names).cast(nw.Float64))
         predicted = np.where(np.isnan(predicted), joined.to_numpy(), predicted)
     predicted = np.where(np.isnan(predicted), overall, predicted)
@@ -80,7 +90,8 @@ def all_predictions(
     if options.group_by:
         costs["group_mean"] = {"group_by": list(options.group_by)}
         predicted["group_mean"] = {
-            target.column: group_mean_predictions(table, target, options.group_by) for target in encoder.targets
+            target.column: group_mean_predictions(table, target, options.group_by, rows.weights)
+            for target in encoder.targets
         }
     fits = {
         "linear": options.linear and fit_linear(options.linear),
@@ -101,6 +112,7 @@ class BaselineRows:
         labels: [N, T], the transformed numbers or the classes of each target.
         test_codes, test_values: of the test rows.
         cardinalities: numbers of codes, V of them.
+        weights: float32 [N] of the training rows, with the mean 1; None where they have none.
     """
 
     codes: NDArray[np.int32]
@@ -109,6 +121,7 @@ class BaselineRows:
     test_codes: NDArray[np.int32]
     test_values: NDArray[np.float32]
     cardinalities: tuple[int, ...]
+    weights: NDArray[np.float32] | None = None
 
 
 Fit = Callable[[BaselineRows, NDArray[Any], Target], NDArray[np.float64]]
@@ -118,14 +131,16 @@ Fit = Callable[[BaselineRows, NDArray[Any], Target], NDArray[np.float64]]
 def read_rows(encoded: nw.DataFrame[Any], encoder: Encoder) -> BaselineRows:
     """Rows of an encoded table for baselines."""
     train, test = (to_arrays(subset(encoded, split), encoder) for split in (TRAIN, TEST))
-    *_, labels = train.labelled(encoder)
+    labels = train.labelled(encoder)[-1].numpy().reshape(len(train.codes), -1)
+    weights = labels[:, -1] if encoder.weight is not None else None
     return BaselineRows(
         train.codes.numpy(),
         train.continuous.numpy(),
-        labels.reshape(len(labels), -1).numpy(),
+        labels[:, : len(encoder.targets)],
         test.codes.numpy(),
         test.continuous.numpy(),
         encoder.cardinalities,
+        weights,
     )
 
 
@@ -146,23 +161,30 @@ def timed_predictions(
 
 
 def constant_predictions(rows: BaselineRows, encoder: Encoder) -> dict[str, NDArray[np.float64]]:
-    """The mean of the training rows, or the shares of their classes, for every test row."""
+    """The mean of the training rows by their weights, or the shares of their classes, for every test row."""
     n_rows, found = len(rows.test_codes), {}
     for number, target in enumerate(encoder.targets):
         if isinstance(target, ClassTarget):
-            found[target.column] = np.tile(np.array(target.counts) / sum(target.counts), (n_rows, 1))
+            counts = np.array(target.counts)
+            if rows.weights is not None:
+                counts = np.bincount(rows.labels[:, number].astype(np.int64), rows.weights, target.width)
+            found[target.column] = np.tile(counts / counts.sum(), (n_rows, 1))
         else:
             # In the target's own units: of a logarithm, the mean is too low.
-            mean = invert_target(rows.labels[:, number].astype(np.float64), target).mean()
+            values = invert_target(rows.labels[:, number].astype(np.float64), target)
+            mean = values.mean() if rows.weights is None else np.average(values, weights=rows.weights)
             found[target.column] = np.full(n_rows, mean)
     return found
 
 
 def fit_linear(options: LinearOptions) -> Fit:
-    """Ridge or logistic regression on one-hot categories and standardised numbers, its penalty chosen on inner rows."""
+    """Ridge or logistic regression on one-hot categories and standardised numbers, its penalty chosen on inner rows.
+
+    Weights of rows weigh their losses; scikit-learn's search for the penalty of the ridge scores inner rows without.
+    """
 
     def fit(rows: BaselineRows, labels: NDArray[Any], target: Target) -> NDArray[np.float64]:
-        given = rows.codes, rows.values, labels, target, rows.cardinalities
+        given = rows.codes, rows.values, labels, target, rows.cardinalities, rows.weights
         model = fit_linear_model(*given, choose_penalty(*given, options))
         outputs = model.outputs(rows.test_codes, rows.test_values)
         return softmax(outputs) if isinstance(target, ClassTarget) else target.mean + target.std * outputs[:, 0]
@@ -171,7 +193,7 @@ def fit_linear(options: LinearOptions) -> Fit:
 
 
 def fit_trees(options: TreeOptions) -> Fit:
-    """LightGBM on codes as categories, or their target means, and on numbers."""
+    """LightGBM on codes as categories, or their target means (without weights), and on numbers."""
 
     def fit(rows: BaselineRows, labels: NDArray[Any], target: Target) -> NDArray[np.float64]:
         import lightgbm
@@ -195,7 +217,8 @@ def fit_trees(options: TreeOptions) -> Fit:
             settings |= {"objective": "binary"} if target.width == 2 else several
 
         def dataset(chosen: NDArray[np.intp] | slice) -> Any:
-            return lightgbm.Dataset(inputs[chosen], labels[chosen], categorical_feature=categories)
+            weights = rows.weights if rows.weights is None else rows.weights[chosen]
+            return lightgbm.Dataset(inputs[chosen], labels[chosen], weight=weights, categorical_feature=categories)
 
         n_trees = options.n_estimators
         if options.early_stopping is not None:

@@ -1,8 +1,6 @@
 """The roles of a table's columns, its check, and its split into training rows and held-out rows."""
 
 import difflib
-import functools
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, Literal, Self
@@ -28,6 +26,7 @@ from embedline.frames.checks import (
     short,
 )
 from embedline.pipelines.tabular.options import ClassName, EncodingOptions
+from embedline.pipelines.tabular.row_weights import require_weights
 
 TRAIN, TEST, PREDICT = "train", "test", "predict"
 SPLIT_COLUMN = "split"  # column of the encoded frame that holds one of these
@@ -49,6 +48,9 @@ class Columns(BaseModel):
         inputs: ``auto`` gives every column that is not listed a role (:func:`.roles.infer_roles`).
         id: columns that identify a row; they are kept unencoded.
         time: column with the date or time of a row; it is kept unencoded and orders the plot of the forecast.
+        weight: column of numbers from 0 on that weigh the rows in the losses of the network and in the baselines: a row
+            of the weight 2 counts as two. Metrics and the encoding of inputs are unweighted, as scikit-learn's metrics
+            are where no weights are passed to them. It is no input, and no prediction needs it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +65,7 @@ class Columns(BaseModel):
     positive: ClassName | dict[str, ClassName] | None = None
     id: tuple[str, ...] = ()
     time: str | None = None
+    weight: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -94,7 +97,9 @@ class Columns(BaseModel):
             raise ValueError(f"columns.positive needs {{target: class}} for the targets {list(self.targets)}")
         if isinstance(self.positive, dict) and (strange := sorted(set(self.positive) - set(self.targets))):
             raise ValueError(f"columns.positive names {strange}, which columns.target does not list")
-        if SPLIT_COLUMN in (*inputs, *self.targets, *self.keys):
+        if self.weight in (*inputs, *self.targets):
+            raise ValueError(f"columns.weight names {self.weight!r}, which is an input or a target")
+        if SPLIT_COLUMN in (*inputs, *self.targets, *self.keys, self.weight):
             raise ValueError(f"columns lists {SPLIT_COLUMN!r}, the name of the column that holds the split")
         return self
 
@@ -185,6 +190,7 @@ def require_roles(
         "columns.target": columns.targets,
         "columns.id": columns.id,
         "columns.time": (columns.time,) if columns.time else (),
+        "columns.weight": (columns.weight,) if columns.weight else (),
         **others,
     }
     for key, names in roles.items():
@@ -224,6 +230,8 @@ def read_table(
     for key, names in {**identifying, **dict(others)}.items():
         for name in names:
             require_exact(table.get_column(name), name, key)
+    if columns.weight:
+        require_weights(table, columns.weight, [present(table, name) for name in columns.targets])
     _check_dates(table, columns, split)
     for name in columns.text:
         require_text(table.get_column(name), name)
@@ -287,44 +295,6 @@ def require_dates(table: nw.DataFrame[Any], names: Iterable[str]) -> None:
             )
 
 
-def assign_splits(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw.DataFrame[Any]:
-    """Add the column ``split``: ``train``, ``test`` or, where a target is missing, ``predict``.
-
-    Rows in none of them are dropped, such as those after a window with ``train: before``.
-
-    Raises:
-        DataError: if a column is missing or a split that the settings ask for is empty.
-    """
-    require_columns(table, columns.targets, what="the table", key="columns.target")
-    require_columns(table, [split.column] if split.column else [], what="the table", key="split.column")
-    labelled = functools.reduce(operator.and_, (present(table, name) for name in columns.targets))
-    _check_type(table, split)
-    flag = nw.generate_temporary_column_name(8, table.columns)
-    if split.kind in ("folds", "none"):
-        held_out, used = nw.lit(False), nw.lit(True)
-    elif split.kind == "window":
-        table = table.with_columns(local_times(table, str(split.column)).alias(flag))
-        when = nw.col(flag).cast(nw.Date)
-        held_out = (when >= split.start) & (when <= split.end)
-        used = (when <= split.end) if split.train == "before" else nw.lit(True)
-    elif split.kind == "column":
-        held_out, used = nw.col(str(split.column)) == split.value, nw.lit(True)
-    else:
-        table = table.with_columns(_random_flags(table, columns, split).alias(flag))
-        held_out, used = nw.col(flag), nw.lit(True)
-    name_of_split = (
-        nw.when(~labelled)
-        .then(nw.lit(PREDICT))
-        .otherwise(nw.when(held_out).then(nw.lit(TEST)).otherwise(nw.lit(TRAIN)))
-    )
-    rows = table.filter(~labelled | used).with_columns(name_of_split.alias(SPLIT_COLUMN))
-    counts = dict(rows.group_by(SPLIT_COLUMN).agg(nw.len().alias("rows")).rows())
-    for name in (TRAIN, *([] if split.kind in ("folds", "none") else [TEST])):
-        if not counts.get(name):
-            raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no labelled row to {name}")
-    return rows.drop(flag, strict=False)
-
-
 def present(table: nw.DataFrame[Any], name: str) -> nw.Expr:
     """Whether a column has a value: pandas has NaN for a missing one, Polars may have both."""
     column = nw.col(name)
@@ -342,19 +312,6 @@ def local_times(table: nw.DataFrame[Any], name: str) -> nw.Series[Any]:
     return values.dt.replace_time_zone(None) if zoned else values
 
 
-def _check_type(table: nw.DataFrame[Any], split: Split) -> None:
-    """Raise a DataError if the type of the split's column does not fit its settings."""
-    dtype = table.schema[split.column] if split.column else None
-    times = local_times(table, str(split.column)).dtype if split.kind == "window" else None
-    if split.kind == "window" and times not in (nw.Date, nw.Datetime, nw.Object):  # pandas has dates as objects
-        raise DataError(f"split.column {split.column!r} has the type {dtype}; a window needs dates")
-    if split.kind == "column" and dtype is not None:
-        numeric, boolean = dtype.is_numeric(), dtype == nw.Boolean
-        fits = {bool: boolean, int: numeric, str: not numeric and not boolean}[type(split.value)]
-        if not fits:
-            raise DataError(f"split.value {split.value!r} is not of the type of column {split.column!r}, {dtype}")
-
-
 def holds_classes(table: nw.DataFrame[Any], columns: Columns, target: str) -> bool:
     """Whether a target has classes, by ``columns.classes`` or by its type."""
     dtype = table.schema[target]
@@ -367,30 +324,6 @@ def boxed_booleans(table: nw.DataFrame[Any], name: str) -> bool:
     if table.get_column(name).dtype != nw.Object:
         return False
     return all(isinstance(value, bool) for value in table.get_column(name).drop_nulls().unique().to_list())
-
-
-def _random_flags(table: nw.DataFrame[Any], columns: Columns, split: Split) -> nw.Series[Any]:
-    """Whether each row is held out: a fraction of all rows, or of each class of the first target with classes."""
-    drawn = np.random.default_rng(split.seed).random(len(table))
-    held_out = drawn < split.fraction
-    known = table.select(functools.reduce(operator.and_, (present(table, name) for name in columns.targets)))
-    labelled = np.flatnonzero(known.get_column(known.columns[0]).to_numpy())
-    classes = [class_numbers(table, name) for name in columns.targets if holds_classes(table, columns, name)]
-    if classes and len(labelled):
-        numbers = classes[0][labelled]
-        order = np.lexsort((drawn[labelled], numbers))  # class by class, the rows with the smallest draws first
-        counts = np.bincount(numbers)
-        place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-        # Rounded in sum, so that of many small classes some rows are held out, too.
-        shares = np.diff(np.rint(split.fraction * np.cumsum(counts)), prepend=0.0)
-        n_held_out = np.minimum(shares, np.maximum(counts - 1, 0))
-        held_out[labelled[order]] = place < np.repeat(n_held_out, counts)
-    for numbers in classes:  # of further targets, too, no class is held out whole
-        trained = set(numbers[labelled[~held_out[labelled]]])
-        for number in set(numbers[labelled]) - trained:
-            rows = labelled[numbers[labelled] == number]
-            held_out[rows[drawn[rows].argmax()]] = False
-    return nw.new_series("held_out", held_out, nw.Boolean, backend=table.implementation)
 
 
 def class_numbers(table: nw.DataFrame[Any], name: str) -> NDArray[np.int64]:

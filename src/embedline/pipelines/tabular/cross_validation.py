@@ -31,7 +31,7 @@ from embedline.pipelines.tabular.predictions import (
     predicted_columns,
     prediction_loss,
 )
-from embedline.pipelines.tabular.targets import actual_values, prefix_of
+from embedline.pipelines.tabular.targets import actual_values, prefix_of, read_targets
 
 REPEAT, FOLD, ROW = "repeat", "fold", "row"  # columns of the predictions, counted from 0
 
@@ -100,8 +100,9 @@ def held_out_predictions(
     predicted = predict_all(tested, model)
     others, costs = all_predictions(rows, encoded, encoder, baselines)
     values: NamedArrays = {}
-    for target in encoder.targets:
-        prefix, actual = prefix_of(target, encoder.targets), actual_values(tested, target)
+    targets = read_targets(model.encoder)  # with the quantiles, which only the model has
+    for target in targets:
+        prefix, actual = prefix_of(target, targets), actual_values(tested, target)
         values |= actual_columns(target, actual, prefix)
         values |= predicted_columns(target, predicted[target.column], prefix, model.metrics.get("decisions", {}))
         for baseline, by_target in others.items():

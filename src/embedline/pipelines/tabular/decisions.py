@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.network import class_weights
+from embedline.pipelines.tabular.losses import class_weights
 from embedline.pipelines.tabular.options import DecisionOptions, TableTraining
 from embedline.pipelines.tabular.targets import ClassTarget, Target
 

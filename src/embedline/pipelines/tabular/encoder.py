@@ -28,6 +28,7 @@ from embedline.pipelines.tabular.dates import DateParts, add_parts, fit_dates, w
 from embedline.pipelines.tabular.options import EncodingOptions
 from embedline.pipelines.tabular.redundant import LeftOut, find_redundant, refuse_ids
 from embedline.pipelines.tabular.roles import InferredRoles
+from embedline.pipelines.tabular.row_weights import RowWeights, fit_row_weights
 from embedline.pipelines.tabular.target_means import TargetMeans, fit_target_means
 from embedline.pipelines.tabular.targets import (
     EPSILON,
@@ -158,6 +159,7 @@ class Encoder(BaseModel):
     texts: tuple[TextTopics, ...] = ()
     left_out: LeftOut = LeftOut()
     inferred: InferredRoles | None = None
+    weight: RowWeights | None = None
 
     @property
     def derived(self) -> tuple[DateParts | TextTopics, ...]:
@@ -249,6 +251,7 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
         dates=dates,
         texts=texts,
         left_out=left_out,
+        weight=fit_row_weights(table, columns.weight) if columns.weight else None,
         target_means=tuple(
             fit_target_means(codes, sizes, group, values, options.smoothing, of)
             for group in averaged
@@ -264,7 +267,7 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
         The key columns and ``split`` where ``table`` has them; of each target that it has, the number (Float64,
         untransformed) or, as ``class:<name>``, the number of its class (Int32, -1 where it is missing); an Int32 column
         ``code:<name>`` for each of ``encoder.code_columns``, a standardised Float32 column ``value:<name>`` for each of
-        ``encoder.value_columns``. Rows keep their order.
+        ``encoder.value_columns``, and ``weight:<name>`` (Float32) where ``table`` has weights. Rows keep their order.
 
     Target means of the rows whose ``split`` is ``train`` are cross-fitted (:meth:`TargetMeans.cross_fitted`).
 
@@ -291,7 +294,8 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
     numbers = {name: as_float(table, name, hint=CONTINUOUS_HINT) for name in encoder.continuous}
     marks = [(numbers[name].is_null().cast(nw.Int32) + 1).alias(code_name(name + FLAG)) for name in encoder.flags]
     scaled = [scaler.standardise(table, numbers[name], value_name(name)) for name, scaler in encoder.continuous.items()]
-    encoded = table.select(*keys, *stored.values(), *codes, *marks, *scaled)
+    weights = [encoder.weight.scaled(table)] if encoder.weight and encoder.weight.column in table.columns else []
+    encoded = table.select(*keys, *stored.values(), *codes, *marks, *scaled, *weights)
     return encoded.with_columns(
         nw.new_series(value_name(means.name), values, nw.Float32, backend=table.implementation)
         for means, values in _mean_inputs(table, encoder)

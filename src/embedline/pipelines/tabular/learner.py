@@ -17,8 +17,8 @@ from embedline.pipelines.tabular.columns import TEST, TRAIN
 from embedline.pipelines.tabular.decisions import check_decision, choose_decisions
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.linear import LinearInputs, choose_penalty, fit_linear_model, some_rows
-from embedline.pipelines.tabular.network import Y_RANGE_MARGIN, EmbeddingNetwork, embedding_sizes, make_loss
-from embedline.pipelines.tabular.numeric_embeddings import numeric_config
+from embedline.pipelines.tabular.losses import make_loss
+from embedline.pipelines.tabular.network import EmbeddingNetwork, build_network, network_config
 from embedline.pipelines.tabular.options import LinearOptions, NetworkOptions, TableTraining, follow_table
 from embedline.pipelines.tabular.targets import (
     UNKNOWN,
@@ -27,111 +27,23 @@ from embedline.pipelines.tabular.targets import (
     Target,
     actual_values,
     invert_target,
+    point_prediction,
     prefix_of,
     softmax,
 )
 from embedline.training import lr_finder
-from embedline.training.batches import TableBatches
+from embedline.training.batches import Loss, TableBatches
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, make_accelerator
-from embedline.training.dropout import seed_dropout
 from embedline.training.early_stopping import hold_out
 from embedline.training.ensemble import in_threads, train_ensemble, weighted_mean
 from embedline.training.metrics import log_loss, regression_metrics
 from embedline.training.model_file import ModelBundle
-from embedline.training.options import FinderOptions
+from embedline.training.options import FinderOptions, HeldOutStopping
 from embedline.training.train import Evaluate, FitResult, fit
 
 KIND = "tabular"
 PREDICT_ROWS = 16_384  # rows of one forward pass of a prediction: bounds the memory
-
-
-def network_config(
-    encoder: Encoder, options: NetworkOptions, values: NDArray[np.float32] | None = None
-) -> dict[str, Any]:
-    """Arguments of :class:`EmbeddingNetwork` for a fitted encoder; plain JSON values.
-
-    Args:
-        values: float32 [N, C], the continuous inputs of the training rows; bins of numeric embeddings need them.
-    """
-    dropouts = list(options.dropout) if isinstance(options.dropout, tuple) else [options.dropout] * len(options.layers)
-    known = options.model_copy(
-        update={
-            "embedding_sizes": {k: v for k, v in options.embedding_sizes.items() if k not in encoder.left_out.names}
-        }
-    )
-    ends = np.cumsum([target.width for target in encoder.targets]).tolist()
-    ensemble = {
-        "members": options.members,
-        "linear": options.linear,
-        "classes": [
-            [end - target.width, end]
-            for end, target in zip(ends, encoder.targets, strict=True)
-            if isinstance(target, ClassTarget)
-        ],
-    }
-    return {
-        "cardinalities": list(encoder.cardinalities),
-        "sizes": list(embedding_sizes(encoder.code_columns, encoder.cardinalities, known)),
-        "n_continuous": len(encoder.value_columns),
-        "continuous_batch_norm": options.continuous_batch_norm,
-        "layers": list(options.layers),
-        "dropouts": dropouts,
-        "embedding_dropout": options.embedding_dropout,
-        "batch_norm": options.batch_norm,
-        "numeric_embedding": (
-            numeric_config(options.numeric_embedding, values)
-            if encoder.value_columns and options.numeric_embedding
-            else None
-        ),
-        **_outputs(encoder.targets, options),
-        **(ensemble if options.members > 1 or options.linear else {}),
-    }
-
-
-def _outputs(targets: Sequence[Target], options: NetworkOptions) -> dict[str, list[Any]]:
-    """Mean, scale and range of each output of the network."""
-    numeric = sum(isinstance(target, NumericTarget) for target in targets)
-    if options.y_range is not None and not numeric:
-        raise DataError("network.y_range is for numeric targets, and all of columns.target are classes: set it to null")
-    if isinstance(options.y_range, tuple) and numeric > 1:
-        raise DataError(f"network.y_range is one range for {numeric} numeric targets: set it to auto or null")
-    means: list[float] = []
-    scales: list[float] = []
-    ranges: list[list[float] | None] = []
-    for target in targets:
-        if isinstance(target, ClassTarget):
-            shares = np.array(target.counts) / sum(target.counts)
-            means += np.log(shares).tolist()
-            scales += [1.0] * target.width
-            ranges += [None] * target.width
-        else:
-            means.append(target.mean)
-            scales.append(target.std)
-            ranges.append(_range(target, options))
-    return {"output_means": means, "output_scales": scales, "y_ranges": ranges}
-
-
-def _range(target: NumericTarget, options: NetworkOptions) -> list[float] | None:
-    if options.y_range != "auto":
-        return list(options.y_range) if options.y_range is not None else None
-    if target.maximum <= 0.0:
-        raise DataError(
-            f"network.y_range 'auto' ends at {Y_RANGE_MARGIN} times the largest training target, which is "
-            f"{target.maximum:.4g} ({target.column!r}, transform {target.transform!r}): give the range as two numbers"
-        )
-    # DIFF(fastai): the lesson takes the largest target of training and validation rows together.
-    return [0.0, Y_RANGE_MARGIN * target.maximum]
-
-
-def build_network(config: dict[str, Any], *, seed: int) -> EmbeddingNetwork:
-    """Network of :func:`network_config`; weights and dropout masks follow ``seed``, global state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = EmbeddingNetwork(**config)
-    if config["embedding_dropout"] or any(config["dropouts"]):
-        seed_dropout(network, seed)
-    return network
 
 
 def train_network(
@@ -153,7 +65,8 @@ def train_network(
         bundle holds the network of the last epoch, or with ``training.early_stopping`` of the epoch that is best on
         the validation rows, which are held out of the training rows. The split ``test`` decides nothing.
     """
-    make_loss(encoder.targets, training)  # raises if the settings do not fit, before other processes start
+    encoder = _with_quantiles(encoder, training)
+    _loss_of(encoder, training)  # raises if the settings do not fit, before other processes start
     with rows_of(encoded, encoder, training) as store:
         learned, held_out = store.rows(TRAIN), store.rows(TEST, labelled=False)
         _, values, target = learned.arrays().labelled(encoder)
@@ -201,6 +114,21 @@ def _inner_predictions(
     }
 
 
+def _with_quantiles(encoder: Encoder, training: TableTraining) -> Encoder:
+    """The encoder with the quantiles that the networks will predict; the stored model has this one."""
+    if training.loss != "quantile":
+        return encoder
+    quantiles = {"quantiles": training.quantiles}
+    targets = (
+        each.model_copy(update=quantiles) if isinstance(each, NumericTarget) else each for each in encoder.targets
+    )
+    return encoder.model_copy(update={"targets": tuple(targets)})
+
+
+def _loss_of(encoder: Encoder, training: TableTraining) -> Loss:
+    return make_loss(encoder.targets, training, weighted=encoder.weight is not None)
+
+
 @dataclass(frozen=True)
 class TableNetworkSpec:
     """Rows and settings of the networks of an ensemble.
@@ -228,8 +156,11 @@ class TableNetworkSpec:
                 member = self.training.seeds.index(seed)
                 rows = hold_out(len(rows), self.training.early_stopping, member)[0].numpy()
             penalties = iter(self.penalties)
-            fitted = [fit_linear_model(*given, next(penalties)) for given in self._linear_inputs(rows)]
-            network.set_linear_part(fitted)
+            models = [fit_linear_model(*given, next(penalties)) for given in self._linear_inputs(rows)]
+            targets = zip(models, self.encoder.targets, strict=True)
+            network.set_linear_part(
+                [model.repeated(target.width // len(model.intercepts)) for model, target in targets]
+            )
         return network
 
     def choose_penalties(self) -> tuple[float, ...]:
@@ -241,14 +172,16 @@ class TableNetworkSpec:
         """What a linear model of each target is fitted to, on ``rows`` or some of them."""
         chosen = some_rows(rows)
         codes, values, labels = (array[chosen].numpy() for array in self.rows.arrays().labelled(self.encoder))
+        labels = labels.reshape(len(chosen), -1)
+        weights = labels[:, -1] if self.encoder.weight is not None else None
         for number, target in enumerate(self.encoder.targets):
-            yield codes, values, labels.reshape(len(chosen), -1)[:, number], target, self.encoder.cardinalities
+            yield codes, values, labels[:, number], target, self.encoder.cardinalities, weights
 
     def batches(self, network: nn.Module, accelerator: Accelerator) -> TableBatches:
         """Batches of all rows, those held out for early stopping included."""
         return TableBatches(
             self.rows.arrays().labelled(self.encoder),
-            make_loss(self.encoder.targets, self.training),
+            _loss_of(self.encoder, self.training),
             batch_size=self.training.batch_size,
             device=accelerator.device,
             read=self.rows.reader(),
@@ -257,7 +190,14 @@ class TableNetworkSpec:
 
     def fit(self, network: nn.Module, **settings: Any) -> FitResult:
         """Train it; ``settings`` are those of :func:`embedline.training.train.fit`."""
-        tensors, loss = self.rows.arrays().labelled(self.encoder), make_loss(self.encoder.targets, self.training)
+        tensors, loss = self.rows.arrays().labelled(self.encoder), _loss_of(self.encoder, self.training)
+        if self.encoder.weight is not None and isinstance(self.training.early_stopping, HeldOutStopping):
+            split = hold_out(len(tensors[-1]), self.training.early_stopping, settings.get("position", 0))
+            if not all(tensors[-1][rows, -1].any() for rows in split):
+                raise DataError(
+                    "training.early_stopping divides the rows so that all of one share have the weight 0 in "
+                    f"{self.encoder.weight.column!r} (columns.weight): take such rows out, or set another fraction"
+                )
         return fit(network, tensors, loss, self.training, read=self.rows.reader(), **settings)
 
     def evaluator(self, accelerator: Accelerator) -> Evaluate | None:
@@ -286,10 +226,10 @@ def range_test(
     finder: FinderOptions,
 ) -> lr_finder.RangeTest:
     """Learning-rate range test on the training rows with the first seed's network."""
-    accelerator = make_accelerator(training)
+    accelerator, encoder = make_accelerator(training), _with_quantiles(encoder, training)
     with rows_of(encoded, encoder, training) as store:
         learned = store.rows(TRAIN)
-        tensors, loss = learned.arrays().labelled(encoder), make_loss(encoder.targets, training)
+        tensors, loss = learned.arrays().labelled(encoder), _loss_of(encoder, training)
         if not network.layers or not training.epochs:
             variables = encoder.code_columns, encoder.cardinalities
             network, training = follow_table(network, training, *variables, len(tensors[-1]))
@@ -309,7 +249,7 @@ def range_test(
 def predict(encoded: nw.DataFrame[Any], bundle: ModelBundle, target: str | None = None) -> NDArray[np.float64]:
     """Prediction of one target (the only one unless named) for an encoded frame, from the bundle alone.
 
-    Float64 [N] in the units of a number, or the probabilities float64 [N, C] of C classes.
+    Float64 [N] in the units of a number, its quantiles [N, Q], or the probabilities [N, C] of C classes.
     """
     predicted = predict_all(encoded, bundle)
     if target is None and len(predicted) > 1:
@@ -356,7 +296,8 @@ def combine(
     """Average the outputs [N, K] of the members into predictions of every target by its column.
 
     Numbers are averaged in transformed units (a geometric mean for a target learned as a logarithm), classes as
-    probabilities.
+    probabilities. Quantiles are averaged level by level, then sorted: those of a network may cross (Chernozhukov,
+    Fernández-Val & Galichon 2010).
     """
     predicted: dict[str, NDArray[np.float64]] = {}
     begin = 0
@@ -366,8 +307,8 @@ def combine(
         if isinstance(target, ClassTarget):
             predicted[target.column] = weighted_mean([softmax(logits) for logits in own], weights)
         else:
-            mean = weighted_mean([numbers[:, 0] for numbers in own], weights)
-            predicted[target.column] = invert_target(mean, target)
+            mean = np.sort(weighted_mean(own, weights), axis=1)
+            predicted[target.column] = invert_target(mean if target.quantiles else mean[:, 0], target)
     return predicted
 
 
@@ -417,4 +358,4 @@ def epoch_metrics(target: Target, actual: NDArray[Any], prediction: NDArray[np.f
     if isinstance(target, ClassTarget):
         accuracy = float((prediction.argmax(axis=1) == actual).mean())
         return {"accuracy": accuracy, "log_loss": log_loss(actual, prediction)}
-    return regression_metrics(actual, prediction, logarithmic=target.transform == "log")
+    return regression_metrics(actual, point_prediction(target, prediction), logarithmic=target.transform == "log")

@@ -3,7 +3,7 @@
 scikit-learn and SciPy are imported inside the functions, since services need neither.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -21,8 +21,10 @@ MOST_STEPS = 500
 MOST_ROWS = 500_000
 NO_COLUMN = -1
 
-LinearInputs = tuple[NDArray[np.integer], NDArray[np.floating], NDArray[Any], Target, tuple[int, ...]]
-"""Codes [N, V], numbers [N, C], the transformed numbers or the classes [N] of a target, and the numbers of codes."""
+Weights = NDArray[np.floating] | None
+LinearInputs = tuple[NDArray[np.integer], NDArray[np.floating], NDArray[Any], Target, tuple[int, ...], Weights]
+"""Codes [N, V], numbers [N, C], the transformed numbers or the classes [N] of a target, the target, its numbers of
+codes, and the weights [N] of the rows, if they have any."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,11 @@ class OneHot:
     width: int
 
     @classmethod
-    def fit(cls, codes: NDArray[np.integer], cardinalities: tuple[int, ...], n_numbers: int) -> Self:
-        """Fit to the codes [N, V] of training rows."""
+    def fit(
+        cls, codes: NDArray[np.integer], cardinalities: tuple[int, ...], n_numbers: int, weights: Weights = None
+    ) -> Self:
+        """Fit to the codes [N, V] of training rows, those of the weight 0 left out."""
+        codes = codes if weights is None else codes[weights > 0]
         found, width = [], n_numbers
         for variable, size in enumerate(cardinalities):
             counts = np.bincount(codes[:, variable], minlength=size)
@@ -94,6 +99,14 @@ class LinearModel:
         found[columns == NO_COLUMN] = 0.0
         return found
 
+    def repeated(self, times: int) -> "LinearModel":
+        """Each output so many times, side by side: one for each quantile."""
+        return replace(
+            self,
+            coefficients=self.coefficients.repeat(times, axis=0),
+            intercepts=self.intercepts.repeat(times),
+        )
+
     @property
     def slopes(self) -> NDArray[np.float64]:
         """Coefficients float64 [K, C] of the numbers."""
@@ -106,20 +119,26 @@ def choose_penalty(
     labels: NDArray[Any],
     target: Target,
     cardinalities: tuple[int, ...],
+    weights: Weights,
     options: LinearOptions,
 ) -> float:
-    """The one of ``options.penalties`` with the lowest loss on inner held-out rows; arguments as in fitting."""
+    """The one of ``options.penalties`` with the lowest loss on inner held-out rows; arguments as in fitting.
+
+    scikit-learn's search for the penalty of the ridge scores the inner rows without their weights.
+    """
     from sklearn.linear_model import LogisticRegressionCV, RidgeCV
     from threadpoolctl import threadpool_limits
 
-    matrix = OneHot.fit(codes, cardinalities, values.shape[1]).matrix(codes, values)
+    matrix = OneHot.fit(codes, cardinalities, values.shape[1], weights).matrix(codes, values)
     labels = _learned(labels, target)
     penalties, folds = np.array(options.penalties), inner_folds(len(labels), target, options.seed)
     if len(penalties) == 1 or len(labels) < 4:
         return float(penalties[0])
     with threadpool_limits(1):  # threads that wait for one another take most of the time of such small products
         if isinstance(target, NumericTarget):
-            return float(RidgeCV(alphas=penalties * len(labels), cv=folds).fit(matrix, labels).alpha_ / len(labels))
+            return float(
+                RidgeCV(alphas=penalties * len(labels), cv=folds).fit(matrix, labels, weights).alpha_ / len(labels)
+            )
         model = LogisticRegressionCV(
             Cs=np.sort(1.0 / (penalties * len(labels))),  # from strong to weak: each starts from the one before
             cv=folds,
@@ -128,7 +147,7 @@ def choose_penalty(
             max_iter=MOST_STEPS,
             tol=TOLERANCE,
             use_legacy_attributes=False,
-        ).fit(matrix, labels)
+        ).fit(matrix, labels, weights)
     return float(1.0 / (model.C_ * len(labels)))
 
 
@@ -138,9 +157,10 @@ def fit_linear_model(
     labels: NDArray[Any],
     target: Target,
     cardinalities: tuple[int, ...],
+    weights: Weights,
     penalty: float,
 ) -> LinearModel:
-    """Fit on training rows: codes [N, V], numbers [N, C], and the transformed numbers or the classes [N].
+    """Fit on training rows, given as :data:`LinearInputs`.
 
     Args:
         penalty: as in :class:`.options.LinearOptions`.
@@ -148,16 +168,16 @@ def fit_linear_model(
     from sklearn.linear_model import LogisticRegression, Ridge
     from threadpoolctl import threadpool_limits
 
-    one_hot = OneHot.fit(codes, cardinalities, values.shape[1])
+    one_hot = OneHot.fit(codes, cardinalities, values.shape[1], weights)
     matrix = one_hot.matrix(codes, values)
     learned = _learned(labels, target)
     weight = penalty * len(labels)
     with threadpool_limits(1):
         if isinstance(target, NumericTarget):
-            ridge = Ridge(alpha=weight).fit(matrix, learned)
+            ridge = Ridge(alpha=weight).fit(matrix, learned, weights)
             return LinearModel(one_hot, ridge.coef_[None], np.array([ridge.intercept_]))
         # scikit-learn's C weighs the sum of the losses, not their mean.
-        model = LogisticRegression(C=1.0 / weight, max_iter=MOST_STEPS, tol=TOLERANCE).fit(matrix, learned)
+        model = LogisticRegression(C=1.0 / weight, max_iter=MOST_STEPS, tol=TOLERANCE).fit(matrix, learned, weights)
     coefficients, intercepts = model.coef_, model.intercept_
     if len(model.classes_) == 2:
         coefficients, intercepts = np.stack([0 * coefficients[0], coefficients[0]]), np.array([0.0, intercepts[0]])

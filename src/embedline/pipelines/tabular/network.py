@@ -1,30 +1,25 @@
-"""The entity-embedding network and its loss (Guo & Berkhahn 2016, arXiv:1604.06737), as in the fast.ai lessons.
-
-The loss takes numbers in standard deviations and classes by cross-entropy, and sums up several targets.
-"""
+"""The entity-embedding network (Guo & Berkhahn 2016, arXiv:1604.06737), as in the fast.ai lessons."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embedline.errors import DataError
+from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.layers import EmbeddingTables, EnsembleLinear, EnsembleOutput, LinearPart
 from embedline.pipelines.tabular.linear import LinearModel
-from embedline.pipelines.tabular.numeric_embeddings import make_numeric_embeddings
-from embedline.pipelines.tabular.options import NetworkOptions, TableTraining
+from embedline.pipelines.tabular.numeric_embeddings import make_numeric_embeddings, numeric_config
+from embedline.pipelines.tabular.options import NetworkOptions
 from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target
-from embedline.training.batches import Loss
-from embedline.training.dropout import Dropout
+from embedline.training.dropout import Dropout, seed_dropout
 
 Y_RANGE_MARGIN = 1.2  # DL1: the sigmoid's upper end is 1.2 times the largest training target
-LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
-RELATIVE_CLIP = 0.5  # larger relative errors count linearly: else a handful of rows would dominate the training
 
 
 def embedding_size(cardinality: int, rule: str) -> int:
@@ -171,7 +166,8 @@ class EmbeddingNetwork(nn.Module):
             output = torch.where(self.high > self.low, ranged, output)
         if self.members > 1:
             output = output.flatten(0, 1) if self.training else self._mean_of_members(output)
-        return output.squeeze(-1)
+        # By its width: ONNX's Squeeze, unlike PyTorch's, refuses an axis that is longer than one.
+        return output.squeeze(-1) if output.shape[-1] == 1 else output
 
     def _mean_of_members(self, output: Tensor) -> Tensor:
         """Outputs [B, K] of the members' [B, M, K]."""
@@ -182,135 +178,87 @@ class EmbeddingNetwork(nn.Module):
         return mean
 
 
-def make_loss(targets: Sequence[Target], training: TableTraining) -> Loss:
-    """Loss between the output of the network and the target of :class:`.arrays.TableArrays`.
-
-    With several targets it is the sum of their losses, each times its weight in ``training.target_weights``. Where the
-    output has several members of each row, it is the mean of their losses.
-
-    Raises:
-        DataError: naming the setting of ``training`` that does not fit the targets.
-    """
-    _check_settings(targets, training)
-    losses = [
-        number_loss(training.loss, target)
-        if isinstance(target, NumericTarget)
-        else class_loss(target, class_weights(target, training, alone=len(targets) == 1), training.label_smoothing)
-        for target in targets
-    ]
-    scales = [training.target_weights.get(target.column, 1.0) for target in targets]
-    if len(targets) == 1:
-        alone = losses[0] if scales[0] == 1.0 else lambda output, target: scales[0] * losses[0](output, target)
-        return _of_members(alone)
-    ends = np.cumsum([target.width for target in targets]).tolist()
-
-    def summed(output: Tensor, target: Tensor) -> Tensor:
-        total = output.new_zeros(())
-        for k, (loss, scale, end) in enumerate(zip(losses, scales, ends, strict=True)):
-            outputs = output[:, end - targets[k].width : end]
-            number = isinstance(targets[k], NumericTarget)
-            total = total + scale * (
-                loss(outputs.squeeze(-1), target[:, k]) if number else loss(outputs, target[:, k].long())
-            )
-        return total
-
-    return _of_members(summed)
-
-
-def _of_members(loss: Loss) -> Loss:
-    """``loss``, also of outputs that have several members of each row side by side."""
-
-    def of_members(output: Tensor, target: Tensor) -> Tensor:
-        members = len(output) // len(target)
-        return loss(output, target if members == 1 else target.repeat_interleave(members, dim=0))
-
-    return of_members
-
-
-def number_loss(name: str, numeric: NumericTarget) -> Loss:
-    """Loss on outputs and targets [B] in transformed units, divided by the standard deviation of the target.
-
-    The division lets learning rates carry over from one table to the next. ``relative`` is the squared relative error
-    ``(exp(output - target) - 1)^2`` of a target learned as a logarithm, which RMSPE averages, clipped as in Huber's
-    loss.
-
-    Raises:
-        DataError: if ``relative`` is asked for a target that is not learned as a logarithm.
-    """
-    std = numeric.std
-    if name == "relative":
-        if numeric.transform != "log":
-            raise DataError(f"training.loss 'relative' needs encoding.target_transform: log for {numeric.column!r}")
-
-        def relative(output: Tensor, target: Tensor) -> Tensor:
-            difference = output - target
-            # Above a difference of 1 the exponential continues as its tangent: a clamp would leave no gradient there.
-            near = difference.clamp(max=1.0)
-            error = (torch.expm1(near) + math.e * (difference - near)) / std
-            return 2.0 * F.huber_loss(error, torch.zeros_like(error), delta=RELATIVE_CLIP / std)
-
-        return relative
-    loss = LOSSES[name]
-    return lambda output, target: loss(output / std, target / std)
-
-
-def class_loss(target: ClassTarget, weights: NDArray[np.float64] | None, smoothing: float) -> Loss:
-    """Cross-entropy of logits [B, C] and classes int64 [B], in nats.
-
-    With weights [C], the entropy of each row is multiplied by the weight of its class, and the mean is taken over the
-    rows. The weights are scaled to the mean 1 over the *training* rows: ``torch`` itself divides by the weights of the
-    batch, where a row would count more among light classes. Weighted rows teach a network the shares of the *weighted*
-    classes; the logarithms of the weights, added to the logits here, leave the logits themselves calibrated (prior
-    correction, King & Zeng 2001).
-    """
-    if weights is None:
-        return lambda output, classes: F.cross_entropy(output, classes, label_smoothing=smoothing)
-    counts = np.asarray(target.counts, dtype=np.float64)
-    scaled = torch.from_numpy((weights * counts.sum() / (weights * counts).sum()).astype(np.float32))
-
-    def weighted(output: Tensor, classes: Tensor) -> Tensor:
-        weight = scaled.to(output.device, non_blocking=True)
-        logits = output + weight.log()
-        entropies = F.cross_entropy(logits, classes, label_smoothing=smoothing, reduction="none")
-        return (entropies * weight[classes]).mean()
-
-    return weighted
-
-
-def class_weights(target: ClassTarget, training: TableTraining, *, alone: bool) -> NDArray[np.float64] | None:
-    """Weight of each class, float64 [C], from ``training.class_weights``; None if all weights are equal.
+def network_config(
+    encoder: Encoder, options: NetworkOptions, values: NDArray[np.float32] | None = None
+) -> dict[str, Any]:
+    """Arguments of :class:`EmbeddingNetwork` for a fitted encoder; plain JSON values.
 
     Args:
-        alone: whether the table has no other target, so that the setting may omit the name of the target.
-
-    Raises:
-        DataError: if the setting names a class that the target does not have.
+        values: float32 [N, C], the continuous inputs of the training rows; bins of numeric embeddings need them.
     """
-    setting: Any = training.class_weights
-    if isinstance(setting, dict) and (not alone or set(setting) == {target.column}):
-        setting = setting.get(target.column)
-    if setting is None:
-        return None
-    if setting == "balanced":
-        return sum(target.counts) / (target.width * np.asarray(target.counts, dtype=np.float64))
-    given = {str(name): weight for name, weight in setting.items()} if isinstance(setting, dict) else None
-    if given is None or any(not isinstance(weight, float | int) for weight in given.values()):
-        raise DataError(f"training.class_weights of {target.column!r} must be balanced or {{class: weight}}")
-    if strange := sorted(set(given) - set(target.names)):
-        known = ", ".join(target.names)
-        raise DataError(f"training.class_weights names {strange}, no classes of {target.column!r}; these are: {known}")
-    return np.array([given.get(name, 1.0) for name in target.names])
+    dropouts = list(options.dropout) if isinstance(options.dropout, tuple) else [options.dropout] * len(options.layers)
+    own_sizes = {k: v for k, v in options.embedding_sizes.items() if k not in encoder.left_out.names}
+    known = options.model_copy(update={"embedding_sizes": own_sizes})
+    ends = np.cumsum([target.width for target in encoder.targets]).tolist()
+    ensemble = {
+        "members": options.members,
+        "linear": options.linear,
+        "classes": [
+            [end - target.width, end]
+            for end, target in zip(ends, encoder.targets, strict=True)
+            if isinstance(target, ClassTarget)
+        ],
+    }
+    return {
+        "cardinalities": list(encoder.cardinalities),
+        "sizes": list(embedding_sizes(encoder.code_columns, encoder.cardinalities, known)),
+        "n_continuous": len(encoder.value_columns),
+        "continuous_batch_norm": options.continuous_batch_norm,
+        "layers": list(options.layers),
+        "dropouts": dropouts,
+        "embedding_dropout": options.embedding_dropout,
+        "batch_norm": options.batch_norm,
+        "numeric_embedding": (
+            numeric_config(options.numeric_embedding, values)
+            if encoder.value_columns and options.numeric_embedding
+            else None
+        ),
+        **_outputs(encoder.targets, options),
+        **(ensemble if options.members > 1 or options.linear else {}),
+    }
 
 
-def _check_settings(targets: Sequence[Target], training: TableTraining) -> None:
-    names, classes = [t.column for t in targets], [t.column for t in targets if isinstance(t, ClassTarget)]
-    if strange := sorted(set(training.target_weights) - set(names)):
-        raise DataError(f"training.target_weights names {strange}; the targets are {names}")
-    if not classes and (training.label_smoothing or training.class_weights is not None):
-        key = "label_smoothing" if training.label_smoothing else "class_weights"
-        raise DataError(f"training.{key} is for classes, but the targets {names} are numbers (columns.classes)")
-    if len(targets) > 1 and isinstance(training.class_weights, dict):
-        if strange := sorted(set(map(str, training.class_weights)) - set(classes)):
-            raise DataError(
-                f"training.class_weights names {strange}; of several targets it needs {{target: ...}} with {classes}"
-            )
+def _outputs(targets: Sequence[Target], options: NetworkOptions) -> dict[str, list[Any]]:
+    """Mean, scale and range of each output of the network."""
+    numeric = sum(isinstance(target, NumericTarget) for target in targets)
+    if options.y_range is not None and not numeric:
+        raise DataError("network.y_range is for numeric targets, and all of columns.target are classes: set it to null")
+    if isinstance(options.y_range, tuple) and numeric > 1:
+        raise DataError(f"network.y_range is one range for {numeric} numeric targets: set it to auto or null")
+    means: list[float] = []
+    scales: list[float] = []
+    ranges: list[list[float] | None] = []
+    for target in targets:
+        if isinstance(target, ClassTarget):
+            shares = np.array(target.counts) / sum(target.counts)
+            means += np.log(shares).tolist()
+            scales += [1.0] * target.width
+            ranges += [None] * target.width
+        else:
+            deviations = [NormalDist().inv_cdf(level) for level in target.quantiles] or [0.0]
+            means += [target.mean + deviation * target.std for deviation in deviations]
+            scales += [target.std] * target.width
+            ranges += [_range(target, options)] * target.width
+    return {"output_means": means, "output_scales": scales, "y_ranges": ranges}
+
+
+def _range(target: NumericTarget, options: NetworkOptions) -> list[float] | None:
+    if options.y_range != "auto":
+        return list(options.y_range) if options.y_range is not None else None
+    if target.maximum <= 0.0:
+        raise DataError(
+            f"network.y_range 'auto' ends at {Y_RANGE_MARGIN} times the largest training target, which is "
+            f"{target.maximum:.4g} ({target.column!r}, transform {target.transform!r}): give the range as two numbers"
+        )
+    # DIFF(fastai): the lesson takes the largest target of training and validation rows together.
+    return [0.0, Y_RANGE_MARGIN * target.maximum]
+
+
+def build_network(config: dict[str, Any], *, seed: int) -> EmbeddingNetwork:
+    """Network of :func:`network_config`; weights and dropout masks follow ``seed``, global state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = EmbeddingNetwork(**config)
+    if config["embedding_dropout"] or any(config["dropouts"]):
+        seed_dropout(network, seed)
+    return network

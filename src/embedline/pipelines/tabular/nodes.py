@@ -21,7 +21,6 @@ from embedline.pipelines.tabular.columns import (
     TRAIN,
     Columns,
     Split,
-    assign_splits,
     present,
     read_table,
     require_columns,
@@ -39,6 +38,7 @@ from embedline.pipelines.tabular.options import (
 )
 from embedline.pipelines.tabular.redundant import possible_codes
 from embedline.pipelines.tabular.roles import InferredRoles, fitted_columns, infer_roles
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import ClassTarget, Target, actual_values, prefix_of, read_targets
 from embedline.training.options import FinderOptions
 
@@ -254,20 +254,17 @@ def _kept_columns(
 
 
 def evaluate(
-    predictions: Frame,
-    model: Bundle,
-    encoder: dict[str, Any],
-    baseline_costs: dict[str, Any],
-    fold_costs: dict[str, Any],
+    predictions: Frame, model: Bundle, baseline_costs: dict[str, Any], fold_costs: dict[str, Any]
 ) -> dict[str, Any]:
     """Metrics and costs of the network and of each baseline on the same rows; logs a warning if the network loses.
 
-    With several targets, the metrics are under ``targets`` by their columns.
+    With several targets, the metrics are under ``targets`` by their columns; where all have two classes, those of the
+    labels of a row together are under ``labels``. Weights of rows (``columns.weight``) do not count in any metric.
     """
-    from embedline.pipelines.tabular.predictions import compare
+    from embedline.pipelines.tabular.predictions import compare, compare_labels
 
     frame = nw.from_native(predictions, eager_only=True)
-    targets = read_targets(encoder)
+    targets = read_targets(model.encoder)  # with the quantiles, which only the model has
     by_target = {
         target.column: compare(
             frame,
@@ -284,7 +281,10 @@ def evaluate(
         folds = {f"{name}s": frame[name].n_unique() for name in ("fold", "repeat")}
         costs |= {"test_rows": frame["row"].n_unique(), **folds}
     costs |= {name: value for name, value in model.metrics.items() if name != "rows"}
-    return {**costs, "targets": by_target} if len(targets) > 1 else {**by_target[targets[0].column], **costs}
+    if len(targets) == 1:
+        return {**by_target[targets[0].column], **costs}
+    labels = compare_labels(frame, targets)
+    return {**costs, "targets": by_target, **({"labels": labels} if labels else {})}
 
 
 def measure_importance(encoded: Frame, model: Bundle, report: ReportOptions) -> pl.DataFrame:

@@ -16,6 +16,7 @@ FEW_ROWS, MANY_ROWS = 2_000, 20_000
 FEWEST_STEPS, MOST_STEPS = 400, 2_500
 PASSES = 30  # of the training through its rows, where that lies between these numbers of steps
 WIDEST_EMBEDDING = 16
+QUANTILES = (0.1, 0.5, 0.9)
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +163,11 @@ class NetworkOptions(BaseModel):
         return self
 
 
+def quantile_name(level: float) -> str:
+    """Name of a quantile in columns: ``q10`` of 0.1, ``q2.5`` of 0.025."""
+    return f"q{100.0 * level:g}"
+
+
 class DecisionOptions(BaseModel):
     """Which class is predicted of two, from the calibrated probability of the positive one.
 
@@ -200,6 +206,8 @@ class TableTraining(TrainingOptions):
             class with the largest probability times weight is predicted.
         decision: which class is predicted of a target with two, in place of the weights.
         target_weights: weight of the loss of each target in the sum, 1 for a target that is not named.
+        quantiles: of numeric targets that the network predicts with ``loss: quantile``, the median among them
+            (:func:`.losses.number_loss`).
         memory: where the training rows are kept. ``device``: in the memory of the device. ``mapped``: in a file that is
             mapped into memory, for larger tables; best on a solid-state disk. ``auto``: ``mapped`` if they would take
             more than half of the free memory. Results are equal to the last bit.
@@ -215,7 +223,19 @@ class TableTraining(TrainingOptions):
     ) = None
     decision: DecisionOptions | None = None
     target_weights: dict[str, Weight] = Field(default={})
+    quantiles: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = QUANTILES
     memory: Literal["auto", "device", "mapped"] = "auto"
+
+    @model_validator(mode="after")
+    def _check_quantiles(self) -> Self:
+        names = [quantile_name(level) for level in self.quantiles]
+        if sorted(set(self.quantiles)) != list(self.quantiles) or len(set(names)) < len(names):
+            raise ValueError(f"quantiles must rise, got {list(self.quantiles)}")
+        if 0.5 not in self.quantiles:
+            raise ValueError(f"quantiles needs the median, 0.5, which is the prediction; got {list(self.quantiles)}")
+        if self.quantiles != QUANTILES and self.loss != "quantile":
+            raise ValueError(f"quantiles needs loss: quantile, and loss is {self.loss!r}")
+        return self
 
 
 class TreeOptions(BaseModel):

@@ -102,7 +102,7 @@ def _evaluation_nodes() -> list[Node]:
         ),
         Node(
             nodes.evaluate,
-            ["predictions", "model", "encoder", "baseline_costs", "fold_costs"],
+            ["predictions", "model", "baseline_costs", "fold_costs"],
             "metrics",
             name="evaluate",
             tags="evaluate",

@@ -1,6 +1,7 @@
 """Predictions of all targets beside the actual values, as columns of a frame, and the metrics computed from them.
 
-A numeric target has the columns ``actual``, ``predicted`` and one with the name of each baseline. A target with classes
+A numeric target has the columns ``actual``, ``predicted`` and one with the name of each baseline; of predicted
+quantiles ``predicted`` is the median, and each has a column, such as ``q10``. A target with classes
 has ``actual`` and ``predicted`` (names of classes), ``p_<class>`` for each class and ``<baseline>.p_<class>`` for each
 class of a baseline. With several targets every name starts with ``<target>.``.
 """
@@ -14,11 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedline.pipelines.tabular.decisions import Decision, decide, decision_threshold, positive_class
-from embedline.pipelines.tabular.targets import ClassTarget, Target
+from embedline.pipelines.tabular.options import quantile_name
+from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, point_prediction
 from embedline.training.metrics import (
     classification_metrics,
+    label_metrics,
     paired_difference,
     precision_difference,
+    quantile_metrics,
     regression_metrics,
     row_log_losses,
 )
@@ -44,7 +48,8 @@ def predicted_columns(
         decisions: by target, those of :func:`.decisions.choose_decisions`.
     """
     if not isinstance(target, ClassTarget):
-        return {prefix + PREDICTED: prediction}
+        quantiles = dict(zip(quantile_names(target, prefix), prediction.T, strict=True)) if target.quantiles else {}
+        return {prefix + PREDICTED: point_prediction(target, prediction), **quantiles}
     named = {prefix + PREDICTED: _class_names(target)[decide(prediction, decisions.get(target.column))]}
     return named | dict(zip(probability_names(target, prefix), prediction.T, strict=True))
 
@@ -81,15 +86,23 @@ def read_classes(frame: nw.DataFrame[Any], target: ClassTarget, prefix: str) -> 
 
 def read_prediction(frame: nw.DataFrame[Any], target: Target, prefix: str, baseline: str = "") -> NDArray[np.float64]:
     """The prediction of the network, or of a baseline, from its columns."""
-    if not isinstance(target, ClassTarget):
+    if isinstance(target, ClassTarget):
+        names = probability_names(target, f"{prefix}{baseline}." if baseline else prefix)
+    elif baseline or not target.quantiles:
         return frame.get_column(prefix + (baseline or PREDICTED)).to_numpy()
-    names = probability_names(target, f"{prefix}{baseline}." if baseline else prefix)
+    else:
+        names = quantile_names(target, prefix)
     return np.stack([frame.get_column(name).to_numpy() for name in names], axis=1)
 
 
 def probability_names(target: ClassTarget, prefix: str) -> list[str]:
     """Columns of the probabilities of the classes, in order."""
     return [f"{prefix}p_{name}" for name in target.names]
+
+
+def quantile_names(target: NumericTarget, prefix: str) -> list[str]:
+    """Columns of the predicted quantiles, in order."""
+    return [prefix + quantile_name(level) for level in target.quantiles]
 
 
 def baseline_names(columns: Sequence[str], target: ClassTarget, prefix: str) -> list[str]:
@@ -115,7 +128,9 @@ def all_metrics(
     if isinstance(target, ClassTarget):
         settings: dict[str, Any] = {"positive": target.positive, "repeats": repeats, "predicted": predicted}
         return classification_metrics(actual, prediction, target.names, **settings)
-    return dict(regression_metrics(actual, prediction, logarithmic=target.transform == "log"))
+    point = point_prediction(target, prediction)
+    metrics = dict(regression_metrics(actual, point, logarithmic=target.transform == "log"))
+    return metrics if prediction.ndim == 1 else metrics | quantile_metrics(actual, prediction, target.quantiles)
 
 
 def main_metric(target: Target) -> str:
@@ -206,11 +221,29 @@ def compare(
     }
 
 
+def compare_labels(frame: nw.DataFrame[Any], targets: Sequence[Target]) -> dict[str, float]:
+    """Metrics of several targets of two classes as labels of a row (:func:`.metrics.label_metrics`); else empty.
+
+    A label is set where the class is ``columns.positive`` of the target, or the last in order.
+    """
+    pairs = [target for target in targets if isinstance(target, ClassTarget) and target.width == 2]
+    if len(targets) < 2 or len(pairs) < len(targets):
+        return {}
+    chosen = {f"{target.column}.": target.names[positive_class(target)] for target in pairs}
+    actual, predicted = (
+        np.stack([(frame.get_column(prefix + name) == label).to_numpy() for prefix, label in chosen.items()], axis=1)
+        for name in (ACTUAL, PREDICTED)
+    )
+    return label_metrics(actual.astype(bool), predicted.astype(bool))
+
+
 def row_losses(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> NDArray[np.float64]:
     """Loss of each row, float64 [N]: log loss in nats, or the squared error of a number (relative, of a logarithm)."""
     if isinstance(target, ClassTarget):
         return row_log_losses(actual, prediction)
-    errors = (actual - prediction) / actual if target.transform == "log" else actual - prediction
+    errors = actual - point_prediction(target, prediction)
+    if target.transform == "log":
+        errors = errors / actual
     return np.asarray(errors**2)
 
 

@@ -19,12 +19,12 @@ from embedline.pipelines.tabular.columns import (
     TRAIN,
     Columns,
     Split,
-    assign_splits,
     boxed_booleans,
     local_times,
     present,
 )
 from embedline.pipelines.tabular.redundant import ID_SHARE, count_values
+from embedline.pipelines.tabular.splits import assign_splits
 
 TEXT_WORDS = 3.0  # words of a text, on average, from which on strings that mostly differ are free text
 LEVEL_ROWS = 5  # rows of each whole number, on average, from which on a few of them are codes

@@ -1,7 +1,7 @@
 """Categories and targets: levels with their codes, and what is predicted, a number or a class.
 
-Both are fitted on the training rows alone. A *prediction* of a target is float64 [N] in the units of a number, or the
-probabilities float64 [N, C] of C classes.
+Both are fitted on the training rows alone. A *prediction* of a target is float64 [N] in the units of a number, its
+quantiles float64 [N, Q] that rise along a row, or the probabilities float64 [N, C] of C classes.
 """
 
 import logging
@@ -17,6 +17,7 @@ from embedline.errors import DataError
 from embedline.frames.checks import as_float, is_string, require_exact, require_finite
 from embedline.pipelines.tabular.columns import FEW_NUMBERS, Columns, boxed_booleans, holds_classes, present
 from embedline.pipelines.tabular.options import EncodingOptions
+from embedline.pipelines.tabular.row_weights import training_weights
 
 MISSING = 0  # code of a missing level and of one that training did not see
 UNKNOWN = "(missing or unseen)"  # name of that code
@@ -122,7 +123,13 @@ def category_codes(table: nw.DataFrame[Any], name: str, levels: CategoryMap) -> 
 
 
 class NumericTarget(BaseModel):
-    """A number: its transform, and mean, standard deviation and maximum of the transformed training values."""
+    """A number: its transform, and mean, standard deviation and maximum of the transformed training values.
+
+    The first two are weighted where the rows have weights, and rows of the weight 0 are left out of all three.
+
+    Attributes:
+        quantiles: levels that are predicted, in place of a mean; the median is one of them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -131,11 +138,12 @@ class NumericTarget(BaseModel):
     mean: float
     std: float
     maximum: float
+    quantiles: tuple[float, ...] = ()
 
     @property
     def width(self) -> int:
         """Outputs of the network."""
-        return 1
+        return max(1, len(self.quantiles))
 
     @property
     def stored(self) -> str:
@@ -200,9 +208,16 @@ def fit_target(table: nw.DataFrame[Any], name: str, columns: Columns, options: E
     if transform == "none":
         _warn_of_few_numbers(values, name)
     learned = np.log(values) if transform == "log" else values
-    mean = float(learned.mean())
-    std = nonzero_std(float(learned.std()), mean)
-    return NumericTarget(column=name, transform=transform, mean=mean, std=std, maximum=float(learned.max()))
+    weights = training_weights(table, columns.weight)
+    if weights is None:
+        mean, std = float(learned.mean()), float(learned.std())
+    else:  # rows without a weight must not widen the scale of the outputs
+        learned, weights = learned[weights > 0], weights[weights > 0]
+        mean = float(np.average(learned, weights=weights))
+        std = float(np.sqrt(np.average((learned - mean) ** 2, weights=weights)))
+    return NumericTarget(
+        column=name, transform=transform, mean=mean, std=nonzero_std(std, mean), maximum=float(learned.max())
+    )
 
 
 def averaged_targets(table: nw.DataFrame[Any], targets: Sequence[Target]) -> dict[str, Array]:
@@ -274,6 +289,13 @@ def actual_values(encoded: nw.DataFrame[Any], target: Target) -> NDArray[Any]:
     """The target of labelled rows of an encoded frame: numbers float64 [N] in their own units, or classes int64 [N]."""
     values = encoded.get_column(target.stored).to_numpy()
     return values.astype(np.int64 if isinstance(target, ClassTarget) else np.float64)
+
+
+def point_prediction(target: Target, prediction: Array) -> Array:
+    """One number for each row, [N]: the median of quantiles [N, Q]; any other prediction as it is."""
+    if isinstance(target, NumericTarget) and prediction.ndim == 2:
+        return np.asarray(prediction[:, target.quantiles.index(0.5)])
+    return prediction
 
 
 def transform_target(values: NDArray[np.floating], target: NumericTarget) -> Array:

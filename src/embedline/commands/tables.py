@@ -1,0 +1,106 @@
+"""Stored models of tables at the command line: ``predict --rows`` answers a file, ``export`` writes an ONNX file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import narwhals as nw
+from kedro.framework.cli.utils import env_option
+
+from embedline.commands.artifacts import load_bundle, load_champion, load_stored, open_catalog, version_option
+from embedline.errors import DataError
+from kedro_incremental.cli import params_option
+
+CHECKED_ROWS = 1_000  # of the encoded rows, by which an exported model is compared
+
+
+def predict_rows(
+    source: str,
+    path: Path,
+    output: Path | None,
+    *,
+    packed: bool,
+    alias: str | None,
+    version: str | None,
+    env: str | None,
+    params: dict[str, Any],
+) -> None:
+    """Predict the rows of a file by a model of SOURCE, and write the keys and the predictions, or show the first ones.
+
+    Args:
+        packed: by the packed service, whose rows are raw, in place of the stored model.
+        alias: by the service that has it in MLflow's registry.
+
+    Raises:
+        DataError: naming the file, or column and row of a value that the model does not take.
+    """
+    import polars as pl
+
+    from embedline.commands.display import show_frame
+    from embedline.commands.text_files import check_output, read_rows, write
+    from embedline.pipelines.publish.nodes import typed_request
+    from embedline.serving.tables import pack_model
+
+    if output is not None:
+        check_output(output)
+    rows = read_rows(path)
+    if alias is not None:
+        service, name = load_champion(source, alias, env, params)
+    else:
+        loaded, name = load_bundle(source, "service" if packed else "model", version, env, params)
+    try:
+        if alias is None:
+            service = loaded if packed else pack_model(loaded)
+        found = pl.from_pandas(service.open().predict(typed_request(rows, service).to_pandas()))
+    except DataError as error:
+        raise DataError(f"{path}, by {name}: {error}") from error
+    if output is None:
+        show_frame(found.head(20), name)
+        click.echo(f"{len(found):,} rows in all: --output writes them into a file")
+    else:
+        write(found, output)
+        click.echo(f"Wrote {len(found):,} rows to {output}, by {name}")
+
+
+@click.command()
+@click.argument("source")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="ONNX file to write, model.onnx; it and model.encoder.json must not exist yet.",
+)
+@version_option
+@env_option
+@params_option
+def export(source: str, output: Path, version: str | None, env: str | None, params: dict[str, Any]) -> None:
+    """Write the newest model of the table SOURCE, such as adult, as an ONNX file, and its encoder beside it.
+
+    All networks and their mean are one graph, with the inputs codes and values, as SOURCE.encoded has them. It is
+    compared with the model on rows of SOURCE.encoded, and written only if it predicts the same.
+    """
+    from embedline.commands.text_files import check_output, write_bytes
+
+    described = output.with_suffix(".encoder.json")
+    check_output(output, (".onnx",))
+    check_output(described, (".json",))
+    bundle, name = load_bundle(source, "model", version, env, params)
+    from embedline.pipelines.tabular.learner import load_model
+    from embedline.pipelines.tabular.onnx_export import export_onnx, rows_to_compare
+
+    try:
+        model = load_model(bundle)
+        encoded = load_stored(open_catalog(env, params), f"{source}.encoded")
+        if encoded is None:
+            raise DataError(f"there is no {source}.encoded, on whose rows an export is checked: run {source} again")
+        rows = rows_to_compare(nw.from_native(encoded, eager_only=True).head(CHECKED_ROWS), model.encoder)
+        graph, difference = export_onnx(model, rows)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    write_bytes(json.dumps(bundle.encoder, indent=2).encode(), described)
+    write_bytes(graph, output)
+    click.echo(
+        f"Wrote {output} ({len(graph) / 1e6:.1f} MB) and {described}, of {name}: on {len(rows.codes):,} rows at most "
+        f"{difference:.1e} of a prediction from the model's own"
+    )
