@@ -5,9 +5,9 @@
 
 The tables are scikit-learn's diabetes, wine, breast cancer and digits, Adult (by ``--adult PATH`` of its archive), and
 four that are drawn: additive and interacting effects, 40 categories of up to 50,000 levels with a rare class, and pure
-noise. The second command tries settings on five tables that are measured on no further. Small tables have 5 folds twice, Adult its own test part, the table of many levels a random quarter. All models
-see the same rows; the differences have 95 % intervals of the paired bootstrap over rows. CatBoost and RealMLP need
-``pip install catboost pytabkit``.
+noise. The second command tries settings on five further tables. Small tables have 5 folds twice, Adult its own test
+part, the table of many levels a random quarter. All models see the same rows; differences have 95 % intervals of the
+paired bootstrap over rows. CatBoost and RealMLP need ``pip install catboost pytabkit``.
 """
 
 import argparse

@@ -269,7 +269,7 @@ class LinearOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     penalties: tuple[Weight, ...] = Field(
-        default=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1), min_length=1
+        default=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 1e1), min_length=1
     )
     seed: int = 42
 
