@@ -22,7 +22,7 @@ class BestEpoch:
     A loss that is not a number counts as infinite.
 
     Attributes:
-        epoch: the best one, counted from 1; 0 before the first, whose weights may be the best, too.
+        epoch: the best one, counted from 1; 0 before the first.
         weights: the network's state dictionary then; what it shared, such as a tied matrix, is still shared.
         waited: epochs since the loss last fell by more than ``min_delta``.
     """
@@ -41,7 +41,7 @@ class BestEpoch:
     def see(self, value: float, epoch: int, network: nn.Module) -> None:
         """Take in the loss of an epoch, and the weights if it is the lowest so far."""
         value = math.inf if math.isnan(value) else value
-        if value < self.lowest or not self.weights:
+        if value < self.lowest or not self.epoch:
             self.lowest, self.epoch = value, epoch
             self.weights = copy.deepcopy(network.state_dict())
         # Against the last improvement, not the lowest loss: a slow but steady fall is one, too.

@@ -42,12 +42,10 @@ class EarlyStopping(Options):
     Attributes:
         patience: epochs in a row without an improvement after which the training ends.
         min_delta: how far the loss must fall below that of the last improvement to count as one.
-        start: whether the network as it was built counts as an epoch: where it starts from a fitted model.
     """
 
     patience: int = Field(default=2, ge=1)
     min_delta: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
-    start: bool = False
 
 
 class HeldOutStopping(EarlyStopping):

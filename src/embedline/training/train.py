@@ -42,8 +42,7 @@ class FitResult:
     Attributes:
         network: the one to use: of averaged weights if asked for, of the best epoch with early stopping.
         epochs: number of epochs trained, fewer than asked for where the training was stopped early.
-        best_epoch: the epoch, counted from 1 (0: as it was built), whose weights ``network`` has; None without early
-            stopping.
+        best_epoch: the epoch, counted from 1, whose weights ``network`` has; None without early stopping.
     """
 
     network: nn.Module
@@ -191,12 +190,6 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
     quiet = True if accelerator.shard.rank else None  # None: no bar where there is no terminal
     try:
         with tqdm(total=n_steps, initial=state.step, desc=title, unit="step", position=position, disable=quiet) as bar:
-            if state.best and state.step == 0 and options.early_stopping and options.early_stopping.start:
-                metrics = on_rank_0(
-                    _evaluate, state, label, network_to_use, evaluate if isinstance(monitor, str) else None, monitor
-                )
-                with state.changing():
-                    state.best.see(metrics["monitor"], 0, network_to_use)
             while state.epoch < options.epochs and not (state.best and state.best.over):
                 # The order of an epoch is drawn anew, and again where the training goes on within it.
                 network.train()

@@ -49,8 +49,6 @@ class EmbeddingTables(nn.Module):
 class LinearPart(nn.Module):
     """Outputs that are linear in the numbers and the levels: a fitted ridge or logistic regression that stays as it is.
 
-    The hidden layers learn what it leaves, as in the nested models of actuaries (Schelldorfer & Wuthrich 2019).
-
     **Shape**: codes int [B, V], continuous float [B, C] -> float32 [B, K].
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import MappedRows, TableArrays, blocks_of, rows_of, to_arrays
@@ -35,7 +35,7 @@ from embedline.training import lr_finder
 from embedline.training.batches import Loss, TableBatches
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, make_accelerator
-from embedline.training.early_stopping import hold_out
+from embedline.training.early_stopping import hold_out, row_monitor
 from embedline.training.ensemble import in_threads, train_ensemble, weighted_mean
 from embedline.training.metrics import log_loss, regression_metrics
 from embedline.training.model_file import ModelBundle
@@ -43,6 +43,7 @@ from embedline.training.options import FinderOptions, HeldOutStopping
 from embedline.training.train import Evaluate, FitResult, fit
 
 KIND = "tabular"
+SHARES = tuple(share / 10 for share in range(10, -1, -1))  # of equals, the first
 PREDICT_ROWS = 16_384  # rows of one forward pass of a prediction: bounds the memory
 
 
@@ -74,6 +75,11 @@ def train_network(
             variables = encoder.code_columns, encoder.cardinalities
             network, training = follow_table(network, training, *variables, len(target))
         check_decision(encoder.targets, training)
+        if network.linear and training.early_stopping is None:
+            raise DataError(
+                "network.linear needs rows that the networks do not learn from, to mix the two by: set "
+                "training.early_stopping, such as {patience: 3, fraction: 0.1, rotate: true}"
+            )
         if (network.batch_norm or network.continuous_batch_norm) and min(training.batch_size, len(target)) < 2:
             raise DataError(
                 f"network.batch_norm needs two rows a batch: training.batch_size is {training.batch_size}, and there "
@@ -86,6 +92,10 @@ def train_network(
         if network.linear:
             spec = replace(spec, penalties=spec.choose_penalties())
         result = train_ensemble(spec, rows=len(target), name=name)
+        if network.linear:
+            share = best_share(spec, result.weights)
+            result.weights.update({f"{member}.share": torch.tensor(share) for member in range(len(training.seeds))})
+            result.metrics["linear_share"] = 1.0 - share
         bundle = ModelBundle(KIND, config, encoder.model_dump(mode="json"), result.weights, result.metrics)
         inner = _inner_predictions(bundle, learned, training) if training.decision and training.decision.beta else {}
     if decisions := choose_decisions(encoder.targets, training, inner):
@@ -216,6 +226,27 @@ class TableNetworkSpec:
             }
 
         return evaluate
+
+
+def best_share(spec: TableNetworkSpec, weights: dict[str, Tensor]) -> float:
+    """Share of the hidden layers, the rest being the linear model's, with the lowest loss on the held-out rows.
+
+    Args:
+        weights: of the trained members; each is measured on the rows that it did not learn from.
+    """
+    assert spec.training.early_stopping is not None
+    tensors, loss = spec.rows.arrays().labelled(spec.encoder), _loss_of(spec.encoder, spec.training)
+    losses = np.zeros(len(SHARES))
+    for member, seed in enumerate(spec.training.seeds):
+        network = build_network(spec.config, seed=seed)
+        prefix = f"{member}."
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+        rows = hold_out(len(tensors[-1]), spec.training.early_stopping, member)[1]
+        measure = row_monitor(tensors, loss, torch.device("cpu"), rows)
+        for number, share in enumerate(SHARES):
+            network.share.fill_(share)
+            losses[number] += measure(network)
+    return SHARES[int(losses.argmin())]
 
 
 def range_test(

@@ -61,8 +61,8 @@ class EmbeddingNetwork(nn.Module):
 
     With ``members`` it is an ensemble in one network (:class:`EnsembleLinear`). Each member has a loss of its own; in
     evaluation the outputs are the mean of their numbers, and the logarithms of the mean of their probabilities. With
-    ``linear`` the hidden layers add to a linear part in the numbers and the levels (:class:`.layers.LinearPart`), which
-    is the whole output at first.
+    ``linear`` the outputs in evaluation are ``share`` times those of the hidden layers, and for the rest those of a
+    linear model (:class:`.layers.LinearPart`); the hidden layers learn as if they were alone.
 
     **Shape**: codes int [B, V], continuous float [B, C] -> float [B] of one output, [B, K] of K; while it trains,
     B is the number of rows times that of members, the members of a row side by side.
@@ -109,6 +109,9 @@ class EmbeddingNetwork(nn.Module):
         n_outputs = len(output_means)
         self.output = nn.Linear(width, n_outputs) if members == 1 else EnsembleOutput(width, n_outputs, members)
         self.linear = LinearPart(cardinalities, n_continuous, n_outputs) if linear else None
+        if linear:
+            self.register_buffer("share", torch.ones(()))
+            self.share: Tensor
         self.limited = any(limits is not None for limits in y_ranges)
         lows, highs = zip(*(limits if limits is not None else (0.0, 0.0) for limits in y_ranges), strict=True)
         self.mean: Tensor
@@ -120,7 +123,7 @@ class EmbeddingNetwork(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Hidden weights as in He et al. 2015, zero biases, and a small output layer, of zeros beside a linear part."""
+        """Kaiming-normal hidden weights (He et al. 2015) and zero biases; a small output layer."""
         for module in self.hidden:
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -128,8 +131,6 @@ class EmbeddingNetwork(nn.Module):
         if isinstance(self.output, nn.Linear):
             nn.init.xavier_uniform_(self.output.weight, gain=0.1)
             nn.init.zeros_(self.output.bias)
-        if self.linear is not None:
-            nn.init.zeros_(self.output.weight)
 
     @torch.no_grad()
     def set_linear_part(self, models: Sequence[LinearModel]) -> None:
@@ -157,9 +158,9 @@ class EmbeddingNetwork(nn.Module):
         if self.members > 1:
             values = values.unsqueeze(1).expand(-1, self.members, -1)
         raw = self.output(self.hidden(values)).float()  # (B, K), or (B, M, K)
-        if self.linear is not None:
+        if self.linear is not None and not self.training:
             straight = self.linear(codes, continuous)
-            raw = raw + (straight.unsqueeze(1) if self.members > 1 else straight)
+            raw = self.share * raw + (1.0 - self.share) * (straight.unsqueeze(1) if self.members > 1 else straight)
         output = self.mean + self.scale * raw
         if self.limited:
             ranged = self.low + (self.high - self.low) * torch.sigmoid(raw)

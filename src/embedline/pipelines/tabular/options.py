@@ -130,7 +130,8 @@ class NetworkOptions(BaseModel):
         y_range: lowest and highest output, in units of the transformed numeric target.
         members: networks that share their matrices and differ in what goes in and comes out of each
             (:class:`.network.EnsembleLinear`); their predictions are averaged.
-        linear: whether the hidden layers add to a linear model that is fitted first, its penalty chosen by inner rows.
+        linear: whether the outputs are mixed with those of a linear model of the same rows (ridge or logistic
+            regression), in the share that is best on the rows that early stopping holds out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -158,6 +159,8 @@ class NetworkOptions(BaseModel):
             raise ValueError(f"y_range must rise, got {list(self.y_range)}")
         if self.numeric_embedding and self.continuous_batch_norm:
             raise ValueError("continuous_batch_norm and numeric_embedding exclude each other: bins have fixed edges")
+        if self.linear and self.y_range is not None:
+            raise ValueError("linear and y_range exclude each other: a linear model has no range")
         if self.members > 1 and self.batch_norm:
             raise ValueError("batch_norm and members exclude each other")
         return self
@@ -340,7 +343,7 @@ def follow_table(
             "layers": (width, width),
             "dropout": 0.15,
             "members": 4 if many else 8,
-            "linear": True,
+            "linear": network.y_range is None and (not training.epochs or training.early_stopping is not None),
             "numeric_embedding": PiecewiseLinearOptions(kind="piecewise_linear", bins=16 if few else 48, size=8),
             "embedding_sizes": {name: min(WIDEST_EMBEDDING, (size + 1) // 2) for name, size in sizes},
         }
@@ -361,7 +364,7 @@ def follow_table(
             "clip_norm": 1.0,
             "seeds": tuple(range(networks)),
             # All epochs are gone through: a one-cycle is at its best near its end.
-            "early_stopping": HeldOutStopping(patience=epochs, fraction=1 / max(networks, 8), rotate=True, start=True),
+            "early_stopping": HeldOutStopping(patience=epochs, fraction=1 / max(networks, 8), rotate=True),
         }
         training = _put_in(training, chosen, "training")
     return network, training
