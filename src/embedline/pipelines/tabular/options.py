@@ -13,8 +13,8 @@ Weight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 ClassName = bool | int | str  # YAML reads the names 1 and yes as a number and a boolean
 
 FEW_ROWS, MANY_ROWS = 2_000, 20_000
-FEWEST_STEPS, MOST_STEPS = 400, 2_500
-PASSES = 30  # of the training through its rows, where that lies between these numbers of steps
+FEWEST_STEPS, MOST_STEPS = 300, 2_500
+FEW_PASSES, PASSES = 120, 30  # of the training through few or more rows, if these are between so many steps
 WIDEST_EMBEDDING = 16
 QUANTILES = (0.1, 0.5, 0.9)
 
@@ -337,26 +337,29 @@ def follow_table(
     """
     few, many = n_rows < FEW_ROWS, n_rows > MANY_ROWS
     if not network.layers:
-        width = 128 if few else 256
+        width = 256 if many else 128
         sizes = zip(variables, cardinalities, strict=True)
         chosen: dict[str, Any] = {
             "layers": (width, width),
-            "dropout": 0.15,
-            "members": 4 if many else 8,
+            "dropout": 0.1,
+            "members": 4,
             "linear": network.y_range is None and (not training.epochs or training.early_stopping is not None),
-            "numeric_embedding": PiecewiseLinearOptions(kind="piecewise_linear", bins=16 if few else 48, size=8),
+            "numeric_embedding": PiecewiseLinearOptions(
+                kind="piecewise_linear", bins=16 if few else 48 if many else 32, size=8
+            ),
             "embedding_sizes": {name: min(WIDEST_EMBEDDING, (size + 1) // 2) for name, size in sizes},
         }
         network = _put_in(network, chosen, "network")
     if not training.epochs:
         batch_size = training.batch_size or (64 if few else 256 if not many else 512)
-        steps = min(max(PASSES * n_rows / batch_size, FEWEST_STEPS), MOST_STEPS)
+        passes = FEW_PASSES if few else PASSES
+        steps = min(max(passes * n_rows / batch_size, FEWEST_STEPS), MOST_STEPS)
         epochs = max(1, math.ceil(steps * batch_size / n_rows))
-        networks = 8 if few else 4 if not many else 2
+        networks = 2 if many else 4
         chosen = {
             "epochs": epochs,
             "batch_size": batch_size,
-            "lr": 0.002,
+            "lr": 0.004,
             "weight_decay": 0.01,
             "betas": (0.9, 0.95),
             "momentum": None,
@@ -364,7 +367,7 @@ def follow_table(
             "clip_norm": 1.0,
             "seeds": tuple(range(networks)),
             # All epochs are gone through: a one-cycle is at its best near its end.
-            "early_stopping": HeldOutStopping(patience=epochs, fraction=1 / max(networks, 8), rotate=True),
+            "early_stopping": HeldOutStopping(patience=epochs, fraction=0.125, rotate=True),
         }
         training = _put_in(training, chosen, "training")
     return network, training
