@@ -1,5 +1,6 @@
-"""Linear models are scikit-learn's on one-hot inputs; the network starts from them and keeps them."""
+"""Linear models are scikit-learn's on one-hot inputs; a network is mixed with them, by held-out rows."""
 
+from dataclasses import replace
 from typing import Any
 
 import narwhals as nw
@@ -7,16 +8,24 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import OneHotEncoder
 
-from embedline.pipelines.tabular.arrays import TableArrays, subset, to_arrays
+from embedline.errors import DataError
+from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split
 from embedline.pipelines.tabular.encoder import encode, fit_encoder
 from embedline.pipelines.tabular.learner import TableNetworkSpec, network_config, predict, train_network
 from embedline.pipelines.tabular.linear import RARE, OneHot, choose_penalty, fit_linear_model, some_rows
-from embedline.pipelines.tabular.options import EncodingOptions, LinearOptions, NetworkOptions, TableTraining
+from embedline.pipelines.tabular.options import (
+    EncodingOptions,
+    LinearOptions,
+    NetworkOptions,
+    TableTraining,
+    follow_table,
+)
 from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import CategoryMap, ClassTarget, NumericTarget, softmax
 from embedline.training.early_stopping import hold_out
@@ -126,8 +135,8 @@ def test_only_some_of_very_many_rows_are_read(monkeypatch: pytest.MonkeyPatch) -
 def _encoded(*target: str) -> tuple[nw.DataFrame[Any], Any]:
     random = np.random.default_rng(3)
     shop, heat = random.integers(0, 6, 600), random.normal(size=600)
-    price = 10.0 + 2.0 * heat + random.normal(size=6)[shop] + 0.3 * random.normal(size=600)
-    grade = np.where(price + random.normal(size=600) > 10.0, "good", "poor")
+    price = 10.0 + 2.0 * np.abs(heat) + random.normal(size=6)[shop] + 0.3 * random.normal(size=600)
+    grade = np.where(price + random.normal(size=600) > 11.5, "good", "poor")
     table = pl.DataFrame({"shop": [f"s{k}" for k in shop], "heat": heat, "price": price, "grade": grade})
     frame = nw.from_native(table.with_columns(test=pl.int_range(600) % 4 == 0), eager_only=True)
     columns = Columns(categorical=("shop",), continuous=("heat",), target=target)
@@ -137,44 +146,71 @@ def _encoded(*target: str) -> tuple[nw.DataFrame[Any], Any]:
 
 
 def _training(**changes: Any) -> TableTraining:
-    stopping = {"fraction": 0.25, "rotate": True, "start": True, "patience": 20}
+    stopping = {"fraction": 0.25, "rotate": True, "patience": 20}
     values = {"epochs": 3, "batch_size": 64, "lr": 0.003, "device": "cpu", "precision": "fp32", "seeds": 2}
     return TableTraining.model_validate({**values, "early_stopping": stopping, **changes})
 
 
-@pytest.mark.parametrize("members", [1, 3])
-def test_a_network_starts_as_the_linear_models_of_the_rows_that_it_learns_from(members: int) -> None:
+def _network(members: int) -> tuple[TableNetworkSpec, Any, Any]:
+    """A specification, and the network of its second seed with the linear models of the rows that it learns from."""
     encoded, encoder = _encoded("price", "grade")
-    options, training = NetworkOptions(layers=(8,), members=members, linear=True), _training()
-    rows = subset(encoded, TRAIN)
-    arrays: TableArrays = to_arrays(rows, encoder)
+    arrays = to_arrays(subset(encoded, TRAIN), encoder)
+    _, values, _ = arrays.labelled(encoder)
+    config = network_config(encoder, NetworkOptions(layers=(8,), members=members, linear=True), values.numpy())
+    spec = TableNetworkSpec(arrays, arrays, [], encoder, _training(), config, penalties=(0.01, 0.02))
+    return spec, spec.build(seed=1).eval(), arrays
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_the_linear_part_is_fitted_to_the_rows_that_the_network_learns_from(members: int) -> None:
+    spec, network, arrays = _network(members)
+    encoder = spec.encoder
     codes, values, labels = (array.numpy() for array in arrays.labelled(encoder))
-    config = network_config(encoder, options, values)
-    spec = TableNetworkSpec(arrays, arrays, [], encoder, training, config, penalties=(0.01, 0.02))
-    network = spec.build(seed=1).eval()
-    assert training.early_stopping is not None
-    learned = hold_out(len(codes), training.early_stopping, 1)[0].numpy()
+    assert spec.training.early_stopping is not None
+    learned = hold_out(len(codes), spec.training.early_stopping, 1)[0].numpy()
     given = codes[learned], values[learned]
     price, grade = (
         fit_linear_model(*given, labels[learned, k], target, encoder.cardinalities, None, penalty)
-        for k, (target, penalty) in enumerate(zip(encoder.targets, (0.01, 0.02), strict=True))
+        for k, (target, penalty) in enumerate(zip(encoder.targets, spec.penalties, strict=True))
     )
     with torch.no_grad():
+        network.share.fill_(0.0)
         outputs = network(*arrays.inputs).double().numpy()
+        network.share.fill_(0.25)
+        mixed = network(*arrays.inputs).double().numpy()
+        network.share.fill_(1.0)
+        own = network(*arrays.inputs).double().numpy()
     target = encoder.targets[0]
     np.testing.assert_allclose(outputs[:, 0], target.mean + target.std * price.outputs(codes, values)[:, 0], rtol=1e-5)
     np.testing.assert_allclose(softmax(outputs[:, 1:]), softmax(grade.outputs(codes, values)), rtol=1e-4)
+    np.testing.assert_allclose(mixed[:, 0], 0.25 * own[:, 0] + 0.75 * outputs[:, 0], rtol=1e-5)
 
 
-def test_training_leaves_the_linear_part_as_it_is_and_may_end_with_it_alone() -> None:
+def test_training_leaves_the_linear_part_as_it_is_and_takes_it_alone_if_the_network_is_worse() -> None:
     encoded, encoder = _encoded("price")
-    options = NetworkOptions(layers=(8,), linear=True)
-    bundle, _ = train_network(encoded, encoder, options, _training())
-    started, _ = train_network(encoded, encoder, options, _training(lr=1e-12))
-    for name in ("linear.slopes", "linear.bias", "linear.effects.weight"):
-        assert torch.equal(bundle.member(1)[name], started.member(1)[name])
-        assert bundle.member(1)[name].any()
+    test, options = subset(encoded, TEST), NetworkOptions(layers=(8,), linear=True)
+    bundle, _ = train_network(encoded, encoder, options, _training(epochs=30, lr=0.02))
     ruined, _ = train_network(encoded, encoder, options, _training(lr=50.0, clip_norm=None))
-    assert ruined.metrics["best_epochs"] == [0, 0]
-    test = subset(encoded, TEST)
-    np.testing.assert_allclose(predict(test, ruined), predict(test, started), rtol=1e-4)
+    for name in ("linear.slopes", "linear.bias", "linear.effects.weight"):
+        assert torch.equal(bundle.member(1)[name], ruined.member(1)[name])
+        assert bundle.member(1)[name].any()
+    assert ruined.metrics["linear_share"] == 1.0
+    assert bundle.metrics["linear_share"] < 1.0
+    for member in range(2):
+        assert ruined.member(member)["share"] == 0.0
+    actual = test["price"].to_numpy()
+    spread = np.abs(actual - actual.mean()).mean()
+    assert np.abs(predict(test, ruined) - actual).mean() < spread
+    hidden = replace(ruined, weights={k: torch.ones(()) if "share" in k else v for k, v in ruined.weights.items()})
+    assert np.abs(predict(test, hidden) - actual).mean() > spread
+
+
+def test_a_linear_part_needs_rows_to_choose_its_share_by_and_no_range() -> None:
+    encoded, encoder = _encoded("price")
+    with pytest.raises(DataError, match=r"network\.linear .* training\.early_stopping"):
+        train_network(encoded, encoder, NetworkOptions(layers=(8,), linear=True), _training(early_stopping=None))
+    with pytest.raises(ValidationError, match="y_range"):
+        NetworkOptions(layers=(8,), linear=True, y_range=(0.0, 1.0))
+    defaults = follow_table(NetworkOptions(), _training(early_stopping=None), ("shop",), (6,), 450)
+    assert not defaults[0].linear
+    assert follow_table(NetworkOptions(), _training(), ("shop",), (6,), 450)[0].linear

@@ -52,12 +52,8 @@ def test_a_layer_of_several_members_is_that_of_each_alone() -> None:
         torch.testing.assert_close(found, values[:, member] @ weight.T + bias[member])
 
 
-@pytest.mark.parametrize("linear", [False, True])
-def test_evaluation_averages_numbers_and_probabilities(linear: bool) -> None:
-    network, codes, values = _network(linear=linear)
-    if linear:
-        torch.nn.init.normal_(network.linear.slopes)  # type: ignore[union-attr]
-        torch.nn.init.normal_(network.output.weight)  # type: ignore[arg-type]
+def test_evaluation_averages_numbers_and_probabilities() -> None:
+    network, codes, values = _network()
     members = network.train()(codes, values).unflatten(0, (6, 3))
     assert members.std(dim=1).min() > 0
     found = network.eval()(codes, values)
@@ -122,7 +118,7 @@ def test_settings_that_are_not_given_follow_the_rows(n_rows: int) -> None:
     assert network.layers and network.members > 1 and network.linear
     assert training.lr == 0.5 and training.epochs >= 1
     steps = training.epochs * n_rows / training.batch_size
-    assert 300 < steps < 60_000
+    assert 300 <= steps < 60_000
     TableTraining.model_validate(training.model_dump(exclude_none=True))  # as YAML could say them
     lesson = (NetworkOptions(layers=(4,)), TableTraining(epochs=2, batch_size=8, lr=0.1))
     assert follow_table(*lesson, *sizes, n_rows) == lesson
