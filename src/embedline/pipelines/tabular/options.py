@@ -355,7 +355,7 @@ def follow_table(
         passes = FEW_PASSES if few else PASSES
         steps = min(max(passes * n_rows / batch_size, FEWEST_STEPS), MOST_STEPS)
         epochs = max(1, math.ceil(steps * batch_size / n_rows))
-        networks = 2 if many else 4
+        networks = 8 if few else 2 if many else 4
         chosen = {
             "epochs": epochs,
             "batch_size": batch_size,
