@@ -13,8 +13,10 @@ Weight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 ClassName = bool | int | str  # YAML reads the names 1 and yes as a number and a boolean
 
 FEW_ROWS, MANY_ROWS = 2_000, 20_000
-FEWEST_STEPS, MOST_STEPS = 300, 2_500
-FEW_PASSES, PASSES = 120, 30  # of the training through few or more rows, if these are between so many steps
+FEWEST_STEPS = 300
+# Of a training: passes through its rows, and most steps.
+FEW_PASSES, FEW_MOST_STEPS = 120, 800
+PASSES, MOST_STEPS = 30, 2_500
 WIDEST_EMBEDDING = 16
 QUANTILES = (0.1, 0.5, 0.9)
 
@@ -352,8 +354,8 @@ def follow_table(
         network = _put_in(network, chosen, "network")
     if not training.epochs:
         batch_size = training.batch_size or (64 if few else 256 if not many else 512)
-        passes = FEW_PASSES if few else PASSES
-        steps = min(max(passes * n_rows / batch_size, FEWEST_STEPS), MOST_STEPS)
+        passes, most_steps = (FEW_PASSES, FEW_MOST_STEPS) if few else (PASSES, MOST_STEPS)
+        steps = min(max(passes * n_rows / batch_size, FEWEST_STEPS), most_steps)
         epochs = max(1, math.ceil(steps * batch_size / n_rows))
         networks = 8 if few else 2 if many else 4
         chosen = {
