@@ -368,8 +368,10 @@ def follow_table(
             "warmup": 0.1,
             "clip_norm": 1.0,
             "seeds": tuple(range(networks)),
-            # All epochs are gone through: a one-cycle is at its best near its end.
-            "early_stopping": HeldOutStopping(patience=epochs, fraction=0.125, rotate=True),
+            # A one-cycle is at its best near its end: all epochs are gone through where that takes seconds.
+            "early_stopping": HeldOutStopping(
+                patience=max(2, epochs // 4) if many else epochs, fraction=0.125, rotate=True
+            ),
         }
         training = _put_in(training, chosen, "training")
     return network, training
