@@ -13,6 +13,10 @@ from embedline.pipelines.tabular.targets import EPSILON, nonzero_std
 
 N_FOLDS = 10  # of the training rows, for their own target means
 FEW_ROWS = 100  # of a group: in the mean of more, a row's own target weighs less than a hundredth
+# A group has few rows, too, if they are fewer than so many times the smoothing. That is the variance within groups over
+# that between them; so much of what its mean tells of a row's target, divided by the rows, is the row's own target. For
+# a class of 0.5 % a group of a thousand rows has few.
+FEW_SMOOTHINGS = 5
 SAME = 1e-4  # deviation of target means, in deviations of the target, below which the groups count as equal
 LARGEST_SMOOTHING = 1e9  # rows: the groups then differ by nothing that a float32 holds
 LARGEST_KEY = 2**63 - 1
@@ -96,7 +100,7 @@ class TargetMeans(BaseModel):
         _, group, counts = np.unique(
             _group_keys(codes, self.columns, self.sizes), return_inverse=True, return_counts=True
         )
-        few = counts[group] < FEW_ROWS
+        few = counts[group] < max(FEW_ROWS, FEW_SMOOTHINGS * self.levels[-1].smoothing)
         if n_folds < 2 or not few.any():
             return values
         fold = np.random.default_rng(0).permutation(n_rows) % n_folds
