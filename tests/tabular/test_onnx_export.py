@@ -36,7 +36,7 @@ def _model(columns: Columns, network: dict[str, Any], **training: Any) -> tuple[
     [
         (
             BOTH,
-            {"members": 3, "linear": True, "numeric_embedding": {"kind": "piecewise_linear"}, "y_range": "auto"},
+            {"members": 3, "numeric_embedding": {"kind": "piecewise_linear"}, "y_range": "auto"},
             {"seeds": (1, 2), "weights": (1.0, 3.0), "loss": "quantile"},
             {"grade.probabilities": (3,), "passed.probabilities": (2,), "price.quantiles": (3,)},
         ),
@@ -47,8 +47,14 @@ def _model(columns: Columns, network: dict[str, Any], **training: Any) -> tuple[
             {"predicted": ()},
         ),
         (Columns(categorical=("shop",), target="grade"), {"embedding_dropout": 0.1}, {}, {"probabilities": (3,)}),
+        (
+            BOTH,
+            {"members": 3, "linear": True},
+            {"seeds": (1, 2), "early_stopping": {"fraction": 0.2}, "loss": "quantile"},
+            {"grade.probabilities": (3,), "passed.probabilities": (2,), "price.quantiles": (3,)},
+        ),
     ],
-    ids=["several targets", "numbers alone", "categories alone"],
+    ids=["several targets", "numbers alone", "categories alone", "with a linear model"],
 )
 def test_the_graph_predicts_what_the_model_does(columns: Any, network: Any, training: Any, outputs: Any) -> None:
     model, rows, _ = _model(columns, network, **training)

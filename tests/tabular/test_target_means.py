@@ -125,7 +125,7 @@ def test_a_mean_of_few_rows_does_not_tell_a_training_row_its_own_target() -> Non
 
 def test_a_mean_of_many_rows_is_one_value_on_all_rows() -> None:
     table = _noise_table(n_levels=4)
-    options = EncodingOptions(target_means=(("shop",),), many_levels=None)
+    options = EncodingOptions(target_means=(("shop",),), smoothing=20.0)
     encoder = fit_encoder(
         table.filter(nw.col("split") == "train"), Columns(categorical=("shop",), target="sales"), options
     )
@@ -140,3 +140,14 @@ def test_other_rows_have_the_means_of_all_training_rows() -> None:
     rows = table.filter(nw.col("split") == "test")
     served = encode(rows.drop("split", "sales"), encoder)["value:mean(shop)"].to_list()
     assert encode(table, encoder).filter(nw.col("split") == "test")["value:mean(shop)"].to_list() == served
+
+
+def test_a_group_of_hundreds_of_rows_has_few_where_the_class_is_rare() -> None:
+    """With its own target in it, the mean of 300 rows of one or two positive ones tells which these are."""
+    random = np.random.default_rng(7)
+    shop, lost = random.integers(0, 40, 12_000), random.random(12_000) < 0.005
+    codes = {"shop": shop}
+    means = fit_target_means(codes, {"shop": 40}, ["shop"], lost.astype(float), 200.0)
+    own, crossed = means.values(codes), means.cross_fitted(codes, lost.astype(float))
+    assert np.corrcoef(own, lost)[0, 1] > 0.03
+    assert np.corrcoef(crossed, lost)[0, 1] < 0.01

@@ -234,11 +234,10 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
         raise DataError(f"columns.categorical lists {clashes}, names that mark filled-in values: rename these columns")
     targets = tuple(fit_target(table, name, columns, options) for name in columns.targets)
     check_transforms(options, targets)
-    averaged = (*options.target_means, *((name,) for name in many if (name,) not in options.target_means))
-    learned = averaged_targets(table, targets) if averaged else {}
+    learned = averaged_targets(table, targets) if options.target_means else {}
     groups = {
         name: categorical.get(name) or fit_categories(table, name, key="encoding.target_means")
-        for name in dict.fromkeys(chain.from_iterable(averaged))
+        for name in dict.fromkeys(chain.from_iterable(options.target_means))
     }
     codes, sizes = _code_arrays(table, groups), {name: levels.size for name, levels in groups.items()}
     return Encoder(
@@ -254,7 +253,7 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
         weight=fit_row_weights(table, columns.weight) if columns.weight else None,
         target_means=tuple(
             fit_target_means(codes, sizes, group, values, options.smoothing, of)
-            for group in averaged
+            for group in options.target_means
             for of, values in learned.items()
         ),
     )

@@ -32,8 +32,8 @@ class EncodingOptions(BaseModel):
         target_means: lists of columns; each adds a continuous input, the mean of the transformed target of the row's
             group on the training rows (:class:`.target_means.TargetMeans`). For a target with classes: the share of
             each class but the first.
-        many_levels: a categorical variable with more levels has a target mean of its own, too, and its levels of fewer
-            than ``min_count`` training rows share the code of missing ones; null: none.
+        many_levels: of a categorical variable with more levels, those of fewer than ``min_count`` training rows share
+            the code of missing ones; null: never.
         smoothing: rows of the wider group that the mean of each group is mixed with. ``auto``: as many as the groups'
             means, beyond chance, ask for (:func:`.target_means.fit_target_means`).
         fill: value that replaces a missing one of a continuous variable, instead of the median and a flag. Use it where
