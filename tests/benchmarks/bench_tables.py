@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.cross_validation import cross_validate, fold_rows, held_out_predictions
@@ -218,6 +219,11 @@ def realmlp_model(train: pd.DataFrame, target: NDArray[Any], test: pd.DataFrame,
 OPPONENTS = {"catboost": catboost_model, "realmlp": realmlp_model}
 
 
+def roc_auc(actual: NDArray[Any], probabilities: NDArray[np.float64]) -> float:
+    """ROC-AUC of two classes' probabilities [N, 2]."""
+    return float(roc_auc_score(actual, probabilities[:, 1]))
+
+
 def measure(table: Table, opponents: list[str], network: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
     """Mean loss of a row, seconds, and the difference of embedline's to each other model's with its interval."""
     columns, split = table.columns, table.split
@@ -240,10 +246,7 @@ def measure(table: Table, opponents: list[str], network: dict[str, Any], trainin
     predicted = nw.from_native(pl.DataFrame(found))
     actual = values[np.concatenate(held_out)]
     models = {"embedline": "", **{name: name for name in costs}}
-    losses = {
-        name: row_losses(target, actual, read_prediction(predicted, target, "", baseline))
-        for name, baseline in models.items()
-    }
+    predictions = {name: read_prediction(predicted, target, "", baseline) for name, baseline in models.items()}
     for name in opponents:
         began = time.perf_counter()
         parts = []
@@ -251,7 +254,9 @@ def measure(table: Table, opponents: list[str], network: dict[str, Any], trainin
             train = np.setdiff1d(np.arange(len(values)), test)
             parts.append(OPPONENTS[name](inputs.iloc[train], values[train], inputs.iloc[test], number=number))
         seconds[name] = time.perf_counter() - began
-        losses[name] = row_losses(target, actual, np.concatenate(parts))
+        predictions[name] = np.concatenate(parts)
+    losses = {name: row_losses(target, actual, each) for name, each in predictions.items()}
+    two_classes = not number and len(np.unique(actual)) == 2
     row = np.concatenate(held_out) if split.kind == "folds" else np.arange(len(actual))
     repeats = np.bincount(row)
     by_row = {name: np.bincount(row, each)[repeats > 0] / repeats[repeats > 0] for name, each in losses.items()}
@@ -260,6 +265,7 @@ def measure(table: Table, opponents: list[str], network: dict[str, Any], trainin
         "floor": table.floor,
         "losses": {name: float(np.sqrt(each.mean()) if number else each.mean()) for name, each in by_row.items()},
         "seconds": seconds,
+        **({"roc_auc": {name: roc_auc(actual, each) for name, each in predictions.items()}} if two_classes else {}),
         "differences": {
             name: paired_difference(by_row["embedline"], each, root=number)
             for name, each in by_row.items()
@@ -292,7 +298,8 @@ def main() -> None:
                 else ""
             )
             loss, seconds = result["losses"][model], result["seconds"][model]
-            line = f"{name:14} {model:10} {result['metric']:8} {loss:9.4f} {seconds:7.1f} s  {verdict}"
+            area = f"AUC {result['roc_auc'][model]:.4f}  " if "roc_auc" in result else ""
+            line = f"{name:14} {model:10} {result['metric']:8} {loss:9.4f} {area}{seconds:7.1f} s  {verdict}"
             print(line, flush=True)  # noqa: T201
     if arguments.output:
         arguments.output.write_text(json.dumps(found, indent=2))
