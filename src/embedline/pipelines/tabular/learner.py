@@ -233,7 +233,7 @@ class TableNetworkSpec:
 def best_share(spec: TableNetworkSpec, weights: dict[str, Tensor]) -> float:
     """Share of the hidden layers, the rest being the linear model's, by the loss on the rows that were held out.
 
-    The loss of each share less the linear model's own counts with one standard error added, over blocks of these rows:
+    The loss of each share less the linear model's own counts with two standard errors added, over blocks of these rows:
     early stopping has chosen the networks by the same rows, so that what they gain by chance looks like a gain.
 
     Args:
@@ -256,7 +256,7 @@ def best_share(spec: TableNetworkSpec, weights: dict[str, Tensor]) -> float:
     found = np.array(losses)  # (blocks, shares)
     differences = found - found[:, -1:]
     errors = differences.std(axis=0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else 0.0
-    return SHARES[int((differences.mean(axis=0) + errors).argmin())]
+    return SHARES[int((differences.mean(axis=0) + 2.0 * errors).argmin())]
 
 
 def range_test(
