@@ -21,6 +21,7 @@ from embedline.pipelines.tabular.linear import LinearInputs, choose_penalty, fit
 from embedline.pipelines.tabular.losses import make_loss
 from embedline.pipelines.tabular.network import EmbeddingNetwork, build_network, network_config
 from embedline.pipelines.tabular.options import LinearOptions, NetworkOptions, TableTraining, follow_table
+from embedline.pipelines.tabular.predictions import epoch_metrics
 from embedline.pipelines.tabular.targets import (
     UNKNOWN,
     ClassTarget,
@@ -28,7 +29,6 @@ from embedline.pipelines.tabular.targets import (
     Target,
     actual_values,
     invert_target,
-    point_prediction,
     prefix_of,
     softmax,
 )
@@ -38,7 +38,6 @@ from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, make_accelerator
 from embedline.training.early_stopping import hold_out, row_monitor
 from embedline.training.ensemble import in_threads, train_ensemble, weighted_mean
-from embedline.training.metrics import log_loss, regression_metrics
 from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions, HeldOutStopping
 from embedline.training.train import Evaluate, FitResult, fit
@@ -392,11 +391,3 @@ def embedding_frame(bundle: ModelBundle) -> pl.DataFrame:
         )
     schema: Any = {"variable": pl.String, "value": pl.String, "code": pl.Int32, "embedding": pl.List(pl.Float32)}
     return pl.concat(frames) if frames else pl.DataFrame(schema=schema)
-
-
-def epoch_metrics(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, float]:
-    """Metrics computed after each epoch of a training; for classes the accuracy and the log loss (nats)."""
-    if isinstance(target, ClassTarget):
-        accuracy = float((prediction.argmax(axis=1) == actual).mean())
-        return {"accuracy": accuracy, "log_loss": log_loss(actual, prediction)}
-    return regression_metrics(actual, point_prediction(target, prediction), logarithmic=target.transform == "log")

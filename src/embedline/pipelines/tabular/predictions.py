@@ -20,6 +20,7 @@ from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Targ
 from embedline.training.metrics import (
     classification_metrics,
     label_metrics,
+    log_loss,
     paired_difference,
     precision_difference,
     quantile_metrics,
@@ -131,6 +132,14 @@ def all_metrics(
     point = point_prediction(target, prediction)
     metrics = dict(regression_metrics(actual, point, logarithmic=target.transform == "log"))
     return metrics if prediction.ndim == 1 else metrics | quantile_metrics(actual, prediction, target.quantiles)
+
+
+def epoch_metrics(target: Target, actual: NDArray[Any], prediction: NDArray[np.float64]) -> dict[str, float]:
+    """Metrics computed after each epoch of a training; for classes the accuracy and the log loss (nats)."""
+    if isinstance(target, ClassTarget):
+        accuracy = float((prediction.argmax(axis=1) == actual).mean())
+        return {"accuracy": accuracy, "log_loss": log_loss(actual, prediction)}
+    return regression_metrics(actual, point_prediction(target, prediction), logarithmic=target.transform == "log")
 
 
 def main_metric(target: Target) -> str:
