@@ -78,8 +78,10 @@ def test_targets_without_two_classes_keep_their_most_probable_class() -> None:
 def test_a_decision_that_nothing_can_be_chosen_for_is_refused(
     targets: list[ClassTarget], settings: dict[str, Any], named: str
 ) -> None:
+    training = _training(**settings)
+    assert training.decision is not None
     with pytest.raises(DataError, match=named):
-        check_decision(targets, _training(**settings))
+        check_decision(targets, training.decision, training.early_stopping)
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,20 @@ from embedline.errors import DataError
 from embedline.pipelines.tabular.losses import class_weights
 from embedline.pipelines.tabular.options import DecisionOptions, TableTraining
 from embedline.pipelines.tabular.targets import ClassTarget, Target
+from embedline.training.options import HeldOutStopping
 
 Decision = Sequence[float]
 """Weight of each class: the class with the largest probability times weight is predicted."""
 
 
-def check_decision(targets: Sequence[Target], training: TableTraining) -> None:
+def check_decision(
+    targets: Sequence[Target], decision: DecisionOptions, early_stopping: HeldOutStopping | None
+) -> None:
     """Raise a DataError if ``training.decision`` fits no target, or has no rows to choose a threshold on."""
-    decision = training.decision
-    if decision is None:
-        return
     if not any(isinstance(target, ClassTarget) and target.width == 2 for target in targets):
         names = [target.column for target in targets]
         raise DataError(f"training.decision needs a target of two classes, and {names} has none: take it out")
-    if decision.beta is not None and training.early_stopping is None:
+    if decision.beta is not None and early_stopping is None:
         raise DataError(
             "training.decision.beta chooses its threshold on rows that the networks did not learn from: set "
             "training.early_stopping, such as {patience: 3, fraction: 0.1, rotate: true}"

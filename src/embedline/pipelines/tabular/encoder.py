@@ -212,9 +212,12 @@ def fit_encoder(table: nw.DataFrame[Any], columns: Columns, options: EncodingOpt
     listed, left_out = columns, find_redundant(table, columns)
     columns = left_out.columns(columns)
     refuse_ids(table, columns.categorical)
-    dates, texts = fit_dates(table, columns.dates), fit_texts(table, columns.text, options.text_size)
-    _check_derived((*dates, *texts), (*columns.variables, *columns.targets, *columns.keys, *grouped))
-    table, columns = add_topics(add_parts(table, dates), texts), with_topics(with_parts(columns, dates), texts)
+    dates: tuple[DateParts, ...] = ()
+    texts: tuple[TextTopics, ...] = ()
+    if columns.dates or columns.text:
+        dates, texts = fit_dates(table, columns.dates), fit_texts(table, columns.text, options.text_size)
+        _check_derived((*dates, *texts), (*columns.variables, *columns.targets, *columns.keys, *grouped))
+        table, columns = add_topics(add_parts(table, dates), texts), with_topics(with_parts(columns, dates), texts)
     _check_names(options, (*listed.continuous, *columns.continuous))
     options = options.model_copy(update={"target_means": left_out.groups(options.target_means)})
     # The wave of a missing date is 0, between its ends; that the date is missing, the flag of its days says.
@@ -283,7 +286,8 @@ def encode(table: nw.DataFrame[Any], encoder: Encoder) -> nw.DataFrame[Any]:
     require_dates(table, dates)
     for name in texts:
         require_text(table.get_column(name), name)
-    table = add_topics(add_parts(table, encoder.dates), encoder.texts)
+    if encoder.derived:
+        table = add_topics(add_parts(table, encoder.dates), encoder.texts)
     _check_frame(table, encoder)
     targets = [target for target in encoder.targets if target.column in table.columns]
     stored = {target.stored: stored_target(table, target) for target in targets}

@@ -75,7 +75,8 @@ def train_network(
         if not network.layers or not training.epochs:
             variables = encoder.code_columns, encoder.cardinalities
             network, training = follow_table(network, training, *variables, len(target))
-        check_decision(encoder.targets, training)
+        if training.decision:
+            check_decision(encoder.targets, training.decision, training.early_stopping)
         if network.linear and training.early_stopping is None:
             raise DataError(
                 "network.linear needs rows that the networks do not learn from, to mix the two by: set "
@@ -99,8 +100,8 @@ def train_network(
             result.metrics["linear_share"] = 1.0 - share
         bundle = ModelBundle(KIND, config, encoder.model_dump(mode="json"), result.weights, result.metrics)
         inner = _inner_predictions(bundle, learned, training) if training.decision and training.decision.beta else {}
-    if decisions := choose_decisions(encoder.targets, training, inner):
-        bundle.metrics["decisions"] = decisions
+    if training.decision or training.class_weights:
+        bundle.metrics["decisions"] = choose_decisions(encoder.targets, training, inner)
     return bundle, result.history
 
 

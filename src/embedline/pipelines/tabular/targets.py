@@ -208,7 +208,7 @@ def fit_target(table: nw.DataFrame[Any], name: str, columns: Columns, options: E
     if transform == "none":
         _warn_of_few_numbers(values, name)
     learned = np.log(values) if transform == "log" else values
-    weights = training_weights(table, columns.weight)
+    weights = training_weights(table, columns.weight) if columns.weight else None
     if weights is None:
         mean, std = float(learned.mean()), float(learned.std())
     else:  # rows without a weight must not widen the scale of the outputs
