@@ -3,6 +3,7 @@
 scikit-learn and SciPy are imported inside the functions, since services need neither.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -126,6 +127,7 @@ def choose_penalty(
 
     scikit-learn's search for the penalty of the ridge scores the inner rows without their weights.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegressionCV, RidgeCV
     from threadpoolctl import threadpool_limits
 
@@ -134,7 +136,10 @@ def choose_penalty(
     penalties, folds = np.array(options.penalties), inner_folds(len(labels), target, options.seed)
     if len(penalties) == 1 or len(labels) < 4:
         return float(penalties[0])
-    with threadpool_limits(1):  # threads that wait for one another take most of the time of such small products
+    # Threads that wait for one another take most of the time of such small products. Of the weakest penalties some do not
+    # converge; these are worse than others, and the fit with the chosen one warns by itself.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
         if isinstance(target, NumericTarget):
             return float(
                 RidgeCV(alphas=penalties * len(labels), cv=folds).fit(matrix, labels, weights).alpha_ / len(labels)
