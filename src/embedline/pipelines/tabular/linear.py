@@ -136,8 +136,8 @@ def choose_penalty(
     penalties, folds = np.array(options.penalties), inner_folds(len(labels), target, options.seed)
     if len(penalties) == 1 or len(labels) < 4:
         return float(penalties[0])
-    # Threads that wait for one another take most of the time of such small products. Of the weakest penalties some do not
-    # converge; these are worse than others, and the fit with the chosen one warns by itself.
+    # Threads that wait for one another take most of the time of such small products. Of the weakest penalties some do
+    # not converge; these are worse than others, and the fit with the chosen one warns by itself.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         if isinstance(target, NumericTarget):
