@@ -4,6 +4,7 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 from pydantic import ValidationError
@@ -24,6 +25,7 @@ from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions,
 from embedline.pipelines.tabular.predictions import actual_columns, baseline_columns, compare, predicted_columns
 from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import CategoryMap, ClassTarget, NumericTarget
+from embedline.serving.tables import measure_target
 from embedline.training.metrics import precision_difference
 
 LOST = ClassTarget(column="lost", levels=CategoryMap(kind="string", levels=("no", "yes")), counts=(95, 5))
@@ -164,3 +166,13 @@ def test_equal_models_do_not_differ_in_average_precision_and_rows_are_drawn_with
     four_times = precision_difference(*repeated)
     widths = [each["high"] - each["low"] for each in (once, four_times)]
     assert widths[1] == pytest.approx(widths[0], rel=0.2)  # four copies of a row tell no more than one
+
+
+def test_a_served_model_is_measured_by_its_decisions_and_without_a_rare_row_by_accuracy() -> None:
+    rows = {"predicted": ["yes", "yes", "no"], "p_no": [0.8, 0.7, 0.9], "p_yes": [0.2, 0.3, 0.1]}
+    common = LOST.model_copy(update={"counts": (80, 20)})
+    found = measure_target([common], pd.DataFrame(rows), pd.Series(["yes", "no", "no"]))
+    assert (found.path, found.value) == (("accuracy",), pytest.approx(2 / 3))
+    found = measure_target([LOST], pd.DataFrame(rows), pd.Series(["no", "no", "no"]))
+    assert (found.path, found.value) == (("accuracy",), pytest.approx(1 / 3))
+    assert measure_target([LOST], pd.DataFrame(rows), pd.Series(["yes", "no", "no"])).path == ("average_precision",)

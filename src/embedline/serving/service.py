@@ -111,7 +111,8 @@ class Service:
         digest = hashlib.sha256()
         fields = [self.service, self.settings, [column.model_dump() for column in self.columns]]
         mean = {name: self.bundle.metrics.get(name) for name in ("members", "member_weights")}  # of an ensemble
-        mean |= {name: found for name in ("decisions",) if (found := self.bundle.metrics.get(name))}
+        if decisions := self.bundle.metrics.get("decisions"):
+            mean["decisions"] = decisions
         digest.update(_json([*fields, self.bundle.kind, self.bundle.config, self.bundle.encoder, mean]))
         for name, tensor in sorted(self.bundle.weights.items()):
             array = tensor.detach().cpu().contiguous().numpy()

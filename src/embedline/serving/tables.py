@@ -167,15 +167,18 @@ def measure_target(targets: Sequence[Target], answers: pd.DataFrame, actual: pd.
     target, name = targets[0], main_metric(targets[0])
     prefix = prefix_of(target, targets)
     predicted: NDArray[np.float64]  # [N], or probabilities [N, C]
+    decided: NDArray[np.int64] | None = None
     if isinstance(target, ClassTarget):
         numbers = {level: k for k, level in enumerate(target.names)}
         true = np.array([numbers[str(value)] for value in actual], dtype=np.int64)
         predicted = answers[probability_names(target, prefix)].to_numpy(dtype=np.float64)
+        decided = np.array([numbers[str(value)] for value in answers[prefix + PREDICTED]], dtype=np.int64)
     else:
         true, predicted = actual.to_numpy(dtype=np.float64), answers[prefix + PREDICTED].to_numpy(dtype=np.float64)
+    metrics = all_metrics(target, true, predicted, predicted=decided)
+    name = name if name in metrics else "accuracy"  # without a row of a rare class, as in the metrics of the run
     path = ("targets", target.column, name) if len(targets) > 1 else (name,)
-    value = all_metrics(target, true, predicted)[name]
-    return Score(path=path, value=value, better="higher" if isinstance(target, ClassTarget) else "lower")
+    return Score(path=path, value=metrics[name], better="higher" if isinstance(target, ClassTarget) else "lower")
 
 
 def typed_rows(rows: pd.DataFrame, kinds: dict[str, Kind]) -> pl.DataFrame:
