@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from embedline.pipelines.tabular.columns import Columns, Split
-from embedline.pipelines.tabular.cross_validation import cross_validate, fold_rows, held_out_predictions
+from embedline.pipelines.tabular.cross_validation import cross_validate, held_out_predictions
 from embedline.pipelines.tabular.options import BaselineOptions, EncodingOptions, NetworkOptions, TableTraining
 from embedline.pipelines.tabular.predictions import read_prediction, row_losses
-from embedline.pipelines.tabular.splits import assign_splits
+from embedline.pipelines.tabular.splits import assign_splits, fold_rows
 from embedline.pipelines.tabular.targets import fit_target
 from embedline.training.metrics import paired_difference
 
@@ -235,7 +235,7 @@ def measure(table: Table, opponents: list[str], network: dict[str, Any], trainin
         found, costs = cross_validate(rows, columns, split, *settings)
         held_out = list(fold_rows(rows, columns, split))
     else:
-        found, costs = held_out_predictions(rows, columns, *settings)
+        found, costs, _ = held_out_predictions(rows, columns, *settings)
         held_out = [np.flatnonzero((rows.get_column("split") == "test").to_numpy())]
     seconds = {name: cost.get("seconds", 0.0) for name, cost in costs.items()}
     seconds["embedline"] = time.perf_counter() - began - sum(seconds.values())

@@ -67,7 +67,8 @@ def load_parts(job: dict[str, Any]) -> pl.DataFrame:
 def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     """Train embedline's network with the job's ``training`` options through the functions that its nodes call."""
     from embedline.pipelines.tabular.encoder import encode, fit_encoder
-    from embedline.pipelines.tabular.learner import predict, train_network
+    from embedline.pipelines.tabular.learner import train_network
+    from embedline.pipelines.tabular.model import predict
     from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 
     native = load_parts(job)

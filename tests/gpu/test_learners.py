@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from embedline.pipelines.ratings import learner as ratings_learner
 from embedline.pipelines.tabular import learner as tables_learner
+from embedline.pipelines.tabular import model as models
 from embedline.pipelines.text.classifier import class_probabilities, load_classifier
 from embedline.pipelines.text.language_model import load_language_model
 from embedline.training import checkpoint as checkpoints
@@ -148,8 +149,8 @@ def outputs(learner: str, bundle: ModelBundle, device: torch.device) -> np.ndarr
     if learner == "table":
         encoded, encoder = small.table()
         arrays = tables_learner.to_arrays(encoded, encoder)
-        networks: list[nn.Module] = list(tables_learner.load_model(bundle).networks)
-        each = [tables_learner.network_outputs(network.to(device), arrays, device) for network in networks]
+        networks: list[nn.Module] = list(models.load_model(bundle).networks)
+        each = [models.network_outputs(network.to(device), arrays, device) for network in networks]
         return np.stack(each)
     if learner == "ratings":
         rows, _ = small.ratings()

@@ -22,7 +22,7 @@ from embedline.pipelines.tabular import nodes as learner
 from embedline.pipelines.tabular.arrays import to_arrays
 from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.encoder import encode
-from embedline.pipelines.tabular.learner import load_model
+from embedline.pipelines.tabular.model import load_model
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.serving.app import RequestHandler
 from embedline.serving.contract import RefusedError

@@ -12,6 +12,7 @@ from law import NOISE, grade_table
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular import learner
+from embedline.pipelines.tabular import model as models
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.baselines import (
     constant_predictions,
@@ -79,7 +80,7 @@ def _grades() -> np.ndarray:
 
 
 def test_it_learns_the_probabilities_of_the_law() -> None:
-    predicted = learner.predict(subset(_encoded()[0], TEST), _trained()[0])
+    predicted = models.predict(subset(_encoded()[0], TEST), _trained()[0])
     np.testing.assert_allclose(predicted.sum(axis=1), 1.0)
     assert np.abs(predicted - _law()).mean() < 0.05
     accuracy = (predicted.argmax(axis=1) == _grades()).mean()
@@ -113,14 +114,14 @@ def test_members_are_averaged_by_their_weights_in_the_probabilities() -> None:
         with torch.no_grad():
             found.append(network.eval()(*to_arrays(rows, encoder).inputs).double().softmax(dim=1).numpy())
     assert np.abs(found[0] - found[1]).max() > 0.01
-    np.testing.assert_allclose(learner.predict(rows, bundle), 0.75 * found[0] + 0.25 * found[1], rtol=1e-6)
+    np.testing.assert_allclose(models.predict(rows, bundle), 0.75 * found[0] + 0.25 * found[1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("target", ["grade", SEVERAL])
 def test_a_stored_and_reloaded_bundle_predicts_the_same(target: Any) -> None:
     bundle, _ = _trained(target)
     rows = subset(_encoded(target)[0], TEST)
-    ours, again = (learner.predict_all(rows, one) for one in (bundle, ModelBundle.from_bytes(bundle.to_bytes())))
+    ours, again = (models.predict_all(rows, one) for one in (bundle, ModelBundle.from_bytes(bundle.to_bytes())))
     assert ours.keys() == again.keys() == set([target] if isinstance(target, str) else target)
     assert all(np.array_equal(ours[name], again[name]) for name in ours)
 
@@ -129,7 +130,7 @@ def test_metrics_of_each_epoch_are_those_of_the_prediction() -> None:
     bundle, history = learner.train_network(*_encoded(), NETWORK, _training(epochs=2))
     measured = [record for record in history if "accuracy" in record]
     assert [record["epoch"] for record in measured] == [1.0, 2.0]
-    predicted = learner.predict(subset(_encoded()[0], TEST), bundle)
+    predicted = models.predict(subset(_encoded()[0], TEST), bundle)
     assert measured[-1]["accuracy"] == (predicted.argmax(axis=1) == _grades()).mean()
     assert measured[-1]["log_loss"] == pytest.approx(log_loss(_grades(), predicted))
 
@@ -137,7 +138,7 @@ def test_metrics_of_each_epoch_are_those_of_the_prediction() -> None:
 def test_several_targets_are_learned_side_by_side() -> None:
     bundle, history = _trained(SEVERAL)
     assert bundle.weights["0.output.weight"].shape == (1 + 3 + 2, 32)
-    predicted = learner.predict_all(subset(_encoded(SEVERAL)[0], TEST), bundle)
+    predicted = models.predict_all(subset(_encoded(SEVERAL)[0], TEST), bundle)
     held_out = _held_out()
     assert NOISE * 0.8 < rmspe(held_out["price"].to_numpy(), predicted["price"]) < 2 * NOISE
     assert np.abs(predicted["grade"] - _law()).mean() < 0.05
@@ -145,14 +146,14 @@ def test_several_targets_are_learned_side_by_side() -> None:
     last = history[-1]
     assert {"price.exp_rmspe", "grade.accuracy", "grade.log_loss", "passed.accuracy"} <= last.keys()
     with pytest.raises(ValueError, match=r"the bundle predicts \['price', 'grade', 'passed'\]: name one"):
-        learner.predict(subset(_encoded(SEVERAL)[0], TEST), bundle)
-    assert np.array_equal(learner.predict(subset(_encoded(SEVERAL)[0], TEST), bundle, "grade"), predicted["grade"])
+        models.predict(subset(_encoded(SEVERAL)[0], TEST), bundle)
+    assert np.array_equal(models.predict(subset(_encoded(SEVERAL)[0], TEST), bundle, "grade"), predicted["grade"])
 
 
 def test_a_heavy_class_is_predicted_more_often_at_the_same_probabilities() -> None:
     weighted, _ = learner.train_network(*_encoded(), NETWORK, _training(class_weights={"mid": 10.0}))
     rows = subset(_encoded()[0], TEST)
-    probabilities, usual = learner.predict(rows, weighted), learner.predict(rows, _trained()[0])
+    probabilities, usual = models.predict(rows, weighted), models.predict(rows, _trained()[0])
     assert np.abs(probabilities - _law()).mean() < 0.05
     assert weighted.metrics["decisions"] == {"grade": [1.0, 1.0, 10.0]}
     assert "decisions" not in _trained()[0].metrics
@@ -178,7 +179,7 @@ def test_embedded_numbers_follow_a_law_that_bends_often(numeric: dict[str, Any])
         network = NetworkOptions.model_validate({"layers": 16, "numeric_embedding": settings})
         bundle, _ = learner.train_network(encoded, encoder, network, _training(epochs=5))
         again = ModelBundle.from_bytes(bundle.to_bytes())
-        predicted = learner.predict(subset(encoded, TEST), again)
+        predicted = models.predict(subset(encoded, TEST), again)
         accuracies.append((predicted.argmax(axis=1) == actual).mean())
     plain, embedded = accuracies
     assert embedded > 0.9
@@ -202,7 +203,7 @@ def test_early_stopping_keeps_the_epoch_that_it_found_best() -> None:
     bundle, history = learner.train_network(*_encoded(), NETWORK, training)
     (best,) = bundle.metrics["best_epochs"]
     at_best = next(record for record in history if record["epoch"] == best and "log_loss" in record)
-    predicted = learner.predict(subset(_encoded()[0], TEST), bundle)
+    predicted = models.predict(subset(_encoded()[0], TEST), bundle)
     assert log_loss(_grades(), predicted) == pytest.approx(at_best["log_loss"], rel=1e-5)
 
 

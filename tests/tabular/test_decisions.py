@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score, fbeta_score
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular import learner
+from embedline.pipelines.tabular import model as models
 from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split
 from embedline.pipelines.tabular.decisions import (
     best_threshold,
@@ -113,7 +114,7 @@ def test_f_beta_is_chosen_on_rows_that_no_member_learned_from() -> None:
     bundle, _ = learner.train_network(encoded, encoder, NetworkOptions(layers=(16,)), training)
     test = encoded.filter(nw.col("split") == TEST)
     actual = test.get_column("class:lost").to_numpy() == 1
-    probabilities, (decision,) = learner.predict(test, bundle), bundle.metrics["decisions"].values()
+    probabilities, (decision,) = models.predict(test, bundle), bundle.metrics["decisions"].values()
     chosen, usual = (fbeta_score(actual, decide(probabilities, each) == 1, beta=2.0) for each in (decision, None))
     best = max(fbeta_score(actual, probabilities[:, 1] > each, beta=2.0) for each in np.linspace(0.02, 0.6, 60))
     assert chosen > usual + 0.1

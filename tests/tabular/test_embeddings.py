@@ -4,7 +4,8 @@ import polars as pl
 import torch
 
 from embedline.pipelines.tabular.encoder import Encoder, Scaler
-from embedline.pipelines.tabular.learner import build_network, embedding_frame, network_config
+from embedline.pipelines.tabular.model import embedding_frame
+from embedline.pipelines.tabular.network import build_network, network_config
 from embedline.pipelines.tabular.options import NetworkOptions
 from embedline.pipelines.tabular.targets import UNKNOWN, CategoryMap, NumericTarget
 from embedline.training.model_file import ModelBundle

@@ -15,7 +15,7 @@ from embedline.pipelines.publish.nodes import pack_table
 from embedline.pipelines.tabular import nodes
 from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.encoder import Encoder
-from embedline.pipelines.tabular.learner import predict
+from embedline.pipelines.tabular.model import predict
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 
 N_ROWS = 40

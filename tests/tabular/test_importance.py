@@ -11,6 +11,7 @@ import torch
 from law import grade_table
 
 from embedline.pipelines.tabular import learner
+from embedline.pipelines.tabular import model as models
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
@@ -59,10 +60,10 @@ def test_the_increase_is_that_of_the_encoded_table_with_the_column_shuffled() ->
     rows = splits.filter(nw.col("split") == TEST).to_native()
     order = np.random.default_rng(3).permutation(len(rows))
     actual = subset(encoded, TEST).get_column("class:grade").to_numpy()
-    arrays, model = to_arrays(subset(encoded, TEST), encoder), learner.load_model(bundle)
+    arrays, model = to_arrays(subset(encoded, TEST), encoder), models.load_model(bundle)
     for variable in input_variables(encoder):
         table = rows.with_columns(rows[variable.name][order])
-        expected = learner.predict_all(encode(nw.from_native(table, eager_only=True), encoder), bundle)
+        expected = models.predict_all(encode(nw.from_native(table, eager_only=True), encoder), bundle)
         found = model.predict(shuffled(arrays, variable, torch.from_numpy(order), encoder))
         np.testing.assert_allclose(found["grade"], expected["grade"], rtol=1e-5)
         assert log_loss(actual, found["grade"]) == pytest.approx(log_loss(actual, expected["grade"]), rel=1e-6)
@@ -80,9 +81,9 @@ def test_the_same_seed_draws_the_same_and_the_bundle_is_enough() -> None:
 def test_no_more_rows_are_predicted_than_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded, _, bundle = _trained()
     counts = []
-    whole = learner.LoadedModel.predict
+    whole = models.LoadedModel.predict
     monkeypatch.setattr(
-        learner.LoadedModel, "predict", lambda model, arrays: counts.append(len(arrays.codes)) or whole(model, arrays)
+        models.LoadedModel, "predict", lambda model, arrays: counts.append(len(arrays.codes)) or whole(model, arrays)
     )
     permutation_importance(encoded, bundle, ImportanceOptions(rows=50, repeats=2))
     assert counts == [50] * (1 + 4 * 2)

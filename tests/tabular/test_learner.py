@@ -15,6 +15,7 @@ from law import NOISE, sales_table
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular import learner
+from embedline.pipelines.tabular import model as models
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
@@ -56,7 +57,7 @@ def _error(predicted: Any) -> float:
 
 def test_it_learns_a_law_to_near_the_noise() -> None:
     bundle, history = learner.train_network(*_encoded(), NETWORK, _training(epochs=30))
-    error = _error(learner.predict(subset(_encoded()[0], TEST), bundle))
+    error = _error(models.predict(subset(_encoded()[0], TEST), bundle))
     assert NOISE * 0.8 < error < NOISE * 1.5
     assert history[-1]["exp_rmspe"] == pytest.approx(error, rel=1e-5)
 
@@ -65,7 +66,7 @@ def test_predictions_of_a_stored_and_reloaded_bundle_are_identical() -> None:
     bundle, _ = _trained()
     again = ModelBundle.from_bytes(bundle.to_bytes())
     rows = subset(_encoded()[0], TEST)
-    assert np.array_equal(learner.predict(rows, again), learner.predict(rows, bundle))
+    assert np.array_equal(models.predict(rows, again), models.predict(rows, bundle))
 
 
 def test_an_ensemble_averages_its_members_in_the_logarithm() -> None:
@@ -78,7 +79,7 @@ def test_an_ensemble_averages_its_members_in_the_logarithm() -> None:
         with torch.no_grad():
             outputs.append(network.eval()(*to_arrays(rows, encoder).inputs).numpy().astype(np.float64))
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
-    predicted = learner.predict(rows, bundle)
+    predicted = models.predict(rows, bundle)
     assert predicted == pytest.approx(np.exp((outputs[0] + outputs[1]) / 2), rel=1e-5)
     assert predicted.dtype == np.float64
 
@@ -121,22 +122,22 @@ def test_threads_of_a_training_are_put_back() -> None:
 def test_predictions_follow_the_order_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, _ = _trained()
     rows = subset(_encoded()[0], TEST)
-    predicted = learner.predict(rows, bundle)
+    predicted = models.predict(rows, bundle)
     backwards = nw.from_native(rows.to_native().reverse(), eager_only=True)
-    assert learner.predict(backwards, bundle)[::-1] == pytest.approx(predicted, rel=1e-6)
-    monkeypatch.setattr(learner, "PREDICT_ROWS", 7)  # in many small passes
-    assert learner.predict(rows, bundle) == pytest.approx(predicted, rel=1e-5)
+    assert models.predict(backwards, bundle)[::-1] == pytest.approx(predicted, rel=1e-6)
+    monkeypatch.setattr(models, "PREDICT_ROWS", 7)  # in many small passes
+    assert models.predict(rows, bundle) == pytest.approx(predicted, rel=1e-5)
 
 
 def test_no_rows_give_no_predictions() -> None:
-    assert learner.predict(_encoded()[0].head(0), _trained()[0]).shape == (0,)
+    assert models.predict(_encoded()[0].head(0), _trained()[0]).shape == (0,)
 
 
 def test_an_unseen_shop_is_predicted_too() -> None:
     encoder = _encoded()[1]
     table = sales_table(4).drop("sales").with_columns(shop=pl.lit("new"))
     rows = nw.from_native(table, eager_only=True)
-    predicted = learner.predict(encode(rows, encoder), _trained()[0])
+    predicted = models.predict(encode(rows, encoder), _trained()[0])
     assert ((10 < predicted) & (predicted < 1000)).all()
 
 
@@ -252,7 +253,7 @@ def test_the_relative_loss_needs_a_logarithm() -> None:
 def test_another_kind_of_bundle_is_refused() -> None:
     bundle = ModelBundle("text", {}, {}, {})
     with pytest.raises(DataError, match="the model bundle is of the kind 'text', not 'tabular'"):
-        learner.predict(_encoded()[0], bundle)
+        models.predict(_encoded()[0], bundle)
 
 
 def test_training_rows_without_a_target_are_refused() -> None:

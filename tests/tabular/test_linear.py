@@ -16,15 +16,17 @@ from sklearn.preprocessing import OneHotEncoder
 from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN, Columns, Split
+from embedline.pipelines.tabular.defaults import follow_table
 from embedline.pipelines.tabular.encoder import encode, fit_encoder
-from embedline.pipelines.tabular.learner import TableNetworkSpec, network_config, predict, train_network
+from embedline.pipelines.tabular.learner import TableNetworkSpec, train_network
 from embedline.pipelines.tabular.linear import RARE, OneHot, choose_penalty, fit_linear_model, some_rows
+from embedline.pipelines.tabular.model import predict
+from embedline.pipelines.tabular.network import network_config
 from embedline.pipelines.tabular.options import (
     EncodingOptions,
     LinearOptions,
     NetworkOptions,
     TableTraining,
-    follow_table,
 )
 from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import CategoryMap, ClassTarget, NumericTarget, softmax

@@ -9,7 +9,8 @@ import pytest
 from law import grade_table
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular import learner, nodes, onnx_export
+from embedline.pipelines.tabular import model as models
+from embedline.pipelines.tabular import nodes, onnx_export
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, Columns, Split
 from embedline.pipelines.tabular.onnx_export import export_onnx, rows_to_compare, run_onnx
@@ -27,7 +28,7 @@ def _model(columns: Columns, network: dict[str, Any], **training: Any) -> tuple[
     small = {"epochs": 3, "batch_size": 64, "lr": 0.02, "device": "cpu", "precision": "fp32", **training}
     options = NetworkOptions.model_validate({"layers": [8], **network})
     bundle, _ = nodes.train(encoded, encoder, options, TableTraining.model_validate(small))
-    model, encoded = learner.load_model(bundle), nw.from_native(encoded, eager_only=True)
+    model, encoded = models.load_model(bundle), nw.from_native(encoded, eager_only=True)
     return model, to_arrays(subset(encoded, TEST), model.encoder), encoded
 
 

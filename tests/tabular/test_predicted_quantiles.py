@@ -15,7 +15,8 @@ from sklearn.metrics import mean_pinball_loss
 
 from embedline.errors import DataError
 from embedline.pipelines.publish.nodes import pack_table
-from embedline.pipelines.tabular import learner, nodes
+from embedline.pipelines.tabular import model as models
+from embedline.pipelines.tabular import nodes
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, Columns, Split
 from embedline.pipelines.tabular.losses import make_loss
@@ -115,16 +116,16 @@ def test_quantiles_cover_what_they_should_where_the_noise_differs(engine: str) -
 
 def test_quantiles_are_averaged_level_by_level_and_sorted() -> None:
     outputs = [np.array([[1.0, 5.0, 3.0]]), np.array([[2.0, 4.0, 9.0]])]
-    found = learner.combine(outputs, [3.0, 1.0], [SIZE])["size"]
+    found = models.combine(outputs, [3.0, 1.0], [SIZE])["size"]
     assert found.tolist() == [[1.25, 4.5, 4.75]]
-    crossing = learner.combine([np.array([[3.0, 1.0, 2.0]])], [1.0], [SIZE])["size"]
+    crossing = models.combine([np.array([[3.0, 1.0, 2.0]])], [1.0], [SIZE])["size"]
     assert crossing.tolist() == [[1.0, 2.0, 3.0]] and point_prediction(SIZE, crossing).tolist() == [2.0]
     bundle, encoded = _run("polars").model, nw.from_native(_run("polars").encoded, eager_only=True)
-    model, rows = learner.load_model(bundle), subset(encoded, TEST)
+    model, rows = models.load_model(bundle), subset(encoded, TEST)
     with torch.no_grad():
         own = [network(*to_arrays(rows, model.encoder).inputs).numpy() for network in model.networks]
     expected = np.sort(np.mean(own, axis=0, dtype=np.float64), axis=1)
-    np.testing.assert_allclose(learner.predict(rows, bundle), expected, rtol=1e-6)
+    np.testing.assert_allclose(models.predict(rows, bundle), expected, rtol=1e-6)
 
 
 def test_a_logarithm_a_range_and_other_targets_go_along() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from embedline.errors import DataError
 from embedline.pipelines.publish.nodes import pack_table
-from embedline.pipelines.tabular import nodes
+from embedline.pipelines.tabular import nodes, plot_nodes
 from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, ReportOptions, TableTraining
@@ -122,10 +122,10 @@ def test_what_is_left_out_is_named_once_and_never_asked_for(engine: str, caplog:
     report = ReportOptions(embeddings=("shop", "branch", "country"), error_by=("branch",), series_by="country")
     predicted = nodes.predict(table, encoded, model, pl.DataFrame(), pl.DataFrame(), columns, split, report)
     assert {"country", "branch"} <= set(predicted.columns)
-    figure = nodes.plot_embeddings(nodes.extract_embeddings(model), encoder, report)
+    figure = plot_nodes.plot_embeddings(nodes.extract_embeddings(model), encoder, report)
     assert [title.text for title in figure.layout.annotations] == ["shop"]
     with pytest.raises(DataError, match=r"report\.embeddings names 'shoop'"):
-        nodes.plot_embeddings(nodes.extract_embeddings(model), encoder, ReportOptions(embeddings=("shoop",)))
+        plot_nodes.plot_embeddings(nodes.extract_embeddings(model), encoder, ReportOptions(embeddings=("shoop",)))
     with pytest.raises(DataError, match=r"embedding_sizes names \['shoop'\]"):
         nodes.train(encoded, encoder, NetworkOptions(layers=(4,), embedding_sizes={"shoop": 3}), TRAINING)
     service = pack_table(model, table)

@@ -12,7 +12,8 @@ from law import NOISE, grade_table, sales_table
 from pydantic import ValidationError
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular import learner, nodes
+from embedline.pipelines.tabular import model as models
+from embedline.pipelines.tabular import nodes
 from embedline.pipelines.tabular.arrays import subset, to_arrays, write_rows
 from embedline.pipelines.tabular.baselines import (
     BaselineRows,
@@ -188,7 +189,7 @@ def test_rows_of_the_weight_zero_are_not_learned_from(make: Any) -> None:
     settings = {"epochs": 15, "batch_size": 64, "seeds": (1, 2), "early_stopping": {"patience": 15}}
     bundle, history, encoded = _trained(make(weighted), SHOP, {"members": 2}, **settings)
     test = subset(encoded, TEST)
-    error = rmspe(test.get_column("sales").to_numpy(), learner.predict(test, bundle))
+    error = rmspe(test.get_column("sales").to_numpy(), models.predict(test, bundle))
     assert error < 5 * NOISE
     assert encoded.schema["weight:w"] == nw.Float32
     weights = subset(encoded, TRAIN).get_column("weight:w").to_numpy()
@@ -279,7 +280,7 @@ def test_weights_that_cannot_be_are_refused() -> None:
 def test_a_prediction_needs_no_weight() -> None:
     table = sales_table(200).with_columns(w=pl.col("weekday"))
     bundle, _, encoded = _trained(table, SHOP)
-    model = learner.load_model(bundle)
+    model = models.load_model(bundle)
     assert "w" not in model.encoder.inputs
     bare = encode(nw.from_native(table.drop("w", "sales"), eager_only=True), model.encoder)
-    assert np.array_equal(learner.predict(bare, bundle), learner.predict(encoded, bundle))
+    assert np.array_equal(models.predict(bare, bundle), models.predict(encoded, bundle))

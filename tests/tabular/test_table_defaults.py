@@ -10,12 +10,14 @@ import torch
 from pydantic import ValidationError
 
 from embedline.pipelines.tabular.columns import Columns
+from embedline.pipelines.tabular.defaults import follow_table
 from embedline.pipelines.tabular.encoder import Encoder, encode, fit_encoder
 from embedline.pipelines.tabular.layers import EnsembleLinear
-from embedline.pipelines.tabular.learner import build_network, network_config, predict, train_network
+from embedline.pipelines.tabular.learner import train_network
 from embedline.pipelines.tabular.losses import make_loss
-from embedline.pipelines.tabular.network import EmbeddingNetwork
-from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining, follow_table
+from embedline.pipelines.tabular.model import predict
+from embedline.pipelines.tabular.network import EmbeddingNetwork, build_network, network_config
+from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, TableTraining
 from embedline.pipelines.tabular.target_means import fit_target_means
 from embedline.training.early_stopping import hold_out
 from embedline.training.options import HeldOutStopping

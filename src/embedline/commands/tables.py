@@ -86,7 +86,7 @@ def export(source: str, output: Path, version: str | None, env: str | None, para
     check_output(output, (".onnx",))
     check_output(described, (".json",))
     bundle, name = load_bundle(source, "model", version, env, params)
-    from embedline.pipelines.tabular.learner import load_model
+    from embedline.pipelines.tabular.model import load_model
     from embedline.pipelines.tabular.onnx_export import export_onnx, rows_to_compare
 
     try:

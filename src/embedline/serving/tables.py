@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from embedline.errors import DataError, about_frame
 from embedline.pipelines.tabular.arrays import to_arrays
 from embedline.pipelines.tabular.encoder import Encoder, encode
-from embedline.pipelines.tabular.learner import KIND, load_model
+from embedline.pipelines.tabular.model import KIND, load_model
 from embedline.pipelines.tabular.predictions import (
     PREDICTED,
     all_metrics,

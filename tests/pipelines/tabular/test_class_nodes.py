@@ -23,7 +23,7 @@ from embedline.pipelines.tabular.options import (
     TableTraining,
     TreeOptions,
 )
-from embedline.pipelines.tabular.pipeline import create_final_pipeline, create_pipeline, nodes
+from embedline.pipelines.tabular.pipeline import create_final_pipeline, create_pipeline, nodes, plot_nodes
 from embedline.training.metrics import classification_metrics, rmspe
 from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
@@ -211,10 +211,10 @@ def test_of_several_targets_the_first_is_drawn_and_named() -> None:
         assert outputs[name].layout.title.text.endswith("(grade, the first target)")
     encoder = {**outputs["encoder"], "targets": outputs["encoder"]["targets"][1:]}  # price first, a number
     frame = outputs["predictions"]
-    agreement = nodes.plot_forecast(frame, encoder, _columns(several=True), SETTINGS["report"])
+    agreement = plot_nodes.plot_forecast(frame, encoder, _columns(several=True), SETTINGS["report"])
     assert agreement.layout.title.text == "Held-out rows: actual and predicted (price, the first target)"
     assert sorted(agreement.data[1].x) == sorted(frame["price.actual"])
-    errors = nodes.plot_errors(frame, encoder, SETTINGS["report"])
+    errors = plot_nodes.plot_errors(frame, encoder, SETTINGS["report"])
     assert list(errors.data[0].x) == ["s0", "s1", "s2", "s3", "s4"]
 
 

@@ -21,13 +21,14 @@ from embedline.pipelines.tabular.options import (
     TableTraining,
     TreeOptions,
 )
-from embedline.pipelines.tabular.pipeline import create_final_pipeline, create_pipeline, nodes
+from embedline.pipelines.tabular.pipeline import create_final_pipeline, create_pipeline, nodes, plot_nodes
 from embedline.training.metrics import rmspe
 from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
 
 ENGINES = pytest.mark.parametrize("engine", ["polars", "pandas"])
 N_ROWS, N_UNLABELLED = 600, 30
+INTERVALS = ("lower_80", "upper_80", "lower_95", "upper_95")
 COLUMNS = Columns(categorical=("shop", "weekday"), continuous=("heat",), target="sales", id=("shop",), time="day")
 SETTINGS: dict[str, Any] = {
     "columns": COLUMNS,
@@ -132,7 +133,7 @@ def test_frames_leave_in_the_engine_in_which_they_came(engine: str) -> None:
 def test_predictions_stand_beside_their_own_rows(engine: str) -> None:
     predictions = _run(engine)["predictions"]
     assert list(predictions.columns) == [
-        *("shop", "day", "weekday", "actual", "predicted"),
+        *("shop", "day", "weekday", "actual", "predicted", *INTERVALS),
         *("constant", "group_mean", "linear", "lightgbm"),
     ]
     rows = pl.DataFrame({name: list(predictions[name]) for name in predictions.columns})
@@ -170,7 +171,9 @@ def test_plots_show_the_stored_artifacts() -> None:
     assert list(outputs["training_plot"].data[0].y) == history.filter(member=0)["train_loss"].to_list()
     assert list(outputs["learning_rate_plot"].data[0].x) == rates["rate"].to_list()
     first = outputs["predictions"].filter(shop="s0").sort("day")
-    assert list(outputs["forecast_plot"].data[0].y) == first["actual"].to_list()
+    lines = {line.name: list(line.y) for line in reversed(outputs["forecast_plot"].data)}
+    assert lines["actual"] == first["actual"].to_list()
+    assert lines["80 % interval"] == first["lower_80"].to_list()
     assert list(outputs["error_plot"].data[0].x) == [str(day) for day in range(1, 8)]
     assert list(outputs["embedding_plot"].data[0].text) == ["s0", "s1", "s2", "s3", "s4"]
 
@@ -187,7 +190,7 @@ def test_the_final_model_learns_from_all_labelled_rows_and_forecasts_the_others(
     forecast, model = _run_final()
     assert model.metrics["rows"] == N_ROWS - N_UNLABELLED
     unlabelled = _table("polars").tail(N_UNLABELLED)
-    assert forecast.columns == ["shop", "day", "predicted"]
+    assert forecast.columns == ["shop", "day", "predicted", *INTERVALS]
     assert forecast["day"].to_list() == unlabelled["day"].to_list()
     by_shop = dict(forecast.group_by("shop").agg(pl.col("predicted").mean()).rows())
     assert by_shop["s4"] > by_shop["s0"] > 0
@@ -268,7 +271,7 @@ def test_a_table_without_time_shows_predicted_against_actual() -> None:
     columns = Columns(categorical=("shop",), target="sales")
     predictions = pl.DataFrame({"actual": [3.0, 1.0, 2.0], "predicted": [2.0, 1.0, 3.0]})
     target = {"column": "sales", "transform": "none", "mean": 0.0, "std": 1.0, "maximum": 1.0}
-    figure = nodes.plot_forecast(predictions, {"targets": [target]}, columns, ReportOptions())
+    figure = plot_nodes.plot_forecast(predictions, {"targets": [target]}, columns, ReportOptions())
     assert sorted(zip(figure.data[1].x, figure.data[1].y, strict=True)) == [(1.0, 1.0), (2.0, 3.0), (3.0, 2.0)]
 
 

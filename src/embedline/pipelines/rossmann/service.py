@@ -20,7 +20,7 @@ from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.tabular.arrays import TableArrays, to_arrays
 from embedline.pipelines.tabular.columns import PREDICT, SPLIT_COLUMN
 from embedline.pipelines.tabular.encoder import encode
-from embedline.pipelines.tabular.learner import LoadedModel, load_model
+from embedline.pipelines.tabular.model import LoadedModel, load_model
 from embedline.pipelines.tabular.predictions import PREDICTED
 from embedline.pipelines.tabular.targets import point_prediction
 from embedline.serving.columns import InputColumn, as_text, plain_values, require_columns

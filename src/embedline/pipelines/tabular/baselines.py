@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN, require_columns
 from embedline.pipelines.tabular.encoder import Encoder
-from embedline.pipelines.tabular.linear import SMALL, choose_penalty, fit_linear_model, inner_folds
+from embedline.pipelines.tabular.linear import choose_penalty, fit_linear_model
 from embedline.pipelines.tabular.options import BaselineOptions, LinearOptions, TreeOptions
 from embedline.pipelines.tabular.targets import (
     ClassTarget,
@@ -22,6 +22,7 @@ from embedline.pipelines.tabular.targets import (
     invert_target,
     softmax,
 )
+from embedline.pipelines.tabular.trees import booster_outputs, fit_booster
 
 VALUE, WEIGHT = "_mean", "_weight"
 
@@ -196,43 +197,9 @@ def fit_trees(options: TreeOptions) -> Fit:
     """LightGBM on codes as categories, or their target means (without weights), and on numbers."""
 
     def fit(rows: BaselineRows, labels: NDArray[Any], target: Target) -> NDArray[np.float64]:
-        import lightgbm
-
         inputs, test_inputs, categories = _tree_inputs(rows, labels, target, options)
-        n_rows = len(labels)
-        leaves = 31 if n_rows > SMALL else 15
-        settings: dict[str, Any] = {
-            "objective": "regression",
-            "learning_rate": options.learning_rate,
-            "num_leaves": leaves if options.num_leaves == "auto" else options.num_leaves,
-            "min_child_samples": (20 if n_rows > SMALL else 5)
-            if options.min_child_samples == "auto"
-            else options.min_child_samples,
-            "seed": options.seed,
-            "verbosity": -1,
-            "deterministic": True,
-        }
-        if isinstance(target, ClassTarget):
-            several = {"objective": "multiclass", "num_class": target.width}
-            settings |= {"objective": "binary"} if target.width == 2 else several
-
-        def dataset(chosen: NDArray[np.intp] | slice) -> Any:
-            weights = rows.weights if rows.weights is None else rows.weights[chosen]
-            return lightgbm.Dataset(inputs[chosen], labels[chosen], weight=weights, categorical_feature=categories)
-
-        n_trees = options.n_estimators
-        if options.early_stopping is not None:
-            found = []
-            for learned, held_out in inner_folds(n_rows, target, options.seed).split(inputs, labels):
-                stop: Any = [lightgbm.early_stopping(options.early_stopping, verbose=False)]
-                booster = lightgbm.train(
-                    settings, dataset(learned), n_trees, valid_sets=[dataset(held_out)], callbacks=stop
-                )
-                found.append(booster.best_iteration)
-            n_trees = max(1, round(float(np.mean(found))))
-        booster = lightgbm.train(settings, dataset(slice(None)), n_trees)
-        outputs = np.asarray(booster.predict(test_inputs), dtype=np.float64)
-        return np.stack([1.0 - outputs, outputs], axis=1) if settings["objective"] == "binary" else outputs
+        booster = fit_booster(inputs, labels, target, categories, options, rows.weights)
+        return booster_outputs(booster, test_inputs, target)
 
     return fit
 

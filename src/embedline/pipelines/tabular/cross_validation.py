@@ -1,15 +1,12 @@
 """Cross-validation of a small table: each row is predicted by networks and baselines that did not learn from it."""
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import narwhals as nw
 import numpy as np
-from numpy.typing import NDArray
 
-from embedline.errors import DataError
-from embedline.pipelines.tabular.arrays import subset
+from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.baselines import all_predictions
 from embedline.pipelines.tabular.columns import (
     PREDICT,
@@ -18,11 +15,10 @@ from embedline.pipelines.tabular.columns import (
     TRAIN,
     Columns,
     Split,
-    class_numbers,
-    holds_classes,
 )
 from embedline.pipelines.tabular.encoder import encode, fit_encoder
-from embedline.pipelines.tabular.learner import predict_all, train_network
+from embedline.pipelines.tabular.learner import train_network
+from embedline.pipelines.tabular.model import MODEL, load_model
 from embedline.pipelines.tabular.options import BaselineOptions, EncodingOptions, NetworkOptions, TableTraining
 from embedline.pipelines.tabular.predictions import (
     NamedArrays,
@@ -31,7 +27,8 @@ from embedline.pipelines.tabular.predictions import (
     predicted_columns,
     prediction_loss,
 )
-from embedline.pipelines.tabular.targets import actual_values, prefix_of, read_targets
+from embedline.pipelines.tabular.splits import fold_rows, mark_split
+from embedline.pipelines.tabular.targets import Target, actual_values, prefix_of, read_targets
 
 REPEAT, FOLD, ROW = "repeat", "fold", "row"  # columns of the predictions, counted from 0
 
@@ -64,11 +61,9 @@ def cross_validate(
     costs: dict[str, dict[str, Any]] = {}
     for number, held_out in enumerate(fold_rows(labelled, columns, split)):
         repeat, fold = divmod(number, split.n)
-        marks = np.where(np.isin(np.arange(len(labelled)), held_out), TEST, TRAIN).tolist()
-        mark = nw.new_series(SPLIT_COLUMN, marks, nw.String, backend=labelled.implementation)
-        rows = labelled.with_columns(mark)
+        rows = mark_split(labelled, held_out)
         places = {key: np.full(len(held_out), value) for key, value in ((REPEAT, repeat), (FOLD, fold))}
-        values, spent = held_out_predictions(
+        values, spent, _ = held_out_predictions(
             rows, columns, encoding, network, training, baselines, name=f"fold{number}"
         )
         found.append({**places, ROW: held_out, **values})
@@ -87,18 +82,21 @@ def held_out_predictions(
     baselines: BaselineOptions,
     *,
     name: str = "",
-) -> tuple[NamedArrays, dict[str, dict[str, Any]]]:
+) -> tuple[NamedArrays, dict[str, dict[str, Any]], tuple[Target, ...]]:
     """Fit encoding, networks and baselines on the training rows, and predict the test rows.
 
     Returns:
-        Columns of :mod:`.predictions` by their names, [test rows] each; and the costs of the baselines.
+        Columns of :mod:`.predictions` by their names, [test rows] each; the costs of the members of a blend and of the
+        baselines; and the targets.
     """
     encoder = fit_encoder(subset(rows, TRAIN), columns, encoding)
     encoded = encode(rows, encoder)
     model, _ = train_network(encoded, encoder, network, training, name=name)
     tested = subset(encoded, TEST)
-    predicted = predict_all(tested, model)
+    members = load_model(model).predict_members(to_arrays(tested, encoder))
+    predicted = members.pop(MODEL)
     others, costs = all_predictions(rows, encoded, encoder, baselines)
+    others, costs = members | others, {name: {} for name in members} | costs
     values: NamedArrays = {}
     targets = read_targets(model.encoder)  # with the quantiles, which only the model has
     for target in targets:
@@ -109,33 +107,4 @@ def held_out_predictions(
             values |= baseline_columns(target, by_target[target.column], baseline, prefix)
         loss = prediction_loss(target, actual, predicted[target.column])
         logger.info("%s: %sloss %.4f", name or "held-out rows", prefix, loss)
-    return values, costs
-
-
-def fold_rows(labelled: nw.DataFrame[Any], columns: Columns, split: Split) -> Iterator[NDArray[np.int64]]:
-    """Rows that each fold holds out, int64 and rising, fold after fold; with classes, each has its share of a class.
-
-    Raises:
-        DataError: if there are fewer rows than folds, or a class of the first target with classes has one row only.
-    """
-    n_rows = len(labelled)
-    if n_rows < 2 * split.n:
-        raise DataError(f"split.n is {split.n} folds, too many for {n_rows} row(s) with a target: a fold needs two")
-    classes: NDArray[np.int64] = np.zeros(n_rows, dtype=np.int64)
-    target = next((name for name in columns.targets if holds_classes(labelled, columns, name)), None)
-    if target is not None:
-        classes = class_numbers(labelled, target)
-        counts = np.bincount(classes)
-        if (counts == 1).any():
-            value = labelled.get_column(target).to_list()[int((counts[classes] == 1).argmax())]
-            raise DataError(
-                f"the class {value!r} of {target!r} has one row, too few to learn and to hold out: take it out"
-            )
-    random = np.random.default_rng(split.seed)
-    for _ in range(split.repeats):
-        # Class by class in a random order, dealt out one by one: shares differ by one row at most.
-        order = np.lexsort((random.random(n_rows), classes))
-        fold = np.empty(n_rows, dtype=np.int64)
-        fold[order] = np.arange(n_rows) % split.n
-        for number in range(split.n):
-            yield np.flatnonzero(fold == number)
+    return values, costs, targets

@@ -13,7 +13,7 @@ from torch import Tensor
 from embedline.pipelines.tabular.arrays import TableArrays, subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, TRAIN
 from embedline.pipelines.tabular.encoder import FLAG, Encoder
-from embedline.pipelines.tabular.learner import load_model
+from embedline.pipelines.tabular.model import load_model
 from embedline.pipelines.tabular.options import ImportanceOptions
 from embedline.pipelines.tabular.predictions import loss_name, prediction_loss
 from embedline.pipelines.tabular.targets import actual_values

@@ -1,51 +1,46 @@
 """Train the network, or one for each seed, store it as a model bundle, and predict from the bundle alone."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import narwhals as nw
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.arrays import MappedRows, TableArrays, blocks_of, rows_of, to_arrays
+from embedline.pipelines.tabular.arrays import MappedRows, TableArrays, blocks_of, rows_of
 from embedline.pipelines.tabular.columns import TEST, TRAIN
 from embedline.pipelines.tabular.decisions import check_decision, choose_decisions
+from embedline.pipelines.tabular.defaults import follow_table
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.linear import LinearInputs, choose_penalty, fit_linear_model, some_rows
 from embedline.pipelines.tabular.losses import make_loss
+from embedline.pipelines.tabular.model import KIND, combine, load_model, network_outputs
 from embedline.pipelines.tabular.network import EmbeddingNetwork, build_network, network_config
-from embedline.pipelines.tabular.options import LinearOptions, NetworkOptions, TableTraining, follow_table
+from embedline.pipelines.tabular.options import LinearOptions, NetworkOptions, TableTraining
 from embedline.pipelines.tabular.predictions import epoch_metrics
 from embedline.pipelines.tabular.targets import (
-    UNKNOWN,
-    ClassTarget,
     NumericTarget,
-    Target,
     actual_values,
-    invert_target,
     prefix_of,
-    softmax,
 )
+from embedline.pipelines.tabular.trees import fit_tree_member
 from embedline.training import lr_finder
 from embedline.training.batches import Loss, TableBatches
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, make_accelerator
 from embedline.training.early_stopping import hold_out, row_monitor
-from embedline.training.ensemble import in_threads, train_ensemble, weighted_mean
+from embedline.training.ensemble import in_threads, train_ensemble
 from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions, HeldOutStopping
 from embedline.training.train import Evaluate, FitResult, fit
 
-KIND = "tabular"
 SHARES = tuple(share / 10 for share in range(10, -1, -1))  # of equals, the first
 BLOCKS = 5  # of the rows that a member holds out
-PREDICT_ROWS = 16_384  # rows of one forward pass of a prediction: bounds the memory
 
 
 def train_network(
@@ -98,6 +93,10 @@ def train_network(
             share = best_share(spec, result.weights)
             result.weights.update({f"{member}.share": torch.tensor(share) for member in range(len(training.seeds))})
             result.metrics["linear_share"] = 1.0 - share
+        if training.blend:
+            trees, cost = fit_tree_member(learned.arrays(), encoder, training.blend)
+            result.weights.update(trees)
+            result.metrics["blend"] = {"options": training.blend.model_dump(mode="json"), **cost}
         bundle = ModelBundle(KIND, config, encoder.model_dump(mode="json"), result.weights, result.metrics)
         inner = _inner_predictions(bundle, learned, training) if training.decision and training.decision.beta else {}
     if training.decision or training.class_weights:
@@ -285,110 +284,3 @@ def range_test(
         )
     test.log(training.lr)
     return test
-
-
-def predict(encoded: nw.DataFrame[Any], bundle: ModelBundle, target: str | None = None) -> NDArray[np.float64]:
-    """Prediction of one target (the only one unless named) for an encoded frame, from the bundle alone.
-
-    Float64 [N] in the units of a number, its quantiles [N, Q], or the probabilities [N, C] of C classes.
-    """
-    predicted = predict_all(encoded, bundle)
-    if target is None and len(predicted) > 1:
-        raise ValueError(f"the bundle predicts {list(predicted)}: name one of them")
-    return predicted[target] if target is not None else next(iter(predicted.values()))
-
-
-def predict_all(encoded: nw.DataFrame[Any], bundle: ModelBundle) -> dict[str, NDArray[np.float64]]:
-    """Predictions of every target by its column, for an encoded frame, from the bundle alone."""
-    model = load_model(bundle)
-    return model.predict(to_arrays(encoded, model.encoder))
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A bundle ready to predict: its encoder, its networks, their weights in the mean, and its decisions."""
-
-    encoder: Encoder
-    networks: list[EmbeddingNetwork]
-    weights: list[float]
-    decisions: dict[str, list[float]]
-
-    def predict(self, arrays: TableArrays) -> dict[str, NDArray[np.float64]]:
-        """Predictions of every target by its column."""
-        outputs = [network_outputs(network, arrays, torch.device("cpu")) for network in self.networks]
-        return combine(outputs, self.weights, self.encoder.targets)
-
-
-def load_model(bundle: ModelBundle) -> LoadedModel:
-    """Rebuild the members of a tabular bundle."""
-    if bundle.kind != KIND:
-        raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
-    networks = [build_network(bundle.config, seed=0) for _ in range(int(bundle.metrics["members"]))]
-    for member, network in enumerate(networks):
-        network.load_state_dict(bundle.member(member))
-        network.eval()
-    encoder, weights = Encoder.model_validate(bundle.encoder), list(bundle.metrics["member_weights"])
-    return LoadedModel(encoder, networks, weights, bundle.metrics.get("decisions", {}))
-
-
-def combine(
-    outputs: Sequence[NDArray[np.floating]], weights: Sequence[float], targets: Sequence[Target]
-) -> dict[str, NDArray[np.float64]]:
-    """Average the outputs [N, K] of the members into predictions of every target by its column.
-
-    Numbers are averaged in transformed units (a geometric mean for a target learned as a logarithm), classes as
-    probabilities. Quantiles are averaged level by level, then sorted: those of a network may cross (Chernozhukov,
-    Fernández-Val & Galichon 2010).
-    """
-    predicted: dict[str, NDArray[np.float64]] = {}
-    begin = 0
-    for target in targets:
-        own = [each[:, begin : begin + target.width] for each in outputs]
-        begin += target.width
-        if isinstance(target, ClassTarget):
-            predicted[target.column] = weighted_mean([softmax(logits) for logits in own], weights)
-        else:
-            mean = np.sort(weighted_mean(own, weights), axis=1)
-            predicted[target.column] = invert_target(mean if target.quantiles else mean[:, 0], target)
-    return predicted
-
-
-def network_outputs(network: nn.Module, arrays: TableArrays, device: torch.device) -> NDArray[np.float32]:
-    """Outputs float32 [N, K] of a network in evaluation mode, in full precision."""
-    outputs = []
-    with torch.inference_mode():
-        for codes, values in zip(arrays.codes.split(PREDICT_ROWS), arrays.continuous.split(PREDICT_ROWS), strict=True):
-            # Rows of a mapped file are not contiguous; kernels for strided rows round differently.
-            output = network(codes.to(device).contiguous(), values.to(device).contiguous()).cpu()
-            outputs.append(output if output.ndim == 2 else output.unsqueeze(-1))
-    return torch.cat(outputs).numpy()
-
-
-def embedding_frame(bundle: ModelBundle) -> pl.DataFrame:
-    """Learned embeddings of the first member of a tabular bundle, one row a category value.
-
-    Returns:
-        Columns ``variable`` (str), ``value`` (str; row 0 is ``(missing or unseen)``), ``code`` (int32) and
-        ``embedding`` (list of float32, as long as the embedding of the variable is wide). Members are not averaged:
-        the axes of two networks have different meanings.
-    """
-    encoder = Encoder.model_validate(bundle.encoder)
-    network = build_network(bundle.config, seed=0)
-    network.load_state_dict(bundle.member(0))
-    frames = []
-    for index, variable in enumerate(encoder.code_columns if network.embeddings is not None else ()):
-        assert network.embeddings is not None
-        vectors = network.embeddings.table(index).detach().numpy()
-        levels = encoder.categorical[variable].levels if variable in encoder.categorical else (False, True)
-        frames.append(
-            pl.DataFrame(
-                {
-                    "variable": [variable] * len(vectors),
-                    "value": [UNKNOWN, *map(str, levels)],
-                    "code": np.arange(len(vectors), dtype=np.int32),
-                    "embedding": pl.Series(vectors.tolist(), dtype=pl.List(pl.Float32)),
-                }
-            )
-        )
-    schema: Any = {"variable": pl.String, "value": pl.String, "code": pl.Int32, "embedding": pl.List(pl.Float32)}
-    return pl.concat(frames) if frames else pl.DataFrame(schema=schema)

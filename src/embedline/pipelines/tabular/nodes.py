@@ -39,7 +39,7 @@ from embedline.pipelines.tabular.options import (
 from embedline.pipelines.tabular.redundant import possible_codes
 from embedline.pipelines.tabular.roles import InferredRoles, fitted_columns, infer_roles
 from embedline.pipelines.tabular.splits import assign_splits
-from embedline.pipelines.tabular.targets import ClassTarget, Target, actual_values, prefix_of, read_targets
+from embedline.pipelines.tabular.targets import actual_values, prefix_of, read_targets
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
@@ -139,6 +139,25 @@ def train(
     return bundle, history_frame(history)
 
 
+def calibrate_intervals(
+    table: Frame,
+    columns: Columns,
+    split: Split,
+    encoding: EncodingOptions,
+    network: NetworkOptions,
+    training: TableTraining,
+) -> dict[str, Any]:
+    """What makes an interval of a prediction (:func:`.calibration.calibrate_intervals`), by target and level."""
+    from embedline.pipelines.tabular.calibration import calibrate_intervals
+
+    if training.intervals is None:
+        return {}
+    with about_frame("table"):
+        rows, inferred = _read_labelled(table, columns, split, encoding)
+        columns = inferred.columns if inferred else columns
+        return calibrate_intervals(rows, columns, split, encoding, network, training)
+
+
 def fit_baselines(
     table: Frame, encoded: Frame, encoder: dict[str, Any], columns: Columns, split: Split, baselines: BaselineOptions
 ) -> tuple[Frame, dict[str, Any]]:
@@ -196,15 +215,18 @@ def predict(
     columns: Columns,
     split: Split,
     report: ReportOptions,
+    intervals: dict[str, Any] | None = None,
 ) -> Frame:
     """Test rows: keys, the columns of the report, and the columns of :mod:`.predictions` for each target.
 
     With folds, every labelled row once for each repeat, predicted by networks that did not learn from it.
     """
-    from embedline.pipelines.tabular.arrays import subset
-    from embedline.pipelines.tabular.learner import predict_all
+    from embedline.pipelines.tabular.arrays import subset, to_arrays
+    from embedline.pipelines.tabular.intervals import fold_intervals, interval_columns
+    from embedline.pipelines.tabular.model import MODEL, load_model
     from embedline.pipelines.tabular.predictions import (
         actual_columns,
+        baseline_columns,
         predicted_columns,
         to_series,
     )
@@ -217,19 +239,25 @@ def predict(
         if split.kind == "folds":
             rows = rows.filter(nw.col("split") == TRAIN)[fold_predictions["row"].to_list()]
             found: dict[str, Any] = {name: fold_predictions[name].to_numpy() for name in fold_predictions.columns}
+            for target in read_targets(model.encoder):
+                found |= fold_intervals(target, found, intervals or {}, prefix_of(target, read_targets(model.encoder)))
             names = _kept_columns(rows, columns, report, taken=found)
             return rows.select(*names, *to_series(found, rows.implementation)).to_native()
         rows = rows.filter(nw.col("split") == TEST)
     coded = subset(nw.from_native(encoded, eager_only=True), TEST)
-    targets, predicted = read_targets(model.encoder), predict_all(coded, model)
-    decisions = model.metrics.get("decisions", {})
+    loaded = load_model(model)
+    targets, members = loaded.encoder.targets, loaded.predict_members(to_arrays(coded, loaded.encoder))
+    predicted = members.pop(MODEL)
     # Through NumPy: the table may have another dataframe backend than the stored predictions.
     baselines = nw.from_native(baseline_predictions, eager_only=True)
     found = {}
     for target in targets:
         prefix = prefix_of(target, targets)
         found |= actual_columns(target, actual_values(coded, target), prefix)
-        found |= predicted_columns(target, predicted[target.column], prefix, decisions)
+        found |= predicted_columns(target, predicted[target.column], prefix, loaded.decisions)
+        found |= interval_columns(target, predicted[target.column], intervals or {}, prefix)
+        for name, by_target in members.items():
+            found |= baseline_columns(target, by_target[target.column], name, prefix)
     found |= {name: baselines[name].to_numpy() for name in baselines.columns}
     with about_frame("table"):
         names = _kept_columns(rows, columns, report, taken=found)
@@ -254,24 +282,39 @@ def _kept_columns(
 
 
 def evaluate(
-    predictions: Frame, model: Bundle, baseline_costs: dict[str, Any], fold_costs: dict[str, Any]
+    predictions: Frame,
+    model: Bundle,
+    baseline_costs: dict[str, Any],
+    fold_costs: dict[str, Any],
+    columns: Columns | None = None,
+    report: ReportOptions | None = None,
 ) -> dict[str, Any]:
-    """Metrics and costs of the network and of each baseline on the same rows; logs a warning if the network loses.
+    """Metrics and costs of the model and of each baseline on the same rows; logs a warning if the model loses.
 
     With several targets, the metrics are under ``targets`` by their columns; where all have two classes, those of the
     labels of a row together are under ``labels``. Weights of rows (``columns.weight``) do not count in any metric.
+
+    Args:
+        columns, report: the coverage of intervals is broken down by the week of ``columns.time`` and by
+            ``report.error_by``.
     """
-    from embedline.pipelines.tabular.predictions import compare, compare_labels
+    from embedline.pipelines.tabular.intervals import horizon_weeks
+    from embedline.pipelines.tabular.predictions import NETWORKS, TREES, compare, compare_labels
 
     frame = nw.from_native(predictions, eager_only=True)
     targets = read_targets(model.encoder)  # with the quantiles, which only the model has
+    members = (NETWORKS, TREES) if model.metrics.get("blend") else ()
+    groups = {name: frame.get_column(name).to_list() for name in (report.error_by if report else ())}
+    if columns and columns.time and not fold_costs:
+        groups["week"] = horizon_weeks(frame, columns.time)
     by_target = {
         target.column: compare(
             frame,
             target,
             prefix_of(target, targets),
-            fold_costs or baseline_costs,
+            fold_costs or {name: {} for name in members} | baseline_costs,
             repeated=bool(fold_costs),
+            groups=groups,
             decision=model.metrics.get("decisions", {}).get(target.column),
         )
         for target in targets
@@ -298,16 +341,17 @@ def measure_importance(encoded: Frame, model: Bundle, report: ReportOptions) -> 
 
 
 def extract_embeddings(model: Bundle) -> pl.DataFrame:
-    """Learned embeddings by variable and value (:func:`.learner.embedding_frame`)."""
-    from embedline.pipelines.tabular.learner import embedding_frame
+    """Learned embeddings by variable and value (:func:`.model.embedding_frame`)."""
+    from embedline.pipelines.tabular.model import embedding_frame
 
     return embedding_frame(model)
 
 
-def forecast(encoded: Frame, model: Bundle, columns: Columns) -> Frame:
-    """Predict the rows without a target: the key columns, ``predicted`` and the probabilities of classes."""
+def forecast(encoded: Frame, model: Bundle, columns: Columns, intervals: dict[str, Any] | None = None) -> Frame:
+    """Predict the rows without a target: the keys, ``predicted``, the probabilities of classes, and intervals."""
     from embedline.pipelines.tabular.arrays import subset
-    from embedline.pipelines.tabular.learner import predict_all
+    from embedline.pipelines.tabular.intervals import interval_columns
+    from embedline.pipelines.tabular.model import predict_all
     from embedline.pipelines.tabular.predictions import predicted_columns, to_series
 
     rows = subset(nw.from_native(encoded, eager_only=True), PREDICT)
@@ -315,82 +359,8 @@ def forecast(encoded: Frame, model: Bundle, columns: Columns) -> Frame:
     decisions = model.metrics.get("decisions", {})
     found: dict[str, Any] = {}
     for target in targets:
-        found |= predicted_columns(target, predicted[target.column], prefix_of(target, targets), decisions)
+        prefix = prefix_of(target, targets)
+        found |= predicted_columns(target, predicted[target.column], prefix, decisions)
+        found |= interval_columns(target, predicted[target.column], intervals or {}, prefix)
     keys = fitted_columns(columns, model.encoder).keys
     return rows.select(*keys, *to_series(found, rows.implementation)).to_native()
-
-
-def plot_training(history: pl.DataFrame) -> Plot:
-    """Loss and learning rate over the epochs."""
-    from embedline.pipelines.tabular import plots
-
-    return plots.plot_training(history, "Training: loss and learning rate")
-
-
-def plot_learning_rates(learning_rates: pl.DataFrame) -> Plot:
-    """Loss against learning rate in the range test."""
-    from embedline.training.plots import plot_range_test
-
-    return plot_range_test(learning_rates, "Learning-rate range test")
-
-
-def plot_forecast(predictions: Frame, encoder: dict[str, Any], columns: Columns, report: ReportOptions) -> Plot:
-    """Actual and predicted values: over time for a few series, or row by row in a table without a time.
-
-    For classes the reliability diagram; of several targets the first one.
-    """
-    from embedline.pipelines.tabular import plots
-
-    target, prefix, suffix = _first_target(encoder)
-    if isinstance(target, ClassTarget):
-        return plots.plot_reliability(_polars(predictions), target, prefix, f"Held-out rows: calibration{suffix}")
-    title = f"Held-out rows: actual and predicted{suffix}"
-    if columns.time is None:
-        return plots.plot_actual_predicted(_numbers(predictions, prefix), title)
-    return plots.plot_forecast(_numbers(predictions, prefix), columns.time, report, title)
-
-
-def plot_errors(predictions: Frame, encoder: dict[str, Any], report: ReportOptions) -> Plot:
-    """Error by the values of a few columns; for classes with the confusion matrix, of several targets the first one."""
-    from embedline.pipelines.tabular import plots
-
-    target, prefix, suffix = _first_target(encoder)
-    title = f"Held-out rows: where the error is{suffix}"
-    if isinstance(target, ClassTarget):
-        return plots.plot_class_errors(_polars(predictions), target, prefix, report, title)
-    return plots.plot_errors(_numbers(predictions, prefix), report, title)
-
-
-def plot_importance(importance: pl.DataFrame) -> Plot:
-    """Importance of the variables, the greatest on top."""
-    from embedline.pipelines.tabular import plots
-
-    several = importance["target"].n_unique() > 1
-    suffix = f" ({importance['target'][0]}, the first target)" if several else ""
-    return plots.plot_importance(importance, f"Held-out rows: importance of the variables{suffix}")
-
-
-def plot_embeddings(embeddings: pl.DataFrame, encoder: dict[str, Any], report: ReportOptions) -> Plot:
-    """Embeddings of a few variables in two dimensions; one that the encoding left out has none, and no place."""
-    from embedline.pipelines.tabular import plots
-
-    kept = Encoder.model_validate(encoder).left_out.keep(report.embeddings)
-    report = report.model_copy(update={"embeddings": kept})
-    return plots.plot_embeddings(embeddings, report, "Learned embeddings, first two principal components")
-
-
-def _first_target(encoder: dict[str, Any]) -> tuple[Target, str, str]:
-    """The target that is drawn, the prefix of its columns, and a suffix for titles if there are other targets."""
-    target, *others = read_targets(encoder)
-    return (target, f"{target.column}.", f" ({target.column}, the first target)") if others else (target, "", "")
-
-
-def _numbers(predictions: Frame, prefix: str) -> pl.DataFrame:
-    """The frame with the columns of one target under the names without ``prefix``."""
-    frame = _polars(predictions)
-    own = {name: name.removeprefix(prefix) for name in frame.columns if prefix and name.startswith(prefix)}
-    return frame.drop(set(own.values()) & set(frame.columns)).rename(own)
-
-
-def _polars(frame: Frame) -> pl.DataFrame:
-    return nw.from_native(frame, eager_only=True).to_polars()

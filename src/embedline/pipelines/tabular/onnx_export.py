@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import TableArrays, to_arrays
 from embedline.pipelines.tabular.encoder import Encoder, code_name, value_name
-from embedline.pipelines.tabular.learner import LoadedModel
+from embedline.pipelines.tabular.model import LoadedModel
 from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, prefix_of
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -29,7 +29,7 @@ SMALL = 1e-3  # of the mean size of a target's predictions: smaller ones are com
 
 
 class MeanPrediction(nn.Module):
-    """:func:`.learner.combine` of all networks in single precision, as a tuple with a prediction for each target.
+    """:func:`.model.combine` of all networks in single precision, as a tuple with a prediction for each target.
 
     **Shape**: codes int64 [N, V], values float [N, C] -> float [N] of a number, [N, Q] of its quantiles, or the
     probabilities [N, C] of classes.
@@ -72,6 +72,8 @@ def export_onnx(model: LoadedModel, rows: TableArrays) -> tuple[bytes, float]:
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise DataError(f"an export needs {', '.join(missing)}: pip install 'embedline[onnx]'")
+    if model.trees is not None:
+        raise DataError("the model is a blend with LightGBM, which ONNX does not hold here: set training.blend to null")
     if not len(rows.codes):
         raise DataError("there are no encoded rows to compare the exported model with")
     inputs = rows.codes.long(), rows.continuous.contiguous()

@@ -1,26 +1,16 @@
 """Settings of the tabular learner, validated before the first node runs; light to import."""
 
-import logging
-import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from embedline.training.options import HeldOutStopping, Sizes, TrainingOptions
+from embedline.training.options import Seeds, Sizes, TrainingOptions
 
 Weight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 ClassName = bool | int | str  # YAML reads the names 1 and yes as a number and a boolean
 
-FEW_ROWS, MANY_ROWS = 2_000, 20_000
-FEWEST_STEPS = 300
-# Of a training: passes through its rows, and most steps.
-FEW_PASSES, FEW_MOST_STEPS = 120, 800
-PASSES, MOST_STEPS = 30, 2_500
-WIDEST_EMBEDDING = 16
 QUANTILES = (0.1, 0.5, 0.9)
-
-logger = logging.getLogger(__name__)
+MOST_WINDOWS = 6  # of a back-test: the pipeline has a node for each
 
 
 class EncodingOptions(BaseModel):
@@ -122,7 +112,7 @@ NumericEmbeddingOptions = Annotated[PiecewiseLinearOptions | PeriodicOptions, Fi
 class NetworkOptions(BaseModel):
     """Shape of the network.
 
-    Without ``layers``, these and all other settings that are not given follow the table (:func:`follow_table`).
+    Without ``layers``, all settings that are not given follow the table (:func:`.defaults.follow_table`).
 
     Attributes:
         layers: units of each hidden layer, a list or, for one layer, a number.
@@ -198,51 +188,6 @@ class DecisionOptions(BaseModel):
         return self
 
 
-class TableTraining(TrainingOptions):
-    """How to train the networks of a table; ``loss`` applies to numeric targets, classes have the cross-entropy.
-
-    Without ``epochs``, these and all other settings that are not given follow the table (:func:`follow_table`).
-
-    Attributes:
-        label_smoothing: share of each label that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
-        class_weights: weight of the rows of each class in the loss: ``{class: weight}``, 1 for a class that is not
-            named; ``balanced``: all classes have the same total weight. With several targets ``{target: ...}``. The
-            weight 2 counts every row of a class twice. The probabilities stay those of the classes as they are; the
-            class with the largest probability times weight is predicted.
-        decision: which class is predicted of a target with two, in place of the weights.
-        target_weights: weight of the loss of each target in the sum, 1 for a target that is not named.
-        quantiles: of numeric targets that the network predicts with ``loss: quantile``, the median among them
-            (:func:`.losses.number_loss`).
-        memory: where the training rows are kept. ``device``: in the memory of the device. ``mapped``: in a file that is
-            mapped into memory, for larger tables; best on a solid-state disk. ``auto``: ``mapped`` if they would take
-            more than half of the free memory. Results are equal to the last bit.
-    """
-
-    # 0 stands for "follows the table", and cannot be given.
-    epochs: int = Field(default=0, ge=1)
-    batch_size: int = Field(default=0, ge=1)
-    lr: float = Field(default=0.0, gt=0.0)
-    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    class_weights: (
-        Literal["balanced"] | dict[ClassName, Weight | Literal["balanced"] | dict[ClassName, Weight]] | None
-    ) = None
-    decision: DecisionOptions | None = None
-    target_weights: dict[str, Weight] = Field(default={})
-    quantiles: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = QUANTILES
-    memory: Literal["auto", "device", "mapped"] = "auto"
-
-    @model_validator(mode="after")
-    def _check_quantiles(self) -> Self:
-        names = [quantile_name(level) for level in self.quantiles]
-        if sorted(set(self.quantiles)) != list(self.quantiles) or len(set(names)) < len(names):
-            raise ValueError(f"quantiles must rise, got {list(self.quantiles)}")
-        if 0.5 not in self.quantiles:
-            raise ValueError(f"quantiles needs the median, 0.5, which is the prediction; got {list(self.quantiles)}")
-        if self.quantiles != QUANTILES and self.loss != "quantile":
-            raise ValueError(f"quantiles needs loss: quantile, and loss is {self.loss!r}")
-        return self
-
-
 class TreeOptions(BaseModel):
     """LightGBM's settings, under its own names where it has them.
 
@@ -262,6 +207,94 @@ class TreeOptions(BaseModel):
     early_stopping: int | None = Field(default=50, ge=1)
     target_encoding: int | None = Field(default=100, ge=1)
     seed: int = 42
+
+
+class BlendOptions(BaseModel):
+    """The prediction as a mean of the networks' and of LightGBM's, in units of the transformed target.
+
+    Attributes:
+        share: of LightGBM; ``<source>_backtest`` measures which is best.
+        lightgbm: its settings; all categories are native ones, however many levels they have.
+        without: inputs that LightGBM does not read, by the names in the encoder, such as ``mean(Store)``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    share: float = Field(gt=0.0, lt=1.0)
+    lightgbm: TreeOptions = TreeOptions(target_encoding=None)
+    without: tuple[str, ...] = ()
+
+
+class IntervalOptions(BaseModel):
+    """Prediction intervals of numbers, from rows that the networks did not learn from (:mod:`.calibration`).
+
+    Attributes:
+        levels: share of the values that each interval is to hold.
+        days: of a table that is split by time, the length of the window before the training's end whose rows calibrate
+            the intervals; null: that of the held-out window.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    levels: Annotated[tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...], Field(min_length=1)] = (0.8, 0.95)
+    days: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _check_levels(self) -> Self:
+        if sorted(set(self.levels)) != list(self.levels):
+            raise ValueError(f"intervals.levels must rise, got {list(self.levels)}")
+        return self
+
+
+class TableTraining(TrainingOptions):
+    """How to train the networks of a table; ``loss`` applies to numeric targets, classes have the cross-entropy.
+
+    Without ``epochs``, all settings that are not given follow the table (:func:`.defaults.follow_table`).
+
+    Attributes:
+        label_smoothing: share of each label that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
+        class_weights: weight of the rows of each class in the loss: ``{class: weight}``, 1 for a class that is not
+            named; ``balanced``: all classes have the same total weight. With several targets ``{target: ...}``. The
+            weight 2 counts every row of a class twice. The probabilities stay those of the classes as they are; the
+            class with the largest probability times weight is predicted.
+        decision: which class is predicted of a target with two, in place of the weights.
+        target_weights: weight of the loss of each target in the sum, 1 for a target that is not named.
+        quantiles: of numeric targets that the network predicts with ``loss: quantile``, the median among them
+            (:func:`.losses.number_loss`).
+        blend: LightGBM beside the networks, and its share in the prediction; null: the networks alone.
+        intervals: of predicted numbers; null: none.
+        memory: where the training rows are kept. ``device``: in the memory of the device. ``mapped``: in a file that is
+            mapped into memory, for larger tables; best on a solid-state disk. ``auto``: ``mapped`` if they would take
+            more than half of the free memory. Results are equal to the last bit.
+    """
+
+    # 0 stands for "follows the table", and cannot be given.
+    epochs: int = Field(default=0, ge=1)
+    batch_size: int = Field(default=0, ge=1)
+    lr: float = Field(default=0.0, gt=0.0)
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    class_weights: (
+        Literal["balanced"] | dict[ClassName, Weight | Literal["balanced"] | dict[ClassName, Weight]] | None
+    ) = None
+    decision: DecisionOptions | None = None
+    target_weights: dict[str, Weight] = Field(default={})
+    quantiles: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = QUANTILES
+    blend: BlendOptions | None = None
+    intervals: IntervalOptions | None = IntervalOptions()
+    memory: Literal["auto", "device", "mapped"] = "auto"
+
+    @model_validator(mode="after")
+    def _check_quantiles(self) -> Self:
+        names = [quantile_name(level) for level in self.quantiles]
+        if sorted(set(self.quantiles)) != list(self.quantiles) or len(set(names)) < len(names):
+            raise ValueError(f"quantiles must rise, got {list(self.quantiles)}")
+        if 0.5 not in self.quantiles:
+            raise ValueError(f"quantiles needs the median, 0.5, which is the prediction; got {list(self.quantiles)}")
+        if self.quantiles != QUANTILES and self.loss != "quantile":
+            raise ValueError(f"quantiles needs loss: quantile, and loss is {self.loss!r}")
+        if self.loss == "quantile" and self.blend:
+            raise ValueError("blend and loss: quantile exclude each other: LightGBM predicts no quantiles here")
+        return self
 
 
 class LinearOptions(BaseModel):
@@ -289,6 +322,24 @@ class BaselineOptions(BaseModel):
     group_by: tuple[str, ...] = ()
     linear: LinearOptions | None = LinearOptions()
     lightgbm: TreeOptions | None = TreeOptions()
+
+
+class BacktestOptions(BaseModel):
+    """Windows of days that a back-test forecasts, each from the rows before it (Tashman 2000, rolling origins).
+
+    Attributes:
+        windows: their number; the last one ends just before the held-out window.
+        length: of a window, in days.
+        step: days from one window to the next; null: their length.
+        seeds: networks of a window, as ``training.seeds``; null: as many as there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    windows: int = Field(default=4, ge=1, le=MOST_WINDOWS)
+    length: int = Field(default=42, ge=1)
+    step: int | None = Field(default=None, ge=1)
+    seeds: Seeds | None = None
 
 
 class ImportanceOptions(BaseModel):
@@ -319,68 +370,3 @@ class ReportOptions(BaseModel):
     error_by: tuple[str, ...] = ()
     embeddings: tuple[str, ...] = ()
     importance: ImportanceOptions = ImportanceOptions()
-
-
-def follow_table(
-    network: NetworkOptions,
-    training: TableTraining,
-    variables: Sequence[str],
-    cardinalities: Sequence[int],
-    n_rows: int,
-) -> tuple[NetworkOptions, TableTraining]:
-    """Both settings, with those that are not given put in, where no layers or no epochs are given.
-
-    Few rows get more networks, each of which is stopped by other rows held out of them (bagging, Breiman 1996), so that
-    all rows are learned from; many rows get larger batches and wider layers.
-
-    Args:
-        variables, cardinalities: categorical variables, and the rows of their embeddings.
-        n_rows: of the training.
-    """
-    few, many = n_rows < FEW_ROWS, n_rows > MANY_ROWS
-    if not network.layers:
-        width = 256 if many else 128
-        sizes = zip(variables, cardinalities, strict=True)
-        chosen: dict[str, Any] = {
-            "layers": (width, width),
-            "dropout": 0.1,
-            "members": 4,
-            "linear": network.y_range is None and (not training.epochs or training.early_stopping is not None),
-            "numeric_embedding": PiecewiseLinearOptions(
-                kind="piecewise_linear", bins=16 if few else 48 if many else 32, size=8
-            ),
-            "embedding_sizes": {name: min(WIDEST_EMBEDDING, (size + 1) // 2) for name, size in sizes},
-        }
-        network = _put_in(network, chosen, "network")
-    if not training.epochs:
-        batch_size = training.batch_size or (64 if few else 256 if not many else 512)
-        passes, most_steps = (FEW_PASSES, FEW_MOST_STEPS) if few else (PASSES, MOST_STEPS)
-        steps = min(max(passes * n_rows / batch_size, FEWEST_STEPS), most_steps)
-        epochs = max(1, math.ceil(steps * batch_size / n_rows))
-        networks = 8 if few else 2 if many else 4
-        chosen = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "lr": 0.004,
-            "weight_decay": 0.01,
-            "betas": (0.9, 0.95),
-            "momentum": None,
-            "warmup": 0.1,
-            "clip_norm": 1.0,
-            "seeds": tuple(range(networks)),
-            # A one-cycle is at its best near its end: all epochs are gone through where that takes seconds.
-            "early_stopping": HeldOutStopping(
-                patience=max(2, epochs // 4) if many else epochs, fraction=0.125, rotate=True
-            ),
-        }
-        training = _put_in(training, chosen, "training")
-    return network, training
-
-
-def _put_in(settings: Any, chosen: dict[str, Any], block: str) -> Any:
-    chosen = {name: value for name, value in chosen.items() if name not in settings.model_fields_set}
-    told = {name: value.model_dump() if hasattr(value, "model_dump") else value for name, value in chosen.items()}
-    logger.info(
-        "Settings of %s that follow the table: %s", block, {k: v for k, v in told.items() if k != "embedding_sizes"}
-    )
-    return settings.model_copy(update=chosen)

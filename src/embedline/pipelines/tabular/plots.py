@@ -1,5 +1,7 @@
 """Plots of a tabular model (Plotly), drawn from the artifacts that the pipeline stores."""
 
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import narwhals as nw
@@ -9,6 +11,7 @@ import polars as pl
 from plotly.subplots import make_subplots
 
 from embedline.errors import DataError
+from embedline.pipelines.tabular.intervals import LOWER, UPPER, interval_levels
 from embedline.pipelines.tabular.options import ReportOptions
 from embedline.pipelines.tabular.predictions import (
     PREDICTED,
@@ -21,6 +24,7 @@ from embedline.pipelines.tabular.predictions import (
 from embedline.pipelines.tabular.targets import UNKNOWN, ClassTarget
 from embedline.training.plots import (
     ACCENT,
+    COLOURS,
     INK,
     LAYOUT,
     MUTED,
@@ -33,6 +37,7 @@ from embedline.training.plots import (
 
 HELD_OUT = ("exp_rmspe", "rmse", "accuracy")  # metrics of the test split, the first that a history has is drawn
 MOST_BARS = 40  # variables in a plot of importances
+BAND = "rgba(37, 99, 235, 0.15)"  # the accent, so light that bands above each other are told apart
 GROUPS_HEIGHT = 360  # pixels of the panels with the error by the values of a column
 
 
@@ -89,7 +94,10 @@ def _mark(figure: go.Figure, records: pl.DataFrame, column: str, **settings: Any
 
 
 def plot_forecast(predictions: pl.DataFrame, time: str, report: ReportOptions, title: str) -> go.Figure:
-    """Plot actual and predicted values over time, one panel for each of a few series."""
+    """Plot actual and predicted values over time, one panel for each of a few series, with intervals as bands.
+
+    Without series the means of all rows are drawn, which the intervals of single rows say nothing of.
+    """
     by = report.series_by
     if by is None:
         means = predictions.group_by(time, maintain_order=True).agg(pl.col("actual", "predicted").mean())
@@ -104,6 +112,8 @@ def plot_forecast(predictions: pl.DataFrame, time: str, report: ReportOptions, t
     )
     for row, frame in enumerate(series, start=1):
         rows = frame.sort(time)
+        for level in reversed(interval_levels(rows.columns)):  # the widest first, below the others
+            _add_band(figure, rows, time, level, row=row)
         for column, name, style in (
             ("actual", "actual", {"color": INK, "width": 2}),
             ("predicted", "predicted", {"color": ACCENT, "width": 2, "dash": "dot"}),
@@ -122,6 +132,41 @@ def plot_forecast(predictions: pl.DataFrame, time: str, report: ReportOptions, t
             )
     legend = {"y": 1.04, "x": 1, "xanchor": "right"}
     return figure.update_layout(title=title, height=180 * len(series) + 110, legend=legend, **LAYOUT)
+
+
+def _add_band(figure: go.Figure, rows: pl.DataFrame, time: str, level: str, *, row: int) -> None:
+    """Draw an interval of a series: down from its upper end to its lower one."""
+    shared = {"x": rows[time], "mode": "lines", "line": {"width": 0}, "legendgroup": level, "row": row, "col": 1}
+    figure.add_scatter(y=rows[f"{UPPER}{level}"], showlegend=False, hoverinfo="skip", **shared)
+    figure.add_scatter(
+        y=rows[f"{LOWER}{level}"],
+        name=f"{level} % interval",
+        fill="tonexty",
+        fillcolor=BAND,
+        showlegend=row == 1,
+        **shared,
+    )
+
+
+def plot_backtest(metrics: Mapping[str, Any], title: str) -> go.Figure:
+    """Plot the loss of each model by window, and its mean over the windows by week of the horizon."""
+    figure = make_subplots(
+        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.06, subplot_titles=("by window", "by week ahead")
+    )
+    windows = sorted(metrics["windows"])
+    for colour, (name, summary) in zip(itertools.cycle(COLOURS), metrics["losses"].items()):
+        by_window = [metrics["windows"][window] for window in windows]
+        values = [
+            each[metrics["loss"]] if name == "model" else each["baselines"][name][metrics["loss"]] for each in by_window
+        ]
+        style = {"name": name, "legendgroup": name, "mode": "lines+markers", "line": {"color": colour}, "row": 1}
+        figure.add_scatter(x=windows, y=values, col=1, **style)
+        weeks = summary["by_week"]
+        figure.add_scatter(x=list(map(int, weeks)), y=list(weeks.values()), col=2, showlegend=False, **style)
+    figure.update_xaxes(type="category", title_text="first day of the window", row=1, col=1)
+    figure.update_xaxes(title_text="week", dtick=1, row=1, col=2)
+    figure.update_yaxes(title_text=metrics["loss"], row=1, col=1)
+    return figure.update_layout(title=title, height=420, **LAYOUT)
 
 
 def plot_actual_predicted(predictions: pl.DataFrame, title: str, n_points: int = 2000) -> go.Figure:

@@ -6,6 +6,7 @@ has ``actual`` and ``predicted`` (names of classes), ``p_<class>`` for each clas
 class of a baseline. With several targets every name starts with ``<target>.``.
 """
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,9 @@ import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
+from embedline.frames.tables import describe_key
 from embedline.pipelines.tabular.decisions import Decision, decide, decision_threshold, positive_class
+from embedline.pipelines.tabular.intervals import interval_metrics
 from embedline.pipelines.tabular.options import quantile_name
 from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, point_prediction
 from embedline.training.metrics import (
@@ -31,6 +34,7 @@ from embedline.training.metrics import (
 logger = logging.getLogger(__name__)
 
 ACTUAL, PREDICTED = "actual", "predicted"
+NETWORKS, TREES = "networks", "trees"  # the members of a blend, beside the baselines
 RARE = 0.1  # share of the training rows below which a positive class is rare
 NamedArrays = dict[str, NDArray[Any]]  # by the name of the column, [N] each
 
@@ -131,6 +135,8 @@ def all_metrics(
         return classification_metrics(actual, prediction, target.names, **settings)
     point = point_prediction(target, prediction)
     metrics = dict(regression_metrics(actual, point, logarithmic=target.transform == "log"))
+    if target.transform == "log":  # a single odd row may decide exp_rmspe
+        metrics["median_relative_error"] = float(np.median(np.abs(point / actual - 1.0)))
     return metrics if prediction.ndim == 1 else metrics | quantile_metrics(actual, prediction, target.quantiles)
 
 
@@ -161,20 +167,24 @@ def compare(
     *,
     repeated: bool = False,
     decision: Decision | None = None,
+    groups: Mapping[str, Sequence[Any]] | None = None,
 ) -> dict[str, Any]:
-    """Compare the network with each baseline by :func:`loss_name`; log a warning for each baseline that is better.
+    """Compare the model with each baseline by :func:`loss_name`; log a warning for each baseline that is better.
 
     For a rare class, a model that never predicts it may be the most accurate: the log loss decides.
 
     Args:
         repeated: whether rows stand there several times, by their number in the column ``row``, as in folds.
         decision: which class of the target is predicted, from the probabilities of the baselines, too.
+        groups: of the rows, for the coverage of the intervals (:func:`.intervals.interval_metrics`).
 
     Returns:
-        The metrics of the network; ``main_metric``, where a class is rare; ``threshold`` of the positive class, where
-        one is decided on; ``beaten_by``: the baselines that are better, and ``no_difference``: those whose interval
-        holds 0, each with the best first; ``baselines``: the metrics and costs of each by its name, and under
-        ``differences`` by metric the network's less its own (:func:`.metrics.paired_difference`).
+        The metrics of the model; ``intervals``, where the frame has them; ``main_metric``, where a class is rare;
+        ``threshold`` of the positive class, where one is decided on; ``beaten_by``: the baselines that are better, and
+        ``no_difference``: those whose interval holds 0, each with the best first; ``baselines``: the metrics and costs
+        of each by its name, and under ``differences`` by metric the model's less its own
+        (:func:`.metrics.paired_difference`), with the row it is ``decided_by`` where without this one the other model
+        would have the lower loss.
     """
     actual, loss = read_actual(frame, target, prefix), loss_name(target)
     prediction = read_prediction(frame, target, prefix)
@@ -194,6 +204,8 @@ def compare(
         theirs = read_prediction(frame, target, prefix, name)
         losses = [row_losses(target, actual, each) for each in (prediction, theirs)]
         differences = {loss: difference(losses, root=classes is None)}
+        if (decisive := decisive_row(*losses)) is not None:
+            differences[loss]["decided_by"] = _describe_row(frame, decisive, prefix)
         decided_by = decide(theirs, decision) if classes else None
         if classes and decided is not None:
             correct = [decided == actual, decided_by == actual]
@@ -210,8 +222,9 @@ def compare(
         found = baselines[name]["differences"][loss]
         logger.log(
             logging.WARNING if verdicts[name] == "worse" else logging.INFO,
-            "%s: network %.4f, %s %.4f: %s (%+.4f, 95 %% interval %+.4f to %+.4f)",
+            "%s: %s %.4f, %s %.4f: %s (%+.4f, 95 %% interval %+.4f to %+.4f)%s",
             prefix + loss,
+            "blend" if TREES in baselines else "network",
             ours[loss],
             name,
             baselines[name][loss],
@@ -219,15 +232,35 @@ def compare(
             found["difference"],
             found["low"],
             found["high"],
+            f"; one row decides which is lower: {found['decided_by']}" if "decided_by" in found else "",
         )
+    intervals = interval_metrics(frame, prefix, actual, groups or {})
+    for level, values in intervals.items():
+        share, width = 100.0 * values["coverage"], values["width"]
+        logger.info("%sintervals of %s %%: hold %.1f %% of the values, %.4g wide", prefix, level, share, width)
     return {
         **ours,
+        **({"intervals": intervals} if intervals else {}),
         **({"main_metric": main} if main == "average_precision" else {}),
         **({"threshold": decision_threshold(classes, decision)} if classes and decision and classes.width == 2 else {}),
         "beaten_by": [name for name in by_loss if verdicts[name] == "worse"],
         "no_difference": [name for name in by_loss if verdicts[name] == "no difference"],
         "baselines": baselines,
     }
+
+
+def decisive_row(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> int | None:
+    """The row without which the other model would have the lower sum of losses [N]; None if no single row decides."""
+    differences = ours - theirs
+    total = float(differences.sum())
+    row = int((differences * np.sign(total)).argmax())
+    return row if total * (total - float(differences[row])) < 0.0 else None
+
+
+def _describe_row(frame: nw.DataFrame[Any], row: int, prefix: str) -> str:
+    """What identifies a row: its columns before the actual value, or its number."""
+    names = list(itertools.takewhile(lambda name: name != prefix + ACTUAL, frame.columns))
+    return describe_key(frame.select(names).rows(named=True)[row]) if names else f"row {row + 1}"
 
 
 def compare_labels(frame: nw.DataFrame[Any], targets: Sequence[Target]) -> dict[str, float]:

@@ -2,10 +2,13 @@
 
 import functools
 import operator
+from collections.abc import Iterator
+from datetime import date, timedelta
 from typing import Any
 
 import narwhals as nw
 import numpy as np
+from numpy.typing import NDArray
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular.columns import (
@@ -59,6 +62,70 @@ def assign_splits(table: nw.DataFrame[Any], columns: Columns, split: Split) -> n
         if not counts.get(name):
             raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no labelled row to {name}")
     return rows.drop(flag, strict=False)
+
+
+def mark_split(rows: nw.DataFrame[Any], held_out: NDArray[np.int64]) -> nw.DataFrame[Any]:
+    """Rows with the column ``split``: those whose numbers are ``held_out`` are test rows, the others training rows."""
+    marks = np.where(np.isin(np.arange(len(rows)), held_out), TEST, TRAIN).tolist()
+    return rows.with_columns(nw.new_series(SPLIT_COLUMN, marks, nw.String, backend=rows.implementation))
+
+
+def fold_rows(labelled: nw.DataFrame[Any], columns: Columns, split: Split) -> Iterator[NDArray[np.int64]]:
+    """Rows that each fold holds out, int64 and rising, fold after fold; with classes, each has its share of a class.
+
+    Raises:
+        DataError: if there are fewer rows than folds, or a class of the first target with classes has one row only.
+    """
+    n_rows = len(labelled)
+    if n_rows < 2 * split.n:
+        raise DataError(f"split.n is {split.n} folds, too many for {n_rows} row(s) with a target: a fold needs two")
+    classes: NDArray[np.int64] = np.zeros(n_rows, dtype=np.int64)
+    target = next((name for name in columns.targets if holds_classes(labelled, columns, name)), None)
+    if target is not None:
+        classes = class_numbers(labelled, target)
+        counts = np.bincount(classes)
+        if (counts == 1).any():
+            value = labelled.get_column(target).to_list()[int((counts[classes] == 1).argmax())]
+            raise DataError(
+                f"the class {value!r} of {target!r} has one row, too few to learn and to hold out: take it out"
+            )
+    random = np.random.default_rng(split.seed)
+    for _ in range(split.repeats):
+        # Class by class in a random order, dealt out one by one: shares differ by one row at most.
+        order = np.lexsort((random.random(n_rows), classes))
+        fold = np.empty(n_rows, dtype=np.int64)
+        fold[order] = np.arange(n_rows) % split.n
+        for number in range(split.n):
+            yield np.flatnonzero(fold == number)
+
+
+def backtest_windows(
+    split: Split, last_day: date, windows: int, length: int, step: int, *, time: str | None = None
+) -> list[Split]:
+    """Windows inside the training part of a split, each to be forecast from the rows strictly before it.
+
+    Args:
+        split: where it is a window, the newest window ends on the day before it starts.
+        last_day: where it is none, the day on which the newest window ends.
+        windows: how many.
+        length: days of a window.
+        step: days from the start of one window to that of the next.
+        time: column with the dates of the rows, where ``split`` is no window.
+
+    Returns:
+        The windows as splits of their own, the oldest first.
+
+    Raises:
+        ValueError: if a number is below 1, or no column has the dates.
+    """
+    if min(windows, length, step) < 1:
+        raise ValueError(f"windows, length and step must be 1 or more, got {windows}, {length} and {step}")
+    column = split.column if split.kind == "window" else time
+    if column is None:
+        raise ValueError(f"windows need a column of dates, and the split of the kind {split.kind!r} has none")
+    newest = split.start - timedelta(days=1) if split.kind == "window" and split.start else last_day
+    ends = [newest - timedelta(days=step * place) for place in reversed(range(windows))]
+    return [Split(kind="window", column=column, start=end - timedelta(days=length - 1), end=end) for end in ends]
 
 
 def _check_type(table: nw.DataFrame[Any], split: Split) -> None:

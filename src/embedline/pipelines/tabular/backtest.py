@@ -1,0 +1,203 @@
+"""Back-tests: windows of days, each forecast by a model that is fitted on the rows before it, and their metrics.
+
+Rolling origins (Tashman 2000): nothing is fitted on a row of the window or after it, target means and imputation
+included. One held-out window is one draw: the spread over several says how much of a difference is chance.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+
+from embedline.errors import DataError
+from embedline.pipelines.tabular.calibration import calibrate_intervals
+from embedline.pipelines.tabular.columns import PREDICT, SPLIT_COLUMN, TEST, Columns, Split, local_times
+from embedline.pipelines.tabular.cross_validation import held_out_predictions
+from embedline.pipelines.tabular.intervals import horizon_weeks, interval_columns
+from embedline.pipelines.tabular.options import (
+    BacktestOptions,
+    BaselineOptions,
+    EncodingOptions,
+    NetworkOptions,
+    TableTraining,
+)
+from embedline.pipelines.tabular.predictions import (
+    NETWORKS,
+    PREDICTED,
+    TREES,
+    compare,
+    loss_name,
+    prediction_loss,
+    read_actual,
+    read_prediction,
+    to_series,
+)
+from embedline.pipelines.tabular.splits import assign_splits, backtest_windows
+from embedline.pipelines.tabular.targets import Target, prefix_of
+from embedline.pipelines.tabular.trees import blended
+
+MODEL = "model"
+SHARES = tuple(share / 10.0 for share in range(11))
+
+logger = logging.getLogger(__name__)
+
+
+def plan_windows(rows: nw.DataFrame[Any], columns: Columns, split: Split, options: BacktestOptions) -> list[Split]:
+    """The windows of a back-test, the newest first, inside the training part of a split.
+
+    Raises:
+        DataError: if the rows have no times, or none before the oldest window.
+    """
+    time = split.column if split.kind == "window" else columns.time
+    if time is None:
+        raise DataError("a back-test needs columns.time, the column with the date of each row")
+    labelled = assign_splits(rows, columns, split).filter(nw.col(SPLIT_COLUMN) != PREDICT)
+    days = local_times(labelled, time).cast(nw.Date)
+    step = options.step or options.length
+    windows = backtest_windows(split, days.max(), options.windows, options.length, step, time=time)[::-1]
+    for window in windows:
+        if not ((days >= window.start) & (days <= window.end)).any() or not (days < window.start).any():
+            raise DataError(
+                f"backtest asks for a window {window.start} to {window.end}, and {time!r} has no labelled row in it or "
+                f"before it: the first one is of {days.min()}. Ask for fewer or shorter windows"
+            )
+    return windows
+
+
+def forecast_window(
+    table: nw.DataFrame[Any],
+    window: Split,
+    columns: Columns,
+    encoding: EncodingOptions,
+    network: NetworkOptions,
+    training: TableTraining,
+    baselines: BaselineOptions,
+    kept: Sequence[str],
+) -> tuple[nw.DataFrame[Any], dict[str, Any], tuple[Target, ...]]:
+    """Fit encoding, networks, intervals and baselines on the rows before a window, and predict its rows.
+
+    Returns:
+        The rows of the window with the columns ``kept`` and those of :mod:`.predictions`, the costs of the baselines,
+        and the targets.
+    """
+    rows = assign_splits(table, columns, window).filter(nw.col(SPLIT_COLUMN) != PREDICT)
+    name = f"window_{window.start}"
+    values, costs, targets = held_out_predictions(rows, columns, encoding, network, training, baselines, name=name)
+    bounds = calibrate_intervals(rows, columns, window, encoding, network, training, name=name)
+    for target in targets:
+        prefix = prefix_of(target, targets)
+        values |= interval_columns(target, values[prefix + PREDICTED], bounds, prefix) if bounds else {}
+    tested = rows.filter(nw.col(SPLIT_COLUMN) == TEST)
+    if taken := sorted(set(kept) & set(values)):
+        raise DataError(f"the table has a column {taken[0]!r}, the name of one of the predictions: rename it")
+    return tested.select(*kept, *to_series(values, rows.implementation)), costs, targets
+
+
+def summarise(
+    frames: Mapping[str, nw.DataFrame[Any]],
+    costs: Mapping[str, Any],
+    targets: Sequence[Target],
+    columns: Columns,
+    groups: Sequence[str],
+) -> dict[str, Any]:
+    """Metrics of a back-test.
+
+    Args:
+        frames: by the name of the window, its predictions as :func:`forecast_window` gives them.
+        costs: of the baselines, of any window.
+        groups: columns by which the coverage of the intervals is broken down.
+
+    Returns:
+        For each target (of several under their columns): ``windows``, by name the metrics of :func:`.compare`;
+        ``losses``, by model the ``mean`` of the windows' losses, their standard deviation ``spread``, the losses
+        ``by_window``, and their means by week of the horizon ``by_week``; ``coverage``, the windows' mean by level of
+        the intervals; and of a blend ``shares``, the mean loss by the share of the trees, and ``best_share``.
+    """
+    found = {}
+    for target in targets:
+        prefix = prefix_of(target, targets)
+        members = [name for name in (NETWORKS, TREES) if name in costs]
+        names = [*members, *(name for name in costs if name not in members)]
+        windows: dict[str, dict[str, Any]] = {}
+        losses: dict[str, dict[int, list[float]]] = {}  # by model and week, with the whole window as week 0
+        for window, frame in frames.items():
+            weeks = horizon_weeks(frame, str(columns.time))
+            of_rows = {name: frame.get_column(name).to_list() for name in groups} | {"week": weeks}
+            logger.info("Window %s, %d rows", window, len(frame))
+            windows[window] = compare(frame, target, prefix, costs, groups=of_rows)
+            for name, week, value in _losses(frame, target, prefix, [MODEL, *names], weeks):
+                losses.setdefault(name, {}).setdefault(week, []).append(value)
+        found[target.column] = {
+            "loss": loss_name(target),
+            "windows": windows,
+            "losses": {name: _summary(of_weeks, list(windows)) for name, of_weeks in losses.items()},
+            **_coverage(windows),
+            **(_shares(list(frames.values()), target, prefix) if members else {}),
+        }
+        _log_losses(found[target.column])
+    return found if len(targets) > 1 else found[targets[0].column]
+
+
+def _summary(of_weeks: Mapping[int, Sequence[float]], windows: Sequence[str]) -> dict[str, Any]:
+    """Mean and spread of a model's losses, and the losses themselves by window and by week."""
+    values = of_weeks[0]
+    return {
+        "mean": float(np.mean(values)),
+        "spread": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        "by_window": dict(zip(windows, values, strict=True)),
+        "by_week": {str(week): float(np.mean(each)) for week, each in sorted(of_weeks.items()) if week},
+    }
+
+
+def _losses(
+    frame: nw.DataFrame[Any], target: Target, prefix: str, names: Sequence[str], weeks: Sequence[int]
+) -> list[tuple[str, int, float]]:
+    """Loss of each model over all rows of a window, as week 0, and in each week."""
+    actual, week_of_row, found = read_actual(frame, target, prefix), np.array(weeks), []
+    for name in names:
+        prediction = read_prediction(frame, target, prefix, "" if name == MODEL else name)
+        found.append((name, 0, prediction_loss(target, actual, prediction)))
+        for week in np.unique(week_of_row):
+            own = week_of_row == week
+            found.append((name, int(week), prediction_loss(target, actual[own], prediction[own])))
+    return found
+
+
+def _coverage(windows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean share of the values that the intervals hold, by level."""
+    levels = [set(each.get("intervals", {})) for each in windows.values()]
+    shared = sorted(set.intersection(*levels), key=float)
+    means = {
+        level: float(np.mean([each["intervals"][level]["coverage"] for each in windows.values()])) for level in shared
+    }
+    return {"coverage": means} if means else {}
+
+
+def _shares(frames: Sequence[nw.DataFrame[Any]], target: Target, prefix: str) -> dict[str, Any]:
+    """Mean loss of the windows by the share of the trees in the blend."""
+    losses = {}
+    for share in SHARES:
+        of_windows = []
+        for frame in frames:
+            members = [read_prediction(frame, target, prefix, name) for name in (NETWORKS, TREES)]
+            mixed = blended(target, members[0], members[1], share)
+            of_windows.append(prediction_loss(target, read_actual(frame, target, prefix), mixed))
+        losses[f"{share:g}"] = float(np.mean(of_windows))
+    best = min(losses, key=lambda share: losses[share])
+    logger.info("The share of LightGBM with the lowest mean loss over the windows: %s (%.4f)", best, losses[best])
+    return {"shares": losses, "best_share": float(best)}
+
+
+def _log_losses(metrics: Mapping[str, Any]) -> None:
+    """Log a line for each model, best first: its loss in each window, their mean and their spread."""
+    for name, summary in sorted(metrics["losses"].items(), key=lambda item: item[1]["mean"]):
+        logger.info(
+            "%s of %s: mean %.4f, spread %.4f, by window %s",
+            metrics["loss"],
+            name,
+            summary["mean"],
+            summary["spread"],
+            " ".join(f"{value:.4f}" for value in summary["by_window"].values()),
+        )

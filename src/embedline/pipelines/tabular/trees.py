@@ -1,0 +1,183 @@
+"""LightGBM: as a baseline of the networks, and as a member of the prediction beside them (``training.blend``)."""
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embedline.errors import DataError
+from embedline.pipelines.tabular.arrays import TableArrays
+from embedline.pipelines.tabular.encoder import Encoder
+from embedline.pipelines.tabular.linear import SMALL, inner_folds
+from embedline.pipelines.tabular.options import BlendOptions, TreeOptions
+from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, invert_target, transform_target
+
+PREFIX = "lightgbm."  # of its weights in a bundle: a model of each target, as text in bytes
+Predictions = dict[str, NDArray[np.float64]]  # by target: numbers [N] in their own units, or probabilities [N, C]
+
+logger = logging.getLogger(__name__)
+
+
+def fit_booster(
+    inputs: NDArray[np.float32],
+    labels: NDArray[Any],
+    target: Target,
+    categories: list[int],
+    options: TreeOptions,
+    weights: NDArray[np.floating] | None = None,
+) -> Any:
+    """Fit LightGBM; with early stopping, inner rows choose the number of trees, and all rows are learned from.
+
+    Args:
+        inputs: [N, K], of which the columns ``categories`` are codes.
+        labels: [N], transformed numbers or classes.
+
+    Returns:
+        The ``lightgbm.Booster``.
+    """
+    import lightgbm
+
+    n_rows = len(labels)
+    leaves = 31 if n_rows > SMALL else 15
+    settings: dict[str, Any] = {
+        "objective": "regression",
+        "learning_rate": options.learning_rate,
+        "num_leaves": leaves if options.num_leaves == "auto" else options.num_leaves,
+        "min_child_samples": (20 if n_rows > SMALL else 5)
+        if options.min_child_samples == "auto"
+        else options.min_child_samples,
+        "seed": options.seed,
+        "verbosity": -1,
+        "deterministic": True,
+    }
+    if isinstance(target, ClassTarget):
+        several = {"objective": "multiclass", "num_class": target.width}
+        settings |= {"objective": "binary"} if target.width == 2 else several
+
+    def dataset(chosen: NDArray[np.intp] | slice) -> Any:
+        of_rows = weights if weights is None else weights[chosen]
+        return lightgbm.Dataset(inputs[chosen], labels[chosen], weight=of_rows, categorical_feature=categories)
+
+    n_trees = options.n_estimators
+    if options.early_stopping is not None:
+        found = []
+        for learned, held_out in inner_folds(n_rows, target, options.seed).split(inputs, labels):
+            stop: Any = [lightgbm.early_stopping(options.early_stopping, verbose=False)]
+            booster = lightgbm.train(
+                settings, dataset(learned), n_trees, valid_sets=[dataset(held_out)], callbacks=stop
+            )
+            found.append(booster.best_iteration)
+        n_trees = max(1, round(float(np.mean(found))))
+    return lightgbm.train(settings, dataset(slice(None)), n_trees)
+
+
+def booster_outputs(booster: Any, inputs: NDArray[np.float32], target: Target) -> NDArray[np.float64]:
+    """Transformed numbers [N], or probabilities [N, C], that a booster predicts for inputs [N, K]."""
+    outputs = np.asarray(booster.predict(inputs), dtype=np.float64)
+    binary = isinstance(target, ClassTarget) and target.width == 2
+    return np.stack([1.0 - outputs, outputs], axis=1) if binary else outputs
+
+
+@dataclass(frozen=True)
+class TreeMember:
+    """LightGBM beside the networks of a model.
+
+    Attributes:
+        boosters: one for each target.
+        codes, values: places of the inputs that it reads among the columns of an encoder.
+        share: of its prediction in the blend.
+    """
+
+    boosters: tuple[Any, ...]
+    targets: tuple[Target, ...]
+    codes: tuple[int, ...]
+    values: tuple[int, ...]
+    share: float
+
+    @classmethod
+    def load(cls, weights: dict[str, Tensor], options: BlendOptions, encoder: Encoder) -> "TreeMember":
+        """Rebuild it from the weights of a bundle, the tensors that :func:`fit_tree_member` made."""
+        import lightgbm
+
+        texts = [weights[f"{PREFIX}{number}"].numpy().tobytes().decode() for number in range(len(encoder.targets))]
+        boosters = tuple(lightgbm.Booster(model_str=text) for text in texts)
+        return cls(boosters, encoder.targets, *_places(encoder, options.without), options.share)
+
+    def predict(self, arrays: TableArrays) -> Predictions:
+        """Its own predictions of every target by its column."""
+        inputs = _inputs(arrays, self.codes, self.values)
+        found = {}
+        for booster, target in zip(self.boosters, self.targets, strict=True):
+            outputs = booster_outputs(booster, inputs, target)
+            found[target.column] = invert_target(outputs, target) if isinstance(target, NumericTarget) else outputs
+        return found
+
+    def blend(self, networks: Predictions, trees: Predictions) -> Predictions:
+        """The weighted mean of both: of transformed numbers, such as logarithms, or of probabilities."""
+        found = {}
+        for target in self.targets:
+            both = [networks[target.column], trees[target.column]]
+            found[target.column] = blended(target, both[0], both[1], self.share)
+        return found
+
+
+def blended(
+    target: Target, networks: NDArray[np.float64], trees: NDArray[np.float64], share: float
+) -> NDArray[np.float64]:
+    """The mean of two predictions of a target, in which the trees have the ``share``."""
+    if not isinstance(target, NumericTarget):
+        return (1.0 - share) * networks + share * trees
+    mean = (1.0 - share) * transform_target(networks, target) + share * transform_target(trees, target)
+    return invert_target(mean, target)
+
+
+def fit_tree_member(
+    arrays: TableArrays, encoder: Encoder, options: BlendOptions
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Fit LightGBM on the training rows for each target.
+
+    Returns:
+        Its weights for the bundle, a uint8 tensor of each target; and ``trees`` of all targets and ``seconds``.
+
+    Raises:
+        DataError: if ``training.blend.without`` names no input, or leaves none.
+    """
+    started = time.perf_counter()
+    codes, values = _places(encoder, options.without)
+    inputs = _inputs(arrays, codes, values)
+    labels = arrays.labelled(encoder)[-1].numpy().reshape(len(inputs), -1)
+    weights = labels[:, -1] if encoder.weight is not None else None
+    found, n_trees = {}, 0
+    for number, target in enumerate(encoder.targets):
+        booster = fit_booster(inputs, labels[:, number], target, list(range(len(codes))), options.lightgbm, weights)
+        n_trees += booster.num_trees()
+        content = bytearray(booster.model_to_string().encode())
+        found[f"{PREFIX}{number}"] = torch.frombuffer(content, dtype=torch.uint8)
+    seconds = time.perf_counter() - started
+    logger.info("Fitted LightGBM for the blend: %d trees in %.0f s", n_trees, seconds)
+    return found, {"trees": float(n_trees), "seconds": seconds}
+
+
+def _places(encoder: Encoder, without: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Places of the inputs that LightGBM reads among the code columns and the value columns."""
+    names = (*encoder.code_columns, *encoder.value_columns)
+    if unknown := [name for name in without if name not in names]:
+        raise DataError(f"training.blend.without names {unknown[0]!r}, which is no input; there are {', '.join(names)}")
+    codes, values = (
+        tuple(place for place, name in enumerate(columns) if name not in without)
+        for columns in (encoder.code_columns, encoder.value_columns)
+    )
+    if not codes and not values:
+        raise DataError("training.blend.without leaves LightGBM no input")
+    return codes, values
+
+
+def _inputs(arrays: TableArrays, codes: tuple[int, ...], values: tuple[int, ...]) -> NDArray[np.float32]:
+    """Float32 [N, K]: the codes, then the values."""
+    parts = [arrays.codes[:, list(codes)].numpy().astype(np.float32), arrays.continuous[:, list(values)].numpy()]
+    return np.ascontiguousarray(np.hstack(parts))
