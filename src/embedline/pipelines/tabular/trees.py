@@ -12,7 +12,7 @@ from torch import Tensor
 
 from embedline.errors import DataError
 from embedline.pipelines.tabular.arrays import TableArrays
-from embedline.pipelines.tabular.encoder import Encoder
+from embedline.pipelines.tabular.encoder import FLAG, Encoder
 from embedline.pipelines.tabular.linear import SMALL, inner_folds
 from embedline.pipelines.tabular.options import BlendOptions, TreeOptions
 from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, invert_target, transform_target
@@ -164,12 +164,19 @@ def fit_tree_member(
 
 
 def _places(encoder: Encoder, without: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Places of the inputs that LightGBM reads among the code columns and the value columns."""
+    """Places of the inputs that LightGBM reads among the code columns and the value columns.
+
+    The flag of a variable's missing values is left out with it.
+    """
     names = (*encoder.code_columns, *encoder.value_columns)
     if unknown := [name for name in without if name not in names]:
         raise DataError(f"training.blend.without names {unknown[0]!r}, which is no input; there are {', '.join(names)}")
     codes, values = (
-        tuple(place for place, name in enumerate(columns) if name not in without)
+        tuple(
+            place
+            for place, name in enumerate(columns)
+            if name not in without and name.removesuffix(FLAG) not in without
+        )
         for columns in (encoder.code_columns, encoder.value_columns)
     )
     if not codes and not values:

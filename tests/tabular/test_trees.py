@@ -1,0 +1,115 @@
+"""LightGBM as a member of the prediction: stored in the bundle, blended in transformed units, measured on its own."""
+
+import math
+from functools import cache
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+import pytest
+from law import grade_table, sales_table
+
+from embedline.errors import DataError
+from embedline.pipelines.tabular import model, nodes, onnx_export
+from embedline.pipelines.tabular.arrays import subset, to_arrays
+from embedline.pipelines.tabular.columns import TEST, Columns, Split
+from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, ReportOptions, TableTraining
+from embedline.pipelines.tabular.targets import NumericTarget
+from embedline.pipelines.tabular.trees import blended
+from embedline.training.model_file import ModelBundle
+
+SPLIT = Split(kind="column", column="held_out", value=True)
+SALES = Columns(categorical=("shop", "weekday"), continuous=("heat",), target="sales", time="day")
+GRADES = Columns(categorical=("shop", "colour"), continuous=("heat", "noise"), target="grade")
+TREES = {"n_estimators": 60, "learning_rate": 0.1, "early_stopping": None, "target_encoding": None}
+PRICE = NumericTarget(column="price", transform="log", mean=0.0, std=1.0, maximum=9.0)
+
+
+def _training(**changes: Any) -> TableTraining:
+    small = {"epochs": 2, "batch_size": 64, "lr": 0.01, "device": "cpu", "precision": "fp32", "seeds": [0]}
+    return TableTraining.model_validate({**small, **changes})
+
+
+@cache
+def _fitted(kind: str, **blend: Any) -> tuple[pl.DataFrame, pl.DataFrame, ModelBundle]:
+    table, columns, log = (sales_table(1500), SALES, "log") if kind == "sales" else (grade_table(1500), GRADES, "none")
+    encoder = nodes.fit_encoder(table, columns, SPLIT, EncodingOptions.model_validate({"target_transform": log}))
+    encoded = nodes.encode(table, encoder, columns, SPLIT)
+    training = _training(blend={"share": 0.25, "lightgbm": TREES, **blend})
+    bundle, _ = nodes.train(encoded, encoder, NetworkOptions(layers=(16,)), training)
+    return table, encoded, bundle
+
+
+def _members(kind: str) -> tuple[dict[str, Any], Any]:
+    _, encoded, bundle = _fitted(kind)
+    loaded = model.load_model(ModelBundle.from_bytes(bundle.to_bytes()))
+    rows = to_arrays(subset(nw.from_native(encoded, eager_only=True), TEST), loaded.encoder)
+    (target,) = loaded.encoder.targets
+    return {name: by_target[target.column] for name, by_target in loaded.predict_members(rows).items()}, target
+
+
+def test_a_blend_of_logarithms_is_a_geometric_mean() -> None:
+    assert blended(PRICE, np.array([1.0]), np.array([16.0]), 0.25) == pytest.approx([2.0])
+    found, _ = _members("sales")
+    expected = np.exp(0.75 * np.log(found["networks"]) + 0.25 * np.log(found["trees"]))
+    np.testing.assert_allclose(found["model"], expected, rtol=1e-9)
+
+
+def test_a_blend_of_classes_is_a_mean_of_probabilities() -> None:
+    found, target = _members("grades")
+    np.testing.assert_allclose(found["model"], 0.75 * found["networks"] + 0.25 * found["trees"], rtol=1e-9)
+    assert found["model"].shape[1] == target.width
+    np.testing.assert_allclose(found["model"].sum(axis=1), 1.0, rtol=1e-6)
+
+
+def test_the_trees_are_those_of_lightgbm_on_the_same_inputs() -> None:
+    import lightgbm
+
+    table, encoded, bundle = _fitted("sales")
+    frame = nw.from_native(encoded, eager_only=True)
+    encoder = model.load_model(bundle).encoder
+    train, test = (to_arrays(frame.filter(nw.col("split") == name), encoder) for name in ("train", "test"))
+    inputs = [np.hstack([rows.codes.numpy(), rows.continuous.numpy()]) for rows in (train, test)]
+    assert train.target is not None
+    settings = {"objective": "regression", "learning_rate": 0.1, "num_leaves": 15, "min_child_samples": 5, "seed": 42}
+    data = lightgbm.Dataset(inputs[0], train.target.numpy(), categorical_feature=[0, 1])
+    booster = lightgbm.train(settings | {"verbosity": -1, "deterministic": True}, data, 60)
+    expected = np.exp(np.asarray(booster.predict(inputs[1])))
+    np.testing.assert_allclose(_members("sales")[0]["trees"], expected, rtol=1e-6)
+    assert bundle.metrics["blend"]["trees"] == 60
+    assert len(table) == 1500
+
+
+def test_metrics_have_both_members_beside_the_blend() -> None:
+    table, encoded, bundle = _fitted("sales")
+    nothing, report = pl.DataFrame(), ReportOptions()
+    frame = nodes.predict(table, encoded, bundle, nothing, nothing, SALES, SPLIT, report)
+    metrics = nodes.evaluate(frame, bundle, {}, {})
+    assert set(metrics["baselines"]) == {"networks", "trees"}
+    found, _ = _members("sales")
+    for name, values in found.items():
+        error = math.sqrt(np.mean((values / frame["actual"].to_numpy() - 1.0) ** 2))
+        reported = metrics if name == "model" else metrics["baselines"][name]
+        assert reported["exp_rmspe"] == pytest.approx(error)
+
+
+def test_inputs_are_left_out_by_name() -> None:
+    *_, bundle = _fitted("sales", without=("shop",))
+    loaded = model.load_model(bundle)
+    assert loaded.trees is not None
+    assert [loaded.encoder.code_columns[place] for place in loaded.trees.codes] == ["weekday"]
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(DataError, match=r"'shp'.*heat"):
+        _fitted("sales", without=("shp",))
+    with pytest.raises(DataError, match="without"):
+        _fitted("sales", without=("shop", "weekday", "heat"))
+    _, encoded, bundle = _fitted("sales")
+    loaded = model.load_model(bundle)
+    rows = to_arrays(subset(nw.from_native(encoded, eager_only=True), TEST), loaded.encoder)
+    with pytest.raises(DataError, match=r"training\.blend"):
+        onnx_export.export_onnx(loaded, rows)
+    with pytest.raises(ValueError, match="quantile"):
+        _training(loss="quantile", blend={"share": 0.5})
