@@ -74,21 +74,24 @@ def days_from_next(event: nw.Expr, *, day: str, group: str) -> nw.Expr:
     return nw.when(following < _NEVER).then(nw.col(day) - following).cast(nw.Float32)
 
 
-def add_gaps(frame: FrameT, event: nw.Expr, *, day: str, group: str, before: str, after: str) -> FrameT:
+def add_gaps(
+    frame: FrameT, event: nw.Expr, *, day: str, group: str, before: str, after: str, ahead: str | None = None
+) -> FrameT:
     """Add the number of days between each row and the nearest other rows of its group with ``event`` true.
 
     Args:
         before: name of a new Float32 column, days without the event just before the day of the row (days without a row
             count, too): 0 if the event is on the day before, missing if there is none.
         after: likewise, just after the day of the row.
+        ahead: the part of the group beyond which later rows are not known; the group itself if not given.
     """
     event_day = _event_day(event, day)
     last, following = "_last", "_next"
     found = frame.with_columns(
         event_day.fill_null(strategy="forward").over(group, order_by=day).alias(last),
-        _next_event_day(event, day=day, group=group).alias(following),
+        _next_event_day(event, day=day, group=ahead or group).alias(following),
     )
-    coming = nw.col(following).shift(-1).over(group, order_by=day)
+    coming = nw.col(following).shift(-1).over(ahead or group, order_by=day)
     gaps = found.with_columns(  # a second step, as windows cannot be nested
         (nw.col(day) - nw.col(last).shift(1).over(group, order_by=day) - 1).cast(nw.Float32).alias(before),
         nw.when(coming < _NEVER).then(coming - nw.col(day) - 1).cast(nw.Float32).alias(after),
@@ -139,7 +142,9 @@ def day_of_run(starts: nw.Expr, inside: nw.Expr, *, day: str, group: str) -> nw.
     return nw.when(inside).then(since).otherwise(nw.lit(0)).cast(nw.Int16)
 
 
-def add_window_sums(frame: FrameT, flags: Sequence[str], *, window: int, order: str, group: str) -> FrameT:
+def add_window_sums(
+    frame: FrameT, flags: Sequence[str], *, window: int, order: str, group: str, ahead: str | None = None
+) -> FrameT:
     """Add ``<flag>_bw`` and ``<flag>_fw``: number of rows with the flag in the window before and after each row.
 
     Args:
@@ -147,6 +152,7 @@ def add_window_sums(frame: FrameT, flags: Sequence[str], *, window: int, order: 
         window: number of rows, the row itself included: backward (``_bw``, fewer at the start of a group) or forward
             (``_fw``, fewer at its end); at most 127, since the sums are Int8.
         order: number that orders the rows of a group, such as a day number.
+        ahead: the part of the group beyond which forward counts do not look; the group itself if not given.
     """
     # The negative order: not every dataframe backend can order windows downwards.
     rows = frame.with_columns((-nw.col(order)).alias("_reversed"))
@@ -154,9 +160,9 @@ def add_window_sums(frame: FrameT, flags: Sequence[str], *, window: int, order: 
         f"{flag}{side}": nw.col(flag)
         .cast(nw.Int32)
         .rolling_sum(window, min_samples=1)
-        .over(group, order_by=by)
+        .over(within, order_by=by)
         .cast(nw.Int8)
-        for side, by in (("_bw", order), ("_fw", "_reversed"))
+        for side, by, within in (("_bw", order, group), ("_fw", "_reversed", ahead or group))
         for flag in flags
     }
     return rows.with_columns(**sums).drop("_reversed")

@@ -1,8 +1,8 @@
 """Blocks of the forecast's horizon: which days count as known when the sales of a day are forecast.
 
 A forecast is made at an origin, for the days of a horizon: nothing after the horizon's last day is known, and no sales
-from its first day on. The days before are cut into blocks of the same length, each as if it had been forecast, so that a
-training row knows as much as a row of the forecast does.
+from its first day on. The days before are cut into blocks of the same length, each as if it had been forecast, so that
+a training row knows as much as a row of the forecast does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import narwhals as nw
 from embedline.errors import DataError
 from embedline.pipelines.tabular.columns import Split
 
-Block = TypeVar("Block", int, nw.Expr)
+Number = TypeVar("Number", int, nw.Expr)
 
 _EPOCH = date(1970, 1, 1).toordinal()
 
@@ -42,14 +42,31 @@ class HorizonBlocks:
         # 1 at most: what follows the window is forecast at once, however many days it has.
         return ((day - self.start) // self.length).clip(upper_bound=1).cast(nw.Int32)
 
-    def first_day(self, block: Block) -> Block:
+    def first_day(self, block: Number) -> Number:
         """Day number of a block's first day: sales from this day on are not known."""
         return block * self.length + self.start
+
+    def window(self) -> Split:
+        """Block 0 as the window of a split: what the blocks come from, in a form that can be stored."""
+        start, end = (date.fromordinal(day + _EPOCH) for day in (self.start, self.end))
+        return Split(kind="window", column="Date", start=start, end=end)
 
     def numbers(self, first: int, last: int) -> range:
         """Numbers of all blocks between two day numbers."""
         low, high = (min((day - self.start) // self.length, 1) for day in (first, last))
         return range(low, high + 1)
+
+
+def day_limits(rows: Any) -> tuple[int, int]:
+    """First and last DayNumber of a Narwhals frame."""
+    day = nw.col("DayNumber")
+    first, last = rows.select(day.min().alias("first"), day.max().alias("last")).lazy().collect().row(0)
+    return int(first), int(last)
+
+
+def block(number: int) -> nw.Expr:
+    """The same block in all rows, the column Block."""
+    return nw.lit(number).cast(nw.Int32).alias("Block")
 
 
 def horizon_blocks(split: Split, sales: Any, horizon: int) -> HorizonBlocks:

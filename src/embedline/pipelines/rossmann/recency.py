@@ -9,7 +9,7 @@ from typing import Any
 
 import narwhals as nw
 
-from embedline.pipelines.rossmann.horizon import HorizonBlocks
+from embedline.pipelines.rossmann.horizon import HorizonBlocks, block, day_limits
 from embedline.pipelines.tabular.columns import Split
 
 KEY = ("Store", "DayOfWeek", "Promo", "Block")
@@ -30,13 +30,9 @@ _SPANS = {
 }
 # Logarithms are rounded to multiples of this: their sums are then exact in whatever order a backend adds them.
 _STEP = 2.0**-20
-_CELL = "_cell"  # store, weekday and promotion in one integer, which is grouped and joined faster than three columns
-_CELLS = 16  # of a store
-
-
-def cell_of_row() -> nw.Expr:
-    """One integer for Store, DayOfWeek (1-7) and Promo (0, 1), Int64."""
-    return nw.col("Store").cast(nw.Int64) * _CELLS + nw.col("DayOfWeek").cast(nw.Int64) * 2 + nw.col("Promo")
+# Store, weekday and promotion in one integer: grouped and joined faster than three columns. So is the block with it.
+_CELL, _CELLS = "_cell", 16  # of a store
+_BLOCKS = 2**17  # more than there are days
 
 
 def recency_grid(sales: Any, split: Split, blocks: HorizonBlocks) -> Any:
@@ -65,15 +61,20 @@ def recency_grid(sales: Any, split: Split, blocks: HorizonBlocks) -> Any:
     numbers = blocks.numbers(first, last)
     cells = _cells_of_blocks(_history(rows, split, blocks), blocks, numbers)
     kinds = _all_kinds(rows)
-    grid = nw.concat([kinds.with_columns(_block(number)) for number in numbers])
+    grid = nw.concat([kinds.with_columns(block(number)) for number in numbers])
     return _features(grid.join(cells, on=[_CELL, "Block"], how="left"), blocks, first)
 
 
-def day_limits(rows: Any) -> tuple[int, int]:
-    """First and last DayNumber of a frame."""
-    day = nw.col("DayNumber")
-    first, last = rows.select(day.min().alias("first"), day.max().alias("last")).lazy().collect().row(0)
-    return int(first), int(last)
+def add_recency(rows: Any, recency: Any, blocks: HorizonBlocks) -> Any:
+    """Add the features of :func:`recency_grid` to rows with Store, DayOfWeek, Promo and DayNumber."""
+    key = "_grid_row"
+    number = (_cell() * _BLOCKS + nw.col("Block") + _BLOCKS // 2).alias(key)
+    rows = rows.with_columns(Block=blocks.number(nw.col("DayNumber"))).with_columns(number).drop("Block")
+    return rows.join(recency.select(number, *RECENCY), on=[key], how="left").drop(key)
+
+
+def _cell() -> nw.Expr:
+    return nw.col("Store").cast(nw.Int64) * _CELLS + nw.col("DayOfWeek").cast(nw.Int64) * 2 + nw.col("Promo")
 
 
 def _history(rows: Any, split: Split, blocks: HorizonBlocks) -> Any:
@@ -82,7 +83,7 @@ def _history(rows: Any, split: Split, blocks: HorizonBlocks) -> Any:
     if split.kind == "window" and split.train == "others":
         seen = seen & ~nw.col("DayNumber").is_between(blocks.start, blocks.end)
     sold = nw.when(seen).then(nw.col("Sales")).cast(nw.Float64)
-    opened = rows.filter(nw.col("Open") == 1).with_columns(cell_of_row().alias(_CELL), sold.alias("_sold"))
+    opened = rows.filter(nw.col("Open") == 1).with_columns(_cell().alias(_CELL), sold.alias("_sold"))
     return opened.select(_CELL, "DayNumber", _log=(nw.col("_sold").log() / _STEP).round(0) * _STEP)
 
 
@@ -94,12 +95,12 @@ def _cells_of_blocks(history: Any, blocks: HorizonBlocks, numbers: Iterable[int]
     # to group by one column that is sorted.
     history = history.sort(_CELL)
     found = [_statistics(_days_before(history, blocks, number), _CELL) for number in numbers]
-    return nw.concat([cells.with_columns(_block(number)) for cells, number in zip(found, numbers, strict=True)])
+    return nw.concat([cells.with_columns(block(number)) for cells, number in zip(found, numbers, strict=True)])
 
 
 def _days_before(history: Any, blocks: HorizonBlocks, number: int) -> Any:
     """The days before a block by their age: 1 on the last day before it."""
-    aged = history.with_columns(_block(number), _age=blocks.first_day(number) - nw.col("DayNumber"))
+    aged = history.with_columns(block(number), _age=blocks.first_day(number) - nw.col("DayNumber"))
     return aged.filter(nw.col("_age").is_between(1, _LONGEST))
 
 
@@ -125,11 +126,7 @@ def _all_kinds(rows: Any) -> Any:
         for promo in (0, 1)
     ]
     grid = rows.select("Store").unique().join(nw.concat(kinds), how="cross")
-    return grid.with_columns(cell_of_row().alias(_CELL))
-
-
-def _block(number: int) -> nw.Expr:
-    return nw.lit(number).cast(nw.Int32).alias("Block")
+    return grid.with_columns(_cell().alias(_CELL))
 
 
 def _features(rows: Any, blocks: HorizonBlocks, first: int) -> Any:
