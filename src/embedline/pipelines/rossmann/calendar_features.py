@@ -27,8 +27,8 @@ EVENT_CAPS = {"Promo": 20, "SchoolHoliday": 40, "StateHoliday": 30}  # days: far
 MONTH_END_CAP = 10  # days
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-_NEIGHBOURS_BEHIND = {-1: ("Yesterday", ("Open", "StateHoliday", "Promo"))}
-_NEIGHBOURS_AHEAD = {
+_NEIGHBOURS = {
+    -1: ("Yesterday", ("Open", "StateHoliday", "Promo")),
     1: ("Tomorrow", ("Open", "StateHoliday", "SchoolHoliday", "Promo")),
     2: ("InTwoDays", ("StateHoliday",)),
 }
@@ -64,13 +64,13 @@ def add_closed_ahead(rows: FrameT, *, known_to: str) -> FrameT:
     return rows.with_columns(ClosedAfter=nw.coalesce("ClosedAfter", nw.when(closed > 0).then(closed)))
 
 
-def add_calendar_features(rows: FrameT, *, ahead: str = "Store") -> FrameT:
+def add_calendar_features(rows: FrameT, *, known_to: str | None = None) -> FrameT:
     """Add features of neighbouring days, promotions and long closures to all rows.
 
     Args:
         rows: Store, DayNumber, the flags Open, StateHoliday, SchoolHoliday and Promo (0 and 1), ClosedBefore and
             ClosedAfter
-        ahead: column of the rows that are known to each other; features that look ahead do not look beyond
+        known_to: column with the last day number that is known to a row; features that look ahead end there
 
     Returns:
         The rows with OpenYesterday, OpenTomorrow and the like (missing where the store has no row that day); PromoDay
@@ -78,8 +78,7 @@ def add_calendar_features(rows: FrameT, *, ahead: str = "Store") -> FrameT:
         DaysSinceReopening and DaysUntilClosing, missing beyond 25 days; SinceReopening and UntilClosing, fading from 1
         to 0; ClosureLength, the logarithm of one and the length of the last long closure, 0 if it is long ago.
     """
-    rows = add_neighbours(rows, _NEIGHBOURS_BEHIND, day="DayNumber", group="Store")
-    rows = add_neighbours(rows, _NEIGHBOURS_AHEAD, day="DayNumber", group=ahead)
+    rows = add_neighbours(rows, _NEIGHBOURS, day="DayNumber", group="Store", known_to=known_to)
     is_open = nw.col("Open") == 1
     reopens = is_open & (nw.col("ClosedBefore") >= LONG_CLOSURE)
     closes = is_open & (nw.col("ClosedAfter") >= LONG_CLOSURE)
@@ -95,7 +94,7 @@ def add_calendar_features(rows: FrameT, *, ahead: str = "Store") -> FrameT:
         .alias("_length")
         .fill_null(strategy="forward")
         .over("Store", order_by="DayNumber"),
-        _until=(days_from_next(closes, day="DayNumber", group=ahead) * -1.0).cast(nw.Float32),
+        _until=(days_from_next(closes, day="DayNumber", group="Store", known_to=known_to) * -1.0).cast(nw.Float32),
     )
     since, until, length = nw.col("_since"), nw.col("_until"), nw.col("_length")
     # Logarithms and powers in double precision, as Spark computes them: dataframe backends then agree to the last bit.

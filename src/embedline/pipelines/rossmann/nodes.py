@@ -222,14 +222,14 @@ def build_calendar(sales: Frame, features: FeatureOptions, split: Split) -> Fram
     for event in EVENTS:
         happens = nw.col(event) == 1
         elapsed[f"After{event}"] = days_since(happens, day="DayNumber", group="Store")
-        elapsed[f"Before{event}"] = days_from_next(happens, day="DayNumber", group=ahead)
+        elapsed[f"Before{event}"] = days_from_next(happens, day="DayNumber", group="Store", known_to=known_to)
     calendar = flags.with_columns(**elapsed)
     calendar = add_window_sums(calendar, EVENTS, window=features.window, order="DayNumber", group="Store", ahead=ahead)
     gaps = {"before": "ClosedBefore", "after": "ClosedAfter"}
-    calendar = add_gaps(calendar, nw.col("Open") == 1, day="DayNumber", group="Store", ahead=ahead, **gaps)
+    calendar = add_gaps(calendar, nw.col("Open") == 1, day="DayNumber", group="Store", known_to=known_to, **gaps)
     if known_to:
         calendar = add_closed_ahead(calendar, known_to=known_to)
-    calendar = add_calendar_features(calendar, ahead=ahead)
+    calendar = add_calendar_features(calendar, known_to=known_to)
     return calendar.drop("Store", "DayNumber", "Open", *EVENTS).drop(_AHEAD, _KNOWN_TO, strict=False).to_native()
 
 
