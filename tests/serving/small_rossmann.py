@@ -36,7 +36,7 @@ class Batch:
 
     raw: dict[str, pl.DataFrame]
     encoder: dict[str, Any] = field(default_factory=dict)
-    features: FeatureOptions = FeatureOptions()
+    features: FeatureOptions = field(default_factory=FeatureOptions)
     columns: Columns = COLUMNS
 
     @cached_property

@@ -81,7 +81,7 @@ def horizon_blocks(split: Split, sales: Any, horizon: int) -> HorizonBlocks:
     if split.kind == "window" and split.start and split.end:
         return HorizonBlocks(split.start.toordinal() - _EPOCH, split.end.toordinal() - _EPOCH)
     labelled = sales.filter(~nw.col("Sales").is_null())
-    end = labelled.select(nw.col("DayNumber").max()).lazy().collect().item()
-    if end is None:
+    n_rows, end = labelled.select(nw.len().alias("rows"), nw.col("DayNumber").max()).lazy().collect().row(0)
+    if n_rows == 0:
         raise DataError(f"rossmann.sales: no row has Sales, so that split.kind {split.kind!r} has no horizon")
     return HorizonBlocks(int(end) - horizon + 1, int(end))
