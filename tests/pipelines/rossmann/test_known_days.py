@@ -1,6 +1,7 @@
 """What a row knows: no flag after its block, no sales and no weather from its block's first day on."""
 
-from datetime import date, timedelta
+from collections.abc import Callable
+from datetime import date
 
 import narwhals as nw
 import polars as pl
@@ -24,6 +25,7 @@ from pipelines.rossmann.conftest import (
     typed_tables,
 )
 
+Typed = dict[str, pl.DataFrame]
 WINDOW, LAGGED = FeatureOptions(), FeatureOptions(conditions="lagged")
 BLOCKS = horizon_blocks(FORECAST, None, 42)
 NOTEBOOK = Split(kind="window", column="Date", start=date(2014, 8, 1), end=date(2014, 9, 17), train="others")
@@ -46,7 +48,7 @@ def raw() -> dict[str, Rows]:
 
 
 @pytest.fixture(scope="module")
-def typed(raw: dict[str, Rows]) -> dict[str, pl.DataFrame]:
+def typed(raw: dict[str, Rows]) -> Typed:
     return typed_tables(raw, ENGINES["polars"])
 
 
@@ -68,7 +70,7 @@ def up_to(table: pl.DataFrame, day: int) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("number", [-21, -9, -1, 0])
-def test_no_flag_after_a_block_changes_a_feature_of_its_rows(typed, table, number: int) -> None:
+def test_no_flag_after_a_block_changes_a_feature_of_its_rows(typed: Typed, table: pl.DataFrame, number: int) -> None:
     end = BLOCKS.first_day(number + 1) - 1
     later = DAY > end
     turned = [pl.when(later).then(1 - pl.col(name).cast(pl.Int8)).otherwise(name).alias(name) for name in FLAGS]
@@ -87,7 +89,9 @@ def test_no_flag_after_a_block_changes_a_feature_of_its_rows(typed, table, numbe
 
 @pytest.mark.parametrize("features", [WINDOW, LESSONS, LAGGED], ids=["window", "all", "lagged"])
 @pytest.mark.parametrize("number", [-15, -1, 0])
-def test_no_sales_from_a_blocks_first_day_on_change_a_feature_of_its_rows(typed, features, number: int) -> None:
+def test_no_sales_from_a_blocks_first_day_on_change_a_feature_of_its_rows(
+    typed: Typed, features: FeatureOptions, number: int
+) -> None:
     first, end = BLOCKS.first_day(number), BLOCKS.first_day(number + 1) - 1
     moved = pl.col("Sales") * 3 + (DAY % 5) * pl.col("Sales").sign()
     sales = typed["sales"].with_columns(Sales=pl.when(DAY >= first).then(moved).otherwise("Sales"))
@@ -97,7 +101,7 @@ def test_no_sales_from_a_blocks_first_day_on_change_a_feature_of_its_rows(typed,
     assert {"SalesMedian91", "SalesMedian182", "SalesMedian364", "SalesLevel42"} <= differing(before, after)
 
 
-def test_sales_of_the_window_of_an_interpolation_change_no_feature_of_any_row(typed) -> None:
+def test_sales_of_the_window_of_an_interpolation_change_no_feature_of_any_row(typed: Typed) -> None:
     held_out = DAY.is_between(*(pl.lit(day).cast(pl.Int32) for day in (NOTEBOOK.start, NOTEBOOK.end)))
     sales = typed["sales"].with_columns(Sales=pl.when(held_out).then(pl.col("Sales") * 3).otherwise("Sales"))
     before, after = (make_table({**typed, "sales": rows}, WINDOW, NOTEBOOK) for rows in (typed["sales"], sales))
@@ -106,7 +110,7 @@ def test_sales_of_the_window_of_an_interpolation_change_no_feature_of_any_row(ty
 
 
 @pytest.mark.parametrize("number", [-20, -1, 0])
-def test_a_block_sees_what_a_calendar_that_ends_with_it_has(typed, table, number: int) -> None:
+def test_a_block_sees_what_a_calendar_that_ends_with_it_has(typed: Typed, table: pl.DataFrame, number: int) -> None:
     """Against the lessons' calendar on the sales up to the end of the block."""
     first, end = BLOCKS.first_day(number), BLOCKS.first_day(number + 1) - 1
     shorter = nodes.build_calendar(typed["sales"].filter(end >= DAY), LESSONS, FORECAST)
@@ -143,14 +147,14 @@ KNOWN = {
 }
 
 
-def test_values_at_the_ends_of_blocks(small: dict[str, Rows], engine) -> None:
+def test_values_at_the_ends_of_blocks(small: dict[str, Rows], engine: Callable[[Rows], Any]) -> None:
     small["train"][1]["Promo"] = "1"  # on the 30th as well: a promotion from the 29th to the 31st
     table = prepare(small, engine, WINDOW, SHORT)
     known = {**KNOWN, "PromoDay": [1, 3, 0, 0, 1], "Promo_bw": [1, 3, 3, 3, 1]}
     assert {name: column(table, name) for name in known} == known
 
 
-def test_a_store_known_to_stay_closed_is_about_to_close_for_long(typed) -> None:
+def test_a_store_known_to_stay_closed_is_about_to_close_for_long(typed: Typed) -> None:
     # Closed from the sixth day before the end of block -1: that it stays so is not known.
     end = BLOCKS.start - 1
     shut = (pl.col("Store") == 1) & DAY.is_between(end - 5, end + 8)
@@ -168,7 +172,7 @@ def test_a_store_known_to_stay_closed_is_about_to_close_for_long(typed) -> None:
     assert reopened["ClosedBefore"].to_list() == [14] and reopened["DaysSinceReopening"].to_list() == [0]
 
 
-def test_lagged_conditions_are_those_of_the_day_before_the_block(typed, table) -> None:
+def test_lagged_conditions_are_those_of_the_day_before_the_block(typed: Typed, table: pl.DataFrame) -> None:
     lagged = make_table(typed, LAGGED)
     assert lagged.columns == table.columns and lagged.schema == table.schema
     assert differing(table, lagged) == set(CONDITIONS)
@@ -185,7 +189,7 @@ def test_lagged_conditions_are_those_of_the_day_before_the_block(typed, table) -
     assert {first, BLOCKS.start - 1, BLOCKS.end} <= origins and len(origins) == 23
 
 
-def test_lagged_conditions_need_none_of_the_days_to_forecast(typed) -> None:
+def test_lagged_conditions_need_none_of_the_days_to_forecast(typed: Typed) -> None:
     until = {name: typed[name].filter(DAY <= BLOCKS.end) for name in ("weather", "trends")}
     assert make_table({**typed, **until}, LAGGED).equals(make_table(typed, LAGGED))
     with pytest.raises(
@@ -214,7 +218,7 @@ def test_every_engine_makes_the_same_table(raw: dict[str, Rows], features: Featu
         assert differing(expected, found) == set(), name
 
 
-def test_without_a_window_blocks_end_with_the_last_sales(typed) -> None:
+def test_without_a_window_blocks_end_with_the_last_sales(typed: Typed) -> None:
     last = typed["sales"].filter(pl.col("Sales").is_not_null())["DayNumber"].max()
     options = FeatureOptions(horizon=14)
     table = make_table(typed, options, Split(kind="none"))
@@ -224,10 +228,8 @@ def test_without_a_window_blocks_end_with_the_last_sales(typed) -> None:
 
 
 @pytest.mark.parametrize("features", [WINDOW, LESSONS, LAGGED], ids=["window", "all", "lagged"])
-def test_the_table_of_another_window_ends_with_it(typed, features: FeatureOptions) -> None:
-    earlier = Split(
-        kind="window", column="Date", start=FORECAST.start - timedelta(60), end=FORECAST.end - timedelta(60)
-    )  # type: ignore[operator]
+def test_the_table_of_another_window_ends_with_it(typed: Typed, features: FeatureOptions) -> None:
+    earlier = HorizonBlocks(BLOCKS.start - 60, BLOCKS.end - 60).window()
     whole = make_table(typed, features, earlier)
     found = nodes.window_table(**typed, features=features, split=earlier)
     assert found["Date"].max() == earlier.end
