@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import date
+from typing import Any
 
 import narwhals as nw
 import polars as pl
@@ -102,7 +103,8 @@ def test_no_sales_from_a_blocks_first_day_on_change_a_feature_of_its_rows(
 
 
 def test_sales_of_the_window_of_an_interpolation_change_no_feature_of_any_row(typed: Typed) -> None:
-    held_out = DAY.is_between(*(pl.lit(day).cast(pl.Int32) for day in (NOTEBOOK.start, NOTEBOOK.end)))
+    window = horizon_blocks(NOTEBOOK, None, 42)
+    held_out = DAY.is_between(window.start, window.end)
     sales = typed["sales"].with_columns(Sales=pl.when(held_out).then(pl.col("Sales") * 3).otherwise("Sales"))
     before, after = (make_table({**typed, "sales": rows}, WINDOW, NOTEBOOK) for rows in (typed["sales"], sales))
     assert not before["Sales"].equals(after["Sales"])
@@ -219,7 +221,7 @@ def test_every_engine_makes_the_same_table(raw: dict[str, Rows], features: Featu
 
 
 def test_without_a_window_blocks_end_with_the_last_sales(typed: Typed) -> None:
-    last = typed["sales"].filter(pl.col("Sales").is_not_null())["DayNumber"].max()
+    last = int(typed["sales"].filter(pl.col("Sales").is_not_null())["DayNumber"].to_numpy().max())
     options = FeatureOptions(horizon=14)
     table = make_table(typed, options, Split(kind="none"))
     blocks = HorizonBlocks(last - 13, last)
