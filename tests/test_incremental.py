@@ -15,7 +15,7 @@ from kedro_incremental.audit import AUDIT
 from small_runs import run_here, write_archive
 
 NODES = {"acquire", "type_sales", "type_stores", "type_trends", "type_weather"}
-NODES |= {"build_calendar", "join_tables", "build_table"}
+NODES |= {"build_calendar", "build_recency", "join_tables", "build_table"}
 RUN = ("run", "--pipelines", "rossmann_features", "--params", "rossmann.generator.n_stores=4")
 
 
@@ -65,7 +65,7 @@ def _nothing_else_changed(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def test_a_parameter_reruns_the_node_that_reads_it(preparation: Preparation) -> None:
     preparation.settings["features"] = {"window": 5}
-    readers = {"join_tables", "build_calendar", "build_table"}
+    readers = {"join_tables", "build_calendar", "build_recency", "build_table"}
     assert preparation.ran() == readers
     record = preparation.manifest.records["rossmann.build_calendar"]
     assert record.why == "parameter rossmann.features.window changed 7 → 5"

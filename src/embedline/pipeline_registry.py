@@ -17,13 +17,13 @@ from embedline.pipelines.text import pipeline as text
 def register_pipelines() -> dict[str, Pipeline]:
     """Map the names that `kedro run --pipelines` takes to pipelines."""
     features = rossmann.create_pipeline()
-    # The seeds' own split, on the same table: an interpolation, to compare with their figure.
-    notebook = tabular.create_pipeline("rossmann_notebook", table="rossmann.table")
+    # The seeds' own split, on a table of its own: an interpolation, to compare with their figure.
+    notebook = rossmann.create_table_pipeline("rossmann_notebook") + tabular.create_pipeline("rossmann_notebook")
     forecast = tabular.create_final_pipeline("rossmann_forecast", table="rossmann.table")
     pipelines = {
         "rossmann_features": features,
         "rossmann": features + tabular.create_pipeline("rossmann"),
-        "rossmann_notebook": features + notebook,
+        "rossmann_notebook": rossmann.create_typing_pipeline() + notebook,
         "rossmann_forecast": features + forecast + rossmann.create_submission_pipeline("rossmann_forecast.forecast"),
         "imdb": imdb.create_pipeline() + text.create_pipeline("imdb"),
         "movielens": movielens.create_pipeline() + ratings.create_pipeline("movielens", users=True),

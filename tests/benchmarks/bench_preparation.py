@@ -74,9 +74,11 @@ def project_side(folder: Path, conf: Path) -> tuple[Callable[[], Any], Callable[
     import embedline.datasets  # noqa: F401  (so that the first load does not pay for the import)
     from embedline.pipelines.rossmann.options import FeatureOptions
     from embedline.pipelines.rossmann.pipeline import create_pipeline
+    from embedline.pipelines.tabular.columns import Split
 
     catalog, parameters = real_catalog(folder, conf)
     catalog["params:rossmann.features"] = FeatureOptions(**parameters["rossmann"].get("features", {}))
+    catalog["params:rossmann.split"] = Split(**parameters["rossmann"]["split"])
     pipeline = create_pipeline().only_nodes_with_tags("prepare")
     return (
         lambda: SequentialRunner().run(pipeline, catalog),

@@ -64,14 +64,14 @@ def stage(folder: Path, factor: int) -> int:
 
 
 def load_conf(way: str, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Configuration of the catalog and of the features."""
+    """Configuration of the catalog and of the preparation."""
     from embedline.spark import configure
 
     loader = configuration(root, "spark" if way == "spark" else "base")
     if way == "spark":
         configure({**loader["spark"], "spark.local.dir": str(root / "shuffled")})
     entries = {name: entry for name, entry in loader["catalog"].items() if name.startswith("rossmann.")}
-    return entries, loader["parameters"]["rossmann"]["features"]
+    return entries, loader["parameters"]["rossmann"]
 
 
 def work(way: str, root: Path) -> float:
@@ -81,6 +81,7 @@ def work(way: str, root: Path) -> float:
 
     from embedline.pipelines.rossmann.options import FeatureOptions
     from embedline.pipelines.rossmann.pipeline import create_pipeline
+    from embedline.pipelines.tabular.columns import Split
 
     class Scan(AbstractDataset):
         """What is in a file, read and written by Polars' streaming engine."""
@@ -100,17 +101,18 @@ def work(way: str, root: Path) -> float:
         def _describe(self) -> dict[str, Any]:
             return {"path": self._path}
 
-    entries, features = load_conf(way, root)
+    entries, parameters = load_conf(way, root)
     pipeline = create_pipeline().only_nodes_with_tags("prepare")
     if way == "streaming":
         pl.Config.set_engine_affinity("streaming")
         files = {f"rossmann.raw_{name}@frame": raw_file(root, name) for name in TABLES}
-        others = pipeline.datasets() - set(files) - {"params:rossmann.features"}
+        others = pipeline.datasets() - set(files) - {"params:rossmann.features", "params:rossmann.split"}
         files |= {name: root / f"{name}.parquet" for name in others}
         catalog = DataCatalog({name: Scan(path) for name, path in files.items()})
     else:
         catalog = DataCatalog.from_config(entries)
-    catalog["params:rossmann.features"] = FeatureOptions(**features)
+    catalog["params:rossmann.features"] = FeatureOptions(**parameters["features"])
+    catalog["params:rossmann.split"] = Split(**parameters["split"])
     began = time.perf_counter()
     SequentialRunner().run(pipeline, catalog)
     return time.perf_counter() - began

@@ -96,6 +96,7 @@ def build_real_table(source: str, folder: Path) -> pl.DataFrame:
     from embedline.pipelines.rossmann.options import FeatureOptions
     from embedline.pipelines.rossmann.pipeline import create_pipeline
     from embedline.pipelines.rossmann.simulator import GeneratorOptions
+    from embedline.pipelines.tabular.columns import Split
 
     catalog, parameters = real_catalog(folder, PROJECT / "conf")
     parameters = parameters["rossmann"]
@@ -103,6 +104,7 @@ def build_real_table(source: str, folder: Path) -> pl.DataFrame:
     catalog["params:rossmann.verify"] = True
     catalog["params:rossmann.generator"] = GeneratorOptions(**parameters.get("generator", {}))
     catalog["params:rossmann.features"] = FeatureOptions(**parameters.get("features", {}))
+    catalog["params:rossmann.split"] = Split(**parameters["split"])
     SequentialRunner().run(create_pipeline(), catalog)
     table: pl.DataFrame = catalog.load("rossmann.table")
     return table

@@ -1,7 +1,7 @@
 """A small Rossmann model on generated tables, and what a run of the pipeline forecasts with it."""
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from embedline.serving.service import Service
 CONF = Path(__file__).resolve().parents[2] / "conf/base/parameters/rossmann.yml"
 SETTINGS = yaml.safe_load(CONF.read_text())["rossmann"]
 COLUMNS, SPLIT = Columns(**SETTINGS["columns"]), Split(**SETTINGS["split"])
-FEATURES = FeatureOptions()
 
 
 def raw_tables() -> dict[str, pl.DataFrame]:
@@ -37,6 +36,8 @@ class Batch:
 
     raw: dict[str, pl.DataFrame]
     encoder: dict[str, Any] = field(default_factory=dict)
+    features: FeatureOptions = field(default_factory=FeatureOptions)
+    columns: Columns = COLUMNS
 
     @cached_property
     def tables(self) -> dict[str, pl.DataFrame]:
@@ -51,18 +52,21 @@ class Batch:
     @cached_property
     def table(self) -> pl.DataFrame:
         """``rossmann.table``."""
-        joined = preparation.join_tables(*self.tables.values(), FEATURES)
-        return preparation.build_table(joined, preparation.build_calendar(self.tables["sales"], FEATURES), FEATURES)
+        options = (self.features, SPLIT)
+        joined = preparation.join_tables(*self.tables.values(), *options)
+        calendar = preparation.build_calendar(self.tables["sales"], *options)
+        recency = preparation.build_recency(self.tables["sales"], *options)
+        return preparation.build_table(joined, calendar, recency, *options)
 
     def fitted(self) -> "Batch":
         """The same with an encoder fitted on its training rows."""
         encoding = EncodingOptions(**SETTINGS["encoding"])
-        return Batch(self.raw, learner.fit_encoder(self.table, COLUMNS, SPLIT, encoding))
+        return replace(self, encoder=learner.fit_encoder(self.table, self.columns, SPLIT, encoding))
 
     @cached_property
     def encoded(self) -> pl.DataFrame:
         """``rossmann.encoded``."""
-        return learner.encode(self.table, self.encoder, COLUMNS, SPLIT)
+        return learner.encode(self.table, self.encoder, self.columns, SPLIT)
 
     def train(self) -> Any:
         """A bundle of two small networks."""
@@ -72,11 +76,11 @@ class Batch:
 
     def pack(self, model: Any) -> Service:
         """The service."""
-        return service_nodes.pack_service(model, self.encoded, **self.tables, features=FEATURES)
+        return service_nodes.pack_service(model, self.encoded, **self.tables, features=self.features, split=SPLIT)
 
     def forecast(self, model: Any) -> dict[tuple[int, str], float]:
         """Sales by store and day of every row of test.csv, as the submission has them: 0 where the store is closed."""
-        predicted = learner.forecast(self.encoded, model, COLUMNS).with_columns(pl.col("Date").cast(pl.String))
+        predicted = learner.forecast(self.encoded, model, self.columns).with_columns(pl.col("Date").cast(pl.String))
         is_open = self.tables["sales"].select("Store", pl.col("Date").cast(pl.String), "Open")
         joined = predicted.join(is_open, on=["Store", "Date"], how="left", maintain_order="left")
         return {(row["Store"], row["Date"]): row["predicted"] * row["Open"] for row in joined.iter_rows(named=True)}

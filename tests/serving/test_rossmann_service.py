@@ -12,12 +12,15 @@ from small_rossmann import COLUMNS, SPLIT, Batch, as_pandas, raw_tables
 
 from embedline.errors import DataError
 from embedline.pipelines.publish.nodes import measure_service
+from embedline.pipelines.rossmann.options import FeatureOptions
+from embedline.pipelines.rossmann.recency import RECENCY
 from embedline.pipelines.rossmann.service import RossmannService
 from embedline.pipelines.rossmann.service_nodes import hold_out
 from embedline.pipelines.tabular import nodes as learner
 from embedline.serving.service import Service
 
 RELATIVE = 1e-6  # rows in other batches: float32 sums in another order
+LAST_KNOWN = 16_647  # day number of the last day with sales, 31 July 2015
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def edited(batch: Batch, where: pl.Expr, **values: str) -> Batch:
     test = batch.raw["test"]
     assert len(test.filter(where))
     changes = {name: pl.when(where).then(pl.lit(value)).otherwise(pl.col(name)) for name, value in values.items()}
-    return Batch({**batch.raw, "test": test.with_columns(**changes)}, batch.encoder)
+    return replace(batch, raw={**batch.raw, "test": test.with_columns(**changes)})
 
 
 def test_all_test_rows_are_answered_as_the_batch_forecasts_them(service, batch, model, rows) -> None:
@@ -106,12 +109,44 @@ def test_days_that_the_calendar_lacks_extend_it_as_in_the_batch(service, batch, 
     further = days.with_columns(Store=pl.lit(without), Id=pl.lit("99999") + pl.col("DayOfWeek"))
     # The third day alone: its store has no row on the days before, as in a test.csv with this day alone.
     for asked, days in ((further, ("01", "02", "03")), (further.tail(1), ("03",))):
-        forecast = Batch({**batch.raw, "test": pl.concat([test, asked])}, batch.encoder).forecast(model)
+        forecast = replace(batch, raw={**batch.raw, "test": pl.concat([test, asked])}).forecast(model)
         answers = service.predict(as_pandas(asked))
         assert answers["Id"].tolist() == [999996, 999997, 999991][-len(days) :]
         keys = [(int(without), f"2015-08-{day}") for day in days]
         assert sales_by_day(answers) == {key: pytest.approx(forecast[key], rel=RELATIVE) for key in keys}
     assert service.predict(as_pandas(further))["Sales"].iloc[0] > 0
+
+
+def test_recency_and_lagged_conditions_are_those_of_the_batch(batch, rows) -> None:
+    columns = COLUMNS.model_copy(update={"continuous": (*COLUMNS.continuous, *RECENCY)})
+    store = {**as_row(batch.raw["store"]), "Store": "901"}  # with no day in the tables
+    raw = {**batch.raw, "store": pl.concat([batch.raw["store"], pl.DataFrame([store])])}
+    raw["store_states"] = pl.concat([raw["store_states"], pl.DataFrame({"Store": ["901"], "State": ["BE"]})])
+    lagged = Batch(raw, features=FeatureOptions(conditions="lagged"), columns=columns).fitted()
+    model = lagged.train()
+    packed = Service.from_bytes(lagged.pack(model).to_bytes())
+    answers = sales_by_day(packed.open().predict(rows))
+    assert answers == lagged.forecast(model)
+    # Other promotions, and days of the new store: the grid has a row for each.
+    test = raw["test"].with_columns(Promo=pl.when(pl.col("Promo") == "1").then(pl.lit("0")).otherwise(pl.lit("1")))
+    first = test.filter(pl.col("Store") == test["Store"][0])
+    asked = pl.concat([test, first.with_columns(Store=pl.lit("901"), Id=pl.col("Id") + "999")])
+    expected = replace(lagged, raw={**raw, "test": asked}).forecast(model)
+    found = sales_by_day(packed.open().predict(as_pandas(asked)))
+    assert found == {key: pytest.approx(value, rel=RELATIVE) for key, value in expected.items()}
+    assert {key for key in found if key[0] == 901} and found != answers
+    # Nothing is asked of the weather of the days to forecast, and the network reads what the recency says.
+    until = {name: packed.tables[name].filter(pl.col("DayNumber") <= LAST_KNOWN) for name in ("weather", "trends")}
+    without = replace(packed, tables={**packed.tables, **until}).open()
+    assert sales_by_day(without.predict(as_pandas(asked))) == found
+    doubled = packed.tables["recency"].with_columns(pl.col("SalesMedian91") + 1)
+    other = replace(packed, tables={**packed.tables, "recency": doubled}).open()
+    assert sales_by_day(other.predict(as_pandas(asked))) != found
+
+
+def as_row(table: pl.DataFrame) -> dict[str, Any]:
+    """The first row."""
+    return table.row(0, named=True)
 
 
 def test_rows_may_come_as_json_or_as_other_types_of_pandas(service, rows) -> None:

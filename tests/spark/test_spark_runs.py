@@ -73,7 +73,7 @@ def test_on_a_cluster_and_on_this_machine_the_table_is_that_of_polars_and_only_w
     data = tmp_path / "data"
     with monkeypatch.context() as patch, standalone_cluster(tmp_path, n_workers=2) as master:
         patch.setenv("SPARK_LOCAL_IP", LOOPBACK)
-        assert "8 of 8 nodes ran" in run_features(project, data, master, **{"spark.driver.host": LOOPBACK})
+        assert "9 of 9 nodes ran" in run_features(project, data, master, **{"spark.driver.host": LOOPBACK})
     for number in range(2):
         assert "Asked to launch executor app-" in (tmp_path / f"worker{number}.log").read_text()
     expected = polars_table(data)
@@ -81,7 +81,7 @@ def test_on_a_cluster_and_on_this_machine_the_table_is_that_of_polars_and_only_w
     assert expected["Sales"].null_count() > 0  # test rows are there, too
     # The nodes that read the options run, on the folders of the first run; the results do not depend on the cluster.
     shown = run_features(project, data, "local[2]", **{"rossmann.features.promo2_weeks_cap": "20"})
-    assert "3 of 8 nodes ran, 5 were skipped" in shown
+    assert "4 of 9 nodes ran, 5 were skipped" in shown
     assert_equal(spark_table(data), polars_table(data, promo2_weeks_cap=20))
 
 

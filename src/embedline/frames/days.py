@@ -65,22 +65,27 @@ def days_since(event: nw.Expr, *, day: str, group: str) -> nw.Expr:
     return (nw.col(day) - last).cast(nw.Float32)
 
 
-def days_from_next(event: nw.Expr, *, day: str, group: str) -> nw.Expr:
+def days_from_next(event: nw.Expr, *, day: str, group: str, known_to: str | None = None) -> nw.Expr:
     """Minus the days until the next row of the group with ``event`` true, 0 on such a row, as Float32.
+
+    Missing also if that row is later than the day in the column ``known_to``.
 
     DIFF(fastai): missing after the last event; the notebook subtracts a missing date and gets -9.2e18 there.
     """
     following = _next_event_day(event, day=day, group=group)
-    return nw.when(following < _NEVER).then(nw.col(day) - following).cast(nw.Float32)
+    return nw.when(_is_known(following, known_to)).then(nw.col(day) - following).cast(nw.Float32)
 
 
-def add_gaps(frame: FrameT, event: nw.Expr, *, day: str, group: str, before: str, after: str) -> FrameT:
+def add_gaps(
+    frame: FrameT, event: nw.Expr, *, day: str, group: str, before: str, after: str, known_to: str | None = None
+) -> FrameT:
     """Add the number of days between each row and the nearest other rows of its group with ``event`` true.
 
     Args:
         before: name of a new Float32 column, days without the event just before the day of the row (days without a row
             count, too): 0 if the event is on the day before, missing if there is none.
         after: likewise, just after the day of the row.
+        known_to: column with the last day that is known to a row; an event after it is none.
     """
     event_day = _event_day(event, day)
     last, following = "_last", "_next"
@@ -91,7 +96,7 @@ def add_gaps(frame: FrameT, event: nw.Expr, *, day: str, group: str, before: str
     coming = nw.col(following).shift(-1).over(group, order_by=day)
     gaps = found.with_columns(  # a second step, as windows cannot be nested
         (nw.col(day) - nw.col(last).shift(1).over(group, order_by=day) - 1).cast(nw.Float32).alias(before),
-        nw.when(coming < _NEVER).then(coming - nw.col(day) - 1).cast(nw.Float32).alias(after),
+        nw.when(_is_known(coming, known_to)).then(coming - nw.col(day) - 1).cast(nw.Float32).alias(after),
     )
     return gaps.drop(last, following)
 
@@ -103,34 +108,55 @@ def _next_event_day(event: nw.Expr, *, day: str, group: str) -> nw.Expr:
     return _event_day(event, day).fill_null(_NEVER).cum_min(reverse=True).over(group, order_by=day)
 
 
+def _is_known(following: nw.Expr, known_to: str | None) -> nw.Expr:
+    return following <= nw.col(known_to) if known_to else following < _NEVER
+
+
 def _event_day(event: nw.Expr, day: str) -> nw.Expr:
     # The alias: under the name of the day column, Narwhals on pandas would order the window by these masked days.
     return nw.when(event).then(nw.col(day)).alias("_event_day")
 
 
-def add_neighbours(frame: FrameT, flags: Mapping[int, tuple[str, Sequence[str]]], *, day: str, group: str) -> FrameT:
+def add_neighbours(
+    frame: FrameT,
+    flags: Mapping[int, tuple[str, Sequence[str]]],
+    *,
+    day: str,
+    group: str,
+    known_to: str | None = None,
+) -> FrameT:
     """Add the values of flags on neighbouring days, 0 or 1 as Float32, missing if the group has no row on that day.
 
     Args:
         flags: by the distance in days, the suffix of the new columns and the flags to read (0 and 1, none missing),
             such as ``{-1: ("Yesterday", ["Open"]), 1: ("Tomorrow", ["Open", "Promo"])}``.
+        known_to: column with the last day that is known to a row; values of later days are missing.
     """
+    # The day and the flags of a row in one number: a single window brings them all, and windows take the time here.
+    bits = {name: 2**place for place, name in enumerate(dict.fromkeys(n for _, names in flags.values() for n in names))}
+    packed = nw.col(day).cast(nw.Int64) * 2 ** len(bits)
+    for name, bit in bits.items():
+        packed = packed + nw.col(name).cast(nw.Int64) * bit
     # The row k days away is at most k rows away, fewer if days between have no row.
-    for offset, (suffix, columns) in flags.items():
-        steps = range(1, offset + 1) if offset > 0 else range(offset, 0)
-        days = {step: nw.col(day).shift(-step).over(group, order_by=day) for step in steps}
-        frame = frame.with_columns(
-            nw.coalesce(
-                *(
-                    nw.when(there - nw.col(day) == offset).then(nw.col(name).shift(-step).over(group, order_by=day))
-                    for step, there in days.items()
-                )
-            )
-            .cast(nw.Float32)
-            .alias(f"{name}{suffix}")
-            for name in columns
-        )
-    return frame
+    steps = {k: range(1, k + 1) if k > 0 else range(k, 0) for k in flags}
+    places = {step: f"_row{step}" for step in sorted({step for near in steps.values() for step in near})}
+    rows = frame.with_columns(_packed=packed)
+    rows = rows.with_columns(
+        nw.col("_packed").shift(-step).over(group, order_by=day).alias(place) for step, place in places.items()
+    )
+    found: dict[str, nw.Expr] = {}
+    for offset, (suffix, names) in flags.items():
+        there = nw.coalesce(*(_row_of_day(places[step], day, offset, len(bits), known_to) for step in steps[offset]))
+        found |= {f"{name}{suffix}": (there // bits[name] % 2).cast(nw.Float32) for name in names}
+    return rows.with_columns(**found).drop("_packed", *places.values())
+
+
+def _row_of_day(packed: str, day: str, offset: int, n_flags: int, known_to: str | None) -> nw.Expr:
+    """A packed row if it is that of the day ``offset`` days away, which is known."""
+    is_it = nw.col(packed) // 2**n_flags - nw.col(day) == offset
+    if known_to:
+        is_it = is_it & (nw.col(day) + offset <= nw.col(known_to))
+    return nw.when(is_it).then(nw.col(packed))
 
 
 def day_of_run(starts: nw.Expr, inside: nw.Expr, *, day: str, group: str) -> nw.Expr:
@@ -139,7 +165,9 @@ def day_of_run(starts: nw.Expr, inside: nw.Expr, *, day: str, group: str) -> nw.
     return nw.when(inside).then(since).otherwise(nw.lit(0)).cast(nw.Int16)
 
 
-def add_window_sums(frame: FrameT, flags: Sequence[str], *, window: int, order: str, group: str) -> FrameT:
+def add_window_sums(
+    frame: FrameT, flags: Sequence[str], *, window: int, order: str, group: str, ahead: str | None = None
+) -> FrameT:
     """Add ``<flag>_bw`` and ``<flag>_fw``: number of rows with the flag in the window before and after each row.
 
     Args:
@@ -147,6 +175,7 @@ def add_window_sums(frame: FrameT, flags: Sequence[str], *, window: int, order: 
         window: number of rows, the row itself included: backward (``_bw``, fewer at the start of a group) or forward
             (``_fw``, fewer at its end); at most 127, since the sums are Int8.
         order: number that orders the rows of a group, such as a day number.
+        ahead: the part of the group beyond which forward counts do not look; the group itself if not given.
     """
     # The negative order: not every dataframe backend can order windows downwards.
     rows = frame.with_columns((-nw.col(order)).alias("_reversed"))
@@ -154,9 +183,9 @@ def add_window_sums(frame: FrameT, flags: Sequence[str], *, window: int, order: 
         f"{flag}{side}": nw.col(flag)
         .cast(nw.Int32)
         .rolling_sum(window, min_samples=1)
-        .over(group, order_by=by)
+        .over(within, order_by=by)
         .cast(nw.Int8)
-        for side, by in (("_bw", order), ("_fw", "_reversed"))
+        for side, by, within in (("_bw", order, group), ("_fw", "_reversed", ahead or group))
         for flag in flags
     }
     return rows.with_columns(**sums).drop("_reversed")

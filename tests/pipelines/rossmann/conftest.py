@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date
 from typing import Any
 
 import narwhals as nw
@@ -13,8 +14,11 @@ import pytest
 
 from embedline.pipelines.rossmann import nodes
 from embedline.pipelines.rossmann.options import FeatureOptions
+from embedline.pipelines.tabular.columns import Split
 
 Rows = list[dict[str, str]]
+FORECAST = Split(kind="window", column="Date", start=date(2015, 6, 19), end=date(2015, 7, 31))
+LESSONS = FeatureOptions(calendar="all")  # rows see the whole calendar
 Tables = Mapping[str, Rows]
 
 ENGINES: dict[str, Callable[[Rows], Any]] = {
@@ -98,13 +102,27 @@ def column(table: Any, name: str) -> list[Any]:
     return [None if isinstance(value, float) and math.isnan(value) else value for value in values]
 
 
-def prepare(tables: Tables, engine: Callable[[Rows], Any], features: FeatureOptions | None = None) -> Any:
-    """``rossmann.table`` of ``tables``, as the pipeline's nodes make it."""
-    options = features or FeatureOptions()
+def typed_tables(tables: Tables, engine: Callable[[Rows], Any]) -> dict[str, Any]:
+    """The typed tables, as the pipeline's nodes make them, by the parameters of the nodes that read them."""
     raw = {name: engine(rows) for name, rows in tables.items()}
-    sales = nodes.type_sales(raw["train"], raw["test"])
-    stores = nodes.type_stores(raw["store"], raw["store_states"], raw["state_names"])
-    weather = nodes.type_weather(raw["weather"], raw["state_names"])
-    trends = nodes.type_trends(raw["googletrend"])
-    joined = nodes.join_tables(sales, stores, weather, trends, options)
-    return nodes.build_table(joined, nodes.build_calendar(sales, options), options)
+    return {
+        "sales": nodes.type_sales(raw["train"], raw["test"]),
+        "stores": nodes.type_stores(raw["store"], raw["store_states"], raw["state_names"]),
+        "weather": nodes.type_weather(raw["weather"], raw["state_names"]),
+        "trends": nodes.type_trends(raw["googletrend"]),
+    }
+
+
+def make_table(typed: Mapping[str, Any], features: FeatureOptions, split: Split = FORECAST) -> Any:
+    """``rossmann.table`` of typed tables, as the pipeline's nodes make it."""
+    sales = typed["sales"]
+    joined = nodes.join_tables(**typed, features=features, split=split)
+    calendar, recency = (make(sales, features, split) for make in (nodes.build_calendar, nodes.build_recency))
+    return nodes.build_table(joined, calendar, recency, features, split)
+
+
+def prepare(
+    tables: Tables, engine: Callable[[Rows], Any], features: FeatureOptions | None = None, split: Split = FORECAST
+) -> Any:
+    """``rossmann.table`` of ``tables``, as the pipeline's nodes make it."""
+    return make_table(typed_tables(tables, engine), features or FeatureOptions(), split)

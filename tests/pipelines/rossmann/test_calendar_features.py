@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from embedline.pipelines.rossmann.files import read_tables
-from pipelines.rossmann.conftest import ENGINES, Rows, column, prepare, rows_of_stores
+from pipelines.rossmann.conftest import ENGINES, LESSONS, Rows, column, prepare, rows_of_stores
 
 STORES = ("13", "20", "85", "262", "622", "988")  # half a year missing, refurbished, open on Sundays, no first day
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sept", "Oct", "Nov", "Dec")
@@ -85,7 +85,7 @@ def some(real_data: Path) -> dict[str, Rows]:
 
 @pytest.mark.parametrize("engine", [ENGINES["polars"], ENGINES["pandas"]], ids=["polars", "pandas"])
 def test_calendar_features_equal_the_row_by_row_reference(some: dict[str, Rows], engine: Callable[[Rows], Any]) -> None:
-    table = prepare(some, engine)
+    table = prepare(some, engine, LESSONS)
     stores, days = column(table, "Store"), [str(value)[:10] for value in column(table, "Date")]
     rows = some["train"] + some["test"]
     described = {row["Store"]: row for row in some["store"]}

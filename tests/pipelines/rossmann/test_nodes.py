@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from embedline.errors import DataError
 from embedline.pipelines.rossmann.options import FeatureOptions
-from pipelines.rossmann.conftest import ENGINES, Rows, column, prepare
+from pipelines.rossmann.conftest import ENGINES, LESSONS, Rows, column, prepare
 
 Engine = Callable[[Rows], Any]
 Small = dict[str, Rows]
@@ -58,7 +58,7 @@ EXPECTED = {
 
 
 def test_values_of_the_table(small: Small, engine: Engine) -> None:
-    table = prepare(small, engine)
+    table = prepare(small, engine, LESSONS)
     assert {name: column(table, name) for name in EXPECTED} == EXPECTED
     assert type(table) is type(engine(small["store"]))
     left_out = {"Customers", "StoreDay", "DayNumber", "CompetitionOpenDay", "Promo2Day"}
@@ -155,6 +155,9 @@ def test_a_fault_is_named(small: Small, engine: Engine, says: str) -> None:
     [
         ({"windows": 7}, "windows"),
         ({"window": 0}, "window"),
+        ({"horizon": 0}, "horizon"),
+        ({"calendar": "whole"}, "calendar"),
+        ({"conditions": "unknown"}, "conditions"),
         ({"promo2_weeks_cap": -1}, "promo2_weeks_cap"),
         ({"weather": ["CloudCover", "Sunshine"]}, "Sunshine: no such column in weather.csv"),
         ({"weather": ["CloudCover", "CloudCover"]}, "a column is named twice"),

@@ -11,6 +11,7 @@ from embedline.datasets import Bytes, PolarsFrame
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.rossmann.pipeline import TABLES, create_pipeline, create_submission_pipeline
 from embedline.pipelines.rossmann.simulator import GeneratorOptions
+from embedline.pipelines.tabular.columns import Split
 
 
 def test_generated_tables_become_the_table(tmp_path: Path) -> None:
@@ -26,6 +27,9 @@ def test_generated_tables_become_the_table(tmp_path: Path) -> None:
     catalog["params:rossmann.source"] = "generated"
     catalog["params:rossmann.verify"] = True
     catalog["params:rossmann.features"] = FeatureOptions()
+    catalog["params:rossmann.split"] = Split(
+        kind="window", column="Date", start=dt.date(2015, 7, 10), end=dt.date(2015, 7, 20)
+    )
     catalog["params:rossmann.generator"] = GeneratorOptions(
         n_stores=5, first_day=dt.date(2015, 6, 1), last_day=dt.date(2015, 7, 20), test_last_day=dt.date(2015, 7, 31)
     )

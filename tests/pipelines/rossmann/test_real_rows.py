@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from embedline.pipelines.rossmann.files import read_tables
-from pipelines.rossmann.conftest import ENGINES, Rows, column, prepare, rows_of_stores
+from pipelines.rossmann.conftest import ENGINES, LESSONS, Rows, column, prepare, rows_of_stores
 from pipelines.rossmann.reference import reference_table
 
 # Among them stores without test rows, with half a year missing, without competition date or distance, open on Sundays,
@@ -35,7 +35,7 @@ def expected(some: dict[str, Rows]) -> list[dict[str, Any]]:
 def test_features_equal_the_row_by_row_reference(
     some: dict[str, Rows], expected: list[dict[str, Any]], engine: Callable[[Rows], Any]
 ) -> None:
-    table = prepare(some, engine)
+    table = prepare(some, engine, LESSONS)
     assert len(table) == len(expected) > 16_000
     for name in expected[0]:
         found = column(table, name)

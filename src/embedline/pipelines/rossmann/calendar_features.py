@@ -34,23 +34,43 @@ _NEIGHBOURS = {
 }
 
 
-def add_open_days(rows: FrameT) -> FrameT:
+def add_open_days(rows: FrameT, *, known_to: str | None = None) -> FrameT:
     """Add OpenDaysInWeek, the days from Monday to Sunday on which the row's store is open, from Store, DayNumber, Open.
 
     These are the only windows by store and week: computed first, on few columns, they save Spark a shuffle of the rest.
+
+    Args:
+        known_to: column with the last day number that is known to a row; where the week goes on, the number is missing.
     """
-    week = nw.col("Store").cast(nw.Int64) * 65_536 + (nw.col("DayNumber") + 3) // 7
-    rows = rows.with_columns(_store_week=week)
-    rows = rows.with_columns(OpenDaysInWeek=nw.col("Open").cast(nw.Int32).sum().over("_store_week").cast(nw.Int8))
+    week = (nw.col("DayNumber") + 3) // 7
+    rows = rows.with_columns(_store_week=nw.col("Store").cast(nw.Int64) * 65_536 + week)
+    open_days = nw.col("Open").cast(nw.Int32).sum().over("_store_week").cast(nw.Int8)
+    rows = rows.with_columns(OpenDaysInWeek=open_days)
+    if known_to:
+        sunday = week * 7 + 3
+        rows = rows.with_columns(OpenDaysInWeek=nw.when(sunday <= nw.col(known_to)).then(nw.col("OpenDaysInWeek")))
     return rows.drop("_store_week")
 
 
-def add_calendar_features(rows: FrameT) -> FrameT:
+def add_closed_ahead(rows: FrameT, *, known_to: str) -> FrameT:
+    """Fill ClosedAfter, Float32, where the store opens no more as far as is known, with the closed days until then.
+
+    The store may stay closed for longer, as before a refurbishment. On the last known day it stays missing.
+
+    Args:
+        known_to: column with the last day number that is known to a row.
+    """
+    closed = (nw.col(known_to) - nw.col("DayNumber")).cast(nw.Float32)
+    return rows.with_columns(ClosedAfter=nw.coalesce("ClosedAfter", nw.when(closed > 0).then(closed)))
+
+
+def add_calendar_features(rows: FrameT, *, known_to: str | None = None) -> FrameT:
     """Add features of neighbouring days, promotions and long closures to all rows.
 
     Args:
         rows: Store, DayNumber, the flags Open, StateHoliday, SchoolHoliday and Promo (0 and 1), ClosedBefore and
             ClosedAfter
+        known_to: column with the last day number that is known to a row; features that look ahead end there
 
     Returns:
         The rows with OpenYesterday, OpenTomorrow and the like (missing where the store has no row that day); PromoDay
@@ -58,7 +78,7 @@ def add_calendar_features(rows: FrameT) -> FrameT:
         DaysSinceReopening and DaysUntilClosing, missing beyond 25 days; SinceReopening and UntilClosing, fading from 1
         to 0; ClosureLength, the logarithm of one and the length of the last long closure, 0 if it is long ago.
     """
-    rows = add_neighbours(rows, _NEIGHBOURS, day="DayNumber", group="Store")
+    rows = add_neighbours(rows, _NEIGHBOURS, day="DayNumber", group="Store", known_to=known_to)
     is_open = nw.col("Open") == 1
     reopens = is_open & (nw.col("ClosedBefore") >= LONG_CLOSURE)
     closes = is_open & (nw.col("ClosedAfter") >= LONG_CLOSURE)
@@ -74,7 +94,7 @@ def add_calendar_features(rows: FrameT) -> FrameT:
         .alias("_length")
         .fill_null(strategy="forward")
         .over("Store", order_by="DayNumber"),
-        _until=(days_from_next(closes, day="DayNumber", group="Store") * -1.0).cast(nw.Float32),
+        _until=(days_from_next(closes, day="DayNumber", group="Store", known_to=known_to) * -1.0).cast(nw.Float32),
     )
     since, until, length = nw.col("_since"), nw.col("_until"), nw.col("_length")
     # Logarithms and powers in double precision, as Spark computes them: dataframe backends then agree to the last bit.

@@ -25,14 +25,19 @@ from embedline.paths import GENERATED, find_source
 from embedline.pipelines.rossmann import schemas
 from embedline.pipelines.rossmann.calendar_features import (
     add_calendar_features,
+    add_closed_ahead,
     add_open_days,
     date_features,
     promo2_months,
     row_features,
 )
+from embedline.pipelines.rossmann.conditions import add_lagged_conditions
 from embedline.pipelines.rossmann.files import checked_tables, read_tables
+from embedline.pipelines.rossmann.horizon import horizon_blocks
 from embedline.pipelines.rossmann.options import FeatureOptions
+from embedline.pipelines.rossmann.recency import add_recency, recency_grid
 from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables
+from embedline.pipelines.tabular.columns import Split
 
 Frame = Any  # a frame of Polars, pandas, PySpark or another Narwhals backend; nodes return the kind they are given
 
@@ -45,6 +50,7 @@ _NATIONAL = "Rossmann_DE"
 # than 0.26 s and joins by it in 0.15 s rather than 0.49 s. Exact for Int32 stores and any dates within 179 years.
 _KEY = "StoreDay"
 _DAYS_A_STORE = 65_536
+_AHEAD, _KNOWN_TO = "_ahead", "_known_to"  # working columns: the block of a store, and its last day with a row
 
 
 def acquire(source: str, verify: bool, generator: GeneratorOptions) -> dict[str, bytes]:
@@ -155,11 +161,19 @@ def type_trends(googletrend: Frame) -> Frame:
 
 
 def join_tables(
-    sales: Frame, stores: Frame, weather: Frame, trends: Frame, features: FeatureOptions, *, name: str = _SALES
+    sales: Frame,
+    stores: Frame,
+    weather: Frame,
+    trends: Frame,
+    features: FeatureOptions,
+    split: Split,
+    *,
+    name: str = _SALES,
 ) -> Frame:
-    """Join every row of the sales with its store, and with the weather and the trends of that store's state and day.
+    """Join every row of the sales with its store, and with the weather and the trends of that store's state.
 
-    Messages call the sales ``name``.
+    They are those of the row's day or, with ``features.conditions: lagged``, those of the last day before its block,
+    see :mod:`.horizon`; then no later day needs any. Messages call the sales ``name``.
 
     Returns:
         The sales, without Customers (known only after the day), with the columns of the stores, date parts,
@@ -168,45 +182,80 @@ def join_tables(
     Raises:
         DataError: a store or the weather and trend of a day are not known.
     """
-    date_parts = ("DayNumber", "Year", "Month", "Week", "Day", *date_features())
-    days = nw.from_native(weather).select("State", "Date", *date_parts, *features.weather)
-    days = days.join(nw.from_native(trends), on=["State", "DayNumber"], how="inner").drop("DayNumber")
+    date_parts = ("Year", "Month", "Week", "Day", *date_features())
+    days = nw.from_native(weather).select("State", "Date", "DayNumber", *date_parts, *features.weather)
+    days = days.join(nw.from_native(trends), on=["State", "DayNumber"], how="inner")
     rows = nw.from_native(sales).drop("Customers")
     rows = lookup(rows, nw.from_native(stores).drop("StateName"), ["Store"], name=name, table_name="store.csv")
-    joined = lookup(rows, days, ["State", "Date"], name=name, table_name="both weather.csv and googletrend.csv")
+    if features.conditions == "lagged":
+        blocks = horizon_blocks(split, rows, features.horizon)
+        joined = add_lagged_conditions(rows, days.drop("Date", *date_parts), blocks, name=name)
+    else:
+        days = days.drop("DayNumber")
+        joined = lookup(rows, days, ["State", "Date"], name=name, table_name="both weather.csv and googletrend.csv")
     return as_categories(joined, ["State"]).to_native()  # again: pandas joins differing categories as plain text
 
 
-def build_calendar(sales: Frame, features: FeatureOptions) -> Frame:
+def build_calendar(sales: Frame, features: FeatureOptions, split: Split) -> Frame:
     """Days since and until the events of each store, and counts of the events around, on all rows, closed days too.
+
+    With ``features.calendar: window`` what looks ahead sees nothing beyond the end of the row's block, see
+    :mod:`.horizon`: an event after it is as one that never comes, and OpenDaysInWeek is missing where the week goes on.
 
     Returns:
         StoreDay and, for each of SchoolHoliday, StateHoliday and Promo, After… (days since), Before… (days until,
         counted downwards to 0), …_bw and …_fw (rows with the event among the last and the next ``features.window``,
         this one included); ClosedBefore and ClosedAfter, the days that the store is closed just before and after the
-        date; and the features of :func:`add_open_days` and :func:`add_calendar_features`.
+        date (with ``window`` as far as is known); and the features of :func:`add_open_days` and
+        :func:`add_calendar_features`.
     """
-    flags = nw.from_native(sales).select(_KEY, "Store", "DayNumber", "Open", *EVENTS)
-    flags = add_open_days(flags.with_columns(nw.col(*EVENTS).cast(nw.Int8)))
+    rows = nw.from_native(sales)
+    flags = rows.select(_KEY, "Store", "DayNumber", "Open", *EVENTS).with_columns(nw.col(*EVENTS).cast(nw.Int8))
+    ahead, known_to = "Store", None
+    if features.calendar == "window":
+        ahead, known_to = _AHEAD, _KNOWN_TO
+        number = horizon_blocks(split, rows, features.horizon).number(nw.col("DayNumber")).cast(nw.Int64)
+        flags = flags.with_columns((nw.col("Store").cast(nw.Int64) * (2 * _DAYS_A_STORE) + number).alias(ahead))
+        flags = flags.with_columns(nw.col("DayNumber").max().over(ahead).alias(known_to))
+    flags = add_open_days(flags, known_to=known_to)
     elapsed: dict[str, nw.Expr] = {}
     for event in EVENTS:
         happens = nw.col(event) == 1
         elapsed[f"After{event}"] = days_since(happens, day="DayNumber", group="Store")
-        elapsed[f"Before{event}"] = days_from_next(happens, day="DayNumber", group="Store")
+        elapsed[f"Before{event}"] = days_from_next(happens, day="DayNumber", group="Store", known_to=known_to)
     calendar = flags.with_columns(**elapsed)
-    calendar = add_window_sums(calendar, EVENTS, window=features.window, order="DayNumber", group="Store")
-    is_open = nw.col("Open") == 1
-    calendar = add_gaps(calendar, is_open, day="DayNumber", group="Store", before="ClosedBefore", after="ClosedAfter")
-    return add_calendar_features(calendar).drop("Store", "DayNumber", "Open", *EVENTS).to_native()
+    calendar = add_window_sums(calendar, EVENTS, window=features.window, order="DayNumber", group="Store", ahead=ahead)
+    gaps = {"before": "ClosedBefore", "after": "ClosedAfter"}
+    calendar = add_gaps(calendar, nw.col("Open") == 1, day="DayNumber", group="Store", known_to=known_to, **gaps)
+    if known_to:
+        calendar = add_closed_ahead(calendar, known_to=known_to)
+    calendar = add_calendar_features(calendar, known_to=known_to)
+    return calendar.drop("Store", "DayNumber", "Open", *EVENTS).drop(_AHEAD, _KNOWN_TO, strict=False).to_native()
 
 
-def build_table(joined: Frame, calendar: Frame, features: FeatureOptions, *, first_day: int | None = None) -> Frame:
+def build_recency(sales: Frame, features: FeatureOptions, split: Split) -> Frame:
+    """How each store sold before each block of the horizon, by weekday and promotion, see :func:`recency_grid`."""
+    rows = nw.from_native(sales)
+    return recency_grid(rows, split, horizon_blocks(split, rows, features.horizon)).to_native()
+
+
+def build_table(
+    joined: Frame,
+    calendar: Frame,
+    recency: Frame,
+    features: FeatureOptions,
+    split: Split,
+    *,
+    first_day: int | None = None,
+) -> Frame:
     """The canonical frame: labelled rows with sales (Sales ≠ 0) and all test rows, with every feature.
 
     It has the columns of the joined rows and of the calendar, CompetitionMonthsOpen and Promo2Weeks (both capped), Days
-    (since the first date in the data, or the day number ``first_day``) and the :func:`row_features`.
+    (since the first date in the data, or the day number ``first_day``), the :func:`row_features`, and what the recency
+    features say of the row's store, weekday, promotion and block.
     """
     rows = nw.from_native(joined)
+    blocks = horizon_blocks(split, rows, features.horizon)
     if first_day is None:  # no window: that is one task on Spark
         first_day = rows.select(nw.col("DayNumber").min()).lazy().collect().item()
     rows = join_sorted(rows, nw.from_native(calendar), _KEY)
@@ -227,8 +276,29 @@ def build_table(joined: Frame, calendar: Frame, features: FeatureOptions, *, fir
             cap=features.promo2_weeks_cap,
         ),
     )
+    rows = add_recency(rows.with_columns(**row_features()), nw.from_native(recency), blocks)
     working = (_KEY, "DayNumber", "CompetitionOpenDay", "Promo2Day", "Promo2Months", "MonthBit")
-    return sorted_by(rows.with_columns(**row_features()), _KEY).drop(*working).to_native()
+    return sorted_by(rows, _KEY).drop(*working).to_native()
+
+
+def window_table(
+    sales: Frame, stores: Frame, weather: Frame, trends: Frame, features: FeatureOptions, split: Split
+) -> Frame:
+    """The canonical frame for another window than that of the run, as back-tests need it.
+
+    It has the rows up to the end of the window, with ``train: others`` the later ones, too.
+
+    Raises:
+        DataError: the split has no window.
+    """
+    if split.kind != "window":
+        raise DataError(f"split.kind {split.kind!r} has no window to make a table for; it takes 'window'")
+    rows = nw.from_native(sales)
+    blocks = horizon_blocks(split, rows, features.horizon)
+    used = (rows if split.train == "others" else rows.filter(nw.col("DayNumber") <= blocks.end)).to_native()
+    joined = join_tables(used, stores, weather, trends, features, split)
+    calendar = build_calendar(sales, features, split)  # of all rows: with `calendar: all` the later ones count
+    return build_table(joined, calendar, build_recency(used, features, split), features, split)
 
 
 def make_submission(table: Frame, forecast: Frame) -> Frame:

@@ -1,5 +1,7 @@
 """The parameter blocks of the Rossmann preparation."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from embedline.pipelines.rossmann.schemas import WEATHER
@@ -21,6 +23,12 @@ class FeatureOptions(BaseModel):
         *("Max_Wind_SpeedKm_h", "Mean_Wind_SpeedKm_h", "CloudCover", "Precipitationmm", "Events"),
     )
     """Columns of weather.csv that the table carries."""
+    horizon: int = Field(default=42, ge=1, le=1000)
+    """Days of a block, where the split has no window that says how long one is."""
+    calendar: Literal["window", "all"] = "window"
+    """``window``: promotions, holidays and openings after the end of a row's block are not known; ``all``: they are."""
+    conditions: Literal["known", "lagged"] = "known"
+    """``known``: weather and trends of the row's day; ``lagged``: of the day before its block."""
 
     @field_validator("weather")
     @classmethod

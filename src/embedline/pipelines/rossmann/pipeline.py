@@ -14,10 +14,14 @@ TABLES = ("train", "test", "store", "store_states", "state_names", "googletrend"
 
 def create_pipeline() -> Pipeline:
     """Acquire the seven files, type them, join them, build the features: ``rossmann.table``."""
+    return create_typing_pipeline() + create_table_pipeline(SOURCE)
+
+
+def create_typing_pipeline() -> Pipeline:
+    """Acquire the seven files and type them: ``rossmann.sales``, ``stores``, ``weather`` and ``trends``."""
     sources = ["params:source", "params:verify", "params:generator"]
     raw = {table: f"raw_{table}@bytes" for table in TABLES}
     stores = ["raw_store@frame", "raw_store_states@frame", "raw_state_names@frame"]
-    joined = ["sales", "stores", "weather", "trends", "params:features"]
     return Pipeline(
         [
             Node(nodes.acquire, sources, raw, name="acquire", tags="acquire"),
@@ -25,11 +29,28 @@ def create_pipeline() -> Pipeline:
             _prepare(nodes.type_stores, stores, "stores"),
             _prepare(nodes.type_weather, ["raw_weather@frame", "raw_state_names@frame"], "weather"),
             _prepare(nodes.type_trends, ["raw_googletrend@frame"], "trends"),
-            _prepare(nodes.join_tables, joined, "joined"),
-            _prepare(nodes.build_calendar, ["sales", "params:features"], "calendar"),
-            _prepare(nodes.build_table, ["joined", "calendar", "params:features"], "table"),
         ],
         namespace=SOURCE,
+    )
+
+
+def create_table_pipeline(namespace: str) -> Pipeline:
+    """Join the typed tables and build the features: ``<namespace>.table``.
+
+    What a row's features may know of later days depends on the split: each split has a table of its own, by its
+    parameters ``params:<namespace>.features`` and ``params:<namespace>.split``.
+    """
+    typed = ("sales", "stores", "weather", "trends")
+    options = ["params:features", "params:split"]
+    return Pipeline(
+        [
+            _prepare(nodes.join_tables, [*typed, *options], "joined"),
+            _prepare(nodes.build_calendar, ["sales", *options], "calendar"),
+            _prepare(nodes.build_recency, ["sales", *options], "recency"),
+            _prepare(nodes.build_table, ["joined", "calendar", "recency", *options], "table"),
+        ],
+        namespace=namespace,
+        inputs={name: f"{SOURCE}.{name}" for name in typed},
     )
 
 
@@ -45,7 +66,7 @@ def create_publish_pipeline() -> Pipeline:
     return publish.create_publish_pipeline(
         "rossmann",
         pack=service_nodes.pack_service,
-        pack_inputs=["model", *tables, "params:features"],
+        pack_inputs=["model", *tables, "params:features", "params:split"],
         hold_out=service_nodes.hold_out,
         hold_out_inputs=["table", "params:columns", "params:split"],
     )

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from embedline.errors import DataError
 from embedline.pipelines.rossmann import nodes
+from embedline.pipelines.rossmann.horizon import horizon_blocks
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.tabular.arrays import TableArrays, to_arrays
-from embedline.pipelines.tabular.columns import PREDICT, SPLIT_COLUMN
+from embedline.pipelines.tabular.columns import PREDICT, SPLIT_COLUMN, Split
 from embedline.pipelines.tabular.encoder import encode
 from embedline.pipelines.tabular.model import LoadedModel, load_model
 from embedline.pipelines.tabular.predictions import PREDICTED
@@ -59,7 +60,9 @@ class RossmannService:
     def __init__(self, service: Service) -> None:
         self._model = load_model(service.bundle)
         self._features = FeatureOptions.model_validate(service.settings["features"])
+        self._split = Split.model_validate(service.settings["split"])
         self._stores, self._calendar = service.tables["stores"], service.tables["calendar"]
+        self._recency = service.tables["recency"]
         self._weather, self._trends = service.tables["weather"], service.tables["trends"]
         self._first_day: int = self._calendar.get_column("DayNumber").min()  # type: ignore[assignment]
         ahead = service.tables["ahead"]
@@ -109,20 +112,15 @@ class RossmannService:
         others = calendar.filter(~pl.col("StoreDay").is_in(request.get_column("StoreDay").implode()))
         said = request.select(others.columns)
         calendar = pl.concat([others.cast(said.schema), said]).sort("StoreDay")  # Spark has no categories
-        # Weather and trends of other days would only make the join slower.
-        days, numbers = request.get_column("Date").unique(), request.get_column("DayNumber").unique()
-        joined = nodes.join_tables(
-            request,
-            self._stores,
-            self._weather.filter(pl.col("Date").is_in(days.implode())),
-            self._trends.filter(pl.col("DayNumber").is_in(numbers.implode())),
-            self._features,
-            name=REQUEST,
-        )
-        first = min(self._first_day, int(numbers.min()))  # type: ignore[arg-type]
-        table = nodes.build_table(
-            joined, nodes.build_calendar(calendar, self._features), self._features, first_day=first
-        )
+        weather, trends = self._weather, self._trends
+        if self._features.conditions == "known":  # those of other days would only make the join slower
+            days = request.get_column("DayNumber").unique().implode()
+            weather, trends = (table.filter(pl.col("DayNumber").is_in(days)) for table in (weather, trends))
+        options = (self._features, self._split)
+        joined = nodes.join_tables(request, self._stores, weather, trends, *options, name=REQUEST)
+        recency = self._recency.filter(pl.col("Store").is_in(stores.implode()))
+        first = min(self._first_day, int(request.get_column("DayNumber").min()))  # type: ignore[arg-type]
+        table = nodes.build_table(joined, nodes.build_calendar(calendar, *options), recency, *options, first_day=first)
         encoded = encode(nw.from_native(table.drop("Sales"), eager_only=True), self._model.encoder)
         return encoded.to_native().with_columns(table.get_column("Store").alias("Store"), table.get_column("Date"))
 
@@ -169,6 +167,7 @@ def pack(
     weather: pl.DataFrame,
     trends: pl.DataFrame,
     features: FeatureOptions,
+    split: Split,
 ) -> Service:
     """Pack the model with the typed tables of the pipeline, and its forecast of the days without sales.
 
@@ -190,12 +189,25 @@ def pack(
         bundle=model,
         tables={
             "calendar": sales.drop("Sales", "Customers", "Id"),
+            "recency": _recency(sales, stores, features, split),
             "stores": stores,
             "weather": weather,
             "trends": trends,
             "ahead": as_said.select(pl.col(*DAY).cast(pl.String), pl.Series(PREDICTED, predicted, dtype=pl.Float64)),
         },
-        settings={"features": features.model_dump(mode="json")},
+        settings={
+            "features": features.model_dump(mode="json"),
+            "split": horizon_blocks(split, nw.from_native(sales), features.horizon).window().model_dump(mode="json"),
+        },
         columns=COLUMNS,
         example=as_said.head(EXAMPLE_ROWS).select(column.name for column in COLUMNS).to_dicts(),
     )
+
+
+def _recency(sales: pl.DataFrame, stores: pl.DataFrame, features: FeatureOptions, split: Split) -> pl.DataFrame:
+    """``rossmann.recency``, and rows of the stores that have no day in the sales: a request may have the first."""
+    strangers = stores.join(sales.select("Store").unique(), on="Store", how="anti").select("Store")
+    closed = sales.head(1).drop("Store").with_columns(Open=pl.lit(0, dtype=pl.Int8), Sales=pl.lit(None, dtype=pl.Int64))
+    further = strangers.join(closed, how="cross").select(sales.columns)
+    grid: pl.DataFrame = nodes.build_recency(pl.concat([sales, further]), features, split)
+    return grid

@@ -25,12 +25,13 @@ def pack_service(
     weather: Frame,
     trends: Frame,
     features: FeatureOptions,
+    split: Split,
 ) -> Service:
-    """The model as a service for rows as in test.csv, with the calendar, the stores, the weather and the trends."""
+    """The model as a service for rows as in test.csv, with the tables that the features of such rows come from."""
     from embedline.pipelines.rossmann.service import pack
 
     typed = {"sales": _polars(sales), "stores": _polars(stores), "weather": _polars(weather), "trends": _polars(trends)}
-    return pack(model, _polars(encoded), **typed, features=features)
+    return pack(model, _polars(encoded), **typed, features=features, split=split)
 
 
 def hold_out(table: Frame, columns: Columns, split: Split) -> pl.DataFrame:
