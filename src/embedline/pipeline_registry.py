@@ -32,7 +32,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "adult_nine": adult.create_pipeline() + tabular.create_pipeline("adult_nine", table="adult.table"),
     }
     pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
-    pipelines["rossmann_backtest"] = features + tabular.create_backtest_pipeline("rossmann")
+    pipelines["rossmann_backtest"] = features + rossmann.create_backtest_pipeline()
     pipelines["imdb_finder"] = text.create_finder_pipeline("imdb")
     folds = ratings.create_cross_validation_pipeline("movielens", users=True)
     pipelines["movielens_folds"] = movielens.create_pipeline() + folds

@@ -301,6 +301,17 @@ def window_table(
     return build_table(joined, calendar, build_recency(used, features, split), features, split)
 
 
+def make_window(
+    sales: Frame, stores: Frame, weather: Frame, trends: Frame, features: FeatureOptions, window: dict[str, Any]
+) -> Frame:
+    """The canonical frame of a window of a back-test, in memory; without rows for one that is not asked for."""
+    if not window:
+        return nw.from_native(sales).head(0).lazy().collect(backend="polars").to_native()
+    table = window_table(sales, stores, weather, trends, features, Split.model_validate(window["split"]))
+    frame = nw.from_native(table)
+    return table if isinstance(frame, nw.DataFrame) else frame.collect(backend="polars").to_native()
+
+
 def make_submission(table: Frame, forecast: Frame) -> Frame:
     """Columns ``Id`` and ``Sales`` of ``sample_submission.csv``, ordered by Id: closed days 0, else the forecast.
 

@@ -7,6 +7,7 @@ from kedro.pipeline import Node, Pipeline
 
 from embedline.pipelines.publish import pipeline as publish
 from embedline.pipelines.rossmann import nodes, service_nodes
+from embedline.pipelines.tabular import pipeline as tabular
 
 SOURCE = "rossmann"
 TABLES = ("train", "test", "store", "store_states", "state_names", "googletrend", "weather")
@@ -52,6 +53,12 @@ def create_table_pipeline(namespace: str) -> Pipeline:
         namespace=namespace,
         inputs={name: f"{SOURCE}.{name}" for name in typed},
     )
+
+
+def create_backtest_pipeline() -> Pipeline:
+    """Forecast the last windows of the training part, each from a table of its own: it has its own horizon."""
+    inputs = ["sales", "stores", "weather", "trends", "params:features"]
+    return tabular.create_backtest_pipeline(SOURCE, make_table=(nodes.make_window, inputs))
 
 
 def create_submission_pipeline(forecast: str) -> Pipeline:
