@@ -17,6 +17,9 @@ def _first_seeds(value: Any) -> Any:
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_as_list)]
 """Units of each hidden layer; in YAML a list, or one number for one layer."""
 
+Seeds = Annotated[tuple[int, ...], BeforeValidator(_first_seeds), Field(min_length=1)]
+"""Seeds of networks; in YAML a list, or a number for the first so many from 0 on."""
+
 
 class Options(BaseModel):
     """A block of settings: no other keys, and no changes."""
@@ -121,7 +124,7 @@ class SeedOptions(Options):
         weights: of the members in the average, one for each seed; only their ratios count. All alike when absent.
     """
 
-    seeds: Annotated[tuple[int, ...], BeforeValidator(_first_seeds), Field(min_length=1)] = (42,)
+    seeds: Seeds = (42,)
     weights: tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...] | None = None
 
     @model_validator(mode="after")

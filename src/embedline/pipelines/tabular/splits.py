@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from datetime import date, timedelta
 from typing import Any
 
 import narwhals as nw
@@ -59,6 +60,35 @@ def assign_splits(table: nw.DataFrame[Any], columns: Columns, split: Split) -> n
         if not counts.get(name):
             raise DataError(f"the split {split.model_dump(exclude_defaults=True)} leaves no labelled row to {name}")
     return rows.drop(flag, strict=False)
+
+
+def backtest_windows(
+    split: Split, last_day: date, windows: int, length: int, step: int, *, time: str | None = None
+) -> list[Split]:
+    """Windows inside the training part of a split, each to be forecast from the rows strictly before it.
+
+    Args:
+        split: where it is a window, the newest window ends on the day before it starts.
+        last_day: where it is none, the day on which the newest window ends.
+        windows: how many.
+        length: days of a window.
+        step: days from the start of one window to that of the next.
+        time: column with the dates of the rows, where ``split`` is no window.
+
+    Returns:
+        The windows as splits of their own, the oldest first.
+
+    Raises:
+        ValueError: if a number is below 1, or no column has the dates.
+    """
+    if min(windows, length, step) < 1:
+        raise ValueError(f"windows, length and step must be 1 or more, got {windows}, {length} and {step}")
+    column = split.column if split.kind == "window" else time
+    if column is None:
+        raise ValueError(f"windows need a column of dates, and the split of the kind {split.kind!r} has none")
+    newest = split.start - timedelta(days=1) if split.kind == "window" and split.start else last_day
+    ends = [newest - timedelta(days=step * place) for place in reversed(range(windows))]
+    return [Split(kind="window", column=column, start=end - timedelta(days=length - 1), end=end) for end in ends]
 
 
 def _check_type(table: nw.DataFrame[Any], split: Split) -> None:
