@@ -80,12 +80,21 @@ def tuned_yaml(records: Sequence[TrialRecord], settings: Settings, source: str, 
         f"Put these blocks in place of those under {source}: in conf/base/parameters.",
         f"Best of {sum(counts.values())} trials ({told}): number {best.number}, {loss} {_spread(best)} on inner rows.",
         *_verdict(records, best, loss),
-        *(f"  {name}: {_short(value)}, was {_short(current_value(settings, name))}" for name, value in chosen.items()),
+        *(f"  {name}: {_short(value)}, was {old}" for name, value, old in _changes(chosen, settings)),
     ]
     blocks = {name.split(".")[0]: changed[name.split(".")[0]] for name in chosen}
     values = {name: block.model_dump(mode="json", exclude_unset=True) for name, block in blocks.items()}
-    text = yaml.safe_dump({source: values}, sort_keys=False, allow_unicode=True, width=120) if values else ""
+    text = (
+        yaml.safe_dump({source: values}, sort_keys=False, allow_unicode=True, width=118, default_flow_style=None)
+        if values
+        else ""
+    )
     return "".join(f"# {line}\n" for line in lines) + text
+
+
+def _changes(chosen: Mapping[str, Any], settings: Settings) -> list[tuple[str, Any, str]]:
+    olds = {name: _short(current_value(settings, name)) for name in chosen}
+    return [(name, value, olds[name]) for name, value in chosen.items() if _short(value) != olds[name]]
 
 
 def _verdict(records: Sequence[TrialRecord], best: TrialRecord, loss: str) -> list[str]:
@@ -102,8 +111,9 @@ def _verdict(records: Sequence[TrialRecord], best: TrialRecord, loss: str) -> li
         lines.append(f"Difference {mean:+.5f}, of one repetition: whether it is chance cannot be told.")
         return [*lines, "More tune.seeds, or more inner windows or folds, would tell."]
     half = float(student.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / math.sqrt(len(differences)))
-    interval = f"Difference {mean:+.5f}, 95 % interval {mean - half:+.5f} to {mean + half:+.5f}, paired over"
-    lines.append(f"{interval} {len(differences)} repetitions; the best of many trials looks better than it is.")
+    interval = f"95 % interval {mean - half:+.5f} to {mean + half:+.5f}"
+    lines.append(f"Difference {mean:+.5f}, {interval}, paired over {len(differences)} repetitions.")
+    lines.append("The best of many trials looks better than it is: measure it on the held-out rows.")
     if mean + half >= 0.0:
         lines.append("The best trial is NOT distinguishable from the untuned settings.")
     return lines

@@ -280,7 +280,9 @@ def _read_journal(path: Path, pruner: optuna.pruners.BasePruner | None = None) -
     held: Any = _Held()
     try:
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=held))
-        return optuna.create_study(storage=storage, study_name=NAME, pruner=pruner, load_if_exists=True)
+        is_there = NAME in optuna.get_all_study_names(storage)  # each try to create it would add a line
+        open_one = optuna.load_study if is_there else optuna.create_study
+        return open_one(storage=storage, study_name=NAME, pruner=pruner)
     except (ValueError, KeyError) as error:
         raise DataError(f"the study {path} cannot be read ({one_line(error, 200)}): delete it to begin anew") from error
 
