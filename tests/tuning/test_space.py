@@ -59,6 +59,7 @@ def test_a_mapping_for_a_block_is_laid_over_it() -> None:
         ({"network.layers": {"choices": [[9, 9], [8, 8, 8]]}}, ["network.layers", "[8, 8, 8]", "dropout"]),
         ({"encoding.smoothing": {"choices": ["auto", "none"]}}, ["encoding.smoothing", '"none"']),
         ({"network": {"choices": [1, 2]}}, ["'network'", "mappings"]),
+        ({"training.seeds": {"choices": [1, 2]}}, ["'training.seeds'", "adult.tune.seeds"]),
         ({"columns.target": {"choices": ["a", "b"]}}, ["columns.target", "encoding, network, training"]),
     ],
 )

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import polars as pl
 import pytest
+from kedro.io import DatasetError
 from small_tables import search as search_table
 from small_tables import small_table
 
 from copies import PROJECT
+from embedline.datasets import Study
 from embedline.errors import DataError, TrainingError
 from embedline.pipelines.tabular.options import TableTraining
+from embedline.pipelines.tuning.nodes import content_digest
 from embedline.pipelines.tuning.options import TuneOptions
 from embedline.pipelines.tuning.space import Settings
 from embedline.pipelines.tuning.study import Evaluation, TrialRecord, keeping, search
@@ -215,3 +219,22 @@ def test_another_space_or_table_is_another_study(
         assert len(search_table(trials=1, **changes)[0]) == 1
     assert len(list(tmp_path.glob("*.log"))) == 2
     assert any(f"last one {named} changed" in message for message in caplog.messages)
+
+
+def test_a_study_is_loaded_from_its_folder_and_not_saved(tmp_path: Path) -> None:
+    stored = Study(filepath=str(tmp_path))
+    with pytest.raises(DatasetError, match=str(tmp_path)):
+        stored.load()
+    assert not stored.exists()
+    records = run(tmp_path, trials=3)
+    assert stored.exists() and [trial.value for trial in stored.load().trials] == [record.loss for record in records]
+    with pytest.raises(DatasetError, match=str(tmp_path)):
+        stored.save(None)
+
+
+def test_the_content_of_frames_tells_them_apart() -> None:
+    frame = pl.DataFrame({"a": [1, 2], "b": [[1], [2, 3]], "c": ["x", None]})
+    codes = frame.with_columns(pl.col("c").cast(pl.Categorical))
+    assert content_digest(frame) == content_digest(frame.clone()) == content_digest(codes)
+    others = [frame[::-1], frame.with_columns(c=pl.lit("x")), frame.with_columns(pl.col("a").cast(pl.Int32))]
+    assert len({content_digest(frame), *map(content_digest, others)}) == 4

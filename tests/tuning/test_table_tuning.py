@@ -57,7 +57,8 @@ def test_the_best_trial_is_no_worse_than_the_first_and_ready_to_paste() -> None:
         "lr": best["training.lr"],
         "epochs": best["training.epochs"],
     }
-    assert str(blocks["network"]["layers"]) == best["network.layers"]
+    layers = blocks.get("network", {"layers": [8]})["layers"]  # blocks that stay as they are are left out
+    assert str(layers) == best["network.layers"]
     assert f"{best['loss']:.5f}" in text and f"{trials['loss'][0]:.5f}" in text
     assert "chance" in text  # of one repetition nothing can be told
 
@@ -88,6 +89,8 @@ def test_lightgbm_is_tuned_on_the_same_rows() -> None:
         assert yaml.safe_load(text)["source"]["baselines"]["lightgbm"]["num_leaves"] == best[next(iter(space))]
     with pytest.raises(DataError, match=r"training\.lr.*baselines"):
         search(learner="lightgbm")
+    with pytest.raises(DataError, match=r"baselines\.linear"):
+        search(learner="lightgbm", space={"baselines.linear.seed": {"low": 1, "high": 2}})
     with pytest.raises(DataError, match=r"learner.*lightgbm"):
         search(learner="lightgbm", space=space, baselines=BaselineOptions(lightgbm=None))
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import narwhals as nw
 import polars as pl
+import polars.selectors as cs
 
 from embedline.errors import DataError, about_frame, input_name
 from embedline.pipelines.ratings import options as rating_options
-from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, to_polars
 from embedline.pipelines.ratings.contract import assign_splits as assign_rating_splits
 from embedline.pipelines.ratings.contract import subset as rating_subset
 from embedline.pipelines.tabular.columns import SPLIT_COLUMN, TRAIN, Columns, Split
@@ -51,6 +52,9 @@ def tune_table(
         settings = {"encoding": encoding, "baselines": baselines}
         if baselines.lightgbm is None:
             raise DataError(f"{input_name('tune')}.learner is lightgbm, and {input_name('baselines')}.lightgbm is null")
+        named = [name for name in tune.dimensions if name.split(".")[0] == "baselines"]
+        if unread := [name for name in named if not name.startswith("baselines.lightgbm.")]:
+            raise DataError(f"{_space_key()} names {unread[0]!r}: of the baselines only baselines.lightgbm is tuned")
     check_space(settings, tune.dimensions, _space_key())
     with about_frame("table"):
         rows, inferred = read_labelled(table, columns, split, encoding)
@@ -93,7 +97,7 @@ def tune_ratings(
         learned = rating_subset(assign_rating_splits(ratings, columns, split, warn=True), TRAIN).drop(SPLIT_COLUMN)
     times = [columns.timestamp] if columns.timestamp in learned.columns else []
     frames = [learned.select(columns.user, columns.item, columns.rating, *times)]
-    frames += [nw.from_native(frame, eager_only=True).to_polars() for frame in (items, users) if frame is not None]
+    frames += [to_polars(frame) for frame in (items, users) if frame is not None]
     fixed = ModelSettings(columns, network, training, baselines, rating_range.root, features, items, users)
     evaluation = _about_inner(lambda: ratings_evaluation(learned, split, fixed, tune))
     given = {"columns": columns, "split": split, "rating_range": rating_range}
@@ -132,7 +136,7 @@ def _space_key() -> str:
 def _about_inner(build: Callable[[], Any]) -> Any:
     try:
         return build()
-    except (DataError, ValueError) as error:
+    except ValueError as error:  # a DataError is one, too
         raise DataError(f"{input_name('tune')}.inner: {error}") from error
 
 
@@ -159,8 +163,9 @@ def content_digest(*frames: pl.DataFrame) -> str:
     """Digest of the values of frames, in the order of their rows, with one version of Polars."""
     digest = hashlib.sha256()
     for frame in frames:
-        digest.update(str(frame.schema).encode())
-        digest.update(frame.hash_rows(seed=0).to_numpy().tobytes())
+        plain = frame.with_columns(cs.categorical().cast(pl.String))  # its numbers depend on what was read before
+        digest.update(str(plain.schema).encode())
+        digest.update(plain.hash_rows(seed=0).to_numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -77,12 +77,12 @@ def tuned_yaml(records: Sequence[TrialRecord], settings: Settings, source: str, 
     counts = {state: sum(record.state == state for record in records) for state in ("complete", "pruned", "failed")}
     told = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
     lines = [
-        f"Put these blocks in place of those under {source}: in conf/base/parameters.",
+        f"Put these blocks in place of those under {source} in the parameters.",
         f"Best of {sum(counts.values())} trials ({told}): number {best.number}, {loss} {_spread(best)} on inner rows.",
         *_verdict(records, best, loss),
         *(f"  {name}: {_short(value)}, was {old}" for name, value, old in _changes(chosen, settings)),
     ]
-    blocks = {name.split(".")[0]: changed[name.split(".")[0]] for name in chosen}
+    blocks = {name.split(".")[0]: changed[name.split(".")[0]] for name, _, _ in _changes(chosen, settings)}
     values = {name: block.model_dump(mode="json", exclude_unset=True) for name, block in blocks.items()}
     text = (
         yaml.safe_dump({source: values}, sort_keys=False, allow_unicode=True, width=118, default_flow_style=None)

@@ -11,6 +11,7 @@ from embedline.errors import DataError
 from embedline.pipelines.tuning.options import Dimension
 
 Settings = dict[str, BaseModel]  # blocks of a source by their names
+OF_SEARCH = ("seeds", "weights", "lightgbm.seed")  # below a block: every trial has those of the search
 
 
 def put_in(settings: Settings, values: Mapping[str, Any]) -> Settings:
@@ -67,7 +68,7 @@ def check_space(settings: Settings, dimensions: Mapping[str, Dimension], key: st
         key: YAML key of the space, such as ``adult.tune.space``.
 
     Raises:
-        DataError: naming the setting that does not exist, or the value that its block refuses.
+        DataError: naming the setting that does not exist or is not to be tuned, or the value that its block refuses.
     """
     for name, dimension in dimensions.items():
         block, *keys = name.split(".")
@@ -75,6 +76,10 @@ def check_space(settings: Settings, dimensions: Mapping[str, Dimension], key: st
             near = difflib.get_close_matches(block, settings, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise DataError(f"{key} names {name!r}: {hint}The blocks to tune are {', '.join(settings)}")
+        if ".".join(keys) in OF_SEARCH:
+            raise DataError(
+                f"{key} names {name!r}: the seeds of all trials are those of {key.removesuffix('space')}seeds"
+            )
         for value in dimension.edges():
             if not keys and not isinstance(value, Mapping):
                 raise DataError(f"{key} names {name!r}, a whole block, whose choices are mappings; got {value!r}")
