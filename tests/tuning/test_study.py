@@ -229,7 +229,7 @@ def test_a_study_is_loaded_from_its_folder_and_not_saved(tmp_path: Path) -> None
     records = run(tmp_path, trials=3)
     assert stored.exists() and [trial.value for trial in stored.load().trials] == [record.loss for record in records]
     with pytest.raises(DatasetError, match=str(tmp_path)):
-        stored.save(None)
+        stored.save("a study")
 
 
 def test_the_content_of_frames_tells_them_apart() -> None:
