@@ -38,7 +38,7 @@ def test_the_untuned_loss_is_that_of_one_network_on_inner_rows() -> None:
     inner = Split(kind="random", fraction=0.3, seed=0)
     rows = assign_splits(train_rows(small_table()).drop("split"), COLUMNS, inner)
     training = given["training"].model_copy(update={"seeds": (0,)})
-    values, _ = held_out_predictions(
+    values, *_ = held_out_predictions(
         rows, COLUMNS, given["encoding"], given["network"], training, BaselineOptions(linear=None, lightgbm=None)
     )
     assert trials["loss"][0] == np.sqrt(np.mean((values["actual"] - values["predicted"]) ** 2))
