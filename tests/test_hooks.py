@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from embedline.errors import DataError, TrainingError, about_frame, describe_outage
 from embedline.hooks import tracking
-from embedline.hooks.tracking import DatasetNames, LiveMetrics, Redaction, Tracking, _flatten, _tracked, create_database
+from embedline.hooks.tracking import DatasetNames, LiveMetrics, Redaction, Tracking, _flatten, create_database, tracked
 from embedline.paths import sqlite_url
 from kedro_incremental import RunReport
 from shared import tracking_database
@@ -50,9 +50,9 @@ def test_the_tracking_database_is_whole_or_not_there(tmp_path: Path, monkeypatch
 
 
 def test_names_become_such_as_mlflow_takes() -> None:
-    assert _tracked("adult.baselines.lightgbm.>50K") == "adult.baselines.lightgbm._50K"
-    assert _tracked("school.targets.Grade (A-F).log_loss") == "school.targets.Grade _A-F_.log_loss"
-    assert _tracked("größe.rmse") == "größe.rmse"
+    assert tracked("adult.baselines.lightgbm.>50K") == "adult.baselines.lightgbm._50K"
+    assert tracked("school.targets.Grade (A-F).log_loss") == "school.targets.Grade _A-F_.log_loss"
+    assert tracked("größe.rmse") == "größe.rmse"
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from embedline.pipelines.report import pipeline as report
 from embedline.pipelines.rossmann import pipeline as rossmann
 from embedline.pipelines.tabular import pipeline as tabular
 from embedline.pipelines.text import pipeline as text
+from embedline.pipelines.tuning import pipeline as tuning
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -36,6 +37,12 @@ def register_pipelines() -> dict[str, Pipeline]:
     pipelines["imdb_finder"] = text.create_finder_pipeline("imdb")
     folds = ratings.create_cross_validation_pipeline("movielens", users=True)
     pipelines["movielens_folds"] = movielens.create_pipeline() + folds
+    # Search settings on rows inside the training part.
+    pipelines["rossmann_tune"] = features + tuning.create_table_tuning("rossmann")
+    pipelines["adult_tune"] = adult.create_pipeline() + tuning.create_table_tuning("adult")
+    pipelines["movielens_tune"] = movielens.create_pipeline() + tuning.create_ratings_tuning("movielens", users=True)
+    learned = pipelines["imdb"].to_outputs("imdb.ids", "imdb.vocabulary", "imdb.language_model")
+    pipelines["imdb_tune"] = learned + tuning.create_text_tuning("imdb")
     # Bring the model into service: pack it, measure the service on raw rows, register it; the hook Publishing does so.
     pipelines |= {f"{source}_publish": pipelines[source] + extra for source, extra in _publishing().items()}
     # Reads texts of yours and a model that is there: no part of a run of everything.

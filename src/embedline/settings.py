@@ -3,6 +3,7 @@
 from embedline.config_loader import ConfigLoader
 from embedline.hooks.parameters import ParameterCheck, ParameterDefaults, SourceAccess, SourcePaths
 from embedline.hooks.runs import Checkpoints, MissingArtifacts, Publishing, SparkSettings
+from embedline.hooks.studies import Studies
 from embedline.hooks.tracking import DatasetNames, Redaction, Tracking
 from embedline.paths import project_path, sqlite_url
 from embedline.redaction import redacted
@@ -16,6 +17,7 @@ HOOKS = (
     Redaction(),
     Checkpoints(),
     Tracking(),
+    Studies(),
     Publishing(),
     SparkSettings(),
     MissingArtifacts(),

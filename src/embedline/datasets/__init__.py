@@ -11,6 +11,7 @@ from embedline.datasets.files import (
     PolarsFrame,
 )
 from embedline.datasets.models import Bundle, Champion, Service
+from embedline.datasets.studies import Study
 
 __all__ = [
     "JSON",
@@ -24,4 +25,5 @@ __all__ = [
     "PandasParquet",
     "PolarsFrame",
     "Service",
+    "Study",
 ]

@@ -83,7 +83,7 @@ class LiveMetrics:
 
         require_finite(values, "MLflow")
         now = int(time.time() * 1000)
-        metrics = [Metric(_tracked(self.prefix + name), float(value), now, step) for name, value in values.items()]
+        metrics = [Metric(tracked(self.prefix + name), float(value), now, step) for name, value in values.items()]
         with self._lock:
             self._waiting += metrics
             due = time.monotonic() - self._sent >= LIVE_SECONDS or len(self._waiting) >= BATCH_METRICS
@@ -121,7 +121,7 @@ class Tracking:
     def after_context_created(self, context: KedroContext) -> None:
         """Remember whether somebody else's MLflow run is active, which stays open after ours; make the database."""
         self.outage = False
-        self._run_of_another = _active_mlflow() is not None
+        self._run_of_another = active_mlflow() is not None
         if not self._run_of_another:
             loader: Any = context.config_loader
             loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
@@ -133,7 +133,7 @@ class Tracking:
         """Tag the run with the commit and the environment."""
         self._catalog, self._live = catalog, None
         self._listening.close()
-        if mlflow := _active_mlflow():
+        if mlflow := active_mlflow():
             self._run_id = mlflow.active_run().info.run_id
             mlflow.set_tags({**_git_state(Path(run_params["project_path"])), "env": run_params.get("env") or "sample"})
 
@@ -141,7 +141,7 @@ class Tracking:
     @survive_outage
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
         """Log the node's settings; what it reports while it runs goes to MLflow under its namespace."""
-        mlflow = _active_mlflow()
+        mlflow = active_mlflow()
         if not mlflow:
             return
         settings = {
@@ -153,7 +153,7 @@ class Tracking:
             for key, value in _flatten(values)
         }
         if settings:
-            mlflow.log_params({_tracked(name): str(value)[:6000] for name, value in settings.items()})
+            mlflow.log_params({tracked(name): str(value)[:6000] for name, value in settings.items()})
         if self._live is None:
             self._live = LiveMetrics(mlflow.active_run().info.run_id, tracker=self)
             self._listening.callback(self._live.flush)  # after the last report
@@ -173,14 +173,14 @@ class Tracking:
         A second run in the same process (a notebook, a test) would go on logging into the first one.
         """
         self._listening.close()
-        while not self._run_of_another and (mlflow := _active_mlflow()):
+        while not self._run_of_another and (mlflow := active_mlflow()):
             mlflow.end_run()
 
     @hook_impl
     @survive_outage
     def after_incremental_run(self, report: RunReport) -> None:
         """Tag the run with the versions read and written and the nodes skipped; mark earlier runs that were killed."""
-        mlflow = _active_mlflow()
+        mlflow = active_mlflow()
         if not mlflow:
             return
         tags = {
@@ -207,8 +207,8 @@ class Tracking:
     @hook_impl
     @survive_outage
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        """Log metrics and plots, as the dataset's ``metadata: {mlflow: metrics | figure | page}`` asks."""
-        mlflow = _active_mlflow()
+        """Log metrics and plots, as the dataset's ``metadata: {mlflow: metrics | figure | page | yaml}`` asks."""
+        mlflow = active_mlflow()
         if not mlflow or self._catalog is None:
             return
         kind = (getattr(self._catalog.get(dataset_name), "metadata", None) or {}).get("mlflow")
@@ -216,14 +216,16 @@ class Tracking:
         if kind == "metrics":
             require_finite(data, dataset_name)
             numbers = {name: value for name, value in _flatten(data) if isinstance(value, int | float)}
-            mlflow.log_metrics({_tracked(source + name): float(value) for name, value in numbers.items()})
+            mlflow.log_metrics({tracked(source + name): float(value) for name, value in numbers.items()})
         elif kind == "figure":
             mlflow.log_figure(data, f"{dataset_name.replace('.', '/')}.html")
         elif kind == "page":
             mlflow.log_text(data, f"{dataset_name.replace('.', '/')}.html")
+        elif kind == "yaml":
+            mlflow.log_text(data, f"{dataset_name.replace('.', '/')}.yml")
 
 
-def _active_mlflow() -> Any:
+def active_mlflow() -> Any:
     """The mlflow module where a run is active, else None (tracking switched off, or a notebook without it)."""
     import mlflow
 
@@ -239,7 +241,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = ".") -> Iterable[tuple[str
             yield f"{prefix}{key}", value
 
 
-def _tracked(name: str) -> str:
+def tracked(name: str) -> str:
     """A name that MLflow takes: a class such as ``>50K`` or a column such as ``Grade (A-F)`` may be a part of it."""
     return re.sub(r"[^\w.\- :/]", "_", name)
 

@@ -379,6 +379,17 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners().remove(listener)
 
 
+@contextmanager
+def unreported() -> Iterator[None]:
+    """Keep the reports made inside the ``with`` block from all listeners that are there now."""
+    listeners = _listeners().copy()
+    _listeners().clear()
+    try:
+        yield
+    finally:
+        _listeners()[:0] = listeners
+
+
 def report(metrics: dict[str, float], step: int) -> None:
     """Send ``metrics``, measured after ``step`` optimiser steps, to all listeners."""
     for listener in _listeners():

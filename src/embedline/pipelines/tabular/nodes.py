@@ -52,7 +52,7 @@ Bundle = Any  # embedline.training.model_file.ModelBundle
 def fit_encoder(table: Frame, columns: Columns, split: Split, encoding: EncodingOptions) -> dict[str, Any]:
     """Fit the encoding on the training rows of the split; JSON values of :class:`Encoder`."""
     with about_frame("table"):
-        rows, inferred = _read_labelled(table, columns, split, encoding)
+        rows, inferred = read_labelled(table, columns, split, encoding)
         train_rows = rows.filter(nw.col("split") == TRAIN)
         columns = inferred.columns if inferred else columns
         encoder = fit(train_rows, columns, encoding)
@@ -74,7 +74,7 @@ def fit_encoder(table: Frame, columns: Columns, split: Split, encoding: Encoding
     return encoder.model_copy(update={"inferred": inferred}).model_dump(mode="json")
 
 
-def _read_labelled(
+def read_labelled(
     table: Frame, columns: Columns, split: Split, encoding: EncodingOptions, *others: tuple[str, tuple[str, ...]]
 ) -> tuple[nw.DataFrame[Any], InferredRoles | None]:
     """Rows of the table with their ``split`` and all that a fit needs, and the roles that ``inputs: auto`` stands for.
@@ -153,7 +153,7 @@ def calibrate_intervals(
     if training.intervals is None:
         return {}
     with about_frame("table"):
-        rows, inferred = _read_labelled(table, columns, split, encoding)
+        rows, inferred = read_labelled(table, columns, split, encoding)
         columns = inferred.columns if inferred else columns
         return calibrate_intervals(rows, columns, split, encoding, network, training)
 
@@ -200,7 +200,7 @@ def cross_validate(
         return pl.DataFrame(schema={cross_validation.ROW: pl.Int64}), {}
     with about_frame("table"):
         group_by = ("baselines.group_by", baselines.group_by)
-        rows, inferred = _read_labelled(table, columns, split, encoding, group_by)
+        rows, inferred = read_labelled(table, columns, split, encoding, group_by)
         columns = inferred.columns if inferred else columns
         found, costs = cross_validation.cross_validate(rows, columns, split, encoding, network, training, baselines)
     return pl.DataFrame(found), costs

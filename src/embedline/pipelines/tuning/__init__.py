@@ -1,0 +1,1 @@
+"""Settings of every learner tuned on rows inside the training part."""
