@@ -74,9 +74,10 @@ class Batch:
         training = TableTraining(epochs=1, batch_size=256, lr=3e-3, seeds=(0, 1), loss="relative", **where)
         return learner.train(self.encoded, self.encoder, NetworkOptions(layers=(16,)), training)[0]
 
-    def pack(self, model: Any) -> Service:
+    def pack(self, model: Any, intervals: Any = None) -> Service:
         """The service."""
-        return service_nodes.pack_service(model, self.encoded, **self.tables, features=self.features, split=SPLIT)
+        settings = {"features": self.features, "split": SPLIT, "intervals": intervals}
+        return service_nodes.pack_service(model, self.encoded, **self.tables, **settings)
 
     def forecast(self, model: Any) -> dict[tuple[int, str], float]:
         """Sales by store and day of every row of test.csv, as the submission has them: 0 where the store is closed."""

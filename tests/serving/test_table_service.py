@@ -3,16 +3,18 @@
 import json
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 from small_table import CLASSES, SALES, SPLIT, Trained
 
 from embedline.errors import DataError
-from embedline.pipelines.publish.nodes import hold_out_table, measure_service
+from embedline.pipelines.publish.nodes import hold_out_table, measure_service, pack_table
 from embedline.pipelines.publish.pipeline import PUBLISH, create_table_publish_pipeline
 from embedline.pipelines.tabular import nodes as learner
 from embedline.serving.columns import signature_of
+from embedline.serving.service import Service
 from embedline.serving.tables import TableService
 
 
@@ -117,6 +119,15 @@ def test_of_several_targets_the_first_is_measured() -> None:
     assert measured["value"] == pytest.approx(metrics["targets"]["sales"]["rmse"], rel=1e-9)
     answers = several.packed.open().predict(several.table.head(3).to_pandas())
     assert list(answers.columns) == ["row", "sales.predicted", "grade.predicted", "grade.p_high", "grade.p_low"]
+
+
+def test_answers_have_the_intervals_of_the_run() -> None:
+    run, bounds = Trained(SALES), {"sales": {"80": [-2.0, 3.0]}}
+    service = Service.from_bytes(pack_table(run.model, run.table, bounds).to_bytes())
+    answers = service.open().predict(run.table.head(5).to_pandas())
+    np.testing.assert_allclose(answers["sales.lower_80"], answers["sales.predicted"] - 2.0)
+    np.testing.assert_allclose(answers["sales.upper_80"], answers["sales.predicted"] + 3.0)
+    assert not [name for name in answers if name.startswith("grade.lower")]
 
 
 def test_a_source_of_ones_own_is_published_by_one_line() -> None:

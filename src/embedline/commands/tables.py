@@ -49,9 +49,11 @@ def predict_rows(
         service, name = load_champion(source, alias, env, params)
     else:
         loaded, name = load_bundle(source, "service" if packed else "model", version, env, params)
+        # An older model has other intervals than those that are stored.
+        bounds = load_stored(open_catalog(env, params), f"{source}.intervals") if version is None else None
     try:
         if alias is None:
-            service = loaded if packed else pack_model(loaded)
+            service = loaded if packed else pack_model(loaded, bounds)
         found = pl.from_pandas(service.open().predict(typed_request(rows, service).to_pandas()))
     except DataError as error:
         raise DataError(f"{path}, by {name}: {error}") from error

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from embedline.errors import DataError, about_frame
 from embedline.pipelines.tabular.arrays import to_arrays
 from embedline.pipelines.tabular.encoder import Encoder, encode
+from embedline.pipelines.tabular.intervals import Bounds, interval_columns
 from embedline.pipelines.tabular.model import KIND, load_model
 from embedline.pipelines.tabular.predictions import (
     PREDICTED,
@@ -52,22 +53,25 @@ class TableInputs(BaseModel):
     Attributes:
         kinds: what each input of the encoder holds, by its column.
         keys: columns that come back with the answers where the request has them.
+        intervals: of the answers, as :func:`.calibration.calibrate_intervals` gives them; may be empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kinds: dict[str, Kind]
     keys: tuple[str, ...] = ()
+    intervals: Bounds = {}
 
     @classmethod
-    def of(cls, encoder: Encoder) -> "TableInputs":
+    def of(cls, encoder: Encoder, intervals: Bounds | None = None) -> "TableInputs":
         """The inputs of a fitted encoder: its variables, and the columns that target means group by."""
         kinds: dict[str, Kind] = {name: levels.kind for name, levels in (encoder.categorical | encoder.groups).items()}
         kinds |= {name: "number" for name in encoder.continuous if name not in kinds}
         kinds |= {parts.column: "date" for parts in encoder.dates}
         kinds |= {topics.column: "string" for topics in encoder.texts}
         inputs = {name: kinds[name] for name in encoder.inputs}
-        return cls(kinds=inputs, keys=tuple(name for name in encoder.keys if name not in inputs))
+        keys = tuple(name for name in encoder.keys if name not in inputs)
+        return cls(kinds=inputs, keys=keys, intervals=intervals or {})
 
 
 def request_columns(inputs: TableInputs, table: pl.DataFrame) -> tuple[InputColumn, ...]:
@@ -82,9 +86,13 @@ def request_columns(inputs: TableInputs, table: pl.DataFrame) -> tuple[InputColu
     )
 
 
-def pack_table(model: ModelBundle, table: pl.DataFrame) -> Service:
-    """Pack a tabular bundle for requests with the columns of ``table``, the canonical one; its first rows are shown."""
-    inputs = TableInputs.of(Encoder.model_validate(model.encoder))
+def pack_table(model: ModelBundle, table: pl.DataFrame, intervals: Bounds | None = None) -> Service:
+    """Pack a tabular bundle for requests with the columns of ``table``, the canonical one; its first rows are shown.
+
+    Args:
+        intervals: answers have their columns, too.
+    """
+    inputs = TableInputs.of(Encoder.model_validate(model.encoder), intervals)
     columns = request_columns(inputs, table)
     example = table.head(EXAMPLE_ROWS).select(column.name for column in columns)
     example = example.with_columns(cs.temporal().cast(pl.String), cs.decimal().cast(pl.Float64))
@@ -98,15 +106,18 @@ def pack_table(model: ModelBundle, table: pl.DataFrame) -> Service:
     )
 
 
-def pack_model(model: ModelBundle) -> Service:
+def pack_model(model: ModelBundle, intervals: Bounds | None = None) -> Service:
     """A tabular bundle as a service without its table: the types of the columns are those that the encoder reads.
+
+    Args:
+        intervals: answers have their columns, too.
 
     Raises:
         DataError: if it is the model of something else.
     """
     if model.kind != KIND:
         raise DataError(f"the model bundle is of the kind {model.kind!r}, not {KIND!r}: it has no table's rows")
-    inputs = TableInputs.of(Encoder.model_validate(model.encoder))
+    inputs = TableInputs.of(Encoder.model_validate(model.encoder), intervals)
     columns = [InputColumn(name=name, type=_TYPES[kind]) for name, kind in inputs.kinds.items()]
     columns += [InputColumn(name=name, type="any", required=False) for name in inputs.keys]
     settings = inputs.model_dump(mode="json")
@@ -129,8 +140,8 @@ def _column_type(column: pl.Series, kind: Kind | None) -> ColumnType:
 class TableService:
     """Rows with the columns of the canonical table; a category never seen and a missing value count as in batch.
 
-    Answers have the key columns that the request has, ``predicted``, ``p_<class>`` of each class, and the predicted
-    quantiles of a number, such as ``q10``.
+    Answers have the key columns that the request has, ``predicted``, ``p_<class>`` of each class, and of a number the
+    predicted quantiles, such as ``q10``, and intervals, ``lower_80`` and ``upper_80``.
     """
 
     def __init__(self, service: Service) -> None:
@@ -155,6 +166,7 @@ class TableService:
         for target in encoder.targets:
             prefix = prefix_of(target, encoder.targets)
             answers |= predicted_columns(target, predicted[target.column], prefix, self._model.decisions)
+            answers |= interval_columns(target, predicted[target.column], self._inputs.intervals, prefix)
         return pd.DataFrame(answers)
 
     def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Score:

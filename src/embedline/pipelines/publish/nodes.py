@@ -44,15 +44,15 @@ def pack_ratings(model: Bundle) -> Service:
     return pack(model)
 
 
-def pack_table(model: Bundle, table: Frame) -> Service:
-    """The model as a service for rows of the canonical table."""
+def pack_table(model: Bundle, table: Frame, intervals: dict[str, Any] | None = None) -> Service:
+    """The model as a service for rows of the canonical table; its answers have the ``intervals``, if there are any."""
     from embedline.serving.tables import pack_table as pack
 
     with about_frame("table"):
         rows = open_frame(table)
         shown = dict.fromkeys((*encoder_inputs(model.encoder), *model.encoder["keys"]))
         rows = settle_objects(rows, (name for name in shown if name in rows.columns))
-    return pack(model, rows.select(*(name for name in shown if name in rows.columns)).to_polars())
+    return pack(model, rows.select(*(name for name in shown if name in rows.columns)).to_polars(), intervals)
 
 
 def hold_out_texts(documents: Frame) -> pl.DataFrame:

@@ -54,7 +54,7 @@ def create_table_publish_pipeline(source: str, *, table: str | None = None) -> P
     return create_publish_pipeline(
         source,
         pack=nodes.pack_table,
-        pack_inputs=["model", rows],
+        pack_inputs=["model", rows, "intervals"],
         hold_out=nodes.hold_out_table,
         hold_out_inputs=[rows, "params:columns", "params:split", "encoder"],
     )

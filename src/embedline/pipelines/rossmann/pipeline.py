@@ -73,7 +73,7 @@ def create_publish_pipeline() -> Pipeline:
     return publish.create_publish_pipeline(
         "rossmann",
         pack=service_nodes.pack_service,
-        pack_inputs=["model", *tables, "params:features", "params:split"],
+        pack_inputs=["model", *tables, "params:features", "params:split", "intervals"],
         hold_out=service_nodes.hold_out,
         hold_out_inputs=["table", "params:columns", "params:split"],
     )

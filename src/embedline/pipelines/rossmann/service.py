@@ -7,6 +7,7 @@ pipeline compute the features of all rows of this store in the request.
 
 import re
 import reprlib
+from typing import Any
 
 import narwhals as nw
 import numpy as np
@@ -21,6 +22,7 @@ from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.tabular.arrays import TableArrays, to_arrays
 from embedline.pipelines.tabular.columns import PREDICT, SPLIT_COLUMN, Split
 from embedline.pipelines.tabular.encoder import encode
+from embedline.pipelines.tabular.intervals import Bounds, interval_columns
 from embedline.pipelines.tabular.model import LoadedModel, load_model
 from embedline.pipelines.tabular.predictions import PREDICTED
 from embedline.pipelines.tabular.targets import point_prediction
@@ -52,7 +54,8 @@ class RossmannService:
     """Sales of stores on days, for rows as in test.csv.
 
     ``Id`` may be left out, and comes back where it is given. ``Open`` may be blank or left out: the store is open, as
-    the pipeline takes it. A closed store sells nothing. Answers have ``Store``, ``Date`` (text) and ``Sales``.
+    the pipeline takes it. A closed store sells nothing. Answers have ``Store``, ``Date`` (text), ``Sales`` and its
+    intervals, such as ``lower_80`` and ``upper_80``.
 
     As in a run of the pipeline, a store that store.csv does not have and a day without weather or trends are errors.
     """
@@ -63,6 +66,7 @@ class RossmannService:
         self._split = Split.model_validate(service.settings["split"])
         self._stores, self._calendar = service.tables["stores"], service.tables["calendar"]
         self._recency = service.tables["recency"]
+        self._intervals: Bounds = service.settings["intervals"]
         self._weather, self._trends = service.tables["weather"], service.tables["trends"]
         self._first_day: int = self._calendar.get_column("DayNumber").min()  # type: ignore[assignment]
         ahead = service.tables["ahead"]
@@ -80,11 +84,12 @@ class RossmannService:
             is_computed = np.array([day[0] in changed for day in days])
             rows_of_file = pl.DataFrame({name: [day[k] for day in days] for k, name in enumerate(DAY)})
             sales[is_computed] = self._compute(rows_of_file, is_computed)
-        sales[np.array([day[OPEN] == "0" for day in days], dtype=bool)] = 0.0
-        answers = {"Id": rows["Id"].to_numpy()} if "Id" in rows.columns else {}
-        return pd.DataFrame(
-            {**answers, "Store": [int(day[0]) for day in days], "Date": [day[1] for day in days], "Sales": sales}
-        )
+        (target,) = self._model.encoder.targets
+        found = {"Sales": sales, **interval_columns(target, sales, self._intervals, "")}
+        is_open = np.array([day[OPEN] != "0" for day in days], dtype=bool)
+        answers: dict[str, Any] = {"Id": rows["Id"].to_numpy()} if "Id" in rows.columns else {}
+        answers |= {"Store": [int(day[0]) for day in days], "Date": [day[1] for day in days]}
+        return pd.DataFrame(answers | {name: np.where(is_open, values, 0.0) for name, values in found.items()})
 
     def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Score:
         """The main metric of the model."""
@@ -168,6 +173,7 @@ def pack(
     trends: pl.DataFrame,
     features: FeatureOptions,
     split: Split,
+    intervals: Bounds,
 ) -> Service:
     """Pack the model with the typed tables of the pipeline, and its forecast of the days without sales.
 
@@ -198,6 +204,7 @@ def pack(
         settings={
             "features": features.model_dump(mode="json"),
             "split": horizon_blocks(split, nw.from_native(sales), features.horizon).window().model_dump(mode="json"),
+            "intervals": intervals,
         },
         columns=COLUMNS,
         example=as_said.head(EXAMPLE_ROWS).select(column.name for column in COLUMNS).to_dicts(),

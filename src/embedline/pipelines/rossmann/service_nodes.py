@@ -26,12 +26,16 @@ def pack_service(
     trends: Frame,
     features: FeatureOptions,
     split: Split,
+    intervals: dict[str, Any] | None = None,
 ) -> Service:
-    """The model as a service for rows as in test.csv, with the tables that the features of such rows come from."""
+    """The model as a service for rows as in test.csv, with the tables that the features of such rows come from.
+
+    Its answers have the ``intervals``, if there are any.
+    """
     from embedline.pipelines.rossmann.service import pack
 
     typed = {"sales": _polars(sales), "stores": _polars(stores), "weather": _polars(weather), "trends": _polars(trends)}
-    return pack(model, _polars(encoded), **typed, features=features, split=split)
+    return pack(model, _polars(encoded), **typed, features=features, split=split, intervals=intervals or {})
 
 
 def hold_out(table: Frame, columns: Columns, split: Split) -> pl.DataFrame:
