@@ -132,7 +132,7 @@ def test_answers_have_the_intervals_of_the_run() -> None:
 
 def test_a_source_of_ones_own_is_published_by_one_line() -> None:
     publish = create_table_publish_pipeline("adult_nine", table="adult.table")
-    own = {f"adult_nine.{name}" for name in ("model", "encoder", "metrics")}
+    own = {f"adult_nine.{name}" for name in ("model", "encoder", "metrics", "intervals")}
     assert publish.inputs() == {*own, "adult.table", "params:adult_nine.columns", "params:adult_nine.split"}
     assert publish.all_outputs() == {"adult_nine.service", "adult_nine.evaluation", "adult_nine.service_metrics"}
     assert [node.name for node in publish.nodes if PUBLISH in node.tags] == ["adult_nine.measure_service"]

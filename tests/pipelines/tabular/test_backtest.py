@@ -146,10 +146,20 @@ def test_metrics_are_means_and_spreads_of_the_windows() -> None:
     assert share["1"] == pytest.approx(metrics["losses"]["trees"]["mean"])
     assert share["0.5"] == pytest.approx(metrics["losses"]["model"]["mean"])
     assert metrics["best_share"] == float(min(share, key=share.get))
-    inside = [
-        ((frame["lower_80"] <= frame["actual"]) & (frame["actual"] <= frame["upper_80"])).mean() for frame in frames
-    ]
-    assert metrics["coverage"]["80"] == pytest.approx(np.mean(inside))  # type: ignore[arg-type]
+
+
+def test_intervals_are_those_of_the_residuals_of_older_windows() -> None:
+    metrics, outputs = _outputs()["backtest_metrics"], _outputs()
+    newer, older = (outputs[f"backtest_predictions_{number}"] for number in (1, 2))
+    residuals = np.sort(
+        np.log(older["actual"] / older["predicted"]).to_numpy()
+    )  # 84: the 8th from each end leaves out 16 in 85
+    errors = np.log(newer["actual"] / newer["predicted"]).to_numpy()
+    inside = (residuals[7] <= errors) & (errors <= residuals[-8])
+    windows = list(metrics["windows"].values())
+    assert windows[0]["intervals"]["80"]["coverage"] == pytest.approx(inside.mean())
+    assert metrics["coverage"]["80"] == windows[0]["intervals"]["80"]["coverage"]
+    assert "intervals" not in windows[1]  # there is none before it
 
 
 def test_the_plot_shows_every_model_by_window_and_by_week() -> None:

@@ -12,10 +12,9 @@ import narwhals as nw
 import numpy as np
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular.calibration import calibrate_intervals
 from embedline.pipelines.tabular.columns import PREDICT, SPLIT_COLUMN, TEST, Columns, Split, local_times
 from embedline.pipelines.tabular.cross_validation import held_out_predictions
-from embedline.pipelines.tabular.intervals import horizon_weeks, interval_columns
+from embedline.pipelines.tabular.intervals import horizon_weeks, interval_columns, residual_bounds
 from embedline.pipelines.tabular.options import (
     BacktestOptions,
     BaselineOptions,
@@ -25,7 +24,6 @@ from embedline.pipelines.tabular.options import (
 )
 from embedline.pipelines.tabular.predictions import (
     NETWORKS,
-    PREDICTED,
     TREES,
     compare,
     loss_name,
@@ -35,7 +33,7 @@ from embedline.pipelines.tabular.predictions import (
     to_series,
 )
 from embedline.pipelines.tabular.splits import assign_splits, backtest_windows
-from embedline.pipelines.tabular.targets import Target, prefix_of
+from embedline.pipelines.tabular.targets import NumericTarget, Target, prefix_of, transform_target
 from embedline.pipelines.tabular.trees import blended
 
 MODEL = "model"
@@ -76,7 +74,7 @@ def forecast_window(
     baselines: BaselineOptions,
     kept: Sequence[str],
 ) -> tuple[nw.DataFrame[Any], dict[str, Any], tuple[Target, ...]]:
-    """Fit encoding, networks, intervals and baselines on the rows before a window, and predict its rows.
+    """Fit encoding, networks and baselines on the rows before a window, and predict its rows.
 
     Returns:
         The rows of the window with the columns ``kept`` and those of :mod:`.predictions`, the costs of the baselines,
@@ -85,10 +83,6 @@ def forecast_window(
     rows = assign_splits(table, columns, window).filter(nw.col(SPLIT_COLUMN) != PREDICT)
     name = f"window_{window.start}"
     values, costs, targets = held_out_predictions(rows, columns, encoding, network, training, baselines, name=name)
-    bounds = calibrate_intervals(rows, columns, window, encoding, network, training, name=name)
-    for target in targets:
-        prefix = prefix_of(target, targets)
-        values |= interval_columns(target, values[prefix + PREDICTED], bounds, prefix) if bounds else {}
     tested = rows.filter(nw.col(SPLIT_COLUMN) == TEST)
     if taken := sorted(set(kept) & set(values)):
         raise DataError(f"the table has a column {taken[0]!r}, the name of one of the predictions: rename it")
@@ -101,13 +95,15 @@ def summarise(
     targets: Sequence[Target],
     columns: Columns,
     groups: Sequence[str],
+    levels: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Metrics of a back-test.
 
     Args:
-        frames: by the name of the window, its predictions as :func:`forecast_window` gives them.
+        frames: by the name of the window, the newest first, its predictions as :func:`forecast_window` gives them.
         costs: of the baselines, of any window.
         groups: columns by which the coverage of the intervals is broken down.
+        levels: of intervals, which each window has by the residuals of all older ones.
 
     Returns:
         For each target (of several under their columns): ``windows``, by name the metrics of :func:`.compare`;
@@ -122,7 +118,10 @@ def summarise(
         names = [*members, *(name for name in costs if name not in members)]
         windows: dict[str, dict[str, Any]] = {}
         losses: dict[str, dict[int, list[float]]] = {}  # by model and week, with the whole window as week 0
-        for window, frame in frames.items():
+        older = list(frames.values())
+        for window, predicted in frames.items():
+            older = older[1:]
+            frame = add_intervals(predicted, older, target, prefix, levels)
             weeks = horizon_weeks(frame, str(columns.time))
             of_rows = {name: frame.get_column(name).to_list() for name in groups} | {"week": weeks}
             logger.info("Window %s, %d rows", window, len(frame))
@@ -138,6 +137,23 @@ def summarise(
         }
         _log_losses(found[target.column])
     return found if len(targets) > 1 else found[targets[0].column]
+
+
+def add_intervals(
+    frame: nw.DataFrame[Any],
+    older: Sequence[nw.DataFrame[Any]],
+    target: Target,
+    prefix: str,
+    levels: Sequence[float],
+) -> nw.DataFrame[Any]:
+    """The predictions of a window with intervals by the residuals of older ones; as they are where there are none."""
+    if not older or not isinstance(target, NumericTarget) or target.quantiles:
+        return frame
+    both = [(read_actual(each, target, prefix), read_prediction(each, target, prefix)) for each in older]
+    residuals = [transform_target(actual, target) - transform_target(found, target) for actual, found in both]
+    bounds = {target.column: residual_bounds(np.concatenate(residuals), levels)}
+    columns = interval_columns(target, read_prediction(frame, target, prefix), bounds, prefix)
+    return frame.with_columns(*to_series(columns, frame.implementation))
 
 
 def _summary(of_weeks: Mapping[int, Sequence[float]], windows: Sequence[str]) -> dict[str, Any]:
@@ -166,12 +182,10 @@ def _losses(
 
 
 def _coverage(windows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean share of the values that the intervals hold, by level."""
-    levels = [set(each.get("intervals", {})) for each in windows.values()]
-    shared = sorted(set.intersection(*levels), key=float)
-    means = {
-        level: float(np.mean([each["intervals"][level]["coverage"] for each in windows.values()])) for level in shared
-    }
+    """Mean share of the values that the intervals hold, by level, over the windows that have some."""
+    found = [each["intervals"] for each in windows.values() if "intervals" in each]
+    shared = set.intersection(*map(set, found)) if found else set()
+    means = {level: float(np.mean([each[level]["coverage"] for each in found])) for level in sorted(shared, key=float)}
     return {"coverage": means} if means else {}
 
 

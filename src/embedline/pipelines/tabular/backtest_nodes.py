@@ -79,6 +79,7 @@ def forecast_window(
     return predictions.to_native(), {
         "baselines": costs,
         "targets": [target.model_dump(mode="json") for target in targets],
+        "levels": list(training.intervals.levels) if training.intervals else [],
     }
 
 
@@ -98,7 +99,7 @@ def summarise_backtest(columns: Columns, split: Split, report: ReportOptions, *r
             found[str(rows.get_column(time).cast(nw.Date).min())] = rows
     newest = costs[0]
     columns = columns.model_copy(update={"time": time})
-    return summarise(found, newest["baselines"], read_targets(newest), columns, report.error_by)
+    return summarise(found, newest["baselines"], read_targets(newest), columns, report.error_by, newest["levels"])
 
 
 def plot_backtest(metrics: dict[str, Any]) -> Plot:

@@ -31,8 +31,6 @@ def calibrate_intervals(
     encoding: EncodingOptions,
     network: NetworkOptions,
     training: TableTraining,
-    *,
-    name: str = "",
 ) -> Bounds:
     """Fit the encoding and the network of the first seed without some of the training rows, and measure it on these.
 
@@ -42,7 +40,6 @@ def calibrate_intervals(
 
     Args:
         rows: with the column ``split``; its training rows are read.
-        name: of this fit among several of one node, such as a window.
 
     Returns:
         Nothing for targets of classes and for predicted quantiles, which are intervals themselves.
@@ -59,7 +56,7 @@ def calibrate_intervals(
         if not targets:
             return {}
         encoded = encode(inner, encoder)
-        bundle, _ = train_network(encoded, encoder, network, seeds, name=f"{name}intervals{number}")
+        bundle, _ = train_network(encoded, encoder, network, seeds, name=f"intervals{number}")
         tested = subset(encoded, TEST)
         predicted = predict_all(tested, bundle)
         for target in targets:
