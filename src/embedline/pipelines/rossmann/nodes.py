@@ -32,7 +32,7 @@ from embedline.pipelines.rossmann.calendar_features import (
 )
 from embedline.pipelines.rossmann.files import checked_tables, read_tables
 from embedline.pipelines.rossmann.options import FeatureOptions
-from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables
+from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables, noise_floor
 
 Frame = Any  # a frame of Polars, pandas, PySpark or another Narwhals backend; nodes return the kind they are given
 
@@ -52,6 +52,14 @@ def acquire(source: str, verify: bool, generator: GeneratorOptions) -> dict[str,
     if source == GENERATED:
         return checked_tables(generate_tables(generator), source)
     return read_tables(find_source(source), verify=verify)
+
+
+def measure_ceiling(source: str, generator: GeneratorOptions) -> dict[str, dict[str, float]]:
+    """The least ``exp_rmspe`` that a model of generated sales can expect, by target; empty for real sales.
+
+    Exact but for the rounding of sales, and the same for every split: see :func:`.simulator.noise_floor`.
+    """
+    return {"Sales": {"exp_rmspe": noise_floor(generator.noise)}} if source == GENERATED else {}
 
 
 def type_sales(train: Frame, test: Frame) -> Frame:
