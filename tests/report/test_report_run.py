@@ -44,6 +44,8 @@ def test_the_page_has_the_runs_and_what_differed(reports: tuple[Path, list[str]]
     assert f">{metrics['exp_rmspe']:#.4g}<" in page
     assert page.count("rossmann.training.epochs changed 2 → 3") == 1
     assert 'id="rossmann-history-0"' in page and 'id="imdb-confusion_plot"' in page
+    assert f"no model can expect less than {metrics['ceiling']['exp_rmspe']:#.4g}" in page
+    assert page.count("the best that a model can expect") == 3  # of all three laws
     assert "What the language model writes" in page and "Recommendations" in page
     said = "Not in this report, since nothing is stored of them yet: <code>rossmann_notebook</code>, "
     assert said in page and '<section id="adult">' not in page

@@ -1,4 +1,4 @@
-"""The best that a model can expect on generated data: of every source, reached by its law, and known of no real data."""
+"""The best that a model can expect on generated data: reached by the law of every source, and of no real data known."""
 
 import math
 
