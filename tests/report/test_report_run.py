@@ -1,6 +1,7 @@
 """The report of a small run: made anew only where something changed, and opened in a browser from disk."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -50,6 +51,20 @@ def test_the_page_has_the_runs_and_what_differed(reports: tuple[Path, list[str]]
     said = "Not in this report, since nothing is stored of them yet: <code>rossmann_notebook</code>, "
     assert said in page and '<section id="adult">' not in page
     assert "<strong>Generated data.</strong> rossmann, imdb, movielens learned" in page
+
+
+def test_no_model_is_better_than_its_law_lets_it_be(reports: tuple[Path, list[str]]) -> None:
+    """Beyond chance, which is 4 standard errors of the held-out rows."""
+    found = {
+        source: json.loads(newest(reports[0], f"08_reporting/{source}/metrics.json").read_text())
+        for source in ("imdb", "movielens")
+    }
+    classifier, ratings = found["imdb"]["classifier"], found["movielens"]
+    best, least = classifier["ceiling"]["accuracy"], ratings["ceiling"]["mse"]
+    assert 0.9 < best < 1 and 0.36 < least < 0.45
+    assert classifier["accuracy"] < best + 4 * math.sqrt(best * (1 - best) / classifier["rows"])
+    # The standard deviation of the squared errors is about 1.4 times their mean: that of a normal error's.
+    assert ratings["mse"] > least * (1 - 4 * 1.4 / math.sqrt(ratings["test_rows"]))
 
 
 def test_mlflow_has_the_page(reports: tuple[Path, list[str]]) -> None:
