@@ -140,6 +140,12 @@ def test_texts_are_classified(project: Path) -> None:
     assert "delivery" in shown
 
 
+def test_of_own_sources_no_best_possible_value_is_known(project: Path) -> None:
+    for source in ("houses", "loans", "albums", "tickets"):
+        assert "ceiling" not in json.dumps(metrics_of(project, source))
+    assert not list((project / "data/08_reporting").glob("*/ceiling.json"))
+
+
 def test_own_sources_are_in_the_report(project: Path) -> None:
     kedro(project, "run", "--env", "base", "--pipelines", "report")
     (path,) = (project / "data/08_reporting/report/report.html").glob("*/report.html")

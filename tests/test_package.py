@@ -74,14 +74,14 @@ def test_the_configuration_has_every_environment_and_no_secret(packaged: Path) -
 def test_it_runs_from_an_empty_folder(packaged: Path, installed: Path, tmp_path: Path) -> None:
     archive = str(packaged / "conf-embedline.tar.gz")
     shown = embedline(tmp_path, installed, "--conf-source", archive, "--pipelines", "adult_nine")
-    assert "18 of 18 nodes ran" in shown
+    assert "20 of 20 nodes ran" in shown
     assert {path.name for path in tmp_path.iterdir()} == {"data", "mlflow.db", "mlartifacts"}
     assert list(tmp_path.glob("data/sample/08_reporting/adult_nine/metrics.json/*/metrics.json"))
 
     # With the configuration unpacked every command works, and none talks to Kedro's statistics server.
     subprocess.run(["tar", "xzf", archive], cwd=tmp_path, check=True)
     shown = embedline(tmp_path, installed, "run", "--pipelines", "adult_nine")
-    assert "0 of 18 nodes ran, 18 were skipped" in shown
+    assert "0 of 20 nodes ran, 20 were skipped" in shown
     assert "WARNING" not in shown and "elemetry" not in shown
     assert "made by the node adult_nine.train" in embedline(tmp_path, installed, "why", "adult_nine.model")
 

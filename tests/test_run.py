@@ -53,6 +53,7 @@ def test_metrics_are_complete_and_near_the_noise_floor(ran: Path) -> None:
         # The generated sales have a known law and noise: no model is better than the floor, a good one is near it.
         floor = noise_floor(GeneratorOptions(**SMALL).noise)
         assert floor * 0.95 < metrics["exp_rmspe"] < floor * 1.5, metrics
+        assert metrics["ceiling"] == {"exp_rmspe": floor}
         assert metrics["exp_rmspe"] < metrics["baselines"]["group_mean"]["exp_rmspe"]
 
 
@@ -103,6 +104,7 @@ def test_mlflow_has_parameters_metrics_by_epoch_figures_and_the_commit(ran: Path
     assert run.data.tags["env"] == "sample"
     assert len(client.get_metric_history(run.info.run_id, "rossmann.exp_rmspe")) > TRAINING["epochs"]
     assert "rossmann.baselines.lightgbm.exp_rmspe" in run.data.metrics
+    assert run.data.metrics["rossmann_notebook.ceiling.exp_rmspe"] == pytest.approx(0.07987, abs=1e-5)
     if (PROJECT / ".git").exists():
         assert len(run.data.tags["git_sha"]) == 40
     figures = {file.path for file in client.list_artifacts(run.info.run_id, "rossmann")}

@@ -19,18 +19,25 @@ def register_pipelines() -> dict[str, Pipeline]:
     """Map the names that `kedro run --pipelines` takes to pipelines."""
     features = rossmann.create_pipeline()
     # The seeds' own split, on a table of its own: an interpolation, to compare with their figure.
-    notebook = rossmann.create_table_pipeline("rossmann_notebook") + tabular.create_pipeline("rossmann_notebook")
+    notebook = rossmann.create_typing_pipeline() + rossmann.create_table_pipeline("rossmann_notebook")
+    notebook += tabular.create_pipeline("rossmann_notebook", ceiling="rossmann.ceiling")
+    sales_ceiling = rossmann.create_ceiling_pipeline()
+    incomes = adult.create_pipeline() + adult.create_ceiling_pipeline()
     forecast = tabular.create_final_pipeline("rossmann_forecast", table="rossmann.table")
     pipelines = {
         "rossmann_features": features,
-        "rossmann": features + tabular.create_pipeline("rossmann"),
-        "rossmann_notebook": rossmann.create_typing_pipeline() + notebook,
+        "rossmann": features + sales_ceiling + tabular.create_pipeline("rossmann", ceiling="rossmann.ceiling"),
+        "rossmann_notebook": sales_ceiling + notebook,
         "rossmann_forecast": features + forecast + rossmann.create_submission_pipeline("rossmann_forecast.forecast"),
-        "imdb": imdb.create_pipeline() + text.create_pipeline("imdb"),
-        "movielens": movielens.create_pipeline() + ratings.create_pipeline("movielens", users=True),
-        "adult": adult.create_pipeline() + tabular.create_pipeline("adult"),
+        "imdb": imdb.create_pipeline()
+        + imdb.create_ceiling_pipeline()
+        + text.create_pipeline("imdb", ceiling="imdb.ceiling"),
+        "movielens": movielens.create_pipeline()
+        + movielens.create_ceiling_pipeline()
+        + ratings.create_pipeline("movielens", users=True, ceiling="movielens.ceiling"),
+        "adult": incomes + tabular.create_pipeline("adult", ceiling="adult.ceiling"),
         # The nine variables of the seeds, on the same table.
-        "adult_nine": adult.create_pipeline() + tabular.create_pipeline("adult_nine", table="adult.table"),
+        "adult_nine": incomes + tabular.create_pipeline("adult_nine", table="adult.table", ceiling="adult.ceiling"),
     }
     pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
     pipelines["rossmann_backtest"] = features + rossmann.create_backtest_pipeline()

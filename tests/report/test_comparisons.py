@@ -101,6 +101,15 @@ def test_texts_have_a_classifier_and_a_language_model() -> None:
     assert language.facts == ["646 words"]
 
 
+def test_the_best_that_a_model_can_expect_is_said_of_the_main_metric() -> None:
+    (known,), (unknown,) = compare({**SALES, "ceiling": {"exp_rmspe": 0.0799}}), compare(SALES)
+    assert (known.bound, unknown.bound) == ("no model can expect less than 0.07990", "")
+    (other,) = compare({**SALES, "ceiling": {"rmse": 500.0}})
+    assert (other.bound, other.ceiling) == ("", {"rmse": 500.0})
+    text = {"classifier": {"accuracy": 0.9, "ceiling": {"accuracy": 0.94}}, "language_model": {"perplexity": 6.0}}
+    assert [one.bound for one in compare(text)] == ["no model can expect more than 0.9400", ""]
+
+
 def test_a_file_without_known_metrics_has_no_comparison() -> None:
     assert compare({"seconds": 3.0, "note": "nothing"}) == []
 

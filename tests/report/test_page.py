@@ -90,6 +90,16 @@ def test_generated_data_are_called_so() -> None:
     assert "Generated data. films learned from data that the project's own generator made" in text
 
 
+def test_the_best_that_a_model_can_expect_is_on_the_tile_and_in_the_table() -> None:
+    metrics = {**METRICS, "mae": 0.4, "ceiling": {"rmse": 0.45}}
+    page = render({"films": collect({"metrics": metrics}, "generated"), "books": section()}, PageOptions())
+    tile, other = re.findall(r'<a class="card".*?</a>', page, flags=re.DOTALL)
+    assert '<span class="verdict">no model can expect less than 0.4500</span>' in tile and "expect" not in other
+    (row,) = re.findall(r"<tr><th[^>]*>the best that a model can expect</th>(.*?)</tr>", page)
+    assert re.findall(r"<td class=\"(.*?)\">(.*?)</td>", row) == [("number", "0.4500"), ("number", "\N{EN DASH}")]
+    assert '<td class="number best">0.5000</td>' in page  # no contestant: the best one is still marked
+
+
 def test_folders_and_passwords_of_the_origin_and_of_earlier_runs_are_not_shown() -> None:
     assert collect({}, "/home/somebody/secret/ml-100k.zip")["origin"] == "ml-100k.zip"
     assert collect({}, "https://joe:S3CRET@host/a.zip?sig=S3CRET")["origin"] == "https://***@host/a.zip?sig=***"

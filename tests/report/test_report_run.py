@@ -1,6 +1,7 @@
 """The report of a small run: made anew only where something changed, and opened in a browser from disk."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -44,10 +45,26 @@ def test_the_page_has_the_runs_and_what_differed(reports: tuple[Path, list[str]]
     assert f">{metrics['exp_rmspe']:#.4g}<" in page
     assert page.count("rossmann.training.epochs changed 2 → 3") == 1
     assert 'id="rossmann-history-0"' in page and 'id="imdb-confusion_plot"' in page
+    assert f"no model can expect less than {metrics['ceiling']['exp_rmspe']:#.4g}" in page
+    assert page.count("the best that a model can expect") == 3  # of all three laws
     assert "What the language model writes" in page and "Recommendations" in page
     said = "Not in this report, since nothing is stored of them yet: <code>rossmann_notebook</code>, "
     assert said in page and '<section id="adult">' not in page
     assert "<strong>Generated data.</strong> rossmann, imdb, movielens learned" in page
+
+
+def test_no_model_is_better_than_its_law_lets_it_be(reports: tuple[Path, list[str]]) -> None:
+    """Beyond chance, which is 4 standard errors of the held-out rows."""
+    found = {
+        source: json.loads(newest(reports[0], f"08_reporting/{source}/metrics.json").read_text())
+        for source in ("imdb", "movielens")
+    }
+    classifier, ratings = found["imdb"]["classifier"], found["movielens"]
+    best, least = classifier["ceiling"]["accuracy"], ratings["ceiling"]["mse"]
+    assert 0.9 < best < 1 and 0.36 < least < 0.45
+    assert classifier["accuracy"] < best + 4 * math.sqrt(best * (1 - best) / classifier["rows"])
+    # The standard deviation of the squared errors is about 1.4 times their mean: that of a normal error's.
+    assert ratings["mse"] > least * (1 - 4 * 1.4 / math.sqrt(ratings["test_rows"]))
 
 
 def test_mlflow_has_the_page(reports: tuple[Path, list[str]]) -> None:

@@ -76,3 +76,6 @@ def test_the_noise_floor_is_the_least_of_all_forecasts(noise: float) -> None:
     assert error(best) == pytest.approx(noise_floor(noise), rel=2e-3)
     assert error(best) < min(error(best * 1.01), error(best * 0.99), error(1.0))
     assert noise_floor(0) == 0
+
+    sales = np.rint(4000 * shares)  # as in the files: whole numbers
+    assert np.sqrt(np.mean((1 - best * 4000 / sales) ** 2)) == pytest.approx(error(best), rel=1e-4)

@@ -212,6 +212,16 @@ def test_a_baseline_that_wins_is_warned_of(caplog: pytest.LogCaptureFixture) -> 
     assert any("loses to damped_bias" in record.getMessage() for record in caplog.records)
 
 
+def test_a_ceiling_stands_beside_the_metrics() -> None:
+    outputs, ceiling = _run("polars"), {"mse": 0.01, "rmse": 0.1, "accuracy": 1.0}
+    given = [outputs[name] for name in ("predictions", "encoded", "model")]
+    metrics = nodes.evaluate(*given, SETTINGS["baselines"], SETTINGS["ranking"], ceiling)
+    assert metrics["ceiling"] == {"mse": 0.01, "rmse": 0.1}
+    assert "ceiling" not in outputs["metrics"]  # a source of one's own, whose law nobody knows
+    own, known = create_pipeline("films"), create_pipeline("films", ceiling="law.ceiling")
+    assert known.inputs() - own.inputs() == {"law.ceiling"} and own.inputs() < known.inputs()
+
+
 def test_a_rating_that_nothing_reaches_and_no_rating_to_evaluate_name_the_key() -> None:
     outputs, none, ratings = _run("polars"), RatingSplit(kind="none"), _frames("polars")["ratings"]
     made, columns, baselines = outputs["model"], SETTINGS["columns"], SETTINGS["baselines"]

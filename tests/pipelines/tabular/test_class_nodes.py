@@ -251,6 +251,28 @@ def test_a_baseline_with_the_lower_log_loss_is_named(caplog: pytest.LogCaptureFi
     assert "tree" in caplog.text and "0.5697" in caplog.text and "0.1643" in caplog.text
 
 
+def test_a_ceiling_stands_beside_the_metrics_of_its_target(caplog: pytest.LogCaptureFixture) -> None:
+    for several in (False, True):
+        outputs = _run("polars", several=several)
+        given = [outputs[name] for name in ("predictions", "model", "baseline_costs", "fold_costs")]
+        ceiling = {"grade": {"accuracy": 0.99, "exp_rmspe": 0.1}, "size": {"accuracy": 0.5}}
+        with caplog.at_level(logging.INFO):
+            metrics = nodes.evaluate(*given, ceiling=ceiling)
+        by_target = metrics["targets"] if several else {"grade": metrics}
+        assert by_target["grade"]["ceiling"] == {"accuracy": 0.99}  # of what was measured alone
+        assert not any("ceiling" in found for name, found in by_target.items() if name != "grade")
+        name = "grade.accuracy" if several else "accuracy"
+        said = f"{name} {by_target['grade']['accuracy']:.4f}, and no model can expect more than 0.9900"
+        assert f"{said} (by the law of the generated data)" in caplog.messages
+        assert "ceiling" not in str(outputs["metrics"])  # a source of one's own, whose law nobody knows
+
+
+def test_the_pipeline_reads_a_ceiling_where_it_is_given_one() -> None:
+    own, known = create_pipeline("shop"), create_pipeline("shop", ceiling="law.ceiling")
+    assert known.inputs() - own.inputs() == {"law.ceiling"} and own.inputs() < known.inputs()
+    assert [node.name for node in known.nodes if "law.ceiling" in node.inputs] == ["shop.evaluate"]
+
+
 def test_a_report_column_of_the_name_of_a_prediction_is_refused() -> None:
     outputs = _run("polars")
     table = _table("polars").with_columns(predicted=pl.col("shop"))

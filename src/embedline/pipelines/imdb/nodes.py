@@ -8,7 +8,7 @@ from embedline.archive import files_frame
 from embedline.paths import GENERATED, find_source
 from embedline.pipelines.imdb import corpus
 from embedline.pipelines.imdb.options import DocumentOptions
-from embedline.pipelines.imdb.simulator import GeneratorOptions, generate_files
+from embedline.pipelines.imdb.simulator import GeneratorOptions, bayes_accuracy, generate_files
 from embedline.pipelines.text.documents import check_classes, count_shared_texts
 from embedline.pipelines.text.options import Classes
 
@@ -20,6 +20,14 @@ def acquire(source: str, verify: bool, generator: GeneratorOptions) -> pl.DataFr
     if source == GENERATED:
         return files_frame(generate_files(generator))
     return corpus.read_files(find_source(source), verify=verify)
+
+
+def measure_ceiling(source: str, generator: GeneratorOptions) -> dict[str, float]:
+    """The highest ``accuracy`` that a model of generated reviews can expect; empty for real reviews.
+
+    Exact for the test reviews: the mean of their posterior probabilities (:func:`.simulator.bayes_accuracy`).
+    """
+    return {"accuracy": bayes_accuracy(generator)} if source == GENERATED else {}
 
 
 def acquire_corpus(source: str) -> pl.DataFrame:

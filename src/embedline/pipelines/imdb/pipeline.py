@@ -14,6 +14,13 @@ def create_pipeline() -> Pipeline:
     return Pipeline([acquire, _reading_node()], namespace=SOURCE)
 
 
+def create_ceiling_pipeline() -> Pipeline:
+    """Measure the best that a model of generated reviews can expect: ``imdb.ceiling``, empty for real reviews."""
+    inputs = ["params:source", "params:generator"]
+    measure = Node(nodes.measure_ceiling, inputs, "ceiling", name="measure_ceiling", tags="evaluate")
+    return Pipeline([measure], namespace=SOURCE)
+
+
 def create_corpus_pipeline(source: str) -> Pipeline:
     """Acquire your own corpus and read it: ``<source>.documents``; parameters ``source``, ``reading``, ``classes``."""
     acquire = Node(nodes.acquire_corpus, "params:source", "raw", name="acquire", tags="acquire")

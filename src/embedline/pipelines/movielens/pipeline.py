@@ -19,3 +19,10 @@ def create_pipeline() -> Pipeline:
         ],
         namespace=SOURCE,
     )
+
+
+def create_ceiling_pipeline() -> Pipeline:
+    """Measure the best that a model of generated ratings can expect: ``movielens.ceiling``, empty for real ratings."""
+    inputs = ["params:source", "params:generator"]
+    measure = Node(nodes.measure_ceiling, inputs, "ceiling", name="measure_ceiling", tags="evaluate")
+    return Pipeline([measure], namespace=SOURCE)

@@ -27,6 +27,7 @@ from embedline.pipelines.ratings.options import (
     RatingsTraining,
     RecommendationOptions,
 )
+from embedline.training.ceiling import beside
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
@@ -112,13 +113,24 @@ def predict(
 
 
 def evaluate(
-    predictions: pl.DataFrame, encoded: pl.DataFrame, model: Bundle, baselines: BaselineOptions, ranking: RankingOptions
+    predictions: pl.DataFrame,
+    encoded: pl.DataFrame,
+    model: Bundle,
+    baselines: BaselineOptions,
+    ranking: RankingOptions,
+    ceiling: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Metrics of the model and of each baseline on the same held-out ratings, and the cost of the training."""
+    """Metrics of the model and of each baseline on the same held-out ratings, and the cost of the training.
+
+    Args:
+        ceiling: the best that a model can expect by metric, where the law of the ratings is known
+            (:func:`embedline.training.ceiling.beside`).
+    """
     from embedline.pipelines.ratings.evaluation import evaluate as compare
     from embedline.pipelines.ratings.learner import load_model
 
     metrics = compare(predictions, encoded, load_model(model), baselines, ranking)
+    metrics |= beside(metrics, ceiling)
     costs = {name: value for name, value in model.metrics.items() if name != "rows"}
     return {**metrics, "train_rows": model.metrics["rows"], "test_rows": len(predictions), **costs}
 

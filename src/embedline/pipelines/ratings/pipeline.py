@@ -10,7 +10,9 @@ from embedline.pipelines.ratings import nodes
 Inputs = dict[str, str]  # argument of a node's function: dataset
 
 
-def create_pipeline(source: str, *, items: bool = True, users: bool = False, ratings: str | None = None) -> Pipeline:
+def create_pipeline(
+    source: str, *, items: bool = True, users: bool = False, ratings: str | None = None, ceiling: str | None = None
+) -> Pipeline:
     """Encode, train, predict the held-out ratings, compare with baselines, try the cold start, recommend and plot.
 
     Args:
@@ -18,11 +20,14 @@ def create_pipeline(source: str, *, items: bool = True, users: bool = False, rat
         items: whether there is a frame ``<source>.items``, with titles and what ``features.items`` names.
         users: whether there is a frame ``<source>.users``, with what ``features.users`` names.
         ratings: canonical frame to learn from; ``<source>.ratings`` unless given.
+        ceiling: dataset of the best values that a model can expect, by metric, to stand beside the metrics; None where
+            the law of the ratings is not known.
     """
     described = {"items": "items"} if items else {}
     both = described | ({"users": "users"} if users else {})
-    learner = [*_learner_nodes(described, both), *_plot_nodes(described)]
-    return Pipeline(learner, namespace=source, inputs=_inputs(source, both, ratings))
+    bound = {"ceiling": ceiling} if ceiling else {}
+    learner = [*_learner_nodes(described, both, {name: name for name in bound}), *_plot_nodes(described)]
+    return Pipeline(learner, namespace=source, inputs={**_inputs(source, both, ratings), **bound})
 
 
 def create_cross_validation_pipeline(
@@ -30,7 +35,7 @@ def create_cross_validation_pipeline(
 ) -> Pipeline:
     """Train and measure a model of its own for each value of ``params:<source>.cross_validation.column``.
 
-    The arguments are those of :func:`create_pipeline`.
+    The arguments are those of :func:`create_pipeline`, without a ceiling.
     """
     both = ({"items": "items"} if items else {}) | ({"users": "users"} if users else {})
     blocks = ("columns", "rating_range", "features", "network", "training", "baselines", "cross_validation")
@@ -50,7 +55,7 @@ def _node(function: Callable[..., Any], inputs: Inputs, outputs: str | list[str]
     return Node(function, inputs, outputs, name=function.__name__, tags=tag)
 
 
-def _learner_nodes(items: Inputs, both: Inputs) -> list[Node]:
+def _learner_nodes(items: Inputs, both: Inputs, bound: Inputs) -> list[Node]:
     ratings, fitted = {"ratings": "ratings"}, {"encoded": "encoded", "encoder": "encoder"}
     learned = {"encoded": "encoded", "model": "model"}
     encoding = {**ratings, **_params("columns", "split", "rating_range", "features"), **both}
@@ -68,7 +73,7 @@ def _learner_nodes(items: Inputs, both: Inputs) -> list[Node]:
         ),
         _node(
             nodes.evaluate,
-            {"predictions": "predictions", **learned, **_params("baselines", "ranking")},
+            {"predictions": "predictions", **learned, **_params("baselines", "ranking"), **bound},
             "metrics",
             "evaluate",
         ),

@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from embedline.pipelines.report.metrics import Metric, format_duration, gain, known_metrics, main_metric, metric_values
+from embedline.pipelines.report.metrics import (
+    Metric,
+    bound,
+    format_duration,
+    gain,
+    known_metrics,
+    main_metric,
+    metric_values,
+)
 
 LABELS = {
     "lightgbm": "LightGBM",
@@ -44,6 +52,7 @@ class Comparison:
         baselines: the models to compare it with.
         facts: size and cost of the training, in short texts.
         given: name of the main metric, where the metrics file says it.
+        ceiling: the best that a model can expect by metric, where the law of the data is known.
     """
 
     title: str
@@ -51,6 +60,7 @@ class Comparison:
     baselines: list[Contestant]
     facts: list[str] = field(default_factory=list)
     given: str | None = None
+    ceiling: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def metrics(self) -> list[Metric]:
@@ -61,6 +71,12 @@ class Comparison:
     def main(self) -> Metric | None:
         """The metric by which the model and the baselines are compared."""
         return main_metric(self.model.values, self.given)
+
+    @property
+    def bound(self) -> str:
+        """The best that a model can expect by the main metric, in words; empty where the law of the data is unknown."""
+        main = self.main
+        return bound(main, self.ceiling[main.name]) if main and main.name in self.ceiling else ""
 
     @property
     def best_baseline(self) -> Contestant | None:
@@ -112,7 +128,8 @@ def compare(metrics: Mapping[str, Any]) -> list[Comparison]:
 def _flat(metrics: Mapping[str, Any], title: str, facts: list[str]) -> Comparison:
     baselines = metrics.get("baselines") or {}
     rivals = [_contestant(_label(name, values), values) for name, values in baselines.items()]
-    return Comparison(title, _contestant("embedline", metrics), rivals, facts, metrics.get("main_metric"))
+    model, ceiling = _contestant("embedline", metrics), metric_values(metrics.get("ceiling") or {})
+    return Comparison(title, model, rivals, facts, metrics.get("main_metric"), ceiling)
 
 
 def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
@@ -125,6 +142,7 @@ def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
             _contestant("embedline", classifier),
             rivals,
             [*tests, *_facts(classifier.get("training") or {})],
+            ceiling=metric_values(classifier.get("ceiling") or {}),
         )
     ]
     language = metrics.get("language_model")

@@ -88,6 +88,15 @@ def format_number(value: float, digits: int = 4) -> str:
     return f"{value:#.{digits}g}".rstrip(".") if abs(value) >= 1e-4 else f"{value:.{digits - 1}g}"
 
 
+def bound(metric: Metric, best: float) -> str:
+    """What a model can expect at best, as text.
+
+    >>> bound(KNOWN[1], 0.83954)
+    'no model can expect more than 0.8395'
+    """
+    return f"no model can expect {'less' if metric.lower else 'more'} than {format_number(best)}"
+
+
 def format_duration(seconds: float) -> str:
     """Seconds as text: ``34 s``, ``13 min``, ``2 h 05 min``."""
     if seconds < 100:

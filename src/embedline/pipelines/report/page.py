@@ -111,7 +111,12 @@ def _result_table(one: Comparison) -> Json:
         best = min((value for value in values if value is not None), key=metric.error)
         for row, value in zip(rows, values, strict=True):
             row["cells"].append({"text": "" if value is None else format_number(value), "best": value == best})
-    return {"title": one.title, "metrics": one.metrics, "rows": rows, "facts": one.facts, "several": len(rows) > 1}
+    several = len(rows) > 1
+    if one.ceiling:  # no contestant: its cells are never the best ones
+        bounds = [one.ceiling.get(metric.name) for metric in one.metrics]
+        cells = [{"text": "" if best is None else format_number(best), "best": False} for best in bounds]
+        rows.append({"label": "the best that a model can expect", "ours": False, "interval": None, "cells": cells})
+    return {"title": one.title, "metrics": one.metrics, "rows": rows, "facts": one.facts, "several": several}
 
 
 def _runs(past: Sequence[Json], n_comparisons: int) -> tuple[list[Json], list[Json]]:

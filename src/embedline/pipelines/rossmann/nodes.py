@@ -36,7 +36,7 @@ from embedline.pipelines.rossmann.files import checked_tables, read_tables
 from embedline.pipelines.rossmann.horizon import horizon_blocks
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.rossmann.recency import add_recency, recency_grid
-from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables
+from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables, noise_floor
 from embedline.pipelines.tabular.columns import Split
 
 Frame = Any  # a frame of Polars, pandas, PySpark or another Narwhals backend; nodes return the kind they are given
@@ -58,6 +58,14 @@ def acquire(source: str, verify: bool, generator: GeneratorOptions) -> dict[str,
     if source == GENERATED:
         return checked_tables(generate_tables(generator), source)
     return read_tables(find_source(source), verify=verify)
+
+
+def measure_ceiling(source: str, generator: GeneratorOptions) -> dict[str, dict[str, float]]:
+    """The least ``exp_rmspe`` that a model of generated sales can expect, by target; empty for real sales.
+
+    Exact but for the rounding of sales, and the same for every split: see :func:`.simulator.noise_floor`.
+    """
+    return {"Sales": {"exp_rmspe": noise_floor(generator.noise)}} if source == GENERATED else {}
 
 
 def type_sales(train: Frame, test: Frame) -> Frame:

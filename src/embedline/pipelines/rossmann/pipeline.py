@@ -61,6 +61,13 @@ def create_backtest_pipeline() -> Pipeline:
     return tabular.create_backtest_pipeline(SOURCE, make_table=(nodes.make_window, inputs))
 
 
+def create_ceiling_pipeline() -> Pipeline:
+    """Measure the best that a model of generated sales can expect: ``rossmann.ceiling``, empty for real sales."""
+    inputs = ["params:source", "params:generator"]
+    measure = Node(nodes.measure_ceiling, inputs, "ceiling", name="measure_ceiling", tags="evaluate")
+    return Pipeline([measure], namespace=SOURCE)
+
+
 def create_submission_pipeline(forecast: str) -> Pipeline:
     """Turn the final model's predictions, the dataset ``forecast``, into the file that Kaggle takes."""
     submit = Node(nodes.make_submission, ["table", "forecast"], "submission", name="make_submission", tags="predict")

@@ -40,6 +40,7 @@ from embedline.pipelines.tabular.redundant import possible_codes
 from embedline.pipelines.tabular.roles import InferredRoles, fitted_columns, infer_roles
 from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import actual_values, prefix_of, read_targets
+from embedline.training.ceiling import beside
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
@@ -288,6 +289,7 @@ def evaluate(
     fold_costs: dict[str, Any],
     columns: Columns | None = None,
     report: ReportOptions | None = None,
+    ceiling: dict[str, dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Metrics and costs of the model and of each baseline on the same rows; logs a warning if the model loses.
 
@@ -297,6 +299,8 @@ def evaluate(
     Args:
         columns, report: the coverage of intervals is broken down by the week of ``columns.time`` and by
             ``report.error_by``.
+        ceiling: the best that a model can expect by target and metric, where the law of the rows is known
+            (:func:`embedline.training.ceiling.beside`).
     """
     from embedline.pipelines.tabular.intervals import horizon_weeks
     from embedline.pipelines.tabular.predictions import NETWORKS, TREES, compare, compare_labels
@@ -319,6 +323,9 @@ def evaluate(
         )
         for target in targets
     }
+    for target in targets:
+        found = by_target[target.column]
+        found |= beside(found, (ceiling or {}).get(target.column), prefix_of(target, targets))
     costs = {"train_rows": model.metrics["rows"], "test_rows": len(frame)}
     if fold_costs:
         folds = {f"{name}s": frame[name].n_unique() for name in ("fold", "repeat")}

@@ -9,15 +9,18 @@ from embedline.pipelines.tabular import backtest_nodes, nodes, plot_nodes
 from embedline.pipelines.tabular.options import MOST_WINDOWS
 
 
-def create_pipeline(source: str, *, table: str | None = None) -> Pipeline:
+def create_pipeline(source: str, *, table: str | None = None, ceiling: str | None = None) -> Pipeline:
     """Encode, train, predict the held-out rows, compare with baselines and plot, all under the namespace ``source``.
 
     Args:
         source: namespace: parameters are read from ``params:<source>.…``, artifacts are named ``<source>.…``.
         table: canonical frame to learn from; ``<source>.table`` unless given.
+        ceiling: dataset of the best values that a model can expect, by target and metric, to stand beside the metrics;
+            None where the law of the data is not known.
     """
-    learner = Pipeline([*_training_nodes(), *_evaluation_nodes(), *_plot_nodes()])
-    return Pipeline(learner, namespace=source, inputs={"table": table or f"{source}.table"})
+    bound = {"ceiling": ceiling} if ceiling else {}
+    learner = Pipeline([*_training_nodes(), *_evaluation_nodes([*bound]), *_plot_nodes()])
+    return Pipeline(learner, namespace=source, inputs={"table": table or f"{source}.table", **bound})
 
 
 def create_final_pipeline(source: str, *, table: str) -> Pipeline:
@@ -121,7 +124,7 @@ def _training_nodes() -> list[Node]:
     ]
 
 
-def _evaluation_nodes() -> list[Node]:
+def _evaluation_nodes(bound: list[str]) -> list[Node]:
     return [
         Node(
             nodes.find_learning_rate,
@@ -171,7 +174,7 @@ def _evaluation_nodes() -> list[Node]:
         ),
         Node(
             nodes.evaluate,
-            ["predictions", "model", "baseline_costs", "fold_costs", "params:columns", "params:report"],
+            ["predictions", "model", "baseline_costs", "fold_costs", "params:columns", "params:report", *bound],
             "metrics",
             name="evaluate",
             tags="evaluate",

@@ -26,6 +26,7 @@ from embedline.pipelines.text.options import (
 )
 from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_documents
 from embedline.pipelines.text.vocabulary import VocabularyOptions, load_vocabulary
+from embedline.training.ceiling import beside
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
@@ -161,12 +162,19 @@ def evaluate(
     model: Bundle,
     ids: pl.DataFrame,
     report: ReportOptions,
+    ceiling: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Metrics of the classifier and the baseline on the same test documents; warns if the baseline is better."""
+    """Metrics of the classifier and the baseline on the same test documents; warns if the baseline is better.
+
+    Args:
+        ceiling: the best that a classifier can expect by metric, where the law of the documents is known
+            (:func:`embedline.training.ceiling.beside`).
+    """
     vocabulary, training = load_vocabulary(model.encoder["vocabulary"]), dict(model.metrics)
     language_model = training.pop("language_model")
     models = {"classifier": {"training": training}, "baseline": {"training": baseline_costs}}
     metrics = evaluation.evaluate(predictions, baseline_predictions, list(classes), report, **models)
+    metrics["classifier"] |= beside(metrics["classifier"], ceiling)
     unknown = vocabularies.unknown_fractions(ids, vocabulary)
     words = {"size": len(vocabulary), "fitted_on": list(vocabulary.fitted_on), "unknown": unknown}
     return metrics | {"language_model": language_model, "vocabulary": words}

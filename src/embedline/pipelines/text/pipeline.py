@@ -8,7 +8,9 @@ from kedro.pipeline import Node, Pipeline
 from embedline.pipelines.text import nodes
 
 
-def create_pipeline(source: str, *, documents: str | None = None, language_model: str | None = None) -> Pipeline:
+def create_pipeline(
+    source: str, *, documents: str | None = None, language_model: str | None = None, ceiling: str | None = None
+) -> Pipeline:
     """Tokenize, train a language model, fine-tune it into a classifier, compare with a baseline, and report.
 
     Args:
@@ -16,9 +18,12 @@ def create_pipeline(source: str, *, documents: str | None = None, language_model
         documents: frame of documents; None: ``<source>.documents``.
         language_model: stored language model to start from, such as ``imdb.language_model``, instead of training one;
             its vocabulary is matched with that of the documents.
+        ceiling: dataset of the best values that a classifier can expect, by metric, to stand beside the metrics; None
+            where the law of the documents is not known.
     """
-    learner = [*_token_nodes(), *_classifier_nodes(), *_report_nodes()]
-    inputs = {"documents": documents or f"{source}.documents"}
+    bound = {"ceiling": ceiling} if ceiling else {}
+    learner = [*_token_nodes(), *_classifier_nodes(), *_report_nodes([*bound])]
+    inputs = {"documents": documents or f"{source}.documents", **bound}
     if language_model:
         inputs["language_model"] = language_model
     else:
@@ -91,9 +96,9 @@ def _finder_nodes() -> list[Node]:
     ]
 
 
-def _report_nodes() -> list[Node]:
+def _report_nodes(bound: list[str]) -> list[Node]:
     compared = ["predictions", "baseline_predictions", "params:classes"]
-    measured = [*compared, "baseline_costs", "model", "ids", "params:report"]
+    measured = [*compared, "baseline_costs", "model", "ids", "params:report", *bound]
     listed = ["predictions", "baseline_predictions", "documents", "params:report"]
     return [
         _node(nodes.evaluate, measured, "metrics", "evaluate"),
