@@ -16,8 +16,10 @@ SETTINGS: dict[str, dict[str, Any]] = {  # of the environment `sample`, by sourc
     "rossmann": {
         "generator": {"n_stores": 12},
         "network": {"layers": [32]},
-        "training": {"epochs": 2, "batch_size": 128, "lr": 0.004, "seeds": [0]},
-        "baselines": {"lightgbm": {"n_estimators": 20}},
+        "training": {
+            **{"epochs": 2, "batch_size": 128, "lr": 0.004, "seeds": [0]},
+            "blend": {"lightgbm": {"n_estimators": 20}},
+        },
     },
     "imdb": {"generator": {"n_train": 200, "n_test": 100, "n_unlabelled": 100}},
     "movielens": {"generator": {"n_users": 80, "n_items": 60, "n_ratings": 3000}},

@@ -21,14 +21,12 @@ SMALL: dict[str, Any] = {"n_stores": 20}
 NETWORK = {"layers": [64, 32]}
 TRAINING = {"epochs": 12, "batch_size": 128, "lr": 0.004, "seeds": [0], "precision": "fp32"}
 TREES = {"lightgbm": {"n_estimators": 60}}
-
-
-LEARNER: dict[str, Any] = {"network": NETWORK, "training": TRAINING, "baselines": TREES}
+LEARNER: dict[str, Any] = {"network": NETWORK, "training": {**TRAINING, "blend": TREES}}
 LEARNER |= {"report": {"importance": {"rows": 200, "repeats": 1}}}
 SETTINGS = {
     "rossmann": {"generator": SMALL, **LEARNER},
     "rossmann_notebook": LEARNER,
-    "rossmann_forecast": {"network": NETWORK, "training": {**TRAINING, "epochs": 2}},
+    "rossmann_forecast": {"network": NETWORK, "training": {**TRAINING, "epochs": 2, "blend": TREES}},
 }
 
 
@@ -49,7 +47,7 @@ def test_metrics_are_complete_and_near_the_noise_floor(ran: Path) -> None:
     for source in ("rossmann", "rossmann_notebook"):
         metrics = json.loads(artifact(ran, "08_reporting", source, "metrics.json").read_text())
         assert {"exp_rmspe", "train_rows", "test_rows", "seconds", "rows_per_second", "beaten_by"} <= set(metrics)
-        assert set(metrics["baselines"]) == {"constant", "group_mean", "linear", "lightgbm"}
+        assert set(metrics["baselines"]) == {"constant", "group_mean", "linear", "networks", "trees"}
         # The generated sales have a known law and noise: no model is better than the floor, a good one is near it.
         floor = noise_floor(GeneratorOptions(**SMALL).noise)
         assert floor * 0.95 < metrics["exp_rmspe"] < floor * 1.5, metrics
@@ -103,7 +101,7 @@ def test_mlflow_has_parameters_metrics_by_epoch_figures_and_the_commit(ran: Path
     assert run.data.params["rossmann.network.layers"] == "[64, 32]"
     assert run.data.tags["env"] == "sample"
     assert len(client.get_metric_history(run.info.run_id, "rossmann.exp_rmspe")) > TRAINING["epochs"]
-    assert "rossmann.baselines.lightgbm.exp_rmspe" in run.data.metrics
+    assert "rossmann.baselines.trees.exp_rmspe" in run.data.metrics
     assert run.data.metrics["rossmann_notebook.ceiling.exp_rmspe"] == pytest.approx(0.07987, abs=1e-5)
     if (PROJECT / ".git").exists():
         assert len(run.data.tags["git_sha"]) == 40

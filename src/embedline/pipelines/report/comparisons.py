@@ -16,6 +16,8 @@ from embedline.pipelines.report.metrics import (
 
 LABELS = {
     "lightgbm": "LightGBM",
+    "networks": "the networks alone",
+    "trees": "LightGBM alone",
     "linear": "the linear model",
     "constant": "a constant",
     "damped_bias": "damped biases",
