@@ -26,10 +26,11 @@ TIMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "metrics.json": (
         ("seconds",),
         ("rows_per_second",),
+        ("blend", "seconds"),
         *(("baselines", name, "seconds") for name in ("linear", "lightgbm")),
     ),
     "baseline_costs.json": (("linear", "seconds"), ("lightgbm", "seconds")),
-    "model.safetensors": (("seconds",), ("rows_per_second",)),
+    "model.safetensors": (("seconds",), ("rows_per_second",), ("blend", "seconds")),
 }
 
 

@@ -37,7 +37,7 @@ class Settings:
         given = {"data_root": data, "tracking_root": tracking, "checkpoint_seconds": self.checkpoint_seconds}
         given |= {"rossmann.generator.n_stores": self.stores}
         given |= {f"{source}.training.epochs": self.epochs for source in sources}
-        given |= {f"{source}.baselines.lightgbm.n_estimators": self.trees for source in sources[:2]}
+        given |= {f"{source}.training.blend.lightgbm.n_estimators": self.trees for source in sources}
         params = ",".join(f"{name}={value}" for name, value in given.items())
         return [*(["--pipelines", self.pipelines] if self.pipelines else []), "--params", params]
 

@@ -1,7 +1,7 @@
 """Features of the opening calendar that the notebook does not have: neighbouring days, weeks, long closures.
 
 All are known in advance, since the data include the calendar of the days to forecast. They make the difference between
-the error with the notebook's columns and the error of this project; the README lists the experiments.
+the error with the notebook's columns and the error of this project.
 """
 
 import math
