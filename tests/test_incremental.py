@@ -164,7 +164,7 @@ def test_a_comment_reruns_nothing_and_a_helper_its_nodes(copied: Path) -> None:
 def test_dry_run_why_and_prune_from_the_command_line(copied: Path) -> None:
     printed = kedro(copied, *RUN[:-1], "rossmann.generator.n_stores=5", "--dry-run")
     assert states(printed)["acquire"] == "would run parameter rossmann.generator.n_stores changed 4 → 5"
-    assert "1 of 8 nodes would run, 7 would run if their inputs change, 0 would be skipped" in printed
+    assert "1 of 9 nodes would run, 8 would run if their inputs change, 0 would be skipped" in printed
 
     kedro(copied, *RUN[:-1], "rossmann.generator.n_stores=5")
     explained = kedro(copied, "why", "rossmann.table")

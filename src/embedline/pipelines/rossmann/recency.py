@@ -17,8 +17,7 @@ PERIODS = (91, 182, 364)  # days before a block, whole weeks: every weekday coun
 YEAR = 364  # days: the same weekdays, and the same fortnights of promotions, a year earlier
 LATEST = 42  # days of the latest level
 MEDIANS = tuple(f"SalesMedian{days}" for days in PERIODS)
-OF_STORES = ("SalesTrend", "SalesYearOnYear", "SalesLevel42", "ClosedDays91")
-RECENCY = (*MEDIANS, *OF_STORES)
+RECENCY = (*MEDIANS, "SalesTrend", "SalesYearOnYear", "SalesLevel42", "ClosedDays91")
 
 _LONGEST = YEAR + PERIODS[0]
 # Spans of days before a block, first and last, whose logarithms are summed up.
@@ -60,9 +59,7 @@ def recency_grid(sales: Any, split: Split, blocks: HorizonBlocks) -> Any:
     first, last = day_limits(rows)
     numbers = blocks.numbers(first, last)
     cells = _cells_of_blocks(_history(rows, split, blocks), blocks, numbers)
-    kinds = _all_kinds(rows)
-    grid = nw.concat([kinds.with_columns(block(number)) for number in numbers])
-    return _features(grid.join(cells, on=[_CELL, "Block"], how="left"), blocks, first)
+    return _features(_grid(rows, blocks).join(cells, on=[_CELL, "Block"], how="left"), blocks, first)
 
 
 def add_recency(rows: Any, recency: Any, blocks: HorizonBlocks) -> Any:
@@ -117,55 +114,51 @@ def _statistics(aged: Any, *key: str) -> Any:
     return aged.with_columns(**masked).group_by(*key).agg(*medians, *sums, *counts, nw.col("_open").count())
 
 
-def _all_kinds(rows: Any) -> Any:
-    """Every store with every weekday and promotion, and its cell."""
+def _grid(rows: Any, blocks: HorizonBlocks) -> Any:
+    """Every store and block of the rows with every weekday and promotion, and its cell."""
     one = rows.select("Store").head(1)
     kinds = [
         one.select(nw.lit(day).cast(nw.Int8).alias("DayOfWeek"), nw.lit(promo).cast(nw.Int8).alias("Promo"))
         for day in range(1, 8)
         for promo in (0, 1)
     ]
-    grid = rows.select("Store").unique().join(nw.concat(kinds), how="cross")
-    return grid.with_columns(_cell().alias(_CELL))
+    numbers = rows.select(Block=blocks.number(nw.col("DayNumber"))).unique()
+    grid = rows.select("Store").unique().join(nw.concat(kinds), how="cross").with_columns(_cell().alias(_CELL))
+    return grid.join(numbers, how="cross")
 
 
 def _features(rows: Any, blocks: HorizonBlocks, first: int) -> Any:
-    """The grid with its features, from the statistics of its cells."""
-    widths = {"_promo": ["Store", "Promo", "Block"], "_store": ["Store", "Block"], "_all": ["Block"]}
-    for name, key in widths.items():
-        wider = rows.group_by(*key).agg(nw.col(f"_m{PERIODS[-1]}").median().alias(name))
-        rows = rows.join(wider, on=key, how="left")
-    rows = rows.join(_store_features(rows, blocks, first), on=["Store", "Block"], how="left")
-    features = {
-        name: nw.coalesce(*(nw.col(f"_m{days}") for days in PERIODS[place:]), *(nw.col(name) for name in widths))
+    """The grid with its features, from the statistics of its cells; by windows, as joins make a long plan on Spark."""
+    longest = nw.col(f"_m{PERIODS[-1]}")
+    usual = {f"_u_{span}": nw.when(nw.col(f"_n_{span}") > 0).then(nw.col(f"_n_{span}") * longest) for span in _SPANS}
+    rows = rows.with_columns(**usual)
+    of_store = [f"_{kind}_{span}" for kind in "sun" for span in _SPANS] + ["_open"]
+    rows = rows.with_columns(
+        longest.median().over("Store", "Promo", "Block").alias("_promo"),
+        longest.median().over("Store", "Block").alias("_store"),
+        longest.median().over("Block").alias("_all"),
+        *(nw.col(name).fill_null(0).sum().over("Store", "Block").alias(name) for name in of_store),
+    )
+    medians = {
+        name: nw.coalesce(*(nw.col(f"_m{days}") for days in PERIODS[place:]), "_promo", "_store", "_all")
         for place, name in enumerate(MEDIANS)
     }
-    features |= {name: nw.when(~nw.col("_all").is_null()).then(nw.col(name)) for name in OF_STORES}
-    return rows.select(*KEY, *(value.cast(nw.Float32).alias(name) for name, value in features.items()))
+    known = ~nw.col("_all").is_null()
+    others = {name: nw.when(known).then(value) for name, value in _store_features(blocks, first).items()}
+    return rows.select(*KEY, *(value.cast(nw.Float32).alias(name) for name, value in (medians | others).items()))
 
 
-def _store_features(cells: Any, blocks: HorizonBlocks, first: int) -> Any:
-    """The features of a store and block, from the statistics of its cells."""
-    usual = {
-        f"_u_{span}": nw.when(nw.col(f"_n_{span}") > 0).then(nw.col(f"_n_{span}") * nw.col(f"_m{PERIODS[-1]}"))
-        for span in _SPANS
-    }
-    names = [f"_{kind}_{span}" for kind in "sun" for span in _SPANS]
-    sums = cells.with_columns(**usual).group_by("Store", "Block").agg(nw.col(*names, "_open").sum())
+def _store_features(blocks: HorizonBlocks, first: int) -> dict[str, nw.Expr]:
+    """The features of a store and block, from the sums of the statistics of its cells."""
     counted = {span: nw.when(nw.col(f"_n_{span}") > 0).then(nw.col(f"_n_{span}")) for span in _SPANS}
     mean = {span: nw.col(f"_s_{span}") / counted[span] for span in _SPANS}
     level = {span: (nw.col(f"_s_{span}") - nw.col(f"_u_{span}")) / counted[span] for span in _SPANS}
+    days = (blocks.first_day(nw.col("Block")) - first).clip(0, PERIODS[0])  # before the first day nothing is known
     # 0, no change, where one of the spans has no sales: a missing value and its flag would only mark the first year,
     # which no forecast is in.
-    changes = {
-        "SalesTrend": level["recent"] - level["before"],
-        "SalesYearOnYear": mean["recent"] - mean["year"],
-        "SalesLevel42": level["latest"],
+    return {
+        "SalesTrend": (level["recent"] - level["before"]).fill_null(0.0),
+        "SalesYearOnYear": (mean["recent"] - mean["year"]).fill_null(0.0),
+        "SalesLevel42": level["latest"].fill_null(0.0),
+        "ClosedDays91": days - nw.col("_open"),
     }
-    days = (blocks.first_day(nw.col("Block")) - first).clip(0, PERIODS[0])  # before the first day nothing is known
-    return sums.select(
-        "Store",
-        "Block",
-        **{name: change.fill_null(0.0) for name, change in changes.items()},
-        ClosedDays91=days - nw.col("_open").fill_null(0),
-    )
