@@ -14,9 +14,15 @@ from embedline.errors import DataError
 from embedline.pipelines.tabular import model, nodes, onnx_export
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, Columns, Split
-from embedline.pipelines.tabular.options import EncodingOptions, NetworkOptions, ReportOptions, TableTraining
+from embedline.pipelines.tabular.options import (
+    EncodingOptions,
+    NetworkOptions,
+    ReportOptions,
+    TableTraining,
+    TreeOptions,
+)
 from embedline.pipelines.tabular.targets import NumericTarget
-from embedline.pipelines.tabular.trees import blended
+from embedline.pipelines.tabular.trees import blended, fit_booster
 from embedline.training.model_file import ModelBundle
 
 SPLIT = Split(kind="column", column="held_out", value=True)
@@ -79,6 +85,23 @@ def test_the_trees_are_those_of_lightgbm_on_the_same_inputs() -> None:
     np.testing.assert_allclose(_members("sales")[0]["trees"], expected, rtol=1e-6)
     assert bundle.metrics["blend"]["trees"] == 60
     assert len(table) == 1500
+
+
+def test_a_tree_may_be_fitted_to_some_inputs_and_rows() -> None:
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(500, 6)).astype(np.float32)
+    labels = inputs @ np.arange(1.0, 7.0, dtype=np.float32)
+    options = TreeOptions(n_estimators=20, early_stopping=None)
+    fitted = {
+        key: fit_booster(inputs, labels, PRICE, [], options.model_copy(update={key: 0.3}))
+        for key in ("feature_fraction", "bagging_fraction")
+    }
+    whole = fit_booster(inputs, labels, PRICE, [], options)
+    # A third of the inputs: trees have to do without the best one; a third of the rows: smaller leaves.
+    gains = {key: booster.feature_importance("split")[:3].sum() for key, booster in fitted.items()}
+    assert gains["feature_fraction"] > whole.feature_importance("split")[:3].sum()
+    counts = [booster.dump_model()["tree_info"][0]["tree_structure"]["internal_count"] for booster in fitted.values()]
+    assert counts == [500, 150]
 
 
 def test_metrics_have_both_members_beside_the_blend() -> None:

@@ -193,6 +193,7 @@ class TreeOptions(BaseModel):
 
     Attributes:
         num_leaves, min_child_samples: ``auto`` follows the number of training rows.
+        feature_fraction, bagging_fraction: share of the inputs and of the rows that each tree is fitted to.
         early_stopping: rounds without an improvement on inner held-out rows after which the number of trees is chosen;
             the model is then fitted on all training rows with so many. null: always ``n_estimators``.
         target_encoding: a category with more levels than this becomes its cross-fitted target mean; null: never.
@@ -204,6 +205,8 @@ class TreeOptions(BaseModel):
     learning_rate: float = Field(default=0.05, gt=0.0)
     num_leaves: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"
     min_child_samples: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    feature_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
+    bagging_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
     early_stopping: int | None = Field(default=50, ge=1)
     target_encoding: int | None = Field(default=100, ge=1)
     seed: int = 42

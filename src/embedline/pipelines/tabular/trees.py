@@ -51,6 +51,9 @@ def fit_booster(
         "min_child_samples": (20 if n_rows > SMALL else 5)
         if options.min_child_samples == "auto"
         else options.min_child_samples,
+        "feature_fraction": options.feature_fraction,
+        "bagging_fraction": options.bagging_fraction,
+        "bagging_freq": int(options.bagging_fraction < 1.0),
         "seed": options.seed,
         "verbosity": -1,
         "deterministic": True,
