@@ -101,7 +101,7 @@ def test_a_tree_may_be_fitted_to_some_inputs_and_rows() -> None:
     gains = {key: booster.feature_importance("split")[:3].sum() for key, booster in fitted.items()}
     assert gains["feature_fraction"] > whole.feature_importance("split")[:3].sum()
     counts = [booster.dump_model()["tree_info"][0]["tree_structure"]["internal_count"] for booster in fitted.values()]
-    assert counts == [500, 150]
+    assert counts[0] == 500 and counts[1] == pytest.approx(150, abs=40)  # rows are drawn one by one
 
 
 def test_metrics_have_both_members_beside_the_blend() -> None:
