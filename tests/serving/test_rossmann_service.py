@@ -13,7 +13,6 @@ from small_rossmann import COLUMNS, SPLIT, Batch, as_pandas, raw_tables
 from embedline.errors import DataError
 from embedline.pipelines.publish.nodes import measure_service
 from embedline.pipelines.rossmann.options import FeatureOptions
-from embedline.pipelines.rossmann.recency import RECENCY
 from embedline.pipelines.rossmann.service import RossmannService
 from embedline.pipelines.rossmann.service_nodes import hold_out
 from embedline.pipelines.tabular import nodes as learner
@@ -125,11 +124,10 @@ def test_days_that_the_calendar_lacks_extend_it_as_in_the_batch(service, batch, 
 
 
 def test_recency_and_lagged_conditions_are_those_of_the_batch(batch, rows) -> None:
-    columns = COLUMNS.model_copy(update={"continuous": (*COLUMNS.continuous, *RECENCY)})
     store = {**as_row(batch.raw["store"]), "Store": "901"}  # with no day in the tables
     raw = {**batch.raw, "store": pl.concat([batch.raw["store"], pl.DataFrame([store])])}
     raw["store_states"] = pl.concat([raw["store_states"], pl.DataFrame({"Store": ["901"], "State": ["BE"]})])
-    lagged = Batch(raw, features=FeatureOptions(conditions="lagged"), columns=columns).fitted()
+    lagged = Batch(raw, features=FeatureOptions(conditions="lagged")).fitted()
     model = lagged.train()
     packed = Service.from_bytes(lagged.pack(model).to_bytes())
     answers = sales_by_day(packed.open().predict(rows))

@@ -59,7 +59,8 @@ def recency_grid(sales: Any, split: Split, blocks: HorizonBlocks) -> Any:
     first, last = day_limits(rows)
     numbers = blocks.numbers(first, last)
     cells = _cells_of_blocks(_history(rows, split, blocks), blocks, numbers)
-    return _features(_grid(rows, blocks).join(cells, on=[_CELL, "Block"], how="left"), blocks, first)
+    found = _features(_grid(rows, blocks).join(cells, on=[_CELL, "Block"], how="left"), blocks, first)
+    return found.sort(*KEY) if isinstance(found, nw.DataFrame) else found  # an artifact with the same bytes each time
 
 
 def add_recency(rows: Any, recency: Any, blocks: HorizonBlocks) -> Any:
