@@ -72,33 +72,49 @@ HAND: Sold = [
 
 @pytest.mark.parametrize("engine", list(BUILDS))
 def test_values_by_hand(engine: str) -> None:
+    """All are known but for the mean over the grid of the block: differences within it are those of the values."""
     found = grid_of(engine, HAND, weekly(1000, 1009))
     log = [math.log(sales) for sales in E2]
-    monday = found[1, 1, 1, 0]
-    assert monday["SalesMedian91"] == pytest.approx(log[7], abs=1e-5)  # of 8, 6, 7, 5, 9
-    assert monday["SalesMedian182"] == pytest.approx((log[7] + log[8]) / 2, abs=1e-5)  # and 10
-    assert monday["SalesMedian364"] == pytest.approx(log[7], abs=1e-5)  # and 4
-    tuesday = found[1, 2, 0, 0]
-    assert [tuesday[name] for name in MEDIANS] == pytest.approx([log[3]] * 3, abs=1e-5)
-    # Never on a promoted Friday: that of promotions; never without one on a Friday: that without.
-    assert [found[1, 5, 1, 0][name] for name in MEDIANS] == pytest.approx([log[7]] * 3, abs=1e-5)
-    assert [found[1, 5, 0, 0][name] for name in MEDIANS] == pytest.approx([log[3]] * 3, abs=1e-5)
-    # Store 2 has had no promotion: its own median.
-    assert [found[2, 5, 1, 0][name] for name in MEDIANS] == pytest.approx([log[6]] * 3, abs=1e-5)
+    for name in RECENCY:  # of both stores, which have sold before
+        mean = statistics.fmean(row[name] for key, row in found.items() if key[3] == 0)
+        assert mean == pytest.approx(0.0, abs=1e-5), name
+
+    def difference(name: str, cell: tuple[int, int, int], other: tuple[int, int, int]) -> float:
+        return float(found[*cell, 0][name] - found[*other, 0][name])
+
+    monday, tuesday, friday, store_2 = (1, 1, 1), (1, 2, 0), (1, 5, 1), (2, 5, 1)
+    # Of 8, 6, 7, 5, 9; and 10; and 4. The Tuesday has one day, of 3.
+    medians = dict(zip(MEDIANS, (log[7], (log[7] + log[8]) / 2, log[7]), strict=True))
+    for name, median in medians.items():
+        assert difference(name, monday, tuesday) == pytest.approx(median - log[3], abs=1e-5)
+        # Never on a promoted Friday: that of promotions, over the longest period; without one: that without.
+        assert difference(name, friday, tuesday) == pytest.approx(log[7] - log[3], abs=1e-5)
+        assert difference(name, (1, 5, 0), tuesday) == pytest.approx(0.0, abs=1e-5)
+        # Store 2 has had no promotion: its own median.
+        assert difference(name, store_2, tuesday) == pytest.approx(log[6] - log[3], abs=1e-5)
     # Of the store: mean of 8, 6, 7, 5 less 7, and Tuesday's own; then without and with 9; 10 in the 91 days before.
+    # Store 2 has one day: no change is known, 0.
     usual = [log[8] - log[7], log[6] - log[7], 0.0, log[5] - log[7], 0.0]
-    assert monday["SalesLevel42"] == pytest.approx(sum(usual) / 5, abs=1e-5)
+    assert difference("SalesLevel42", monday, store_2) == pytest.approx(sum(usual) / 5, abs=1e-5)
     trend = (sum(usual) + log[9] - log[7]) / 6 - (log[10] - log[7])
-    assert monday["SalesTrend"] == pytest.approx(trend, abs=1e-5)
+    assert difference("SalesTrend", monday, store_2) == pytest.approx(trend, abs=1e-5)
     recent = sum(log[k] for k in (8, 6, 7, 5, 9, 3)) / 6
-    assert monday["SalesYearOnYear"] == pytest.approx(recent - log[7], abs=1e-5)
-    assert monday["ClosedDays91"] == 91 - 7  # seven days open, one of them without sales; no row: closed
+    assert difference("SalesYearOnYear", monday, store_2) == pytest.approx(recent - log[7], abs=1e-5)
+    # Seven days open, one of them without sales, and one day of store 2; no row: closed.
+    assert difference("ClosedDays91", monday, store_2) == pytest.approx((91 - 7) - (91 - 1), abs=1e-5)
     for name in ("SalesTrend", "SalesYearOnYear", "SalesLevel42", "ClosedDays91"):
         assert len({row[name] for key, row in found.items() if key[0] == 1 and key[3] == 0}) == 1, name
-    # Store 2 has one day: no change is known.
-    assert [found[2, 7, 0, 0][name] for name in ("SalesTrend", "SalesYearOnYear", "SalesLevel42")] == [0.0, 0.0, 0.0]
-    # The day 1000 counts in block 1, which begins on day 1010.
-    assert found[1, 1, 1, 1]["SalesMedian182"] == pytest.approx(log[8], abs=1e-5)  # of 8, 6, 7, 5, 9, 10, 11
+    # The day 1000 counts in block 1, which begins on day 1010: of 8, 6, 7, 5, 9, 10, 11; the Tuesday has 3.
+    later = found[1, 1, 1, 1]["SalesMedian182"] - found[1, 2, 0, 1]["SalesMedian182"]
+    assert later == pytest.approx(log[8] - log[3], abs=1e-5)
+
+
+@pytest.mark.parametrize("engine", list(BUILDS))
+def test_a_store_without_sales_does_not_move_the_others(engine: str) -> None:
+    stranger = sold(3, 999, None, promo=0, opened=0)
+    found, more = (grid_of(engine, rows, weekly(1000, 1009)) for rows in (HAND, [*HAND, stranger]))
+    assert {key: row for key, row in more.items() if key[0] != 3} == found
+    assert all(row["SalesMedian91"] is not None for key, row in more.items() if key[0] == 3 and key[3] == 0)
 
 
 @pytest.mark.parametrize("engine", list(BUILDS))
@@ -117,10 +133,13 @@ def test_the_held_out_window_of_an_interpolation_is_in_no_feature(engine: str) -
     days = [sold(1, day, E2[8], promo=0) for day in range(900, 1100)]
     changed = [sold(1, row[1], E2[10], promo=0) if 1000 <= row[1] < 1010 else row for row in days]
     others, before = (weekly(1000, 1009, train=train) for train in ("others", "before"))
-    assert grid_of(engine, days, others) == grid_of(engine, changed, others)
-    assert grid_of(engine, days, before) != grid_of(engine, changed, before)
+    usual = [(2, *row[1:]) for row in days]  # a second store: all features are differences from the stores' mean
+    assert grid_of(engine, [*days, *usual], others) == grid_of(engine, [*changed, *usual], others)
+    assert grid_of(engine, [*days, *usual], before) != grid_of(engine, [*changed, *usual], before)
     # That the store was open in these days is in the calendar, and counts.
-    assert grid_of(engine, days, others)[1, 1, 0, 1]["ClosedDays91"] == 0
+    other = [(2, *row[1:]) for row in days if not 1000 <= row[1] < 1010]
+    found = grid_of(engine, [*days, *other], others)
+    assert found[2, 1, 0, 1]["ClosedDays91"] - found[1, 1, 0, 1]["ClosedDays91"] == pytest.approx(10, abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +187,18 @@ def test_features_equal_those_of_plain_python(simulated: dict[str, Rows], engine
     blocks = horizon_blocks(FORECAST, None, 42)
     found = grid_of(engine, [tuple(row[name] for name in NAMES) for row in rows], FORECAST)
     checked = 0
-    for cell in ((1, 1, 1), (1, 6, 0), (2, 3, 0), (3, 5, 1), (4, 2, 0)):
-        for number in (-20, -11, -9, -6, -2, -1, 0, 1):
-            origin = blocks.first_day(number)
-            lately = [row for row in rows if 1 <= origin - row["DayNumber"] <= 91 and row["Sales"]]
-            if any((row["Store"], row["DayOfWeek"], row["Promo"]) == cell for row in lately):
-                assert found[*cell, number] == pytest.approx(slow_recency(rows, cell, origin), abs=2e-6), (cell, number)
-                checked += 1
-    assert checked > 30
+    for number in (-20, -11, -9, -6, -2, -1, 0, 1):
+        origin = blocks.first_day(number)
+        lately = [row for row in rows if 1 <= origin - row["DayNumber"] <= 91 and row["Sales"]]
+        sold_lately = {(row["Store"], row["DayOfWeek"], row["Promo"]) for row in lately}
+        cells = [cell for cell in ((1, 1, 1), (1, 6, 0), (2, 3, 0), (3, 5, 1), (4, 2, 0)) if cell in sold_lately]
+        first = slow_recency(rows, cells[0], origin)  # the means over the block are in no difference
+        for cell in cells[1:]:
+            expected = {name: value - first[name] for name, value in slow_recency(rows, cell, origin).items()}
+            differences = {name: found[*cell, number][name] - found[*cells[0], number][name] for name in RECENCY}
+            assert differences == pytest.approx(expected, abs=5e-6), (cell, number)
+            checked += 1
+    assert checked > 24
 
 
 def test_every_row_of_the_table_finds_its_features(simulated: dict[str, Rows]) -> None:
@@ -190,13 +213,13 @@ def test_every_row_of_the_table_finds_its_features(simulated: dict[str, Rows]) -
     assert all(table.schema[name] == pl.Float32 for name in RECENCY)
     first = rows["Block"].min()
     assert rows.filter(pl.col("Block") > first).select(*RECENCY).null_count().sum_horizontal().item() == 0
-    assert rows.filter(pl.col("Sales").is_null())["SalesMedian91"].is_between(5, 12).all()
+    assert rows.filter(pl.col("Sales").is_null())["SalesMedian91"].is_between(-4, 4).all()
     # The recency is known at the origin: the same for all days of a block on one weekday with one promotion.
     spread = rows.group_by(*KEY).agg(pl.col(*RECENCY).n_unique())
     assert spread.select(pl.max_horizontal(*RECENCY).max()).item() == 1
 
 
-def test_a_small_change_of_the_raw_sales_changes_the_medians_that_follow(simulated: dict[str, Rows]) -> None:
+def test_a_factor_of_all_sales_changes_nothing(simulated: dict[str, Rows]) -> None:
     doubled = [{**row, "Sales": str(2 * int(row["Sales"]))} for row in simulated["train"]]
     tables: dict[str, Callable[[], Any]] = {
         "as they are": lambda: typed_tables(simulated, ENGINES["polars"]),
@@ -205,7 +228,6 @@ def test_a_small_change_of_the_raw_sales_changes_the_medians_that_follow(simulat
     usual, twice = (
         nodes.build_recency(make()["sales"], FeatureOptions(), FORECAST).sort(*KEY) for make in tables.values()
     )
-    shift = (twice.select(*MEDIANS) - usual.select(*MEDIANS)).unpivot()["value"].drop_nulls()
-    assert shift.to_numpy() == pytest.approx(math.log(2), abs=1e-5)
-    for name in ("SalesTrend", "SalesYearOnYear", "SalesLevel42", "ClosedDays91"):
+    # By a factor, which all stores have in common, nothing changes: only differences between stores do.
+    for name in RECENCY:
         assert twice[name].to_numpy() == pytest.approx(usual[name].to_numpy(), abs=1e-5, nan_ok=True), name

@@ -53,7 +53,8 @@ def recency_grid(sales: Any, split: Split, blocks: HorizonBlocks) -> Any:
         * SalesYearOnYear: mean log sales of the last 91 days, less that of the same days 364 days earlier.
         * ClosedDays91: days without an open store among the last 91, days without a row included.
 
-        All are missing in a block before which nothing has been sold.
+        Each is less its mean over the stores that have sold before the block. All are missing in a block before which
+        nothing has been sold.
     """
     rows = sales.select("Store", "DayOfWeek", "Promo", "Open", "Sales", "DayNumber")
     first, last = day_limits(rows)
@@ -146,7 +147,14 @@ def _features(rows: Any, blocks: HorizonBlocks, first: int) -> Any:
     }
     known = ~nw.col("_all").is_null()
     others = {name: nw.when(known).then(value) for name, value in _store_features(blocks, first).items()}
-    return rows.select(*KEY, *(value.cast(nw.Float32).alias(name) for name, value in (medians | others).items()))
+    sold = (nw.col("_n_recent") + nw.col("_n_before") + nw.col("_n_year") > 0).alias("_sold")
+    exact = [((value / _STEP).round(0) * _STEP).alias(name) for name, value in (medians | others).items()]
+    rows = rows.select(*KEY, sold, *exact)
+    # Less the mean over the stores: blocks begin on few days, whose season and sales of all stores a model would learn
+    # by heart. With it, a window of the back-test was forecast 9 % too low for every store.
+    means = {name: nw.when(nw.col("_sold")).then(nw.col(name)).mean().over("Block") for name in RECENCY}
+    centred = [(nw.col(name) - mean).cast(nw.Float32).alias(name) for name, mean in means.items()]
+    return rows.select(*KEY, *centred)
 
 
 def _store_features(blocks: HorizonBlocks, first: int) -> dict[str, nw.Expr]:
