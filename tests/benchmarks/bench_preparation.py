@@ -25,12 +25,13 @@ from contests import DATA, PROJECT, configuration, environment, say
 TABLES = ("train", "test", "store", "store_states", "state_names", "googletrend", "weather")
 
 
-def test_preparation_is_twenty_times_faster_in_a_third_of_the_memory(real_data: Path) -> None:
+def test_preparation_is_faster_in_less_memory(real_data: Path) -> None:
     ours, theirs = compare(str(real_data / "rossmann.tgz"), PROJECT / "conf")
     report(ours, theirs)
     assert ours["labelled_rows"] == theirs["labelled_rows"] == 844_338
-    assert ours["seconds"] * 20 <= theirs["seconds"]
-    assert ours["peak_mb"] * 3 <= theirs["peak_mb"]
+    # The project's side makes more: the horizon of every row, and how its store has sold lately.
+    assert ours["seconds"] * 10 <= theirs["seconds"]
+    assert ours["peak_mb"] * 2 <= theirs["peak_mb"]
 
 
 def compare(source: str, conf: Path) -> tuple[dict[str, Any], dict[str, Any]]:
