@@ -11,7 +11,7 @@ from copies import PROJECT
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 SAID = {  # what the outputs must have, by notebook: words that only a run through to the end can say
-    "rossmann": ("the blend is better than LightGBM alone in", "stores most like store", "with a promotion", "exp_rmspe"),
+    "rossmann": ("the blend is better than LightGBM", "stores most like store", "with a promotion", "exp_rmspe"),
     "imdb": ("neg", "the baseline is right", "the acting was", "accuracy_low"),
     "movielens": ("ndcg_at_10", "by_bias", "neighbour_title", "score"),
 }
