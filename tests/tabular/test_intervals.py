@@ -114,6 +114,14 @@ def test_the_held_out_rows_decide_nothing() -> None:
     assert found[0] == found[1]
 
 
+def test_the_weights_of_an_ensemble_are_none_of_its_first_network() -> None:
+    split = Split(kind="column", column="held_out", value=True)
+    rows = assign_splits(nw.from_native(sales_table(900), eager_only=True), COLUMNS, split)
+    several = _training(epochs=1, seeds=[0, 1], weights=[1.0, 3.0])
+    expected = calibrate_intervals(rows, COLUMNS, split, LOG, NETWORK, _training(epochs=1))
+    assert calibrate_intervals(rows, COLUMNS, split, LOG, NETWORK, several) == expected
+
+
 def test_a_fold_is_measured_by_the_residuals_of_the_others() -> None:
     fold = np.repeat([0, 1], 99)
     actual = np.exp(np.concatenate([np.arange(1.0, 100.0) / 100.0, np.arange(1.0, 100.0) / 10.0]))

@@ -39,7 +39,15 @@ SETTINGS: dict[str, Any] = {
     "encoding": EncodingOptions(target_transform="log", target_means=(("shop",),)),
     "network": NetworkOptions(layers=(16,)),
     "training": TableTraining.model_validate(
-        {"epochs": 3, "batch_size": 64, "lr": 0.02, "device": "cpu", "precision": "fp32", "seeds": [0, 1]}
+        {
+            "epochs": 3,
+            "batch_size": 64,
+            "lr": 0.02,
+            "device": "cpu",
+            "precision": "fp32",
+            "seeds": [0, 1],
+            "weights": [1, 2],
+        }
         | {"blend": {"share": 0.5, "lightgbm": TREES}}
     ),
     "baselines": BaselineOptions(group_by=("shop",), linear=None, lightgbm=None),

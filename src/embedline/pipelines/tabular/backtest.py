@@ -15,6 +15,7 @@ from embedline.errors import DataError
 from embedline.pipelines.tabular.columns import PREDICT, SPLIT_COLUMN, TEST, Columns, Split, local_times
 from embedline.pipelines.tabular.cross_validation import held_out_predictions
 from embedline.pipelines.tabular.intervals import horizon_weeks, interval_columns, residual_bounds
+from embedline.pipelines.tabular.model import MODEL
 from embedline.pipelines.tabular.options import (
     BacktestOptions,
     BaselineOptions,
@@ -36,7 +37,6 @@ from embedline.pipelines.tabular.splits import assign_splits, backtest_windows
 from embedline.pipelines.tabular.targets import NumericTarget, Target, prefix_of, transform_target
 from embedline.pipelines.tabular.trees import blended
 
-MODEL = "model"
 SHARES = tuple(share / 10.0 for share in range(11))
 
 logger = logging.getLogger(__name__)
@@ -114,8 +114,6 @@ def summarise(
     found = {}
     for target in targets:
         prefix = prefix_of(target, targets)
-        members = [name for name in (NETWORKS, TREES) if name in costs]
-        names = [*members, *(name for name in costs if name not in members)]
         windows: dict[str, dict[str, Any]] = {}
         losses: dict[str, dict[int, list[float]]] = {}  # by model and week, with the whole window as week 0
         older = list(frames.values())
@@ -126,14 +124,14 @@ def summarise(
             of_rows = {name: frame.get_column(name).to_list() for name in groups} | {"week": weeks}
             logger.info("Window %s, %d rows", window, len(frame))
             windows[window] = compare(frame, target, prefix, costs, groups=of_rows)
-            for name, week, value in _losses(frame, target, prefix, [MODEL, *names], weeks):
+            for name, week, value in _losses(frame, target, prefix, [MODEL, *costs], weeks):
                 losses.setdefault(name, {}).setdefault(week, []).append(value)
         found[target.column] = {
             "loss": loss_name(target),
             "windows": windows,
             "losses": {name: _summary(of_weeks, list(windows)) for name, of_weeks in losses.items()},
             **_coverage(windows),
-            **(_shares(list(frames.values()), target, prefix) if members else {}),
+            **(_shares(list(frames.values()), target, prefix) if TREES in costs else {}),
         }
         _log_losses(found[target.column])
     return found if len(targets) > 1 else found[targets[0].column]

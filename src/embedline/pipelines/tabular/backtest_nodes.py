@@ -61,7 +61,7 @@ def forecast_window(
         return pl.DataFrame(schema={"row": pl.Int64}), {}
     split = Split.model_validate(window["split"])
     if "seeds" in window:
-        training = training.model_copy(update={"seeds": tuple(window["seeds"])})
+        training = training.model_copy(update={"seeds": tuple(window["seeds"]), "weights": None})
     groups = tuple(dict.fromkeys(name for group in encoding.target_means for name in group))
     others = (
         ("encoding.target_means", groups),

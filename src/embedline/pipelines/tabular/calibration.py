@@ -48,7 +48,7 @@ def calibrate_intervals(
     if options is None or training.loss == "quantile":
         return {}
     learned = subset(rows, TRAIN).drop(SPLIT_COLUMN)
-    seeds = training.model_copy(update={"seeds": training.seeds[:1]})
+    seeds = training.model_copy(update={"seeds": training.seeds[:1], "weights": None})
     residuals: dict[str, list[NDArray[np.float64]]] = {}
     for number, inner in enumerate(_inner_splits(learned, columns, split, options)):
         encoder = fit_encoder(subset(inner, TRAIN), columns, encoding)
