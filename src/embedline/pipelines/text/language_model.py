@@ -26,6 +26,7 @@ from embedline.training.ensemble import available_cores, train_parallel, warn_of
 from embedline.training.lr_finder import RangeTest, range_test
 from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
+from embedline.training.progress import Progress
 from embedline.training.train import FitResult, train
 
 Result = TypeVar("Result")
@@ -268,7 +269,9 @@ def evaluator(corpus: Corpus, accelerator: Accelerator) -> Callable[[nn.Module],
         state = network.start(n_rows)
         nats, hits = (torch.zeros((), dtype=t, device=accelerator.device) for t in (torch.float64, torch.int64))
         last = rows.shape[1] - 1
+        progress = Progress("evaluation of the language model", n_rows * last, "token")
         for start in range(0, last, EVALUATION_TOKENS):
+            progress.update(n_rows * start)
             tokens = rows[:, start : min(start + EVALUATION_TOKENS, last) + 1].long().to(accelerator.device)
             with accelerator.autocast():
                 more, found, state = network.count(tokens[:, :-1], tokens[:, 1:], state)
