@@ -126,6 +126,8 @@ def read_documents(files: pl.DataFrame, options: DocumentOptions) -> pl.DataFram
         )
     if (twice := documents["document_id"].is_duplicated()).any():
         raise DataError(f"the document {documents['document_id'].filter(twice)[0]!r} occurs more than once")
+    if options.unwrap:
+        documents = documents.with_columns(pl.col("text").str.replace_all(r"\s+", " ").str.strip_chars())
     documents = _without_blank(documents)
     documents = _with_test_split(documents, options) if options.test_fraction else documents
     counts = documents.group_by("split", "label").len().sort("split", "label", nulls_last=True)

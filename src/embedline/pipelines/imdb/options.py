@@ -36,9 +36,12 @@ class DocumentOptions(BaseModel):
     on_bad_bytes: Literal["error", "replace", "latin-1"] = "error"
     """What to do with a file that is not in this encoding: stop, put U+FFFD for the wrong bytes, or read all of this
     one file as Latin-1, which no byte contradicts."""
+    unwrap: bool = False
+    """Whether white space, line breaks included, becomes a single space: for texts broken at a width of some columns."""
 
     text_columns: tuple[str, ...] = Field(default=("text",), min_length=1)
-    """Columns of a table that hold text. Of several, each follows fastai's field marker: ``xxfld 1 … xxfld 2 …``."""
+    """Columns of a table that hold text. Of several, each follows fastai's field marker: ``xxfld 1 … xxfld 2 …``. In
+    the token rules ``ulmfit`` it is a special token; in ``dl1``, which has none for it, an ordinary word."""
     label_column: str | None = "label"
     """None: no document has a label."""
     split_column: str | None = None
