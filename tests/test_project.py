@@ -32,7 +32,7 @@ MAY_IMPORT = {  # what each part of the project may import of it, besides itself
     "download": {"errors", "redaction"},
     "spark": {"errors"},
     "pipelines.tabular": {"errors", "frames", "training"},
-    "pipelines.text": {"errors", "frames", "training"},
+    "pipelines.text": {"errors", "paths", "frames", "training", "archive", "download"},
     "pipelines.ratings": {"errors", "frames", "training"},
     "serving": {"errors", "frames", "training", *LEARNERS},
     "pipelines.publish": {"errors", "frames", "training", "serving", *LEARNERS},

@@ -41,6 +41,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     }
     pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
     pipelines["rossmann_backtest"] = features + rossmann.create_backtest_pipeline()
+    # For a corpus without labels, or to start other models from: pretrained: …/language_model.safetensors.
+    pipelines["imdb_language_model"] = imdb.create_pipeline() + text.create_language_model_pipeline("imdb")
     pipelines["imdb_finder"] = text.create_finder_pipeline("imdb")
     folds = ratings.create_cross_validation_pipeline("movielens", users=True)
     pipelines["movielens_folds"] = movielens.create_pipeline() + folds

@@ -16,6 +16,7 @@ from embedline.pipelines.text.chunked_loss import count_nats, cross_entropy
 from embedline.pipelines.text.documents import TRAIN, UNLABELLED, VALIDATION
 from embedline.pipelines.text.lm_batches import Corpus, LanguageModelBatches, to_rows
 from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, LanguageModelTraining, TextSettings
+from embedline.pipelines.text.pretrained import initial_weights, stage_names, train_stages, unfreeze_stage
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training import checkpoint, distributed
@@ -36,6 +37,7 @@ EVALUATION_ROWS = 64  # parallel rows of the token stream in an evaluation
 EVALUATION_TOKENS = 70  # tokens of each row in a forward pass of an evaluation
 TIED = "decoder.weight"  # the same tensor as the encoder's embedding: not stored twice
 NO_VALIDATION = "{}.early_stopping needs documents of the split 'validation': set split.validation above 0"
+PLACE = ("step", "epoch", "stage", "lr", "monitor")  # of a record, beside its metrics
 MONITOR = "validation_loss"  # metric that early stopping monitors, for both text networks
 
 
@@ -101,11 +103,18 @@ class LanguageModel(nn.Module):
         nats, hits = count_nats(output.flatten(0, 1), self.decoder.weight, self.decoder.bias, targets.flatten())
         return nats, hits, state
 
+    def groups(self) -> list[list[nn.Module]]:
+        """Layer groups from the first to the last: each LSTM, then the embedding and the decoder that shares it."""
+        return [*([layer] for layer in self.encoder.layers), [self.encoder.embedding, self.decoder]]
 
-def build_language_model(config: dict[str, Any]) -> LanguageModel:
-    """Build the network of a bundle's ``config``."""
+
+def build_language_model(config: dict[str, Any], weights: dict[str, Tensor] | None = None) -> LanguageModel:
+    """Build the network of a bundle's ``config``, with a bundle's ``weights``: those without :data:`TIED`, if any."""
     options = EncoderOptions.model_validate(config["encoder"])
-    return LanguageModel(config["vocabulary_size"], options, decoder_bias=config["decoder_bias"])
+    network = LanguageModel(config["vocabulary_size"], options, decoder_bias=config["decoder_bias"])
+    if weights:
+        network.load_state_dict({**weights, TIED: weights["encoder.embedding.weight"]})
+    return network
 
 
 def language_config(vocabulary: Vocabulary, network: LanguageModelOptions) -> dict[str, Any]:
@@ -120,28 +129,33 @@ def train_language_model(
     tokens: TokenOptions,
     network: LanguageModelOptions,
     training: LanguageModelTraining,
+    pretrained: ModelBundle | None = None,
 ) -> tuple[ModelBundle, list[Record]]:
     """Train on the texts of the splits ``train`` and ``unlabelled`` of a frame of :func:`.vocabulary.numericalize`.
+
+    ``pretrained`` are language models to start from (see :mod:`.pretrained`); None: from random weights.
 
     Returns:
         The bundle of the last epoch (with early stopping: of the best epoch), and the history: a record every few steps
         with ``step``, ``epoch``, ``lr`` and ``train_loss`` (nats a token, with dropout); the last record of each epoch
-        also has the metrics of the split ``validation``. Early stopping without this split is a DataError.
+        also has the metrics of the split ``validation``. Early stopping without this split is a DataError. With stages
+        the records have ``stage``, from 0; steps and epochs count on from stage to stage.
     """
     corpus = _training_corpus(ids)
     held_out = Corpus.of(ids.filter(pl.col("split") == VALIDATION))
     if training.early_stopping and not len(held_out):
         raise DataError(NO_VALIDATION.format("language_model_training"))
     config = language_config(vocabulary, network)
-    threads = own_threads(training)
-    result, measured = distributed.run(train_network, corpus, held_out, training, config, threads, options=training)
+    start = initial_weights(pretrained, vocabulary, config).get("forward")
+    work = (corpus, held_out, training, config, start, own_threads(training))
+    result, measured = distributed.run(train_network, *work, options=training)
     warn_of_few_steps([result], training.batch_size, "language_model_training")
     metrics = {
         "tokens": len(corpus.ids),
         "documents": len(corpus),
         "vocabulary": len(vocabulary),
         **measured,
-        **{name: value for name, value in result.metrics.items() if name not in ("step", "epoch", "lr", "monitor")},
+        **{name: value for name, value in result.metrics.items() if name not in PLACE},
     }
     weights = {name: tensor for name, tensor in result.network.state_dict().items() if name != TIED}
     encoder = {"vocabulary": vocabulary.model_dump(mode="json"), "tokens": tokens.model_dump(mode="json")}
@@ -153,34 +167,38 @@ def train_network(
     held_out: Corpus,
     training: LanguageModelTraining,
     config: dict[str, Any],
+    start: dict[str, Tensor] | None,
     threads: int,
     stop: threading.Event,
 ) -> tuple[FitResult, dict[str, Any]]:
     """Train in one process, until the end or until ``stop`` is set; return the result and the bundle's metrics.
 
-    There may be no validation documents in ``held_out``; ``threads`` are PyTorch's.
+    There may be no validation documents in ``held_out``; ``start`` are the initial weights, None: random ones;
+    ``threads`` are PyTorch's.
     """
-    accelerator, kept = make_accelerator(training), checkpoint.current("language_model")
+    accelerator = make_accelerator(training)
+    kept = [checkpoint.current(name) for name in stage_names(training)]
     batches = LanguageModelBatches(corpus, training, device=accelerator.device, shard=accelerator.shard)
 
     def fit(network: nn.Module, stop: threading.Event) -> tuple[FitResult, Accelerator]:
-        n_batches, files = training.epochs * batches.n_batches, [kept.path] if kept else []
-        chosen = choose_precision(accelerator, network, batches, n_batches, checkpoints=files, stop=stop)
-        result = train(
-            network,
-            batches,
-            training,
-            accelerator=chosen,
-            seed=training.seed,
-            evaluate=evaluator(held_out, chosen) if len(held_out) else None,
-            monitor=MONITOR,
-            label="language_model.",
-            checkpoint=kept,
-            stop=stop,
+        n_epochs, files = (
+            sum(stage.epochs for stage in training.stages or [training]),
+            [one.path for one in kept if one],
         )
-        return result, chosen
+        n_batches = n_epochs * batches.n_batches
+        chosen = choose_precision(accelerator, network, batches, n_batches, checkpoints=files, stop=stop)
+        settings: dict[str, Any] = {
+            "accelerator": chosen,
+            "evaluate": evaluator(held_out, chosen) if len(held_out) else None,
+            "monitor": MONITOR,
+            "stop": stop,
+        }
+        if training.stages:
+            return train_stages(network, batches, training, kept, settings), chosen
+        label, seed = "language_model.", training.seed
+        return train(network, batches, training, seed=seed, label=label, checkpoint=kept[0], **settings), chosen
 
-    build, rank = partial(build_language_model, config), accelerator.shard.rank
+    build, rank = partial(build_language_model, config, start), accelerator.shard.rank
     result, chosen = with_seed(training.seed, threads, build, fit, rank=rank, stop=stop)
     return result, training_metrics(result, chosen)
 
@@ -199,15 +217,19 @@ def find_language_model_rate(
     network: LanguageModelOptions,
     training: LanguageModelTraining,
     finder: FinderOptions,
+    pretrained: ModelBundle | None = None,
 ) -> RangeTest:
-    """Learning-rate range test of a language model on its training texts."""
+    """Learning-rate range test of a language model on its training texts; with stages, of the first one."""
     config, accelerator = language_config(vocabulary, network), make_accelerator(training)
+    start = initial_weights(pretrained, vocabulary, config).get("forward")
     batches = LanguageModelBatches(_training_corpus(ids), training, device=accelerator.device)
 
     def search(network: nn.Module, stop: threading.Event) -> RangeTest:
-        return range_test(network, batches, training, finder, accelerator=accelerator, seed=training.seed, stop=stop)
+        groups = unfreeze_stage(network, training.stages[0], training) if training.stages else None
+        settings: dict[str, Any] = {"accelerator": accelerator, "seed": training.seed, "groups": groups, "stop": stop}
+        return range_test(network, batches, training, finder, **settings)
 
-    return with_seed(training.seed, training.threads, partial(build_language_model, config), search)
+    return with_seed(training.seed, training.threads, partial(build_language_model, config, start), search)
 
 
 def _training_corpus(ids: pl.DataFrame) -> Corpus:
@@ -291,7 +313,6 @@ def load_language_model(bundle: ModelBundle) -> tuple[LanguageModel, Vocabulary,
     """Load the network, in evaluation mode, its vocabulary and tokenizer settings; refuse another kind of bundle."""
     if bundle.kind != KIND:
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
-    network = build_language_model(bundle.config)
-    network.load_state_dict({**bundle.weights, TIED: bundle.weights["encoder.embedding.weight"]})
+    network = build_language_model(bundle.config, bundle.weights)
     vocabulary = load_vocabulary(bundle.encoder["vocabulary"])
     return network.eval(), vocabulary, TokenOptions.model_validate(bundle.encoder["tokens"])

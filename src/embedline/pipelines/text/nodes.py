@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from embedline.errors import about_frame
+from embedline.errors import about_frame, input_name
+from embedline.paths import find_source
 from embedline.pipelines.text import baseline as baselines
 from embedline.pipelines.text import evaluation
 from embedline.pipelines.text import vocabulary as vocabularies
@@ -22,6 +23,7 @@ from embedline.pipelines.text.options import (
     LanguageModelOptions,
     LanguageModelTraining,
     PredictionOptions,
+    PretrainedOptions,
     SampleOptions,
 )
 from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_documents
@@ -62,18 +64,27 @@ def numericalize(
     return vocabularies.numericalize(tokens, lexicon, load_vocabulary(vocabulary), split)
 
 
+def acquire_pretrained(pretrained: PretrainedOptions | None) -> Bundle:
+    """Fetch and read the language models to start from; a bundle without any if none is given."""
+    from embedline.pipelines.text.pretrained_files import read_pretrained
+
+    name, given = input_name("pretrained"), pretrained.addresses() if pretrained else {}
+    return read_pretrained({key: find_source(address, f"{name}.{key}") for key, address in given.items()})
+
+
 def train_language_model(
     ids: pl.DataFrame,
     vocabulary: dict[str, Any],
     tokens: TokenOptions,
     network: LanguageModelOptions,
     training: LanguageModelTraining,
+    pretrained: Bundle | None = None,
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train the language model on training and unlabelled texts; return the bundle and the history."""
     from embedline.pipelines.text.language_model import train_language_model as fit
     from embedline.training.ensemble import history_frame
 
-    bundle, history = fit(ids, load_vocabulary(vocabulary, tokens.rules), tokens, network, training)
+    bundle, history = fit(ids, load_vocabulary(vocabulary, tokens.rules), tokens, network, training, pretrained)
     perplexity = f"{bundle.metrics['perplexity']:.1f}" if "perplexity" in bundle.metrics else "not measured"
     _log_training(f"Language model of {bundle.metrics['vocabulary']:,} words: perplexity {perplexity}", bundle.metrics)
     return bundle, history_frame(history)
@@ -111,12 +122,14 @@ def find_language_model_rate(
     network: LanguageModelOptions,
     training: LanguageModelTraining,
     finder: FinderOptions,
+    pretrained: Bundle | None = None,
 ) -> pl.DataFrame:
     """Range test of the language model: columns ``rate``, ``loss`` (smoothed) and ``suggestion`` (constant)."""
     from embedline.pipelines.text.language_model import find_language_model_rate as find
 
-    test = find(ids, load_vocabulary(vocabulary), network, training, finder)
-    logger.info("Range test of the language model suggests %.1e; the training uses %.1e", test.suggestion, training.lr)
+    test = find(ids, load_vocabulary(vocabulary), network, training, finder, pretrained)
+    used = training.stages[0].lr if training.stages else training.lr
+    logger.info("Range test of the language model suggests %.1e; the training uses %.1e", test.suggestion, used)
     return test.frame()
 
 
@@ -171,13 +184,17 @@ def evaluate(
             (:func:`embedline.training.ceiling.beside`).
     """
     vocabulary, training = load_vocabulary(model.encoder["vocabulary"]), dict(model.metrics)
-    language_model = training.pop("language_model")
+    language = training.pop("language_model")
     models = {"classifier": {"training": training}, "baseline": {"training": baseline_costs}}
     metrics = evaluation.evaluate(predictions, baseline_predictions, list(classes), report, **models)
     metrics["classifier"] |= beside(metrics["classifier"], ceiling)
-    unknown = vocabularies.unknown_fractions(ids, vocabulary)
-    words = {"size": len(vocabulary), "fitted_on": list(vocabulary.fitted_on), "unknown": unknown}
-    return metrics | {"language_model": language_model, "vocabulary": words}
+    return metrics | {"language_model": language, "vocabulary": vocabularies.vocabulary_metrics(ids, vocabulary)}
+
+
+def evaluate_language_model(ids: pl.DataFrame, language_model: Bundle) -> dict[str, Any]:
+    """Metrics of the language model, such as its perplexity on the split ``validation``, and of its vocabulary."""
+    words = vocabularies.vocabulary_metrics(ids, load_vocabulary(language_model.encoder["vocabulary"]))
+    return {"language_model": language_model.metrics, "vocabulary": words}
 
 
 def predict_texts(texts: Frame, model: Bundle, prediction: PredictionOptions) -> pl.DataFrame:
