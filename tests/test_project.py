@@ -48,6 +48,7 @@ MAY_IMPORT = {  # what each part of the project may import of it, besides itself
         *LEARNERS,
     },
     "pipelines.imdb": {"errors", "paths", "archive", "download", "pipelines.text"},
+    "pipelines.arxiv": {"errors", "paths", "archive", "download", "training", "pipelines.imdb"},
     "pipelines.movielens": {"errors", "paths", "archive", "download", "pipelines.ratings"},
     "pipelines.adult": {"errors", "paths", "archive", "download", "pipelines.tabular"},
     "pipelines.tuning": {"errors", "training", *LEARNERS},

@@ -3,6 +3,7 @@
 from kedro.pipeline import Pipeline
 
 from embedline.pipelines.adult import pipeline as adult
+from embedline.pipelines.arxiv import pipeline as arxiv
 from embedline.pipelines.imdb import pipeline as imdb
 from embedline.pipelines.movielens import pipeline as movielens
 from embedline.pipelines.publish import nodes as publish_nodes
@@ -32,6 +33,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "imdb": imdb.create_pipeline()
         + imdb.create_ceiling_pipeline()
         + text.create_pipeline("imdb", ceiling="imdb.ceiling"),
+        "arxiv": arxiv.create_pipeline() + text.create_language_model_pipeline("arxiv"),
         "movielens": movielens.create_pipeline()
         + movielens.create_ceiling_pipeline()
         + ratings.create_pipeline("movielens", users=True, ceiling="movielens.ceiling"),

@@ -93,7 +93,8 @@ def _lines(blocks: Iterator[bytes], source: str) -> Iterator[bytes]:
 def select_papers(lines: Iterable[bytes], source: str, options: SelectionOptions) -> pl.DataFrame:
     """Choose papers from the lines of a snapshot; see :func:`read_snapshot`. Blank lines are skipped.
 
-    The sample is Vitter's (1985, "Random sampling with a reservoir", algorithm R): one pass, ``limit`` papers in memory.
+    The sample is that of Vitter (1985, "Random sampling with a reservoir", algorithm R): one pass, and never more than
+    ``limit`` papers in memory.
     """
     rng, chosen, archives = Random(options.seed), list[tuple[int, bytes]](), Counter[str]()
     total = found = 0
