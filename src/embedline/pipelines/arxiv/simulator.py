@@ -37,7 +37,7 @@ OWN = 0.9
 SHARED = 0.5
 """Probability that a topic noun of the abstract is one of the title's."""
 
-CROSS = 0.25
+CROSS = 0.15
 """Probability of a second category."""
 
 WIDTH = 78  # columns of a line
@@ -181,7 +181,7 @@ def _paper(rng: Random, number: int, options: GeneratorOptions) -> dict[str, Any
 
 def _abstract(rng: Random, primary: str, nouns: list[str], options: GeneratorOptions) -> str:
     target = rng.randint(options.min_words, options.max_words)
-    lines, words = [""], 0
+    lines, words = ["  "], 0
     while words < target:
         sentence, _ = _fill(rng, rng.choice(SENTENCES), primary, nouns)
         words += len(sentence.split())
@@ -190,10 +190,10 @@ def _abstract(rng: Random, primary: str, nouns: list[str], options: GeneratorOpt
             if len(lines[-1]) + len(piece) >= WIDTH:
                 lines.append(piece)
             else:
-                lines[-1] += f" {piece}" if lines[-1] else piece
+                lines[-1] += f" {piece}" if lines[-1].strip() else piece
         if rng.random() < 0.2:
             lines[-1] += " "
-    return "  " + "\n".join(line.rstrip() for line in lines) + "\n"
+    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def _fill(rng: Random, template: Iterable[str], primary: str, given: list[str]) -> tuple[str, list[str]]:
