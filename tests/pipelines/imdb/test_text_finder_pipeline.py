@@ -15,6 +15,7 @@ from embedline.pipelines.text.options import (
     ClassifierTraining,
     LanguageModelOptions,
     LanguageModelTraining,
+    PretrainedOptions,
 )
 from embedline.pipelines.text.pipeline import create_finder_pipeline, create_pipeline, nodes
 from embedline.pipelines.text.tokenizer import TokenOptions
@@ -35,6 +36,7 @@ def parameters_of(source: str) -> dict[str, Any]:
         "language_model_training": LanguageModelTraining(batch_size=2, epochs=1, lr=0.01, bptt=5, **SHARED),
         "classifier": ClassifierOptions(layers=(4,), bptt=5, max_tokens=10),
         "classifier_training": ClassifierTraining.model_validate({"batch_size": 4, "stages": stages, **SHARED}),
+        "pretrained": PretrainedOptions(),
         "finder": FinderOptions(low=1e-4, high=1.0, steps=12),
     }
     return {f"params:{source}.{name}": value for name, value in values.items()}
@@ -88,9 +90,10 @@ def test_it_reads_what_a_run_has_stored_and_leaves_rates_and_plots(
         assert figure.layout.title.text.startswith("Learning-rate range test of the")
 
 
-def test_nodes_are_named_after_their_source_and_no_part_of_its_own_pipeline() -> None:
+def test_nodes_are_named_after_their_source() -> None:
     pipeline = create_finder_pipeline("imdb")
     assert {(node.name, *node.tags) for node in pipeline.nodes} == {
+        ("imdb.acquire_pretrained", "acquire"),
         ("imdb.find_language_model_rate", "train"),
         ("imdb.find_classifier_rate", "train"),
         ("imdb.plot_language_model_rates", "plot"),
