@@ -17,7 +17,12 @@ from embedline.pipelines.text.options import (
     LanguageModelTraining,
     PretrainedOptions,
 )
-from embedline.pipelines.text.pipeline import create_finder_pipeline, create_pipeline, nodes
+from embedline.pipelines.text.pipeline import (
+    create_finder_pipeline,
+    create_language_model_pipeline,
+    create_pipeline,
+    nodes,
+)
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.settings import CONFIG_LOADER_ARGS
 from embedline.training.options import FinderOptions
@@ -101,7 +106,18 @@ def test_nodes_are_named_after_their_source() -> None:
     }
     data = {name for name in pipeline.inputs() if not name.startswith("params:")}
     assert data == {"imdb.ids", "imdb.vocabulary", "imdb.language_model"} <= create_pipeline("imdb").all_outputs()
-    assert not {node.name for node in pipeline.nodes} & {node.name for node in create_pipeline("imdb").nodes}
+    both = {node.name for node in pipeline.nodes} & {node.name for node in create_pipeline("imdb").nodes}
+    assert both == {"imdb.acquire_pretrained"}
+
+
+def test_the_pipeline_of_a_classifier_begins_with_that_of_its_language_model() -> None:
+    alone, whole = create_language_model_pipeline("notes"), create_pipeline("notes")
+    assert set(alone.nodes) < set(whole.nodes)
+    assert {"notes.language_model", "notes.language_model_metrics", "notes.samples"} <= alone.all_outputs()
+    assert {name for name in alone.inputs() if not name.startswith("params:")} == {"notes.documents"}
+    assert not {name for name in alone.inputs() if "classifier" in name or "baseline" in name}
+    from_another = create_pipeline("notes", language_model="imdb.language_model")
+    assert "imdb.language_model" in from_another.inputs() and "params:notes.pretrained" not in from_another.inputs()
 
 
 @pytest.mark.parametrize("environment", ["base", "laptop", "sample"])
