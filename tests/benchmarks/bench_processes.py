@@ -67,7 +67,7 @@ def tokens_per_second(settings: dict[str, Any], n_steps: int) -> float:
     config = language_config(words, LanguageModelOptions(preset="dl1"))
     sizes = {"batch_size": STREAMS, "bptt": TOKENS, **settings}
     training = LanguageModelTraining(epochs=1, lr=0.003, clip_norm=0.3, device="cpu", **sizes)
-    job = (corpus, held_out, training, config, None, settings["threads"])
+    job = (corpus, held_out, training, config, settings["threads"])
     _, metrics = distributed.run(train_words, *job, options=training)
     return float(metrics["tokens_per_second"])
 

@@ -13,6 +13,7 @@ from embedline.pipeline_registry import register_pipelines
 from embedline.pipelines.ratings import pipeline as ratings
 from embedline.pipelines.report.pipeline import TAG, create_pipeline, reported
 from embedline.pipelines.tabular import pipeline as tabular
+from embedline.pipelines.text import pipeline as text
 
 
 def inputs_of(pipeline: Pipeline, name: str) -> set[str]:
@@ -41,13 +42,16 @@ def test_a_source_of_ones_own_is_in_the_report() -> None:
         "houses": tabular.create_pipeline("houses"),
         "albums": ratings.create_pipeline("albums", items=False),
     }
+    own["diary"] = text.create_language_model_pipeline("diary")
     report = create_pipeline(own)
+    diary = inputs_of(report, "report.collect_diary")
+    assert {"diary.language_model_metrics", "diary.language_model_metrics_history", "diary.samples"} <= diary
     houses = inputs_of(report, "report.collect_houses")
     assert {"houses.metrics", "houses.metrics_history", "houses.forecast_plot", "houses.embedding_plot"} <= houses
     assert not any(name.startswith("params:") for name in houses)  # its table comes from the catalog
     assert {"albums.recommendations", "albums.map_plot"} <= inputs_of(report, "report.collect_albums")
     page = inputs_of(report, "report.write_page")
-    assert page == {"params:report", "report.section_houses", "report.section_albums"}
+    assert page == {"params:report", "report.section_houses", "report.section_albums", "report.section_diary"}
 
 
 def fitting(metrics: dict[str, float]) -> dict[str, float]:

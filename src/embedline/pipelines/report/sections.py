@@ -22,8 +22,8 @@ def collect(artifacts: Mapping[str, Any], origin: str | None = None) -> Json:
     """Collect the stored artifacts of one source.
 
     Args:
-        artifacts: by name (``metrics``, or ``language_model_metrics`` where there is no classifier, ``metrics_history``, ``…_plot``, those of :data:`.tables.
-            TABLES`, ``forecast``); None for a missing one.
+        artifacts: by name (``metrics`` or, without a classifier, ``language_model_metrics``; ``metrics_history``,
+            ``…_plot``, those of :data:`.tables.TABLES`, ``forecast``); None for a missing one.
         origin: where the raw data come from, as the parameters say; ``generated`` for the project's own generator.
 
     Returns:

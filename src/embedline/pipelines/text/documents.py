@@ -124,10 +124,10 @@ def count_shared_texts(documents: pl.DataFrame) -> int:
 def assign_splits(frame: pl.DataFrame, split: SplitOptions) -> pl.Series:
     """Return the split of each row: ``train``, ``validation``, ``test`` or ``unlabelled``.
 
-    Of the N training documents, or of the unlabelled ones where there is no training document (a corpus for a language
-    model), ``round(validation * N)`` become validation documents. They are divided over the classes by the largest remainder, with at least one document of each class in each split (many tiny classes may
-    raise the total a little). The draw depends on the ids and the seed, not on the order of the rows. Test documents
-    stay test documents.
+    Of the N training documents, ``round(validation * N)`` become validation documents; of the unlabelled ones, where
+    there is no training document (a corpus for a language model). They are divided over the classes by the largest
+    remainder, with at least one document of each class in each split (many tiny classes may raise the total a little).
+    The draw depends on the ids and the seed, not on the order of the rows. Test documents stay test documents.
 
     ``document_id``, ``label`` and ``split`` are as :func:`read_documents` checks them. No document to train on, a class
     with fewer than two, and a fraction that leaves no document for validation or for training are a DataError.

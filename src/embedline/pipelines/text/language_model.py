@@ -147,8 +147,8 @@ def train_language_model(
         raise DataError(NO_VALIDATION.format("language_model_training"))
     config = language_config(vocabulary, network)
     start = initial_weights(pretrained, vocabulary, config).get("forward")
-    work = (corpus, held_out, training, config, start, own_threads(training))
-    result, measured = distributed.run(train_network, *work, options=training)
+    fit, threads = partial(train_network, start=start), own_threads(training)
+    result, measured = distributed.run(fit, corpus, held_out, training, config, threads, options=training)
     warn_of_few_steps([result], training.batch_size, "language_model_training")
     metrics = {
         "tokens": len(corpus.ids),
@@ -167,25 +167,22 @@ def train_network(
     held_out: Corpus,
     training: LanguageModelTraining,
     config: dict[str, Any],
-    start: dict[str, Tensor] | None,
     threads: int,
     stop: threading.Event,
+    *,
+    start: dict[str, Tensor] | None = None,
 ) -> tuple[FitResult, dict[str, Any]]:
     """Train in one process, until the end or until ``stop`` is set; return the result and the bundle's metrics.
 
-    There may be no validation documents in ``held_out``; ``start`` are the initial weights, None: random ones;
-    ``threads`` are PyTorch's.
+    There may be no validation documents in ``held_out``; ``threads`` are PyTorch's; ``start`` are the initial weights,
+    None: random ones.
     """
-    accelerator = make_accelerator(training)
-    kept = [checkpoint.current(name) for name in stage_names(training)]
+    accelerator, names = make_accelerator(training), stage_names(training)
     batches = LanguageModelBatches(corpus, training, device=accelerator.device, shard=accelerator.shard)
 
     def fit(network: nn.Module, stop: threading.Event) -> tuple[FitResult, Accelerator]:
-        n_epochs, files = (
-            sum(stage.epochs for stage in training.stages or [training]),
-            [one.path for one in kept if one],
-        )
-        n_batches = n_epochs * batches.n_batches
+        n_batches = sum(stage.epochs for stage in training.stages or [training]) * batches.n_batches
+        files = [kept.path for kept in map(checkpoint.current, names) if kept]
         chosen = choose_precision(accelerator, network, batches, n_batches, checkpoints=files, stop=stop)
         settings: dict[str, Any] = {
             "accelerator": chosen,
@@ -194,9 +191,9 @@ def train_network(
             "stop": stop,
         }
         if training.stages:
-            return train_stages(network, batches, training, kept, settings), chosen
-        label, seed = "language_model.", training.seed
-        return train(network, batches, training, seed=seed, label=label, checkpoint=kept[0], **settings), chosen
+            return train_stages(network, batches, training, names, settings), chosen
+        own: dict[str, Any] = {"label": f"{names[0]}.", "checkpoint": checkpoint.current(names[0])}
+        return train(network, batches, training, seed=training.seed, **own, **settings), chosen
 
     build, rank = partial(build_language_model, config, start), accelerator.shard.rank
     result, chosen = with_seed(training.seed, threads, build, fit, rank=rank, stop=stop)

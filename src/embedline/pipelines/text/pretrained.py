@@ -15,7 +15,7 @@ from embedline.errors import DataError
 from embedline.pipelines.text.lm_batches import LanguageModelBatches
 from embedline.pipelines.text.options import SIZES, LanguageModelTraining, Stage
 from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
-from embedline.training.checkpoint import Checkpoint
+from embedline.training import checkpoint
 from embedline.training.model_file import ModelBundle
 from embedline.training.optimizer import LayerGroup, discriminative, unfreeze
 from embedline.training.train import FitResult, train
@@ -127,14 +127,14 @@ def train_stages(
     network: Any,
     batches: LanguageModelBatches,
     training: LanguageModelTraining,
-    kept: Sequence[Checkpoint | None],
+    names: Sequence[str],
     settings: dict[str, Any],
 ) -> FitResult:
     """Train in the stages of gradual unfreezing; return one result, whose history counts on from stage to stage.
 
     Args:
         network: a :class:`.language_model.LanguageModel`.
-        kept: checkpoint of each stage.
+        names: of the stages, :func:`stage_names`.
         settings: other arguments of :func:`train`, the same for all stages.
     """
     whole = FitResult(network)
@@ -145,8 +145,8 @@ def train_stages(
             training.of_stage(stage),
             seed=training.seed + place,
             groups=unfreeze_stage(network, stage, training),
-            label=f"{stage_names(training)[place]}.",
-            checkpoint=kept[place],
+            label=f"{names[place]}.",
+            checkpoint=checkpoint.current(names[place]),
             **settings,
         )
         network.load_state_dict(result.network.state_dict())  # the averaged weights, if averaging is on

@@ -169,13 +169,18 @@ def read_words(content: bytes, name: str) -> list[str]:
     return list(words)
 
 
+class _List:
+    """Stands for a list of fastai's in the state of an optimiser, which is not used; it has no behaviour."""
+
+
 def read_tensors(content: bytes, name: str) -> dict[str, Tensor]:
     """Read tensors by name as PyTorch stored them, as float32 on the CPU, without running what a pickle asks for.
 
     A file with an optimiser, ``{"model": …, "opt": …}``, is read without it. All errors are DataErrors.
     """
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(_List, "fastcore.foundation.L")]):
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except _BROKEN_PICKLE as error:
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             hint = "store the weights alone: learn.save(…, with_opt=False)"
