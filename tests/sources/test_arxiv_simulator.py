@@ -62,12 +62,12 @@ def test_lines_have_the_keys_and_the_quirks_of_the_snapshot() -> None:
     assert len(re.findall(r"\.  [A-Z]", abstracts)) > 100
     for quirk in (r"$O(n \log n)$", r"K\"ahler", r"Erd\H{o}s"):
         assert quirk in abstracts and (quirk in titles or "$" in quirk)
-    assert not re.search(r"\b[Aa] [aeio]|[{]\w+[}]s| ,| :", titles + abstracts)
+    assert not re.search(r"\b[Aa] [aeio]|[{][a-z]{2,}[}]| ,| :", titles + abstracts)
 
 
 def test_topics_share_no_word() -> None:
     words = [word for kinds in TOPICS.values() for words in kinds.values() for word in words]
-    assert len(words) == len({*words}) == 5 * 12
+    assert len(words) == len({*words}) == 5 * 9
     assert topic_counts("Packets of a\n bipartite router.") == {"cs.NI": 2, "math.CO": 1}
     assert own_share() == pytest.approx(0.9 + 0.1 / 5)
 
@@ -86,7 +86,7 @@ def test_papers_follow_the_probabilities() -> None:
         titled, nouns = nouns_of(paper["title"]), nouns_of(paper["abstract"])
         repeated, n_nouns = repeated + sum(noun in titled for noun in nouns), n_nouns + len(nouns)
         # A noun that is not taken from the title is one of its nouns by chance.
-        weights = [1 / rank for rank in range(1, 9)]
+        weights = [1 / rank for rank in range(1, 7)]
         chance = sum(
             weights[TOPICS[first]["{noun}"].index(noun)] / sum(weights) * own_share()
             for noun in {*titled}

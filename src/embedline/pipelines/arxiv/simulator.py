@@ -43,20 +43,11 @@ CROSS = 0.15
 WIDTH = 78  # columns of a line
 
 _WORDS = {  # nouns, whose plural ends in s; adjectives; the most frequent first
-    "cs.NI": ("router packet protocol antenna gateway channel firewall queue", "wireless congested mobile multicast"),
-    "cs.LG": (
-        "classifier gradient kernel dataset learner label feature tensor",
-        "supervised deep adversarial recurrent",
-    ),
-    "stat.ML": (
-        "estimator prior posterior sampler regressor quantile covariate residual",
-        "bayesian gaussian unbiased conjugate",
-    ),
-    "math.CO": (
-        "graph matroid lattice clique poset partition tournament colouring",
-        "planar bipartite chromatic extremal",
-    ),
-    "astro-ph.CO": ("nebula halo quasar pulsar telescope supernova comet survey", "dark cosmic luminous primordial"),
+    "cs.NI": ("router packet protocol antenna gateway channel", "wireless congested mobile"),
+    "cs.LG": ("classifier gradient kernel dataset learner label", "supervised deep adversarial"),
+    "stat.ML": ("estimator prior posterior sampler regressor quantile", "bayesian gaussian unbiased"),
+    "math.CO": ("graph matroid lattice clique poset partition", "planar bipartite chromatic"),
+    "astro-ph.CO": ("nebula halo quasar pulsar telescope supernova", "dark cosmic luminous"),
 }
 TOPICS: dict[str, dict[str, list[str]]] = {
     category: dict(zip(("{noun}", "{adjective}"), map(str.split, lists), strict=True))
@@ -88,6 +79,7 @@ TITLES = [
 a {quality} {method} for {adjective} {noun}s
 on {adjective} {noun}s and {adjective} {noun}s
 {adjective} {noun}s and {noun}s
+algorithms that find {adjective} {noun}s
 the {name} {method} for {noun}s and {adjective} {noun}s
 {noun}s with {adjective} {noun}s : a {quality} {method}
 the {property} of a {adjective} {noun} in {adjective} {noun}s
@@ -108,17 +100,17 @@ each {adjective} {noun} is a {noun} with {adjective} {noun}s
 {adjective} {noun}s are {quality} , and so are {noun}s and {noun}s
 """.strip().splitlines()
 ]
-_FREQUENCIES = [1.0 / rank for rank in range(1, 9)]  # of a topic's words, not normalised
+_FREQUENCIES = [1.0 / rank for rank in range(1, 7)]  # of a topic's words, not normalised
 _AUTHORS = "Barrel Corvik Delmond Fenstad Garwin Holberg Jorbière Kelnik Linsson Marley Norvin Peldale".split()
 
 
 class GeneratorOptions(Options):
     """Number and length of the simulated papers."""
 
-    n_papers: int = Field(default=800, ge=1)
+    n_papers: int = Field(default=1000, ge=1)
     seed: int = Field(default=0, ge=0)
-    min_words: int = Field(default=5, ge=1, description="words of the shortest abstract, but for its last sentence")
-    max_words: int = Field(default=20, ge=1)
+    min_words: int = Field(default=1, ge=1, description="words of the shortest abstract, but for its last sentence")
+    max_words: int = Field(default=10, ge=1)
 
     @model_validator(mode="after")
     def _lengths_in_order(self) -> Self:
