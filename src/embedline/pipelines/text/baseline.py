@@ -123,3 +123,55 @@ def _fit(texts: list[str], actual: NDArray[np.int64], options: BaselineOptions) 
     if model.n_iter_.max() >= options.max_iterations:
         logger.warning("The baseline stopped after max_iterations = %d, before it converged", options.max_iterations)
     return vectorizer, model
+
+
+class NaiveBayesSVM:
+    """PLACEHOLDER until the branch nbsvm is merged."""
+
+    def __init__(self, words: list[str], classes: tuple[str, ...], weights: Any) -> None:
+        self.words, self.classes, self.weights = {w: k for k, w in enumerate(words)}, classes, weights
+
+    @classmethod
+    def from_bundle(cls, bundle: Any) -> "NaiveBayesSVM":
+        return cls.from_tensors(bundle.config, bundle.weights)
+
+    @classmethod
+    def from_tensors(cls, config: dict[str, Any], tensors: dict[str, Any]) -> "NaiveBayesSVM":
+        return cls(config["words"], tuple(config["classes"]), tensors["weights"])
+
+    def tensors(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {"words": [*self.words], "classes": list(self.classes)}, {"weights": self.weights}
+
+    def probabilities(self, documents: Any) -> NDArray[np.float64]:
+        weights = self.weights.numpy()
+        scores = np.array(
+            [
+                sum((weights[self.words[w]] for w in set(d) if w in self.words), np.zeros(len(self.classes)))
+                for d in documents
+            ]
+        )
+        scores = np.exp(0.3 * (scores - scores.max(1, keepdims=True)))
+        return scores / scores.sum(1, keepdims=True)
+
+
+def train_placeholder(tokens: Any, lexicon: Any, splits: Any, classes: list[str]) -> tuple[Any, pl.DataFrame]:
+    import torch
+
+    from embedline.training.model_file import ModelBundle
+
+    words = lexicon["token"].to_list()
+    train, validation = tokens.filter(splits == TRAIN), tokens.filter(splits == "validation")
+    counts = np.ones((len(words), len(classes)))
+    for label, codes in zip(train["label"], train["tokens"], strict=True):
+        counts[np.unique(codes.to_numpy()), classes.index(label)] += 1
+    weights = np.log(counts / counts.sum(0))
+    model = NaiveBayesSVM(words, tuple(classes), torch.from_numpy(weights - weights.mean(1, keepdims=True)))
+    bundle = ModelBundle("text_baseline", model.tensors()[0], {}, model.tensors()[1], {"seconds": 0.1})
+    return bundle, predict_placeholder(validation, lexicon, classes, bundle)
+
+
+def predict_placeholder(documents: Any, lexicon: Any, classes: list[str], bundle: Any) -> pl.DataFrame:
+    words = lexicon["token"].to_list()
+    model = NaiveBayesSVM.from_bundle(bundle)
+    found = model.probabilities([[words[c] for c in codes] for codes in documents["tokens"].to_list()])
+    return prediction_frame(documents, found, classes)

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -15,8 +14,6 @@ from torch import Tensor, nn
 from embedline.errors import DataError
 from embedline.pipelines.text.awd_lstm import Encoder, detached, select_rows
 from embedline.pipelines.text.classifier_batches import by_length, pad
-from embedline.pipelines.text.documents import TEST
-from embedline.pipelines.text.evaluation import prediction_frame
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import Direction, EncoderOptions
 from embedline.pipelines.text.tokenizer import TokenOptions
@@ -247,19 +244,3 @@ def class_logits(
             found = network(ids, lengths)
         logits[torch.from_numpy(rows)] = found.double().cpu()
     return logits
-
-
-def predict_split(ids: pl.DataFrame, bundle: ModelBundle, *, split: str = TEST) -> pl.DataFrame:
-    """Predict the documents of a split; columns as in :func:`.evaluation.prediction_frame`."""
-    network, vocabulary, _, classes = load_classifier(bundle)
-    documents = ids.filter(pl.col("split") == split)
-    if documents.is_empty():
-        raise DataError(f"there is nothing to predict: no document is in the split {split!r}")
-    corpus = Corpus.of(documents)
-    if len(corpus.ids) and int(corpus.ids.max()) >= len(vocabulary):
-        raise DataError(
-            f"a document has the token id {int(corpus.ids.max())}, but the model knows {len(vocabulary)}: "
-            "the ids were made with another model's vocabulary"
-        )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return prediction_frame(documents, class_probabilities(network.to(device), corpus), classes)
