@@ -25,7 +25,8 @@ from small_networks import (
 )
 
 from embedline.errors import DataError
-from embedline.pipelines.text.classifier import class_probabilities, load_classifier, predict_split, reverse
+from embedline.pipelines.text.classifier import class_probabilities, load_classifier, reverse
+from embedline.pipelines.text.ensemble import predict_split
 from embedline.pipelines.text.fine_tuning import train_classifier
 from embedline.pipelines.text.language_model import load_language_model, train_language_model
 from embedline.pipelines.text.lm_batches import Corpus
@@ -107,9 +108,9 @@ def test_the_backward_classifier_is_one_of_reversed_texts() -> None:
         assert bundle.metrics["backward"][name] == pytest.approx(mirrored.metrics[name], rel=1e-9)
         assert bundle.metrics["forward"][name] == pytest.approx(classifier()[0].metrics[name], rel=1e-9)
     probabilities = [
-        predict_split(*each)["p_pos"].to_numpy() for each in ((IDS, classifier()[0]), (REVERSED, mirrored))
+        predict_split(*each)[0]["p_pos"].to_numpy() for each in ((IDS, classifier()[0]), (REVERSED, mirrored))
     ]
-    found = predict_split(IDS, ModelBundle.from_bytes(bundle.to_bytes()))["p_pos"].to_numpy()
+    found = predict_split(IDS, ModelBundle.from_bytes(bundle.to_bytes()))[0]["p_pos"].to_numpy()
     np.testing.assert_allclose(found, sum(probabilities) / 2, rtol=1e-9)
 
 
