@@ -155,7 +155,7 @@ class TextModel:
         """Load a bundle of :func:`combine` or of :func:`.fine_tuning.train_classifier`, on the GPU if there is one."""
         network, vocabulary, tokens, classes = load_classifier(bundle)
         network.to("cuda" if torch.cuda.is_available() else "cpu")
-        networks = {}
+        networks: dict[str, ClassifierEnsemble] = {}
         for direction in DIRECTIONS:
             own = [place for place, member in enumerate(network.members) if member.direction == direction]
             if own:

@@ -139,7 +139,7 @@ def excerpt(text: str, n: int) -> str:
 
 def require_same_documents(frames: Mapping[str, pl.DataFrame]) -> None:
     """Raise a DataError if two frames, by the names of their models, have not the same column ``document_id``."""
-    for (which, ours), theirs in zip(frames.items(), reversed(frames.values()), strict=True):
+    for (which, ours), theirs in zip(frames.items(), [*frames.values()][::-1], strict=True):
         alone = ours.join(theirs, on="document_id", how="anti")["document_id"]
         if len(alone):
             raise DataError(f"only the {which} predicts document {alone[0]!r}: {len(alone)} such documents")
