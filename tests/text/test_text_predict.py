@@ -1,6 +1,7 @@
 """Predictions and explanations of a classifier whose log-odds are a sum over words: influences are known exactly."""
 
 import dataclasses
+import itertools
 import logging
 import types
 from collections.abc import Sequence
@@ -181,10 +182,17 @@ class TestExplain:
         found = occlude(either, ["a", "c", "a", "b"], [0, 1, 2, 3], label=1, unknown="?")
         assert found == {0: 0.0, 1: 0.0, 2: 0.0, 3: pytest.approx(2.0)}
 
-    def test_windows_are_exact_for_words_that_stand_alone(self) -> None:
-        tokens = [*"xxxxxxxxx", "a", *"xxxxxxxxxx", "b"]
-        found = estimate_by_windows(either, "?", tokens, 0)
-        assert found == pytest.approx(-3.0 * (np.array(tokens) == "a") - 2.0 * (np.array(tokens) == "b"))
+    def test_windows_find_words_and_pairs_of_them_in_rows_of_length_one(self) -> None:
+        weights = {"a": 3.0, "b": -2.0, "x": 0.01, "a b": 1.0}
+
+        def linear(documents: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+            ngrams = [[*tokens, *map(" ".join, itertools.pairwise(tokens))] for tokens in documents]
+            odds = np.array([sum(weights.get(one, 0.0) for one in row) / np.sqrt(len(row)) for row in ngrams])
+            return np.stack([1 / (1 + np.exp(odds)), 1 / (1 + np.exp(-odds))], axis=1)
+
+        tokens = [*"xxxxxxxxx", "a", *"xxxxxxxxxx", *"ab", *"xxxxxx"]
+        exact = occlude(linear, tokens, [*range(len(tokens))], label=1, unknown="?")
+        np.testing.assert_allclose(estimate_by_windows(linear, "?", tokens, 1), [*exact.values()], atol=0.05)
 
 
 class TestFirstOrder:

@@ -109,8 +109,15 @@ def test_the_parameters_of_the_project_are_what_the_trainings_take(environment: 
     language = LanguageModelTraining.model_validate(block["language_model_training"])
     classifier = ClassifierTraining.model_validate(block["classifier_training"])
     assert FinderOptions.model_validate(block["finder"]) == FinderOptions()
+    assert [*Directions.model_validate(block["directions"])] == ["forward", "backward"]
     assert (language.accumulate, language.decay, language.early_stopping) == (1, "decoupled", None)
     assert (classifier.accumulate, classifier.seeds, classifier.weights) == (1, (42,), None)
+
+
+def test_directions_can_be_given_at_the_command_line() -> None:
+    given: Any = {"imdb": {"directions": "forward"}}  # --params imdb.directions=forward
+    block = configuration(**given)["parameters"]["imdb"]
+    assert [*Directions.model_validate(block["directions"])] == ["forward"] and block["classes"] == ["neg", "pos"]
 
 
 def test_the_plot_of_an_ensembles_training_goes_from_member_to_member() -> None:

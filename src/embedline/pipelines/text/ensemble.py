@@ -247,12 +247,12 @@ def combine(
     for name, there in (("classifier", networks.classes), (BASELINE, words.classes)):
         if tuple(there) != tuple(classes):
             raise DataError(f"the {name} was trained for the classes {list(there)}, not {list(classes)}: run it again")
-    documents, found = ids.filter(pl.col("split") == VALIDATION), dict[str, Array]()
+    documents = ids.filter(pl.col("split") == VALIDATION)
+    members = dict.fromkeys((*networks.networks, BASELINE), np.zeros((0, len(classes))))
     if not documents.is_empty():
         found = networks.network_probabilities(_corpus(documents, networks.vocabulary))
-    empty = np.zeros((0, len(classes)))
-    members = {direction: found.get(direction, empty) for direction in networks.networks}
-    members[BASELINE] = _aligned(baseline_validation, documents, classes)
+        members = {direction: found[direction] for direction in networks.networks}
+        members[BASELINE] = _aligned(baseline_validation, documents, classes)
     coefficients, losses = choose_coefficients(members, class_codes(documents, classes))
     shares = ", ".join(f"{name} {coefficient:.2f}" for name, coefficient in coefficients.items())
     measured = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()) or "not measured"
@@ -309,7 +309,5 @@ def _corpus(documents: pl.DataFrame, vocabulary: Vocabulary) -> Corpus:
 def _aligned(predictions: pl.DataFrame, documents: pl.DataFrame, classes: Sequence[str]) -> Array:
     """The baseline's probabilities [N, C] in the order of the documents; other documents are a DataError."""
     require_same_documents({BASELINE: predictions, "networks": documents})
-    if documents.is_empty():
-        return np.zeros((0, len(classes)))
     rows = documents.select("document_id").join(predictions, on="document_id", how="left", maintain_order="left")
     return prediction_arrays(rows, classes)[1]

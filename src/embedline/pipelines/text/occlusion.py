@@ -80,11 +80,13 @@ def estimate_by_windows(
     """Estimate the influence of each position, float64 [T], for a classifier of n-grams.
 
     Each token is occluded among its :data:`WINDOW` neighbours only, which takes time in proportion to T instead of its
-    square. For log-odds that are a sum over the n-grams of a document, this is exact but for n-grams that occur twice.
+    square. A linear classifier whose n-grams are divided by the root of their number in the document, as those of
+    :class:`.baseline.NaiveBayesSVM` are, has smaller influences in a longer document: by the root of the lengths.
     """
     documents: list[Sequence[str]] = []
     for at in range(len(tokens)):
         before, after = tokens[max(0, at - WINDOW) : at], tokens[at + 1 : at + 1 + WINDOW]
         documents += [[*before, tokens[at], *after], [*before, unknown, *after]]
     odds = log_odds(probabilities(documents), label).reshape(-1, 2)
-    return np.asarray(odds[:, 0] - odds[:, 1])
+    lengths = np.array([len(document) for document in documents[::2]])
+    return np.asarray((odds[:, 0] - odds[:, 1]) * np.sqrt(lengths / len(tokens)))
