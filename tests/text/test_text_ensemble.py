@@ -160,7 +160,7 @@ def trained(validation: float = 0.1, directions: str = "both") -> dict[str, Any]
     networks, history = nodes.train_classifier(ids, vocabulary, CLASSES, language, CLASSIFIER, training, ways)
     baseline, held_out = nodes.train_baseline(tokens, lexicon, split, CLASSES, baseline_options)
     model = nodes.combine(ids, networks, baseline, held_out, CLASSES)
-    baseline_predictions = nodes.predict_baseline(tokens, lexicon, CLASSES, baseline)
+    baseline_predictions = nodes.predict_baseline(tokens, lexicon, baseline)
     predictions, members = nodes.predict(ids, model, baseline_predictions)
     found = {"ids": ids, "classifier": networks, "history": history, "baseline": baseline, "model": model}
     found |= {"baseline_validation": held_out, "baseline_predictions": baseline_predictions}

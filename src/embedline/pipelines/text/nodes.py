@@ -13,7 +13,7 @@ from embedline.pipelines.text import baseline as baselines
 from embedline.pipelines.text import evaluation
 from embedline.pipelines.text import vocabulary as vocabularies
 from embedline.pipelines.text.baseline import BaselineOptions
-from embedline.pipelines.text.documents import SplitOptions, assign_splits, read_documents
+from embedline.pipelines.text.documents import SplitOptions, read_documents
 from embedline.pipelines.text.evaluation import ReportOptions
 from embedline.pipelines.text.options import (
     Classes,
@@ -149,13 +149,16 @@ def find_classifier_rate(
 def train_baseline(
     tokens: pl.DataFrame, lexicon: pl.DataFrame, split: SplitOptions, classes: Classes, baseline: BaselineOptions
 ) -> tuple[Bundle, pl.DataFrame]:
-    """PLACEHOLDER until the branch nbsvm is merged."""
-    return baselines.train_placeholder(tokens, lexicon, assign_splits(tokens, split), list(classes))
+    """Fit NB-SVM on the training documents; return the bundle, and predictions for validation documents.
+
+    The latter are by a model that has not seen them; the bundle's model has learned from them too.
+    """
+    return baselines.train_baseline(tokens, lexicon, split, list(classes), baseline)
 
 
-def predict_baseline(tokens: pl.DataFrame, lexicon: pl.DataFrame, classes: Classes, baseline: Bundle) -> pl.DataFrame:
-    """PLACEHOLDER until the branch nbsvm is merged."""
-    return baselines.predict_placeholder(tokens.filter(split="test"), lexicon, list(classes), baseline)
+def predict_baseline(tokens: pl.DataFrame, lexicon: pl.DataFrame, baseline: Bundle) -> pl.DataFrame:
+    """Predict the class and the probabilities of each test document with the baseline."""
+    return baselines.predict_split(tokens, lexicon, baseline)
 
 
 def combine(

@@ -82,13 +82,8 @@ def _classifier_nodes() -> list[Node]:
     combined = ["ids", "classifier", "baseline", "baseline_validation", "params:classes"]
     return [
         _node(nodes.train_classifier, [*CLASSIFIER_INPUTS, "params:directions"], ["classifier", "history"], "train"),
-        _node(nodes.train_baseline, baseline, ["baseline", "baseline_validation"], "evaluate"),
-        _node(
-            nodes.predict_baseline,
-            ["tokens", "lexicon", "params:classes", "baseline"],
-            "baseline_predictions",
-            "evaluate",
-        ),
+        _node(nodes.train_baseline, baseline, ["baseline", "baseline_validation"], "train"),
+        _node(nodes.predict_baseline, ["tokens", "lexicon", "baseline"], "baseline_predictions", "evaluate"),
         _node(nodes.combine, combined, "model", "train"),
         _node(
             nodes.predict, ["ids", "model", "baseline_predictions"], ["predictions", "member_predictions"], "evaluate"
