@@ -89,7 +89,7 @@ def test_texts_have_a_classifier_and_a_language_model() -> None:
         "language_model": {"perplexity": 6.58, "vocabulary": 646},
     }
     classifier, language = compare(metrics)
-    assert classifier.verdict == ("better", "4.0 points higher than TF-IDF and logistic regression")
+    assert classifier.verdict == ("better", "4.0 points higher than NB-SVM")
     assert classifier.model.interval == (0.81, 0.88)
     assert classifier.facts == [
         "400 test documents",

@@ -22,7 +22,7 @@ LABELS = {
     "constant": "a constant",
     "damped_bias": "damped biases",
     "global_mean": "global mean",
-    "baseline": "TF-IDF and logistic regression",
+    "baseline": "NB-SVM",
 }
 RATES = {"rows_per_second": "rows/s", "tokens_per_second": "tokens/s"}
 INTERVAL = ("accuracy_low", "accuracy_high")

@@ -13,7 +13,7 @@ from embedline.pipelines.text import baseline as baselines
 from embedline.pipelines.text import evaluation
 from embedline.pipelines.text import vocabulary as vocabularies
 from embedline.pipelines.text.baseline import BaselineOptions
-from embedline.pipelines.text.documents import SplitOptions, assign_splits, read_documents
+from embedline.pipelines.text.documents import SplitOptions, read_documents
 from embedline.pipelines.text.evaluation import ReportOptions
 from embedline.pipelines.text.options import (
     Classes,
@@ -139,12 +139,18 @@ def find_classifier_rate(
 
 
 def train_baseline(
-    documents: Frame, split: SplitOptions, classes: Classes, baseline: BaselineOptions
-) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Fit TF-IDF and a logistic regression on the training documents; return test predictions and costs."""
-    with about_frame("documents"):
-        rows = read_documents(documents, list(classes))
-        return baselines.train_baseline(rows, assign_splits(rows, split), list(classes), baseline)
+    tokens: pl.DataFrame, lexicon: pl.DataFrame, split: SplitOptions, classes: Classes, baseline: BaselineOptions
+) -> tuple[Bundle, pl.DataFrame]:
+    """Fit NB-SVM on the training documents; return the bundle, and predictions for validation documents.
+
+    The latter are by a model that has not seen them; the bundle's model has learned from them too.
+    """
+    return baselines.train_baseline(tokens, lexicon, split, list(classes), baseline)
+
+
+def predict_baseline(tokens: pl.DataFrame, lexicon: pl.DataFrame, baseline: Bundle) -> pl.DataFrame:
+    """Predict the class and the probabilities of each test document with the baseline."""
+    return baselines.predict_split(tokens, lexicon, baseline)
 
 
 def predict(ids: pl.DataFrame, model: Bundle) -> pl.DataFrame:
@@ -158,7 +164,7 @@ def evaluate(
     predictions: pl.DataFrame,
     baseline_predictions: pl.DataFrame,
     classes: Classes,
-    baseline_costs: dict[str, Any],
+    baseline: Bundle,
     model: Bundle,
     ids: pl.DataFrame,
     report: ReportOptions,
@@ -172,7 +178,7 @@ def evaluate(
     """
     vocabulary, training = load_vocabulary(model.encoder["vocabulary"]), dict(model.metrics)
     language_model = training.pop("language_model")
-    models = {"classifier": {"training": training}, "baseline": {"training": baseline_costs}}
+    models = {"classifier": {"training": training}, "baseline": {"training": baseline.metrics}}
     metrics = evaluation.evaluate(predictions, baseline_predictions, list(classes), report, **models)
     metrics["classifier"] |= beside(metrics["classifier"], ceiling)
     unknown = vocabularies.unknown_fractions(ids, vocabulary)

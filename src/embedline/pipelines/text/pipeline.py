@@ -77,11 +77,12 @@ CLASSIFIER_INPUTS += ["params:classifier", "params:classifier_training"]
 
 
 def _classifier_nodes() -> list[Node]:
-    baseline = ["documents", "params:split", "params:classes", "params:baseline"]
+    baseline = ["tokens", "lexicon", "params:split", "params:classes", "params:baseline"]
     return [
         _node(nodes.train_classifier, CLASSIFIER_INPUTS, ["model", "history"], "train"),
-        _node(nodes.train_baseline, baseline, ["baseline_predictions", "baseline_costs"], "evaluate"),
+        _node(nodes.train_baseline, baseline, ["baseline", "baseline_validation"], "train"),
         _node(nodes.predict, ["ids", "model"], "predictions", "evaluate"),
+        _node(nodes.predict_baseline, ["tokens", "lexicon", "baseline"], "baseline_predictions", "evaluate"),
     ]
 
 
@@ -98,7 +99,7 @@ def _finder_nodes() -> list[Node]:
 
 def _report_nodes(bound: list[str]) -> list[Node]:
     compared = ["predictions", "baseline_predictions", "params:classes"]
-    measured = [*compared, "baseline_costs", "model", "ids", "params:report", *bound]
+    measured = [*compared, "baseline", "model", "ids", "params:report", *bound]
     listed = ["predictions", "baseline_predictions", "documents", "params:report"]
     return [
         _node(nodes.evaluate, measured, "metrics", "evaluate"),
