@@ -117,7 +117,7 @@ def test_a_text_model_stands_beside_its_members_and_its_backward_language_model(
         "language_model": {"perplexity": 6.58, "backward": {"perplexity": 6.9, "epochs": 2}},
     }
     classifier, language, backward = compare(metrics)
-    labels = ["the forward network", "the backward network", "the networks alone", "n-grams (NB-SVM)"]
+    labels = ["the forward network", "the backward network", "the networks alone", "NB-SVM"]
     assert [one.label for one in classifier.baselines] == labels
     assert classifier.verdict is not None and classifier.verdict[0] == "no difference"
     assert labels[2] in classifier.verdict[1]

@@ -23,7 +23,7 @@ LABELS = {
     "damped_bias": "damped biases",
     "global_mean": "global mean",
     "tfidf": "TF-IDF and logistic regression",
-    "baseline": "n-grams (NB-SVM)",
+    "baseline": "NB-SVM",
     "forward": "the forward network",
     "backward": "the backward network",
 }
