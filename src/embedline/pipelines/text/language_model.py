@@ -22,6 +22,7 @@ from embedline.pipelines.text.options import (
     LanguageModelTraining,
     TextSettings,
 )
+from embedline.pipelines.text.sampled_softmax import sampled_cross_entropy
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training import checkpoint, distributed
@@ -82,7 +83,14 @@ class LanguageModel(nn.Module):
         return scores
 
     def losses(
-        self, ids: Tensor, targets: Tensor, state: State, *, alpha: float, beta: float
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        state: State,
+        *,
+        alpha: float,
+        beta: float,
+        sample: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, State]:
         """Return the loss with AR and TAR float [], the cross-entropy float [] in nats a token, and the next state.
 
@@ -91,10 +99,12 @@ class LanguageModel(nn.Module):
             targets: int64 [B, T], the token that follows each.
             alpha: weight of AR, on the outputs after dropout, as in the authors' code.
             beta: weight of TAR, on the outputs before dropout.
+            sample: words of :meth:`.WordSampler.draw` to estimate the cross-entropy from; None: the whole vocabulary.
         """
         output, state = self(ids, state)
         dropped = self.output_dropout(output.transpose(0, 1))  # time first, as SequenceDropout expects
-        nats = cross_entropy(dropped.flatten(0, 1), self.decoder.weight, self.decoder.bias, targets.t().flatten())
+        scored = (dropped.flatten(0, 1), self.decoder.weight, self.decoder.bias, targets.t().flatten())
+        nats = cross_entropy(*scored) if sample is None else sampled_cross_entropy(*scored, *sample)
         loss = nats + alpha * activation_penalty(dropped) if alpha else nats
         loss = loss + beta * temporal_penalty(output) if beta else loss
         return loss, nats.detach(), state

@@ -15,6 +15,7 @@ from torch import Tensor
 from embedline.errors import DataError
 from embedline.pipelines.text.awd_lstm import State, detached
 from embedline.pipelines.text.options import LanguageModelTraining
+from embedline.pipelines.text.sampled_softmax import WordSampler
 from embedline.pipelines.text.tokenizer import flat_lists
 from embedline.training.batches import WHOLE, Autocast, BatchLoss, Fingerprint, Shard
 
@@ -129,6 +130,7 @@ class LanguageModelBatches:
         self._rows = torch.empty(0)
         self._ends: Sequence[int] = ()
         self._state: State | None = None
+        self._sampler: WordSampler | None = None
 
     def fingerprint(self) -> Fingerprint:
         """Number of tokens of an epoch and of a row; everything else is in the options."""
@@ -165,11 +167,21 @@ class LanguageModelBatches:
         """Loss of a batch under a ``LanguageModel``, which starts from the state after the batch before."""
         ids, targets = self.batch(index)
         state = self._state if self._state is not None else network.start(len(ids))
+        penalties, sample = {"alpha": self._options.alpha, "beta": self._options.beta}, self._draw_words(network)
         with autocast():
-            value, nats, state = network.losses(ids, targets, state, alpha=self._options.alpha, beta=self._options.beta)
+            value, nats, state = network.losses(ids, targets, state, **penalties, sample=sample)
         self._state = detached(state)
         loss = BatchLoss(value, nats)
         return loss if self._shard.size == 1 else loss.times(self._shard.weight(self._options.batch_size))
+
+    def _draw_words(self, network: Any) -> tuple[Tensor, Tensor] | None:
+        """Words to estimate a batch's loss from; None where the softmax is over the whole vocabulary."""
+        size = network.encoder.embedding.num_embeddings
+        if self._options.softmax == "full" or self._options.sampled_words >= size:
+            return None
+        if self._sampler is None:
+            self._sampler = WordSampler(size, self._options.sampled_words, self._device)
+        return self._sampler.draw()
 
     def state(self) -> list[list[Tensor]] | None:
         """Return the carried state, as lists."""

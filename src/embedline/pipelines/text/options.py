@@ -206,12 +206,17 @@ class LanguageModelTraining(TextSettings, FitOptions):
         random_bptt: draw the lengths around ``bptt`` (95 %) or half of it (5 %), with a standard deviation of 5, and
             scale the learning rate in proportion (Merity et al. 2017, §4.1); false: fixed lengths.
         tokens_per_epoch: training tokens of an epoch, a random choice of documents; None: all.
+        softmax: ``full``, or ``sampled``: each batch's loss is estimated from ``sampled_words`` words of the vocabulary
+            (:mod:`.sampled_softmax`), several times as fast on a CPU. Evaluations use the full vocabulary.
+        sampled_words: words of a batch's estimate; a vocabulary that has no more is used in full.
         seed: a single one: there is no ensemble of language models, since a classifier starts from one network.
     """
 
     bptt: int = Field(default=70, ge=2)
     random_bptt: bool = False
     tokens_per_epoch: int | None = Field(default=None, ge=1)
+    softmax: Literal["full", "sampled"] = "full"
+    sampled_words: int = Field(default=1024, ge=1)
     seed: int = 42
 
 
