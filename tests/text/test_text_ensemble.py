@@ -110,10 +110,13 @@ def test_members_that_add_to_each_other_are_pooled_and_a_far_better_one_stands_a
     coefficients, losses = choose_coefficients(named, actual)
     assert losses["pool"] < min(losses["a"], losses["b"])
     assert coefficients == dict(zip("ab", fit_coefficients(members, actual).tolist(), strict=True))
-    noise = np.random.default_rng(1).dirichlet(np.ones(3), 500)
-    alone, losses = choose_coefficients({"a": members[0], "noise": noise}, actual)
-    assert losses["a"] < losses["pool"] < losses["noise"]
-    assert alone == {"a": fit_coefficients(members[:1], actual)[0], "noise": 0.0}
+    for n, stands_alone in ((120, True), (60, False)):  # of fewer documents, the gain is within one standard error
+        scores, actual, numbers = drawn(n)
+        sure = softmax(3.0 * scores)
+        noise = {f"noise {k}": numbers.dirichlet(np.full(3, 0.1), n) + 1e-9 for k in range(4)}
+        found, losses = choose_coefficients({"sure": sure, **noise}, actual)
+        assert losses["sure"] < losses["pool"] < min(losses[name] for name in noise)
+        assert (found == {"sure": fit_coefficients(sure[None], actual)[0], **dict.fromkeys(noise, 0.0)}) == stands_alone
 
 
 def test_the_choice_is_by_documents_that_the_coefficients_were_not_fitted_on() -> None:

@@ -31,7 +31,7 @@ from embedline.pipelines.text.occlusion import estimate_by_windows, estimate_ens
 from embedline.pipelines.text.options import DIRECTIONS
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
-from embedline.training.metrics import log_loss
+from embedline.training.metrics import row_log_losses
 from embedline.training.model_file import ModelBundle
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,9 @@ def choose_coefficients(
     """Fit the pool of all members, or one member with a temperature, if that has the lower loss on other documents.
 
     The losses are cross-fitted: coefficients that are fitted on four fifths of the documents of each class are measured
-    on the last fifth.
+    on the last fifth. The best member stands alone if its loss is lower by more than one standard error of the
+    difference. On the sample's reviews (60 random choices of the documents to fit on, log loss of the others) this gave
+    0.236, 0.233 and 0.233 for 20, 80 and 200 documents; any lower loss as the rule gave 0.247, 0.234 and 0.236.
 
     Returns:
         The coefficient of each member, 0 for those that are left out; and the cross-fitted log loss of the ``pool`` and
@@ -97,11 +99,14 @@ def choose_coefficients(
     """
     choices = {POOL: [*members], **({name: [name] for name in members} if len(members) > 1 else {})}
     stacked = {choice: np.stack([members[name] for name in names]) for choice, names in choices.items()}
-    losses = {}
+    chosen, losses = POOL, dict[str, float]()
     if len(actual) > 1:
         folds = _folds(actual, seed)
-        losses = {choice: log_loss(actual, _cross_fit(each, actual, folds)) for choice, each in stacked.items()}
-    chosen = min(losses, key=lambda choice: losses[choice], default=POOL)
+        rows = {choice: row_log_losses(actual, _cross_fit(each, actual, folds)) for choice, each in stacked.items()}
+        losses = {choice: float(values.mean()) for choice, values in rows.items()}
+        best = min(losses, key=lambda choice: losses[choice])
+        gains = rows[POOL] - rows[best]
+        chosen = best if gains.mean() > gains.std(ddof=1) / np.sqrt(len(gains)) else POOL
     fitted = dict(zip(choices[chosen], fit_coefficients(stacked[chosen], actual).tolist(), strict=True))
     return {name: fitted.get(name, 0.0) for name in members}, losses
 
