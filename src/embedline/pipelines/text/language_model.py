@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from embedline.pipelines.text.chunked_loss import count_nats, cross_entropy
 from embedline.pipelines.text.documents import TRAIN, UNLABELLED, VALIDATION
 from embedline.pipelines.text.lm_batches import Corpus, LanguageModelBatches, to_rows
 from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, LanguageModelTraining, TextSettings
-from embedline.pipelines.text.sampled_softmax import sampled_cross_entropy
+from embedline.pipelines.text.sampled_softmax import Sample, sampled_cross_entropy
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training import checkpoint, distributed
@@ -85,7 +85,7 @@ class LanguageModel(nn.Module):
         *,
         alpha: float,
         beta: float,
-        sample: tuple[Tensor, Tensor] | None = None,
+        samples: Sequence[Sample] | None = None,
     ) -> tuple[Tensor, Tensor, State]:
         """Return the loss with AR and TAR float [], the cross-entropy float [] in nats a token, and the next state.
 
@@ -94,12 +94,12 @@ class LanguageModel(nn.Module):
             targets: int64 [B, T], the token that follows each.
             alpha: weight of AR, on the outputs after dropout, as in the authors' code.
             beta: weight of TAR, on the outputs before dropout.
-            sample: words of :meth:`.WordSampler.draw` to estimate the cross-entropy from; None: the whole vocabulary.
+            samples: words of :meth:`.WordSampler.draw` to estimate the cross-entropy from; None: the whole vocabulary.
         """
         output, state = self(ids, state)
         dropped = self.output_dropout(output.transpose(0, 1))  # time first, as SequenceDropout expects
         scored = (dropped.flatten(0, 1), self.decoder.weight, self.decoder.bias, targets.t().flatten())
-        nats = cross_entropy(*scored) if sample is None else sampled_cross_entropy(*scored, *sample)
+        nats = cross_entropy(*scored) if samples is None else sampled_cross_entropy(*scored, samples)
         loss = nats + alpha * activation_penalty(dropped) if alpha else nats
         loss = loss + beta * temporal_penalty(output) if beta else loss
         return loss, nats.detach(), state
