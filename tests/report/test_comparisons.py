@@ -101,6 +101,30 @@ def test_texts_have_a_classifier_and_a_language_model() -> None:
     assert language.facts == ["646 words"]
 
 
+def test_a_text_model_stands_beside_its_members_and_its_backward_language_model() -> None:
+    def member(accuracy: float, verdict: str) -> dict[str, Any]:
+        differences = {"accuracy": {"verdict": verdict}, "log_loss": {"verdict": "better"}}
+        return {"accuracy": accuracy, "log_loss": 0.5, "differences": differences}
+
+    metrics = {
+        "classifier": {"accuracy": 0.85, "log_loss": 0.4},
+        "members": {
+            "forward": member(0.80, "better"),
+            "backward": member(0.79, "better"),
+            "networks": member(0.84, "no difference"),
+            "baseline": member(0.81, "better"),
+        },
+        "language_model": {"perplexity": 6.58, "backward": {"perplexity": 6.9, "epochs": 2}},
+    }
+    classifier, language, backward = compare(metrics)
+    labels = ["the forward network", "the backward network", "the networks alone", "NB-SVM"]
+    assert [one.label for one in classifier.baselines] == labels
+    assert classifier.verdict is not None and classifier.verdict[0] == "no difference"
+    assert labels[2] in classifier.verdict[1]
+    assert (language.model.values, backward.model.values) == ({"perplexity": 6.58}, {"perplexity": 6.9})
+    assert (backward.title, backward.facts) == ("backward language model", ["2 epochs"])
+
+
 def test_the_best_that_a_model_can_expect_is_said_of_the_main_metric() -> None:
     (known,), (unknown,) = compare({**SALES, "ceiling": {"exp_rmspe": 0.0799}}), compare(SALES)
     assert (known.bound, unknown.bound) == ("no model can expect less than 0.07990", "")

@@ -22,7 +22,10 @@ LABELS = {
     "constant": "a constant",
     "damped_bias": "damped biases",
     "global_mean": "global mean",
-    "baseline": "TF-IDF and logistic regression",
+    "tfidf": "TF-IDF and logistic regression",
+    "baseline": "NB-SVM",
+    "forward": "the forward network",
+    "backward": "the backward network",
 }
 RATES = {"rows_per_second": "rows/s", "tokens_per_second": "tokens/s"}
 INTERVAL = ("accuracy_low", "accuracy_high")
@@ -135,8 +138,10 @@ def _flat(metrics: Mapping[str, Any], title: str, facts: list[str]) -> Compariso
 
 
 def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
-    classifier, baseline = metrics["classifier"], metrics.get("baseline")
-    rivals = [_contestant(LABELS["baseline"], baseline)] if baseline else []
+    classifier = metrics["classifier"]
+    former = metrics.get("baseline")  # of former versions
+    members = metrics.get("members") or ({"tfidf": former} if former else {})
+    rivals = [_contestant(LABELS[name], values) for name, values in members.items()]
     tests = [f"{classifier['rows']:,} test documents"] if "rows" in classifier else []
     found = [
         Comparison(
@@ -150,6 +155,8 @@ def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
     language = metrics.get("language_model")
     if language and metric_values(language):
         found.append(Comparison("language model", _contestant("embedline", language), [], _facts(language)))
+    if language and metric_values(backward := language.get("backward") or {}):
+        found.append(Comparison("backward language model", _contestant("embedline", backward), [], _facts(backward)))
     return found
 
 

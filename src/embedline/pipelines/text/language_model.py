@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,12 +15,17 @@ from embedline.pipelines.text.awd_lstm import Encoder, SequenceDropout, State
 from embedline.pipelines.text.chunked_loss import count_nats, cross_entropy
 from embedline.pipelines.text.documents import TRAIN, UNLABELLED, VALIDATION
 from embedline.pipelines.text.lm_batches import Corpus, LanguageModelBatches, to_rows
-from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, LanguageModelTraining, TextSettings
+from embedline.pipelines.text.options import (
+    Direction,
+    EncoderOptions,
+    LanguageModelOptions,
+    LanguageModelTraining,
+    TextSettings,
+)
 from embedline.pipelines.text.sampled_softmax import Sample, sampled_cross_entropy
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training import checkpoint, distributed
-from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, choose_precision, device_name, make_accelerator
 from embedline.training.dropout import RANK_STRIDE
 from embedline.training.ensemble import available_cores, train_parallel, warn_of_few_steps
@@ -129,32 +134,50 @@ def train_language_model(
     tokens: TokenOptions,
     network: LanguageModelOptions,
     training: LanguageModelTraining,
-) -> tuple[ModelBundle, list[Record]]:
+    directions: Iterable[Direction] = ("forward",),
+) -> tuple[ModelBundle, list[dict[str, Any]]]:
     """Train on the texts of the splits ``train`` and ``unlabelled`` of a frame of :func:`.vocabulary.numericalize`.
+
+    A language model for each direction, one after the other. The backward one reads the tokens of each document in
+    reverse order; its tensors, checkpoints and metrics have the prefix ``backward.``.
 
     Returns:
         The bundle of the last epoch (with early stopping: of the best epoch), and the history: a record every few steps
-        with ``step``, ``epoch``, ``lr`` and ``train_loss`` (nats a token, with dropout); the last record of each epoch
-        also has the metrics of the split ``validation``. Early stopping without this split is a DataError.
+        with ``direction``, ``step``, ``epoch``, ``lr`` and ``train_loss`` (nats a token, with dropout); the last record
+        of each epoch also has the metrics of the split ``validation``. Early stopping without this split is a
+        DataError. The bundle's metrics are those of the forward model, and under ``backward`` those of the other.
     """
-    corpus = _training_corpus(ids)
-    held_out = Corpus.of(ids.filter(pl.col("split") == VALIDATION))
-    if training.early_stopping and not len(held_out):
+    corpora = [_training_corpus(ids), Corpus.of(ids.filter(pl.col("split") == VALIDATION))]
+    if training.early_stopping and not len(corpora[1]):
         raise DataError(NO_VALIDATION.format("language_model_training"))
-    config = language_config(vocabulary, network)
-    threads = own_threads(training)
-    result, measured = distributed.run(train_network, corpus, held_out, training, config, threads, options=training)
-    warn_of_few_steps([result], training.batch_size, "language_model_training")
-    metrics = {
-        "tokens": len(corpus.ids),
-        "documents": len(corpus),
+    config, threads = language_config(vocabulary, network), own_threads(training)
+    metrics: dict[str, Any] = {
+        "tokens": len(corpora[0].ids),
+        "documents": len(corpora[0]),
         "vocabulary": len(vocabulary),
-        **measured,
-        **{name: value for name, value in result.metrics.items() if name not in ("step", "epoch", "lr", "monitor")},
     }
-    weights = {name: tensor for name, tensor in result.network.state_dict().items() if name != TIED}
+    weights: dict[str, Tensor] = {}
+    history: list[dict[str, Any]] = []
+    directions = list(directions)
+    for direction in directions:
+        given = corpora if direction == "forward" else [corpus.reversed() for corpus in corpora]
+        prefix = direction_prefix(direction)
+        fit = partial(train_network, prefix=prefix)
+        result, measured = distributed.run(fit, *given, training, config, threads, options=training)
+        warn_of_few_steps([result], training.batch_size, "language_model_training")
+        unmeasured = ("step", "epoch", "lr", "monitor")
+        measured |= {name: value for name, value in result.metrics.items() if name not in unmeasured}
+        metrics |= measured if direction == "forward" else {direction: measured}
+        state = result.network.state_dict()
+        weights |= {f"{prefix}{name}": tensor for name, tensor in state.items() if name != TIED}
+        history += [{"direction": direction, **record} for record in result.history]
     encoder = {"vocabulary": vocabulary.model_dump(mode="json"), "tokens": tokens.model_dump(mode="json")}
-    return ModelBundle(KIND, config, encoder, weights, metrics), result.history
+    return ModelBundle(KIND, config | {"directions": directions}, encoder, weights, metrics), history
+
+
+def direction_prefix(direction: str) -> str:
+    """Prefix of the names of a direction's tensors, checkpoints and metrics: none for ``forward``."""
+    return "" if direction == "forward" else f"{direction}."
 
 
 def train_network(
@@ -164,12 +187,15 @@ def train_network(
     config: dict[str, Any],
     threads: int,
     stop: threading.Event,
+    *,
+    prefix: str = "",
 ) -> tuple[FitResult, dict[str, Any]]:
     """Train in one process, until the end or until ``stop`` is set; return the result and the bundle's metrics.
 
-    There may be no validation documents in ``held_out``; ``threads`` are PyTorch's.
+    There may be no validation documents in ``held_out``; ``threads`` are PyTorch's; ``prefix`` is that of the names of
+    the checkpoint and of the metrics that are reported.
     """
-    accelerator, kept = make_accelerator(training), checkpoint.current("language_model")
+    accelerator, kept = make_accelerator(training), checkpoint.current(f"{prefix}language_model")
     batches = LanguageModelBatches(corpus, training, device=accelerator.device, shard=accelerator.shard)
 
     def fit(network: nn.Module, stop: threading.Event) -> tuple[FitResult, Accelerator]:
@@ -183,7 +209,7 @@ def train_network(
             seed=training.seed,
             evaluate=evaluator(held_out, chosen) if len(held_out) else None,
             monitor=MONITOR,
-            label="language_model.",
+            label=f"{prefix}language_model.",
             checkpoint=kept,
             stop=stop,
         )
@@ -294,11 +320,29 @@ def evaluator(corpus: Corpus, accelerator: Accelerator) -> Callable[[nn.Module],
     return evaluate
 
 
-def load_language_model(bundle: ModelBundle) -> tuple[LanguageModel, Vocabulary, TokenOptions]:
-    """Load the network, in evaluation mode, its vocabulary and tokenizer settings; refuse another kind of bundle."""
+def load_language_model(
+    bundle: ModelBundle, direction: Direction = "forward"
+) -> tuple[LanguageModel, Vocabulary, TokenOptions]:
+    """Load the network of a direction, in evaluation mode, its vocabulary and tokenizer settings.
+
+    Raises:
+        DataError: if the bundle is of another kind, or has no network of this direction.
+    """
     if bundle.kind != KIND:
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
-    network = build_language_model(bundle.config)
-    network.load_state_dict({**bundle.weights, TIED: bundle.weights["encoder.embedding.weight"]})
+    there = bundle.config.get("directions", ["forward"])  # bundles of former versions do not say it
+    if direction not in there:
+        raise DataError(
+            f"directions names {direction!r}, but the language model has {', '.join(there)} only: leave {direction!r} "
+            f"out of directions, or train the language model with directions: [{', '.join([*there, direction])}]"
+        )
+    network, prefix = build_language_model(bundle.config), direction_prefix(direction)
+    others = tuple(direction_prefix(other) for other in there if other not in ("forward", direction))
+    weights = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in bundle.weights.items()
+        if name.startswith(prefix) and not name.startswith(others)
+    }
+    network.load_state_dict({**weights, TIED: weights["encoder.embedding.weight"]})
     vocabulary = load_vocabulary(bundle.encoder["vocabulary"])
     return network.eval(), vocabulary, TokenOptions.model_validate(bundle.encoder["tokens"])

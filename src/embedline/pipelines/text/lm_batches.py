@@ -1,5 +1,6 @@
 """Batches for the language model: the documents as one token stream, cut into rows that are read in parallel."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,16 @@ class Corpus:
     def lengths(self) -> NDArray[np.int64]:
         """Number of tokens of each document, int64 [D]."""
         return np.diff(self.offsets)
+
+    def reversed(self) -> "Corpus":
+        """The same documents in the same order, each with its tokens in reverse order.
+
+        A document's start token becomes its last one, as in fastai's ``backwards=True``.
+        """
+        ids = np.empty_like(self.ids)
+        for start, end in itertools.pairwise(self.offsets):
+            ids[start:end] = self.ids[start:end][::-1]
+        return Corpus(ids, self.offsets)
 
     def stream(self, documents: NDArray[np.int64]) -> NDArray[np.integer]:
         """Concatenated ids of ``documents``, in this order."""

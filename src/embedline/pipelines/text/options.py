@@ -8,6 +8,8 @@ from pydantic import ConfigDict, Field, RootModel, field_validator, model_valida
 from embedline.training.options import EarlyStopping, FitOptions, OptimizerOptions, Options, SeedOptions, Sizes
 
 Preset = Literal["dl1", "ulmfit"]
+Direction = Literal["forward", "backward"]
+DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
 ChangedRates = dict[Literal["input", "embedding", "weight", "hidden", "output"], float]
 
 
@@ -34,6 +36,30 @@ class Classes(RootModel[tuple[str, ...]]):
         return tuple(map(str, labels))
 
     def __iter__(self) -> Iterator[str]:  # type: ignore[override]
+        return iter(self.root)
+
+
+class Directions(RootModel[tuple[Direction, ...]]):
+    """``params:<source>.directions``: the directions in which networks read, each with its own language model.
+
+    ``[forward]``, or ``[forward, backward]``: the second reads the tokens of a document in reverse order (Howard &
+    Ruder 2018, §3.4). As text, since Kedro's command line takes no lists: ``forward`` or ``both``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    root: tuple[Direction, ...] = ("forward",)
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _as_names(cls, given: Any) -> tuple[str, ...]:
+        names = {"both": DIRECTIONS, "forward": DIRECTIONS[:1]}.get(given) if isinstance(given, str) else given
+        if not isinstance(names, list | tuple) or tuple(names) not in (DIRECTIONS, DIRECTIONS[:1]):
+            choices = "[forward] or [forward, backward] (at the command line: forward or both)"
+            raise ValueError(f"directions must be {choices}, got {given!r}")
+        return tuple(names)
+
+    def __iter__(self) -> Iterator[Direction]:  # type: ignore[override]
         return iter(self.root)
 
 
