@@ -115,6 +115,8 @@ class LanguageModelBatches:
     every token is read; each process has the rows of its ``shard``.
     """
 
+    unit = "tokens"
+
     def __init__(
         self, corpus: Corpus, options: LanguageModelTraining, *, device: torch.device, shard: Shard = WHOLE
     ) -> None:
