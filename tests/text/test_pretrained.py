@@ -37,6 +37,7 @@ from embedline.pipelines.text.language_model import (
 from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining, PretrainedOptions
 from embedline.pipelines.text.pretrained import initial_weights
 from embedline.pipelines.text.pretrained_files import read_pretrained
+from embedline.pipelines.text.pretrained_nodes import acquire_pretrained
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import optimizer as schedules
 from embedline.training.model_file import ModelBundle
@@ -337,10 +338,10 @@ def test_words_of_another_corpus_are_refused(tmp_path: Path) -> None:
 
 
 def test_without_a_pretrained_model_the_training_is_the_same_to_the_last_bit() -> None:
-    nothing = nodes.acquire_pretrained(None)
+    nothing = acquire_pretrained(None)
     assert (nothing.config, nothing.weights) == ({}, {})
     assert_same(train(ModelBundle.from_bytes(nothing.to_bytes())), train_language())
-    assert_same(train(nodes.acquire_pretrained(PretrainedOptions())), train_language())
+    assert_same(train(acquire_pretrained(PretrainedOptions())), train_language())
 
 
 def test_a_training_starts_from_the_pretrained_model(tmp_path: Path) -> None:
@@ -429,7 +430,7 @@ def test_one_address_is_that_of_the_forward_model() -> None:
 
 def test_a_path_that_leads_nowhere_is_named_with_its_key() -> None:
     with pytest.raises(DataError) as caught:
-        nodes.acquire_pretrained(PretrainedOptions(forward="no/such.tgz"))
+        acquire_pretrained(PretrainedOptions(forward="no/such.tgz"))
     assert "pretrained.forward" in str(caught.value) and "no/such.tgz" in str(caught.value)
 
 

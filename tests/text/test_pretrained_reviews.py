@@ -7,10 +7,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from embedline.pipelines.text import nodes
 from embedline.pipelines.text.documents import UNLABELLED, SplitOptions
 from embedline.pipelines.text.language_model import train_language_model
 from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining, PretrainedOptions
+from embedline.pipelines.text.pretrained_nodes import acquire_pretrained
 from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_documents
 from embedline.pipelines.text.vocabulary import Vocabulary, VocabularyOptions, fit_vocabulary, numericalize
 from embedline.training.model_file import ModelBundle
@@ -57,10 +57,10 @@ def test_2000_reviews_are_learned_better_from_a_pretrained_model(real_data: Path
     archive = real_data / "aclImdb_v1.tar.gz"
     if not archive.exists():
         pytest.skip(f"no reviews: {real_data} has no aclImdb_v1.tar.gz")
-    others = read_reviews(archive, "train/unsup", 13_000)
+    others = read_reviews(archive, "train/unsup", 11_500)
     before = train(*encode(others, 0.02, VocabularyOptions(max_size=8000)), tokens_per_epoch=PRETRAINING_TOKENS)
     (tmp_path / "language_model.safetensors").write_bytes(before.to_bytes())
-    start = nodes.acquire_pretrained(PretrainedOptions(forward=str(tmp_path / "language_model.safetensors")))
+    start = acquire_pretrained(PretrainedOptions(forward=str(tmp_path / "language_model.safetensors")))
     texts = read_reviews(archive, "test/pos", 1500) + read_reviews(archive, "test/neg", 1500)
     ids, vocabulary = encode(texts, HELD_OUT / (REVIEWS + HELD_OUT), VocabularyOptions(max_size=8000))
     scratch = train(ids, vocabulary, epochs=2)

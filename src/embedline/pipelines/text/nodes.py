@@ -8,8 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from embedline.errors import about_frame, input_name
-from embedline.paths import find_source
+from embedline.errors import about_frame
 from embedline.pipelines.text import baseline as baselines
 from embedline.pipelines.text import evaluation
 from embedline.pipelines.text import vocabulary as vocabularies
@@ -24,7 +23,6 @@ from embedline.pipelines.text.options import (
     LanguageModelOptions,
     LanguageModelTraining,
     PredictionOptions,
-    PretrainedOptions,
     SampleOptions,
 )
 from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_documents
@@ -63,14 +61,6 @@ def numericalize(
 ) -> pl.DataFrame:
     """Convert each document's tokens to ids; the held-out training documents become the split ``validation``."""
     return vocabularies.numericalize(tokens, lexicon, load_vocabulary(vocabulary), split)
-
-
-def acquire_pretrained(pretrained: PretrainedOptions | None) -> Bundle:
-    """Fetch and read the language models to start from; a bundle without any if none is given."""
-    from embedline.pipelines.text.pretrained_files import read_pretrained
-
-    name, given = input_name("pretrained"), pretrained.addresses() if pretrained else {}
-    return read_pretrained({key: find_source(address, f"{name}.{key}") for key, address in given.items()})
 
 
 def train_language_model(

@@ -5,7 +5,7 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from embedline.pipelines.text import nodes
+from embedline.pipelines.text import nodes, pretrained_nodes
 
 
 def create_pipeline(
@@ -72,7 +72,7 @@ def _token_nodes() -> list[Node]:
 
 
 def _acquiring_node() -> Node:
-    return _node(nodes.acquire_pretrained, "params:pretrained", "pretrained", "acquire")
+    return _node(pretrained_nodes.acquire_pretrained, "params:pretrained", "pretrained", "acquire")
 
 
 def _language_nodes() -> list[Node]:
