@@ -19,6 +19,34 @@ WORDS = {
     "other": ["account", "password", "question", "website", "feedback"],
 }
 ANY = [word for words in WORDS.values() for word in words]
+DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+DIARY = """
+diary:
+  source: data/01_raw/entries
+  classes: [] # no labels: a language model alone
+  tokens: {rules: ulmfit}
+  vocabulary: {min_freq: 2}
+  language_model: {embedding_size: 30, hidden_size: 60, n_layers: 2, drop_mult: 0.2}
+  language_model_training: {epochs: 8, batch_size: 8, bptt: 20, lr: 0.02, threads: 1}
+  generation: {prompts: ["i wrote on monday"], options: {n_tokens: 4, temperature: 0}}
+"""
+LETTERS = """
+letters:
+  source: data/01_raw/letters.csv
+  classes: []
+  reading: {label_column: null}
+  tokens: {rules: ulmfit}
+  vocabulary: {min_freq: 2}
+  pretrained: data/06_models/diary/language_model.safetensors # its newest version
+  language_model: {embedding_size: 30, hidden_size: 60, n_layers: 2, drop_mult: 0.2}
+  language_model_training:
+    batch_size: 4
+    bptt: 20
+    threads: 1
+    epochs: 1 # not of the stages
+    lr: 0.01
+    stages: [{unfrozen: 1, epochs: 1, lr: 0.01}, {unfrozen: null, epochs: 2, lr: 0.004}]
+"""
 
 
 def readme_blocks() -> tuple[list[str], list[str]]:
@@ -73,6 +101,19 @@ def write_tickets(rng: np.random.Generator, folder: Path, n_rows: int = 1000) ->
         path = folder / ("test" if row % 5 == 0 else "train") / team / f"{row}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def days(rng: np.random.Generator) -> str:
+    """A text of 18 tokens with the first: the next one is known, but for the first day."""
+    first = rng.integers(7)
+    return f"i wrote on {' '.join(DAYS[(first + k) % 7] for k in range(14))}"
+
+
+def write_diary(rng: np.random.Generator, folder: Path, n_rows: int = 200) -> None:
+    """Text files without labels."""
+    folder.mkdir()
+    for row in range(n_rows):
+        (folder / f"{row}.txt").write_text(days(rng))
 
 
 def register(project: Path, lines: list[str]) -> None:
@@ -181,6 +222,48 @@ def test_a_language_model_of_another_source_is_a_start(project: Path) -> None:
     register(project, [f'"complaints": {source}language_model="tickets.language_model"),'])
     kedro(project, "run", "--env", "base", "--pipelines", "complaints")
     assert metrics_of(project, "complaints")["classifier"]["accuracy"] >= 0.9
+
+
+def newest(project: Path, path: str) -> Path:
+    return max((project / "data" / path).glob("*/*"))
+
+
+def test_texts_without_labels_get_a_language_model_and_others_start_from_it(project: Path) -> None:
+    rng, parameters = np.random.default_rng(1), project / "conf/base/parameters"
+    write_diary(rng, project / "data/01_raw/entries")
+    pl.DataFrame({"text": [days(rng) for _ in range(40)]}).write_csv(project / "data/01_raw/letters.csv")
+    for name, text in (("diary", DIARY), ("letters", LETTERS)):
+        (parameters / f"{name}.yml").write_text(text)
+        corpus = f'imdb.create_corpus_pipeline("{name}")'
+        register(project, [f'"{name}": {corpus} + text.create_language_model_pipeline("{name}"),'])
+    kedro(project, "run", "--env", "base", "--pipelines", "diary")
+    found = json.loads(newest(project, "08_reporting/diary/language_model_metrics.json").read_text())
+    assert 7 ** (1 / 18) - 0.05 < found["language_model"]["perplexity"] < 1.5  # 7 days to choose from in one of 18
+    assert 0.8 < found["language_model"]["next_word_accuracy"] < 1.0
+    assert found["vocabulary"]["unknown"]["validation"] == 0.0
+    samples = pl.read_parquet(newest(project, "07_model_output/diary/samples.parquet"))
+    assert samples["text"].to_list() == ["i wrote on monday tuesday wednesday thursday friday"]
+    runs = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    (experiment,) = [one for one in runs.search_experiments() if one.name == "embedline"]
+    (last,) = runs.search_runs([experiment.experiment_id], max_results=1)
+    assert last.data.metrics["diary.language_model.perplexity"] == found["language_model"]["perplexity"]
+
+    kedro(project, "run", "--env", "base", "--pipelines", "letters")
+    first = {
+        name: pl.read_parquet(newest(project, f"06_models/{name}/language_model_history.parquet"))["train_loss"][0]
+        for name in ("diary", "letters")
+    }
+    assert first["letters"] < 0.5 * first["diary"]  # the stage of embedding and decoder begins with what was learned
+    assert "0 of 10 nodes ran" in kedro(project, "run", "--env", "base", "--pipelines", "letters")
+    seed = "diary.language_model_training.seed=1"
+    kedro(project, "run", "--env", "base", "--pipelines", "diary", "--params", seed)
+    said = kedro(project, "run", "--env", "base", "--pipelines", "letters")  # from the new version of the diary's model
+    assert "5 of 10 nodes ran, 5 were skipped" in " ".join(said.split()), said
+
+    kedro(project, "run", "--env", "base", "--pipelines", "report")
+    page = newest(project, "08_reporting/report/report.html").read_text()
+    section = page.split('<section id="diary">')[1].split("</section>")[0]
+    assert "What the language model writes" in section and "perplexity" in section
 
 
 @pytest.mark.parametrize(

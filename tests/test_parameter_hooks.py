@@ -223,12 +223,12 @@ class Columns(BaseModel):
     target: str
 
 
-def use(columns: Columns, report: Report, names: list[str]) -> int:
+def use(columns: Columns, report: Report, names: list[str], start: Report | None) -> int:
     """A node's function."""
     return report.size
 
 
-NODE = Node(use, ["params:columns", "params:report", "params:names"], "out", name="use")
+NODE = Node(use, ["params:columns", "params:report", "params:names", "params:start"], "out", name="use")
 
 
 def test_blocks_that_are_left_out_have_their_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,6 +241,8 @@ def test_blocks_that_are_left_out_have_their_defaults(monkeypatch: pytest.Monkey
 
     catalog = filled({"shop": {"columns": {"target": "price"}}})
     assert catalog.load("params:shop.report") == Report(size=3)
+    assert catalog.load("params:shop.start") == Report(size=3)  # null is another value, which YAML may give
+    assert "params:shop.start" not in filled({"shop": {"start": None}})
     assert "params:shop.names" not in catalog  # no block of settings: nothing is known of it
     assert "params:shop.columns" not in filled({"shop": {}})  # it must be given
     assert "params:shop.report" not in filled({"shop": {"report": {"size": 5}}})  # Kedro itself adds it
@@ -249,7 +251,7 @@ def test_blocks_that_are_left_out_have_their_defaults(monkeypatch: pytest.Monkey
 
 def test_what_a_run_lacks_is_asked_for_by_name() -> None:
     pipeline, catalog = Pipeline([NODE], namespace="shop"), DataCatalog.from_config({})
-    catalog["params:shop.report"] = Report()
+    catalog["params:shop.report"] = catalog["params:shop.start"] = Report()
     with pytest.raises(DataError) as caught:
         ParameterCheck().before_pipeline_run(pipeline=pipeline, catalog=catalog)
     assert str(caught.value) == ("the parameters of 'shop' lack 'columns', with target: add it to conf/base/parameters")

@@ -119,9 +119,14 @@ def read_file(path: Path, address: str) -> bytes:
         path: of the file on this machine, see `download.fetched`.
         address: where it is from, for messages and limits.
     """
+    return b"".join(read_blocks(path, address))
+
+
+def read_blocks(path: Path, address: str) -> Iterator[bytes]:
+    """Yield the content of one file in blocks, so that memory does not grow with it; see `read_file`."""
     with _faults_named(address), path.open("rb") as file:
         limit = max(access_to(address).max_bytes, path.stat().st_size)  # what is not packed is no bomb
-        return b"".join(_Stream(file, address, limit).blocks())
+        yield from _Stream(file, address, limit).blocks()
 
 
 def files_frame(files: dict[str, bytes]) -> pl.DataFrame:

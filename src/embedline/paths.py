@@ -42,8 +42,11 @@ def source_candidates(source: str) -> list[str]:
     return list(dict.fromkeys(path.as_posix() for path in paths))
 
 
-def find_source(source: str) -> str:
+def find_source(source: str, key: str | None = None) -> str:
     """The absolute path of a relative ``source``; an address, an absolute path and ``generated`` stay as they are.
+
+    Args:
+        key: the YAML key that gives it; None: that of the running node's argument ``source``.
 
     Raises:
         DataError: if nothing is there; names the YAML key and the paths.
@@ -53,7 +56,6 @@ def find_source(source: str) -> str:
         return source
     found = next((path for path in candidates if Path(path).exists()), None)
     if found is None:
-        raise DataError(
-            f"{input_name('source')}: there is no file or folder {source!r}, neither at {' nor at '.join(candidates)}"
-        )
+        name, places = key or input_name("source"), " nor at ".join(candidates)
+        raise DataError(f"{name}: there is no file or folder {source!r}, neither at {places}")
     return found

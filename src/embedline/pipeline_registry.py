@@ -3,6 +3,7 @@
 from kedro.pipeline import Pipeline
 
 from embedline.pipelines.adult import pipeline as adult
+from embedline.pipelines.arxiv import pipeline as arxiv
 from embedline.pipelines.imdb import pipeline as imdb
 from embedline.pipelines.movielens import pipeline as movielens
 from embedline.pipelines.publish import nodes as publish_nodes
@@ -32,6 +33,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "imdb": imdb.create_pipeline()
         + imdb.create_ceiling_pipeline()
         + text.create_pipeline("imdb", ceiling="imdb.ceiling"),
+        "arxiv": arxiv.create_pipeline() + text.create_language_model_pipeline("arxiv"),
         "movielens": movielens.create_pipeline()
         + movielens.create_ceiling_pipeline()
         + ratings.create_pipeline("movielens", users=True, ceiling="movielens.ceiling"),
@@ -41,6 +43,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     }
     pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
     pipelines["rossmann_backtest"] = features + rossmann.create_backtest_pipeline()
+    # For a corpus without labels, or to start other models from: pretrained: …/language_model.safetensors.
+    pipelines["imdb_language_model"] = imdb.create_pipeline() + text.create_language_model_pipeline("imdb")
     pipelines["imdb_finder"] = text.create_finder_pipeline("imdb")
     folds = ratings.create_cross_validation_pipeline("movielens", users=True)
     pipelines["movielens_folds"] = movielens.create_pipeline() + folds

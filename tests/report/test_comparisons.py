@@ -76,6 +76,13 @@ def test_several_targets_are_compared_one_by_one() -> None:
     assert found[0].verdict is None and found[0].facts == ["10 training rows"]
 
 
+def test_a_language_model_alone_is_compared_with_nothing() -> None:
+    language = {"perplexity": 6.58, "next_word_accuracy": 0.31, "tokens": 90_000}
+    (one,) = compare({"language_model": language, "vocabulary": {"size": 646}})
+    assert (one.title, one.baselines, one.facts) == ("language model", [], ["90,000 tokens"])
+    assert one.model.values == {"perplexity": 6.58, "next_word_accuracy": 0.31}
+
+
 def test_texts_have_a_classifier_and_a_language_model() -> None:
     metrics = {
         "classifier": {

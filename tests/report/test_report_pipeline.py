@@ -13,6 +13,7 @@ from embedline.pipeline_registry import register_pipelines
 from embedline.pipelines.ratings import pipeline as ratings
 from embedline.pipelines.report.pipeline import TAG, create_pipeline, reported
 from embedline.pipelines.tabular import pipeline as tabular
+from embedline.pipelines.text import pipeline as text
 
 
 def inputs_of(pipeline: Pipeline, name: str) -> set[str]:
@@ -24,7 +25,8 @@ def test_every_source_of_the_registry_is_reported() -> None:
     pipelines = register_pipelines()
     sources = reported([pipeline for name, pipeline in pipelines.items() if name != "report"])
     named = {"rossmann", "rossmann_notebook", "rossmann_forecast", "imdb", "movielens", "adult", "adult_nine"}
-    assert set(sources) == named
+    assert set(sources) == named | {"arxiv"}
+    assert {"language_model_metrics", "samples", "next_words", "language_model_plot"} == set(sources["arxiv"])
     assert {"metrics", "mistakes", "samples", "confusion_plot", "language_model_rate_plot"} <= set(sources["imdb"])
     assert "folds" in sources["movielens"] and sources["rossmann_forecast"] == ["forecast"]
 
@@ -40,13 +42,16 @@ def test_a_source_of_ones_own_is_in_the_report() -> None:
         "houses": tabular.create_pipeline("houses"),
         "albums": ratings.create_pipeline("albums", items=False),
     }
+    own["diary"] = text.create_language_model_pipeline("diary")
     report = create_pipeline(own)
+    diary = inputs_of(report, "report.collect_diary")
+    assert {"diary.language_model_metrics", "diary.language_model_metrics_history", "diary.samples"} <= diary
     houses = inputs_of(report, "report.collect_houses")
     assert {"houses.metrics", "houses.metrics_history", "houses.forecast_plot", "houses.embedding_plot"} <= houses
     assert not any(name.startswith("params:") for name in houses)  # its table comes from the catalog
     assert {"albums.recommendations", "albums.map_plot"} <= inputs_of(report, "report.collect_albums")
     page = inputs_of(report, "report.write_page")
-    assert page == {"params:report", "report.section_houses", "report.section_albums"}
+    assert page == {"params:report", "report.section_houses", "report.section_albums", "report.section_diary"}
 
 
 def fitting(metrics: dict[str, float]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Documents from text files and tables in all layouts, and the message of each error."""
 
 import io
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -112,6 +113,21 @@ def test_tables_with_named_columns() -> None:
     numbered = {"header": False, "label_column": "column_0", "text_columns": ["column_1"]}
     assert read({"test.csv": "3,Wall St.\n"}, **numbered) == [("test/1", "Wall St.", "3", "test")]
     assert read({"r.csv": "text\na\n"}, label_column=None) == [("r/1", "a", None, "unlabelled")]
+
+
+def test_white_space_of_wrapped_texts_is_a_space() -> None:
+    rows = [{"a": "A title\n  in two lines", "b": "  One.  Two\r\n\u00a0three.\n"}, {"a": "\n", "b": None}]
+    table = {"r.jsonl": "\n".join(map(json.dumps, rows))}
+    options: dict[str, Any] = {"text_columns": ["a", "b"], "label_column": None, "unwrap": True}
+    expected = "xxfld 1 A title in two lines xxfld 2 One. Two three."
+    assert read(table, **options) == [("r/1", expected, None, "unlabelled")]  # the second has no text
+    assert read({"x/1.txt": " a\n b "}, unwrap=True) == [("1", "a b", None, "unlabelled")]
+    assert read({"x/1.txt": " a\n b "}) == [("1", " a\n b ", None, "unlabelled")]
+
+
+def test_a_corpus_without_labels_has_no_test_split() -> None:
+    with pytest.raises(DataError, match=r"test_fraction is 0\.2.* split\.validation"):
+        read({"r.csv": "text\na\nb\n"}, label_column=None, test_fraction=0.2)
 
 
 def test_parquet_with_numbers_for_labels() -> None:

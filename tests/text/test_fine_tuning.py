@@ -30,8 +30,9 @@ from embedline.errors import DataError
 from embedline.pipelines.text import fine_tuning
 from embedline.pipelines.text.ensemble import predict_split
 from embedline.pipelines.text.evaluation import class_codes
-from embedline.pipelines.text.fine_tuning import find_classifier_rate, match_embedding
+from embedline.pipelines.text.fine_tuning import find_classifier_rate
 from embedline.pipelines.text.options import ClassifierOptions
+from embedline.pipelines.text.pretrained import match_embedding
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import optimizer as schedules
 from embedline.training.lr_finder import RangeTest

@@ -24,7 +24,7 @@ def scored(seed: int = 0, *, bias: bool = True) -> tuple[torch.Tensor, torch.Ten
 def test_a_sample_has_distinct_words_and_always_the_most_frequent_ones() -> None:
     torch.manual_seed(0)
     sampler = WordSampler(1000, 100, CPU)
-    drawn = [sampler.draw() for _ in range(200)]
+    drawn = [sample for _ in range(50) for sample in sampler.draw(4)]
     assert {len(words) for words, _ in drawn} == {100}
     assert all(len(set(words.tolist())) == 100 for words, _ in drawn)
     certain = min(int((corrections == 0).sum()) for _, corrections in drawn)
@@ -36,10 +36,10 @@ def test_words_are_drawn_with_the_probability_that_corrects_them() -> None:
     torch.manual_seed(0)
     sampler, counts, expected = WordSampler(60, 20, CPU), torch.zeros(60), torch.zeros(60)
     n = 20_000
-    for _ in range(n):
-        words, corrections = sampler.draw()
-        counts[words] += 1
-        expected[words] = (-corrections).exp()
+    for _ in range(n // 4):
+        for words, corrections in sampler.draw(4):
+            counts[words] += 1
+            expected[words] = (-corrections).exp()
     error = (expected * (1 - expected) / n).sqrt()
     assert float(expected.sum()) == pytest.approx(20, abs=1e-3)
     assert bool(((counts / n - expected).abs() <= 4.5 * error + 1e-6).all())
@@ -54,9 +54,9 @@ def test_a_sample_must_be_smaller_than_the_vocabulary() -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_with_every_word_it_is_the_full_softmax(bias: bool) -> None:
-    everything = torch.arange(V), torch.zeros(V)
+    everything = [(torch.arange(V), torch.zeros(V))] * 3
     found, wanted = scored(bias=bias), scored(bias=bias)
-    loss, full = sampled_cross_entropy(*found, *everything), cross_entropy(*wanted)
+    loss, full = sampled_cross_entropy(*found, everything), cross_entropy(*wanted)
     torch.testing.assert_close(loss, full)
     (3 * loss).backward()
     (3 * full).backward()
@@ -66,20 +66,25 @@ def test_with_every_word_it_is_the_full_softmax(bias: bool) -> None:
 
 
 def test_loss_and_gradients_are_those_of_the_formula() -> None:
-    words, corrections = torch.tensor([0, 3, 7, 20]), torch.tensor([0.0, 0.2, 0.7, 1.9])
+    samples = [
+        (torch.tensor([0, 3, 7, 20]), torch.tensor([0.0, 0.2, 0.7, 1.9])),
+        (torch.tensor([0, 3, 5, 30]), torch.tensor([0.0, 0.2, 0.4, 2.5])),
+    ]
     found = hidden, weight, bias, targets = scored()
     assert bias is not None
     targets[:3] = torch.tensor([3, 20, 5])  # drawn, drawn, not drawn
-    sampled_cross_entropy(*found, words, corrections).backward()
+    sampled_cross_entropy(*found, samples).backward()
     grads = [each.grad.clone() for each in (hidden, weight, bias) if each.grad is not None]
     for each in (hidden, weight, bias):
         each.grad = None
     logits = hidden @ weight.t() + bias
     own = logits.gather(1, targets[:, None])
-    others = (logits[:, words] + corrections).masked_fill(words == targets[:, None], -torch.inf)
+    rows = torch.arange(N)[:, None] * len(samples) // N  # the first half has the first sample
+    words, corrections = (torch.stack(each)[rows.squeeze(1)] for each in zip(*samples, strict=True))
+    others = (logits.gather(1, words) + corrections).masked_fill(words == targets[:, None], -torch.inf)
     formula = (torch.cat([own, others], 1).logsumexp(1) - own.squeeze(1)).mean()
     formula.backward()
-    torch.testing.assert_close(sampled_cross_entropy(*found, words, corrections), formula)
+    torch.testing.assert_close(sampled_cross_entropy(*found, samples), formula)
     for ours, each in zip(grads, (hidden, weight, bias), strict=True):
         torch.testing.assert_close(ours, each.grad)
 
@@ -93,7 +98,7 @@ def test_the_denominator_is_estimated_without_bias() -> None:
         n = 4000
         spread = torch.zeros(N, dtype=torch.float64)
         for _ in range(n):
-            words, corrections = sampler.draw()
+            ((words, corrections),) = sampler.draw()
             found = (hidden @ weight[words].t() + bias[words] + corrections).double().exp().sum(1)
             sums, spread = sums + found, spread + found.square()
         mean = sums / n

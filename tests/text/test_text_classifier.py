@@ -22,7 +22,6 @@ from embedline.pipelines.text.classifier import (
 )
 from embedline.pipelines.text.classifier_batches import ClassifierBatches, pad
 from embedline.pipelines.text.ensemble import predict_split
-from embedline.pipelines.text.fine_tuning import discriminative
 from embedline.pipelines.text.language_model import load_language_model
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.occlusion import estimate_ensemble_occlusion, estimate_occlusion, log_odds
@@ -31,7 +30,7 @@ from embedline.pipelines.text.predict import Predictor
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.model_file import ModelBundle
-from embedline.training.optimizer import optimizer_groups
+from embedline.training.optimizer import discriminative, optimizer_groups
 
 CPU = torch.device("cpu")
 V, E, BPTT, MAX = 200, 4, 5, 12

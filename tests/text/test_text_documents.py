@@ -183,13 +183,21 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_the_rows_and_is_sp
     assert 450 < places.mean() < 550  # 499.5 expected, 17.6 its standard deviation
 
 
+def test_without_training_documents_the_unlabelled_ones_are_held_out() -> None:
+    frame = documents({}, unlabelled=40)
+    splits = assign_splits(frame, SplitOptions(validation=0.25))
+    assert splits[:3].to_list() == ["test"] * 3
+    assert splits[3:].value_counts().sort("split").rows() == [("unlabelled", 30), ("validation", 10)]
+
+
 @pytest.mark.parametrize(
     ("frame", "fraction", "message"),
     [
         (documents({"a": 5, "b": 1}), 0.1, "class 'b' has 1 training document"),
         (documents({"a": 2, "b": 2}), 0.1, "split.validation 0.1 .* none for validation"),
         (documents({"a": 2, "b": 2}), 0.9, "split.validation 0.9 .* none for training"),
-        (documents({}), 0.1, "no document is in the split 'train'"),
+        (documents({}, unlabelled=0), 0.1, "no document is in the split 'train' or 'unlabelled'"),
+        (documents({}, unlabelled=1), 0.1, "single document .* 'unlabelled'"),
     ],
 )
 def test_documents_that_cannot_be_split_are_named(frame: pl.DataFrame, fraction: float, message: str) -> None:

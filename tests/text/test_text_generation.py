@@ -360,6 +360,15 @@ def test_a_prompt_starts_a_document(prompt: str, ids: list[int]) -> None:
     assert prompt_ids(prompt, WORDS, TokenOptions()) == ids
 
 
+def test_a_prompt_of_fields_asks_for_the_next_one() -> None:
+    words = words_of("1", "2", "cs.ni", "algorithms", "that")
+    given = "xxfld 1 cs.NI xxfld 2 algorithms that"
+    assert words.words(prompt_ids(given, words, TokenOptions())) == ["xxbos", *given.lower().split()]
+    ordinary = words_of("xxfld", "1", "games", "2", rules="dl1")
+    written = ordinary.words(prompt_ids("xxfld 1 games xxfld 2", ordinary, TokenOptions(rules="dl1")))
+    assert written == "<eos> xxfld 1 games xxfld 2".split()
+
+
 def test_a_prompt_of_dl1_follows_the_end_of_a_document_and_has_none() -> None:
     words = words_of("film", "good", rules="dl1")
     assert prompt_ids("", words, TokenOptions(rules="dl1")) == [2]

@@ -50,6 +50,14 @@ AS_FASTAI = {
     "  padded \n": "xxbos padded",
     "": "xxbos",
 }
+# A text of fields, and our tokens: fastai's have no number where the field begins with it twice.
+FIELDS = {
+    "xxfld 1 cs.NI cs.DC xxfld 2 1 1 1 A b": "xxbos xxfld 1 cs.ni cs.dc xxfld 2 xxwrep 3 1 a b",
+    "xxfld 1 1 1 b": "xxbos xxfld 1 1 1 b",
+    "xxfld 2 2 2 2 2 b": "xxbos xxfld 2 xxwrep 4 2 b",
+    "xxfld 1 111 b": "xxbos xxfld 1 xxrep 3 1 b",
+    "xxfld 1  xxfld 2 b xxfld 3 ": "xxbos xxfld 1 xxfld 2 b xxfld 3",
+}
 # A text, our tokens, and fastai's, which leaves the "&" of a whole reference behind.
 REFERENCES = {
     "it&#39;s": ("xxbos it 's", "xxbos it & 's"),
@@ -67,6 +75,15 @@ def tokens_of(text: str, rules: str = "ulmfit") -> str:
 @pytest.mark.parametrize("text", [*AS_FASTAI, *REFERENCES])
 def test_ulmfit_tokens_are_fastais_but_for_whole_references(text: str) -> None:
     assert tokens_of(text) == (AS_FASTAI[text] if text in AS_FASTAI else REFERENCES[text][0])
+
+
+@pytest.mark.parametrize("text", FIELDS)
+def test_a_field_keeps_its_mark_and_its_number(text: str) -> None:
+    assert tokens_of(text) == FIELDS[text]
+    # dl1 has no special token for it: an ordinary word.
+    assert "xxfld" not in RULES["dl1"].specials
+    mark, number, *_ = tokens_of(text, "dl1").split()
+    assert (mark, number) == ("xxfld", text.split()[1])
 
 
 def test_the_table_is_what_fastai_does() -> None:

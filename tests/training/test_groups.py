@@ -10,9 +10,8 @@ import torch
 from fits import fit, plain_options
 from torch import Tensor, nn
 
-from embedline.pipelines.text.fine_tuning import discriminative
 from embedline.training import train as loop
-from embedline.training.optimizer import LayerGroup, make_optimizer, optimizer_groups
+from embedline.training.optimizer import LayerGroup, discriminative, make_optimizer, optimizer_groups
 from embedline.training.options import TrainingOptions
 
 

@@ -13,12 +13,11 @@ from fits import plain_options, same, seeded, spy_rates
 from test_tasks import FACTORS, Counted
 from torch import Tensor, nn
 
-from embedline.pipelines.text.fine_tuning import discriminative
 from embedline.training import lr_finder
 from embedline.training.batches import Stopped
 from embedline.training.device import make_accelerator
 from embedline.training.lr_finder import RandomRows, RangeTest, range_test, suggest_rate
-from embedline.training.optimizer import LayerGroup
+from embedline.training.optimizer import LayerGroup, discriminative
 from embedline.training.options import FinderOptions, FitOptions, TrainingOptions
 from embedline.training.plots import plot_range_test
 

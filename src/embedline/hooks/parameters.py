@@ -4,7 +4,8 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeGuard
+from types import NoneType, UnionType
+from typing import Any, TypeGuard, get_args
 
 from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
@@ -35,8 +36,9 @@ class ParameterDefaults:
         """Add ``params:<source>.<block>`` for each block that a pipeline reads and the source's parameters lack."""
         given = parameters["parameters"]
         wanted = TypeExtractor(dict(enumerate_pipelines())).extract_types_from_pipelines()
-        for key, model in wanted.items():
+        for key, type_ in wanted.items():
             source, _, block = key.partition(".")
+            model = _without_none(type_)
             if not block or not isinstance(given.get(source), Mapping) or block.split(".")[0] in given[source]:
                 continue
             if _is_block(model) and not _required(model):
@@ -170,6 +172,12 @@ def enumerate_pipelines() -> Iterable[tuple[str, Pipeline]]:
     from embedline.pipeline_registry import register_pipelines
 
     return register_pipelines().items()
+
+
+def _without_none(model: Any) -> Any:
+    """``Options`` for ``Options | None``: a block that may be null in YAML."""
+    kinds = [kind for kind in get_args(model) if kind is not NoneType]
+    return kinds[0] if isinstance(model, UnionType) and len(kinds) == 1 else model
 
 
 def _is_block(model: Any) -> TypeGuard[type[BaseModel]]:

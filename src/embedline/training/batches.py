@@ -78,9 +78,13 @@ class RunningMean:
         self.total += value.detach()
         self.count += 1
 
+    def value(self) -> float:
+        """Mean of the losses since the last reading, without a new beginning."""
+        return self.total.item() / self.count
+
     def read(self) -> float:
         """Mean of the losses since the last reading."""
-        mean = self.total.item() / self.count
+        mean = self.value()
         self.total.zero_()
         self.count = 0
         return mean
@@ -116,10 +120,12 @@ class Batches(Protocol):
     Attributes:
         n_batches: batches of an epoch, the same in every epoch.
         rows_per_batch: rows, or tokens, of a batch on average: what the reported speed counts.
+        unit: name of these.
     """
 
     n_batches: int
     rows_per_batch: float
+    unit: str = "rows"
 
     def fingerprint(self) -> Fingerprint:
         """What a checkpoint's training must have had in common with this one, beside the options."""

@@ -27,6 +27,23 @@ class LayerGroup:
     rate: float = 1.0
 
 
+def discriminative(groups: Sequence[Sequence[nn.Module]], decay: float) -> list[LayerGroup]:
+    """Return groups from the first layers to the last, each learning ``decay`` times slower than the next.
+
+    (Howard & Ruder 2018, arXiv:1801.06146, §3.2: discriminative fine-tuning; the paper's factor is 2.6.)
+    """
+    last = len(groups) - 1
+    return [LayerGroup(modules, decay ** (place - last)) for place, modules in enumerate(groups)]
+
+
+def unfreeze(network: nn.Module, groups: Sequence[Sequence[nn.Module]], n_groups: int | None) -> None:
+    """Have only the last ``n_groups`` of a network's layer groups learn; all parameters if None."""
+    network.requires_grad_(n_groups is None)
+    for modules in groups[-n_groups if n_groups else 0 :]:
+        for module in modules:
+            module.requires_grad_(True)
+
+
 def optimizer_groups(groups: Sequence[LayerGroup], weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups of an optimiser: matrices are decayed, vectors (biases, batch-norm) are not, as in fastai v2."""
     settings: list[dict[str, Any]] = []

@@ -26,6 +26,7 @@ from embedline.training.early_stopping import hold_out, row_monitor
 from embedline.training.metrics import report as report_metrics
 from embedline.training.optimizer import LayerGroup, learning_rate, momentum, optimizer_step, set_rates
 from embedline.training.options import FitOptions, HeldOutStopping
+from embedline.training.progress import Progress
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Monitor = Callable[[nn.Module], float]
@@ -186,8 +187,18 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
         require_finite(state, label, metrics)
         report_metrics({f"{label}{name}": value for name, value in metrics.items()}, state.step)
 
+    def describe(steps_per_second: float) -> str:
+        """The loss since the last record (at a record: that one), the rate, and rows a second, for a line of a log."""
+        loss = state.loss.value() if state.loss.count else state.history[-1]["train_loss"]
+        rows_per_second = steps_per_second * epoch_rows / epoch_steps
+        speed = f"{rows_per_second:,.0f}" if rows_per_second >= 10 else f"{rows_per_second:.2g}"
+        epoch = f"epoch {state.epoch + 1} of {options.epochs}"
+        return f"{epoch}, loss {loss:.4f}, rate {lr:.2g}, {speed} {batches.unit}/s"
+
     record_every = max(1, n_steps // RECORDS_PER_TRAINING)
-    quiet = True if accelerator.shard.rank else None  # None: no bar where there is no terminal
+    epoch_rows = batches.rows_per_batch * batches.n_batches
+    quiet = True if accelerator.shard.rank else None  # None: no bar where there is no terminal, but lines in the log
+    lines = Progress(title, n_steps, "step", done=state.step, quiet=accelerator.shard.rank > 0)
     try:
         with tqdm(total=n_steps, initial=state.step, desc=title, unit="step", position=position, disable=quiet) as bar:
             while state.epoch < options.epochs and not (state.best and state.best.over):
@@ -221,6 +232,7 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
                     if due:
                         on_rank_0(report, {name: state.history[-1][name] for name in ("train_loss", "lr")})
                         bar.update(state.step - bar.n)
+                    lines.update(state.step, describe)
                     # Save a checkpoint, stop.
                     saving, stopping = checkpoint is not None and checkpoint.due(), stop is not None and stop.is_set()
                     if several:

@@ -16,8 +16,14 @@ from embedline.pipelines.text.options import (
     Directions,
     LanguageModelOptions,
     LanguageModelTraining,
+    PretrainedOptions,
 )
-from embedline.pipelines.text.pipeline import create_finder_pipeline, create_pipeline, nodes
+from embedline.pipelines.text.pipeline import (
+    create_finder_pipeline,
+    create_language_model_pipeline,
+    create_pipeline,
+    nodes,
+)
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.settings import CONFIG_LOADER_ARGS
 from embedline.training.options import FinderOptions
@@ -36,6 +42,7 @@ def parameters_of(source: str) -> dict[str, Any]:
         "language_model_training": LanguageModelTraining(batch_size=2, epochs=1, lr=0.01, bptt=5, **SHARED),
         "classifier": ClassifierOptions(layers=(4,), bptt=5, max_tokens=10),
         "classifier_training": ClassifierTraining.model_validate({"batch_size": 4, "stages": stages, **SHARED}),
+        "pretrained": PretrainedOptions(),
         "finder": FinderOptions(low=1e-4, high=1.0, steps=12),
     }
     return {f"params:{source}.{name}": value for name, value in values.items()}
@@ -90,9 +97,10 @@ def test_it_reads_what_a_run_has_stored_and_leaves_rates_and_plots(
         assert figure.layout.title.text.startswith("Learning-rate range test of the")
 
 
-def test_nodes_are_named_after_their_source_and_no_part_of_its_own_pipeline() -> None:
+def test_nodes_are_named_after_their_source() -> None:
     pipeline = create_finder_pipeline("imdb")
     assert {(node.name, *node.tags) for node in pipeline.nodes} == {
+        ("imdb.acquire_pretrained", "acquire"),
         ("imdb.find_language_model_rate", "train"),
         ("imdb.find_classifier_rate", "train"),
         ("imdb.plot_language_model_rates", "plot"),
@@ -100,7 +108,18 @@ def test_nodes_are_named_after_their_source_and_no_part_of_its_own_pipeline() ->
     }
     data = {name for name in pipeline.inputs() if not name.startswith("params:")}
     assert data == {"imdb.ids", "imdb.vocabulary", "imdb.language_model"} <= create_pipeline("imdb").all_outputs()
-    assert not {node.name for node in pipeline.nodes} & {node.name for node in create_pipeline("imdb").nodes}
+    both = {node.name for node in pipeline.nodes} & {node.name for node in create_pipeline("imdb").nodes}
+    assert both == {"imdb.acquire_pretrained"}
+
+
+def test_the_pipeline_of_a_classifier_begins_with_that_of_its_language_model() -> None:
+    alone, whole = create_language_model_pipeline("notes"), create_pipeline("notes")
+    assert set(alone.nodes) < set(whole.nodes)
+    assert {"notes.language_model", "notes.language_model_metrics", "notes.samples"} <= alone.all_outputs()
+    assert {name for name in alone.inputs() if not name.startswith("params:")} == {"notes.documents"}
+    assert not {name for name in alone.inputs() if "classifier" in name or "baseline" in name}
+    from_another = create_pipeline("notes", language_model="imdb.language_model")
+    assert "imdb.language_model" in from_another.inputs() and "params:notes.pretrained" not in from_another.inputs()
 
 
 @pytest.mark.parametrize("environment", ["base", "laptop", "sample"])

@@ -102,7 +102,7 @@ def read_documents(files: pl.DataFrame, options: DocumentOptions) -> pl.DataFram
     Raises:
         DataError: no file fits the layout; a file is not in the encoding (named, with the place of the byte); a table
             cannot be parsed or lacks a column; two documents have one id; a test row has no label; no document has any
-            text; ``test_fraction`` is set and the source has a test split.
+            text; ``test_fraction`` is set and the source has a test split, or no label.
     """
     paths = files["path"].to_list()
     layout = _layout_of(paths, options) if options.layout == "auto" else options.layout
@@ -126,6 +126,8 @@ def read_documents(files: pl.DataFrame, options: DocumentOptions) -> pl.DataFram
         )
     if (twice := documents["document_id"].is_duplicated()).any():
         raise DataError(f"the document {documents['document_id'].filter(twice)[0]!r} occurs more than once")
+    if options.unwrap:
+        documents = documents.with_columns(pl.col("text").str.replace_all(r"\s+", " ").str.strip_chars())
     documents = _without_blank(documents)
     documents = _with_test_split(documents, options) if options.test_fraction else documents
     counts = documents.group_by("split", "label").len().sort("split", "label", nulls_last=True)
@@ -245,6 +247,11 @@ def _with_test_split(documents: pl.DataFrame, options: DocumentOptions) -> pl.Da
     if (documents["split"] == TEST).any():
         raise DataError(f"test_fraction is {options.test_fraction}, but the source has a test split: set it to 0")
     train = documents.with_row_index("_row").filter(pl.col("split") == TRAIN)
+    if train.is_empty():
+        raise DataError(
+            f"test_fraction is {options.test_fraction}, but no document has a label: set it to 0; a language model is "
+            "measured on the fraction split.validation of the documents"
+        )
     rng = np.random.default_rng(options.seed)
     held_out = np.zeros(len(documents), dtype=bool)
     for rows in train.group_by("label").agg("_row").sort("label")["_row"]:

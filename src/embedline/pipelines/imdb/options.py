@@ -36,9 +36,12 @@ class DocumentOptions(BaseModel):
     on_bad_bytes: Literal["error", "replace", "latin-1"] = "error"
     """What to do with a file that is not in this encoding: stop, put U+FFFD for the wrong bytes, or read all of this
     one file as Latin-1, which no byte contradicts."""
+    unwrap: bool = False
+    """Whether white space, line breaks included, becomes a single space: for texts whose lines have a fixed width."""
 
     text_columns: tuple[str, ...] = Field(default=("text",), min_length=1)
-    """Columns of a table that hold text. Of several, each follows fastai's field marker: ``xxfld 1 … xxfld 2 …``."""
+    """Columns of a table that hold text. Of several, each follows fastai's field marker: ``xxfld 1 … xxfld 2 …``. In
+    the token rules ``ulmfit`` it is a special token; in ``dl1``, which has none for it, an ordinary word."""
     label_column: str | None = "label"
     """None: no document has a label."""
     split_column: str | None = None
@@ -57,7 +60,8 @@ class DocumentOptions(BaseModel):
 
     test_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Fraction of each label's training documents that becomes the split ``test``, for a corpus without one: the
-    evaluation needs it. Drawn with ``seed``: at least one document of each label with two, and never all of them."""
+    evaluation needs it. Drawn with ``seed``: at least one document of each label with two, and never all of them. Of a
+    corpus without labels none does: its language model is measured on ``split.validation``."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="before")

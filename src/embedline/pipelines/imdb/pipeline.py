@@ -11,7 +11,7 @@ def create_pipeline() -> Pipeline:
     """Acquire the movie reviews, real or generated, and read them: ``imdb.documents``."""
     inputs = ["params:source", "params:verify", "params:generator"]
     acquire = Node(nodes.acquire, inputs, "raw", name="acquire", tags="acquire")
-    return Pipeline([acquire, _reading_node()], namespace=SOURCE)
+    return Pipeline([acquire], namespace=SOURCE) + create_reading_pipeline(SOURCE)
 
 
 def create_ceiling_pipeline() -> Pipeline:
@@ -24,9 +24,11 @@ def create_ceiling_pipeline() -> Pipeline:
 def create_corpus_pipeline(source: str) -> Pipeline:
     """Acquire your own corpus and read it: ``<source>.documents``; parameters ``source``, ``reading``, ``classes``."""
     acquire = Node(nodes.acquire_corpus, "params:source", "raw", name="acquire", tags="acquire")
-    return Pipeline([acquire, _reading_node()], namespace=source)
+    return Pipeline([acquire], namespace=source) + create_reading_pipeline(source)
 
 
-def _reading_node() -> Node:
+def create_reading_pipeline(source: str) -> Pipeline:
+    """Read the files of ``<source>.raw``: ``<source>.documents``; parameters ``reading`` and ``classes``."""
     inputs = ["raw", "params:reading", "params:classes"]
-    return Node(nodes.read_documents, inputs, "documents", name="read_documents", tags="prepare")
+    read = Node(nodes.read_documents, inputs, "documents", name="read_documents", tags="prepare")
+    return Pipeline([read], namespace=source)

@@ -125,7 +125,7 @@ def compare(metrics: Mapping[str, Any]) -> list[Comparison]:
     if isinstance(metrics.get("targets"), Mapping):
         facts = _facts(metrics)
         return [_flat(values, f"target {name}", facts) for name, values in metrics["targets"].items()]
-    if isinstance(metrics.get("classifier"), Mapping):
+    if any(isinstance(metrics.get(name), Mapping) for name in ("classifier", "language_model")):
         return _text_comparisons(metrics)
     return [_flat(metrics, "", _facts(metrics))] if metric_values(metrics) else []
 
@@ -138,20 +138,16 @@ def _flat(metrics: Mapping[str, Any], title: str, facts: list[str]) -> Compariso
 
 
 def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
-    classifier = metrics["classifier"]
-    former = metrics.get("baseline")  # of former versions
-    members = metrics.get("members") or ({"tfidf": former} if former else {})
-    rivals = [_contestant(LABELS[name], values) for name, values in members.items()]
-    tests = [f"{classifier['rows']:,} test documents"] if "rows" in classifier else []
-    found = [
-        Comparison(
-            "classifier",
-            _contestant("embedline", classifier),
-            rivals,
-            [*tests, *_facts(classifier.get("training") or {})],
-            ceiling=metric_values(classifier.get("ceiling") or {}),
-        )
-    ]
+    """Those of a classifier, if there is one, and of its language model."""
+    found = []
+    if classifier := metrics.get("classifier"):
+        former = metrics.get("baseline")  # of former versions
+        members = metrics.get("members") or ({"tfidf": former} if former else {})
+        rivals = [_contestant(LABELS[name], values) for name, values in members.items()]
+        tests = [f"{classifier['rows']:,} test documents"] if "rows" in classifier else []
+        facts, ceiling = [*tests, *_facts(classifier.get("training") or {})], classifier.get("ceiling") or {}
+        model = _contestant("embedline", classifier)
+        found.append(Comparison("classifier", model, rivals, facts, ceiling=metric_values(ceiling)))
     language = metrics.get("language_model")
     if language and metric_values(language):
         found.append(Comparison("language model", _contestant("embedline", language), [], _facts(language)))

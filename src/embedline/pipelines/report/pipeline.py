@@ -7,7 +7,8 @@ from kedro.pipeline import Node, Pipeline
 from embedline.pipelines.report import nodes
 
 TAG = "report"  # of nodes whose inputs may be missing: the hook MissingArtifacts has them be None
-KINDS = ("metrics", "mistakes", "samples", "next_words", "recommendations", "neighbours", "folds", "forecast")
+MEASURED = ("metrics", "language_model_metrics")  # the metrics of a classifier hold those of its language model
+KINDS = (*MEASURED, "mistakes", "samples", "next_words", "recommendations", "neighbours", "folds", "forecast")
 PLOT = "_plot"
 
 
@@ -48,8 +49,8 @@ def _section(source: str) -> str:
 
 def _collecting_node(source: str, names: list[str], pipelines: Iterable[Pipeline]) -> Node:
     inputs = {name: f"{source}.{name}" for name in sorted(names)}
-    if "metrics" in names:
-        inputs["metrics_history"] = f"{source}.metrics_history"
+    if measured := next((name for name in MEASURED if name in names), None):
+        inputs["metrics_history"] = f"{source}.{measured}_history"
     if origin := _origin(list(inputs.values()), pipelines):
         inputs["origin"] = origin
     return Node(nodes.collect_section, inputs, _section(source), name=f"collect_{source}", namespace="report", tags=TAG)

@@ -22,8 +22,8 @@ def collect(artifacts: Mapping[str, Any], origin: str | None = None) -> Json:
     """Collect the stored artifacts of one source.
 
     Args:
-        artifacts: by name (``metrics``, ``metrics_history``, ``…_plot``, those of :data:`.tables.
-            TABLES`, ``forecast``); None for a missing one.
+        artifacts: by name (``metrics`` or, without a classifier, ``language_model_metrics``; ``metrics_history``,
+            ``…_plot``, those of :data:`.tables.TABLES`, ``forecast``); None for a missing one.
         origin: where the raw data come from, as the parameters say; ``generated`` for the project's own generator.
 
     Returns:
@@ -44,7 +44,7 @@ def collect(artifacts: Mapping[str, Any], origin: str | None = None) -> Json:
         origin = redacted(origin) if "://" in origin else PurePath(origin).name
     section = {
         "origin": origin,
-        "metrics": stored.get("metrics"),
+        "metrics": stored.get("metrics", stored.get("language_model_metrics")),
         "past": [
             {
                 "version": version["version"],

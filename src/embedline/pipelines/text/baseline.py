@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 KIND = "naive_bayes_svm"
 ALPHA = 1.0  # added to each count of the ratios
-STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)  # values of `c` to choose from, ascending
+STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)  # values of `c` to choose from, ascending
 FOLDS = 3  # of the training documents, where there are no validation documents
 SEPARATOR = b"\xff"  # between the words of the model file: no byte of a text in UTF-8
 

@@ -19,6 +19,7 @@ from embedline.pipelines.text.options import Direction, EncoderOptions
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training.model_file import ModelBundle
+from embedline.training.optimizer import unfreeze
 
 KIND = "text_classifier"
 PREDICT_DOCUMENTS = 64  # documents of a forward pass in prediction
@@ -159,10 +160,7 @@ class TextClassifier(nn.Module):
 
     def unfreeze(self, n_groups: int | None) -> None:
         """Train only the last ``n_groups`` layer groups, all if None; all batch-norm is in the head: the last group."""
-        self.requires_grad_(n_groups is None)
-        for modules in self.groups()[-n_groups if n_groups else 0 :]:
-            for module in modules:
-                module.requires_grad_(True)
+        unfreeze(self, self.groups(), n_groups)
 
 
 class ClassifierEnsemble(nn.Module):

@@ -70,6 +70,8 @@ class ClassifierBatches(Batches):
         shard: the documents of each batch for this process: every n-th, so that all processes have similar lengths.
     """
 
+    unit = "tokens"
+
     def __init__(
         self,
         corpus: Corpus,

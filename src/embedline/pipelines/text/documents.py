@@ -127,23 +127,26 @@ def count_shared_texts(documents: pl.DataFrame) -> int:
 def assign_splits(frame: pl.DataFrame, split: SplitOptions) -> pl.Series:
     """Return the split of each row: ``train``, ``validation``, ``test`` or ``unlabelled``.
 
-    Of the N training documents, ``round(validation * N)`` become validation documents. They are divided over the
-    classes by the largest remainder, with at least one document of each class in each split (many tiny classes may
-    raise the total a little). The draw depends on the ids and the seed, not on the order of the rows. Test documents
-    stay test documents.
+    Of the N training documents, ``round(validation * N)`` become validation documents; of the unlabelled ones, where
+    there is no training document (a corpus for a language model). They are divided over the classes by the largest
+    remainder, with at least one document of each class in each split (many tiny classes may raise the total a little).
+    The draw depends on the ids and the seed, not on the order of the rows. Test documents stay test documents.
 
-    ``document_id``, ``label`` and ``split`` are as :func:`read_documents` checks them. No training document, a class
+    ``document_id``, ``label`` and ``split`` are as :func:`read_documents` checks them. No document to train on, a class
     with fewer than two, and a fraction above 0 that leaves no document for validation or for training are a DataError.
     """
-    train = frame.with_row_index("_row").filter(pl.col("split") == TRAIN).sort("label", "document_id")
+    learned = TRAIN if (frame["split"] == TRAIN).any() else UNLABELLED
+    train = frame.with_row_index("_row").filter(pl.col("split") == learned).sort("label", "document_id")
     if train.is_empty():
-        raise DataError(f"no document is in the split {TRAIN!r}: there is nothing to train on")
+        raise DataError(f"no document is in the split {TRAIN!r} or {UNLABELLED!r}: there is nothing to train on")
     if split.validation == 0.0:
         return frame["split"]
     classes = train.group_by("label", maintain_order=True).agg("_row")
     counts = classes["_row"].list.len().to_list()
     if few := [(label, count) for label, count in zip(classes["label"], counts, strict=True) if count < 2]:
         label, count = few[0]
+        if label is None:
+            raise DataError("a single document is in the split 'unlabelled', and validation and training need one each")
         needed = "it needs two, one for training, one for validation"
         raise DataError(f"class {label!r} has {count} training document: {needed}")
     generator = np.random.default_rng(split.seed)

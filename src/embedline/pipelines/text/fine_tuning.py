@@ -1,6 +1,5 @@
 """Fine-tune a language model's encoder into a classifier, in the stages of gradual unfreezing, for each seed."""
 
-import logging
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from embedline.pipelines.text.language_model import (
 )
 from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining, Direction, Stage, StageTraining
+from embedline.pipelines.text.pretrained import match_embedding
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint, distributed
@@ -37,39 +37,9 @@ from embedline.training.device import AUTO, Accelerator, choose_precision, make_
 from embedline.training.ensemble import member_tensors, member_weights, warn_of_few_steps
 from embedline.training.lr_finder import RangeTest, range_test
 from embedline.training.model_file import ModelBundle
-from embedline.training.optimizer import LayerGroup
+from embedline.training.optimizer import LayerGroup, discriminative
 from embedline.training.options import FinderOptions
 from embedline.training.train import Evaluate, FitResult, train
-
-logger = logging.getLogger(__name__)
-
-
-def match_embedding(weights: Tensor, known: Vocabulary, wanted: Vocabulary) -> Tensor:
-    """Convert an embedding [K, E] for the vocabulary ``known`` to one [V, E] for the vocabulary ``wanted``.
-
-    Words that are not in ``known`` get the mean row, as in Howard & Ruder's code and fastai's ``match_embeds``. Other
-    token rules, or under 10 % of words in common, are a DataError.
-    """
-    if known.rules != wanted.rules:
-        raise DataError(
-            f"the language model's vocabulary was made with the token rules {known.rules!r}, the documents' with "
-            f"{wanted.rules!r}: set tokens.rules to {known.rules!r}"
-        )
-    place = {token: row for row, token in enumerate(known.tokens)}
-    rows = [place.get(token, -1) for token in wanted.tokens]
-    words = rows[len(wanted.specials) :]  # all vocabularies of these rules have the special tokens
-    shared = sum(row >= 0 for row in words) / max(1, len(words))
-    if shared < 0.1:
-        raise DataError(
-            f"the language model knows {shared:.1%} of the documents' {len(words):,} words: it is of another corpus"
-        )
-    if shared < 1.0:
-        message = "%.1f%% of %s words are unknown to the language model: mean embedding"
-        logger.info(message, 100 * (1 - shared), len(words))
-    index = torch.tensor(rows)
-    matched = weights[index.clamp(min=0)]
-    matched[index < 0] = weights.mean(0)
-    return matched
 
 
 @dataclass(frozen=True)
@@ -141,15 +111,6 @@ class Member(NamedTuple):
 
     direction: Direction
     place: int
-
-
-def discriminative(groups: Sequence[Sequence[nn.Module]], decay: float) -> list[LayerGroup]:
-    """Return groups from the first layers to the last, each learning ``decay`` times slower than the next.
-
-    (Howard & Ruder 2018, arXiv:1801.06146, §3.2: discriminative fine-tuning; the paper's factor is 2.6.)
-    """
-    last = len(groups) - 1
-    return [LayerGroup(modules, decay ** (place - last)) for place, modules in enumerate(groups)]
 
 
 def train_classifier(

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,7 +22,8 @@ from embedline.pipelines.text.options import (
     LanguageModelTraining,
     TextSettings,
 )
-from embedline.pipelines.text.sampled_softmax import sampled_cross_entropy
+from embedline.pipelines.text.pretrained import initial_weights, stage_names, train_stages, unfreeze_stage
+from embedline.pipelines.text.sampled_softmax import Sample, sampled_cross_entropy
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training import checkpoint, distributed
@@ -32,6 +33,7 @@ from embedline.training.ensemble import available_cores, train_parallel, warn_of
 from embedline.training.lr_finder import RangeTest, range_test
 from embedline.training.model_file import ModelBundle
 from embedline.training.options import FinderOptions
+from embedline.training.progress import Progress
 from embedline.training.train import FitResult, train
 
 Result = TypeVar("Result")
@@ -41,6 +43,7 @@ EVALUATION_ROWS = 64  # parallel rows of the token stream in an evaluation
 EVALUATION_TOKENS = 70  # tokens of each row in a forward pass of an evaluation
 TIED = "decoder.weight"  # the same tensor as the encoder's embedding: not stored twice
 NO_VALIDATION = "{}.early_stopping needs documents of the split 'validation': set split.validation above 0"
+PLACE = ("step", "epoch", "stage", "lr", "monitor")  # of a record, beside its metrics
 MONITOR = "validation_loss"  # metric that early stopping monitors, for both text networks
 
 
@@ -90,7 +93,7 @@ class LanguageModel(nn.Module):
         *,
         alpha: float,
         beta: float,
-        sample: tuple[Tensor, Tensor] | None = None,
+        samples: Sequence[Sample] | None = None,
     ) -> tuple[Tensor, Tensor, State]:
         """Return the loss with AR and TAR float [], the cross-entropy float [] in nats a token, and the next state.
 
@@ -99,12 +102,12 @@ class LanguageModel(nn.Module):
             targets: int64 [B, T], the token that follows each.
             alpha: weight of AR, on the outputs after dropout, as in the authors' code.
             beta: weight of TAR, on the outputs before dropout.
-            sample: words of :meth:`.WordSampler.draw` to estimate the cross-entropy from; None: the whole vocabulary.
+            samples: words of :meth:`.WordSampler.draw` to estimate the cross-entropy from; None: the whole vocabulary.
         """
         output, state = self(ids, state)
         dropped = self.output_dropout(output.transpose(0, 1))  # time first, as SequenceDropout expects
         scored = (dropped.flatten(0, 1), self.decoder.weight, self.decoder.bias, targets.t().flatten())
-        nats = cross_entropy(*scored) if sample is None else sampled_cross_entropy(*scored, *sample)
+        nats = cross_entropy(*scored) if samples is None else sampled_cross_entropy(*scored, samples)
         loss = nats + alpha * activation_penalty(dropped) if alpha else nats
         loss = loss + beta * temporal_penalty(output) if beta else loss
         return loss, nats.detach(), state
@@ -115,11 +118,18 @@ class LanguageModel(nn.Module):
         nats, hits = count_nats(output.flatten(0, 1), self.decoder.weight, self.decoder.bias, targets.flatten())
         return nats, hits, state
 
+    def groups(self) -> list[list[nn.Module]]:
+        """Layer groups from the first to the last: each LSTM, then the embedding and the decoder that shares it."""
+        return [*([layer] for layer in self.encoder.layers), [self.encoder.embedding, self.decoder]]
 
-def build_language_model(config: dict[str, Any]) -> LanguageModel:
-    """Build the network of a bundle's ``config``."""
+
+def build_language_model(config: dict[str, Any], weights: dict[str, Tensor] | None = None) -> LanguageModel:
+    """Build the network of a bundle's ``config``, with a bundle's ``weights``: those without :data:`TIED`, if any."""
     options = EncoderOptions.model_validate(config["encoder"])
-    return LanguageModel(config["vocabulary_size"], options, decoder_bias=config["decoder_bias"])
+    network = LanguageModel(config["vocabulary_size"], options, decoder_bias=config["decoder_bias"])
+    if weights:
+        network.load_state_dict({**weights, TIED: weights["encoder.embedding.weight"]})
+    return network
 
 
 def language_config(vocabulary: Vocabulary, network: LanguageModelOptions) -> dict[str, Any]:
@@ -135,17 +145,20 @@ def train_language_model(
     network: LanguageModelOptions,
     training: LanguageModelTraining,
     directions: Iterable[Direction] = ("forward",),
+    pretrained: ModelBundle | None = None,
 ) -> tuple[ModelBundle, list[dict[str, Any]]]:
     """Train on the texts of the splits ``train`` and ``unlabelled`` of a frame of :func:`.vocabulary.numericalize`.
 
     A language model for each direction, one after the other. The backward one reads the tokens of each document in
-    reverse order; its tensors, checkpoints and metrics have the prefix ``backward.``.
+    reverse order; its tensors, checkpoints and metrics have the prefix ``backward.``. ``pretrained`` are language
+    models to start from (see :mod:`.pretrained`); None: from random weights.
 
     Returns:
         The bundle of the last epoch (with early stopping: of the best epoch), and the history: a record every few steps
         with ``direction``, ``step``, ``epoch``, ``lr`` and ``train_loss`` (nats a token, with dropout); the last record
         of each epoch also has the metrics of the split ``validation``. Early stopping without this split is a
-        DataError. The bundle's metrics are those of the forward model, and under ``backward`` those of the other.
+        DataError. With stages the records have ``stage``, from 0; steps and epochs count on from stage to stage. The
+        bundle's metrics are those of the forward model, and under ``backward`` those of the other.
     """
     corpora = [_training_corpus(ids), Corpus.of(ids.filter(pl.col("split") == VALIDATION))]
     if training.early_stopping and not len(corpora[1]):
@@ -159,14 +172,14 @@ def train_language_model(
     weights: dict[str, Tensor] = {}
     history: list[dict[str, Any]] = []
     directions = list(directions)
+    starts = initial_weights(pretrained, vocabulary, config, directions)
     for direction in directions:
         given = corpora if direction == "forward" else [corpus.reversed() for corpus in corpora]
         prefix = direction_prefix(direction)
-        fit = partial(train_network, prefix=prefix)
+        fit = partial(train_network, start=starts.get(direction), prefix=prefix)
         result, measured = distributed.run(fit, *given, training, config, threads, options=training)
         warn_of_few_steps([result], training.batch_size, "language_model_training")
-        unmeasured = ("step", "epoch", "lr", "monitor")
-        measured |= {name: value for name, value in result.metrics.items() if name not in unmeasured}
+        measured |= {name: value for name, value in result.metrics.items() if name not in PLACE}
         metrics |= measured if direction == "forward" else {direction: measured}
         state = result.network.state_dict()
         weights |= {f"{prefix}{name}": tensor for name, tensor in state.items() if name != TIED}
@@ -188,34 +201,33 @@ def train_network(
     threads: int,
     stop: threading.Event,
     *,
+    start: dict[str, Tensor] | None = None,
     prefix: str = "",
 ) -> tuple[FitResult, dict[str, Any]]:
     """Train in one process, until the end or until ``stop`` is set; return the result and the bundle's metrics.
 
-    There may be no validation documents in ``held_out``; ``threads`` are PyTorch's; ``prefix`` is that of the names of
-    the checkpoint and of the metrics that are reported.
+    There may be no validation documents in ``held_out``; ``threads`` are PyTorch's; ``start`` are the initial weights,
+    None: random ones; ``prefix`` is that of the names of checkpoints and of the metrics that are reported.
     """
-    accelerator, kept = make_accelerator(training), checkpoint.current(f"{prefix}language_model")
+    accelerator, names = make_accelerator(training), [f"{prefix}{name}" for name in stage_names(training)]
     batches = LanguageModelBatches(corpus, training, device=accelerator.device, shard=accelerator.shard)
 
     def fit(network: nn.Module, stop: threading.Event) -> tuple[FitResult, Accelerator]:
-        n_batches, files = training.epochs * batches.n_batches, [kept.path] if kept else []
+        n_batches = sum(stage.epochs for stage in training.stages or [training]) * batches.n_batches
+        files = [kept.path for kept in map(checkpoint.current, names) if kept]
         chosen = choose_precision(accelerator, network, batches, n_batches, checkpoints=files, stop=stop)
-        result = train(
-            network,
-            batches,
-            training,
-            accelerator=chosen,
-            seed=training.seed,
-            evaluate=evaluator(held_out, chosen) if len(held_out) else None,
-            monitor=MONITOR,
-            label=f"{prefix}language_model.",
-            checkpoint=kept,
-            stop=stop,
-        )
-        return result, chosen
+        settings: dict[str, Any] = {
+            "accelerator": chosen,
+            "evaluate": evaluator(held_out, chosen) if len(held_out) else None,
+            "monitor": MONITOR,
+            "stop": stop,
+        }
+        if training.stages:
+            return train_stages(network, batches, training, names, settings), chosen
+        own: dict[str, Any] = {"label": f"{names[0]}.", "checkpoint": checkpoint.current(names[0])}
+        return train(network, batches, training, seed=training.seed, **own, **settings), chosen
 
-    build, rank = partial(build_language_model, config), accelerator.shard.rank
+    build, rank = partial(build_language_model, config, start), accelerator.shard.rank
     result, chosen = with_seed(training.seed, threads, build, fit, rank=rank, stop=stop)
     return result, training_metrics(result, chosen)
 
@@ -234,15 +246,19 @@ def find_language_model_rate(
     network: LanguageModelOptions,
     training: LanguageModelTraining,
     finder: FinderOptions,
+    pretrained: ModelBundle | None = None,
 ) -> RangeTest:
-    """Learning-rate range test of a language model on its training texts."""
+    """Learning-rate range test of a language model on its training texts; with stages, of the first one."""
     config, accelerator = language_config(vocabulary, network), make_accelerator(training)
+    start = initial_weights(pretrained, vocabulary, config, ("forward", "backward")).get("forward")
     batches = LanguageModelBatches(_training_corpus(ids), training, device=accelerator.device)
 
     def search(network: nn.Module, stop: threading.Event) -> RangeTest:
-        return range_test(network, batches, training, finder, accelerator=accelerator, seed=training.seed, stop=stop)
+        groups = unfreeze_stage(network, training.stages[0], training) if training.stages else None
+        settings: dict[str, Any] = {"accelerator": accelerator, "seed": training.seed, "groups": groups, "stop": stop}
+        return range_test(network, batches, training, finder, **settings)
 
-    return with_seed(training.seed, training.threads, partial(build_language_model, config), search)
+    return with_seed(training.seed, training.threads, partial(build_language_model, config, start), search)
 
 
 def _training_corpus(ids: pl.DataFrame) -> Corpus:
@@ -304,7 +320,9 @@ def evaluator(corpus: Corpus, accelerator: Accelerator) -> Callable[[nn.Module],
         state = network.start(n_rows)
         nats, hits = (torch.zeros((), dtype=t, device=accelerator.device) for t in (torch.float64, torch.int64))
         last = rows.shape[1] - 1
+        progress = Progress("evaluation of the language model", n_rows * last, "token")
         for start in range(0, last, EVALUATION_TOKENS):
+            progress.update(n_rows * start)
             tokens = rows[:, start : min(start + EVALUATION_TOKENS, last) + 1].long().to(accelerator.device)
             with accelerator.autocast():
                 more, found, state = network.count(tokens[:, :-1], tokens[:, 1:], state)
@@ -336,13 +354,13 @@ def load_language_model(
             f"directions names {direction!r}, but the language model has {', '.join(there)} only: leave {direction!r} "
             f"out of directions, or train the language model with directions: [{', '.join([*there, direction])}]"
         )
-    network, prefix = build_language_model(bundle.config), direction_prefix(direction)
+    prefix = direction_prefix(direction)
     others = tuple(direction_prefix(other) for other in there if other not in ("forward", direction))
     weights = {
         name.removeprefix(prefix): tensor
         for name, tensor in bundle.weights.items()
         if name.startswith(prefix) and not name.startswith(others)
     }
-    network.load_state_dict({**weights, TIED: weights["encoder.embedding.weight"]})
+    network = build_language_model(bundle.config, weights)
     vocabulary = load_vocabulary(bundle.encoder["vocabulary"])
     return network.eval(), vocabulary, TokenOptions.model_validate(bundle.encoder["tokens"])

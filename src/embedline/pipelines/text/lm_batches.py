@@ -15,7 +15,7 @@ from torch import Tensor
 from embedline.errors import DataError
 from embedline.pipelines.text.awd_lstm import State, detached
 from embedline.pipelines.text.options import LanguageModelTraining
-from embedline.pipelines.text.sampled_softmax import WordSampler
+from embedline.pipelines.text.sampled_softmax import Sample, WordSampler, count_samples
 from embedline.pipelines.text.tokenizer import flat_lists
 from embedline.training.batches import WHOLE, Autocast, BatchLoss, Fingerprint, Shard
 
@@ -115,6 +115,8 @@ class LanguageModelBatches:
     every token is read; each process has the rows of its ``shard``.
     """
 
+    unit = "tokens"
+
     def __init__(
         self, corpus: Corpus, options: LanguageModelTraining, *, device: torch.device, shard: Shard = WHOLE
     ) -> None:
@@ -167,21 +169,22 @@ class LanguageModelBatches:
         """Loss of a batch under a ``LanguageModel``, which starts from the state after the batch before."""
         ids, targets = self.batch(index)
         state = self._state if self._state is not None else network.start(len(ids))
-        penalties, sample = {"alpha": self._options.alpha, "beta": self._options.beta}, self._draw_words(network)
+        penalties = {"alpha": self._options.alpha, "beta": self._options.beta}
+        samples = self._draw_words(network, targets.numel())
         with autocast():
-            value, nats, state = network.losses(ids, targets, state, **penalties, sample=sample)
+            value, nats, state = network.losses(ids, targets, state, **penalties, samples=samples)
         self._state = detached(state)
         loss = BatchLoss(value, nats)
         return loss if self._shard.size == 1 else loss.times(self._shard.weight(self._options.batch_size))
 
-    def _draw_words(self, network: Any) -> tuple[Tensor, Tensor] | None:
+    def _draw_words(self, network: Any, n_tokens: int) -> list[Sample] | None:
         """Words to estimate a batch's loss from; None where the softmax is over the whole vocabulary."""
         size = network.encoder.embedding.num_embeddings
         if self._options.softmax == "full" or self._options.sampled_words >= size:
             return None
         if self._sampler is None:
             self._sampler = WordSampler(size, self._options.sampled_words, self._device)
-        return self._sampler.draw()
+        return self._sampler.draw(count_samples(n_tokens))
 
     def state(self) -> list[list[Tensor]] | None:
         """Return the carried state, as lists."""

@@ -70,12 +70,14 @@ def train_language_model(
     network: LanguageModelOptions,
     training: LanguageModelTraining,
     directions: Directions,
+    pretrained: Bundle | None = None,
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train a language model of each direction on training and unlabelled texts; return the bundle and the history."""
     from embedline.pipelines.text.language_model import train_language_model as fit
     from embedline.training.ensemble import history_frame
 
-    bundle, history = fit(ids, load_vocabulary(vocabulary, tokens.rules), tokens, network, training, directions)
+    words = load_vocabulary(vocabulary, tokens.rules)
+    bundle, history = fit(ids, words, tokens, network, training, directions, pretrained)
     size = bundle.metrics["vocabulary"]
     for direction in directions:
         metrics = bundle.metrics if direction == "forward" else bundle.metrics[direction]
@@ -119,12 +121,14 @@ def find_language_model_rate(
     network: LanguageModelOptions,
     training: LanguageModelTraining,
     finder: FinderOptions,
+    pretrained: Bundle | None = None,
 ) -> pl.DataFrame:
     """Range test of the language model: columns ``rate``, ``loss`` (smoothed) and ``suggestion`` (constant)."""
     from embedline.pipelines.text.language_model import find_language_model_rate as find
 
-    test = find(ids, load_vocabulary(vocabulary), network, training, finder)
-    logger.info("Range test of the language model suggests %.1e; the training uses %.1e", test.suggestion, training.lr)
+    test = find(ids, load_vocabulary(vocabulary), network, training, finder, pretrained)
+    used = training.stages[0].lr if training.stages else training.lr
+    logger.info("Range test of the language model suggests %.1e; the training uses %.1e", test.suggestion, used)
     return test.frame()
 
 
@@ -193,7 +197,7 @@ def evaluate(
             (:func:`embedline.training.ceiling.beside`).
     """
     vocabulary, training = load_vocabulary(model.encoder["vocabulary"]), dict(model.metrics)
-    language_model, ensemble, baseline = (training.pop(name) for name in ("language_model", "ensemble", "baseline"))
+    language, ensemble, baseline = (training.pop(name) for name in ("language_model", "ensemble", "baseline"))
     alone = {name: training.get(name, training) for name in model.config["directions"]}
     costs = {"networks": training, **alone, "baseline": baseline}
     seconds = {name: cost["seconds"] for name, cost in costs.items()}
@@ -201,9 +205,13 @@ def evaluate(
     metrics["classifier"] |= {"ensemble": ensemble, "training": training}
     metrics["members"]["baseline"] |= {"training": baseline}
     metrics["classifier"] |= beside(metrics["classifier"], ceiling)
-    unknown = vocabularies.unknown_fractions(ids, vocabulary)
-    words = {"size": len(vocabulary), "fitted_on": list(vocabulary.fitted_on), "unknown": unknown}
-    return metrics | {"language_model": language_model, "vocabulary": words}
+    return metrics | {"language_model": language, "vocabulary": vocabularies.vocabulary_metrics(ids, vocabulary)}
+
+
+def evaluate_language_model(ids: pl.DataFrame, language_model: Bundle) -> dict[str, Any]:
+    """Metrics of the language model, such as its perplexity on the split ``validation``, and of its vocabulary."""
+    words = vocabularies.vocabulary_metrics(ids, load_vocabulary(language_model.encoder["vocabulary"]))
+    return {"language_model": language_model.metrics, "vocabulary": words}
 
 
 def predict_texts(texts: Frame, model: Bundle, prediction: PredictionOptions) -> pl.DataFrame:

@@ -97,6 +97,25 @@ class EncoderOptions(Options):
     rates: Rates
 
 
+class PretrainedOptions(Options):
+    """``params:<source>.pretrained``: addresses or paths of language models to start from, by direction of reading.
+
+    One address alone is that of the forward model.
+    """
+
+    forward: str | None = None
+    backward: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forward_alone(cls, value: Any) -> Any:
+        return {"forward": value} if isinstance(value, str) else value
+
+    def addresses(self) -> dict[str, str]:
+        """The addresses that are given, by direction."""
+        return {direction: address for direction, address in self if address is not None}
+
+
 class LanguageModelOptions(Options):
     """A language model: a preset with optional changes of its sizes and rates; ``drop_mult`` multiplies all rates."""
 
@@ -198,6 +217,21 @@ class TextSettings(OptimizerOptions):
     threads: int | None = Field(default=None, ge=1)
 
 
+class Stage(Options):
+    """A stage of gradual unfreezing (Howard & Ruder 2018, §3.3).
+
+    Attributes:
+        unfrozen: number of trained layer groups, counted from the last one: 1 is only a classifier's head, or a
+            language model's embedding and decoder; null: all.
+        epochs: number of epochs; each stage has its own schedule.
+        lr: peak learning rate of the last layer group.
+    """
+
+    unfrozen: int | None = Field(default=None, ge=1)
+    epochs: int = Field(ge=1)
+    lr: float = Field(gt=0.0)
+
+
 class LanguageModelTraining(TextSettings, FitOptions):
     """Settings for training a language model; ``batch_size`` is the number of parallel rows of the token stream.
 
@@ -210,6 +244,8 @@ class LanguageModelTraining(TextSettings, FitOptions):
             (:mod:`.sampled_softmax`), several times as fast on a CPU. Evaluations use the full vocabulary.
         sampled_words: words of a batch's estimate; a vocabulary that has no more is used in full.
         seed: a single one: there is no ensemble of language models, since a classifier starts from one network.
+        stages: gradual unfreezing instead of ``epochs`` at ``lr``, for a pretrained language model; None: one schedule.
+        rate_decay: in stages, the learning rate of a layer group divided by that of the group below it.
     """
 
     bptt: int = Field(default=70, ge=2)
@@ -218,20 +254,12 @@ class LanguageModelTraining(TextSettings, FitOptions):
     softmax: Literal["full", "sampled"] = "full"
     sampled_words: int = Field(default=1024, ge=1)
     seed: int = 42
+    stages: tuple[Stage, ...] | None = Field(default=None, min_length=1)
+    rate_decay: float = Field(default=2.6, ge=1.0)
 
-
-class Stage(Options):
-    """A stage of gradual unfreezing (Howard & Ruder 2018, §3.3).
-
-    Attributes:
-        unfrozen: number of trained layer groups, counted from the head: 1 is only the head; null: all.
-        epochs: number of epochs; each stage has its own schedule.
-        lr: peak learning rate of the head.
-    """
-
-    unfrozen: int | None = Field(default=None, ge=1)
-    epochs: int = Field(ge=1)
-    lr: float = Field(gt=0.0)
+    def of_stage(self, stage: Stage) -> "LanguageModelTraining":
+        """Settings for training one stage."""
+        return self.model_copy(update={"stages": None, "epochs": stage.epochs, "lr": stage.lr})
 
 
 class StageTraining(TextSettings, FitOptions):

@@ -5,7 +5,7 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from embedline.pipelines.text import nodes
+from embedline.pipelines.text import nodes, pretrained_nodes
 
 
 def create_pipeline(
@@ -22,13 +22,22 @@ def create_pipeline(
             where the law of the documents is not known.
     """
     bound = {"ceiling": ceiling} if ceiling else {}
-    learner = [*_token_nodes(), *_classifier_nodes(), *_report_nodes([*bound])]
+    learner = [*_classifier_nodes(), *_report_nodes([*bound])]
     inputs = {"documents": documents or f"{source}.documents", **bound}
-    if language_model:
-        inputs["language_model"] = language_model
-    else:
-        learner += _language_nodes()
-    return Pipeline(learner, namespace=source, inputs=inputs)
+    if not language_model:
+        before = create_language_model_pipeline(source, documents=documents)
+        return before + Pipeline(learner, namespace=source, inputs=inputs)
+    inputs["language_model"] = language_model
+    return Pipeline([*_token_nodes(), *learner], namespace=source, inputs=inputs)
+
+
+def create_language_model_pipeline(source: str, *, documents: str | None = None) -> Pipeline:
+    """Tokenize, train a language model, evaluate it, and let it write; the documents need no labels (``classes: []``).
+
+    Arguments are those of :func:`create_pipeline`.
+    """
+    inputs = {"documents": documents or f"{source}.documents"}
+    return Pipeline([*_token_nodes(), *_language_nodes()], namespace=source, inputs=inputs)
 
 
 def create_prediction_pipeline(source: str, *, texts: str | None = None) -> Pipeline:
@@ -46,7 +55,7 @@ def create_finder_pipeline(source: str, *, language_model: str | None = None) ->
     inputs = {name: f"{source}.{name}" for name in ("ids", "vocabulary", "language_model")}
     if language_model:
         inputs["language_model"] = language_model
-    return Pipeline(_finder_nodes(), namespace=source, inputs=inputs)
+    return Pipeline([_acquiring_node(), *_finder_nodes()], namespace=source, inputs=inputs)
 
 
 def _node(function: Callable[..., Any], inputs: str | list[str], outputs: str | list[str], tag: str) -> Node:
@@ -62,12 +71,18 @@ def _token_nodes() -> list[Node]:
     ]
 
 
+def _acquiring_node() -> Node:
+    return _node(pretrained_nodes.acquire_pretrained, "params:pretrained", "pretrained", "acquire")
+
+
 def _language_nodes() -> list[Node]:
     trained_on = ["ids", "vocabulary", "params:tokens", "params:language_model", "params:language_model_training"]
-    trained_on.append("params:directions")
+    trained_on += ["params:directions", "pretrained"]
     history = "language_model_history"
     return [
+        _acquiring_node(),
         _node(nodes.train_language_model, trained_on, ["language_model", history], "train"),
+        _node(nodes.evaluate_language_model, ["ids", "language_model"], "language_model_metrics", "evaluate"),
         _node(nodes.generate_samples, ["language_model", "params:generation"], ["samples", "next_words"], "evaluate"),
         _node(nodes.plot_language_model, history, "language_model_plot", "plot"),
     ]
@@ -93,6 +108,7 @@ def _classifier_nodes() -> list[Node]:
 
 def _finder_nodes() -> list[Node]:
     language = ["ids", "vocabulary", "params:language_model", "params:language_model_training", "params:finder"]
+    language.append("pretrained")
     classifier = [*CLASSIFIER_INPUTS, "params:finder"]
     return [
         _node(nodes.find_language_model_rate, language, "language_model_rates", "train"),

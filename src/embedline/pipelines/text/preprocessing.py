@@ -69,7 +69,8 @@ _BARE_AMPERSAND = re.compile(r"(?<![A-Za-z])&?(?:amp;)+")
 _MAX_ESCAPES = 3  # how often a text is unescaped: "&amp;amp;lt;" needs three, "&amp;amp;amp;…" must end
 
 _REPEATED = re.compile(r"(\S)\1{2,}")
-_REPEATED_WORD = re.compile(r"(?:\s|^)(\w+)\s+((?:\1\s+)+)\1(\s|\W|$)")
+# Not the number of a field: a text that begins with it, twice, is in fastai a field without a number.
+_REPEATED_WORD = re.compile(r"(?<!xxfld)(?:\s|^)(\w+)\s+((?:\1\s+)+)\1(\s|\W|$)")
 _SIGNS = re.compile(r"[/#\\]")
 _SPACES = re.compile(r" {2,}")
 _ALL_CAPITALS = re.compile(r"(?<!\S)[A-Z]+[^a-z\s]*(?!\S)")
@@ -138,7 +139,10 @@ def mark_repeats(text: str) -> str:
 
 
 def mark_repeated_words(text: str) -> str:
-    """Replace a word that repeats three times or more: ``no no no`` becomes ``xxwrep 3 no``; case matters."""
+    """Replace a word that repeats three times or more: ``no no no`` becomes ``xxwrep 3 no``; case matters.
+
+    DIFF(fastai): the number after ``xxfld`` does not count, so that "xxfld 1 1 1 …" is still the first field.
+    """
     return _REPEATED_WORD.sub(lambda found: f" {WORD_REPEAT} {len(found[2].split()) + 2} {found[1]} {found[3]}", text)
 
 

@@ -26,6 +26,7 @@ from pydantic import Field
 from embedline.errors import DataError
 from embedline.pipelines.text.preprocessing import RULES, RuleName, dl1_text, ulmfit_text
 from embedline.training.options import Options
+from embedline.training.progress import Progress
 
 if TYPE_CHECKING:
     from spacy.tokenizer import Tokenizer
@@ -95,12 +96,15 @@ def tokenize(texts: Sequence[str], options: TokenOptions, names: Sequence[str] |
         results = _tokenize_in_pool(batches, options)
     place: dict[str, int] = {}  # each token, in the order of the first occurrence
     codes, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+    done, progress = 0, Progress("tokenizing", len(texts), "document")
     with tqdm(total=len(texts), desc="tokens", unit="document", disable=None) as bar, closing(results):
         for batch_codes, batch_lengths, words in results:
             places = np.fromiter((place.setdefault(word, len(place)) for word in words), np.int32, len(words))
             codes.append(places[batch_codes])
             lengths.append(batch_lengths)
             bar.update(len(batch_lengths))
+            done += len(batch_lengths)
+            progress.update(done)
     offsets = np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
     flat, tokens = np.concatenate(codes), list(place)
     counts = np.bincount(flat, minlength=len(tokens))

@@ -179,6 +179,12 @@ def unknown_fractions(ids: pl.DataFrame, vocabulary: Vocabulary) -> dict[str, fl
     return found
 
 
+def vocabulary_metrics(ids: pl.DataFrame, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Size of a vocabulary, the splits that it was fitted on, and :func:`unknown_fractions`."""
+    unknown = unknown_fractions(ids, vocabulary)
+    return {"size": len(vocabulary), "fitted_on": list(vocabulary.fitted_on), "unknown": unknown}
+
+
 def _require_lexicon(lexicon: pl.DataFrame, rules: RuleName) -> None:
     """Raise a DataError if the lexicon lacks the tokens that the rules put around every document."""
     around = (*RULES[rules].before, *RULES[rules].after)

@@ -1,0 +1,57 @@
+"""The progress of long work in a log: a line a minute where no terminal shows a bar."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+EVERY = 60.0  # seconds between two lines, and before the first: what ends sooner says nothing
+clock: Callable[[], float] = time.monotonic  # in seconds; tests set another
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """Logs how far some work is, every :data:`EVERY` seconds, unless standard error is a terminal.
+
+    Args:
+        title: what is done, such as ``training member0``.
+        total: steps, or other units, of the whole work.
+        unit: their name: ``step``, ``documents``.
+        done: units that were done earlier, such as the steps of a checkpoint; they do not count in the time left.
+        quiet: log nothing, as in all processes but one.
+    """
+
+    def __init__(self, title: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._silent = quiet or (sys.stderr is not None and sys.stderr.isatty())
+        self._began = self._last = (done, clock())  # units and seconds
+
+    def update(self, done: int, details: Callable[[float], str] | None = None) -> None:
+        """Log a line if one is due: units done, ``details`` and the time left.
+
+        Args:
+            done: units that are done by now.
+            details: what else to say, given the units of a second since the last line; called for a line only.
+        """
+        if self._silent or (now := clock()) - self._last[1] < EVERY:
+            return
+        speed = (done - self._last[0]) / (now - self._last[1])
+        more = [details(speed)] if details else []
+        if done > self._began[0]:
+            left = (self._total - done) * (now - self._began[1]) / (done - self._began[0])
+            more.append(f"{format_seconds(left)} left")
+        logger.info(", ".join([f"{self._title}: {self._unit} {done:,} of {self._total:,}", *more]))
+        self._last = (done, now)
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds as text, rounded.
+
+    >>> format_seconds(41.6), format_seconds(1730), format_seconds(7530)
+    ('42 s', '29 min', '2 h 06 min')
+    """
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
