@@ -48,13 +48,15 @@ def match_embedding(weights: Tensor, known: Vocabulary, wanted: Vocabulary) -> T
     """Convert an embedding [K, E] for the vocabulary ``known`` to one [V, E] for the vocabulary ``wanted``.
 
     Words that are not in ``known`` get the mean row, as in Howard & Ruder's code and fastai's ``match_embeds``. Other
-    token rules, or under 10 % of words in common, are a DataError.
+    token rules, another language, or under 10 % of words in common, are a DataError.
     """
-    if known.rules != wanted.rules:
-        raise DataError(
-            f"the language model's vocabulary was made with the token rules {known.rules!r}, the documents' with "
-            f"{wanted.rules!r}: set tokens.rules to {known.rules!r}"
-        )
+    for what, key in (("token rules", "rules"), ("language", "language")):
+        theirs, ours = getattr(known, key), getattr(wanted, key)
+        if theirs != ours:
+            raise DataError(
+                f"the language model's vocabulary was made with the {what} {theirs!r}, the documents' with {ours!r}: "
+                f"set tokens.{key} to {theirs!r}"
+            )
     place = {token: row for row, token in enumerate(known.tokens)}
     rows = [place.get(token, -1) for token in wanted.tokens]
     words = rows[len(wanted.specials) :]  # all vocabularies of these rules have the special tokens

@@ -50,7 +50,7 @@ def fit_vocabulary(
     tokens: pl.DataFrame, lexicon: pl.DataFrame, rules: TokenOptions, split: SplitOptions, vocabulary: VocabularyOptions
 ) -> dict[str, Any]:
     """Fit the vocabulary on the training texts, by frequency; return its JSON values."""
-    fitted = vocabularies.fit_vocabulary(tokens, lexicon, split, rules.rules, vocabulary)
+    fitted = vocabularies.fit_vocabulary(tokens, lexicon, split, rules.rules, vocabulary, rules.language)
     logger.info("Vocabulary of %s words out of %s", f"{len(fitted):,}", f"{len(lexicon):,}")
     return fitted.model_dump(mode="json")
 
@@ -58,7 +58,10 @@ def fit_vocabulary(
 def numericalize(
     tokens: pl.DataFrame, lexicon: pl.DataFrame, vocabulary: dict[str, Any], split: SplitOptions
 ) -> pl.DataFrame:
-    """Convert each document's tokens to ids; the held-out training documents become the split ``validation``."""
+    """Convert each document's tokens to ids; the held-out training documents become the split ``validation``.
+
+    A warning says in which splits more than 10 % of the tokens are unknown; more than 90 % in ``train`` is a DataError.
+    """
     return vocabularies.numericalize(tokens, lexicon, load_vocabulary(vocabulary), split)
 
 
@@ -73,7 +76,7 @@ def train_language_model(
     from embedline.pipelines.text.language_model import train_language_model as fit
     from embedline.training.ensemble import history_frame
 
-    bundle, history = fit(ids, load_vocabulary(vocabulary, tokens.rules), tokens, network, training)
+    bundle, history = fit(ids, load_vocabulary(vocabulary, tokens), tokens, network, training)
     perplexity = f"{bundle.metrics['perplexity']:.1f}" if "perplexity" in bundle.metrics else "not measured"
     _log_training(f"Language model of {bundle.metrics['vocabulary']:,} words: perplexity {perplexity}", bundle.metrics)
     return bundle, history_frame(history)
