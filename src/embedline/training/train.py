@@ -30,6 +30,7 @@ from embedline.training.options import FitOptions, HeldOutStopping
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Monitor = Callable[[nn.Module], float]
 
+BAR = "{desc}: {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # in 80 columns
 RECORDS_PER_TRAINING = 200  # how often the running loss is read back from the device, in all
 
 logger = logging.getLogger(__name__)
@@ -189,7 +190,8 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
     record_every = max(1, n_steps // RECORDS_PER_TRAINING)
     quiet = True if accelerator.shard.rank else None  # None: no bar where there is no terminal
     try:
-        with tqdm(total=n_steps, initial=state.step, desc=title, unit="step", position=position, disable=quiet) as bar:
+        shown: dict[str, Any] = {"desc": title, "position": position, "disable": quiet, "leave": False}
+        with tqdm(total=n_steps, initial=state.step, bar_format=BAR, **shown) as bar:
             while state.epoch < options.epochs and not (state.best and state.best.over):
                 # The order of an epoch is drawn anew, and again where the training goes on within it.
                 network.train()

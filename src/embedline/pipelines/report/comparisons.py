@@ -34,14 +34,15 @@ class Contestant:
 
     Attributes:
         interval: 95 % interval of its accuracy, if there is one.
-        verdicts: of a baseline by metric: whether the model is ``better``, ``worse``, or there is ``no difference``
-            outside of chance.
+        differences: of a baseline by metric: the model's value less its own, as ``difference`` with the 95 % interval
+            ``low`` to ``high``, and the ``verdict``: whether the model is ``better``, ``worse``, or there is ``no
+            difference`` outside of chance.
     """
 
     label: str
     values: dict[str, float]
     interval: tuple[float, float] | None = None
-    verdicts: Mapping[str, str] = field(default_factory=dict)
+    differences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Comparison:
         facts: size and cost of the training, in short texts.
         given: name of the main metric, where the metrics file says it.
         ceiling: the best that a model can expect by metric, where the law of the data is known.
+        seconds: of the training; None where the metrics file has none.
     """
 
     title: str
@@ -63,6 +65,7 @@ class Comparison:
     facts: list[str] = field(default_factory=list)
     given: str | None = None
     ceiling: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
 
     @property
     def metrics(self) -> list[Metric]:
@@ -100,7 +103,9 @@ class Comparison:
         if ours == theirs:
             return "no difference", f"as good as {best.label}"
         what = f"{gain(main, ours, theirs)} than {best.label}"
-        found = best.verdicts.get(main.name) or ("better" if main.better(ours, theirs) else "worse")
+        found = best.differences.get(main.name, {}).get("verdict") or (
+            "better" if main.better(ours, theirs) else "worse"
+        )
         return found, f"{what}: no difference outside of chance" if found == "no difference" else what
 
     @property
@@ -120,18 +125,18 @@ class Comparison:
 def compare(metrics: Mapping[str, Any]) -> list[Comparison]:
     """All comparisons of a metrics file: one a target, or the classifier and the language model of a text."""
     if isinstance(metrics.get("targets"), Mapping):
-        facts = _facts(metrics)
-        return [_flat(values, f"target {name}", facts) for name, values in metrics["targets"].items()]
+        facts, seconds = _facts(metrics), metrics.get("seconds")
+        return [_flat(values, f"target {name}", facts, seconds) for name, values in metrics["targets"].items()]
     if isinstance(metrics.get("classifier"), Mapping):
         return _text_comparisons(metrics)
-    return [_flat(metrics, "", _facts(metrics))] if metric_values(metrics) else []
+    return [_flat(metrics, "", _facts(metrics), metrics.get("seconds"))] if metric_values(metrics) else []
 
 
-def _flat(metrics: Mapping[str, Any], title: str, facts: list[str]) -> Comparison:
+def _flat(metrics: Mapping[str, Any], title: str, facts: list[str], seconds: float | None) -> Comparison:
     baselines = metrics.get("baselines") or {}
     rivals = [_contestant(_label(name, values), values) for name, values in baselines.items()]
     model, ceiling = _contestant("embedline", metrics), metric_values(metrics.get("ceiling") or {})
-    return Comparison(title, model, rivals, facts, metrics.get("main_metric"), ceiling)
+    return Comparison(title, model, rivals, facts, metrics.get("main_metric"), ceiling, seconds)
 
 
 def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
@@ -145,19 +150,20 @@ def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
             rivals,
             [*tests, *_facts(classifier.get("training") or {})],
             ceiling=metric_values(classifier.get("ceiling") or {}),
+            seconds=(classifier.get("training") or {}).get("seconds"),
         )
     ]
     language = metrics.get("language_model")
     if language and metric_values(language):
-        found.append(Comparison("language model", _contestant("embedline", language), [], _facts(language)))
+        facts, seconds = _facts(language), language.get("seconds")
+        found.append(Comparison("language model", _contestant("embedline", language), [], facts, seconds=seconds))
     return found
 
 
 def _contestant(label: str, metrics: Mapping[str, Any]) -> Contestant:
     low, high = (metrics.get(name) for name in INTERVAL)
     interval = (low, high) if low is not None and high is not None else None
-    verdicts = {name: found["verdict"] for name, found in (metrics.get("differences") or {}).items()}
-    return Contestant(label, metric_values(metrics), interval, verdicts)
+    return Contestant(label, metric_values(metrics), interval, metrics.get("differences") or {})
 
 
 def _label(name: str, values: Mapping[str, Any]) -> str:
