@@ -63,7 +63,7 @@ class LiveLine:
     def clear(self) -> None:
         """Leave an empty line."""
         with self._lock:
-            if self._shown:
+            if self.is_on and self._shown:
                 self._write(f"\r{' ' * len(self._shown)}\r")
                 LiveLine._shown = ""
 

@@ -86,7 +86,7 @@ def scoreboard(metrics: Mapping[str, Mapping[str, Any]]) -> Table | None:
     if not found:
         return None
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for header in ("source", "embedline", "best baseline", "difference, 95 % interval"):
+    for header in ("source", "embedline", "best baseline", "difference (95 %)"):
         table.add_column(header, overflow="fold")
     for source, one in found:
         table.add_row(*(Text(printable(text), style) for text, style in _cells(source, one)))
@@ -99,14 +99,14 @@ def _cells(source: str, one: Comparison) -> Iterable[tuple[str, str]]:
     assert main
     title = one.title.removeprefix("target ")
     time = "" if one.seconds is None else format_duration(one.seconds)
-    yield f"{source}\n{', '.join(filter(None, (title, time)))}", ""
+    yield f"{source}\n{' '.join(filter(None, (title, time)))}", ""
     ceiling = f"\nat best {format_number(one.ceiling[main.name])}" if main.name in one.ceiling else ""
     yield f"{main.label} {format_number(one.model.values[main.name])}{ceiling}", ""
     if best is None or verdict is None:
         yield "", ""
         yield "no baseline", ""
         return
-    yield f"{format_number(best.values[main.name])}\n{best.label}", ""
+    yield f"{format_number(best.values[main.name])}\n{best.label.removeprefix('the ')}", ""
     found = best.differences.get(main.name)
     interval = f"\n{_signed(found['low'])} to {_signed(found['high'])}" if found else ""
     difference = one.model.values[main.name] - best.values[main.name]
@@ -114,7 +114,7 @@ def _cells(source: str, one: Comparison) -> Iterable[tuple[str, str]]:
 
 
 def _signed(value: float) -> str:
-    return f"{'-' if value < 0 else '+'}{format_number(abs(value), 3)}"
+    return f"{'-' if value < 0 else '+'}{format_number(abs(value), 2)}"
 
 
 def next_steps(pipeline: Pipeline, catalog: Any, run_params: Mapping[str, Any], *, is_new: bool) -> list[str]:

@@ -30,7 +30,8 @@ from embedline.training.options import FitOptions, HeldOutStopping
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Monitor = Callable[[nn.Module], float]
 
-BAR = "{desc}: {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # in 80 columns
+# Of a progress bar in 80 columns; it ends in spaces, which write over all that stood in its line.
+BAR = "{desc}: {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]{bar:-10b}"
 RECORDS_PER_TRAINING = 200  # how often the running loss is read back from the device, in all
 
 logger = logging.getLogger(__name__)
