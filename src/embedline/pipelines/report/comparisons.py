@@ -37,14 +37,15 @@ class Contestant:
 
     Attributes:
         interval: 95 % interval of its accuracy, if there is one.
-        verdicts: of a baseline by metric: whether the model is ``better``, ``worse``, or there is ``no difference``
-            outside of chance.
+        differences: of a baseline by metric: the model's value less its own, as ``difference`` with the 95 % interval
+            ``low`` to ``high``, and the ``verdict``: whether the model is ``better``, ``worse``, or there is ``no
+            difference`` outside of chance.
     """
 
     label: str
     values: dict[str, float]
     interval: tuple[float, float] | None = None
-    verdicts: Mapping[str, str] = field(default_factory=dict)
+    differences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Comparison:
         facts: size and cost of the training, in short texts.
         given: name of the main metric, where the metrics file says it.
         ceiling: the best that a model can expect by metric, where the law of the data is known.
+        seconds: of the training; None where the metrics file has none.
     """
 
     title: str
@@ -66,6 +68,7 @@ class Comparison:
     facts: list[str] = field(default_factory=list)
     given: str | None = None
     ceiling: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
 
     @property
     def metrics(self) -> list[Metric]:
@@ -103,7 +106,9 @@ class Comparison:
         if ours == theirs:
             return "no difference", f"as good as {best.label}"
         what = f"{gain(main, ours, theirs)} than {best.label}"
-        found = best.verdicts.get(main.name) or ("better" if main.better(ours, theirs) else "worse")
+        found = best.differences.get(main.name, {}).get("verdict") or (
+            "better" if main.better(ours, theirs) else "worse"
+        )
         return found, f"{what}: no difference outside of chance" if found == "no difference" else what
 
     @property
@@ -123,44 +128,44 @@ class Comparison:
 def compare(metrics: Mapping[str, Any]) -> list[Comparison]:
     """All comparisons of a metrics file: one a target, or the classifier and the language model of a text."""
     if isinstance(metrics.get("targets"), Mapping):
-        facts = _facts(metrics)
-        return [_flat(values, f"target {name}", facts) for name, values in metrics["targets"].items()]
+        facts, seconds = _facts(metrics), metrics.get("seconds")
+        return [_flat(values, f"target {name}", facts, seconds) for name, values in metrics["targets"].items()]
     if any(isinstance(metrics.get(name), Mapping) for name in ("classifier", "language_model")):
         return _text_comparisons(metrics)
-    return [_flat(metrics, "", _facts(metrics))] if metric_values(metrics) else []
+    return [_flat(metrics, "", _facts(metrics), metrics.get("seconds"))] if metric_values(metrics) else []
 
 
-def _flat(metrics: Mapping[str, Any], title: str, facts: list[str]) -> Comparison:
+def _flat(metrics: Mapping[str, Any], title: str, facts: list[str], seconds: float | None) -> Comparison:
     baselines = metrics.get("baselines") or {}
     rivals = [_contestant(_label(name, values), values) for name, values in baselines.items()]
     model, ceiling = _contestant("embedline", metrics), metric_values(metrics.get("ceiling") or {})
-    return Comparison(title, model, rivals, facts, metrics.get("main_metric"), ceiling)
+    return Comparison(title, model, rivals, facts, metrics.get("main_metric"), ceiling, seconds)
 
 
 def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
-    """Those of a classifier, if there is one, and of its language model."""
+    """Those of a classifier, if there is one, and of its language models."""
     found = []
     if classifier := metrics.get("classifier"):
         former = metrics.get("baseline")  # of former versions
         members = metrics.get("members") or ({"tfidf": former} if former else {})
         rivals = [_contestant(LABELS[name], values) for name, values in members.items()]
         tests = [f"{classifier['rows']:,} test documents"] if "rows" in classifier else []
-        facts, ceiling = [*tests, *_facts(classifier.get("training") or {})], classifier.get("ceiling") or {}
+        training, ceiling = classifier.get("training") or {}, metric_values(classifier.get("ceiling") or {})
+        facts, seconds = [*tests, *_facts(training)], training.get("seconds")
         model = _contestant("embedline", classifier)
-        found.append(Comparison("classifier", model, rivals, facts, ceiling=metric_values(ceiling)))
-    language = metrics.get("language_model")
-    if language and metric_values(language):
-        found.append(Comparison("language model", _contestant("embedline", language), [], _facts(language)))
-    if language and metric_values(backward := language.get("backward") or {}):
-        found.append(Comparison("backward language model", _contestant("embedline", backward), [], _facts(backward)))
+        found.append(Comparison("classifier", model, rivals, facts, ceiling=ceiling, seconds=seconds))
+    forward = metrics.get("language_model") or {}
+    for title, language in (("language model", forward), ("backward language model", forward.get("backward") or {})):
+        if metric_values(language):
+            facts, seconds = _facts(language), language.get("seconds")
+            found.append(Comparison(title, _contestant("embedline", language), [], facts, seconds=seconds))
     return found
 
 
 def _contestant(label: str, metrics: Mapping[str, Any]) -> Contestant:
     low, high = (metrics.get(name) for name in INTERVAL)
     interval = (low, high) if low is not None and high is not None else None
-    verdicts = {name: found["verdict"] for name, found in (metrics.get("differences") or {}).items()}
-    return Contestant(label, metric_values(metrics), interval, verdicts)
+    return Contestant(label, metric_values(metrics), interval, metrics.get("differences") or {})
 
 
 def _label(name: str, values: Mapping[str, Any]) -> str:

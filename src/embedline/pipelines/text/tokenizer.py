@@ -134,7 +134,7 @@ def tokenize(texts: Sequence[str], options: TokenOptions, names: Sequence[str] |
     place: dict[str, int] = {}  # each token, in the order of the first occurrence
     codes, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
     done, progress = 0, Progress("tokenizing", len(texts), "document")
-    with tqdm(total=len(texts), desc="tokens", unit="document", disable=None) as bar, closing(results):
+    with tqdm(total=len(texts), desc="tokens", unit="document", leave=False, disable=None) as bar, closing(results):
         for batch_codes, batch_lengths, words in results:
             places = np.fromiter((place.setdefault(word, len(place)) for word in words), np.int32, len(words))
             codes.append(places[batch_codes])
