@@ -72,7 +72,7 @@ def pack_ratings(bundle: ModelBundle) -> Service:
 def hold_out_ratings(ratings: Any, columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:
     """The ratings that the split holds out as a request has them, and the rating of each as ``actual``."""
     rows = subset(assign_splits(ratings, columns, split), TEST)
-    return rows.select(columns.user, columns.item, actual=pl.col(columns.rating).cast(pl.Float64))
+    return rows.select(columns.user, columns.item, actual=pl.col(columns.value).cast(pl.Float64))
 
 
 def _look_up(values: pd.Series, known: Mapping[Id, int]) -> NDArray[np.int32]:
