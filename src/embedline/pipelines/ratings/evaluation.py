@@ -101,7 +101,7 @@ def evaluate_ranking(
 
     Returns:
         ``ranker``, ``k``, the metrics of :func:`.ranking_metrics.measure_lists`, the 95 % interval of the NDCG;
-        ``main_metric``; ``rankers``: the metrics of the others, of ``predicted_rating`` too; ``baselines``:
+        ``rankers``: the metrics of the others, of ``predicted_rating`` too; ``baselines``:
         ``popularity`` (the number of training ratings), ``popularity_relevant`` (of relevant ones) and ``random``, each
         with its ``differences`` (the chosen ranker's NDCG less its own, over the same users); ``beaten_by``: baselines
         that are as good, or not significantly worse.
@@ -148,7 +148,6 @@ def evaluate_ranking(
         "k": options.k,
         **ours.summary(),
         **ours.interval(),
-        "main_metric": main,
         "beaten_by": beaten_by,
         "rankers": others,
         "baselines": found,

@@ -18,7 +18,7 @@ from torch import Tensor
 from embedline.errors import DataError, input_name
 
 BLOCK_CELLS = 2**24  # cells of a dense block of items by items: 64 MB in float32
-BLOCK_NUMBERS = 2**22  # numbers in the gathered factors of a block of rows: 16 MB in float32
+BLOCK_NUMBERS = 2**18  # numbers in the gathered factors of a block of rows: 1 MB in float32, which a cache holds
 EASE_BYTES = 12  # of a pair of items while EASE is solved: float64 in place, and the float32 that is kept
 
 Weights = dict[str, Tensor]

@@ -104,7 +104,7 @@ class ListMetrics:
         return {f"ndcg_at_{self.k}_{end}": found[end] for end in ("low", "high")}
 
     def difference(self, other: "ListMetrics") -> dict[str, Any]:
-        """Mean NDCG less that of ``other`` over the same users: :func:`embedline.training.metrics.paired_difference`."""
+        """Mean NDCG less that of ``other`` over the same users, of :func:`.metrics.paired_difference`."""
         return paired_difference(self.users["ndcg"], other.users["ndcg"], higher_is_better=True)
 
 

@@ -1,13 +1,14 @@
 """A metrics file of any learner as comparisons: the model and its baselines on the same rows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from embedline.pipelines.report.metrics import (
     Metric,
     bound,
     format_duration,
+    format_number,
     gain,
     known_metrics,
     main_metric,
@@ -22,6 +23,10 @@ LABELS = {
     "constant": "a constant",
     "damped_bias": "damped biases",
     "global_mean": "global mean",
+    "popularity_relevant": "popularity among relevant ratings",
+    "ease": "EASE",
+    "als": "ALS",
+    "item_knn": "nearest items",
     "baseline": "TF-IDF and logistic regression",
 }
 RATES = {"rows_per_second": "rows/s", "tokens_per_second": "tokens/s"}
@@ -52,6 +57,7 @@ class Comparison:
         title: subject of the comparison, such as the target; empty if there is only one comparison.
         model: the model of the project.
         baselines: the models to compare it with.
+        others: models that could have been the model, shown beside it: rankers that were not chosen.
         facts: size and cost of the training, in short texts.
         given: name of the main metric, where the metrics file says it.
         ceiling: the best that a model can expect by metric, where the law of the data is known.
@@ -63,6 +69,7 @@ class Comparison:
     facts: list[str] = field(default_factory=list)
     given: str | None = None
     ceiling: Mapping[str, float] = field(default_factory=dict)
+    others: list[Contestant] = field(default_factory=list)
 
     @property
     def metrics(self) -> list[Metric]:
@@ -118,13 +125,19 @@ class Comparison:
 
 
 def compare(metrics: Mapping[str, Any]) -> list[Comparison]:
-    """All comparisons of a metrics file: one a target, or the classifier and the language model of a text."""
+    """All comparisons of a metrics file.
+
+    One a target; the classifier and the language model of a text; predicted ratings and recommendations.
+    """
     if isinstance(metrics.get("targets"), Mapping):
         facts = _facts(metrics)
         return [_flat(values, f"target {name}", facts) for name, values in metrics["targets"].items()]
     if isinstance(metrics.get("classifier"), Mapping):
         return _text_comparisons(metrics)
-    return [_flat(metrics, "", _facts(metrics))] if metric_values(metrics) else []
+    ranking = metrics.get("ranking")
+    lists = [_ranking(ranking)] if isinstance(ranking, Mapping) and metric_values(ranking) else []
+    title = "predicted ratings" if lists else ""
+    return [*([_flat(metrics, title, _facts(metrics))] if metric_values(metrics) else []), *lists]
 
 
 def _flat(metrics: Mapping[str, Any], title: str, facts: list[str]) -> Comparison:
@@ -132,6 +145,23 @@ def _flat(metrics: Mapping[str, Any], title: str, facts: list[str]) -> Compariso
     rivals = [_contestant(_label(name, values), values) for name, values in baselines.items()]
     model, ceiling = _contestant("embedline", metrics), metric_values(metrics.get("ceiling") or {})
     return Comparison(title, model, rivals, facts, metrics.get("main_metric"), ceiling)
+
+
+def _ranking(metrics: Mapping[str, Any]) -> Comparison:
+    """The recommendations by NDCG, and the other rankers."""
+    main = next((name for name in metric_values(metrics) if name.startswith("ndcg_at_")), None)
+    facts = [f"ranked by {LABELS.get(metrics['ranker'], metrics['ranker'])}"] if "ranker" in metrics else []
+    if "ranked_users" in metrics:
+        facts.append(f"{metrics['ranked_users']:,} users")
+    low, high = (metrics.get(f"{main}_{end}") for end in ("low", "high"))
+    if low is not None and high is not None:
+        label = known_metrics([str(main)])[0].label
+        facts.append(f"95 % interval of the {label}: {format_number(low)} to {format_number(high)}")
+    if metrics.get("coverage") is not None:
+        facts.append(f"{metrics['coverage']:.0%} of the items in the lists".replace("%", " %"))
+    one = _flat(metrics, "recommendations", facts)
+    others = [_contestant(_label(name, values), values) for name, values in (metrics.get("rankers") or {}).items()]
+    return replace(one, given=main, others=others)
 
 
 def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
