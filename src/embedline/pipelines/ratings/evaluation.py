@@ -15,7 +15,7 @@ from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, UNKNOWN, USER_
 from embedline.pipelines.ratings.learner import RatingModel, rating_metrics
 from embedline.pipelines.ratings.options import BaselineOptions, RankingOptions
 from embedline.pipelines.ratings.rankers import Popularity
-from embedline.pipelines.ratings.ranking import Recommender, Settings, fit, interaction_values
+from embedline.pipelines.ratings.ranking import RATING_RANKER, Recommender, Settings, fit, interaction_values
 from embedline.pipelines.ratings.ranking_metrics import Scores, measure_lists
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def evaluate_ranking(
     ours = measure_lists(recommender.scores, encoded, encoder, options)
     others = {}
     for kind, settings in candidates.items():
-        if kind not in (recommender.kind, Popularity.kind):
+        if kind not in (recommender.kind, Popularity.kind, RATING_RANKER):
             other = replace(recommender, ranker=fit(kind, settings, matrix), kind=kind)
             others[kind] = measure_lists(other.scores, encoded, encoder, options).summary()
     if recommender.model is not None and recommender.ranker is not None:

@@ -173,11 +173,14 @@ def fit_ranker(
     ranking: RankingOptions,
     recommendation: RecommendationOptions,
     rankers: RankerOptions,
+    network: RatingNetwork | None = None,
+    training: RatingsTraining | None = None,
 ) -> Bundle:
     """Choose the ranker of the recommendations on an inner split of the training ratings, and fit it on all of them."""
     from embedline.pipelines.ratings.ranking import fit_ranker as choose
 
-    return choose(ratings, RatingsEncoder.model_validate(encoder), split, ranking, recommendation, rankers)
+    model = None if network is None or training is None else (network, training)
+    return choose(ratings, RatingsEncoder.model_validate(encoder), split, ranking, recommendation, rankers, model)
 
 
 def measure_cold_start(

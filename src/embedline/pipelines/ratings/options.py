@@ -170,10 +170,11 @@ class RankerOptions(Options):
     """The rankers that are compared, and their settings: numbers, or lists to choose from.
 
     Attributes:
-        compared: popularity is compared in any case.
+        compared: popularity is compared in any case; ``rating``, the predicted ratings, takes the training of one more
+            network, that of the first seed, on the inner split.
     """
 
-    compared: tuple[Literal["ease", "als", "item_knn"], ...] = ("ease", "als", "item_knn")
+    compared: tuple[Literal["ease", "als", "item_knn", "rating"], ...] = ("ease", "als", "item_knn", "rating")
     inner: InnerSplit = InnerSplit()
     ease: EaseOptions = EaseOptions()
     als: AlsOptions = AlsOptions()

@@ -73,7 +73,7 @@ def _learner_nodes(items: Inputs, both: Inputs, bound: Inputs) -> list[Node]:
     trial = {**encoding, **_params("network", "training", "baselines", "cold_start", "fold_in")}
     found = ["biases", "neighbours"]
     return [
-        *_encoding_nodes(both),
+        *_encoding_nodes(both, _params("network", "training")),
         _node(
             nodes.find_learning_rate, {**fitted, **_params("network", "training", "finder")}, "learning_rates", "train"
         ),
@@ -93,11 +93,11 @@ def _learner_nodes(items: Inputs, both: Inputs, bound: Inputs) -> list[Node]:
     ]
 
 
-def _encoding_nodes(both: Inputs) -> list[Node]:
+def _encoding_nodes(both: Inputs, network: Inputs) -> list[Node]:
     """The encoder, the encoded rows, and the ranker that is fitted on those of training."""
     ratings, encoder = {"ratings": "ratings"}, {"encoder": "encoder"}
     encoding = {**ratings, **_params("columns", "split", "rating_range", "features"), **both}
-    choice = {**ratings, **encoder, **_params("split", "ranking", "recommendation", "rankers")}
+    choice = {**ratings, **encoder, **_params("split", "ranking", "recommendation", "rankers"), **network}
     return [
         _node(nodes.fit_encoder, encoding, "encoder", "encode"),
         _node(nodes.encode, {**ratings, **encoder, **_params("columns", "split")}, "encoded", "encode"),
@@ -113,7 +113,7 @@ def _recommend_node(inputs: Inputs) -> Node:
 def _event_nodes(items: Inputs, both: Inputs) -> list[Node]:
     measured = {"encoded": "encoded", "ranker": "ranker", **_params("ranking")}
     return [
-        *_encoding_nodes(both),
+        *_encoding_nodes(both, {}),
         _node(nodes.evaluate_events, measured, "metrics", "evaluate"),
         _recommend_node({"encoded": "encoded", **items}),
     ]

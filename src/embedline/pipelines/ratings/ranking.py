@@ -24,12 +24,14 @@ from embedline.errors import DataError
 from embedline.pipelines.ratings.contract import TRAIN, RatingSplit, assign_splits, subset
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, RatingsEncoder, encode
 from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
-from embedline.pipelines.ratings.learner import RatingModel
+from embedline.pipelines.ratings.learner import RatingModel, load_model, train_ratings
 from embedline.pipelines.ratings.options import (
     FoldInOptions,
     Penalty,
     RankerOptions,
     RankingOptions,
+    RatingNetwork,
+    RatingsTraining,
     RecommendationOptions,
 )
 from embedline.pipelines.ratings.rankers import Als, Ease, ItemKnn, Popularity, Ranker, require_items
@@ -47,6 +49,7 @@ MOST_FEATURES = 10_000  # whose regression takes 0.8 GB; with more, items withou
 RANKERS: dict[str, Any] = {one.kind: one for one in (Ease, Als, ItemKnn, Popularity)}
 
 Settings = dict[str, Any]
+NetworkSettings = tuple[RatingNetwork, RatingsTraining]
 
 
 # Interactions
@@ -82,11 +85,13 @@ def fit_ranker(
     ranking: RankingOptions,
     recommendation: RecommendationOptions,
     options: RankerOptions,
+    network: NetworkSettings | None = None,
 ) -> ModelBundle:
     """Compare the rankers on an inner split of the training rows, and fit the chosen one on all of these.
 
     Args:
         ratings: the ratings frame; what ``split`` holds out is not looked at.
+        network: of the rating model; None without one: predicted ratings are not compared.
 
     Returns:
         A bundle whose config has ``ranker``, its ``settings`` and ``candidates``, the best settings of every ranker;
@@ -102,7 +107,10 @@ def fit_ranker(
     columns = encoder.columns.model_copy(update={"rating": encoder.columns.value, "repeats": None})
     rows = subset(assign_splits(ratings, encoder.columns, split), TRAIN).drop("split")
     inner = _inner_split(split, options)
-    trials = _compare(encode(rows, encoder, columns, inner), encoder, ranking, recommendation, options)
+    tried = encode(rows, encoder, columns, inner)
+    trials = _compare(tried, encoder, ranking, recommendation, options)
+    if network is not None and RATING_RANKER in options.compared:
+        trials.append(_try_ratings(tried, encoder, ranking, network))
     best: dict[str, Settings] = {}
     for trial in sorted(trials, key=lambda one: -(one["ndcg"] or 0.0)):  # stable: the first of equal ones
         best.setdefault(trial["ranker"], trial)
@@ -153,10 +161,23 @@ def _compare(
     return trials
 
 
+def _try_ratings(
+    encoded: pl.DataFrame, encoder: RatingsEncoder, ranking: RankingOptions, network: NetworkSettings
+) -> dict[str, Any]:
+    """The trial of the predicted ratings, by one network that is trained on the split ``train`` of the rows."""
+    shape, training = network
+    training = training.model_copy(update={"seeds": training.seeds[:1], "weights": None})
+    bundle, _ = train_ratings(encoded, encoder, shape, training, name=KIND, evaluated=False)
+    ndcg = measure_lists(load_model(bundle).scores, encoded, encoder, ranking).summary()[f"ndcg_at_{ranking.k}"]
+    return {"ranker": RATING_RANKER, "settings": {}, "ndcg": ndcg}
+
+
 def candidates(n_items: int, wanted: str, options: RankerOptions) -> Iterator[tuple[str, Settings]]:
-    """Rankers and settings to compare: all combinations of what the options list, and popularity."""
+    """Rankers and settings to compare, all combinations of what the options list; popularity, but no ratings."""
     kinds = dict.fromkeys([*options.compared, *([wanted] if wanted in ("ease", "als", "item_knn") else [])])
     for kind in kinds:
+        if kind == RATING_RANKER:
+            continue
         block = getattr(options, kind).model_dump(exclude={"max_items"})
         if kind == Ease.kind and n_items > options.ease.max_items:
             logger.warning("EASE is left out: %s items, more than rankers.ease.max_items", f"{n_items:,}")
