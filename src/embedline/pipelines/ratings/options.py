@@ -146,7 +146,7 @@ class AlsOptions(Options):
     """Settings of :class:`.rankers.Als`; all combinations of the lists are tried on the inner split."""
 
     factors: Sizes = Field(default=(32, 64), min_length=1)
-    penalty: Positive = (5.0, 10.0, 15.0)
+    penalty: Positive = (5.0, 10.0, 15.0, 20.0)
     alpha: NotNegative = (1.0,)
     iterations: int = Field(default=10, ge=1)
     seed: int = 0
