@@ -132,6 +132,38 @@ def test_a_text_model_stands_beside_its_members_and_its_backward_language_model(
     assert (backward.title, backward.facts) == ("backward language model", ["2 epochs"])
 
 
+RANKING: dict[str, Any] = {
+    "ranker": "als",
+    "ranked_users": 1919,
+    "precision_at_10": 0.28,
+    "ndcg_at_10": 0.39,
+    "ndcg_at_10_low": 0.375,
+    "ndcg_at_10_high": 0.408,
+    "coverage": 0.184,
+    "seconds": 30.0,
+    "rankers": {"ease": {"ndcg_at_10": 0.40}, "predicted_rating": {"ndcg_at_10": 0.10}},
+    "baselines": {
+        "popularity": {"ndcg_at_10": 0.18, "differences": {"ndcg_at_10": {"verdict": "better"}}},
+        "random": {"ndcg_at_10": 0.01},
+    },
+}
+
+
+def test_recommendations_stand_beside_the_predicted_ratings() -> None:
+    errors = {"rmse": 0.893, "mse": 0.797, "baselines": {"damped_bias": {"rmse": 0.94}}}
+    ratings, lists = compare({**errors, "ranking": RANKING})
+    assert (ratings.title, lists.title) == ("predicted ratings", "recommendations")
+    assert ratings.main is not None and ratings.main.name == "rmse"
+    assert lists.main is not None and (lists.main.name, lists.main.label) == ("ndcg_at_10", "NDCG@10")
+    assert lists.verdict == ("better", "21.0 points higher than popularity")  # not than a ranker of ours
+    assert [one.label for one in lists.others] == ["EASE", "predicted rating"]
+    for fact in ("ALS", "1,919 users", "0.3750 to 0.4080", "18 %"):
+        assert any(fact in text for text in lists.facts)
+    assert [one.title for one in compare({"ranking": RANKING})] == ["recommendations"]  # events have no ratings
+    (empty,) = compare({**errors, "ranking": {"ndcg_at_10": None, "ranked_users": 0}})
+    assert empty.title == ""
+
+
 def test_the_best_that_a_model_can_expect_is_said_of_the_main_metric() -> None:
     (known,), (unknown,) = compare({**SALES, "ceiling": {"exp_rmspe": 0.0799}}), compare(SALES)
     assert (known.bound, unknown.bound) == ("no model can expect less than 0.07990", "")

@@ -1,13 +1,14 @@
 """A metrics file of any learner as comparisons: the model and its baselines on the same rows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from embedline.pipelines.report.metrics import (
     Metric,
     bound,
     format_duration,
+    format_number,
     gain,
     known_metrics,
     main_metric,
@@ -26,6 +27,10 @@ LABELS = {
     "baseline": "NB-SVM",
     "forward": "the forward network",
     "backward": "the backward network",
+    "popularity_relevant": "popularity among relevant ratings",
+    "ease": "EASE",
+    "als": "ALS",
+    "item_knn": "nearest items",
 }
 RATES = {"rows_per_second": "rows/s", "tokens_per_second": "tokens/s"}
 INTERVAL = ("accuracy_low", "accuracy_high")
@@ -56,6 +61,7 @@ class Comparison:
         title: subject of the comparison, such as the target; empty if there is only one comparison.
         model: the model of the project.
         baselines: the models to compare it with.
+        others: models that could have been the model, shown beside it: rankers that were not chosen.
         facts: size and cost of the training, in short texts.
         given: name of the main metric, where the metrics file says it.
         ceiling: the best that a model can expect by metric, where the law of the data is known.
@@ -69,6 +75,7 @@ class Comparison:
     given: str | None = None
     ceiling: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
+    others: list[Contestant] = field(default_factory=list)
 
     @property
     def metrics(self) -> list[Metric]:
@@ -126,13 +133,19 @@ class Comparison:
 
 
 def compare(metrics: Mapping[str, Any]) -> list[Comparison]:
-    """All comparisons of a metrics file: one a target, or the classifier and the language model of a text."""
+    """All comparisons of a metrics file.
+
+    One a target; the classifier and the language model of a text; predicted ratings and recommendations.
+    """
     if isinstance(metrics.get("targets"), Mapping):
         facts, seconds = _facts(metrics), metrics.get("seconds")
         return [_flat(values, f"target {name}", facts, seconds) for name, values in metrics["targets"].items()]
     if any(isinstance(metrics.get(name), Mapping) for name in ("classifier", "language_model")):
         return _text_comparisons(metrics)
-    return [_flat(metrics, "", _facts(metrics), metrics.get("seconds"))] if metric_values(metrics) else []
+    ranking, seconds = metrics.get("ranking"), metrics.get("seconds")
+    lists = [_ranking(ranking)] if isinstance(ranking, Mapping) and metric_values(ranking) else []
+    title = "predicted ratings" if lists else ""
+    return [*([_flat(metrics, title, _facts(metrics), seconds)] if metric_values(metrics) else []), *lists]
 
 
 def _flat(metrics: Mapping[str, Any], title: str, facts: list[str], seconds: float | None) -> Comparison:
@@ -140,6 +153,23 @@ def _flat(metrics: Mapping[str, Any], title: str, facts: list[str], seconds: flo
     rivals = [_contestant(_label(name, values), values) for name, values in baselines.items()]
     model, ceiling = _contestant("embedline", metrics), metric_values(metrics.get("ceiling") or {})
     return Comparison(title, model, rivals, facts, metrics.get("main_metric"), ceiling, seconds)
+
+
+def _ranking(metrics: Mapping[str, Any]) -> Comparison:
+    """The recommendations by NDCG, and the other rankers."""
+    main = next((name for name in metric_values(metrics) if name.startswith("ndcg_at_")), None)
+    facts = [f"ranked by {LABELS.get(metrics['ranker'], metrics['ranker'])}"] if "ranker" in metrics else []
+    if "ranked_users" in metrics:
+        facts.append(f"{metrics['ranked_users']:,} users")
+    low, high = (metrics.get(f"{main}_{end}") for end in ("low", "high"))
+    if low is not None and high is not None:
+        label = known_metrics([str(main)])[0].label
+        facts.append(f"95 % interval of the {label}: {format_number(low)} to {format_number(high)}")
+    if metrics.get("coverage") is not None:
+        facts.append(f"{metrics['coverage']:.0%} of the items in the lists".replace("%", " %"))
+    one = _flat(metrics, "recommendations", facts, metrics.get("seconds"))
+    others = [_contestant(_label(name, values), values) for name, values in (metrics.get("rankers") or {}).items()]
+    return replace(one, given=main, others=others)
 
 
 def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
