@@ -24,9 +24,9 @@ Verbosity = Literal["quiet", "normal", "verbose"]
 
 LOG = "last_run.log"  # in the folder of the manifest: INFO of Kedro and of the project, of the last run of a node
 FEW = 12  # nodes to run, each of which has a line of its own; of more, each namespace has one
-PATIENCE = 60.0  # seconds without a line, where there is no terminal to show the node at work
+PATIENCE = 60.0  # seconds of a node without a line, where no terminal shows it; twice as long for each next line
 TICK = 0.5
-MOST_WARNINGS = 8  # shown at the end; the log has all
+MOST_WARNINGS = 5  # shown at the end; the log has all
 FAILED_NODES = "kedro.pipeline.node"  # logs the error of a node, which ends the run as an exception too
 _WARNING = re.compile(r"^.+?:\d+: \w*Warning: ")  # file and line that `warnings` puts before a message
 
@@ -179,11 +179,15 @@ class Output:
 
     def _watch(self) -> None:
         """Refresh the line; without a terminal, name the node that has run for long without a word."""
+        lines = 0  # of the node at work
         while not self._ended.wait(TICK):
             name, now = self._at_work, time.perf_counter()
             if name and self._line.is_on:
                 self._show()
-            elif name and self.verbosity == "normal" and now - max(self._said, self._began) > PATIENCE:
+                continue
+            lines = lines if self._said > self._began else 0
+            if name and self.verbosity == "normal" and now - max(self._said, self._began) > PATIENCE * 2**lines:
+                lines += 1
                 self.say(f"{self._number()} {name} has been running for {format_seconds(now - self._began)}")
 
     # Lines

@@ -87,7 +87,7 @@ def scoreboard(metrics: Mapping[str, Mapping[str, Any]]) -> Table | None:
         return None
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for header in ("source", "embedline", "best baseline", "difference (95 %)"):
-        table.add_column(header, overflow="fold")
+        table.add_column(header, overflow="fold", no_wrap=header != "best baseline")  # some labels are long
     for source, one in found:
         table.add_row(*(Text(printable(text), style) for text, style in _cells(source, one)))
     return table
