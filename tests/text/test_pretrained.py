@@ -334,7 +334,11 @@ def test_words_of_another_corpus_are_refused(tmp_path: Path) -> None:
     bundle = read(write_archive(tmp_path / "a.tgz", named(embedding, bias, layers), WORDS))
     with pytest.raises(DataError) as caught:
         train(bundle)
-    assert "20 words" in str(caught.value)
+    assert "pretrained.forward" in str(caught.value) and "20 words" in str(caught.value)
+    dl1 = words_of("the", "film", rules="dl1")
+    with pytest.raises(DataError) as caught:
+        initial_weights(bundle, dl1, language_config(dl1, LANGUAGE))
+    assert "pretrained.forward" in str(caught.value) and "tokens.rules" in str(caught.value)
 
 
 def test_without_a_pretrained_model_the_training_is_the_same_to_the_last_bit() -> None:

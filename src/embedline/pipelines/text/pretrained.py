@@ -96,7 +96,10 @@ def initial_weights(
     for direction in given:
         assert pretrained is not None
         _require_sizes(direction, given[direction], config["encoder"])
-        rows = match_words(load_vocabulary(pretrained.encoder[direction]), wanted)
+        try:
+            rows = match_words(load_vocabulary(pretrained.encoder[direction]), wanted)
+        except DataError as error:
+            raise DataError(f"pretrained.{direction}: {error}") from error
         prefix = f"{direction}."
         tensors = {n.removeprefix(prefix): t for n, t in pretrained.weights.items() if n.startswith(prefix)}
         tensors[EMBEDDING] = take_rows(tensors[EMBEDDING], rows)
