@@ -12,6 +12,7 @@ from kedro.framework.startup import bootstrap_project
 from copies import PROJECT, copy_project, kedro
 
 SOURCES = ("rossmann", "imdb", "movielens")  # not adult: something has to be missing
+SAID = "said.txt"  # what the small run printed
 SETTINGS: dict[str, dict[str, Any]] = {  # of the environment `sample`, by source; the others stay
     "rossmann": {
         "generator": {"n_stores": 12},
@@ -27,11 +28,11 @@ SETTINGS: dict[str, dict[str, Any]] = {  # of the environment `sample`, by sourc
 
 
 def small_run(folder: Path) -> Path:
-    """The copy, in ``folder``, once `kedro run` has made rossmann, imdb and movielens there."""
+    """The copy, in ``folder``, once `kedro run` has made the three sources there; what it printed is in a file."""
     project = copy_project(folder / "project")
     for source, settings in SETTINGS.items():
         override(project, source, settings)
-    kedro(project, "run", "--pipelines", ",".join(SOURCES))
+    (project / SAID).write_text(kedro(project, "run", "--pipelines", ",".join(SOURCES)))
     return project
 
 

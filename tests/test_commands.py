@@ -15,6 +15,7 @@ from command_line import NEW, OLD, invoke, store
 from copies import PROJECT
 from embedline.commands.text_files import typed
 from embedline.errors import DataError
+from shared import tracking_database
 
 SPECIALS = ("xxunk", "xxpad", "xxbos", "xxeos", "xxfld", "xxrep", "xxwrep", "xxup", "xxmaj")
 WORDS = ("the", "film", "was", "wonderful", "dull", "and", "i", "loved", "it", ".", "not", "!")
@@ -348,3 +349,24 @@ def test_utf_8_typed_into_another_locale_is_read() -> None:
     assert typed("caf\udcc3\udca9") == typed("café") == "café"
     with pytest.raises(DataError):
         typed("caf\udce9")
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "said"),
+    [
+        ("--pipelines", "rossmann_feature", "rossmann_features"),
+        ("--tags", "plt", "no nodes"),
+        ("--from-nodes", "adult.trian", "adult.trian"),
+        ("--namespaces", "adlt", "adlt"),
+    ],
+)
+def test_what_a_run_does_not_have_is_said_in_one_line(option: str, name: str, said: str, tmp_path: Path) -> None:
+    root = tracking_database(tmp_path).parent
+    result = invoke("run", option, name, "--params", f"data_root={root},tracking_root={root}", status=1)
+    last = result.output.splitlines()[-1]
+    assert last.startswith("Error: ") and said in last and "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_verbose_and_quiet_exclude_each_other() -> None:
+    assert "--verbose and --quiet" in invoke("run", "--verbose", "--quiet", status=2).output

@@ -16,7 +16,7 @@ from small_runs import run_here, write_archive
 
 NODES = {"acquire", "type_sales", "type_stores", "type_trends", "type_weather"}
 NODES |= {"build_calendar", "build_recency", "join_tables", "build_table"}
-RUN = ("run", "--pipelines", "rossmann_features", "--params", "rossmann.generator.n_stores=4")
+RUN = ("run", "--verbose", "--pipelines", "rossmann_features", "--params", "rossmann.generator.n_stores=4")
 
 
 class Preparation:
@@ -132,7 +132,7 @@ def states(printed: str) -> dict[str, str]:
 
 
 def test_kedro_viz_has_the_status_of_each_node_that_ran(copied: Path) -> None:
-    printed = kedro(copied, "run", "--pipelines", "rossmann_features", "--force", *RUN[3:])
+    printed = kedro(copied, "run", "--pipelines", "rossmann_features", "--force", *RUN[4:])
     events = json.loads((copied / ".viz/kedro_pipeline_events.json").read_text())
     ran = {event["node"].partition(".")[2] for event in events if event["event"] == "after_node_run"}
     assert ran == NODES and "Workflow tracking" not in printed

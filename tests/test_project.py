@@ -136,7 +136,7 @@ def test_brackets_in_a_log_message_are_shown() -> None:
     code = (
         "import logging; from kedro.framework.project import LOGGING; import embedline\n"
         "markup = {'rich_format': ['dark_orange']}\n"
-        "logging.getLogger('kedro.io').info('Loading %s', '[/INST] [red]x[/red]', extra=markup)\n"
+        "logging.getLogger('kedro.io').warning('Loading %s', '[/INST] [red]x[/red]', extra=markup)\n"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert "Loading [/INST] [red]x[/red]" in shown.stdout

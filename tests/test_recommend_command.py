@@ -46,9 +46,29 @@ def make_bundle(seed: int) -> Any:
     return ModelBundle("ratings", config, encoder.model_dump(mode="json"), weights, metrics)
 
 
+def make_ranker(seed: int, **config: Any) -> Any:
+    """EASE with random weights, or the ranker of the ``config``."""
+    import torch
+
+    from embedline.training.model_file import ModelBundle
+
+    encoder = make_bundle(seed).encoder
+    size, random = len(encoder["items"]), torch.Generator().manual_seed(100 + seed)
+    weights = {"ranker.matrix": torch.randn(size, size, generator=random), "popularity.counts": torch.zeros(size)}
+    return ModelBundle("ranker", {"ranker": "ease", "settings": {}, "candidates": {}, **config}, encoder, weights)
+
+
+def ease_scores(seed: int, rated: dict[int, float]) -> np.ndarray:
+    """Scores of all items by the items that somebody has rated."""
+    row = np.zeros(N_ITEMS)
+    for item, rating in rated.items():
+        row[item - 100] = rating / 5
+    return row @ make_ranker(seed).weights["ranker.matrix"].numpy()
+
+
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two versions of movielens' model, its encoded ratings and its items; a table's model."""
+    """Two versions of movielens' model and ranker, its encoded ratings and its items; a table's model as a ranker."""
     import torch
 
     from embedline.pipelines.ratings.encoder import RatingsEncoder, encode
@@ -58,12 +78,13 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for version, seed in ((OLD, 1), (NEW, 2)):
         bundle = make_bundle(seed)
         store(root, "06_models/movielens/model.safetensors", version).write_bytes(bundle.to_bytes())
+        store(root, "06_models/movielens/ranker.safetensors", version).write_bytes(make_ranker(seed).to_bytes())
         encoded = encode(RATINGS, RatingsEncoder.model_validate(bundle.encoder))
         encoded.write_ipc(store(root, "05_model_input/movielens/encoded.feather", version))
         items = pl.DataFrame({"item": range(100, 100 + N_ITEMS), "title": TITLES})
         items.write_ipc(store(root, "03_primary/movielens/items.feather", version))
     table = ModelBundle("tabular", {}, {}, {"0.weight": torch.zeros(1)})
-    store(root, "06_models/adult/model.safetensors", NEW).write_bytes(table.to_bytes())
+    store(root, "06_models/adult/ranker.safetensors", NEW).write_bytes(table.to_bytes())
     return root
 
 
@@ -74,23 +95,29 @@ def run(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda *given, **more: invoke("recommend", *given, "--params", f"data_root={data_root}", **more)
 
 
-def rows_of(printed: str) -> list[tuple[int, int, str, float]]:
-    """Rank, item, title and score of each line of the table."""
+Row = tuple[int, int, str, float, float]
+
+
+def rows_of(printed: str) -> list[Row]:
+    """Rank, item, title, score and predicted rating of each line of the table."""
     lines = [line.split() for line in printed.splitlines()]
     return [
-        (int(words[0]), int(words[1]), " ".join(words[2:-1]), float(words[-1]))
+        (int(words[0]), int(words[1]), " ".join(words[2:-2]), float(words[-2]), float(words[-1]))
         for words in lines
-        if len(words) > 3 and words[0].isdigit()
+        if len(words) > 4 and words[0].isdigit()
     ]
 
 
-def best(scores: np.ndarray, rated: set[int], k: int) -> list[tuple[int, int, str, float]]:
+def best(scores: np.ndarray, predicted: np.ndarray, rated: set[int], k: int) -> list[Row]:
     order = [place for place in np.argsort(-scores) if 100 + place not in rated][:k]
-    return [(rank, 100 + p, TITLES[p], round(float(scores[p]), 4)) for rank, p in enumerate(order, start=1)]
+    return [
+        (rank, 100 + p, TITLES[p], float(scores[p]), float(np.clip(predicted[p], 1, 5)))
+        for rank, p in enumerate(order, start=1)
+    ]
 
 
-def as_printed(rows: list[tuple[int, int, str, float]]) -> list[Any]:
-    return [(rank, item, title, pytest.approx(score, abs=1.01e-4)) for rank, item, title, score in rows]
+def as_printed(rows: list[Row]) -> list[Any]:
+    return [(*row[:3], pytest.approx(row[3], abs=1.01e-4), pytest.approx(row[4], abs=1.01e-4)) for row in rows]
 
 
 def test_a_known_user_gets_the_best_of_what_is_not_rated(run: Any) -> None:
@@ -98,10 +125,10 @@ def test_a_known_user_gets_the_best_of_what_is_not_rated(run: Any) -> None:
 
     for version, seed in ((NEW, 2), (OLD, 1)):
         printed = run("movielens", "4", "--k", "3", "--version", version).output
-        scores = load_model(make_bundle(seed)).scores(np.array([4]))[0]
-        rated = set(RATINGS.filter(pl.col("user") == 4)["item"])
-        assert rows_of(printed) == as_printed(best(scores, rated, 3))
-        assert f"movielens.model of sample, version {version}" in printed
+        rated = dict(RATINGS.filter(pl.col("user") == 4).select("item", "rating").iter_rows())
+        predicted = load_model(make_bundle(2)).scores(np.array([4]))[0]  # of the newest model
+        assert rows_of(printed) == as_printed(best(ease_scores(seed, rated), predicted, set(rated), 3))
+        assert f"movielens.ranker of sample, version {version}" in printed
     assert run("movielens", "4").output == run("movielens", "4", "--version", NEW).output
     assert len(rows_of(run("movielens", "4").output)) == N_ITEMS - 4
 
@@ -121,12 +148,28 @@ def test_a_new_user_is_folded_in_by_ids_and_titles(run: Any) -> None:
     options = FoldInOptions.model_validate(parameters["fold_in"])
     penalty = Penalty.model_validate(parameters["training"]["penalty"])
     given = KnownRatings.by_user([0] * 3, np.array([3, 9, 4]), np.array([5.0, 1.5, 2.0]), 1)
-    model, scores = load_model(make_bundle(2)), np.zeros(N_ITEMS)
+    model, predicted = load_model(make_bundle(2)), np.zeros(N_ITEMS)
     for network, weight in zip(model.networks, model.weights, strict=True):
         own = fold_in(network, given, network.user_vectors(np.array([0])), options, penalty)
         items = network.items.own.detach().numpy()[1:]
-        scores += weight * (network.mean + items[:, :-1] @ own.factors[0].numpy() + own.biases.item() + items[:, -1])
-    assert rows_of(printed) == as_printed(best(scores, {102, 103, 108}, 10))
+        predicted += weight * (network.mean + items[:, :-1] @ own.factors[0].numpy() + own.biases.item() + items[:, -1])
+    rated = {102: 5.0, 108: 1.5, 103: 2.0}
+    assert rows_of(printed) == as_printed(best(ease_scores(2, rated), predicted, set(rated), 10))
+
+
+def test_predicted_ratings_rank_where_the_ranker_says_so(run: Any, data_root: Path, tmp_path: Path) -> None:
+    from embedline.pipelines.ratings.learner import load_model
+
+    shutil.copytree(data_root, tmp_path / "rated")
+    file = tmp_path / "rated/06_models/movielens/ranker.safetensors" / NEW / "ranker.safetensors"
+    file.write_bytes(make_ranker(2, ranker="rating").to_bytes())
+    given = ("recommend", "movielens", "4", "--params", f"data_root={tmp_path / 'rated'}")
+    scores = load_model(make_bundle(2)).scores(np.array([4]))[0]
+    rated = set(RATINGS.filter(pl.col("user") == 4)["item"])
+    assert rows_of(invoke(*given).output) == as_printed(best(scores, scores, rated, 10))
+    shutil.rmtree(tmp_path / "rated/06_models/movielens/model.safetensors")
+    message = invoke(*given, status=1).output
+    assert "movielens.model" in message and f"version {NEW}" in message
 
 
 def test_the_old_name_of_the_block_is_answered_with_the_new_one(run: Any, data_root: Path) -> None:
@@ -165,19 +208,27 @@ def test_users_and_models_that_are_not_there(run: Any) -> None:
         message = run("movielens", user, status=1).output
         assert f"version {NEW} does not know user '{user}'; a new user needs --rated ITEM=RATING" in message
     message = run("adult", "4", status=1).output
-    assert "adult.model of sample" in message and "is of the kind 'tabular', not 'ratings'" in message
+    assert "adult.ranker of sample" in message and "is of the kind 'tabular', not 'ranker'" in message
 
 
 def test_titles_are_the_ids_where_there_are_no_items(run: Any, data_root: Path, tmp_path: Path) -> None:
     given = ("recommend", "movielens", "4", "--k", "1", "--params", f"data_root={tmp_path / 'bare'}")
     shutil.copytree(data_root, tmp_path / "bare")
     shutil.rmtree(tmp_path / "bare/03_primary")
-    ((_, item, title, _),) = rows_of(invoke(*given).output)
+    ((_, item, title, *_),) = rows_of(invoke(*given).output)
     assert title == str(item)
     shutil.rmtree(tmp_path / "bare/05_model_input")
-    assert invoke(*given, status=1).output == (
-        "Error: there is no movielens.encoded, which holds the ratings of user '4': run movielens again\n"
-    )
+    message = invoke(*given, status=1).output
+    assert message.startswith("Error: movielens.ranker") and len(message.splitlines()) == 1
+    assert "no movielens.encoded" in message and "'4'" in message
+
+
+def test_without_a_rating_model_the_items_have_a_score_alone(data_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_root, tmp_path / "events")
+    shutil.rmtree(tmp_path / "events/06_models/movielens/model.safetensors")
+    for given in (("4",), ("--rated", "102=5")):
+        printed = invoke("recommend", "movielens", *given, "--params", f"data_root={tmp_path / 'events'}").output
+        assert "score" in printed and "predicted" not in printed
 
 
 def test_an_id_goes_before_a_title_and_a_whole_title_before_a_part() -> None:

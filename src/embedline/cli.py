@@ -22,6 +22,8 @@ from kedro_incremental import RunInterrupted, RunnerError
 from kedro_incremental.cli import incremental, prune, why
 
 USER_ERRORS = (DataError, DataValidationError, ParameterValidationError, RunnerError)
+# Where Kedro raises a ValueError for a pipeline, node, tag, dataset or namespace that is not there.
+KEDRO_SELECTION = {"kedro.framework.session.session", "kedro.pipeline.pipeline"}
 INTERRUPTED = 130  # exit status of a shell command that Ctrl-C ended
 
 
@@ -72,12 +74,23 @@ def _in_one_line(command: click.Command) -> click.Command:
             click.echo(f"Stopped: {error}", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from error
         except Exception as error:
-            if line := describe_outage(error):
+            line = describe_outage(error)
+            if line is None and isinstance(error, ValueError) and _raised_in(error) in KEDRO_SELECTION:
+                line = redacted(" ".join(str(error).split()))
+            if line:
                 raise click.ClickException(line) from error
             raise
 
     guarded.callback = call
     return guarded
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module whose code raised an error."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return str(trace.tb_frame.f_globals.get("__name__")) if trace else ""
 
 
 run = _in_one_line(incremental(kedro_run))

@@ -79,7 +79,7 @@ def _publishing() -> dict[str, Pipeline]:
         "movielens": publish.create_publish_pipeline(
             "movielens",
             pack=publish_nodes.pack_ratings,
-            pack_inputs=["model"],
+            pack_inputs=["model", "ranker", "encoded"],
             hold_out=publish_nodes.hold_out_ratings,
             hold_out_inputs=["ratings", "params:columns", "params:split"],
         ),

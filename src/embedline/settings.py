@@ -3,6 +3,7 @@
 from embedline.config_loader import ConfigLoader
 from embedline.hooks.parameters import ParameterCheck, ParameterDefaults, SourceAccess, SourcePaths
 from embedline.hooks.runs import Checkpoints, MissingArtifacts, Publishing, SparkSettings
+from embedline.hooks.scoreboard import Scoreboard
 from embedline.hooks.studies import Studies
 from embedline.hooks.tracking import DatasetNames, Redaction, Tracking
 from embedline.paths import project_path, sqlite_url
@@ -22,6 +23,7 @@ HOOKS = (
     SparkSettings(),
     MissingArtifacts(),
     DatasetNames(),
+    Scoreboard(),
 )
 redaction.use(redacted)  # passwords are no part of what is remembered of runs
 SESSION_CLASS = IncrementalSession  # runs only what changed; see kedro_incremental

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from .provenance import Removal, explain, find_removals, remove
 from .report import make_console
 from .runner import IncrementalRunner, manifest_of
 from .session import IncrementalSession
+from .terminal import LiveLine, log_levels
 
 params_option = click.option(
     "--params",
@@ -27,7 +29,7 @@ params_option = click.option(
 
 
 def incremental(run: click.Command) -> click.Command:
-    """Kedro's ``run`` command with the incremental runner as its default, ``--force``, ``--dry-run`` and ``--touch``.
+    """Kedro's ``run`` command with the incremental runner as its default, and its options.
 
     A termination signal ends the run as Ctrl-C does, with what is finished kept.
     """
@@ -37,19 +39,34 @@ def incremental(run: click.Command) -> click.Command:
         click.Option(["--force"], is_flag=True, help="Run every node, also the unchanged ones."),
         click.Option(["--dry-run"], is_flag=True, help="Show what would run and why, and run nothing."),
         click.Option(["--touch"], help="Record that what changed of these nodes does not matter, and run nothing."),
+        click.Option(["--verbose"], is_flag=True, help="Show each load, save and message, and why each node ran."),
+        click.Option(["--quiet"], is_flag=True, help="Show only warnings, errors, and in one line what ran."),
     ]
     kedro_run: Callable[..., Any] = run.callback  # type: ignore[assignment]
 
     @functools.wraps(kedro_run)
     def callback(*, runner: str | None, runner_params: dict[str, Any], **options: Any) -> Any:
+        verbosity = {name: options.pop(name) for name in ("verbose", "quiet")}
+        if all(verbosity.values()):
+            raise click.UsageError("--verbose and --quiet exclude each other")
+        if verbosity["verbose"]:
+            log_levels(logging.INFO)
         own = {name: options.pop(name) for name in ("force", "dry_run", "touch")}
         given = {name: value for name, value in own.items() if value}
         if given and runner:
             option = next(iter(given)).replace("_", "-")
             raise click.UsageError(f"--{option} is an option of the incremental runner, not of {runner}")
-        runner = runner or f"{IncrementalRunner.__module__}.{IncrementalRunner.__qualname__}"
-        with _terminated_as_interrupted():
-            return kedro_run(runner=runner, runner_params={**runner_params, **given}, **options)
+        if not runner:
+            runner = f"{IncrementalRunner.__module__}.{IncrementalRunner.__qualname__}"
+            given["verbosity"] = next((name for name, is_given in verbosity.items() if is_given), "normal")
+        live = LiveLine(make_console())
+        if not any(verbosity.values()):
+            live.show("reading the project ...")
+        try:
+            with _terminated_as_interrupted():
+                return kedro_run(runner=runner, runner_params={**runner_params, **given}, **options)
+        finally:
+            live.clear()
 
     changed.callback = callback
     return changed

@@ -1,7 +1,8 @@
-"""What a run did, or would do, node by node: as a table for its user, as values for hooks."""
+"""What a run did, or would do: as a line and a table for its user, as values for hooks."""
 
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -44,10 +45,17 @@ class RunReport:
     written: dict[str, str | None] = field(default_factory=dict)  # version by dataset that was stored
     killed: list[str] = field(default_factory=list)  # the runs just before this one that were killed
     bookkeeping: float = 0.0  # seconds spent on detecting changes, hashing and recording
+    since: str = ""  # when the last of the nodes that were skipped had run, in ISO 8601
+    verbosity: str = "normal"  # or "quiet", "verbose"
 
     def nodes(self, state: str) -> list[str]:
         """Names of the nodes in a state, in order."""
         return [step.node for step in self.steps if step.state == state]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether each node ran or was skipped."""
+        return all(step.state in ("ran", "skipped", "touched") for step in self.steps)
 
 
 class IncrementalSpecs:
@@ -80,7 +88,7 @@ def as_text(text: str, style: str = "") -> Text:
 
 
 def show(steps: list[Step], bookkeeping: float | None = None) -> None:
-    """Print the steps as a table, and the seconds of bookkeeping if any of them was run."""
+    """Print the steps as a table: of a plan with what would happen, of a run with the seconds of bookkeeping."""
     is_plan = all(step.state == "planned" for step in steps)
     console = make_console()
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -96,19 +104,37 @@ def show(steps: list[Step], bookkeeping: float | None = None) -> None:
         table.add_row(as_text(step.node), _LABELS.get(state, state), as_text(step.why), *seconds, style=style)
     console.print()
     console.print(table)
-    cost = "" if bookkeeping is None else f" (bookkeeping: {bookkeeping:.1f} s)"
-    console.print(_summary(steps, is_plan=is_plan) + cost, highlight=False)
-
-
-def _summary(steps: list[Step], *, is_plan: bool) -> str:
-    counts = Counter[str](step.verdict if is_plan else step.state for step in steps)
+    if bookkeeping is not None:
+        console.print(f"bookkeeping: {bookkeeping:.1f} s", highlight=False)
     if is_plan:
-        return (
-            f"{counts['run']} of {len(steps)} nodes would run, {counts['depends']} would run if their inputs change, "
-            f"{counts['skip']} would be skipped"
-        )
+        counts = Counter[str](step.verdict for step in steps)
+        said = f"{counts['run']} of {len(steps)} nodes would run, {counts['depends']} would run if their inputs change"
+        console.print(f"{said}, {counts['skip']} would be skipped", highlight=False)
+
+
+def summarize(report: RunReport) -> str:
+    """What a run did, in one line."""
+    steps, counts = report.steps, Counter[str](step.state for step in report.steps)
+    if steps and counts["skipped"] == len(steps):
+        since = f" (since {datetime.fromisoformat(report.since).astimezone():%Y-%m-%d %H:%M})" if report.since else ""
+        return f"all {len(steps)} nodes up to date{since}"
     unfinished = [state for state in ("failed", "interrupted", "planned") if counts[state]]
-    others = ["touched"] * bool(counts["touched"]) + unfinished
-    rest = "".join(f", {counts[state]} {_LABELS.get(state, state)}" for state in others)
+    rest = ""
+    for state in ["touched"] * bool(counts["touched"]) + unfinished:
+        names = f" ({', '.join(report.nodes(state))})" if state in ("failed", "interrupted") else ""
+        rest += f", {counts[state]} {_LABELS.get(state, state)}{names}"
     again = "; the same command goes on from what is finished" if unfinished else ""
-    return f"{counts['ran']} of {len(steps)} nodes ran, {counts['skipped']} were skipped{rest}{again}"
+    seconds = f" in {format_seconds(sum(step.seconds for step in steps))}" if counts["ran"] else ""
+    return f"{counts['ran']} of {len(steps)} nodes ran{seconds}, {counts['skipped']} were up to date{rest}{again}"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration as text.
+
+    >>> [format_seconds(seconds) for seconds in (0.26, 41.6, 133.0, 7530.0)]
+    ['0.3 s', '42 s', '2 min 13 s', '2 h 05 min']
+    """
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -17,8 +17,9 @@ from kedro.runner import SequentialRunner, Task
 from .audit import AUDIT
 from .change_detection import ChangeDetector, base_name, loaded_datasets
 from .manifest import Manifest, NodeRecord, RunnerError, now
-from .report import IncrementalSpecs, RunReport, Step, show
+from .report import IncrementalSpecs, RunReport, Step, show, summarize
 from .storage import save_version_of, set_save_version, storage_of
+from .terminal import Output, Verbosity
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ class IncrementalRunner(SequentialRunner):
         dry_run: show what would run, and run nothing.
         touch: names of nodes, in one text with commas or several: record that what changed of them does not matter,
             and run nothing.
+        verbosity: ``normal`` shows the node at work, a line for what is done and the warnings at the end; ``verbose``
+            also every log record as it comes and a table of all nodes with the reasons; ``quiet`` shows warnings and
+            what ran.
         manifest: folder of the records.
         is_async: load and save with threads, as Kedro's own runner.
     """
@@ -53,6 +57,7 @@ class IncrementalRunner(SequentialRunner):
         wait: bool = True,
         dry_run: bool = False,
         touch: str | Iterable[str] = (),
+        verbosity: Verbosity = "normal",
         manifest: str | Path | None = None,
         is_async: bool = False,
     ) -> None:
@@ -60,11 +65,13 @@ class IncrementalRunner(SequentialRunner):
         self.force, self.verify, self.wait, self.dry_run = force, verify, wait, dry_run
         names = touch.split(",") if isinstance(touch, str) else touch
         self.touch = [name.strip() for name in names if name.strip()]
+        self.verbosity: Verbosity = verbosity
         self.asked_by: str | None = None  # option of the command line that has every node run
         self.project = Path.cwd()
         self._folder = Path(manifest) if manifest else None
         self._manifest: Manifest
         self._report = RunReport("")
+        self._output: Output
 
     def __repr__(self) -> str:
         # kedro-viz records a run only if the text of its runner names SequentialRunner, which this one is.
@@ -87,7 +94,7 @@ class IncrementalRunner(SequentialRunner):
         """
         self._manifest = Manifest(self._folder) if self._folder else manifest_of(catalog)
         run_id = run_id or now()
-        self._report = RunReport(run_id)
+        self._report = RunReport(run_id, verbosity=self.verbosity)
         if hasattr(hook_manager, "add_hookspecs"):  # Kedro's stand-in, and that of a dry run, have none
             if getattr(getattr(hook_manager.hook, "after_incremental_run", None), "spec", None) is None:
                 hook_manager.add_hookspecs(IncrementalSpecs)
@@ -103,8 +110,8 @@ class IncrementalRunner(SequentialRunner):
             show(self._plan(pipeline, self._changes(pipeline, catalog, hook_manager)))
             return {}
         try:
-            with self._manifest.locked(run_id, wait=self.wait):
-                self._report.killed = self._manifest.killed
+            with self._manifest.locked(run_id, wait=self.wait), Output(self.verbosity, self._manifest.folder) as output:
+                self._report.killed, self._output = self._manifest.killed, output
                 return super().run(pipeline, catalog, hook_manager, run_id)
         except KeyboardInterrupt as error:
             raise RunInterrupted("interrupted: the same command goes on from what is finished") from error
@@ -147,11 +154,14 @@ class IncrementalRunner(SequentialRunner):
         own = save_version_of(map(catalog.get, sorted(pipeline.all_outputs()))) or self._report.run_id
         self._report.run_id = self._manifest.next_version(own, stored)
         set_save_version(catalog, map(catalog.get, pipeline.datasets()), self._report.run_id)
+        self._output.checking(len(pipeline.nodes))
         changes = self._changes(pipeline, catalog, hook_manager)
         steps = self._report.steps = self._touch(pipeline, changes) if self.touch else self._plan(pipeline, changes)
         loads = Counter(chain.from_iterable(node.inputs for node in pipeline.nodes))
+        pairs = list(zip(pipeline.nodes, steps, strict=True))
+        self._output.begin([node for node, step in pairs if step.verdict != "skip"], len(steps))
         try:
-            for node, step in zip(pipeline.nodes, steps, strict=True):
+            for node, step in pairs:
                 if step.state == "touched":
                     continue
                 has_new_inputs = step.verdict == "depends"
@@ -163,14 +173,26 @@ class IncrementalRunner(SequentialRunner):
                     changes.skip(node)
                     step.state = "skipped"
                 else:
-                    self._run_node(node, step, changes, catalog, hook_manager, run_id)
+                    with self._output.at_work(node):
+                        self._run_node(node, step, changes, catalog, hook_manager, run_id)
+                if step.state == "ran" or has_new_inputs:
+                    self._output.finished(node, step.seconds if step.state == "ran" else None)
                 self._release_datasets(node, catalog, loads, pipeline)
         finally:
             self._manifest.save_cache()
             self._report.bookkeeping = time.perf_counter() - began - sum(step.seconds for step in steps)
-            show(steps, self._report.bookkeeping)
+            self._show_end()
             if hook_manager is not None:
                 hook_manager.hook.after_incremental_run(report=self._report)
+            self._output.say(summarize(self._report))
+
+    def _show_end(self) -> None:
+        self._output.rest()
+        records, skipped = self._manifest.records, self._report.nodes("skipped")
+        self._report.since = max((records[name].finished for name in skipped if name in records), default="")
+        if self.verbosity == "verbose" or self.touch:
+            show(self._report.steps, self._report.bookkeeping)
+        self._output.show_warnings()
 
     def _touch(self, pipeline: Pipeline, changes: ChangeDetector) -> list[Step]:
         """Record the nodes with their inputs of now and the outputs that they have."""

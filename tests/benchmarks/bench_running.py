@@ -26,7 +26,18 @@ from contests import PROJECT, say
 def kedro_run(arguments: list[str], expected: str) -> tuple[float, str]:
     """Seconds of a whole `kedro run`, and what it printed."""
     began = time.perf_counter()
-    command = [sys.executable, "-m", "kedro", "run", "--env", "base", "--pipelines", "rossmann", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "kedro",
+        "run",
+        "--env",
+        "base",
+        "--verbose",
+        "--pipelines",
+        "rossmann",
+        *arguments,
+    ]
     finished = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - began
     if finished.returncode or expected not in " ".join(finished.stdout.split()):
@@ -96,13 +107,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         params = f"data_root={root}/data,tracking_root={root},rossmann.source={Path(options.source).resolve()}"
         params += f",rossmann.training.epochs={options.epochs}"
-        seconds, printed = kedro_run(["--params", params], "0 were skipped")
+        seconds, printed = kedro_run(["--params", params], "0 were up to date")
         cost = bookkeeping(printed)
         size = sum(path.stat().st_size for path in Path(root, "data").rglob("*") if path.is_file())
         say(f"first run: {seconds:.1f} s, {size / 1e9:.2f} GB stored; bookkeeping {cost:.1f} s ({cost / seconds:.2%})")
         again, start_up, costs = [], [], []
         for _ in range(options.rounds):
-            seconds, printed = kedro_run(["--params", params], " 0 of ")
+            seconds, printed = kedro_run(["--params", params], "nodes up to date")
             again.append(seconds)
             costs.append(bookkeeping(printed))
             plain = ["--runner", "SequentialRunner", "--only-missing-outputs", "--params", params]

@@ -1,4 +1,4 @@
-"""The two contestants of bench_language_model.py: steps of one training each, in a process of its own.
+"""The contestants of bench_language_model.py: steps of one training each, in a process of its own.
 
     python tests/benchmarks/language_contestants.py '{"contestant": "fastai", "threads": 2, ...}'
 
@@ -7,14 +7,15 @@ difference to the time, and both sides read the same ones.
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from contests import contest, peak_megabytes
 
-# The model and the batch of the notebook lesson4-imdb (DL1, 2017), and its training's settings.
-VOCABULARY, EMBEDDING, HIDDEN, LAYERS = 34_945, 200, 500, 3
+# Sizes of the notebook lesson4-imdb (DL1, 2017) and of the environment `laptop`, with the notebook's settings.
+MODELS = {"lesson": (34_945, 200, 500, 3), "laptop": (20_000, 200, 400, 2)}
 STREAMS, TOKENS = 64, 70
 RATES = {"input": 0.05, "embedding": 0.02, "weight": 0.1, "hidden": 0.05, "output": 0.05}
 LR, CLIP, WEIGHT_DECAY, ALPHA, BETA = 3e-3, 0.3, 1e-6, 2.0, 1.0
@@ -22,11 +23,11 @@ WARM_STEPS = 3
 LONG_TRAINING = 300  # steps of the training that these stand for: the fewest for which the precision is measured
 
 
-def make_tokens(n_steps: int) -> np.ndarray:
-    """Ids int64 [N] that fill ``n_steps`` batches, common words more often, as in a text."""
+def make_tokens(n_steps: int, vocabulary: int) -> np.ndarray:
+    """Ids int64 [N] below ``vocabulary`` that fill ``n_steps`` batches, common words more often, as in a text."""
     rng = np.random.default_rng(0)
     n_tokens = STREAMS * TOKENS * n_steps + STREAMS + 1
-    return np.minimum(rng.zipf(1.2, n_tokens), VOCABULARY) - 1
+    return np.minimum(rng.zipf(1.2, n_tokens), vocabulary) - 1
 
 
 def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
@@ -38,14 +39,16 @@ def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     from embedline.training.optimizer import make_optimizer, set_rates
     from embedline.training.train import training_step
 
-    options = LanguageModelOptions(preset="dl1", dropout=RATES)
+    vocabulary, embedding, hidden, layers = MODELS[job["model"]]
+    sizes = {"embedding_size": embedding, "hidden_size": hidden, "n_layers": layers}
+    options = LanguageModelOptions(preset="dl1", dropout=RATES, **sizes)
     settings = {"lr": LR, "clip_norm": CLIP, "weight_decay": WEIGHT_DECAY, "alpha": ALPHA, "beta": BETA}
-    settings |= {"device": "cpu", "precision": job["precision"]}
+    settings |= {"device": "cpu", "precision": job["precision"], "softmax": job["softmax"]}
     training = LanguageModelTraining(epochs=1, batch_size=STREAMS, bptt=TOKENS, **settings)
-    tokens = make_tokens(job["steps"] + WARM_STEPS)
+    tokens = make_tokens(job["steps"] + WARM_STEPS, vocabulary)
     corpus = Corpus(tokens.astype(np.int32), np.array([0, len(tokens)]))
     accelerator = make_accelerator(training)
-    network = LanguageModel(VOCABULARY, options.encoder(), decoder_bias=False).train()
+    network = LanguageModel(vocabulary, options.encoder(), decoder_bias=False).train()
     optimizer = make_optimizer(network, training)
     set_rates(optimizer, LR, training.betas[0])
     batches = LanguageModelBatches(corpus, training, device=accelerator.device)
@@ -68,11 +71,12 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
 
     names = {"input_p": "input", "embed_p": "embedding", "weight_p": "weight", "hidden_p": "hidden"}
     rates = {name: RATES[ours] for name, ours in {**names, "output_p": "output"}.items()}
-    sizes = {"emb_sz": EMBEDDING, "n_hid": HIDDEN, "n_layers": LAYERS, "out_bias": False}
-    network = get_language_model(AWD_LSTM, VOCABULARY, config={**awd_lstm_lm_config, **sizes, **rates}).train()
+    vocabulary, embedding, hidden, layers = MODELS[job["model"]]
+    sizes = {"emb_sz": embedding, "n_hid": hidden, "n_layers": layers, "out_bias": False}
+    network = get_language_model(AWD_LSTM, vocabulary, config={**awd_lstm_lm_config, **sizes, **rates}).train()
     optimizer = Adam(list(network.parameters()), lr=LR, mom=0.7, sqr_mom=0.99, wd=WEIGHT_DECAY)
     criterion = CrossEntropyLossFlat()
-    tokens = make_tokens(job["steps"] + WARM_STEPS)
+    tokens = make_tokens(job["steps"] + WARM_STEPS, vocabulary)
     length = (len(tokens) - 1) // STREAMS
     inputs = torch.from_numpy(tokens[: STREAMS * length].reshape(STREAMS, length))
     targets = torch.from_numpy(tokens[1 : STREAMS * length + 1].reshape(STREAMS, length))
@@ -91,6 +95,25 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
         return float(nats.detach())
 
     return {**_timed(step, job["steps"]), "parameters": sum(p.numel() for p in network.parameters())}
+
+
+def train_to_the_end(job: dict[str, Any]) -> dict[str, Any]:
+    """The laptop's training on the documents of a frame; metrics of its validation documents, with the full softmax."""
+    import polars as pl
+
+    from embedline.pipelines.text.language_model import train_language_model
+    from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining
+    from embedline.pipelines.text.tokenizer import TokenOptions
+    from embedline.pipelines.text.vocabulary import Vocabulary
+
+    words = Vocabulary.model_validate_json(Path(job["vocabulary"]).read_text())
+    settings = {**job["training"], "softmax": job["softmax"], "precision": job["precision"], "threads": job["threads"]}
+    network, training = (
+        LanguageModelOptions.model_validate(job["network"]),
+        LanguageModelTraining.model_validate(settings),
+    )
+    bundle, _ = train_language_model(pl.read_ipc(job["ids"]), words, TokenOptions(rules=words.rules), network, training)
+    return {name: bundle.metrics[name] for name in ("perplexity", "seconds", "tokens_per_second", "precision")}
 
 
 def _timed(step: Any, n_steps: int) -> dict[str, Any]:
@@ -117,7 +140,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """
     torch.manual_seed(0)
     torch.set_num_threads(job["threads"])
-    train = {"embedline": train_embedline, "fastai": train_fastai}[job["contestant"]]
+    kinds = {"embedline": train_embedline, "fastai": train_fastai, "to_the_end": train_to_the_end}
+    train = kinds[job["contestant"]]
     return {**train(job), "peak_mb": peak_megabytes()}
 
 

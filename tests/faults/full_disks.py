@@ -1,6 +1,7 @@
 """Small disks that fill up while a run saves: the run says so, and the next one goes on with more space."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -63,7 +64,7 @@ def fill_disks(root: Path, reference: Reference, template: Site, count: int) -> 
 def _fill(site: Site, size: int, reference: Reference) -> FullDisk:
     artifacts = Artifacts(site.project, site.data)
     status, said = site.finish()
-    failed = [line.split()[0] for line in said.splitlines() if line.split()[1:2] == ["failed"]]
+    failed = re.findall(r" 1 failed \((\S+)\)", " ".join(said.split()))
     message = said[said.rfind("\nError: ") :].strip() if "\nError: " in said else said.strip()[-600:]
     failures = [] if status == 1 else [f"exit status {status}"]
     if "Error: " not in message or "\n" in message or "No space left on device" not in message:

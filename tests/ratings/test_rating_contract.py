@@ -187,6 +187,53 @@ def test_the_latest_of_repeated_ratings_counts(caplog: pytest.LogCaptureFixture)
     assert message.startswith("ratings: 3 rows repeat") and "row 1" in message
 
 
+@pytest.mark.parametrize(
+    ("repeats", "expected"), [("last", [1, 2, 5]), ("mean", [4 / 3, 3, 5]), ("sum", [4, 6, 5]), (None, [1, 2, 5])]
+)
+def test_repeated_ratings_become_one_at_the_place_of_the_latest(repeats: Any, expected: list[float]) -> None:
+    frame = pl.DataFrame({"user": [1, 1, 2, 1, 2, 3], "item": ["x", "x", "y", "x", "y", "x"], "rating": range(6)})
+    timed = frame.with_columns(timestamp=pl.Series([9, 9, 8, 7, None, 1]))
+    found = read_ratings(timed, RatingColumns(repeats=repeats))
+    assert found["rating"].to_list() == pytest.approx(expected)
+    assert found.select("user", "item", "timestamp").rows() == [(1, "x", 9), (2, "y", 8), (3, "x", 1)]
+
+
+def test_repeats_are_refused_where_the_settings_say_so() -> None:
+    frame = pl.DataFrame({"user": [1, 2, 1], "item": ["x", "x", "x"], "rating": [1, 2, 3]})
+    with pytest.raises(DataError, match=r"1 rows repeat .*user 1 and item 'x' \(row 1\).*columns\.repeats"):
+        read_ratings(frame, RatingColumns(repeats="error"))
+    assert len(read_ratings(frame[:2], RatingColumns(repeats="error"))) == 2
+
+
+@pytest.mark.parametrize(("repeats", "expected"), [(None, [2, 1, 1]), ("last", [1, 1, 1]), ("sum", [2, 1, 1])])
+def test_events_are_counted(repeats: Any, expected: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    frame = pl.DataFrame({"user": [1, 1, 2, 1], "item": ["x", "x", "y", "z"]})
+    with caplog.at_level(logging.WARNING):
+        found = read_ratings(frame, RatingColumns(rating=None, repeats=repeats), warn=True)
+    assert found["events"].to_list() == expected and found["events"].dtype == pl.Float32
+    assert found.select("user", "item").rows() == [(1, "x"), (2, "y"), (1, "z")]
+    assert not caplog.messages
+    encoder = fit_encoder(frame.with_columns(events=pl.Series([1.0, 1.0, 1.0, 1.0])), RatingColumns(rating=None))
+    assert encoder.rating_range == (0.0, 1.0)  # all alike is no fault of events
+
+
+def test_the_latest_time_of_all_is_held_out() -> None:
+    frame = pl.DataFrame(
+        {"user": [1, 2, 3, 4, 5], "item": ["x"] * 5, "rating": [1.0] * 5, "timestamp": [50, 10, 40, 40, 20]}
+    )
+    for fraction, held_out in ((0.2, [1]), (0.4, [1, 3, 4]), (0.6, [1, 3, 4]), (0.8, [1, 3, 4, 5])):
+        rows = assign_splits(frame, PLAIN, RatingSplit(kind="time", fraction=fraction))
+        assert rows.filter(pl.col("split") == "test")["user"].to_list() == held_out
+    with pytest.raises(DataError, match=r"split\.kind 'time' needs a time .*1 row\(s\), first in row 2"):
+        assign_splits(
+            frame.with_columns(timestamp=pl.Series([50, None, 40, 40, 20])),
+            PLAIN,
+            RatingSplit(kind="time", fraction=0.5),
+        )
+    with pytest.raises(ValueError, match=r"split\.kind 'time' needs a fraction"):
+        RatingSplit(kind="time")
+
+
 def test_a_text_of_a_time_does_not_order_repeated_ratings() -> None:
     frame = pl.DataFrame({"user": [1, 1], "item": [2, 2], "rating": [3, 4], "timestamp": ["9/1/2020", "10/1/2019"]})
     with pytest.raises(DataError, match=r"columns\.timestamp"):

@@ -108,6 +108,62 @@ def test_texts_have_a_classifier_and_a_language_model() -> None:
     assert language.facts == ["646 words"]
 
 
+def test_a_text_model_stands_beside_its_members_and_its_backward_language_model() -> None:
+    def member(accuracy: float, verdict: str) -> dict[str, Any]:
+        differences = {"accuracy": {"verdict": verdict}, "log_loss": {"verdict": "better"}}
+        return {"accuracy": accuracy, "log_loss": 0.5, "differences": differences}
+
+    metrics = {
+        "classifier": {"accuracy": 0.85, "log_loss": 0.4},
+        "members": {
+            "forward": member(0.80, "better"),
+            "backward": member(0.79, "better"),
+            "networks": member(0.84, "no difference"),
+            "baseline": member(0.81, "better"),
+        },
+        "language_model": {"perplexity": 6.58, "backward": {"perplexity": 6.9, "epochs": 2}},
+    }
+    classifier, language, backward = compare(metrics)
+    labels = ["the forward network", "the backward network", "the networks alone", "NB-SVM"]
+    assert [one.label for one in classifier.baselines] == labels
+    assert classifier.verdict is not None and classifier.verdict[0] == "no difference"
+    assert labels[2] in classifier.verdict[1]
+    assert (language.model.values, backward.model.values) == ({"perplexity": 6.58}, {"perplexity": 6.9})
+    assert (backward.title, backward.facts) == ("backward language model", ["2 epochs"])
+
+
+RANKING: dict[str, Any] = {
+    "ranker": "als",
+    "ranked_users": 1919,
+    "precision_at_10": 0.28,
+    "ndcg_at_10": 0.39,
+    "ndcg_at_10_low": 0.375,
+    "ndcg_at_10_high": 0.408,
+    "coverage": 0.184,
+    "seconds": 30.0,
+    "rankers": {"ease": {"ndcg_at_10": 0.40}, "predicted_rating": {"ndcg_at_10": 0.10}},
+    "baselines": {
+        "popularity": {"ndcg_at_10": 0.18, "differences": {"ndcg_at_10": {"verdict": "better"}}},
+        "random": {"ndcg_at_10": 0.01},
+    },
+}
+
+
+def test_recommendations_stand_beside_the_predicted_ratings() -> None:
+    errors = {"rmse": 0.893, "mse": 0.797, "baselines": {"damped_bias": {"rmse": 0.94}}}
+    ratings, lists = compare({**errors, "ranking": RANKING})
+    assert (ratings.title, lists.title) == ("predicted ratings", "recommendations")
+    assert ratings.main is not None and ratings.main.name == "rmse"
+    assert lists.main is not None and (lists.main.name, lists.main.label) == ("ndcg_at_10", "NDCG@10")
+    assert lists.verdict == ("better", "21.0 points higher than popularity")  # not than a ranker of ours
+    assert [one.label for one in lists.others] == ["EASE", "predicted rating"]
+    for fact in ("ALS", "1,919 users", "0.3750 to 0.4080", "18 %"):
+        assert any(fact in text for text in lists.facts)
+    assert [one.title for one in compare({"ranking": RANKING})] == ["recommendations"]  # events have no ratings
+    (empty,) = compare({**errors, "ranking": {"ndcg_at_10": None, "ranked_users": 0}})
+    assert empty.title == ""
+
+
 def test_the_best_that_a_model_can_expect_is_said_of_the_main_metric() -> None:
     (known,), (unknown,) = compare({**SALES, "ceiling": {"exp_rmspe": 0.0799}}), compare(SALES)
     assert (known.bound, unknown.bound) == ("no model can expect less than 0.07990", "")

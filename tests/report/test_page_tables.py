@@ -44,6 +44,9 @@ def test_recommendations_are_a_column_a_user() -> None:
     assert [column["label"] for column in shown["columns"]] == ["rank", "user 7", "user 3"]
     assert shown["rows"] == [["1", "Ten (4.51)", "Eleven (3.25)"], ["2", "11 (4.00)", ""]]
     assert shown["note"].endswith("the first 2 of 2 users")
+    rated = tables.recommendations(frame.with_columns(predicted=pl.Series([5.0, 4.5, 3.0])))
+    assert rated["rows"] == [["1", "Ten (5.00)", "Eleven (3.00)"], ["2", "11 (4.50)", ""]]
+    assert "predicted rating" in rated["note"] and "score" in shown["note"]
 
 
 def test_folds_end_in_their_mean() -> None:

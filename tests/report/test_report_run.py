@@ -12,7 +12,7 @@ from browsers import Browser
 from copies import kedro
 from embedline.datasets.history import MetricsHistory
 from embedline.errors import DataError
-from small_runs import newest
+from small_runs import SAID, SOURCES, newest
 
 pytestmark = pytest.mark.slow
 PAGE = "08_reporting/report/report.html"
@@ -20,10 +20,14 @@ PAGE = "08_reporting/report/report.html"
 
 @pytest.fixture(scope="module")
 def reports(small_project: Path) -> tuple[Path, list[str]]:
-    """The project, and what `kedro run` said of three runs: a report, the same, a training of rossmann and a report."""
+    """The project, and what `kedro run` said of three runs: a report, the same, a training of rossmann and a report.
+
+    The second one is not told to be verbose.
+    """
     report = ("run", "--pipelines", "report")
-    trained = ("run", "--pipelines", "rossmann,report", "--params", "rossmann.training.epochs=3")
-    return small_project, [kedro(small_project, *arguments) for arguments in (report, report, trained)]
+    trained = ("run", "--verbose", "--pipelines", "rossmann,report", "--params", "rossmann.training.epochs=3")
+    runs = ((*report, "--verbose"), report, trained)
+    return small_project, [kedro(small_project, *arguments) for arguments in runs]
 
 
 def states(said: str) -> dict[str, str]:
@@ -34,9 +38,26 @@ def states(said: str) -> dict[str, str]:
 def test_only_what_changed_is_collected_again(reports: tuple[Path, list[str]]) -> None:
     _, (first, again, after) = reports
     assert states(first)["report.collect_imdb"] == "ran" and states(first)["report.write_page"] == "ran"
-    assert set(states(again).values()) == {"skipped"}, again
+    nodes = len(states(first))
+    assert f"all {nodes} nodes up to date" in again and newest(reports[0], PAGE).name in again
+    assert len(again.splitlines()) <= 5, again
     changed = {name for name, state in states(after).items() if state == "ran"}
     assert changed == {"report.collect_rossmann", "report.write_page"}, after
+
+
+def test_a_run_fits_a_screen_and_ends_with_its_results(small_project: Path) -> None:
+    said = (small_project / SAID).read_text()
+    lines = said.splitlines()
+    assert sum(max(1, math.ceil(len(line) / 80)) for line in lines) <= 40, said
+    assert "\x1b" not in said and "\r" not in said  # it is no terminal
+    table = lines[next(place for place, line in enumerate(lines) if line.startswith("source ")) :]
+    for source in SOURCES:
+        assert any(line.startswith(f"{source} ") for line in table), said
+    assert all(len(line.rstrip()) <= 80 for line in table), said
+    metrics = json.loads(newest(small_project, "08_reporting/rossmann/metrics.json").read_text())
+    assert f"exp RMSPE {metrics['exp_rmspe']:#.4g}" in said
+    assert re.search(r"^(\d+) of \1 nodes ran in .*, 0 were up to date$", said, flags=re.MULTILINE)
+    assert "kedro run --pipelines report" in lines[-3]
 
 
 def test_the_page_has_the_runs_and_what_differed(reports: tuple[Path, list[str]]) -> None:

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from mixed_requests import json_layouts
 
-from embedline.pipelines.ratings.contract import RatingColumns
-from embedline.pipelines.ratings.encoder import fit_encoder
+from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
+from embedline.pipelines.ratings.encoder import RatingsEncoder, encode, fit_encoder
 from embedline.pipelines.ratings.network import build_network, feature_codes, network_config
 from embedline.pipelines.ratings.options import FeatureOptions, RatingNetwork
 from embedline.serving.ratings import pack_ratings
@@ -53,10 +53,26 @@ def make_bundle(strings: bool) -> ModelBundle:
     return ModelBundle("ratings", config, encoder.model_dump(mode="json"), weights, metrics)
 
 
+def make_ranker(strings: bool, kind: str = "ease") -> tuple[ModelBundle, pl.DataFrame]:
+    """A ranker of the training ratings, with the encoder of the model, and the encoded ratings."""
+    import torch
+
+    encoder, ratings = RatingsEncoder.model_validate(make_bundle(strings).encoder), make_ratings(strings)
+    encoded = encode(ratings, encoder, COLUMNS, RatingSplit(kind="column", column="held", value=1))
+    size, random = encoder.trained_items, torch.Generator().manual_seed(6)
+    weights = {
+        "ranker.matrix": torch.randn(size, size, generator=random),
+        "popularity.counts": torch.arange(size) * 1.0,
+    }
+    weights = weights if kind == "ease" else {"popularity.counts": weights["popularity.counts"]}
+    config = {"ranker": kind, "settings": {}, "candidates": {}}
+    return ModelBundle("ranker", config, encoder.model_dump(mode="json"), weights), encoded
+
+
 @cache
 def ratings_service() -> Service:
     """Pairs of a listener and an album."""
-    return pack_ratings(make_bundle(False))
+    return pack_ratings(make_bundle(False), *make_ranker(False))
 
 
 @cache

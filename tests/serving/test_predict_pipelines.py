@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
-from small_services import make_bundle, ratings_service, texts_service
+from small_services import make_bundle, make_ranker, ratings_service, texts_service
 
+from command_line import store
 from copies import copy_project, kedro
 from embedline.errors import DataError
 from embedline.pipeline_registry import register_pipelines
@@ -86,11 +87,17 @@ def test_the_pipelines_run_on_stored_models(tmp_path: Path) -> None:
     project = copy_project(tmp_path)
     root = project / "data" / "sample"
     version = "2026-01-01T00.00.00.000Z"
-    services = {"imdb": texts_service(), "movielens": pack_ratings(make_bundle(True))}
-    for source, service in services.items():
-        file = root / "06_models" / source / "model.safetensors" / version / "model.safetensors"
-        file.parent.mkdir(parents=True)
-        file.write_bytes(service.bundle.to_bytes())
+    ranker, encoded = make_ranker(True)
+    services = {"imdb": texts_service(), "movielens": pack_ratings(make_bundle(True), ranker, encoded)}
+    encoded.write_ipc(store(root, "05_model_input/movielens/encoded.feather", version))
+    models = {
+        "imdb/model": texts_service().bundle,
+        "movielens/model": make_bundle(True),
+        "movielens/ranker": ranker,
+    }
+    for name, bundle in models.items():
+        store(root, f"06_models/{name}.safetensors", version).write_bytes(bundle.to_bytes())
+    for source in services:
         (root / "01_raw" / source).mkdir(parents=True)
     (root / "01_raw" / "imdb" / "texts.csv").write_text('note,text\nx,"the film was dull, and"\ny,\n')
     (root / "01_raw" / "movielens" / "rows.csv").write_text("listener,album,note\n1,10,NA\nnobody,11,\n")
@@ -102,7 +109,8 @@ def test_the_pipelines_run_on_stored_models(tmp_path: Path) -> None:
     assert texts["note"].to_list() == ["x", "y"] and texts["p_pos"].to_list() == wanted["p_pos"].tolist()
     (file,) = (root / "07_model_output" / "movielens" / "predicted_rows.parquet").glob("*/*.parquet")
     pairs = pl.read_parquet(file)
-    assert pairs.drop("predicted").rows() == [("1", 10, "NA"), ("nobody", 11, None)]
+    assert pairs.drop("predicted", "score").rows() == [("1", 10, "NA"), ("nobody", 11, None)]
     request = pd.DataFrame({"listener": ["1", "nobody"], "album": [10, 11]})
     answers = services["movielens"].open().predict(request)
-    assert pairs["predicted"].to_list() == answers["predicted"].tolist()
+    for name in ("predicted", "score"):
+        assert pairs[name].to_list() == answers[name].tolist()

@@ -1,12 +1,13 @@
 """Pairs in, ratings out: the service against the batch prediction, on models with random weights."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from small_services import COLUMNS, make_bundle, make_ratings, ratings_service
+from small_services import COLUMNS, make_bundle, make_ranker, make_ratings, ratings_service
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings.contract import RatingSplit
@@ -14,6 +15,7 @@ from embedline.pipelines.ratings.encoder import encode
 from embedline.pipelines.ratings.evaluation import predict_held_out
 from embedline.pipelines.ratings.learner import load_model
 from embedline.pipelines.ratings.options import BaselineOptions
+from embedline.pipelines.ratings.ranking import load_ranker
 from embedline.serving.ratings import hold_out_ratings, pack_ratings
 from embedline.serving.service import Service
 from embedline.training.model_file import ModelBundle
@@ -48,6 +50,35 @@ def test_answers_are_those_of_the_batch(packed: Service, bundle: ModelBundle) ->
     assert value[strange, 4711] == pytest.approx(encoder.rating_mean, abs=1e-6)  # nothing is known of either
     assert value[user, 13] != value[user, 4711]  # its features count: of album 13 the genre alone is known
     assert 1.0 <= expected.min() and expected.max() <= 5.0
+
+
+@pytest.mark.parametrize("kind", ["ease", "rating"])
+def test_the_score_is_that_of_the_ranker(bundle: ModelBundle, kind: str) -> None:
+    strings = isinstance(bundle.encoder["users"][0], str)
+    ranker, encoded = make_ranker(strings, kind)
+    service = Service.from_bytes(pack_ratings(bundle, ranker, encoded).to_bytes())
+    assert service.identity != pack_ratings(bundle).identity
+    recommender = load_ranker(ranker, encoded, load_model(bundle))
+    encoder = recommender.encoder
+    pairs = [(user, item) for user in encoder.users for item in (10, 13, 12, 4711)]
+    found = service.open().predict(pd.DataFrame(pairs, columns=["listener", "album"]))
+    assert list(found.columns) == ["predicted", "score"]
+    scores = recommender.scores(np.arange(1, len(encoder.users) + 1))
+    places = [encoder.items.index(item) for item in (10, 13, 12)]
+    np.testing.assert_allclose(found["score"].to_numpy().reshape(-1, 4)[:, :3], scores[:, places], rtol=1e-6)
+    np.testing.assert_allclose(found["score"].to_numpy().reshape(-1, 4)[:, 3], scores.min(axis=1), rtol=1e-6)
+    without = pack_ratings(bundle).open().predict(pd.DataFrame(pairs, columns=["listener", "album"]))
+    np.testing.assert_array_equal(found["predicted"], without["predicted"])
+    nobody = pd.DataFrame({"listener": ["nobody" if strings else 12345], "album": [11]})
+    if kind == "ease":  # by popularity
+        assert service.open().predict(nobody)["score"].tolist() == [encoder.items.index(11) * 1.0]
+
+
+def test_a_ranker_of_other_ratings_is_not_packed(bundle: ModelBundle) -> None:
+    ranker, encoded = make_ranker(isinstance(bundle.encoder["users"][0], str))
+    other = replace(ranker, encoder={**ranker.encoder, "rating_mean": 9.0})
+    with pytest.raises(DataError, match="ranker"):
+        pack_ratings(bundle, other, encoded)
 
 
 def test_held_out_ratings_have_the_figure_of_the_batch(packed: Service, bundle: ModelBundle) -> None:

@@ -28,7 +28,7 @@ from small_networks import (
 
 from embedline.errors import DataError
 from embedline.pipelines.text import fine_tuning
-from embedline.pipelines.text.classifier import predict_split
+from embedline.pipelines.text.ensemble import predict_split
 from embedline.pipelines.text.evaluation import class_codes
 from embedline.pipelines.text.fine_tuning import find_classifier_rate
 from embedline.pipelines.text.options import ClassifierOptions
@@ -122,7 +122,7 @@ def test_the_history_goes_through_the_stages_each_with_a_schedule_of_its_own() -
 
 
 def probabilities(bundle: ModelBundle, split: str = "test") -> np.ndarray:
-    return predict_split(IDS, bundle, split=split).select("p_neg", "p_pos").to_numpy()
+    return predict_split(IDS, bundle, split=split)[0].select("p_neg", "p_pos").to_numpy()
 
 
 def measure(bundle: ModelBundle) -> tuple[float, float]:
@@ -152,7 +152,7 @@ def test_it_learns_the_words_that_tell_the_class() -> None:
     stages = [HEAD, {"unfrozen": None, "epochs": 40, "lr": 0.05}]
     network = ClassifierOptions(layers=(5,), bptt=6, max_tokens=1000, drop_mult=0.0, head_dropout=0.0)
     bundle, _ = train_classes(network=network, stages=stages, rate_decay=1.0, alpha=0.0, beta=0.0)
-    learned, unseen = (predict_split(IDS, bundle, split=split) for split in ("train", "test"))
+    learned, unseen = (predict_split(IDS, bundle, split=split)[0] for split in ("train", "test"))
     assert (learned["predicted"] == learned["label"]).all()
     assert (unseen["predicted"] == unseen["label"]).mean() > 0.8
 

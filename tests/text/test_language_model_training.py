@@ -74,7 +74,7 @@ def test_a_bundle_says_what_was_trained_and_a_loaded_one_measures_the_same() -> 
     assert metrics["tokens_per_second"] > 0
     assert metrics["perplexity"] == pytest.approx(math.exp(metrics["validation_loss"]))
     encoder = LANGUAGE.encoder().model_dump(mode="json")
-    assert bundle.config == {"vocabulary_size": 29, "encoder": encoder, "decoder_bias": True}
+    assert bundle.config == {"vocabulary_size": 29, "encoder": encoder, "decoder_bias": True, "directions": ["forward"]}
     model, words, tokens = load_language_model(ModelBundle.from_bytes(bundle.to_bytes()))
     assert not model.training
     assert (words, tokens) == (VOCABULARY, TOKENS)

@@ -310,7 +310,7 @@ def test_each_direction_has_its_own_model(tmp_path: Path) -> None:
 
 def train(bundle: ModelBundle | None, network: LanguageModelOptions = LANGUAGE, **changes: Any) -> Any:
     vocabulary = changes.pop("vocabulary", VOCABULARY)
-    return train_language_model(IDS, vocabulary, TOKENS, network, language_training(**changes), bundle)
+    return train_language_model(IDS, vocabulary, TOKENS, network, language_training(**changes), pretrained=bundle)
 
 
 @pytest.mark.parametrize(

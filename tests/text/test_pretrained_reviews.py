@@ -48,7 +48,7 @@ def encode(texts: list[str], validation: float, options: VocabularyOptions) -> t
 
 def train(ids: pl.DataFrame, vocabulary: Vocabulary, pretrained: ModelBundle | None = None, **more: Any) -> ModelBundle:
     training = LanguageModelTraining.model_validate({**TRAINING, "epochs": 1, **more})
-    return train_language_model(ids, vocabulary, TOKENS, NETWORK, training, pretrained)[0]
+    return train_language_model(ids, vocabulary, TOKENS, NETWORK, training, pretrained=pretrained)[0]
 
 
 @pytest.mark.slow

@@ -1,135 +1,221 @@
-"""The baseline on documents with known classes, compared with scikit-learn's own pipeline."""
+"""The baseline on documents with known classes, compared with scikit-learn on a dense matrix."""
 
+import json
 import logging
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from numpy.typing import NDArray
 from pydantic import ValidationError
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from embedline.errors import DataError
-from embedline.pipelines.text.baseline import BaselineOptions, train_baseline
+from embedline.pipelines.text import baseline as baselines
+from embedline.pipelines.text.baseline import (
+    STRENGTHS,
+    BaselineOptions,
+    NaiveBayesSVM,
+    log_count_ratios,
+    predict_split,
+    train_baseline,
+)
+from embedline.pipelines.text.documents import SplitOptions, assign_splits
+from embedline.pipelines.text.evaluation import prediction_arrays
+from embedline.pipelines.text.language_model import KIND as OTHER_KIND
+from embedline.pipelines.text.preprocessing import DL1_END
+from embedline.pipelines.text.tokenizer import TokenOptions, tokenize_documents
+from embedline.training.metrics import log_loss
+from embedline.training.model_file import ModelBundle
 
 CLASSES = ["neg", "pos"]
-LOOSE = BaselineOptions(min_df=1)
-ROWS = [
-    *(("a", "a good film", "pos", "train"), ("b", "good, good acting", "pos", "train")),
-    *(("c", "a bad film", "neg", "train"), ("d", "bad and dull acting", "neg", "train")),
-    *(("e", "very good", "pos", "test"), ("f", "quite bad", "neg", "test")),
-    *(("g", "bad bad bad", "pos", "validation"), ("h", "no label here", None, "unlabelled")),
-]
-DOCUMENTS = pl.DataFrame(ROWS, schema=["document_id", "text", "label", "split"], orient="row")
+SPLIT = SplitOptions(validation=0.25)
+NO_SPLIT = SplitOptions(validation=0.0)
+SIGNS = {"neg": ["bad", "dull", "never again"], "pos": ["good", "fine", "again and again"], "so": ["middling", "fair"]}
 
 
-def changed(name: str, value: str | None, **where: str) -> pl.DataFrame:
-    """The documents with one value in the column ``name`` of the rows that ``where`` selects."""
-    return DOCUMENTS.with_columns(pl.when(**where).then(pl.lit(value)).otherwise(name).alias(name))
+def documents(*classes: str, n: int = 20, n_test: int = 8) -> pl.DataFrame:
+    """Texts of some words each; one sign in four is of another class, and two texts of a class hold other words."""
+    random = np.random.default_rng(0)
+    rows = []
+    for split, count in (("train", n), ("test", n_test)):
+        for number in range(count * len(classes)):
+            label = classes[number % len(classes)]
+            shown = label if random.random() < 0.75 else str(random.choice(classes))
+            filler = " ".join(random.choice(["the", "film", "was", "plot", "cast"], 4))
+            rows.append((f"{split}{number}", f"{filler} {random.choice(SIGNS[shown])}", label, split))
+    rows.append(("loose", "the film", None, "unlabelled"))
+    return pl.DataFrame(rows, schema=["document_id", "text", "label", "split"], orient="row")
 
 
-def _train(
-    documents: pl.DataFrame = DOCUMENTS, classes: list[str] = CLASSES, options: BaselineOptions = LOOSE
-) -> tuple[pl.DataFrame, dict[str, Any]]:
-    return train_baseline(documents, documents["split"], classes, options)
+def tokenized(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    return tokenize_documents(frame, TokenOptions(rules="dl1", workers=1))
 
 
-def test_known_documents_are_classified() -> None:
-    predictions, costs = _train()
-    assert predictions.columns == ["document_id", "label", "predicted", "confidence", "p_neg", "p_pos"]
-    assert predictions.select("document_id", "label", "predicted").rows() == [("e", "pos", "pos"), ("f", "neg", "neg")]
-    assert predictions.schema["p_neg"] == pl.Float64
-    assert (predictions["p_neg"] + predictions["p_pos"]).to_list() == pytest.approx([1.0, 1.0])
-    assert predictions["confidence"].to_list() == [predictions["p_pos"][0], predictions["p_neg"][1]]
-    # Words a, good, film, acting, bad, and, dull; pairs: 2 + 2 + 2 + 3, of which none is there twice.
-    assert costs["features"] == 7 + 9
-    assert costs["rows"] == 4
-    assert costs["seconds"] > 0
-    assert costs["iterations"] >= 1
+def strings(tokens: pl.DataFrame, lexicon: pl.DataFrame) -> list[list[str]]:
+    words = lexicon["token"].to_list()
+    return [[words[code] for code in codes] for codes in tokens["tokens"].to_list()]
 
 
-def test_probabilities_are_those_of_scikit_learn() -> None:
-    train, test = DOCUMENTS.filter(split="train"), DOCUMENTS.filter(split="test")
-    vectorizer = TfidfVectorizer(ngram_range=(1, 3), min_df=2, max_features=4)
-    model = LogisticRegression(C=3.0).fit(vectorizer.fit_transform(train["text"]), train["label"])
-    expected = model.predict_proba(vectorizer.transform(test["text"]))
-    options = BaselineOptions(ngrams=(1, 3), min_df=2, max_features=4, c=3.0, sublinear=False, marks=False)
-    predictions, _ = _train(options=options)
-    np.testing.assert_allclose(predictions.select("p_neg", "p_pos").to_numpy(), expected, rtol=1e-3)
+TOKENS, LEXICON = tokenized(documents(*CLASSES))
+THREE = tokenized(documents("neg", "pos", "so"))
 
 
-def test_only_the_training_rows_are_learned_from() -> None:
-    predictions, _ = _train()
-    validation = pl.col("split") == "validation"
-    elsewhere = changed("label", "neg", split="validation").with_columns(
-        text=pl.when(validation).then(pl.lit("good good good")).otherwise("text")
+def by_hand(learned: list[list[str]], y: NDArray[Any], read: list[list[str]], c: float, n: int) -> NDArray[Any]:
+    """Probabilities of NB-SVM of words and word pairs on dense matrices, without the code under test."""
+    grams = [[{*zip(*(words[k:] for k in range(size)), strict=False)} for size in (1, 2)] for words in learned + read]
+    sets = [one | two for one, two in grams]
+    features = sorted({gram for gram in set().union(*sets) if sum(gram in each for each in sets[: len(learned)]) > 1})
+    x = np.array([[gram in each for gram in features] for each in sets], float)
+    f = x / np.linalg.norm(x, axis=1, keepdims=True)
+    columns = []
+    for k in range(n):
+        p, q = 1 + x[: len(y)][y == k].sum(0), 1 + x[: len(y)][y != k].sum(0)
+        r = np.log((p / p.sum()) / (q / q.sum()))
+        # This solver leaves the intercept out of the penalty unless it is a feature.
+        g = np.hstack([f * r, np.ones((len(f), 1))])
+        model = LogisticRegression(C=c, fit_intercept=False, tol=1e-8, max_iter=10_000).fit(g[: len(y)], y == k)
+        columns.append(model.predict_proba(g[len(y) :])[:, 1])
+    found = np.array(columns).T
+    return found / found.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("data", [(TOKENS, LEXICON, CLASSES), (*THREE, ["neg", "pos", "so"])])
+def test_probabilities_are_those_of_the_formula(data: tuple[pl.DataFrame, pl.DataFrame, list[str]]) -> None:
+    tokens, lexicon, classes = data
+    bundle, validation = train_baseline(tokens, lexicon, SPLIT, classes, BaselineOptions(ngrams=(1, 2), c=3.0))
+    splits = assign_splits(tokens, SPLIT)
+    frames = {name: tokens.filter(splits == name) for name in ("train", "validation", "test")}
+    words = {name: strings(frame, lexicon) for name, frame in frames.items()}
+    y = {name: np.array([classes.index(label) for label in frame["label"]]) for name, frame in frames.items()}
+    expected = by_hand(words["train"], y["train"], words["validation"], 3.0, len(classes))
+    assert validation["document_id"].to_list() == frames["validation"]["document_id"].to_list()
+    np.testing.assert_allclose(prediction_arrays(validation, classes)[1], expected, atol=2e-3)
+    refitted = tokens.filter(splits.is_in(["train", "validation"]))
+    labels = np.array([classes.index(label) for label in refitted["label"]])
+    expected = by_hand(strings(refitted, lexicon), labels, words["test"], 3.0, len(classes))
+    found = predict_split(tokens, lexicon, bundle)
+    assert found["document_id"].to_list() == frames["test"]["document_id"].to_list()
+    np.testing.assert_allclose(prediction_arrays(found, classes)[1], expected, atol=2e-3)
+    assert (found["predicted"] == found["label"]).mean() > 0.6
+    assert bundle.metrics["rows"] == len(refitted) and bundle.metrics["c"] == 3.0
+    assert bundle.metrics["validation_log_loss"] == {
+        "3": pytest.approx(log_loss(*prediction_arrays(validation, classes)))
+    }
+
+
+def test_ratios_are_those_of_the_paper() -> None:
+    from scipy.sparse import csr_array
+
+    matrix = csr_array(np.array([[1, 1, 0], [1, 0, 0], [0, 1, 1]], np.float32))
+    # p = 1 + (2, 1, 0) of 6, q = 1 + (0, 1, 1) of 5.
+    expected = np.log([(3 / 6) / (1 / 5), (2 / 6) / (2 / 5), (1 / 6) / (2 / 5)])
+    np.testing.assert_allclose(log_count_ratios(matrix, np.array([True, True, False])), expected, rtol=1e-12)
+
+
+def test_the_strength_with_the_lowest_log_loss_is_chosen() -> None:
+    bundle, validation = train_baseline(TOKENS, LEXICON, SPLIT, CLASSES, BaselineOptions())
+    losses = bundle.metrics["validation_log_loss"]
+    for c in STRENGTHS[: len(losses)]:
+        _, found = train_baseline(TOKENS, LEXICON, SPLIT, CLASSES, BaselineOptions(c=c))
+        assert losses[f"{c:g}"] == log_loss(*prediction_arrays(found, CLASSES))
+        assert found.equals(validation) == (c == bundle.metrics["c"])
+    assert losses[f"{bundle.metrics['c']:g}"] == min(losses.values())
+
+
+def test_without_validation_documents_folds_replace_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, validation = train_baseline(TOKENS, LEXICON, NO_SPLIT, CLASSES, BaselineOptions(c=3.0))
+    train = TOKENS.filter(split="train")
+    assert validation["document_id"].to_list() == train["document_id"].to_list()
+    assert bundle.metrics["rows"] == len(train)
+    folds = baselines._folds(np.array([CLASSES.index(label) for label in train["label"]]))
+    assert train.with_columns(fold=folds).group_by("fold", "label").len()["len"].is_between(6, 7).all()
+    # The documents of a fold are predicted by a model of the other folds.
+    monkeypatch.setattr(baselines, "assign_splits", lambda *_: TOKENS["split"].to_frame().with_columns(
+        split=pl.Series(["validation" if fold == 1 else "train" for fold in folds] + ["test"] * 16 + ["unlabelled"])
+    )["split"])  # fmt: skip
+    _, alone = train_baseline(TOKENS, LEXICON, SPLIT, CLASSES, BaselineOptions(c=3.0))
+    assert validation.filter(pl.Series(folds == 1)).equals(alone)
+
+
+def test_the_model_file_predicts_the_same() -> None:
+    tokens, lexicon = THREE
+    bundle, _ = train_baseline(tokens, lexicon, SPLIT, ["neg", "pos", "so"], BaselineOptions(c=3.0))
+    read = ModelBundle.from_bytes(bundle.to_bytes())
+    predictions = predict_split(tokens, lexicon, bundle)
+    assert predict_split(tokens, lexicon, read).equals(predictions)
+    model = NaiveBayesSVM.from_bundle(read)
+    test = tokens.filter(split="test")
+    words = strings(test, lexicon)
+    expected = prediction_arrays(predictions, model.classes)[1]
+    np.testing.assert_array_equal(model.probabilities(words), expected)
+    np.testing.assert_array_equal(model.probabilities(iter(words[:2])), expected[:2])
+    config, tensors = model.tensors()
+    again = NaiveBayesSVM.from_tensors(json.loads(json.dumps(config)), tensors)
+    np.testing.assert_array_equal(again.probabilities(words), expected)
+    assert again.ngrams.words == model.ngrams.words
+    with pytest.raises(DataError, match=OTHER_KIND):
+        NaiveBayesSVM.from_bundle(ModelBundle(kind=OTHER_KIND, config=config, encoder={}, weights=tensors))
+
+
+def test_words_in_other_scripts_and_words_only() -> None:
+    frame = documents(*CLASSES).with_columns(pl.col("text").str.replace_all("film", "电影").str.replace_all("was", "é"))
+    tokens, lexicon = tokenized(frame)
+    bundle, _ = train_baseline(tokens, lexicon, SPLIT, CLASSES, BaselineOptions(ngrams=(1, 1), c=1.0))
+    read = NaiveBayesSVM.from_bundle(ModelBundle.from_bytes(bundle.to_bytes()))
+    assert {"电影", "é", DL1_END} <= {*read.ngrams.words}
+    np.testing.assert_array_equal(
+        read.predict(tokens.filter(split="test"), lexicon)["p_pos"], predict_split(tokens, lexicon, bundle)["p_pos"]
     )
-    assert _train(elsewhere)[0].equals(predictions)
-    assert _train(changed("label", "pos", split="test"))[0].drop("label").equals(predictions.drop("label"))
-    splits = pl.Series(["train", "test", "train", "test", "train", "train", "validation", "unlabelled"])
-    others, costs = train_baseline(DOCUMENTS, splits, CLASSES, LOOSE)  # these decide, not the column
-    assert others["document_id"].to_list() == ["b", "d"]
-    assert costs["rows"] == 4
-    with pytest.raises(DataError, match="7 splits for 8 documents"):
-        train_baseline(DOCUMENTS, splits[:7], CLASSES, LOOSE)
 
 
-def test_line_breaks_and_entities_are_no_words() -> None:
-    text = pl.col("text")
-    for marked in (text.str.replace_all(" ", "<br /><br />"), pl.lit("&quot;") + text + pl.lit("&amp;")):
-        assert _train(DOCUMENTS.with_columns(text=marked))[0].equals(_train()[0])
+def test_a_document_without_a_known_word_gets_the_bias() -> None:
+    bundle, _ = train_baseline(TOKENS, LEXICON, SPLIT, CLASSES, BaselineOptions(c=3.0))
+    model = NaiveBayesSVM.from_bundle(bundle)
+    expected = 1 / (1 + np.exp(-model.bias[0]))
+    np.testing.assert_allclose(model.probabilities([[], ["unheard"]])[:, 1], [expected, expected])
+    assert model.probabilities([]).shape == (0, 2)
 
 
-def test_marks_are_features_if_asked_for() -> None:
-    texts = [*["it is so!"] * 2, *["it is so?"] * 2, "so!", "so?", "so", "so"]
-    documents = DOCUMENTS.with_columns(text=pl.Series(texts))
-    assert _train(documents)[0]["predicted"].to_list() == ["pos", "neg"]
-    without, _ = _train(documents, options=BaselineOptions(min_df=1, marks=False))
-    assert without["p_pos"].to_list() == pytest.approx([0.5, 0.5], abs=1e-6)
-
-
-def test_classes_of_one_training_document_or_none_and_an_empty_document() -> None:
-    classes = ["neg", "mixed", "pos"]
-    predictions, _ = _train(classes=classes)
-    assert predictions["p_mixed"].to_list() == [0.0, 0.0]
-    assert predictions["predicted"].to_list() == ["pos", "neg"]
-    assert (predictions["p_neg"] + predictions["p_pos"]).to_list() == pytest.approx([1.0, 1.0])
-    documents = changed("label", "mixed", document_id="d").with_columns(
-        text=pl.when(document_id="f").then(pl.lit("")).otherwise("text")
-    )
-    predictions, _ = _train(documents, classes)
-    sums = predictions.select(pl.sum_horizontal("p_neg", "p_mixed", "p_pos")).to_series()
-    assert sums.to_list() == pytest.approx([1.0, 1.0])
-    # Nothing is known of the empty one but how often the classes occur: pos twice, the others once.
-    assert predictions.filter(document_id="f")["predicted"].to_list() == ["pos"]
+def test_only_the_labelled_training_documents_are_learned_from() -> None:
+    bundle, validation = train_baseline(TOKENS, LEXICON, SPLIT, CLASSES, BaselineOptions(c=3.0))
+    elsewhere = TOKENS.with_columns(label=pl.when(split="test").then(pl.lit("neg")).otherwise("label"))
+    other, theirs = train_baseline(elsewhere, LEXICON, SPLIT, CLASSES, BaselineOptions(c=3.0))
+    assert theirs.equals(validation)
+    assert predict_split(TOKENS, LEXICON, other).equals(predict_split(TOKENS, LEXICON, bundle))
 
 
 @pytest.mark.parametrize(
-    ("documents", "options", "message"),
+    ("tokens", "classes", "options", "named"),
     [
-        (DOCUMENTS.filter(pl.col("label") == "pos"), LOOSE, "two classes .* only the label 'pos'"),
-        (DOCUMENTS.filter(split="test"), LOOSE, "two classes .* are none"),
-        (DOCUMENTS.filter(split="train"), LOOSE, "split 'test' has no documents"),
-        (changed("label", "so-so", document_id="f"), LOOSE, "document 'f' .* 'so-so'"),
-        (changed("label", None, document_id="b"), LOOSE, "document 'b' has the label None"),
-        (DOCUMENTS, BaselineOptions(min_df=5), "4 training documents .* min_df = 5"),
-        (DOCUMENTS.with_columns(text=pl.lit("…")), LOOSE, "min_df = 1"),
+        (TOKENS.filter((pl.col("split") != "train") | (pl.col("label") == "pos")), ["pos"], {}, "two classes"),
+        (TOKENS, ["neg", "so"], {}, "'pos'"),
+        (TOKENS, [*CLASSES, "so"], {}, "'so'"),
+        (TOKENS, CLASSES, {"min_df": 41}, "min_df = 41"),
     ],
 )
-def test_what_cannot_be_learned_is_said(documents: pl.DataFrame, options: BaselineOptions, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        _train(documents, options=options)
+def test_what_cannot_be_learned_is_said(
+    tokens: pl.DataFrame, classes: list[str], options: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(DataError, match=named):
+        train_baseline(tokens, LEXICON, SPLIT, classes, BaselineOptions(**options))
+
+
+def test_a_split_without_documents_is_said() -> None:
+    bundle, _ = train_baseline(TOKENS.filter(split="train"), LEXICON, SPLIT, CLASSES, BaselineOptions(c=1.0))
+    with pytest.raises(DataError, match="'test'"):
+        predict_split(TOKENS.filter(split="train"), LEXICON, bundle)
 
 
 def test_a_fit_that_was_cut_off_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        _, costs = _train(options=BaselineOptions(min_df=1, max_iterations=1))
-    assert costs["iterations"] == 1
+        bundle, _ = train_baseline(TOKENS, LEXICON, SPLIT, CLASSES, BaselineOptions(c=300.0, max_iterations=1))
+    assert bundle.metrics["iterations"] == 1
     assert "max_iterations = 1" in caplog.text
 
 
-@pytest.mark.parametrize("options", [{"ngrams": (2, 1)}, {"ngrams": (0, 1)}, {"mindf": 2}])
+@pytest.mark.parametrize("options", [{"ngrams": (2, 1)}, {"ngrams": (0, 1)}, {"mindf": 2}, {"c": 0.0}])
 def test_settings_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(options))):
         BaselineOptions.model_validate(options)

@@ -18,19 +18,15 @@ from embedline.pipelines.text.classifier import (
     TextClassifier,
     class_probabilities,
     load_classifier,
-    predict_split,
     read_documents,
 )
 from embedline.pipelines.text.classifier_batches import ClassifierBatches, pad
+from embedline.pipelines.text.ensemble import predict_split
 from embedline.pipelines.text.language_model import load_language_model
 from embedline.pipelines.text.lm_batches import Corpus
+from embedline.pipelines.text.occlusion import estimate_ensemble_occlusion, estimate_occlusion, log_odds
 from embedline.pipelines.text.options import EncoderOptions, Rates, StageTraining
-from embedline.pipelines.text.predict import (
-    Predictor,
-    estimate_ensemble_occlusion,
-    estimate_occlusion,
-    log_odds,
-)
+from embedline.pipelines.text.predict import Predictor
 from embedline.training import train as loop
 from embedline.training.device import make_accelerator
 from embedline.training.model_file import ModelBundle
@@ -273,9 +269,9 @@ def test_a_loaded_bundle_predicts_what_the_network_did() -> None:
     network, words, tokens, classes = load_classifier(bundle)
     assert not network.training
     assert (words, tokens.rules, classes) == (VOCABULARY, "ulmfit", CLASSES)
-    assert predict_split(IDS, bundle).equals(predict_split(IDS, classifier()[0]))
+    assert predict_split(IDS, bundle)[0].equals(predict_split(IDS, classifier()[0])[0])
     old = ModelBundle(bundle.kind, bundle.config, bundle.encoder, bundle.member(0))  # without the number of a member
-    assert predict_split(IDS, old).equals(predict_split(IDS, bundle))
+    assert predict_split(IDS, old)[0].equals(predict_split(IDS, bundle)[0])
 
 
 def test_bundles_of_the_other_kind_and_documents_that_cannot_be_predicted_are_refused() -> None:
@@ -297,7 +293,7 @@ def test_bundles_of_the_other_kind_and_documents_that_cannot_be_predicted_are_re
 def test_predictions_name_the_most_probable_class_of_each_document_in_its_order() -> None:
     bundle = classifier()[0]
     documents = IDS.filter(pl.col("split") == "test")
-    found = predict_split(IDS, bundle)
+    found = predict_split(IDS, bundle)[0]
     assert found.columns == ["document_id", "label", "predicted", "confidence", "p_neg", "p_pos"]
     assert found.schema["p_pos"] == found.schema["confidence"] == pl.Float64
     assert found.select("document_id", "label").equals(documents.select("document_id", "label"))
@@ -309,7 +305,7 @@ def test_predictions_name_the_most_probable_class_of_each_document_in_its_order(
         assert [row["p_neg"], row["p_pos"]] == pytest.approx(expected, rel=1e-5)
         assert row["confidence"] == max(row["p_neg"], row["p_pos"])
         assert row["predicted"] == CLASSES[int(row["p_pos"] > row["p_neg"])]
-    again = predict_split(IDS.sample(fraction=1.0, shuffle=True, seed=1), bundle).sort("document_id")
+    again = predict_split(IDS.sample(fraction=1.0, shuffle=True, seed=1), bundle)[0].sort("document_id")
     assert again["p_pos"].to_list() == pytest.approx(found.sort("document_id")["p_pos"].to_list(), rel=1e-5)
 
 
@@ -345,8 +341,9 @@ def test_a_predictor_reads_one_member_or_several() -> None:
     assert explained["exact"].all()
     without = DOCUMENT.copy()
     without[1] = VOCABULARY.unknown
-    label = int(predictor.probabilities([DOCUMENT])[0].argmax())
-    change = -np.diff(log_odds(predictor.probabilities([DOCUMENT, without]), label))[0]
+    documents = [VOCABULARY.words(ids) for ids in (DOCUMENT, without)]
+    label = int(predictor.probabilities(documents)[0].argmax())
+    change = -np.diff(log_odds(predictor.probabilities(documents), label))[0]
     assert explained["influence"][0] == pytest.approx(change, rel=1e-6)
 
 

@@ -205,7 +205,12 @@ def test_documents_that_cannot_be_split_are_named(frame: pl.DataFrame, fraction:
         assign_splits(frame, SplitOptions(validation=fraction))
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
-def test_fractions_lie_between_none_and_all(fraction: float) -> None:
+def test_a_fraction_of_zero_holds_nothing_out() -> None:
+    frame = documents({"a": 3, "b": 1})
+    assert assign_splits(frame, SplitOptions(validation=0.0)).to_list() == frame["split"].to_list()
+
+
+@pytest.mark.parametrize("fraction", [1.0, -0.1])
+def test_fractions_are_below_all(fraction: float) -> None:
     with pytest.raises(ValueError, match="validation"):
         SplitOptions(validation=fraction)

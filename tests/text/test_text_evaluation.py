@@ -35,8 +35,16 @@ OURS = prediction_frame(DOCUMENTS, np.array([[0.2, 0.8], [0.9, 0.1], [0.3, 0.7],
 THEIRS = prediction_frame(DOCUMENTS, np.array([[0.7, 0.3], [0.6, 0.4], [0.4, 0.6], [0.4, 0.6]]), CLASSES)
 
 
-def compare(ours: pl.DataFrame, theirs: pl.DataFrame = THEIRS, **settings: Any) -> dict[str, Any]:
-    return evaluate(ours, theirs, CLASSES, **{"options": ReportOptions(), "classifier": {}, "baseline": {}} | settings)
+def long_frame(**members: pl.DataFrame) -> pl.DataFrame:
+    """Predictions of members as one frame."""
+    return pl.concat(
+        frame.select("document_id", "p_neg", "p_pos", member=pl.lit(name)) for name, frame in members.items()
+    )
+
+
+def compare(ours: pl.DataFrame, theirs: pl.DataFrame = THEIRS, n_bins: int = 15, **seconds: float) -> dict[str, Any]:
+    options = ReportOptions(calibration_bins=n_bins)
+    return evaluate(ours, long_frame(baseline=theirs, same=ours), CLASSES, options, seconds)
 
 
 def test_predictions_stand_beside_the_labels_and_back() -> None:
@@ -69,9 +77,8 @@ BARE = DOCUMENTS.with_columns(label=pl.lit(None, dtype=pl.String))
         (lambda: class_codes(BARE, CLASSES), "document 'd' has the label None"),
         (lambda: class_codes(DOCUMENTS, ["neg", "pos", "neg"]), "twice"),
         (lambda: compare(SPOILT), "row 1 .* not a number"),
-        (lambda: compare(OURS, classifier={"accuracy": 0.99}), "classifier already have 'accuracy'"),
         (lambda: compare(OURS, THEIRS[:3]), "only the classifier predicts document 'a': 1 such"),
-        (lambda: compare(OURS[1:]), "only the baseline predicts document 'd'"),
+        (lambda: compare(OURS[1:], THEIRS), "only the baseline predicts document 'd'"),
         (lambda: compare(OURS, pl.concat([THEIRS, THEIRS[:1]])), "baseline predicts document 'd' more than once"),
         (lambda: mistakes(OURS, DOCUMENTS[:1], THEIRS, ReportOptions()), "document 'a' .* no text"),
     ],
@@ -81,30 +88,54 @@ def test_predictions_that_do_not_fit_are_refused(compute: Callable[[], Any], mes
         compute()
 
 
-def test_losing_to_the_baseline_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_model_is_compared_with_each_member(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        metrics = compare(OURS, THEIRS.reverse(), classifier={"epochs": 3}, baseline={"seconds": 1.5})
-    assert (metrics["classifier"]["accuracy"], metrics["baseline"]["accuracy"]) == (0.25, 0.5)
-    assert metrics["beats_baseline"] is False
+        metrics = compare(OURS, THEIRS.reverse(), baseline=1.5)
+    assert metrics["classifier"]["accuracy"] == 0.25
     assert metrics["classifier"]["confusion"]["counts"] == [[0, 2], [1, 1]]
-    assert metrics["baseline"]["confusion"]["counts"] == [[1, 1], [1, 1]]
-    assert (metrics["classifier"]["epochs"], metrics["baseline"]["seconds"]) == (3, 1.5)
+    member = metrics["members"]["baseline"]
+    assert (member["accuracy"], member["seconds"]) == (0.5, 1.5)
+    ours, theirs = np.log([0.2, 0.1, 0.7, 0.1]), np.log([0.7, 0.4, 0.6, 0.4])
+    assert member["log_loss"] == pytest.approx(-theirs.mean())
+    # Confidences 0.7, 0.6, 0.6, 0.6 of which the first and the third are right, in bins of 1/15.
+    assert member["calibration_error"] == pytest.approx((0.3 + 3 * abs(0.6 - 1 / 3)) / 4)
+    differences = {name: found["difference"] for name, found in member["differences"].items()}
+    assert differences == {"accuracy": -0.25, "log_loss": pytest.approx((theirs - ours).mean())}
+    assert {name: found["difference"] for name, found in metrics["members"]["same"]["differences"].items()} == {
+        "accuracy": 0.0,
+        "log_loss": 0.0,
+    }
+    assert "seconds" not in metrics["members"]["same"] and "same" in metrics["no_difference"]
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warnings == ["The classifier (accuracy 0.2500) does not beat its baseline (0.5000) on 4 test documents"]
 
 
-def test_beating_the_baseline_is_no_warning_and_a_tie_no_win(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert compare(THEIRS, OURS)["beats_baseline"] is True
-        assert not caplog.records
-        assert compare(OURS, OURS)["beats_baseline"] is False
-    assert len(caplog.records) == 1
+def many(p_right: float, n: int = 400) -> pl.DataFrame:
+    """Predictions of which the share 3/4 is right, with the probability ``p_right`` of the right class."""
+    rows = [{"document_id": str(row), "label": CLASSES[row % 2]} for row in range(n)]
+    right = np.where(np.arange(n) % 4 < 3, p_right, 1 - p_right)
+    positive = np.where(np.arange(n) % 2 == 1, right, 1 - right)
+    return prediction_frame(pl.DataFrame(rows), np.stack([1 - positive, positive], axis=1), CLASSES)
+
+
+def test_better_and_worse_are_said_only_outside_of_chance(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        metrics = compare(many(0.75), many(0.95))  # calibrated against overconfident: the same classes
+    verdicts = {name: found["verdict"] for name, found in metrics["members"]["baseline"]["differences"].items()}
+    assert verdicts == {"accuracy": "no difference", "log_loss": "better"}
+    assert (metrics["beaten_by"], metrics["no_difference"]) == ([], ["same"])
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [": better" in message for message in caplog.messages] == [False, True, False, False]
+    worse = compare(many(0.95), many(0.75))
+    assert worse["beaten_by"] == ["baseline"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "log_loss" in warning and "baseline" in warning and ": worse" in warning
+    barely = compare(OURS, THEIRS)  # four documents say nothing about accuracy
+    assert barely["members"]["baseline"]["differences"]["accuracy"]["verdict"] == "no difference"
 
 
 def test_the_bins_of_the_report_are_used() -> None:
-    metrics = compare(OURS, options=ReportOptions(calibration_bins=1))
-    assert list(metrics) == ["classifier", "baseline", "beats_baseline"]
+    metrics = compare(OURS, n_bins=1)
+    assert list(metrics) == ["classifier", "members", "beaten_by", "no_difference"]
     assert metrics["classifier"]["calibration"] == [
         {"lower": 0.0, "upper": 1.0, "count": 4, "confidence": pytest.approx(0.825), "accuracy": 0.25}
     ]

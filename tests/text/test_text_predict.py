@@ -1,6 +1,7 @@
 """Predictions and explanations of a classifier whose log-odds are a sum over words: influences are known exactly."""
 
 import dataclasses
+import itertools
 import logging
 import types
 from collections.abc import Sequence
@@ -18,18 +19,9 @@ from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
 from embedline.pipelines.text.classifier import TextClassifier
 from embedline.pipelines.text.generation import load_bundle
+from embedline.pipelines.text.occlusion import EMBEDDING, estimate_by_windows, estimate_occlusion, log_odds, occlude
 from embedline.pipelines.text.options import EncoderOptions, PredictionOptions
-from embedline.pipelines.text.predict import (
-    EMBEDDING,
-    Predictor,
-    estimate_occlusion,
-    excerpt,
-    locate_words,
-    log_odds,
-    occlude,
-    readable_words,
-    strongest_words,
-)
+from embedline.pipelines.text.predict import Predictor, excerpt, locate_words, readable_words, strongest_words
 from embedline.pipelines.text.tokenizer import TokenOptions
 
 WORDS = words_of("good", "bad", "the", "film", "!", "great")
@@ -47,15 +39,15 @@ class Classifier:
         self.documents = 0
         self.lengths: set[int] = set()
 
-    def __call__(self, documents: Sequence[NDArray[np.integer]]) -> NDArray[np.float64]:
+    def __call__(self, documents: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         self.documents += len(documents)
-        self.lengths |= {len(ids) for ids in documents}
-        odds = np.array([self.weights[ids].sum() for ids in documents])
+        self.lengths |= {len(tokens) for tokens in documents}
+        odds = np.array([self.weights[WORDS.ids(tokens)].sum() for tokens in documents])
         return np.exp(-np.logaddexp(0.0, np.stack([odds, -odds], axis=1)))
 
-    def estimate(self, ids: NDArray[np.integer], label: int) -> NDArray[np.float64]:
+    def estimate(self, tokens: Sequence[str], label: int) -> NDArray[np.float64]:
         """Correct order, wrong size."""
-        return 0.5 * self.weights[ids] * (1 if label == 1 else -1)
+        return 0.5 * self.weights[WORDS.ids(tokens)] * (1 if label == 1 else -1)
 
 
 @pytest.fixture
@@ -130,6 +122,12 @@ class TestPredict:
             predictor.predict(["good"])
 
 
+def either(documents: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    """Two classes; what counts is whether ``a`` and ``b`` are there."""
+    odds = np.array([3.0 * ("a" in tokens) + 2.0 * ("b" in tokens) for tokens in documents])
+    return np.stack([1 / (1 + np.exp(odds)), 1 / (1 + np.exp(-odds))], axis=1)
+
+
 class TestExplain:
     def test_influences_are_the_weights(self, predictor: Predictor) -> None:
         frame = predictor.explain("xxmaj the film zorgon xxup good bad xxrep 4 !")
@@ -169,13 +167,32 @@ class TestExplain:
         assert classifier.lengths == {100_001, 50}
         assert frame.filter(pl.col("word") == "good")["influence"].to_list() == pytest.approx([1.5] * 10, abs=1e-9)
 
+    def test_both_ends_of_a_long_text_are_explained_where_a_network_reads_backward(
+        self, predictor: Predictor, classifier: Classifier
+    ) -> None:
+        both = dataclasses.replace(predictor, pooled_tokens=3, both_ends=True)
+        frame = both.explain("bad the film film film good great")
+        assert classifier.lengths == {8, 6}
+        assert frame["position"].to_list() == [1, 2, 5, 6, 7]
+        assert frame["influence"].to_list() == pytest.approx([-2.0, 0.01, -0.02, 1.5, 3.0])
+        whole = dataclasses.replace(both, pooled_tokens=6).explain("bad the film film film good great")
+        assert whole["position"].to_list() == [1, 2, 3, 4, 5, 6, 7]
+
     def test_of_two_words_that_say_the_same_neither_counts(self) -> None:
-        def either(documents: Sequence[NDArray[np.integer]]) -> NDArray[np.float64]:
-            odds = np.array([3.0 * (7 in ids) + 2.0 * (8 in ids) for ids in documents])
+        found = occlude(either, ["a", "c", "a", "b"], [0, 1, 2, 3], label=1, unknown="?")
+        assert found == {0: 0.0, 1: 0.0, 2: 0.0, 3: pytest.approx(2.0)}
+
+    def test_windows_find_words_and_pairs_of_them_in_rows_of_length_one(self) -> None:
+        weights = {"a": 3.0, "b": -2.0, "x": 0.01, "a b": 1.0}
+
+        def linear(documents: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+            ngrams = [[*tokens, *map(" ".join, itertools.pairwise(tokens))] for tokens in documents]
+            odds = np.array([sum(weights.get(one, 0.0) for one in row) / np.sqrt(len(row)) for row in ngrams])
             return np.stack([1 / (1 + np.exp(odds)), 1 / (1 + np.exp(-odds))], axis=1)
 
-        found = occlude(either, np.array([7, 9, 7, 8]), [0, 1, 2, 3], label=1, unknown=0)
-        assert found == {0: 0.0, 1: 0.0, 2: 0.0, 3: pytest.approx(2.0)}
+        tokens = [*"xxxxxxxxx", "a", *"xxxxxxxxxx", *"ab", *"xxxxxx"]
+        exact = occlude(linear, tokens, [*range(len(tokens))], label=1, unknown="?")
+        np.testing.assert_allclose(estimate_by_windows(linear, "?", tokens, 1), [*exact.values()], atol=0.05)
 
 
 class TestFirstOrder:

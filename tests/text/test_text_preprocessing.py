@@ -10,6 +10,7 @@ from embedline.pipelines.text.preprocessing import (
     dl1_text,
     fix_references,
     lower_capitals,
+    lower_unicode_capitals,
     mark_repeated_words,
     mark_repeats,
     space_signs,
@@ -177,3 +178,16 @@ def test_specials_have_their_ids() -> None:
     assert RULES["dl1"].specials == ("<unk>", "<pad>", "<eos>")
     assert (RULES["ulmfit"].min_freq, RULES["ulmfit"].max_size) == (3, 60_000)
     assert (RULES["dl1"].min_freq, RULES["dl1"].max_size) == (10, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "lowered"),
+    [
+        ("Über GRÖSSE é É Ёлка", "xxmaj über xxup grösse é é xxmaj ёлка"),
+        ("McDonald's (Great) A1 B. 电影 ß", "McDonald's (Great) xxup a1 xxup b. 电影 ß"),
+    ],
+)
+def test_capitals_of_all_scripts(text: str, lowered: str) -> None:
+    assert lower_unicode_capitals(text) == lowered
+    ascii_only = text.encode("ascii", "ignore").decode()
+    assert lower_unicode_capitals(ascii_only) == lower_capitals(ascii_only)

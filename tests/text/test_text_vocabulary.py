@@ -68,8 +68,13 @@ def test_specials_then_frequency_then_string_and_limits(tokens: Frames) -> None:
 
 
 def test_presets_bring_their_limits(tokens: Frames) -> None:
-    vocabulary = fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions())
-    assert (vocabulary.min_freq, vocabulary.max_size, vocabulary.tokens) == (10, None, SPECIALS)
+    twice = pl.concat([tokens[0], tokens[0].with_columns(document_id="again " + pl.col("document_id"))])
+    vocabulary = fit_vocabulary(twice, tokens[1], SPLIT, "dl1", VocabularyOptions())
+    assert (vocabulary.min_freq, vocabulary.max_size) == (10, None)
+    fitted_on = twice.filter(assign_splits(twice, SPLIT).is_in(["train", "unlabelled"]))["tokens"].explode()
+    counts = dict(zip(tokens[1]["token"], np.bincount(fitted_on, minlength=len(tokens[1])), strict=True))
+    assert {*vocabulary.tokens} == {*SPECIALS} | {word for word, count in counts.items() if count >= 10}
+    assert "all" in vocabulary and "w0" not in vocabulary
     frames = tokenize_documents(documents(), TokenOptions(workers=1))
     vocabulary = fit_vocabulary(*frames, SPLIT, "ulmfit", VocabularyOptions())
     assert (vocabulary.min_freq, vocabulary.max_size) == (3, 60_000)
@@ -105,7 +110,7 @@ def _fields() -> dict[str, object]:
 
 def test_json_round_trip_and_ids_both_ways() -> None:
     vocabulary = Vocabulary.model_validate(_fields())
-    again = load_vocabulary(json.loads(vocabulary.model_dump_json()), "dl1")
+    again = load_vocabulary(json.loads(vocabulary.model_dump_json()), TokenOptions(rules="dl1"))
     assert again == vocabulary
     ids = again.ids(["b", "zzz", "a", "<eos>"])
     assert ids.dtype == np.int64 and ids.tolist() == [4, 0, 3, 2]
@@ -133,10 +138,42 @@ def test_what_is_no_vocabulary_is_refused(change: dict[str, object], message: st
         load_vocabulary({**_fields(), **change})
 
 
+def test_another_language_is_refused(tokens: Frames) -> None:
+    german = fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions(min_freq=1), "de").model_dump(mode="json")
+    assert load_vocabulary(german, TokenOptions(rules="dl1", language="de")).language == "de"
+    with pytest.raises(DataError, match=r"language 'de'.* 'en'"):
+        load_vocabulary(german, TokenOptions(rules="dl1"))
+    old = Vocabulary.model_validate(_fields()).model_dump(mode="json")
+    del old["language"]
+    assert load_vocabulary(old).language == "en"
+
+
+def test_a_vocabulary_without_a_word_is_refused(tokens: Frames) -> None:
+    most = sum(number + 1 for number in range(8))  # no word is more frequent
+    with pytest.raises(DataError, match=rf"min_freq = {most} .* 7 times"):
+        fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions(min_freq=most))
+
+
+def test_many_unknown_tokens_are_said_and_nearly_all_are_refused(
+    tokens: Frames, caplog: pytest.LogCaptureFixture
+) -> None:
+    every = fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions(min_freq=1, include_test=True))
+    known = every.model_copy(update={"tokens": (*every.tokens, *held_out_words())})
+    numericalize(*tokens, Vocabulary.model_validate(known.model_dump()), SPLIT)
+    assert not caplog.records
+    # "tested all <eos>" and "tested <eos>": two of five tokens.
+    numericalize(*tokens, fit_vocabulary(*tokens, SPLIT, "dl1", VocabularyOptions(min_freq=1)), SPLIT)
+    assert "40% of the split 'test'" in caplog.text and "'train'" not in caplog.text
+    fields = _fields() | {"tokens": (*SPECIALS, "foreign")}
+    no_end = tokens[0].with_columns(pl.col("tokens").list.slice(0, pl.col("tokens").list.len() - 1))
+    with pytest.raises(DataError, match=r"100% .* 'train' .* 4 words"):
+        numericalize(no_end, tokens[1], Vocabulary.model_validate(fields), SPLIT)
+
+
 def test_other_rules_are_refused(tokens: Frames) -> None:
     vocabulary = Vocabulary.model_validate(_fields())
     with pytest.raises(DataError, match=r"'dl1'.* 'ulmfit'"):
-        load_vocabulary(vocabulary.model_dump(), "ulmfit")
+        load_vocabulary(vocabulary.model_dump(), TokenOptions(rules="ulmfit"))
     others = tokenize_documents(documents(), TokenOptions(workers=1))
     with pytest.raises(DataError, match=r"no '<eos>'.* 'dl1'"):
         numericalize(*others, vocabulary, SPLIT)

@@ -1,4 +1,4 @@
-"""``recommend``: the stored ratings models at the command line, without a run and without MLflow."""
+"""``recommend``: the stored rankers at the command line, without a run and without MLflow."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from kedro_incremental.cli import params_option
 if TYPE_CHECKING:
     import polars as pl
 
-    from embedline.pipelines.ratings.learner import RatingModel
+    from embedline.pipelines.ratings.ranking import Recommender
 
 SHOWN_MATCHES = 3  # titles that a text fits, in a message
 
@@ -41,7 +41,9 @@ def recommend(
     env: str | None,
     params: dict[str, Any],
 ) -> None:
-    """Show the best items for USER with the newest model of SOURCE, such as movielens; none that the user has rated.
+    """Show the best items for USER with the newest ranker of SOURCE, such as movielens; none that the user has rated.
+
+    The score orders the items; beside it stands the rating that the user would give.
 
     A new user is known by --rated alone: `embedline recommend movielens --rated "Star Wars=5" --rated "Fargo=2"`.
     """
@@ -52,62 +54,83 @@ def recommend(
     from embedline.commands.text_files import typed
 
     user, rated = None if user is None else typed(user), tuple(map(typed, rated))
-    bundle, name = load_bundle(source, "model", version, env, params)
-    from embedline.pipelines.ratings.learner import load_model
-
-    try:
-        model = load_model(bundle)
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error
+    bundle, name = load_bundle(source, "ranker", version, env, params)
     catalog = open_catalog(env, params)
+    recommender, encoded = _recommender(bundle, catalog, source, name, user)
     items = load_stored(catalog, f"{source}.items")
     if user is not None:
-        found = _for_known(model, catalog, source, user, k, items, name)
+        found = _for_known(recommender, encoded, user, k, items, name)
     else:
-        found = _for_new(model, rated, k, items, read_parameters(source, env, params))
+        found = _for_new(recommender, rated, k, items, read_parameters(source, env, params))
     show_frame(found, name)
 
 
+def _recommender(
+    bundle: Any, catalog: Any, source: str, name: str, user: str | None
+) -> tuple["Recommender", "pl.DataFrame | None"]:
+    """The ranker, with the rating model where one is stored; for a known user also the ratings that it learned from."""
+    from embedline.pipelines.ratings.learner import load_model
+    from embedline.pipelines.ratings.ranking import RATING_RANKER, load_ranker
+
+    try:
+        stored = load_stored(catalog, f"{source}.model")
+        model = None if stored is None else load_model(stored)
+        recommender = load_ranker(bundle, None, model)
+        encoder = recommender.encoder
+        if recommender.kind == RATING_RANKER and (model is None or model.encoder != encoder):
+            raise DataError(f"it ranks by {source}.model, which was not made with it: run {source} again")
+        if user is None:
+            return recommender, None
+        encoded = load_stored(catalog, f"{source}.encoded")
+        if encoded is None:
+            raise DataError(
+                f"there is no {source}.encoded, which holds the ratings of user {user!r}: run {source} again"
+            )
+        if encoded["user_row"].max() > len(encoder.users) or encoded["item_row"].max() > len(encoder.items):
+            raise DataError(f"{source}.encoded was not made for it: leave --version out, or run {source} again")
+        return load_ranker(bundle, encoded, model), encoded
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+
+
 def _for_known(
-    model: "RatingModel", catalog: Any, source: str, user: str, k: int, items: Any, name: str
+    recommender: "Recommender", encoded: "pl.DataFrame | None", user: str, k: int, items: Any, name: str
 ) -> "pl.DataFrame":
-    """Best items of a user that the model knows, by the vector of the user."""
+    """Best items of a user that the ranker knows, by the user's training ratings."""
     from embedline.pipelines.ratings.options import RecommendationOptions
     from embedline.pipelines.ratings.recommend import recommend as best_items
 
+    assert encoded is not None
+    users = recommender.encoder.users
     known: Any = user
-    if isinstance(model.encoder.users[0], int):
+    if isinstance(users[0], int):
         known = int(user) if user.lstrip("-").isdigit() else None
-    if known not in set(model.encoder.users):
+    if known not in set(users):
         raise DataError(f"{name} does not know user {user!r}; a new user needs --rated ITEM=RATING")
-    encoded = load_stored(catalog, f"{source}.encoded")  # for what the user has rated
-    if encoded is None:
-        raise DataError(f"there is no {source}.encoded, which holds the ratings of user {user!r}: run {source} again")
-    if encoded["user_row"].max() > len(model.encoder.users) or encoded["item_row"].max() > len(model.encoder.items):
-        raise DataError(f"{source}.encoded was not made for {name}: leave --version out, or run {source} again")
-    return best_items(encoded, model, RecommendationOptions(k=k, users=(known,)), items).drop("user")
+    return best_items(encoded, recommender, RecommendationOptions(k=k, users=(known,)), items).drop("user")
 
 
 def _for_new(
-    model: "RatingModel", rated: Sequence[str], k: int, items: Any, parameters: dict[str, Any]
+    recommender: "Recommender", rated: Sequence[str], k: int, items: Any, parameters: dict[str, Any]
 ) -> "pl.DataFrame":
-    """Best items of a new user, folded in from the ratings of ``--rated``."""
+    """Best items of a new user by the ratings of ``--rated``, without training."""
     import numpy as np
 
     from embedline.pipelines.ratings.encoder import named_items
     from embedline.pipelines.ratings.options import FoldInOptions, Penalty
     from embedline.pipelines.ratings.recommend import recommend_for_ratings
 
-    titles = named_items(model.encoder, items)["title"].to_list()
+    encoder = recommender.encoder
+    titles = named_items(encoder, items)["title"].to_list()
     rows, ratings = [], []
     for one in rated:
         text, _, value = one.rpartition("=")
-        ratings.append(_rating(value if text else "", one, model.encoder.rating_range))
-        rows.append(find_item(text.strip(), model.encoder.items, titles))
+        ratings.append(_rating(value if text else "", one, encoder.rating_range))
+        rows.append(find_item(text.strip(), encoder.items, titles))
     if twice := [one for one, row in zip(rated, rows, strict=True) if rows.count(row) > 1]:
         raise DataError(f"--rated {twice[1]!r}: this item is rated already, as {twice[0]!r}")
     return recommend_for_ratings(
-        model,
+        recommender,
         np.array(rows),
         np.array(ratings),
         k,

@@ -21,6 +21,7 @@ from embedline.pipelines.report.pipeline import TAG
 from embedline.spark import configure, flatten, require_spark
 
 logger = logging.getLogger(__name__)
+results = logging.getLogger("embedline.results")  # what it logs is shown without --verbose
 
 # A run that was narrowed by one of these did not go the whole way from the source to the service.
 NARROWED = {
@@ -171,5 +172,5 @@ def _publish(source: str, catalog: Any, env: str) -> None:
     )
     version = f"{champion.name} version {published.version.number}"
     is_now = "is the champion" if published.is_champion else "is not the champion"
-    logger.info("%s (%s) %s: %s", version, "new" if published.is_new else "known", is_now, published.reason)
+    results.info("%s (%s) %s: %s", version, "new" if published.is_new else "known", is_now, published.reason)
     mlflow.set_tags({f"{source}.published": f"{version} {is_now}: {published.reason}"[:5000]})

@@ -1,6 +1,7 @@
-"""Pairs of a user and an item in, the predicted ratings out: the factor models as a service."""
+"""Pairs of a user and an item in, predicted ratings and scores to rank by out: the ratings models as a service."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,26 +9,36 @@ import pandas as pd
 import polars as pl
 from numpy.typing import NDArray
 
-from embedline.pipelines.ratings.contract import TEST, RatingColumns, RatingSplit, assign_splits, subset
+from embedline.errors import DataError
+from embedline.pipelines.ratings.contract import TEST, TRAIN, RatingColumns, RatingSplit, assign_splits, subset
 from embedline.pipelines.ratings.encoder import UNKNOWN, RatingsEncoder
-from embedline.pipelines.ratings.learner import load_model, rating_metrics
+from embedline.pipelines.ratings.learner import RatingModel, load_model, rating_metrics
 from embedline.pipelines.ratings.options import Id
+from embedline.pipelines.ratings.ranking import KIND, Recommender, load_ranker
+from embedline.pipelines.ratings.ranking_metrics import BLOCK_SCORES
 from embedline.serving.columns import InputColumn, Kind, require_columns, typed_values
 from embedline.serving.service import Score, Service
 from embedline.training.model_file import ModelBundle
 
-PREDICTED = "predicted"
+PREDICTED, SCORE = "predicted", "score"
+RANKER = "ranker."  # of the ranker's weights among those of the model; the others start with a member's number
+RATED = "rated"  # table of the training ratings, which the ranker scores
 
 
 class RatingsService:
-    """The rating that each user would give to each item, as the batch prediction has it.
+    """The rating that each user would give to each item, and the score of the item for the user by the ranker.
+
+    Items are to be recommended to a user by the score, the highest first, as in ``<source>.recommendations``: the
+    rating says how much an item would be liked, not whether it would be chosen. A service without a ranker has none.
 
     A user or an item that only the frames of users and items describe is known by its features; an unknown one
     gets the mean and the bias of the known item or user. In both columns whole numbers may come as ``3`` or ``3.0``.
     """
 
     def __init__(self, service: Service) -> None:
-        self._model = load_model(service.bundle)
+        weights = {name: value for name, value in service.bundle.weights.items() if not name.startswith(RANKER)}
+        self._model = load_model(replace(service.bundle, weights=weights))
+        self._recommender = _recommender(service, self._model) if "ranker" in service.settings else None
         encoder = self._model.encoder
         self._columns = service.columns
         # Looked up in a dictionary: the encoder would build its own table for each request.
@@ -37,14 +48,19 @@ class RatingsService:
         }
 
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Column ``predicted``: a rating within the range of ratings.
+        """Columns ``predicted``, a rating within the range of ratings, and ``score``.
+
+        An unknown user is scored by popularity; an unknown item has the user's lowest score.
 
         Raises:
             DataError: if a column is missing, or an id is missing or of another type than those of the training.
         """
         require_columns(rows, self._columns)
         found = [_look_up(rows[name], known) for name, known in self._rows.items()]
-        return pd.DataFrame({PREDICTED: self._model.predict(*found)})
+        answers = {PREDICTED: self._model.predict(*found)}
+        if self._recommender is not None:
+            answers[SCORE] = pair_scores(self._recommender, *found)
+        return pd.DataFrame(answers)
 
     def measure(self, answers: pd.DataFrame, actual: pd.Series) -> Score:
         """Mean squared error, the metric in ``<source>.metrics``; ``actual`` holds the ratings."""
@@ -52,16 +68,52 @@ class RatingsService:
         return Score(("mse",), metrics["mse"], "lower")
 
 
-def pack_ratings(bundle: ModelBundle) -> Service:
-    """The service of a stored ratings model."""
+def pair_scores(
+    recommender: Recommender, user_rows: NDArray[np.integer], item_rows: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Scores float64 [N] of pairs of rows; of an item row 0, or of an item that is not ranked, the user's lowest."""
+    users, places = np.unique(user_rows, return_inverse=True)
+    found = np.empty(len(user_rows), dtype=np.float64)
+    size = max(1, BLOCK_SCORES // len(recommender.encoder.items))
+    for start in range(0, len(users), size):
+        scores = recommender.scores(users[start : start + size])
+        least = np.where(np.isfinite(scores), scores, np.inf).min(axis=1)
+        inside = np.flatnonzero((places >= start) & (places < start + size))
+        own = places[inside] - start
+        values = scores[own, np.maximum(item_rows[inside], 1) - 1]
+        found[inside] = np.where((item_rows[inside] > UNKNOWN) & np.isfinite(values), values, least[own])
+    return found
+
+
+def pack_ratings(
+    bundle: ModelBundle, ranker: ModelBundle | None = None, encoded: pl.DataFrame | None = None
+) -> Service:
+    """The service of a stored ratings model.
+
+    Args:
+        ranker: of the recommendations, with the encoder of the model.
+        encoded: the ratings that both were fitted on; needed with ``ranker``.
+
+    Raises:
+        DataError: if model and ranker know other users or items.
+    """
     encoder = RatingsEncoder.model_validate(bundle.encoder)
     names = encoder.columns
     columns = ((names.user, encoder.users), (names.item, encoder.items))
+    settings: dict[str, Any] = {}
+    tables: dict[str, pl.DataFrame] = {}
+    if ranker is not None and encoded is not None:
+        if ranker.encoder != bundle.encoder:
+            raise DataError("the ranker and the model know other users or items: run both again")
+        settings = {"ranker": {"config": ranker.config}}
+        tables = {RATED: subset(encoded, TRAIN)}
+        own = {f"{RANKER}{name}": value for name, value in ranker.weights.items()}
+        bundle = replace(bundle, weights={**bundle.weights, **own})
     return Service(
         service="embedline.serving.ratings.RatingsService",
         bundle=bundle,
-        tables={},
-        settings={},
+        tables=tables,
+        settings=settings,
         columns=tuple(
             InputColumn(name=name, type="string" if isinstance(ids[0], str) else "long") for name, ids in columns
         ),
@@ -69,10 +121,17 @@ def pack_ratings(bundle: ModelBundle) -> Service:
     )
 
 
+def _recommender(service: Service, model: RatingModel) -> Recommender:
+    bundle = service.bundle
+    weights = {name.removeprefix(RANKER): one for name, one in bundle.weights.items() if name.startswith(RANKER)}
+    ranker = ModelBundle(KIND, service.settings["ranker"]["config"], bundle.encoder, weights)
+    return load_ranker(ranker, service.tables[RATED], model)
+
+
 def hold_out_ratings(ratings: Any, columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:
     """The ratings that the split holds out as a request has them, and the rating of each as ``actual``."""
     rows = subset(assign_splits(ratings, columns, split), TEST)
-    return rows.select(columns.user, columns.item, actual=pl.col(columns.rating).cast(pl.Float64))
+    return rows.select(columns.user, columns.item, actual=pl.col(columns.value).cast(pl.Float64))
 
 
 def _look_up(values: pd.Series, known: Mapping[Id, int]) -> NDArray[np.int32]:

@@ -31,6 +31,8 @@ from embedline.training.progress import Progress
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Monitor = Callable[[nn.Module], float]
 
+# Of a progress bar in 80 columns; it ends in spaces, which write over all that stood in its line.
+BAR = "{desc}: {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]{bar:-10b}"
 RECORDS_PER_TRAINING = 200  # how often the running loss is read back from the device, in all
 
 logger = logging.getLogger(__name__)
@@ -200,7 +202,8 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
     quiet = True if accelerator.shard.rank else None  # None: no bar where there is no terminal, but lines in the log
     lines = Progress(title, n_steps, "step", done=state.step, quiet=accelerator.shard.rank > 0)
     try:
-        with tqdm(total=n_steps, initial=state.step, desc=title, unit="step", position=position, disable=quiet) as bar:
+        shown: dict[str, Any] = {"desc": title, "position": position, "disable": quiet, "leave": False}
+        with tqdm(total=n_steps, initial=state.step, bar_format=BAR, **shown) as bar:
             while state.epoch < options.epochs and not (state.best and state.best.over):
                 # The order of an epoch is drawn anew, and again where the training goes on within it.
                 network.train()

@@ -13,6 +13,7 @@ from kedro.runner import SequentialRunner
 from embedline.pipelines.text.options import (
     ClassifierOptions,
     ClassifierTraining,
+    Directions,
     LanguageModelOptions,
     LanguageModelTraining,
     PretrainedOptions,
@@ -77,7 +78,8 @@ def test_it_reads_what_a_run_has_stored_and_leaves_rates_and_plots(
     roots = dict.fromkeys(("data_root", "tracking_root"), str(tmp_path))
     catalog, parameters = DataCatalog.from_config(configuration(**roots)["catalog"]), parameters_of(source)
     training = parameters[f"params:{source}.language_model_training"]
-    bundle, _ = nodes.train_language_model(ids, vocabulary, TokenOptions(rules="ulmfit"), LANGUAGE_MODEL, training)
+    tokens, directions = TokenOptions(rules="ulmfit"), Directions()
+    bundle, _ = nodes.train_language_model(ids, vocabulary, tokens, LANGUAGE_MODEL, training, directions)
     for name, value in ((f"{source}.ids", ids), (f"{source}.vocabulary", vocabulary)):
         catalog.save(name, value)
     catalog.save(language_model or f"{source}.language_model", bundle)
@@ -126,15 +128,32 @@ def test_the_parameters_of_the_project_are_what_the_trainings_take(environment: 
     language = LanguageModelTraining.model_validate(block["language_model_training"])
     classifier = ClassifierTraining.model_validate(block["classifier_training"])
     assert FinderOptions.model_validate(block["finder"]) == FinderOptions()
+    assert [*Directions.model_validate(block["directions"])] == ["forward", "backward"]
     assert (language.accumulate, language.decay, language.early_stopping) == (1, "decoupled", None)
     assert (classifier.accumulate, classifier.seeds, classifier.weights) == (1, (42,), None)
 
 
+def test_directions_can_be_given_at_the_command_line() -> None:
+    given: Any = {"imdb": {"directions": "forward"}}  # --params imdb.directions=forward
+    block = configuration(**given)["parameters"]["imdb"]
+    assert [*Directions.model_validate(block["directions"])] == ["forward"] and block["classes"] == ["neg", "pos"]
+
+
 def test_the_plot_of_an_ensembles_training_goes_from_member_to_member() -> None:
     steps = {"step": [1, 2, 1, 2], "epoch": [0.5, 1.0, 0.5, 1.0], "lr": [0.1] * 4, "train_loss": [3.0, 2.0, 3.5, 1.0]}
-    history = pl.DataFrame({"member": [0, 0, 1, 1], "stage": [0] * 4, **steps})
+    history = pl.DataFrame({"member": [0, 0, 1, 1], "stage": [0] * 4, "direction": ["forward"] * 4, **steps})
     figure = nodes.plot_training(history)
     assert [note.text for note in figure.layout.annotations] == ["member 1", "member 2"]
+    both = history.with_columns(direction=pl.Series(["forward"] * 2 + ["backward"] * 2))
+    names = [note.text for note in nodes.plot_training(both).layout.annotations]
+    assert names == ["forward", "backward"]
+    assert [note.text for note in nodes.plot_language_model(both.drop("stage")).layout.annotations] == names
+    four = pl.concat([both, both.with_columns(member=pl.col("member") + 2)]).sort(
+        pl.col("direction") == "backward", maintain_order=True
+    )
+    four = four.with_columns(member=pl.Series([0, 0, 1, 1, 2, 2, 3, 3]))
+    names = [note.text for note in nodes.plot_training(four).layout.annotations]
+    assert names == ["forward 1", "forward 2", "backward 1", "backward 2"]
     assert list(figure.data[0].x) == [0.5, 1.0, 1.5, 2.0]
     one = nodes.plot_training(history.head(2).with_columns(stage=pl.Series([0, 1])))
     assert [note.text for note in one.layout.annotations] == ["stage 1", "stage 2"]

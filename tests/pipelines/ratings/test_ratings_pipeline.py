@@ -20,6 +20,7 @@ from embedline.pipelines.ratings.options import (
     FeatureOptions,
     FoldInOptions,
     Penalty,
+    RankerOptions,
     RankingOptions,
     RatingNetwork,
     RatingRange,
@@ -47,6 +48,7 @@ SETTINGS: dict[str, Any] = {
     "cold_start": ColdStartOptions(given=(1, 3), fraction=0.2),
     "fold_in": FoldInOptions(),
     "recommendation": RecommendationOptions(k=4, users="all", neighbours=3),
+    "rankers": RankerOptions(als={"factors": 4, "penalty": 1.0}),
     "report": RatingReport(biases=3, map_items=8, crosstab=5),
     "cross_validation": CrossValidationOptions(column="fold"),
 }
@@ -97,7 +99,8 @@ def _run(engine: str) -> dict[str, Any]:
 
 def test_artifacts_have_the_names_of_the_catalog() -> None:
     assert set(_run("polars")) == {
-        *("encoder", "encoded", "learning_rates", "model", "history", "predictions", "metrics", "cold_start"),
+        *("encoder", "encoded", "learning_rates", "model", "ranker", "history", "predictions", "metrics"),
+        "cold_start",
         *("biases", "neighbours", "recommendations"),
         *("training_plot", "learning_rate_plot", "error_plot", "cold_start_plot"),
         *("bias_plot", "map_plot", "crosstab_plot"),
@@ -116,12 +119,15 @@ def test_metrics_hold_what_the_report_needs() -> None:
     for name in ("global_mean", "damped_bias"):
         theirs = (predictions[name] - predictions["actual"]).to_numpy()
         assert metrics["baselines"][name]["mse"] == pytest.approx(np.mean(theirs**2))
-    for ranked in (metrics, metrics["baselines"]["damped_bias"], metrics["baselines"]["popularity"]):
+    ranking = metrics["ranking"]
+    for ranked in (ranking, *ranking["rankers"].values(), *ranking["baselines"].values()):
         assert 0.0 <= ranked["precision_at_3"] <= 1.0
-        assert {"recall_at_3", "ndcg_at_3"} <= set(ranked)
-        assert ranked["ranked_users"] == metrics["ranked_users"]
+        assert {"recall_at_3", "ndcg_at_3", "mrr_at_3", "coverage", "novelty", "diversity"} <= set(ranked)
+        assert ranked["ranked_users"] == ranking["ranked_users"]
     assert metrics["mse"] < 0.5 * metrics["baselines"]["damped_bias"]["mse"]  # tastes are no biases
-    assert metrics["ndcg_at_3"] > metrics["baselines"]["popularity"]["ndcg_at_3"]
+    # Who rates what is random here, and the rating alone says something: the inner split finds that out.
+    assert ranking["ranker"] == "rating" and ranking["beaten_by"] == []
+    assert ranking["baselines"]["popularity"]["differences"]["ndcg_at_3"]["verdict"] == "better"
     assert metrics["beaten_by"] == []
     assert (metrics["members"], metrics["epochs"], metrics["device"]) == (2, 12, "cpu")
 
@@ -131,7 +137,7 @@ def test_both_engines_come_to_the_same_numbers() -> None:
     assert ours["encoder"] == theirs["encoder"]
     assert ours["encoded"].equals(theirs["encoded"])
     assert ours["metrics"]["mse"] == pytest.approx(theirs["metrics"]["mse"], rel=1e-4)
-    assert ours["metrics"]["ndcg_at_3"] == pytest.approx(theirs["metrics"]["ndcg_at_3"], rel=1e-4)
+    assert ours["metrics"]["ranking"]["ndcg_at_3"] == pytest.approx(theirs["metrics"]["ranking"]["ndcg_at_3"], rel=1e-4)
     assert ours["cold_start"]["new_items"]["mse"] == pytest.approx(theirs["cold_start"]["new_items"]["mse"], rel=1e-4)
     assert ours["recommendations"]["title"].equals(theirs["recommendations"]["title"])
 
@@ -186,6 +192,34 @@ def test_a_source_of_ratings_alone() -> None:
     assert "no_features" not in outputs["cold_start"]["new_items"]
 
 
+def test_events_without_ratings_are_recommended_and_measured() -> None:
+    """Who watches what follows the team; some watch a film twice."""
+    random = np.random.default_rng(2)
+    own = [(user, item) for user in range(N_USERS) for item in range(N_ITEMS) if user % 3 == item % 3]
+    views = [own[place] for place in random.permutation(len(own))[:280]]
+    frame = pl.DataFrame([*views, *views[:40]], schema=["userId", "movieId"], orient="row")
+    columns = RatingColumns(user="userId", item="movieId", rating=None, timestamp=None, title="name")
+    names = ("split", "rating_range", "features", "ranking", "recommendation", "rankers")
+    settings = {"columns": columns, **{name: SETTINGS[name] for name in names}}
+    settings |= {"rating_range": RatingRange(), "features": FeatureOptions(items=("kind",))}
+    pipeline = create_pipeline("films", events=True)
+    read = {name.removeprefix("params:films.") for name in pipeline.inputs() if name.startswith("params:")}
+    assert read == set(settings)
+    catalog = _catalog("polars", settings, {"items": "films.items"})
+    catalog["films.ratings"] = MemoryDataset(frame)
+    outputs = _outputs(pipeline, catalog)
+    assert set(outputs) == {"encoder", "encoded", "ranker", "metrics", "recommendations"}
+    assert outputs["metrics"]["train_rows"] + outputs["metrics"]["test_rows"] == 280
+    ranking = outputs["metrics"]["ranking"]
+    assert ranking["ranker"] in ("ease", "als", "item_knn") and ranking["beaten_by"] == []
+    assert ranking["ndcg_at_3"] > 2 * ranking["baselines"]["popularity"]["ndcg_at_3"]
+    best = outputs["recommendations"].filter(pl.col("rank") == 1)
+    assert (best["user"] % 3 == best["item"] % 3).mean() > 0.9
+    assert best["title"].to_list() == [f"film {item}" for item in best["item"]]
+    with pytest.raises(DataError, match=r"columns\.rating is null"):
+        nodes.train(outputs["encoded"], outputs["encoder"], SETTINGS["network"], SETTINGS["training"])
+
+
 def test_cross_validation_reports_every_fold() -> None:
     catalog = _catalog("polars", SETTINGS, {name: f"films.{name}" for name in ("ratings", "items", "users")})
     folds = _outputs(create_cross_validation_pipeline("films", users=True), catalog)["folds"]
@@ -199,23 +233,27 @@ def test_nodes_carry_the_tags_of_the_other_learners() -> None:
     pipeline = create_pipeline("films")
     tags = {node.name: node.tags for node in pipeline.nodes}
     assert {tag for tagged in tags.values() for tag in tagged} == {"encode", "train", "evaluate", "predict", "plot"}
-    assert tags["films.measure_cold_start"] == {"evaluate"} and tags["films.recommend"] == {"predict"}
+    assert (
+        tags["films.measure_cold_start"] == {"evaluate"}
+        and tags["films.recommend"] == {"predict"}
+        and tags["films.fit_ranker"] == {"train"}
+    )
 
 
 def test_a_baseline_that_wins_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     outputs = _run("polars")
     spoiled = outputs["predictions"].with_columns(predicted=pl.lit(1.0))
-    settings = SETTINGS["baselines"], SETTINGS["ranking"]
+    given = [outputs[name] for name in ("encoded", "model", "ranker")]
     with caplog.at_level(logging.WARNING):
-        metrics = nodes.evaluate(spoiled, outputs["encoded"], outputs["model"], *settings)
+        metrics = nodes.evaluate(spoiled, *given, SETTINGS["ranking"])
     assert metrics["beaten_by"] == ["global_mean.mse", "damped_bias.mse"]
     assert any("loses to damped_bias" in record.getMessage() for record in caplog.records)
 
 
 def test_a_ceiling_stands_beside_the_metrics() -> None:
     outputs, ceiling = _run("polars"), {"mse": 0.01, "rmse": 0.1, "accuracy": 1.0}
-    given = [outputs[name] for name in ("predictions", "encoded", "model")]
-    metrics = nodes.evaluate(*given, SETTINGS["baselines"], SETTINGS["ranking"], ceiling)
+    given = [outputs[name] for name in ("predictions", "encoded", "model", "ranker")]
+    metrics = nodes.evaluate(*given, SETTINGS["ranking"], ceiling)
     assert metrics["ceiling"] == {"mse": 0.01, "rmse": 0.1}
     assert "ceiling" not in outputs["metrics"]  # a source of one's own, whose law nobody knows
     own, known = create_pipeline("films"), create_pipeline("films", ceiling="law.ceiling")
@@ -226,7 +264,9 @@ def test_a_rating_that_nothing_reaches_and_no_rating_to_evaluate_name_the_key() 
     outputs, none, ratings = _run("polars"), RatingSplit(kind="none"), _frames("polars")["ratings"]
     made, columns, baselines = outputs["model"], SETTINGS["columns"], SETTINGS["baselines"]
     with pytest.raises(DataError, match=r"ranking\.relevant 7 .* rating_range, 6"):
-        nodes.evaluate(outputs["predictions"], outputs["encoded"], made, baselines, RankingOptions(relevant=7.0))
+        nodes.evaluate(
+            outputs["predictions"], outputs["encoded"], made, outputs["ranker"], RankingOptions(relevant=7.0)
+        )
     encoded = nodes.encode(ratings, outputs["encoder"], columns, none)
     with pytest.raises(DataError, match=r"split\.kind 'none'"):
         nodes.predict(ratings, encoded, made, columns, none, baselines)

@@ -37,11 +37,11 @@ def pack_texts(model: Bundle) -> Service:
     return pack(model)
 
 
-def pack_ratings(model: Bundle) -> Service:
-    """The service of a ratings model."""
+def pack_ratings(model: Bundle, ranker: Bundle, encoded: pl.DataFrame) -> Service:
+    """The service of a ratings model and of the ranker of its recommendations."""
     from embedline.serving.ratings import pack_ratings as pack
 
-    return pack(model)
+    return pack(model, ranker, encoded)
 
 
 def pack_table(model: Bundle, table: Frame, intervals: dict[str, Any] | None = None) -> Service:

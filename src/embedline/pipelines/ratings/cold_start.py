@@ -48,7 +48,7 @@ def measure_cold_start(
     columns, baselines = settings.columns, settings.baselines
     with about_frame("ratings"):
         rows = subset(assign_splits(ratings, columns, split), TRAIN)
-    trial = hold_out(rows.select(columns.user, columns.item, columns.rating), columns, options)
+    trial = hold_out(rows.select(columns.user, columns.item, columns.value), columns, options)
     encoded, model, biases = settings.train(trial.known, RatingSplit(kind="none"), "cold_start")
     of_items = measure_items(trial.of_items, model, encoded, biases, baselines)
     penalty = settings.training.penalty
@@ -112,7 +112,7 @@ def measure_items(
     encoder = model.encoder
     columns = encoder.columns
     user_rows = encoder.user_rows(rows[columns.user])
-    actual = rows[columns.rating].to_numpy().astype(np.float64)
+    actual = rows[columns.value].to_numpy().astype(np.float64)
     new, place = np.unique(rows[columns.item].to_numpy(), return_inverse=True)
     new_rows = encoder.item_rows(pl.Series(new))
     counts = training_counts(encoded, encoder).items
@@ -190,7 +190,7 @@ def measure_users(
     counts = np.bincount(user)
     rank = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)  # among the user's ratings, from 0
     user, item = user[order], encoder.item_rows(rows[columns.item])[order]
-    rating = rows[columns.rating].to_numpy()[order].astype(np.float64)
+    rating = rows[columns.value].to_numpy()[order].astype(np.float64)
     enough = (counts > most)[user]
     asked = enough & (rank >= most)
     if not asked.any():

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 TRAIN, TEST = "train", "test"
 SPLIT_COLUMN = "split"  # column of the split that a row belongs to
 SPLITS = pl.Enum([TRAIN, TEST])
+EVENTS = "events"  # column with the number of events of a user and an item, where there are no ratings
 
 
 class RatingColumns(Options):
@@ -30,20 +31,29 @@ class RatingColumns(Options):
     Attributes:
         user: a user's id, a string or whole number, in the ratings and in the users' frame.
         item: an item's id, a string or whole number, in the ratings and in the items' frame.
-        rating: a number.
+        rating: a number; null for events, such as views or purchases: a row is one event.
         timestamp: time of the rating: seconds since 1970, or a date or datetime; null where there is none.
         title: name of an item in the items' frame; null where they have none.
+        repeats: rows of the same user and item are refused (``error``) or become one, at the place and with the time of
+            the last: with its rating (``last``), or with the ``mean`` or ``sum`` of all. Null: ``last`` of ratings, of
+            events ``sum``, their number. It happens before rows are held out: no pair is in both splits.
     """
 
     user: str = "user"
     item: str = "item"
-    rating: str = "rating"
+    rating: str | None = "rating"
     timestamp: str | None = "timestamp"
     title: str | None = "title"
+    repeats: Literal["error", "last", "mean", "sum"] | None = None
+
+    @property
+    def value(self) -> str:
+        """The column of the ratings or, of events, of their numbers."""
+        return EVENTS if self.rating is None else self.rating
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        names = [self.user, self.item, self.rating, *([self.timestamp] if self.timestamp else [])]
+        names = [self.user, self.item, self.value, *([self.timestamp] if self.timestamp else [])]
         if len(set(names)) < len(names):
             raise ValueError(f"columns must name different columns of the ratings, got {names}")
         if SPLIT_COLUMN in names:
@@ -57,11 +67,12 @@ class RatingSplit(Options):
     * ``random``: a ``fraction`` of the rows, drawn with ``seed``.
     * ``latest``: of each user's ratings the last ``n``, or the last ``fraction`` of them (rounded), by time; at least
       one of each user's ratings stays in training.
+    * ``time``: the latest ``fraction`` of all rows, and those of the same time as the first of these.
     * ``column``: rows whose ``column`` equals ``value``.
     * ``none``: nothing is held out: the final fit.
     """
 
-    kind: Literal["random", "latest", "column", "none"]
+    kind: Literal["random", "latest", "time", "column", "none"]
     fraction: float | None = Field(default=None, gt=0.0, lt=1.0)
     seed: int = 42
     n: int | None = Field(default=None, ge=1)
@@ -70,8 +81,8 @@ class RatingSplit(Options):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        if self.kind == "random" and self.fraction is None:
-            raise ValueError("split.kind 'random' needs a fraction, such as 0.2")
+        if self.kind in ("random", "time") and self.fraction is None:
+            raise ValueError(f"split.kind {self.kind!r} needs a fraction, such as 0.2")
         if self.kind == "latest" and (self.n is None) == (self.fraction is None):
             raise ValueError("split.kind 'latest' needs either n, such as 1, or a fraction, such as 0.2")
         if self.kind == "column" and (self.column is None or self.value is None):
@@ -118,22 +129,26 @@ def read_ratings(
 ) -> pl.DataFrame:
     """The ratings as a Polars frame with all of its columns: ids as whole numbers or strings, the rating as Float32.
 
-    Of several ratings of an item by the same user the latest counts, by ``columns.timestamp`` where the frame has that
-    column; of equal times, and without times, the last row of the frame. Else a pair could be held out and train, too.
+    Several rows of the same user and item become one, as ``columns.repeats`` says; the last of them is the latest by
+    ``columns.timestamp`` where the frame has that column; of equal times, and without times, the last row of the frame.
+    Else a pair could be held out and train, too. Of events the column ``events`` has their number.
 
     Args:
         others: further columns that are read, such as that of the split.
-        warn: whether to log how many ratings were left out.
+        warn: whether to log how many rows were left out.
 
     Raises:
-        DataError: naming the column that is missing, has a wrong type or lacks a value, with the first such row.
+        DataError: naming the column that is missing, has a wrong type or lacks a value, with the first such row, or the
+            first repeated pair with ``columns.repeats: error``.
     """
-    time = columns.timestamp
-    needed = [columns.user, columns.item, columns.rating, *([time] if time else []), *others]
-    rows = to_polars(ratings, needed)
-    require_columns(rows, [columns.user, columns.item, columns.rating], what="the ratings frame", key="columns")
+    own = [columns.user, columns.item, *([columns.rating] if columns.rating else [])]
+    rows = to_polars(ratings, [*own, *([columns.timestamp] if columns.timestamp else []), *others])
+    require_columns(rows, own, what="the ratings frame", key="columns")
     ids = [id_column(rows, name, key) for name, key in ((columns.user, "user"), (columns.item, "item"))]
-    numbers = _rating_column(rows.get_column(columns.rating))
+    if columns.rating is None:
+        numbers = pl.Series(EVENTS, np.ones(len(rows), dtype=np.float32))
+    else:
+        numbers = _rating_column(rows.get_column(columns.rating))
     return _without_repeats(rows.with_columns(*ids, numbers), columns, warn=warn)
 
 
@@ -225,27 +240,40 @@ def _rating_column(values: pl.Series) -> pl.Series:
 
 
 def _without_repeats(rows: pl.DataFrame, columns: RatingColumns, *, warn: bool) -> pl.DataFrame:
-    """The rows without those ratings of a pair of user and item that a later one replaces; the order stays."""
+    """The rows with one of each pair of user and item, by ``columns.repeats``; the order stays."""
     pairs = [columns.user, columns.item]
     # Equal pairs have equal hashes, which take a tenth of the memory that 25 million pairs do.
     hashes = rows.select(pl.struct(pairs).hash()).to_series()
     if hashes.n_unique() == len(rows):
         return rows
     places = pl.Series("row", hashes.is_duplicated()).arg_true()
-    repeated = rows.select(pairs)[places].with_columns(row=places)
+    repeated = rows.select(*pairs, columns.value)[places].with_columns(row=places)
     order = ["row"]
     if columns.timestamp in rows.columns:
         repeated = repeated.with_columns(time=time_column(rows, str(columns.timestamp))[places])
         order = ["time", "row"]
-    last = repeated.sort(order, nulls_last=False).unique(pairs, keep="last", maintain_order=True)
+    repeated = repeated.sort(order, nulls_last=False)
+    last = repeated.unique(pairs, keep="last", maintain_order=True)
     replaced = places.filter(~places.is_in(last["row"].implode()))
-    if warn and len(replaced):
-        user, item = rows.select(pairs).row(replaced[0])
-        which = f"the latest by {columns.timestamp!r}" if len(order) > 1 else "the last row"
-        logger.warning(
-            "%s: %s rows repeat a user and an item, such as user %r and item %r (row %d): of each pair %s counts",
-            *(input_name("ratings"), f"{len(replaced):,}", user, item, replaced[0] + 1, which),
-        )
+    if not len(replaced):
+        return rows
+    repeats = columns.repeats or ("last" if columns.rating else "sum")
+    user, item = rows.select(pairs).row(replaced[0])
+    found = (
+        f"{len(replaced):,} rows repeat a user and an item, such as user {user!r} and item {item!r} "
+        f"(row {replaced[0] + 1})"
+    )
+    if repeats == "error":
+        raise DataError(f"{found}: columns.repeats is error; last, mean or sum make one row of them")
+    if repeats != "last":
+        whole = repeated.group_by(pairs).agg(getattr(pl.col(columns.value).cast(pl.Float64), repeats)())
+        last = last.drop(columns.value).join(whole, on=pairs, maintain_order="left")
+        numbers = rows.get_column(columns.value).scatter(last["row"], last[columns.value].cast(pl.Float32))
+        rows = rows.with_columns(numbers)
+    if warn and columns.rating:  # of events it is what they are
+        kept = f"the latest by {columns.timestamp!r}" if len(order) > 1 else "the last row"
+        which = kept if repeats == "last" else f"the {repeats}"
+        logger.warning("%s: %s: of each pair %s counts", input_name("ratings"), found, which)
     keep = pl.repeat(True, len(rows), eager=True).scatter(replaced, False)
     return rows.filter(keep)
 
@@ -285,8 +313,9 @@ def _held_out(rows: pl.DataFrame, columns: RatingColumns, split: RatingSplit) ->
     if split.kind == "random":
         assert split.fraction is not None  # RatingSplit saw to it
         return pl.Series(np.random.default_rng(split.seed).random(len(rows)) < split.fraction)
-    if split.kind == "latest":
-        return _latest(rows, columns, split)
+    if split.kind in ("latest", "time"):
+        times = _times(rows, columns, split.kind)
+        return _latest(rows, times, columns, split) if split.kind == "latest" else _after(times, split)
     if split.kind == "none":
         return pl.repeat(False, len(rows), eager=True)
     column, value = str(split.column), split.value
@@ -298,19 +327,31 @@ def _held_out(rows: pl.DataFrame, columns: RatingColumns, split: RatingSplit) ->
     return rows.select((pl.col(column) == pl.lit(value)).fill_null(False)).to_series()
 
 
-def _latest(rows: pl.DataFrame, columns: RatingColumns, split: RatingSplit) -> pl.Series:
-    """The last ratings of each user; of equal times, the lower row counts as the later one."""
+def _times(rows: pl.DataFrame, columns: RatingColumns, kind: str) -> pl.Series:
+    """The time of every row; a DataError where one has none."""
     key = columns.timestamp
     if key is None:
-        raise DataError("split.kind 'latest' needs columns.timestamp, which is null")
+        raise DataError(f"split.kind {kind!r} needs columns.timestamp, which is null")
     require_columns(rows, [key], what="the ratings frame", key="columns.timestamp")
     times = time_column(rows, key)
     if missing := times.null_count():
         raise DataError(
-            f"split.kind 'latest' needs a time for every rating: column {key!r} has none in {missing:,}"
+            f"split.kind {kind!r} needs a time for every rating: column {key!r} has none in {missing:,}"
             f" row(s), first in row {times.is_null().arg_true()[0] + 1}"
         )
+    return times
+
+
+def _latest(rows: pl.DataFrame, times: pl.Series, columns: RatingColumns, split: RatingSplit) -> pl.Series:
+    """The last ratings of each user; of equal times, the lower row counts as the later one."""
     count = pl.len().over(columns.user).cast(pl.Int64)
     wanted = pl.lit(split.n) if split.n is not None else (count * split.fraction).round().cast(pl.Int64)
-    place = pl.col(key).rank("ordinal").over(columns.user).cast(pl.Int64)  # 1 is the earliest
+    place = pl.col(times.name).rank("ordinal").over(columns.user).cast(pl.Int64)  # 1 is the earliest
     return rows.select(place > count - pl.min_horizontal(wanted, count - 1)).to_series()
+
+
+def _after(times: pl.Series, split: RatingSplit) -> pl.Series:
+    """The rows from the time on that leaves ``split.fraction`` of them, or a few more of that very time."""
+    assert split.fraction is not None  # RatingSplit saw to it
+    wanted = max(1, round(split.fraction * len(times)))
+    return times >= times.sort()[len(times) - wanted]

@@ -167,8 +167,8 @@ def fit_encoder(
     """
     features = features or FeatureOptions()
     rows = to_polars(train_rows)
-    ratings = rows.get_column(columns.rating)
-    span = _range_of(ratings, rating_range)
+    ratings = rows.get_column(columns.value)
+    span = _range_of(ratings, rating_range, is_event=columns.rating is None)
     trained_users = rows.get_column(columns.user).unique().sort()
     trained_items = rows.get_column(columns.item).unique().sort()
     all_users, user_features, user_codes = _describe(users, trained_users, features.users, features.bins, "user")
@@ -188,10 +188,15 @@ def fit_encoder(
     )
 
 
-def _range_of(ratings: pl.Series, wanted: Span) -> tuple[float, float]:
-    """Lowest and highest rating; a DataError where all are equal or a training rating lies outside."""
+def _range_of(ratings: pl.Series, wanted: Span, *, is_event: bool = False) -> tuple[float, float]:
+    """Lowest and highest rating; a DataError where all are equal or a training rating lies outside.
+
+    Of events it is 0 and the highest number of one pair.
+    """
     key = input_name("rating_range")
     low, high = float(ratings.min()), float(ratings.max())  # type: ignore[arg-type]
+    if is_event:
+        return 0.0, high
     if wanted == "auto":
         if low >= high:
             raise DataError(f"all training ratings are {low:g}: there is nothing to learn, or give {key}")
@@ -221,7 +226,7 @@ def encode(
         {
             USER_ROW: encoder.user_rows(rows.get_column(columns.user)),
             ITEM_ROW: encoder.item_rows(rows.get_column(columns.item)),
-            RATING: rows.get_column(columns.rating),
+            RATING: rows.get_column(columns.value),
             SPLIT_COLUMN: rows.get_column(SPLIT_COLUMN),
         }
     )

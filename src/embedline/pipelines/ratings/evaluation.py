@@ -1,8 +1,8 @@
 """Measure a model on held-out ratings: errors and rankings, beside those of baselines."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,13 @@ from embedline.pipelines.ratings.contract import TEST, TRAIN, RatingColumns, Rat
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, UNKNOWN, USER_ROW, RatingsEncoder, training_counts
 from embedline.pipelines.ratings.learner import RatingModel, rating_metrics
 from embedline.pipelines.ratings.options import BaselineOptions, RankingOptions
+from embedline.pipelines.ratings.rankers import Popularity
+from embedline.pipelines.ratings.ranking import RATING_RANKER, Recommender, Settings, fit, interaction_values
+from embedline.pipelines.ratings.ranking_metrics import Scores, measure_lists
 
 logger = logging.getLogger(__name__)
 
 PREDICTED, GLOBAL_MEAN, DAMPED_BIAS, POPULARITY = "predicted", "global_mean", "damped_bias", "popularity"
-BLOCK_SCORES = 2**24  # scores of a block of users: 64 MB in float32, and as much again to rank them
-
-Scores = Callable[[NDArray[np.int32]], NDArray[np.float32]]
-"""New scores float32 [n, n_items] of all items, row 0 left out, for user rows int32 [n]; -inf: not in the ranking."""
 
 
 def predict_held_out(
@@ -64,65 +63,112 @@ def predict_held_out(
     )
 
 
-def evaluate(
-    predictions: pl.DataFrame,
-    encoded: pl.DataFrame,
-    model: RatingModel,
-    baselines: BaselineOptions,
-    ranking: RankingOptions,
-) -> dict[str, Any]:
-    """Metrics of the model and of the baselines on the held-out ratings; warns of a baseline that is as good.
+def evaluate(predictions: pl.DataFrame) -> dict[str, Any]:
+    """Errors of the model and of the baselines on the held-out ratings; warns of a baseline that is as good.
+
+    Args:
+        predictions: of :func:`predict_held_out`.
 
     Returns:
-        ``mse``, ``rmse``, ``mae``, ``r2`` of the model, and the metrics of its ranking (``precision_at_10``, …,
-        ``ranked_users``); ``baselines`` with the same of ``global_mean`` (no ranking), ``damped_bias`` and
-        ``popularity`` (a ranking alone: by the number of training ratings); ``beaten_by``: metrics by which a baseline
-        is as good, such as ``popularity.ndcg_at_10``; ``unknown_users`` and ``unknown_items``: the number of held-out
-        ratings whose user or item has no training rating.
-
-    Raises:
-        DataError: if ``ranking.relevant`` is above every possible rating.
+        ``mse``, ``rmse``, ``mae``, ``r2`` of the model; ``baselines`` with the same of ``global_mean`` and
+        ``damped_bias``; ``beaten_by``: metrics by which a baseline is as good, such as ``damped_bias.mse``;
+        ``unknown_users`` and ``unknown_items``: the number of held-out ratings whose user or item has no training
+        rating.
     """
-    encoder, actual = model.encoder, predictions["actual"].to_numpy()
-    if ranking.relevant > encoder.rating_range[1]:
-        raise DataError(
-            f"ranking.relevant {ranking.relevant:g} is above the highest rating of rating_range, "
-            f"{encoder.rating_range[1]:g}: no item could be relevant"
-        )
-    biases = fit_biases(encoded, encoder, baselines)
-    popularity = training_counts(encoded, encoder).items[None, 1:].astype(np.float32)
-    rankings: dict[str, Scores] = {
-        PREDICTED: model.scores,
-        DAMPED_BIAS: biases.scores,
-        POPULARITY: lambda rows: np.repeat(popularity, len(rows), axis=0),
-    }
+    actual = predictions["actual"].to_numpy()
     metrics: dict[str, dict[str, Any]] = {
         name: rating_metrics(actual, predictions[name].to_numpy()) for name in (PREDICTED, GLOBAL_MEAN, DAMPED_BIAS)
     }
-    for name, scores in rankings.items():
-        metrics[name] = metrics.get(name, {}) | ranking_metrics(scores, encoded, len(encoder.items), ranking)
     ours = metrics.pop(PREDICTED)
-    beaten_by = []
-    for metric in ("mse", f"ndcg_at_{ranking.k}"):
-        theirs = {name: one[metric] for name, one in metrics.items() if metric in one}
-        beaten_by += [f"{name}.{metric}" for name in as_good(metric, ours[metric], theirs, higher=metric != "mse")]
+    beaten_by = as_good("mse", ours["mse"], {name: one["mse"] for name, one in metrics.items()})
     return {
         **ours,
         "unknown_users": int((predictions["user_ratings"] == 0).sum()),
         "unknown_items": int((predictions["item_ratings"] == 0).sum()),
-        "beaten_by": beaten_by,
+        "beaten_by": [f"{name}.mse" for name in beaten_by],
         "baselines": metrics,
     }
 
 
-def as_good(metric: str, ours: float | None, theirs: Mapping[str, float | None], *, higher: bool = False) -> list[str]:
-    """Names of the baselines that are as good as the model, or better, by a metric; warns of each."""
+def evaluate_ranking(
+    encoded: pl.DataFrame, recommender: Recommender, candidates: Mapping[str, Settings], options: RankingOptions
+) -> dict[str, Any]:
+    """Metrics of the recommendations on the held-out rows, beside those of other rankers and of baselines.
+
+    Args:
+        recommender: the chosen ranker, with the rating model where there is one.
+        candidates: settings of each other ranker, chosen on the inner split; they are fitted anew.
+
+    Returns:
+        ``ranker``, ``k``, the metrics of :func:`.ranking_metrics.measure_lists`, the 95 % interval of the NDCG;
+        ``rankers``: the metrics of the others, of ``predicted_rating`` too; ``baselines``:
+        ``popularity`` (the number of training ratings), ``popularity_relevant`` (of relevant ones) and ``random``, each
+        with its ``differences`` (the chosen ranker's NDCG less its own, over the same users); ``beaten_by``: baselines
+        that are as good, or not significantly worse.
+
+    Raises:
+        DataError: if ``ranking.relevant`` is above every possible rating.
+    """
+    encoder = recommender.encoder
+    is_rating = encoder.columns.rating is not None
+    if is_rating and options.relevant > encoder.rating_range[1]:
+        raise DataError(
+            f"ranking.relevant {options.relevant:g} is above the highest rating of rating_range, "
+            f"{encoder.rating_range[1]:g}: no item could be relevant"
+        )
+    matrix, main = recommender.matrix, f"ndcg_at_{options.k}"
+    relevant = float(interaction_values(np.array([options.relevant]), encoder)[0]) if is_rating else 0.0
+    random = np.random.default_rng(0)
+    liked = replace(recommender, ranker=Popularity.fit(matrix, least=relevant), kind=Popularity.kind)
+    baselines: dict[str, Scores] = {
+        POPULARITY: replace(recommender, ranker=recommender.popularity, kind=Popularity.kind).scores,
+        **({f"{POPULARITY}_relevant": liked.scores} if is_rating else {}),
+        "random": lambda rows: random.random((len(rows), len(encoder.items)), dtype=np.float32),
+    }
+    ours = measure_lists(recommender.scores, encoded, encoder, options)
+    others = {}
+    for kind, settings in candidates.items():
+        if kind not in (recommender.kind, Popularity.kind, RATING_RANKER):
+            other = replace(recommender, ranker=fit(kind, settings, matrix), kind=kind)
+            others[kind] = measure_lists(other.scores, encoded, encoder, options).summary()
+    if recommender.model is not None and recommender.ranker is not None:
+        others["predicted_rating"] = measure_lists(recommender.model.scores, encoded, encoder, options).summary()
+    found, beaten_by = {}, []
+    for name, scores in baselines.items():
+        theirs = measure_lists(scores, encoded, encoder, options)
+        found[name] = theirs.summary()
+        if not len(ours.users["ndcg"]):
+            continue
+        found[name]["differences"] = {main: (difference := ours.difference(theirs))}
+        _log_difference(main, recommender.kind, ours.summary()[main], name, theirs.summary()[main], difference)
+        if difference["verdict"] != "better":
+            beaten_by.append(f"{name}.{main}")
+    return {
+        "ranker": recommender.kind,
+        "k": options.k,
+        **ours.summary(),
+        **ours.interval(),
+        "beaten_by": beaten_by,
+        "rankers": others,
+        "baselines": found,
+    }
+
+
+def _log_difference(
+    metric: str, ranker: str, ours: float, baseline: str, theirs: float, difference: Mapping[str, Any]
+) -> None:
+    text = "%s: %s %.4f, %s %.4f; difference %+.4f (95 %% interval %+.4f to %+.4f)"
+    level = logging.INFO if difference["verdict"] == "better" else logging.WARNING
+    ends = difference["difference"], difference["low"], difference["high"]
+    logger.log(level, text, metric, ranker, ours, baseline, theirs, *ends)
+
+
+def as_good(metric: str, ours: float, theirs: Mapping[str, float]) -> list[str]:
+    """Names of the baselines whose error is as low as the model's, or lower; warns of each."""
     found = []
     for name, value in theirs.items():
-        if value is None or ours is None:
-            continue
         logger.info("%s: the model %.4f, %s %.4f", metric, ours, name, value)
-        if value >= ours if higher else value <= ours:
+        if value <= ours:
             found.append(name)
             logger.warning("The model (%s %.4f) loses to %s (%.4f)", metric, ours, name, value)
     return found
@@ -145,10 +191,6 @@ class Biases:
         predicted += self.item[item_rows]
         predicted += self.mean
         return predicted
-
-    def scores(self, user_rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """:data:`Scores` of all items: the same order for every user."""
-        return (self.mean + self.user[user_rows][:, None] + self.item[None, 1:]).astype(np.float32)
 
 
 def fit_biases(encoded: pl.DataFrame, encoder: RatingsEncoder, options: BaselineOptions) -> Biases:
@@ -179,105 +221,3 @@ def damped_means(
     counts = np.bincount(rows, minlength=size) + damping
     sums = np.bincount(rows, residual, minlength=size)
     return np.divide(sums, counts, out=np.zeros(size), where=counts > 0)
-
-
-# Rankings
-
-
-def top_items(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k highest scores of each row, highest first, and the lower place first of equal ones.
-
-    Args:
-        scores: float32 [U, I]; -inf: not to be recommended.
-
-    Returns:
-        Rows of the items, int64 [U, k] (place + 1; 0 where nothing is left to recommend), and their scores.
-    """
-    k = min(k, scores.shape[1])
-    if k == scores.shape[1]:
-        candidates = np.broadcast_to(np.arange(k), scores.shape)
-    else:
-        least = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
-        # The k-th highest score may come several times: of these the lower places are to be kept.
-        above, at = scores > least, scores == least
-        wanted = above | (at & (np.cumsum(at, axis=1) <= k - above.sum(axis=1, keepdims=True)))
-        candidates = np.nonzero(wanted)[1].reshape(len(scores), k)
-    found = np.take_along_axis(scores, candidates, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")
-    best, values = np.take_along_axis(candidates, order, axis=1), np.take_along_axis(found, order, axis=1)
-    return np.where(np.isneginf(values), UNKNOWN, best + 1), values
-
-
-class RatedItems:
-    """The items that each of ``n_users`` users, or more, has rated in encoded rows, found without a search."""
-
-    def __init__(self, pairs: pl.DataFrame, n_users: int) -> None:
-        users = pairs[USER_ROW].to_numpy()
-        self._items = pairs[ITEM_ROW].to_numpy()[np.argsort(users, kind="stable")]
-        self._starts = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users + 1))])
-
-    def pairs(self, users: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Pairs of a place in ``users`` (rows, int [U]) and the row of an item that this user has rated, [N] each."""
-        begins = self._starts[users]
-        counts = self._starts[users + 1] - begins
-        places = np.repeat(np.arange(len(users)), counts)
-        offsets = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return places, self._items[np.repeat(begins, counts) + offsets]
-
-
-def rank_items(
-    scores: Scores, users: NDArray[np.int32], rated: RatedItems, n_items: int, k: int
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]]:
-    """The rows of a block of users, and the k best items of each but those ``rated``, of :func:`top_items`."""
-    size = max(1, BLOCK_SCORES // n_items)
-    for start in range(0, len(users), size):
-        rows = users[start : start + size]
-        of_all = scores(rows)
-        places, items = rated.pairs(rows)
-        of_all[places, items - 1] = -np.inf
-        yield rows, *top_items(of_all, k)
-
-
-def ranking_metrics(scores: Scores, encoded: pl.DataFrame, n_items: int, options: RankingOptions) -> dict[str, Any]:
-    """Precision, recall and NDCG of the first ``options.k`` items of each user's ranking, averaged over users.
-
-    Every user with training ratings and a relevant held-out item (its rating at least ``options.relevant``) ranks all
-    items but those that the user rated in training. A relevant item that no training row has is in nobody's list and
-    counts as missed. NDCG is that of Järvelin & Kekäläinen 2002 with a gain of 1 for a relevant item:
-    ``sum over hits of 1 / log2(1 + place)`` over its largest possible value.
-
-    Returns:
-        ``precision_at_<k>``, ``recall_at_<k>``, ``ndcg_at_<k>`` and ``ranked_users``, how many were averaged over;
-        the metrics are None where no user has a relevant held-out item.
-    """
-    relevant = subset(encoded, TEST).filter((pl.col(RATING) >= options.relevant) & (pl.col(USER_ROW) != UNKNOWN))
-    relevant = relevant.select(USER_ROW, ITEM_ROW).unique()
-    users = relevant.get_column(USER_ROW).unique().sort().to_numpy()
-    names = [f"{name}_at_{options.k}" for name in ("precision", "recall", "ndcg")]
-    if not len(users):
-        return {**dict.fromkeys(names), "ranked_users": 0}
-    seen, wanted = (RatedItems(rows, int(users[-1])) for rows in (subset(encoded, TRAIN), relevant))
-    sums = np.zeros(3)
-    for rows, ranked, _ in rank_items(scores, users, seen, n_items, options.k):
-        sums += _sum_metrics(ranked, *wanted.pairs(rows), options.k)
-    return {**dict(zip(names, (sums / len(users)).tolist(), strict=True)), "ranked_users": len(users)}
-
-
-def _sum_metrics(
-    ranked: NDArray[np.int64], places: NDArray[np.int64], relevant: NDArray[np.int32], k: int
-) -> NDArray[np.float64]:
-    """Sums over the users of precision, recall and NDCG, float64 [3].
-
-    Args:
-        ranked: rows of the items of each user's ranking, [U, k] or fewer.
-        places: user, a row of ``ranked``, of each relevant item, [N], rising.
-        relevant: its row, [N].
-    """
-    width = max(int(ranked.max()), int(relevant.max())) + 1
-    hits = np.isin(np.arange(len(ranked))[:, None] * width + ranked, places * width + relevant) & (ranked != UNKNOWN)
-    wanted = np.bincount(places, minlength=len(ranked))
-    gains = 1.0 / np.log2(np.arange(2, k + 2))
-    ideal = np.cumsum(gains)[np.minimum(wanted, k) - 1]
-    found = hits.sum(axis=1)
-    ndcg = (hits * gains[: hits.shape[1]]).sum(axis=1) / ideal
-    return np.array([(found / k).sum(), (found / wanted).sum(), ndcg.sum()])

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from embedline.pipelines.ratings.contract import SPLIT_COLUMN, TEST, TRAIN, subset
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, USER_ROW, named_items, training_counts
-from embedline.pipelines.ratings.evaluation import top_items
 from embedline.pipelines.ratings.learner import RatingModel
+from embedline.pipelines.ratings.ranking_metrics import top_items
 from embedline.training.plots import principal_components
 
 BLOCK_COSINES = 1 << 24  # cosines computed at a time: 64 MB in float32

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from embedline.errors import about_frame
+from embedline.errors import DataError, about_frame, input_name
 from embedline.pipelines.ratings.contract import TRAIN, RatingColumns, RatingSplit, assign_splits, subset
 from embedline.pipelines.ratings.encoder import RatingsEncoder
 from embedline.pipelines.ratings.encoder import encode as apply_encoder
@@ -20,6 +20,7 @@ from embedline.pipelines.ratings.options import (
     CrossValidationOptions,
     FeatureOptions,
     FoldInOptions,
+    RankerOptions,
     RankingOptions,
     RatingNetwork,
     RatingRange,
@@ -89,6 +90,11 @@ def train(
     encoded: pl.DataFrame, encoder: dict[str, Any], network: RatingNetwork, training: RatingsTraining
 ) -> tuple[Bundle, pl.DataFrame]:
     """Train the network, one for each seed; the bundle, and the history of the training."""
+    if encoder["columns"]["rating"] is None:
+        raise DataError(
+            f"{input_name('encoder').removesuffix('.encoder')}.columns.rating is null: events have no rating to learn; "
+            "make the pipeline with create_pipeline(…, events=True)"
+        )
     from embedline.pipelines.ratings.learner import train_ratings
     from embedline.training.ensemble import describe, history_frame
 
@@ -116,23 +122,65 @@ def evaluate(
     predictions: pl.DataFrame,
     encoded: pl.DataFrame,
     model: Bundle,
-    baselines: BaselineOptions,
+    ranker: Bundle,
     ranking: RankingOptions,
     ceiling: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Metrics of the model and of each baseline on the same held-out ratings, and the cost of the training.
+    """Metrics of the model, of the recommendations (``ranking``) and of baselines on the held-out ratings, and costs.
 
     Args:
         ceiling: the best that a model can expect by metric, where the law of the ratings is known
             (:func:`embedline.training.ceiling.beside`).
     """
     from embedline.pipelines.ratings.evaluation import evaluate as compare
-    from embedline.pipelines.ratings.learner import load_model
 
-    metrics = compare(predictions, encoded, load_model(model), baselines, ranking)
+    metrics = compare(predictions)
     metrics |= beside(metrics, ceiling)
     costs = {name: value for name, value in model.metrics.items() if name != "rows"}
-    return {**metrics, "train_rows": model.metrics["rows"], "test_rows": len(predictions), **costs}
+    lists = _evaluate_ranking(encoded, ranker, ranking, model)
+    return {**metrics, "ranking": lists, "train_rows": model.metrics["rows"], "test_rows": len(predictions), **costs}
+
+
+def evaluate_events(encoded: pl.DataFrame, ranker: Bundle, ranking: RankingOptions) -> dict[str, Any]:
+    """Metrics of the recommendations (``ranking``) and of baselines on the held-out events."""
+    counts = dict(encoded.group_by("split").len().iter_rows())
+    rows = {"train_rows": counts.get("train", 0), "test_rows": counts.get("test", 0)}
+    return {"ranking": _evaluate_ranking(encoded, ranker, ranking), **rows}
+
+
+def _evaluate_ranking(
+    encoded: pl.DataFrame, ranker: Bundle, ranking: RankingOptions, model: Bundle = None
+) -> dict[str, Any]:
+    from embedline.pipelines.ratings.evaluation import evaluate_ranking
+    from embedline.pipelines.ratings.ranking import load_ranker
+
+    recommender = load_ranker(ranker, encoded, _load(model))
+    found = evaluate_ranking(encoded, recommender, ranker.config["candidates"], ranking)
+    return {**found, "settings": ranker.config["settings"], "seconds": ranker.metrics["seconds"]}
+
+
+def _load(model: Bundle) -> Any:
+    """The rating model of a bundle; None without one."""
+    from embedline.pipelines.ratings.learner import load_model
+
+    return None if model is None else load_model(model)
+
+
+def fit_ranker(
+    ratings: Frame,
+    encoder: dict[str, Any],
+    split: RatingSplit,
+    ranking: RankingOptions,
+    recommendation: RecommendationOptions,
+    rankers: RankerOptions,
+    network: RatingNetwork | None = None,
+    training: RatingsTraining | None = None,
+) -> Bundle:
+    """Choose the ranker of the recommendations on an inner split of the training ratings, and fit it on all of them."""
+    from embedline.pipelines.ratings.ranking import fit_ranker as choose
+
+    model = None if network is None or training is None else (network, training)
+    return choose(ratings, RatingsEncoder.model_validate(encoder), split, ranking, recommendation, rankers, model)
 
 
 def measure_cold_start(
@@ -194,13 +242,17 @@ def describe_items(
 
 
 def recommend(
-    encoded: pl.DataFrame, model: Bundle, recommendation: RecommendationOptions, items: Frame = None
+    encoded: pl.DataFrame,
+    ranker: Bundle,
+    recommendation: RecommendationOptions,
+    model: Bundle = None,
+    items: Frame = None,
 ) -> pl.DataFrame:
-    """The best items for each user, without those that the user rated in training."""
-    from embedline.pipelines.ratings.learner import load_model
+    """The best items for each user by the ranker, without those of training; the predicted ratings stand beside."""
+    from embedline.pipelines.ratings.ranking import load_ranker
     from embedline.pipelines.ratings.recommend import recommend as best_items
 
-    return best_items(encoded, load_model(model), recommendation, items)
+    return best_items(encoded, load_ranker(ranker, encoded, _load(model)), recommendation, items)
 
 
 def plot_training(history: pl.DataFrame) -> Figure:

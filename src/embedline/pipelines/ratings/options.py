@@ -1,14 +1,22 @@
 """Settings of the ratings learner, validated before the first node runs; light to import."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, RootModel, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
 from embedline.training.options import Options, Sizes, TrainingOptions
 
 Id = int | str  # of a user or an item
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Span = tuple[Finite, Finite] | Literal["auto"]
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Positive = Annotated[tuple[Annotated[Finite, Field(gt=0.0)], ...], BeforeValidator(_as_list), Field(min_length=1)]
+NotNegative = Annotated[tuple[Annotated[Finite, Field(ge=0.0)], ...], BeforeValidator(_as_list), Field(min_length=1)]
 
 
 class RatingRange(RootModel[Span]):
@@ -113,10 +121,64 @@ class BaselineOptions(Options):
 
 
 class RankingOptions(Options):
-    """How lists of recommendations are scored: their length, and the rating from which an item is relevant."""
+    """How lists of recommendations are scored: their length, and the rating from which an item is relevant.
+
+    Of events without ratings (``columns.rating: null``) every held-out one is relevant.
+    """
 
     k: int = Field(default=10, ge=1)
     relevant: float = 4.0
+
+
+class EaseOptions(Options):
+    """Settings of :class:`.rankers.Ease`; of several penalties the best on the inner split is taken.
+
+    Attributes:
+        penalty: ridge penalty.
+        max_items: EASE is left out, or refused where it is asked for, of more items: it takes 12 bytes for each pair.
+    """
+
+    penalty: Positive = (50.0, 100.0, 200.0, 500.0, 1000.0)
+    max_items: int = Field(default=15_000, ge=1)
+
+
+class AlsOptions(Options):
+    """Settings of :class:`.rankers.Als`; all combinations of the lists are tried on the inner split."""
+
+    factors: Sizes = Field(default=(32, 64), min_length=1)
+    penalty: Positive = (5.0, 10.0, 15.0, 20.0)
+    alpha: NotNegative = (1.0,)
+    iterations: int = Field(default=10, ge=1)
+    seed: int = 0
+
+
+class ItemKnnOptions(Options):
+    """Settings of :class:`.rankers.ItemKnn`; all combinations of the lists are tried on the inner split."""
+
+    neighbours: Sizes = Field(default=(20, 100), min_length=1)
+    shrinkage: NotNegative = (0.0, 10.0)
+
+
+class InnerSplit(Options):
+    """The training rows on which settings of rankers are compared; of the split ``latest`` or ``time`` it is that."""
+
+    fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    seed: int = 0
+
+
+class RankerOptions(Options):
+    """The rankers that are compared, and their settings: numbers, or lists to choose from.
+
+    Attributes:
+        compared: popularity is compared in any case; ``rating``, the predicted ratings, takes the training of one more
+            network, that of the first seed, on the inner split.
+    """
+
+    compared: tuple[Literal["ease", "als", "item_knn", "rating"], ...] = ("ease", "als", "item_knn", "rating")
+    inner: InnerSplit = InnerSplit()
+    ease: EaseOptions = EaseOptions()
+    als: AlsOptions = AlsOptions()
+    item_knn: ItemKnnOptions = ItemKnnOptions()
 
 
 class ColdStartOptions(Options):
@@ -153,9 +215,15 @@ class FoldInOptions(Options):
 
 
 class RecommendationOptions(Options):
-    """Numbers of recommended items and of nearest items, and the users to recommend to."""
+    """Numbers of recommended items and of nearest items, the users to recommend to, and what ranks the items.
+
+    Attributes:
+        ranker: one of :mod:`.rankers`; ``rating``: the predicted ratings; ``auto``: the best of ``rankers.compared``
+            and popularity by the NDCG on an inner split of the training rows.
+    """
 
     k: int = Field(default=10, ge=1)
+    ranker: Literal["auto", "ease", "als", "item_knn", "popularity", "rating"] = "auto"
     users: Literal["all"] | tuple[Id, ...] = "all"
     neighbours: int = Field(default=10, ge=1)
 

@@ -11,9 +11,17 @@ Inputs = dict[str, str]  # argument of a node's function: dataset
 
 
 def create_pipeline(
-    source: str, *, items: bool = True, users: bool = False, ratings: str | None = None, ceiling: str | None = None
+    source: str,
+    *,
+    items: bool = True,
+    users: bool = False,
+    ratings: str | None = None,
+    ceiling: str | None = None,
+    events: bool = False,
 ) -> Pipeline:
     """Encode, train, predict the held-out ratings, compare with baselines, try the cold start, recommend and plot.
+
+    Of events without ratings (``columns.rating: null``): encode, fit the ranker, measure it and recommend.
 
     Args:
         source: namespace: parameters are read from ``params:<source>.…``, artifacts are named ``<source>.…``.
@@ -22,10 +30,13 @@ def create_pipeline(
         ratings: canonical frame to learn from; ``<source>.ratings`` unless given.
         ceiling: dataset of the best values that a model can expect, by metric, to stand beside the metrics; None where
             the law of the ratings is not known.
+        events: whether there are no ratings to predict; then there is no rating model.
     """
     described = {"items": "items"} if items else {}
     both = described | ({"users": "users"} if users else {})
     bound = {"ceiling": ceiling} if ceiling else {}
+    if events:
+        return Pipeline(_event_nodes(described, both), namespace=source, inputs=_inputs(source, both, ratings))
     learner = [*_learner_nodes(described, both, {name: name for name in bound}), *_plot_nodes(described)]
     return Pipeline(learner, namespace=source, inputs={**_inputs(source, both, ratings), **bound})
 
@@ -62,8 +73,7 @@ def _learner_nodes(items: Inputs, both: Inputs, bound: Inputs) -> list[Node]:
     trial = {**encoding, **_params("network", "training", "baselines", "cold_start", "fold_in")}
     found = ["biases", "neighbours"]
     return [
-        _node(nodes.fit_encoder, encoding, "encoder", "encode"),
-        _node(nodes.encode, {**ratings, "encoder": "encoder", **_params("columns", "split")}, "encoded", "encode"),
+        *_encoding_nodes(both, _params("network", "training")),
         _node(
             nodes.find_learning_rate, {**fitted, **_params("network", "training", "finder")}, "learning_rates", "train"
         ),
@@ -73,13 +83,39 @@ def _learner_nodes(items: Inputs, both: Inputs, bound: Inputs) -> list[Node]:
         ),
         _node(
             nodes.evaluate,
-            {"predictions": "predictions", **learned, **_params("baselines", "ranking"), **bound},
+            {"predictions": "predictions", **learned, "ranker": "ranker", **_params("ranking"), **bound},
             "metrics",
             "evaluate",
         ),
         _node(nodes.measure_cold_start, trial, "cold_start", "evaluate"),
         _node(nodes.describe_items, {**learned, **_params("recommendation", "report"), **items}, found, "evaluate"),
-        _node(nodes.recommend, {**learned, **_params("recommendation"), **items}, "recommendations", "predict"),
+        _recommend_node({**learned, **items}),
+    ]
+
+
+def _encoding_nodes(both: Inputs, network: Inputs) -> list[Node]:
+    """The encoder, the encoded rows, and the ranker that is fitted on those of training."""
+    ratings, encoder = {"ratings": "ratings"}, {"encoder": "encoder"}
+    encoding = {**ratings, **_params("columns", "split", "rating_range", "features"), **both}
+    choice = {**ratings, **encoder, **_params("split", "ranking", "recommendation", "rankers"), **network}
+    return [
+        _node(nodes.fit_encoder, encoding, "encoder", "encode"),
+        _node(nodes.encode, {**ratings, **encoder, **_params("columns", "split")}, "encoded", "encode"),
+        _node(nodes.fit_ranker, choice, "ranker", "train"),
+    ]
+
+
+def _recommend_node(inputs: Inputs) -> Node:
+    ranked = {**inputs, "ranker": "ranker", **_params("recommendation")}
+    return _node(nodes.recommend, ranked, "recommendations", "predict")
+
+
+def _event_nodes(items: Inputs, both: Inputs) -> list[Node]:
+    measured = {"encoded": "encoded", "ranker": "ranker", **_params("ranking")}
+    return [
+        *_encoding_nodes(both, {}),
+        _node(nodes.evaluate_events, measured, "metrics", "evaluate"),
+        _recommend_node({"encoded": "encoded", **items}),
     ]
 
 

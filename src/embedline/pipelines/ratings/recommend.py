@@ -1,4 +1,4 @@
-"""Recommendations: the items with the highest scores among those that a user has not rated."""
+"""Recommendations: the items with the highest scores of the ranker among those that a user has not rated."""
 
 from typing import Any
 
@@ -9,15 +9,14 @@ from numpy.typing import NDArray
 from embedline.errors import DataError
 from embedline.pipelines.ratings.contract import TRAIN, subset
 from embedline.pipelines.ratings.encoder import UNKNOWN, RatingsEncoder, named_items
-from embedline.pipelines.ratings.evaluation import RatedItems, rank_items, top_items
-from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
 from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.options import FoldInOptions, Penalty, RecommendationOptions
-from embedline.training.ensemble import weighted_mean
+from embedline.pipelines.ratings.ranking import Recommender, new_user_ratings
+from embedline.pipelines.ratings.ranking_metrics import RatedItems, rank_items, top_items
 
 
 def recommend(
-    encoded: pl.DataFrame, model: RatingModel, options: RecommendationOptions, items: Any = None
+    encoded: pl.DataFrame, recommender: Recommender, options: RecommendationOptions, items: Any = None
 ) -> pl.DataFrame:
     """The ``options.k`` best items for each user, without those of the user's training ratings.
 
@@ -26,24 +25,36 @@ def recommend(
     equal the item with the lower row comes first.
 
     Returns:
-        ``user`` and ``item`` (ids), ``rank`` (Int32, from 1), ``title`` and ``score`` (Float32).
+        ``user`` and ``item`` (ids), ``rank`` (Int32, from 1), ``title``, ``score`` (Float32, the ranker's: it orders
+        the items of one user and has no unit) and, with a rating model, ``predicted`` (Float32): the rating that the
+        user would give, within the rating range.
 
     Raises:
         DataError: if ``recommendation.users`` names an unknown user.
     """
-    encoder = model.encoder
+    encoder = recommender.encoder
     users, n_items = chosen_users(encoder, options), len(encoder.items)
     rated = RatedItems(subset(encoded, TRAIN), len(encoder.users))
-    blocks = list(rank_items(model.scores, users, rated, n_items, options.k))
+    blocks = list(rank_items(recommender.scores, users, rated, n_items, options.k))
     best, values = (np.concatenate([block[place] for block in blocks]) for place in (1, 2))
+    user_rows, rows = np.repeat(users, best.shape[1]), best.ravel()
     ranks = np.tile(np.arange(1, best.shape[1] + 1), len(users))
-    listed = _list(model, best.ravel(), values.ravel(), ranks, items)
-    ids = pl.Series("user", encoder.users).gather(np.repeat(users, best.shape[1]) - 1)
+    listed = _list(encoder, rows, values.ravel(), ranks, items)
+    ids = pl.Series("user", encoder.users).gather(user_rows - 1)
+    if recommender.model is not None:
+        listed = listed.with_columns(predicted_ratings(recommender.model, ids, listed["item"]))
     return listed.insert_column(0, ids).filter(pl.col("item").is_not_null())
 
 
+def predicted_ratings(model: RatingModel, users: pl.Series, items: pl.Series) -> pl.Series:
+    """Predicted ratings ``predicted`` Float32 of pairs of ids, within the rating range; null where the item is."""
+    rows = model.encoder.user_rows(users), model.encoder.item_rows(items)
+    predicted = pl.Series("predicted", model.predict(*rows), dtype=pl.Float32)
+    return predicted.set(items.is_null(), None)
+
+
 def recommend_for_ratings(
-    model: RatingModel,
+    recommender: Recommender,
     item_rows: NDArray[np.integer],
     ratings: NDArray[np.floating],
     k: int,
@@ -57,32 +68,37 @@ def recommend_for_ratings(
     Args:
         item_rows: rows of the rated items, int [N]; a row 0 is passed over.
         ratings: float [N].
-        penalty: that of the model's training.
+        options, penalty: of the fold-in into the rating network, for the predicted ratings; the penalty is that of its
+            training.
 
     Returns:
-        ``rank``, ``item``, ``title`` and ``score``, as of :func:`recommend`.
+        ``rank``, ``item``, ``title``, ``score`` and, with a rating model, ``predicted``, as of :func:`recommend`.
     """
-    is_known = item_rows > 0
-    new_user = np.zeros(int(is_known.sum()), dtype=np.int64)
-    known = KnownRatings.by_user(new_user, item_rows[is_known], ratings[is_known], 1)
-    everything, outputs = np.arange(1, len(model.encoder.items) + 1), []
-    for network in model.networks:
-        user = fold_in(network, known, network.user_vectors(np.zeros(1, dtype=np.int64)), options, penalty)
-        items_of_all = network.item_vectors(everything)
-        outputs.append(network.score_pairs(user, np.zeros_like(everything), items_of_all, everything - 1))
-    scores = weighted_mean(outputs, model.weights).astype(np.float32)[None]
-    scores[0, item_rows[is_known] - 1] = -np.inf
+    encoder, model = recommender.encoder, recommender.model
+    scores = recommender.new_user_scores(item_rows, ratings, options, penalty)[None]
+    scores[0, item_rows[item_rows > 0] - 1] = -np.inf
     best, values = top_items(scores, k)
-    listed = _list(model, best[0], values[0], np.arange(1, best.shape[1] + 1), items)
+    listed = _list(encoder, best[0], values[0], np.arange(1, best.shape[1] + 1), items)
+    if model is not None:
+        own = np.append(UNKNOWN, model.encoder.item_rows(pl.Series(encoder.items)))  # of a run before or after, perhaps
+        theirs = np.append(
+            model.encoder.rating_mean, new_user_ratings(model, own[item_rows], ratings, options, penalty)
+        )
+        predicted = np.clip(theirs, *model.encoder.rating_range)[own[best[0]]]
+        listed = listed.with_columns(pl.Series("predicted", predicted, dtype=pl.Float32))
     return listed.filter(pl.col("item").is_not_null())
 
 
 def _list(
-    model: RatingModel, rows: NDArray[np.integer], scores: NDArray[np.floating], ranks: NDArray[np.integer], items: Any
+    encoder: RatingsEncoder,
+    rows: NDArray[np.integer],
+    scores: NDArray[np.floating],
+    ranks: NDArray[np.integer],
+    items: Any,
 ) -> pl.DataFrame:
     """Items by their rows [N], null where the row is 0: ``rank``, ``item``, ``title`` and ``score``."""
     places = pl.Series(np.where(rows > 0, rows - 1, -1)).set(pl.Series(rows == UNKNOWN), None)
-    named = named_items(model.encoder, items).select(pl.all().gather(places))
+    named = named_items(encoder, items).select(pl.all().gather(places))
     return named.select(
         pl.Series("rank", ranks, dtype=pl.Int32), "item", "title", pl.Series("score", scores, dtype=pl.Float32)
     )

@@ -1,13 +1,14 @@
 """A metrics file of any learner as comparisons: the model and its baselines on the same rows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from embedline.pipelines.report.metrics import (
     Metric,
     bound,
     format_duration,
+    format_number,
     gain,
     known_metrics,
     main_metric,
@@ -22,7 +23,14 @@ LABELS = {
     "constant": "a constant",
     "damped_bias": "damped biases",
     "global_mean": "global mean",
-    "baseline": "TF-IDF and logistic regression",
+    "tfidf": "TF-IDF and logistic regression",
+    "baseline": "NB-SVM",
+    "forward": "the forward network",
+    "backward": "the backward network",
+    "popularity_relevant": "popularity among relevant ratings",
+    "ease": "EASE",
+    "als": "ALS",
+    "item_knn": "nearest items",
 }
 RATES = {"rows_per_second": "rows/s", "tokens_per_second": "tokens/s"}
 INTERVAL = ("accuracy_low", "accuracy_high")
@@ -34,14 +42,15 @@ class Contestant:
 
     Attributes:
         interval: 95 % interval of its accuracy, if there is one.
-        verdicts: of a baseline by metric: whether the model is ``better``, ``worse``, or there is ``no difference``
-            outside of chance.
+        differences: of a baseline by metric: the model's value less its own, as ``difference`` with the 95 % interval
+            ``low`` to ``high``, and the ``verdict``: whether the model is ``better``, ``worse``, or there is ``no
+            difference`` outside of chance.
     """
 
     label: str
     values: dict[str, float]
     interval: tuple[float, float] | None = None
-    verdicts: Mapping[str, str] = field(default_factory=dict)
+    differences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,9 +61,11 @@ class Comparison:
         title: subject of the comparison, such as the target; empty if there is only one comparison.
         model: the model of the project.
         baselines: the models to compare it with.
+        others: models that could have been the model, shown beside it: rankers that were not chosen.
         facts: size and cost of the training, in short texts.
         given: name of the main metric, where the metrics file says it.
         ceiling: the best that a model can expect by metric, where the law of the data is known.
+        seconds: of the training; None where the metrics file has none.
     """
 
     title: str
@@ -63,6 +74,8 @@ class Comparison:
     facts: list[str] = field(default_factory=list)
     given: str | None = None
     ceiling: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+    others: list[Contestant] = field(default_factory=list)
 
     @property
     def metrics(self) -> list[Metric]:
@@ -100,7 +113,9 @@ class Comparison:
         if ours == theirs:
             return "no difference", f"as good as {best.label}"
         what = f"{gain(main, ours, theirs)} than {best.label}"
-        found = best.verdicts.get(main.name) or ("better" if main.better(ours, theirs) else "worse")
+        found = best.differences.get(main.name, {}).get("verdict") or (
+            "better" if main.better(ours, theirs) else "worse"
+        )
         return found, f"{what}: no difference outside of chance" if found == "no difference" else what
 
     @property
@@ -118,43 +133,69 @@ class Comparison:
 
 
 def compare(metrics: Mapping[str, Any]) -> list[Comparison]:
-    """All comparisons of a metrics file: one a target, or the classifier and the language model of a text."""
+    """All comparisons of a metrics file.
+
+    One a target; the classifier and the language model of a text; predicted ratings and recommendations.
+    """
     if isinstance(metrics.get("targets"), Mapping):
-        facts = _facts(metrics)
-        return [_flat(values, f"target {name}", facts) for name, values in metrics["targets"].items()]
+        facts, seconds = _facts(metrics), metrics.get("seconds")
+        return [_flat(values, f"target {name}", facts, seconds) for name, values in metrics["targets"].items()]
     if any(isinstance(metrics.get(name), Mapping) for name in ("classifier", "language_model")):
         return _text_comparisons(metrics)
-    return [_flat(metrics, "", _facts(metrics))] if metric_values(metrics) else []
+    ranking, seconds = metrics.get("ranking"), metrics.get("seconds")
+    lists = [_ranking(ranking)] if isinstance(ranking, Mapping) and metric_values(ranking) else []
+    title = "predicted ratings" if lists else ""
+    return [*([_flat(metrics, title, _facts(metrics), seconds)] if metric_values(metrics) else []), *lists]
 
 
-def _flat(metrics: Mapping[str, Any], title: str, facts: list[str]) -> Comparison:
+def _flat(metrics: Mapping[str, Any], title: str, facts: list[str], seconds: float | None) -> Comparison:
     baselines = metrics.get("baselines") or {}
     rivals = [_contestant(_label(name, values), values) for name, values in baselines.items()]
     model, ceiling = _contestant("embedline", metrics), metric_values(metrics.get("ceiling") or {})
-    return Comparison(title, model, rivals, facts, metrics.get("main_metric"), ceiling)
+    return Comparison(title, model, rivals, facts, metrics.get("main_metric"), ceiling, seconds)
+
+
+def _ranking(metrics: Mapping[str, Any]) -> Comparison:
+    """The recommendations by NDCG, and the other rankers."""
+    main = next((name for name in metric_values(metrics) if name.startswith("ndcg_at_")), None)
+    facts = [f"ranked by {LABELS.get(metrics['ranker'], metrics['ranker'])}"] if "ranker" in metrics else []
+    if "ranked_users" in metrics:
+        facts.append(f"{metrics['ranked_users']:,} users")
+    low, high = (metrics.get(f"{main}_{end}") for end in ("low", "high"))
+    if low is not None and high is not None:
+        label = known_metrics([str(main)])[0].label
+        facts.append(f"95 % interval of the {label}: {format_number(low)} to {format_number(high)}")
+    if metrics.get("coverage") is not None:
+        facts.append(f"{metrics['coverage']:.0%} of the items in the lists".replace("%", " %"))
+    one = _flat(metrics, "recommendations", facts, metrics.get("seconds"))
+    others = [_contestant(_label(name, values), values) for name, values in (metrics.get("rankers") or {}).items()]
+    return replace(one, given=main, others=others)
 
 
 def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
-    """Those of a classifier, if there is one, and of its language model."""
+    """Those of a classifier, if there is one, and of its language models."""
     found = []
     if classifier := metrics.get("classifier"):
-        baseline = metrics.get("baseline")
-        rivals = [_contestant(LABELS["baseline"], baseline)] if baseline else []
+        former = metrics.get("baseline")  # of former versions
+        members = metrics.get("members") or ({"tfidf": former} if former else {})
+        rivals = [_contestant(LABELS[name], values) for name, values in members.items()]
         tests = [f"{classifier['rows']:,} test documents"] if "rows" in classifier else []
-        facts, ceiling = [*tests, *_facts(classifier.get("training") or {})], classifier.get("ceiling") or {}
+        training, ceiling = classifier.get("training") or {}, metric_values(classifier.get("ceiling") or {})
+        facts, seconds = [*tests, *_facts(training)], training.get("seconds")
         model = _contestant("embedline", classifier)
-        found.append(Comparison("classifier", model, rivals, facts, ceiling=metric_values(ceiling)))
-    language = metrics.get("language_model")
-    if language and metric_values(language):
-        found.append(Comparison("language model", _contestant("embedline", language), [], _facts(language)))
+        found.append(Comparison("classifier", model, rivals, facts, ceiling=ceiling, seconds=seconds))
+    forward = metrics.get("language_model") or {}
+    for title, language in (("language model", forward), ("backward language model", forward.get("backward") or {})):
+        if metric_values(language):
+            facts, seconds = _facts(language), language.get("seconds")
+            found.append(Comparison(title, _contestant("embedline", language), [], facts, seconds=seconds))
     return found
 
 
 def _contestant(label: str, metrics: Mapping[str, Any]) -> Contestant:
     low, high = (metrics.get(name) for name in INTERVAL)
     interval = (low, high) if low is not None and high is not None else None
-    verdicts = {name: found["verdict"] for name, found in (metrics.get("differences") or {}).items()}
-    return Contestant(label, metric_values(metrics), interval, verdicts)
+    return Contestant(label, metric_values(metrics), interval, metrics.get("differences") or {})
 
 
 def _label(name: str, values: Mapping[str, Any]) -> str:

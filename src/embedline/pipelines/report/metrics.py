@@ -48,8 +48,8 @@ KNOWN = (
     Metric("next_word_accuracy", "next word right", lower=False),
 )
 MAIN = ("exp_rmspe", "accuracy", "rmse", "perplexity")
-RANKING = re.compile(r"(precision|recall|ndcg)_at_(\d+)")  # the number of items is a setting
-RANKING_LABELS = {"precision": "precision", "recall": "recall", "ndcg": "NDCG"}
+RANKING = re.compile(r"(precision|recall|ndcg|mrr)_at_(\d+)")  # the number of items is a setting
+RANKING_LABELS = {"precision": "precision", "recall": "recall", "ndcg": "NDCG", "mrr": "MRR"}
 
 
 def known_metrics(names: Iterable[str]) -> list[Metric]:

@@ -96,7 +96,7 @@ def moment(version: str) -> str:
 
 def _result_table(one: Comparison) -> Json:
     """A row a contestant, the best value of each metric marked."""
-    everyone = [one.model, *one.baselines]
+    everyone = [one.model, *one.others, *one.baselines]
     rows: list[Json] = [
         {
             "label": who.label,

@@ -108,7 +108,10 @@ def overview(comparisons: Mapping[str, Comparison]) -> Json | None:
         }
         for kind, points in marks.items()
     ]
-    note = "exp RMSPE, RMSE or share of wrong answers of each model and baseline, in units of the best baseline's"
+    note = (
+        "exp RMSPE, RMSE, share of wrong answers or 1 less NDCG of each model and baseline, in units of the best "
+        "baseline's"
+    )
     layout = {
         "title": {"text": "Against the baselines", "subtitle": {"text": note}},
         "height": 110 + 36 * len(rows),

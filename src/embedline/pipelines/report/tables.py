@@ -58,17 +58,19 @@ def next_words(frame: Any) -> Json:
 
 
 def recommendations(frame: Any) -> Json:
-    """The best items of a few users, one column a user."""
+    """The best items of a few users, one column a user; behind each the predicted rating, or the score without one."""
     data = nw.from_native(frame, eager_only=True)
+    shown = "predicted" if "predicted" in data.columns else "score"
     users = data["user"].unique(maintain_order=True).head(USERS).to_list()
     lists = []
     for user in users:
         rows = data.filter(nw.col("user") == user).sort("rank").head(BEST).iter_rows(named=True)
-        lists.append([f"{row.get('title') or row['item']} ({row['score']:.2f})" for row in rows])
+        lists.append([f"{row.get('title') or row['item']} ({row[shown]:.2f})" for row in rows])
     depth = max((len(items) for items in lists), default=0)
     ranks = [[str(rank + 1), *(items[rank] if rank < len(items) else "" for items in lists)] for rank in range(depth)]
     columns = [{"label": "rank", "numeric": True}, *({"label": f"user {user}", "numeric": False} for user in users)]
-    note = f"with the score that ranks them; the first {len(users)} of {data['user'].n_unique():,} users"
+    behind = "the predicted rating" if shown == "predicted" else "the score that ranks them"
+    note = f"with {behind}; the first {len(users)} of {data['user'].n_unique():,} users"
     return {"title": "Recommendations", "note": note, "columns": columns, "rows": ranks}
 
 

@@ -44,6 +44,7 @@ from embedline.training.ceiling import beside
 from embedline.training.options import FinderOptions
 
 logger = logging.getLogger(__name__)
+results = logging.getLogger("embedline.results")  # what it logs is shown without --verbose
 
 Frame = Any  # polars.DataFrame or pandas.DataFrame
 Plot = Any  # plotly.graph_objects.Figure
@@ -58,7 +59,7 @@ def fit_encoder(table: Frame, columns: Columns, split: Split, encoding: Encoding
         columns = inferred.columns if inferred else columns
         encoder = fit(train_rows, columns, encoding)
     if inferred:
-        logger.info("columns.inputs: auto found these roles; to keep or change them, paste them:\n%s", inferred.yaml())
+        results.info("columns.inputs: auto found these roles; to keep or change them, paste them:\n%s", inferred.yaml())
     left_out = encoder.left_out
     if left_out.constant:
         logger.warning("Left out, with one value in all training rows: %s", ", ".join(map(repr, left_out.constant)))

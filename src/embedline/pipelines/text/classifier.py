@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -15,10 +14,8 @@ from torch import Tensor, nn
 from embedline.errors import DataError
 from embedline.pipelines.text.awd_lstm import Encoder, detached, select_rows
 from embedline.pipelines.text.classifier_batches import by_length, pad
-from embedline.pipelines.text.documents import TEST
-from embedline.pipelines.text.evaluation import prediction_frame
 from embedline.pipelines.text.lm_batches import Corpus
-from embedline.pipelines.text.options import EncoderOptions
+from embedline.pipelines.text.options import Direction, EncoderOptions
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training.model_file import ModelBundle
@@ -113,11 +110,18 @@ class Head(nn.Sequential):
         super().__init__(*layers)
 
 
+def reverse(ids: Tensor, lengths: Tensor) -> Tensor:
+    """Reverse each document of ids int64 [B, T]: its token t becomes token ``length - 1 - t``; any id pads."""
+    place = lengths[:, None] - 1 - torch.arange(ids.shape[1])
+    return ids.gather(1, place.clamp(min=0).to(ids.device))
+
+
 class TextClassifier(nn.Module):
     """Class scores of documents: the encoder of a language model, and a head with hidden ``layers``.
 
     ``head_rates`` are the dropout rates before its linear layers; for ``bptt`` and ``max_tokens`` see
-    :func:`read_documents`.
+    :func:`read_documents`. A network of the direction ``backward`` takes the same ids and reads them from the last to
+    the first.
     """
 
     def __init__(
@@ -130,8 +134,10 @@ class TextClassifier(nn.Module):
         n_classes: int,
         bptt: int,
         max_tokens: int,
+        direction: Direction = "forward",
     ) -> None:
         super().__init__()
+        self.direction = direction
         self.encoder = Encoder(vocabulary_size, encoder)
         self.head = Head((3 * encoder.embedding_size, *layers, n_classes), head_rates)
         self.n_classes, self.bptt, self.max_tokens = n_classes, bptt, max_tokens
@@ -142,6 +148,8 @@ class TextClassifier(nn.Module):
 
     def scores(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Pooled]:
         """Return logits float32 [B, C], and the pooled outputs."""
+        if self.direction == "backward":
+            ids = reverse(ids, lengths)
         pooled = read_documents(self.encoder, ids, lengths, bptt=self.bptt, max_tokens=self.max_tokens)
         logits: Tensor = self.head(pooled.features)
         return logits.float(), pooled
@@ -173,12 +181,13 @@ class ClassifierEnsemble(nn.Module):
         return torch.stack(logs).logsumexp(0)
 
 
-def build_classifier(config: dict[str, Any]) -> TextClassifier:
-    """Build the network of a bundle's ``config``."""
+def build_classifier(config: dict[str, Any], direction: Direction = "forward") -> TextClassifier:
+    """Build the network of a direction by a bundle's ``config``."""
     sizes = {name: config[name] for name in ("n_classes", "bptt", "max_tokens")}
     layers, head_rates = tuple(config["layers"]), tuple(config["head_rates"])
     encoder = EncoderOptions.model_validate(config["encoder"])
-    return TextClassifier(config["vocabulary_size"], encoder, layers=layers, head_rates=head_rates, **sizes)
+    shape: dict[str, Any] = {"layers": layers, "head_rates": head_rates, "direction": direction, **sizes}
+    return TextClassifier(config["vocabulary_size"], encoder, **shape)
 
 
 def load_classifier(bundle: ModelBundle) -> tuple[ClassifierEnsemble, Vocabulary, TokenOptions, list[str]]:
@@ -188,7 +197,10 @@ def load_classifier(bundle: ModelBundle) -> tuple[ClassifierEnsemble, Vocabulary
     # Old bundles hold one network, whose weights have no number of a member in their names.
     weights = bundle.metrics.get("member_weights")
     states = [bundle.member(member) for member in range(len(weights))] if weights else [bundle.weights]
-    members = [build_classifier(bundle.config) for _ in states]
+    # Bundles of former versions do not say the directions.
+    members = [
+        build_classifier(bundle.config, each) for each in bundle.config.get("directions", ["forward"] * len(states))
+    ]
     for member, state in zip(members, states, strict=True):
         member.load_state_dict(state)
     network = ClassifierEnsemble(members, weights or [1.0])
@@ -230,19 +242,3 @@ def class_logits(
             found = network(ids, lengths)
         logits[torch.from_numpy(rows)] = found.double().cpu()
     return logits
-
-
-def predict_split(ids: pl.DataFrame, bundle: ModelBundle, *, split: str = TEST) -> pl.DataFrame:
-    """Predict the documents of a split; columns as in :func:`.evaluation.prediction_frame`."""
-    network, vocabulary, _, classes = load_classifier(bundle)
-    documents = ids.filter(pl.col("split") == split)
-    if documents.is_empty():
-        raise DataError(f"there is nothing to predict: no document is in the split {split!r}")
-    corpus = Corpus.of(documents)
-    if len(corpus.ids) and int(corpus.ids.max()) >= len(vocabulary):
-        raise DataError(
-            f"a document has the token id {int(corpus.ids.max())}, but the model knows {len(vocabulary)}: "
-            "the ids were made with another model's vocabulary"
-        )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return prediction_frame(documents, class_probabilities(network.to(device), corpus), classes)

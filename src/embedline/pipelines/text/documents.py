@@ -21,9 +21,12 @@ SPLITS = (TRAIN, VALIDATION, TEST, UNLABELLED)
 
 
 class SplitOptions(Options):
-    """``validation``: fraction of the training documents that becomes the split ``validation``, drawn with ``seed``."""
+    """``validation``: fraction of the training documents that becomes the split ``validation``, drawn with ``seed``.
 
-    validation: float = Field(default=0.1, gt=0.0, lt=1.0)
+    0: none; then early stopping has nothing to measure, and the baseline is tuned by cross-validation.
+    """
+
+    validation: float = Field(default=0.1, ge=0.0, lt=1.0)
     seed: int = Field(default=0, ge=0)
 
 
@@ -130,12 +133,14 @@ def assign_splits(frame: pl.DataFrame, split: SplitOptions) -> pl.Series:
     The draw depends on the ids and the seed, not on the order of the rows. Test documents stay test documents.
 
     ``document_id``, ``label`` and ``split`` are as :func:`read_documents` checks them. No document to train on, a class
-    with fewer than two, and a fraction that leaves no document for validation or for training are a DataError.
+    with fewer than two, and a fraction above 0 that leaves no document for validation or for training are a DataError.
     """
     learned = TRAIN if (frame["split"] == TRAIN).any() else UNLABELLED
     train = frame.with_row_index("_row").filter(pl.col("split") == learned).sort("label", "document_id")
     if train.is_empty():
         raise DataError(f"no document is in the split {TRAIN!r} or {UNLABELLED!r}: there is nothing to train on")
+    if split.validation == 0.0:
+        return frame["split"]
     classes = train.group_by("label", maintain_order=True).agg("_row")
     counts = classes["_row"].list.len().to_list()
     if few := [(label, count) for label, count in zip(classes["label"], counts, strict=True) if count < 2]:

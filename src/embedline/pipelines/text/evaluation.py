@@ -1,4 +1,4 @@
-"""The evaluation of a classifier: predictions beside labels, metrics of it and its baseline, and the worst mistakes."""
+"""The evaluation of a classifier: predictions beside labels, metrics of it and its members, and the worst mistakes."""
 
 import html
 import logging
@@ -12,13 +12,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from embedline.errors import DataError
-from embedline.training.metrics import check_probabilities, classification_metrics
+from embedline.training.metrics import (
+    check_probabilities,
+    classification_metrics,
+    paired_difference,
+    row_log_losses,
+)
 from embedline.training.options import Options
 
 logger = logging.getLogger(__name__)
 
 LINE_BREAK = re.compile(r"<\s*br\s*/?\s*>", re.IGNORECASE)
 PREFIX = "p_"
+MEMBER_METRICS = ("accuracy", "accuracy_low", "accuracy_high", "log_loss", "calibration_error")
 CUT = "\n[…]\n"
 
 
@@ -32,45 +38,73 @@ class ReportOptions(Options):
 
 def evaluate(
     predictions: pl.DataFrame,
-    baseline_predictions: pl.DataFrame,
+    member_predictions: pl.DataFrame,
     classes: Sequence[str],
     options: ReportOptions,
-    *,
-    classifier: Mapping[str, Any],
-    baseline: Mapping[str, Any],
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Metrics of a classifier and its baseline as nested JSON values; warns if the classifier does not beat it.
+    """Metrics of a classifier and of its members as nested JSON values; logs how it compares with each of them.
 
     Args:
-        predictions: predictions of the network for the test split; see :func:`prediction_frame`.
-        baseline_predictions: predictions of the baseline for the same documents, in any order.
+        predictions: predictions of the classifier for the test split; see :func:`prediction_frame`.
+        member_predictions: probabilities of each ``member`` for the same documents, in any order.
         classes: the labels, in the order of the probabilities' columns.
-        classifier, baseline: metrics of their trainings to add, such as the seconds.
+        seconds: of the members' trainings, by their names.
 
     Returns:
-        ``classifier`` and ``baseline``: :func:`embedline.training.metrics.classification_metrics` of the test split,
-        then the given metrics; ``beats_baseline``: whether the classifier's accuracy is greater (not equal).
+        ``classifier``: :func:`embedline.training.metrics.classification_metrics` of the test split. ``members``: by
+        name the ``accuracy`` with its interval, ``log_loss``, ``calibration_error``, ``seconds`` and ``differences``:
+        by metric, accuracy and log loss, the classifier's less the member's
+        (:func:`embedline.training.metrics.paired_difference`). ``beaten_by``: the members that are better in one of the
+        two, outside of chance; ``no_difference``: those that differ in neither.
 
     Raises:
-        DataError: if the documents of the two frames differ, or a given metric has the name of a measured one.
+        DataError: if the documents of the two frames differ.
     """
-    _same_documents(predictions, baseline_predictions)
-    metrics: dict[str, Any] = {}
-    both = {"classifier": (predictions, classifier), "baseline": (baseline_predictions, baseline)}
-    for model, (frame, given) in both.items():
-        actual, probabilities = prediction_arrays(frame, classes)
-        measured = classification_metrics(actual, probabilities, classes, n_bins=options.calibration_bins)
-        if twice := sorted(measured.keys() & given.keys()):
-            raise DataError(
-                f"the metrics of the {model} already have {twice[0]!r}, measured on the test split: rename it"
-            )
-        metrics[model] = measured | dict(given)
-    ours, theirs = (metrics[model]["accuracy"] for model in both)
-    logger.info("Test accuracy %.4f; baseline %.4f", ours, theirs)
-    if ours <= theirs:
-        message = "The classifier (accuracy %.4f) does not beat its baseline (%.4f) on %d test documents"
-        logger.warning(message, ours, theirs, len(predictions))
-    return metrics | {"beats_baseline": ours > theirs}
+    actual, ours = prediction_arrays(predictions, classes)
+    metrics = classification_metrics(actual, ours, classes, n_bins=options.calibration_bins)
+    members: dict[str, dict[str, Any]] = {}
+    for name in member_predictions["member"].unique(maintain_order=True):
+        rows = member_predictions.filter(member=name).drop("member")
+        require_same_documents({"classifier": predictions, name: rows})
+        labelled = predictions.select("document_id", "label")
+        theirs = prediction_arrays(labelled.join(rows, on="document_id", maintain_order="left"), classes)[1]
+        measured = classification_metrics(actual, theirs, classes, n_bins=options.calibration_bins)
+        losses = [row_log_losses(actual, each) for each in (ours, theirs)]
+        correct = [each.argmax(axis=1) == actual for each in (ours, theirs)]
+        members[name] = {
+            **{key: measured[key] for key in MEMBER_METRICS},
+            **({"seconds": seconds[name]} if name in seconds else {}),
+            "differences": {
+                "accuracy": paired_difference(*correct, higher_is_better=True),
+                "log_loss": paired_difference(*losses),
+            },
+        }
+        _log_differences(name, metrics, members[name])
+    verdicts = {name: {each["verdict"] for each in found["differences"].values()} for name, found in members.items()}
+    return {
+        "classifier": metrics,
+        "members": members,
+        "beaten_by": [name for name, found in verdicts.items() if "worse" in found],
+        "no_difference": [name for name, found in verdicts.items() if found == {"no difference"}],
+    }
+
+
+def _log_differences(name: str, metrics: Mapping[str, Any], member: Mapping[str, Any]) -> None:
+    """Log how the classifier compares with a member: a warning where it is worse, outside of chance."""
+    for metric, found in member["differences"].items():
+        logger.log(
+            logging.WARNING if found["verdict"] == "worse" else logging.INFO,
+            "Test %s %.4f, %s %.4f: %s (%+.4f, 95 %% interval %+.4f to %+.4f)",
+            metric,
+            metrics[metric],
+            name,
+            member[metric],
+            found["verdict"],
+            found["difference"],
+            found["low"],
+            found["high"],
+        )
 
 
 def mistakes(
@@ -83,7 +117,7 @@ def mistakes(
         ``text``: the beginning and the end of the document, HTML resolved. A document without a text, and a baseline
         that predicts other documents, are a DataError.
     """
-    _same_documents(predictions, baseline_predictions)
+    require_same_documents({"classifier": predictions, "baseline": baseline_predictions})
     wrong = predictions.filter(pl.col("predicted") != pl.col("label"))
     wrong = wrong.sort("confidence", "document_id", descending=[True, False]).head(options.mistakes)
     wrong = wrong.select("document_id", "label", "predicted", "confidence")
@@ -103,9 +137,9 @@ def excerpt(text: str, n: int) -> str:
     return text if len(text) <= 2 * n + len(CUT) else text[:n].rstrip() + CUT + text[-n:].lstrip()
 
 
-def _same_documents(predictions: pl.DataFrame, baseline_predictions: pl.DataFrame) -> None:
-    frames = {"classifier": predictions, "baseline": baseline_predictions}
-    for (which, ours), theirs in zip(frames.items(), reversed(frames.values()), strict=True):
+def require_same_documents(frames: Mapping[str, pl.DataFrame]) -> None:
+    """Raise a DataError if two frames, by the names of their models, have not the same column ``document_id``."""
+    for (which, ours), theirs in zip(frames.items(), [*frames.values()][::-1], strict=True):
         alone = ours.join(theirs, on="document_id", how="anti")["document_id"]
         if len(alone):
             raise DataError(f"only the {which} predicts document {alone[0]!r}: {len(alone)} such documents")

@@ -1,10 +1,10 @@
 """Fine-tune a language model's encoder into a classifier, in the stages of gradual unfreezing, for each seed."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -21,18 +21,18 @@ from embedline.pipelines.text.evaluation import class_codes
 from embedline.pipelines.text.language_model import (
     MONITOR,
     NO_VALIDATION,
+    direction_prefix,
     load_language_model,
     own_threads,
     training_metrics,
     with_seed,
 )
 from embedline.pipelines.text.lm_batches import Corpus
-from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining, Stage, StageTraining
+from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining, Direction, Stage, StageTraining
 from embedline.pipelines.text.pretrained import match_embedding
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
 from embedline.training import checkpoint, distributed
-from embedline.training.checkpoint import Record
 from embedline.training.device import AUTO, Accelerator, choose_precision, make_accelerator
 from embedline.training.ensemble import member_tensors, member_weights, warn_of_few_steps
 from embedline.training.lr_finder import RangeTest, range_test
@@ -50,14 +50,15 @@ class ClassifierData:
         corpus: documents of the split ``train``.
         targets: class of each document, int64 [D].
         config: of the bundle, JSON values.
-        encoder: weights of the language model's encoder, with the embedding for the documents' vocabulary.
+        encoders: weights of the language model's encoder of each direction, with the embedding for the documents'
+            vocabulary.
         tokens: settings of the tokenizer that the language model was trained with.
     """
 
     corpus: Corpus
     targets: NDArray[np.int64]
     config: dict[str, Any]
-    encoder: dict[str, Tensor]
+    encoders: dict[Direction, dict[str, Tensor]]
     tokens: TokenOptions
 
     @classmethod
@@ -68,6 +69,7 @@ class ClassifierData:
         classes: Sequence[str],
         language_model: ModelBundle,
         network: ClassifierOptions,
+        directions: Iterable[Direction],
     ) -> "ClassifierData":
         """Build it from the arguments of :func:`train_classifier`, which lists the errors."""
         if len(classes) < 2:
@@ -76,9 +78,12 @@ class ClassifierData:
         targets = class_codes(documents, classes)
         if missing := [name for place, name in enumerate(classes) if not (targets == place).any()]:
             raise DataError(f"the split 'train' has no document of the class {missing[0]!r}")
-        model, known, tokens = load_language_model(language_model)
-        encoder = model.encoder.state_dict()
-        encoder["embedding.weight"] = match_embedding(encoder["embedding.weight"], known, vocabulary)
+        encoders = {}
+        for direction in directions:
+            model, known, tokens = load_language_model(language_model, direction)
+            encoder = model.encoder.state_dict()
+            encoder["embedding.weight"] = match_embedding(encoder["embedding.weight"], known, vocabulary)
+            encoders[direction] = encoder
         config = {
             "vocabulary_size": len(vocabulary),
             "encoder": {**language_model.config["encoder"], "rates": network.rates().model_dump()},
@@ -88,17 +93,24 @@ class ClassifierData:
             "bptt": network.bptt,
             "max_tokens": network.max_tokens,
         }
-        return cls(Corpus.of(documents), targets, config, encoder, tokens)
+        return cls(Corpus.of(documents), targets, config, encoders, tokens)
 
     def batches(self, options: StageTraining, accelerator: Accelerator) -> ClassifierBatches:
         """Batches for this process."""
         return ClassifierBatches(self.corpus, self.targets, options, device=accelerator.device, shard=accelerator.shard)
 
-    def build(self) -> TextClassifier:
-        """Build a classifier with the language model's encoder and a head with random weights."""
-        network = build_classifier(self.config)
-        network.encoder.load_state_dict(self.encoder)
+    def build(self, direction: Direction) -> TextClassifier:
+        """Build a classifier with the language model's encoder of a direction and a head with random weights."""
+        network = build_classifier(self.config, direction)
+        network.encoder.load_state_dict(self.encoders[direction])
         return network
+
+
+class Member(NamedTuple):
+    """A classifier of the ensemble: its direction, and the place of its seed in ``training.seeds``."""
+
+    direction: Direction
+    place: int
 
 
 def train_classifier(
@@ -108,19 +120,23 @@ def train_classifier(
     language_model: ModelBundle,
     network: ClassifierOptions,
     training: ClassifierTraining,
-) -> tuple[ModelBundle, list[Record]]:
-    """Fine-tune on the documents of the split ``train``, stage by stage; one classifier for each seed, in turn.
+    directions: Iterable[Direction] = ("forward",),
+) -> tuple[ModelBundle, list[dict[str, Any]]]:
+    """Fine-tune on the documents of the split ``train``, stage by stage; a classifier for each direction and seed.
+
+    Those of the direction ``backward`` start from the backward language model and read the documents in reverse order.
 
     Returns:
         The bundle of the last stage's last epoch (with early stopping: its best epoch), and the history: records as in
-        :func:`.language_model.train_language_model`, with ``member`` and ``stage``; the last record of each epoch
-        has the metrics of the split ``validation``.
+        :func:`.language_model.train_language_model`, with ``direction``, ``member`` and ``stage``; the last record of
+        each epoch has the metrics of the split ``validation``. The bundle's metrics are those of all members together
+        (the mean of their probabilities) and, of several directions, those of each under its name.
 
     Raises:
-        DataError: if a label is not among the classes, a class has no training document, or early stopping is set and
-            there is no split ``validation``.
+        DataError: if a label is not among the classes, a class has no training document, the language model lacks a
+            direction, or early stopping is set and there is no split ``validation``.
     """
-    data = ClassifierData.from_documents(ids, vocabulary, classes, language_model, network)
+    data = ClassifierData.from_documents(ids, vocabulary, classes, language_model, network, directions)
     held_out = ids.filter(pl.col("split") == VALIDATION)
     if training.early_stopping and held_out.is_empty():
         raise DataError(NO_VALIDATION.format("classifier_training"))
@@ -128,9 +144,10 @@ def train_classifier(
     threads = own_threads(training)
     members, measured = distributed.run(_train_members, data, training, threads, validation, options=training)
     warn_of_few_steps(members[0], training.batch_size, "classifier_training")
+    read = [member.direction for member in _members(data, training)]
     history = [
-        {"member": member, "stage": stage, **record}
-        for member, results in enumerate(members)
+        {"direction": direction, "member": member, "stage": stage, **record}
+        for member, (direction, results) in enumerate(zip(read, members, strict=True))
         for stage, result in enumerate(results)
         for record in result.history
     ]
@@ -138,14 +155,14 @@ def train_classifier(
         "documents": len(data.corpus),
         "tokens": len(data.corpus.ids),
         "members": len(members),
-        "member_weights": member_weights(training),
+        "member_weights": _weights(data, training),
         **measured,
         "language_model": language_model.metrics,
     }
     tokens, words = (each.model_dump(mode="json") for each in (data.tokens, vocabulary))
     encoding = {"vocabulary": words, "tokens": tokens, "classes": list(classes)}
     weights = member_tensors([results[-1].network for results in members])
-    return ModelBundle(KIND, data.config, encoding, weights, metrics), history
+    return ModelBundle(KIND, data.config | {"directions": read}, encoding, weights, metrics), history
 
 
 def find_classifier_rate(
@@ -158,7 +175,7 @@ def find_classifier_rate(
     finder: FinderOptions,
 ) -> RangeTest:
     """Learning-rate range test of the first stage, with the first seed; later stages start from trained weights."""
-    data = ClassifierData.from_documents(ids, vocabulary, classes, language_model, network)
+    data = ClassifierData.from_documents(ids, vocabulary, classes, language_model, network, ["forward"])
     accelerator, stage, seed = make_accelerator(training), training.stages[0], training.seeds[0]
 
     def search(network: nn.Module, stop: threading.Event) -> RangeTest:
@@ -166,7 +183,17 @@ def find_classifier_rate(
         settings: dict[str, Any] = {"accelerator": accelerator, "seed": seed, "groups": groups, "stop": stop}
         return range_test(network, data.batches(options, accelerator), options, finder, **settings)
 
-    return with_seed(seed, training.threads, data.build, search)
+    return with_seed(seed, training.threads, partial(data.build, "forward"), search)
+
+
+def _members(data: ClassifierData, training: ClassifierTraining) -> list[Member]:
+    """The classifiers in the order of their training, and of the bundle: direction by direction, seed by seed."""
+    return [Member(direction, place) for direction in data.encoders for place in range(len(training.seeds))]
+
+
+def _weights(data: ClassifierData, training: ClassifierTraining) -> list[float]:
+    """Weight of each member in the mean; each direction counts the same."""
+    return [weight / len(data.encoders) for weight in member_weights(training)] * len(data.encoders)
 
 
 def _train_members(
@@ -179,10 +206,24 @@ def _train_members(
     """Train the members, one after the other; return the results of their stages, and metrics for the bundle."""
     accelerator = _choose_precision(data, training, threads, make_accelerator(training), stop)
     evaluate = _evaluator(*validation, accelerator) if validation else None
-    members = []
-    for member, seed in enumerate(training.seeds):
+    results = {}
+    for member in _members(data, training):
+        build = partial(data.build, member.direction)
         fit = partial(_train_stages, data, training, member, evaluate, accelerator)
-        members.append(with_seed(seed, threads, data.build, fit, rank=accelerator.shard.rank, stop=stop))
+        seed = training.seeds[member.place]
+        results[member] = with_seed(seed, threads, build, fit, rank=accelerator.shard.rank, stop=stop)
+    metrics = _measure([*results.values()], _weights(data, training), evaluate, accelerator)
+    if len(data.encoders) > 1:
+        for direction in data.encoders:
+            own = [stages for member, stages in results.items() if member.direction == direction]
+            metrics[direction] = _measure(own, member_weights(training), evaluate, accelerator)
+    return [*results.values()], metrics
+
+
+def _measure(
+    members: list[list[FitResult]], weights: Sequence[float], evaluate: Evaluate | None, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Metrics of members for the bundle: of their training, and on the validation documents."""
     results = [result for stages in members for result in stages]
     whole = FitResult(
         results[0].network,
@@ -195,9 +236,9 @@ def _train_members(
         found = members[0][-1].metrics
         if len(members) > 1:
             networks: list[Any] = [stages[-1].network for stages in members]
-            found = evaluate(ClassifierEnsemble(networks, member_weights(training)))
+            found = evaluate(ClassifierEnsemble(networks, weights))
         metrics |= {"validation_loss": found["validation_loss"], "validation_accuracy": found["accuracy"]}
-    return members, metrics
+    return metrics
 
 
 def _evaluator(corpus: Corpus, targets: Tensor, accelerator: Accelerator) -> Evaluate:
@@ -213,7 +254,7 @@ def _evaluator(corpus: Corpus, targets: Tensor, accelerator: Accelerator) -> Eva
 def _train_stages(
     data: ClassifierData,
     training: ClassifierTraining,
-    member: int,
+    member: Member,
     evaluate: Evaluate | None,
     accelerator: Accelerator,
     network: nn.Module,
@@ -228,7 +269,7 @@ def _train_stages(
             data.batches(options, accelerator),
             options,
             accelerator=accelerator,
-            seed=training.seeds[member] + place,
+            seed=training.seeds[member.place] + place,
             groups=_unfreeze(network, stage, training),
             evaluate=evaluate,
             monitor=MONITOR,
@@ -252,7 +293,7 @@ def _choose_precision(
     if accelerator.precision != AUTO:
         return accelerator
     stage = training.stages[-1]
-    checkpoints = [each for member in range(len(training.seeds)) for each in _checkpoints(training, member)]
+    checkpoints = [each for member in _members(data, training) for each in _checkpoints(training, member)]
 
     def choose(network: nn.Module, stop: threading.Event) -> Accelerator:
         _unfreeze(network, stage, training)
@@ -261,14 +302,15 @@ def _choose_precision(
         files = [each.path for each in checkpoints if each]
         return choose_precision(accelerator, network, batches, n_batches, checkpoints=files, stop=stop)
 
-    return with_seed(training.seeds[0], threads, data.build, choose, rank=accelerator.shard.rank, stop=stop)
+    build = partial(data.build, next(iter(data.encoders)))
+    return with_seed(training.seeds[0], threads, build, choose, rank=accelerator.shard.rank, stop=stop)
 
 
-def _prefix(training: ClassifierTraining, member: int) -> str:
-    return f"member{member}." if len(training.seeds) > 1 else ""
+def _prefix(training: ClassifierTraining, member: Member) -> str:
+    return direction_prefix(member.direction) + (f"member{member.place}." if len(training.seeds) > 1 else "")
 
 
-def _checkpoints(training: ClassifierTraining, member: int) -> list[checkpoint.Checkpoint | None]:
+def _checkpoints(training: ClassifierTraining, member: Member) -> list[checkpoint.Checkpoint | None]:
     """Return the checkpoint of each stage of a member."""
     return [checkpoint.current(f"{_prefix(training, member)}stage{place}") for place in range(len(training.stages))]
 

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,12 +15,18 @@ from embedline.pipelines.text.awd_lstm import Encoder, SequenceDropout, State
 from embedline.pipelines.text.chunked_loss import count_nats, cross_entropy
 from embedline.pipelines.text.documents import TRAIN, UNLABELLED, VALIDATION
 from embedline.pipelines.text.lm_batches import Corpus, LanguageModelBatches, to_rows
-from embedline.pipelines.text.options import EncoderOptions, LanguageModelOptions, LanguageModelTraining, TextSettings
+from embedline.pipelines.text.options import (
+    Direction,
+    EncoderOptions,
+    LanguageModelOptions,
+    LanguageModelTraining,
+    TextSettings,
+)
 from embedline.pipelines.text.pretrained import initial_weights, stage_names, train_stages, unfreeze_stage
+from embedline.pipelines.text.sampled_softmax import Sample, sampled_cross_entropy
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary, load_vocabulary
 from embedline.training import checkpoint, distributed
-from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, choose_precision, device_name, make_accelerator
 from embedline.training.dropout import RANK_STRIDE
 from embedline.training.ensemble import available_cores, train_parallel, warn_of_few_steps
@@ -80,7 +86,14 @@ class LanguageModel(nn.Module):
         return scores
 
     def losses(
-        self, ids: Tensor, targets: Tensor, state: State, *, alpha: float, beta: float
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        state: State,
+        *,
+        alpha: float,
+        beta: float,
+        samples: Sequence[Sample] | None = None,
     ) -> tuple[Tensor, Tensor, State]:
         """Return the loss with AR and TAR float [], the cross-entropy float [] in nats a token, and the next state.
 
@@ -89,10 +102,12 @@ class LanguageModel(nn.Module):
             targets: int64 [B, T], the token that follows each.
             alpha: weight of AR, on the outputs after dropout, as in the authors' code.
             beta: weight of TAR, on the outputs before dropout.
+            samples: words of :meth:`.WordSampler.draw` to estimate the cross-entropy from; None: the whole vocabulary.
         """
         output, state = self(ids, state)
         dropped = self.output_dropout(output.transpose(0, 1))  # time first, as SequenceDropout expects
-        nats = cross_entropy(dropped.flatten(0, 1), self.decoder.weight, self.decoder.bias, targets.t().flatten())
+        scored = (dropped.flatten(0, 1), self.decoder.weight, self.decoder.bias, targets.t().flatten())
+        nats = cross_entropy(*scored) if samples is None else sampled_cross_entropy(*scored, samples)
         loss = nats + alpha * activation_penalty(dropped) if alpha else nats
         loss = loss + beta * temporal_penalty(output) if beta else loss
         return loss, nats.detach(), state
@@ -129,37 +144,53 @@ def train_language_model(
     tokens: TokenOptions,
     network: LanguageModelOptions,
     training: LanguageModelTraining,
+    directions: Iterable[Direction] = ("forward",),
     pretrained: ModelBundle | None = None,
-) -> tuple[ModelBundle, list[Record]]:
+) -> tuple[ModelBundle, list[dict[str, Any]]]:
     """Train on the texts of the splits ``train`` and ``unlabelled`` of a frame of :func:`.vocabulary.numericalize`.
 
-    ``pretrained`` are language models to start from (see :mod:`.pretrained`); None: from random weights.
+    A language model for each direction, one after the other. The backward one reads the tokens of each document in
+    reverse order; its tensors, checkpoints and metrics have the prefix ``backward.``. ``pretrained`` are language
+    models to start from (see :mod:`.pretrained`); None: from random weights.
 
     Returns:
         The bundle of the last epoch (with early stopping: of the best epoch), and the history: a record every few steps
-        with ``step``, ``epoch``, ``lr`` and ``train_loss`` (nats a token, with dropout); the last record of each epoch
-        also has the metrics of the split ``validation``. Early stopping without this split is a DataError. With stages
-        the records have ``stage``, from 0; steps and epochs count on from stage to stage.
+        with ``direction``, ``step``, ``epoch``, ``lr`` and ``train_loss`` (nats a token, with dropout); the last record
+        of each epoch also has the metrics of the split ``validation``. Early stopping without this split is a
+        DataError. With stages the records have ``stage``, from 0; steps and epochs count on from stage to stage. The
+        bundle's metrics are those of the forward model, and under ``backward`` those of the other.
     """
-    corpus = _training_corpus(ids)
-    held_out = Corpus.of(ids.filter(pl.col("split") == VALIDATION))
-    if training.early_stopping and not len(held_out):
+    corpora = [_training_corpus(ids), Corpus.of(ids.filter(pl.col("split") == VALIDATION))]
+    if training.early_stopping and not len(corpora[1]):
         raise DataError(NO_VALIDATION.format("language_model_training"))
-    config = language_config(vocabulary, network)
-    start = initial_weights(pretrained, vocabulary, config).get("forward")
-    fit, threads = partial(train_network, start=start), own_threads(training)
-    result, measured = distributed.run(fit, corpus, held_out, training, config, threads, options=training)
-    warn_of_few_steps([result], training.batch_size, "language_model_training")
-    metrics = {
-        "tokens": len(corpus.ids),
-        "documents": len(corpus),
+    config, threads = language_config(vocabulary, network), own_threads(training)
+    metrics: dict[str, Any] = {
+        "tokens": len(corpora[0].ids),
+        "documents": len(corpora[0]),
         "vocabulary": len(vocabulary),
-        **measured,
-        **{name: value for name, value in result.metrics.items() if name not in PLACE},
     }
-    weights = {name: tensor for name, tensor in result.network.state_dict().items() if name != TIED}
+    weights: dict[str, Tensor] = {}
+    history: list[dict[str, Any]] = []
+    directions = list(directions)
+    starts = initial_weights(pretrained, vocabulary, config, directions)
+    for direction in directions:
+        given = corpora if direction == "forward" else [corpus.reversed() for corpus in corpora]
+        prefix = direction_prefix(direction)
+        fit = partial(train_network, start=starts.get(direction), prefix=prefix)
+        result, measured = distributed.run(fit, *given, training, config, threads, options=training)
+        warn_of_few_steps([result], training.batch_size, "language_model_training")
+        measured |= {name: value for name, value in result.metrics.items() if name not in PLACE}
+        metrics |= measured if direction == "forward" else {direction: measured}
+        state = result.network.state_dict()
+        weights |= {f"{prefix}{name}": tensor for name, tensor in state.items() if name != TIED}
+        history += [{"direction": direction, **record} for record in result.history]
     encoder = {"vocabulary": vocabulary.model_dump(mode="json"), "tokens": tokens.model_dump(mode="json")}
-    return ModelBundle(KIND, config, encoder, weights, metrics), result.history
+    return ModelBundle(KIND, config | {"directions": directions}, encoder, weights, metrics), history
+
+
+def direction_prefix(direction: str) -> str:
+    """Prefix of the names of a direction's tensors, checkpoints and metrics: none for ``forward``."""
+    return "" if direction == "forward" else f"{direction}."
 
 
 def train_network(
@@ -171,13 +202,14 @@ def train_network(
     stop: threading.Event,
     *,
     start: dict[str, Tensor] | None = None,
+    prefix: str = "",
 ) -> tuple[FitResult, dict[str, Any]]:
     """Train in one process, until the end or until ``stop`` is set; return the result and the bundle's metrics.
 
     There may be no validation documents in ``held_out``; ``threads`` are PyTorch's; ``start`` are the initial weights,
-    None: random ones.
+    None: random ones; ``prefix`` is that of the names of checkpoints and of the metrics that are reported.
     """
-    accelerator, names = make_accelerator(training), stage_names(training)
+    accelerator, names = make_accelerator(training), [f"{prefix}{name}" for name in stage_names(training)]
     batches = LanguageModelBatches(corpus, training, device=accelerator.device, shard=accelerator.shard)
 
     def fit(network: nn.Module, stop: threading.Event) -> tuple[FitResult, Accelerator]:
@@ -218,7 +250,7 @@ def find_language_model_rate(
 ) -> RangeTest:
     """Learning-rate range test of a language model on its training texts; with stages, of the first one."""
     config, accelerator = language_config(vocabulary, network), make_accelerator(training)
-    start = initial_weights(pretrained, vocabulary, config).get("forward")
+    start = initial_weights(pretrained, vocabulary, config, ("forward", "backward")).get("forward")
     batches = LanguageModelBatches(_training_corpus(ids), training, device=accelerator.device)
 
     def search(network: nn.Module, stop: threading.Event) -> RangeTest:
@@ -306,10 +338,29 @@ def evaluator(corpus: Corpus, accelerator: Accelerator) -> Callable[[nn.Module],
     return evaluate
 
 
-def load_language_model(bundle: ModelBundle) -> tuple[LanguageModel, Vocabulary, TokenOptions]:
-    """Load the network, in evaluation mode, its vocabulary and tokenizer settings; refuse another kind of bundle."""
+def load_language_model(
+    bundle: ModelBundle, direction: Direction = "forward"
+) -> tuple[LanguageModel, Vocabulary, TokenOptions]:
+    """Load the network of a direction, in evaluation mode, its vocabulary and tokenizer settings.
+
+    Raises:
+        DataError: if the bundle is of another kind, or has no network of this direction.
+    """
     if bundle.kind != KIND:
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
-    network = build_language_model(bundle.config, bundle.weights)
+    there = bundle.config.get("directions", ["forward"])  # bundles of former versions do not say it
+    if direction not in there:
+        raise DataError(
+            f"directions names {direction!r}, but the language model has {', '.join(there)} only: leave {direction!r} "
+            f"out of directions, or train the language model with directions: [{', '.join([*there, direction])}]"
+        )
+    prefix = direction_prefix(direction)
+    others = tuple(direction_prefix(other) for other in there if other not in ("forward", direction))
+    weights = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in bundle.weights.items()
+        if name.startswith(prefix) and not name.startswith(others)
+    }
+    network = build_language_model(bundle.config, weights)
     vocabulary = load_vocabulary(bundle.encoder["vocabulary"])
     return network.eval(), vocabulary, TokenOptions.model_validate(bundle.encoder["tokens"])

@@ -1,5 +1,6 @@
 """Batches for the language model: the documents as one token stream, cut into rows that are read in parallel."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 from embedline.errors import DataError
 from embedline.pipelines.text.awd_lstm import State, detached
 from embedline.pipelines.text.options import LanguageModelTraining
+from embedline.pipelines.text.sampled_softmax import Sample, WordSampler, count_samples
 from embedline.pipelines.text.tokenizer import flat_lists
 from embedline.training.batches import WHOLE, Autocast, BatchLoss, Fingerprint, Shard
 
@@ -47,6 +49,16 @@ class Corpus:
     def lengths(self) -> NDArray[np.int64]:
         """Number of tokens of each document, int64 [D]."""
         return np.diff(self.offsets)
+
+    def reversed(self) -> "Corpus":
+        """The same documents in the same order, each with its tokens in reverse order.
+
+        A document's start token becomes its last one, as in fastai's ``backwards=True``.
+        """
+        ids = np.empty_like(self.ids)
+        for start, end in itertools.pairwise(self.offsets):
+            ids[start:end] = self.ids[start:end][::-1]
+        return Corpus(ids, self.offsets)
 
     def stream(self, documents: NDArray[np.int64]) -> NDArray[np.integer]:
         """Concatenated ids of ``documents``, in this order."""
@@ -120,6 +132,7 @@ class LanguageModelBatches:
         self._rows = torch.empty(0)
         self._ends: Sequence[int] = ()
         self._state: State | None = None
+        self._sampler: WordSampler | None = None
 
     def fingerprint(self) -> Fingerprint:
         """Number of tokens of an epoch and of a row; everything else is in the options."""
@@ -156,11 +169,22 @@ class LanguageModelBatches:
         """Loss of a batch under a ``LanguageModel``, which starts from the state after the batch before."""
         ids, targets = self.batch(index)
         state = self._state if self._state is not None else network.start(len(ids))
+        penalties = {"alpha": self._options.alpha, "beta": self._options.beta}
+        samples = self._draw_words(network, targets.numel())
         with autocast():
-            value, nats, state = network.losses(ids, targets, state, alpha=self._options.alpha, beta=self._options.beta)
+            value, nats, state = network.losses(ids, targets, state, **penalties, samples=samples)
         self._state = detached(state)
         loss = BatchLoss(value, nats)
         return loss if self._shard.size == 1 else loss.times(self._shard.weight(self._options.batch_size))
+
+    def _draw_words(self, network: Any, n_tokens: int) -> list[Sample] | None:
+        """Words to estimate a batch's loss from; None where the softmax is over the whole vocabulary."""
+        size = network.encoder.embedding.num_embeddings
+        if self._options.softmax == "full" or self._options.sampled_words >= size:
+            return None
+        if self._sampler is None:
+            self._sampler = WordSampler(size, self._options.sampled_words, self._device)
+        return self._sampler.draw(count_samples(n_tokens))
 
     def state(self) -> list[list[Tensor]] | None:
         """Return the carried state, as lists."""

@@ -13,12 +13,13 @@ from embedline.pipelines.text import baseline as baselines
 from embedline.pipelines.text import evaluation
 from embedline.pipelines.text import vocabulary as vocabularies
 from embedline.pipelines.text.baseline import BaselineOptions
-from embedline.pipelines.text.documents import SplitOptions, assign_splits, read_documents
+from embedline.pipelines.text.documents import SplitOptions, read_documents
 from embedline.pipelines.text.evaluation import ReportOptions
 from embedline.pipelines.text.options import (
     Classes,
     ClassifierOptions,
     ClassifierTraining,
+    Directions,
     LanguageModelOptions,
     LanguageModelTraining,
     PredictionOptions,
@@ -50,7 +51,7 @@ def fit_vocabulary(
     tokens: pl.DataFrame, lexicon: pl.DataFrame, rules: TokenOptions, split: SplitOptions, vocabulary: VocabularyOptions
 ) -> dict[str, Any]:
     """Fit the vocabulary on the training texts, by frequency; return its JSON values."""
-    fitted = vocabularies.fit_vocabulary(tokens, lexicon, split, rules.rules, vocabulary)
+    fitted = vocabularies.fit_vocabulary(tokens, lexicon, split, rules.rules, vocabulary, rules.language)
     logger.info("Vocabulary of %s words out of %s", f"{len(fitted):,}", f"{len(lexicon):,}")
     return fitted.model_dump(mode="json")
 
@@ -58,7 +59,10 @@ def fit_vocabulary(
 def numericalize(
     tokens: pl.DataFrame, lexicon: pl.DataFrame, vocabulary: dict[str, Any], split: SplitOptions
 ) -> pl.DataFrame:
-    """Convert each document's tokens to ids; the held-out training documents become the split ``validation``."""
+    """Convert each document's tokens to ids; the held-out training documents become the split ``validation``.
+
+    A warning says in which splits more than 10 % of the tokens are unknown; more than 90 % in ``train`` is a DataError.
+    """
     return vocabularies.numericalize(tokens, lexicon, load_vocabulary(vocabulary), split)
 
 
@@ -68,15 +72,20 @@ def train_language_model(
     tokens: TokenOptions,
     network: LanguageModelOptions,
     training: LanguageModelTraining,
+    directions: Directions,
     pretrained: Bundle | None = None,
 ) -> tuple[Bundle, pl.DataFrame]:
-    """Train the language model on training and unlabelled texts; return the bundle and the history."""
+    """Train a language model of each direction on training and unlabelled texts; return the bundle and the history."""
     from embedline.pipelines.text.language_model import train_language_model as fit
     from embedline.training.ensemble import history_frame
 
-    bundle, history = fit(ids, load_vocabulary(vocabulary, tokens.rules), tokens, network, training, pretrained)
-    perplexity = f"{bundle.metrics['perplexity']:.1f}" if "perplexity" in bundle.metrics else "not measured"
-    _log_training(f"Language model of {bundle.metrics['vocabulary']:,} words: perplexity {perplexity}", bundle.metrics)
+    words = load_vocabulary(vocabulary, tokens)
+    bundle, history = fit(ids, words, tokens, network, training, directions, pretrained)
+    size = bundle.metrics["vocabulary"]
+    for direction in directions:
+        metrics = bundle.metrics if direction == "forward" else bundle.metrics[direction]
+        perplexity = f"{metrics['perplexity']:.1f}" if "perplexity" in metrics else "not measured"
+        _log_training(f"Language model of {size:,} words, {direction}: perplexity {perplexity}", metrics)
     return bundle, history_frame(history)
 
 
@@ -87,12 +96,15 @@ def train_classifier(
     language_model: Bundle,
     network: ClassifierOptions,
     training: ClassifierTraining,
+    directions: Directions,
 ) -> tuple[Bundle, pl.DataFrame]:
-    """Fine-tune the language model's encoder into a classifier for each seed; return the bundle and the history."""
+    """Fine-tune the language models' encoders into a classifier for each direction and seed: bundle and history."""
     from embedline.pipelines.text.fine_tuning import train_classifier as fit
     from embedline.training.ensemble import history_frame
 
-    bundle, history = fit(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training)
+    bundle, history = fit(
+        ids, load_vocabulary(vocabulary), list(classes), language_model, network, training, directions
+    )
     measured = bundle.metrics.get("validation_accuracy")
     accuracy = "not measured" if measured is None else f"{measured:.4f}"
     result = f"Classifier of {bundle.metrics['members']} network(s): validation accuracy {accuracy}"
@@ -142,41 +154,59 @@ def find_classifier_rate(
 
 
 def train_baseline(
-    documents: Frame, split: SplitOptions, classes: Classes, baseline: BaselineOptions
-) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Fit TF-IDF and a logistic regression on the training documents; return test predictions and costs."""
-    with about_frame("documents"):
-        rows = read_documents(documents, list(classes))
-        return baselines.train_baseline(rows, assign_splits(rows, split), list(classes), baseline)
+    tokens: pl.DataFrame, lexicon: pl.DataFrame, split: SplitOptions, classes: Classes, baseline: BaselineOptions
+) -> tuple[Bundle, pl.DataFrame]:
+    """Fit NB-SVM on the training documents; return the bundle, and predictions for validation documents.
+
+    The latter are by a model that has not seen them; the bundle's model has learned from them too.
+    """
+    return baselines.train_baseline(tokens, lexicon, split, list(classes), baseline)
 
 
-def predict(ids: pl.DataFrame, model: Bundle) -> pl.DataFrame:
-    """Predict the class and the probabilities of each test document."""
-    from embedline.pipelines.text.classifier import predict_split
+def predict_baseline(tokens: pl.DataFrame, lexicon: pl.DataFrame, baseline: Bundle) -> pl.DataFrame:
+    """Predict the class and the probabilities of each test document with the baseline."""
+    return baselines.predict_split(tokens, lexicon, baseline)
 
-    return predict_split(ids, model)
+
+def combine(
+    ids: pl.DataFrame, classifier: Bundle, baseline: Bundle, baseline_validation: pl.DataFrame, classes: Classes
+) -> Bundle:
+    """Combine the networks and the baseline into one model, with coefficients fitted on the validation documents."""
+    from embedline.pipelines.text.ensemble import combine as fit
+
+    return fit(ids, classifier, baseline, baseline_validation, list(classes))
+
+
+def predict(ids: pl.DataFrame, model: Bundle, baseline_predictions: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Predict each test document; return the predictions of the model, and those of each of its members."""
+    from embedline.pipelines.text.ensemble import predict_split
+
+    return predict_split(ids, model, baseline_predictions)
 
 
 def evaluate(
     predictions: pl.DataFrame,
-    baseline_predictions: pl.DataFrame,
+    member_predictions: pl.DataFrame,
     classes: Classes,
-    baseline_costs: dict[str, Any],
     model: Bundle,
     ids: pl.DataFrame,
     report: ReportOptions,
     ceiling: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Metrics of the classifier and the baseline on the same test documents; warns if the baseline is better.
+    """Metrics of the model and of each member on the same test documents; warns of a member that is better.
 
     Args:
         ceiling: the best that a classifier can expect by metric, where the law of the documents is known
             (:func:`embedline.training.ceiling.beside`).
     """
     vocabulary, training = load_vocabulary(model.encoder["vocabulary"]), dict(model.metrics)
-    language = training.pop("language_model")
-    models = {"classifier": {"training": training}, "baseline": {"training": baseline_costs}}
-    metrics = evaluation.evaluate(predictions, baseline_predictions, list(classes), report, **models)
+    language, ensemble, baseline = (training.pop(name) for name in ("language_model", "ensemble", "baseline"))
+    alone = {name: training.get(name, training) for name in model.config["directions"]}
+    costs = {"networks": training, **alone, "baseline": baseline}
+    seconds = {name: cost["seconds"] for name, cost in costs.items()}
+    metrics = evaluation.evaluate(predictions, member_predictions, list(classes), report, seconds)
+    metrics["classifier"] |= {"ensemble": ensemble, "training": training}
+    metrics["members"]["baseline"] |= {"training": baseline}
     metrics["classifier"] |= beside(metrics["classifier"], ceiling)
     return metrics | {"language_model": language, "vocabulary": vocabularies.vocabulary_metrics(ids, vocabulary)}
 
@@ -211,9 +241,11 @@ def generate_samples(language_model: Bundle, samples: SampleOptions) -> tuple[pl
 
 
 def plot_language_model(history: pl.DataFrame) -> Plot:
-    """Plot the loss, the perplexity and the learning rate of the language model's training."""
+    """Plot the loss, the perplexity and the learning rate of the language model's training, by direction."""
     from embedline.pipelines.text.plots import plot_training
 
+    if history["direction"].n_unique() > 1:
+        history = history.with_columns(stage="direction")
     return plot_training(history, "Training of the language model")
 
 
@@ -221,8 +253,11 @@ def plot_training(history: pl.DataFrame) -> Plot:
     """Plot the loss, the accuracy and the learning rate of the classifier's training, by stage or by member."""
     from embedline.pipelines.text.plots import plot_training
 
-    if history["member"].n_unique() > 1:
-        history = history.with_columns(stage=pl.format("member {}", pl.col("member") + 1))
+    n_members, n_directions = (history[name].n_unique() for name in ("member", "direction"))
+    if n_members > 1:
+        number = (pl.col("member") % (n_members // n_directions) + 1).cast(pl.String)
+        by_direction = pl.col("direction") + ("" if n_members == n_directions else pl.lit(" ") + number)
+        history = history.with_columns(stage=pl.format("member {}", number) if n_directions == 1 else by_direction)
     return plot_training(history, "Training of the classifier")
 
 

@@ -8,6 +8,8 @@ from pydantic import ConfigDict, Field, RootModel, field_validator, model_valida
 from embedline.training.options import EarlyStopping, FitOptions, OptimizerOptions, Options, SeedOptions, Sizes
 
 Preset = Literal["dl1", "ulmfit"]
+Direction = Literal["forward", "backward"]
+DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
 ChangedRates = dict[Literal["input", "embedding", "weight", "hidden", "output"], float]
 
 
@@ -34,6 +36,30 @@ class Classes(RootModel[tuple[str, ...]]):
         return tuple(map(str, labels))
 
     def __iter__(self) -> Iterator[str]:  # type: ignore[override]
+        return iter(self.root)
+
+
+class Directions(RootModel[tuple[Direction, ...]]):
+    """``params:<source>.directions``: the directions in which networks read, each with its own language model.
+
+    ``[forward]``, or ``[forward, backward]``: the second reads the tokens of a document in reverse order (Howard &
+    Ruder 2018, §3.4). As text, since Kedro's command line takes no lists: ``forward`` or ``both``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    root: tuple[Direction, ...] = ("forward",)
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _as_names(cls, given: Any) -> tuple[str, ...]:
+        names = {"both": DIRECTIONS, "forward": DIRECTIONS[:1]}.get(given) if isinstance(given, str) else given
+        if not isinstance(names, list | tuple) or tuple(names) not in (DIRECTIONS, DIRECTIONS[:1]):
+            choices = "[forward] or [forward, backward] (at the command line: forward or both)"
+            raise ValueError(f"directions must be {choices}, got {given!r}")
+        return tuple(names)
+
+    def __iter__(self) -> Iterator[Direction]:  # type: ignore[override]
         return iter(self.root)
 
 
@@ -214,6 +240,9 @@ class LanguageModelTraining(TextSettings, FitOptions):
         random_bptt: draw the lengths around ``bptt`` (95 %) or half of it (5 %), with a standard deviation of 5, and
             scale the learning rate in proportion (Merity et al. 2017, §4.1); false: fixed lengths.
         tokens_per_epoch: training tokens of an epoch, a random choice of documents; None: all.
+        softmax: ``full``, or ``sampled``: each batch's loss is estimated from ``sampled_words`` words of the vocabulary
+            (:mod:`.sampled_softmax`), several times as fast on a CPU. Evaluations use the full vocabulary.
+        sampled_words: words of a batch's estimate; a vocabulary that has no more is used in full.
         seed: a single one: there is no ensemble of language models, since a classifier starts from one network.
         stages: gradual unfreezing instead of ``epochs`` at ``lr``, for a pretrained language model; None: one schedule.
         rate_decay: in stages, the learning rate of a layer group divided by that of the group below it.
@@ -222,6 +251,8 @@ class LanguageModelTraining(TextSettings, FitOptions):
     bptt: int = Field(default=70, ge=2)
     random_bptt: bool = False
     tokens_per_epoch: int | None = Field(default=None, ge=1)
+    softmax: Literal["full", "sampled"] = "full"
+    sampled_words: int = Field(default=1024, ge=1)
     seed: int = 42
     stages: tuple[Stage, ...] | None = Field(default=None, min_length=1)
     rate_decay: float = Field(default=2.6, ge=1.0)

@@ -11,7 +11,7 @@ from embedline.pipelines.text import nodes, pretrained_nodes
 def create_pipeline(
     source: str, *, documents: str | None = None, language_model: str | None = None, ceiling: str | None = None
 ) -> Pipeline:
-    """Tokenize, train a language model, fine-tune it into a classifier, compare with a baseline, and report.
+    """Tokenize, train language models, fine-tune them into classifiers, combine these with a baseline, and report.
 
     Args:
         source: namespace: parameters are read from ``params:<source>.…``, artifacts are named ``<source>.…``.
@@ -77,7 +77,8 @@ def _acquiring_node() -> Node:
 
 def _language_nodes() -> list[Node]:
     trained_on = ["ids", "vocabulary", "params:tokens", "params:language_model", "params:language_model_training"]
-    trained_on, history = [*trained_on, "pretrained"], "language_model_history"
+    trained_on += ["params:directions", "pretrained"]
+    history = "language_model_history"
     return [
         _acquiring_node(),
         _node(nodes.train_language_model, trained_on, ["language_model", history], "train"),
@@ -92,11 +93,16 @@ CLASSIFIER_INPUTS += ["params:classifier", "params:classifier_training"]
 
 
 def _classifier_nodes() -> list[Node]:
-    baseline = ["documents", "params:split", "params:classes", "params:baseline"]
+    baseline = ["tokens", "lexicon", "params:split", "params:classes", "params:baseline"]
+    combined = ["ids", "classifier", "baseline", "baseline_validation", "params:classes"]
     return [
-        _node(nodes.train_classifier, CLASSIFIER_INPUTS, ["model", "history"], "train"),
-        _node(nodes.train_baseline, baseline, ["baseline_predictions", "baseline_costs"], "evaluate"),
-        _node(nodes.predict, ["ids", "model"], "predictions", "evaluate"),
+        _node(nodes.train_classifier, [*CLASSIFIER_INPUTS, "params:directions"], ["classifier", "history"], "train"),
+        _node(nodes.train_baseline, baseline, ["baseline", "baseline_validation"], "train"),
+        _node(nodes.predict_baseline, ["tokens", "lexicon", "baseline"], "baseline_predictions", "evaluate"),
+        _node(nodes.combine, combined, "model", "train"),
+        _node(
+            nodes.predict, ["ids", "model", "baseline_predictions"], ["predictions", "member_predictions"], "evaluate"
+        ),
     ]
 
 
@@ -114,7 +120,7 @@ def _finder_nodes() -> list[Node]:
 
 def _report_nodes(bound: list[str]) -> list[Node]:
     compared = ["predictions", "baseline_predictions", "params:classes"]
-    measured = [*compared, "baseline_costs", "model", "ids", "params:report", *bound]
+    measured = ["predictions", "member_predictions", "params:classes", "model", "ids", "params:report", *bound]
     listed = ["predictions", "baseline_predictions", "documents", "params:report"]
     return [
         _node(nodes.evaluate, measured, "metrics", "evaluate"),

@@ -1,22 +1,21 @@
 """Predict the classes of raw texts with a stored classifier, and explain each prediction by the words that decided."""
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Self
 
 import narwhals as nw
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
-from torch.func import functional_call
 
 from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
-from embedline.pipelines.text.classifier import ClassifierEnsemble, TextClassifier, class_probabilities, load_classifier
+from embedline.pipelines.text.ensemble import TextModel
 from embedline.pipelines.text.generation import first_ten, load_bundle
+from embedline.pipelines.text.occlusion import Probabilities, occlude
 from embedline.pipelines.text.options import PredictionOptions
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
@@ -24,13 +23,11 @@ from embedline.training.model_file import ModelBundle
 
 logger = logging.getLogger(__name__)
 
-Ids = NDArray[np.integer]
-Probabilities = Callable[[Sequence[Ids]], NDArray[np.float64]]  # of documents: [N, C]
+Tokens = Sequence[str]  # of a document
 
 EXCERPT = 80  # characters of a text in a frame of predictions
 BLOCK_TEXTS = 50_000  # texts that are tokenized and classified at a time: limits the memory
 FEW_TEXTS = 100  # texts that are tokenized without a progress bar and without processes
-EMBEDDING = "encoder.embedding.weight"
 NUMBERED = ("xxrep", "xxwrep", "xxfld")  # special tokens that are followed by their number
 CASES: dict[str, Callable[[str], str]] = {"xxup": str.upper, "xxmaj": str.capitalize}
 LONGEST_REPEAT = 20  # displayed characters of `!!!!…`
@@ -42,35 +39,43 @@ class Predictor:
     """A classifier with its vocabulary and tokenizer settings: it predicts raw texts.
 
     Attributes:
-        probabilities: function from documents (arrays of ids [T >= 1]) to class probabilities float64 [N, C].
+        probabilities: function from documents (lists of tokens, T >= 1) to class probabilities float64 [N, C].
         estimate: function from a document and a class to the estimated influence of each position, float64 [T]; see
-            :func:`estimate_ensemble_occlusion`.
+            :meth:`.ensemble.TextModel.estimate`.
         classes: labels in the order of the probabilities.
-        pooled_tokens: number of tokens at the end of a document that the classifier pools; only these are explained.
+        pooled_tokens: number of tokens that the classifier pools at the end of a document; only these are explained.
+        both_ends: whether the tokens at the beginning of a document are explained too: backward networks pool them.
         few_texts: at most this number of texts is tokenized in this process, without a progress bar.
     """
 
     probabilities: Probabilities
-    estimate: Callable[[Ids, int], NDArray[np.float64]]
+    estimate: Callable[[Tokens, int], NDArray[np.float64]]
     vocabulary: Vocabulary
     tokens: TokenOptions
     classes: tuple[str, ...]
     pooled_tokens: int = 1400
+    both_ends: bool = False
     few_texts: int = FEW_TEXTS
 
     @classmethod
     def from_bundle(cls, bundle: ModelBundle) -> Self:
         """Load the classifiers of a bundle, on the GPU if there is one; another kind or a broken one is a DataError."""
-        network, vocabulary, tokens, classes = load_bundle(bundle, load_classifier)
+        model = load_bundle(bundle, TextModel.from_bundle)
         known = bundle.config["vocabulary_size"]
-        if len(vocabulary) != known:
+        if len(model.vocabulary) != known:
             raise DataError(
-                f"the vocabulary has {len(vocabulary)} tokens, the network knows {known}: they do not belong together"
+                f"the vocabulary has {len(model.vocabulary)} tokens, the network knows {known}: they do not belong "
+                "together"
             )
-        network.to("cuda" if torch.cuda.is_available() else "cpu")
-        probabilities = partial(class_probabilities, network)
-        estimate = partial(estimate_ensemble_occlusion, network, vocabulary.unknown)
-        return cls(probabilities, estimate, vocabulary, tokens, tuple(classes), bundle.config["max_tokens"])
+        return cls(
+            model.probabilities,
+            model.estimate,
+            model.vocabulary,
+            model.tokens,
+            model.classes,
+            bundle.config["max_tokens"],
+            both_ends=len(model.networks) > 1 or model.baseline is not None,
+        )
 
     def predict(self, texts: Sequence[str]) -> pl.DataFrame:
         """Predict the class of each text, in order.
@@ -108,8 +113,8 @@ class Predictor:
         in general: two words of the same meaning may each have the influence 0, since the other one remains.
 
         Args:
-            max_tokens: explain only the last ones of a document; None: the pooled ones. Earlier tokens affect the
-                decision only through the carried state.
+            max_tokens: explain only the last ones of a document (with ``both_ends`` also as many of its first ones);
+                None: the pooled ones. Other tokens affect a network's decision only through the carried state.
             budget: approximate number of tokens to read: number of occlusions times length.
             min_occlusions: minimum number of occlusions, even beyond the budget.
 
@@ -117,24 +122,26 @@ class Predictor:
             Columns ``position`` (i64, index of the word's token in the document), ``word`` (readable spelling),
             ``influence`` (f64, natural logarithm) and ``exact`` (bool: occluded, not estimated), sorted by position.
         """
-        tokens = tokenizer.tokenize_texts([text], self.tokens)[0]
-        ids = self._ids(tokens)
-        label = int(self._checked([ids])[0].argmax())
-        first = max(0, len(ids) - (max_tokens or self.pooled_tokens))
-        tail = ids[first:]
-        readable = [(at, word) for at, word in readable_words(tokens, self.vocabulary.specials) if at >= first]
-        positions = [at - first for at, _ in readable if ids[at] != self.vocabulary.unknown]
+        (tokens,) = self._documents([text], 0)
+        ids = self.vocabulary.ids(tokens)
+        label = int(self._checked([tokens])[0].argmax())
+        n_kept = max_tokens or self.pooled_tokens
+        last = max(0, len(tokens) - n_kept)
+        kept = [*range(min(n_kept, last) if self.both_ends else 0), *range(last, len(tokens))]
+        excerpt, place = [tokens[at] for at in kept], {at: number for number, at in enumerate(kept)}
+        readable = [(at, word) for at, word in readable_words(tokens, self.vocabulary.specials) if at in place]
+        positions = [place[at] for at, _ in readable if ids[at] != self.vocabulary.unknown]
         influence: dict[int, tuple[float, bool]] = {}
-        n_exact = max(min_occlusions, budget // len(tail))
+        n_exact = max(min_occlusions, budget // len(excerpt))
         if len(positions) > n_exact:
-            estimates = self.estimate(tail, label)
+            estimates = self.estimate(excerpt, label)
             influence = {at: (float(estimates[at]), False) for at in positions}
             positions = sorted(positions, key=lambda at: -abs(estimates[at]))[:n_exact]
         if positions:
-            exact = occlude(self._checked, tail, positions, label=label, unknown=self.vocabulary.unknown)
+            exact = occlude(self._checked, excerpt, positions, label=label, unknown=self._unknown)
             influence |= {at: (value, True) for at, value in exact.items()}
         return pl.DataFrame(
-            [(at, word, *influence.get(at - first, (0.0, True))) for at, word in readable],
+            [(at, word, *influence.get(place[at], (0.0, True))) for at, word in readable],
             schema={"position": pl.Int64, "word": pl.String, "influence": pl.Float64, "exact": pl.Boolean},
             orient="row",
         )
@@ -167,29 +174,32 @@ class Predictor:
         if wrong := [row for row, text in enumerate(texts) if not isinstance(text, str)]:
             raise DataError(f"text {first + wrong[0] + 1} is no string but {texts[wrong[0]]!r}")
         documents = self._documents(texts, first)
-        specials = self.vocabulary.ids(self.vocabulary.specials)  # the unknown token is one of them
+        specials = set(self.vocabulary.ids(self.vocabulary.specials).tolist())  # the unknown token is one of them
         unread: dict[str, list[int]] = {"no words": [], "no word that the model knows": []}
-        for row, (text, ids) in enumerate(zip(texts, documents, strict=True), start=first + 1):
-            if not text.strip() or np.isin(ids, specials).all():
+        for row, (text, tokens) in enumerate(zip(texts, documents, strict=True), start=first + 1):
+            if not text.strip() or specials.issuperset(self.vocabulary.ids(set(tokens)).tolist()):
                 unread["no word that the model knows" if text.strip() else "no words"].append(row)
         for fault, rows in unread.items():
             if rows:
                 logger.warning("Text %s: %s; the prediction says nothing", first_ten(rows), fault)
         return self._checked(documents)
 
-    def _documents(self, texts: Sequence[str], first: int) -> list[Ids]:
+    @property
+    def _unknown(self) -> str:
+        return self.vocabulary.tokens[self.vocabulary.unknown]
+
+    def _documents(self, texts: Sequence[str], first: int) -> list[Tokens]:
+        """Tokens of each text; one unknown token for an empty text if the rules have no start token."""
         if len(texts) <= self.few_texts:
-            return [self._ids(tokens) for tokens in tokenizer.tokenize_texts(texts, self.tokens)]
-        names = [str(row) for row in range(first + 1, first + len(texts) + 1)]
-        (codes, offsets), lexicon = tokenizer.tokenize(texts, self.tokens, names)
-        ids = np.asarray(self.vocabulary.ids(lexicon), dtype=np.int64)[codes]
-        return [row if len(row) else self._ids([]) for row in np.split(ids, offsets[1:-1])]
+            found: list[Tokens] = [*tokenizer.tokenize_texts(texts, self.tokens)]
+        else:
+            names = [str(row) for row in range(first + 1, first + len(texts) + 1)]
+            (codes, offsets), lexicon = tokenizer.tokenize(texts, self.tokens, names)
+            words = np.array(lexicon, dtype=object)
+            found = [words[codes[start:end]].tolist() for start, end in itertools.pairwise(offsets)]
+        return [tokens or [self._unknown] for tokens in found]
 
-    def _ids(self, tokens: Sequence[str]) -> Ids:
-        """Ids of a document; one unknown token for an empty text if the rules have no start token."""
-        return np.asarray(self.vocabulary.ids(tokens) if tokens else [self.vocabulary.unknown], dtype=np.int64)
-
-    def _checked(self, documents: Sequence[Ids]) -> NDArray[np.float64]:
+    def _checked(self, documents: Sequence[Tokens]) -> NDArray[np.float64]:
         found = self.probabilities(documents)
         if found.shape != (len(documents), len(self.classes)):
             raise DataError(
@@ -209,64 +219,6 @@ def excerpt(text: str, length: int = EXCERPT) -> str:
     """The beginning of a text on one line, with an ellipsis if it was cut."""
     line = " ".join(text[: 4 * length].split())
     return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1].rstrip() + "…"
-
-
-def occlude(
-    probabilities: Probabilities, ids: Ids, positions: Sequence[int], *, label: int, unknown: int
-) -> dict[int, float]:
-    """Influence of each position: the decrease of the log-odds of ``label`` if ``unknown`` replaces its token."""
-    documents = [ids]
-    for at in positions:
-        documents.append(ids.copy())
-        documents[-1][at] = unknown
-    odds = log_odds(probabilities(documents), label)
-    return {at: float(odds[0] - after) for at, after in zip(positions, odds[1:], strict=True)}
-
-
-def log_odds(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float64]:
-    """``log p - log(1 - p)`` [N] of one class, given probabilities [N, C].
-
-    ``1 - p`` is the sum of the other classes: it stays exact where ``p`` rounds to 1.
-    """
-    tiny = np.finfo(np.float64).tiny
-    others = np.delete(probabilities, label, axis=1).sum(axis=1)
-    return np.asarray(np.log(np.maximum(probabilities[:, label], tiny)) - np.log(np.maximum(others, tiny)))
-
-
-def estimate_occlusion(network: TextClassifier, unknown: int, ids: Ids, label: int) -> NDArray[np.float64]:
-    """Estimate by a gradient how occluding each position of ``ids`` int64 [T] lowers a class's log-odds: float64 [T].
-
-    ``(E[x_t] - E[unknown]) . d log-odds / d E[x_t]``, for all positions in one forward and one backward pass of a
-    network in evaluation mode. The gradient stops at the borders of its chunks: it is good for a ranking only.
-    """
-    table = network.encoder.embedding.weight.detach()
-    # A table with one row for each position gives each position its own gradient, even if a word repeats.
-    own = table[torch.from_numpy(ids).to(table.device)].requires_grad_()
-    places = torch.arange(len(ids), device=table.device)[None]
-    # cuDNN's LSTM has a backward pass in training mode only.
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-        logits = functional_call(network, {EMBEDDING: own}, (places, torch.tensor([len(ids)])))[0].double()
-        others = torch.cat([logits[:label], logits[label + 1 :]])
-        (gradient,) = torch.autograd.grad(logits[label] - others.logsumexp(0), own)
-    change = ((own.detach() - table[unknown]).double() * gradient.double()).sum(-1)
-    return np.asarray(change.cpu().numpy())
-
-
-def estimate_ensemble_occlusion(network: ClassifierEnsemble, unknown: int, ids: Ids, label: int) -> NDArray[np.float64]:
-    """:func:`estimate_occlusion` float64 [T] for an ensemble, combined from its members.
-
-    With the mean probability p of the class, the members' p_m and weights w_m, the log-odds change by
-    ``d log(p / (1 - p)) = sum of w_m p_m (1 - p_m) d log(p_m / (1 - p_m)) / (p (1 - p))``.
-    """
-    members, weights = network.members, np.array(network.weights)
-    changes = [estimate_occlusion(member, unknown, ids, label) for member in members]
-    if len(members) == 1:
-        return changes[0]
-    found = np.stack([class_probabilities(member, [ids])[0] for member in members])  # [M, C]
-    every = np.vstack([found, weights @ found])  # the mean in the last row
-    variances = every[:, label] * np.delete(every, label, axis=1).sum(axis=1)  # 1 - p as a sum stays exact near 0
-    spread = weights * variances[:-1] / max(variances[-1], np.finfo(np.float64).tiny)
-    return np.asarray(spread @ np.stack(changes))
 
 
 def readable_words(tokens: Sequence[str], specials: Iterable[str]) -> list[tuple[int, str]]:

@@ -15,7 +15,7 @@ lowered without one; the single letters ``I`` and ``A`` get none; ``U.S.`` is ``
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -74,6 +74,7 @@ _REPEATED_WORD = re.compile(r"(?<!xxfld)(?:\s|^)(\w+)\s+((?:\1\s+)+)\1(\s|\W|$)"
 _SIGNS = re.compile(r"[/#\\]")
 _SPACES = re.compile(r" {2,}")
 _ALL_CAPITALS = re.compile(r"(?<!\S)[A-Z]+[^a-z\s]*(?!\S)")
+_WORD = re.compile(r"\S+")
 _ONE_CAPITAL = re.compile(r"(?<!\S)[A-Z][^A-Z\s]*(?!\S)")
 
 # Tokens without a space before them, and tokens without a space after them.
@@ -88,9 +89,20 @@ def dl1_text(text: str) -> str:
     return resolve_references(text).replace("<br />", "\n").rstrip("\n")
 
 
-def ulmfit_text(text: str) -> str:
-    """Apply the rules of ``ulmfit``, with ``xxbos`` at the start; spaCy comes after them."""
-    for rule in (fix_references, mark_repeats, mark_repeated_words, space_signs, squeeze_spaces, lower_capitals):
+def ulmfit_text(text: str, capitals: Callable[[str], str] | None = None) -> str:
+    """Apply the rules of ``ulmfit``, with ``xxbos`` at the start; spaCy comes after them.
+
+    Args:
+        capitals: the rule of capitals; None: :func:`lower_capitals`, that of English.
+    """
+    for rule in (
+        fix_references,
+        mark_repeats,
+        mark_repeated_words,
+        space_signs,
+        squeeze_spaces,
+        capitals or lower_capitals,
+    ):
         text = rule(text)
     return f"{BEGIN} {text.lower().strip()}"
 
@@ -161,6 +173,23 @@ def lower_capitals(text: str) -> str:
     if text == text.lower():
         return text
     return _ONE_CAPITAL.sub(partial(_lowered, TITLE), _ALL_CAPITALS.sub(partial(_lowered, UPPER), text))
+
+
+def lower_unicode_capitals(text: str) -> str:
+    """As :func:`lower_capitals`, with the capitals of all scripts: ``Über`` becomes ``xxmaj über``.
+
+    fastai's rule, which English keeps, knows A to Z only.
+    """
+    return _WORD.sub(_lower_word, text)
+
+
+def _lower_word(found: re.Match[str]) -> str:
+    word = found[0]
+    if not word[0].isupper():
+        return word
+    if not any(map(str.islower, word)):
+        return _lowered(UPPER, found)
+    return word if any(map(str.isupper, word[1:])) else _lowered(TITLE, found)
 
 
 def _lowered(mark: str, found: re.Match[str]) -> str:

@@ -30,13 +30,15 @@ EMBEDDING, BIAS = "encoder.embedding.weight", "decoder.bias"  # of a language mo
 def match_words(known: Vocabulary, wanted: Vocabulary) -> Tensor:
     """Return the id int64 [V] in ``known`` of each token of ``wanted``, by spelling; -1 where there is none.
 
-    Other token rules, or under 10 % of words in common, are a DataError.
+    Other token rules, another language, or under 10 % of words in common, are a DataError.
     """
-    if known.rules != wanted.rules:
-        raise DataError(
-            f"the language model's vocabulary was made with the token rules {known.rules!r}, the documents' with "
-            f"{wanted.rules!r}: set tokens.rules to {known.rules!r}"
-        )
+    for what, key in (("token rules", "rules"), ("language", "language")):
+        theirs, ours = getattr(known, key), getattr(wanted, key)
+        if theirs != ours:
+            raise DataError(
+                f"the language model's vocabulary was made with the {what} {theirs!r}, the documents' with {ours!r}: "
+                f"set tokens.{key} to {theirs!r}"
+            )
     place = {token: row for row, token in enumerate(known.tokens)}
     rows = [place.get(token, -1) for token in wanted.tokens]
     words = rows[len(wanted.specials) :]  # all vocabularies of these rules have the special tokens

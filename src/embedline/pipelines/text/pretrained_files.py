@@ -257,8 +257,13 @@ def _as_vocabulary(words: list[str], name: str) -> tuple[Vocabulary, Tensor]:
         raise DataError(f"{name} lists no {rules.unknown!r}, as vocabularies of fastai v1 and v2 do")
     specials = set(rules.specials)
     tokens = (*rules.specials, *(word for word in places if word not in specials))
-    ids = {"unknown": rules.specials.index(rules.unknown), "padding": rules.specials.index(rules.padding)}
     vocabulary = Vocabulary(
-        rules="ulmfit", tokens=tokens, specials=rules.specials, **ids, fitted_on=(), min_freq=1, max_size=None
+        rules="ulmfit",
+        tokens=tokens,
+        specials=rules.specials,
+        unknown=rules.specials.index(rules.unknown),
+        padding=rules.specials.index(rules.padding),
+        fitted_on=(),
+        min_freq=1,
     )
     return vocabulary, torch.tensor([places.get(token, -1) for token in tokens])

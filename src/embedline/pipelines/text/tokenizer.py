@@ -10,21 +10,23 @@ import os
 import re
 import threading
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from functools import lru_cache
+from functools import cache, lru_cache, partial
+from importlib.util import find_spec
 from itertools import chain, combinations
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from embedline.errors import DataError
-from embedline.pipelines.text.preprocessing import RULES, RuleName, dl1_text, ulmfit_text
+from embedline.pipelines.text.preprocessing import RULES, RuleName, dl1_text, lower_unicode_capitals, ulmfit_text
 from embedline.training.options import Options
 from embedline.training.progress import Progress
 
@@ -37,6 +39,15 @@ _MAX_PROCESSES = 61  # limit of Windows
 CACHE_LIMIT = 600_000  # words whose tokens are kept
 # Strings that spaCy holds before the tokenizer for a few texts is replaced: the memory of a server must not grow.
 MAX_STRINGS = 1_000_000
+
+ENGLISH = "en"
+# Languages whose tokenizer is another package: its name, and that of its module.
+SEGMENTERS = {
+    "ja": ("sudachipy", "sudachipy"),
+    "ko": ("natto-py", "natto"),
+    "th": ("pythainlp", "pythainlp"),
+    "vi": ("pyvi", "pyvi"),
+}
 
 _tokenizing = threading.Lock()  # one thread at a time may use a tokenizer of `_tokenizer`
 
@@ -52,16 +63,42 @@ Flat = tuple[NDArray[np.int32], NDArray[np.int64]]
 
 
 class TokenOptions(Options):
-    """Settings of the tokenizer; ``workers`` is the number of processes, one for each core if None."""
+    """Settings of the tokenizer.
+
+    Attributes:
+        language: code of spaCy's tokenizer, such as ``de``, ``zh`` (each character is a token) or ``xx`` (several
+            languages); English has its own cache, and is more than twice as fast as others.
+        workers: number of processes; None: one for each core.
+    """
 
     rules: RuleName = "ulmfit"
+    language: str = ENGLISH
     workers: int | None = Field(default=None, ge=1)
+
+    @field_validator("language")
+    @classmethod
+    def _check_language(cls, language: str) -> str:
+        if language not in (known := language_codes()):
+            raise ValueError(f"language {language!r} is none of spaCy's languages: {', '.join(known)}")
+        package, module = SEGMENTERS.get(language, ("", ""))
+        if module and find_spec(module) is None:
+            raise ValueError(f"language {language!r} needs the package {package}, which is not installed")
+        return language
 
     @property
     def processes(self) -> int:
         """Number of processes: ``workers``, or the number of cores that this process may use."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(self.workers or cores, _MAX_PROCESSES)
+
+
+@cache
+def language_codes() -> tuple[str, ...]:
+    """Codes of the languages that spaCy has a tokenizer for, without the seconds that an import of spaCy takes."""
+    spacy = find_spec("spacy")
+    assert spacy is not None and spacy.submodule_search_locations is not None
+    folders = [f"{folder}/lang" for folder in spacy.submodule_search_locations]
+    return tuple(sorted(module.name for module in iter_modules(folders) if module.ispkg))
 
 
 def tokenize_documents(documents: pl.DataFrame, options: TokenOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -90,14 +127,14 @@ def tokenize(texts: Sequence[str], options: TokenOptions, names: Sequence[str] |
     batches = _batches(texts, names)
     # A daemonic process must not start children.
     if multiprocessing.current_process().daemon or options.processes == 1 or sum(map(len, texts)) <= IN_PROCESS:
-        tokenizer = CachedTokenizer(options.rules)
+        tokenizer = CachedTokenizer(options.rules, options.language)
         results = (_tokenize_batch(tokenizer, batch) for batch in batches)
     else:
         results = _tokenize_in_pool(batches, options)
     place: dict[str, int] = {}  # each token, in the order of the first occurrence
     codes, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
     done, progress = 0, Progress("tokenizing", len(texts), "document")
-    with tqdm(total=len(texts), desc="tokens", unit="document", disable=None) as bar, closing(results):
+    with tqdm(total=len(texts), desc="tokens", unit="document", leave=False, disable=None) as bar, closing(results):
         for batch_codes, batch_lengths, words in results:
             places = np.fromiter((place.setdefault(word, len(place)) for word in words), np.int32, len(words))
             codes.append(places[batch_codes])
@@ -117,7 +154,7 @@ def tokenize(texts: Sequence[str], options: TokenOptions, names: Sequence[str] |
 def tokenize_texts(texts: Sequence[str], options: TokenOptions) -> list[list[str]]:
     """Tokenize a few texts into strings, in this process: for prediction. The first call loads spaCy."""
     with _tokenizing:
-        tokenizer = _tokenizer(options.rules)
+        tokenizer = _tokenizer(options.rules, options.language)
         found = [_tokens(tokenizer, text, str(number)) for number, text in enumerate(texts)]
         if len(tokenizer.strings) > MAX_STRINGS:
             _tokenizer.cache_clear()
@@ -154,28 +191,52 @@ def _batches(texts: Sequence[str], names: Sequence[str]) -> Iterator[_Batch]:
 
 
 class CachedTokenizer:
-    """Token rules and spaCy's English tokenizer of one preset; spaCy reads a word only when it is new.
+    """Token rules of one preset and spaCy's tokenizer; of English, spaCy reads a word only when it is new.
 
     spaCy's tokenizer splits a text at white space and tokenizes the words one by one, except for its last step, which
     takes most of the time and looks for special cases (``:)``, ``a.m.``) in the whole text. The tokens of a word are
     therefore cached. A text with a word whose tokens the last step changes is tokenized as a whole. In real reviews the
-    tokens equal those of spaCy alone, in less than half of the time.
+    tokens equal those of spaCy alone, in less than half of the time. Other languages have no cache: the rules above are
+    those of English, and the special cases of other languages may contain white space.
     """
 
-    def __init__(self, rules: RuleName) -> None:
+    def __init__(self, rules: RuleName, language: str = ENGLISH) -> None:
+        import spacy
+
         self._rules = rules
-        self._prepare = ulmfit_text if rules == "ulmfit" else dl1_text
-        self._tokenizer, self._unmatched = _spacy_tokenizers(rules)
+        try:
+            blank: Any = spacy.blank(language)
+        except ImportError as error:  # of a segmenter, or of its dictionary
+            raise DataError(f"tokens.language {language!r} cannot be used: {error}") from error
+        self._tokenizer = blank.tokenizer
+        self.strings = blank.vocab.strings  # all that spaCy has seen: it never forgets
+        blank.vocab.lex_attr_getters = {}  # no shapes and flags of new words: only the strings count
+        capitals = lower_unicode_capitals if blank.vocab.writing_system["has_case"] else str.lower
+        ulmfit = partial(ulmfit_text, capitals=None if language == ENGLISH else capitals)
+        self._prepare: Callable[[str], str] = ulmfit if rules == "ulmfit" else dl1_text
+        self._is_cached = language == ENGLISH
+        specials = "|".join(map(re.escape, RULES[rules].specials))
+        # Special tokens, and the number behind a repetition, of a tokenizer without special cases.
+        self._specials = re.compile(rf"(?<!\S)((?:{specials})(?: \d+)?)(?!\S)")
+        self._has_cases = hasattr(self._tokenizer, "add_special_case")
+        if self._has_cases:
+            _add_specials(self._tokenizer, rules)
+        if self._is_cached:
+            self._start_cache()
+
+    def _start_cache(self) -> None:
+        self._unmatched = _unmatched_tokenizer(self._tokenizer)
         affixes = (self._tokenizer.find_prefix, self._tokenizer.find_suffix, self._tokenizer.find_infix)
         cases = [case for case in self._tokenizer.rules if not case.isspace() and any(find(case) for find in affixes)]
         # The special cases of the last step.
         self._cases = re.compile("|".join(map(re.escape, sorted(cases, key=len, reverse=True))))
         self.word_tokens = lru_cache(CACHE_LIMIT)(self._word_tokens)
-        self.strings = self._tokenizer.vocab.strings  # all that spaCy has seen: it never forgets
 
     def tokens(self, text: str) -> list[str]:
         """Tokens of a text, with those that the rules put around every document."""
         text = self._prepare(text)
+        if not self._is_cached:
+            return self._whole_tokens(text)
         words = list(map(self.word_tokens, _split_words(text)))
         if None in words:
             return self._whole_tokens(text)
@@ -186,7 +247,16 @@ class CachedTokenizer:
         return self._whole_tokens(self._prepare(text))
 
     def _whole_tokens(self, text: str) -> list[str]:
-        return [*(self._ruled(token.text) for token in self._tokenizer(text)), *RULES[self._rules].after]
+        return [*map(self._ruled, self._spacy_tokens(text)), *RULES[self._rules].after]
+
+    def _spacy_tokens(self, text: str) -> list[str]:
+        """spaCy's tokens of a whole text; special tokens stay whole where each character is a token, too."""
+        if self._has_cases:
+            return [token.text for token in self._tokenizer(text)]
+        tokens: list[str] = []
+        for number, piece in enumerate(self._specials.split(text)):  # text and special tokens alternate
+            tokens += piece.split() if number % 2 else (token.text for token in self._tokenizer(piece.strip(" ")))
+        return tokens
 
     def _word_tokens(self, word: str) -> tuple[str, ...] | None:
         """Tokens of a word after the rules; None if they depend on the words around it."""
@@ -220,16 +290,18 @@ def _split_words(text: str) -> list[str]:
     return words
 
 
-def _spacy_tokenizers(rules: RuleName) -> "tuple[Tokenizer, Tokenizer]":
-    """spaCy's English tokenizer with the preset's special tokens, and the same without its last step."""
-    import spacy
+def _add_specials(tokenizer: "Tokenizer", rules: RuleName) -> None:
+    """Keep the preset's special tokens whole."""
     from spacy.symbols import ORTH
+
+    for special in RULES[rules].specials:
+        tokenizer.add_special_case(special, [{ORTH: special}])
+
+
+def _unmatched_tokenizer(full: "Tokenizer") -> "Tokenizer":
+    """The tokenizer without its last step."""
     from spacy.tokenizer import Tokenizer
 
-    full: Tokenizer = spacy.blank("en").tokenizer
-    full.vocab.lex_attr_getters = {}  # no shapes and flags of new words: only the strings count
-    for special in RULES[rules].specials:
-        full.add_special_case(special, [{ORTH: special}])
     # A special case joins the last step only if it has an affix when it is added: here the searches find none.
     ready = False
     unmatched = Tokenizer(
@@ -242,7 +314,7 @@ def _spacy_tokenizers(rules: RuleName) -> "tuple[Tokenizer, Tokenizer]":
         url_match=full.url_match,
     )
     ready = True
-    return full, unmatched
+    return unmatched
 
 
 _tokenizer = lru_cache(maxsize=2)(CachedTokenizer)  # of a process
@@ -277,7 +349,7 @@ def _tokenize_in_pool(batches: Iterator[_Batch], options: TokenOptions) -> Gener
     pending: deque[Future[_Result]] = deque()
     try:
         for batch in batches:
-            pending.append(pool.submit(_tokenize_in_process, options.rules, batch))
+            pending.append(pool.submit(_tokenize_in_process, options, batch))
             if len(pending) > 2 * options.processes:
                 yield pending.popleft().result()
         while pending:
@@ -310,5 +382,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _tokenize_in_process(rules: RuleName, batch: _Batch) -> _Result:
-    return _tokenize_batch(_tokenizer(rules), batch)
+def _tokenize_in_process(options: TokenOptions, batch: _Batch) -> _Result:
+    return _tokenize_batch(_tokenizer(options.rules, options.language), batch)

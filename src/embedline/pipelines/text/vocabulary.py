@@ -1,5 +1,6 @@
 """The vocabulary: the tokens that have an id, their order, and the conversion of token codes to ids."""
 
+import logging
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Self
@@ -12,8 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from embedline.errors import DataError
 from embedline.pipelines.text.documents import SPLITS, TEST, TRAIN, UNLABELLED, SplitOptions, assign_splits
 from embedline.pipelines.text.preprocessing import RULES, RuleName, detokenize
-from embedline.pipelines.text.tokenizer import flat_lists, list_column
+from embedline.pipelines.text.tokenizer import ENGLISH, TokenOptions, flat_lists, list_column
 from embedline.training.options import Options
+
+logger = logging.getLogger(__name__)
+
+MANY = 0.1  # fraction of unknown tokens above which a split gets a warning
+USELESS = 0.9  # fraction of unknown tokens above which nothing can be learned
 
 
 class VocabularyOptions(Options):
@@ -39,6 +45,7 @@ class Vocabulary(BaseModel):
         specials: the first tokens.
         unknown, padding: ids of the tokens for words outside the vocabulary and for padding.
         rules: preset of the token rules of the documents.
+        language: code of the language of their tokenizer.
         fitted_on: the splits whose tokens were counted.
         min_freq, max_size: the limits that were used; ``max_size`` None means no limit.
     """
@@ -46,6 +53,7 @@ class Vocabulary(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: RuleName
+    language: str = ENGLISH
     tokens: tuple[str, ...]
     specials: tuple[str, ...]
     unknown: int
@@ -95,11 +103,12 @@ class Vocabulary(BaseModel):
         return detokenize(self.words(ids))
 
 
-def load_vocabulary(document: dict[str, Any], rules: RuleName | None = None) -> Vocabulary:
-    """Load a vocabulary from its JSON values; ``rules`` are those of the documents.
+def load_vocabulary(document: dict[str, Any], tokens: TokenOptions | None = None) -> Vocabulary:
+    """Load a vocabulary from its JSON values; ``tokens`` are the settings of the documents' tokenizer.
 
     Raises:
-        DataError: if the document is no vocabulary, a token repeats, a special token is missing, or the rules differ.
+        DataError: if the document is no vocabulary, a token repeats, a special token is missing, or the token rules or
+            the languages differ.
     """
     try:
         vocabulary = Vocabulary.model_validate(document)
@@ -107,13 +116,20 @@ def load_vocabulary(document: dict[str, Any], rules: RuleName | None = None) -> 
         first = error.errors()[0]
         place, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
         raise DataError(f"the vocabulary cannot be used: {f'{place}: ' if place else ''}{message}") from error
-    if rules not in (None, vocabulary.rules):
-        raise DataError(f"the vocabulary was made with the token rules {vocabulary.rules!r}, the tokens with {rules!r}")
+    for what, name in (("token rules", "rules"), ("language", "language")) if tokens else ():
+        ours, theirs = getattr(vocabulary, name), getattr(tokens, name)
+        if ours != theirs:
+            raise DataError(f"the vocabulary was made with the {what} {ours!r}, the tokens with {theirs!r}")
     return vocabulary
 
 
 def fit_vocabulary(
-    tokens: pl.DataFrame, lexicon: pl.DataFrame, split: SplitOptions, rules: RuleName, options: VocabularyOptions
+    tokens: pl.DataFrame,
+    lexicon: pl.DataFrame,
+    split: SplitOptions,
+    rules: RuleName,
+    options: VocabularyOptions,
+    language: str = ENGLISH,
 ) -> Vocabulary:
     """Fit the vocabulary on the documents of the splits train and unlabelled; validation documents are not counted.
 
@@ -123,7 +139,8 @@ def fit_vocabulary(
         split: which training documents are validation documents.
 
     Raises:
-        DataError: if the tokens were made with other rules, or ``max_size`` leaves no room for a word.
+        DataError: if the tokens were made with other rules, ``max_size`` leaves no room for a word, or no word occurs
+            ``min_freq`` times.
     """
     preset = RULES[rules]
     _require_lexicon(lexicon, rules)
@@ -141,8 +158,15 @@ def fit_vocabulary(
     chosen = [code for code in np.flatnonzero(frequencies >= min_freq).tolist() if words[code] not in specials]
     chosen.sort(key=lambda code: (-frequencies[code], words[code]))
     room = None if max_size is None else max_size - len(preset.specials)
+    if not chosen:
+        most = max((int(frequencies[code]) for code, word in enumerate(words) if word not in specials), default=0)
+        raise DataError(
+            f"no word occurs vocabulary.min_freq = {min_freq} times in the documents that the vocabulary is fitted on "
+            f"(the most frequent one {most} times): lower vocabulary.min_freq, or give more documents"
+        )
     return Vocabulary(
         rules=rules,
+        language=language,
         tokens=(*preset.specials, *(words[code] for code in chosen[:room])),
         specials=preset.specials,
         unknown=preset.specials.index(preset.unknown),
@@ -156,7 +180,10 @@ def fit_vocabulary(
 def numericalize(
     tokens: pl.DataFrame, lexicon: pl.DataFrame, vocabulary: Vocabulary, split: SplitOptions
 ) -> pl.DataFrame:
-    """Convert the tokens of documents to ids, and assign the splits; other token rules are a DataError.
+    """Convert the tokens of documents to ids, and assign the splits.
+
+    A warning names the splits with more than 10 % of unknown tokens. Other token rules, and more than 90 % of unknown
+    tokens in the split ``train``, from which nothing can be learned, are a DataError.
 
     Returns:
         ``document_id, label, split (train / validation / test / unlabelled), ids``: lists of UInt16 if the
@@ -166,7 +193,17 @@ def numericalize(
     ids = vocabulary.ids(lexicon["token"].to_list()).astype(np.uint16 if len(vocabulary) <= 2**16 else np.int32)
     codes, offsets = flat_lists(tokens["tokens"])
     found = list_column("ids", pl.Series(ids).gather(codes).to_numpy(), offsets)
-    return tokens.select("document_id", "label").with_columns(assign_splits(tokens, split), found)
+    frame = tokens.select("document_id", "label").with_columns(assign_splits(tokens, split), found)
+    unknown = unknown_fractions(frame, vocabulary)
+    if unknown.get(TRAIN, 0.0) > USELESS:
+        raise DataError(
+            f"{unknown[TRAIN]:.0%} of the tokens of the split 'train' are not among the {len(vocabulary)} words of the "
+            "vocabulary: lower vocabulary.min_freq, raise vocabulary.max_size, or check tokens.language"
+        )
+    if many := [f"{fraction:.0%} of the split {name!r}" for name, fraction in unknown.items() if fraction > MANY]:
+        message = "Many tokens are not in the vocabulary: %s (see vocabulary.min_freq, vocabulary.max_size)"
+        logger.warning(message, ", ".join(many))
+    return frame
 
 
 def unknown_fractions(ids: pl.DataFrame, vocabulary: Vocabulary) -> dict[str, float]:

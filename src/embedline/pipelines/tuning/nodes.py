@@ -96,7 +96,7 @@ def tune_ratings(
     with about_frame("ratings"):
         learned = rating_subset(assign_rating_splits(ratings, columns, split, warn=True), TRAIN).drop(SPLIT_COLUMN)
     times = [columns.timestamp] if columns.timestamp in learned.columns else []
-    frames = [learned.select(columns.user, columns.item, columns.rating, *times)]
+    frames = [learned.select(columns.user, columns.item, columns.value, *times)]
     frames += [to_polars(frame) for frame in (items, users) if frame is not None]
     fixed = ModelSettings(columns, network, training, baselines, rating_range.root, features, items, users)
     evaluation = _about_inner(lambda: ratings_evaluation(learned, split, fixed, tune))

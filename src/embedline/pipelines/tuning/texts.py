@@ -26,6 +26,8 @@ def text_evaluation(
 ) -> Evaluation:
     """One classifier for each inner split and seed: the log loss on the inner held-out documents.
 
+    A forward one: both directions have the same settings, and a search of both takes twice the time.
+
     Args:
         ids: documents of the splits ``train`` and ``validation``; without settings of ``inner``, the latter is held
             out.

@@ -1,0 +1,138 @@
+"""Rankers against formulas by brute force, and against dense solutions, on small random matrices."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from embedline.errors import DataError
+from embedline.pipelines.ratings import rankers
+from embedline.pipelines.ratings.rankers import Als, Ease, ItemKnn, Popularity, solve_rows
+
+N_USERS, N_ITEMS = 25, 9
+
+
+def interactions(seed: int = 0, density: float = 0.4) -> sp.csr_array:
+    """Values 0.2 … 1.0, some rows empty."""
+    random = np.random.default_rng(seed)
+    dense = random.integers(1, 6, (N_USERS, N_ITEMS)) / 5 * (random.random((N_USERS, N_ITEMS)) < density)
+    dense[3] = 0.0
+    return sp.csr_array(dense.astype(np.float32))
+
+
+def test_ease_is_the_ridge_regression_of_each_item_on_the_others() -> None:
+    matrix = interactions()
+    dense, penalty = matrix.toarray().astype(np.float64), 3.0
+    expected = np.zeros((N_ITEMS, N_ITEMS))
+    for item in range(N_ITEMS):  # a zero diagonal: the item itself is no variable
+        others = [other for other in range(N_ITEMS) if other != item]
+        x = dense[:, others]
+        expected[others, item] = np.linalg.solve(x.T @ x + penalty * np.eye(N_ITEMS - 1), x.T @ dense[:, item])
+    ranker = Ease.fit(matrix, penalty=penalty)
+    np.testing.assert_allclose(ranker.matrix.numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(ranker.scores(matrix), dense @ expected, atol=1e-5)
+    assert ranker.scores(matrix)[3].tolist() == [0.0] * N_ITEMS
+
+
+def test_ease_in_blocks_of_columns_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Ease.fit(interactions(), penalty=2.0).matrix
+    monkeypatch.setattr(rankers, "BLOCK_CELLS", 2 * N_ITEMS)
+    torch.testing.assert_close(Ease.fit(interactions(), penalty=2.0).matrix, whole)
+
+
+def test_ease_refuses_more_items_than_the_memory_may_hold() -> None:
+    with pytest.raises(DataError, match=r"9 items need 972 bytes.*rankers\.ease\.max_items allows 8 .*768 bytes"):
+        Ease.fit(interactions(), penalty=1.0, max_items=8)
+    assert Ease.fit(interactions(), penalty=1.0, max_items=9).matrix.shape == (9, 9)
+
+
+def objective(dense: np.ndarray, users: np.ndarray, items: np.ndarray, alpha: float, penalty: float) -> float:
+    error = (1 + alpha * dense) * (dense - users @ items.T) ** 2
+    return float(error.sum() + penalty * ((users**2).sum() + (items**2).sum()))
+
+
+def test_half_a_step_of_als_is_the_dense_solution() -> None:
+    matrix = interactions(1)
+    others, alpha, penalty = torch.randn(N_ITEMS, 4, generator=torch.Generator().manual_seed(0)), 2.0, 0.7
+    found = solve_rows(matrix, others, alpha=alpha, penalty=penalty).numpy()
+    q = others.double().numpy()
+    for row, wanted in zip(found, matrix.toarray().astype(np.float64), strict=True):
+        weights = np.diag(1 + alpha * wanted)
+        expected = np.linalg.solve(q.T @ weights @ q + penalty * np.eye(4), q.T @ weights @ wanted)
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
+def test_every_half_step_of_als_lowers_the_objective() -> None:
+    matrix, alpha, penalty = interactions(2), 1.5, 0.5
+    dense, transposed = matrix.toarray().astype(np.float64), matrix.T.tocsr()
+    random = torch.Generator().manual_seed(3)
+    users, items = torch.randn(N_USERS, 3, generator=random), torch.randn(N_ITEMS, 3, generator=random)
+    values = [objective(dense, users.numpy(), items.numpy(), alpha, penalty)]
+    for _ in range(6):
+        users = solve_rows(matrix, items, alpha=alpha, penalty=penalty)
+        values.append(objective(dense, users.numpy(), items.numpy(), alpha, penalty))
+        items = solve_rows(transposed, users, alpha=alpha, penalty=penalty)
+        values.append(objective(dense, users.numpy(), items.numpy(), alpha, penalty))
+    assert all(after <= before * (1 + 1e-6) for before, after in pairwise(values))
+    assert values[-1] < 0.5 * values[0]
+
+
+def test_als_folds_known_and_new_users_in_alike_and_follows_its_seed() -> None:
+    matrix, settings = interactions(4), {"factors": 3, "penalty": 0.5, "alpha": 1.0, "iterations": 4}
+    ranker = Als.fit(matrix, **settings, seed=7)
+    again, other = Als.fit(matrix, **settings, seed=7), Als.fit(matrix, **settings, seed=8)
+    assert torch.equal(ranker.items, again.items) and not torch.equal(ranker.items, other.items)
+    new = sp.csr_array(matrix.toarray()[5:6])
+    users = solve_rows(matrix, ranker.items, alpha=1.0, penalty=0.5)
+    np.testing.assert_allclose(ranker.scores(new)[0], (users @ ranker.items.T)[5].numpy(), atol=1e-5)
+    assert ranker.scores(matrix)[3].tolist() == [0.0] * N_ITEMS
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, others = interactions(5), torch.randn(N_ITEMS, 4, generator=torch.Generator().manual_seed(1))
+    whole = solve_rows(matrix, others, alpha=1.0, penalty=1.0)
+    monkeypatch.setattr(rankers, "BLOCK_NUMBERS", 40)
+    torch.testing.assert_close(solve_rows(matrix, others, alpha=1.0, penalty=1.0), whole)
+
+
+def test_nearest_items_by_a_loop() -> None:
+    matrix, shrinkage = interactions(6), 0.5
+    dense = matrix.toarray().astype(np.float64)
+    lengths = np.linalg.norm(dense, axis=0)
+    similar = dense.T @ dense / (np.outer(lengths, lengths) + shrinkage)
+    np.fill_diagonal(similar, 0.0)
+    expected = np.zeros_like(dense)
+    for item in range(N_ITEMS):
+        for other in np.argsort(-similar[item], kind="stable")[:3]:
+            expected[:, item] += similar[item, other] * dense[:, other]
+    np.testing.assert_allclose(
+        ItemKnn.fit(matrix, neighbours=3, shrinkage=shrinkage).scores(matrix), expected, atol=1e-5
+    )
+
+
+def test_an_item_without_interactions_has_a_score_of_zero() -> None:
+    dense = interactions(6).toarray()
+    dense[:, 2] = 0.0
+    matrix = sp.csr_array(dense)
+    for ranker in (ItemKnn.fit(matrix, neighbours=3, shrinkage=0.0), Ease.fit(matrix, penalty=1.0)):
+        assert np.isfinite(ranker.scores(matrix)).all()
+        np.testing.assert_allclose(ranker.scores(matrix)[:, 2], 0.0, atol=1e-7)
+
+
+def test_popularity_counts_users_and_those_who_liked_an_item() -> None:
+    matrix = sp.csr_array(np.array([[0.2, 0.8, 0.0], [1.0, 0.8, 0.0]], dtype=np.float32))
+    assert Popularity.fit(matrix).scores(matrix).tolist() == [[2.0, 2.0, 0.0]] * 2
+    assert Popularity.fit(matrix, least=0.8).counts.tolist() == [1.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_user_or_one_item(n: int) -> None:
+    matrix = sp.csr_array(np.ones((1, n), dtype=np.float32))
+    for ranker in (
+        Ease.fit(matrix, penalty=1.0),
+        Als.fit(matrix, factors=2, penalty=1.0, alpha=1.0, iterations=2),
+        ItemKnn.fit(matrix, neighbours=5, shrinkage=0.0),
+    ):
+        assert ranker.scores(matrix).shape == (1, n) and np.isfinite(ranker.scores(matrix)).all()
