@@ -235,9 +235,10 @@ def solve_rows(
     order = order[lengths[order] > 0]
     found = torch.zeros(rows.shape[0], others.shape[1])
     width = others.shape[1]
+    most = max(1, BLOCK_NUMBERS // width**2)  # of a block: each row has a matrix of width by width, too
     while len(order):
-        longest = np.maximum(lengths[order], width)
-        fits = np.arange(1, len(order) + 1) * longest * width <= BLOCK_NUMBERS
+        longest = np.maximum(lengths[order[:most]], width)  # rising
+        fits = np.arange(1, len(longest) + 1) * longest * width <= BLOCK_NUMBERS
         chosen, order = np.split(order, [max(1, int(fits.sum()))])
         found[torch.from_numpy(chosen)] = _solve_block(rows, chosen, lengths[chosen], others, gram, alpha)
     return found
