@@ -79,8 +79,9 @@ def test_an_archive_of_fastai_has_the_logits_of_plain_lstms(form: str, tmp_path:
     if form == "a folder":
         shutil.unpack_archive(address, tmp_path / "unpacked")
         address = str(tmp_path / "unpacked")
-    vocabulary = words_of("the", "film", "was", "good")
-    model = build(read(address), vocabulary)
+    vocabulary, bundle = words_of("the", "film", "was", "good"), read(address)
+    assert {tensor.dtype for tensor in bundle.weights.values()} == {torch.float32}
+    model = build(bundle, vocabulary)
     ids = torch.randint(len(vocabulary), (3, 7))
     with torch.no_grad():
         hidden, _ = model(ids, model.start(3))
@@ -411,6 +412,14 @@ def test_a_stage_that_ends_early_keeps_its_best_epoch_for_the_next() -> None:
     second, _ = train(None, stages=[hasty, still], **changes)
     assert (second.metrics["epochs"], second.metrics["best_epoch"]) == (len(losses) + 1, len(losses) + 1)
     assert second.metrics["validation_loss"] == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_a_stage_starts_from_the_averaged_weights_of_the_stage_before() -> None:
+    averaging, still = {"decay": 0.9}, {"unfrozen": None, "epochs": 1, "lr": 1e-12}
+    once = train(None, stages=[ALL], averaging=averaging)[0].weights
+    assert different(once, train(None, stages=[ALL])[0].weights)
+    for name, tensor in train(None, stages=[ALL, still], averaging=averaging)[0].weights.items():
+        torch.testing.assert_close(tensor, once[name], rtol=0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("reports", "begun"), [(2, 1), (5, 1), (7, 2)])
