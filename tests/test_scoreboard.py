@@ -41,13 +41,13 @@ def test_a_row_has_the_metric_the_best_baseline_the_interval_the_ceiling_and_the
     header, first, second = drawn({"rossmann": SALES})
     assert header.split()[:3] == ["source", "embedline", "best"]
     assert first.split() == "rossmann exp RMSPE 0.08134 0.08504 better -0.0037".split()
-    assert second.split() == "2 min at best 0.07987 LightGBM alone -0.0041 to -0.0033".split()
+    assert second.split() == "at best 0.07987, 2 min LightGBM alone -0.0041 to -0.0033".split()
 
 
 def test_a_text_has_two_rows_and_what_has_no_interval_or_baseline_says_so() -> None:
     lines = drawn({"imdb": TEXTS})
     assert lines[1].split() == "imdb accuracy 0.8521 0.8575 worse -0.0054".split()
-    assert lines[2].startswith("classifier 41 s") and "TF-IDF" in lines[2] and " to " not in lines[2]
+    assert lines[2].split()[:3] == ["classifier", "41", "s"] and "TF-IDF" in lines[2] and " to " not in lines[2]
     row = next(line for line in lines if "perplexity" in line)
     assert row.split() == "imdb perplexity 112.3 no baseline".split()
 

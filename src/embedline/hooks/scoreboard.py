@@ -23,6 +23,8 @@ WIDTH = 80
 PAGE = "report.page"
 DEFAULT_ENV = "sample"
 STYLES = {"better": "green", "worse": "red"}
+MEASURED = (".language_model_metrics", ".metrics")  # the latter, of a classifier, hold those of its language model
+COLUMNS = {"source": 17, "embedline": 21, "best baseline": 14, "difference (95 %)": 22}  # and their widths: 80 in all
 
 
 class Scoreboard:
@@ -68,10 +70,16 @@ def console() -> Console:
     return made if made.is_terminal else Console(width=WIDTH)
 
 
+def source_of(name: str) -> str:
+    """Source of an artifact's name."""
+    return name.rpartition(".")[0]
+
+
 def stored_metrics(pipeline: Pipeline, catalog: Any) -> dict[str, Mapping[str, Any]]:
     """Metrics by source, of the version that the run made or found up to date."""
-    names = sorted(name for name in pipeline.all_outputs() if name.endswith(".metrics"))
-    stored = {name.removesuffix(".metrics"): catalog.get(name) for name in names}
+    outputs = pipeline.all_outputs()
+    names = {source_of(name): name for suffix in MEASURED for name in outputs if name.endswith(suffix)}
+    stored = {source: catalog.get(names[source]) for source in sorted(names)}
     # Not through the catalog, which would log it.
     return {source: one.load() for source, one in stored.items() if one is not None and one.exists()}
 
@@ -86,22 +94,22 @@ def scoreboard(metrics: Mapping[str, Mapping[str, Any]]) -> Table | None:
     if not found:
         return None
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for header in ("source", "embedline", "best baseline", "difference (95 %)"):
-        table.add_column(header, overflow="fold", no_wrap=header != "best baseline")  # some labels are long
+    for header, width in COLUMNS.items():
+        table.add_column(header, overflow="fold", max_width=width)
     for source, one in found:
         table.add_row(*(Text(printable(text), style) for text, style in _cells(source, one)))
     return table
 
 
 def _cells(source: str, one: Comparison) -> Iterable[tuple[str, str]]:
-    """Text and style of each cell: a second line has the training's time, the best possible value, the interval."""
+    """Text and style of each cell: a second line has the best possible value, the training's time, the interval."""
     main, best, verdict = one.main, one.best_baseline, one.verdict
     assert main
-    title = one.title.removeprefix("target ")
+    yield f"{source}\n{one.title.removeprefix('target ')}", ""
+    ceiling = f"at best {format_number(one.ceiling[main.name])}" if main.name in one.ceiling else ""
     time = "" if one.seconds is None else format_duration(one.seconds)
-    yield f"{source}\n{' '.join(filter(None, (title, time)))}", ""
-    ceiling = f"\nat best {format_number(one.ceiling[main.name])}" if main.name in one.ceiling else ""
-    yield f"{main.label} {format_number(one.model.values[main.name])}{ceiling}", ""
+    facts = ", ".join(filter(None, (ceiling, time)))
+    yield f"{main.label} {format_number(one.model.values[main.name])}\n{facts}", ""
     if best is None or verdict is None:
         yield "", ""
         yield "no baseline", ""
@@ -132,11 +140,11 @@ def next_steps(pipeline: Pipeline, catalog: Any, run_params: Mapping[str, Any], 
     page = catalog.get(PAGE)
     if page is not None and page.exists() and (PAGE in pipeline.all_outputs() or not is_new):
         lines.append(f"report    {_short(page._get_load_path())}")
-    elif any(name.endswith(".metrics") for name in pipeline.all_outputs()):
+    elif any(name.endswith(MEASURED) for name in pipeline.all_outputs()):
         lines.append(f"report    {program} run --pipelines report {options}".rstrip())
     if program == "kedro":
         lines.append(f"graph     kedro viz run {' '.join(env)}".rstrip())
-    if metrics := [name for name in pipeline.all_outputs() if name.endswith(".metrics")]:
+    if metrics := [name for name in pipeline.all_outputs() if name.endswith(MEASURED)]:
         lines.append(f"origin    {program} why {sorted(metrics)[0]} {options}".rstrip())
     return lines
 
