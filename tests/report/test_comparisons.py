@@ -92,11 +92,11 @@ def test_texts_have_a_classifier_and_a_language_model() -> None:
             "accuracy_high": 0.88,
             "training": {"documents": 720, "epochs": 1, "seconds": 7.0, "tokens_per_second": 44954.9},
         },
-        "baseline": {"accuracy": 0.81, "training": {"seconds": 2.2}},
+        "members": {"baseline": {"accuracy": 0.81, "training": {"seconds": 2.2}}},
         "language_model": {"perplexity": 6.58, "vocabulary": 646},
     }
     classifier, language = compare(metrics)
-    assert classifier.verdict == ("better", "4.0 points higher than TF-IDF and logistic regression")
+    assert classifier.verdict == ("better", "4.0 points higher than NB-SVM")
     assert classifier.model.interval == (0.81, 0.88)
     assert classifier.facts == [
         "400 test documents",

@@ -24,7 +24,8 @@ PAGE = "report.page"
 DEFAULT_ENV = "sample"
 STYLES = {"better": "green", "worse": "red"}
 MEASURED = (".language_model_metrics", ".metrics")  # the latter, of a classifier, hold those of its language model
-COLUMNS = {"source": 17, "embedline": 22, "best baseline": 15, "difference (95 %)": 22}  # and their widths: 79 in all, with a space between
+# The columns and their widths: 79 in all, with a space between them.
+COLUMNS = {"source": 17, "embedline": 22, "best baseline": 15, "difference (95 %)": 22}
 
 
 class Scoreboard:

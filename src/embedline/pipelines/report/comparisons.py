@@ -23,7 +23,6 @@ LABELS = {
     "constant": "a constant",
     "damped_bias": "damped biases",
     "global_mean": "global mean",
-    "tfidf": "TF-IDF and logistic regression",
     "baseline": "NB-SVM",
     "forward": "the forward network",
     "backward": "the backward network",
@@ -176,9 +175,7 @@ def _text_comparisons(metrics: Mapping[str, Any]) -> list[Comparison]:
     """Those of a classifier, if there is one, and of its language models."""
     found = []
     if classifier := metrics.get("classifier"):
-        former = metrics.get("baseline")  # of former versions
-        members = metrics.get("members") or ({"tfidf": former} if former else {})
-        rivals = [_contestant(LABELS[name], values) for name, values in members.items()]
+        rivals = [_contestant(LABELS[name], values) for name, values in (metrics.get("members") or {}).items()]
         tests = [f"{classifier['rows']:,} test documents"] if "rows" in classifier else []
         training, ceiling = classifier.get("training") or {}, metric_values(classifier.get("ceiling") or {})
         facts, seconds = [*tests, *_facts(training)], training.get("seconds")
