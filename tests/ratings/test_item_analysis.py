@@ -9,7 +9,6 @@ from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratin
 from embedline.pipelines.ratings import item_analysis
 from embedline.pipelines.ratings.contract import RatingSplit, subset
 from embedline.pipelines.ratings.encoder import training_counts
-from embedline.pipelines.ratings.evaluation import RatedItems
 from embedline.pipelines.ratings.item_analysis import (
     concatenate_factors,
     crosstab,
@@ -19,6 +18,7 @@ from embedline.pipelines.ratings.item_analysis import (
     nearest_items,
 )
 from embedline.pipelines.ratings.learner import RatingModel
+from embedline.pipelines.ratings.ranking_metrics import RatedItems
 from embedline.training.plots import principal_components
 
 RATINGS, ITEMS = small_ratings(), small_items()

@@ -97,6 +97,21 @@ def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(solve_rows(matrix, others, alpha=1.0, penalty=1.0), whole)
 
 
+def test_where_float32_rounds_the_penalty_away_als_is_solved_in_float64() -> None:
+    matrix, penalty = interactions(5), 1e-3
+    line = torch.linspace(1.0, 2.0, N_ITEMS)[:, None]
+    others = 1e3 * line + 1e-1 * torch.randn(N_ITEMS, 4, generator=torch.Generator().manual_seed(1))
+    q = others.double().numpy()
+    gram = (others.T @ others + penalty * torch.eye(4)).expand(2, -1, -1)
+    assert torch.linalg.cholesky_ex(gram).info.all()  # else this tests nothing
+    found = solve_rows(matrix, others, alpha=1.0, penalty=penalty).double().numpy()
+    dense = matrix.toarray().astype(np.float64)
+    for row, wanted in zip(found, dense, strict=True):
+        weights = np.diag(1 + wanted)
+        expected = np.linalg.solve(q.T @ weights @ q + penalty * np.eye(4), q.T @ weights @ wanted)
+        np.testing.assert_allclose(row, expected, rtol=1e-3, atol=1e-6)
+
+
 def test_nearest_items_by_a_loop() -> None:
     matrix, shrinkage = interactions(6), 0.5
     dense = matrix.toarray().astype(np.float64)

@@ -215,7 +215,9 @@ class Als:
 
 
 def _gram(vectors: Tensor, penalty: float) -> Tensor:
-    return vectors.T @ vectors + penalty * torch.eye(vectors.shape[1])
+    """``QᵀQ + penalty I`` float64 [k, k]."""
+    exact = vectors.double()
+    return exact.T @ exact + penalty * torch.eye(vectors.shape[1], dtype=torch.float64)
 
 
 def solve_rows(
@@ -224,10 +226,10 @@ def solve_rows(
     """Half a step of :class:`Als`: vectors float32 [n, k] of the rows, with the vectors ``others`` [I, k] fixed.
 
     ``(QᵀQ + penalty I + sum alpha r q qᵀ) p = sum (1 + alpha r) r q``, both sums over the row's interactions. Rows of
-    about one length are solved together by Cholesky decomposition.
+    about one length are solved together by Cholesky decomposition, in float32, and in float64 where that fails.
 
     Args:
-        gram: ``QᵀQ + penalty I``, where it is known.
+        gram: of :func:`_gram`, where it is known.
     """
     gram = _gram(others, penalty) if gram is None else gram
     lengths = np.diff(rows.indptr)
@@ -251,15 +253,22 @@ def _solve_block(
     others: Tensor,
     gram: Tensor,
     alpha: float,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Vectors [b, k] of some rows; the shorter ones are padded with weights of 0."""
+    """Vectors float32 [b, k] of some rows; the shorter ones are padded with weights of 0."""
     slots = np.arange(lengths.max())
     inside = slots < lengths[:, None]  # [b, L]
     places = np.where(inside, rows.indptr[chosen][:, None] + slots, 0)
-    values = torch.from_numpy(np.where(inside, rows.data[places], 0.0).astype(np.float32))
-    vectors = others[torch.from_numpy(rows.indices[places].astype(np.int64))]  # [b, L, k]
+    values = torch.from_numpy(np.where(inside, rows.data[places], 0.0)).to(dtype)
+    vectors = others[torch.from_numpy(rows.indices[places].astype(np.int64))].to(dtype)  # [b, L, k]
     confidence = alpha * values
-    left = torch.baddbmm(gram.expand(len(chosen), -1, -1), (vectors * confidence[..., None]).mT, vectors)
+    own = gram.to(dtype).expand(len(chosen), -1, -1)
+    factor, failed = torch.linalg.cholesky_ex(torch.baddbmm(own, (vectors * confidence[..., None]).mT, vectors))
     weights = values * (1.0 + confidence)
-    right = vectors.mT @ weights[..., None]
-    return torch.cholesky_solve(right, torch.linalg.cholesky(left))[..., 0]
+    solved = torch.cholesky_solve(vectors.mT @ weights[..., None], factor)[..., 0].float()
+    if failed.any():  # rounding has eaten the penalty: of an item with hundreds of thousands of interactions, say
+        if dtype == torch.float64:
+            raise DataError("ALS: the penalty is too small for vectors of this size: raise rankers.als.penalty")
+        again = np.flatnonzero(failed.numpy())
+        solved[again] = _solve_block(rows, chosen[again], lengths[again], others, gram, alpha, torch.float64)
+    return solved
