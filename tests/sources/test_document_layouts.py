@@ -47,7 +47,7 @@ REAL_ROWS = [
 
 
 def test_the_real_layout(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "embedline"):
         assert read(REAL) == REAL_ROWS
     assert caplog.messages == ["Read 4 documents: test neg 1, train neg 1, train pos 1, unlabelled 1"]
 
