@@ -71,8 +71,8 @@ def make_ranker(strings: bool, kind: str = "ease") -> tuple[ModelBundle, pl.Data
 
 @cache
 def ratings_service() -> Service:
-    """Pairs of a listener and an album."""
-    return pack_ratings(make_bundle(False), *make_ranker(False))
+    """Pairs of a listener and an album, without a ranker."""
+    return pack_ratings(make_bundle(False))
 
 
 @cache
