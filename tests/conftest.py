@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import importlib.util
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ def _share(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp()
     shared.share(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
     shared.forget_power_failures()
+
+
+@pytest.fixture(autouse=True)
+def _hear_all_that_is_logged() -> None:
+    """A run of Kedro in this process sets the levels of conf/logging.yml, which would hold for later tests, too."""
+    logging.getLogger("embedline").setLevel(logging.NOTSET)
 
 
 @pytest.hookimpl(tryfirst=True)

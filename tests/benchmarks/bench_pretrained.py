@@ -1,4 +1,7 @@
-"""On real reviews, a pretrained language model against random weights: perplexity after equally many steps."""
+"""On real reviews, a pretrained language model against random weights: perplexity after equally many steps.
+
+python -m pytest tests/benchmarks/bench_pretrained.py    about 4 minutes on one core; needs the real reviews
+"""
 
 import tarfile
 from pathlib import Path
@@ -51,7 +54,6 @@ def train(ids: pl.DataFrame, vocabulary: Vocabulary, pretrained: ModelBundle | N
     return train_language_model(ids, vocabulary, TOKENS, NETWORK, training, pretrained=pretrained)[0]
 
 
-@pytest.mark.slow
 def test_2000_reviews_are_learned_better_from_a_pretrained_model(real_data: Path, tmp_path: Path) -> None:
     """Two epochs each, on the same 2,000 reviews with the same vocabulary."""
     archive = real_data / "aclImdb_v1.tar.gz"
