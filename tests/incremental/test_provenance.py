@@ -95,7 +95,7 @@ def test_brackets_are_printed_as_they_are(shop: Shop, value: str, capsys: pytest
     expected = value.replace("\x1b", "\\x1b")
     shop.steps(dry_run=True)
     assert shop.error is None and expected in capsys.readouterr().out
-    shop.ran()
+    shop.ran(verbosity="verbose")
     assert expected in capsys.readouterr().out
     make_console().print(explain(shop.manifest, "text"), soft_wrap=True)
     said = capsys.readouterr().out

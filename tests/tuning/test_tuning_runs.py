@@ -54,7 +54,7 @@ def test_a_search_at_the_command_line(source: str, tmp_path: Path) -> None:
     runs = trial_runs(tmp_path)
     assert [run.data.metrics["loss"] for run in runs] == trials["loss"].to_list()
     assert float(runs[1].data.params[f"{source}.training.lr"]) == trials["training.lr"][1]
-    assert "0 of " in tune(tmp_path, source)  # nothing has changed
+    assert "nodes up to date" in tune(tmp_path, source)  # nothing has changed
     printed = tune(tmp_path, source, **{f"{source}.tune.trials": 4})
     more = pl.read_parquet(newest(tmp_path, source, "trials.parquet"))
     assert more[:3].equals(trials) and len(more) == 4 and f"parameter {source}.tune.trials changed 3" in printed

@@ -141,9 +141,11 @@ def read_ratings(
         DataError: naming the column that is missing, has a wrong type or lacks a value, with the first such row, or the
             first repeated pair with ``columns.repeats: error``.
     """
-    own = [columns.user, columns.item, *([columns.rating] if columns.rating else [])]
+    roles = {"user": columns.user, "item": columns.item, **({"rating": columns.rating} if columns.rating else {})}
+    own = list(roles.values())
     rows = to_polars(ratings, [*own, *([columns.timestamp] if columns.timestamp else []), *others])
-    require_columns(rows, own, what="the ratings frame", key="columns")
+    for role, name in roles.items():
+        require_columns(rows, [name], what="the ratings frame", key=f"columns.{role}")
     ids = [id_column(rows, name, key) for name, key in ((columns.user, "user"), (columns.item, "item"))]
     if columns.rating is None:
         numbers = pl.Series(EVENTS, np.ones(len(rows), dtype=np.float32))

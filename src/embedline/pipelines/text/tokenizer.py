@@ -78,6 +78,8 @@ class TokenOptions(Options):
     @field_validator("language")
     @classmethod
     def _check_language(cls, language: str) -> str:
+        if language == ENGLISH:  # a machine that only trains needs no spaCy
+            return language
         if language not in (known := language_codes()):
             raise ValueError(f"language {language!r} is none of spaCy's languages: {', '.join(known)}")
         package, module = SEGMENTERS.get(language, ("", ""))
