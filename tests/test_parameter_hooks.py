@@ -1,7 +1,6 @@
 """Parameters that are left out, that nothing reads and what was meant, and how sources are reached."""
 
 import importlib
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
