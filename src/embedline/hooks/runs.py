@@ -118,8 +118,12 @@ class MissingArtifacts:
         from kedro_datasets.json import JSONDataset
 
         stand_in = str(files("embedline.pipelines.report") / "missing.json")
+        warnings_of = logging.getLogger("kedro.io.data_catalog")  # a warning for each dataset that is replaced
+        level = warnings_of.level
+        warnings_of.setLevel(logging.ERROR)
         for name in missing:
             catalog[name] = JSONDataset(filepath=stand_in)
+        warnings_of.setLevel(level)
         logger.info("Not stored, and left out of the report: %s", ", ".join(missing))
 
 
