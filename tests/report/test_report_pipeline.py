@@ -87,6 +87,9 @@ def test_a_missing_artifact_is_none_and_the_others_are_themselves(
     assert catalog.load("films.error_plot") is None
     assert catalog.load("films.metrics") == {"rmse": 0.5}
     assert "left out of the report: films.error_plot" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    catalog["films.metrics"] = MemoryDataset({"rmse": 0.4})
+    assert "Replacing dataset 'films.metrics'" in caplog.text  # that of others is no secret
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_a_search_at_the_command_line(source: str, tmp_path: Path) -> None:
     assert "nodes up to date" in tune(tmp_path, source)  # nothing has changed
     printed = tune(tmp_path, source, **{f"{source}.tune.trials": 4})
     more = pl.read_parquet(newest(tmp_path, source, "trials.parquet"))
-    assert more[:3].equals(trials) and len(more) == 4 and f"parameter {source}.tune.trials changed 3" in printed
+    assert more[:3].equals(trials) and len(more) == 4 and f"{source}.tune: 3 of 4 trials" in printed
     assert len(trial_runs(tmp_path)) == 4
     bootstrap_project(PROJECT)
     with KedroSession.create(project_path=PROJECT, runtime_params={"data_root": str(tmp_path / "data")}) as session:

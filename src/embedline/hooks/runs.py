@@ -118,13 +118,18 @@ class MissingArtifacts:
         from kedro_datasets.json import JSONDataset
 
         stand_in = str(files("embedline.pipelines.report") / "missing.json")
-        warnings_of = logging.getLogger("kedro.io.data_catalog")  # a warning for each dataset that is replaced
-        level = warnings_of.level
-        warnings_of.setLevel(logging.ERROR)
-        for name in missing:
-            catalog[name] = JSONDataset(filepath=stand_in)
-        warnings_of.setLevel(level)
+        catalog_logger = logging.getLogger("kedro.io.data_catalog")
+        catalog_logger.addFilter(_is_no_replacement)  # a warning for each, of what is meant here
+        try:
+            for name in missing:
+                catalog[name] = JSONDataset(filepath=stand_in)
+        finally:
+            catalog_logger.removeFilter(_is_no_replacement)
         logger.info("Not stored, and left out of the report: %s", ", ".join(missing))
+
+
+def _is_no_replacement(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Replacing dataset")
 
 
 class Publishing:
