@@ -177,7 +177,7 @@ class Als:
         sum of (1 + alpha * value) * (value - p_u · q_i)² + penalty * (|P|² + |Q|²)
 
     DIFF(Hu): the wanted value of a cell is that of the interaction, there always 1, so that a low rating counts as a
-    weak choice: on ml-100k NDCG@10 is 0.385 instead of 0.364 (32 factors, penalty 10).
+    weak choice: on an inner split of ml-100k's training ratings NDCG@10 is 0.248 instead of 0.234.
 
     Users and items are solved in turn, each exactly. A user's vector is always that of the last half-step, computed
     from the row: a known user and a new one are treated alike, and no vector of a user is kept.
