@@ -128,7 +128,8 @@ def test_the_parameters_of_the_project_are_what_the_trainings_take(environment: 
     language = LanguageModelTraining.model_validate(block["language_model_training"])
     classifier = ClassifierTraining.model_validate(block["classifier_training"])
     assert FinderOptions.model_validate(block["finder"]) == FinderOptions()
-    assert [*Directions.model_validate(block["directions"])] == ["forward", "backward"]
+    both = ["forward", "backward"]
+    assert [*Directions.model_validate(block["directions"])] == (both if environment != "laptop" else both[:1])
     assert (language.accumulate, language.decay, language.early_stopping) == (1, "decoupled", None)
     assert (classifier.accumulate, classifier.seeds, classifier.weights) == (1, (42,), None)
 
