@@ -30,7 +30,7 @@ from embedline.pipelines.ratings.ranking import (
     interaction_values,
     load_ranker,
 )
-from embedline.pipelines.ratings.ranking_metrics import ranking_metrics
+from embedline.pipelines.ratings.ranking_metrics import measure_lists
 from embedline.training.model_file import ModelBundle
 
 SPLIT = RatingSplit(kind="random", fraction=0.25, seed=1)
@@ -76,7 +76,7 @@ def test_the_best_of_all_settings_on_the_inner_split_is_taken() -> None:
     rows = encode(TRAIN.drop("split"), ENCODER, COLUMNS, inner)
     matrix = interaction_matrix(rows, ENCODER)
     ease = Recommender(ENCODER, "ease", Ease.fit(matrix, penalty=1.0), Popularity.fit(matrix), matrix)
-    assert trials[0]["ndcg"] == ranking_metrics(ease.scores, rows, ENCODER, RANKING)["ndcg_at_3"]
+    assert trials[0]["ndcg"] == measure_lists(ease.scores, rows, ENCODER, RANKING).summary()["ndcg_at_3"]
     assert bundle.metrics["inner"] == {"kind": "random", "fraction": 0.2, "seed": 0}
 
 
@@ -178,7 +178,7 @@ def test_the_ranker_stands_beside_other_rankers_and_baselines(caplog: pytest.Log
     assert found["ranker"] == "ease"
     assert set(found["rankers"]) == {"als", "item_knn", "predicted_rating"}
     assert set(found["baselines"]) == {"popularity", "popularity_relevant", "random"}
-    expected = ranking_metrics(recommender.scores, ENCODED, ENCODER, RANKING)
+    expected = measure_lists(recommender.scores, ENCODED, ENCODER, RANKING).summary()
     assert {name: found[name] for name in expected} == expected
     assert found["ndcg_at_3_low"] < found["ndcg_at_3"] < found["ndcg_at_3_high"]
     popularity = found["baselines"]["popularity"]
@@ -187,7 +187,9 @@ def test_the_ranker_stands_beside_other_rankers_and_baselines(caplog: pytest.Log
     assert difference["verdict"] == "better" and found["beaten_by"] == []
     assert "popularity" in caplog.text and f"{popularity['ndcg_at_3']:.4f}" in caplog.text
     rated = found["rankers"]["predicted_rating"]
-    assert rated["ndcg_at_3"] == ranking_metrics(recommender.model.scores, ENCODED, ENCODER, RANKING)["ndcg_at_3"]
+    assert (
+        rated["ndcg_at_3"] == measure_lists(recommender.model.scores, ENCODED, ENCODER, RANKING).summary()["ndcg_at_3"]
+    )
 
 
 def test_a_ranker_no_better_than_popularity_says_so(caplog: pytest.LogCaptureFixture) -> None:

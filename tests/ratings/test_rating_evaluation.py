@@ -23,7 +23,7 @@ from embedline.pipelines.ratings.options import (
     RatingNetwork,
     RatingsTraining,
 )
-from embedline.pipelines.ratings.ranking_metrics import list_distances, measure_lists, ranking_metrics
+from embedline.pipelines.ratings.ranking_metrics import list_distances, measure_lists
 
 
 def encoder_of(n_users: int, n_items: int, rating: str | None = "rating") -> Any:
@@ -82,19 +82,19 @@ def test_rankings_by_hand() -> None:
             *(((1 + 1 / 2) / best + (1 / math.log2(5)) / best) / 2, (1 + 1 / 4) / 2),
         ),
     ):
-        found = ranking_metrics(lambda users: table[users - 1], rows, encoder_of(3, 4), RankingOptions(k=k))
+        found = measure_lists(lambda users: table[users - 1], rows, encoder_of(3, 4), RankingOptions(k=k)).summary()
         expected = {f"precision_at_{k}": precision, f"recall_at_{k}": recall, f"ndcg_at_{k}": ndcg, f"mrr_at_{k}": mrr}
         # Only item 1 has a training rating, of the only user with one: it and all others count as known to everybody.
         assert found == pytest.approx({**expected, "ranked_users": 2, "coverage": {2: 2, 4: 4}[k] / 4, "novelty": 0.0})
     nothing = encoded([(1, 1, 5.0, "train"), (1, 2, 2.0, "test")])
     zeros = {f"{name}_at_10": None for name in ("precision", "recall", "ndcg", "mrr")}
-    found = ranking_metrics(
+    found = measure_lists(
         lambda users: np.zeros((len(users), 2), np.float32), nothing, encoder_of(1, 2), RankingOptions()
-    )
+    ).summary()
     assert found == {**zeros, "coverage": None, "novelty": None, "ranked_users": 0}
-    found = ranking_metrics(
+    found = measure_lists(
         lambda users: np.zeros((len(users), 2), np.float32), nothing, encoder_of(1, 2, None), RankingOptions()
-    )
+    ).summary()
     assert found["ndcg_at_10"] == 1.0  # of events, any that is held out is relevant
 
 
@@ -137,7 +137,7 @@ def test_rankings_are_those_of_a_plain_loop_in_any_blocks(k: int, cells: int, mo
         for pair, split in zip(pairs, random.choice(["train", "test"], 300), strict=True)
     ]
     encoder, options = encoder_of(n_users, n_items), RankingOptions(k=k, relevant=4.0)
-    found = ranking_metrics(lambda users: table[users], encoded(rows), encoder, options)
+    found = measure_lists(lambda users: table[users], encoded(rows), encoder, options).summary()
     sums, users, listed, bits = np.zeros(4), 0, set(), []
     active = len({who for who, _, _, split in rows if split == "train"})
     raters = [sum(item == one and split == "train" for _, one, _, split in rows) for item in range(n_items + 1)]

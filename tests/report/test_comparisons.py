@@ -6,13 +6,13 @@ import pytest
 
 from embedline.pipelines.report.comparisons import compare
 from embedline.pipelines.report.metrics import (
-    format_duration,
     format_number,
     gain,
     known_metrics,
     main_metric,
     metric_values,
 )
+from embedline.training.progress import format_duration
 
 SALES: dict[str, Any] = {
     "exp_rmspe": 0.09,

@@ -21,7 +21,7 @@ from embedline.pipelines.text.baseline import (
     predict_split,
     train_baseline,
 )
-from embedline.pipelines.text.documents import SplitOptions, assign_splits
+from embedline.pipelines.text.documents import SplitOptions, assign_splits, stratified_folds
 from embedline.pipelines.text.evaluation import prediction_arrays
 from embedline.pipelines.text.language_model import KIND as OTHER_KIND
 from embedline.pipelines.text.preprocessing import DL1_END
@@ -129,7 +129,7 @@ def test_without_validation_documents_folds_replace_them(monkeypatch: pytest.Mon
     train = TOKENS.filter(split="train")
     assert validation["document_id"].to_list() == train["document_id"].to_list()
     assert bundle.metrics["rows"] == len(train)
-    folds = baselines._folds(np.array([CLASSES.index(label) for label in train["label"]]))
+    folds = stratified_folds(np.array([CLASSES.index(label) for label in train["label"]]), 3)
     assert train.with_columns(fold=folds).group_by("fold", "label").len()["len"].is_between(6, 7).all()
     # The documents of a fold are predicted by a model of the other folds.
     monkeypatch.setattr(baselines, "assign_splits", lambda *_: TOKENS["split"].to_frame().with_columns(

@@ -13,9 +13,9 @@ from scipy.optimize import approx_fprime
 from small_networks import CLASSIFIER, LANGUAGE, classifier, classifier_training, language_training
 
 from embedline.errors import DataError
-from embedline.pipelines.text import ensemble, nodes
+from embedline.pipelines.text import nodes
 from embedline.pipelines.text.baseline import BaselineOptions
-from embedline.pipelines.text.documents import SplitOptions
+from embedline.pipelines.text.documents import SplitOptions, stratified_folds
 from embedline.pipelines.text.ensemble import RIDGE, choose_coefficients, fit_coefficients, pool, pool_loss
 from embedline.pipelines.text.evaluation import ReportOptions
 from embedline.pipelines.text.options import Classes, Directions
@@ -121,7 +121,7 @@ def test_members_that_add_to_each_other_are_pooled_and_a_far_better_one_stands_a
 
 def test_the_choice_is_by_documents_that_the_coefficients_were_not_fitted_on() -> None:
     members, actual = noisy(60)
-    folds = ensemble._folds(actual, 0)
+    folds = stratified_folds(actual, min(5, len(actual)))
     counts = pl.DataFrame({"fold": folds, "class": actual}).group_by("fold", "class").len()["len"]
     assert sorted(set(folds)) == [0, 1, 2, 3, 4] and counts.max() - counts.min() <= 2
     _, losses = choose_coefficients({"a": members[0], "b": members[1]}, actual)

@@ -160,6 +160,14 @@ class TestExplain:
         longer = predictor.explain("the " * 300, budget=1, min_occlusions=7)
         assert longer["exact"].sum() == 7
 
+    def test_a_word_that_only_the_baseline_knows_is_explained(self, predictor: Predictor) -> None:
+        def probabilities(documents: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+            return np.array([[0.9, 0.1] if "zorgon" in tokens else [0.5, 0.5] for tokens in documents])
+
+        found = dataclasses.replace(predictor, probabilities=probabilities).explain("the film zorgon")
+        influence = dict(found.select("word", "influence").rows())
+        assert influence == {"the": 0.0, "film": 0.0, "zorgon": pytest.approx(np.log(9.0))}
+
     def test_only_the_end_of_a_long_text_is_explained(self, predictor: Predictor, classifier: Classifier) -> None:
         text = " ".join(["the"] * 99_990 + ["good"] * 10)
         frame = predictor.explain(text, max_tokens=50)

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from embedline.commands.display import printable
 from embedline.pipelines.report.comparisons import Comparison, compare
-from embedline.pipelines.report.metrics import format_duration, format_number
+from embedline.pipelines.report.metrics import format_number
+from embedline.training.progress import format_duration
 from kedro_incremental import RunReport
 
 WIDTH = 80

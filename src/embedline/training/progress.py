@@ -40,18 +40,18 @@ class Progress:
         more = [details(speed)] if details else []
         if done > self._began[0]:
             left = (self._total - done) * (now - self._began[1]) / (done - self._began[0])
-            more.append(f"{format_seconds(left)} left")
+            more.append(f"{format_duration(left)} left")
         logger.info(", ".join([f"{self._title}: {self._unit} {done:,} of {self._total:,}", *more]))
         self._last = (done, now)
 
 
-def format_seconds(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as text, rounded.
 
-    >>> format_seconds(41.6), format_seconds(1730), format_seconds(7530)
+    >>> format_duration(41.6), format_duration(1730), format_duration(7530)
     ('42 s', '29 min', '2 h 06 min')
     """
-    minutes = round(seconds / 60)
-    if seconds < 90:
+    if seconds < 100:
         return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -154,13 +154,6 @@ def measure_lists(
     return ListMetrics(dict(zip(OF_USERS, of_users, strict=True)), lists, k)
 
 
-def ranking_metrics(
-    scores: Scores, encoded: pl.DataFrame, encoder: RatingsEncoder, options: RankingOptions
-) -> dict[str, Any]:
-    """The summary of :func:`measure_lists`."""
-    return measure_lists(scores, encoded, encoder, options).summary()
-
-
 def relevant_pairs(encoded: pl.DataFrame, encoder: RatingsEncoder, options: RankingOptions) -> pl.DataFrame:
     """Held-out user and item rows that are relevant, of users with training ratings; no pair twice."""
     known = pl.col(USER_ROW).is_between(1, encoder.trained_users)

@@ -7,13 +7,13 @@ from typing import Any
 from embedline.pipelines.report.metrics import (
     Metric,
     bound,
-    format_duration,
     format_number,
     gain,
     known_metrics,
     main_metric,
     metric_values,
 )
+from embedline.training.progress import format_duration
 
 LABELS = {
     "lightgbm": "LightGBM",

@@ -97,14 +97,6 @@ def bound(metric: Metric, best: float) -> str:
     return f"no model can expect {'less' if metric.lower else 'more'} than {format_number(best)}"
 
 
-def format_duration(seconds: float) -> str:
-    """Seconds as text: ``34 s``, ``13 min``, ``2 h 05 min``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def gain(metric: Metric, value: float, other: float) -> str:
     """The difference of ``value`` from ``other`` as text: in points for a share, else in per cent of the error.
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from embedline.errors import DataError
-from embedline.pipelines.text.documents import TEST, TRAIN, VALIDATION, SplitOptions, assign_splits
+from embedline.pipelines.text.documents import TEST, TRAIN, VALIDATION, SplitOptions, assign_splits, stratified_folds
 from embedline.pipelines.text.evaluation import class_codes, prediction_frame
 from embedline.pipelines.text.ngrams import Matrix, Ngrams
 from embedline.pipelines.text.tokenizer import flat_lists
@@ -177,7 +177,7 @@ def train_baseline(
     learned, splits = tokens.filter(known), splits.filter(known)
     actual = class_codes(learned, classes)
     _check_classes(actual, classes)
-    folds = (splits == VALIDATION).cast(pl.Int64).to_numpy() - 1 if held_out else _folds(actual)
+    folds = (splits == VALIDATION).cast(pl.Int64).to_numpy() - 1 if held_out else stratified_folds(actual, FOLDS)
     chosen, losses, probabilities = _choose(learned, lexicon, classes, actual, folds, options)
     model, iterations = _fit(*_features(learned, lexicon, options), actual, classes, chosen, options)
     config, tensors = model.tensors()
@@ -213,15 +213,6 @@ def _check_classes(actual: NDArray[np.int64], classes: Sequence[str]) -> None:
     if (few := np.flatnonzero(counts < 2)).size:
         name, count = classes[few[0]], counts[few[0]]
         raise DataError(f"the class {name!r} has {count} training document(s): the baseline needs two of each class")
-
-
-def _folds(actual: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number of the fold of each document; each class is spread over the folds."""
-    order = np.random.default_rng(0).permutation(len(actual))
-    order = order[np.argsort(actual[order], kind="stable")]
-    folds = np.empty(len(actual), np.int64)
-    folds[order] = np.arange(len(actual)) % FOLDS
-    return folds
 
 
 def _choose(

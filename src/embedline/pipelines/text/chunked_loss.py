@@ -1,6 +1,6 @@
 """Cross-entropy over a large vocabulary, computed in chunks of tokens to save memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,24 @@ def chunk_length(vocabulary_size: int, device: torch.device) -> int:
     return max(16, CHUNK_LOGITS.get(device.type, CHUNK_LOGITS["cuda"]) // vocabulary_size)
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
+class GradientsInForward(torch.autograd.Function):
+    """A mean over tokens whose forward pass computes the gradients, too; the backward pass scales them."""
+
+    @staticmethod
+    def keep(ctx: FunctionCtx, gradients: Sequence[Tensor | None], n_tokens: int, n_others: int) -> None:
+        """Keep the gradients of the sum over the tokens, for the first arguments; ``n_others`` are without one."""
+        ctx.save_for_backward(*gradients)  # type: ignore[arg-type]
+        ctx.n_tokens, ctx.n_others = n_tokens, n_others  # type: ignore[attr-defined]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Any, ...]:
+        scale = gradient / ctx.n_tokens  # type: ignore[attr-defined]
+        made = ctx.saved_tensors  # type: ignore[attr-defined]
+        return *(None if each is None else each * scale for each in made), *[None] * ctx.n_others  # type: ignore[attr-defined]
+
+
+class _ChunkedCrossEntropy(GradientsInForward):
     """Mean cross-entropy; the forward pass also computes the gradients, chunk by chunk.
 
     The gradient of the logits is softmax minus one-hot: one more pass over logits that are in memory. A backward pass
@@ -46,16 +63,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 for_hidden[rows] = lowered @ table
             if for_weight is not None and grouped is not None:
                 for_weight += grouped.t() @ low[rows.stop - len(grouped) : rows.stop]
-        ctx.save_for_backward(for_hidden, for_weight, for_bias)  # type: ignore[arg-type]
-        ctx.n_tokens = len(targets)  # type: ignore[attr-defined]
+        GradientsInForward.keep(ctx, (for_hidden, for_weight, for_bias), len(targets), n_others=2)
         return total / len(targets)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Any, ...]:
-        scale = gradient / ctx.n_tokens  # type: ignore[attr-defined]
-        made = ctx.saved_tensors  # type: ignore[attr-defined]
-        return *(None if each is None else each * scale for each in made), None, None
 
 
 def _probabilities(

@@ -7,6 +7,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from pydantic import Field
 
 from embedline.errors import DataError, input_name
@@ -154,6 +155,14 @@ def assign_splits(frame: pl.DataFrame, split: SplitOptions) -> pl.Series:
     for rows, count in zip(classes["_row"], _validation_counts(counts, split.validation), strict=True):
         splits[generator.permutation(rows.to_numpy())[:count]] = VALIDATION
     return pl.Series("split", splits.tolist(), pl.String)
+
+
+def stratified_folds(classes: NDArray[np.integer], n_folds: int, *, seed: int = 0) -> NDArray[np.int64]:
+    """Number of the fold of each document, int64 [N]: class by class in a random order, dealt out one by one."""
+    order = np.lexsort((np.random.default_rng(seed).random(len(classes)), classes))
+    folds = np.empty(len(classes), dtype=np.int64)
+    folds[order] = np.arange(len(classes)) % n_folds
+    return folds
 
 
 def _validation_counts(counts: Sequence[int], fraction: float) -> list[int]:

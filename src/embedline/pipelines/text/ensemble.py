@@ -14,11 +14,13 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import softmax
 
 from embedline.errors import DataError
 from embedline.pipelines.text.baseline import NaiveBayesSVM
 from embedline.pipelines.text.classifier import ClassifierEnsemble, class_probabilities, load_classifier
-from embedline.pipelines.text.documents import TEST, VALIDATION
+from embedline.pipelines.text.documents import TEST, VALIDATION, stratified_folds
 from embedline.pipelines.text.evaluation import (
     PREFIX,
     class_codes,
@@ -52,7 +54,7 @@ def pool(probabilities: Array, coefficients: NDArray[np.floating]) -> Array:
     >>> pool(np.array([[[0.8, 0.2]], [[0.5, 0.5]]]), np.array([1.0, 3.0])).round(6)
     array([[0.8, 0.2]])
     """
-    return _softmax(np.tensordot(coefficients, _logs(probabilities), 1))
+    return np.asarray(softmax(np.tensordot(coefficients, _logs(probabilities), 1), axis=-1))
 
 
 def fit_coefficients(probabilities: Array, actual: NDArray[np.integer]) -> Array:
@@ -66,8 +68,6 @@ def fit_coefficients(probabilities: Array, actual: NDArray[np.integer]) -> Array
         probabilities: of members that have not learned from these documents, [M, N, C].
         actual: class of each document, int [N].
     """
-    from scipy.optimize import minimize
-
     start = np.full(len(probabilities), 1.0 / len(probabilities))
     logs = _logs(probabilities)
     result = minimize(pool_loss, start, (logs, actual), jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(start))
@@ -76,7 +76,7 @@ def fit_coefficients(probabilities: Array, actual: NDArray[np.integer]) -> Array
 
 def pool_loss(coefficients: Array, logs: Array, actual: NDArray[np.integer]) -> tuple[float, Array]:
     """The penalized loss of :func:`fit_coefficients`, and its gradient [M], given log-probabilities [M, N, C]."""
-    found, rows = _softmax(np.tensordot(coefficients, logs, 1)), np.arange(len(actual))
+    found, rows = softmax(np.tensordot(coefficients, logs, 1), axis=-1), np.arange(len(actual))
     away = coefficients - 1.0 / len(coefficients)
     loss = -np.log(np.maximum(found[rows, actual], np.finfo(np.float64).tiny)).sum() + RIDGE / 2.0 * (away**2).sum()
     gradient = (found * logs).sum(axis=(1, 2)) - logs[:, rows, actual].sum(axis=1) + RIDGE * away
@@ -101,7 +101,7 @@ def choose_coefficients(
     stacked = {choice: np.stack([members[name] for name in names]) for choice, names in choices.items()}
     chosen, losses = POOL, dict[str, float]()
     if len(actual) > 1:
-        folds = _folds(actual, seed)
+        folds = stratified_folds(actual, min(FOLDS, len(actual)), seed=seed)
         rows = {choice: row_log_losses(actual, _cross_fit(each, actual, folds)) for choice, each in stacked.items()}
         losses = {choice: float(values.mean()) for choice, values in rows.items()}
         best = min(losses, key=lambda choice: losses[choice])
@@ -109,14 +109,6 @@ def choose_coefficients(
         chosen = best if gains.mean() > gains.std(ddof=1) / np.sqrt(len(gains)) else POOL
     fitted = dict(zip(choices[chosen], fit_coefficients(stacked[chosen], actual).tolist(), strict=True))
     return {name: fitted.get(name, 0.0) for name in members}, losses
-
-
-def _folds(actual: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
-    """Fold of each document, int64 [N]: class by class in a random order, dealt out one by one."""
-    order = np.lexsort((np.random.default_rng(seed).random(len(actual)), actual))
-    folds = np.empty(len(actual), dtype=np.int64)
-    folds[order] = np.arange(len(actual)) % min(FOLDS, len(actual))
-    return folds
 
 
 def _cross_fit(probabilities: Array, actual: NDArray[np.integer], folds: NDArray[np.int64]) -> Array:
@@ -130,11 +122,6 @@ def _cross_fit(probabilities: Array, actual: NDArray[np.integer], folds: NDArray
 
 def _logs(probabilities: Array) -> Array:
     return np.asarray(np.log(np.maximum(probabilities, np.finfo(np.float64).tiny)))
-
-
-def _softmax(scores: Array) -> Array:
-    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
 @dataclass(frozen=True)

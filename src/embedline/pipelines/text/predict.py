@@ -123,14 +123,14 @@ class Predictor:
             ``influence`` (f64, natural logarithm) and ``exact`` (bool: occluded, not estimated), sorted by position.
         """
         (tokens,) = self._documents([text], 0)
-        ids = self.vocabulary.ids(tokens)
         label = int(self._checked([tokens])[0].argmax())
         n_kept = max_tokens or self.pooled_tokens
         last = max(0, len(tokens) - n_kept)
         kept = [*range(min(n_kept, last) if self.both_ends else 0), *range(last, len(tokens))]
         excerpt, place = [tokens[at] for at in kept], {at: number for number, at in enumerate(kept)}
         readable = [(at, word) for at, word in readable_words(tokens, self.vocabulary.specials) if at in place]
-        positions = [place[at] for at, _ in readable if ids[at] != self.vocabulary.unknown]
+        # A word outside the networks' vocabulary may be one of the baseline's.
+        positions = [place[at] for at, _ in readable if tokens[at] != self._unknown]
         influence: dict[int, tuple[float, bool]] = {}
         n_exact = max(min_occlusions, budget // len(excerpt))
         if len(positions) > n_exact:

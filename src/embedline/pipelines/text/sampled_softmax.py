@@ -1,11 +1,12 @@
 """Cross-entropy over a sample of the vocabulary, for the training of a language model; evaluations use all of it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
+
+from embedline.pipelines.text.chunked_loss import GradientsInForward
 
 CHUNK_TOKENS = 1_120  # tokens that share a sample of words; their logits stay in a processor's caches
 
@@ -45,7 +46,7 @@ class WordSampler:
         return found
 
 
-class _SampledCrossEntropy(torch.autograd.Function):
+class _SampledCrossEntropy(GradientsInForward):
     """Mean cross-entropy; the forward pass also computes the gradients, chunk by chunk, as in :mod:`.chunked_loss`."""
 
     @staticmethod
@@ -91,16 +92,8 @@ class _SampledCrossEntropy(torch.autograd.Function):
         for_weight.index_add_(0, targets, errors.unsqueeze(1) * hidden)
         if for_bias is not None:
             for_bias.index_add_(0, targets, errors)
-        ctx.save_for_backward(for_hidden, for_weight, for_bias)  # type: ignore[arg-type]
-        ctx.n_tokens = len(targets)  # type: ignore[attr-defined]
+        GradientsInForward.keep(ctx, (for_hidden, for_weight, for_bias), len(targets), n_others=3)
         return total / len(targets)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Any, ...]:
-        scale = gradient / ctx.n_tokens  # type: ignore[attr-defined]
-        made = ctx.saved_tensors  # type: ignore[attr-defined]
-        return *(None if each is None else each * scale for each in made), None, None, None
 
 
 def _chunks(n_tokens: int, n_chunks: int) -> list[slice]:
