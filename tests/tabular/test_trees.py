@@ -14,6 +14,7 @@ from embedline.errors import DataError
 from embedline.pipelines.tabular import model, nodes, onnx_export
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, Columns, Split
+from embedline.pipelines.tabular.learner import best_share
 from embedline.pipelines.tabular.options import (
     EncodingOptions,
     NetworkOptions,
@@ -23,6 +24,7 @@ from embedline.pipelines.tabular.options import (
 )
 from embedline.pipelines.tabular.targets import NumericTarget
 from embedline.pipelines.tabular.trees import blended, fit_booster
+from embedline.training.metrics import row_log_losses
 from embedline.training.model_file import ModelBundle
 
 SPLIT = Split(kind="column", column="held_out", value=True)
@@ -136,3 +138,46 @@ def test_what_cannot_be_is_refused() -> None:
         onnx_export.export_onnx(loaded, rows)
     with pytest.raises(ValueError, match="quantile"):
         _training(loss="quantile", blend={"share": 0.5})
+
+
+def _rules(n_rows: int = 3000, *, known: bool) -> pl.DataFrame:
+    """Two classes, by a checkerboard of two numbers that trees learn fast, or by nothing."""
+    random = np.random.default_rng(5)
+    numbers = random.uniform(0.0, 6.0, size=(n_rows, 2))
+    even = np.floor(numbers).sum(axis=1) % 2 == 0
+    chance = np.where(even, 0.95, 0.05) if known else np.full(n_rows, 0.5)
+    drawn = random.random(n_rows) < chance
+    return pl.DataFrame({"a": numbers[:, 0], "b": numbers[:, 1], "held_out": np.arange(n_rows) % 4 == 0, "won": drawn})
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_rows_held_out_choose_the_share_of_the_trees(known: bool) -> None:
+    table, columns = _rules(known=known), Columns(continuous=("a", "b"), target="won", classes=("won",))
+    encoder = nodes.fit_encoder(table, columns, SPLIT, EncodingOptions())
+    encoded = nodes.encode(table, encoder, columns, SPLIT)
+    stopping = {"patience": 2, "fraction": 0.2, "rotate": True}
+    training = _training(blend={"lightgbm": {"n_estimators": 200}}, early_stopping=stopping, seeds=[0, 1])
+    bundle, _ = nodes.train(encoded, encoder, NetworkOptions(layers=(8,)), training)
+    assert ("blend" in bundle.metrics) == known == any(name.startswith("lightgbm.") for name in bundle.weights)
+    loaded = model.load_model(bundle)
+    test = subset(nw.from_native(encoded, eager_only=True), TEST)
+    found = {name: each["won"] for name, each in loaded.predict_members(to_arrays(test, loaded.encoder)).items()}
+    if known:
+        assert bundle.metrics["blend"]["options"]["share"] >= 0.5
+        actual = table.filter(pl.col("held_out"))["won"].to_numpy().astype(int)
+        losses = {name: row_log_losses(actual, each).mean() for name, each in found.items()}
+        assert losses["model"] < losses["networks"] - 0.1
+    else:
+        assert set(found) == {"model"}
+
+
+def test_a_gain_that_chance_may_give_changes_no_share() -> None:
+    shares, noise = (0.0, 0.5), np.random.default_rng(0).normal(scale=0.1, size=20)
+    sure = np.stack([np.ones(20), 0.9 + 0.1 * noise], axis=1)
+    unsure = np.stack([np.ones(20), 0.99 + noise], axis=1)
+    assert best_share(shares, sure, 0) == 0.5
+    assert best_share(shares, unsure, 0) == 0.0
+
+
+def test_without_rows_held_out_both_have_the_half() -> None:
+    assert _fitted("grades", share="auto")[2].metrics["blend"]["options"]["share"] == 0.5

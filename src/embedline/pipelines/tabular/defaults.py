@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from embedline.pipelines.tabular.options import NetworkOptions, PiecewiseLinearOptions, TableTraining
+from embedline.pipelines.tabular.options import BlendOptions, NetworkOptions, PiecewiseLinearOptions, TableTraining
 from embedline.training.options import HeldOutStopping
 
 FEW_ROWS, MANY_ROWS = 2_000, 20_000
@@ -24,15 +24,18 @@ def follow_table(
     variables: Sequence[str],
     cardinalities: Sequence[int],
     n_rows: int,
+    with_means: Sequence[str] = (),
 ) -> tuple[NetworkOptions, TableTraining]:
     """Both settings, with those that are not given put in, where no layers or no epochs are given.
 
     Few rows get more networks, each of which is stopped by other rows held out of them (bagging, Breiman 1996), so that
-    all rows are learned from; many rows get larger batches and wider layers.
+    all rows are learned from; many rows get larger batches and wider layers. LightGBM takes the share of the prediction
+    that the rows held out ask for.
 
     Args:
         variables, cardinalities: categorical variables, and the rows of their embeddings.
         n_rows: of the training.
+        with_means: variables whose target means are inputs as well; LightGBM reads these alone.
     """
     few, many = n_rows < FEW_ROWS, n_rows > MANY_ROWS
     if not network.layers:
@@ -70,6 +73,8 @@ def follow_table(
                 patience=max(2, epochs // 4) if many else epochs, fraction=0.125, rotate=True
             ),
         }
+        if training.loss != "quantile":
+            chosen["blend"] = BlendOptions(without=tuple(with_means))
         training = _put_in(training, chosen, "training")
     return network, training
 

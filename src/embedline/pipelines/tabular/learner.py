@@ -1,6 +1,8 @@
 """Train the network, or one for each seed, store it as a model bundle, and predict from the bundle alone."""
 
+import logging
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,16 +21,17 @@ from embedline.pipelines.tabular.defaults import follow_table
 from embedline.pipelines.tabular.encoder import Encoder
 from embedline.pipelines.tabular.linear import LinearInputs, choose_penalty, fit_linear_model, some_rows
 from embedline.pipelines.tabular.losses import make_loss
-from embedline.pipelines.tabular.model import KIND, combine, load_model, network_outputs
+from embedline.pipelines.tabular.model import KIND, LoadedModel, combine, load_model, network_outputs
 from embedline.pipelines.tabular.network import EmbeddingNetwork, build_network, network_config
-from embedline.pipelines.tabular.options import LinearOptions, NetworkOptions, TableTraining
-from embedline.pipelines.tabular.predictions import epoch_metrics
+from embedline.pipelines.tabular.options import BlendOptions, LinearOptions, NetworkOptions, TableTraining
+from embedline.pipelines.tabular.predictions import epoch_metrics, row_losses
 from embedline.pipelines.tabular.targets import (
     NumericTarget,
     actual_values,
+    invert_target,
     prefix_of,
 )
-from embedline.pipelines.tabular.trees import fit_tree_member
+from embedline.pipelines.tabular.trees import TreeMember, blended
 from embedline.training import lr_finder
 from embedline.training.batches import Loss, TableBatches
 from embedline.training.checkpoint import Record
@@ -40,7 +43,11 @@ from embedline.training.options import FinderOptions, HeldOutStopping
 from embedline.training.train import Evaluate, FitResult, fit
 
 SHARES = tuple(share / 10 for share in range(10, -1, -1))  # of equals, the first
+TREE_SHARES = SHARES[:0:-1]  # from 0 to 0.9
+MOST_TREES = 4  # members whose held-out rows choose the share of LightGBM
 BLOCKS = 5  # of the rows that a member holds out
+
+logger = logging.getLogger(__name__)
 
 
 def train_network(
@@ -69,7 +76,8 @@ def train_network(
         _, values, target = learned.arrays().labelled(encoder)
         if not network.layers or not training.epochs:
             variables = encoder.code_columns, encoder.cardinalities
-            network, training = follow_table(network, training, *variables, len(target))
+            with_means = [each.columns[0] for each in encoder.target_means if len(each.columns) == 1]
+            network, training = follow_table(network, training, *variables, len(target), with_means)
         if training.decision:
             check_decision(encoder.targets, training.decision, training.early_stopping)
         if network.linear and training.early_stopping is None:
@@ -90,18 +98,83 @@ def train_network(
             spec = replace(spec, penalties=spec.choose_penalties())
         result = train_ensemble(spec, rows=len(target), name=name)
         if network.linear:
-            share = best_share(spec, result.weights)
+            share = hidden_share(spec, result.weights)
             result.weights.update({f"{member}.share": torch.tensor(share) for member in range(len(training.seeds))})
             result.metrics["linear_share"] = 1.0 - share
-        if training.blend:
-            trees, cost = fit_tree_member(learned.arrays(), encoder, training.blend)
-            result.weights.update(trees)
-            result.metrics["blend"] = {"options": training.blend.model_dump(mode="json"), **cost}
         bundle = ModelBundle(KIND, config, encoder.model_dump(mode="json"), result.weights, result.metrics)
+        if training.blend:
+            _add_trees(bundle, learned.arrays(), training, training.blend)
         inner = _inner_predictions(bundle, learned, training) if training.decision and training.decision.beta else {}
     if training.decision or training.class_weights:
         bundle.metrics["decisions"] = choose_decisions(encoder.targets, training, inner)
     return bundle, result.history
+
+
+def _add_trees(bundle: ModelBundle, learned: TableArrays, training: TableTraining, options: BlendOptions) -> None:
+    """Fit LightGBM beside the networks of a bundle, unless a share that is to be chosen is best at 0."""
+    started, encoder = time.perf_counter(), Encoder.model_validate(bundle.encoder)
+    trees = TreeMember.fit(learned, encoder, options)
+    share: float = trees.share
+    if options.share == "auto" and isinstance(training.early_stopping, HeldOutStopping):
+        share = blend_share(load_model(bundle), learned, training.early_stopping, options, trees.iterations)
+    seconds = time.perf_counter() - started
+    logger.info("LightGBM has the share %g of the prediction: fitted in %.0f s", share, seconds)
+    if share:
+        bundle.weights.update(trees.weights())
+        chosen = options.model_copy(update={"share": share}).model_dump(mode="json")
+        n_trees = float(sum(booster.num_trees() for booster in trees.boosters))
+        bundle.metrics["blend"] = {"options": chosen, "trees": n_trees, "seconds": seconds}
+
+
+def blend_share(
+    model: LoadedModel,
+    learned: TableArrays,
+    stopping: HeldOutStopping,
+    options: BlendOptions,
+    iterations: tuple[int, ...],
+) -> float:
+    """Share of LightGBM in the prediction, 0 to 0.9, by the rows that the networks held out of their training.
+
+    For each network, LightGBM is fitted to the rows that it learned from. The share is chosen as by :func:`best_share`:
+    what it gains over the networks alone counts less two standard errors.
+
+    Args:
+        iterations: rounds of boosting for each target.
+    """
+    tensors, targets = learned.labelled(model.encoder), model.encoder.targets
+    losses: list[list[float]] = []
+    for member, network in list(enumerate(model.networks))[:MOST_TREES]:
+        rows, held_out = (
+            TableArrays(*(tensor[chosen] for tensor in tensors))
+            for chosen in hold_out(len(tensors[0]), stopping, member)
+        )
+        trees = TreeMember.fit(rows, model.encoder, options, iterations)
+        found = trees.predict(held_out)
+        networks = combine([network_outputs(network, held_out, torch.device("cpu"))], [1.0], targets)
+        assert held_out.target is not None
+        labels = held_out.target.reshape(len(held_out.codes), -1).numpy()
+        weights = labels[:, -1] if model.encoder.weight is not None else np.ones(len(labels))
+        by_share = np.zeros((len(TREE_SHARES), len(labels)))
+        for number, target in enumerate(targets):
+            own = labels[:, number]
+            actual: NDArray[Any] = own.astype(np.int64)
+            if isinstance(target, NumericTarget):
+                actual = invert_target(own.astype(np.float64), target)
+            both = networks[target.column], found[target.column]
+            each = np.array([row_losses(target, actual, blended(target, *both, share)) for share in TREE_SHARES])
+            by_share += each / max(np.average(each[0], weights=weights), np.finfo(float).tiny)
+        order = np.random.default_rng(member).permutation(len(labels))
+        blocks = [block for block in np.array_split(order, BLOCKS) if weights[block].any()]
+        losses += [list(np.average(by_share[:, block], axis=1, weights=weights[block])) for block in blocks]
+    return best_share(TREE_SHARES, np.array(losses), 0)
+
+
+def best_share(shares: tuple[float, ...], losses: NDArray[np.float64], neutral: int) -> float:
+    """The share of the lowest mean loss [blocks, shares], where differences to the ``neutral`` one count two standard
+    errors more, which chance may give."""
+    differences = losses - losses[:, [neutral]]
+    errors = differences.std(axis=0, ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
+    return shares[int((differences.mean(axis=0) + 2.0 * errors).argmin())]
 
 
 def _inner_predictions(
@@ -229,7 +302,7 @@ class TableNetworkSpec:
         return evaluate
 
 
-def best_share(spec: TableNetworkSpec, weights: dict[str, Tensor]) -> float:
+def hidden_share(spec: TableNetworkSpec, weights: dict[str, Tensor]) -> float:
     """Share of the hidden layers, the rest being the linear model's, by the loss on the rows that were held out.
 
     The loss of each share less the linear model's own counts with two standard errors added, over blocks of these rows:
@@ -252,10 +325,7 @@ def best_share(spec: TableNetworkSpec, weights: dict[str, Tensor]) -> float:
             for share in SHARES:
                 network.share.fill_(share)
                 losses[-1].append(measure(network))
-    found = np.array(losses)  # (blocks, shares)
-    differences = found - found[:, -1:]
-    errors = differences.std(axis=0, ddof=1) / math.sqrt(len(found)) if len(found) > 1 else 0.0
-    return SHARES[int((differences.mean(axis=0) + 2.0 * errors).argmin())]
+    return best_share(SHARES, np.array(losses), -1)
 
 
 def range_test(
@@ -271,8 +341,9 @@ def range_test(
         learned = store.rows(TRAIN)
         tensors, loss = learned.arrays().labelled(encoder), _loss_of(encoder, training)
         if not network.layers or not training.epochs:
-            variables = encoder.code_columns, encoder.cardinalities
-            network, training = follow_table(network, training, *variables, len(tensors[-1]))
+            network, training = follow_table(
+                network, training, encoder.code_columns, encoder.cardinalities, len(tensors[-1])
+            )
         seed = training.seeds[0]
         built = build_network(network_config(encoder, network, tensors[1].numpy()), seed=seed)
         batches = lr_finder.RandomRows(

@@ -216,14 +216,15 @@ class BlendOptions(BaseModel):
     """The prediction as a mean of the networks' and of LightGBM's, in units of the transformed target.
 
     Attributes:
-        share: of LightGBM; ``<source>_backtest`` measures which is best.
+        share: of LightGBM; ``<source>_backtest`` measures which is best. ``auto``: by the loss on the rows that the
+            networks held out of their training for early stopping (:mod:`.blend`); without such rows, the half.
         lightgbm: its settings; all categories are native ones, however many levels they have.
         without: inputs that LightGBM does not read, by the names in the encoder, such as ``mean(Store)``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    share: float = Field(gt=0.0, lt=1.0)
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["auto"] = "auto"
     lightgbm: TreeOptions = TreeOptions(target_encoding=None)
     without: tuple[str, ...] = ()
 

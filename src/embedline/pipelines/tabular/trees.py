@@ -1,9 +1,7 @@
 """LightGBM: as a baseline of the networks, and as a member of the prediction beside them (``training.blend``)."""
 
-import logging
-import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,8 +18,6 @@ from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Targ
 PREFIX = "lightgbm."  # of its weights in a bundle: a model of each target, as text in bytes
 FEW_ROWS = 1_000  # that one thread predicts faster than several
 Predictions = dict[str, NDArray[np.float64]]  # by target: numbers [N] in their own units, or probabilities [N, C]
-
-logger = logging.getLogger(__name__)
 
 
 def fit_booster(
@@ -105,13 +101,46 @@ class TreeMember:
     share: float
 
     @classmethod
-    def load(cls, weights: dict[str, Tensor], options: BlendOptions, encoder: Encoder) -> "TreeMember":
-        """Rebuild it from the weights of a bundle, the tensors that :func:`fit_tree_member` made."""
+    def fit(
+        cls, arrays: TableArrays, encoder: Encoder, options: BlendOptions, iterations: tuple[int, ...] | None = None
+    ) -> Self:
+        """Fit a booster for each target to labelled rows; ``iterations`` for each instead of those of the options.
+
+        Raises:
+            DataError: if ``training.blend.without`` names no input, or leaves none.
+        """
+        codes, values = _places(encoder, options.without)
+        inputs = _inputs(arrays, codes, values)
+        labels = arrays.labelled(encoder)[-1].numpy().reshape(len(inputs), -1)
+        weights = labels[:, -1] if encoder.weight is not None else None
+        boosters = []
+        for number, target in enumerate(encoder.targets):
+            trees = options.lightgbm
+            if iterations is not None:
+                trees = trees.model_copy(update={"n_estimators": iterations[number], "early_stopping": None})
+            boosters.append(fit_booster(inputs, labels[:, number], target, list(range(len(codes))), trees, weights))
+        share = 0.5 if options.share == "auto" else options.share
+        return cls(tuple(boosters), encoder.targets, codes, values, share)
+
+    @classmethod
+    def load(cls, weights: dict[str, Tensor], options: BlendOptions, encoder: Encoder) -> Self:
+        """Rebuild it from the weights of a bundle, the tensors of :meth:`weights`."""
         import lightgbm
 
+        assert options.share != "auto"  # of a stored model it was chosen
         texts = [weights[f"{PREFIX}{number}"].numpy().tobytes().decode() for number in range(len(encoder.targets))]
         boosters = tuple(lightgbm.Booster(model_str=text) for text in texts)
         return cls(boosters, encoder.targets, *_places(encoder, options.without), options.share)
+
+    @property
+    def iterations(self) -> tuple[int, ...]:
+        """Rounds of boosting of each target; of several classes each has a tree for every class."""
+        return tuple(booster.current_iteration() for booster in self.boosters)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The boosters for a bundle: a uint8 tensor of each target's."""
+        texts = [bytearray(booster.model_to_string().encode()) for booster in self.boosters]
+        return {f"{PREFIX}{number}": torch.frombuffer(text, dtype=torch.uint8) for number, text in enumerate(texts)}
 
     def predict(self, arrays: TableArrays) -> Predictions:
         """Its own predictions of every target by its column."""
@@ -139,33 +168,6 @@ def blended(
         return (1.0 - share) * networks + share * trees
     mean = (1.0 - share) * transform_target(networks, target) + share * transform_target(trees, target)
     return invert_target(mean, target)
-
-
-def fit_tree_member(
-    arrays: TableArrays, encoder: Encoder, options: BlendOptions
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Fit LightGBM on the training rows for each target.
-
-    Returns:
-        Its weights for the bundle, a uint8 tensor of each target; and ``trees`` of all targets and ``seconds``.
-
-    Raises:
-        DataError: if ``training.blend.without`` names no input, or leaves none.
-    """
-    started = time.perf_counter()
-    codes, values = _places(encoder, options.without)
-    inputs = _inputs(arrays, codes, values)
-    labels = arrays.labelled(encoder)[-1].numpy().reshape(len(inputs), -1)
-    weights = labels[:, -1] if encoder.weight is not None else None
-    found, n_trees = {}, 0
-    for number, target in enumerate(encoder.targets):
-        booster = fit_booster(inputs, labels[:, number], target, list(range(len(codes))), options.lightgbm, weights)
-        n_trees += booster.num_trees()
-        content = bytearray(booster.model_to_string().encode())
-        found[f"{PREFIX}{number}"] = torch.frombuffer(content, dtype=torch.uint8)
-    seconds = time.perf_counter() - started
-    logger.info("Fitted LightGBM for the blend: %d trees in %.0f s", n_trees, seconds)
-    return found, {"trees": float(n_trees), "seconds": seconds}
 
 
 def _places(encoder: Encoder, without: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
