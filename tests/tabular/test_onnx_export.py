@@ -54,8 +54,14 @@ def _model(columns: Columns, network: dict[str, Any], **training: Any) -> tuple[
             {"seeds": (1, 2), "early_stopping": {"fraction": 0.2}, "loss": "quantile"},
             {"grade.probabilities": (3,), "passed.probabilities": (2,), "price.quantiles": (3,)},
         ),
+        (
+            BOTH,
+            {},
+            {"blend": {"share": 0.6, "without": ["noise"], "lightgbm": {"n_estimators": 30, "early_stopping": None}}},
+            {"grade.probabilities": (3,), "passed.probabilities": (2,), "price.predicted": ()},
+        ),
     ],
-    ids=["several targets", "numbers alone", "categories alone", "with a linear model"],
+    ids=["several targets", "numbers alone", "categories alone", "with a linear model", "with trees"],
 )
 def test_the_graph_predicts_what_the_model_does(columns: Any, network: Any, training: Any, outputs: Any) -> None:
     model, rows, _ = _model(columns, network, **training)

@@ -11,17 +11,20 @@ import pytest
 from law import grade_table, sales_table
 
 from embedline.errors import DataError
-from embedline.pipelines.tabular import model, nodes, onnx_export
+from embedline.pipelines.tabular import learner, model, nodes
 from embedline.pipelines.tabular.arrays import subset, to_arrays
 from embedline.pipelines.tabular.columns import TEST, Columns, Split
+from embedline.pipelines.tabular.cross_validation import cross_validate
 from embedline.pipelines.tabular.learner import best_share
 from embedline.pipelines.tabular.options import (
+    BaselineOptions,
     EncodingOptions,
     NetworkOptions,
     ReportOptions,
     TableTraining,
     TreeOptions,
 )
+from embedline.pipelines.tabular.splits import assign_splits
 from embedline.pipelines.tabular.targets import NumericTarget
 from embedline.pipelines.tabular.trees import blended, fit_booster
 from embedline.training.metrics import row_log_losses
@@ -131,11 +134,6 @@ def test_what_cannot_be_is_refused() -> None:
         _fitted("sales", without=("shp",))
     with pytest.raises(DataError, match="without"):
         _fitted("sales", without=("shop", "weekday", "heat"))
-    _, encoded, bundle = _fitted("sales")
-    loaded = model.load_model(bundle)
-    rows = to_arrays(subset(nw.from_native(encoded, eager_only=True), TEST), loaded.encoder)
-    with pytest.raises(DataError, match=r"training\.blend"):
-        onnx_export.export_onnx(loaded, rows)
     with pytest.raises(ValueError, match="quantile"):
         _training(loss="quantile", blend={"share": 0.5})
 
@@ -181,3 +179,18 @@ def test_a_gain_that_chance_may_give_changes_no_share() -> None:
 
 def test_without_rows_held_out_both_have_the_half() -> None:
     assert _fitted("grades", share="auto")[2].metrics["blend"]["options"]["share"] == 0.5
+
+
+def test_members_that_some_folds_lack_are_no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = nw.from_native(_rules(200, known=True).drop("held_out"), eager_only=True)
+    columns, split = Columns(continuous=("a", "b"), target="won", classes=("won",)), Split(kind="folds", n=2)
+    training = _training(blend={"lightgbm": {"n_estimators": 9}}, early_stopping={"patience": 2, "fraction": 0.2})
+    given = EncodingOptions(), NetworkOptions(layers=(8,)), training, BaselineOptions(linear=None, lightgbm=None)
+    for shares, members in (([0.5, 0.0], set()), ([0.5, 0.4], {"networks", "trees"})):
+        rest = iter(shares)
+        monkeypatch.setattr(learner, "blend_share", lambda *_, rest=rest: next(rest))
+        found, costs = cross_validate(assign_splits(table, columns, split), columns, split, *given)
+        assert set(costs) == {"constant"} | members
+        assert {name.partition(".")[0] for name in found} >= members
+        assert members or not {"networks", "trees"} & {name.partition(".")[0] for name in found}
+        assert all(len(values) == 200 for values in found.values())

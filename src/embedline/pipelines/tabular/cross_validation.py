@@ -1,6 +1,7 @@
 """Cross-validation of a small table: each row is predicted by networks and baselines that did not learn from it."""
 
 import logging
+from collections import Counter
 from typing import Any
 
 import narwhals as nw
@@ -59,6 +60,7 @@ def cross_validate(
     labelled = table.filter(nw.col(SPLIT_COLUMN) != PREDICT)
     found: list[NamedArrays] = []
     costs: dict[str, dict[str, Any]] = {}
+    in_folds = Counter[str]()
     for number, held_out in enumerate(fold_rows(labelled, columns, split)):
         repeat, fold = divmod(number, split.n)
         rows = mark_split(labelled, held_out)
@@ -67,10 +69,14 @@ def cross_validate(
             rows, columns, encoding, network, training, baselines, name=f"fold{number}"
         )
         found.append({**places, ROW: held_out, **values})
+        in_folds.update(spent.keys())
         for baseline, cost in spent.items():
             before = costs.get(baseline, {}).get("seconds", 0.0)
             costs[baseline] = cost | ({"seconds": before + cost["seconds"]} if "seconds" in cost else {})
-    return {key: np.concatenate([values[key] for values in found]) for key in found[0]}, costs
+    # Of a blend whose share is chosen, a fold may have no trees: the members then have no predictions of all rows.
+    columns_of_all = [key for key in found[0] if all(key in values for values in found)]
+    costs = {name: cost for name, cost in costs.items() if in_folds[name] == len(found)}
+    return {key: np.concatenate([values[key] for values in found]) for key in columns_of_all}, costs
 
 
 def held_out_predictions(

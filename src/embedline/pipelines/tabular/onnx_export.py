@@ -1,4 +1,4 @@
-"""The prediction of a stored model as one ONNX graph: all its networks, their mean, and the inverse transform.
+"""The prediction of a stored model as one ONNX graph: all its networks and trees, their mean, the inverse transform.
 
 What turns rows into codes and values is the encoder (:func:`.encoder.encode`), which is no part of the graph.
 """
@@ -28,8 +28,86 @@ TOLERANCE = 1e-4  # relative: the graph computes in single precision, as the net
 SMALL = 1e-3  # of the mean size of a target's predictions: smaller ones are compared with so much
 
 
+class Trees(nn.Module):
+    """A LightGBM booster by gathers: all trees of all rows go one node deeper at a time.
+
+    A row is a float32 number less than or equal to a threshold if it is so for the largest float32 up to it: the
+    leaves are those of LightGBM, which compares in double precision.
+
+    **Shape**: float [N, K] -> float64 [N, C], the raw outputs of C classes, or of one number or the second of two.
+    """
+
+    def __init__(self, booster: Any) -> None:
+        super().__init__()
+        trees = [_tree_nodes(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
+        self.n_outputs, self.depth = booster.num_model_per_iteration(), max(depth for _, depth in trees)
+        most = max(len(nodes) for nodes, _ in trees)
+        sets: list[frozenset[int]] = [frozenset()]
+        numbers = np.zeros((6, len(trees), most))  # feature, threshold, left, right, value, place in sets
+        for tree, (nodes, _) in enumerate(trees):
+            for place, (feature, threshold, left, right, value) in enumerate(nodes):
+                if isinstance(threshold, frozenset):
+                    sets.append(threshold)
+                known = isinstance(threshold, frozenset)
+                numbers[:, tree, place] = (
+                    feature,
+                    0.0 if known else threshold,
+                    left,
+                    right,
+                    value,
+                    known * (len(sets) - 1),
+                )
+        flat = torch.from_numpy(numbers).flatten(1)
+        thresholds = flat[1].float()
+        too_large = thresholds.double() > flat[1]
+        self.thresholds = torch.where(too_large, torch.nextafter(thresholds, torch.tensor(-torch.inf)), thresholds)
+        self.features, self.left, self.right, self.set_of = (flat[row].long() for row in (0, 2, 3, 5))
+        self.values, self.first = flat[4], torch.arange(len(trees)) * most
+        self.members = torch.zeros(
+            len(sets), 2 + max((max(each, default=0) for each in sets), default=0), dtype=torch.bool
+        )
+        for place, members in enumerate(sets):
+            self.members[place, list(members)] = True
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Sums of the leaves that the rows end in."""
+        node = self.first.expand(inputs.shape[0], -1)  # of len() the exporter would take the rows as fixed
+        for _ in range(self.depth):
+            given = inputs.gather(1, self.features[node])
+            goes_left = given <= self.thresholds[node]
+            if len(self.members) > 1:
+                codes = given.long().clamp(0, self.members.shape[1] - 1)
+                is_member = self.members[self.set_of[node], codes]
+                is_set = self.set_of[node] > 0
+                goes_left = (is_set & is_member) | (~is_set & goes_left)  # onnxruntime has no `where` of booleans
+            node = self.first + torch.where(goes_left, self.left[node], self.right[node])
+        return self.values[node].unflatten(1, (-1, self.n_outputs)).sum(1)
+
+
+def _tree_nodes(root: dict[str, Any]) -> tuple[list[tuple[int, Any, int, int, float]], int]:
+    """Nodes of a tree as (feature, threshold or set of codes, left, right, value), and its depth.
+
+    A leaf leads to itself.
+    """
+    nodes: list[tuple[int, Any, int, int, float]] = []
+
+    def add(node: dict[str, Any]) -> tuple[int, int]:
+        place = len(nodes)
+        nodes.append((0, math.inf, place, place, node.get("leaf_value", 0.0)))
+        if "split_feature" not in node:
+            return place, 0
+        is_set = node["decision_type"] == "=="
+        threshold = frozenset(map(int, node["threshold"].split("||"))) if is_set else node["threshold"]
+        (left, left_depth), (right, right_depth) = add(node["left_child"]), add(node["right_child"])
+        nodes[place] = (node["split_feature"], threshold, left, right, 0.0)
+        return place, 1 + max(left_depth, right_depth)
+
+    depth = add(root)[1]
+    return nodes, depth
+
+
 class MeanPrediction(nn.Module):
-    """:func:`.model.combine` of all networks in single precision, as a tuple with a prediction for each target.
+    """:meth:`.model.LoadedModel.predict` in single precision, as a tuple with a prediction for each target.
 
     **Shape**: codes int64 [N, V], values float [N, C] -> float [N] of a number, [N, Q] of its quantiles, or the
     probabilities [N, C] of classes.
@@ -39,13 +117,16 @@ class MeanPrediction(nn.Module):
         super().__init__()
         self.networks, self.targets = nn.ModuleList(model.networks), model.encoder.targets
         self.shares = [weight / sum(model.weights) for weight in model.weights]
+        self.trees = model.trees
+        self.boosters = nn.ModuleList([Trees(booster) for booster in model.trees.boosters] if model.trees else [])
 
     def forward(self, codes: Tensor, values: Tensor) -> tuple[Tensor, ...]:
         """Predict every target."""
         outputs = [network(codes, values) for network in self.networks]
         outputs = [each if each.ndim == 2 else each.unsqueeze(-1) for each in outputs]
         found, begin = [], 0
-        for target in self.targets:
+        trees = self._tree_outputs(codes, values)
+        for number, target in enumerate(self.targets):
             own = [each[:, begin : begin + target.width] for each in outputs]
             begin += target.width
             if isinstance(target, ClassTarget):
@@ -53,9 +134,26 @@ class MeanPrediction(nn.Module):
             mean = torch.stack([share * each for share, each in zip(self.shares, own, strict=True)]).sum(dim=0)
             if not isinstance(target, ClassTarget):
                 mean = mean.sort(dim=1).values if target.quantiles else mean[:, 0]
+            if self.trees is not None:
+                mean = (1.0 - self.trees.share) * mean + self.trees.share * trees[number].float()
+            if not isinstance(target, ClassTarget):
                 mean = mean.exp() if target.transform == "log" else mean
             found.append(mean)
         return tuple(found)
+
+    def _tree_outputs(self, codes: Tensor, values: Tensor) -> list[Tensor]:
+        """Transformed numbers [N], or probabilities [N, C], of LightGBM for each target."""
+        if self.trees is None:
+            return []
+        inputs = torch.cat([codes[:, list(self.trees.codes)].float(), values[:, list(self.trees.values)]], dim=1)
+        found = []
+        for booster, target in zip(self.boosters, self.targets, strict=True):
+            raw = booster(inputs)
+            if isinstance(target, ClassTarget):
+                found.append(torch.cat([-raw, raw], 1).sigmoid() if target.width == 2 else raw.softmax(dim=1))
+            else:
+                found.append(raw[:, 0])
+        return found
 
 
 def export_onnx(model: LoadedModel, rows: TableArrays) -> tuple[bytes, float]:
@@ -72,8 +170,6 @@ def export_onnx(model: LoadedModel, rows: TableArrays) -> tuple[bytes, float]:
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise DataError(f"an export needs {', '.join(missing)}: pip install 'embedline[onnx]'")
-    if model.trees is not None:
-        raise DataError("the model is a blend with LightGBM, which ONNX does not hold here: set training.blend to null")
     if not len(rows.codes):
         raise DataError("there are no encoded rows to compare the exported model with")
     inputs = rows.codes.long(), rows.continuous.contiguous()
