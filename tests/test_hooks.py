@@ -19,7 +19,8 @@ from pydantic import BaseModel
 
 from embedline.errors import DataError, TrainingError, about_frame, describe_outage
 from embedline.hooks import tracking
-from embedline.hooks.tracking import DatasetNames, LiveMetrics, Redaction, Tracking, _flatten, create_database, tracked
+from embedline.hooks.source_runs import command_of, flatten
+from embedline.hooks.tracking import DatasetNames, LiveMetrics, Redaction, Tracking, create_database, tracked
 from embedline.paths import sqlite_url
 from kedro_incremental import RunReport
 from shared import tracking_database
@@ -27,7 +28,22 @@ from shared import tracking_database
 
 def test_flattening_names_every_leaf() -> None:
     nested = {"a": 1, "b": {"c": [2, 3], "d": {"e": None}}, "f": {}}
-    assert list(_flatten(nested)) == [(".a", 1), (".b.c", [2, 3]), (".b.d.e", None)]
+    assert list(flatten(nested)) == [("a", 1), ("b.c", [2, 3]), ("b.d.e", None)]
+
+
+def test_the_command_of_a_run_is_whole_and_holds_no_password() -> None:
+    given = {"shop": {"source": "https://joe:S3CRET@host/a b.zip", "training": {"epochs": 3}}}
+    run_params = {
+        "env": "base",
+        "pipeline_names": ["shop", "films"],
+        "to_nodes": ["shop.train"],
+        "runtime_params": given,
+    }
+    assert command_of(run_params) == (
+        "kedro run --pipelines shop,films --env base --to-nodes shop.train "
+        "--params 'shop.source=https://***@host/a b.zip,shop.training.epochs=3'"
+    )
+    assert command_of({"env": None, "pipeline_names": ["__default__"]}) == "kedro run"
 
 
 def test_the_tracking_database_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,30 +86,33 @@ def test_live_metrics_reach_mlflow_in_batches_whole_and_in_order(
     monkeypatch.setattr(tracking, "LIVE_SECONDS", 3600.0)
     monkeypatch.setattr(tracking, "BATCH_METRICS", 10)
     run_id = client.create_run(client.create_experiment("live")).info.run_id
-    live = LiveMetrics(run_id, prefix="shop.")
+    live = LiveMetrics(run_id)
     for step in range(13):
         live.add({"loss": 1.0 / (step + 1), "share of >50K": 0.5}, step)
     # Two values a report: the fifth fills a batch, and so does the tenth; the others wait for the end.
-    assert [m.step for m in client.get_metric_history(run_id, "shop.loss")] == list(range(10))
+    assert [m.step for m in client.get_metric_history(run_id, "training.loss")] == list(range(10))
     live.flush()
     live.flush()
-    found = client.get_metric_history(run_id, "shop.loss")
+    found = client.get_metric_history(run_id, "training.loss")
     assert [(m.step, m.value) for m in found] == [(step, 1.0 / (step + 1)) for step in range(13)]
-    assert len(client.get_metric_history(run_id, "shop.share of _50K")) == 13
+    assert len(client.get_metric_history(run_id, "training.share of _50K")) == 13
     monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.0)
     live.add({"loss": 0.0}, 13)  # at once, while the node runs
-    assert client.get_metric_history(run_id, "shop.loss")[-1].step == 13
+    assert client.get_metric_history(run_id, "training.loss")[-1].step == 13
 
 
 def test_runs_are_joined_by_the_version_they_wrote_and_killed_ones_are_closed(client: mlflow.MlflowClient) -> None:
     experiment = client.create_experiment("runs")
     names = ("2026", "bob's", "of another")
     killed = {name: client.create_run(experiment, tags={"run_id": name}).info.run_id for name in names}
+    parents = {name: {"mlflow.parentRunId": run_id} for name, run_id in killed.items()}
+    below = {name: client.create_run(experiment, tags=tags).info.run_id for name, tags in parents.items()}
     with mlflow.start_run(experiment_id=experiment, tags={"run_id": "2026"}) as active:
         Tracking().after_incremental_run(report=RunReport("2026_later", killed=list(names[:2])))
     assert client.get_run(active.info.run_id).data.tags["run_id"] == "2026_later"
-    states = {name: client.get_run(run_id).info.status for name, run_id in killed.items()}
-    assert states == {"2026": "KILLED", "bob's": "KILLED", "of another": "RUNNING"}
+    for ids in (killed, below):
+        states = {name: client.get_run(run_id).info.status for name, run_id in ids.items()}
+        assert states == {"2026": "KILLED", "bob's": "KILLED", "of another": "RUNNING"}
 
 
 def test_a_database_in_a_folder_of_any_name(tmp_path: Path) -> None:
@@ -157,7 +176,7 @@ def test_an_outage_of_tracking_is_reported_once_and_the_run_goes_on(
     monkeypatch.setattr(mlflow, "set_tags", fail)
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", fail)
     tracking = Tracking()
-    live = LiveMetrics("r", prefix="", tracker=tracking)
+    live = LiveMetrics("r", tracker=tracking)
     live.add({"loss": 1.0}, 1)
     live.flush()
     live.add({"loss": 1.0}, 2)
@@ -167,7 +186,7 @@ def test_an_outage_of_tracking_is_reported_once_and_the_run_goes_on(
     assert "database or disk is full" in caplog.text and "SQL" not in caplog.text
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # an error of the code is none of the machine
-        other = LiveMetrics("r", prefix="")
+        other = LiveMetrics("r")
         other.add({"loss": 1.0}, 1)
         other.flush()
 
@@ -178,13 +197,20 @@ def test_tracking_listens_from_the_first_node_on_so_that_no_plan_sees_it(monkeyp
     monkeypatch.setattr(mlflow, "active_run", lambda: SimpleNamespace(info=SimpleNamespace(run_id="r")))
     for name in ("set_tags", "end_run"):
         monkeypatch.setattr(mlflow, name, lambda *_: None)
+    entity = SimpleNamespace(info=SimpleNamespace(run_id="r", experiment_id="1"), data=SimpleNamespace(tags={}))
+    made: Any = lambda *_, **given: SimpleNamespace(info=SimpleNamespace(run_id=given["run_name"]))  # noqa: E731
+    monkeypatch.setattr(mlflow.MlflowClient, "get_run", lambda *_: entity)
+    monkeypatch.setattr(mlflow.MlflowClient, "create_run", made)
+    for name in ("log_batch", "set_terminated"):
+        monkeypatch.setattr(mlflow.MlflowClient, name, lambda *_, **__: None)
     tracking = Tracking()
     tracking._run_of_another = True
     tracking.before_pipeline_run({"project_path": "."}, catalog=None)  # type: ignore[arg-type]
     assert progress._listeners() == []  # the run's id in a module of the nodes would have all of them run again
     for node in (Node(len, "a", "b", name="one", namespace="x"), Node(len, "b", "c", name="two", namespace="y")):
-        tracking.before_node_run(node, inputs={})
-        assert len(progress._listeners()) == 1 and tracking._live and tracking._live.prefix == f"{node.namespace}."
+        inputs = {"params:epochs": 3, "a": 1}
+        assert tracking.before_node_run(node, inputs=inputs) == {"params:epochs": 3} and inputs == {"a": 1}
+        assert len(progress._listeners()) == 1 and tracking._live and tracking._live.run_id == node.namespace
     tracking.after_pipeline_run()
     assert progress._listeners() == []
 

@@ -245,8 +245,9 @@ def test_texts_without_labels_get_a_language_model_and_others_start_from_it(proj
     assert samples["text"].to_list() == ["i wrote on monday tuesday wednesday thursday friday"]
     runs = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
     (experiment,) = [one for one in runs.search_experiments() if one.name == "embedline"]
-    (last,) = runs.search_runs([experiment.experiment_id], max_results=1)
-    assert last.data.metrics["diary.language_model.perplexity"] == found["language_model"]["perplexity"]
+    (last,) = runs.search_runs([experiment.experiment_id], "tags.source = 'diary'", max_results=1)
+    assert last.data.metrics["headline"] == last.data.metrics["language_model.perplexity"]
+    assert last.data.metrics["language_model.perplexity"] == found["language_model"]["perplexity"]
 
     kedro(project, "run", "--env", "base", "--pipelines", "letters")
     first = {

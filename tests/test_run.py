@@ -95,18 +95,26 @@ def test_plots_load_as_figures(ran: Path) -> None:
 def test_mlflow_has_parameters_metrics_by_epoch_figures_and_the_commit(ran: Path) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{ran}/mlflow.db")
     experiment = client.get_experiment_by_name("embedline")
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED"
-    assert run.data.params["rossmann.training.epochs"] == "12"
-    assert run.data.params["rossmann.network.layers"] == "[64, 32]"
+    runs = {run.data.tags.get("source", ""): run for run in client.search_runs([experiment.experiment_id])}
+    command, run, notebook = runs[""], runs["rossmann"], runs["rossmann_notebook"]
+    assert {each.info.status for each in runs.values()} == {"FINISHED"}
+    assert not command.data.params and not command.data.metrics
+    assert run.data.tags["mlflow.parentRunId"] == notebook.data.tags["mlflow.parentRunId"] == command.info.run_id
+    assert command.data.tags["kedro_command"].startswith("kedro run ") and "training.epochs" in run.info.run_name
+    assert run.data.params["training.epochs"] == "12"
+    assert run.data.params["network.layers"] == "[64, 32]"
     assert run.data.tags["env"] == "sample"
-    assert len(client.get_metric_history(run.info.run_id, "rossmann.exp_rmspe")) > TRAINING["epochs"]
-    assert "rossmann.baselines.trees.exp_rmspe" in run.data.metrics
-    assert run.data.metrics["rossmann_notebook.ceiling.exp_rmspe"] == pytest.approx(0.07987, abs=1e-5)
+    assert len(client.get_metric_history(run.info.run_id, "training.exp_rmspe")) == TRAINING["epochs"]
+    assert run.data.metrics["headline"] == run.data.metrics["exp_rmspe"]
+    assert run.data.metrics["headline_baseline"] <= run.data.metrics["baselines.group_mean.exp_rmspe"]
+    assert "baselines.trees.exp_rmspe" in run.data.metrics
+    assert notebook.data.metrics["ceiling.exp_rmspe"] == pytest.approx(0.07987, abs=1e-5)
     if (PROJECT / ".git").exists():
         assert len(run.data.tags["git_sha"]) == 40
-    figures = {file.path for file in client.list_artifacts(run.info.run_id, "rossmann")}
-    assert "rossmann/embedding_plot.html" in figures
+    models = client.search_logged_models([experiment.experiment_id])
+    assert {model.tags["catalog"] for model in models} >= {"rossmann.model", "rossmann_notebook.model"}
+    figures = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert "embedding_plot.html" in figures
 
 
 def test_one_stage_runs_again_from_stored_artifacts(ran: Path) -> None:

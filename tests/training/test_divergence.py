@@ -83,6 +83,6 @@ def test_no_metric_that_is_none_is_written_or_tracked(value: float, tmp_path: Pa
         dataset.save(figures)
     assert dataset.load() == {"rmse": 1.0}  # what was there stays
     with pytest.raises(DataError, match="train_loss"):
-        LiveMetrics("run", prefix="").add({"train_loss": value}, 1)
+        LiveMetrics("run").add({"train_loss": value}, 1)
     with pytest.raises(DataError, match="row 2"):
         regression_metrics(np.array([1.0, 2.0]), np.array([1.0, value]), logarithmic=False)

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +23,7 @@ from kedro.pipeline.node import Node
 from pydantic import BaseModel
 
 from embedline.errors import NO_NAMES, TrainingError, causes_of, describe_outage, input_names
+from embedline.hooks.source_runs import SourceRuns, command_of, flatten, source_of
 from embedline.paths import sqlite_url
 from embedline.redaction import filter_log_records, redacted
 from embedline.training.metrics import listening, require_finite
@@ -30,8 +31,10 @@ from kedro_incremental import RunInterrupted, RunReport
 
 logger = logging.getLogger(__name__)
 
+LIVE = "training."  # before the names of live metrics: the last of them are not the final ones
 LIVE_SECONDS = 2.0  # between two batches of live metrics
 BATCH_METRICS = 500  # MLflow takes a thousand at a time
+NAME_LENGTH, PARAMETER_LENGTH = 250, 6000
 TAG_LENGTH = 5000  # MLflow refuses longer tags; the artifact run.json has everything
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -67,11 +70,11 @@ class LiveMetrics:
     A call takes MLflow some 30 ms, as long as thirty steps of a small network. Several threads may report.
 
     Attributes:
-        prefix: of the names: the namespace of the node that runs.
+        run_id: run of the source whose node runs; what waits is to be flushed before it changes.
     """
 
-    def __init__(self, run_id: str, *, prefix: str = "", tracker: object = None) -> None:
-        self._run_id, self.prefix = run_id, prefix
+    def __init__(self, run_id: str, *, tracker: object = None) -> None:
+        self.run_id = run_id
         self.tracker = tracker or self  # one of them warns of an outage
         self._waiting: list[Any] = []
         self._sent = time.monotonic()
@@ -83,7 +86,7 @@ class LiveMetrics:
 
         require_finite(values, "MLflow")
         now = int(time.time() * 1000)
-        metrics = [Metric(tracked(self.prefix + name), float(value), now, step) for name, value in values.items()]
+        metrics = [Metric(tracked(LIVE + name), float(value), now, step) for name, value in values.items()]
         with self._lock:
             self._waiting += metrics
             due = time.monotonic() - self._sent >= LIVE_SECONDS or len(self._waiting) >= BATCH_METRICS
@@ -98,14 +101,13 @@ class LiveMetrics:
         with self._lock:
             waiting, self._waiting, self._sent = self._waiting, [], time.monotonic()
         for first in range(0, len(waiting), BATCH_METRICS):
-            mlflow.MlflowClient().log_batch(self._run_id, metrics=waiting[first : first + BATCH_METRICS])
+            mlflow.MlflowClient().log_batch(self.run_id, metrics=waiting[first : first + BATCH_METRICS])
 
 
 class Tracking:
-    """Add to kedro-mlflow's run: flattened parameters, live and final metrics, plots, versions and the git commit.
+    """Track a run: for each source a run of its own, below the command's, which kedro-mlflow opens and closes.
 
-    kedro-mlflow opens and closes the run. It logs a pydantic parameter as one long string, so the flattened values are
-    logged here, and its own logging of parameters is left to plain ones.
+    A source's run has its flattened parameters, live and final metrics, plots and the versions that it read and wrote.
     """
 
     only_observes = True  # what a node makes does not depend on it: an edit here retrains nothing
@@ -114,8 +116,11 @@ class Tracking:
         self._catalog: CatalogProtocol | None = None
         self._listening = ExitStack()
         self._live: LiveMetrics | None = None
+        self._runs: SourceRuns | None = None
         self._run_of_another = False
         self._run_id: str | None = None
+        self._did_nothing = False
+        self._folder = Path()
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
@@ -130,39 +135,57 @@ class Tracking:
     @hook_impl
     @survive_outage
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: CatalogProtocol) -> None:
-        """Tag the run with the commit and the environment."""
-        self._catalog, self._live = catalog, None
+        """Tag the command's run with the whole command, the commit and the environment."""
+        self._catalog, self._live, self._runs, self._did_nothing = catalog, None, None, False
         self._listening.close()
+        self._folder = Path(run_params["project_path"])
         if mlflow := active_mlflow():
             self._run_id = mlflow.active_run().info.run_id
-            mlflow.set_tags({**_git_state(Path(run_params["project_path"])), "env": run_params.get("env") or "sample"})
+            tags = {**_git_state(self._folder), "env": run_params.get("env") or "sample"}
+            command = command_of(run_params)
+            mlflow.set_tags({**tags, "kedro_command": command[:TAG_LENGTH]})
+            client = mlflow.MlflowClient()
+            if not self._run_of_another:
+                client.update_run(self._run_id, name=command.removeprefix("kedro ")[:NAME_LENGTH])
+            self._runs = SourceRuns(client, client.get_run(self._run_id), run_params)
 
-    @hook_impl
+    @hook_impl(tryfirst=True)
+    def before_node_run(self, node: Node, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Log the node's settings, flattened and redacted, and hide them from later hooks: kedro-mlflow would log them
+        once more, in one piece. The node gets them as they are.
+        """
+        settings = {name: value for name, value in inputs.items() if name == "parameters" or name.startswith("params:")}
+        if active_mlflow():
+            self._log_settings(node, settings)
+            for name in settings:
+                del inputs[name]
+        return settings
+
     @survive_outage
-    def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
-        """Log the node's settings; what it reports while it runs goes to MLflow under its namespace."""
-        mlflow = active_mlflow()
-        if not mlflow:
+    def _log_settings(self, node: Node, settings: dict[str, Any]) -> None:
+        import mlflow
+        from mlflow.entities import Param
+
+        if self._runs is None:
             return
-        settings = {
-            f"{name.removeprefix('params:')}{key}": value
-            for name, block in inputs.items()
-            if name.startswith("params:") and isinstance(block, BaseModel)
-            # A block that is a single value is logged by kedro-mlflow itself.
-            if isinstance(values := block.model_dump(mode="json"), Mapping)
-            for key, value in _flatten(values)
-        }
-        if settings:
-            mlflow.log_params({tracked(name): str(value)[:6000] for name, value in settings.items()})
+        source = source_of(node)
+        found: dict[str, Any] = {}
+        for name, value in settings.items():
+            whole = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+            key = name.removeprefix("params:").removeprefix(f"{source}.")
+            found |= dict(flatten(redacted({key: whole})))
+        run_id = self._runs.run_id(source)
+        params = [Param(tracked(name), str(value)[:PARAMETER_LENGTH]) for name, value in found.items()]
+        mlflow.MlflowClient().log_batch(run_id, params=params)
         if self._live is None:
-            self._live = LiveMetrics(mlflow.active_run().info.run_id, tracker=self)
+            self._live = LiveMetrics(run_id, tracker=self)
             self._listening.callback(self._live.flush)  # after the last report
             self._listening.enter_context(listening(self._live.add))
-        self._live.prefix = f"{node.namespace}." if node.namespace else ""
+        self._live.run_id = run_id
 
     @hook_impl
     def after_node_run(self) -> None:
-        """Send the last metrics of the node: the next one reports under its own name."""
+        """Send the last metrics of the node: the next one may report to the run of another source."""
         if self._live:
             self._live.flush()
 
@@ -170,11 +193,29 @@ class Tracking:
     def after_pipeline_run(self) -> None:
         """Close what kedro-mlflow leaves open: it starts the run once more at each node and ends it once.
 
-        A second run in the same process (a notebook, a test) would go on logging into the first one.
+        A second run in the same process (a notebook, a test) would go on logging into the first one. The run of a
+        command that did nothing is deleted.
         """
         self._listening.close()
+        self._close_sources("FINISHED")
         while not self._run_of_another and (mlflow := active_mlflow()):
             mlflow.end_run()
+        self._forget_nothing()
+
+    @survive_outage
+    def _close_sources(self, status: str) -> None:
+        if self._runs:
+            self._runs.close(status)
+
+    @survive_outage
+    def _forget_nothing(self) -> None:
+        """Delete the run of a command that ran no node and published nothing."""
+        if self._did_nothing and self._run_id and not self._run_of_another:
+            import mlflow
+
+            client = mlflow.MlflowClient()
+            if not any(name.endswith(".published") for name in client.get_run(self._run_id).data.tags):
+                client.delete_run(self._run_id)
 
     @hook_impl
     @survive_outage
@@ -192,6 +233,9 @@ class Tracking:
         }
         mlflow.set_tags({name: text[:TAG_LENGTH] for name, text in tags.items()})
         mlflow.log_dict(asdict(report), "run.json")
+        self._did_nothing = report.succeeded and not report.nodes("ran")
+        if self._runs:
+            self._runs.log_versions(report.read, report.written, self._folder)
         for run_id in report.killed:
             _mark_killed(mlflow, run_id)
 
@@ -199,6 +243,7 @@ class Tracking:
     def on_pipeline_error(self, error: Exception) -> None:
         """Mark an interrupted run, once kedro-mlflow has closed it as failed; leave no listener behind."""
         self._listening.close()
+        self._close_sources("KILLED" if isinstance(error, RunInterrupted) else "FAILED")
         if isinstance(error, RunInterrupted) and self._run_id and not self._run_of_another:
             import mlflow
 
@@ -208,21 +253,27 @@ class Tracking:
     @survive_outage
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Log metrics and plots, as the dataset's ``metadata: {mlflow: metrics | figure | page | yaml}`` asks."""
-        mlflow = active_mlflow()
-        if not mlflow or self._catalog is None:
+        if not active_mlflow() or self._catalog is None or self._runs is None:
             return
+        import mlflow
+
         kind = (getattr(self._catalog.get(dataset_name), "metadata", None) or {}).get("mlflow")
-        source = dataset_name.rsplit(".", 1)[0]
+        if kind is None:
+            return
+        from mlflow.entities import Metric
+
+        source, _, name = dataset_name.rpartition(".")
+        run_id, client = self._runs.run_id(source if source != "report" else None), mlflow.MlflowClient()
         if kind == "metrics":
             require_finite(data, dataset_name)
-            numbers = {name: value for name, value in _flatten(data) if isinstance(value, int | float)}
-            mlflow.log_metrics({tracked(source + name): float(value) for name, value in numbers.items()})
+            now = int(time.time() * 1000)
+            numbers = {key: float(value) for key, value in flatten(data) if isinstance(value, int | float)}
+            client.log_batch(run_id, metrics=[Metric(tracked(key), value, now, 0) for key, value in numbers.items()])
+            self._runs.log_headline(source, data)
         elif kind == "figure":
-            mlflow.log_figure(data, f"{dataset_name.replace('.', '/')}.html")
-        elif kind == "page":
-            mlflow.log_text(data, f"{dataset_name.replace('.', '/')}.html")
-        elif kind == "yaml":
-            mlflow.log_text(data, f"{dataset_name.replace('.', '/')}.yml")
+            client.log_figure(run_id, data, f"{name}.html")
+        else:
+            client.log_text(run_id, data, f"{dataset_name.replace('.', '/')}.html" if kind == "page" else f"{name}.yml")
 
 
 def active_mlflow() -> Any:
@@ -230,15 +281,6 @@ def active_mlflow() -> Any:
     import mlflow
 
     return mlflow if mlflow.active_run() else None
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = ".") -> Iterable[tuple[str, Any]]:
-    """Leaves of nested mappings as (``.a.b``, value)."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, prefix=f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def tracked(name: str) -> str:
@@ -285,8 +327,11 @@ def _mark_killed(mlflow: Any, run_id: str) -> None:
     """Close the tracking of a run that was killed: it could not do so itself, and would stand there as running."""
     experiment = mlflow.active_run().info.experiment_id
     client = mlflow.MlflowClient()
-    for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
-        if run.data.tags.get("run_id") == run_id:  # no filter of MLflow's takes every name
+    running = client.search_runs([experiment], "attributes.status = 'RUNNING'")
+    # No filter of MLflow's takes every name.
+    killed = {run.info.run_id for run in running if run.data.tags.get("run_id") == run_id}
+    for run in running:
+        if run.info.run_id in killed or run.data.tags.get("mlflow.parentRunId") in killed:
             client.set_terminated(run.info.run_id, "KILLED")
 
 
