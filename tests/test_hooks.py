@@ -23,6 +23,7 @@ from embedline.hooks.source_runs import command_of, flatten
 from embedline.hooks.tracking import DatasetNames, LiveMetrics, Redaction, Tracking, create_database, tracked
 from embedline.paths import sqlite_url
 from kedro_incremental import RunReport
+from kedro_incremental.report import Step
 from shared import tracking_database
 
 
@@ -113,6 +114,22 @@ def test_runs_are_joined_by_the_version_they_wrote_and_killed_ones_are_closed(cl
     for ids in (killed, below):
         states = {name: client.get_run(run_id).info.status for name, run_id in ids.items()}
         assert states == {"2026": "KILLED", "bob's": "KILLED", "of another": "RUNNING"}
+
+
+@pytest.mark.parametrize(("ran", "published", "kept"), [(0, False, False), (0, True, True), (1, False, True)])
+def test_a_command_that_did_nothing_leaves_no_run(
+    client: mlflow.MlflowClient, ran: int, published: bool, kept: bool
+) -> None:
+    experiment, tracking = client.create_experiment("idle"), Tracking()
+    with mlflow.start_run(experiment_id=experiment) as active:
+        tracking.before_pipeline_run({"project_path": "."}, catalog=None)  # type: ignore[arg-type]
+        report = RunReport("2026", [Step("shop.train", "run", ["new"], "ran")] * ran)
+        tracking.after_incremental_run(report=report)
+        if published:
+            mlflow.set_tag("shop.published", "version 1")
+    tracking.after_pipeline_run()
+    found = client.search_runs([experiment])
+    assert [run.info.run_id for run in found] == ([active.info.run_id] if kept else [])
 
 
 def test_a_database_in_a_folder_of_any_name(tmp_path: Path) -> None:
