@@ -39,6 +39,8 @@ SMALL = RankerOptions(
     ease={"penalty": [1, 20]},
     als={"factors": 3, "penalty": [0.5], "iterations": 3},
     item_knn={"neighbours": [2, 5], "shrinkage": 0},
+    compared=("ease", "als", "item_knn", "rating"),
+    recency=0,
 )
 
 
@@ -100,7 +102,7 @@ def test_a_bundle_scores_as_what_was_fitted(ranker: str) -> None:
     bundle = ModelBundle.from_bytes(fitted(ranker).to_bytes())
     assert bundle.config["ranker"] == ranker
     matrix = interaction_matrix(ENCODED, ENCODER)
-    fresh = ranking.fit(ranker, bundle.config["settings"], matrix)
+    fresh = ranking.fit(ranker, bundle.config["settings"], matrix, ENCODER)
     loaded = load_ranker(bundle, ENCODED)
     np.testing.assert_allclose(loaded.scores(np.arange(1, 61)), fresh.scores(matrix[1:]), atol=1e-6)
     # Somebody new with the ratings of user 7, seen or not, has the scores of user 7.
