@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
@@ -41,18 +42,17 @@ def top_items(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], N
         Rows of the items, int64 [U, k] (place + 1; 0 where nothing is left to recommend), and their scores.
     """
     k = min(k, scores.shape[1])
-    if k == scores.shape[1]:
-        candidates = np.broadcast_to(np.arange(k), scores.shape)
-    else:
-        least = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
-        # The k-th highest score may come several times: of these the lower places are to be kept.
-        above, at = scores > least, scores == least
-        wanted = above | (at & (np.cumsum(at, axis=1) <= k - above.sum(axis=1, keepdims=True)))
-        candidates = np.nonzero(wanted)[1].reshape(len(scores), k)
-    found = np.take_along_axis(scores, candidates, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")
-    best, values = np.take_along_axis(candidates, order, axis=1), np.take_along_axis(found, order, axis=1)
-    return np.where(np.isneginf(values), UNKNOWN, best + 1), values
+    best = torch.topk(torch.from_numpy(scores), k, dim=1)
+    values, places = best.values.numpy(), best.indices.numpy()
+    # The k-th highest score may come several times: of these the lower places are to be kept, and topk takes any.
+    tied = np.flatnonzero((scores >= values[:, -1:]).sum(axis=1) > k)
+    above, at = scores[tied] > values[tied, -1:], scores[tied] == values[tied, -1:]
+    wanted = above | (at & (np.cumsum(at, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+    places[tied] = np.nonzero(wanted)[1].reshape(len(tied), k)
+    values = np.take_along_axis(scores, places, axis=1)
+    order = np.lexsort((places, -values))
+    places, values = np.take_along_axis(places, order, axis=1), np.take_along_axis(values, order, axis=1)
+    return np.where(np.isneginf(values), UNKNOWN, places + 1), values
 
 
 class RatedItems:
