@@ -206,8 +206,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """Run one training and say what it took.
 
     Args:
-        job: ``contestant`` (embedline, fastai, rank or recommend), ``ratings`` (Feather file: user, item, rating), ``threads``,
-            ``seed``, ``training`` (epochs, batch_size, lr, …), for embedline ``network`` and ``evaluate``: whether a
+        job: ``contestant`` (embedline, fastai, rank or recommend), ``ratings`` (Feather file: user, item, rating),
+            ``threads``, ``seed``, ``training`` (epochs, batch_size, lr, …), for embedline ``network`` and ``evaluate``: whether a
             fifth is held out and measured.
 
     Returns:

@@ -4,6 +4,7 @@ A user is the sum of what was chosen, so that a new one needs no training; an it
 its features. Trained as it is used: some of a user's choices are given, the others are to be ranked above the rest.
 """
 
+import logging
 import math
 from typing import Any, ClassVar
 
@@ -21,7 +22,10 @@ from embedline.training.batches import Autocast, BatchLoss, TableBatches
 from embedline.training.device import make_accelerator
 from embedline.training.train import train
 
+logger = logging.getLogger(__name__)
+
 STD = 0.05  # of the normal distribution that vectors are drawn from
+NEVER = -1e9  # score of an item that is no rival; not -inf, whose gradient is none where all are chosen
 GIVEN = (0.2, 0.8)  # share of a user's choices that are given in a step, drawn anew for each
 
 
@@ -112,7 +116,7 @@ class ChoiceBatches(TableBatches):
         vectors, items = network.user_vectors(inputs, users, kept), network.item_vectors(kept)
         scores = torch.addmm(items[drawn, -1], vectors, items[drawn, :-1].T)
         chosen = torch.from_numpy(matrix[:, drawn].toarray() != 0)
-        rest = scores.masked_fill(chosen, -math.inf).logsumexp(1) + math.log(n_items / len(drawn))  # [B]
+        rest = scores.masked_fill(chosen, NEVER).logsumexp(1) + math.log(n_items / len(drawn))  # [B]
         user, item = torch.from_numpy(of_user[wanted]), torch.from_numpy(matrix.indices[wanted].astype(np.int64))
         score = (vectors[user] * items[item, :-1]).sum(1) + items[item, -1]
         weights = torch.from_numpy(matrix.data[wanted])
@@ -143,6 +147,9 @@ class Factors:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = FactorNetwork(encoder.trained_items, options.factors, items, users)
+        if not (np.diff(matrix.indptr) > 1).any():
+            logger.warning("No user has two choices: the ranker factors has nothing to learn from")
+            return cls(encoder, network.state_dict())
         batches = ChoiceBatches(matrix, options, seed, accelerator.device)
         result = train(network, batches, options, accelerator=accelerator, seed=seed, label="ranker")
         return cls(encoder, result.network.state_dict())
