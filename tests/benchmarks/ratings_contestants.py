@@ -207,8 +207,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: ``contestant`` (embedline, fastai, rank or recommend), ``ratings`` (Feather file: user, item, rating),
-            ``threads``, ``seed``, ``training`` (epochs, batch_size, lr, …), for embedline ``network`` and ``evaluate``: whether a
-            fifth is held out and measured.
+            ``threads``, ``seed``, ``training`` (epochs, batch_size, lr, …), for embedline ``network`` and ``evaluate``:
+            whether a fifth is held out and measured; of rankers their settings.
 
     Returns:
         ``rows`` trained on, ``users``, ``items``, ``rows_per_second`` of the steps after the first ones, without the
