@@ -291,6 +291,22 @@ def test_nothing_relevant_inside_takes_the_first_ranker_with_a_warning(caplog: p
     assert "nothing relevant" in caplog.text
 
 
+@pytest.mark.parametrize("pairs", [[(1, 1)], [(1, item) for item in range(12)], [(user, 1) for user in range(12)]])
+def test_one_user_or_one_item_is_ranked_or_refused_by_the_key(pairs: list[tuple[int, int]]) -> None:
+    ratings = pl.DataFrame([(*pair, 5.0) for pair in pairs], schema=["user", "item", "rating"], orient="row")
+    encoder = fit_encoder(ratings, COLUMNS, (1.0, 5.0))
+    options = SMALL.model_copy(update={"compared": ("ease", "als", "item_knn", "factors")})
+    everything = RatingSplit(kind="none")
+    if len(pairs) == 1:
+        with pytest.raises(DataError, match=r"rankers\.inner"):
+            fit_ranker(ratings, encoder, everything, RANKING, RecommendationOptions(), options)
+        return
+    for wanted in ("auto", "ease", "als", "item_knn", "factors", "popularity"):
+        bundle = fit_ranker(ratings, encoder, everything, RANKING, RecommendationOptions(ranker=wanted), options)
+        scores = load_ranker(bundle, encode(ratings, encoder, COLUMNS)).scores(np.array([1]))
+        assert scores.shape == (1, len(encoder.items)) and np.isfinite(scores).all()
+
+
 def test_events_are_ranked_by_their_numbers() -> None:
     columns = RatingColumns(rating=None)
     again = pl.concat([RATINGS, RATINGS.filter(pl.col("item") == 0)]).drop("rating")  # everybody saw item 0 twice

@@ -20,7 +20,7 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from embedline.errors import DataError
+from embedline.errors import DataError, input_name
 from embedline.pipelines.ratings.contract import SPLIT_COLUMN, SPLITS, TEST, TRAIN, RatingSplit, assign_splits, subset
 from embedline.pipelines.ratings.encoder import AGE, ITEM_ROW, RATING, USER_ROW, RatingsEncoder, encode
 from embedline.pipelines.ratings.factors import Factors
@@ -110,7 +110,8 @@ def fit_ranker(
         ``cold_trials``, the ``inner`` split and ``seconds``.
 
     Raises:
-        DataError: if EASE is asked for, and there are more items than ``rankers.ease.max_items``.
+        DataError: if EASE is asked for, and there are more items than ``rankers.ease.max_items``, or there are too few
+            ratings for an inner split.
     """
     started = time.perf_counter()
     wanted = recommendation.ranker
@@ -119,7 +120,11 @@ def fit_ranker(
     columns = encoder.columns.model_copy(update={"rating": encoder.columns.value, "repeats": None})
     rows = subset(assign_splits(ratings, encoder.columns, split), TRAIN).drop("split")
     inner = _inner_split(split, options)
-    tried = encode(rows, encoder, columns, inner)
+    try:
+        tried = encode(rows, encoder, columns, inner)
+    except DataError as error:  # a handful of ratings, or one of each user
+        key = input_name("rankers.inner")
+        raise DataError(f"{key}: rankers are compared on ratings inside training, too few here: {error}") from error
     with unreported():
         trials = _compare(tried, encoder, ranking, recommendation, options)
         if network is not None and RATING_RANKER in options.compared:
