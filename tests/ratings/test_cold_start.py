@@ -254,7 +254,7 @@ def test_new_items_are_ranked_by_genre_and_new_users_by_a_few_choices() -> None:
     assert new["baselines"]["popularity_of_features"][main] < 0.8 * new[main]
     assert new[f"{main}_low"] < new[main] < new[f"{main}_high"]
     given = found["new_users"]["given"]
-    assert list(given) == ["0", "1", "3"]
+    assert list(given) == ["0", "1", "3"] and "new_users.given.3.popularity" not in found["beaten_by"]
     assert all(one["ranked_users"] == trial.of_users["user"].n_unique() for one in given.values())
     assert given["3"][main] > 1.5 * given["3"]["baselines"]["popularity"][main]
     if found["cold"] == "factors":  # it knows the taste of somebody without a choice

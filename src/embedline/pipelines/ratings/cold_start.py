@@ -6,11 +6,14 @@ on an inner split of what is left.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from embedline.errors import DataError, about_frame
@@ -302,7 +305,8 @@ def measure_rankings(
         :meth:`.ranking_metrics.ListMetrics.summary` with the interval, and ``baselines``: ``regression``,
         ``popularity_of_features`` (mean number of ratings of the known items with the same features) and ``random``;
         ``new_users``: ``given``, by number of known ratings the same of the ranker and of ``baselines``: ``popularity``
-        and, where it was fitted, the network ``factors``.
+        and, where it was fitted, the network ``factors``; ``beaten_by``: baselines that are as good, such as
+        ``new_users.given.1.popularity``.
     """
     ranking, recommendation, rankers = lists
     kinds = tuple(kind for kind in rankers.compared if kind != RATING_RANKER)
@@ -311,13 +315,19 @@ def measure_rankings(
     recommendation = recommendation.model_copy(update={"ranker": wanted})
     rankers = rankers.model_copy(update={"compared": kinds})
     bundle = fit_ranker(trial.known, encoder, everything, ranking, recommendation, rankers)
-    recommender = load_ranker(bundle, encoded)
-    return {
-        "ranker": recommender.kind,
-        "cold": bundle.config["cold"],
-        "new_items": _rank_items(trial.of_items, recommender, encoded, ranking) if encoder.item_features.size else None,
-        "new_users": _rank_for_users(trial.of_users, recommender, ranking, options),
-    }
+    recommender, main = load_ranker(bundle, encoded), f"ndcg_at_{ranking.k}"
+    of_items = _rank_items(trial.of_items, recommender, encoded, ranking) if encoder.item_features.size else None
+    of_users = _rank_for_users(trial.of_users, recommender, ranking, options)
+    trials = {"new_items": of_items} if of_items else {}
+    trials |= {f"new_users.given.{n}": one for n, one in of_users["given"].items() if n != "0"}
+    beaten_by = [
+        f"{name}.{rival}"
+        for name, one in trials.items()
+        for rival, theirs in one["baselines"].items()
+        if rival != REGRESSION and (theirs[main] or 0.0) >= (one[main] or 0.0)
+    ]
+    found = {"ranker": recommender.kind, "cold": bundle.config["cold"], "new_items": of_items, "new_users": of_users}
+    return {**found, "beaten_by": beaten_by}
 
 
 def _rank_items(
@@ -384,14 +394,13 @@ def _rank_for_users(
         frame = pl.DataFrame(values).with_columns(split.alias(SPLIT_COLUMN))
         frame = frame.filter(pl.Series((place < n) | (place >= most)))
         matrix, known_as = interaction_matrix(frame, theirs), np.append(0, features)
+        popular = replace(recommender, kind=Popularity.kind, ranker=recommender.popularity, cold=None)
         ways: dict[str, Scores] = {
-            "ranker": lambda users, m=matrix, f=known_as: recommender.row_scores(m[users], f[users]),
-            Popularity.kind: lambda users, m=matrix: replace(
-                recommender, kind=Popularity.kind, ranker=recommender.popularity, cold=None
-            ).row_scores(m[users]),
+            "ranker": partial(_of_rows, recommender.row_scores, matrix, known_as),
+            Popularity.kind: partial(_of_rows, popular.row_scores, matrix, known_as),
         }
         if network is not None:
-            ways[network.kind] = lambda users, m=matrix, f=known_as: network.scores(m[users], f[users])
+            ways[network.kind] = partial(_of_rows, network.scores, matrix, known_as)
         found = {name: measure_lists(scores, frame, theirs, ranking) for name, scores in ways.items()}
         shown = {name: one.ndcg for name, one in found.items()}
         logger.info("New users, %d ratings, NDCG@%d: %s", n, ranking.k, shown)
@@ -399,3 +408,13 @@ def _rank_for_users(
         baselines = {name: {**one.summary(), **one.interval()} for name, one in found.items()}
         given[str(n)] = {**ours.summary(), **ours.interval(), "baselines": baselines}
     return {"given": given}
+
+
+def _of_rows(
+    scores: Callable[..., NDArray[np.float32]],
+    matrix: sp.csr_array,
+    known_as: NDArray[np.integer],
+    users: NDArray[np.int32],
+) -> NDArray[np.float32]:
+    """``scores`` of new users by their rows of a matrix; what they are to the ranker is ``known_as``."""
+    return scores(matrix[users], known_as[users])

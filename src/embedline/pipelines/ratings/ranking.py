@@ -138,7 +138,8 @@ def fit_ranker(
         networks = [one for kind, one in candidates(encoder.trained_items, wanted, options) if kind == Factors.kind]
         networks = [settings] if chosen == Factors.kind else networks
         cold_trials = _compare_cold(encoded, encoder, ranking, (chosen, settings), networks, options.inner)
-    cold = max(cold_trials, key=lambda one: one["ndcg"] or 0.0) if cold_trials else {"way": REGRESSION, "settings": {}}
+    plain: dict[str, Any] = {"way": REGRESSION, "settings": {}}
+    cold = max(cold_trials, key=lambda one: one["ndcg"] or 0.0) if cold_trials else plain
     if not any(trial["ndcg"] for trial in trials):
         logger.warning("The inner split has nothing relevant to compare rankers on: %s is taken", chosen)
     for name, trial in best.items():
@@ -228,11 +229,11 @@ def _compare_cold(
     tried = encoded.with_columns(pl.Series(ITEM_ROW, rows[old]), split.alias(SPLIT_COLUMN))
     matrix, scored = (interaction_matrix(tried, fewer, recency) for recency in (0.0, recency_of(settings)))
     plain = Recommender(fewer, kind, fit(kind, settings, matrix, fewer), Popularity.fit(matrix), scored)
-    ways = [(REGRESSION, {}, plain)]
+    ways: list[tuple[str, Settings, Recommender]] = [(REGRESSION, {}, plain)]
     if kind == Factors.kind:
         ways = [(kind, settings, plain)]
     else:
-        fitted = ((one, fit(Factors.kind, one, matrix, fewer)) for one in networks)
+        fitted = ((one, Factors.fit(matrix, fewer, **one)) for one in networks)
         ways += [(Factors.kind, one, replace(plain, cold=network)) for one, network in fitted]
     return [
         {"way": way, "settings": own, "ndcg": measure_lists(one.cold_scores, tried, fewer, ranking).ndcg}
