@@ -126,7 +126,7 @@ def test_a_known_user_gets_the_best_of_what_is_not_rated(run: Any) -> None:
     for version, seed in ((NEW, 2), (OLD, 1)):
         printed = run("movielens", "4", "--k", "3", "--version", version).output
         rated = dict(RATINGS.filter(pl.col("user") == 4).select("item", "rating").iter_rows())
-        predicted = load_model(make_bundle(2)).scores(np.array([4]))[0]  # of the newest model
+        predicted = load_model(make_bundle(seed)).scores(np.array([4]))[0]  # of the model of the same version
         assert rows_of(printed) == as_printed(best(ease_scores(seed, rated), predicted, set(rated), 3))
         assert f"movielens.ranker of sample, version {version}" in printed
     assert run("movielens", "4").output == run("movielens", "4", "--version", NEW).output
@@ -229,6 +229,33 @@ def test_without_a_rating_model_the_items_have_a_score_alone(data_root: Path, tm
     for given in (("4",), ("--rated", "102=5")):
         printed = invoke("recommend", "movielens", *given, "--params", f"data_root={tmp_path / 'events'}").output
         assert "score" in printed and "predicted" not in printed
+
+
+def test_with_an_old_version_stands_what_stood_then(data_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_root, tmp_path / "then")
+    shutil.rmtree(tmp_path / "then/06_models/movielens/model.safetensors" / OLD)
+    given = ("recommend", "movielens", "4", "--params", f"data_root={tmp_path / 'then'}")
+    assert "predicted" not in invoke(*given, "--version", OLD).output  # there was no model yet
+    assert "predicted" in invoke(*given, "--version", NEW).output
+
+
+def test_titles_with_mistakes_are_answered_with_the_nearest() -> None:
+    titles = [
+        "Terminator, The (1984)",
+        "Twelve Monkeys (1995)",
+        "Godfather, The (1972)",
+        "Godfather: Part II, The (1974)",
+    ]
+    ids = list(range(4))
+    for text, near in (("Terminater", titles[0]), ("the terminater (1984)", titles[0]), ("Twelve Monkies", titles[1])):
+        with pytest.raises(DataError) as error:
+            find_item(text, ids, titles)
+        assert repr(text) in str(error.value) and repr(near) in str(error.value)
+    with pytest.raises(DataError) as error:
+        find_item("Zzyzx", ids, titles)
+    assert not any(title in str(error.value) for title in titles)
+    assert find_item("The Godfather (1972)", ids, titles) == 3
+    assert find_item("the terminator", ids, titles) == 1
 
 
 def test_an_id_goes_before_a_title_and_a_whole_title_before_a_part() -> None:

@@ -57,7 +57,8 @@ def configuration(root: Path, env: str = "base", conf: Path = PROJECT / "conf") 
 def run_contestant(script: Path, job: Result) -> Result:
     """Run ``script`` with the job as its argument, on ``job["threads"]`` threads; what it measured."""
     command = [sys.executable, str(script), json.dumps(job)]
-    threads = environment(OMP_NUM_THREADS=str(job["threads"]))
+    names = ("OMP_NUM_THREADS", "LK_NUM_THREADS", "LK_NUM_BACKEND_THREADS", "RAYON_NUM_THREADS")  # LK: of lenskit
+    threads = environment(**dict.fromkeys(names, str(job["threads"])))
     done = subprocess.run(command, check=True, env=threads, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

@@ -1,4 +1,4 @@
-"""The contestants of bench_ratings.py: one training each, in a process of its own, measured from inside.
+"""The contestants of bench_ratings.py: one training or fit each, in a process of its own, measured from inside.
 
     python tests/benchmarks/ratings_contestants.py '{"contestant": "fastai", "ratings": "ratings.feather", ...}'
 
@@ -9,12 +9,19 @@ import time
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
+import scipy.sparse as sp
 import torch
 from contests import contest, peak_megabytes
 
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, assign_splits
-from embedline.pipelines.ratings.options import RatingNetwork, RatingsTraining
+from embedline.pipelines.ratings.encoder import RatingsEncoder, encode, fit_encoder
+from embedline.pipelines.ratings.options import RankingOptions, RatingNetwork, RatingsTraining, RecommendationOptions
+from embedline.pipelines.ratings.rankers import Als, Popularity
+from embedline.pipelines.ratings.ranking import RANKERS, Recommender, interaction_matrix
+from embedline.pipelines.ratings.ranking_metrics import Scores, measure_lists
+from embedline.pipelines.ratings.recommend import recommend
 from embedline.training.batches import UNTIMED_STEPS
 
 COLUMNS = RatingColumns()
@@ -29,7 +36,6 @@ def load_parts(job: dict[str, Any]) -> pl.DataFrame:
 
 def train_embedline(job: dict[str, Any]) -> dict[str, Any]:
     """Train with the job's ``network`` and ``training`` through the functions that the nodes call."""
-    from embedline.pipelines.ratings.encoder import encode, fit_encoder
     from embedline.pipelines.ratings.learner import load_model, train_ratings
 
     ratings = pl.read_ipc(job["ratings"])
@@ -113,20 +119,104 @@ def train_fastai(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def read_choices(job: dict[str, Any]) -> tuple[pl.DataFrame, RatingsEncoder, sp.csr_array]:
+    """The job's ratings encoded, and the training rows as a matrix of ones: every rating is a choice."""
+    ratings = load_parts(job)
+    encoder = fit_encoder(ratings.filter(pl.col("split") == "train"), COLUMNS)
+    encoded = encode(ratings.drop("split"), encoder, COLUMNS, SPLIT)
+    matrix = interaction_matrix(encoded, encoder)
+    matrix.data[:] = 1.0
+    return encoded, encoder, matrix
+
+
+def rank(job: dict[str, Any]) -> dict[str, Any]:
+    """Fit the job's ``ranker`` (ease or als) of embedline or lenskit on one matrix; NDCG by the same measure.
+
+    ``seconds`` are those of the processor: with one thread they are what passes on a machine without other work.
+    """
+    encoded, encoder, matrix = read_choices(job)
+    fit_scores = {"embedline": _embedline_scores, "lenskit": _lenskit_scores}[job["side"]]
+    seconds, scores = fit_scores(job, matrix, encoder)
+    found = measure_lists(scores, encoded, encoder, RankingOptions())
+    return {
+        "seconds": seconds,
+        "ndcg": found.ndcg,
+        "rows": matrix.nnz,
+        "users": len(encoder.users),
+        "items": matrix.shape[1],
+    }
+
+
+def _embedline_scores(job: dict[str, Any], matrix: sp.csr_array, encoder: RatingsEncoder) -> tuple[float, Scores]:
+    settings = {"ease": ("penalty",), "als": ("penalty", "alpha", "factors", "iterations")}[job["ranker"]]
+    began = time.process_time()
+    ranker = RANKERS[job["ranker"]].fit(matrix, **{name: job[name] for name in settings})
+    return time.process_time() - began, lambda rows: ranker.scores(matrix[rows])
+
+
+def _lenskit_scores(job: dict[str, Any], matrix: sp.csr_array, encoder: RatingsEncoder) -> tuple[float, Scores]:
+    """DIFF: lenskit builds its data set before the clock starts, as embedline its matrix."""
+    from lenskit.als import ImplicitMFScorer
+    from lenskit.data import from_interactions_df
+    from lenskit.knn.ease import EASEScorer
+
+    user, item = matrix.nonzero()
+    data = from_interactions_df(pd.DataFrame({"user_id": user, "item_id": item}))
+    if job["ranker"] == "ease":
+        scorer: Any = EASEScorer(regularization=job["penalty"])
+    else:
+        shape = {"embedding_size": job["factors"], "epochs": job["iterations"]}
+        scorer = ImplicitMFScorer(**shape, weight=job["alpha"], regularization=job["penalty"])
+    began = time.process_time()
+    scorer.train(data)
+    seconds = time.process_time() - began
+    places = np.argsort(scorer.items.ids() if job["ranker"] == "ease" else data.items.ids())
+    if job["ranker"] == "ease":
+        weights = np.asarray(scorer.weights)[np.ix_(places, places)]
+        return seconds, lambda rows: np.asarray(matrix[rows] @ weights, dtype=np.float32)
+    items = np.asarray(scorer.item_embeddings)[places]
+    users = np.zeros((matrix.shape[0], items.shape[1]), dtype=np.float32)
+    users[data.users.ids()] = scorer.user_embeddings
+    return seconds, lambda rows: users[rows] @ items.T
+
+
+def recommend_all(job: dict[str, Any]) -> dict[str, Any]:
+    """ALS on all of the job's ratings, and the lists of all users."""
+    ratings = pl.read_ipc(job["ratings"])
+    encoder = fit_encoder(ratings, COLUMNS)
+    encoded = encode(ratings, encoder, COLUMNS)
+    del ratings
+    matrix = interaction_matrix(encoded, encoder)
+    began = time.perf_counter()
+    ranker = Als.fit(matrix, factors=job["factors"], penalty=10.0, alpha=1.0, iterations=job["iterations"])
+    fitted = time.perf_counter()
+    recommender = Recommender(encoder, Als.kind, ranker, Popularity.fit(matrix), matrix)
+    lists = recommend(encoded, recommender, RecommendationOptions(k=10))
+    return {
+        "rows": matrix.nnz,
+        "users": len(encoder.users),
+        "items": matrix.shape[1],
+        "seconds": (fitted - began) / job["iterations"],
+        "list_seconds": time.perf_counter() - fitted,
+        "lists": lists["user"].n_unique(),
+    }
+
+
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Run one training and say what it took.
 
     Args:
-        job: ``contestant`` (embedline or fastai), ``ratings`` (Feather file: user, item, rating), ``threads``,
-            ``seed``, ``training`` (epochs, batch_size, lr, …), for embedline ``network`` and ``evaluate``: whether a
-            fifth is held out and measured.
+        job: ``contestant`` (embedline, fastai, rank or recommend), ``ratings`` (Feather file: user, item, rating),
+            ``threads``, ``seed``, ``training`` (epochs, batch_size, lr, …), for embedline ``network`` and ``evaluate``:
+            whether a fifth is held out and measured; of rankers their settings.
 
     Returns:
         ``rows`` trained on, ``users``, ``items``, ``rows_per_second`` of the steps after the first ones, without the
         evaluations, ``seconds`` and ``cpu_seconds`` of the whole training, ``peak_mb`` of the process, ``mse``.
     """
     torch.set_num_threads(job["threads"])
-    train = {"embedline": train_embedline, "fastai": train_fastai}[job["contestant"]]
+    contestants = {"embedline": train_embedline, "fastai": train_fastai, "rank": rank, "recommend": recommend_all}
+    train = contestants[job["contestant"]]
     return {**train(job), "peak_mb": peak_megabytes()}
 
 

@@ -8,13 +8,22 @@ import numpy as np
 import polars as pl
 import pytest
 from hand_made import encoded_of, encoder_of, model_of, small_items, small_ratings
-from simulated_ratings import items_table, ratings_table
+from simulated_ratings import GENRES, items_table, ratings_table
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import cold_start
-from embedline.pipelines.ratings.cold_start import hold_out, measure_cold_start, measure_items, measure_users
+from embedline.pipelines.ratings.cold_start import (
+    RankingSettings,
+    hold_out,
+    measure_cold_start,
+    measure_items,
+    measure_rankings,
+    measure_users,
+    popularity_of_features,
+)
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.ratings.cross_validation import ModelSettings
+from embedline.pipelines.ratings.encoder import encode, fit_encoder
 from embedline.pipelines.ratings.evaluation import Biases, fit_biases
 from embedline.pipelines.ratings.fold_in import fold_in
 from embedline.pipelines.ratings.learner import RatingModel
@@ -25,8 +34,11 @@ from embedline.pipelines.ratings.options import (
     FeatureOptions,
     FoldInOptions,
     Penalty,
+    RankerOptions,
+    RankingOptions,
     RatingNetwork,
     RatingsTraining,
+    RecommendationOptions,
 )
 
 COLUMNS, FOLD_IN, PENALTY = RatingColumns(), FoldInOptions(factors=0.5, biases=2.0), Penalty(factors=0.1, biases=0.1)
@@ -199,10 +211,75 @@ SETTINGS = ModelSettings(
 )
 
 
+LISTS = RankingSettings(
+    RankingOptions(k=3, relevant=4.0),
+    RecommendationOptions(),
+    RankerOptions(
+        compared=("ease", "factors", "rating"),
+        ease={"penalty": 10},
+        factors={"factors": 8, "weight_decay": [0.1, 1.0], "batch_size": 16},
+    ),
+)
+
+
+def choices(n_users: int = 90, n_items: int = 60) -> pl.DataFrame:
+    """Users choose films of the genre of their number, and rate all of them 5; most choose item 101 as well."""
+    random, rows = np.random.default_rng(4), []
+    for user in range(n_users):
+        own = [item for item in range(1, n_items) if item % 3 == user % 3]
+        rows += [(user, 101 + item, 5.0) for item in random.choice(own, 12, replace=False).tolist()]
+        rows += [(user, 101, 5.0)] if random.random() < 0.8 else []
+    return pl.DataFrame(rows, schema=["user", "item", "rating"], orient="row")
+
+
+def test_new_items_are_ranked_by_genre_and_new_users_by_a_few_choices() -> None:
+    items = pl.DataFrame({"item": 101 + np.arange(60), "genres": [[GENRES[k % 3]] for k in range(60)]})
+    users = pl.DataFrame({"user": np.arange(90), "taste": [GENRES[k % 3] for k in range(90)]})
+    features = FeatureOptions(items=("genres",), users=("taste",))
+    encoder_settings, options = (
+        (COLUMNS, (0.0, 5.0), features, items, users),
+        ColdStartOptions(fraction=0.2, given=(1, 3)),
+    )
+    trial = hold_out(choices(), COLUMNS, options)
+    encoder = fit_encoder(trial.known, *encoder_settings)
+    encoded = encode(trial.known, encoder, COLUMNS)
+    found = measure_rankings(trial, encoded, encoder, LISTS, options)
+    new, main = found["new_items"], "ndcg_at_3"
+    assert (
+        new["items"] == trial.of_items["item"].n_unique() and new["ranked_users"] == trial.of_items["user"].n_unique()
+    )
+    chance = new["baselines"]["random"][main]
+    assert new[main] > 1.5 * chance and new["baselines"]["regression"][main] > 1.5 * chance
+    # Films of all genres are chosen as often: their popularity says nothing of what one user chooses.
+    assert new["baselines"]["popularity_of_features"][main] < 0.8 * new[main]
+    assert new[f"{main}_low"] < new[main] < new[f"{main}_high"]
+    given = found["new_users"]["given"]
+    assert list(given) == ["0", "1", "3"] and "new_users.given.3.popularity" not in found["beaten_by"]
+    assert all(one["ranked_users"] == trial.of_users["user"].n_unique() for one in given.values())
+    assert given["3"][main] > 1.5 * given["3"]["baselines"]["popularity"][main]
+    if found["cold"] == "factors":  # it knows the taste of somebody without a choice
+        assert given["0"]["baselines"]["factors"][main] > 1.5 * given["0"][main]
+
+
+def test_the_popularity_of_features_by_hand() -> None:
+    ratings, items = small_ratings(), small_items()
+    encoder = encoder_of(ratings, items, ("genres",))
+    counts = np.arange(8, dtype=np.float64)
+    genres = items["genres"].to_list()
+    weight = [{genre: 1 / np.sqrt(len(one)) for genre in one} for one in genres]
+    mean = {
+        genre: sum(w.get(genre, 0.0) * n for w, n in zip(weight, counts, strict=False))
+        / sum(w.get(genre, 0.0) for w in weight[:8])
+        for genre in {genre for one in genres[:8] for genre in one}
+    }
+    expected = [np.mean([mean[genre] for genre in one]) for one in genres]
+    np.testing.assert_allclose(popularity_of_features(encoder, counts), expected, rtol=1e-5)
+
+
 def test_the_true_effects_are_found_where_the_baselines_cannot_see_them(caplog: pytest.LogCaptureFixture) -> None:
     split, fold_in_options = RatingSplit(kind="random", fraction=0.1, seed=1), FoldInOptions(factors=1.0, biases=1.0)
     with caplog.at_level(logging.WARNING):
-        found = measure_cold_start(ratings_table(), split, ColdStartOptions(seed=2), fold_in_options, SETTINGS)
+        found = measure_cold_start(ratings_table(), split, ColdStartOptions(seed=2), fold_in_options, SETTINGS, LISTS)
     assert found["beaten_by"] == [] and not caplog.records
     assert 1300 < found["known_ratings"] < 1500  # 0.9 of the rows, 0.9 of the users, 0.9 of the items
     items, users = found["new_items"], found["new_users"]
@@ -217,6 +294,6 @@ def test_a_model_that_has_learned_nothing_is_warned_of(caplog: pytest.LogCapture
     idle = replace(SETTINGS, training=TRAINING.model_copy(update={"lr": 1e-9, "epochs": 1}))
     none, stiff = RatingSplit(kind="none"), FoldInOptions(factors=1e6, biases=1e6)
     with caplog.at_level(logging.WARNING):
-        found = measure_cold_start(ratings_table(), none, ColdStartOptions(), stiff, idle)
+        found = measure_cold_start(ratings_table(), none, ColdStartOptions(), stiff, idle, LISTS)
     assert {"new_items.damped_bias", "new_users.given.10.damped_bias"} <= set(found["beaten_by"])
     assert any("loses to damped_bias" in record.getMessage() for record in caplog.records)

@@ -9,9 +9,13 @@ import torch
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import rankers
-from embedline.pipelines.ratings.rankers import Als, Ease, ItemKnn, Popularity, solve_rows
+from embedline.pipelines.ratings.rankers import Als, Ease, ItemKnn, Popularity, row_blocks
 
 N_USERS, N_ITEMS = 25, 9
+
+
+def solve_rows(matrix: sp.csr_array, others: torch.Tensor, **settings: float) -> torch.Tensor:
+    return rankers.solve_rows(row_blocks(matrix, others.shape[1]), matrix.shape[0], others, **settings)
 
 
 def interactions(seed: int = 0, density: float = 0.4) -> sp.csr_array:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,18 @@ from embedline.training.model_file import ModelBundle
 
 SPLIT = RatingSplit(kind="random", fraction=0.25, seed=1)
 RANKING = RankingOptions(k=3)
+NETWORK = {"factors": 4, "weight_decay": 0.3, "epochs": 12, "batch_size": 16}
 SMALL = RankerOptions(
     ease={"penalty": [1, 20]},
     als={"factors": 3, "penalty": [0.5], "iterations": 3},
     item_knn={"neighbours": [2, 5], "shrinkage": 0},
+    compared=("ease", "als", "item_knn", "rating"),
+    recency=0,
+    factors=NETWORK,
 )
+
+
+ALS = {"factors": 3, "penalty": 0.5, "alpha": 1.0, "iterations": 3, "seed": 0}
 
 
 def groups(n_users: int = 60, n_items: int = 24) -> pl.DataFrame:
@@ -95,12 +103,12 @@ def test_a_split_by_time_is_tried_inside_as_it_is_outside(kind: str) -> None:
     assert bundle.metrics["inner"] == {"kind": kind, "fraction": 0.2}
 
 
-@pytest.mark.parametrize("ranker", ["ease", "als", "item_knn", "popularity"])
+@pytest.mark.parametrize("ranker", ["ease", "als", "item_knn", "factors", "popularity"])
 def test_a_bundle_scores_as_what_was_fitted(ranker: str) -> None:
     bundle = ModelBundle.from_bytes(fitted(ranker).to_bytes())
     assert bundle.config["ranker"] == ranker
     matrix = interaction_matrix(ENCODED, ENCODER)
-    fresh = ranking.fit(ranker, bundle.config["settings"], matrix)
+    fresh = ranking.fit(ranker, bundle.config["settings"], matrix, ENCODER)
     loaded = load_ranker(bundle, ENCODED)
     np.testing.assert_allclose(loaded.scores(np.arange(1, 61)), fresh.scores(matrix[1:]), atol=1e-6)
     # Somebody new with the ratings of user 7, seen or not, has the scores of user 7.
@@ -109,6 +117,70 @@ def test_a_bundle_scores_as_what_was_fitted(ranker: str) -> None:
         own["item_row"].to_numpy(), own["rating"].to_numpy(), FoldInOptions(), Penalty()
     )
     np.testing.assert_allclose(new, loaded.scores(np.array([7]))[0], atol=1e-5)
+
+
+def sequences(n_users: int = 60, n_items: int = 30) -> pl.DataFrame:
+    """Users go from one style to the next: what they chose lately says what they choose now."""
+    random, rows = np.random.default_rng(0), []
+    for user in range(n_users):
+        for step in range(12):
+            own = [item for item in range(n_items) if item % 3 == (user + step // 4) % 3]
+            rows.append((user, int(random.choice(own)), 5.0, 100 * user + step))
+    frame = pl.DataFrame(rows, schema=["user", "item", "rating", "timestamp"], orient="row")
+    return frame.unique(["user", "item"], keep="last", maintain_order=True)
+
+
+def test_late_choices_count_more_where_that_is_better_inside() -> None:
+    ratings, split = sequences(), RatingSplit(kind="latest", fraction=0.15)
+    encoder = fit_encoder(subset(assign_splits(ratings, COLUMNS, split), "train"), COLUMNS, (0.0, 5.0))
+    encoded = encode(ratings, encoder, COLUMNS, split)
+    options = SMALL.model_copy(update={"recency": (0.0, 1.0), "compared": ("ease",)})
+    bundle = fit_ranker(ratings, encoder, split, RANKING, RecommendationOptions(), options)
+    assert bundle.config["ranker"] == "ease" and bundle.config["settings"]["recency"] == 1.0
+    recommender = load_ranker(ModelBundle.from_bytes(bundle.to_bytes()), encoded)
+    train = encoded.filter(split="train")
+    np.testing.assert_allclose(
+        recommender.matrix[train["user_row"].to_numpy(), train["item_row"].to_numpy() - 1],
+        1 / (1 + train["age"].to_numpy()),
+        rtol=1e-6,
+    )
+    # The matrix that it learned from has all choices alike.
+    plain = interaction_matrix(encoded, encoder)
+    fresh = Ease.fit(plain, penalty=bundle.config["settings"]["penalty"])
+    np.testing.assert_allclose(bundle.weights["ranker.matrix"], fresh.matrix, atol=1e-6)
+    found = evaluate_ranking(encoded, recommender, {"als": {**ALS, "recency": 1.0}}, RANKING)
+    ours, same = found["ndcg_at_3"], measure_lists(recommender.scores, encoded, encoder, RANKING).ndcg
+    assert ours == same
+    als = ranking.fit("als", ALS, plain, encoder)
+    expected = measure_lists(lambda rows: als.scores(recommender.matrix[rows]), encoded, encoder, RANKING)
+    assert found["rankers"]["als"]["ndcg_at_3"] == pytest.approx(expected.ndcg)
+    groups = found["by_user_ratings"]
+    assert sum(one["users"] for one in groups.values()) == found["ranked_users"]
+    whole = sum(one["users"] * one["ndcg"] for one in groups.values()) / found["ranked_users"]
+    assert whole == pytest.approx(ours)
+    pairs = [one["relevant"] for one in found["by_item_ratings"].values()]
+    assert sum(pairs) == len(encoded.filter(pl.col("split") == "test", pl.col("user_row") > 0))
+
+
+def test_new_items_are_scored_by_what_ranks_hidden_ones_better() -> None:
+    ratings = groups().with_columns(rating=pl.lit(5.0))
+    items = pl.DataFrame({"item": range(30), "genres": [[f"g{k % 3}"] for k in range(30)]})  # 24 to 29 are new
+    encoder = fit_encoder(ratings, COLUMNS, (0.0, 5.0), FeatureOptions(items=("genres",)), items)
+    options = SMALL.model_copy(update={"compared": ("ease", "factors")})
+    everything = RatingSplit(kind="none")
+    bundle = fit_ranker(ratings, encoder, everything, RANKING, RecommendationOptions(ranker="ease"), options)
+    trials = {trial["way"]: trial["ndcg"] for trial in bundle.metrics["cold_trials"]}
+    assert set(trials) == {"regression", "factors"} and min(trials.values()) > 0.2
+    assert bundle.config["cold"] == max(trials, key=lambda way: trials[way])
+    recommender = load_ranker(bundle, encode(ratings, encoder, COLUMNS))
+    users = np.arange(1, 61)
+    plain, network = replace(recommender, cold=None), ranking.Factors.fit(recommender.matrix, encoder, **NETWORK)
+    for one in (plain, replace(recommender, cold=network)):
+        scores = one.scores(users)
+        np.testing.assert_array_equal(scores[:, :24], plain.scores(users)[:, :24])  # the known items stay as they are
+        best = 24 + scores[:, 24:].argmax(axis=1)
+        assert (best % 3 == np.arange(60) % 3).mean() > 0.9
+        assert np.isneginf(one.cold_scores(users)[:, :24]).all()
 
 
 def test_a_model_of_another_kind_is_refused() -> None:
@@ -217,6 +289,22 @@ def test_nothing_relevant_inside_takes_the_first_ranker_with_a_warning(caplog: p
         bundle = fit_ranker(low, ENCODER, SPLIT, RANKING, RecommendationOptions(), SMALL)
     assert bundle.config["ranker"] == "ease" and bundle.config["settings"] == {"penalty": 1.0}
     assert "nothing relevant" in caplog.text
+
+
+@pytest.mark.parametrize("pairs", [[(1, 1)], [(1, item) for item in range(12)], [(user, 1) for user in range(12)]])
+def test_one_user_or_one_item_is_ranked_or_refused_by_the_key(pairs: list[tuple[int, int]]) -> None:
+    ratings = pl.DataFrame([(*pair, 5.0) for pair in pairs], schema=["user", "item", "rating"], orient="row")
+    encoder = fit_encoder(ratings, COLUMNS, (1.0, 5.0))
+    options = SMALL.model_copy(update={"compared": ("ease", "als", "item_knn", "factors")})
+    everything = RatingSplit(kind="none")
+    if len(pairs) == 1:
+        with pytest.raises(DataError, match=r"rankers\.inner"):
+            fit_ranker(ratings, encoder, everything, RANKING, RecommendationOptions(), options)
+        return
+    for wanted in ("auto", "ease", "als", "item_knn", "factors", "popularity"):
+        bundle = fit_ranker(ratings, encoder, everything, RANKING, RecommendationOptions(ranker=wanted), options)
+        scores = load_ranker(bundle, encode(ratings, encoder, COLUMNS)).scores(np.array([1]))
+        assert scores.shape == (1, len(encoder.items)) and np.isfinite(scores).all()
 
 
 def test_events_are_ranked_by_their_numbers() -> None:

@@ -54,12 +54,39 @@ def test_long_columns_are_looked_up_block_by_block(monkeypatch: pytest.MonkeyPat
     assert [encoder.users[row - 1] for row in whole] == users.to_list()
 
 
+def test_the_age_of_a_row_counts_the_later_training_rows_of_its_user() -> None:
+    rows = pl.DataFrame(
+        {"user": [1, 1, 1, 1, 2], "item": [1, 2, 3, 4, 1], "rating": [1.0, 2.0, 3.0, 4.0, 5.0], "held": [0, 0, 0, 1, 0]}
+    )
+    encoder, split = fit_encoder(rows, COLUMNS), RatingSplit(kind="column", column="held", value=1)
+    timed = encode(rows.with_columns(timestamp=pl.Series([7, 3, 7, 9, 1])), encoder, COLUMNS, split)
+    assert timed["age"].to_list() == [1, 2, 0, None, 0]  # of equal times the lower row is the later one
+    missing = encode(rows.with_columns(timestamp=pl.Series([7, None, 5, 9, None])), encoder, COLUMNS, split)
+    assert missing["age"].to_list() == [0, 2, 1, None, 0]
+    for frame in (rows, rows.with_columns(timestamp=pl.Series(list("abcde")))):  # no times, and none that have an order
+        assert "age" not in encode(frame, encoder, COLUMNS, split).columns
+
+
+def test_items_can_be_hidden_from_an_encoder() -> None:
+    table, items = ratings_table(), items_table()
+    encoder = fit_encoder(table, COLUMNS, "auto", FeatureOptions(items=("genres",)), items)
+    hidden = np.zeros(encoder.trained_items, dtype=bool)
+    hidden[[0, 5]] = True
+    fewer, rows = encoder.without_items(hidden)
+    assert (fewer.trained_items, len(fewer.items)) == (encoder.trained_items - 2, len(encoder.items))
+    assert fewer.items[fewer.trained_items : fewer.trained_items + 2] == (encoder.items[0], encoder.items[5])
+    for old, new in enumerate(rows[1:], start=1):
+        assert fewer.items[new - 1] == encoder.items[old - 1]
+        assert fewer.item_feature_codes[new].tolist() == encoder.item_feature_codes[old].tolist()
+    assert rows[0] == 0
+
+
 def test_encoding_keeps_the_rows_in_order() -> None:
     ratings, split = ratings_table(), RatingSplit(kind="column", column="fold", value=3)
     encoder = fit_encoder(ratings.filter(pl.col("fold") != 3), COLUMNS)
     encoded = encode(ratings, encoder, COLUMNS, split)
-    types = [pl.Int32, pl.Int32, pl.Float32, pl.Enum(["train", "test"])]
-    assert encoded.schema == dict(zip(("user_row", "item_row", "rating", "split"), types, strict=True))
+    types = [pl.Int32, pl.Int32, pl.Float32, pl.Enum(["train", "test"]), pl.Int32]
+    assert encoded.schema == dict(zip(("user_row", "item_row", "rating", "split", "age"), types, strict=True))
     assert [encoder.users[row - 1] for row in encoded["user_row"]] == ratings["user"].to_list()
     assert [encoder.items[row - 1] for row in encoded["item_row"]] == ratings["item"].to_list()
     assert (encoded["split"] == "test").to_list() == (ratings["fold"] == 3).to_list()

@@ -114,7 +114,7 @@ def test_novelty_coverage_and_diversity_by_hand() -> None:
 def test_the_interval_of_the_ndcg_and_the_difference_are_over_users() -> None:
     random = np.random.default_rng(1)
     ours, theirs = random.random(400), random.random(400) - 0.3
-    first, second = (lists.ListMetrics({"ndcg": values}, {}, 10) for values in (ours, theirs))
+    first, second = (lists.ListMetrics({"ndcg": values}, {}, 10, {}) for values in (ours, theirs))
     error = ours.std() / 20
     found = first.interval()
     assert found["ndcg_at_10_low"] == pytest.approx(ours.mean() - 1.96 * error, abs=0.1 * error)

@@ -45,9 +45,21 @@ def load_champion(source: str, alias: str, env: str | None, params: dict[str, An
     return _load(dataset), dataset.uri
 
 
-def load_stored(catalog: Any, name: str) -> Any:
-    """The newest version of a dataset, None where there is none; not through the catalog, which would log it."""
+def load_stored(catalog: Any, name: str, until: str | None = None) -> Any:
+    """The newest version of a dataset, None where there is none; not through the catalog, which would log it.
+
+    Args:
+        until: none that is newer than this version: what stood when something else was made.
+    """
+    from kedro.io import Version
+
+    from kedro_incremental.storage import storage_of
+
     dataset = catalog.get(name)
+    storage = storage_of(dataset) if until is not None and dataset is not None else None
+    if until is not None and storage is not None and storage.versioned:
+        version = next((one for one in storage.versions() if one <= until), None)
+        return None if version is None else catalog.get(name, version=Version(version, None)).load()
     return dataset.load() if dataset is not None and dataset.exists() else None
 
 

@@ -1,5 +1,7 @@
 """``recommend``: the stored rankers at the command line, without a run and without MLflow."""
 
+import difflib
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
     from embedline.pipelines.ratings.ranking import Recommender
 
-SHOWN_MATCHES = 3  # titles that a text fits, in a message
+SHOWN_MATCHES = 3  # titles that a text fits, or nearly, in a message
+LEADING_ARTICLE = re.compile(r"^(the|an?) (.*?)( \(\d{4}\))?$")
+YEAR_AND_ARTICLE = re.compile(r"(, (the|an?))?( \(\d{4}\))?$")
 
 
 @click.command()
@@ -56,8 +60,8 @@ def recommend(
     user, rated = None if user is None else typed(user), tuple(map(typed, rated))
     bundle, name = load_bundle(source, "ranker", version, env, params)
     catalog = open_catalog(env, params)
-    recommender, encoded = _recommender(bundle, catalog, source, name, user)
-    items = load_stored(catalog, f"{source}.items")
+    recommender, encoded = _recommender(bundle, catalog, source, name, user, version)
+    items = load_stored(catalog, f"{source}.items", version)
     if user is not None:
         found = _for_known(recommender, encoded, user, k, items, name)
     else:
@@ -66,14 +70,17 @@ def recommend(
 
 
 def _recommender(
-    bundle: Any, catalog: Any, source: str, name: str, user: str | None
+    bundle: Any, catalog: Any, source: str, name: str, user: str | None, version: str | None
 ) -> tuple["Recommender", "pl.DataFrame | None"]:
-    """The ranker, with the rating model where one is stored; for a known user also the ratings that it learned from."""
+    """The ranker, with the rating model where one is stored; for a known user also the ratings that it learned from.
+
+    Of an older ``version`` both are those that stood then.
+    """
     from embedline.pipelines.ratings.learner import load_model
     from embedline.pipelines.ratings.ranking import RATING_RANKER, load_ranker
 
     try:
-        stored = load_stored(catalog, f"{source}.model")
+        stored = load_stored(catalog, f"{source}.model", version)
         model = None if stored is None else load_model(stored)
         recommender = load_ranker(bundle, None, model)
         encoder = recommender.encoder
@@ -81,13 +88,13 @@ def _recommender(
             raise DataError(f"it ranks by {source}.model, which was not made with it: run {source} again")
         if user is None:
             return recommender, None
-        encoded = load_stored(catalog, f"{source}.encoded")
+        encoded = load_stored(catalog, f"{source}.encoded", version)
         if encoded is None:
             raise DataError(
                 f"there is no {source}.encoded, which holds the ratings of user {user!r}: run {source} again"
             )
         if encoded["user_row"].max() > len(encoder.users) or encoded["item_row"].max() > len(encoder.items):
-            raise DataError(f"{source}.encoded was not made for it: leave --version out, or run {source} again")
+            raise DataError(f"{source}.encoded was not made for it: run {source} again")
         return load_ranker(bundle, encoded, model), encoded
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
@@ -143,10 +150,12 @@ def _for_new(
 def find_item(text: str, ids: Sequence[int | str], titles: Sequence[str]) -> int:
     """Row (place + 1) of the item with this id or title, or of the only one whose title has ``text`` in it.
 
+    "The Godfather" is "Godfather, The", too, as MovieLens writes it.
+
     Raises:
-        DataError: if there is none, or more than one.
+        DataError: if there is none, with the nearest titles, or more than one.
     """
-    folded = text.casefold()
+    folded = LEADING_ARTICLE.sub(r"\2, \1\3", text.casefold())
     for matches in (
         [place for place, one in enumerate(ids) if str(one) == text],
         [place for place, title in enumerate(titles) if title.casefold() == folded],
@@ -158,7 +167,16 @@ def find_item(text: str, ids: Sequence[int | str], titles: Sequence[str]) -> int
             shown = ", ".join(f"{titles[place]!r} ({ids[place]})" for place in matches[:SHOWN_MATCHES])
             more = f" and {len(matches) - SHOWN_MATCHES} more" if len(matches) > SHOWN_MATCHES else ""
             raise DataError(f"--rated {text!r} fits several items: {shown}{more}; give one's whole title or id")
-    raise DataError(f"--rated {text!r} fits no item that the model knows, neither an id nor a title")
+    near = ", ".join(map(repr, nearest_titles(folded, titles)))
+    hint = f"did you mean {near}?" if near else "give an id or a title"
+    raise DataError(f"--rated {text!r} fits no item that the model knows, neither an id nor a title: {hint}")
+
+
+def nearest_titles(text: str, titles: Sequence[str]) -> list[str]:
+    """The titles that look most like ``text``, whatever the year and the article behind them; few, or none."""
+    bare = {YEAR_AND_ARTICLE.sub("", title.casefold()): title for title in reversed(titles)}
+    found = difflib.get_close_matches(YEAR_AND_ARTICLE.sub("", text.casefold()), bare, n=SHOWN_MATCHES)
+    return [bare[one] for one in found]
 
 
 def _rating(value: str, given: str, rating_range: tuple[float, float]) -> float:

@@ -1,25 +1,69 @@
-"""Cold start: a model is trained without some users and some items, and predicts their ratings.
+"""Cold start: a model and a ranker are fitted without some users and some items, predict their ratings and rank them.
 
 A new item has its features alone; a new user has its features and a handful of known ratings, which are folded in. All
-of it happens inside the split ``train``: the ratings of the split ``test`` are not looked at.
+of it happens inside the split ``train``: the ratings of the split ``test`` are not looked at. The ranker is chosen anew
+on an inner split of what is left.
 """
 
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from embedline.errors import DataError, about_frame
-from embedline.pipelines.ratings.contract import TRAIN, RatingColumns, RatingSplit, assign_splits, subset
+from embedline.pipelines.ratings.contract import (
+    SPLIT_COLUMN,
+    SPLITS,
+    TEST,
+    TRAIN,
+    RatingColumns,
+    RatingSplit,
+    assign_splits,
+    subset,
+)
 from embedline.pipelines.ratings.cross_validation import ModelSettings
-from embedline.pipelines.ratings.encoder import ITEM_ROW, UNKNOWN, training_counts
+from embedline.pipelines.ratings.encoder import (
+    ITEM_ROW,
+    RATING,
+    UNKNOWN,
+    USER_ROW,
+    RatingsEncoder,
+    encode,
+    training_counts,
+)
 from embedline.pipelines.ratings.evaluation import Biases, as_good, damped_means, fit_biases
+from embedline.pipelines.ratings.factors import Factors
 from embedline.pipelines.ratings.fold_in import KnownRatings, fold_in
 from embedline.pipelines.ratings.learner import RatingModel
 from embedline.pipelines.ratings.network import Vectors
-from embedline.pipelines.ratings.options import BaselineOptions, ColdStartOptions, FoldInOptions, Penalty
+from embedline.pipelines.ratings.options import (
+    BaselineOptions,
+    ColdStartOptions,
+    FoldInOptions,
+    Penalty,
+    RankerOptions,
+    RankingOptions,
+    RecommendationOptions,
+)
+from embedline.pipelines.ratings.rankers import Popularity
+from embedline.pipelines.ratings.ranking import (
+    RATING_RANKER,
+    REGRESSION,
+    Recommender,
+    fit_ranker,
+    interaction_matrix,
+    load_ranker,
+)
+from embedline.pipelines.ratings.ranking_metrics import Scores, measure_lists
 from embedline.training.ensemble import weighted_mean
+
+logger = logging.getLogger(__name__)
 
 NO_FEATURES, FEATURES, AVERAGE = "no_features", "features", "features_and_average"  # vectors of a new item
 
@@ -32,15 +76,28 @@ class Trial(NamedTuple):
     of_users: pl.DataFrame  # held-out users' ratings of known items
 
 
+class RankingSettings(NamedTuple):
+    """What the choice of a ranker takes beside the ratings."""
+
+    ranking: RankingOptions
+    recommendation: RecommendationOptions
+    rankers: RankerOptions
+
+
 def measure_cold_start(
-    ratings: Any, split: RatingSplit, options: ColdStartOptions, fold_in_options: FoldInOptions, settings: ModelSettings
+    ratings: Any,
+    split: RatingSplit,
+    options: ColdStartOptions,
+    fold_in_options: FoldInOptions,
+    settings: ModelSettings,
+    lists: RankingSettings,
 ) -> dict[str, Any]:
     """Train without some users and items, and predict their ratings; warns where a baseline is as good.
 
     Returns:
         ``known_ratings``, the number of ratings in training; ``new_items`` (:func:`measure_items`); ``new_users``
-        (:func:`measure_users`); ``beaten_by``: the baselines that are as good, such as ``new_items.user_mean`` or
-        ``new_users.given.1.damped_bias``.
+        (:func:`measure_users`); ``ranking`` (:func:`measure_rankings`); ``beaten_by``: the baselines that are as good,
+        such as ``new_items.user_mean`` or ``new_users.given.1.damped_bias``.
 
     Raises:
         DataError: if ``cold_start`` leaves nothing to train on or to measure.
@@ -48,7 +105,8 @@ def measure_cold_start(
     columns, baselines = settings.columns, settings.baselines
     with about_frame("ratings"):
         rows = subset(assign_splits(ratings, columns, split), TRAIN)
-    trial = hold_out(rows.select(columns.user, columns.item, columns.value), columns, options)
+    timed = [columns.timestamp] if columns.timestamp in rows.columns else []
+    trial = hold_out(rows.select(columns.user, columns.item, columns.value, *timed), columns, options)
     encoded, model, biases = settings.train(trial.known, RatingSplit(kind="none"), "cold_start")
     of_items = measure_items(trial.of_items, model, encoded, biases, baselines)
     penalty = settings.training.penalty
@@ -58,7 +116,9 @@ def measure_cold_start(
     for name, ours in trials.items():
         theirs = {baseline: one["mse"] for baseline, one in ours["baselines"].items()}
         beaten_by += [f"{name}.{baseline}" for baseline in as_good(f"cold start, {name}: mse", ours["mse"], theirs)]
-    return {"known_ratings": len(trial.known), "new_items": of_items, "new_users": of_users, "beaten_by": beaten_by}
+    ranked = measure_rankings(trial, encoded, model.encoder, lists, options)
+    found = {"known_ratings": len(trial.known), "new_items": of_items, "new_users": of_users, "ranking": ranked}
+    return {**found, "beaten_by": beaten_by}
 
 
 def hold_out(rows: pl.DataFrame, columns: RatingColumns, options: ColdStartOptions) -> Trial:
@@ -183,26 +243,20 @@ def measure_users(
         DataError: if no user has more ratings than the largest number.
     """
     encoder = model.encoder
-    columns, most = encoder.columns, max(options.given)
-    new, user = np.unique(rows[columns.user].to_numpy(), return_inverse=True)
-    order = np.random.default_rng((options.seed, 1)).permutation(len(user))
-    order = order[np.argsort(user[order], kind="stable")]
-    counts = np.bincount(user)
-    rank = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)  # among the user's ratings, from 0
-    user, item = user[order], encoder.item_rows(rows[columns.item])[order]
-    rating = rows[columns.value].to_numpy()[order].astype(np.float64)
-    enough = (counts > most)[user]
-    asked = enough & (rank >= most)
+    new, user, item, rating, place = _shuffled(rows, encoder, options)
+    most, enough = max(options.given), np.bincount(user, minlength=len(new))[user] > max(options.given)
+    asked = enough & (place >= most)
     if not asked.any():
+        busiest = int(np.bincount(user).max())
         raise DataError(
             f"cold_start.given takes {most} ratings of a new user, and needs more to predict: "
-            f"the busiest of {len(new):,} held-out users has {int(counts.max()):,}"
+            f"the busiest of {len(new):,} held-out users has {busiest:,}"
         )
-    new_rows, all_items = encoder.user_rows(pl.Series(new)), np.arange(len(encoder.items) + 1)
+    new_rows, all_items = encoder.user_rows(new), np.arange(len(encoder.items) + 1)
     places, item_rows, actual = user[asked], item[asked], rating[asked]
     results = {}
     for n in (0, *sorted(set(options.given))):
-        some = enough & (rank < n)
+        some = enough & (place < n)
         known = KnownRatings.by_user(user[some], item[some], rating[some], len(new))
         outputs = []
         for network in model.networks:
@@ -215,5 +269,152 @@ def measure_users(
             **errors(weighted_mean(outputs, model.weights), actual, encoder.rating_range),
             "baselines": {"damped_bias": errors(theirs, actual, encoder.rating_range)},
         }
-    kept = int((counts > most).sum())
+    kept = len(np.unique(user[enough]))
     return {"rows": len(actual), "users": kept, "users_left_out": len(new) - kept, "given": results}
+
+
+def _shuffled(
+    rows: pl.DataFrame, encoder: RatingsEncoder, options: ColdStartOptions
+) -> tuple[pl.Series, NDArray[np.int64], NDArray[np.int32], NDArray[np.float64], NDArray[np.int64]]:
+    """Ratings of new users in an order drawn once.
+
+    Returns:
+        The users' ids; of each rating [N] the number of its user, the row of its item, the rating, and its place among
+        those of the user, from 0.
+    """
+    columns = encoder.columns
+    new, user = np.unique(rows[columns.user].to_numpy(), return_inverse=True)
+    order = np.random.default_rng((options.seed, 1)).permutation(len(user))
+    order = order[np.argsort(user[order], kind="stable")]
+    counts = np.bincount(user)
+    place = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rating = rows[columns.value].to_numpy()[order].astype(np.float64)
+    return pl.Series(new), user[order], encoder.item_rows(rows[columns.item])[order], rating, place
+
+
+def measure_rankings(
+    trial: Trial, encoded: pl.DataFrame, encoder: RatingsEncoder, lists: RankingSettings, options: ColdStartOptions
+) -> dict[str, Any]:
+    """NDCG of lists of new items alone, and of lists for new users, by a ranker that is fitted on the known ratings.
+
+    Args:
+        encoded: ``trial.known`` by ``encoder``.
+
+    Returns:
+        ``ranker``; ``cold``, what it scores new items by; ``new_items`` (None without features of items): metrics of
+        :meth:`.ranking_metrics.ListMetrics.summary` with the interval, and ``baselines``: ``regression``,
+        ``popularity_of_features`` (mean number of ratings of the known items with the same features) and ``random``;
+        ``new_users``: ``given``, by number of known ratings the same of the ranker and of ``baselines``: ``popularity``
+        and, where it was fitted, the network ``factors``; ``beaten_by``: baselines that are as good, such as
+        ``new_users.given.1.popularity``.
+    """
+    ranking, recommendation, rankers = lists
+    kinds = tuple(kind for kind in rankers.compared if kind != RATING_RANKER)
+    wanted = "auto" if recommendation.ranker == RATING_RANKER else recommendation.ranker
+    everything = RatingSplit(kind="none")
+    recommendation = recommendation.model_copy(update={"ranker": wanted})
+    rankers = rankers.model_copy(update={"compared": kinds})
+    bundle = fit_ranker(trial.known, encoder, everything, ranking, recommendation, rankers)
+    recommender, main = load_ranker(bundle, encoded), f"ndcg_at_{ranking.k}"
+    of_items = _rank_items(trial.of_items, recommender, encoded, ranking) if encoder.item_features.size else None
+    of_users = _rank_for_users(trial.of_users, recommender, ranking, options)
+    trials = {"new_items": of_items} if of_items else {}
+    trials |= {f"new_users.given.{n}": one for n, one in of_users["given"].items() if n != "0"}
+    beaten_by = [
+        f"{name}.{rival}"
+        for name, one in trials.items()
+        for rival, theirs in one["baselines"].items()
+        if rival != REGRESSION and (theirs[main] or 0.0) >= (one[main] or 0.0)
+    ]
+    found = {"ranker": recommender.kind, "cold": bundle.config["cold"], "new_items": of_items, "new_users": of_users}
+    return {**found, "beaten_by": beaten_by}
+
+
+def _rank_items(
+    rows: pl.DataFrame, recommender: Recommender, encoded: pl.DataFrame, ranking: RankingOptions
+) -> dict[str, Any]:
+    encoder, random = recommender.encoder, np.random.default_rng(0)
+    columns = encoder.columns.model_copy(update={"repeats": None})
+    new = encode(rows, encoder, columns).with_columns(
+        pl.lit(TEST).cast(encoded.schema[SPLIT_COLUMN]).alias(SPLIT_COLUMN)
+    )
+    both = pl.concat([encoded, new])
+    popular = popularity_of_features(encoder, recommender.popularity.counts.numpy())
+    nothing = np.full(encoder.trained_items, -np.inf, dtype=np.float32)
+
+    def of_new(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.hstack([np.tile(nothing, (len(scores), 1)), scores[:, encoder.trained_items :]])
+
+    baselines: dict[str, Scores] = {
+        REGRESSION: replace(recommender, cold=None).cold_scores,
+        "popularity_of_features": lambda users: of_new(np.tile(popular, (len(users), 1))),
+        "random": lambda users: of_new(random.random((len(users), len(encoder.items)), dtype=np.float32)),
+    }
+    if recommender.kind == Factors.kind:
+        baselines.pop(REGRESSION)
+    ours = measure_lists(recommender.cold_scores, both, encoder, ranking)
+    theirs = {name: measure_lists(scores, both, encoder, ranking) for name, scores in baselines.items()}
+    shown = {"ranker": ours.ndcg, **{name: one.ndcg for name, one in theirs.items()}}
+    logger.info("New items alone, NDCG@%d: %s", ranking.k, shown)
+    return {
+        "items": rows[columns.item].n_unique(),
+        **ours.summary(),
+        **ours.interval(),
+        "baselines": {name: {**one.summary(), **one.interval()} for name, one in theirs.items()},
+    }
+
+
+def popularity_of_features(encoder: RatingsEncoder, counts: NDArray[np.floating]) -> NDArray[np.float32]:
+    """For all items, float32 [n_items], the mean over an item's features of the mean count of the items with them.
+
+    Args:
+        counts: of the items with training ratings [trained_items].
+    """
+    codes = encoder.item_feature_codes[1:]
+    weights = np.zeros((len(codes), encoder.item_features.size + 1))
+    np.put_along_axis(weights, codes, encoder.item_features.weights(codes).astype(np.float64), axis=1)
+    weights[:, 0] = 1e-9  # of an item without features the mean of all
+    known = weights[: encoder.trained_items]
+    means = known.T @ counts / np.maximum(known.sum(axis=0), 1e-12)
+    return np.asarray(weights @ means / weights.sum(axis=1), dtype=np.float32)
+
+
+def _rank_for_users(
+    rows: pl.DataFrame, recommender: Recommender, ranking: RankingOptions, options: ColdStartOptions
+) -> dict[str, Any]:
+    encoder, most = recommender.encoder, max(options.given)
+    new, user, item, rating, place = _shuffled(rows, encoder, options)
+    features = encoder.user_rows(new)  # rows without training ratings
+    codes = encoder.user_codes and tuple(encoder.user_codes[row - 1] if row else () for row in features)
+    theirs = encoder.replace(users=tuple(new), user_codes=codes, trained_users=len(new))
+    given, network = {}, recommender.cold
+    for n in (0, *sorted(set(options.given))):
+        split = pl.when(pl.Series(place < n)).then(pl.lit(TRAIN)).otherwise(pl.lit(TEST)).cast(SPLITS)
+        values = {USER_ROW: (user + 1).astype(np.int32), ITEM_ROW: item, RATING: rating.astype(np.float32)}
+        frame = pl.DataFrame(values).with_columns(split.alias(SPLIT_COLUMN))
+        frame = frame.filter(pl.Series((place < n) | (place >= most)))
+        matrix, known_as = interaction_matrix(frame, theirs), np.append(0, features)
+        popular = replace(recommender, kind=Popularity.kind, ranker=recommender.popularity, cold=None)
+        ways: dict[str, Scores] = {
+            "ranker": partial(_of_rows, recommender.row_scores, matrix, known_as),
+            Popularity.kind: partial(_of_rows, popular.row_scores, matrix, known_as),
+        }
+        if network is not None:
+            ways[network.kind] = partial(_of_rows, network.scores, matrix, known_as)
+        found = {name: measure_lists(scores, frame, theirs, ranking) for name, scores in ways.items()}
+        shown = {name: one.ndcg for name, one in found.items()}
+        logger.info("New users, %d ratings, NDCG@%d: %s", n, ranking.k, shown)
+        ours = found.pop("ranker")
+        baselines = {name: {**one.summary(), **one.interval()} for name, one in found.items()}
+        given[str(n)] = {**ours.summary(), **ours.interval(), "baselines": baselines}
+    return {"given": given}
+
+
+def _of_rows(
+    scores: Callable[..., NDArray[np.float32]],
+    matrix: sp.csr_array,
+    known_as: NDArray[np.integer],
+    users: NDArray[np.int32],
+) -> NDArray[np.float32]:
+    """``scores`` of new users by their rows of a matrix; what they are to the ranker is ``known_as``."""
+    return scores(matrix[users], known_as[users])

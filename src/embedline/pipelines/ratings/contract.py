@@ -209,6 +209,11 @@ def item_titles(ids: pl.Series, items: Any, columns: RatingColumns) -> pl.Series
     return found.select(pl.coalesce("title", names)).to_series().alias("title")
 
 
+def is_time(dtype: pl.DataType) -> bool:
+    """Whether values of a type are in the order of time: numbers, dates or datetimes."""
+    return dtype.is_numeric() or dtype in (pl.Date, pl.Datetime)
+
+
 def time_column(rows: pl.DataFrame, name: str) -> pl.Series:
     """The times of ratings: numbers, dates or datetimes, perhaps missing in rows.
 
@@ -216,7 +221,7 @@ def time_column(rows: pl.DataFrame, name: str) -> pl.Series:
         DataError: naming the column, and the row where one is at fault, if it holds something else.
     """
     times = rows.get_column(name)
-    if not (times.dtype.is_numeric() or times.dtype in (pl.Date, pl.Datetime)):
+    if not is_time(times.dtype):
         hint = DATE_HINT.format(name=name)
         raise DataError(
             f"columns.timestamp names {name!r}, which holds {times.dtype}: it needs seconds, dates or datetimes: {hint}"

@@ -23,14 +23,17 @@ from embedline.pipelines.ratings.contract import (
     RatingColumns,
     RatingSplit,
     assign_splits,
+    is_time,
     item_titles,
     read_described,
     subset,
+    time_column,
     to_polars,
 )
 from embedline.pipelines.ratings.options import FeatureOptions, Id, Span
 
 USER_ROW, ITEM_ROW, RATING = "user_row", "item_row", "rating"
+AGE = "age"  # of a training row: how many training rows of its user are later
 UNKNOWN = 0  # row of a user or an item that no training row has
 LOOKED_UP = 4_000_000  # ids looked up at a time: bounds memory
 
@@ -137,6 +140,23 @@ class RatingsEncoder(BaseModel):
         """Codes int32 [n_users + 1, L] of the features of each user's row, padded with 0; row 0 has none."""
         return _with_row_0(self.user_codes, len(self.users))
 
+    def replace(self, **values: Any) -> "RatingsEncoder":
+        """A copy with other values of some attributes; what was derived from the old ones is not kept."""
+        return RatingsEncoder(**{name: getattr(self, name) for name in type(self).model_fields} | values)
+
+    def without_items(self, hidden: NDArray[np.bool_]) -> "tuple[RatingsEncoder, NDArray[np.int32]]":
+        """An encoder to which ``hidden`` items, bool [trained_items], are as if nobody had rated them.
+
+        Returns:
+            It, and the new row of each old one, int32 [n_items + 1].
+        """
+        everyone = np.concatenate([hidden, np.ones(len(self.items) - len(hidden), dtype=bool)])
+        order = np.argsort(everyone, kind="stable")
+        rows = np.zeros(len(self.items) + 1, dtype=np.int32)
+        rows[order + 1] = np.arange(1, len(order) + 1)
+        items, codes = tuple(self.items[k] for k in order), tuple(self.item_codes[k] for k in order if self.item_codes)
+        return self.replace(items=items, item_codes=codes, trained_items=int((~hidden).sum())), rows
+
     def user_rows(self, values: Any) -> NDArray[np.int32]:
         """Rows int32 [N] of users' ids (a series or an array); 0 of an unknown one."""
         return _look_up(values, self.users, "user")
@@ -215,14 +235,15 @@ def encode(
     """Encode ratings of any backend, with the splits of ``split``; without one all rows are ``train``.
 
     Returns:
-        ``user_row: Int32``, ``item_row: Int32``, ``rating: Float32`` and ``split`` (Enum), the rows in their order.
+        ``user_row: Int32``, ``item_row: Int32``, ``rating: Float32`` and ``split`` (Enum), the rows in their order;
+        where they have times, ``age: Int32``, the number of later training rows of the user, null if held out.
 
     Raises:
         DataError: naming the column at fault.
     """
     columns = columns or encoder.columns
     rows = assign_splits(ratings, columns, split or RatingSplit(kind="none"))
-    return pl.DataFrame(
+    encoded = pl.DataFrame(
         {
             USER_ROW: encoder.user_rows(rows.get_column(columns.user)),
             ITEM_ROW: encoder.item_rows(rows.get_column(columns.item)),
@@ -230,6 +251,16 @@ def encode(
             SPLIT_COLUMN: rows.get_column(SPLIT_COLUMN),
         }
     )
+    timed = columns.timestamp in rows.columns and is_time(rows.schema[str(columns.timestamp)])
+    return encoded.with_columns(_ages(rows, columns)) if timed else encoded
+
+
+def _ages(rows: pl.DataFrame, columns: RatingColumns) -> pl.Series:
+    """The column ``age``: of equal times the lower row is the later one, and a row without a time is the oldest."""
+    times, own = time_column(rows, str(columns.timestamp)), (columns.user, SPLIT_COLUMN)
+    later = pl.len().over(own).cast(pl.Int32) - pl.col(times.name).rank("ordinal").over(own).cast(pl.Int32).fill_null(0)
+    trained = pl.col(SPLIT_COLUMN) == TRAIN
+    return rows.select(pl.when(trained).then(later).alias(AGE)).to_series()
 
 
 def named_items(encoder: RatingsEncoder, items: Any = None) -> pl.DataFrame:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from embedline.errors import DataError, about_frame
@@ -15,8 +16,16 @@ from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, UNKNOWN, USER_
 from embedline.pipelines.ratings.learner import RatingModel, rating_metrics
 from embedline.pipelines.ratings.options import BaselineOptions, RankingOptions
 from embedline.pipelines.ratings.rankers import Popularity
-from embedline.pipelines.ratings.ranking import RATING_RANKER, Recommender, Settings, fit, interaction_values
-from embedline.pipelines.ratings.ranking_metrics import Scores, measure_lists
+from embedline.pipelines.ratings.ranking import (
+    RATING_RANKER,
+    Recommender,
+    Settings,
+    fit,
+    interaction_matrix,
+    interaction_values,
+    recency_of,
+)
+from embedline.pipelines.ratings.ranking_metrics import ListMetrics, Scores, measure_lists
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +109,8 @@ def evaluate_ranking(
         candidates: settings of each other ranker, chosen on the inner split; they are fitted anew.
 
     Returns:
-        ``ranker``, ``k``, the metrics of :func:`.ranking_metrics.measure_lists`, the 95 % interval of the NDCG;
-        ``rankers``: the metrics of the others, of ``predicted_rating`` too; ``baselines``:
+        ``ranker``, ``k``, the metrics of :func:`.ranking_metrics.measure_lists` with those by class, the 95 % interval
+        of the NDCG; ``rankers``: the same of the others, of ``predicted_rating`` too; ``baselines``:
         ``popularity`` (the number of training ratings), ``popularity_relevant`` (of relevant ones) and ``random``, each
         with its ``differences`` (the chosen ranker's NDCG less its own, over the same users); ``beaten_by``: baselines
         that are as good, or not significantly worse.
@@ -116,27 +125,26 @@ def evaluate_ranking(
             f"ranking.relevant {options.relevant:g} is above the highest rating of rating_range, "
             f"{encoder.rating_range[1]:g}: no item could be relevant"
         )
-    matrix, main = recommender.matrix, f"ndcg_at_{options.k}"
-    relevant = float(interaction_values(np.array([options.relevant]), encoder)[0]) if is_rating else 0.0
-    random = np.random.default_rng(0)
-    liked = replace(recommender, ranker=Popularity.fit(matrix, least=relevant), kind=Popularity.kind)
-    baselines: dict[str, Scores] = {
-        POPULARITY: replace(recommender, ranker=recommender.popularity, kind=Popularity.kind).scores,
-        **({f"{POPULARITY}_relevant": liked.scores} if is_rating else {}),
-        "random": lambda rows: random.random((len(rows), len(encoder.items)), dtype=np.float32),
-    }
-    ours = measure_lists(recommender.scores, encoded, encoder, options)
+    matrix, main = interaction_matrix(encoded, encoder), f"ndcg_at_{options.k}"
+
+    def measure(scores: Scores) -> ListMetrics:
+        return measure_lists(scores, encoded, encoder, options)
+
+    ours = measure(recommender.scores)
+    if not len(ours.users["ndcg"]):
+        logger.warning("No held-out row of a known user is relevant (ranking.relevant): lists have no metrics")
     others = {}
     for kind, settings in candidates.items():
         if kind not in (recommender.kind, Popularity.kind, RATING_RANKER):
-            other = replace(recommender, ranker=fit(kind, settings, matrix), kind=kind)
-            others[kind] = measure_lists(other.scores, encoded, encoder, options).summary()
+            rows = interaction_matrix(encoded, encoder, recency_of(settings))
+            ranker = fit(kind, settings, matrix, encoder)
+            others[kind] = measure(replace(recommender, ranker=ranker, kind=kind, matrix=rows).scores)
     if recommender.model is not None and recommender.ranker is not None:
-        others["predicted_rating"] = measure_lists(recommender.model.scores, encoded, encoder, options).summary()
+        others["predicted_rating"] = measure(recommender.model.scores)
     found, beaten_by = {}, []
-    for name, scores in baselines.items():
-        theirs = measure_lists(scores, encoded, encoder, options)
-        found[name] = theirs.summary()
+    for name, scores in _baselines(recommender, matrix, options).items():
+        theirs = measure(scores)
+        found[name] = {**theirs.summary(), **theirs.interval(), **theirs.groups}
         if not len(ours.users["ndcg"]):
             continue
         found[name]["differences"] = {main: (difference := ours.difference(theirs))}
@@ -148,10 +156,22 @@ def evaluate_ranking(
         "k": options.k,
         **ours.summary(),
         **ours.interval(),
+        **ours.groups,
         "beaten_by": beaten_by,
-        "rankers": others,
+        "rankers": {kind: {**one.summary(), **one.interval(), **one.groups} for kind, one in others.items()},
         "baselines": found,
     }
+
+
+def _baselines(recommender: Recommender, matrix: sp.csr_array, options: RankingOptions) -> dict[str, Scores]:
+    """Popularity, of ratings also among those from ``options.relevant`` on, and chance."""
+    encoder, random = recommender.encoder, np.random.default_rng(0)
+    ranked = replace(recommender, kind=Popularity.kind, ranker=recommender.popularity)
+    found: dict[str, Scores] = {POPULARITY: ranked.scores}
+    if encoder.columns.rating is not None:
+        least = float(interaction_values(np.array([options.relevant]), encoder)[0])
+        found[f"{POPULARITY}_relevant"] = replace(ranked, ranker=Popularity.fit(matrix, least=least)).scores
+    return {**found, "random": lambda rows: random.random((len(rows), len(encoder.items)), dtype=np.float32)}
 
 
 def _log_difference(

@@ -194,15 +194,20 @@ def measure_cold_start(
     baselines: BaselineOptions,
     cold_start: ColdStartOptions,
     fold_in: FoldInOptions,
+    ranking: RankingOptions,
+    recommendation: RecommendationOptions,
+    rankers: RankerOptions,
     items: Frame = None,
     users: Frame = None,
 ) -> dict[str, Any]:
-    """Train a model without some users and items, and measure its predictions of their ratings."""
+    """Fit a model and a ranker without some users and items, and measure what they predict and recommend of them."""
+    from embedline.pipelines.ratings.cold_start import RankingSettings
     from embedline.pipelines.ratings.cold_start import measure_cold_start as measure
     from embedline.pipelines.ratings.cross_validation import ModelSettings
 
     settings = ModelSettings(columns, network, training, baselines, rating_range.root, features, items, users)
-    return measure(ratings, split, cold_start, fold_in, settings)
+    lists = RankingSettings(ranking, recommendation, rankers)
+    return measure(ratings, split, cold_start, fold_in, settings, lists)
 
 
 def cross_validate(

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
-from embedline.training.options import Options, Sizes, TrainingOptions
+from embedline.training.options import FitOptions, Options, Sizes, TrainingOptions
 
 Id = int | str  # of a user or an item
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -138,15 +138,15 @@ class EaseOptions(Options):
         max_items: EASE is left out, or refused where it is asked for, of more items: it takes 12 bytes for each pair.
     """
 
-    penalty: Positive = (50.0, 100.0, 200.0, 500.0, 1000.0)
+    penalty: Positive = (30.0, 100.0, 300.0, 1000.0)
     max_items: int = Field(default=15_000, ge=1)
 
 
 class AlsOptions(Options):
     """Settings of :class:`.rankers.Als`; all combinations of the lists are tried on the inner split."""
 
-    factors: Sizes = Field(default=(32, 64), min_length=1)
-    penalty: Positive = (5.0, 10.0, 15.0, 20.0)
+    factors: Sizes = Field(default=(16, 32, 64), min_length=1)
+    penalty: Positive = (3.0, 10.0, 30.0)
     alpha: NotNegative = (1.0,)
     iterations: int = Field(default=10, ge=1)
     seed: int = 0
@@ -155,12 +155,52 @@ class AlsOptions(Options):
 class ItemKnnOptions(Options):
     """Settings of :class:`.rankers.ItemKnn`; all combinations of the lists are tried on the inner split."""
 
-    neighbours: Sizes = Field(default=(20, 100), min_length=1)
+    neighbours: Sizes = Field(default=(10, 30, 100), min_length=1)
     shrinkage: NotNegative = (0.0, 10.0)
 
 
+class FactorsTraining(FitOptions):
+    """One training of :class:`.factors.FactorNetwork`, on the CPU in float32.
+
+    Attributes:
+        factors: length of a vector.
+        negatives: items that each user's wanted ones are ranked against in a step; all, where there are no more.
+        item_dropout: share of the items that have their features alone in a step.
+        batch_size: users.
+        weight_decay: pull of all vectors towards 0.
+    """
+
+    factors: int = Field(default=32, ge=1)
+    negatives: int = Field(default=4096, ge=1)
+    item_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    lr: float = Field(default=0.01, gt=0.0)
+    weight_decay: float = Field(default=3.0, ge=0.0)
+    eps: float = Field(default=1e-8, gt=0.0)  # the gradient of one vector is small: of few users of a batch
+    momentum: tuple[float, float] | None = None
+    device: Literal["cpu"] = "cpu"
+    precision: Literal["fp32"] = "fp32"
+
+
+class FactorsOptions(Options):
+    """Settings of :class:`FactorsTraining`; all combinations of the lists are tried on the inner split."""
+
+    factors: Sizes = Field(default=(32,), min_length=1)
+    weight_decay: NotNegative = (0.1, 0.3, 1.0, 3.0)
+    negatives: int = Field(default=4096, ge=1)
+    item_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    lr: float = Field(default=0.01, gt=0.0)
+    seed: int = 0
+
+
 class InnerSplit(Options):
-    """The training rows on which settings of rankers are compared; of the split ``latest`` or ``time`` it is that."""
+    """The training rows on which settings of rankers are compared; of the split ``latest`` or ``time`` it is that.
+
+    Ways to rank items without training ratings are compared without this ``fraction`` of the items.
+    """
 
     fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     seed: int = 0
@@ -172,13 +212,19 @@ class RankerOptions(Options):
     Attributes:
         compared: popularity is compared in any case; ``rating``, the predicted ratings, takes the training of one more
             network, that of the first seed, on the inner split.
+        recency: a choice counts ``(1 + later choices of the user) ** -recency`` when the items are scored, where rows
+            have times; rankers learn from all alike. It is tried with every ranker and setting.
     """
 
-    compared: tuple[Literal["ease", "als", "item_knn", "rating"], ...] = ("ease", "als", "item_knn", "rating")
+    compared: tuple[Literal["ease", "als", "item_knn", "factors", "rating"], ...] = (
+        *("ease", "als", "item_knn", "factors", "rating"),
+    )
     inner: InnerSplit = InnerSplit()
+    recency: NotNegative = (0.0, 0.25, 0.5, 1.0)
     ease: EaseOptions = EaseOptions()
     als: AlsOptions = AlsOptions()
     item_knn: ItemKnnOptions = ItemKnnOptions()
+    factors: FactorsOptions = FactorsOptions()
 
 
 class ColdStartOptions(Options):
@@ -218,12 +264,12 @@ class RecommendationOptions(Options):
     """Numbers of recommended items and of nearest items, the users to recommend to, and what ranks the items.
 
     Attributes:
-        ranker: one of :mod:`.rankers`; ``rating``: the predicted ratings; ``auto``: the best of ``rankers.compared``
-            and popularity by the NDCG on an inner split of the training rows.
+        ranker: one of :mod:`.rankers`; ``factors``, of :mod:`.factors`; ``rating``: the predicted ratings; ``auto``:
+            the best of ``rankers.compared`` and popularity by the NDCG on an inner split of the training rows.
     """
 
     k: int = Field(default=10, ge=1)
-    ranker: Literal["auto", "ease", "als", "item_knn", "popularity", "rating"] = "auto"
+    ranker: Literal["auto", "ease", "als", "item_knn", "factors", "popularity", "rating"] = "auto"
     users: Literal["all"] | tuple[Id, ...] = "all"
     neighbours: int = Field(default=10, ge=1)
 

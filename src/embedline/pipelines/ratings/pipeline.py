@@ -70,7 +70,8 @@ def _learner_nodes(items: Inputs, both: Inputs, bound: Inputs) -> list[Node]:
     ratings, fitted = {"ratings": "ratings"}, {"encoded": "encoded", "encoder": "encoder"}
     learned = {"encoded": "encoded", "model": "model"}
     encoding = {**ratings, **_params("columns", "split", "rating_range", "features"), **both}
-    trial = {**encoding, **_params("network", "training", "baselines", "cold_start", "fold_in")}
+    lists = _params("ranking", "recommendation", "rankers")
+    trial = {**encoding, **_params("network", "training", "baselines", "cold_start", "fold_in"), **lists}
     found = ["biases", "neighbours"]
     return [
         *_encoding_nodes(both, _params("network", "training")),

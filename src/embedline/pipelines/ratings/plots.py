@@ -1,6 +1,5 @@
 """Plots of a ratings model, drawn by Plotly from the artifacts of the pipeline: its training, errors and items."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from embedline.pipelines.ratings.options import RatingReport
+from embedline.pipelines.ratings.ranking_metrics import COUNT_LABELS, count_class
 from embedline.training.plots import ACCENT, INK, LAYOUT, MUTED, SECOND
 
-COUNT_EDGES = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)  # of the classes of training ratings, up to the next one
 FEWEST_IN_CLASS = 20  # held-out ratings; an error of fewer is mostly chance
 LEGEND = {"y": 1.13}  # above the panels' names
 MODELS = {"predicted": ("model", ACCENT), "damped_bias": ("damped biases", SECOND)}
@@ -113,15 +112,13 @@ def count_classes(predictions: pl.DataFrame, name: str) -> pl.DataFrame:
         ``label``, such as ``5-9``, ``rows``, and an error for each of :data:`MODELS`; classes of fewer than
         :data:`FEWEST_IN_CLASS` rows are left out, unless all are.
     """
-    labels = [f"{low}" if high == low + 1 else f"{low}-{high - 1}" for low, high in itertools.pairwise(COUNT_EDGES)]
-    labels.append(f"{COUNT_EDGES[-1]}+")
-    place = np.searchsorted(np.asarray(COUNT_EDGES), predictions[name].to_numpy(), side="right") - 1
+    place = count_class(predictions[name].to_numpy())
     classes = (
         predictions.with_columns(place=place)
         .group_by("place", maintain_order=True)  # else sums are taken in parallel, in any order
         .agg(pl.len().alias("rows"), (pl.col(*MODELS) - pl.col("actual")).pow(2).mean().sqrt())
         .sort("place")
-        .with_columns(label=pl.col("place").map_elements(labels.__getitem__, return_dtype=pl.String))
+        .with_columns(label=pl.col("place").map_elements(COUNT_LABELS.__getitem__, return_dtype=pl.String))
     )
     enough = classes.filter(pl.col("rows") >= FEWEST_IN_CLASS)
     return enough if len(enough) else classes

@@ -5,8 +5,8 @@ highest one, and 0 where there is none. It keeps nothing about the users: ``scor
 training rows or those of somebody new. A row without interactions scores every item alike, 0, but by popularity.
 """
 
-from collections.abc import Iterator
-from typing import ClassVar, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,6 +19,7 @@ from embedline.errors import DataError, input_name
 
 BLOCK_CELLS = 2**24  # cells of a dense block of items by items: 64 MB in float32
 BLOCK_NUMBERS = 2**18  # numbers in the gathered factors of a block of rows: 1 MB in float32, which a cache holds
+EASE_ROWS = 256  # mirrored at a time
 EASE_BYTES = 12  # of a pair of items while EASE is solved: float64 in place, and the float32 that is kept
 
 Weights = dict[str, Tensor]
@@ -93,11 +94,15 @@ class Ease:
         if failed:
             raise DataError(f"EASE's matrix of {n:,} items cannot be inverted with ease.penalty {penalty:g}: raise it")
         inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
-        diagonal = inverse.diagonal().copy()
+        upper = inverse.T  # LAPACK fills one triangle alone, here that above the diagonal in the order of C
         weights = np.empty((n, n), dtype=np.float32)
-        for row in range(n):  # LAPACK fills the lower triangle alone
-            weights[row, : row + 1] = -inverse[row, : row + 1] / diagonal[: row + 1]
-            weights[row, row:] = -inverse[row:, row] / diagonal[row:]
+        for start in range(0, n, EASE_ROWS):
+            rows = slice(start, start + EASE_ROWS)
+            weights[rows, start:] = upper[rows, start:]
+            weights[start:, rows] = upper[rows, start:].T
+            corner = np.triu(upper[rows, rows])
+            weights[rows, rows] = corner + np.triu(corner, 1).T
+        weights /= -upper.diagonal().astype(np.float32)
         np.fill_diagonal(weights, 0.0)
         return cls(torch.from_numpy(weights))
 
@@ -125,7 +130,7 @@ def gram_blocks(matrix: sp.csr_array) -> Iterator[tuple[int, NDArray[np.float32]
     columns, transposed = matrix.tocsc(), matrix.T.tocsr()
     size = max(1, BLOCK_CELLS // matrix.shape[1])
     for start in range(0, matrix.shape[1], size):
-        yield start, (transposed @ columns[:, start : start + size]).toarray()
+        yield start, (transposed @ columns[:, start : start + size]).toarray(order="F")
 
 
 class ItemKnn:
@@ -195,15 +200,17 @@ class Als:
     ) -> "Als":
         """Alternate ``iterations`` times, from normal vectors of ``seed``."""
         drawn = np.random.default_rng(seed).normal(0.0, 0.1, (matrix.shape[1], factors)).astype(np.float32)
-        items, transposed = torch.from_numpy(drawn), matrix.T.tocsr()
+        items, (n_users, n_items) = torch.from_numpy(drawn), matrix.shape
+        of_users, of_items = (list(row_blocks(one, factors)) for one in (matrix, matrix.T.tocsr()))
         for _ in range(iterations):
-            users = solve_rows(matrix, items, alpha=alpha, penalty=penalty)
-            items = solve_rows(transposed, users, alpha=alpha, penalty=penalty)
+            users = solve_rows(of_users, n_users, items, alpha=alpha, penalty=penalty)
+            items = solve_rows(of_items, n_items, users, alpha=alpha, penalty=penalty)
         return cls(items, alpha, penalty)
 
     def vectors(self, rows: sp.csr_array) -> Tensor:
         """Vectors float32 [n, k] of users by their rows."""
-        return solve_rows(rows, self.items, alpha=self.alpha, penalty=self.penalty, gram=self._gram)
+        settings: dict[str, Any] = {"alpha": self.alpha, "penalty": self.penalty, "gram": self._gram}
+        return solve_rows(row_blocks(rows, self.items.shape[1]), rows.shape[0], self.items, **settings)
 
     def scores(self, rows: sp.csr_array) -> NDArray[np.float32]:
         """Products of the users' vectors with those of all items."""
@@ -220,8 +227,36 @@ def _gram(vectors: Tensor, penalty: float) -> Tensor:
     return exact.T @ exact + penalty * torch.eye(vectors.shape[1], dtype=torch.float64)
 
 
+class RowBlock(NamedTuple):
+    """Rows of about one length: their places [b], and the columns int32 [b, L] and values float32 [b, L] of each.
+
+    The shorter ones are padded with values of 0.
+    """
+
+    places: Tensor
+    columns: Tensor
+    values: Tensor
+
+
+def row_blocks(rows: sp.csr_array, width: int) -> Iterator[RowBlock]:
+    """The rows of a matrix that are not empty, the shortest first, in blocks for :func:`solve_rows` of ``width``."""
+    lengths = np.diff(rows.indptr)
+    order = np.argsort(lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    most = max(1, BLOCK_NUMBERS // width**2)  # of a block: each row has a matrix of width by width, too
+    while len(order):
+        longest = np.maximum(lengths[order[:most]], width)  # rising
+        fits = np.arange(1, len(longest) + 1) * longest * width <= BLOCK_NUMBERS
+        chosen, order = np.split(order, [max(1, int(fits.sum()))])
+        slots = np.arange(lengths[chosen[-1]])
+        inside = slots < lengths[chosen][:, None]
+        places = np.where(inside, rows.indptr[chosen][:, None] + slots, 0)
+        values = np.where(inside, rows.data[places], np.float32(0))
+        yield RowBlock(*map(torch.from_numpy, (chosen, rows.indices[places], values)))
+
+
 def solve_rows(
-    rows: sp.csr_array, others: Tensor, *, alpha: float, penalty: float, gram: Tensor | None = None
+    blocks: Iterable[RowBlock], n: int, others: Tensor, *, alpha: float, penalty: float, gram: Tensor | None = None
 ) -> Tensor:
     """Half a step of :class:`Als`: vectors float32 [n, k] of the rows, with the vectors ``others`` [I, k] fixed.
 
@@ -229,46 +264,30 @@ def solve_rows(
     about one length are solved together by Cholesky decomposition, in float32, and in float64 where that fails.
 
     Args:
+        blocks: of :func:`row_blocks`, of a matrix of ``n`` rows.
         gram: of :func:`_gram`, where it is known.
     """
     gram = _gram(others, penalty) if gram is None else gram
-    lengths = np.diff(rows.indptr)
-    order = np.argsort(lengths, kind="stable")
-    order = order[lengths[order] > 0]
-    found = torch.zeros(rows.shape[0], others.shape[1])
-    width = others.shape[1]
-    most = max(1, BLOCK_NUMBERS // width**2)  # of a block: each row has a matrix of width by width, too
-    while len(order):
-        longest = np.maximum(lengths[order[:most]], width)  # rising
-        fits = np.arange(1, len(longest) + 1) * longest * width <= BLOCK_NUMBERS
-        chosen, order = np.split(order, [max(1, int(fits.sum()))])
-        found[torch.from_numpy(chosen)] = _solve_block(rows, chosen, lengths[chosen], others, gram, alpha)
+    found = torch.zeros(n, others.shape[1])
+    for block in blocks:
+        found[block.places] = _solve_block(block, others, gram, alpha)
     return found
 
 
 def _solve_block(
-    rows: sp.csr_array,
-    chosen: NDArray[np.integer],
-    lengths: NDArray[np.integer],
-    others: Tensor,
-    gram: Tensor,
-    alpha: float,
-    dtype: torch.dtype = torch.float32,
+    block: RowBlock, others: Tensor, gram: Tensor, alpha: float, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Vectors float32 [b, k] of some rows; the shorter ones are padded with weights of 0."""
-    slots = np.arange(lengths.max())
-    inside = slots < lengths[:, None]  # [b, L]
-    places = np.where(inside, rows.indptr[chosen][:, None] + slots, 0)
-    values = torch.from_numpy(np.where(inside, rows.data[places], 0.0)).to(dtype)
-    vectors = others[torch.from_numpy(rows.indices[places].astype(np.int64))].to(dtype)  # [b, L, k]
+    """Vectors float32 [b, k] of the rows of a block."""
+    values = block.values.to(dtype)
+    vectors = others.index_select(0, block.columns.view(-1)).view(*values.shape, -1).to(dtype)  # [b, L, k]
     confidence = alpha * values
-    own = gram.to(dtype).expand(len(chosen), -1, -1)
+    own = gram.to(dtype).expand(len(values), -1, -1)
     factor, failed = torch.linalg.cholesky_ex(torch.baddbmm(own, (vectors * confidence[..., None]).mT, vectors))
     weights = values * (1.0 + confidence)
-    solved = torch.cholesky_solve(vectors.mT @ weights[..., None], factor)[..., 0].float()
+    solved = torch.cholesky_solve((weights[:, None] @ vectors).mT, factor)[..., 0].float()
     if failed.any():  # rounding has eaten the penalty: of an item with hundreds of thousands of interactions, say
         if dtype == torch.float64:
             raise DataError("ALS: the penalty is too small for vectors of this size: raise rankers.als.penalty")
-        again = np.flatnonzero(failed.numpy())
-        solved[again] = _solve_block(rows, chosen[again], lengths[again], others, gram, alpha, torch.float64)
+        again = failed.nonzero()[:, 0]
+        solved[again] = _solve_block(RowBlock(*(part[again] for part in block)), others, gram, alpha, torch.float64)
     return solved

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from embedline.pipelines.ratings.contract import TEST, TRAIN, subset
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, UNKNOWN, USER_ROW, RatingsEncoder, training_counts
@@ -15,9 +18,18 @@ from embedline.training.metrics import paired_difference
 
 BLOCK_SCORES = 2**24  # scores of a block of users: 64 MB in float32, and as much again to rank them
 OF_USERS = ("precision", "recall", "ndcg", "mrr")
+COUNT_EDGES = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)  # of the classes of training ratings, up to the next one
+COUNT_LABELS = [f"{low}" if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(COUNT_EDGES)]
+COUNT_LABELS.append(f"{COUNT_EDGES[-1]}+")
+SLOW_BLOCKS = 5  # more blocks of users than this have a progress bar
 
 Scores = Callable[[NDArray[np.int32]], NDArray[np.float32]]
 """New scores float32 [n, n_items] of all items, row 0 left out, for user rows int32 [n]; -inf: not in the ranking."""
+
+
+def count_class(counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Place in :data:`COUNT_LABELS` of numbers of training ratings [N]."""
+    return np.searchsorted(np.asarray(COUNT_EDGES), counts, side="right") - 1
 
 
 def top_items(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -30,18 +42,17 @@ def top_items(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], N
         Rows of the items, int64 [U, k] (place + 1; 0 where nothing is left to recommend), and their scores.
     """
     k = min(k, scores.shape[1])
-    if k == scores.shape[1]:
-        candidates = np.broadcast_to(np.arange(k), scores.shape)
-    else:
-        least = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
-        # The k-th highest score may come several times: of these the lower places are to be kept.
-        above, at = scores > least, scores == least
-        wanted = above | (at & (np.cumsum(at, axis=1) <= k - above.sum(axis=1, keepdims=True)))
-        candidates = np.nonzero(wanted)[1].reshape(len(scores), k)
-    found = np.take_along_axis(scores, candidates, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")
-    best, values = np.take_along_axis(candidates, order, axis=1), np.take_along_axis(found, order, axis=1)
-    return np.where(np.isneginf(values), UNKNOWN, best + 1), values
+    best = torch.topk(torch.from_numpy(scores), k, dim=1)
+    values, places = best.values.numpy(), best.indices.numpy()
+    # The k-th highest score may come several times: of these the lower places are to be kept, and topk takes any.
+    tied = np.flatnonzero((scores >= values[:, -1:]).sum(axis=1) > k)
+    above, at = scores[tied] > values[tied, -1:], scores[tied] == values[tied, -1:]
+    wanted = above | (at & (np.cumsum(at, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+    places[tied] = np.nonzero(wanted)[1].reshape(len(tied), k)
+    values = np.take_along_axis(scores, places, axis=1)
+    order = np.lexsort((places, -values))
+    places, values = np.take_along_axis(places, order, axis=1), np.take_along_axis(values, order, axis=1)
+    return np.where(np.isneginf(values), UNKNOWN, places + 1), values
 
 
 class RatedItems:
@@ -66,7 +77,9 @@ def rank_items(
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32]]]:
     """The rows of a block of users, and the k best items of each but those ``rated``, of :func:`top_items`."""
     size = max(1, BLOCK_SCORES // n_items)
-    for start in range(0, len(users), size):
+    starts = range(0, len(users), size)
+    quiet = True if len(starts) <= SLOW_BLOCKS else None  # None: a bar where there is a terminal
+    for start in tqdm(starts, desc="ranking", unit="block", disable=quiet, leave=False):
         rows = users[start : start + size]
         of_all = scores(rows)
         places, items = rated.pairs(rows)
@@ -83,17 +96,25 @@ class ListMetrics:
             the users' rows.
         lists: ``coverage``, ``novelty`` and, where items have features, ``diversity``.
         k: length of the lists.
+        groups: ``by_user_ratings``: mean ``ndcg`` of the ``users`` by the number of their training ratings;
+            ``by_item_ratings``: ``recall`` of the ``relevant`` pairs by that of the item.
     """
 
     users: dict[str, NDArray[np.float64]]
     lists: dict[str, float | None]
     k: int
+    groups: dict[str, dict[str, dict[str, Any]]]
 
     def summary(self) -> dict[str, Any]:
-        """Means over the users as ``ndcg_at_<k>``, …, None without a user; ``ranked_users``; and those of the lists."""
+        """Means over the users as ``ndcg_at_<k>``, None without a user; ``ranked_users``; and those of the lists."""
         n = len(self.users["ndcg"])
         means = {f"{name}_at_{self.k}": float(values.mean()) if n else None for name, values in self.users.items()}
         return {**means, **self.lists, "ranked_users": n}
+
+    @property
+    def ndcg(self) -> float | None:
+        """Mean NDCG over the users; None without one."""
+        return float(self.users["ndcg"].mean()) if len(self.users["ndcg"]) else None
 
     def interval(self) -> dict[str, float]:
         """The 95 % interval of the mean NDCG by the bootstrap over users: ``ndcg_at_<k>_low`` and ``…_high``."""
@@ -129,7 +150,7 @@ def measure_lists(
     relevant = relevant_pairs(encoded, encoder, options)
     users, n_items, k = relevant[USER_ROW].unique().sort().to_numpy(), len(encoder.items), options.k
     found: list[NDArray[np.float64]] = []
-    listed = np.zeros(n_items + 1, dtype=np.int64)
+    listed, hits = np.zeros((2, n_items + 1), dtype=np.int64)
     distances: list[NDArray[np.float64]] = []
     features = unit_features(encoder)
     last = int(users[-1]) if len(users) else 0
@@ -139,6 +160,8 @@ def measure_lists(
         listed += np.bincount(ranked.ravel(), minlength=n_items + 1)
         if features is not None:
             distances.append(list_distances(features, ranked))
+        at = wanted.pairs(rows)
+        hits += np.bincount(at[1][(ranked[at[0]] == at[1][:, None]).any(axis=1)], minlength=n_items + 1)
     of_users = np.concatenate(found, axis=1) if found else np.empty((len(OF_USERS), 0))
     listed[UNKNOWN] = 0
     total = int(listed.sum())
@@ -151,7 +174,21 @@ def measure_lists(
     if features is not None:
         apart = np.concatenate(distances) if distances else np.empty(0)
         lists["diversity"] = float(np.nanmean(apart)) if np.isfinite(apart).any() else None
-    return ListMetrics(dict(zip(OF_USERS, of_users, strict=True)), lists, k)
+    pairs = np.bincount(relevant[ITEM_ROW].to_numpy(), minlength=n_items + 1)
+    groups = {
+        "by_user_ratings": _by_class(counts.users[users], np.ones(len(users)), of_users[2], "users", "ndcg"),
+        "by_item_ratings": _by_class(counts.items, pairs, hits, "relevant", "recall"),
+    }
+    return ListMetrics(dict(zip(OF_USERS, of_users, strict=True)), lists, k, groups)
+
+
+def _by_class(
+    counts: NDArray[np.integer], weights: NDArray[Any], sums: NDArray[Any], unit: str, name: str
+) -> dict[str, dict[str, Any]]:
+    """By class of ``counts`` [N] the sum of ``weights`` as ``unit``, and that of ``sums`` over it as ``name``."""
+    totals, parts = (np.bincount(count_class(counts), one, len(COUNT_LABELS)) for one in (weights, sums))
+    rows = zip(COUNT_LABELS, totals, parts, strict=True)
+    return {label: {unit: int(total), name: float(part / total)} for label, total, part in rows if total}
 
 
 def relevant_pairs(encoded: pl.DataFrame, encoder: RatingsEncoder, options: RankingOptions) -> pl.DataFrame:

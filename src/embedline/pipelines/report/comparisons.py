@@ -30,6 +30,7 @@ LABELS = {
     "ease": "EASE",
     "als": "ALS",
     "item_knn": "nearest items",
+    "factors": "the factor network",
 }
 RATES = {"rows_per_second": "rows/s", "tokens_per_second": "tokens/s"}
 INTERVAL = ("accuracy_low", "accuracy_high")
