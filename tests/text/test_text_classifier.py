@@ -339,12 +339,12 @@ def test_a_predictor_reads_one_member_or_several() -> None:
     explained = predictor.explain(texts[0])
     assert explained["word"].to_list() == WORDS
     assert explained["exact"].all()
-    without = DOCUMENT.copy()
-    without[1] = VOCABULARY.unknown
-    documents = [VOCABULARY.words(ids) for ids in (DOCUMENT, without)]
+    without, background, single = DOCUMENT.copy(), DOCUMENT.copy(), DOCUMENT.copy()
+    without[1], background[1:], single[2:] = [VOCABULARY.unknown] * 3
+    documents = [VOCABULARY.words(ids) for ids in (DOCUMENT, without, single, background)]
     label = int(predictor.probabilities(documents)[0].argmax())
-    change = -np.diff(log_odds(predictor.probabilities(documents), label))[0]
-    assert explained["influence"][0] == pytest.approx(change, rel=1e-6)
+    odds = log_odds(predictor.probabilities(documents), label)
+    assert explained["influence"][0] == pytest.approx((odds[0] - odds[1] + odds[2] - odds[3]) / 2, rel=1e-6)
 
 
 def test_the_estimate_of_an_ensemble_is_the_slope_of_its_log_odds() -> None:
