@@ -26,10 +26,12 @@ Block = TypeVar("Block", bound=Options)
 
 NUMBERS = ("epochs", "batch_size", "lr")  # for which 0 stands for `auto`
 BPTT = 40
-PASSES = 4e6  # tokens that a language model reads in all its epochs, about
+PASSES = 3e6  # tokens that a language model reads in all its epochs, about
 MOST_EPOCHS = 10
 STEPS = 1500  # of a language model's training, about
-SMALL, LARGE = 5e5, 5e6  # training tokens
+SMALL, LARGE = 2e6, 1e7  # training tokens
+PLAIN = {"alpha": 0.0, "beta": 0.0, "clip_norm": 0.3, "weight_decay": 1e-6}
+DOCUMENTS = 50_000  # of which two epochs are enough for a classifier
 
 
 def choose_language_model(
@@ -63,7 +65,9 @@ def choose_language_model(
         epochs = training.epochs or min(MOST_EPOCHS, max(1, round(PASSES / n_tokens)))
         passed = epochs * min(n_tokens, training.tokens_per_epoch or n_tokens)
         steps = {"batch_size": _power_of_two(passed / (BPTT * STEPS), 8, 64 if on_cpu else 256), "lr": 0.01}
-        others = {} if training.epochs else {"bptt": BPTT, "alpha": 0.0, "beta": 0.0, "clip_norm": 0.3}
+        others = (
+            {} if training.epochs else {"bptt": BPTT, "alpha": 0.0, "beta": 0.0, "clip_norm": 0.3, "weight_decay": 1e-6}
+        )
         if on_cpu and n_words > 2 * training.sampled_words and not training.epochs:
             others["softmax"] = "sampled"
         training = _fill(training, {"epochs": epochs, **steps, **others}, chosen)
@@ -81,7 +85,8 @@ def choose_classifier(
     if not training.stages or training.batch_size == AUTO:
         values: dict[str, Any] = {"batch_size": _power_of_two(n_documents / 250, 8, 64)}
         if not training.stages:
-            head, whole = Stage(unfrozen=1, epochs=1, lr=0.02), Stage(unfrozen=None, epochs=4, lr=0.005)
+            epochs = 2 if n_documents >= DOCUMENTS else 3
+            head, whole = Stage(unfrozen=1, epochs=1, lr=0.02), Stage(unfrozen=None, epochs=epochs, lr=0.005)
             values |= {"stages": (head, whole), "rate_decay": 1.5, "alpha": 0.0, "beta": 0.0}
         training = _fill(training, values, chosen)
     _tell("classifier", n_documents, "documents", chosen)
