@@ -1,8 +1,7 @@
 """What ``auto`` stands for: sizes, dropout rates, batches and epochs that suit the number of a corpus's tokens.
 
-The values come from trainings on packages' descriptions and sentences of reviews (``tests/benchmarks/
-bench_small_corpora.py``), measured on documents that were held out of the training split. They keep a training to some
-minutes on two cores, and the numbers of steps between a thousand and some thousands.
+They keep a training to some minutes on two cores, with a thousand steps or two of a language model.
+``tests/benchmarks/bench_small_corpora.py`` measures them.
 """
 
 import logging
@@ -30,7 +29,6 @@ PASSES = 3e6  # tokens that a language model reads in all its epochs, about
 MOST_EPOCHS = 10
 STEPS = 1500  # of a language model's training, about
 SMALL, LARGE = 2e6, 1e7  # training tokens
-PLAIN = {"alpha": 0.0, "beta": 0.0, "clip_norm": 0.3, "weight_decay": 1e-6}
 DOCUMENTS = 50_000  # of which two epochs are enough for a classifier
 
 
@@ -62,15 +60,15 @@ def choose_language_model(
         chosen["drop_mult"] = drop_mult
     if AUTO in (training.epochs, training.batch_size, training.lr):
         on_cpu = resolve_device(training.device).type == "cpu"
-        epochs = training.epochs or min(MOST_EPOCHS, max(1, round(PASSES / n_tokens)))
-        passed = epochs * min(n_tokens, training.tokens_per_epoch or n_tokens)
-        steps = {"batch_size": _power_of_two(passed / (BPTT * STEPS), 8, 64 if on_cpu else 256), "lr": 0.01}
-        others = (
-            {} if training.epochs else {"bptt": BPTT, "alpha": 0.0, "beta": 0.0, "clip_norm": 0.3, "weight_decay": 1e-6}
-        )
-        if on_cpu and n_words > 2 * training.sampled_words and not training.epochs:
-            others["softmax"] = "sampled"
-        training = _fill(training, {"epochs": epochs, **steps, **others}, chosen)
+        per_epoch = min(n_tokens, training.tokens_per_epoch or n_tokens)
+        epochs = training.epochs or min(MOST_EPOCHS, max(1, round(PASSES / max(1, per_epoch))))
+        batch_size = _power_of_two(epochs * per_epoch / (BPTT * STEPS), 8, 64 if on_cpu else 256)
+        values: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": 0.01}
+        if not training.epochs:
+            values |= {"bptt": BPTT, "alpha": 0.0, "beta": 0.0, "clip_norm": 0.3, "weight_decay": 1e-6}
+            if on_cpu and n_words > 2 * training.sampled_words:
+                values["softmax"] = "sampled"
+        training = _fill(training, values, chosen)
     _tell("language model", n_tokens, "tokens", chosen)
     return network, training, chosen
 

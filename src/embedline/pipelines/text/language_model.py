@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from embedline.errors import DataError
 from embedline.pipelines.text.automatic import choose_language_model
-from embedline.pipelines.text.awd_lstm import Encoder, SequenceDropout, State
+from embedline.pipelines.text.awd_lstm import Encoder, SequenceDropout, State, cudnn_version, lstm_dtype
 from embedline.pipelines.text.chunked_loss import count_nats, cross_entropy
 from embedline.pipelines.text.documents import TRAIN, UNLABELLED, VALIDATION
 from embedline.pipelines.text.lm_batches import Corpus, LanguageModelBatches, to_rows
@@ -301,7 +301,7 @@ def with_seed(
 
 def training_metrics(result: FitResult, accelerator: Accelerator) -> dict[str, Any]:
     """Metrics of a training for the bundle: epochs, seconds, tokens per second, device and precision."""
-    processes = accelerator.shard.size
+    processes, low = accelerator.shard.size, accelerator.device.type == "cuda" and accelerator.precision == "bf16"
     return {
         "epochs": result.epochs,
         **({"best_epoch": result.best_epoch} if result.best_epoch else {}),
@@ -311,6 +311,7 @@ def training_metrics(result: FitResult, accelerator: Accelerator) -> dict[str, A
         "device": device_name(accelerator.device),
         "precision": accelerator.precision,
         "precision_reason": accelerator.precision_reason,
+        **({"lstm_precision": str(lstm_dtype(cudnn_version()))} if low else {}),
     }
 
 
