@@ -17,7 +17,7 @@ from small_networks import same_rates
 from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
 from embedline.pipelines.text.baseline import NaiveBayesSVM
-from embedline.pipelines.text.classifier import TextClassifier
+from embedline.pipelines.text.classifier import ClassifierEnsemble, TextClassifier
 from embedline.pipelines.text.generation import load_bundle
 from embedline.pipelines.text.ngrams import Ngrams
 from embedline.pipelines.text.occlusion import (
@@ -269,7 +269,7 @@ class TestFirstOrder:
     def test_it_is_the_derivative_towards_the_unknown_word(self) -> None:
         network = self.network(bptt=50)
         ids = np.array([2, 7, 9, 7, 12, 11])
-        found = estimate_occlusion(network, 0, ids, 1)
+        found = estimate_occlusion(ClassifierEnsemble([network], [1.0]), 0, ids, 1)
         step = 0.02
         table = network.encoder.embedding.weight.detach()
         for at in range(len(ids)):
@@ -287,7 +287,8 @@ class TestFirstOrder:
         assert torch.equal(table, network.encoder.embedding.weight)
 
     def test_an_unknown_word_has_none(self) -> None:
-        found = estimate_occlusion(self.network(bptt=2), 0, np.array([2, 0, 9, 0, 12]), 0)
+        network = ClassifierEnsemble([self.network(bptt=2)], [1.0])
+        found = estimate_occlusion(network, 0, np.array([2, 0, 9, 0, 12]), 0)
         assert found[[1, 3]].tolist() == [0.0, 0.0]
         assert np.abs(found[[2, 4]]).min() > 0
 

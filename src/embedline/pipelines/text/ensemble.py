@@ -29,7 +29,7 @@ from embedline.pipelines.text.evaluation import (
     require_same_documents,
 )
 from embedline.pipelines.text.lm_batches import Corpus
-from embedline.pipelines.text.occlusion import Tokens, estimate_by_windows, estimate_ensemble_occlusion
+from embedline.pipelines.text.occlusion import Tokens, estimate_by_windows, estimate_occlusion
 from embedline.pipelines.text.options import DIRECTIONS
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
@@ -214,7 +214,7 @@ class TextModel:
         for name, network in self.networks.items():
             share = self.coefficients.get(name, self.coefficients.get(NETWORKS, 0.0) / len(self.networks))
             if share:
-                total += share * estimate_ensemble_occlusion(network, unknown, ids, label)
+                total += share * estimate_occlusion(network, unknown, ids, label)
         if share := self.coefficients.get(BASELINE, 0.0):
             assert self.baseline is not None
             word = self.vocabulary.tokens[unknown]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.func import functional_call
 
-from embedline.pipelines.text.classifier import ClassifierEnsemble, TextClassifier, class_probabilities
+from embedline.pipelines.text.classifier import ClassifierEnsemble
 
 Ids = NDArray[np.integer]
 Tokens = Sequence[str]  # of a document
@@ -69,40 +69,28 @@ def log_odds(probabilities: NDArray[np.float64], label: int) -> NDArray[np.float
     return np.asarray(np.log(np.maximum(probabilities[:, label], tiny)) - np.log(np.maximum(others, tiny)))
 
 
-def estimate_occlusion(network: TextClassifier, unknown: int, ids: Ids, label: int) -> NDArray[np.float64]:
+def estimate_occlusion(network: ClassifierEnsemble, unknown: int, ids: Ids, label: int) -> NDArray[np.float64]:
     """Estimate by a gradient how occluding each position of ``ids`` int64 [T] lowers a class's log-odds: float64 [T].
 
-    ``(E[x_t] - E[unknown]) . d log-odds / d E[x_t]``, for all positions in one forward and one backward pass of a
-    network in evaluation mode. The gradient stops at the borders of its chunks: it is good for a ranking only.
+    ``(E[x_t] - E[unknown]) . d log-odds / d E[x_t]``, summed over the members, for all positions in one forward and one
+    backward pass of networks in evaluation mode. The gradient stops at the borders of their chunks: it is good for a
+    ranking only.
     """
-    table = network.encoder.embedding.weight.detach()
+    tables = [member.encoder.embedding.weight.detach() for member in network.members]
     # A table with one row for each position gives each position its own gradient, even if a word repeats.
-    own = table[torch.from_numpy(ids).to(table.device)].requires_grad_()
-    places = torch.arange(len(ids), device=table.device)[None]
+    own = [table[torch.from_numpy(ids).to(table.device)].requires_grad_() for table in tables]
+    document = (torch.arange(len(ids), device=tables[0].device)[None], torch.tensor([len(ids)]))
     # cuDNN's LSTM has a backward pass in training mode only.
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-        logits = functional_call(network, {EMBEDDING: own}, (places, torch.tensor([len(ids)])))[0].double()
-        others = torch.cat([logits[:label], logits[label + 1 :]])
-        (gradient,) = torch.autograd.grad(logits[label] - others.logsumexp(0), own)
-    change = ((own.detach() - table[unknown]).double() * gradient.double()).sum(-1)
-    return np.asarray(change.cpu().numpy())
-
-
-def estimate_ensemble_occlusion(network: ClassifierEnsemble, unknown: int, ids: Ids, label: int) -> NDArray[np.float64]:
-    """:func:`estimate_occlusion` float64 [T] for an ensemble, combined from its members.
-
-    With the mean probability p of the class, the members' p_m and weights w_m, the log-odds change by
-    ``d log(p / (1 - p)) = sum of w_m p_m (1 - p_m) d log(p_m / (1 - p_m)) / (p (1 - p))``.
-    """
-    members, weights = network.members, np.array(network.weights)
-    changes = [estimate_occlusion(member, unknown, ids, label) for member in members]
-    if len(members) == 1:
-        return changes[0]
-    found = np.stack([class_probabilities(member, [ids])[0] for member in members])  # [M, C]
-    every = np.vstack([found, weights @ found])  # the mean in the last row
-    variances = every[:, label] * np.delete(every, label, axis=1).sum(axis=1)  # 1 - p as a sum stays exact near 0
-    spread = weights * variances[:-1] / max(variances[-1], np.finfo(np.float64).tiny)
-    return np.asarray(spread @ np.stack(changes))
+        tensors = {f"networks.{member}.{EMBEDDING}": rows for member, rows in enumerate(own)}
+        logs = functional_call(network, tensors, document)[0]
+        others = torch.cat([logs[:label], logs[label + 1 :]])
+        gradients = torch.autograd.grad(logs[label] - others.logsumexp(0), own)
+    changes = [
+        ((rows.detach() - table[unknown]).double() * gradient.double()).sum(-1)
+        for rows, table, gradient in zip(own, tables, gradients, strict=True)
+    ]
+    return np.asarray(torch.stack(changes).sum(0).cpu().numpy())
 
 
 def estimate_by_windows(probabilities: Probabilities, unknown: str, tokens: Tokens, label: int) -> NDArray[np.float64]:
