@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from embedline.pipelines.ratings import learner as ratings_learner
 from embedline.pipelines.tabular import learner as tables_learner
 from embedline.pipelines.tabular import model as models
+from embedline.pipelines.text.awd_lstm import DroppedLSTM, cudnn_version, lstm_dtype
 from embedline.pipelines.text.classifier import class_probabilities, load_classifier
 from embedline.pipelines.text.language_model import load_language_model
 from embedline.training import checkpoint as checkpoints
@@ -123,15 +125,34 @@ def test_auto_takes_bfloat16_where_the_device_has_it() -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("learner", TEXTS)
-def test_the_lstm_is_cudnns(learner: str, dropout: float) -> None:
+def test_the_lstm_is_cudnns_and_its_weights_are_not_copied(learner: str, precision: str, dropout: float) -> None:
     assert torch.backends.cudnn.enabled and torch.backends.cudnn.is_available()
     small.language_model()  # on the CPU, before anybody counts
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        LEARNERS[learner](**CUDA, dropout=dropout)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            LEARNERS[learner](**CUDA, dropout=dropout, precision=precision)
     names = {event.key for event in profile.key_averages()}
     assert "aten::_cudnn_rnn" in names and "aten::_cudnn_rnn_backward" in names
     assert not {"aten::_thnn_fused_lstm_cell", "aten::lstm_cell"} & names
+    assert not [str(warning.message) for warning in caught if "contiguous chunk" in str(warning.message)]
+
+
+@pytest.mark.parametrize("dtype", [lstm_dtype(cudnn_version() or 0), torch.float16])
+def test_a_layer_in_low_precision_is_nearly_that_in_full(dtype: torch.dtype, full_precision: None) -> None:
+    layer = DroppedLSTM(40, 56, weight_dropout=0.3).cuda()
+    input = torch.randn(70, 32, 40, device="cuda", requires_grad=True)
+    start = torch.zeros(1, 32, 56, device="cuda")
+    found = {}
+    for each in (torch.float32, dtype):
+        torch.manual_seed(1)
+        output, *_ = layer.read_in_one_block(input, start, start, each)
+        wanted = [input, *layer.parameters()]
+        found[each] = [output, *torch.autograd.grad(1e-5 * output.square().mean(), wanted)]
+    for ours, theirs in zip(found[dtype], found[torch.float32], strict=True):
+        assert ours.dtype == torch.float32 and (ours - theirs).norm() < 0.03 * theirs.norm()
 
 
 @pytest.mark.parametrize("learner", LEARNERS)

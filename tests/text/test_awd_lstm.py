@@ -9,12 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embedline.errors import DataError
 from embedline.pipelines.text.awd_lstm import (
     DroppedLSTM,
     SequenceDropout,
     State,
+    cudnn_version,
     detached,
     embed,
+    lstm_dtype,
     run_layers,
     select_rows,
 )
@@ -93,6 +96,7 @@ def test_weights_are_as_they_were_and_the_module_can_be_copied_after_a_forward_a
     assert torch.equal(together(*twin.eval()(input, state)), together(*layer.eval()(input, state)))
 
 
+@pytest.mark.skipif(not torch.cpu._is_avx512_supported(), reason="oneDNN has no bfloat16 LSTM for this processor")
 def test_bfloat16_stays_close_to_float32() -> None:
     layer, input, state = make_layer()
     weights = [getattr(layer, name) for name in WEIGHTS]
@@ -108,6 +112,53 @@ def test_bfloat16_stays_close_to_float32() -> None:
     for ours, theirs in zip(*(gradients(each, [input, *weights], weighting) for each in (low, exact)), strict=True):
         assert ours.dtype == torch.float32
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+@pytest.mark.parametrize(
+    ("version", "dtype"),
+    [(91300, torch.bfloat16), (91900, torch.bfloat16), (91200, torch.float16), (8907, torch.float16)],
+)
+def test_the_precision_of_a_gpus_lstm_is_by_the_version_of_cudnn(version: int, dtype: torch.dtype) -> None:
+    assert lstm_dtype(version) == dtype
+
+
+def test_a_gpu_without_cudnn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: False)
+    with pytest.raises(DataError, match=r"cuDNN.*device: cpu"):
+        lstm_dtype(cudnn_version())
+
+
+def test_the_dropped_weights_lie_in_one_block_in_the_order_of_cudnn() -> None:
+    layer, _, _ = make_layer()
+    found = seeded(lambda: layer.weights_in_one_block(torch.float32))
+    dropped = seeded(lambda: F.dropout(layer.weight_hh_l0, RATE))
+    expected = [layer.weight_ih_l0, dropped, layer.bias_ih_l0, layer.bias_hh_l0]
+    place = 0
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs) and ours.is_contiguous()
+        assert ours.untyped_storage().data_ptr() == found[0].untyped_storage().data_ptr()
+        assert ours.storage_offset() == place
+        place += theirs.numel()
+    assert found[0].untyped_storage().nbytes() == 4 * place
+    assert layer.weights_in_one_block(torch.bfloat16)[1].dtype == torch.bfloat16
+    assert torch.equal(layer.eval().weights_in_one_block(torch.float32)[1], layer.weight_hh_l0)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03), (torch.float16, 0.004)])
+def test_a_layer_in_one_block_is_the_layer_and_tiny_gradients_survive_in_float16(
+    dtype: torch.dtype, bound: float
+) -> None:
+    layer, input, state = make_layer()
+    weights = [getattr(layer, name) for name in WEIGHTS]
+    states = [each.unsqueeze(0) for each in state]
+    exact = seeded(lambda: together(*layer(input, state)))
+    output, h, c = seeded(lambda: layer.read_in_one_block(input, states[0], states[1], dtype))
+    low = together(output, (h.squeeze(0), c.squeeze(0)))
+    torch.testing.assert_close(low, exact, rtol=0.0, atol=bound)
+    weighting = 2e-6 * torch.randn(exact.shape)  # as of a mean over many tokens: float16 ends at 6e-8
+    for ours, theirs in zip(*(gradients(each, [input, *weights], weighting) for each in (low, exact)), strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < bound * theirs.norm()
 
 
 def test_one_mask_of_a_sequence_holds_for_all_its_steps_and_scales_the_gradient_too() -> None:

@@ -10,16 +10,17 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 from scipy.optimize import approx_fprime
+from small_corpus import words_of
 from small_networks import CLASSIFIER, LANGUAGE, classifier, classifier_training, language_training
 
 from embedline.errors import DataError
 from embedline.pipelines.text import nodes
 from embedline.pipelines.text.baseline import BaselineOptions
 from embedline.pipelines.text.documents import SplitOptions, stratified_folds
-from embedline.pipelines.text.ensemble import RIDGE, choose_coefficients, fit_coefficients, pool, pool_loss
+from embedline.pipelines.text.ensemble import RIDGE, TextModel, choose_coefficients, fit_coefficients, pool, pool_loss
 from embedline.pipelines.text.evaluation import ReportOptions
 from embedline.pipelines.text.options import Classes, Directions
-from embedline.pipelines.text.predict import Predictor
+from embedline.pipelines.text.predict import Predictor, strongest_words
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import VocabularyOptions
 from embedline.training.metrics import log_loss
@@ -245,6 +246,35 @@ def test_words_are_explained_by_the_pool() -> None:
     assert estimates.shape == (len(tokens),)
     found = exact.filter(pl.col("influence") != 0.0)
     assert np.corrcoef(estimates[found["position"].to_numpy()], found["influence"])[0, 1] > 0.8
+
+
+def test_a_text_without_a_known_word_gets_the_class_shares_of_the_training_documents() -> None:
+    ids = trained()["ids"].filter(split="train")
+    shares = [(ids["label"] == name).sum() / len(ids) for name in CLASSES]
+    stored = ModelBundle.from_bytes(trained()["model"].to_bytes())
+    found = Predictor.from_bundle(stored).predict(["", "zorgon Glib !", "."])
+    np.testing.assert_allclose(found[PROBABILITIES], [shares] * 3, rtol=1e-12)
+    config = {key: value for key, value in stored.config.items() if key != "class_shares"}
+    former = dataclasses.replace(stored, config=config)
+    np.testing.assert_allclose(Predictor.from_bundle(former).predict([""])[PROBABILITIES], [[1 / 3] * 3])
+
+
+def test_a_word_of_any_member_that_predicts_is_known() -> None:
+    model = TextModel.from_bundle(trained()["model"])
+    assert model.knows("great") and not model.knows("zorgon") and not model.knows("xxunk")
+    few = dataclasses.replace(model, vocabulary=words_of("film"))
+    assert few.knows("film") and few.knows("great")  # a word of NB-SVM alone
+    of_networks = dataclasses.replace(few, coefficients={"forward": 1.0, "baseline": 0.0})
+    assert of_networks.knows("film") and not of_networks.knows("great")
+    of_baseline = dataclasses.replace(few, vocabulary=words_of("zorgon"), coefficients={"baseline": 1.0})
+    assert of_baseline.knows("great") and not of_baseline.knows("zorgon")
+
+
+def test_the_words_that_are_shown_speak_for_the_class() -> None:
+    predictor = Predictor.from_bundle(trained()["model"])
+    for text in TEST_TEXTS:
+        shown = strongest_words(predictor.explain(text), 5)
+        assert not shown or sum(float(entry.split()[-1]) for entry in shown.split(", ")) > 0
 
 
 def test_metrics_have_every_member_with_its_seconds() -> None:

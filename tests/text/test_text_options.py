@@ -101,7 +101,7 @@ CLASSIFIER = BATCHES | {"stages": STAGES}
         (ClassifierOptions, {"drop_mult": -0.1}, "drop_mult\n"),
         (ClassifierOptions, {"dropout": {"words": 0.1}}, "'input', 'embedding', 'weight', 'hidden' or 'output'"),
         (ClassifierOptions, {"dropout": {"input": 2.5}}, "input\n.*less than 1"),
-        (ClassifierOptions, {"preset": "v2"}, "preset\n.*'dl1' or 'ulmfit'"),
+        (ClassifierOptions, {"preset": "v2"}, "preset\n.*'dl1', 'ulmfit' or 'auto'"),
         (ClassifierOptions, {"max_tokens": 0}, "max_tokens"),
         (ClassifierOptions, {"bptt": 0}, "bptt"),
         (ClassifierOptions, {"hidden_size": 4}, "hidden_size\n.*Extra inputs"),

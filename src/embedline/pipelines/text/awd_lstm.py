@@ -4,14 +4,15 @@ Its LSTM layers have dropout over whole sequences and on the recurrent matrix.
 """
 
 import itertools
-import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embedline.errors import DataError
 from embedline.pipelines.text.options import EncoderOptions
 
 EMBEDDING_RANGE = 0.1  # the embedding starts uniform in ±0.1, as in the paper
@@ -67,7 +68,8 @@ class DroppedLSTM(nn.LSTM):
 
     DIFF(fastai): the dropped matrix is passed to the kernel instead of being set as an attribute. The module therefore
     stays a plain ``nn.LSTM``: it can be copied, its state dictionary has the usual names, its weights do not change,
-    and the fused kernels of cuDNN and oneDNN run.
+    and the fused kernels of cuDNN and oneDNN run. In mixed precision a GPU trains it in bfloat16, or float16 where its
+    cuDNN is old (:func:`lstm_dtype`); otherwise in float32, on the tensor cores as TF32.
 
     **Shape**: float [T, B, input_size] and a :data:`LayerState` -> float [T, B, hidden_size] and the next state.
     """
@@ -84,10 +86,17 @@ class DroppedLSTM(nn.LSTM):
     def forward(self, input: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:  # type: ignore[override]
         """Read ``input``, starting from ``state``."""
         h, c = state[0].unsqueeze(0), state[1].unsqueeze(0)
-        if self.training and self.weight_dropout > 0.0:
+        dropped = self.training and self.weight_dropout > 0.0
+        if input.is_cuda and self.training:
+            low = torch.is_autocast_enabled("cuda")
+            # Autocast itself would run cuDNN's LSTM in float16 even if bfloat16 is selected, and copy its weights.
+            with torch.autocast("cuda", enabled=False):
+                output, h, c = self.read_in_one_block(input, h, c, lstm_dtype(cudnn_version()) if low else input.dtype)
+        elif dropped:
             output, h, c = self._read_dropped(input, h, c)
         else:
-            output, (h, c) = super().forward(input, (h, c))
+            with torch.autocast("cuda", enabled=False) if input.is_cuda else nullcontext():
+                output, (h, c) = super().forward(input, (h, c))
         return output, (h.squeeze(0), c.squeeze(0))
 
     def _read_dropped(self, input: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,10 +104,72 @@ class DroppedLSTM(nn.LSTM):
         weights = [self.weight_ih_l0, dropped, self.bias_ih_l0, self.bias_hh_l0]
         # The function that nn.LSTM calls, with another list of weights. It is private to PyTorch, so a test compares it
         # with a loop. torch.func.functional_call is no alternative: nn.LSTM would re-point its weights at every call.
-        # cuDNN needs the weights in one block of memory and warns that it copies them: the dropped ones are always new.
-        with warnings.catch_warnings(action="ignore", category=UserWarning) if input.is_cuda else nullcontext():
-            output, h, c = torch._VF.lstm(input, (h, c), weights, True, 1, 0.0, True, False, False)
+        output, h, c = torch._VF.lstm(input, (h, c), weights, True, 1, 0.0, True, False, False)
         return output, h, c
+
+    def read_in_one_block(
+        self, input: Tensor, h: Tensor, c: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Read in the precision ``dtype``, with the dropped weights where cuDNN takes them without a copy.
+
+        Inputs and results are float32. In float16 the gradients are multiplied by :data:`LOSS_SCALE` inside of the
+        layer alone: those of a mean over thousands of tokens would vanish (Micikevicius et al. 2018, arXiv:1710.03740).
+        """
+        scale = LOSS_SCALE if dtype == torch.float16 else 1.0
+        given = [scale_gradient(each, 1.0 / scale).to(dtype) for each in (input, h, c)]
+        weights = self.weights_in_one_block(dtype, scale)
+        found = torch._VF.lstm(given[0], (given[1], given[2]), weights, True, 1, 0.0, True, False, False)
+        output, h, c = (scale_gradient(each.to(input.dtype), scale) for each in found)
+        return output, h, c
+
+    def weights_in_one_block(self, dtype: torch.dtype, scale: float = 1.0) -> list[Tensor]:
+        """The weights, the recurrent matrix dropped, one behind the other in memory, in the order of cuDNN."""
+        dropped = F.dropout(self.weight_hh_l0, self.weight_dropout, training=self.training)
+        weights = [self.weight_ih_l0, dropped, self.bias_ih_l0, self.bias_hh_l0]
+        block = scale_gradient(torch.cat([weight.flatten() for weight in weights]), 1.0 / scale).to(dtype)
+        parts = block.split([weight.numel() for weight in weights])
+        return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
+
+
+CUDNN_BFLOAT16 = 91300  # the first version of cuDNN, 9.13, whose LSTM computes in bfloat16
+LOSS_SCALE = 1024.0
+
+
+def cudnn_version() -> int | None:
+    """Version of cuDNN, such as 91300 for 9.13; None where PyTorch has none, or must not use it."""
+    cudnn = torch.backends.cudnn
+    return cudnn.version() if cudnn.is_available() and cudnn.enabled else None
+
+
+def lstm_dtype(version: int | None) -> torch.dtype:
+    """Low precision of an LSTM on a GPU, given the version of cuDNN: bfloat16 from 9.13 on, else float16.
+
+    Raises:
+        DataError: without cuDNN, which a training on a GPU needs: the layers would run token by token.
+    """
+    if version is None:
+        raise DataError(
+            "an LSTM on a GPU needs cuDNN, and PyTorch has none here: install a PyTorch with it, or set "
+            "device: cpu for language_model_training and classifier_training"
+        )
+    return torch.bfloat16 if version >= CUDNN_BFLOAT16 else torch.float16
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return input.view_as(input)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient * ctx.factor, None
+
+
+def scale_gradient(input: Tensor, factor: float) -> Tensor:
+    """The tensor itself; on the way back its gradient is multiplied by ``factor``."""
+    scaled: Tensor = input if factor == 1.0 else _ScaleGradient.apply(input, factor)
+    return scaled
 
 
 def run_layers(
@@ -147,8 +218,5 @@ class Encoder(nn.Module):
         """Read the tokens, starting from ``state``."""
         rate = self.options.rates.embedding if self.training else 0.0
         vectors = self.input_dropout(embed(ids.t(), self.embedding.weight, rate=rate))
-        # Autocast would run cuDNN's LSTM in float16 even if bfloat16 is selected; float32 runs on the tensor cores as
-        # TF32 (torch.backends.cudnn.allow_tf32, on by default).
-        with torch.autocast("cuda", enabled=False) if vectors.is_cuda else nullcontext():
-            output, state = run_layers(self.layers, vectors, state, self.hidden_dropout)
+        output, state = run_layers(self.layers, vectors, state, self.hidden_dropout)
         return output.transpose(0, 1), tuple((h.float(), c.float()) for h, c in state)

@@ -123,9 +123,16 @@ class NaiveBayesSVM:
         config = {"classes": list(self.classes), "shortest": self.ngrams.shortest, "levels": sizes}
         return config, {name: torch.tensor(array) for name, array in arrays.items()}
 
-    def probabilities(self, documents: Iterable[Sequence[str]]) -> NDArray[np.float64]:
-        """Probabilities float64 [D, C] of documents, each a sequence of tokens as the tokenizer makes them."""
-        return self._probabilities(self.ngrams.matrix(documents))
+    def probabilities(
+        self, documents: Iterable[Sequence[str]], like: Sequence[str] | None = None
+    ) -> NDArray[np.float64]:
+        """Probabilities float64 [D, C] of documents, each a sequence of tokens as the tokenizer makes them.
+
+        Args:
+            like: document whose length all rows have, so that a masked n-gram does not make the others weigh more.
+        """
+        n_known = None if like is None else self.ngrams.matrix([like]).nnz
+        return self._probabilities(self.ngrams.matrix(documents), n_known)
 
     def predict(self, tokens: pl.DataFrame, lexicon: pl.DataFrame) -> pl.DataFrame:
         """Predict the documents of ``tokens``, as :func:`.evaluation.prediction_frame`."""
@@ -133,11 +140,12 @@ class NaiveBayesSVM:
         ids = self.ngrams.numbers(lexicon["token"])[codes]
         return prediction_frame(tokens, self._probabilities(self.ngrams.matrix_of_ids(ids, offsets)), self.classes)
 
-    def _probabilities(self, matrix: Matrix) -> NDArray[np.float64]:
-        """Probabilities float64 [D, C], given the binary matrix [D, F] of the features."""
+    def _probabilities(self, matrix: Matrix, n_known: int | None = None) -> NDArray[np.float64]:
+        """Probabilities float64 [D, C], given the binary matrix [D, F] of the features, or rows with ``n_known``."""
         from scipy.special import log_expit, softmax
 
-        lengths = np.sqrt(np.maximum(np.diff(matrix.indptr), 1))  # of the binary rows; an empty row stays 0
+        counts = np.diff(matrix.indptr) if n_known is None else np.full(matrix.shape[0], n_known)
+        lengths = np.sqrt(np.maximum(counts, 1))  # of the binary rows; an empty row stays 0
         scores = (matrix @ self.weights.T.astype(np.float64)) / lengths[:, None] + self.bias
         scores = np.hstack([-scores, scores]) if len(self.classes) == 2 else scores
         return np.asarray(softmax(log_expit(scores), axis=1))  # the sigmoid of each score, divided by their sum

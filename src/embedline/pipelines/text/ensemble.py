@@ -29,7 +29,7 @@ from embedline.pipelines.text.evaluation import (
     require_same_documents,
 )
 from embedline.pipelines.text.lm_batches import Corpus
-from embedline.pipelines.text.occlusion import estimate_by_windows, estimate_ensemble_occlusion
+from embedline.pipelines.text.occlusion import Tokens, estimate_by_windows, estimate_occlusion
 from embedline.pipelines.text.options import DIRECTIONS
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
@@ -133,6 +133,7 @@ class TextModel:
         baseline: the n-gram classifier; None in a bundle of networks only.
         coefficients: of the members in the pool, by direction and ``baseline``; those of 0 do not predict. A bundle of
             networks only has none: the mean of their probabilities is its prediction (1.0 for ``networks``).
+        class_shares: of the training documents; equal ones in a bundle of a former version, which does not say it.
     """
 
     networks: Mapping[str, ClassifierEnsemble]
@@ -140,6 +141,7 @@ class TextModel:
     tokens: TokenOptions
     classes: tuple[str, ...]
     coefficients: Mapping[str, float]
+    class_shares: tuple[float, ...]
     baseline: NaiveBayesSVM | None = None
 
     @classmethod
@@ -153,21 +155,28 @@ class TextModel:
             if own:
                 weights = [network.weights[place] for place in own]
                 networks[direction] = ClassifierEnsemble([network.members[place] for place in own], weights).eval()
+        shares = tuple(bundle.config.get("class_shares", [1 / len(classes)] * len(classes)))
         coefficients = bundle.config.get("coefficients")
         if coefficients is None:
-            return cls(networks, vocabulary, tokens, tuple(classes), {NETWORKS: 1.0})
+            return cls(networks, vocabulary, tokens, tuple(classes), {NETWORKS: 1.0}, shares)
         prefix = f"{BASELINE}."
         tensors = {n.removeprefix(prefix): tensor for n, tensor in bundle.weights.items() if n.startswith(prefix)}
         baseline = NaiveBayesSVM.from_tensors(bundle.config[BASELINE], tensors)
-        return cls(networks, vocabulary, tokens, tuple(classes), coefficients, baseline)
+        return cls(networks, vocabulary, tokens, tuple(classes), coefficients, shares, baseline)
 
     @property
     def _used(self) -> Mapping[str, float]:
         """The coefficients above 0; all, if there are none: the pool is then uniform."""
         return {name: value for name, value in self.coefficients.items() if value > 0.0} or self.coefficients
 
-    def probabilities(self, documents: Sequence[Sequence[str]]) -> Array:
-        """Probabilities float64 [N, C] of documents as tokens, each with one at least."""
+    def knows(self, token: str) -> bool:
+        """Whether a member that predicts knows the token, the unknown one apart."""
+        of_networks = [*self._used] != [BASELINE] and token in self.vocabulary
+        of_baseline = BASELINE in self._used and self.baseline is not None and token in self.baseline.ngrams
+        return token != self.vocabulary.tokens[self.vocabulary.unknown] and (of_networks or of_baseline)
+
+    def probabilities(self, documents: Sequence[Tokens], like: Tokens | None = None) -> Array:
+        """Probabilities float64 [N, C] of documents as tokens, each with one at least; see :class:`.Probabilities`."""
         wanted = [*self._used]
         found: dict[str, Array] = {}
         if wanted != [BASELINE]:
@@ -175,7 +184,7 @@ class TextModel:
             found |= self.network_probabilities([self.vocabulary.ids(tokens) for tokens in documents], directions)
         if BASELINE in wanted:
             assert self.baseline is not None
-            found[BASELINE] = self.baseline.probabilities(documents)
+            found[BASELINE] = self.baseline.probabilities(documents, like)
         return self.combined(found)
 
     def network_probabilities(
@@ -194,7 +203,7 @@ class TextModel:
             return members[next(iter(used))]
         return pool(np.stack([members[name] for name in used]), np.array([*used.values()]))
 
-    def estimate(self, tokens: Sequence[str], label: int) -> Array:
+    def estimate(self, tokens: Tokens, label: int) -> Array:
         """Estimate the influence of each position of a document, float64 [T], to rank its words.
 
         The sum of the members' estimates (:mod:`.occlusion`) times their coefficients: for two classes the log-odds of
@@ -205,7 +214,7 @@ class TextModel:
         for name, network in self.networks.items():
             share = self.coefficients.get(name, self.coefficients.get(NETWORKS, 0.0) / len(self.networks))
             if share:
-                total += share * estimate_ensemble_occlusion(network, unknown, ids, label)
+                total += share * estimate_occlusion(network, unknown, ids, label)
         if share := self.coefficients.get(BASELINE, 0.0):
             assert self.baseline is not None
             word = self.vocabulary.tokens[unknown]

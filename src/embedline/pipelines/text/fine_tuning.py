@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embedline.errors import DataError
+from embedline.pipelines.text.automatic import choose_classifier
 from embedline.pipelines.text.classifier import KIND, ClassifierEnsemble, TextClassifier, build_classifier, class_logits
 from embedline.pipelines.text.classifier_batches import ClassifierBatches
 from embedline.pipelines.text.documents import TRAIN, VALIDATION
@@ -90,6 +91,7 @@ class ClassifierData:
             "layers": list(network.layers),
             "head_rates": list(network.head_rates()),
             "n_classes": len(classes),
+            "class_shares": (np.bincount(targets, minlength=len(classes)) / len(targets)).tolist(),
             "bptt": network.bptt,
             "max_tokens": network.max_tokens,
         }
@@ -136,6 +138,8 @@ def train_classifier(
         DataError: if a label is not among the classes, a class has no training document, the language model lacks a
             direction, or early stopping is set and there is no split ``validation``.
     """
+    n_documents = ids["split"].eq(TRAIN).sum()
+    network, training, chosen = choose_classifier(network, training, n_documents=n_documents)
     data = ClassifierData.from_documents(ids, vocabulary, classes, language_model, network, directions)
     held_out = ids.filter(pl.col("split") == VALIDATION)
     if training.early_stopping and held_out.is_empty():
@@ -156,6 +160,7 @@ def train_classifier(
         "tokens": len(data.corpus.ids),
         "members": len(members),
         "member_weights": _weights(data, training),
+        **({"auto": chosen} if chosen else {}),
         **measured,
         "language_model": language_model.metrics,
     }
@@ -175,6 +180,7 @@ def find_classifier_rate(
     finder: FinderOptions,
 ) -> RangeTest:
     """Learning-rate range test of the first stage, with the first seed; later stages start from trained weights."""
+    network, training, _ = choose_classifier(network, training, n_documents=ids["split"].eq(TRAIN).sum())
     data = ClassifierData.from_documents(ids, vocabulary, classes, language_model, network, ["forward"])
     accelerator, stage, seed = make_accelerator(training), training.stages[0], training.seeds[0]
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from embedline.errors import DataError
-from embedline.pipelines.text.awd_lstm import Encoder, SequenceDropout, State
+from embedline.pipelines.text.automatic import choose_language_model
+from embedline.pipelines.text.awd_lstm import Encoder, SequenceDropout, State, cudnn_version, lstm_dtype
 from embedline.pipelines.text.chunked_loss import count_nats, cross_entropy
 from embedline.pipelines.text.documents import TRAIN, UNLABELLED, VALIDATION
 from embedline.pipelines.text.lm_batches import Corpus, LanguageModelBatches, to_rows
@@ -163,11 +164,15 @@ def train_language_model(
     corpora = [_training_corpus(ids), Corpus.of(ids.filter(pl.col("split") == VALIDATION))]
     if training.early_stopping and not len(corpora[1]):
         raise DataError(NO_VALIDATION.format("language_model_training"))
+    network, training, chosen = choose_language_model(
+        network, training, n_tokens=len(corpora[0].ids), n_words=len(vocabulary), pretrained=pretrained
+    )
     config, threads = language_config(vocabulary, network), own_threads(training)
     metrics: dict[str, Any] = {
         "tokens": len(corpora[0].ids),
         "documents": len(corpora[0]),
         "vocabulary": len(vocabulary),
+        **({"auto": chosen} if chosen else {}),
     }
     weights: dict[str, Tensor] = {}
     history: list[dict[str, Any]] = []
@@ -249,9 +254,13 @@ def find_language_model_rate(
     pretrained: ModelBundle | None = None,
 ) -> RangeTest:
     """Learning-rate range test of a language model on its training texts; with stages, of the first one."""
+    corpus = _training_corpus(ids)
+    network, training, _ = choose_language_model(
+        network, training, n_tokens=len(corpus.ids), n_words=len(vocabulary), pretrained=pretrained
+    )
     config, accelerator = language_config(vocabulary, network), make_accelerator(training)
     start = initial_weights(pretrained, vocabulary, config, ("forward", "backward")).get("forward")
-    batches = LanguageModelBatches(_training_corpus(ids), training, device=accelerator.device)
+    batches = LanguageModelBatches(corpus, training, device=accelerator.device)
 
     def search(network: nn.Module, stop: threading.Event) -> RangeTest:
         groups = unfreeze_stage(network, training.stages[0], training) if training.stages else None
@@ -292,7 +301,7 @@ def with_seed(
 
 def training_metrics(result: FitResult, accelerator: Accelerator) -> dict[str, Any]:
     """Metrics of a training for the bundle: epochs, seconds, tokens per second, device and precision."""
-    processes = accelerator.shard.size
+    processes, low = accelerator.shard.size, accelerator.device.type == "cuda" and accelerator.precision == "bf16"
     return {
         "epochs": result.epochs,
         **({"best_epoch": result.best_epoch} if result.best_epoch else {}),
@@ -302,6 +311,7 @@ def training_metrics(result: FitResult, accelerator: Accelerator) -> dict[str, A
         "device": device_name(accelerator.device),
         "precision": accelerator.precision,
         "precision_reason": accelerator.precision_reason,
+        **({"lstm_precision": str(lstm_dtype(cudnn_version()))} if low else {}),
     }
 
 

@@ -65,6 +65,9 @@ class Ngrams:
     def __len__(self) -> int:
         return sum(self._sizes)
 
+    def __contains__(self, word: object) -> bool:
+        return word in self._number
+
     @property
     def _sizes(self) -> list[int]:
         """Number of features of each length."""

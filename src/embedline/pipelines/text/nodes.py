@@ -130,8 +130,8 @@ def find_language_model_rate(
     from embedline.pipelines.text.language_model import find_language_model_rate as find
 
     test = find(ids, load_vocabulary(vocabulary), network, training, finder, pretrained)
-    used = training.stages[0].lr if training.stages else training.lr
-    logger.info("Range test of the language model suggests %.1e; the training uses %.1e", test.suggestion, used)
+    used = f"{rate:.1e}" if (rate := training.stages[0].lr if training.stages else training.lr) else "auto"
+    logger.info("Range test of the language model suggests %.1e; the training uses %s", test.suggestion, used)
     return test.frame()
 
 
@@ -148,8 +148,8 @@ def find_classifier_rate(
     from embedline.pipelines.text.fine_tuning import find_classifier_rate as find
 
     test = find(ids, load_vocabulary(vocabulary), list(classes), language_model, network, training, finder)
-    used = training.stages[0].lr
-    logger.info("Range test of the classifier suggests %.1e; its first stage uses %.1e", test.suggestion, used)
+    used = f"{training.stages[0].lr:.1e}" if training.stages else "auto"
+    logger.info("Range test of the classifier suggests %.1e; its first stage uses %s", test.suggestion, used)
     return test.frame()
 
 

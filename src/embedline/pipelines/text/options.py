@@ -1,15 +1,36 @@
 """Settings of the text networks, of their training, predictions and samples, validated before the first node runs."""
 
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, RootModel, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, RootModel, field_validator, model_validator
 
 from embedline.training.options import EarlyStopping, FitOptions, OptimizerOptions, Options, SeedOptions, Sizes
 
-Preset = Literal["dl1", "ulmfit"]
+Preset = Literal["dl1", "ulmfit", "auto"]
 Direction = Literal["forward", "backward"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
+AUTO = 0  # what `auto` is read as, where a number stands: see pipelines.text.automatic
+
+
+def _read_auto(value: Any) -> Any:
+    if value == "auto":
+        return AUTO
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == AUTO:
+        raise ValueError(f"must be above 0, or auto, got {value}")
+    return value
+
+
+def _read_stages(value: Any) -> Any:
+    if value == "auto":
+        return ()
+    if isinstance(value, list | tuple) and not value:
+        raise ValueError("must have a stage at least, or be auto")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_read_auto), Field(ge=0)]
+Rate = Annotated[float, BeforeValidator(_read_auto), Field(ge=0.0)]
 ChangedRates = dict[Literal["input", "embedding", "weight", "hidden", "output"], float]
 
 
@@ -73,7 +94,8 @@ class Rates(Options):
     output: float = Field(ge=0.0, lt=1.0)
 
 
-# dl1: the notebook lesson4-imdb of 2017; ulmfit: fastai v2's awd_lstm_lm_config and awd_lstm_clas_config.
+# dl1: the notebook lesson4-imdb of 2017; ulmfit: fastai v2's awd_lstm_lm_config and awd_lstm_clas_config; auto: dl1,
+# until a corpus is there to choose for.
 SIZES: dict[str, dict[str, int]] = {
     "dl1": {"embedding_size": 200, "hidden_size": 500, "n_layers": 3},
     "ulmfit": {"embedding_size": 400, "hidden_size": 1152, "n_layers": 3},
@@ -86,6 +108,8 @@ CLASSIFIER_RATES = {
     "dl1": Rates(input=0.4, embedding=0.05, weight=0.5, hidden=0.3, output=0.1),
     "ulmfit": Rates(input=0.4, embedding=0.05, weight=0.5, hidden=0.3, output=0.4),
 }
+for _presets in (SIZES, LANGUAGE_MODEL_RATES, CLASSIFIER_RATES):
+    _presets["auto"] = _presets["dl1"]  # type: ignore[index]
 
 
 class EncoderOptions(Options):
@@ -117,7 +141,10 @@ class PretrainedOptions(Options):
 
 
 class LanguageModelOptions(Options):
-    """A language model: a preset with optional changes of its sizes and rates; ``drop_mult`` multiplies all rates."""
+    """A language model: a preset with optional changes of its sizes and rates; ``drop_mult`` multiplies all rates.
+
+    The preset ``auto`` has the sizes and rates that suit the number of training tokens (:mod:`.automatic`).
+    """
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -245,9 +272,14 @@ class LanguageModelTraining(TextSettings, FitOptions):
         sampled_words: words of a batch's estimate; a vocabulary that has no more is used in full.
         seed: a single one: there is no ensemble of language models, since a classifier starts from one network.
         stages: gradual unfreezing instead of ``epochs`` at ``lr``, for a pretrained language model; None: one schedule.
+        epochs, batch_size, lr: a number, or ``auto``: what suits the corpus (:mod:`.automatic`), as by default for
+            batch_size and lr. With ``epochs: auto`` the other settings that are not given are chosen, too.
         rate_decay: in stages, the learning rate of a layer group divided by that of the group below it.
     """
 
+    epochs: Count
+    batch_size: Count = AUTO
+    lr: Rate = AUTO
     bptt: int = Field(default=70, ge=2)
     random_bptt: bool = False
     tokens_per_epoch: int | None = Field(default=None, ge=1)
@@ -273,12 +305,22 @@ class ClassifierTraining(SeedOptions, TextSettings):
     ``early_stopping`` each stage may end early, and the next stage starts from its best epoch.
 
     Attributes:
+        batch_size: two documents at least, for batch-norm; or ``auto``.
+        stages: or ``auto``: what suits the corpus (:mod:`.automatic`); the other settings that are not given are then
+            chosen, too.
         rate_decay: learning rate of a layer group divided by that of the group below it (nearer the input).
     """
 
-    batch_size: int = Field(ge=2)  # batch-norm takes two
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    batch_size: Count = AUTO
+    stages: Annotated[tuple[Stage, ...], BeforeValidator(_read_stages)]
     rate_decay: float = Field(default=2.6, ge=1.0)
+
+    @field_validator("batch_size")
+    @classmethod
+    def _two_for_batch_norm(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("must be 2 or more, for batch-norm, got 1")
+        return value
 
     def of_stage(self, stage: Stage) -> StageTraining:
         """Settings for training one stage."""

@@ -2,9 +2,10 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import narwhals as nw
 import numpy as np
@@ -15,7 +16,7 @@ from embedline.errors import DataError
 from embedline.pipelines.text import tokenizer
 from embedline.pipelines.text.ensemble import TextModel
 from embedline.pipelines.text.generation import first_ten, load_bundle
-from embedline.pipelines.text.occlusion import Probabilities, occlude
+from embedline.pipelines.text.occlusion import Probabilities, Tokens, occlude
 from embedline.pipelines.text.options import PredictionOptions
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import Vocabulary
@@ -23,12 +24,11 @@ from embedline.training.model_file import ModelBundle
 
 logger = logging.getLogger(__name__)
 
-Tokens = Sequence[str]  # of a document
-
 EXCERPT = 80  # characters of a text in a frame of predictions
 BLOCK_TEXTS = 50_000  # texts that are tokenized and classified at a time: limits the memory
 FEW_TEXTS = 100  # texts that are tokenized without a progress bar and without processes
 NUMBERED = ("xxrep", "xxwrep", "xxfld")  # special tokens that are followed by their number
+SPELLING = {"xxup", "xxmaj", "xxrep", "xxwrep"}  # special tokens that are a part of the next word
 CASES: dict[str, Callable[[str], str]] = {"xxup": str.upper, "xxmaj": str.capitalize}
 LONGEST_REPEAT = 20  # displayed characters of `!!!!…`
 MAX_GAP = 200  # characters between a word and the next one when words are located in the text
@@ -45,6 +45,8 @@ class Predictor:
         classes: labels in the order of the probabilities.
         pooled_tokens: number of tokens that the classifier pools at the end of a document; only these are explained.
         both_ends: whether the tokens at the beginning of a document are explained too: backward networks pool them.
+        knows: function that says whether the classifier knows a token.
+        class_shares: of the training documents; the probabilities of a text without a known word.
         few_texts: at most this number of texts is tokenized in this process, without a progress bar.
     """
 
@@ -53,6 +55,8 @@ class Predictor:
     vocabulary: Vocabulary
     tokens: TokenOptions
     classes: tuple[str, ...]
+    knows: Callable[[str], bool]
+    class_shares: tuple[float, ...]
     pooled_tokens: int = 1400
     both_ends: bool = False
     few_texts: int = FEW_TEXTS
@@ -73,6 +77,8 @@ class Predictor:
             model.vocabulary,
             model.tokens,
             model.classes,
+            model.knows,
+            model.class_shares,
             bundle.config["max_tokens"],
             both_ends=len(model.networks) > 1 or model.baseline is not None,
         )
@@ -80,8 +86,8 @@ class Predictor:
     def predict(self, texts: Sequence[str]) -> pl.DataFrame:
         """Predict the class of each text, in order.
 
-        A text without a known word gets the prediction of an empty document, and a warning. One that is no string, or
-        probabilities that are not finite, are a DataError.
+        A text without a known word (an empty one, or one of unknown words and punctuation) gets the class shares of the
+        training documents, and a warning. One that is no string, or probabilities that are not finite, are a DataError.
 
         Returns:
             Columns ``text`` (excerpt of at most 80 characters), ``predicted``, ``confidence`` (its probability, f64)
@@ -102,15 +108,15 @@ class Predictor:
     def explain(
         self, text: str, *, max_tokens: int | None = None, budget: int = 15_000, min_occlusions: int = 16
     ) -> pl.DataFrame:
-        """Compute the influence of each word on the decision by occlusion (Zeiler & Fergus 2014; Li et al. 2016).
+        """Compute the influence of each word on the decision (:func:`.occlusion.occlude`).
 
-        The influence of a word is the log-odds of the predicted class, minus its log-odds after the unknown token has
-        replaced the word's token: above 0 the word supports the class, below 0 it contradicts it. Special tokens and
-        their counts are not occluded; a word outside the vocabulary is the unknown token and has the influence 0.
+        The influence of a word is the change of the log-odds of the predicted class between it and the unknown token in
+        its place: above 0 the word supports the class, below 0 it contradicts it. The special tokens that spell a word
+        (``xxmaj``, ``xxrep 3``) are masked with it. Punctuation and other special tokens are neither masked nor listed:
+        they are no reasons. A word that the classifier does not know has the influence 0.
 
-        Each occlusion reads the document again. If all of them would exceed the budget, a gradient ranks the words, and
-        only the first ones are occluded; the others keep their estimate and have ``exact`` false. A limit of occlusion
-        in general: two words of the same meaning may each have the influence 0, since the other one remains.
+        Each word takes two readings of the document. If all of them would exceed the budget, a gradient ranks the
+        words, and only the first ones are occluded; the others keep their estimate and have ``exact`` false.
 
         Args:
             max_tokens: explain only the last ones of a document (with ``both_ends`` also as many of its first ones);
@@ -128,20 +134,21 @@ class Predictor:
         last = max(0, len(tokens) - n_kept)
         kept = [*range(min(n_kept, last) if self.both_ends else 0), *range(last, len(tokens))]
         excerpt, place = [tokens[at] for at in kept], {at: number for number, at in enumerate(kept)}
-        readable = [(at, word) for at, word in readable_words(tokens, self.vocabulary.specials) if at in place]
-        # A word outside the networks' vocabulary may be one of the baseline's.
-        positions = [place[at] for at, _ in readable if tokens[at] != self._unknown]
+        words = [word for word in readable_words(tokens, self.vocabulary.specials) if place.keys() >= {*word.positions}]
+        groups = {word.at: [place[at] for at in word.positions] for word in words if self.knows(tokens[word.at])}
         influence: dict[int, tuple[float, bool]] = {}
-        n_exact = max(min_occlusions, budget // len(excerpt))
-        if len(positions) > n_exact:
+        chosen, n_exact = [*groups], max(min_occlusions, budget // (2 * len(excerpt)))
+        if len(chosen) > n_exact:
             estimates = self.estimate(excerpt, label)
-            influence = {at: (float(estimates[at]), False) for at in positions}
-            positions = sorted(positions, key=lambda at: -abs(estimates[at]))[:n_exact]
-        if positions:
-            exact = occlude(self._checked, excerpt, positions, label=label, unknown=self._unknown)
-            influence |= {at: (value, True) for at, value in exact.items()}
+            sums = {at: float(estimates[positions].sum()) for at, positions in groups.items()}
+            influence = {at: (value, False) for at, value in sums.items()}
+            chosen = sorted(chosen, key=lambda at: -abs(sums[at]))[:n_exact]
+        if chosen:
+            settings: dict[str, Any] = {"label": label, "unknown": self._unknown}
+            exact = occlude(self._checked, excerpt, [groups[at] for at in chosen], [*groups.values()], **settings)
+            influence |= {at: (value, True) for at, value in zip(chosen, exact, strict=True)}
         return pl.DataFrame(
-            [(at, word, *influence.get(place[at], (0.0, True))) for at, word in readable],
+            [(word.at, word.spelling, *influence.get(word.at, (0.0, True))) for word in words],
             schema={"position": pl.Int64, "word": pl.String, "influence": pl.Float64, "exact": pl.Boolean},
             orient="row",
         )
@@ -174,15 +181,18 @@ class Predictor:
         if wrong := [row for row, text in enumerate(texts) if not isinstance(text, str)]:
             raise DataError(f"text {first + wrong[0] + 1} is no string but {texts[wrong[0]]!r}")
         documents = self._documents(texts, first)
-        specials = set(self.vocabulary.ids(self.vocabulary.specials).tolist())  # the unknown token is one of them
         unread: dict[str, list[int]] = {"no words": [], "no word that the model knows": []}
         for row, (text, tokens) in enumerate(zip(texts, documents, strict=True), start=first + 1):
-            if not text.strip() or specials.issuperset(self.vocabulary.ids(set(tokens)).tolist()):
+            words = readable_words(tokens, self.vocabulary.specials)
+            if not any(self.knows(tokens[word.at]) for word in words):
                 unread["no word that the model knows" if text.strip() else "no words"].append(row)
+        found = self._checked(documents)
         for fault, rows in unread.items():
             if rows:
-                logger.warning("Text %s: %s; the prediction says nothing", first_ten(rows), fault)
-        return self._checked(documents)
+                message = "Text %s: %s; it gets the class shares of the training documents"
+                logger.warning(message, first_ten(rows), fault)
+                found[np.array(rows) - first - 1] = self.class_shares
+        return found
 
     @property
     def _unknown(self) -> str:
@@ -199,8 +209,8 @@ class Predictor:
             found = [words[codes[start:end]].tolist() for start, end in itertools.pairwise(offsets)]
         return [tokens or [self._unknown] for tokens in found]
 
-    def _checked(self, documents: Sequence[Tokens]) -> NDArray[np.float64]:
-        found = self.probabilities(documents)
+    def _checked(self, documents: Sequence[Tokens], like: Tokens | None = None) -> NDArray[np.float64]:
+        found = self.probabilities(documents, like=like)
         if found.shape != (len(documents), len(self.classes)):
             raise DataError(
                 f"the classifier has {found.shape[1]} classes, but {len(self.classes)} names of classes are stored"
@@ -221,37 +231,65 @@ def excerpt(text: str, length: int = EXCERPT) -> str:
     return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1].rstrip() + "…"
 
 
-def readable_words(tokens: Sequence[str], specials: Iterable[str]) -> list[tuple[int, str]]:
-    """Position and readable spelling of each token that is a word.
+class Word(NamedTuple):
+    """A word of a document: the positions of its tokens, the word itself last, and its readable spelling."""
 
-    ``xxup`` and ``xxmaj`` change the spelling of the next word, ``xxrep 3 !`` becomes ``!!!``; a word repeated by
-    ``xxwrep`` is listed once.
+    positions: tuple[int, ...]
+    spelling: str
+
+    @property
+    def at(self) -> int:
+        """Position of the word itself."""
+        return self.positions[-1]
+
+
+def readable_words(tokens: Sequence[str], specials: Iterable[str]) -> Iterator[Word]:
+    """The tokens that are words, with the special tokens that spell them.
+
+    ``xxup`` and ``xxmaj`` change the spelling of the next word, ``xxrep 3 ha`` becomes ``hahaha``; a word repeated by
+    ``xxwrep`` is listed once. Punctuation and white space are no words.
     """
     marks = set(specials)
-    found: list[tuple[int, str]] = []
     pending: list[str] = []  # special tokens since the last word
+    spelling: list[int] = []  # positions of those that spell the next word
     count = 1
     for at, token in enumerate(tokens):
+        numbered = pending[-1] if pending else ""
         if token in marks:
             pending.append(token)
+            spelling += [at] if token in SPELLING else []
             continue
-        if pending and pending[-1] in NUMBERED and token.isdigit():
-            count = int(token) if pending[-1] == "xxrep" else 1
+        if numbered in NUMBERED and token.isdigit():
+            count = int(token) if numbered == "xxrep" else 1
             pending[-1] = ""  # the number is used: another number is a word
+            spelling += [at] if numbered in SPELLING else []
             continue
-        word = token.replace("▁", " ").replace("\n", "↵")
-        for mark in pending:
-            word = CASES.get(mark, str)(word)
-        found.append((at, word * min(count, LONGEST_REPEAT)))
-        pending, count = [], 1
-    return found
+        if not is_punctuation(token):
+            word = token.replace("▁", " ").replace("\n", "↵")
+            for mark in pending:
+                word = CASES.get(mark, str)(word)
+            yield Word((*spelling, at), word * min(count, LONGEST_REPEAT))
+        pending, spelling, count = [], [], 1
+
+
+def is_punctuation(token: str) -> bool:
+    """Whether a token is a sign of punctuation, or white space, once or repeated; an emoticon such as ``:)`` is not."""
+    return len(set(token)) == 1 and (unicodedata.category(token[0])[0] in "PZC" or token[0] == "`")
 
 
 def strongest_words(explanation: pl.DataFrame, n: int) -> str:
-    """The ``n`` words with the largest absolute influence, such as ``dull +1.20, fine -0.31``."""
+    """The ``n`` words with the largest absolute influence, such as ``dull +1.20, fine -0.31``.
+
+    Their sum speaks for the class: as long as it does not, the weakest word against the class makes way for the
+    strongest one for it that is not listed.
+    """
     words = explanation.filter(pl.col("exact"), pl.col("influence") != 0.0)
-    words = words.sort(pl.col("influence").abs(), descending=True, maintain_order=True).head(n)
-    return ", ".join(f"{word} {influence:+.2f}" for word, influence in words.select("word", "influence").rows())
+    ranked = words.sort(pl.col("influence").abs(), descending=True, maintain_order=True).select("word", "influence")
+    listed, rest = ranked[:n].rows(), [row for row in ranked[n:].rows() if row[1] > 0.0]
+    while listed and sum(influence for _, influence in listed) <= 0.0:
+        listed.remove([row for row in listed if row[1] < 0.0][-1])
+        listed += [rest.pop(0)] if rest else []
+    return ", ".join(f"{word} {influence:+.2f}" for word, influence in listed)
 
 
 def locate_words(text: str, words: Sequence[str]) -> list[tuple[int, int] | None]:
