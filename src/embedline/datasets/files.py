@@ -1,15 +1,18 @@
-"""The dataset types of the catalog: those of kedro-datasets with atomic saves, and two types of its own."""
+"""The dataset types of the catalog: those of kedro-datasets with atomic saves, and three types of its own."""
 
 import inspect
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import fsspec
 import narwhals as nw
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 import pyarrow
 import pyarrow.ipc
-from kedro.io.core import get_filepath_str
+from kedro.io import AbstractVersionedDataset, Version
+from kedro.io.core import get_filepath_str, get_protocol_and_path
 from kedro_datasets._typing import TablePreview
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset as PandasCSVDataset
@@ -123,3 +126,33 @@ class Bytes(AtomicSave, TextDataset):
     """A file as bytes: raw files keep the checksums of their source."""
 
     DEFAULT_FS_ARGS = {"open_args_save": {"mode": "wb"}, "open_args_load": {"mode": "rb"}}  # noqa: RUF012
+
+
+class Arrays(AtomicSave, AbstractVersionedDataset[dict[str, Any], dict[str, Any]]):
+    """NumPy arrays by name, a folder with ``<name>.npy`` for each; they are memory-mapped when they are read.
+
+    What is written to a loaded array stays in memory.
+    """
+
+    def __init__(
+        self, *, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self._protocol, path = get_protocol_and_path(filepath, version)
+        self._fs = fsspec.filesystem(self._protocol)
+        self.metadata = metadata
+        super().__init__(PurePosixPath(path), version, self._fs.exists, self._fs.glob)
+
+    def load(self) -> dict[str, Any]:
+        """Map the arrays of the newest version, or of the one asked for."""
+        folder = Path(get_filepath_str(self._get_load_path(), self._protocol))
+        return {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
+
+    def save(self, data: dict[str, Any]) -> None:
+        """Write the arrays as the version of this run."""
+        folder = Path(get_filepath_str(self._get_save_path(), self._protocol))
+        folder.mkdir(parents=True)
+        for name, array in data.items():
+            np.save(folder / f"{name}.npy", array)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath, "protocol": self._protocol, "version": self._version}
