@@ -89,6 +89,13 @@ def _publishing() -> dict[str, Pipeline]:
             hold_out=publish_nodes.hold_out_texts,
             hold_out_inputs=["documents"],
         ),
+        "pets": publish.create_publish_pipeline(
+            "pets",
+            pack=publish_nodes.pack_images,
+            pack_inputs=["model"],
+            hold_out=publish_nodes.hold_out_images,
+            hold_out_inputs=["images", "raw", "encoder", "params:targets"],
+        ),
         "movielens": publish.create_publish_pipeline(
             "movielens",
             pack=publish_nodes.pack_ratings,

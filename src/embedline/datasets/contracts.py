@@ -124,8 +124,8 @@ class ImagesContract(_NamedContract):
             self._require_type(frame, name, lambda dtype: dtype == nw.String, "text")
         faults = {f"a split that is none of {', '.join(self.splits)}": ~nw.col("split").is_in(self.splits)}
         for name in targets:
-            faults[f"no {name}, which the splits train and test need"] = (
-                nw.col(name).is_null() & (nw.col("split") != "unlabelled")
+            faults[f"no {name}, which the splits train and test need"] = nw.col(name).is_null() & (
+                nw.col("split") != "unlabelled"
             )
         for fault, is_faulty in faults.items():
             faulty = frame.filter(is_faulty).head(1)

@@ -187,7 +187,11 @@ def mistakes(predictions: pl.DataFrame, classes: Classes, options: ReportOptions
 
 
 def neighbour_frame(
-    ids: Sequence[str], features: NDArray[np.floating], rows: NDArray[np.integer], among: NDArray[np.integer], count: int
+    ids: Sequence[str],
+    features: NDArray[np.floating],
+    rows: NDArray[np.integer],
+    among: NDArray[np.integer],
+    count: int,
 ) -> pl.DataFrame:
     """The ``count`` pictures ``among`` that are nearest to each of ``rows``, by the cosine of their features [N, F].
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -51,7 +51,7 @@ STATISTICS_OF = 5_000  # training pictures that mean and deviation of the channe
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """Data and settings of the networks of one architecture, as :func:`embedline.training.ensemble.train_ensemble` asks.
+    """Data and settings of the networks of one architecture, for :func:`embedline.training.ensemble.train_ensemble`.
 
     Attributes:
         train, validation: the pictures to learn from, and those held out; None without any.
@@ -186,7 +186,7 @@ class ImageSpec:
 
 
 def _metrics(logits: Tensor, pictures: Pictures) -> dict[str, float]:
-    """Summed cross-entropies of all targets, and the accuracy of the first one (of all of them together, if several)."""
+    """Summed cross-entropies of all targets, and their mean accuracy."""
     parts, codes = logits.double().split(list(pictures.sizes), dim=1), pictures.codes
     loss = sum(F.cross_entropy(part, codes[:, t]).item() for t, part in enumerate(parts))
     right = torch.stack([part.argmax(1) == codes[:, t] for t, part in enumerate(parts)]).double().mean()
@@ -311,7 +311,7 @@ def _bundle(
 
 
 def compute_activations(
-    arrays: Mapping[str, NDArray[np.uint8]], n_classes: Sequence[int], network: NetworkOptions, training: ImageTraining
+    arrays: Mapping[str, NDArray[np.uint8]], examples: pl.DataFrame, network: NetworkOptions, training: ImageTraining
 ) -> dict[str, NDArray[np.float32]]:
     """Pooled features of the frozen body of each architecture with weights, float32 [N, 2 F] by its place.
 
@@ -325,9 +325,10 @@ def compute_activations(
             if not training.precompute:
                 continue
             raise DataError(f"training.precompute needs network.weights: {architecture.arch} begins with random ones")
-        classifier = build_network(architecture, n_classes).to(device).eval()
-        pixels = arrays[architecture.key]
-        pictures = Pictures.of(pixels, np.arange(len(pixels)), np.zeros((len(pixels), len(n_classes)), int), n_classes)
+        pixels, codes = arrays[architecture.key], np.zeros((len(examples), 1), np.int64)
+        train = Pictures.of(pixels, np.flatnonzero(examples["split"].to_numpy() == TRAIN), codes, [2])
+        classifier = build_network(with_statistics(architecture, train), [2]).to(device).eval()
+        pictures = Pictures.of(pixels, np.arange(len(pixels)), codes, [2])
         values = compute(classifier.features, pictures, plain_view(architecture.size), device, nullcontext)
         found[str(place)] = values.numpy()
     return found

@@ -4,11 +4,12 @@
 arXiv:2404.00498) are for small pictures and trained from scratch. Any other name is an architecture of timm.
 """
 
+import itertools
 import logging
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import safetensors.torch
 import torch
@@ -105,7 +106,7 @@ class AirBench(nn.Module):
                 ConvBlock(before, after, pool=True, activation=nn.SiLU),
                 ConvBlock(after, after, activation=nn.SiLU),
             )
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in itertools.pairwise(widths)
         )
         for block in (block for pair in self.pairs for block in cast(nn.Sequential, pair)):
             convolution = cast(nn.Conv2d, cast(nn.Sequential, block)[0])
@@ -217,6 +218,14 @@ class ImageClassifier(nn.Module):
         """Logits [B, C] of pictures float [B, 3, H, W] from 0 to 255."""
         return cast(Tensor, self.head(self.features(pictures)))
 
+    def train(self, mode: bool = True) -> Self:
+        """As any module; frozen layers stay in evaluation mode, so that their batch-norm keeps its statistics."""
+        super().train(mode)
+        for module in (module for group in self.groups() for module in group):
+            if mode and not any(parameter.requires_grad for parameter in module.parameters()):
+                module.eval()
+        return self
+
     def groups(self) -> list[list[nn.Module]]:
         """Layer groups from the input to the head."""
         return [*cast(Body, self.body).groups(), [self.head]]
@@ -267,7 +276,9 @@ def _check_size(network: ImageClassifier, architecture: Architecture) -> None:
             fault = one_line(error, 200)
         network.train()
     if fault:
-        raise DataError(f"network.size {height} x {width} is too small for {architecture.arch}, or not its own: {fault}")
+        raise DataError(
+            f"network.size {height} x {width} is too small for {architecture.arch}, or not its own: {fault}"
+        )
 
 
 def load_body(body: nn.Module, path: Path) -> None:

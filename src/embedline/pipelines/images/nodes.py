@@ -1,6 +1,6 @@
 """Nodes of the image learner. Their inputs and outputs are frames, arrays, settings, model bundles and plots.
 
-PyTorch, Pillow, scikit-learn and Plotly are imported inside the functions, since each Kedro command imports this module.
+PyTorch, Pillow, scikit-learn and Plotly are imported inside the functions: each Kedro command imports this module.
 """
 
 import logging
@@ -59,7 +59,9 @@ def prepare(
         rows = read(images, list(targets))
         fit_classes(rows, list(targets))
     if len(absent := rows.join(raw, on="path", how="anti")):
-        raise DataError(f"the picture {absent[ID][0]!r} has no file {absent['path'][0]!r} among the files that were read")
+        raise DataError(
+            f"the picture {absent[ID][0]!r} has no file {absent['path'][0]!r} among the files that were read"
+        )
     contents = rows.select("path").join(raw, on="path", how="left", maintain_order="left")["content"]
     files = zip(rows[ID], contents, strict=True)
     arrays, bad = decode(files, len(rows), network.architectures(), preparation)
@@ -70,11 +72,13 @@ def prepare(
     return arrays, examples, {"classes": fit_classes(examples, list(targets)), "skipped": skipped}
 
 
-def compute_activations(pictures: Arrays, encoder: Json, network: NetworkOptions, training: ImageTraining) -> Arrays:
+def compute_activations(
+    pictures: Arrays, examples: pl.DataFrame, network: NetworkOptions, training: ImageTraining
+) -> Arrays:
     """Features of the frozen body of each architecture with weights, float32 [N, 2 F] by its place."""
     from embedline.pipelines.images.learner import compute_activations as compute
 
-    return dict(compute(pictures, [len(names) for names in encoder["classes"].values()], network, training))
+    return dict(compute(pictures, examples, network, training))
 
 
 def train(

@@ -36,7 +36,7 @@ PREPARED = ["pictures", "examples", "encoder"]
 
 def _training_nodes() -> list[Node]:
     prepared = ["raw", "images", "params:targets", "params:network", "params:preparation", "params:split"]
-    frozen = ["pictures", "encoder", "params:network", "params:training"]
+    frozen = ["pictures", "examples", "params:network", "params:training"]
     trained = [*PREPARED, "activations", "params:network", "params:augmentation", "params:training"]
     combined = ["classifier", "params:tta", "params:augmentation"]
     compared = [*PREPARED, "activations", "params:network", "params:baseline"]

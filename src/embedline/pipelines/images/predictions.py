@@ -156,10 +156,10 @@ def predict_split(
 
 
 def class_activations(network: ImageClassifier, pictures: Tensor, place: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Class activation maps float32 [B, h, w] from 0 to 1 of logits ``place`` int [B] (Selvaraju et al. 2017, Grad-CAM).
+    """Class activation maps float32 [B, h, w] from 0 to 1 of logits ``place`` int [B]: Grad-CAM.
 
     ``relu(sum over channels of a_k A_k)``, where ``A_k`` are the body's maps and ``a_k`` the mean of the logit's
-    gradient by them (arXiv:1610.02391), divided by its maximum.
+    gradient by them (Selvaraju et al. 2017, arXiv:1610.02391), divided by its maximum.
 
     Args:
         pictures: the network's input float [B, 3, H, W], from 0 to 255.
@@ -174,9 +174,13 @@ def class_activations(network: ImageClassifier, pictures: Tensor, place: NDArray
 
 
 def explain_pictures(
-    model: ImageModel, arrays: Mapping[str, NDArray[np.uint8]], rows: Sequence[int], target: str, predicted: Sequence[str]
+    model: ImageModel,
+    arrays: Mapping[str, NDArray[np.uint8]],
+    rows: Sequence[int],
+    target: str,
+    predicted: Sequence[str],
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Pictures uint8 [B, H, W, 3] as the first network sees them, and the activation maps of their predicted classes."""
+    """Pictures uint8 [B, H, W, 3] as the first network sees them, and activation maps of their predicted classes."""
     network, architecture, _ = model.networks[0]
     device = next(network.parameters()).device
     pixels = np.asarray(arrays[architecture.key][list(rows)])

@@ -163,12 +163,14 @@ def _scratch(shape: tuple[int, ...]) -> Pixels:
 def _decoded(
     files: Iterable[tuple[str, bytes]], n_files: int, shapes: list[ImageShape], options: PreparationOptions
 ) -> Iterator[tuple[list[Pixels], dict[int, str]]]:
-    chunks = iter(lambda rest=iter(files): [*itertools.islice(rest, CHUNK)], [])  # type: ignore[misc]
-    processes = options.processes or len(os.sched_getaffinity(0))
+    rest = iter(files)
+    chunks = iter(lambda: [*itertools.islice(rest, CHUNK)], [])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = options.processes or cores
     if n_files <= FEW or processes == 1 or multiprocessing.current_process().daemon:
         yield from (decode(chunk, shapes, options.max_pixels) for chunk in chunks)
         return
-    # Spawned on every system: a forked process may hang where Polars or PyTorch have threads. Few chunks wait at a time.
+    # Spawned on every system: a forked process may hang where Polars or PyTorch have threads. Few chunks wait.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start_process)
     pending: list[Any] = []
     try:
