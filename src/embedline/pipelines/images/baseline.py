@@ -77,11 +77,12 @@ def _regression(
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     model = make_pipeline(
         StandardScaler(), LogisticRegression(C=options.c, max_iter=options.max_iterations, random_state=0)
     )
-    with warnings.catch_warnings(record=True) as caught:
+    with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:  # small matrices: threads only wait
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(train, codes)
     if caught:

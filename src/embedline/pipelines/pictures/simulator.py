@@ -69,7 +69,7 @@ def _draw(random: np.random.Generator, shape: str, colour: tuple[int, int, int])
 
     width, height = (int(side) for side in random.integers(SIDES[0], SIDES[1] + 1, 2))
     picture = Image.new("RGB", (width * SCALE, height * SCALE), (int(random.integers(120, 220)),) * 3)
-    radius = random.uniform(0.22, 0.36) * min(width, height) * SCALE
+    radius = random.uniform(0.3, 0.45) * min(width, height) * SCALE
     x, y = (random.uniform(radius, side * SCALE - radius) for side in (width, height))
     turn, shade = random.uniform(0, math.tau), random.uniform(0.8, 1.15)
     fill = tuple(min(255, int(value * shade)) for value in colour)
@@ -91,5 +91,5 @@ def _draw(random: np.random.Generator, shape: str, colour: tuple[int, int, int])
         n = 3 if shape == "triangle" else 4
         draw.polygon(corners([math.tau * k / n for k in range(n)], [1.0] * n), fill=fill)
     pixels = np.asarray(picture.resize((width, height), Image.Resampling.BOX)).astype(np.float64)
-    noisy = pixels + random.normal(0.0, 12.0, pixels.shape)
+    noisy = pixels + random.normal(0.0, 10.0, pixels.shape)
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
