@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import safetensors.numpy
 from PIL import Image
 from small_pictures import encoded
 
@@ -209,11 +210,19 @@ class TestExamples:
 def test_arrays_are_stored_and_mapped(tmp_path: Any) -> None:
     from kedro.io.core import Version
 
-    arrays = {"a": np.arange(12, dtype=np.uint8).reshape(2, 2, 3), "b": np.zeros((0, 3), np.float32)}
+    arrays = {
+        "a": np.arange(15, dtype=np.uint8).reshape(5, 1, 3),
+        "b": np.linspace(0, 1, 9000, dtype=np.float32).reshape(-1, 1)[::2],
+        "c": np.zeros((0, 3), np.float32),
+    }
     dataset = Arrays(filepath=str(tmp_path / "pictures"), version=Version(None, "2026-01-01T00.00.00.000Z"))
     dataset.save(arrays)
     found = Arrays(filepath=str(tmp_path / "pictures"), version=Version(None, None)).load()
     assert {name: array.tolist() for name, array in found.items()} == {k: v.tolist() for k, v in arrays.items()}
-    assert isinstance(found["a"], np.memmap)
+    assert isinstance(found["a"], np.memmap) and found["b"].dtype == np.float32
+    (path,) = (tmp_path / "pictures").glob("*/pictures")
+    assert safetensors.numpy.load_file(path)["b"].tolist() == arrays["b"].tolist()
+    found["a"][0] = 9
+    assert Arrays(filepath=str(tmp_path / "pictures"), version=Version(None, None)).load()["a"][0, 0, 0] == 0
     Arrays(filepath=str(tmp_path / "none"), version=Version(None, "2026-01-01T00.00.00.000Z")).save({})
     assert Arrays(filepath=str(tmp_path / "none"), version=Version(None, None)).load() == {}
