@@ -34,7 +34,7 @@ MAY_IMPORT = {  # what each part of the project may import of it, besides itself
     "pipelines.tabular": {"errors", "frames", "training"},
     "pipelines.text": {"errors", "paths", "frames", "training", "archive", "download"},
     "pipelines.ratings": {"errors", "frames", "training"},
-    "pipelines.images": {"errors", "training"},
+    "pipelines.images": {"errors", "paths", "training"},
     "serving": {"errors", "frames", "training", *LEARNERS},
     "pipelines.publish": {"errors", "frames", "training", "serving", *LEARNERS},
     "pipelines.rossmann": {

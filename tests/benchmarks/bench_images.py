@@ -1,8 +1,8 @@
 """The image learner: speed against a plain PyTorch loop, and what transfer, two targets and ensembles gain.
 
-    python tests/benchmarks/bench_images.py --data FOLDER                 speed: three parts, about 6 minutes on two cores
+    python tests/benchmarks/bench_images.py --data FOLDER                 speed, three parts, on two cores
     python tests/benchmarks/bench_images.py --data FOLDER --transfer      cats against dogs with EfficientNet-Lite0
-    python tests/benchmarks/bench_images.py --data FOLDER --clipart       two targets by one network, views, three members
+    python tests/benchmarks/bench_images.py --data FOLDER --clipart       two targets, views, three members
     python -m pytest tests/benchmarks/bench_images.py                     holds the targets of the first
 
 1. Training pictures per second on CIFAR-10's files, the same network, batch size and epochs, in turn: embedline (stored
@@ -208,9 +208,7 @@ def transfer(data: Path, size: int = 96) -> list[str]:
             arrays, examples, {"label": list(pets)}, options, AugmentationOptions(), training(**settings)
         )
         found[name] = accuracy(arrays, examples, bundle)
-        say(
-            f"cats and dogs, {name}: {found[name]:.4f} of {len(test):,} test pictures, {bundle.metrics['seconds']:.0f} s"
-        )
+        say(f"cats and dogs, {name}: {found[name]:.4f} of {len(test):,}, {bundle.metrics['seconds']:.0f} s")
     scratch, features, unfrozen = found.values()
     missed = [] if features >= scratch + 0.10 else [f"features {features:.4f}, from scratch {scratch:.4f}"]
     return missed if unfrozen >= features - 0.02 else [*missed, f"unfrozen {unfrozen:.4f}, features {features:.4f}"]

@@ -1,6 +1,7 @@
 """Training: what is learned, stages, precomputed activations, resuming, ensembles, and predictions of the bundle."""
 
 import base64
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from embedline.pipelines.images.predictions import (
     with_views,
 )
 from embedline.pipelines.images.preparation import BadImage
+from embedline.serving.app import RequestHandler
+from embedline.serving.contract import RefusedError
 from embedline.serving.images import hold_out_images, pack_images
 from embedline.training.batches import Stopped
 from embedline.training.checkpoint import checkpointing
@@ -347,6 +350,20 @@ class TestService:
         good = base64.b64encode(encoded(PIXELS[0])).decode()
         with pytest.raises(DataError, match="row 2"):
             pack_images(both[0]).open().predict(pd.DataFrame({"image": [good, text]}))
+
+    def test_requests_in_json_and_csv(self, both: tuple[ModelBundle, Any]) -> None:
+        handler = RequestHandler(pack_images(both[0]), {})
+        texts = [base64.b64encode(encoded(PIXELS[k])).decode() for k in (3, 7)]
+        records = json.dumps({"dataframe_records": [{"image": text} for text in texts]}).encode()
+        answers = json.loads(handler.answer(records, "application/json"))["predictions"]
+        assert [row["predicted_label"] for row in answers] == EXAMPLES["label"].gather([3, 7]).to_list()
+        as_csv = "\n".join(["image", *texts]).encode()
+        assert json.loads(handler.answer(as_csv, "text/csv"))["predictions"] == answers
+        huge = base64.b64encode(encoded(np.zeros((5_100, 5_000), np.uint8))).decode()
+        for bad in ("AAAA", huge):
+            with pytest.raises(RefusedError) as raised:
+                handler.answer(json.dumps({"inputs": [texts[0], bad]}).encode(), "application/json")
+            assert raised.value.status == 400 and "row 2" in str(raised.value)
 
     def test_held_out_pictures_measure_as_the_metrics(self, both: tuple[ModelBundle, Any]) -> None:
         raw = pl.DataFrame({"path": EXAMPLES["image_id"], "content": [encoded(pixels) for pixels in PIXELS]})

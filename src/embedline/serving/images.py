@@ -18,6 +18,7 @@ from embedline.serving.service import Score, Service
 from embedline.training.model_file import ModelBundle
 
 IMAGE = "image"
+MAX_PIXELS = 25_000_000  # of a picture: 75 MB while it is decoded
 
 
 class ImageService:
@@ -43,7 +44,7 @@ class ImageService:
         texts = typed_values(rows[IMAGE], "string", optional=False)
         files = [(f"column {IMAGE!r}, row {row}", _decoded(text, row)) for row, text in enumerate(texts, start=1)]
         try:
-            found = self._model.predict_files(files)
+            found = self._model.predict_files(files, MAX_PIXELS)
         except BadImage as error:
             raise DataError(f"the request: {error}") from error
         return pd.DataFrame(found.to_dict(as_series=False))

@@ -97,14 +97,14 @@ class ImageModel:
         """Mean float64 [N, C] of the networks' probabilities, by their weights."""
         return weighted_mean(members, [weight for *_, weight in self.networks])
 
-    def predict_files(self, files: Sequence[tuple[str, bytes]]) -> pl.DataFrame:
+    def predict_files(self, files: Sequence[tuple[str, bytes]], max_pixels: int = MAX_PIXELS) -> pl.DataFrame:
         """Predict pictures, each a name and its content: a row each, ``predicted``, ``confidence``, ``p_<class>``, ….
 
-        A file that is no readable picture is a :class:`.preparation.BadImage` that names it.
+        A file that is no readable picture, or has more than ``max_pixels``, is a :class:`.preparation.BadImage` that names it.
         """
         shapes, blocks = self.shapes, []
         for start in range(0, len(files), CHUNK):
-            arrays, bad = decode(files[start : start + CHUNK], [*shapes.values()], MAX_PIXELS)
+            arrays, bad = decode(files[start : start + CHUNK], [*shapes.values()], max_pixels)
             if bad:
                 raise BadImage(next(iter(bad.values())))
             blocks.append(self.probabilities(dict(zip(shapes, arrays, strict=True))))
