@@ -105,8 +105,8 @@ def plot_grid(pictures: NDArray[np.uint8], captions: Sequence[str], title: str, 
         content = io.BytesIO()
         part.save(content, "PNG")
         source = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
-        place = {"x": 0, "y": -row * (1 + caption_height), "sizex": columns, "sizey": 1, "sizing": "stretch"}
-        figure.add_layout_image(source=source, xref="x", yref="y", xanchor="left", yanchor="top", **place)
+        at = {"x": 0, "y": -row * (1 + caption_height), "sizex": columns, "sizey": 1, "sizing": "stretch"}
+        figure.add_layout_image(source=source, xref="x", yref="y", xanchor="left", yanchor="top", **at)
     for place, caption in enumerate(captions):
         x, y = place % columns + 0.5, -(place // columns) * (1 + caption_height) - 1
         text = "<br>".join(line[:16] for line in caption.split("\n"))

@@ -100,7 +100,7 @@ class ImageModel:
     def predict_files(self, files: Sequence[tuple[str, bytes]], max_pixels: int = MAX_PIXELS) -> pl.DataFrame:
         """Predict pictures, each a name and its content: a row each, ``predicted``, ``confidence``, ``p_<class>``, ….
 
-        A file that is no readable picture, or has more than ``max_pixels``, is a :class:`.preparation.BadImage` that names it.
+        A file that is no readable picture, or has more than ``max_pixels``, is a BadImage that names it.
         """
         shapes, blocks = self.shapes, []
         for start in range(0, len(files), CHUNK):

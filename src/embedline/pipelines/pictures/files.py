@@ -109,8 +109,8 @@ def read_images(files: pl.DataFrame, options: ReadingOptions, targets: Sequence[
         raise DataError(f"no picture fits reading.pictures {options.pictures!r}; there are {first_names(paths)}")
     if layout == "table":
         if len(tables) != 1:
-            found = first_names(tables) or "none"
-            raise DataError(f"reading.table {options.table!r} has to fit one table (.csv, .tsv), and fits {found}")
+            named = first_names(tables) or "none"
+            raise DataError(f"reading.table {options.table!r} has to fit one table (.csv, .tsv), and fits {named}")
         content = files.filter(pl.col("path") == tables[0])["content"][0]
         found = _of_table(content, tables[0], wanted, options, targets)
     else:

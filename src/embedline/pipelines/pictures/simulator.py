@@ -42,7 +42,7 @@ def generate_files(options: GeneratorOptions) -> dict[str, bytes]:
     random = np.random.default_rng(options.seed)
     files, rows = {}, ["image_id,label,variety"]
     for number in range(options.n_pictures):
-        shape, colour = random.integers(len(SHAPES)), random.integers(len(COLOURS))
+        shape, colour = int(random.integers(len(SHAPES))), int(random.integers(len(COLOURS)))
         picture = _draw(random, SHAPES[shape], [*COLOURS.values()][colour])
         label = SHAPES[_replaced(random, shape, len(SHAPES), options.noise)]
         variety = [*COLOURS][_replaced(random, colour, len(COLOURS), options.noise)]
@@ -60,7 +60,7 @@ def generate_files(options: GeneratorOptions) -> dict[str, bytes]:
 
 
 def _replaced(random: np.random.Generator, value: int, n_values: int, noise: float) -> int:
-    return int((value + random.integers(1, n_values)) % n_values) if random.random() < noise else int(value)
+    return int((value + random.integers(1, n_values)) % n_values) if random.random() < noise else value
 
 
 def _draw(random: np.random.Generator, shape: str, colour: tuple[int, int, int]):  # type: ignore[no-untyped-def]
