@@ -177,10 +177,11 @@ def timeless(path: Path) -> bytes:
     """Content of a file without exactly its figures of time; every one of them must be there."""
     content, source = path.read_bytes(), path.parents[2].name
     times = TIMES.get(f"{source}/{path.name}", TIMES.get(path.name, ()))
-    if path.suffix == ".safetensors" and times:
+    if path.suffix == ".safetensors":
         end = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(content[8:end])
-        header["__metadata__"]["metrics"] = _without(json.loads(header["__metadata__"]["metrics"]), times)
+        if "__metadata__" in header:  # of a model, not of arrays
+            header["__metadata__"]["metrics"] = _without(json.loads(header["__metadata__"]["metrics"]), times)
         return json.dumps(header, sort_keys=True).encode() + content[end:]  # safetensors orders it anew in each process
     return json.dumps(_without(json.loads(content), times)).encode() if times else content
 
