@@ -107,6 +107,8 @@ class OptimizerOptions(Options):
         for name, pair in (("betas", self.betas), ("momentum", self.momentum or ())):
             if not all(0.0 <= value < 1.0 for value in pair):
                 raise ValueError(f"{name} must lie in [0, 1), got {list(pair)}")
+            if self.optimizer == "sgd" and 0.0 in pair[: 1 if name == "betas" else 2]:
+                raise ValueError(f"{name} must be above 0 for sgd, which has Nesterov's momentum, got {list(pair)}")
         return self
 
 
