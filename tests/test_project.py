@@ -21,7 +21,7 @@ SOURCE = PROJECT / "src"
 # Files that may import Kedro: all else is plain Python that works without it.
 KEDRO_FILES = {"pipeline.py", "nodes.py", "settings.py", "config_loader.py", "pipeline_registry.py", "cli.py"}
 KEDRO_FOLDERS = {"datasets", "hooks", "commands"}
-LEARNERS = {"pipelines.tabular", "pipelines.text", "pipelines.ratings"}
+LEARNERS = {"pipelines.tabular", "pipelines.text", "pipelines.ratings", "pipelines.images"}
 MAY_IMPORT = {  # what each part of the project may import of it, besides itself
     "redaction": set(),
     "paths": {"errors"},
@@ -34,6 +34,7 @@ MAY_IMPORT = {  # what each part of the project may import of it, besides itself
     "pipelines.tabular": {"errors", "frames", "training"},
     "pipelines.text": {"errors", "paths", "frames", "training", "archive", "download"},
     "pipelines.ratings": {"errors", "frames", "training"},
+    "pipelines.images": {"errors", "paths", "training"},
     "serving": {"errors", "frames", "training", *LEARNERS},
     "pipelines.publish": {"errors", "frames", "training", "serving", *LEARNERS},
     "pipelines.rossmann": {
@@ -50,6 +51,7 @@ MAY_IMPORT = {  # what each part of the project may import of it, besides itself
     "pipelines.imdb": {"errors", "paths", "archive", "download", "pipelines.text"},
     "pipelines.arxiv": {"errors", "paths", "archive", "download", "training", "pipelines.imdb"},
     "pipelines.movielens": {"errors", "paths", "archive", "download", "pipelines.ratings"},
+    "pipelines.pictures": {"errors", "paths", "archive", "training", "pipelines.imdb", "pipelines.images"},
     "pipelines.adult": {"errors", "paths", "archive", "download", "pipelines.tabular"},
     "pipelines.tuning": {"errors", "training", *LEARNERS},
     "pipelines.report": {"errors", "redaction", "training"},
@@ -120,6 +122,7 @@ def test_registry_imports_no_heavy_library() -> None:
         "from embedline.pipeline_registry import register_pipelines\n"
         "assert register_pipelines()\n"
         "heavy = {'torch', 'lightgbm', 'plotly', 'mlflow', 'accelerate', 'sklearn', 'spacy', 'pyspark', 'optuna'}\n"
+        "heavy |= {'PIL', 'timm'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)

@@ -4,8 +4,10 @@ from kedro.pipeline import Pipeline
 
 from embedline.pipelines.adult import pipeline as adult
 from embedline.pipelines.arxiv import pipeline as arxiv
+from embedline.pipelines.images import pipeline as images
 from embedline.pipelines.imdb import pipeline as imdb
 from embedline.pipelines.movielens import pipeline as movielens
+from embedline.pipelines.pictures import pipeline as pictures
 from embedline.pipelines.publish import nodes as publish_nodes
 from embedline.pipelines.publish import pipeline as publish
 from embedline.pipelines.ratings import pipeline as ratings
@@ -41,7 +43,11 @@ def register_pipelines() -> dict[str, Pipeline]:
         # The nine variables of the seeds, on the same table.
         "adult_nine": incomes + tabular.create_pipeline("adult_nine", table="adult.table", ceiling="adult.ceiling"),
     }
+    # Pictures: fast.ai's pets is part of a run of everything, the other two are asked for by name.
+    pictured = {source: _pictured(source) for source in ("pets", "paddy", "cifar10")}
+    pipelines["pets"] = pictured["pets"]
     pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
+    pipelines |= pictured
     pipelines["rossmann_backtest"] = features + rossmann.create_backtest_pipeline()
     # For a corpus without labels, or to start other models from: pretrained: …/language_model.safetensors.
     pipelines["imdb_language_model"] = imdb.create_pipeline() + text.create_language_model_pipeline("imdb")
@@ -60,9 +66,16 @@ def register_pipelines() -> dict[str, Pipeline]:
     pipelines["imdb_predict"] = text.create_prediction_pipeline("imdb")
     for source in ("rossmann", "adult", "movielens"):
         pipelines[f"{source}_predict"] = publish.create_predict_pipeline(source, _publishing()[source])
+    for source in pictured:
+        pipelines[f"{source}_predict"] = images.create_prediction_pipeline(source)
     # Shows what is stored of all the others; what is not stored is left out.
     pipelines["report"] = report.create_pipeline(pipelines)
     return pipelines
+
+
+def _pictured(source: str) -> Pipeline:
+    learner = images.create_pipeline(source, ceiling=f"{source}.ceiling")
+    return pictures.create_pipeline(source) + pictures.create_ceiling_pipeline(source) + learner
 
 
 def _publishing() -> dict[str, Pipeline]:
@@ -75,6 +88,13 @@ def _publishing() -> dict[str, Pipeline]:
             pack_inputs=["model"],
             hold_out=publish_nodes.hold_out_texts,
             hold_out_inputs=["documents"],
+        ),
+        "pets": publish.create_publish_pipeline(
+            "pets",
+            pack=publish_nodes.pack_images,
+            pack_inputs=["model"],
+            hold_out=publish_nodes.hold_out_images,
+            hold_out_inputs=["images", "raw", "encoder", "params:targets"],
         ),
         "movielens": publish.create_publish_pipeline(
             "movielens",

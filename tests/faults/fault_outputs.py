@@ -21,7 +21,8 @@ from kedro_runs import Site
 
 VERSIONS = "[!.]*/*/*/*/[!.]*"  # the files that Kedro lists
 
-# All that may differ between two runs: figures of time, by file (of a bundle, in its header's metrics).
+# All that may differ between two runs: figures of time, by file (of a bundle, in its header's metrics), with the source
+# before it where those of one source are others.
 TIMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "metrics.json": (
         ("seconds",),
@@ -31,6 +32,10 @@ TIMES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "baseline_costs.json": (("linear", "seconds"), ("lightgbm", "seconds")),
     "model.safetensors": (("seconds",), ("rows_per_second",), ("blend", "seconds")),
+    **{
+        f"pets/{name}": (("seconds",), ("rows_per_second",))
+        for name in ("metrics.json", "classifier.safetensors", "model.safetensors")
+    },
 }
 
 
@@ -170,11 +175,13 @@ def _hash(path: Path) -> str:
 
 def timeless(path: Path) -> bytes:
     """Content of a file without exactly its figures of time; every one of them must be there."""
-    content, times = path.read_bytes(), TIMES.get(path.name, ())
+    content, source = path.read_bytes(), path.parents[2].name
+    times = TIMES.get(f"{source}/{path.name}", TIMES.get(path.name, ()))
     if path.suffix == ".safetensors":
         end = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(content[8:end])
-        header["__metadata__"]["metrics"] = _without(json.loads(header["__metadata__"]["metrics"]), times)
+        if "__metadata__" in header:  # of a model, not of arrays
+            header["__metadata__"]["metrics"] = _without(json.loads(header["__metadata__"]["metrics"]), times)
         return json.dumps(header, sort_keys=True).encode() + content[end:]  # safetensors orders it anew in each process
     return json.dumps(_without(json.loads(content), times)).encode() if times else content
 

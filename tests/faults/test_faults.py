@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def test_after_kills_everything_loads_and_the_next_run_makes_the_same(undisturbe
     kill_runs(tmp_path, reference, site, kills=6, seed=0, tally=tally)
     assert not tally.failures, tally.report(reference.order)
     assert tally.kills.total() >= 6 and tally.completed == 1 and tally.loads > 0
+
+
+def test_pictures_survive_kills_as_well(tmp_path: Path) -> None:
+    site = Site.make(copy_files(tmp_path / "project"), replace(SMALL, pipelines="pets"), tmp_path / "reference")
+    reference, tally = Reference.make(site), Tally()
+    kill_runs(tmp_path, reference, site, kills=3, seed=1, tally=tally)
+    assert not tally.failures, tally.report(reference.order)
+    assert tally.kills.total() >= 3 and tally.completed == 1 and tally.loads > 0
 
 
 @pytest.mark.skipif(bool(no_small_disks()), reason=no_small_disks())

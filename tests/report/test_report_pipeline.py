@@ -25,7 +25,10 @@ def test_every_source_of_the_registry_is_reported() -> None:
     pipelines = register_pipelines()
     sources = reported([pipeline for name, pipeline in pipelines.items() if name != "report"])
     named = {"rossmann", "rossmann_notebook", "rossmann_forecast", "imdb", "movielens", "adult", "adult_nine"}
-    assert set(sources) == named | {"arxiv"}
+    assert set(sources) == named | {"arxiv", "pets", "paddy", "cifar10"}
+    assert {"metrics", "mistakes", "neighbours", "mistakes_plot", "activation_plot", "batch_plot"} <= set(
+        sources["pets"]
+    )
     assert {"language_model_metrics", "samples", "next_words", "language_model_plot"} == set(sources["arxiv"])
     assert {"metrics", "mistakes", "samples", "confusion_plot", "language_model_rate_plot"} <= set(sources["imdb"])
     assert "folds" in sources["movielens"] and sources["rossmann_forecast"] == ["forecast"]

@@ -11,8 +11,8 @@ from fits import fit, plain_options
 from torch import Tensor, nn
 
 from embedline.training import train as loop
-from embedline.training.optimizer import LayerGroup, discriminative, make_optimizer, optimizer_groups
-from embedline.training.options import TrainingOptions
+from embedline.training.optimizer import LayerGroup, discriminative, make_optimizer, optimizer_groups, set_rates
+from embedline.training.options import FitOptions, TrainingOptions
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +102,32 @@ def test_what_is_frozen_or_in_no_group_keeps_its_bits() -> None:
     assert {"first.weight", "last.weight", "last.bias", "norm.running_mean"} <= changed(network, before)
     train(whole, None)  # without groups all is trained
     assert changed(whole, all_before) == set(all_before)
+
+
+class TestSGD:
+    """With decoupled decay a step takes away a share of the weight; with l2 the penalty is part of the gradient."""
+
+    def step(self, decay: str) -> float:
+        network = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(network.weight, 2.0)
+        options = FitOptions(
+            epochs=1,
+            lr=0.1,
+            batch_size=1,
+            optimizer="sgd",
+            weight_decay=0.5,
+            decay=decay,
+            betas=(0.9, 0.99),
+            momentum=None,
+        )
+        optimizer = make_optimizer(network, options)
+        set_rates(optimizer, 0.1, 0.9)
+        assert optimizer.param_groups[0]["momentum"] == 0.9
+        network.weight.grad = torch.full((1, 1), 1.0)
+        optimizer.step()
+        return float(network.weight.item())
+
+    def test_by_hand(self) -> None:
+        # The first step of Nesterov's momentum: the gradient times 1 + 0.9.
+        assert self.step("decoupled") == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1 * 1.9)
+        assert self.step("l2") == pytest.approx(2.0 - 0.1 * (1.0 + 0.5 * 2.0) * 1.9)

@@ -2,6 +2,7 @@
 
 from embedline.datasets.files import (
     JSON,
+    Arrays,
     Bytes,
     Figure,
     Page,
@@ -15,6 +16,7 @@ from embedline.datasets.studies import Study
 
 __all__ = [
     "JSON",
+    "Arrays",
     "Bundle",
     "Bytes",
     "Champion",

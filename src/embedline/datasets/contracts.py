@@ -103,6 +103,37 @@ class DocumentsContract(_NamedContract):
         return data
 
 
+class ImagesContract(_NamedContract):
+    """Catalog ``validator:`` for ``<source>.images``: the columns below and one a target or more, all text."""
+
+    columns = ("image_id", "path", "split")
+    splits = ("train", "test", "unlabelled")
+
+    def validate(self, data: Any) -> Any:
+        """Return ``data`` unchanged, or raise a DataError that names the column and an offending picture.
+
+        Ids are unique; only the labels of unlabelled pictures are missing; each split is one of `splits`.
+        """
+        keys = list(self.columns)
+        TableContract(self.frame, required=keys, unique=["image_id"], not_null=keys).validate(data)
+        frame = nw.from_native(data, eager_only=True)
+        targets = [name for name in frame.columns if name not in self.columns]
+        if not targets:
+            raise DataError(f"{self.frame} has no column of labels beside {', '.join(self.columns)}")
+        for name in frame.columns:
+            self._require_type(frame, name, lambda dtype: dtype == nw.String, "text")
+        faults = {f"a split that is none of {', '.join(self.splits)}": ~nw.col("split").is_in(self.splits)}
+        for name in targets:
+            faults[f"no {name}, which the splits train and test need"] = nw.col(name).is_null() & (
+                nw.col("split") != "unlabelled"
+            )
+        for fault, is_faulty in faults.items():
+            faulty = frame.filter(is_faulty).head(1)
+            if len(faulty):
+                raise DataError(f"{self.frame}: {faulty.rows(named=True)[0]} has {fault}")
+        return data
+
+
 class RatingsContract(_NamedContract):
     """Catalog ``validator:`` for ``<source>.ratings``: a row a rating, no user and item twice.
 

@@ -1,10 +1,12 @@
-"""The dataset types of the catalog: those of kedro-datasets with atomic saves, and two types of its own."""
+"""The dataset types of the catalog: those of kedro-datasets with atomic saves, and three types of its own."""
 
 import inspect
+import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import narwhals as nw
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 import pyarrow
@@ -21,6 +23,8 @@ from kedro_datasets.text import TextDataset
 from embedline.datasets.atomic import AtomicSave
 from embedline.training.metrics import require_finite
 
+ROWS_AT_ONCE = 4_096  # of an array that is written
+_SAFETENSORS_TYPES = {"F32": np.dtype(np.float32), "U8": np.dtype(np.uint8)}
 PREVIEWED_ITEMS = 8  # of a list in a cell of kedro-viz's tables
 
 
@@ -123,3 +127,42 @@ class Bytes(AtomicSave, TextDataset):
     """A file as bytes: raw files keep the checksums of their source."""
 
     DEFAULT_FS_ARGS = {"open_args_save": {"mode": "wb"}, "open_args_load": {"mode": "rb"}}  # noqa: RUF012
+
+
+class Arrays(Bytes):
+    """NumPy arrays by name in one safetensors file; they are mapped into memory when they are read.
+
+    What is written to a loaded array stays in memory. Files that are not local are read as a whole.
+    """
+
+    def load(self) -> dict[str, Any]:
+        """Map the arrays of the newest version, or of the one asked for."""
+        path = get_filepath_str(self._get_load_path(), self._protocol)
+        content: Any
+        if self._protocol == "file":
+            content = np.memmap(path, np.uint8, mode="c")
+        else:
+            content = np.frombuffer(bytearray(self._fs.cat_file(path)), np.uint8)
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header = json.loads(content[8:start].tobytes())
+        return {
+            name: content[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]]
+            .view(_SAFETENSORS_TYPES[entry["dtype"]])
+            .reshape(entry["shape"])
+            for name, entry in header.items()
+        }
+
+    def save(self, data: dict[str, Any]) -> None:
+        """Write the arrays, uint8 or float32, as the version of this run; not all of them need fit into memory."""
+        data = dict(sorted(data.items(), key=lambda item: -item[1].itemsize))  # so that all of them are aligned
+        header, end = {}, 0
+        for name, array in data.items():
+            kind = next(kind for kind, dtype in _SAFETENSORS_TYPES.items() if dtype == array.dtype)
+            header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [end, end := end + array.nbytes]}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        with self._fs.open(get_filepath_str(self._get_save_path(), self._protocol), "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for array in data.values():
+                for start in range(0, len(array), ROWS_AT_ONCE):
+                    file.write(np.ascontiguousarray(array[start : start + ROWS_AT_ONCE]).tobytes())

@@ -20,7 +20,19 @@ SCORE, IDENTITY = "embedline.figures", "embedline.identity"  # tags of a version
 
 # What an environment needs to answer, as it is installed here; named so that MLflow does not have to guess for seconds.
 REQUIREMENTS = (
-    *("fsspec", "kedro", "mlflow", "narwhals", "numpy", "pandas", "polars", "pyarrow", "pydantic", "safetensors"),
+    *(
+        "fsspec",
+        "kedro",
+        "mlflow",
+        "narwhals",
+        "numpy",
+        "pandas",
+        "pillow",
+        "polars",
+        "pyarrow",
+        "pydantic",
+        "safetensors",
+    ),
     *("scikit-learn", "spacy", "torch", "tqdm"),
 )
 

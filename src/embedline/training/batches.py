@@ -121,11 +121,13 @@ class Batches(Protocol):
         n_batches: batches of an epoch, the same in every epoch.
         rows_per_batch: rows, or tokens, of a batch on average: what the reported speed counts.
         unit: name of these.
+        epoch: number of the epoch, from 0, as the training sets it before each :meth:`begin_epoch`.
     """
 
     n_batches: int
     rows_per_batch: float
     unit: str = "rows"
+    epoch: int = 0
 
     def fingerprint(self) -> Fingerprint:
         """What a checkpoint's training must have had in common with this one, beside the options."""

@@ -21,7 +21,7 @@ from embedline.training import checkpoint, distributed
 from embedline.training.batches import Batches, Stopped
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, choose_precision, device_name, make_accelerator
-from embedline.training.options import SeedOptions, TrainingOptions
+from embedline.training.options import MemberOptions, SeedOptions
 from embedline.training.train import Evaluate, FitResult
 
 Result = TypeVar("Result")
@@ -48,7 +48,7 @@ class NetworkSpec(Protocol):
     """Data and settings of the networks of an ensemble; where several processes train, it goes through pickle."""
 
     @property
-    def training(self) -> TrainingOptions:
+    def training(self) -> MemberOptions:
         """How to train them."""
 
     def build(self, seed: int) -> nn.Module:

@@ -58,11 +58,32 @@ def optimizer_groups(groups: Sequence[LayerGroup], weight_decay: float) -> list[
     return [setting for setting in settings if setting["params"]]
 
 
+class SGD(torch.optim.SGD):
+    """SGD whose ``weight_decay`` may be ``decoupled``: the share ``lr * weight_decay`` of a weight (as in AdamW)."""
+
+    def __init__(self, params: Any, *, decay: str, **settings: Any) -> None:
+        super().__init__(params, **settings)
+        for group in self.param_groups:
+            group["decoupled"] = group["weight_decay"] if decay == "decoupled" else 0.0
+            group["weight_decay"] = 0.0 if decay == "decoupled" else group["weight_decay"]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step, after the decay."""
+        for group in self.param_groups:
+            if group["decoupled"]:
+                learned = [p for p in group["params"] if p.grad is not None]
+                torch._foreach_mul_(learned, 1.0 - group["lr"] * group["decoupled"])
+        return super().step(closure)
+
+
 def make_optimizer(
     network: nn.Module, options: FitOptions, groups: Sequence[LayerGroup] | None = None
 ) -> torch.optim.Optimizer:
-    """Adam in its fused form, one kernel for all parameters, with weight decay of the kind ``options.decay``."""
+    """Adam or SGD in its fused form, one kernel for all parameters, with weight decay of the kind ``options.decay``."""
     settings: list[dict[str, Any]] = optimizer_groups(groups or [LayerGroup([network])], options.weight_decay)
+    if options.optimizer == "sgd":
+        return SGD(settings, lr=options.lr, momentum=options.betas[0], nesterov=True, fused=True, decay=options.decay)
     kind = torch.optim.AdamW if options.decay == "decoupled" else torch.optim.Adam
     return kind(settings, lr=options.lr, betas=options.betas, eps=options.eps, fused=True)
 
@@ -88,10 +109,13 @@ def optimizer_step(
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, beta1: float) -> None:
-    """Give every parameter group the learning rate ``lr`` times its own factor, and Adam's first coefficient."""
+    """Give every parameter group the learning rate ``lr`` times its own factor, and the momentum."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["rate"]
-        group["betas"] = (beta1, group["betas"][1])
+        if "betas" in group:
+            group["betas"] = (beta1, group["betas"][1])
+        else:
+            group["momentum"] = beta1
 
 
 def average_weights(network: nn.Module, decay: float) -> AveragedModel:

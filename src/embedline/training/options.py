@@ -71,6 +71,7 @@ class OptimizerOptions(Options):
         batch_size: rows (documents, streams) that go through the network at a time.
         accumulate: batches of a step: its gradient is that of the mean of their losses. The last step of an epoch takes
             the batches that are left. Batch-norm still sees one batch at a time.
+        optimizer: ``adam``, or ``sgd`` with Nesterov's momentum, whose coefficient is that of Adam's first one.
         weight_decay: pull of the weights of matrices towards 0 (see ``decay``); biases and batch-norm have none.
         decay: ``decoupled``: each step takes away the share ``lr * weight_decay`` of a weight (AdamW, Loshchilov &
             Hutter 2019, arXiv:1711.05101). ``l2``: the loss has the penalty ``weight_decay / 2 * sum(w**2)``, whose
@@ -85,6 +86,7 @@ class OptimizerOptions(Options):
 
     batch_size: int = Field(ge=1)
     accumulate: int = Field(default=1, ge=1)
+    optimizer: Literal["adam", "sgd"] = "adam"
     weight_decay: float = Field(default=0.0, ge=0.0)
     decay: Literal["decoupled", "l2"] = "decoupled"
     betas: tuple[float, float] = (0.9, 0.99)
@@ -105,6 +107,8 @@ class OptimizerOptions(Options):
         for name, pair in (("betas", self.betas), ("momentum", self.momentum or ())):
             if not all(0.0 <= value < 1.0 for value in pair):
                 raise ValueError(f"{name} must lie in [0, 1), got {list(pair)}")
+            if self.optimizer == "sgd" and 0.0 in pair[: 1 if name == "betas" else 2]:
+                raise ValueError(f"{name} must be above 0 for sgd, which has Nesterov's momentum, got {list(pair)}")
         return self
 
 
@@ -138,11 +142,16 @@ class SeedOptions(Options):
         return self
 
 
-class TrainingOptions(SeedOptions, FitOptions):
-    """How to train networks on the rows of a table: the loss, and a network for each seed."""
+class MemberOptions(SeedOptions, FitOptions):
+    """How to train a network for each seed; ``threads`` are PyTorch's on a CPU, for each of them."""
+
+    threads: int = Field(default=1, ge=1)
+
+
+class TrainingOptions(MemberOptions):
+    """How to train networks on the rows of a table, and their loss."""
 
     loss: Literal["mse", "l1", "huber", "relative", "quantile"] = "mse"
-    threads: int = Field(default=1, ge=1)
     early_stopping: HeldOutStopping | None = None
 
 

@@ -208,6 +208,7 @@ def train(  # noqa: PLR0912, PLR0915 - one loop that reads from top to bottom
                 # The order of an epoch is drawn anew, and again where the training goes on within it.
                 network.train()
                 state.order.set_state(state.order_of_epoch)
+                batches.epoch = state.epoch
                 batches.begin_epoch(state.order)
                 if state.carried is not None:
                     batches.restore(state.carried)

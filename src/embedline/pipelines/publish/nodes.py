@@ -12,6 +12,8 @@ import polars as pl
 
 from embedline.errors import DataError, about_frame
 from embedline.frames.checks import open_frame, settle_objects
+from embedline.pipelines.images.examples import read_images
+from embedline.pipelines.images.options import Targets
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit
 from embedline.pipelines.tabular.columns import TEST, Columns, Split, read_table
 from embedline.pipelines.tabular.encoder import Encoder
@@ -33,6 +35,13 @@ TOLERANCE = 1e-4  # relative: rows in other batches differ by rounding, features
 def pack_texts(model: Bundle) -> Service:
     """The service of a text classifier."""
     from embedline.serving.texts import pack_texts as pack
+
+    return pack(model)
+
+
+def pack_images(model: Bundle) -> Service:
+    """The service of an image model."""
+    from embedline.serving.images import pack_images as pack
 
     return pack(model)
 
@@ -61,6 +70,14 @@ def hold_out_texts(documents: Frame) -> pl.DataFrame:
 
     with about_frame("documents"):
         return hold_out(read_documents(documents))
+
+
+def hold_out_images(images: Frame, raw: pl.DataFrame, encoder: dict[str, Any], targets: Targets) -> pl.DataFrame:
+    """The files of the test pictures in base64, and the first target as ``actual``."""
+    from embedline.serving.images import hold_out_images as hold_out
+
+    with about_frame("images"):
+        return hold_out(read_images(images, list(targets)), raw, encoder["skipped"], next(iter(targets)))
 
 
 def hold_out_ratings(ratings: Frame, columns: RatingColumns, split: RatingSplit) -> pl.DataFrame:

@@ -31,6 +31,8 @@ LABELS = {
     "als": "ALS",
     "item_knn": "nearest items",
     "factors": "the factor network",
+    "pixels": "regression on pixels",
+    "frozen_features": "regression on frozen features",
 }
 RATES = {"rows_per_second": "rows/s", "tokens_per_second": "tokens/s"}
 INTERVAL = ("accuracy_low", "accuracy_high")
@@ -152,7 +154,9 @@ def _flat(metrics: Mapping[str, Any], title: str, facts: list[str], seconds: flo
     baselines = metrics.get("baselines") or {}
     rivals = [_contestant(_label(name, values), values) for name, values in baselines.items()]
     model, ceiling = _contestant("embedline", metrics), metric_values(metrics.get("ceiling") or {})
-    return Comparison(title, model, rivals, facts, metrics.get("main_metric"), ceiling, seconds)
+    networks = metrics.get("networks") or {}  # of an ensemble; one alone is the model
+    others = [_contestant(f"network {name}", values) for name, values in networks.items()] if len(networks) > 1 else []
+    return Comparison(title, model, rivals, facts, metrics.get("main_metric"), ceiling, seconds, others)
 
 
 def _ranking(metrics: Mapping[str, Any]) -> Comparison:

@@ -13,7 +13,12 @@ USERS = 4  # whose recommendations are shown
 ITEMS = 8  # whose neighbours are shown
 BEST = 5  # recommendations or neighbours of each
 MISTAKES = 8
-FIELDS = {"document_id": "document", "mean_log_probability": "mean log probability", "n_ratings": "ratings"}
+FIELDS = {
+    "document_id": "document",
+    "image_id": "picture",
+    "mean_log_probability": "mean log probability",
+    "n_ratings": "ratings",
+}
 
 
 def table(frame: Any, title: str, note: str = "", *, drop: tuple[str, ...] = ()) -> Json:

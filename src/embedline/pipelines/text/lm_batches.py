@@ -116,6 +116,7 @@ class LanguageModelBatches:
     """
 
     unit = "tokens"
+    epoch = 0
 
     def __init__(
         self, corpus: Corpus, options: LanguageModelTraining, *, device: torch.device, shard: Shard = WHOLE

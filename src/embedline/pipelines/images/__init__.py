@@ -1,0 +1,1 @@
+"""The image learner: from ``<source>.images`` to a stored, evaluated and explained classifier of pictures."""

@@ -1,0 +1,1 @@
+"""Labelled pictures in archives and folders: pets, plants, your own; from the files to ``<source>.images``."""
