@@ -1,4 +1,4 @@
-"""The README's "A source of your own", done word for word on a copy of the project."""
+"""docs/own-data.md, done word for word on a copy of the project."""
 
 import json
 import re
@@ -49,10 +49,10 @@ letters:
 """
 
 
-def readme_blocks() -> tuple[list[str], list[str]]:
-    """Of the section, the YAML files (each says in a comment where it goes) and the lines for the registry."""
-    section = (PROJECT / "README.md").read_text().split("## A source of your own")[1].split("\n## ")[0]
-    blocks = re.findall(r"```(yaml|python)\n(.*?)```", section, flags=re.DOTALL)
+def page_blocks() -> tuple[list[str], list[str]]:
+    """Of the page, the YAML files (each says in a comment where it goes) and the lines for the registry."""
+    page = (PROJECT / "docs/own-data.md").read_text()
+    blocks = re.findall(r"```(yaml|python)\n(.*?)```", page, flags=re.DOTALL)
     yaml = [text for language, text in blocks if language == "yaml" and text.startswith("# conf/")]
     return yaml, [line for language, text in blocks if language == "python" for line in text.splitlines()]
 
@@ -125,7 +125,7 @@ def register(project: Path, lines: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in which the README's steps were done for all four sources, and run."""
+    """A copy of the project in which the page's steps were done for all four sources, and run."""
     project = copy_project(tmp_path_factory.mktemp("own") / "project")
     raw = project / "data/01_raw"
     raw.mkdir(parents=True)
@@ -134,7 +134,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loans(rng).write_csv(raw / "loans.csv")
     albums(rng).write_csv(raw / "albums.csv")
     write_tickets(rng, raw / "tickets")
-    files, lines = readme_blocks()
+    files, lines = page_blocks()
     for text in files:
         found = re.match(r"# (conf/\S+\.yml)\n", text)
         assert found, text
@@ -199,7 +199,7 @@ def test_own_sources_are_in_the_report(project: Path) -> None:
 
 
 def test_a_table_finds_its_own_roles(project: Path) -> None:
-    text = next(text for text in readme_blocks()[0] if "houses:" in text)
+    text = next(text for text in page_blocks()[0] if "houses:" in text)
     own, replaced = re.subn(
         r"columns: \{.*\}", "columns: {target: Price, inputs: auto}", text.replace("houses:", "flats:", 1)
     )
@@ -215,7 +215,7 @@ def test_a_table_finds_its_own_roles(project: Path) -> None:
 
 
 def test_a_language_model_of_another_source_is_a_start(project: Path) -> None:
-    text = next(text for text in readme_blocks()[0] if "tickets:" in text)
+    text = next(text for text in page_blocks()[0] if "tickets:" in text)
     own = "\n".join(line for line in text.splitlines() if "language_model" not in line)
     (project / "conf/base/parameters/complaints.yml").write_text(own.replace("tickets:", "complaints:", 1))
     source = 'imdb.create_corpus_pipeline("complaints") + text.create_pipeline("complaints", '
