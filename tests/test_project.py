@@ -35,6 +35,7 @@ MAY_IMPORT = {  # what each part of the project may import of it, besides itself
     "pipelines.text": {"errors", "paths", "frames", "training", "archive", "download"},
     "pipelines.ratings": {"errors", "frames", "training"},
     "serving": {"errors", "frames", "training", *LEARNERS},
+    "api": {"errors", "frames", "training", "serving", *LEARNERS},
     "pipelines.publish": {"errors", "frames", "training", "serving", *LEARNERS},
     "pipelines.rossmann": {
         "errors",
