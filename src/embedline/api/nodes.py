@@ -1,5 +1,6 @@
 """Run the nodes of a learner's pipeline in memory, and read and write model files: what all estimators share."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -41,8 +42,13 @@ def run_nodes(
         if name.startswith("params:"):
             block = name.removeprefix(f"params:{SOURCE}.")
             found[name] = _options(block, types[f"{SOURCE}.{block}"], blocks.get(block))
-    for node in wanted.nodes:
-        found |= node.run({name: found[name] for name in node.inputs})
+    logger = logging.getLogger("kedro.pipeline.node")
+    enabled, logger.disabled = logger.disabled, True  # it logs an error that is raised, too
+    try:
+        for node in wanted.nodes:
+            found |= node.run({name: found[name] for name in node.inputs})
+    finally:
+        logger.disabled = enabled
     return [found[f"{SOURCE}.{name}"] for name in outputs]
 
 
@@ -75,41 +81,29 @@ class Estimator(BaseEstimator):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a model file: of :meth:`save`, or of a pipeline.
+        """Read a model file: of :meth:`save`, or of a pipeline, also by the folder of its versions: the newest.
 
-        The parameters of the estimator are those of a new one: the file has the model, not how it was asked for.
-
-        Args:
-            path: the file, or the folder in which a pipeline keeps its versions: the newest is read.
-
-        Raises:
-            DataError: if it is no model of this estimator; names the file.
+        The parameters of the estimator are those of a new one: the file has the model, not how it was asked for. A
+        DataError names the file if it is no model of this estimator.
         """
         file = newest_file(path)
-        loaded = cls()
+        loaded, bundle = cls(), ModelBundle.from_bytes(file.read_bytes(), name=str(file))
         try:
-            loaded._set_bundle(ModelBundle.from_bytes(file.read_bytes(), name=str(file)))
+            loaded._set_bundle(bundle)
         except DataError as error:
-            raise DataError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
+            raise DataError(f"{file}: {error}") from error
         return loaded
 
     def _content(self) -> bytes:
         return self.bundle_.to_bytes()
 
     def _set_bundle(self, bundle: ModelBundle) -> None:
-        """Keep a bundle, and what is made of it for predictions."""
+        """Keep a bundle, and what is made of it for predictions; every estimator has its own."""
         raise NotImplementedError
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "bundle_")
 
 
 def newest_file(path: str | Path) -> Path:
-    """The file at ``path``, or the newest version in a versioned folder of Kedro: ``<path>/<version>/<name>``.
-
-    Raises:
-        DataError: if there is none.
-    """
+    """The file at ``path``, or the newest version in a versioned folder of Kedro; a DataError if there is none."""
     path = Path(path)
     versions = sorted(path.glob(f"*/{path.name}")) if path.is_dir() else [path] if path.is_file() else []
     if not versions:
@@ -118,22 +112,16 @@ def newest_file(path: str | Path) -> Path:
 
 
 def read_texts(texts: Any) -> list[str]:
-    """Texts [N] of a list, an array, a Series or a frame of one column, of pandas or Polars.
-
-    Raises:
-        DataError: naming the first one, counted from 1, that is no text.
-    """
+    """Texts [N] of a list, an array or a Series; a DataError names the first one, from 1, that is no text."""
     if isinstance(texts, str):
         raise DataError("a list of texts is needed, and this is one text")
     values = np.asarray(texts, dtype=object)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1 or not len(values):
+    if not len(values) or values.size != len(values):
         raise DataError(f"a list of texts is needed, and this has the shape {values.shape}")
-    for number, value in enumerate(values, start=1):
+    for number, value in enumerate(values.ravel(), start=1):
         if not isinstance(value, str):
             raise DataError(f"text {number} is no text but {value!r}")
-    return [str(value) for value in values]
+    return list(map(str, values.ravel()))
 
 
 def read_y(estimator: Estimator, y: Any, n_rows: int, **options: Any) -> NDArray[Any]:

@@ -90,20 +90,15 @@ class Recommender(RegressorMixin, Estimator):
         return self._model.predict(*rows)
 
     def recommend(self, users: Sequence[int | str], k: int = 10) -> pl.DataFrame:
-        """The k best items for each of some known users, without those that they have rated.
+        """The k best items for each of some known users, without those that they have rated, in Polars.
 
-        Returns:
-            ``user``, ``item``, ``rank`` (from 1), ``score`` (of the ranker) and ``predicted`` (the rating).
+        Columns ``user``, ``item``, ``rank`` (from 1), ``score`` (of the ranker) and ``predicted`` (the rating).
         """
         options = RecommendationOptions(k=k, users=tuple(users))
         return recommend(self._rated(), self._ranker(), options).drop("title")
 
     def recommend_for(self, ratings: Mapping[int | str, float], k: int = 10) -> pl.DataFrame:
-        """The k best items for a new user by some ratings, ``{item: rating}``, without training.
-
-        Returns:
-            ``rank`` (from 1), ``item``, ``score`` and ``predicted``.
-        """
+        """The k best items for a new user by some ratings, ``{item: rating}``, without training; columns as above."""
         ranker = self._ranker()
         known = set(ranker.encoder.items)
         if unknown := [item for item in ratings if item not in known]:
@@ -118,19 +113,15 @@ class Recommender(RegressorMixin, Estimator):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a file of :meth:`save`, or the ``<source>.service`` of a pipeline, or its ``<source>.model`` alone.
+        """Read a file of :meth:`save`, a pipeline's ``<source>.service``, or its ``<source>.model`` alone.
 
-        A model alone predicts ratings and recommends nothing. The penalty of a new user's ratings is the default's.
-
-        Raises:
-            DataError: if it is none of these; names the file.
+        A model alone predicts ratings and recommends nothing. A DataError names the file if it is none of these.
         """
         file, loaded = newest_file(path), cls()
-        content = file.read_bytes()
-        if content[:2] == b"PK":  # a service is a zip
-            loaded._set_service(Service.from_bytes(content, name=str(file)))
-        else:
-            loaded._set_service(pack_ratings(ModelBundle.from_bytes(content, name=str(file))))
+        content, name = file.read_bytes(), str(file)
+        is_service = content[:2] == b"PK"  # a zip
+        bundle = None if is_service else ModelBundle.from_bytes(content, name=name)
+        loaded._set_service(pack_ratings(bundle) if bundle else Service.from_bytes(content, name=name))
         return loaded
 
     def _set_service(self, service: Service) -> None:

@@ -24,8 +24,6 @@ from embedline.pipelines.tabular.model import LoadedModel, load_model
 from embedline.pipelines.tabular.targets import ClassTarget, NumericTarget, Target, point_prediction
 from embedline.training.model_file import ModelBundle
 
-WEIGHT = "sample_weight"  # column of the weights of rows
-
 
 class _TableEstimator(Estimator):
     _model: LoadedModel
@@ -44,9 +42,6 @@ class _TableEstimator(Estimator):
             X: frame of pandas or Polars, or an array [N, D] of numbers; missing values may be there.
             y: what to predict, [N].
             sample_weight: weights of the rows from 0 on, [N].
-
-        Raises:
-            DataError: naming the column, and row where it is one, that the learner refuses.
         """
         rows = self._rows(X, reset=True)
         name, values = getattr(y, "name", None), read_y(self, y, len(rows))
@@ -58,11 +53,11 @@ class _TableEstimator(Estimator):
         if isinstance(self, ClassifierMixin):
             columns["classes"] = [target]
         if sample_weight is not None:
-            columns["weight"] = _free_name(WEIGHT, rows)
+            columns["weight"] = _free_name("sample_weight", rows)
             added[columns["weight"]] = _check_sample_weight(sample_weight, values)
         series = [nw.new_series(key, value.tolist(), backend=rows.implementation) for key, value in added.items()]
         blocks = blocks_of(self, {}) | {"columns": columns, "split": {"kind": "none"}}
-        outputs = ["model", "intervals"] if getattr(self, "intervals", False) else ["model"]
+        outputs = ["model", "intervals"] if (self.training or {}).get("intervals") else ["model"]
         learner = pipeline.create_final_pipeline(SOURCE, table=f"{SOURCE}.table")
         bundle, *others = run_nodes(learner, {"table": rows.with_columns(*series).to_native()}, blocks, outputs)
         if others:
@@ -92,10 +87,7 @@ class _TableEstimator(Estimator):
         return self._model.predict(to_arrays(encoded, encoder))[self._target.column]
 
     def _rows(self, X: Any, *, reset: bool) -> nw.DataFrame[Any]:
-        """Rows as an eager frame; columns of an array are named x0, x1, …
-
-        A model that was loaded takes any frame that has its columns; one that was fitted here those of ``fit``.
-        """
+        """Rows as an eager frame, columns of an array as x0, x1, …; a loaded model takes any that has its columns."""
         frame = nw.from_native(X, pass_through=True)
         is_frame = isinstance(frame, nw.DataFrame | nw.LazyFrame)
         if is_frame and all(isinstance(name, str) for name in frame.collect_schema().names()):
@@ -104,10 +96,8 @@ class _TableEstimator(Estimator):
                 validate_data(self, opened.to_native(), reset=reset, skip_check_array=True)
             return opened
         options: dict[str, Any] = {"dtype": None, "ensure_all_finite": False, "ensure_min_samples": 2 if reset else 1}
-        if reset or hasattr(self, "n_features_in_"):
-            array = validate_data(self, X, reset=reset, **options)
-        else:
-            array = check_array(X, **options)
+        is_checked = reset or hasattr(self, "n_features_in_")
+        array = validate_data(self, X, reset=reset, **options) if is_checked else check_array(X, **options)
         named = pd.DataFrame(array, columns=[f"x{number}" for number in range(array.shape[1])])
         return open_frame(named.infer_objects())
 
@@ -163,25 +153,12 @@ class TabularRegressor(RegressorMixin, _TableEstimator):
 
     Args:
         columns, encoding, network, training: as of :class:`TabularClassifier`; ``encoding={"target_transform":
-            "log"}`` for positive numbers whose relative error matters.
-        intervals: whether to calibrate the intervals of :meth:`predict_interval`, which takes one more training; their
-            levels are those of ``training={"intervals": {"levels": [0.8, 0.95]}}``.
+            "log"}`` for positive numbers whose relative error matters. ``training={"intervals": {"levels": [0.8]}}``
+            calibrates the intervals of :meth:`predict_interval`, by one more training.
 
     Attributes:
         bundle_: the model, as a pipeline stores it.
     """
-
-    def __init__(
-        self,
-        *,
-        columns: Block = None,
-        encoding: Block = None,
-        network: Block = None,
-        training: Block = None,
-        intervals: bool = False,
-    ) -> None:
-        super().__init__(columns=columns, encoding=encoding, network=network, training=training)
-        self.intervals = intervals
 
     def _labels(self, y: NDArray[Any]) -> NDArray[Any]:
         return y.astype(np.float64)
@@ -192,7 +169,8 @@ class TabularRegressor(RegressorMixin, _TableEstimator):
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """The predicted numbers [N]; with ``training={"loss": "quantile"}`` the medians."""
-        return point_prediction(self._target, self._predict(X))
+        prediction = self._predict(X)
+        return point_prediction(self._target, prediction)
 
     def predict_interval(self, X: Any, level: float = 0.8) -> NDArray[np.float64]:
         """Lower and upper ends [N, 2] of the intervals that hold a share ``level`` of the values.
@@ -200,14 +178,12 @@ class TabularRegressor(RegressorMixin, _TableEstimator):
         Raises:
             DataError: if the model has no intervals of this level.
         """
-        bounds = self.bundle_.metrics.get("intervals", {}) if hasattr(self, "bundle_") else {}
-        found = interval_columns(self._target, self._predict(X), bounds, "")
+        prediction = self._predict(X)
+        found = interval_columns(self._target, prediction, self.bundle_.metrics.get("intervals", {}), "")
         names = [f"{end}_{level_name(level)}" for end in ("lower", "upper")]
         if not set(names) <= set(found):
-            raise DataError(
-                f"the model has no intervals of the level {level:g}: fit it with intervals=True and "
-                f'training={{"intervals": {{"levels": [{level:g}]}}}}'
-            )
+            hint = f'training={{"intervals": {{"levels": [{level:g}]}}}}'
+            raise DataError(f"the model has no intervals of the level {level:g}: fit it with {hint}")
         return np.stack([found[name] for name in names], axis=1)
 
 

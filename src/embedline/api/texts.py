@@ -153,6 +153,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):
         language: Any = self.language_model or LanguageModel()
         if isinstance(language, str | Path):
             language = LanguageModel.load(language)
+        language = getattr(language, "estimator", language)  # of a FrozenEstimator
         blocks, frames = blocks_of(language, DEFAULTS), {"documents": documents}
         learner = pipeline.create_pipeline(SOURCE)
         if start := getattr(language, "bundle_", None):
