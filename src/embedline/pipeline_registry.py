@@ -1,7 +1,8 @@
-"""All pipelines by name, written out: `--pipelines a,b` loads what is asked for, and a typo gets a suggestion."""
+"""All pipelines by name: those of the demos, written out, and those of the sources in `conf/base/sources.yml`."""
 
 from kedro.pipeline import Pipeline
 
+from embedline.errors import DataError
 from embedline.pipelines.adult import pipeline as adult
 from embedline.pipelines.arxiv import pipeline as arxiv
 from embedline.pipelines.imdb import pipeline as imdb
@@ -14,6 +15,7 @@ from embedline.pipelines.rossmann import pipeline as rossmann
 from embedline.pipelines.tabular import pipeline as tabular
 from embedline.pipelines.text import pipeline as text
 from embedline.pipelines.tuning import pipeline as tuning
+from embedline.sources import FILE, Source, read_sources
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -60,27 +62,73 @@ def register_pipelines() -> dict[str, Pipeline]:
     pipelines["imdb_predict"] = text.create_prediction_pipeline("imdb")
     for source in ("rossmann", "adult", "movielens"):
         pipelines[f"{source}_predict"] = publish.create_predict_pipeline(source, _publishing()[source])
+    for name, source in read_sources().items():
+        own = _own_pipelines(name, source)
+        if clashes := sorted(own.keys() & pipelines.keys()):
+            raise DataError(f"{FILE}: {name}: there is a pipeline {clashes[0]!r} already: take another name")
+        pipelines |= own
     # Shows what is stored of all the others; what is not stored is left out.
     pipelines["report"] = report.create_pipeline(pipelines)
     return pipelines
+
+
+def _own_pipelines(name: str, source: Source) -> dict[str, Pipeline]:
+    """The pipelines of a source that :data:`.sources.FILE` declares, by name."""
+    if source.learner == "tabular":
+        table = source.table
+        found = {name: tabular.create_pipeline(name, table=table)}
+        publishing = publish.create_table_publish_pipeline(name, table=table)
+        found[f"{name}_tune"] = tuning.create_table_tuning(name, table=table)
+        if source.backtest:
+            found[f"{name}_backtest"] = tabular.create_backtest_pipeline(name, table=table)
+    elif source.learner == "ratings":
+        frames = {"items": source.items, "users": source.users}
+        found = {name: ratings.create_pipeline(name, **frames, events=source.events)}
+        if source.events:
+            return found
+        publishing = _publish_ratings(name)
+        found[f"{name}_tune"] = tuning.create_ratings_tuning(name, **frames)
+    else:
+        corpus = Pipeline([]) if source.documents else imdb.create_corpus_pipeline(name)
+        if source.learner == "language_model":
+            return {name: corpus + text.create_language_model_pipeline(name, documents=source.documents)}
+        learner = text.create_pipeline(name, documents=source.documents, language_model=source.language_model)
+        publishing = _publish_texts(name, source.documents or "documents")
+        found = {name: corpus + learner, f"{name}_predict": text.create_prediction_pipeline(name)}
+        if not source.language_model:  # the search starts from the source's own
+            learned = found[name].to_outputs(
+                *(f"{name}.{output}" for output in ("ids", "vocabulary", "language_model"))
+            )
+            found[f"{name}_tune"] = learned + tuning.create_text_tuning(name)
+    found[f"{name}_publish"] = found[name] + publishing
+    found.setdefault(f"{name}_predict", publish.create_predict_pipeline(name, publishing))
+    return found
 
 
 def _publishing() -> dict[str, Pipeline]:
     return {
         "rossmann": rossmann.create_publish_pipeline(),
         "adult": publish.create_table_publish_pipeline("adult"),
-        "imdb": publish.create_publish_pipeline(
-            "imdb",
-            pack=publish_nodes.pack_texts,
-            pack_inputs=["model"],
-            hold_out=publish_nodes.hold_out_texts,
-            hold_out_inputs=["documents"],
-        ),
-        "movielens": publish.create_publish_pipeline(
-            "movielens",
-            pack=publish_nodes.pack_ratings,
-            pack_inputs=["model", "ranker", "encoded"],
-            hold_out=publish_nodes.hold_out_ratings,
-            hold_out_inputs=["ratings", "params:columns", "params:split"],
-        ),
+        "imdb": _publish_texts("imdb"),
+        "movielens": _publish_ratings("movielens"),
     }
+
+
+def _publish_texts(source: str, documents: str = "documents") -> Pipeline:
+    return publish.create_publish_pipeline(
+        source,
+        pack=publish_nodes.pack_texts,
+        pack_inputs=["model"],
+        hold_out=publish_nodes.hold_out_texts,
+        hold_out_inputs=[documents],
+    )
+
+
+def _publish_ratings(source: str) -> Pipeline:
+    return publish.create_publish_pipeline(
+        source,
+        pack=publish_nodes.pack_ratings,
+        pack_inputs=["model", "ranker", "encoded"],
+        hold_out=publish_nodes.hold_out_ratings,
+        hold_out_inputs=["ratings", "params:columns", "params:split"],
+    )
