@@ -96,9 +96,7 @@ def _own_pipelines(name: str, source: Source) -> dict[str, Pipeline]:
         publishing = _publish_texts(name, source.documents or "documents")
         found = {name: corpus + learner, f"{name}_predict": text.create_prediction_pipeline(name)}
         if not source.language_model:  # the search starts from the source's own
-            learned = found[name].to_outputs(
-                *(f"{name}.{output}" for output in ("ids", "vocabulary", "language_model"))
-            )
+            learned = found[name].to_outputs(f"{name}.ids", f"{name}.vocabulary", f"{name}.language_model")
             found[f"{name}_tune"] = learned + tuning.create_text_tuning(name)
     found[f"{name}_publish"] = found[name] + publishing
     found.setdefault(f"{name}_predict", publish.create_predict_pipeline(name, publishing))
