@@ -1,4 +1,4 @@
-"""Entry point of the packaged project: ``embedline`` or ``python -m embedline``, alone or with a command's name."""
+"""Entry point of the packaged project: ``embedline`` or ``python -m embedline``, with a command's name."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from kedro.framework.project import configure_project
 
 
 def main(*args: Any, **kwargs: Any) -> Any:
-    """Run the command that the first argument names, or the project's ``run`` command with all arguments."""
+    """Run the command that the first argument names; with options of ``run`` alone, such as ``--pipelines``, that."""
     # The project's own .telemetry, which says the same, is not part of a wheel.
     os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "true")
     package_name = Path(__file__).parent.name
@@ -22,7 +22,8 @@ def main(*args: Any, **kwargs: Any) -> Any:
     first = next(iter(sys.argv[1:] if given is None else given), None)
     from embedline.cli import cli
 
-    command = cli if first in cli.commands else run
+    is_option = first is not None and first.startswith("-") and first != "--help"
+    command = run if is_option else cli
     return command(*args, **kwargs)
 
 
