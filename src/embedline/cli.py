@@ -42,16 +42,30 @@ class Commands(click.Group):
     """The project's commands by purpose; a misspelt one gets a suggestion, and a source the command that runs it."""
 
     purposes: ClassVar = {
-        "Train and compare": ("init", "run", "report", "why", "prune"),
-        "Ask models": ("predict", "generate", "recommend", "export"),
-        "Into service": ("publish", "serve"),
+        "Train and compare": {
+            "init": "make a source of a file: a table, texts or ratings",
+            "run": "run sources, or all demos: only what changed",
+            "report": "write one HTML page of all results",
+            "why": "show what made an artifact",
+            "prune": "delete old versions",
+        },
+        "Ask models": {
+            "predict": "rows of a file, or texts",
+            "generate": "go on from a prompt",
+            "recommend": "items for a user",
+            "export": "a table's model as an ONNX file",
+        },
+        "Into service": {
+            "publish": "register a model, as the champion if it is the best",
+            "serve": "answer HTTP requests",
+        },
     }
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each purpose."""
-        for purpose, names in self.purposes.items():
+        for purpose, lines in self.purposes.items():
             with formatter.section(purpose):
-                formatter.write_dl([(name, self.commands[name].get_short_help_str(90)) for name in names])
+                formatter.write_dl([*lines.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
