@@ -1,5 +1,6 @@
 """`embedline init`: what it writes about a file, and the way from a strange CSV to a served model without an edit."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in ("parameters", "catalog"):
         (tmp_path / "conf/base" / folder).mkdir(parents=True)
     for module in ("embedline.commands.init", "embedline.sources"):
-        monkeypatch.setattr(sys.modules[module], "project_root", lambda: tmp_path)
+        monkeypatch.setattr(importlib.import_module(module), "project_root", lambda: tmp_path)
     return tmp_path
 
 

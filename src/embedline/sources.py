@@ -76,7 +76,9 @@ def _read_source(path: Path, name: str, block: Any) -> Source:
     try:
         return Source.model_validate(block)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(
+            error.errors(), key=lambda one: one["type"] != "extra_forbidden"
+        )  # a misspelt key, not what it lacks
         key = ".".join(map(str, (name, *first["loc"])))
         near = difflib.get_close_matches(str(first["loc"][-1]) if first["loc"] else "", Source.model_fields, n=1)
         hint = f": did you mean {near[0]!r}?" if near and first["type"] == "extra_forbidden" else ""
