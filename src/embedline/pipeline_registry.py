@@ -62,8 +62,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     pipelines["imdb_predict"] = text.create_prediction_pipeline("imdb")
     for source in ("rossmann", "adult", "movielens"):
         pipelines[f"{source}_predict"] = publish.create_predict_pipeline(source, _publishing()[source])
-    for name, source in read_sources().items():
-        own = _own_pipelines(name, source)
+    for name, declared in read_sources().items():
+        own = _own_pipelines(name, declared)
         if clashes := sorted(own.keys() & pipelines.keys()):
             raise DataError(f"{FILE}: {name}: there is a pipeline {clashes[0]!r} already: take another name")
         pipelines |= own
@@ -82,12 +82,12 @@ def _own_pipelines(name: str, source: Source) -> dict[str, Pipeline]:
         if source.backtest:
             found[f"{name}_backtest"] = tabular.create_backtest_pipeline(name, table=table)
     elif source.learner == "ratings":
-        frames = {"items": source.items, "users": source.users}
-        found = {name: ratings.create_pipeline(name, **frames, events=source.events)}
+        items, users = source.items, source.users
+        found = {name: ratings.create_pipeline(name, items=items, users=users, events=source.events)}
         if source.events:
             return found
         publishing = _publish_ratings(name)
-        found[f"{name}_tune"] = tuning.create_ratings_tuning(name, **frames)
+        found[f"{name}_tune"] = tuning.create_ratings_tuning(name, items=items, users=users)
     else:
         corpus = Pipeline([]) if source.documents else imdb.create_corpus_pipeline(name)
         if source.learner == "language_model":

@@ -76,9 +76,7 @@ def _read_source(path: Path, name: str, block: Any) -> Source:
     try:
         return Source.model_validate(block)
     except ValidationError as error:
-        first = min(
-            error.errors(), key=lambda one: one["type"] != "extra_forbidden"
-        )  # a misspelt key, not what it lacks
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key first
         key = ".".join(map(str, (name, *first["loc"])))
         near = difflib.get_close_matches(str(first["loc"][-1]) if first["loc"] else "", Source.model_fields, n=1)
         hint = f": did you mean {near[0]!r}?" if near and first["type"] == "extra_forbidden" else ""

@@ -233,7 +233,7 @@ def _table(name: str, path: Path, place: Path, target: str) -> Written:
         lines += ["    {kind: random, fraction: 0.2} # a fifth of the rows, drawn at random, is held out"]
     if dates := roles.columns.dates:
         lines += [f"    # to forecast: {{kind: window, column: {_yaml(dates[0])}, start: 2026-01-01, end: 2026-02-28}}"]
-    if not is_class and values.min() > 0 and values.skew() > SKEWED:
+    if not is_class and (values > 0).all() and float(values.astype(float).skew()) > SKEWED:  # type: ignore[arg-type]
         lines += ["  encoding: {target_transform: log} # the target is positive and skewed: relative errors count"]
     lines += ["  # network and training are left out: both follow the number of rows"]
     counts = {role: len(getattr(roles.columns, role)) for role in ("categorical", "continuous", "dates", "text", "id")}
