@@ -1,4 +1,4 @@
-"""Draw the README's pictures from the project itself: the DAG by kedro-viz, and figures that a run has stored.
+"""Draw the documentation's pictures from the project itself: the DAG by kedro-viz, and figures that a run has stored.
 
     python docs/pictures.py                                    # from the artifacts of the environment base
     python docs/pictures.py --params data_root=/elsewhere dag  # one picture, from artifacts elsewhere

@@ -307,7 +307,7 @@ def test_the_package_runs_the_same_commands(
     monkeypatch.setattr(sys, "argv", ["embedline", "--help"])
     with pytest.raises(SystemExit):
         main()
-    assert "--pipelines" in capsys.readouterr().out
+    assert "predict" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The README's "A source of your own", done word for word on a copy of the project."""
+"""docs/own-data.md, done word for word on a copy of the project."""
 
 import json
 import re
@@ -12,7 +12,6 @@ import pytest
 
 from copies import PROJECT, copy_project, kedro
 
-MARKER = "    pipelines = {\n"
 WORDS = {
     "billing": ["invoice", "refund", "charged", "card", "twice"],
     "delivery": ["parcel", "courier", "late", "address", "lost"],
@@ -49,12 +48,11 @@ letters:
 """
 
 
-def readme_blocks() -> tuple[list[str], list[str]]:
-    """Of the section, the YAML files (each says in a comment where it goes) and the lines for the registry."""
-    section = (PROJECT / "README.md").read_text().split("## A source of your own")[1].split("\n## ")[0]
-    blocks = re.findall(r"```(yaml|python)\n(.*?)```", section, flags=re.DOTALL)
-    yaml = [text for language, text in blocks if language == "yaml" and text.startswith("# conf/")]
-    return yaml, [line for language, text in blocks if language == "python" for line in text.splitlines()]
+def page_blocks() -> list[str]:
+    """The YAML files of the page; each says in a comment where it goes."""
+    page = (PROJECT / "docs/own-data.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    return [text for text in blocks if text.startswith("# conf/")]
 
 
 def houses(rng: np.random.Generator, n_rows: int = 3000) -> pl.DataFrame:
@@ -116,16 +114,15 @@ def write_diary(rng: np.random.Generator, folder: Path, n_rows: int = 200) -> No
         (folder / f"{row}.txt").write_text(days(rng))
 
 
-def register(project: Path, lines: list[str]) -> None:
-    """Add lines to the registry's dictionary."""
-    registry = project / "src/embedline/pipeline_registry.py"
-    assert MARKER in registry.read_text()
-    registry.write_text(registry.read_text().replace(MARKER, MARKER + "".join(f"        {line}\n" for line in lines)))
+def register(project: Path, line: str) -> None:
+    """Declare one more source."""
+    with (project / "conf/base/sources.yml").open("a") as file:
+        file.write(f"{line}\n")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in which the README's steps were done for all four sources, and run."""
+    """A copy of the project in which the page's steps were done for all four sources, and run."""
     project = copy_project(tmp_path_factory.mktemp("own") / "project")
     raw = project / "data/01_raw"
     raw.mkdir(parents=True)
@@ -134,12 +131,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loans(rng).write_csv(raw / "loans.csv")
     albums(rng).write_csv(raw / "albums.csv")
     write_tickets(rng, raw / "tickets")
-    files, lines = readme_blocks()
-    for text in files:
+    for text in page_blocks():
         found = re.match(r"# (conf/\S+\.yml)\n", text)
         assert found, text
         (project / found[1]).write_text(text)
-    register(project, lines)
     kedro(project, "run", "--env", "base", "--pipelines", "houses,loans,albums,tickets")
     return project
 
@@ -199,13 +194,13 @@ def test_own_sources_are_in_the_report(project: Path) -> None:
 
 
 def test_a_table_finds_its_own_roles(project: Path) -> None:
-    text = next(text for text in readme_blocks()[0] if "houses:" in text)
+    text = next(text for text in page_blocks() if text.startswith("# conf/base/parameters/houses.yml"))
     own, replaced = re.subn(
         r"columns: \{.*\}", "columns: {target: Price, inputs: auto}", text.replace("houses:", "flats:", 1)
     )
     assert replaced == 1
     (project / "conf/base/parameters/flats.yml").write_text(own)
-    register(project, ['"flats": tabular.create_pipeline("flats", table="houses.table"),'])
+    register(project, "flats: {learner: tabular, table: houses.table}")
     said = kedro(project, "run", "--env", "base", "--pipelines", "flats")
     assert 'categorical: ["District", "Kind"]' in " ".join(said.split())
     (path,) = (project / "data/05_model_input/flats/encoder.json").glob("*/encoder.json")
@@ -215,11 +210,10 @@ def test_a_table_finds_its_own_roles(project: Path) -> None:
 
 
 def test_a_language_model_of_another_source_is_a_start(project: Path) -> None:
-    text = next(text for text in readme_blocks()[0] if "tickets:" in text)
+    text = next(text for text in page_blocks() if text.startswith("# conf/base/parameters/tickets.yml"))
     own = "\n".join(line for line in text.splitlines() if "language_model" not in line)
     (project / "conf/base/parameters/complaints.yml").write_text(own.replace("tickets:", "complaints:", 1))
-    source = 'imdb.create_corpus_pipeline("complaints") + text.create_pipeline("complaints", '
-    register(project, [f'"complaints": {source}language_model="tickets.language_model"),'])
+    register(project, "complaints: {learner: text, language_model: tickets.language_model}")
     kedro(project, "run", "--env", "base", "--pipelines", "complaints")
     assert metrics_of(project, "complaints")["classifier"]["accuracy"] >= 0.9
 
@@ -234,8 +228,7 @@ def test_texts_without_labels_get_a_language_model_and_others_start_from_it(proj
     pl.DataFrame({"text": [days(rng) for _ in range(40)]}).write_csv(project / "data/01_raw/letters.csv")
     for name, text in (("diary", DIARY), ("letters", LETTERS)):
         (parameters / f"{name}.yml").write_text(text)
-        corpus = f'imdb.create_corpus_pipeline("{name}")'
-        register(project, [f'"{name}": {corpus} + text.create_language_model_pipeline("{name}"),'])
+        register(project, f"{name}: {{learner: language_model}}")
     kedro(project, "run", "--env", "base", "--pipelines", "diary")
     found = json.loads(newest(project, "08_reporting/diary/language_model_metrics.json").read_text())
     assert 7 ** (1 / 18) - 0.05 < found["language_model"]["perplexity"] < 1.5  # 7 days to choose from in one of 18

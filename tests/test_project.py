@@ -36,6 +36,7 @@ MAY_IMPORT = {  # what each part of the project may import of it, besides itself
     "pipelines.ratings": {"errors", "frames", "training"},
     "pipelines.images": {"errors", "paths", "training"},
     "serving": {"errors", "frames", "training", *LEARNERS},
+    "api": {"errors", "frames", "training", "serving", *LEARNERS},
     "pipelines.publish": {"errors", "frames", "training", "serving", *LEARNERS},
     "pipelines.rossmann": {
         "errors",

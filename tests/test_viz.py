@@ -21,7 +21,7 @@ NO_HINTS = """<script>localStorage.setItem("KedroViz", JSON.stringify({showFeatu
 
 @pytest.fixture(scope="module")
 def pictures() -> ModuleType:
-    """The script that draws the README's pictures, as a module."""
+    """The script that draws the documentation's pictures, as a module."""
     spec = importlib.util.spec_from_file_location("pictures", PROJECT / "docs/pictures.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -1,13 +1,28 @@
-"""embedline: embeddings learned from tables, text and ratings, from raw files to evaluated models."""
+"""embedline: train, compare and serve neural networks on tables, texts and ratings.
 
+>>> from embedline import TabularClassifier, TabularRegressor, TextClassifier, LanguageModel, Recommender
+"""
+
+import importlib
 import logging
 import os
 import warnings
+from typing import Any
 
 import kedro_incremental  # noqa: F401  # before all else of the project: it sees what is imported from here on
 from embedline.redaction import filter_log_records
 
 __version__ = "0.1.0"
+
+_ESTIMATORS = ("LanguageModel", "Recommender", "TabularClassifier", "TabularRegressor", "TextClassifier")
+
+
+def __getattr__(name: str) -> Any:
+    """Load the estimators when they are asked for: they import PyTorch and scikit-learn."""
+    if name not in _ESTIMATORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.api"), name)
+
 
 # OpenMP's threads spin while they wait for each other. Where other programs share the cores, a training or a LightGBM
 # fit then takes up to ten times as long; sleeping costs little where it has them to itself. Read when PyTorch loads.

@@ -1,28 +1,26 @@
-"""Entry point of the packaged project: ``embedline`` or ``python -m embedline``, alone or with a command's name."""
+"""Entry point of the packaged project: ``embedline`` or ``python -m embedline``, with a command's name."""
 
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from kedro.framework.cli.utils import find_run_command
-from kedro.framework.project import configure_project
-
 
 def main(*args: Any, **kwargs: Any) -> Any:
-    """Run the command that the first argument names, or the project's ``run`` command with all arguments."""
+    """Run the command that the first argument names; with options of ``run`` alone, such as ``--pipelines``, that."""
     # The project's own .telemetry, which says the same, is not part of a wheel.
     os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "true")
-    package_name = Path(__file__).parent.name
-    configure_project(package_name)
-    interactive = hasattr(sys, "ps1")
-    kwargs["standalone_mode"] = not interactive
-    run = find_run_command(package_name)
-    given = args[0] if args else kwargs.get("args")
-    first = next(iter(sys.argv[1:] if given is None else given), None)
+    kwargs["standalone_mode"] = not hasattr(sys, "ps1")
     from embedline.cli import cli
 
-    command = cli if first in cli.commands else run
+    given = args[0] if args else kwargs.get("args")
+    given = sys.argv[1:] if given is None else given
+    if given and "--help" not in given:  # help needs no project, whose settings take a second to read
+        from kedro.framework.project import configure_project
+
+        configure_project(Path(__file__).parent.name)
+    is_option = bool(given) and given[0].startswith("-") and given[0] != "--help"
+    command = cli.commands["run"] if is_option else cli
     return command(*args, **kwargs)
 
 

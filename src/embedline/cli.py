@@ -1,13 +1,14 @@
 """The project's own commands: an incremental `kedro run`, whose errors are one line where the user can fix them."""
 
 import copy
+import difflib
 import functools
 import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from kedro.config import MissingConfigException
@@ -15,7 +16,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.io import DatasetError
 from kedro.validation.exceptions import DataValidationError, ParameterValidationError
 
-from embedline.commands import export, generate, predict, recommend, serve
+from embedline.commands import export, generate, init, predict, recommend, serve
 from embedline.errors import DataError, describe_outage
 from embedline.redaction import redacted
 from kedro_incremental import RunInterrupted, RunnerError
@@ -37,9 +38,53 @@ def _replace_what_the_console_lacks() -> None:
 _replace_what_the_console_lacks()  # here, since both `kedro` and `embedline` import this module before they print
 
 
-@click.group(name="embedline")
+class Commands(click.Group):
+    """The project's commands by purpose; a misspelt one gets a suggestion, and a source the command that runs it."""
+
+    purposes: ClassVar = {
+        "Train and compare": {
+            "init": "make a source of a file: a table, texts or ratings",
+            "run": "run sources, or all demos: only what changed",
+            "report": "write one HTML page of all results",
+            "why": "show what made an artifact",
+            "prune": "delete old versions",
+        },
+        "Ask models": {
+            "predict": "rows of a file, or texts",
+            "generate": "go on from a prompt",
+            "recommend": "items for a user",
+            "export": "a table's model as an ONNX file",
+        },
+        "Into service": {
+            "publish": "register a model, as the champion if it is the best",
+            "serve": "answer HTTP requests",
+        },
+    }
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each purpose."""
+        for purpose, lines in self.purposes.items():
+            with formatter.section(purpose):
+                formatter.write_dl([*lines.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a UsageError names one that is not there, and what it may have been."""
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            from kedro.framework.project import pipelines
+
+            near = difflib.get_close_matches(args[0], self.commands, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else f"; there are {', '.join(self.commands)}"
+            if args[0] in pipelines:
+                hint = f", but a source: embedline run {args[0]}"
+            raise click.UsageError(f"{args[0]!r} is no command{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(name="embedline", cls=Commands)
 def cli() -> None:
-    """Commands of the project."""
+    """Train, compare and serve neural networks on tables, texts and ratings."""
 
 
 @contextmanager
@@ -93,6 +138,46 @@ def _raised_in(error: BaseException) -> str:
     return str(trace.tb_frame.f_globals.get("__name__")) if trace else ""
 
 
-run = _in_one_line(incremental(kedro_run))
-for _command in (run, *map(_in_one_line, (why, prune, predict, generate, recommend, serve, export))):
+def _with_sources(command: click.Command) -> click.Command:
+    """``run`` with names of sources, or other pipelines, in place of ``--pipelines``."""
+    changed = copy.copy(command)
+    changed.params = [click.Argument(["sources"], nargs=-1), *command.params]
+    changed.help = "Run SOURCES, such as adult, or all of the demos: only what changed since the last run."
+    callback: Callable[..., Any] = command.callback  # type: ignore[assignment]
+
+    @functools.wraps(callback)
+    def call(*, sources: tuple[str, ...], **options: Any) -> Any:
+        if sources and (options["pipelines"] or options["pipeline"]):
+            raise click.UsageError("give the names of sources, or --pipelines, not both")
+        return callback(**options | ({"pipelines": list(sources)} if sources else {}))
+
+    changed.callback = call
+    return changed
+
+
+run = _in_one_line(_with_sources(incremental(kedro_run)))
+_FORWARDED: Any = {"ignore_unknown_options": True}
+
+
+@click.command(context_settings=_FORWARDED)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def report(options: tuple[str, ...]) -> None:
+    """Write one HTML page of what is stored of all sources; OPTIONS are those of `run`, such as --env base."""
+    run.main(["report", *options], prog_name="embedline run", standalone_mode=False)
+
+
+@click.command(context_settings=_FORWARDED)
+@click.argument("source")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def publish(source: str, options: tuple[str, ...]) -> None:
+    """Run SOURCE, and register its model, as the champion if it is the best; OPTIONS are those of `run`."""
+    run.main([f"{source}_publish", *options], prog_name="embedline run", standalone_mode=False)
+
+
+for _command in (
+    run,
+    report,
+    publish,
+    *map(_in_one_line, (init, why, prune, predict, generate, recommend, serve, export)),
+):
     cli.add_command(_command)

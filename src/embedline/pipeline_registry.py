@@ -1,7 +1,8 @@
-"""All pipelines by name, written out: `--pipelines a,b` loads what is asked for, and a typo gets a suggestion."""
+"""All pipelines by name: those of the demos, written out, and those of the sources in `conf/base/sources.yml`."""
 
 from kedro.pipeline import Pipeline
 
+from embedline.errors import DataError
 from embedline.pipelines.adult import pipeline as adult
 from embedline.pipelines.arxiv import pipeline as arxiv
 from embedline.pipelines.images import pipeline as images
@@ -16,6 +17,7 @@ from embedline.pipelines.rossmann import pipeline as rossmann
 from embedline.pipelines.tabular import pipeline as tabular
 from embedline.pipelines.text import pipeline as text
 from embedline.pipelines.tuning import pipeline as tuning
+from embedline.sources import FILE, Source, read_sources
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -68,6 +70,11 @@ def register_pipelines() -> dict[str, Pipeline]:
         pipelines[f"{source}_predict"] = publish.create_predict_pipeline(source, _publishing()[source])
     for source in pictured:
         pipelines[f"{source}_predict"] = images.create_prediction_pipeline(source)
+    for name, declared in read_sources().items():
+        own = _own_pipelines(name, declared)
+        if clashes := sorted(own.keys() & pipelines.keys()):
+            raise DataError(f"{FILE}: {name}: there is a pipeline {clashes[0]!r} already: take another name")
+        pipelines |= own
     # Shows what is stored of all the others; what is not stored is left out.
     pipelines["report"] = report.create_pipeline(pipelines)
     return pipelines
@@ -78,29 +85,76 @@ def _pictured(source: str) -> Pipeline:
     return pictures.create_pipeline(source) + pictures.create_ceiling_pipeline(source) + learner
 
 
+def _own_pipelines(name: str, source: Source) -> dict[str, Pipeline]:
+    """The pipelines of a source that :data:`.sources.FILE` declares, by name."""
+    if source.learner == "tabular":
+        table = source.table
+        found = {name: tabular.create_pipeline(name, table=table)}
+        publishing = publish.create_table_publish_pipeline(name, table=table)
+        found[f"{name}_tune"] = tuning.create_table_tuning(name, table=table)
+        if source.backtest:
+            found[f"{name}_backtest"] = tabular.create_backtest_pipeline(name, table=table)
+    elif source.learner == "ratings":
+        items, users = source.items, source.users
+        found = {name: ratings.create_pipeline(name, items=items, users=users, events=source.events)}
+        if source.events:
+            return found
+        publishing = _publish_ratings(name)
+        found[f"{name}_tune"] = tuning.create_ratings_tuning(name, items=items, users=users)
+    elif source.learner == "images":
+        found = {name: pictures.create_pipeline(name) + images.create_pipeline(name)}
+        found[f"{name}_predict"] = images.create_prediction_pipeline(name)
+        publishing = _publish_images(name)
+    else:
+        corpus = Pipeline([]) if source.documents else imdb.create_corpus_pipeline(name)
+        if source.learner == "language_model":
+            return {name: corpus + text.create_language_model_pipeline(name, documents=source.documents)}
+        learner = text.create_pipeline(name, documents=source.documents, language_model=source.language_model)
+        publishing = _publish_texts(name, source.documents or "documents")
+        found = {name: corpus + learner, f"{name}_predict": text.create_prediction_pipeline(name)}
+        if not source.language_model:  # the search starts from the source's own
+            learned = found[name].to_outputs(f"{name}.ids", f"{name}.vocabulary", f"{name}.language_model")
+            found[f"{name}_tune"] = learned + tuning.create_text_tuning(name)
+    found[f"{name}_publish"] = found[name] + publishing
+    found.setdefault(f"{name}_predict", publish.create_predict_pipeline(name, publishing))
+    return found
+
+
 def _publishing() -> dict[str, Pipeline]:
     return {
         "rossmann": rossmann.create_publish_pipeline(),
         "adult": publish.create_table_publish_pipeline("adult"),
-        "imdb": publish.create_publish_pipeline(
-            "imdb",
-            pack=publish_nodes.pack_texts,
-            pack_inputs=["model"],
-            hold_out=publish_nodes.hold_out_texts,
-            hold_out_inputs=["documents"],
-        ),
-        "pets": publish.create_publish_pipeline(
-            "pets",
-            pack=publish_nodes.pack_images,
-            pack_inputs=["model"],
-            hold_out=publish_nodes.hold_out_images,
-            hold_out_inputs=["images", "raw", "encoder", "params:targets"],
-        ),
-        "movielens": publish.create_publish_pipeline(
-            "movielens",
-            pack=publish_nodes.pack_ratings,
-            pack_inputs=["model", "ranker", "encoded"],
-            hold_out=publish_nodes.hold_out_ratings,
-            hold_out_inputs=["ratings", "params:columns", "params:split"],
-        ),
+        "imdb": _publish_texts("imdb"),
+        "movielens": _publish_ratings("movielens"),
+        "pets": _publish_images("pets"),
     }
+
+
+def _publish_texts(source: str, documents: str = "documents") -> Pipeline:
+    return publish.create_publish_pipeline(
+        source,
+        pack=publish_nodes.pack_texts,
+        pack_inputs=["model"],
+        hold_out=publish_nodes.hold_out_texts,
+        hold_out_inputs=[documents],
+    )
+
+
+def _publish_images(source: str) -> Pipeline:
+    return publish.create_publish_pipeline(
+        source,
+        pack=publish_nodes.pack_images,
+        pack_inputs=["model"],
+        hold_out=publish_nodes.hold_out_images,
+        hold_out_inputs=["images", "raw", "encoder", "params:targets"],
+    )
+
+
+def _publish_ratings(source: str) -> Pipeline:
+    return publish.create_publish_pipeline(
+        source,
+        pack=publish_nodes.pack_ratings,
+        pack_inputs=["model", "ranker", "encoded"],
+        hold_out=publish_nodes.hold_out_ratings,
+        hold_out_inputs=["ratings", "params:columns", "params:split"],
+    )

@@ -10,16 +10,11 @@ import pytest
 from copies import PROJECT, copy_project, kedro
 from embedline.pipelines.pictures.simulator import GeneratorOptions, generate_files
 
-MARKER = "    pipelines = {\n"
 
-
-def example() -> tuple[str, str, str]:
-    """Path and text of the parameters, and the line for the registry."""
+def example() -> dict[str, str]:
+    """Text of each YAML file by its path."""
     section = (PROJECT / "docs/images.md").read_text().split("## Pictures of your own")[1].split("\n## ")[0]
-    yaml, line = re.findall(r"```(?:yaml|python)\n(.*?)```", section, flags=re.DOTALL)
-    path = re.match(r"# (conf/\S+\.yml)\n", yaml)
-    assert path, yaml
-    return path[1], yaml, line
+    return {path: text for text, path in re.findall(r"```yaml\n(# (conf/\S+\.yml)\n.*?)```", section, flags=re.DOTALL)}
 
 
 def metrics_of(project: Path) -> dict[str, Any]:
@@ -36,11 +31,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = project / "data/01_raw/buttons" / name.partition("/")[2]  # without the split
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    parameters, text, line = example()
-    (project / parameters).write_text(text)
-    registry = project / "src/embedline/pipeline_registry.py"
-    assert MARKER in registry.read_text()
-    registry.write_text(registry.read_text().replace(MARKER, f"{MARKER}        {line}"))
+    files = example()
+    assert sorted(files) == ["conf/base/parameters/buttons.yml", "conf/base/sources.yml"]
+    for path, text in files.items():
+        (project / path).write_text(text)
     kedro(project, "run", "--env", "base", "--pipelines", "buttons")
     return project
 

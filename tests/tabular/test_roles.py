@@ -235,3 +235,10 @@ def test_roles_do_not_depend_on_the_engine() -> None:
     assert _infer(_make("polars", values)) == _infer(_make("pandas", values))
     frame = nw.from_native(_make("polars", values), eager_only=True)
     assert infer_roles(frame, Columns(target="y", inputs="auto"), ALL) == _infer(_make("polars", values))
+
+
+@ENGINES
+def test_the_weights_of_rows_are_no_input(engine: str) -> None:
+    table = _make(engine, {"heat": HEAT, "survey": [1.5] * 60 + [2.5] * 60, "y": HEAT})
+    found = _infer(table, Columns(target="y", inputs="auto", weight="survey"))
+    assert found.columns.variables == ("heat",) and found.columns.weight == "survey"

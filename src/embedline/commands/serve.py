@@ -7,7 +7,9 @@ from typing import Any
 import click
 from kedro.framework.cli.utils import env_option
 
-from embedline.commands.artifacts import load_bundle, load_champion, version_option
+from embedline.commands.artifacts import load_bundle, load_champion, load_stored, open_catalog, version_option
+from embedline.errors import DataError
+from embedline.sources import read_sources
 from kedro_incremental.cli import params_option
 
 
@@ -39,6 +41,8 @@ def serve(
 ) -> None:
     """Answer requests with the champion of SOURCE, such as rossmann; --packed or --version: with a stored service.
 
+    A source of conf/base/sources.yml that was not published is answered for by its newest stored model.
+
     POST rows to /invocations; /ping, /health and /version are as MLflow has them. Ctrl-C and SIGTERM let the requests
     that are under way end.
     """
@@ -47,7 +51,7 @@ def serve(
     if packed or version is not None:
         service, name = load_bundle(source, "service", version, env, params)
     else:
-        service, name = load_champion(source, alias, env, params)
+        service, name = _champion_or_stored(source, alias, env, params)
     given: dict[str, float] = {key: value for key, value in limits.items() if value is not None}
     with tempfile.TemporaryDirectory(prefix="embedline-serve-") as folder:
         path = Path(folder, "service.zip")
@@ -58,3 +62,24 @@ def serve(
             host=host,
             port=port,
         )
+
+
+def _champion_or_stored(source: str, alias: str, env: str | None, params: dict[str, Any]) -> tuple[Any, str]:
+    """The service with the alias; for a declared source without one its stored model, packed as publishing packs it."""
+    try:
+        return load_champion(source, alias, env, params)
+    except DataError:
+        declared = read_sources().get(source)
+        if declared is None or alias != "champion":
+            raise
+    from embedline.pipelines.publish import nodes
+
+    bundle, name = load_bundle(source, "model", None, env, params)
+    catalog = open_catalog(env, params)
+    if declared.learner == "tabular":
+        table = load_stored(catalog, declared.table or f"{source}.table")
+        return nodes.pack_table(bundle, table, load_stored(catalog, f"{source}.intervals")), name
+    if declared.learner == "ratings":
+        ranker, encoded = (load_stored(catalog, f"{source}.{kind}") for kind in ("ranker", "encoded"))
+        return nodes.pack_ratings(bundle, ranker, encoded), name
+    return (nodes.pack_images if declared.learner == "images" else nodes.pack_texts)(bundle), name

@@ -44,13 +44,15 @@ def predict_rows(
 
     if output is not None:
         check_output(output)
-    rows = read_rows(path)
+    catalog = open_catalog(env, params)
+    rows = None if packed or alias is not None else read_as_table(path, catalog.get(f"{source}.table"))
+    rows = read_rows(path) if rows is None else rows
     if alias is not None:
         service, name = load_champion(source, alias, env, params)
     else:
         loaded, name = load_bundle(source, "service" if packed else "model", version, env, params)
         # An older model has other intervals than those that are stored.
-        bounds = load_stored(open_catalog(env, params), f"{source}.intervals") if version is None else None
+        bounds = load_stored(catalog, f"{source}.intervals") if version is None else None
     try:
         if alias is None:
             service = loaded if packed else pack_model(loaded, bounds)
@@ -63,6 +65,27 @@ def predict_rows(
     else:
         write(found, output)
         click.echo(f"Wrote {len(found):,} rows to {output}, by {name}")
+
+
+def read_as_table(path: Path, dataset: Any) -> Any:
+    """Rows of a CSV file, read as the catalog reads the table: dates, separators and the like; None where it does not.
+
+    Raises:
+        DataError: naming the file, if it cannot be read so.
+    """
+    import pandas as pd
+    import polars as pl
+
+    options = getattr(dataset, "_load_args", None)
+    if path.suffix != ".csv" or type(dataset).__name__ != "CSVDataset" or not options:
+        return None
+    try:
+        frame = pd.read_csv(path, **options)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as the table of the catalog: {' '.join(str(error).split())}") from error
+    if frame.empty:
+        raise DataError(f"{path} has no rows")
+    return pl.from_pandas(frame)
 
 
 @click.command()

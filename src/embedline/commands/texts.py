@@ -60,10 +60,15 @@ def predict(
     Of a source of pictures, such as pets, TEXTS are the paths of pictures, or of folders with pictures.
 
     With --rows the newest model of a table, such as adult, predicts the rows of a file: the output has the columns that
-    identify a row (columns.id, columns.time), and the predictions. The target need not be there.
+    identify a row (columns.id, columns.time), and the predictions. The target need not be there. One FILE in place of
+    TEXTS is read as --rows of a table, or as --file of texts: `embedline predict adult new.csv`.
 
     Needs nothing but the stored model of the environment.
     """
+    if rows is None and path is None and len(texts) == 1 and is_row_file(texts[0]):
+        bundle, _ = load_bundle(source, "model", version, env, params)
+        path, rows = (None, Path(texts[0])) if bundle.kind == "tabular" else (Path(texts[0]), None)
+        texts = ()
     if rows is None and (packed or alias is not None):
         raise click.UsageError("--packed and --alias choose what predicts the rows of --rows FILE")
     if rows is not None:
@@ -163,6 +168,11 @@ def generate(
         show_frame(next_words(model, vocabulary, ids, next_k), name)
     else:
         show_frame(go_on(model, vocabulary, ids, options), name)
+
+
+def is_row_file(text: str) -> bool:
+    """Whether an argument names a file of rows rather than being a text."""
+    return Path(text).suffix in (".csv", ".parquet", ".feather") and Path(text).is_file()
 
 
 @contextmanager

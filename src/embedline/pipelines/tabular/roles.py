@@ -76,7 +76,7 @@ def infer_roles(table: nw.DataFrame[Any], columns: Columns, split: Split) -> Inf
         DataError: if no column is an input.
     """
     left_out: dict[str, str] = {}
-    taken = {*columns.variables, *columns.targets, *columns.keys}
+    taken = {*columns.variables, *columns.targets, *columns.keys, columns.weight}
     names = [name for name in table.columns if name not in taken]
     for name in names:
         try:
