@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from kedro.validation.type_extractor import TypeExtractor
+from pydantic import TypeAdapter
 
 from command_line import invoke
 from copies import copy_project, kedro
@@ -125,6 +127,11 @@ def test_texts_and_ratings(project: Path) -> None:
         "views": "ratings",
     }
     assert read_sources()["views"].events
+    found = pipeline_registry.register_pipelines()
+    for name in ("mails", "notes", "stars", "views"):  # every block is one that the learner takes
+        types = TypeExtractor({name: found[name]}).extract_types_from_pipelines()
+        blocks = {f"{name}.{block}": value for block, value in written(project, name)[0].items() if block != "source"}
+        assert all(TypeAdapter(types[key]).validate_python(value) is not None for key, value in blocks.items())
 
 
 @pytest.mark.parametrize(
