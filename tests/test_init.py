@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from kedro.validation.type_extractor import TypeExtractor
+from pydantic import TypeAdapter
 
 from command_line import invoke
 from copies import copy_project, kedro
@@ -20,6 +22,7 @@ from embedline.sources import Source, read_sources
 
 N = 400
 SERVED = """
+import json
 import sys
 from pathlib import Path
 from kedro.framework.startup import bootstrap_project
@@ -27,7 +30,7 @@ bootstrap_project(Path.cwd())
 from embedline.commands.serve import _champion_or_stored
 import pandas as pd
 service, _ = _champion_or_stored("flats", "champion", None, {})
-rows = pd.read_json(sys.argv[1])
+rows = pd.DataFrame(json.loads(Path(sys.argv[1]).read_text()))
 print(service.open().predict(rows).to_json(orient="records"))
 """
 
@@ -125,6 +128,11 @@ def test_texts_and_ratings(project: Path) -> None:
         "views": "ratings",
     }
     assert read_sources()["views"].events
+    found = pipeline_registry.register_pipelines()
+    for name in ("mails", "notes", "stars", "views"):  # every block is one that the learner takes
+        types = TypeExtractor({name: found[name]}).extract_types_from_pipelines()
+        blocks = {f"{name}.{block}": value for block, value in written(project, name)[0].items() if block != "source"}
+        assert all(TypeAdapter(types[key]).validate_python(value) is not None for key, value in blocks.items())
 
 
 @pytest.mark.parametrize(
@@ -221,7 +229,7 @@ def test_from_a_strange_file_to_answers_without_an_edit(tmp_path: Path) -> None:
     kedro(project, "init", str(tmp_path / "flats.csv"), "--target", "price")
     small = "flats.training.epochs=2,flats.training.batch_size=64,flats.training.lr=0.01,flats.split.kind=random"
     kedro(project, "run", "flats", "--params", small)
-    assert "up to date" in kedro(project, "run", "flats", "--params", small)
+    assert "all 17 nodes up to date" in kedro(project, "run", "flats", "--params", small)
     kedro(project, "predict", "flats", str(tmp_path / "new.csv"), "--output", str(tmp_path / "answers.csv"))
     answers = pd.read_csv(tmp_path / "answers.csv")
     assert answers["flat_id"].tolist() == new["flat_id"].tolist() and answers["predicted"].between(1e4, 1e6).all()

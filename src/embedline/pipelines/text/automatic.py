@@ -103,7 +103,10 @@ def _sizes(n_tokens: int) -> dict[str, int]:
 def _fill(block: Block, values: dict[str, Any], chosen: dict[str, Any]) -> Block:
     """Set what is not given, or ``auto``, to ``values``; add it to ``chosen`` as JSON values."""
     given = {name: getattr(block, name) for name in block.model_fields_set}
-    open_values = {**dict.fromkeys(values, (None, ())), **dict.fromkeys(NUMBERS, (AUTO, None))}
+    open_values: dict[str, tuple[Any, ...]] = {
+        **dict.fromkeys(values, (None, ())),
+        **dict.fromkeys(NUMBERS, (AUTO, None)),
+    }
     unset = {name: value for name, value in values.items() if given.get(name) in open_values[name]}
     filled = block.model_copy(update=unset)
     chosen |= {name: value for name, value in filled.model_dump(mode="json").items() if name in unset}

@@ -138,7 +138,7 @@ def train_classifier(
         DataError: if a label is not among the classes, a class has no training document, the language model lacks a
             direction, or early stopping is set and there is no split ``validation``.
     """
-    n_documents = ids["split"].eq(TRAIN).sum()
+    n_documents = int((ids["split"] == TRAIN).sum())
     network, training, chosen = choose_classifier(network, training, n_documents=n_documents)
     data = ClassifierData.from_documents(ids, vocabulary, classes, language_model, network, directions)
     held_out = ids.filter(pl.col("split") == VALIDATION)
@@ -180,7 +180,7 @@ def find_classifier_rate(
     finder: FinderOptions,
 ) -> RangeTest:
     """Learning-rate range test of the first stage, with the first seed; later stages start from trained weights."""
-    network, training, _ = choose_classifier(network, training, n_documents=ids["split"].eq(TRAIN).sum())
+    network, training, _ = choose_classifier(network, training, n_documents=int((ids["split"] == TRAIN).sum()))
     data = ClassifierData.from_documents(ids, vocabulary, classes, language_model, network, ["forward"])
     accelerator, stage, seed = make_accelerator(training), training.stages[0], training.seeds[0]
 

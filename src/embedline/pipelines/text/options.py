@@ -108,8 +108,8 @@ CLASSIFIER_RATES = {
     "dl1": Rates(input=0.4, embedding=0.05, weight=0.5, hidden=0.3, output=0.1),
     "ulmfit": Rates(input=0.4, embedding=0.05, weight=0.5, hidden=0.3, output=0.4),
 }
-for _presets in (SIZES, LANGUAGE_MODEL_RATES, CLASSIFIER_RATES):
-    _presets["auto"] = _presets["dl1"]  # type: ignore[index]
+SIZES["auto"] = SIZES["dl1"]
+LANGUAGE_MODEL_RATES["auto"], CLASSIFIER_RATES["auto"] = LANGUAGE_MODEL_RATES["dl1"], CLASSIFIER_RATES["dl1"]
 
 
 class EncoderOptions(Options):
