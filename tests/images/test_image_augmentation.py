@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from embedline.errors import DataError
 from embedline.pipelines.images.augmentation import GREY, augment, centre, mix
 from embedline.pipelines.images.batches import ImageBatches, Pictures, class_weights, one_hot, target_loss
 from embedline.pipelines.images.options import AugmentationOptions
@@ -164,6 +165,12 @@ def test_a_batch_is_the_same_wherever_the_training_goes_on() -> None:
     one.views(0), one.views(1)
     assert torch.equal(one.views(2)[0], other.views(2)[0])
     assert [len(one.views(k)[0]) for k in range(one.n_batches)] == [7, 7, 6]
+
+
+def test_a_shift_out_of_the_picture_is_refused() -> None:
+    pictures = Pictures.of(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4), np.zeros((4, 1), np.int64), (2,))
+    with pytest.raises(DataError, match="shift"):
+        ImageBatches(pictures, SIZE, AugmentationOptions(shift=8), batch_size=2, device=torch.device("cpu"))
 
 
 def test_a_cycle_of_epochs_draws_other_views() -> None:

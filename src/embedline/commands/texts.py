@@ -57,7 +57,7 @@ def predict(
 ) -> None:
     """Classify TEXTS with the newest model of SOURCE, such as imdb; `-` reads a text a line from standard input.
 
-    Of a source of pictures, such as pets, TEXTS are the paths of pictures, or of folders with pictures.
+    Of a source of pictures, such as pets, these are the paths of pictures, or of folders with pictures.
 
     With --rows the newest model of a table, such as adult, predicts the rows of a file: the output has the columns that
     identify a row (columns.id, columns.time), and the predictions. The target need not be there. One FILE in place of
@@ -85,15 +85,13 @@ def predict(
 
     if output is not None:
         check_output(output)
+    frame = read_file(path, column) if path is not None else texts_frame(texts, column)
     bundle, name = load_bundle(source, "model", version, env, params)
     if bundle.kind == "images":
         from embedline.commands.pictures import predict_pictures
 
-        if path is not None:
-            raise click.UsageError("pictures are given by their paths, not in a --file of texts")
-        predict_pictures(bundle, texts, output, name)
+        predict_pictures(bundle, frame[column].to_list(), output, name)
         return
-    frame = read_file(path, column) if path is not None else texts_frame(texts, column)
     if explain is None:
         explain = path is None and "-" not in texts
 

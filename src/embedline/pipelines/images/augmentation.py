@@ -5,6 +5,7 @@ sampling); a flip and a shift by whole pixels copy pixels.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -83,7 +84,13 @@ def _shift(pictures: Tensor, reach: int, places: Tensor) -> Tensor:
     return padded[picture[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _warp(pictures, size, flipped, options, uniform):  # type: ignore[no-untyped-def]
+def _warp(
+    pictures: Tensor,
+    size: tuple[int, int],
+    flipped: Tensor,
+    options: AugmentationOptions,
+    uniform: Callable[[float, float], Tensor],
+) -> Tensor:
     """One affine map a picture, from the view to the picture, in coordinates from -1 to 1."""
     height, width = pictures.shape[2:]
     angle = uniform(-math.radians(options.rotate), math.radians(options.rotate))

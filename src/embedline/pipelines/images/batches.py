@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from embedline.errors import DataError
 from embedline.pipelines.images.augmentation import augment, centre, mix
 from embedline.pipelines.images.options import AugmentationOptions
 from embedline.training.batches import WHOLE, Autocast, Batches, BatchLoss, Fingerprint, Shard, batch_sizes
@@ -102,6 +103,8 @@ class ImageBatches(Batches):
         self._sizes = batch_sizes(len(pictures), min(batch_size, len(pictures)))
         self.n_batches, self.rows_per_batch = len(self._sizes), len(pictures) / len(self._sizes)
         shard.check(min(self._sizes), "picture(s)")
+        if augmentation.shift >= min(size):
+            raise DataError(f"augmentation.shift {augmentation.shift} must be below network.size {list(size)}")
         first = torch.rand(len(pictures), generator=torch.Generator().manual_seed(0)) < 0.5
         self._mirrored = first if augmentation.flip == "alternate" else None
         self._batches: Sequence[Tensor] = ()

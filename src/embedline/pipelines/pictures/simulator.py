@@ -11,7 +11,7 @@ real pictures.
 
 import io
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -63,7 +63,7 @@ def _replaced(random: np.random.Generator, value: int, n_values: int, noise: flo
     return int((value + random.integers(1, n_values)) % n_values) if random.random() < noise else value
 
 
-def _draw(random: np.random.Generator, shape: str, colour: tuple[int, int, int]):  # type: ignore[no-untyped-def]
+def _draw(random: np.random.Generator, shape: str, colour: tuple[int, int, int]) -> Any:
     """A picture of a shape, ``PIL.Image.Image``; PIL is imported only where pictures are drawn."""
     from PIL import Image, ImageDraw
 
