@@ -11,7 +11,6 @@ import pytest
 
 from copies import PROJECT, copy_project, kedro
 
-MARKER = "    pipelines = {\n"
 PAGE = (PROJECT / "docs/ratings.md").read_text()
 N_LISTENERS, N_ALBUMS = 90, 60
 
@@ -33,16 +32,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = copy_project(tmp_path_factory.mktemp("plays") / "project")
     (project / "data/01_raw").mkdir(parents=True)
     plays().write_csv(project / "data/01_raw/plays.csv")
-    blocks = re.findall(r"```(yaml|python|bash)\n(.*?)```", PAGE.split("## Events")[1], flags=re.DOTALL)
+    blocks = re.findall(r"```(yaml|bash)\n(.*?)```", PAGE.split("## Events")[1], flags=re.DOTALL)
     for language, text in blocks:
         if language == "yaml":
             found = re.match(r"# (conf/\S+\.yml)\n", text)
             assert found, text
             (project / found[1]).write_text(text)
-        if language == "python":
-            registry = project / "src/embedline/pipeline_registry.py"
-            assert MARKER in registry.read_text()
-            registry.write_text(registry.read_text().replace(MARKER, f"{MARKER}        {text}"))
     (command,) = (
         line for language, text in blocks if language == "bash" for line in text.splitlines() if "run" in line
     )
