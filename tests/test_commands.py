@@ -110,10 +110,12 @@ class TestPredict:
 
     def test_words_that_moved_it(self, run: Any) -> None:
         line = next(line for line in run("predict", "imdb", "I loved it").output.splitlines() if "loved it" in line)
-        with_unknown = expected_probabilities(["I loved it", "I zorgon it"])
-        best = with_unknown[0].argmax()
-        odds = np.log(with_unknown[:, best]) - np.log(with_unknown[:, 1 - best])
-        assert f"loved {odds[0] - odds[1]:+.2f}" in line
+        # Without the word in the text, and with it alone on a background of unknown words.
+        texts = ["I loved it", "I zorgon it", "zorgon loved blarp", "zorgon glib blarp"]
+        found = expected_probabilities(texts)
+        best = found[0].argmax()
+        odds = np.log(found[:, best]) - np.log(found[:, 1 - best])
+        assert f"loved {(odds[0] - odds[1] + odds[2] - odds[3]) / 2:+.2f}" in line
         assert "moved by" not in run("predict", "imdb", "I loved it", "--no-explain").output
 
     def test_a_version_by_name(self, run: Any) -> None:

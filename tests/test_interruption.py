@@ -80,11 +80,14 @@ def assert_same_weights(one: ModelBundle, other: ModelBundle) -> None:
 
 
 def statuses(root: Path) -> list[str]:
-    """Status of each MLflow run, oldest first."""
+    """Status of each command's MLflow run, oldest first; the runs of its sources have the same."""
     client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
     experiment = client.get_experiment_by_name("embedline")
     runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
-    return [run.info.status for run in runs]
+    found = {run.info.run_id: run.info.status for run in runs if "mlflow.parentRunId" not in run.data.tags}
+    below = {run.data.tags["mlflow.parentRunId"]: run.info.status for run in runs if "source" in run.data.tags}
+    assert below.items() <= found.items()
+    return list(found.values())
 
 
 def test_an_interrupted_and_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:

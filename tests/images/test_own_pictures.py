@@ -10,6 +10,8 @@ import pytest
 from copies import PROJECT, copy_project, kedro
 from embedline.pipelines.pictures.simulator import GeneratorOptions, generate_files
 
+PARAMETERS = "conf/base/parameters/buttons.yml"
+
 
 def example() -> dict[str, str]:
     """Text of each YAML file by its path."""
@@ -32,7 +34,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     files = example()
-    assert sorted(files) == ["conf/base/parameters/buttons.yml", "conf/base/sources.yml"]
+    assert sorted(files) == [PARAMETERS, "conf/base/sources.yml"]
     for path, text in files.items():
         (project / path).write_text(text)
     kedro(project, "run", "--env", "base", "--pipelines", "buttons")
@@ -75,7 +77,7 @@ def test_own_pictures_are_in_the_report(project: Path) -> None:
     ],
 )
 def test_a_mistake_is_answered_with_the_key_to_mend(project: Path, right: str, wrong: str, message: str) -> None:
-    path = project / example()[0]
+    path = project / PARAMETERS
     text = path.read_text()
     assert right in text
     path.write_text(text.replace(right, wrong, 1))
@@ -89,7 +91,7 @@ def test_a_mistake_is_answered_with_the_key_to_mend(project: Path, right: str, w
 def test_a_file_that_is_no_picture_is_named_or_left_out(project: Path) -> None:
     bad = project / "data/01_raw/buttons/circle/99999.jpg"
     bad.write_text("no picture")
-    path = project / example()[0]
+    path = project / PARAMETERS
     text = path.read_text()
     try:
         said = kedro(project, "run", "--env", "base", "--pipelines", "buttons", status=1)

@@ -35,7 +35,7 @@ def trial_runs(root: Path) -> list[mlflow.entities.Run]:
     """Tracked trials, the first one first."""
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
-    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    children = [run for run in runs if "trial_state" in run.data.tags]
     parents = {run.data.tags["mlflow.parentRunId"] for run in children}
     assert parents <= {run.info.run_id for run in runs}
     return sorted(children, key=lambda run: int(run.info.run_name.split()[-1]))

@@ -258,7 +258,8 @@ def encode(
 def _ages(rows: pl.DataFrame, columns: RatingColumns) -> pl.Series:
     """The column ``age``: of equal times the lower row is the later one, and a row without a time is the oldest."""
     times, own = time_column(rows, str(columns.timestamp)), (columns.user, SPLIT_COLUMN)
-    later = pl.len().over(own).cast(pl.Int32) - pl.col(times.name).rank("ordinal").over(own).cast(pl.Int32).fill_null(0)
+    time = pl.col(times.name)
+    later = time.count().over(own).cast(pl.Int32) - time.rank("ordinal").over(own).cast(pl.Int32).fill_null(0)
     trained = pl.col(SPLIT_COLUMN) == TRAIN
     return rows.select(pl.when(trained).then(later).alias(AGE)).to_series()
 

@@ -92,11 +92,17 @@ class DroppedLSTM(nn.LSTM):
             # Autocast itself would run cuDNN's LSTM in float16 even if bfloat16 is selected, and copy its weights.
             with torch.autocast("cuda", enabled=False):
                 output, h, c = self.read_in_one_block(input, h, c, lstm_dtype(cudnn_version()) if low else input.dtype)
-        elif dropped:
-            output, h, c = self._read_dropped(input, h, c)
         else:
-            with torch.autocast("cuda", enabled=False) if input.is_cuda else nullcontext():
-                output, (h, c) = super().forward(input, (h, c))
+            # oneDNN refuses a bfloat16 LSTM on processors without AVX-512: there this layer computes in float32.
+            low = (
+                not input.is_cuda and torch.is_autocast_enabled("cpu") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            )
+            with nullcontext() if low else torch.autocast(input.device.type, enabled=False):
+                given = input if low else input.float()
+                if dropped:
+                    output, h, c = self._read_dropped(given, h, c)
+                else:
+                    output, (h, c) = super().forward(given, (h, c))
         return output, (h.squeeze(0), c.squeeze(0))
 
     def _read_dropped(self, input: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
