@@ -137,6 +137,11 @@ class DroppedLSTM(nn.LSTM):
         return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
 
 
+def has_low_precision_lstm() -> bool:
+    """Whether the processor's LSTM computes in bfloat16: oneDNN's where PyTorch has it, else PyTorch's own."""
+    return not torch.backends.mkldnn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 CUDNN_BFLOAT16 = 91300  # the first version of cuDNN, 9.13, whose LSTM computes in bfloat16
 LOSS_SCALE = 1024.0
 
