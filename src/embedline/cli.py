@@ -50,7 +50,7 @@ class Commands(click.Group):
             "prune": "delete old versions",
         },
         "Ask models": {
-            "predict": "rows of a file, or texts",
+            "predict": "rows of a file, texts or pictures",
             "generate": "go on from a prompt",
             "recommend": "items for a user",
             "export": "a table's model as an ONNX file",
@@ -84,7 +84,7 @@ class Commands(click.Group):
 
 @click.group(name="embedline", cls=Commands)
 def cli() -> None:
-    """Train, compare and serve neural networks on tables, texts and ratings."""
+    """Train, compare and serve neural networks on tables, texts, ratings and pictures."""
 
 
 @contextmanager

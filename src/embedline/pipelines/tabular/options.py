@@ -217,7 +217,7 @@ class BlendOptions(BaseModel):
 
     Attributes:
         share: of LightGBM; ``<source>_backtest`` measures which is best. ``auto``: by the loss on the rows that the
-            networks held out of their training for early stopping (:mod:`.blend`); without such rows, the half.
+            networks held out for early stopping (:func:`.learner.blend_share`); without such rows, 0.5.
         lightgbm: its settings; all categories are native ones, however many levels they have.
         without: inputs that LightGBM does not read, by the names in the encoder, such as ``mean(Store)``.
     """
