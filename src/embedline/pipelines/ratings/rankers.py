@@ -18,6 +18,7 @@ from torch import Tensor
 from embedline.errors import DataError, input_name
 
 BLOCK_CELLS = 2**24  # cells of a dense block of items by items: 64 MB in float32
+GRAM_BLOCKS = 8  # of columns at least: of a triangle in blocks only the diagonal ones are computed in vain
 BLOCK_NUMBERS = 2**18  # numbers in the gathered factors of a block of rows: 1 MB in float32, which a cache holds
 EASE_ROWS = 256  # mirrored at a time
 EASE_BYTES = 12  # of a pair of items while EASE is solved: float64 in place, and the float32 that is kept
@@ -87,8 +88,8 @@ class Ease:
         n = matrix.shape[1]
         require_items(n, max_items)
         gram = np.empty((n, n), dtype=np.float64, order="F")
-        for start, block in gram_blocks(matrix):
-            gram[:, start : start + block.shape[1]] = block
+        for start, block in gram_blocks(matrix, lower=True):
+            gram[start:, start : start + block.shape[1]] = block
         gram[np.diag_indices(n)] += penalty
         factor, failed = lapack.dpotrf(gram, lower=1, overwrite_a=1)  # P overwrites XᵀX: one matrix in memory
         if failed:
@@ -125,12 +126,17 @@ def require_items(n_items: int, max_items: int | None) -> None:
         )
 
 
-def gram_blocks(matrix: sp.csr_array) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """First column and dense columns float32 [I, b] of ``XᵀX``; its sparse form would take three times the memory."""
+def gram_blocks(matrix: sp.csr_array, *, lower: bool = False) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """First column and dense columns float32 [I, b] of ``XᵀX``; its sparse form would take three times the memory.
+
+    Args:
+        lower: from the row of the first column down: the matrix is symmetric.
+    """
     columns, transposed = matrix.tocsc(), matrix.T.tocsr()
-    size = max(1, BLOCK_CELLS // matrix.shape[1])
+    size = max(1, min(BLOCK_CELLS // matrix.shape[1], -(-matrix.shape[1] // GRAM_BLOCKS)))
     for start in range(0, matrix.shape[1], size):
-        yield start, (transposed @ columns[:, start : start + size]).toarray(order="F")
+        rows = transposed[start:] if lower else transposed
+        yield start, (rows @ columns[:, start : start + size]).toarray(order="F")
 
 
 class ItemKnn:
@@ -192,7 +198,7 @@ class Als:
 
     def __init__(self, items: Tensor, alpha: float, penalty: float) -> None:
         self.items, self.alpha, self.penalty = items, alpha, penalty
-        self._gram = _gram(items, penalty)
+        self._basis = _whitening(items, penalty)
 
     @classmethod
     def fit(
@@ -209,7 +215,7 @@ class Als:
 
     def vectors(self, rows: sp.csr_array) -> Tensor:
         """Vectors float32 [n, k] of users by their rows."""
-        settings: dict[str, Any] = {"alpha": self.alpha, "penalty": self.penalty, "gram": self._gram}
+        settings: dict[str, Any] = {"alpha": self.alpha, "penalty": self.penalty, "basis": self._basis}
         return solve_rows(row_blocks(rows, self.items.shape[1]), rows.shape[0], self.items, **settings)
 
     def scores(self, rows: sp.csr_array) -> NDArray[np.float32]:
@@ -221,10 +227,15 @@ class Als:
         return {"items": self.items}
 
 
-def _gram(vectors: Tensor, penalty: float) -> Tensor:
-    """``QᵀQ + penalty I`` float64 [k, k]."""
+def _whitening(vectors: Tensor, penalty: float) -> Tensor:
+    """R float64 [k, k] with ``R Rᵀ = (QᵀQ + penalty I)⁻¹``: in the basis ``Q R`` all rows share the unit matrix."""
     exact = vectors.double()
-    return exact.T @ exact + penalty * torch.eye(vectors.shape[1], dtype=torch.float64)
+    gram = exact.T @ exact + penalty * torch.eye(vectors.shape[1], dtype=torch.float64)
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    if failed:
+        raise DataError("ALS: the penalty is too small for vectors of this size: raise rankers.als.penalty")
+    unit = torch.eye(len(gram), dtype=torch.float64)
+    return torch.linalg.solve_triangular(lower, unit, upper=False).T
 
 
 class RowBlock(NamedTuple):
@@ -256,38 +267,46 @@ def row_blocks(rows: sp.csr_array, width: int) -> Iterator[RowBlock]:
 
 
 def solve_rows(
-    blocks: Iterable[RowBlock], n: int, others: Tensor, *, alpha: float, penalty: float, gram: Tensor | None = None
+    blocks: Iterable[RowBlock], n: int, others: Tensor, *, alpha: float, penalty: float, basis: Tensor | None = None
 ) -> Tensor:
     """Half a step of :class:`Als`: vectors float32 [n, k] of the rows, with the vectors ``others`` [I, k] fixed.
 
-    ``(QᵀQ + penalty I + sum alpha r q qᵀ) p = sum (1 + alpha r) r q``, both sums over the row's interactions. Rows of
-    about one length are solved together by Cholesky decomposition, in float32, and in float64 where that fails.
+    ``(QᵀQ + penalty I + sum alpha r q qᵀ) p = sum (1 + alpha r) r q``, both sums over the row's interactions. With R of
+    :func:`_whitening` and Z the rows ``sqrt(alpha r) q R`` of the interactions, ``p = R x`` where ::
+
+        (I + ZᵀZ) x = Zᵀ w   or, the same,   x = Zᵀ y with (I + ZZᵀ) y = w,   w = (1 + alpha r) sqrt(r / alpha)
+
+    The second system is the smaller one for rows of fewer than k interactions, as most items have. Rows of about one
+    length are solved together by Cholesky decomposition, in float32, and in float64 where that fails.
 
     Args:
         blocks: of :func:`row_blocks`, of a matrix of ``n`` rows.
-        gram: of :func:`_gram`, where it is known.
+        basis: of :func:`_whitening`, where it is known.
     """
-    gram = _gram(others, penalty) if gram is None else gram
+    basis = _whitening(others, penalty) if basis is None else basis
+    white = (others.double() @ basis).float()
     found = torch.zeros(n, others.shape[1])
     for block in blocks:
-        found[block.places] = _solve_block(block, others, gram, alpha)
-    return found
+        found[block.places] = _solve_block(block, white, alpha)
+    return (found.double() @ basis.T).float()
 
 
-def _solve_block(
-    block: RowBlock, others: Tensor, gram: Tensor, alpha: float, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Vectors float32 [b, k] of the rows of a block."""
+def _solve_block(block: RowBlock, white: Tensor, alpha: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """x float32 [b, k] of the rows of a block."""
     values = block.values.to(dtype)
-    vectors = others.index_select(0, block.columns.view(-1)).view(*values.shape, -1).to(dtype)  # [b, L, k]
-    confidence = alpha * values
-    own = gram.to(dtype).expand(len(values), -1, -1)
-    factor, failed = torch.linalg.cholesky_ex(torch.baddbmm(own, (vectors * confidence[..., None]).mT, vectors))
-    weights = values * (1.0 + confidence)
-    solved = torch.cholesky_solve((weights[:, None] @ vectors).mT, factor)[..., 0].float()
-    if failed.any():  # rounding has eaten the penalty: of an item with hundreds of thousands of interactions, say
+    scale = (alpha * values).sqrt_()
+    rows = white.to(dtype).index_select(0, block.columns.view(-1)).view(*values.shape, -1)
+    rows *= scale[..., None]  # [b, L, k]
+    wanted = ((1.0 + alpha * values) * scale / alpha)[:, None]  # [b, 1, L]
+    short = rows.shape[1] < rows.shape[2]
+    left, right = (rows, wanted.mT) if short else (rows.mT, (wanted @ rows).mT)
+    unit = torch.eye(left.shape[1], dtype=dtype).expand(len(left), -1, -1)
+    factor, failed = torch.linalg.cholesky_ex(torch.baddbmm(unit, left, left.mT))
+    solved = torch.cholesky_solve(right, factor)
+    solved = (solved.mT @ rows)[:, 0].float() if short else solved[..., 0].float()
+    if failed.any():  # rounding has eaten the unit: of an item with hundreds of thousands of interactions, say
         if dtype == torch.float64:
             raise DataError("ALS: the penalty is too small for vectors of this size: raise rankers.als.penalty")
         again = failed.nonzero()[:, 0]
-        solved[again] = _solve_block(RowBlock(*(part[again] for part in block)), others, gram, alpha, torch.float64)
+        solved[again] = _solve_block(RowBlock(*(part[again] for part in block)), white, alpha, torch.float64)
     return solved
