@@ -44,12 +44,8 @@ class Service(Bundle):
 class Champion(AbstractDataset[None, Any]):
     """The champion of a registered model, as :class:`embedline.serving.service.Service`; it is only read.
 
-    A run that publishes moves the alias (:mod:`embedline.hooks.runs`) of the model with this name.
-
-    Args:
-        name: name of the registered model.
-        alias: alias of the version.
-        tracking_uri: tracking URI of MLflow, as in ``mlflow.yml``.
+    A run that publishes moves the ``alias`` (:mod:`embedline.hooks.runs`) of the model ``name``; ``tracking_uri`` is
+    that of ``mlflow.yml``.
     """
 
     def __init__(

@@ -7,11 +7,7 @@ from kedro.io import AbstractDataset, DatasetError
 
 
 class Study(AbstractDataset[None, Any]):
-    """A folder of Optuna's journals, of which the newest is loaded as an ``optuna.Study``; a search writes them.
-
-    Args:
-        filepath: the folder.
-    """
+    """The folder ``filepath`` of Optuna's journals, which a search writes; the newest is loaded as an ``optuna.Study``."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._filepath, self.metadata = Path(filepath), metadata

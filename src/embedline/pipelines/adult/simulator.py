@@ -30,9 +30,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from embedline.pipelines.adult.files import CATEGORICAL, COLUMNS, LABELS
+from embedline.training.options import Options
 
 CONSTANT = -3.2
 OCCUPATIONS = {
@@ -66,10 +67,8 @@ _ALONE = {"Not-in-family": 48, "Own-child": 27, "Unmarried": 19, "Other-relative
 Floats = NDArray[np.float64]
 
 
-class GeneratorOptions(BaseModel):
+class GeneratorOptions(Options):
     """How many people to simulate."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_data: int = Field(default=3000, ge=20, description="rows of adult.data")
     n_test: int = Field(default=1500, ge=20, description="rows of adult.test")

@@ -31,9 +31,10 @@ from typing import Self
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from embedline.pipelines.movielens.files import FOLD_FILES, GENRES, MONTHS, UNKNOWN_GENRE
+from embedline.training.options import Options
 
 MEAN = 3.5
 USER_SD, FILM_SD, MATCH_SD = 0.35, 0.45, 0.6  # in stars, of the user biases, film biases and product of the factors
@@ -66,10 +67,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-class GeneratorOptions(BaseModel):
+class GeneratorOptions(Options):
     """How many ratings to simulate, and how noisy they are. ml-100k has 943 users, 1,682 films, 100,000 ratings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_users: int = Field(default=300, ge=5)
     n_items: int = Field(default=200, ge=LEAST_RATINGS)
@@ -124,11 +123,8 @@ def best_forecast(options: GeneratorOptions) -> pl.DataFrame:
 def write_large(path: str | Path, *, n_users: int, n_items: int, n_ratings: int, seed: int) -> None:
     """Write ratings in the layout of the newer releases' ``ratings.csv``, in bounded memory, for benchmarks.
 
-    Header ``userId,movieId,rating,timestamp``; sorted by user and film; half stars, by the same effects with a noise of
-    0.6 stars. 25 million ratings (``n_users=162_541, n_items=59_047``) take about 650 MB of disk.
-
-    The sizes are those of `GeneratorOptions`; equal seeds and sizes give equal bytes. `write_films` with the same seed
-    writes the films to it.
+    Sorted by user and film; half stars, by the same effects with a noise of 0.6 stars. 25 million ratings
+    (``n_users=162_541, n_items=59_047``) take about 650 MB of disk. Equal seeds and sizes give equal bytes.
     """
     options = GeneratorOptions(n_users=n_users, n_items=n_items, n_ratings=n_ratings, seed=seed)
     draw = _Draw(options)
@@ -293,11 +289,8 @@ def choose_films(counts: Integers, cumulative: Floats, rng: np.random.Generator)
     """Draw different films for each user: ranks of popularity, rising within a user, users one after the other.
 
     Of a user with n films, the k-th comes from the k-th of n equal slices of all ratings; where two fall on one film,
-    the later moves on to the next. So there is no rejection, and a chunk of users costs O(ratings).
-
-    Args:
-        counts: films of each user, [U], none above I.
-        cumulative: of `popularity`, [I].
+    the later moves on to the next. So there is no rejection, and a chunk of users costs O(ratings). ``counts`` [U] are
+    the films of each user, none above I; ``cumulative`` [I] is of `popularity`.
     """
     n_films, n_total = len(cumulative), int(counts.sum())
     user = np.repeat(np.arange(len(counts)), counts)

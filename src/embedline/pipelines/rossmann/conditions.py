@@ -17,11 +17,8 @@ def add_lagged_conditions(rows: Any, days: Any, blocks: HorizonBlocks, *, name: 
 
     Args:
         rows: Narwhals frame with State, Date and DayNumber; days of the future may be without conditions.
-        days: conditions by State and DayNumber.
+        days: conditions by State and DayNumber; no row of a state, or an end before a block begins, is a DataError.
         name: of the rows in messages.
-
-    Raises:
-        DataError: the tables have no row of a state, or end before a block begins.
     """
     dates = rows.select("Date", "DayNumber").unique()
     dates = add_date_parts(dates).with_columns(**date_features()).drop("Date")

@@ -40,8 +40,7 @@ Bundle = Any  # embedline.training.model_file.ModelBundle
 def tokenize(documents: Frame, tokens: TokenOptions, classes: Classes) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Tokenize the documents; return their token codes, and the lexicon that the codes are rows of.
 
-    Raises:
-        DataError: the documents are invalid, or a label is not among the classes (checked before hours of training).
+    Invalid documents and labels are a DataError here, before hours of training.
     """
     with about_frame("documents"):
         return tokenize_documents(read_documents(documents, list(classes)), tokens)
@@ -195,9 +194,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of the model and of each member on the same test documents; warns of a member that is better.
 
-    Args:
-        ceiling: the best that a classifier can expect by metric, where the law of the documents is known
-            (:func:`embedline.training.ceiling.beside`).
+    ``ceiling`` is the best that a classifier can expect by metric, where the law of the documents is known.
     """
     vocabulary, training = load_vocabulary(model.encoder["vocabulary"]), dict(model.metrics)
     language, ensemble, baseline = (training.pop(name) for name in ("language_model", "ensemble", "baseline"))
