@@ -54,7 +54,7 @@ class NotAnArchive(DataError):
 def iter_members(
     address: str | Path, select: Select | None = None, *, max_bytes: int | None = None
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield the relative name, with forward slashes, and the content of each file of an archive or folder, in its order.
+    """Yield the relative name, with forward slashes, and the content of each file of an archive or folder, in order.
 
     The content decides on the kind (zip; tar, also packed by gzip, bzip2 or xz), not the name; a folder, with its
     sub-folders, works like an archive.

@@ -7,7 +7,7 @@ from kedro.io import AbstractDataset, DatasetError
 
 
 class Study(AbstractDataset[None, Any]):
-    """The folder ``filepath`` of Optuna's journals, which a search writes; the newest is loaded as an ``optuna.Study``."""
+    """The folder ``filepath`` of Optuna's journals, written by a search; the newest is loaded, an ``optuna.Study``."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._filepath, self.metadata = Path(filepath), metadata

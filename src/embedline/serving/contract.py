@@ -49,7 +49,7 @@ class Limits(Options):
 
 @dataclass(frozen=True)
 class RequestContract:
-    """The columns of the model and the limits of its requests; ``strict``: refuse columns that the model does not have."""
+    """The columns of the model and the limits of its requests; ``strict``: refuse columns that are not the model's."""
 
     columns: tuple[InputColumn, ...]
     limits: Limits

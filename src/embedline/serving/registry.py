@@ -49,7 +49,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Published:
-    """The result of a publication: the version that has the service, whether it ``is_new``, and the champion, and why."""
+    """The result of a publication: the version with the service, whether it ``is_new``, and the champion, and why."""
 
     version: Version
     is_new: bool

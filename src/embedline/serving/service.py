@@ -132,7 +132,7 @@ class Service:
 
     @classmethod
     def from_bytes(cls, content: bytes, *, name: str = "the service") -> Self:
-        """Read what :meth:`to_bytes` wrote; a DataError that starts with ``name`` if it is no service of this format."""
+        """Read what :meth:`to_bytes` wrote; no service of this format is a DataError that starts with ``name``."""
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 files = {file: archive.read(file) for file in archive.namelist()}

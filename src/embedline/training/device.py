@@ -71,7 +71,7 @@ def make_accelerator(options: OptimizerOptions) -> Accelerator:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn ``auto`` into CUDA where there is a CUDA device, else the CPU; CUDA by name without a device is a DataError."""
+    """Turn ``auto`` into CUDA where there is a CUDA device, else the CPU; CUDA by name without one is a DataError."""
     if device == "cuda" and not torch.cuda.is_available():
         raise DataError("training.device is 'cuda' but PyTorch finds no CUDA device: set it to 'auto' or 'cpu'")
     if device == "auto":

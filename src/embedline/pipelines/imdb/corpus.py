@@ -201,7 +201,7 @@ def _one_root(names: list[str], options: DocumentOptions) -> str:
 
 
 def _common_folder(names: list[str], *, above_files: bool = False) -> str:
-    """Return the folder that holds all files, with a closing slash; the one above it, if ``above_files`` it is a label."""
+    """Return the folder that holds all files, with a closing slash; the one above, if ``above_files`` it is a label."""
     folders = {posixpath.dirname(name) for name in names}
     if not folders or "" in folders:
         return ""
