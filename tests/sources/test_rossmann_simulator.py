@@ -137,16 +137,6 @@ def test_the_noise_is_the_only_difference_from_the_true_effects(raw: dict[str, b
         assert at[day, 1] - at[day, 0] == pytest.approx(effect, abs=0.06)
 
 
-def test_other_sizes_and_calendars() -> None:
-    days = {"first_day": dt.date(2020, 2, 1), "last_day": dt.date(2020, 2, 20), "test_last_day": dt.date(2020, 2, 25)}
-    for n_stores in (4, 5, 7, 33):
-        tables = simulator.generate_tables(simulator.GeneratorOptions(n_stores=n_stores, **days))
-        assert read(tables["train"]).height == n_stores * 20
-        assert set(read(tables["store"])["StoreType"]) == {"a", "b", "c", "d"}
-        assert read(tables["test"])["Open"].null_count() > 0
-        assert read(tables["weather"]).height == 16 * 25
-
-
 def test_wrong_options_are_named() -> None:
     wrong = [("n_store", 10), ("n_stores", 3), ("noise", -0.1), ("noise", float("inf")), ("seed", -1)]
     wrong += [("last_day", "2012-01-01"), ("first_day", "yesterday"), ("first_day", "1990-12-31")]

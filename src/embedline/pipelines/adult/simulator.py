@@ -89,25 +89,13 @@ def generate_files(options: GeneratorOptions) -> dict[str, bytes]:
 
 
 def bayes_accuracy(options: GeneratorOptions) -> float:
-    """Return the accuracy that a perfect model expects on the rows of ``adult.test``; no classifier can expect more.
-
-    On the labels as drawn one can be a little luckier, see `perfect_accuracy`.
-    """
+    """Return the accuracy that a perfect model expects on the rows of ``adult.test``; no classifier can expect more."""
     return expected_accuracy(log_odds(_draw(options)["adult.test"]))
 
 
 def bayes_log_loss(options: GeneratorOptions) -> float:
     """Return the log-loss, in nats, that a perfect model expects on the rows of ``adult.test``."""
     return expected_log_loss(log_odds(_draw(options)["adult.test"]))
-
-
-def perfect_accuracy(options: GeneratorOptions) -> float:
-    """Return the share of the rows of ``adult.test`` whose likelier income is their label.
-
-    A model is compared with this on the same rows: the luck of the draw is in both.
-    """
-    test = _draw(options)["adult.test"]
-    return float(np.mean((log_odds(test) > 0) == (test["income"] == LABELS[1]).to_numpy()))
 
 
 def log_odds(table: pl.DataFrame) -> Floats:

@@ -228,21 +228,9 @@ def bayes_accuracy(options: GeneratorOptions) -> float:
     """Return the expected accuracy of the Bayes classifier on the simulated test reviews.
 
     It is the mean of P(more likely sentiment | text) over the reviews, from the exact log-odds. No classifier has a
-    higher expected accuracy; on the drawn labels the accuracy may be a little higher, see `perfect_accuracy`.
+    higher expected accuracy; on the labels as drawn the accuracy may be a little higher.
     """
     return fmean(certainty(log_odds(text, options.clarity)) for _, text in _test_reviews(options))
-
-
-def perfect_accuracy(options: GeneratorOptions) -> float:
-    """Return the accuracy of the Bayes classifier on the labels of the simulated test reviews; a tie counts half.
-
-    Compare a model with this number on the same reviews: both have the same random labels.
-    """
-    scores = []
-    for label, text in _test_reviews(options):
-        odds = log_odds(text, options.clarity) * (1 if label == "pos" else -1)
-        scores.append(0.5 if abs(odds) < 1e-9 else float(odds > 0))
-    return fmean(scores)
 
 
 def _test_reviews(options: GeneratorOptions) -> list[tuple[str, str]]:

@@ -112,14 +112,6 @@ def noise_floor(options: GeneratorOptions) -> float:
     return least_mse(draw.ratings(0, options.n_users, options.noise)["liking"].to_numpy(), options.noise)
 
 
-def best_forecast(options: GeneratorOptions) -> pl.DataFrame:
-    """Return the ``forecast`` that perfect knowledge of the true effects makes for each ``user`` and ``item``."""
-    draw = _Draw(options)
-    rows = draw.ratings(0, options.n_users, options.noise)
-    forecast = pl.Series(expected_rating(rows["liking"].to_numpy(), options.noise))
-    return rows.select(pl.col("user", "item").cast(pl.Int32), forecast=forecast)
-
-
 def write_large(path: str | Path, *, n_users: int, n_items: int, n_ratings: int, seed: int) -> None:
     """Write ratings in the layout of the newer releases' ``ratings.csv``, in bounded memory, for benchmarks.
 
@@ -135,14 +127,6 @@ def write_large(path: str | Path, *, n_users: int, n_items: int, n_ratings: int,
         file.write(b"userId,movieId,rating,timestamp\n")
         for first, end in pairwise([0, *ends]):
             draw.ratings(first, end, options.noise, HALF_STARS).drop("liking").write_csv(file, include_header=False)
-
-
-def write_films(path: str | Path, *, n_items: int, seed: int) -> None:
-    """Write the films of `write_large` in the layout of the newer releases' ``movies.csv``, UTF-8."""
-    films = draw_films(n_items, _streams(seed)["films"])
-    genres = ["|".join(np.array(GENRES)[flags]) or "(no genres listed)" for flags in films.genres]
-    columns = {"movieId": np.arange(1, n_items + 1), "title": films.titles, "genres": genres}
-    pl.DataFrame(columns).write_csv(path, quote_style="necessary")
 
 
 # The true effects
@@ -210,11 +194,6 @@ def rating_shares(liking: Floats, noise: float, scale: Scale = WHOLE_STARS) -> F
     borders = scale.levels[:-1] + scale.step / 2
     below = ndtr((borders - liking[:, None]) / max(noise, 1e-12))
     return np.diff(below, axis=1, prepend=0.0, append=1.0)
-
-
-def expected_rating(liking: Floats, noise: float, scale: Scale = WHOLE_STARS) -> Floats:
-    """Return the mean rating given the liking, [N]: the best forecast that there is."""
-    return rating_shares(liking, noise, scale) @ scale.levels
 
 
 def least_mse(liking: Floats, noise: float, scale: Scale = WHOLE_STARS) -> float:
