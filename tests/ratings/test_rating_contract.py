@@ -31,24 +31,6 @@ def polars(**change: Any) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(
-    "frame",
-    [
-        polars().lazy(),
-        pandas().set_index("user"),
-        polars().to_arrow(),
-        pandas(user=pd.Series([1, 1, 2], dtype="Int64"), rating=pd.Series([1, 2, 5], dtype=object)),
-        pandas(user=[1.0, 1.0, 2.0], item=pd.Series(["x", "y", "x"], dtype="category")),
-        pandas(note=pd.Series(["a", 5, b"z"], dtype=object)),  # nothing reads it
-        polars(user=pl.Series([1, 1, 2], dtype=pl.UInt64)),
-    ],
-)
-def test_frames_of_any_engine_are_read(frame: Any) -> None:
-    rows = read_ratings(frame, PLAIN)
-    assert rows.select("user", "item", "rating").rows() == [(1, "x", 1.0), (1, "y", 2.0), (2, "x", 5.0)]
-    assert rows.schema["rating"] == pl.Float32 and rows.schema["user"].is_integer() and rows.schema["item"] == pl.String
-
-
-@pytest.mark.parametrize(
     ("frame", "named"),
     [
         (pandas(item=["x", 5, "x"]), ["item", "row 2"]),  # ids of two kinds
@@ -299,17 +281,6 @@ def test_a_column_holds_out_the_rows_of_its_value_and_trains_those_without_one()
     ratings = log("abcd", [1, 2, 3, 4]).with_columns(fold=pl.Series([1, 2, None, 1]))
     assert held_out(ratings, RatingSplit(kind="column", column="fold", value=1)) == [0, 3]
     assert held_out(ratings, NONE) == []
-
-
-@pytest.mark.parametrize("split", [RatingSplit(kind="random", fraction=0.2), RatingSplit(kind="latest", n=3)], ids=str)
-def test_a_pandas_frame_is_split_like_a_polars_one(split: RatingSplit) -> None:
-    assert held_out(ratings_table().to_pandas(), split) == held_out(ratings_table(), split)
-
-
-def test_columns_of_ones_own_keep_their_names() -> None:
-    ratings = ratings_table().rename({"user": "userId", "item": "movieId"}).drop("timestamp")
-    rows = assign_splits(ratings, RatingColumns(user="userId", item="movieId", timestamp=None), NONE)
-    assert rows.columns == ["userId", "movieId", "rating", "fold", "split"]
 
 
 @pytest.mark.parametrize(

@@ -27,14 +27,14 @@ from small_networks import (
 from torch import Tensor
 
 from embedline.errors import DataError
-from embedline.pipelines.text import nodes, pretrained
+from embedline.pipelines.text import pretrained
 from embedline.pipelines.text.language_model import (
     build_language_model,
     find_language_model_rate,
     language_config,
     train_language_model,
 )
-from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining, PretrainedOptions
+from embedline.pipelines.text.options import LanguageModelOptions, PretrainedOptions
 from embedline.pipelines.text.pretrained import initial_weights
 from embedline.pipelines.text.pretrained_files import read_pretrained
 from embedline.pipelines.text.pretrained_nodes import acquire_pretrained
@@ -402,35 +402,10 @@ def test_stages_have_schedules_of_their_own_and_rates_by_layer(monkeypatch: pyte
     assert "stage" not in bundle.metrics
 
 
-def test_a_stage_that_ends_early_keeps_its_best_epoch_for_the_next() -> None:
-    hasty = {"unfrozen": None, "epochs": 8, "lr": 0.1}
-    changes: dict[str, Any] = {"schedule": "constant", "early_stopping": {"patience": 2}}
-    first, history = train(None, stages=[hasty], **changes)
-    losses = [record["monitor"] for record in history if "monitor" in record]
-    assert first.metrics["best_epoch"] == losses.index(min(losses)) + 1 < len(losses) < 8
-    still = {"unfrozen": 1, "epochs": 1, "lr": 1e-12}
-    second, _ = train(None, stages=[hasty, still], **changes)
-    assert (second.metrics["epochs"], second.metrics["best_epoch"]) == (len(losses) + 1, len(losses) + 1)
-    assert second.metrics["validation_loss"] == pytest.approx(min(losses), rel=1e-5)
-
-
-def test_a_stage_starts_from_the_averaged_weights_of_the_stage_before() -> None:
-    averaging, still = {"decay": 0.9}, {"unfrozen": None, "epochs": 1, "lr": 1e-12}
-    once = train(None, stages=[ALL], averaging=averaging)[0].weights
-    assert different(once, train(None, stages=[ALL])[0].weights)
-    for name, tensor in train(None, stages=[ALL, still], averaging=averaging)[0].weights.items():
-        torch.testing.assert_close(tensor, once[name], rtol=0.0, atol=1e-6)
-
-
 @pytest.mark.parametrize(("reports", "begun"), [(2, 1), (5, 1), (7, 2)])
 def test_killed_and_resumed_in_a_stage_it_ends_in_the_same_bits(reports: int, begun: int, resume: Resume) -> None:
     states, _, _ = resume(lambda: train(None, stages=[ALONE, ALL], averaging={"decay": 0.9}), reports)
     assert [*states] == ["language_model.stage0", "language_model.stage1"][:begun]
-
-
-def test_stages_are_a_list_of_one_at_least() -> None:
-    with pytest.raises(ValueError, match="stages"):
-        LanguageModelTraining(batch_size=1, epochs=1, lr=0.1, stages=())
 
 
 def test_one_address_is_that_of_the_forward_model() -> None:
@@ -445,12 +420,3 @@ def test_a_path_that_leads_nowhere_is_named_with_its_key() -> None:
     with pytest.raises(DataError) as caught:
         acquire_pretrained(PretrainedOptions(forward="no/such.tgz"))
     assert "pretrained.forward" in str(caught.value) and "no/such.tgz" in str(caught.value)
-
-
-def test_the_metrics_of_a_language_model_are_those_of_the_validation_split() -> None:
-    bundle = language_model()
-    metrics = nodes.evaluate_language_model(IDS, bundle)
-    assert metrics["language_model"] == bundle.metrics
-    assert {"perplexity", "next_word_accuracy"} <= metrics["language_model"].keys()
-    assert metrics["vocabulary"]["size"] == len(VOCABULARY)
-    assert metrics["vocabulary"]["unknown"].keys() == set(IDS["split"].unique())

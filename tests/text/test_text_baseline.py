@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 
 from embedline.errors import DataError
@@ -202,20 +201,8 @@ def test_what_cannot_be_learned_is_said(
         train_baseline(tokens, LEXICON, SPLIT, classes, BaselineOptions(**options))
 
 
-def test_a_split_without_documents_is_said() -> None:
-    bundle, _ = train_baseline(TOKENS.filter(split="train"), LEXICON, SPLIT, CLASSES, BaselineOptions(c=1.0))
-    with pytest.raises(DataError, match="'test'"):
-        predict_split(TOKENS.filter(split="train"), LEXICON, bundle)
-
-
 def test_a_fit_that_was_cut_off_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         bundle, _ = train_baseline(TOKENS, LEXICON, SPLIT, CLASSES, BaselineOptions(c=300.0, max_iterations=1))
     assert bundle.metrics["iterations"] == 1
     assert "max_iterations = 1" in caplog.text
-
-
-@pytest.mark.parametrize("options", [{"ngrams": (2, 1)}, {"ngrams": (0, 1)}, {"mindf": 2}, {"c": 0.0}])
-def test_settings_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(options))):
-        BaselineOptions.model_validate(options)

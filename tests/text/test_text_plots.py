@@ -64,37 +64,6 @@ def test_stages_follow_one_another_and_are_named() -> None:
     assert {shape.x0 for shape in figure.layout.shapes} == {1.0}
 
 
-@pytest.mark.parametrize(
-    ("change", "epochs", "names"),
-    [
-        (pl.Series("epoch", [0.5, 1.0, 1.5]), [0.5, 1.0, 1.5], {"head": 0.5, "all": 1.25}),  # stages that count on
-        (pl.Series("stage", [0, 0, 1]), [0.5, 1.0, 2.0], {"stage 1": 0.5, "stage 2": 1.5}),  # counted from one
-    ],
-)
-def test_stages_are_numbered_or_count_on(change: pl.Series, epochs: list[float], names: dict[str, float]) -> None:
-    figure = plot_training(HISTORY.with_columns(change), "Training")
-    assert _traces(figure)["training loss"][0] == epochs
-    assert {note.text: note.x for note in figure.layout.annotations} == names
-
-
-def test_a_perplexity_and_a_fraction_have_an_axis_each() -> None:
-    history = HISTORY.drop("stage", "validation_loss")[:2].with_columns(perplexity=pl.Series([None, 70.0]))
-    figure = plot_training(history, "Training")
-    axes = {trace.name: trace.yaxis for trace in figure.data}
-    assert axes["held-out perplexity"] != axes["held-out accuracy"]
-    assert _traces(figure)["held-out perplexity"] == ([1.0], [70.0])
-    titles = {figure.layout[axis].title.text for axis in figure.layout if axis.startswith("yaxis")}
-    assert titles == {"loss (nats)", "perplexity", "accuracy", "learning rate"}
-    assert not figure.layout.annotations
-
-
-def test_two_fractions_lie_on_one_axis() -> None:
-    figure = plot_training(HISTORY.with_columns(next_word_accuracy=pl.col("accuracy") - 0.1), "Training")
-    axes = {trace.name: trace.yaxis for trace in figure.data}
-    assert axes["held-out next word accuracy"] == axes["held-out accuracy"]
-    np.testing.assert_allclose(_traces(figure)["held-out next word accuracy"][1], [0.7, 0.8])
-
-
 def test_training_without_held_out_rows_shows_loss_and_rate_and_needs_no_more() -> None:
     history = HISTORY.select("epoch", "lr", "train_loss", accuracy=pl.lit(None, dtype=pl.Float64))
     assert list(_traces(plot_training(history, "Training"))) == ["training loss", "lr"]

@@ -38,7 +38,7 @@ class RatingsService:
     def __init__(self, service: Service) -> None:
         weights = {name: value for name, value in service.bundle.weights.items() if not name.startswith(RANKER)}
         self._model = load_model(replace(service.bundle, weights=weights))
-        self._recommender = _recommender(service, self._model) if "ranker" in service.settings else None
+        self._recommender = recommender_of(service, self._model) if "ranker" in service.settings else None
         encoder = self._model.encoder
         self._columns = service.columns
         # Looked up in a dictionary: the encoder would build its own table for each request.
@@ -115,7 +115,8 @@ def pack_ratings(
     )
 
 
-def _recommender(service: Service, model: RatingModel) -> Recommender:
+def recommender_of(service: Service, model: RatingModel) -> Recommender:
+    """The ranker that a service holds beside its model of ratings."""
     bundle = service.bundle
     weights = {name.removeprefix(RANKER): one for name, one in bundle.weights.items() if name.startswith(RANKER)}
     ranker = ModelBundle(KIND, service.settings["ranker"]["config"], bundle.encoder, weights)
