@@ -105,14 +105,6 @@ def test_drawn_rivals_stand_for_all() -> None:
     assert mean_loss(20) == pytest.approx(mean_loss(1000), rel=0.02)
 
 
-def test_a_training_follows_its_seed_and_is_stored_whole() -> None:
-    again, other = Factors.fit(MATRIX, ENCODER, **SETTINGS), Factors.fit(MATRIX, ENCODER, **SETTINGS, seed=1)
-    assert all(torch.equal(value, again.weights()[name]) for name, value in RANKER.weights().items())
-    assert not torch.equal(RANKER.weights()["chosen.own"], other.weights()["chosen.own"])
-    loaded = Factors(ENCODER, RANKER.weights())
-    np.testing.assert_array_equal(loaded.scores(MATRIX[1:5]), RANKER.scores(MATRIX[1:5]))
-
-
 @pytest.mark.parametrize("n_items", [1, 2])
 def test_one_user_or_one_item(n_items: int, caplog: pytest.LogCaptureFixture) -> None:
     rows = pl.DataFrame({"user": [1] * n_items, "item": list(range(n_items)), "rating": [5.0] * n_items})

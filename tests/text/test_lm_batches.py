@@ -16,7 +16,6 @@ from embedline.pipelines.text.language_model import LanguageModel
 from embedline.pipelines.text.lm_batches import (
     Corpus,
     LanguageModelBatches,
-    random_cuts,
     to_covering_rows,
     to_rows,
 )
@@ -161,16 +160,6 @@ def test_an_epoch_of_fewer_tokens_takes_whole_documents_in_another_order_each_ti
     assert set.union(*chosen) == set(range(len(corpus))) - {4}  # in the end all but the empty one
     assert task.fingerprint() == {"n_tokens": 40, "row_length": 39}
     assert make_task(tokens_per_epoch=10_000).fingerprint() == {"n_tokens": 120, "row_length": 40}
-
-
-def test_random_cuts_end_where_the_row_does_and_rise() -> None:
-    for seed in range(200):
-        order = numbers(seed)
-        length, bptt = (int(torch.randint(low, high, (1,), generator=order)) for low, high in ((1, 3000), (2, 90)))
-        n_batches = max(1, round(length / (bptt * 0.975)))
-        cuts = random_cuts(length, n_batches, bptt, order)
-        assert (len(cuts), cuts[-1]) == (n_batches, length)
-        assert (np.diff([0, *cuts]) > 0).all()
 
 
 def make_model() -> LanguageModel:

@@ -77,13 +77,6 @@ def test_what_is_given_stays() -> None:
     assert choose_classifier(ClassifierOptions(), classifier(**stages), n_documents=9)[1:] == (classifier(**stages), {})
 
 
-def test_a_pretrained_model_has_its_sizes() -> None:
-    sizes = {"embedding_size": 400, "hidden_size": 1152, "n_layers": 3}
-    given = ModelBundle("pretrained_language_models", {"forward": sizes}, {}, {})
-    network, _, _ = choose_language_model(AUTO, language(epochs=1), n_tokens=9, n_words=9, pretrained=given)
-    assert {name: getattr(network, name) for name in sizes} == sizes
-
-
 @pytest.mark.parametrize(("n_documents", "epochs", "batch_size"), [(500, 3, 8), (8000, 3, 32), (60_000, 2, 64)])
 def test_a_classifiers_stages_are_by_the_number_of_documents(n_documents: int, epochs: int, batch_size: int) -> None:
     network, training, chosen = choose_classifier(

@@ -72,7 +72,6 @@ OWN: dict[str, list[Any]] = {
     "label": ["1", "0", "1", None],
     "split": ["train", "train", "test", "unlabelled"],
 }
-ROWS = list(zip(*OWN.values(), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from embedline.pipelines.text.documents import SplitOptions, stratified_folds
 from embedline.pipelines.text.ensemble import RIDGE, TextModel, choose_coefficients, fit_coefficients, pool, pool_loss
 from embedline.pipelines.text.evaluation import ReportOptions
 from embedline.pipelines.text.options import Classes, Directions
-from embedline.pipelines.text.predict import Predictor, strongest_words
+from embedline.pipelines.text.predict import Predictor
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import VocabularyOptions
 from embedline.training.metrics import log_loss
@@ -224,13 +224,6 @@ def test_a_word_of_any_member_that_predicts_is_known() -> None:
     assert of_networks.knows("film") and not of_networks.knows("great")
     of_baseline = dataclasses.replace(few, vocabulary=words_of("zorgon"), coefficients={"baseline": 1.0})
     assert of_baseline.knows("great") and not of_baseline.knows("zorgon")
-
-
-def test_the_words_that_are_shown_speak_for_the_class() -> None:
-    predictor = Predictor.from_bundle(trained()["model"])
-    for text in TEST_TEXTS:
-        shown = strongest_words(predictor.explain(text), 5)
-        assert not shown or sum(float(entry.split()[-1]) for entry in shown.split(", ")) > 0
 
 
 def test_metrics_have_every_member_with_its_seconds() -> None:

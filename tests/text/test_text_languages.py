@@ -27,11 +27,6 @@ def test_german_tokens_are_those_of_spacy() -> None:
     assert tokens(GERMAN, "de", "dl1") != tokens(GERMAN, "en", "dl1")
 
 
-def test_capitals_of_german_are_marked() -> None:
-    found = tokens("Über den FLÜGEL", "de")
-    assert found == ["xxbos", "xxmaj", "über", "den", "xxup", "flügel"]
-
-
 def test_chinese_characters_are_tokens_without_marks_of_capitals() -> None:
     found = tokens(CHINESE, "zh")
     assert found[:8] == ["xxbos", *"这部电影很好看"]
@@ -51,12 +46,6 @@ def test_one_process_and_several_make_the_same_tokens(monkeypatch: pytest.Monkey
     monkeypatch.setattr(tokens_module, "IN_PROCESS", 10)
     shared = tokenize_documents(frame, TokenOptions(language="zh", workers=2))
     assert all(ours.equals(theirs) for ours, theirs in zip(alone, shared, strict=True))
-
-
-@pytest.mark.parametrize("language", ["en", "de", "zh", "xx", "ar"])
-def test_every_text_has_its_start_token(language: str) -> None:
-    assert tokens("", language) == ["xxbos"]
-    assert tokens(" ", language, "dl1")[-1] == "<eos>"
 
 
 @pytest.mark.parametrize(("language", "named"), [("klingon", "'klingon'.*de, .*zh"), (False, "valid string")])

@@ -183,16 +183,6 @@ def test_calibration_bins_are_open_below_and_leave_out_empty_ones() -> None:
     assert [(row["upper"], row["count"]) for row in above] == [(1.0, 1)]
 
 
-def test_expected_calibration_error_of_honest_confidences_is_small() -> None:
-    generator = np.random.default_rng(0)
-    confidence = generator.uniform(0.5, 1.0, 40_000)
-    probabilities = np.stack([confidence, 1 - confidence], axis=1)
-    honest = (generator.uniform(size=40_000) > confidence).astype(np.int64)
-    assert expected_calibration_error(calibration_bins(honest, probabilities)) < 0.012
-    too_modest = calibration_bins(np.zeros(40_000, dtype=np.int64), probabilities)  # by 1 - mean confidence = 0.25
-    assert expected_calibration_error(too_modest) == pytest.approx(0.25, abs=0.002)
-
-
 # Newcombe 1998, table I, method 3 (score interval): the published limits.
 @pytest.mark.parametrize(
     ("successes", "n", "low", "high"),

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from plotly.subplots import make_subplots
 
 from embedline.training import plots
 
@@ -22,15 +21,6 @@ def test_confusion_is_shaded_by_row_and_bears_counts() -> None:
     assert figure.layout.yaxis.autorange == "reversed"  # read downwards, in the order of the matrix
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("predicted", "actual")
     assert figure.layout.height == plots.confusion_height(CLASSES) == 240 + 2 * 64
-
-
-def test_the_matrix_stands_in_a_panel_of_another_figure() -> None:
-    figure = make_subplots(rows=1, cols=2)
-    plots.add_confusion(figure, ACTUAL, OURS.argmax(axis=1), CLASSES, row=1, col=2)
-    assert figure.layout.xaxis2.title.text == "predicted"
-    assert figure.layout.yaxis2.autorange == "reversed"
-    assert figure.layout.xaxis.title.text is None
-    assert figure.data[0].xaxis == "x2"
 
 
 @pytest.mark.parametrize(("n_classes", "numbers"), [(12, "%{text}"), (13, None)])
@@ -60,14 +50,6 @@ def test_calibration_shows_every_model_in_its_colour() -> None:
     assert figure.layout.yaxis2.title.text == "rows"
 
 
-def test_calibration_of_three_classes_starts_at_a_third() -> None:
-    figure = plots.plot_calibration({"ours": (np.arange(3), np.eye(3))}, "Calibration", rows="texts")
-    assert list(figure.data[0].x) == pytest.approx([1 / 3, 1.0])
-    assert list(figure.data[1].x) == [1.0]
-    assert figure.layout.xaxis.range[0] == pytest.approx(5 / 15 - 0.01)
-    assert figure.layout.yaxis2.title.text == "texts"
-
-
 def _distances(points: np.ndarray) -> np.ndarray:
     return np.linalg.norm(points[:, None] - points[None, :], axis=-1)
 
@@ -89,10 +71,3 @@ def test_the_sign_of_an_axis_is_that_of_its_largest_loading() -> None:
     steps = np.arange(5.0)[:, None]
     assert plots.principal_components(steps * [1.0, -3.0])[:, 0] == pytest.approx((2 - np.arange(5.0)) * 10**0.5)
     assert plots.principal_components(steps * [-1.0, 3.0])[:, 0] == pytest.approx((np.arange(5.0) - 2) * 10**0.5)
-
-
-@pytest.mark.parametrize("rows", [[[1.0], [3.0]], [[2.0, 5.0, 1.0]]])
-def test_missing_components_are_zero(rows: list[list[float]]) -> None:
-    points = plots.principal_components(np.array(rows))
-    assert points[:, 1].tolist() == [0.0] * len(rows)
-    assert abs(points[:, 0]).tolist() == pytest.approx([1.0, 1.0] if len(rows) == 2 else [0.0])

@@ -79,14 +79,6 @@ def test_bf16_is_chosen_where_it_is_faster_by_a_tenth(fp32: float, precision: st
     assert chosen.device == CPU
 
 
-@pytest.mark.parametrize(("amx", "avx512"), [(True, False), (False, True), (False, False)])
-def test_a_processor_without_bfloat16_is_not_measured(amx: bool, avx512: bool, fake: Fake) -> None:
-    measured, there = fake(amx=amx, avx512=avx512), amx or avx512
-    chosen = choose()
-    assert (measured, chosen.precision) == (([4], "bf16") if there else ([], "fp32"))
-    assert ("AMX or AVX512-BF16" in chosen.precision_reason) is not there
-
-
 @pytest.mark.parametrize(("n_batches", "timed"), [(299, []), (300, [1]), (899, [2]), (1200, [4]), (10**6, [4])])
 def test_at_most_2_percent_of_a_training_is_measured(n_batches: int, timed: list[int], fake: Fake) -> None:
     measured = fake()
@@ -209,10 +201,3 @@ def test_a_checkpoint_of_another_setting_decides_nothing(fake: Fake, tmp_path: P
     measured = fake(2.0, 3.0)
     chosen = choose(checkpoints=[tmp_path / f"member{member}.pt" for member in range(4)])
     assert (chosen.precision, measured) == ("fp32", [4])
-
-
-def test_ratings_without_hidden_layers_are_not_measured(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precisions, "BATCHES_PER_TIMED", 4)
-    fake()
-    metrics = small.train_factors(precision="auto")[0].metrics
-    assert (metrics["precision"], metrics["precision_reason"]) == ("fp32", "all that the network computes is in fp32")
