@@ -161,68 +161,58 @@ def test_words_of_every_protocol_are_read(tmp_path: Path, protocol: int) -> None
 OLD_STRINGS = b"(lp0\n" + b"".join(b"S'%s'\naS'%s'\na" % (w.encode(), w.encode()) for w in ("a",)) + b"."
 
 
-def changed(change: str) -> tuple[Any, Any]:
-    """Weights and words with one fault."""
+def faults() -> dict[str, tuple[Any, Any, list[str]]]:
+    """Weights and words with one fault, and what the error names."""
     embedding, bias, layers = network(len(WORDS))
     state = named(embedding, bias, layers)
-    matrix = "0.rnns.1.module.weight_ih_l0"
-    faults: dict[str, tuple[Any, Any]] = {
-        "dict": (state, dict.fromkeys(WORDS, 0)),
-        "number": (state, [*WORDS[:-1], 3]),
-        "list in a list": (state, [*WORDS[:-1], ["a"]]),
-        "bytes": (state, [*WORDS[:-1], b"a"]),
-        "cut words": (state, pickle.dumps(WORDS)[:-9]),
-        "no pickle": (state, b"the\nfilm\n"),
-        "old strings": (state, OLD_STRINGS),
-        "twice": (state, [*WORDS[:-2], "film", "the"]),
-        "too few words": (state, WORDS[:-1]),
-        "no specials": (state, [f"word{k}" for k in range(len(WORDS))]),
-        "cut weights": (stored(state)[:-200], WORDS),
-        "no weights": (b"PK", WORDS),
-        "list of weights": ([embedding], WORDS),
-        "missing": ({name: tensor for name, tensor in state.items() if name != matrix}, WORDS),
-        "no embedding": ({name: tensor for name, tensor in state.items() if "encoder" not in name}, WORDS),
-        "unknown": (state | {"0.rnns.0.layers.0.linear.weight": embedding}, WORDS),
-        "shape": (state | {matrix: torch.zeros(24, 10)}, WORDS),
-        "untied": (state | {"1.decoder.weight": embedding + 1}, WORDS),
-        "not finite": (state | {"1.decoder.bias": bias / 0}, WORDS),
-        "integers": (state | {"1.decoder.bias": bias.long()}, WORDS),
+    matrix, words, weights = "0.rnns.1.module.weight_ih_l0", "itos_wt103.pkl", "lstm_wt103.pth"
+    return {
+        "dict": (state, dict.fromkeys(WORDS, 0), [words, "dict"]),
+        "number": (state, [*WORDS[:-1], 3], [words, "3", "14"]),
+        "list in a list": (state, [*WORDS[:-1], ["a"]], [words, "['a']"]),
+        "bytes": (state, [*WORDS[:-1], b"a"], [words, "b'a'"]),
+        "cut words": (state, pickle.dumps(WORDS)[:-9], [words]),
+        "no pickle": (state, b"the\nfilm\n", [words]),
+        "old strings": (state, OLD_STRINGS, [words, "2 words", "15 rows"]),
+        "twice": (state, [*WORDS[:-2], "film", "the"], [words, "'film'"]),
+        "too few words": (state, WORDS[:-1], [words, "14 words", "15 rows"]),
+        "no specials": (state, [f"word{k}" for k in range(len(WORDS))], [words, "'xxunk'"]),
+        "cut weights": (stored(state)[:-200], WORDS, [weights]),
+        "no weights": (b"PK", WORDS, [weights]),
+        "list of weights": ([embedding], WORDS, [weights, "list"]),
+        "missing": (
+            {name: tensor for name, tensor in state.items() if name != matrix},
+            WORDS,
+            [weights, "layers.1.weight_ih_l0"],
+        ),
+        "no embedding": (
+            {name: tensor for name, tensor in state.items() if "encoder" not in name},
+            WORDS,
+            [weights, "encoder.embedding.weight"],
+        ),
+        "unknown": (
+            state | {"0.rnns.0.layers.0.linear.weight": embedding},
+            WORDS,
+            [weights, "0.rnns.0.layers.0.linear.weight"],
+        ),
+        "shape": (
+            state | {matrix: torch.zeros(24, 10)},
+            WORDS,
+            [weights, "layers.1.weight_ih_l0", "[24, 10]", "[24, 9]"],
+        ),
+        "untied": (state | {"1.decoder.weight": embedding + 1}, WORDS, [weights, "decoder.weight"]),
+        "not finite": (state | {"1.decoder.bias": bias / 0}, WORDS, [weights, "1.decoder.bias"]),
+        "integers": (state | {"1.decoder.bias": bias.long()}, WORDS, [weights, "1.decoder.bias"]),
     }
-    return faults[change]
 
 
-@pytest.mark.parametrize(
-    ("change", "named_things"),
-    [
-        ("dict", ["itos_wt103.pkl", "dict"]),
-        ("number", ["itos_wt103.pkl", "3", "14"]),
-        ("list in a list", ["itos_wt103.pkl", "['a']"]),
-        ("bytes", ["itos_wt103.pkl", "b'a'"]),
-        ("cut words", ["itos_wt103.pkl"]),
-        ("no pickle", ["itos_wt103.pkl"]),
-        ("old strings", ["itos_wt103.pkl", "2 words", "15 rows"]),
-        ("twice", ["itos_wt103.pkl", "'film'"]),
-        ("too few words", ["itos_wt103.pkl", "14 words", "15 rows"]),
-        ("no specials", ["itos_wt103.pkl", "'xxunk'"]),
-        ("cut weights", ["lstm_wt103.pth"]),
-        ("no weights", ["lstm_wt103.pth"]),
-        ("list of weights", ["lstm_wt103.pth", "list"]),
-        ("missing", ["lstm_wt103.pth", "layers.1.weight_ih_l0"]),
-        ("no embedding", ["lstm_wt103.pth", "encoder.embedding.weight"]),
-        ("unknown", ["lstm_wt103.pth", "0.rnns.0.layers.0.linear.weight"]),
-        ("shape", ["lstm_wt103.pth", "layers.1.weight_ih_l0", "[24, 10]", "[24, 9]"]),
-        ("untied", ["lstm_wt103.pth", "decoder.weight"]),
-        ("not finite", ["lstm_wt103.pth", "1.decoder.bias"]),
-        ("integers", ["lstm_wt103.pth", "1.decoder.bias"]),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_named_with_the_object(
-    change: str, named_things: list[str], tmp_path: Path
-) -> None:
-    address = write_archive(tmp_path / "a.tgz", *changed(change))
+@pytest.mark.parametrize("fault", faults())
+def test_a_file_that_cannot_be_used_is_named_with_the_object(fault: str, tmp_path: Path) -> None:
+    *content, things = faults()[fault]
+    address = write_archive(tmp_path / "a.tgz", *content)
     with pytest.raises(DataError) as caught:
         read(address)
-    for thing in [address, *named_things]:
+    for thing in [address, *things]:
         assert thing in str(caught.value)
 
 
