@@ -7,11 +7,14 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.pipelines.text.evaluation import prediction_arrays, prediction_frame
-from embedline.pipelines.text.plots import plot_calibration, plot_confusion, plot_training
+from embedline.pipelines.text.evaluation import ReportOptions, prediction_arrays, prediction_frame
+from embedline.pipelines.text.nodes import plot_calibration, plot_confusion
+from embedline.pipelines.text.options import Classes
+from embedline.pipelines.text.plots import plot_training
 from embedline.training import plots
 
 CLASSES = ["neg", "pos"]
+BOTH = Classes(("neg", "pos"))
 LABELS = pl.DataFrame({"document_id": ["a", "b", "c", "d"], "label": ["neg", "neg", "neg", "pos"]})
 OURS = prediction_frame(LABELS, np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]]), CLASSES)
 THEIRS = prediction_frame(LABELS, np.array([[0.6, 0.4], [0.6, 0.4], [0.6, 0.4], [0.6, 0.4]]), CLASSES)
@@ -34,13 +37,14 @@ def _traces(figure: Any) -> dict[str, tuple[list[Any], list[Any]]]:
 
 
 def test_confusion_and_calibration_are_those_of_the_predictions() -> None:
-    figure = plot_confusion(OURS, CLASSES, "Confusion")
+    figure = plot_confusion(OURS, BOTH)
     actual, probabilities = prediction_arrays(OURS, CLASSES)
     assert figure.data == plots.plot_confusion(actual, probabilities.argmax(axis=1), CLASSES, "").data
-    assert figure.layout.title.text == "Confusion"
-    (heat,) = plot_confusion(OURS.with_columns(p_mixed=pl.lit(0.0)), ["neg", "mixed", "pos"], "Confusion").data
+    (heat,) = plot_confusion(OURS.with_columns(p_mixed=pl.lit(0.0)), Classes(("neg", "mixed", "pos"))).data
     np.testing.assert_allclose(np.array(heat.z), [[2 / 3, 0.0, 1 / 3], [0.0] * 3, [0.0, 0.0, 1.0]])  # no mixed one
-    perfect, ours, our_counts, theirs, their_counts = plot_calibration(OURS, THEIRS, CLASSES, "", n_bins=5).data
+    perfect, ours, our_counts, theirs, their_counts = plot_calibration(
+        OURS, THEIRS, BOTH, ReportOptions(calibration_bins=5)
+    ).data
     assert (list(perfect.x), list(perfect.y)) == ([0.5, 1.0], [0.5, 1.0])
     # Bins (0.4, 0.6]: 0.6, right; (0.6, 0.8]: 0.8 right and 0.7 wrong; (0.8, 1]: 0.9, right.
     np.testing.assert_allclose(ours.x, [0.6, 0.75, 0.9])

@@ -10,7 +10,6 @@ from embedline.training.dropout import Dropout, seed_dropout
 
 
 def mask(rate: float, *shape: int) -> Tensor:
-    """True where an element was dropped."""
     return Dropout(rate)(torch.ones(shape)) == 0
 
 

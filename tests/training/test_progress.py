@@ -21,8 +21,6 @@ VALUES, TARGET = noise(20)
 
 
 class Terminal(io.StringIO):
-    """Standard error of a terminal."""
-
     def isatty(self) -> bool:
         return True
 

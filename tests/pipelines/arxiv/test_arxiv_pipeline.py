@@ -21,14 +21,12 @@ from small_runs import run_here
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a finished run."""
     root = tracking_database(tmp_path_factory.mktemp("arxiv")).parent
     run_here(root, "arxiv")
     return root
 
 
 def artifact(root: Path, name: str) -> Path:
-    """The version of an artifact."""
     (path,) = (root / "data" / name).glob(f"*/{Path(name).name}")
     return path
 

@@ -275,16 +275,20 @@ def plot_classifier_rates(rates: pl.DataFrame) -> Plot:
 
 def plot_confusion(predictions: pl.DataFrame, classes: Classes) -> Plot:
     """Plot actual against predicted classes."""
-    from embedline.pipelines.text.plots import plot_confusion
+    from embedline.training.plots import plot_confusion
 
-    return plot_confusion(predictions, list(classes), "Test documents: actual and predicted classes")
+    actual, probabilities = evaluation.prediction_arrays(predictions, list(classes))
+    title = "Test documents: actual and predicted classes"
+    return plot_confusion(actual, probabilities.argmax(axis=1), list(classes), title)
 
 
 def plot_calibration(
     predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, classes: Classes, report: ReportOptions
 ) -> Plot:
     """Plot the accuracy at each confidence."""
-    from embedline.pipelines.text.plots import plot_calibration
+    from embedline.training.plots import plot_calibration
 
+    frames = {"classifier": predictions, "baseline": baseline_predictions}
+    models = {name: evaluation.prediction_arrays(frame, list(classes)) for name, frame in frames.items()}
     title = "Test documents: confidence and accuracy"
-    return plot_calibration(predictions, baseline_predictions, list(classes), title, report.calibration_bins)
+    return plot_calibration(models, title, n_bins=report.calibration_bins, rows="documents")
