@@ -1,7 +1,6 @@
 """The incremental runner on the project's own pipelines: each change reruns exactly the nodes that it concerns."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from copies import copy_project, kedro
 from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables
-from kedro_incremental import Manifest, code_fingerprint
+from kedro_incremental import Manifest
 from kedro_incremental.audit import AUDIT
 from small_runs import run_here, write_archive
 
@@ -80,41 +79,6 @@ def test_the_content_of_one_raw_file_reruns_its_own_branch(preparation: Preparat
     )  # "build_calendar" is in the module of "acquire", but reads tables that came out as they were
     assert ran >= {"acquire", "type_weather", "join_tables", "build_table"}
     assert "tables.tgz changed" in preparation.manifest.records["rossmann.acquire"].why
-
-
-def test_a_deleted_intermediate_is_made_again_alone(preparation: Preparation) -> None:
-    shutil.rmtree(preparation.file("rossmann.joined").parent)
-    assert preparation.ran() == {"join_tables"}
-    assert preparation.manifest.records["rossmann.join_tables"].why == "output rossmann.joined is missing"
-
-
-def test_a_corrupted_intermediate_is_made_again_alone(preparation: Preparation) -> None:
-    path = preparation.file("rossmann.sales")
-    path.write_bytes(path.read_bytes()[:-100])
-    assert preparation.ran() == {"type_sales"}
-    assert preparation.manifest.records["rossmann.type_sales"].why == "output rossmann.sales is not as it was written"
-
-
-def test_a_deleted_raw_file_is_fetched_again(preparation: Preparation) -> None:
-    preparation.file("rossmann.raw_store").unlink()
-    assert preparation.ran() == {"acquire"}
-
-
-def test_a_library_version_reruns_what_uses_it(
-    preparation: Preparation, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    version = code_fingerprint._version
-    with monkeypatch.context() as patch:
-        patch.setattr(code_fingerprint, "_version", lambda name: "99.0" if name == "narwhals" else version(name))
-        assert preparation.ran() == NODES
-        assert "library narwhals" in preparation.manifest.records["rossmann.type_sales"].why
-    assert preparation.ran() == NODES
-
-
-def test_force_and_named_nodes_run(preparation: Preparation) -> None:
-    assert preparation.ran(tags=["acquire"]) == {"acquire"}
-    assert preparation.ran(from_nodes=["rossmann.join_tables"]) == {"join_tables", "build_table"}
-    assert preparation.ran(to_outputs=["rossmann.joined"]) == set()
 
 
 @pytest.fixture(scope="module")

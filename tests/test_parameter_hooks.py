@@ -12,7 +12,6 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 from pydantic import BaseModel, ConfigDict
 
-from copies import copy_project, kedro
 from embedline import paths
 from embedline.config_loader import ConfigLoader
 from embedline.download import access_to, set_access
@@ -328,22 +327,3 @@ def test_a_dataset_like_the_missing_one_is_named() -> None:
     catalog = DataCatalog.from_config({"house.table": {"type": "pandas.CSVDataset", "filepath": "x.csv"}})
     with pytest.raises(DataError, match=r"'houses\.table'.*'house\.table'"):
         ParameterCheck().before_pipeline_run(pipeline=pipeline, catalog=catalog)
-
-
-@pytest.mark.slow
-def test_a_run_from_a_subfolder_finds_both(tmp_path: Path) -> None:
-    project = copy_project(tmp_path / "project")
-    registry = project / "src/embedline/pipeline_registry.py"
-    line = 'pipelines = {\n        "own": imdb.create_corpus_pipeline("own"),\n'
-    registry.write_text(registry.read_text().replace("pipelines = {\n", line, 1))
-    yml = {"own": {"source": "data/raw.csv", "classes": [0, 1], "reading": {"test_fraction": 0.5}}}
-    (project / "conf/base/parameters/own.yml").write_text(yaml.safe_dump(yml))
-    (project / "data").mkdir()
-    (project / "sub").mkdir()
-    rows = "".join(f"text {k},{k % 2}\n" for k in range(8))
-    (project / "data/raw.csv").write_text(f"text,label\n{rows}")
-    (project / "sub/mine.csv").write_text(f"text,label\n{rows}more,1\n")
-    run = ("run", "--env", "base", "--pipelines", "own")
-    assert "Read 8 documents" in kedro(project / "sub", *run, source=project)
-    assert "all 2 nodes up to date" in kedro(project, *run)
-    assert "Read 9 documents" in kedro(project / "sub", *run, "--params", "own.source=mine.csv", source=project)

@@ -54,26 +54,22 @@ class NotAnArchive(DataError):
 def iter_members(
     address: str | Path, select: Select | None = None, *, max_bytes: int | None = None
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield the files of an archive or folder one at a time, in the order in which it stores them.
+    """Yield the relative name, with forward slashes, and the content of each file of an archive or folder, in order.
 
     The content decides on the kind (zip; tar, also packed by gzip, bzip2 or xz), not the name; a folder, with its
     sub-folders, works like an archive.
 
     Args:
-        address: ``https://``, ``s3://``, ``file://`` or any other fsspec address, or a path (relative to the working
-            directory).
+        address: any fsspec address (``https://``, ``s3://``, …), or a path relative to the working directory.
         select: keeps the members for whose name it returns true; all when absent.
-        max_bytes: the most that is downloaded, and the most that the whole archive may hold uncompressed, skipped
-            members included; what `download.set_access` says unless given.
-
-    Yields:
-        The name with forward slashes, relative to the archive or folder, and the content.
+        max_bytes: the most that is downloaded, and that the archive may hold uncompressed, skipped members included;
+            what `download.set_access` says unless given.
 
     Raises:
         NotAnArchive: the file is no archive.
-        DataError: the address cannot be fetched; the archive is truncated, corrupt, encrypted or too large, unpacks to
-            more than `MAX_RATIO` times its size or has more than `MAX_MEMBERS` members; two members have one name; or a
-            member has no name, a path that is absolute or climbs out (``../x``), or is a link, a device or sparse.
+        DataError: it cannot be fetched, is truncated, corrupt, encrypted or too large, unpacks to more than `MAX_RATIO`
+            times its size or has more than `MAX_MEMBERS` members; or a member has no name, that of another or one that
+            leads out (``../x``), or is a link, a device or sparse.
     """
     address, keep = str(address), select or (lambda name: True)
     limit = access_to(address).max_bytes if max_bytes is None else max_bytes
@@ -115,9 +111,7 @@ def select_members(address: str, select: Select) -> tuple[dict[str, bytes], str]
 def read_file(path: Path, address: str) -> bytes:
     """Return the content of one file, unpacked where it is packed by gzip, bzip2 or xz; limits as of `iter_members`.
 
-    Args:
-        path: of the file on this machine, see `download.fetched`.
-        address: where it is from, for messages and limits.
+    ``path`` is of the file on this machine (`download.fetched`), ``address`` where it is from, for messages and limits.
     """
     return b"".join(read_blocks(path, address))
 

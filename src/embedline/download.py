@@ -55,8 +55,8 @@ class Access:
     """How the file at an address is reached.
 
     Attributes:
-        credentials: options of the fsspec file system, such as ``key`` and ``secret`` of ``s3://``. For ``http://`` and
-            ``https://`` also ``username`` and ``password``, or ``token``.
+        credentials: options of the fsspec file system, such as ``key`` and ``secret`` of ``s3://``; of HTTP also
+            ``username`` and ``password``, or ``token``.
         max_bytes: the most that is downloaded, and that an archive may hold uncompressed.
     """
 
@@ -65,15 +65,10 @@ class Access:
 
 
 def read_access(name: str, block: Mapping[str, Any], known: Callable[[], Mapping[str, Any]]) -> Access:
-    """Read ``credentials`` and ``max_bytes`` of a block of parameters.
+    """Read ``credentials`` and ``max_bytes`` beside ``source`` in the block ``name`` of parameters.
 
-    Args:
-        name: of the block, for messages.
-        block: with ``source``.
-        known: looks up the content of ``credentials.yml``; called where an address needs an entry.
-
-    Raises:
-        DataError: the entry is not there, or a value is of the wrong kind; names the key.
+    ``known`` looks up the content of ``credentials.yml``, where an address needs an entry. An entry that is not there,
+    and a value of the wrong kind, are a DataError that names the key.
     """
     entry, max_bytes = block.get("credentials"), block.get("max_bytes")
     if max_bytes is None:
@@ -110,8 +105,7 @@ def access_to(address: str) -> Access:
 def checked_name(name: str, address: str) -> str:
     """Return the name of a member of an archive or folder in normal form, with forward slashes.
 
-    Raises:
-        DataError: it is empty, too long, absolute, leads out of the archive or has control characters.
+    One that is empty, too long, absolute, leads out of the archive or has control characters is a DataError.
     """
     path, member = name.replace("\\", "/"), f"{address} holds the member {quoted(name)}, whose"
     if not path:
@@ -132,18 +126,14 @@ def quoted(name: str) -> str:
 
 @contextmanager
 def fetched(address: str, max_bytes: int | None = None) -> Iterator[Path]:
-    """Give a local path to what stands at an address, for the length of the ``with`` block.
+    """Give a local path to the file or folder at an address, for the length of the ``with`` block.
 
-    A local file or folder is used in place. Anything else is streamed to a temporary folder, with a progress bar on a
-    terminal, and removed afterwards: an interrupted download leaves nothing behind and the next one starts afresh.
-
-    Args:
-        address: path or address of a file or folder.
-        max_bytes: the most that is downloaded; that of `access_to` unless given.
+    A local one is used in place. Anything else is streamed to a temporary folder, with a progress bar on a terminal,
+    and removed afterwards: an interrupted download leaves nothing behind and the next one starts afresh. ``max_bytes``
+    is the most that is downloaded; that of `access_to` unless given.
 
     Raises:
-        DataError: there is nothing, or it cannot be downloaded, or it is larger; the message names the address without
-            its secrets.
+        DataError: there is nothing, it cannot be downloaded, or it is larger; names the address without its secrets.
     """
     filesystem, path = _filesystem(address)
     if isinstance(filesystem, LocalFileSystem):

@@ -38,13 +38,10 @@ def input_name(argument: str) -> str:
 class TrainingError(DataError):
     """A training diverged: its loss, its weights or a metric are not finite.
 
-    Args:
+    Attributes:
         text: what happened, and when.
         lr: the learning rate of the settings.
-
-    Attributes:
-        block: the block of parameters with the settings; the run puts the source's name in
-            (:class:`embedline.hooks.tracking.DatasetNames`).
+        block: that of the settings; the run puts the source's name in (:class:`embedline.hooks.tracking.DatasetNames`).
     """
 
     def __init__(self, text: str, lr: float) -> None:

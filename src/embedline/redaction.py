@@ -44,11 +44,9 @@ _BEARER = re.compile(r"(?P<start>\b(?:Bearer|Basic)\s+)(?P<value>[A-Za-z0-9+/_=.
 def redacted(value: Any, fingerprint: Fingerprint | None = None) -> Any:
     """Return ``value`` without passwords, tokens, signatures and the users of addresses.
 
-    Args:
-        value: text, or mappings and lists of values. A text loses what its addresses hold: user and password before
-            the host, secret query parameters. A mapping loses the values of keys such as ``password`` and ``token``.
-        fingerprint: keyed hash of a secret. It stands after the ``***``, so that two values can be compared without
-            what they hide; absent where the value is only shown.
+    A text loses what its addresses hold: user and password before the host, secret query parameters. A mapping, at any
+    depth, loses the values of keys such as ``password`` and ``token``. A ``fingerprint``, a keyed hash, stands after
+    the ``***`` where given, so that two values can be compared without what they hide.
 
     >>> redacted("https://joe:pw@host/x.zip?page=2&token=abc")
     'https://***@host/x.zip?page=2&token=***'

@@ -27,12 +27,8 @@ def _settings() -> dict[str, str]:
 def configure(settings: Mapping[str, Any]) -> None:
     """Set the settings of the next session; a running session keeps its own.
 
-    Args:
-        settings: Spark's own keys with texts, numbers or booleans, such as ``{"spark.master": "local[*]"}``; the keys
-            may be nested: ``{"spark": {"executor": {"memory": "2g"}}}``
-
-    Raises:
-        DataError: a key or a type is unknown to Spark, or a key of :data:`FIXED` has another value.
+    They are Spark's own keys, perhaps nested: ``{"spark": {"executor": {"memory": "2g"}}}``. Another key, a value that
+    is no text, number or boolean, and another value of a key of :data:`FIXED` are a DataError.
     """
     flat = flatten(settings)
     for key, value in flat.items():
@@ -77,8 +73,7 @@ def require_spark() -> None:
 def spark_session() -> Any:
     """The running ``SparkSession``, or a new one with the settings of :func:`configure`.
 
-    Raises:
-        DataError: PySpark or Java is missing, or the master does not answer.
+    A DataError says that PySpark or Java is missing, or that the master does not answer.
     """
     require_spark()
     from py4j.protocol import Py4JError

@@ -174,9 +174,7 @@ class ChangeDetector:
     def reasons(self, node: Node, uncertain: Set[str] = frozenset()) -> list[str]:
         """Why the node must run, the most important first; empty if its record still holds.
 
-        Args:
-            node: the node.
-            uncertain: datasets that other nodes are about to make, and may make as they were: they give no reason.
+        ``uncertain`` datasets, which others are about to make, and may make as they were, give no reason.
         """
         record = self._manifest.records.get(node.name)
         if always := self._reasons_to_run_always(node, uncertain):
@@ -186,10 +184,8 @@ class ChangeDetector:
         return [*diff(record.inputs, self.inputs(node), uncertain), *self._output_reasons(node, record)]
 
     def touch(self, node: Node) -> tuple[NodeInputs, list[str]]:
-        """Inputs of the node now, and how they differ from the recorded ones.
-
-        Raises:
-            RunnerError: if the node has to run all the same.
+        """Inputs of the node now, and how they differ from the recorded ones; RunnerError if it has to run all the
+        same.
         """
         record = self._manifest.records.get(node.name)
         always = self._reasons_to_run_always(node, frozenset()) if record else ["it never ran"]

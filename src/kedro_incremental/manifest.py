@@ -64,12 +64,8 @@ class NodeInputs:
 
 
 def diff(old: NodeInputs, new: NodeInputs, uncertain: Set[str] = frozenset()) -> list[str]:
-    """How the inputs of a node differ, in words: parameters, files, datasets, code, libraries, catalog.
-
-    Args:
-        old: inputs of one run.
-        new: inputs of another.
-        uncertain: datasets that are left out of the comparison.
+    """How the inputs ``old`` and ``new`` of a node differ, but for ``uncertain`` datasets, in words: parameters, files,
+    ….
     """
     reasons = _value_diff("parameter", old.parameters, new.parameters)
     reasons += [f"content of {path} changed" for path in _changed(old.files, new.files)]

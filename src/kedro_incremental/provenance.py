@@ -55,8 +55,7 @@ class Provenance:
 def explain(manifest: Manifest, dataset: str, version: str | None = None) -> Tree:
     """Tree of what made a version of a dataset (unless given, the one in the manifest), and what made its inputs.
 
-    Raises:
-        RunnerError: if no recorded run made it.
+    That no recorded run made it is a RunnerError.
     """
     provenance, name = Provenance.read(manifest), base_name(dataset)
     versions = sorted((made for made in provenance.records if made[0] == name), key=str, reverse=True)

@@ -33,11 +33,8 @@ class IncrementalSession(KedroSession):
 
 
 class RunManifest(AbstractDataset[None, Manifest]):
-    """Catalog entry of the manifest: where the runs of an environment are remembered.
-
-    Args:
-        filepath: folder on this machine; one for each root of artifacts.
-        metadata: of other tools.
+    """Catalog entry of the manifest: where runs are remembered, a folder on this machine, one for each root of
+    artifacts.
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:

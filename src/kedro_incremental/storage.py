@@ -50,9 +50,7 @@ class FileHashes:
     def hash(self, path: Path, *, trust: bool = True) -> str | None:
         """Hash of a file, or of a folder with its content; None if there is nothing.
 
-        Args:
-            path: the file or folder.
-            trust: take the hash of an earlier call where size, times and inode are the same.
+        ``trust`` takes the hash of an earlier call where size, times and inode are the same.
         """
         try:
             if path.is_dir():

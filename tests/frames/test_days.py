@@ -12,7 +12,6 @@ from embedline.frames.days import (
     add_window_sums,
     day_number,
     day_number_of,
-    day_of_run,
     days_from_next,
     days_since,
     iso_week,
@@ -100,12 +99,6 @@ def test_gaps_leave_the_row_itself_out(build: Build) -> None:
     assert frame.collect_schema().names() == ["group", "day", "event", "before", "after"]
 
 
-@pytest.mark.parametrize("name", ["group", "day", "event"])
-def test_the_input_columns_are_left_as_they_are(build: Build, name: str) -> None:
-    frame = build(EVENTS).with_columns(since=days_since(nw.col("event") == 1, day="day", group="group"))
-    assert values(frame, name) == EVENTS[name]
-
-
 # Group 1 has no row on day 3; the rows are not in order.
 OPENINGS = {
     "group": [1, 1, 1, 2, 1, 2],
@@ -138,17 +131,6 @@ def test_neighbours_are_those_of_the_day_not_of_the_row(build: Build) -> None:
             column = values(found, flag + suffix)
             for (group, day), place in rows.items():
                 assert column[place] == given.get((group, day + offset)), (flag, suffix, group, day)
-
-
-def test_no_working_column_is_left(build: Build) -> None:
-    found = add_neighbours(build(OPENINGS), {1: ("After", ["open"])}, day="day", group="group")
-    assert set(found.collect_schema().names()) == {*OPENINGS, "openAfter"}
-
-
-def test_days_of_a_run_count_from_its_start(build: Build) -> None:
-    rows = build({"group": [1, 1, 1, 1, 1], "day": [1, 2, 3, 5, 6], "on": [1, 1, 0, 1, 1], "start": [1, 0, 0, 1, 0]})
-    run = day_of_run(nw.col("start") == 1, nw.col("on") == 1, day="day", group="group")
-    assert values(rows.with_columns(run=run), "run") == [1, 2, 0, 1, 2]
 
 
 # Counts are over rows, not days: shorter at the ends of a group, never across groups.

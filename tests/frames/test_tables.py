@@ -1,10 +1,8 @@
 """Typing of text frames, with a message for every kind of fault; look-ups keep every row once and name an odd key."""
 
-from datetime import date
 from typing import Any
 
 import narwhals as nw
-import polars as pl
 import pytest
 
 from embedline.errors import DataError
@@ -13,11 +11,9 @@ from embedline.frames.tables import (
     Integer,
     Number,
     Text,
-    as_categories,
     join_sorted,
     lookup,
     require_unique,
-    sorted_by,
     typed,
 )
 from frames.conftest import Build, values
@@ -100,18 +96,6 @@ def test_dates_are_cut_out_of_another_column(build: Build) -> None:
         typed(build({"week": ["2012-12-02 - 2012-12-32"]}), schema, file="t.csv")
 
 
-def test_categories_keep_the_text(build: Build) -> None:
-    frame = as_categories(build({"State": ["HB,NI", "BE", None]}), ["State"])
-    assert frame.collect_schema()["State"] == nw.Categorical
-    assert values(frame, "State") == ["HB,NI", "BE", None]
-
-
-def test_dates_have_a_date_type_where_there_is_one() -> None:
-    frame = typed(nw.from_native(pl.DataFrame({"Date": ["2015-07-31"]})), {"Date": Date()}, file="t.csv")
-    assert frame.schema["Date"] == nw.Date
-    assert frame.row(0) == (date(2015, 7, 31),)
-
-
 SALES = {"Store": [2, 1, 2, 3], "Day": [1, 1, 2, 1]}
 STORES = {"Store": [1, 2, 3, 4], "Type": ["a", "b", None, "d"]}
 
@@ -138,11 +122,6 @@ def test_unique_keys_of_two_columns(build: Build) -> None:
     require_unique(build(SALES), ["Store", "Day"], name="sales")
     with pytest.raises(DataError, match=r"^sales: Store 2, Day 1 occurs 2 times; it may occur once$"):
         require_unique(build({"Store": [2, 1, 2], "Day": [1, 1, 1]}), ["Store", "Day"], name="sales")
-
-
-def test_sorting_by_a_key(build: Build) -> None:
-    assert values(sorted_by(build(SALES), "Store"), "Store") == [1, 2, 2, 3]
-    assert values(sorted_by(build(STORES), "Store"), "Type") == STORES["Type"]
 
 
 @pytest.mark.parametrize("keys", [[1, 2, 4], [4, 1, 2]])  # the second is not sorted: slower, not wrong

@@ -68,7 +68,6 @@ class Shop:
         self.write(f"{package}/nodes.py", NODES.format(package=package))
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file of the project."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -85,7 +84,6 @@ class Shop:
 
     @property
     def nodes(self) -> ModuleType:
-        """The module of the node functions."""
         return importlib.import_module(f"{self.package}.nodes")
 
     def pipeline(self) -> Pipeline:
@@ -138,11 +136,9 @@ class Shop:
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest, read afresh."""
         return Manifest(self.root / "data" / ".runs")
 
     def file(self, name: str, version: str | None = None) -> Path:
-        """File of an artifact; of its current version unless one is given."""
         if version is None:
             version = next(r.outputs[name].version for r in self.manifest.records.values() if name in r.outputs)
         return self.root / "data" / f"{name}.json" / str(version) / f"{name}.json"

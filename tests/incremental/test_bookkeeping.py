@@ -60,7 +60,6 @@ def note(run_id: str, *folders: str) -> Callable[[Shop], bytes]:
 
 
 def cut(end: int | None, more: bytes = b"") -> Callable[[Shop], bytes]:
-    """The beginning of the manifest."""
     return lambda shop: (shop.root / "manifest.kept").read_bytes()[:end] + more
 
 
@@ -127,7 +126,6 @@ def stored(shop: Shop) -> dict[str, bytes]:
 
 
 def delete(path: Path) -> None:
-    """Make way for something else."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

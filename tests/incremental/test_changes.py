@@ -53,13 +53,11 @@ class Project:
                 path.unlink(missing_ok=True)
 
     def forget(self) -> None:
-        """Forget what is imported."""
         for name in [name for name in sys.modules if name.startswith(self.package)]:
             del sys.modules[name]
         importlib.invalidate_caches()
 
     def run(self, **options: Any) -> Step:
-        """Run the node."""
         self.forget()
         hooks = importlib.import_module(f"{self.package}.hooks")
         registry = importlib.import_module(f"{self.package}.registry")

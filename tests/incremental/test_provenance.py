@@ -10,7 +10,6 @@ from kedro_incremental.report import make_console
 
 
 def told(shop: Shop, dataset: str, version: str | None = None) -> str:
-    """The explanation as text."""
     console = Console(width=200)
     with console.capture() as captured:
         console.print(explain(shop.manifest, dataset, version))

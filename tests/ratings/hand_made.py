@@ -62,5 +62,4 @@ def small_items() -> pl.DataFrame:
 
 
 def encoded_of(ratings: pl.DataFrame, encoder: RatingsEncoder, split: RatingSplit = NO_SPLIT) -> pl.DataFrame:
-    """Encoded rows with their splits."""
     return encode(ratings, encoder, COLUMNS, split)

@@ -96,16 +96,6 @@ def test_vectors_taken_apart_give_the_same_scores(
             np.testing.assert_allclose(apart, alone, rtol=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_an_untrained_model_gives_about_the_mean(encoder: RatingsEncoder, variant: str) -> None:
-    config = network_config(encoder, RatingNetwork.model_validate(VARIANTS[variant]))
-    model = build_network(config, feature_codes(encoder), seed=0).eval()
-    scores = model(torch.arange(1, 41), torch.arange(1, 41)).detach()
-    assert (scores - encoder.rating_mean).abs().mean() < 0.1
-    if model.hidden is None:
-        assert model(*pairs((0, 0))).item() == pytest.approx(encoder.rating_mean, abs=1e-6)
-
-
 @pytest.mark.parametrize(("kind", "row"), [("item", 7), ("user", 3)])
 def test_a_new_item_or_user_is_its_features_alone(encoder: RatingsEncoder, kind: str, row: int) -> None:
     model = make(encoder)
@@ -154,14 +144,6 @@ def test_gathered_features_are_those_of_the_dense_matrix(
 def test_the_gradient_of_the_product_is_its_derivative() -> None:
     user, item = (torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert torch.autograd.gradcheck(_Product.apply, (user, item))
-
-
-def test_the_same_seed_builds_the_same_model_and_leaves_the_global_numbers_alone(encoder: RatingsEncoder) -> None:
-    config, before = network_config(encoder, RatingNetwork()), torch.get_rng_state()
-    one, two, other = (build_network(config, feature_codes(encoder), seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(one.users.own, two.users.own)
-    assert not torch.equal(one.users.own, other.users.own)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_range_is_half_a_unit_beyond_the_ratings_or_holds_their_mean(encoder: RatingsEncoder) -> None:

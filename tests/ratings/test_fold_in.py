@@ -105,12 +105,6 @@ def test_users_one_by_one_and_in_blocks_come_out_the_same(
     assert apart.biases.numpy() == pytest.approx(together.biases.numpy(), abs=2e-4)
 
 
-def test_ratings_are_grouped_by_user_in_their_order() -> None:
-    assert GIVEN.user.tolist() == [0, 0, 2, 2, 2, 3]
-    assert GIVEN.item.tolist() == [5, 8, 1, 2, 3, 4]
-    assert GIVEN.rating.tolist() == [1.0, 2.0, 5.0, 4.0, 3.0, 4.5]
-
-
 def test_a_trained_user_is_found_again() -> None:
     """Ratings that a vector has made, many and without noise, lead back to it."""
     model = make()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hand_made import COLUMNS, NO_SPLIT, encoded_of, encoder_of, model_of, small_items, small_ratings
+from hand_made import COLUMNS, encoded_of, encoder_of, model_of, small_items, small_ratings
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import ranking
@@ -327,10 +327,3 @@ def test_one_number_in_yaml_is_a_list_of_one() -> None:
     assert (options.ease.penalty, options.als.factors, options.als.alpha) == ((200.0,), (8,), (0.0,))
     with pytest.raises(ValueError, match=r"ease\.penalty"):
         RankerOptions.model_validate({"ease": {"penalty": [0]}})
-
-
-def test_features_that_only_items_have_need_no_split() -> None:
-    options = FeatureOptions(items=("genres",))
-    encoder = fit_encoder(small_ratings(), COLUMNS, (1.0, 5.0), options, small_items())
-    assert (encoder.trained_items, len(encoder.items)) == (8, 9)
-    assert interaction_matrix(encode(small_ratings(), encoder, COLUMNS, NO_SPLIT), encoder).shape == (11, 8)

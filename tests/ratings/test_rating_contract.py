@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from pydantic import BaseModel, ValidationError
 from simulated_ratings import ratings_table
 
 from embedline.errors import DataError
 from embedline.pipelines.ratings import nodes
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, assign_splits, item_titles, read_ratings
 from embedline.pipelines.ratings.encoder import encode, fit_encoder
-from embedline.pipelines.ratings.options import FeatureOptions, RatingRange
+from embedline.pipelines.ratings.network import network_config
+from embedline.pipelines.ratings.options import FeatureOptions, RatingNetwork, RatingRange, RatingsTraining
 
 PLAIN, NONE = RatingColumns(), RatingSplit(kind="none")
 SPLIT, LATEST = RatingSplit(kind="random", fraction=0.5), RatingSplit(kind="latest", n=1)
@@ -28,24 +30,6 @@ def pandas(**change: Any) -> pd.DataFrame:
 
 def polars(**change: Any) -> pl.DataFrame:
     return pl.DataFrame({**RATINGS, **change}, strict=False)
-
-
-@pytest.mark.parametrize(
-    "frame",
-    [
-        polars().lazy(),
-        pandas().set_index("user"),
-        polars().to_arrow(),
-        pandas(user=pd.Series([1, 1, 2], dtype="Int64"), rating=pd.Series([1, 2, 5], dtype=object)),
-        pandas(user=[1.0, 1.0, 2.0], item=pd.Series(["x", "y", "x"], dtype="category")),
-        pandas(note=pd.Series(["a", 5, b"z"], dtype=object)),  # nothing reads it
-        polars(user=pl.Series([1, 1, 2], dtype=pl.UInt64)),
-    ],
-)
-def test_frames_of_any_engine_are_read(frame: Any) -> None:
-    rows = read_ratings(frame, PLAIN)
-    assert rows.select("user", "item", "rating").rows() == [(1, "x", 1.0), (1, "y", 2.0), (2, "x", 5.0)]
-    assert rows.schema["rating"] == pl.Float32 and rows.schema["user"].is_integer() and rows.schema["item"] == pl.String
 
 
 @pytest.mark.parametrize(
@@ -301,17 +285,6 @@ def test_a_column_holds_out_the_rows_of_its_value_and_trains_those_without_one()
     assert held_out(ratings, NONE) == []
 
 
-@pytest.mark.parametrize("split", [RatingSplit(kind="random", fraction=0.2), RatingSplit(kind="latest", n=3)], ids=str)
-def test_a_pandas_frame_is_split_like_a_polars_one(split: RatingSplit) -> None:
-    assert held_out(ratings_table().to_pandas(), split) == held_out(ratings_table(), split)
-
-
-def test_columns_of_ones_own_keep_their_names() -> None:
-    ratings = ratings_table().rename({"user": "userId", "item": "movieId"}).drop("timestamp")
-    rows = assign_splits(ratings, RatingColumns(user="userId", item="movieId", timestamp=None), NONE)
-    assert rows.columns == ["userId", "movieId", "rating", "fold", "split"]
-
-
 @pytest.mark.parametrize(
     ("ratings", "split", "named"),
     [
@@ -332,3 +305,46 @@ def test_a_split_that_cannot_be_made_is_refused(ratings: pl.DataFrame, split: An
 def test_the_latest_split_needs_a_timestamp_column() -> None:
     with pytest.raises(DataError, match=r"columns\.timestamp"):
         assign_splits(log("aa", [1, 2]), RatingColumns(timestamp=None), LATEST)
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "message"),
+    [
+        (RatingSplit, {"kind": "random"}, "'random' needs a fraction"),
+        (RatingSplit, {"kind": "latest"}, "either n, such as 1, or a fraction"),
+        (RatingSplit, {"kind": "latest", "n": 1, "fraction": 0.2}, "either n, such as 1, or a fraction"),
+        (RatingSplit, {"kind": "column", "column": "fold"}, "needs a column and the value"),
+        (RatingSplit, {"kind": "random", "fraction": 1.0}, "fraction"),
+        (RatingNetwork, {"kind": "mlp"}, "needs layers"),
+        (RatingNetwork, {"layers": [10]}, "of the kind 'mlp'"),
+        (RatingNetwork, {"dropout": 0.1}, "of the kind 'mlp'"),
+        (RatingNetwork, {"kind": "mlp", "layers": [10, 5], "dropout": [0.1]}, "lists 1 rates for 2 layers"),
+        (RatingNetwork, {"kind": "mlp", "layers": 10, "dropout": 1.0}, "must lie in"),
+        (RatingNetwork, {"y_range": [5, 1]}, "must rise"),
+        (RatingNetwork, {"factor": 5}, "factor"),
+        (RatingColumns, {"user": "a", "item": "a"}, "different columns"),
+        (RatingColumns, {"user": "split"}, "'split'"),
+        *((RatingRange, value, "") for value in (5, [1, 2, 3], "wide", {"low": 1})),
+        (RatingRange, [5, 1], "must rise"),
+        (FeatureOptions, {"items": ["year", "year"]}, "features.items lists a column more than once"),
+        (RatingsTraining, {"batch_size": 8, "epochs": 1, "lr": 0.1, "loss": "relative"}, "loss"),
+        (RatingsTraining, {"batch_size": 8, "epochs": 1, "lr": 0.1, "penalty": {"factors": -1}}, "penalty.factors"),
+    ],
+)
+def test_a_setting_without_a_meaning_is_refused(model: type[BaseModel], values: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        model.model_validate(values)
+
+
+def test_a_rating_range_that_is_left_out_is_that_of_the_ratings() -> None:
+    assert RatingRange().root == "auto"
+    assert RatingRange.model_validate([1, 5]).root == (1.0, 5.0)
+
+
+def test_hidden_layers_and_dropout_are_a_number_or_a_list() -> None:
+    encoder = fit_encoder(pl.DataFrame({"user": [1, 2], "item": [1, 2], "rating": [1.0, 2.0]}), RatingColumns())
+    for layers, dropout, expected in ((10, 0.1, [0.1]), ([10, 5], 0.1, [0.1, 0.1]), ([10, 5], [0.1, 0.2], [0.1, 0.2])):
+        options = RatingNetwork.model_validate({"kind": "mlp", "layers": layers, "dropout": dropout})
+        config = network_config(encoder, options)
+        assert (len(config["layers"]), config["dropouts"]) == (len(expected), expected)
+    assert network_config(encoder, RatingNetwork())["dropouts"] == []

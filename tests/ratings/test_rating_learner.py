@@ -97,15 +97,6 @@ def test_every_variant_learns(network: dict[str, Any], training: dict[str, Any],
     assert mse_of(encoded, bundle) < most * NOISE**2
 
 
-def test_the_two_kinds_of_decay_differ() -> None:
-    encoded, encoder = prepare()
-    runs = [
-        train_ratings(encoded, encoder, NETWORK, make_training(epochs=1, weight_decay=0.1, decay=decay, penalty={}))[0]
-        for decay in ("decoupled", "l2")
-    ]
-    assert not torch.equal(runs[0].weights["0.users.own"], runs[1].weights["0.users.own"])
-
-
 def test_members_are_averaged_with_their_weights_and_end_at_the_range(trained: Any) -> None:
     _, encoder, bundle, _ = trained
     users, items = np.arange(61, dtype=np.int32), np.arange(61, dtype=np.int32) % 41
@@ -226,24 +217,6 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path, mo
     assert resumed == history
 
 
-def test_early_stopping_keeps_the_best_epoch_by_ratings_held_out_of_training() -> None:
-    encoded, encoder = prepare(FeatureOptions())
-    training = make_training(
-        epochs=30,
-        lr=0.05,
-        penalty={},  # without any it soon learns the noise
-        schedule="constant",
-        early_stopping={"patience": 2, "fraction": 0.2, "seed": 0},
-    )
-    bundle, history = train_ratings(encoded, encoder, NETWORK, training)
-    ends = [record for record in history if "monitor" in record]
-    assert len(ends) < 30
-    best = min(range(len(ends)), key=lambda place: ends[place]["monitor"])
-    assert best == len(ends) - 3
-    assert mse_of(encoded, bundle) == pytest.approx(ends[best]["mse"], rel=1e-5)
-    assert ends[0]["step"] == 1280 // 32  # of 1600 rows
-
-
 def test_the_range_test_uses_the_training_rows_and_leaves_the_random_state_alone() -> None:
     encoded, encoder = prepare()
     before = torch.get_rng_state()
@@ -255,15 +228,6 @@ def test_the_range_test_uses_the_training_rows_and_leaves_the_random_state_alone
         rating=pl.when(pl.col("split") == "test").then(pl.lit(99.0, pl.Float32)).otherwise("rating")
     )
     assert range_test(changed, encoder, NETWORK, training, finder) == found
-
-
-def test_members_share_no_weights(trained: Any) -> None:
-    one, two = load_model(trained[2]).networks
-    assert not one.training and not two.training
-    assert not torch.equal(one.users.own, two.users.own)
-    assert sorted(trained[2].weights) == [
-        f"{member}.{side}.{table}" for member in (0, 1) for side in ("items", "users") for table in ("feature", "own")
-    ]
 
 
 CPU = torch.device("cpu")

@@ -147,12 +147,6 @@ def test_errors_by_classes_of_training_ratings() -> None:
         assert (ours, theirs) == (pytest.approx(rmse(own, "predicted")), pytest.approx(rmse(own, "damped_bias")))
 
 
-def test_classes_of_few_rows_are_left_out_unless_there_are_no_others() -> None:
-    frame = predictions()
-    assert plots.count_classes(frame, "item_ratings")["label"].to_list() == ["1000+"]
-    assert plots.count_classes(frame.head(5), "item_ratings")["label"].to_list() == ["0"]
-
-
 def test_the_error_plot_has_a_panel_for_each_side_and_the_ratings() -> None:
     frame, models = predictions(), ["model", "damped biases"]
     traces = plots.plot_error(frame, "Errors").data
@@ -186,8 +180,3 @@ def test_the_cold_start_shows_every_way_and_baseline() -> None:
     assert list(dots.marker.symbol) == ["circle", "circle-open", "circle-open", "circle", "circle"]
     bare = {**report, "new_items": {name: of_items[name] for name in ("rows", "items", "rmse", "mse", "baselines")}}
     assert plots.plot_cold_start(bare, "Cold start").data[2].x[0] == "model:<br>no features"
-
-
-def test_every_figure_is_json_for_the_catalog() -> None:
-    for figure in (plots.plot_map(POINTS, "Picture"), plots.plot_error(predictions(), "Picture")):
-        assert '"Picture' in figure.to_json()

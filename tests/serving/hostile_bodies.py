@@ -47,12 +47,10 @@ def empty_footer(n_elements: int) -> bytes:
 
 
 def records(rows: Any) -> bytes:
-    """JSON of rows."""
     return json.dumps({"dataframe_records": rows}, separators=(",", ":")).encode()
 
 
 def inputs(values: bytes) -> bytes:
-    """JSON of one column."""
     return b'{"inputs":{"album":' + values + b"}}"
 
 
@@ -63,7 +61,6 @@ def split(columns: list[str], layout: str = "dataframe_split") -> bytes:
 
 
 def cell(listener: bytes, album: bytes) -> bytes:
-    """JSON of one pair."""
     return b'{"inputs":[{"listener":%b,"album":%b}]}' % (listener, album)
 
 

@@ -42,7 +42,6 @@ class Request:
 
 
 def ask(records: Sequence[Any], rows: Sequence[int] = (), kind: str = "good") -> Request:
-    """A request about some rows."""
     return Request(kind, 200, json.dumps({"dataframe_records": list(records)}).encode(), rows=tuple(rows))
 
 

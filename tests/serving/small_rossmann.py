@@ -51,7 +51,6 @@ class Batch:
 
     @cached_property
     def table(self) -> pl.DataFrame:
-        """``rossmann.table``."""
         options = (self.features, SPLIT)
         joined = preparation.join_tables(*self.tables.values(), *options)
         calendar = preparation.build_calendar(self.tables["sales"], *options)
@@ -65,7 +64,6 @@ class Batch:
 
     @cached_property
     def encoded(self) -> pl.DataFrame:
-        """``rossmann.encoded``."""
         return learner.encode(self.table, self.encoder, self.columns, SPLIT)
 
     def train(self) -> Any:
@@ -75,7 +73,6 @@ class Batch:
         return learner.train(self.encoded, self.encoder, NetworkOptions(layers=(16,)), training)[0]
 
     def pack(self, model: Any, intervals: Any = None) -> Service:
-        """The service."""
         settings = {"features": self.features, "split": SPLIT, "intervals": intervals}
         return service_nodes.pack_service(model, self.encoded, **self.tables, **settings)
 

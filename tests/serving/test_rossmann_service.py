@@ -64,13 +64,6 @@ def edited(batch: Batch, where: pl.Expr, **values: str) -> Batch:
     return replace(batch, raw={**batch.raw, "test": test.with_columns(**changes)})
 
 
-def test_answers_have_the_intervals_of_the_model(batch, model, rows) -> None:
-    bounds = {"Sales": {"80": [-0.1, 0.2]}}
-    answers = Service.from_bytes(batch.pack(model, bounds).to_bytes()).open().predict(rows)
-    np.testing.assert_allclose(answers["lower_80"], answers["Sales"] * np.exp(-0.1), rtol=1e-12)  # 0 on a closed day
-    np.testing.assert_allclose(answers["upper_80"], answers["Sales"] * np.exp(0.2), rtol=1e-12)
-
-
 def test_all_test_rows_are_answered_as_the_batch_forecasts_them(service, batch, model, rows) -> None:
     answers = service.predict(rows)
     expected = batch.forecast(model)

@@ -50,7 +50,7 @@ def test_what_is_no_text_is_named(column: str, value: Any, named: str) -> None:
 
 
 def test_many_texts_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer, "_tokenize_in_pool", lambda *_: pytest.fail("a pool was started"))
+    monkeypatch.setattr(tokenizer, "map_in_processes", lambda *_: pytest.fail("a pool was started"))
     monkeypatch.setattr(tokenizer, "IN_PROCESS", 10)
     monkeypatch.setenv("TQDM_DISABLE", "0")
     found = PACKED.open().predict(pd.DataFrame({"text": ["the film"] * 150}))

@@ -1,9 +1,7 @@
 """Simulated papers: the layout and the quirks of the snapshot, and the law of their words."""
 
 import json
-import math
 import re
-from collections import Counter
 from functools import cache
 from typing import Any
 
@@ -12,13 +10,8 @@ from pydantic import ValidationError
 
 from embedline.pipelines.arxiv.simulator import (
     CATEGORIES,
-    CROSS,
-    SHARED,
-    TOPICS,
     GeneratorOptions,
     generate_snapshot,
-    own_share,
-    topic_counts,
 )
 
 KEYS = (
@@ -31,11 +24,6 @@ KEYS = (
 def papers(n_papers: int = 3000) -> list[dict[str, Any]]:
     options = GeneratorOptions(n_papers=n_papers, min_words=20, max_words=60)
     return [json.loads(line) for line in generate_snapshot(options).splitlines()]
-
-
-def nouns_of(text: str) -> list[str]:
-    known = {noun for kinds in TOPICS.values() for noun in kinds["{noun}"]}
-    return [word.removesuffix("s") for word in re.findall(r"[a-z]+", text.lower()) if word.removesuffix("s") in known]
 
 
 def test_equal_options_give_equal_bytes_and_more_papers_the_same_first_ones() -> None:
@@ -63,42 +51,6 @@ def test_lines_have_the_keys_and_the_quirks_of_the_snapshot() -> None:
     for quirk in (r"$O(n \log n)$", r"K\"ahler", r"Erd\H{o}s"):
         assert quirk in abstracts and (quirk in titles or "$" in quirk)
     assert not re.search(r"\b[Aa] [aeio]|[{][a-z]{2,}[}]| ,| :", titles + abstracts)
-
-
-def test_topics_share_no_word() -> None:
-    words = [word for kinds in TOPICS.values() for words in kinds.values() for word in words]
-    assert len(words) == len({*words}) == 5 * 9
-    assert topic_counts("Packets of a\n bipartite router.") == {"cs.NI": 2, "math.CO": 1}
-    assert own_share() == pytest.approx(0.9 + 0.1 / 5)
-
-
-def test_papers_follow_the_probabilities() -> None:
-    """Over 3,000 papers, within 4 standard errors; words of one paper are nearly independent."""
-    own = total = crossed = repeated = n_nouns = 0
-    primary: Counter[str] = Counter()
-    expected = 0.0
-    for paper in papers():
-        first, *others = paper["categories"].split()
-        primary[first] += 1
-        crossed += len(others)
-        counts = topic_counts(paper["title"] + paper["abstract"])
-        own, total = own + counts[first], total + sum(counts.values())
-        titled, nouns = nouns_of(paper["title"]), nouns_of(paper["abstract"])
-        repeated, n_nouns = repeated + sum(noun in titled for noun in nouns), n_nouns + len(nouns)
-        # A noun that is not taken from the title is one of its nouns by chance.
-        weights = [1 / rank for rank in range(1, 7)]
-        chance = sum(
-            weights[TOPICS[first]["{noun}"].index(noun)] / sum(weights) * own_share()
-            for noun in {*titled}
-            if noun in TOPICS[first]["{noun}"]
-        )
-        expected += len(nouns) * (SHARED + (1 - SHARED) * chance)
-    assert total > 20_000
-    # Nouns that are repeated make the own share of a paper vary more than that of independent words.
-    assert abs(own / total - own_share()) < 8 * math.sqrt(own_share() * (1 - own_share()) / total)
-    assert abs(crossed / 3000 - CROSS) < 4 * math.sqrt(CROSS * (1 - CROSS) / 3000)
-    assert all(abs(count - 600) < 4 * math.sqrt(480) for count in primary.values()) and len(primary) == 5
-    assert repeated / n_nouns == pytest.approx(expected / n_nouns, abs=0.01)
 
 
 def test_lengths_must_be_in_order() -> None:

@@ -254,10 +254,7 @@ def test_faults(files: dict[str, bytes | str], options: dict[str, Any], message:
         ({"encoding": "utf-9"}, "unknown encoding: utf-9"),
         ({"encoding": "hex"}, "'hex' is not a text encoding"),
         ({"text_columns": ["a", "b"], "label_column": "a"}, "the column 'a' has more than one role"),
-        ({"text_columns": []}, "at least 1 item"),
         ({"splits": {"dev": "validation"}}, "Input should be 'train', 'test' or 'unlabelled'"),
-        ({"test_fraction": 1.0}, "less than 1"),
-        ({"separator": "\t\t"}, "at most 1 character"),
         ({"txt_columns": ["a"]}, "Extra inputs are not permitted"),
     ],
 )

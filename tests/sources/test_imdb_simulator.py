@@ -4,31 +4,22 @@ import hashlib
 import math
 import re
 from collections import Counter
-from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from embedline.pipelines.imdb.corpus import read_documents
 from embedline.pipelines.imdb.nodes import acquire
 from embedline.pipelines.imdb.options import DocumentOptions
 from embedline.pipelines.imdb.simulator import (
-    COMMON,
-    GENRES,
     INTENSIFIERS,
-    NAMES,
     NEGATED,
     NEGATORS,
-    OPINION_SENTENCES,
     PAIRS,
-    PLAIN_SENTENCES,
     GeneratorOptions,
-    bayes_accuracy,
     certainty,
     generate_files,
     log_odds,
     p_fitting,
-    perfect_accuracy,
 )
 
 OPTIONS = GeneratorOptions()
@@ -121,53 +112,6 @@ def test_the_reviews_follow_the_probabilities() -> None:
         total = fitting + seen[pair.good, "neg"] + seen[pair.bad, "pos"]
         p = 1 / (1 + math.exp(-pair.weight))
         assert abs(fitting / total - p) < 4 * math.sqrt(p * (1 - p) / total), pair
-
-
-def test_only_opinions_depend_on_the_sentiment() -> None:
-    opinions = {word for pair in PAIRS for word in (pair.good, pair.bad)}
-    assert len(opinions) == 2 * len(PAIRS) and not opinions & {*NEGATORS, *INTENSIFIERS}
-    neutral = {word.lower() for words in [*COMMON.values(), NAMES] for word in words}
-    neutral |= {word for genre in GENRES for words in genre.values() for word in words}
-    neutral |= {token for template in OPINION_SENTENCES + PLAIN_SENTENCES for token in template}
-    assert not neutral & (opinions | {*NEGATORS} | {*INTENSIFIERS})
-    assert len(set(NAMES)) == 160
-
-
-def test_the_accuracy_of_the_bayes_classifier() -> None:
-    assert bayes_accuracy(OPTIONS) == pytest.approx(0.940304, abs=1e-6)
-    assert perfect_accuracy(OPTIONS) == 0.9325
-    large = GeneratorOptions(n_test=3000)  # on many reviews the labels agree with the odds as often as these say
-    expected = bayes_accuracy(large)
-    assert 0.93 < expected < 0.96
-    assert abs(perfect_accuracy(large) - expected) < 4 * math.sqrt(expected * (1 - expected) / 3000)
-    assert bayes_accuracy(GeneratorOptions(clarity=0)) == perfect_accuracy(GeneratorOptions(clarity=0)) == 0.5
-    assert bayes_accuracy(GeneratorOptions(clarity=4, min_words=60)) > 0.99
-
-
-def test_negation_matters_to_the_classifier() -> None:
-    """A Bayes classifier that ignores negation is worse by several points."""
-    right = blind = total = 0.0
-    for name, content in generate_files(GeneratorOptions(n_train=4000, n_test=2, n_unlabelled=0)).items():
-        sign = 1 if "/pos/" in name else -1
-        text = content.decode()
-        right += log_odds(text) * sign > 0
-        blind += log_odds(re.sub(rf"(?i)\b({'|'.join(NEGATORS)})\b", "", text)) * sign > 0
-        total += 1
-    assert right / total - blind / total > 0.03
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n_train": 1}, "greater than or equal to 2"),
-        ({"min_words": 50, "max_words": 60}, "max_words must exceed min_words by 20, a sentence, got 50 and 60"),
-        ({"clarity": math.nan}, "finite number"),
-        ({"n_reviews": 5}, "Extra inputs are not permitted"),
-    ],
-)
-def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        GeneratorOptions(**options)
 
 
 def _texts(options: GeneratorOptions) -> list[str]:

@@ -10,7 +10,7 @@ from embedline.archive import FILES_SCHEMA
 from embedline.errors import DataError
 from embedline.pipelines.movielens.files import RATINGS_SCHEMA, read_ratings
 from embedline.pipelines.movielens.nodes import acquire
-from embedline.pipelines.movielens.simulator import GeneratorOptions, generate_files
+from embedline.pipelines.movielens.simulator import GeneratorOptions
 
 HEADER = b"userId,movieId,rating,timestamp\n"
 TABS = b"196\t242\t3\t881250949\n186\t302\t2.5\t891717742\n22\t377\t1\t878887116\n"
@@ -174,18 +174,6 @@ def test_a_rating_in_no_fold() -> None:
     files = {"u.data": FIVE + b"9\t8\t3\t9\n", **folds_of(PAIRS)}
     with pytest.raises(DataError, match=r"^u\.data: the rating of user 9, item 8 is in none of u1\.test, u2\.test, .*"):
         read_ratings(raw_of(files))
-
-
-def test_generated_ratings_are_read_back() -> None:
-    options = GeneratorOptions(n_users=12, n_items=30, n_ratings=250)
-    files = generate_files(options)
-    frame = read_ratings(acquire("generated", verify=True, generator=options))
-    lines = [tuple(map(int, line.split(b"\t"))) for line in files["u.data"].splitlines()]
-    assert frame.select("user", "item", "rating", "timestamp").rows() == lines
-    for fold in range(1, 6):
-        held_out = {tuple(map(int, line.split(b"\t"))) for line in files[f"u{fold}.test"].splitlines()}
-        part = frame.filter(pl.col("fold") == fold)
-        assert set(part.select("user", "item", "rating", "timestamp").rows()) == held_out and len(held_out) == 50
 
 
 def test_the_real_ratings(real_data: Path) -> None:

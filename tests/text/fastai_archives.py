@@ -50,7 +50,6 @@ def named(embedding: Tensor, bias: Tensor, layers: Any, *, raw: bool = True, noi
 
 
 def stored(value: Any, **settings: Any) -> bytes:
-    """What ``torch.save`` writes."""
     file = io.BytesIO()
     torch.save(value, file, **settings)
     return file.getvalue()

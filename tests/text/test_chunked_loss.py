@@ -161,11 +161,3 @@ def test_the_logits_of_all_tokens_never_exist(monkeypatch: pytest.MonkeyPatch) -
         reference(hidden, weight, bias, targets).backward()
     assert whole.largest == 64 * V  # the mode does see logits
     assert chunked.largest == max(2 * 16 * V, 64 * E)
-
-
-def test_a_chunk_is_as_long_as_its_device_bears() -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert chunk_length(60_000, cpu) == 75
-    assert chunk_length(60_000, cuda) == 1666
-    assert chunk_length(60_000, torch.device("mps")) == 1666
-    assert chunk_length(10_000_000, cpu) == 16

@@ -13,7 +13,6 @@ from small_networks import same_rates
 
 from embedline.pipelines.text.classifier import TextClassifier
 from embedline.pipelines.text.classifier_batches import (
-    POOL_BATCHES,
     ClassifierBatches,
     batches_by_length,
     by_length,
@@ -73,22 +72,6 @@ def test_a_batch_has_documents_of_like_length_and_the_longest_comes_first() -> N
     assert padded(batches) < 0.08
 
 
-def test_each_pool_is_sorted_on_its_own() -> None:
-    # Two pools and a rest: a batch never mixes documents from different parts of the permutation.
-    batch_size, n_documents = 2, POOL_BATCHES * 2 * 2 + 10
-    permutation = torch.randperm(n_documents, generator=numbers()).numpy()
-    place = np.argsort(permutation) // (POOL_BATCHES * batch_size)
-    batches = batches_by_length(make_lengths(n_documents), batch_size, numbers())
-    assert all(len(set(place[batch].tolist())) == 1 for batch in batches)
-    assert np.bincount([place[batch[0]] for batch in batches]).tolist() == [POOL_BATCHES, POOL_BATCHES, 5]
-
-
-def test_the_same_numbers_give_the_same_batches_and_the_next_epoch_others() -> None:
-    order, lengths = numbers(3), make_lengths(50)
-    first, second = (np.concatenate(batches_by_length(lengths, 5, order)).tolist() for _ in range(2))
-    assert np.concatenate(batches_by_length(lengths, 5, numbers(3))).tolist() == first != second
-
-
 def test_reading_by_length_gives_all_documents_once_the_longest_first() -> None:
     lengths = make_lengths(23)
     batches = list(by_length(lengths, 5))
@@ -128,14 +111,3 @@ def test_the_loss_of_a_batch_is_that_of_its_documents_and_their_classes() -> Non
         expected = nats + 2.0 * pooled.squares + 3.0 * pooled.differences
         assert loss.total.item() == pytest.approx(expected.item())
         assert loss.total > loss.data_term
-
-
-def test_a_task_says_how_much_it_reads() -> None:
-    task, corpus, _ = make_task(14)
-    assert (task.n_batches, task.batch_size) == (4, 4)
-    assert task.rows_per_batch == pytest.approx(len(corpus.ids) / 4)
-    assert task.fingerprint() == {"n_documents": 14, "n_tokens": len(corpus.ids), "batch_size": 4}
-    assert [task.rate(index) for index in range(4)] == [1.0] * 4
-    assert task.state() is None
-    small, _, _ = make_task(3)
-    assert (small.n_batches, small.batch_size) == (1, 3)

@@ -25,11 +25,9 @@ from small_networks import (
 )
 
 from embedline.errors import DataError
-from embedline.pipelines.text.classifier import class_probabilities, load_classifier, reverse
 from embedline.pipelines.text.ensemble import predict_split
 from embedline.pipelines.text.fine_tuning import train_classifier
 from embedline.pipelines.text.language_model import load_language_model, train_language_model
-from embedline.pipelines.text.lm_batches import Corpus
 from embedline.pipelines.text.options import DIRECTIONS, Directions
 from embedline.training.model_file import ModelBundle
 
@@ -56,19 +54,6 @@ def both() -> Trained:
 def backward_part(bundle: ModelBundle) -> dict[str, torch.Tensor]:
     named = bundle.weights.items()
     return {name.removeprefix("backward."): tensor for name, tensor in named if name.startswith("backward.")}
-
-
-def test_a_reversed_corpus_has_each_document_reversed_in_its_place() -> None:
-    corpus = Corpus(np.array([4, 5, 6, 7, 8, 9], np.uint16), np.array([0, 3, 3, 4, 6]))
-    found = corpus.reversed()
-    assert [list(found[document]) for document in range(4)] == [[6, 5, 4], [], [7], [9, 8]]
-    assert found.ids.dtype == np.uint16 and list(corpus.ids) == [4, 5, 6, 7, 8, 9]
-
-
-def test_documents_of_a_batch_are_reversed_without_their_padding() -> None:
-    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0], [7, 0, 0, 0]])
-    found = reverse(ids, torch.tensor([4, 2, 1]))
-    assert [row[:length].tolist() for row, length in zip(found, (4, 2, 1), strict=True)] == [[4, 3, 2, 1], [6, 5], [7]]
 
 
 def test_the_backward_language_model_is_one_of_reversed_texts() -> None:
@@ -112,15 +97,6 @@ def test_the_backward_classifier_is_one_of_reversed_texts() -> None:
     ]
     found = predict_split(IDS, ModelBundle.from_bytes(bundle.to_bytes()))[0]["p_pos"].to_numpy()
     np.testing.assert_allclose(found, sum(probabilities) / 2, rtol=1e-9)
-
-
-def test_a_backward_network_reads_a_document_in_a_batch_as_alone() -> None:
-    network = load_classifier(both()[0])[0].members[1]
-    numbers = np.random.default_rng(0)
-    documents = [numbers.integers(0, 29, length) for length in (1, 40, 6, 7, 12, 13, 3)]
-    alone = np.concatenate([class_probabilities(network, [document]) for document in documents])
-    np.testing.assert_allclose(class_probabilities(network, documents), alone, rtol=1e-5)
-    assert np.abs(class_probabilities(network, [document[::-1] for document in documents]) - alone).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from small_networks import (
     VOCABULARY,
     Resume,
     alone,
-    assert_same,
     classifier,
     classifier_training,
     different,
@@ -102,13 +101,6 @@ def test_each_stage_has_its_own_order_of_documents_and_rates_by_layer(monkeypatc
     assert seen == [(7, [0.125, 0.25, 0.5, 1.0]), (8, [0.125, 0.25, 0.5, 1.0])]  # embedding, two layers, head
 
 
-def test_the_classifier_has_the_sizes_of_the_language_model_and_dropout_of_its_own() -> None:
-    config, start = classifier()[0].config, language_model().config["encoder"]
-    assert config["encoder"] == start | {"rates": CLASSIFIER.rates().model_dump()} != start
-    assert (config["encoder"]["embedding_size"], config["encoder"]["hidden_size"]) == (6, 9)
-    assert (config["bptt"], config["max_tokens"], config["layers"], config["n_classes"]) == (6, 12, [5], 2)
-
-
 def test_the_history_goes_through_the_stages_each_with_a_schedule_of_its_own() -> None:
     _, history = classifier()
     steps = {0: 4, 1: 8}
@@ -167,12 +159,6 @@ def test_averaged_weights_are_those_that_are_stored_and_that_the_next_stage_star
     torch.testing.assert_close(still.weights[name], once.weights[name], rtol=0.0, atol=1e-9)
 
 
-def test_a_seed_gives_the_same_classifier_to_the_last_bit() -> None:
-    torch.rand(3)  # whatever else draws from the shared numbers
-    assert_same(train_classes(), classifier())
-    assert "0.head.2.weight" in different(train_classes(seeds=[43])[0].weights, classifier()[0].weights)
-
-
 def test_only_documents_of_the_training_part_are_learned() -> None:
     is_train, is_test = (pl.col("split") == split for split in ("train", "test"))
     others = IDS.with_columns(
@@ -193,15 +179,6 @@ def test_each_member_is_the_network_of_its_seed_alone() -> None:
         assert [r for r in history if r["member"] == member] == [r | {"member": member} for r in records]
     assert "head.2.weight" in different(bundle.member(0), bundle.member(1))
     assert (bundle.metrics["member_weights"], alone()[0][0].metrics["member_weights"]) == ([0.75, 0.25], [1.0])
-
-
-def test_probabilities_are_averaged_by_the_weights() -> None:
-    first, second = (probabilities(bundle) for bundle, _ in alone())
-    assert np.abs(first - second).max() > 1e-3
-    stored = ModelBundle.from_bytes(pair()[0].to_bytes())
-    np.testing.assert_allclose(probabilities(stored), 0.75 * first + 0.25 * second, rtol=1e-12)
-    alike, _ = train_classes(seeds=[42, 43])
-    np.testing.assert_allclose(probabilities(alike), (first + second) / 2, rtol=1e-12)
 
 
 # Rates that are far too high: the loss on the validation documents rises before the training is over.

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from numpy.typing import NDArray
 from small_networks import same_rates
 from torch import Tensor
 
@@ -17,7 +16,6 @@ from embedline.pipelines.text.language_model import LanguageModel
 from embedline.pipelines.text.lm_batches import (
     Corpus,
     LanguageModelBatches,
-    random_cuts,
     to_covering_rows,
     to_rows,
 )
@@ -164,30 +162,6 @@ def test_an_epoch_of_fewer_tokens_takes_whole_documents_in_another_order_each_ti
     assert make_task(tokens_per_epoch=10_000).fingerprint() == {"n_tokens": 120, "row_length": 40}
 
 
-def test_random_cuts_end_where_the_row_does_and_rise() -> None:
-    for seed in range(200):
-        order = numbers(seed)
-        length, bptt = (int(torch.randint(low, high, (1,), generator=order)) for low, high in ((1, 3000), (2, 90)))
-        n_batches = max(1, round(length / (bptt * 0.975)))
-        cuts = random_cuts(length, n_batches, bptt, order)
-        assert (len(cuts), cuts[-1]) == (n_batches, length)
-        assert (np.diff([0, *cuts]) > 0).all()
-
-
-def test_random_lengths_follow_their_distribution() -> None:
-    n_batches = 20_000
-    lengths = np.diff([0, *random_cuts(round(n_batches * 68.25), n_batches, 70, numbers())])
-    assert lengths.mean() == pytest.approx(68.25)
-    halved = lengths < 52  # 35 and 70 lie 3.5 deviations away from it
-    assert halved.mean() == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / n_batches) ** 0.5)
-    # The lengths are rescaled by a factor near 1 and rounded, which adds a variance of 1/12 twice over.
-    assert lengths[~halved].mean() == pytest.approx(70.0, abs=0.3)
-    assert lengths[halved].mean() == pytest.approx(35.0, abs=0.7)
-    assert lengths[~halved].std() == pytest.approx(5.0, abs=0.15)
-    short = np.diff([0, *random_cuts(n_batches * 10, n_batches, 10, numbers())])
-    assert short.min() >= 4  # drawn at 5 or more, then scaled by 10 / 10.4 and rounded
-
-
 def make_model() -> LanguageModel:
     options = EncoderOptions(embedding_size=4, hidden_size=6, n_layers=2, rates=same_rates(0.0))
     return LanguageModel(120, options, decoder_bias=True)
@@ -237,11 +211,3 @@ def test_a_restored_state_goes_on_as_the_kept_one() -> None:
     other.restore([[tensor.clone() for tensor in layer] for layer in kept])
     assert read(other, range(3, 8)) == expected
     assert read(lost, range(3, 4)) != expected[:1]
-
-
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
-def test_ids_of_either_width_are_read(dtype: type[np.integer]) -> None:
-    offset: NDArray[np.integer] = np.arange(60).astype(dtype)
-    task = make_task(Corpus(offset + dtype(65_000), np.array([0, 60])), batch_size=2)
-    inputs, _, _ = epoch(task, numbers())
-    assert inputs.tolist() == [list(range(65_000, 65_030)), list(range(65_029, 65_059))]

@@ -27,14 +27,14 @@ from small_networks import (
 from torch import Tensor
 
 from embedline.errors import DataError
-from embedline.pipelines.text import nodes, pretrained
+from embedline.pipelines.text import pretrained
 from embedline.pipelines.text.language_model import (
     build_language_model,
     find_language_model_rate,
     language_config,
     train_language_model,
 )
-from embedline.pipelines.text.options import LanguageModelOptions, LanguageModelTraining, PretrainedOptions
+from embedline.pipelines.text.options import LanguageModelOptions, PretrainedOptions
 from embedline.pipelines.text.pretrained import initial_weights
 from embedline.pipelines.text.pretrained_files import read_pretrained
 from embedline.pipelines.text.pretrained_nodes import acquire_pretrained
@@ -161,68 +161,58 @@ def test_words_of_every_protocol_are_read(tmp_path: Path, protocol: int) -> None
 OLD_STRINGS = b"(lp0\n" + b"".join(b"S'%s'\naS'%s'\na" % (w.encode(), w.encode()) for w in ("a",)) + b"."
 
 
-def changed(change: str) -> tuple[Any, Any]:
-    """Weights and words with one fault."""
+def faults() -> dict[str, tuple[Any, Any, list[str]]]:
+    """Weights and words with one fault, and what the error names."""
     embedding, bias, layers = network(len(WORDS))
     state = named(embedding, bias, layers)
-    matrix = "0.rnns.1.module.weight_ih_l0"
-    faults: dict[str, tuple[Any, Any]] = {
-        "dict": (state, dict.fromkeys(WORDS, 0)),
-        "number": (state, [*WORDS[:-1], 3]),
-        "list in a list": (state, [*WORDS[:-1], ["a"]]),
-        "bytes": (state, [*WORDS[:-1], b"a"]),
-        "cut words": (state, pickle.dumps(WORDS)[:-9]),
-        "no pickle": (state, b"the\nfilm\n"),
-        "old strings": (state, OLD_STRINGS),
-        "twice": (state, [*WORDS[:-2], "film", "the"]),
-        "too few words": (state, WORDS[:-1]),
-        "no specials": (state, [f"word{k}" for k in range(len(WORDS))]),
-        "cut weights": (stored(state)[:-200], WORDS),
-        "no weights": (b"PK", WORDS),
-        "list of weights": ([embedding], WORDS),
-        "missing": ({name: tensor for name, tensor in state.items() if name != matrix}, WORDS),
-        "no embedding": ({name: tensor for name, tensor in state.items() if "encoder" not in name}, WORDS),
-        "unknown": (state | {"0.rnns.0.layers.0.linear.weight": embedding}, WORDS),
-        "shape": (state | {matrix: torch.zeros(24, 10)}, WORDS),
-        "untied": (state | {"1.decoder.weight": embedding + 1}, WORDS),
-        "not finite": (state | {"1.decoder.bias": bias / 0}, WORDS),
-        "integers": (state | {"1.decoder.bias": bias.long()}, WORDS),
+    matrix, words, weights = "0.rnns.1.module.weight_ih_l0", "itos_wt103.pkl", "lstm_wt103.pth"
+    return {
+        "dict": (state, dict.fromkeys(WORDS, 0), [words, "dict"]),
+        "number": (state, [*WORDS[:-1], 3], [words, "3", "14"]),
+        "list in a list": (state, [*WORDS[:-1], ["a"]], [words, "['a']"]),
+        "bytes": (state, [*WORDS[:-1], b"a"], [words, "b'a'"]),
+        "cut words": (state, pickle.dumps(WORDS)[:-9], [words]),
+        "no pickle": (state, b"the\nfilm\n", [words]),
+        "old strings": (state, OLD_STRINGS, [words, "2 words", "15 rows"]),
+        "twice": (state, [*WORDS[:-2], "film", "the"], [words, "'film'"]),
+        "too few words": (state, WORDS[:-1], [words, "14 words", "15 rows"]),
+        "no specials": (state, [f"word{k}" for k in range(len(WORDS))], [words, "'xxunk'"]),
+        "cut weights": (stored(state)[:-200], WORDS, [weights]),
+        "no weights": (b"PK", WORDS, [weights]),
+        "list of weights": ([embedding], WORDS, [weights, "list"]),
+        "missing": (
+            {name: tensor for name, tensor in state.items() if name != matrix},
+            WORDS,
+            [weights, "layers.1.weight_ih_l0"],
+        ),
+        "no embedding": (
+            {name: tensor for name, tensor in state.items() if "encoder" not in name},
+            WORDS,
+            [weights, "encoder.embedding.weight"],
+        ),
+        "unknown": (
+            state | {"0.rnns.0.layers.0.linear.weight": embedding},
+            WORDS,
+            [weights, "0.rnns.0.layers.0.linear.weight"],
+        ),
+        "shape": (
+            state | {matrix: torch.zeros(24, 10)},
+            WORDS,
+            [weights, "layers.1.weight_ih_l0", "[24, 10]", "[24, 9]"],
+        ),
+        "untied": (state | {"1.decoder.weight": embedding + 1}, WORDS, [weights, "decoder.weight"]),
+        "not finite": (state | {"1.decoder.bias": bias / 0}, WORDS, [weights, "1.decoder.bias"]),
+        "integers": (state | {"1.decoder.bias": bias.long()}, WORDS, [weights, "1.decoder.bias"]),
     }
-    return faults[change]
 
 
-@pytest.mark.parametrize(
-    ("change", "named_things"),
-    [
-        ("dict", ["itos_wt103.pkl", "dict"]),
-        ("number", ["itos_wt103.pkl", "3", "14"]),
-        ("list in a list", ["itos_wt103.pkl", "['a']"]),
-        ("bytes", ["itos_wt103.pkl", "b'a'"]),
-        ("cut words", ["itos_wt103.pkl"]),
-        ("no pickle", ["itos_wt103.pkl"]),
-        ("old strings", ["itos_wt103.pkl", "2 words", "15 rows"]),
-        ("twice", ["itos_wt103.pkl", "'film'"]),
-        ("too few words", ["itos_wt103.pkl", "14 words", "15 rows"]),
-        ("no specials", ["itos_wt103.pkl", "'xxunk'"]),
-        ("cut weights", ["lstm_wt103.pth"]),
-        ("no weights", ["lstm_wt103.pth"]),
-        ("list of weights", ["lstm_wt103.pth", "list"]),
-        ("missing", ["lstm_wt103.pth", "layers.1.weight_ih_l0"]),
-        ("no embedding", ["lstm_wt103.pth", "encoder.embedding.weight"]),
-        ("unknown", ["lstm_wt103.pth", "0.rnns.0.layers.0.linear.weight"]),
-        ("shape", ["lstm_wt103.pth", "layers.1.weight_ih_l0", "[24, 10]", "[24, 9]"]),
-        ("untied", ["lstm_wt103.pth", "decoder.weight"]),
-        ("not finite", ["lstm_wt103.pth", "1.decoder.bias"]),
-        ("integers", ["lstm_wt103.pth", "1.decoder.bias"]),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_named_with_the_object(
-    change: str, named_things: list[str], tmp_path: Path
-) -> None:
-    address = write_archive(tmp_path / "a.tgz", *changed(change))
+@pytest.mark.parametrize("fault", faults())
+def test_a_file_that_cannot_be_used_is_named_with_the_object(fault: str, tmp_path: Path) -> None:
+    *content, things = faults()[fault]
+    address = write_archive(tmp_path / "a.tgz", *content)
     with pytest.raises(DataError) as caught:
         read(address)
-    for thing in [address, *named_things]:
+    for thing in [address, *things]:
         assert thing in str(caught.value)
 
 
@@ -402,35 +392,10 @@ def test_stages_have_schedules_of_their_own_and_rates_by_layer(monkeypatch: pyte
     assert "stage" not in bundle.metrics
 
 
-def test_a_stage_that_ends_early_keeps_its_best_epoch_for_the_next() -> None:
-    hasty = {"unfrozen": None, "epochs": 8, "lr": 0.1}
-    changes: dict[str, Any] = {"schedule": "constant", "early_stopping": {"patience": 2}}
-    first, history = train(None, stages=[hasty], **changes)
-    losses = [record["monitor"] for record in history if "monitor" in record]
-    assert first.metrics["best_epoch"] == losses.index(min(losses)) + 1 < len(losses) < 8
-    still = {"unfrozen": 1, "epochs": 1, "lr": 1e-12}
-    second, _ = train(None, stages=[hasty, still], **changes)
-    assert (second.metrics["epochs"], second.metrics["best_epoch"]) == (len(losses) + 1, len(losses) + 1)
-    assert second.metrics["validation_loss"] == pytest.approx(min(losses), rel=1e-5)
-
-
-def test_a_stage_starts_from_the_averaged_weights_of_the_stage_before() -> None:
-    averaging, still = {"decay": 0.9}, {"unfrozen": None, "epochs": 1, "lr": 1e-12}
-    once = train(None, stages=[ALL], averaging=averaging)[0].weights
-    assert different(once, train(None, stages=[ALL])[0].weights)
-    for name, tensor in train(None, stages=[ALL, still], averaging=averaging)[0].weights.items():
-        torch.testing.assert_close(tensor, once[name], rtol=0.0, atol=1e-6)
-
-
 @pytest.mark.parametrize(("reports", "begun"), [(2, 1), (5, 1), (7, 2)])
 def test_killed_and_resumed_in_a_stage_it_ends_in_the_same_bits(reports: int, begun: int, resume: Resume) -> None:
     states, _, _ = resume(lambda: train(None, stages=[ALONE, ALL], averaging={"decay": 0.9}), reports)
     assert [*states] == ["language_model.stage0", "language_model.stage1"][:begun]
-
-
-def test_stages_are_a_list_of_one_at_least() -> None:
-    with pytest.raises(ValueError, match="stages"):
-        LanguageModelTraining(batch_size=1, epochs=1, lr=0.1, stages=())
 
 
 def test_one_address_is_that_of_the_forward_model() -> None:
@@ -445,12 +410,3 @@ def test_a_path_that_leads_nowhere_is_named_with_its_key() -> None:
     with pytest.raises(DataError) as caught:
         acquire_pretrained(PretrainedOptions(forward="no/such.tgz"))
     assert "pretrained.forward" in str(caught.value) and "no/such.tgz" in str(caught.value)
-
-
-def test_the_metrics_of_a_language_model_are_those_of_the_validation_split() -> None:
-    bundle = language_model()
-    metrics = nodes.evaluate_language_model(IDS, bundle)
-    assert metrics["language_model"] == bundle.metrics
-    assert {"perplexity", "next_word_accuracy"} <= metrics["language_model"].keys()
-    assert metrics["vocabulary"]["size"] == len(VOCABULARY)
-    assert metrics["vocabulary"]["unknown"].keys() == set(IDS["split"].unique())

@@ -32,21 +32,6 @@ def test_a_sample_has_distinct_words_and_always_the_most_frequent_ones() -> None
     assert all(words[:certain].tolist() == list(range(certain)) for words, _ in drawn)
 
 
-def test_words_are_drawn_with_the_probability_that_corrects_them() -> None:
-    torch.manual_seed(0)
-    sampler, counts, expected = WordSampler(60, 20, CPU), torch.zeros(60), torch.zeros(60)
-    n = 20_000
-    for _ in range(n // 4):
-        for words, corrections in sampler.draw(4):
-            counts[words] += 1
-            expected[words] = (-corrections).exp()
-    error = (expected * (1 - expected) / n).sqrt()
-    assert float(expected.sum()) == pytest.approx(20, abs=1e-3)
-    assert bool(((counts / n - expected).abs() <= 4.5 * error + 1e-6).all())
-    # Zipf's law: beyond the certain words the probability falls as 1 / rank.
-    assert float(expected[29] / expected[59]) == pytest.approx(2.0, rel=1e-4)
-
-
 def test_a_sample_must_be_smaller_than_the_vocabulary() -> None:
     with pytest.raises(ValueError, match="40"):
         WordSampler(40, 40, CPU)

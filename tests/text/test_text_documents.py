@@ -14,7 +14,6 @@ from embedline.pipelines.text.documents import (
     assign_splits,
     check_classes,
     count_shared_texts,
-    read_documents,
 )
 from embedline.pipelines.text.options import Classes
 from embedline.pipelines.text.tokenizer import TokenOptions
@@ -73,22 +72,6 @@ OWN: dict[str, list[Any]] = {
     "label": ["1", "0", "1", None],
     "split": ["train", "train", "test", "unlabelled"],
 }
-ROWS = list(zip(*OWN.values(), strict=True))
-
-
-@pytest.mark.parametrize(
-    "frame",
-    [
-        pl.LazyFrame(OWN),
-        pd.DataFrame({**OWN, "note": [1, "x", b"y", None]}).set_index("document_id"),
-        pl.DataFrame(OWN).with_columns(pl.col("split").cast(pl.Categorical), pl.col("label").cast(pl.Int8)),
-        pd.DataFrame({**OWN, "label": [1, 0, 1, None]}),  # pandas has floats for whole numbers with a gap
-        pl.DataFrame(OWN).select(*reversed(OWN)).to_arrow(),
-    ],
-)
-def test_documents_of_any_engine_become_text(frame: Any) -> None:
-    documents = read_documents(frame, ["0", "1"])
-    assert documents.rows() == ROWS and set(documents.dtypes) == {pl.String}
 
 
 @pytest.mark.parametrize(
@@ -203,14 +186,3 @@ def test_without_training_documents_the_unlabelled_ones_are_held_out() -> None:
 def test_documents_that_cannot_be_split_are_named(frame: pl.DataFrame, fraction: float, message: str) -> None:
     with pytest.raises(DataError, match=message):
         assign_splits(frame, SplitOptions(validation=fraction))
-
-
-def test_a_fraction_of_zero_holds_nothing_out() -> None:
-    frame = documents({"a": 3, "b": 1})
-    assert assign_splits(frame, SplitOptions(validation=0.0)).to_list() == frame["split"].to_list()
-
-
-@pytest.mark.parametrize("fraction", [1.0, -0.1])
-def test_fractions_are_below_all(fraction: float) -> None:
-    with pytest.raises(ValueError, match="validation"):
-        SplitOptions(validation=fraction)

@@ -20,7 +20,7 @@ from embedline.pipelines.text.documents import SplitOptions, stratified_folds
 from embedline.pipelines.text.ensemble import RIDGE, TextModel, choose_coefficients, fit_coefficients, pool, pool_loss
 from embedline.pipelines.text.evaluation import ReportOptions
 from embedline.pipelines.text.options import Classes, Directions
-from embedline.pipelines.text.predict import Predictor, strongest_words
+from embedline.pipelines.text.predict import Predictor
 from embedline.pipelines.text.tokenizer import TokenOptions
 from embedline.pipelines.text.vocabulary import VocabularyOptions
 from embedline.training.metrics import log_loss
@@ -46,13 +46,6 @@ def noisy(n: int, n_members: int = 2, n_classes: int = 3) -> tuple[Array, NDArra
     """Members [M, N, C] that see the scores with noise of their own, and the labels."""
     scores, actual, numbers = drawn(n, n_classes)
     return softmax(scores + numbers.normal(0.0, 1.0, (n_members, *scores.shape))), actual
-
-
-def test_the_pool_of_equal_members_is_the_member() -> None:
-    member = noisy(20)[0][0]
-    for coefficients in ([1.0], [0.5, 0.5], [0.2, 0.3, 0.5]):
-        found = pool(np.stack([member] * len(coefficients)), np.array(coefficients))
-        np.testing.assert_allclose(found, member, rtol=1e-12)
 
 
 def test_the_pool_is_a_product_of_powers() -> None:
@@ -82,27 +75,6 @@ def test_the_coefficients_are_the_best_of_a_grid(n: int) -> None:
     logs = np.log(members)
     best = min(itertools.product(grid, grid), key=lambda pair: pool_loss(np.array(pair), logs, actual)[0])
     np.testing.assert_allclose(fit_coefficients(members, actual), best, atol=0.01)
-
-
-def test_a_member_that_misleads_gets_no_weight_and_never_less() -> None:
-    members, actual = noisy(400, n_members=3)
-    members[2] = softmax(-np.log(members[2]))  # sure of the wrong class
-    found = fit_coefficients(members, actual)
-    assert found[2] == 0.0 and (found[:2] > 0.2).all()
-
-
-def test_overconfidence_is_taken_back() -> None:
-    scores, actual, _ = drawn(20_000)
-    np.testing.assert_allclose(fit_coefficients(softmax(3.0 * scores)[None], actual), [1 / 3], atol=0.02)
-    np.testing.assert_allclose(fit_coefficients(softmax(scores)[None], actual), [1.0], atol=0.05)
-
-
-def test_few_documents_move_little_and_none_nothing() -> None:
-    members, actual = noisy(3)
-    np.testing.assert_allclose(fit_coefficients(members[:, :0], actual[:0]), [0.5, 0.5])
-    assert np.abs(fit_coefficients(members, actual) - 0.5).max() < 0.2
-    coefficients, losses = choose_coefficients({"a": members[0, :0], "b": members[1, :0]}, actual[:0])
-    assert coefficients == {"a": 0.5, "b": 0.5} and losses == {}
 
 
 def test_members_that_add_to_each_other_are_pooled_and_a_far_better_one_stands_alone() -> None:
@@ -208,22 +180,6 @@ def test_a_member_that_stands_alone_decides_alone(alone: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_a_tiny_validation_split_of_three_classes_leaves_nearly_equal_coefficients() -> None:
-    held_out = trained()["ids"].filter(split="validation")
-    ensemble_metrics = trained()["model"].metrics["ensemble"]
-    assert len(held_out) == ensemble_metrics["documents"] == 3
-    assert {*ensemble_metrics["log_loss"]} == {"pool", "forward", "backward", "baseline"}
-    used = [value for value in ensemble_metrics["coefficients"].values() if value]
-    assert used == pytest.approx([1 / len(used)] * len(used), abs=0.3)
-    none = nodes.combine(
-        trained()["ids"].filter(pl.col("split") != "validation"),
-        *(trained()[name] for name in ("classifier", "baseline")),
-        trained()["baseline_validation"].clear(),
-        CLASSES,
-    )
-    assert none.config["coefficients"] == dict.fromkeys(("forward", "backward", "baseline"), pytest.approx(1 / 3))
-
-
 def test_a_bundle_of_networks_alone_is_their_mean() -> None:
     both = Predictor.from_bundle(trained()["classifier"]).predict(TEST_TEXTS)[PROBABILITIES]
     expected = trained()["member_predictions"].filter(member="networks")[PROBABILITIES]
@@ -268,13 +224,6 @@ def test_a_word_of_any_member_that_predicts_is_known() -> None:
     assert of_networks.knows("film") and not of_networks.knows("great")
     of_baseline = dataclasses.replace(few, vocabulary=words_of("zorgon"), coefficients={"baseline": 1.0})
     assert of_baseline.knows("great") and not of_baseline.knows("zorgon")
-
-
-def test_the_words_that_are_shown_speak_for_the_class() -> None:
-    predictor = Predictor.from_bundle(trained()["model"])
-    for text in TEST_TEXTS:
-        shown = strongest_words(predictor.explain(text), 5)
-        assert not shown or sum(float(entry.split()[-1]) for entry in shown.split(", ")) > 0
 
 
 def test_metrics_have_every_member_with_its_seconds() -> None:

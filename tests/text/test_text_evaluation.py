@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from pydantic import ValidationError
 
 from embedline.errors import DataError
 from embedline.pipelines.text.evaluation import (
@@ -133,14 +132,6 @@ def test_better_and_worse_are_said_only_outside_of_chance(caplog: pytest.LogCapt
     assert barely["members"]["baseline"]["differences"]["accuracy"]["verdict"] == "no difference"
 
 
-def test_the_bins_of_the_report_are_used() -> None:
-    metrics = compare(OURS, n_bins=1)
-    assert list(metrics) == ["classifier", "members", "beaten_by", "no_difference"]
-    assert metrics["classifier"]["calibration"] == [
-        {"lower": 0.0, "upper": 1.0, "count": 4, "confidence": pytest.approx(0.825), "accuracy": 0.25}
-    ]
-
-
 def test_the_surest_mistakes_come_first() -> None:
     table = mistakes(OURS, DOCUMENTS, THEIRS, ReportOptions(excerpt=4))
     assert table.columns == ["document_id", "label", "predicted", "confidence", "baseline", "text"]
@@ -178,8 +169,3 @@ def test_html_is_resolved(text: str, shown: str) -> None:
 )
 def test_an_excerpt_is_shorter_than_the_text(text: str, shown: str) -> None:
     assert excerpt(text, 4) == shown
-
-
-def test_options_refuse_what_they_do_not_know() -> None:
-    with pytest.raises(ValidationError, match="mistake"):
-        ReportOptions.model_validate({"mistake": 3})

@@ -7,11 +7,14 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.pipelines.text.evaluation import prediction_arrays, prediction_frame
-from embedline.pipelines.text.plots import plot_calibration, plot_confusion, plot_training
+from embedline.pipelines.text.evaluation import ReportOptions, prediction_arrays, prediction_frame
+from embedline.pipelines.text.nodes import plot_calibration, plot_confusion
+from embedline.pipelines.text.options import Classes
+from embedline.pipelines.text.plots import plot_training
 from embedline.training import plots
 
 CLASSES = ["neg", "pos"]
+BOTH = Classes(("neg", "pos"))
 LABELS = pl.DataFrame({"document_id": ["a", "b", "c", "d"], "label": ["neg", "neg", "neg", "pos"]})
 OURS = prediction_frame(LABELS, np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]]), CLASSES)
 THEIRS = prediction_frame(LABELS, np.array([[0.6, 0.4], [0.6, 0.4], [0.6, 0.4], [0.6, 0.4]]), CLASSES)
@@ -34,13 +37,14 @@ def _traces(figure: Any) -> dict[str, tuple[list[Any], list[Any]]]:
 
 
 def test_confusion_and_calibration_are_those_of_the_predictions() -> None:
-    figure = plot_confusion(OURS, CLASSES, "Confusion")
+    figure = plot_confusion(OURS, BOTH)
     actual, probabilities = prediction_arrays(OURS, CLASSES)
     assert figure.data == plots.plot_confusion(actual, probabilities.argmax(axis=1), CLASSES, "").data
-    assert figure.layout.title.text == "Confusion"
-    (heat,) = plot_confusion(OURS.with_columns(p_mixed=pl.lit(0.0)), ["neg", "mixed", "pos"], "Confusion").data
+    (heat,) = plot_confusion(OURS.with_columns(p_mixed=pl.lit(0.0)), Classes(("neg", "mixed", "pos"))).data
     np.testing.assert_allclose(np.array(heat.z), [[2 / 3, 0.0, 1 / 3], [0.0] * 3, [0.0, 0.0, 1.0]])  # no mixed one
-    perfect, ours, our_counts, theirs, their_counts = plot_calibration(OURS, THEIRS, CLASSES, "", n_bins=5).data
+    perfect, ours, our_counts, theirs, their_counts = plot_calibration(
+        OURS, THEIRS, BOTH, ReportOptions(calibration_bins=5)
+    ).data
     assert (list(perfect.x), list(perfect.y)) == ([0.5, 1.0], [0.5, 1.0])
     # Bins (0.4, 0.6]: 0.6, right; (0.6, 0.8]: 0.8 right and 0.7 wrong; (0.8, 1]: 0.9, right.
     np.testing.assert_allclose(ours.x, [0.6, 0.75, 0.9])
@@ -62,37 +66,6 @@ def test_stages_follow_one_another_and_are_named() -> None:
     names = {note.text: note.x for note in figure.layout.annotations}
     assert names == {"head": 0.5, "all": 1.5}
     assert {shape.x0 for shape in figure.layout.shapes} == {1.0}
-
-
-@pytest.mark.parametrize(
-    ("change", "epochs", "names"),
-    [
-        (pl.Series("epoch", [0.5, 1.0, 1.5]), [0.5, 1.0, 1.5], {"head": 0.5, "all": 1.25}),  # stages that count on
-        (pl.Series("stage", [0, 0, 1]), [0.5, 1.0, 2.0], {"stage 1": 0.5, "stage 2": 1.5}),  # counted from one
-    ],
-)
-def test_stages_are_numbered_or_count_on(change: pl.Series, epochs: list[float], names: dict[str, float]) -> None:
-    figure = plot_training(HISTORY.with_columns(change), "Training")
-    assert _traces(figure)["training loss"][0] == epochs
-    assert {note.text: note.x for note in figure.layout.annotations} == names
-
-
-def test_a_perplexity_and_a_fraction_have_an_axis_each() -> None:
-    history = HISTORY.drop("stage", "validation_loss")[:2].with_columns(perplexity=pl.Series([None, 70.0]))
-    figure = plot_training(history, "Training")
-    axes = {trace.name: trace.yaxis for trace in figure.data}
-    assert axes["held-out perplexity"] != axes["held-out accuracy"]
-    assert _traces(figure)["held-out perplexity"] == ([1.0], [70.0])
-    titles = {figure.layout[axis].title.text for axis in figure.layout if axis.startswith("yaxis")}
-    assert titles == {"loss (nats)", "perplexity", "accuracy", "learning rate"}
-    assert not figure.layout.annotations
-
-
-def test_two_fractions_lie_on_one_axis() -> None:
-    figure = plot_training(HISTORY.with_columns(next_word_accuracy=pl.col("accuracy") - 0.1), "Training")
-    axes = {trace.name: trace.yaxis for trace in figure.data}
-    assert axes["held-out next word accuracy"] == axes["held-out accuracy"]
-    np.testing.assert_allclose(_traces(figure)["held-out next word accuracy"][1], [0.7, 0.8])
 
 
 def test_training_without_held_out_rows_shows_loss_and_rate_and_needs_no_more() -> None:

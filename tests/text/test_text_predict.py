@@ -148,12 +148,6 @@ class TestPredict:
             predictor.predict(["good"])
 
 
-def either(documents: Sequence[Tokens], like: Tokens | None = None) -> NDArray[np.float64]:
-    """Two classes; what counts is whether ``a`` and ``b`` are there."""
-    odds = np.array([3.0 * ("a" in tokens) + 2.0 * ("b" in tokens) for tokens in documents])
-    return np.stack([1 / (1 + np.exp(odds)), 1 / (1 + np.exp(-odds))], axis=1)
-
-
 def by_ngrams(words: str, weights: Sequence[float], pairs: dict[str, float]) -> NaiveBayesSVM:
     """NB-SVM of two classes with weights of words and of pairs of words."""
     listed = words.split()
@@ -228,12 +222,6 @@ class TestExplain:
         assert frame["influence"].to_list() == pytest.approx([-2.0, 0.01, -0.02, 1.5, 3.0])
         whole = dataclasses.replace(both, pooled_tokens=6).explain("bad the film film film good great")
         assert whole["position"].to_list() == [1, 2, 3, 4, 5, 6, 7]
-
-    def test_two_words_that_say_the_same_share_what_both_say(self) -> None:
-        found = occlude(either, ["a", "c", "a", "b"], [[0], [1], [2], [3]], label=1, unknown="?")
-        assert found == pytest.approx([1.5, 0.0, 1.5, 2.0])
-        alone = occlude(either, ["a", "c", "a", "b"], [[0, 1]], [[2], [3]], label=1, unknown="?")
-        assert alone == pytest.approx([1.5])
 
     def test_the_influences_of_ngrams_add_up_and_a_word_that_says_nothing_has_none(self) -> None:
         model = by_ngrams("not good the film", [-0.5, 2.0, 0.0, 0.0], {("not", "good"): -6.0, ("the", "film"): 0.0})

@@ -114,7 +114,7 @@ def test_threads_may_share_the_tokenizer() -> None:
 def test_a_child_of_a_pool_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A daemonic process must not start processes: it tokenizes the texts itself."""
     monkeypatch.setattr(tokens_module, "IN_PROCESS", 0)
-    monkeypatch.setattr(tokens_module, "_tokenize_in_pool", lambda *_: pytest.fail("a pool was asked for"))
+    monkeypatch.setattr(tokens_module, "map_in_processes", lambda *_: pytest.fail("a pool was asked for"))
     monkeypatch.setattr(tokens_module.multiprocessing.current_process(), "_config", {"daemon": True})
     (codes, _), lexicon = tokenize(["a b"], TokenOptions(rules="dl1", workers=2))
     assert [lexicon[code] for code in codes] == ["a", "b", "<eos>"]

@@ -94,15 +94,6 @@ def test_documents_as_ids(tokens: Frames) -> None:
     assert list(unknown) == ["train", "validation", "test", "unlabelled"]
 
 
-def test_a_large_vocabulary_takes_int32() -> None:
-    lexicon = pl.DataFrame({"token": ["<eos>", "t65532", "x"]})
-    frame = documents().drop("text").with_columns(tokens=pl.Series([[1, 2, 0]] * 11, dtype=pl.List(pl.Int32)))
-    many = (*SPECIALS, *(f"t{number}" for number in range(2**16 - 3)))
-    for words, dtype, ids in ((many, pl.UInt16, [65535, 0, 2]), ((*many, "x"), pl.Int32, [65535, 65536, 2])):
-        found = numericalize(frame, lexicon, Vocabulary.model_validate({**_fields(), "tokens": words}), SPLIT)["ids"]
-        assert found.dtype == pl.List(dtype) and found[0].to_list() == ids
-
-
 def _fields() -> dict[str, object]:
     counted: dict[str, object] = {"fitted_on": ("train",), "min_freq": 1}
     return counted | {"rules": "dl1", "tokens": (*SPECIALS, "a", "b"), "specials": SPECIALS, "unknown": 0, "padding": 1}

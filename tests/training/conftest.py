@@ -18,7 +18,6 @@ def few_records(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def n_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Steps taken by all trainings of the test."""
     return count_steps(monkeypatch)
 
 

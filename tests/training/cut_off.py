@@ -83,7 +83,6 @@ def train_one(member: int, options: TrainingOptions, **more: Any) -> Outcome:
 
 
 def train_both(options: TrainingOptions) -> list[Outcome]:
-    """Train two members side by side."""
     accelerator = make_accelerator(options)  # here: Accelerate's state is no matter for two threads at a time
 
     def train_member(member: int, network: nn.Module, stop: threading.Event) -> loop.FitResult:

@@ -52,29 +52,11 @@ def test_two_batches_of_32_are_one_of_64_step_by_step(kind: dict[str, Any], monk
     assert len(single.history) == 24 and single.history[-1]["train_loss"] != pytest.approx(losses[-1], rel=1e-4)
 
 
-def test_the_last_step_of_an_epoch_takes_the_batches_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    states = spy_states(monkeypatch)
-    given = {"batch_size": 8, "accumulate": 3, "epochs": 2, "schedule": "constant", "betas": (0.9, 0.98)}
-    fitted = fit(40, **given)  # five batches: steps of three and two
-    expected, losses = fit_by_hand(make_net(), noise(40), make_options(**given), [8] * 5)
-    for step, (ours, theirs) in enumerate(zip(states, expected, strict=True)):
-        assert_close(ours, theirs, hint=f"step {step}")
-    assert [(record["step"], record["epoch"]) for record in fitted.history] == [(1, 0.5), (2, 1.0), (3, 1.5), (4, 2.0)]
-    assert values_of(fitted.history, "train_loss") == pytest.approx(losses, rel=1e-4)
-
-
 def test_a_step_never_reaches_into_the_next_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     states = spy_states(monkeypatch)
     fitted = fit(40, batch_size=8, accumulate=100)
     assert len(states) == len(fitted.history) == 3
     assert same(fitted.network, fit(40, batch_size=8, accumulate=5).network)
-
-
-def test_a_record_of_several_steps_holds_the_mean_over_their_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    each = values_of(fit(40, batch_size=8, accumulate=3, epochs=2).history, "train_loss")
-    monkeypatch.setattr(loop, "RECORDS_PER_TRAINING", 2)
-    pairs = values_of(fit(40, batch_size=8, accumulate=3, epochs=2).history, "train_loss")
-    assert pairs == pytest.approx([(3 * each[k] + 2 * each[k + 1]) / 5 for k in (0, 2)])
 
 
 def test_the_gradient_is_clipped_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from embedline.training.dropout import Dropout, dropped_positions, seed_dropout
+from embedline.training.dropout import Dropout, seed_dropout
 
 
 def mask(rate: float, *shape: int) -> Tensor:
-    """True where an element was dropped."""
     return Dropout(rate)(torch.ones(shape)) == 0
 
 
@@ -29,21 +28,6 @@ def test_every_position_is_as_likely_and_the_count_is_binomial() -> None:
     dropped = torch.stack([mask(rate, width) for _ in range(draws)]).double()
     assert (dropped.mean(0) - rate).abs().max() < 4.5 * math.sqrt(rate * (1 - rate) / draws)
     assert dropped.sum(1).var().item() == pytest.approx(width * rate * (1 - rate), rel=0.05)
-
-
-def test_neighbours_rows_and_calls_are_independent() -> None:
-    torch.manual_seed(0)
-    rate = 0.1
-    first, second = (mask(rate, 2000, 512).double().flatten() - rate for _ in range(2))
-    bound = 4 * rate * (1 - rate) / math.sqrt(first.numel())
-    assert abs((first * second).mean()) < bound
-    for lag in (1, 2, 3, 4, 8, 512):
-        assert abs((first[lag:] * first[:-lag]).mean()) < bound
-
-
-def test_more_gaps_are_drawn_when_the_first_do_not_reach_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.Tensor, "geometric_", lambda self, _, generator: self.fill_(1))
-    assert dropped_positions(1000, 0.05).tolist() == list(range(1000))
 
 
 def test_gradient_passes_through_the_kept_elements_alone() -> None:

@@ -99,19 +99,6 @@ def test_the_network_of_the_best_epoch_is_used(averaging: dict[str, float] | Non
     assert (plain.epochs, plain.best_epoch, plain.metrics) == (12, None, plain.history[-1])
 
 
-def test_a_training_that_improves_to_its_end_takes_all_epochs_and_its_last_network() -> None:
-    options = make_options(epochs=3)
-    fitted = train(options, Scripted(3.0, 2.0, 1.0))
-    assert (fitted.epochs, fitted.best_epoch) == (3, 3)
-    assert same(fitted.network, train(unstopped(options), None).network)
-    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
-    network[1].weight = network[0].weight
-    found = BestEpoch(EarlyStopping())
-    found.see(1.0, 1, network)
-    first, second = found.weights["0.weight"], found.weights["1.weight"]  # a copy that keeps what was shared
-    assert first.data_ptr() == second.data_ptr() != network[0].weight.data_ptr()
-
-
 def test_a_figure_of_the_evaluation_may_be_the_monitor() -> None:
     losses, heard = iter([3.0, 2.0, 4.0, 5.0]), []
     with progress.listening(lambda figures, step: heard.append(figures)):
@@ -160,14 +147,6 @@ def test_the_held_out_loss_is_the_mean_over_rows_in_parts_of_any_size(monkeypatc
         monkeypatch.setattr("embedline.training.early_stopping.MEASURED_ROWS", size)
         monitor = row_monitor(tensors, F.mse_loss, torch.device("cpu"), torch.arange(50))
         assert monitor(network.train()) == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_network_that_learns_noise_by_heart_is_stopped_at_its_best() -> None:
-    fitted = fit(make_options(epochs=200, early_stopping={"patience": 5, "fraction": 0.3}), make_data(60))
-    measured = values_of(fitted.history, "monitor")
-    assert fitted.epochs == len(measured) < 200
-    assert fitted.best_epoch == measured.index(min(measured)) + 1 == fitted.epochs - 5
-    assert measured[-1] > min(measured)
 
 
 def stopped(folder: Path | None, *, done: int = 0, **changes: Any) -> loop.FitResult:

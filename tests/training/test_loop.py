@@ -34,11 +34,6 @@ def _fit(*, dropout: float = 0.0, seed: int = 7, evaluate: Any = None, label: st
     return fit(network, (VALUES, TARGET), options, seed=seed, evaluate=evaluate, label=label)
 
 
-def test_it_overfits_twenty_rows() -> None:
-    fitted = _fit(epochs=300, batch_size=20, lr=0.02)
-    assert F.mse_loss(fitted.network(VALUES), TARGET).item() < 1e-3 * TARGET.var().item()
-
-
 def test_the_same_seed_gives_the_same_weights_to_the_last_bit_and_another_does_not() -> None:
     first, again, other = (_fit(seed=seed) for seed in (7, 7, 8))
     assert same(first.network, again.network)
@@ -119,12 +114,6 @@ def test_matrices_are_decayed_vectors_are_not_and_frozen_parameters_are_left_out
     assert optimizer_groups([LayerGroup([network])], 0.1) == []
 
 
-def test_a_batch_larger_than_the_data_takes_all_of_it() -> None:
-    fitted = _fit(batch_size=1000)
-    assert values_of(fitted.history, "step") == [1, 2, 3]
-    assert same(fitted.network, _fit(batch_size=20).network)
-
-
 def test_the_gradient_is_clipped_to_the_norm() -> None:
     network = seeded(Net)
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
@@ -151,10 +140,3 @@ def test_listeners_hear_the_labelled_figures_of_each_step() -> None:
     assert heard[-1] == ({"member1.rmse": 4.0}, 4)
     _fit(epochs=1)
     assert len(heard) == 5  # nobody listens any more
-
-
-def test_speed_leaves_the_first_steps_out() -> None:
-    fitted = _fit(epochs=100)
-    assert fitted.seconds > 0
-    assert fitted.rows_per_second > 400 * 5 / fitted.seconds * 0.9
-    assert _fit(epochs=1).rows_per_second > 0  # too short to leave any out

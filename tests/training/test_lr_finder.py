@@ -25,7 +25,6 @@ TRAINING = plain_options(epochs=1, batch_size=16)
 
 
 def line() -> nn.Module:
-    """A linear law without a hidden layer."""
     return seeded(lambda: nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)))
 
 

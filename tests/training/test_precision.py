@@ -1,4 +1,4 @@
-"""``precision: auto`` on a CPU: measured where the processor has bfloat16, kept with the checkpoint, told with why."""
+"""Devices, and ``precision: auto`` on a CPU: measured where it has bfloat16, kept with the checkpoint, told why."""
 
 import copy
 import itertools
@@ -12,14 +12,23 @@ import pytest
 import small_trainings as small
 import torch
 from cut_off import Killed, raise_at
-from fits import same
+from fits import plain_options, same
 from torch import Tensor, nn
 
+from embedline.errors import DataError
 from embedline.training import checkpoint as checkpoints
 from embedline.training import device as precisions
 from embedline.training import metrics as progress
 from embedline.training.batches import Shard, Stopped, TableBatches
-from embedline.training.device import Accelerator, choose_precision, make_accelerator, time_precisions
+from embedline.training.device import (
+    Accelerator,
+    choose_precision,
+    device_name,
+    make_accelerator,
+    resolve_device,
+    resolve_precision,
+    time_precisions,
+)
 from embedline.training.dropout import Dropout, generator_states, seed_dropout
 from embedline.training.options import OptimizerOptions
 
@@ -77,14 +86,6 @@ def test_bf16_is_chosen_where_it_is_faster_by_a_tenth(fp32: float, precision: st
     with chosen.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     assert chosen.device == CPU
-
-
-@pytest.mark.parametrize(("amx", "avx512"), [(True, False), (False, True), (False, False)])
-def test_a_processor_without_bfloat16_is_not_measured(amx: bool, avx512: bool, fake: Fake) -> None:
-    measured, there = fake(amx=amx, avx512=avx512), amx or avx512
-    chosen = choose()
-    assert (measured, chosen.precision) == (([4], "bf16") if there else ([], "fp32"))
-    assert ("AMX or AVX512-BF16" in chosen.precision_reason) is not there
 
 
 @pytest.mark.parametrize(("n_batches", "timed"), [(299, []), (300, [1]), (899, [2]), (1200, [4]), (10**6, [4])])
@@ -211,8 +212,35 @@ def test_a_checkpoint_of_another_setting_decides_nothing(fake: Fake, tmp_path: P
     assert (chosen.precision, measured) == ("fp32", [4])
 
 
-def test_ratings_without_hidden_layers_are_not_measured(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precisions, "BATCHES_PER_TIMED", 4)
-    fake()
-    metrics = small.train_factors(precision="auto")[0].metrics
-    assert (metrics["precision"], metrics["precision_reason"]) == ("fp32", "all that the network computes is in fp32")
+def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto").type == "cuda"
+    assert resolve_device("cpu").type == device_name(CPU) == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == CPU
+    with pytest.raises(DataError, match=r"training\.device is 'cuda' but PyTorch finds no CUDA device"):
+        resolve_device("cuda")
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_precision_on_a_gpu_is_the_native_one(native, expected, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
+    precision, reason = resolve_precision("auto", torch.device("cuda"))
+    assert precision == expected and "native" in reason
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
+def test_a_precision_by_name_is_taken(device: torch.device) -> None:
+    assert resolve_precision("fp32", device) == ("fp32", "as set")
+    assert resolve_precision("bf16", device) == ("bf16", "as set")
+    assert resolve_precision("auto", CPU) == ("auto", "")  # left to a measurement
+
+
+def test_one_process_may_train_in_two_precisions() -> None:
+    modes = []
+    for precision in ("fp32", "bf16", "fp32"):
+        accelerator = make_accelerator(plain_options(precision=precision))
+        with accelerator.autocast():
+            modes.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        assert accelerator.device == CPU
+    assert modes == [torch.float32, torch.bfloat16, torch.float32]

@@ -115,7 +115,7 @@ def test_with_batch_norm_over_the_rows_of_each_process_they_come_close(learner, 
     small.assert_same(train(**settings), ours)
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", ["table", "language model"])
 def test_with_dropout_two_processes_come_close(learner: str, two: None) -> None:
     settings = {"dropout": 0.2}
     ours, theirs, plain = LEARNERS[learner](**settings), alone(LEARNERS[learner], **settings), LEARNERS[learner]()

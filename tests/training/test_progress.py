@@ -7,12 +7,11 @@ import re
 import sys
 
 import pytest
-from fits import fit, noise, plain_options, same, seeded, values_of
+from fits import fit, noise, plain_options, seeded, values_of
 from small_trainings import train_words
 from torch import nn
 
-from embedline.pipelines.text import language_model, tokenizer
-from embedline.pipelines.text.tokenizer import TokenOptions, tokenize
+from embedline.pipelines.text import language_model
 from embedline.training import progress
 from embedline.training import train as loop
 from embedline.training.progress import Progress
@@ -22,8 +21,6 @@ VALUES, TARGET = noise(20)
 
 
 class Terminal(io.StringIO):
-    """Standard error of a terminal."""
-
     def isatty(self) -> bool:
         return True
 
@@ -64,15 +61,6 @@ def test_a_line_a_minute_says_how_far_a_training_is(
     assert second.endswith(", 40 s left")
 
 
-def test_lines_change_nothing_of_a_training(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    ours = trained()
-    assert len(lines_of(caplog)) == 2
-    monkeypatch.setattr(progress, "clock", lambda: 0.0)
-    theirs = trained()
-    assert len(lines_of(caplog)) == 2
-    assert same(ours.network, theirs.network) and ours.history == theirs.history
-
-
 @pytest.mark.parametrize(("terminal", "quiet"), [(True, False), (False, True)])
 def test_nothing_is_logged_on_a_terminal_or_by_other_processes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, terminal: bool, quiet: bool
@@ -104,9 +92,3 @@ def test_a_training_of_words_counts_tokens_and_its_long_evaluation_has_lines_too
     found = lines_of(caplog)
     assert any("training language_model: step " in line and " tokens/s, " in line for line in found)
     assert any(re.match(r"evaluation of the language model: token 10 of \d+, .* left$", line) for line in found), found
-
-
-def test_tokenizing_has_lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(tokenizer, "BATCH", 10)  # characters: a document a batch
-    tokenize(["a first text", "a second text", "a third text", "a fourth text"], TokenOptions(workers=1))
-    assert lines_of(caplog) == ["tokenizing: document 3 of 4, 20 s left"]

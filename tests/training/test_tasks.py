@@ -64,12 +64,10 @@ class Counted:
 
 
 def bias_of(network: nn.Module) -> dict[str, float]:
-    """An evaluation."""
     return {"bias": network.bias.item()}  # type: ignore[operator, union-attr]
 
 
 def losses_of(task: Counted) -> int:
-    """How many batches were read."""
     return sum(call.startswith("loss") for call in task.calls)
 
 

@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 
 from embedline.errors import DataError
-from embedline.pipeline_registry import register_pipelines
 from embedline.pipelines.ratings.contract import RatingColumns, RatingSplit, assign_splits
 from embedline.pipelines.ratings.cross_validation import ModelSettings, cross_validate
 from embedline.pipelines.ratings.options import (
@@ -112,11 +111,3 @@ def test_texts_are_tuned_on_training_documents(
         assert sorted(pl.concat([ids.filter(split="validation") for ids, _ in seen[:3]])["document_id"]) == sorted(
             IDS["document_id"][:30]
         )
-
-
-def test_searches_run_in_a_fresh_clone_and_not_by_default() -> None:
-    pipelines = register_pipelines()
-    for source in ("rossmann", "adult", "movielens", "imdb"):
-        found, made = pipelines[f"{source}_tune"], {f"{source}.{name}" for name in ("trials", "tuned", "tuning_plot")}
-        assert all(name.startswith("params:") for name in found.inputs())
-        assert made <= found.all_outputs() and not made & pipelines["__default__"].all_outputs()

@@ -10,12 +10,10 @@ from typing import Any
 import optuna
 import polars as pl
 import pytest
-from kedro.io import DatasetError
 from small_tables import search as search_table
 from small_tables import small_table
 
 from copies import PROJECT
-from embedline.datasets import Study
 from embedline.errors import DataError, TrainingError
 from embedline.pipelines.tabular.options import TableTraining
 from embedline.pipelines.tuning.nodes import content_digest
@@ -94,10 +92,6 @@ def test_a_search_goes_on_where_it_ended_as_if_it_had_not(tmp_path: Path) -> Non
     assert [record.values for record in parts] == [record.values for record in whole]
     assert parts[:3] == first and len(calls) == 5
     assert run(tmp_path / "parts", measure) == parts and len(calls) == 5  # all trials are there
-
-
-def test_another_seed_of_the_sampler_tries_other_values() -> None:
-    assert run(seed=1)[1].values != run()[1].values
 
 
 def test_a_killed_search_repeats_the_trial_it_was_at(tmp_path: Path) -> None:
@@ -219,17 +213,6 @@ def test_another_space_or_table_is_another_study(
         assert len(search_table(trials=1, **changes)[0]) == 1
     assert len(list(tmp_path.glob("*.log"))) == 2
     assert any(f"last one {named} changed" in message for message in caplog.messages)
-
-
-def test_a_study_is_loaded_from_its_folder_and_not_saved(tmp_path: Path) -> None:
-    stored = Study(filepath=str(tmp_path))
-    with pytest.raises(DatasetError, match=str(tmp_path)):
-        stored.load()
-    assert not stored.exists()
-    records = run(tmp_path, trials=3)
-    assert stored.exists() and [trial.value for trial in stored.load().trials] == [record.loss for record in records]
-    with pytest.raises(DatasetError, match=str(tmp_path)):
-        stored.save("a study")
 
 
 def test_the_content_of_frames_tells_them_apart() -> None:

@@ -15,7 +15,6 @@ from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.cross_validation import held_out_predictions
 from embedline.pipelines.tabular.options import BaselineOptions, EncodingOptions, TreeOptions
 from embedline.pipelines.tabular.splits import assign_splits, backtest_windows
-from embedline.pipelines.tuning import nodes
 from embedline.pipelines.tuning.options import TableInner
 from embedline.pipelines.tuning.tables import inner_splits
 
@@ -95,13 +94,6 @@ def test_lightgbm_is_tuned_on_the_same_rows() -> None:
         search(learner="lightgbm", space=space, baselines=BaselineOptions(lightgbm=None))
 
 
-def test_several_targets_count_alike() -> None:
-    table = small_table().with_columns(cents=100 * pl.col("price"))
-    columns = Columns(categorical=("shop",), continuous=("heat",), target=("price", "cents"))
-    trials, _ = search(table, columns=columns, trials=2)
-    assert (trials["loss"] > 0).all() and trials["loss"][0] < 2.0  # of a constant's, whatever the units
-
-
 def test_windows_lie_before_the_split_and_learn_from_earlier_days() -> None:
     windows = backtest_windows(WINDOW, date(2030, 1, 1), 2, 10, 7)
     assert [(each.start, each.end) for each in windows] == [
@@ -171,11 +163,3 @@ def test_target_means_and_pandas_tables_are_read() -> None:
     same, again = search(encoding=encoding, space=space, trials=2)
     assert text == again and trials.drop("seconds").equals(same.drop("seconds"))
     assert trials["encoding.smoothing"][0] is None  # it is auto
-
-
-def test_the_plot_shows_every_trial_and_setting() -> None:
-    trials, _ = search()
-    figure = nodes.plot_table_tuning(trials, settings()["tune"])
-    shown = [trace for trace in figure.data if trace.name in ("untuned", "tried", "pruned") and trace.xaxis == "x"]
-    assert sorted(x for trace in shown for x in trace.x) == trials["number"].to_list()
-    assert {axis.title.text for axis in figure.select_xaxes()} >= {"trial", *settings()["tune"].dimensions}

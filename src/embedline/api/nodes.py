@@ -28,9 +28,8 @@ def run_nodes(
     """Run what ``outputs`` need of a pipeline of the namespace :data:`SOURCE`, without catalog and records.
 
     Args:
-        frames: inputs by their names without the namespace, such as ``table``.
+        frames: inputs by their names without the namespace, such as ``table``; so are ``outputs``.
         blocks: parameters as in YAML by block; None, or a block that is left out, stands for its defaults.
-        outputs: names without the namespace, such as ``model``.
 
     Raises:
         DataError: of a node, or naming the block and the key that is refused.

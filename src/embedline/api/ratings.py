@@ -17,9 +17,8 @@ from embedline.frames.checks import open_frame
 from embedline.pipelines.ratings import pipeline
 from embedline.pipelines.ratings.learner import RatingModel, load_model
 from embedline.pipelines.ratings.options import FoldInOptions, Penalty, RecommendationOptions
-from embedline.pipelines.ratings.ranking import KIND, load_ranker
 from embedline.pipelines.ratings.recommend import recommend, recommend_for_ratings
-from embedline.serving.ratings import RANKER, RATED, pack_ratings
+from embedline.serving.ratings import RANKER, RATED, pack_ratings, recommender_of
 from embedline.serving.service import Service
 from embedline.training.model_file import ModelBundle
 
@@ -138,10 +137,8 @@ class Recommender(RegressorMixin, Estimator):
         return self.service_.tables[RATED]
 
     def _ranker(self) -> Any:
-        rated, service = self._rated(), self.service_
-        weights = {name.removeprefix(RANKER): one for name, one in service.bundle.weights.items()}
-        bundle = ModelBundle(KIND, service.settings["ranker"]["config"], service.bundle.encoder, weights)
-        return load_ranker(bundle, rated, self._model)
+        self._rated()
+        return recommender_of(self.service_, self._model)
 
     def _pairs(self, X: Any, user: str | None = None, item: str | None = None) -> pl.DataFrame:
         """The frame in Polars; raise a DataError if a column of ids is missing."""

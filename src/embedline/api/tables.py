@@ -175,8 +175,7 @@ class TabularRegressor(RegressorMixin, _TableEstimator):
     def predict_interval(self, X: Any, level: float = 0.8) -> NDArray[np.float64]:
         """Lower and upper ends [N, 2] of the intervals that hold a share ``level`` of the values.
 
-        Raises:
-            DataError: if the model has no intervals of this level.
+        A level of which the model has no intervals is a DataError.
         """
         prediction = self._predict(X)
         found = interval_columns(self._target, prediction, self.bundle_.metrics.get("intervals", {}), "")

@@ -86,12 +86,10 @@ class LanguageModel(_TextEstimator):
         self.bundle_ = bundle
 
     def generate(self, prompt: str = "", n_tokens: int = 50, **options: Any) -> list[str]:
-        """Texts that begin with a prompt.
+        """Texts that begin with a prompt, with ``n_tokens`` more.
 
-        Args:
-            n_tokens: to add.
-            options: of :class:`.options.GenerationOptions`, such as ``n_samples=3, temperature=0.8, min_p=0.05`` or
-                ``beams=4``.
+        ``options`` are those of :class:`.options.GenerationOptions`, such as ``n_samples=3, temperature=0.8,
+        min_p=0.05`` or ``beams=4``.
         """
         check_is_fitted(self)
         settings = GenerationOptions(n_tokens=n_tokens, **options)

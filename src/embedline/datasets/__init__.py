@@ -11,8 +11,7 @@ from embedline.datasets.files import (
     PandasParquet,
     PolarsFrame,
 )
-from embedline.datasets.models import Bundle, Champion, Service
-from embedline.datasets.studies import Study
+from embedline.datasets.models import Bundle, Champion, Service, Study
 
 __all__ = [
     "JSON",

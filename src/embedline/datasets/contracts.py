@@ -14,9 +14,8 @@ class TableContract:
 
     Args:
         frame: name of the dataset, for the message.
-        required: columns that must be there.
+        required, not_null: columns that must be there, and those without missing values.
         unique: columns whose combination identifies a row.
-        not_null: columns without missing values.
     """
 
     def __init__(
@@ -52,11 +51,7 @@ class TableContract:
 
 
 class _NamedContract:
-    """A contract of fixed columns.
-
-    Args:
-        frame: name of the dataset, for the message.
-    """
+    """A contract of fixed columns; ``frame`` is the name of the dataset, for the message."""
 
     def __init__(self, frame: str) -> None:
         self.frame = frame
@@ -77,8 +72,7 @@ class DocumentsContract(_NamedContract):
     def validate(self, data: Any) -> Any:
         """Return ``data`` unchanged, or raise a DataError that names the column and an offending document.
 
-        Ids are unique; only the labels of unlabelled documents are missing; each split is one of `splits`. More columns
-        are allowed.
+        Ids are unique; only the labels of unlabelled documents are missing; each split is one of `splits`.
         """
         columns = nw.from_native(data).collect_schema().names()
         if "part" in columns and "split" not in columns:

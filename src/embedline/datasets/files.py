@@ -31,8 +31,7 @@ PREVIEWED_ITEMS = 8  # of a list in a cell of kedro-viz's tables
 class PolarsFrame(AtomicSave, EagerPolarsDataset):
     """Polars frame in any format that Polars reads and writes: ``file_format`` is ``parquet``, ``ipc`` or ``csv``.
 
-    Local files are written and read by Polars itself, without the copy of the whole file in memory that the base
-    class makes; an IPC file is memory-mapped.
+    Local files are written and read by Polars itself, without a copy of the whole file in memory; IPC is memory-mapped.
     """
 
     def load(self) -> pl.DataFrame:

@@ -17,11 +17,9 @@ class MetricsHistory(AbstractDataset[None, list[dict[str, Any]]]):
     Read only. Its content is a folder on this machine, so that the incremental runner notices a new version.
 
     Args:
-        filepath: folder that holds the versions: the filepath of the metrics' own catalog entry.
-        dataset: name of that entry, as the manifest has it.
+        filepath, dataset: those of the metrics' own catalog entry.
         manifest: ``filepath`` of the run manifest, which knows what made each version.
         last: how many of the newest versions are read.
-        metadata: of other tools.
     """
 
     def __init__(
@@ -38,14 +36,10 @@ class MetricsHistory(AbstractDataset[None, list[dict[str, Any]]]):
         self._manifest = Path(manifest["filepath"])
 
     def load(self) -> list[dict[str, Any]]:
-        """Read the versions.
+        """For each version ``version``, ``metrics``, and ``changes`` since the one before: texts, or None without a
+        record.
 
-        Returns:
-            For each ``version``, ``metrics``, and ``changes`` since the version before: texts, or None where no
-            recorded run tells.
-
-        Raises:
-            DataError: if a file is no JSON object.
+        A file that is no JSON object is a DataError.
         """
         provenance = Provenance.read(Manifest(self._manifest))
         found: list[dict[str, Any]] = []

@@ -1,5 +1,6 @@
-"""Trained models as Kedro datasets: model bundles, services, and the champion of MLflow's model registry."""
+"""Trained models as Kedro datasets: bundles, services, the champion of MLflow's registry, searches of settings."""
 
+from pathlib import Path
 from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
@@ -44,12 +45,8 @@ class Service(Bundle):
 class Champion(AbstractDataset[None, Any]):
     """The champion of a registered model, as :class:`embedline.serving.service.Service`; it is only read.
 
-    A run that publishes moves the alias (:mod:`embedline.hooks.runs`) of the model with this name.
-
-    Args:
-        name: name of the registered model.
-        alias: alias of the version.
-        tracking_uri: tracking URI of MLflow, as in ``mlflow.yml``.
+    A run that publishes moves the ``alias`` (:mod:`embedline.hooks.runs`) of the model ``name``; ``tracking_uri`` is
+    that of ``mlflow.yml``.
     """
 
     def __init__(
@@ -82,3 +79,32 @@ class Champion(AbstractDataset[None, Any]):
 
     def _describe(self) -> dict[str, Any]:
         return {"name": self.name, "alias": self.alias, "tracking_uri": self.tracking_uri}
+
+
+class Study(AbstractDataset[None, Any]):
+    """The folder ``filepath`` of Optuna's journals, written by a search; the newest is loaded, an ``optuna.Study``."""
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self.folder, self.metadata = Path(filepath), metadata
+
+    def load(self) -> Any:
+        """Load the study that was written last; raise a DatasetError where there is none."""
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        journals = sorted(self.folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        if not journals:
+            raise DatasetError(f"{self.folder} holds no study: run the pipeline that tunes this source")
+        storage = JournalStorage(JournalFileBackend(str(journals[-1])))
+        return optuna.load_study(study_name=None, storage=storage)
+
+    def save(self, data: None) -> None:
+        """Refuse: a search writes trial by trial."""
+        raise DatasetError(f"{self.folder} is written by a search, trial by trial")
+
+    def _exists(self) -> bool:
+        return any(self.folder.glob("*.log"))
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self.folder)}

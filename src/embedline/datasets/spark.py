@@ -21,7 +21,6 @@ class SparkFrame(AtomicSave, AbstractVersionedDataset[Any, Any]):
 
     Args:
         filepath: folder of this machine or a shared one; always versioned, as a folder cannot be replaced in one step
-        file_format: ``parquet``, or ``csv``, which is read only
         load_as: ``spark``, or ``polars`` for readers that work on one machine: the rows in the order of the files
         load_args, save_args: options of Spark's reader and writer
     """

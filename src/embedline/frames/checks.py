@@ -25,10 +25,8 @@ TEXT_HINT = "have it read as text, dtype: {{{name}: str}} in load_args (pandas),
 def open_frame(data: Any) -> nw.DataFrame[Any]:
     """A loaded frame of any backend as an eager frame: pandas stays pandas, all others become Polars.
 
-    Named levels of a pandas index become columns; other levels are dropped.
-
-    Raises:
-        DataError: if it is not a frame, cannot be read or has no rows, or if its columns have no or repeated names.
+    Named levels of a pandas index become columns; other levels are dropped. What is no frame, cannot be read, has no
+    rows, or columns with no or repeated names, is a DataError.
     """
     data = nw.to_native(data, pass_through=True)
     if nw.dependencies.is_pandas_dataframe(data):
@@ -60,8 +58,7 @@ def open_frame(data: Any) -> nw.DataFrame[Any]:
 def settle_objects(frame: nw.DataFrame[Any], names: Iterable[str]) -> nw.DataFrame[Any]:
     """Convert the columns of Python objects among ``names`` (pandas) to columns of numbers, dates or texts.
 
-    Raises:
-        DataError: naming column and row, if a column mixes kinds of values, or holds lists, bytes or the like.
+    A column that mixes kinds of values, or holds lists, bytes or the like, is a DataError that names column and row.
     """
     settled = {}
     for name in dict.fromkeys(names):
@@ -76,12 +73,8 @@ def settle_objects(frame: nw.DataFrame[Any], names: Iterable[str]) -> nw.DataFra
 def require_exact(values: nw.Series[Any], name: str, use: str) -> None:
     """Raise a DataError that names column and row if whole numbers that identify something are not exact.
 
-    These are floats from 2**53 on (2**24 in single precision), and integers beyond 64 bits with a sign.
-
-    Args:
-        values: numbers of any type; other types pass.
-        name: name of the column.
-        use: role of the column for the message, such as ``columns.categorical``.
+    These are floats from 2**53 on (2**24 in single precision), and integers beyond 64 bits with a sign; ``values`` of
+    other types pass. ``use`` is the role of the column for the message, such as ``columns.categorical``.
     """
     dtype = values.dtype
     if dtype.is_float():
@@ -108,11 +101,7 @@ def require_finite(values: nw.Series[Any], name: str) -> None:
 
 
 def require_numeric(values: nw.Series[Any], name: str, *, hint: str) -> None:
-    """Raise a DataError that names the first row without a number if the values are not numbers.
-
-    Args:
-        hint: what the user can do about it, for the message.
-    """
+    """Raise a DataError with a ``hint`` that names the first row without a number if the values are not numbers."""
     dtype = values.dtype
     if dtype.is_numeric() or dtype == nw.Boolean or values.null_count() == len(values):
         return

@@ -82,9 +82,8 @@ def add_gaps(
     """Add the number of days between each row and the nearest other rows of its group with ``event`` true.
 
     Args:
-        before: name of a new Float32 column, days without the event just before the day of the row (days without a row
-            count, too): 0 if the event is on the day before, missing if there is none.
-        after: likewise, just after the day of the row.
+        before, after: names of new Float32 columns: days without the event just before and just after the day of the
+            row (days without a row count, too); 0 if the event is on the next day, missing if there is none.
         known_to: column with the last day that is known to a row; an event after it is none.
     """
     event_day = _event_day(event, day)
@@ -172,8 +171,7 @@ def add_window_sums(
 
     Args:
         flags: columns of 0 and 1 without missing values.
-        window: number of rows, the row itself included: backward (``_bw``, fewer at the start of a group) or forward
-            (``_fw``, fewer at its end); at most 127, since the sums are Int8.
+        window: number of rows, the row itself included, fewer at the ends of a group; at most 127: the sums are Int8.
         order: number that orders the rows of a group, such as a day number.
         ahead: the part of the group beyond which forward counts do not look; the group itself if not given.
     """

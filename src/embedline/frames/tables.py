@@ -149,7 +149,6 @@ def typed(frame: FrameT, schema: Schema, *, file: str) -> FrameT:
 
     Args:
         frame: every column is text, missing values null or "".
-        schema: the columns to keep, by their names.
         file: its name in messages.
 
     Returns:
@@ -205,7 +204,7 @@ def lookup(
 
     Args:
         on: the key columns, present in both.
-        name: of ``frame`` in messages, where ``table`` is ``table_name``.
+        name, table_name: of ``frame`` and ``table`` in messages.
         show: the columns to show as the key in messages, ``on`` if empty.
 
     Raises:

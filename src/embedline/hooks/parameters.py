@@ -48,9 +48,7 @@ class ParameterDefaults:
 class ParameterCheck:
     """Refuse a parameter that neither a registered pipeline nor the configuration reads, and a run that lacks one.
 
-    A misspelt block would otherwise be ignored in silence.
-
-    Keys inside a block are checked by the block's own pydantic model.
+    A misspelt block would otherwise be ignored in silence. Keys inside a block are checked by its own pydantic model.
     """
 
     only_observes = True  # what a node makes does not depend on it
@@ -133,11 +131,7 @@ class SourceAccess:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Look up the entries that the parameters name.
-
-        Raises:
-            DataError: an entry is not there, or a value is of the wrong kind; names the key.
-        """
+        """Look up the entries that the parameters name; a DataError names the key of one that is not there or wrong."""
         from embedline.download import read_access, set_access
 
         sources = dict(_sources(context.params))

@@ -87,11 +87,7 @@ def stored_metrics(pipeline: Pipeline, catalog: Any) -> dict[str, Mapping[str, A
 
 
 def scoreboard(metrics: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """A row of two lines for each comparison of a source; None without any.
-
-    Args:
-        metrics: the metrics file by source.
-    """
+    """A row of two lines for each comparison of a source, from its metrics file; None without any."""
     found = [(source, one) for source, values in metrics.items() for one in compare(values) if one.main]
     if not found:
         return None
@@ -130,8 +126,7 @@ def _signed(value: float) -> str:
 def next_steps(pipeline: Pipeline, catalog: Any, run_params: Mapping[str, Any], *, is_new: bool) -> list[str]:
     """Lines that name the stored page of the report, and what to call next.
 
-    Args:
-        is_new: whether the run has made something: a page that is none of it is out of date.
+    ``is_new``: the run has made something, so that a page that is none of it is out of date.
     """
     program = _program()
     env = [f"--env {run_params['env']}"] if run_params.get("env") not in (None, DEFAULT_ENV) else []

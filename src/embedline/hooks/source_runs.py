@@ -61,9 +61,8 @@ def source_of(node: Node) -> str | None:
 class SourceRuns:
     """Open a run for a source when its first node runs, and close all at the end.
 
-    Args:
-        parent: entity of the command's run.
-        run_params: of Kedro; a source's run is named by the settings of the source that were given there.
+    ``parent`` is the entity of the command's run; a source's run is named by the settings of it in Kedro's
+    ``run_params``.
     """
 
     def __init__(self, client: Any, parent: Any, run_params: Mapping[str, Any]) -> None:

@@ -65,12 +65,9 @@ def survive_outage(method: Method) -> Method:
 
 
 class LiveMetrics:
-    """Metrics that a node reports while it runs, sent to MLflow in batches.
+    """Metrics that a node reports while it runs, sent in batches to ``run_id``; to be flushed before that changes.
 
     A call takes MLflow some 30 ms, as long as thirty steps of a small network. Several threads may report.
-
-    Attributes:
-        run_id: run of the source whose node runs; what waits is to be flushed before it changes.
     """
 
     def __init__(self, run_id: str, *, tracker: object = None) -> None:

@@ -38,8 +38,7 @@ class RequestHandler:
     """Answers requests: the body of a request in, the body of the response out.
 
     Args:
-        service: the service.
-        limits: of a request, where they are given; the others are those of the service's kind.
+        limits: of a request, those that are given; the others are those of the service's kind.
         strict: whether a column that the model does not have is refused, or left out as MLflow does.
     """
 
@@ -51,11 +50,7 @@ class RequestHandler:
         self._contract = RequestContract(service.columns, self.limits, strict)
 
     def answer(self, body: bytes, content_type: str | None) -> bytes:
-        """Predictions as JSON.
-
-        Raises:
-            RefusedError: where the request is at fault.
-        """
+        """Predictions as JSON; raises a RefusedError where the request is at fault."""
         frame = read_frame(body, content_type, self._contract)
         try:
             return write_predictions(self._scorer.predict(frame))
@@ -113,11 +108,9 @@ class BodyReader:
     async def read(self, request: Request) -> bytes:
         """The whole body, which counts until it is given to :meth:`release`.
 
-        The rest of a body that is refused for its length is read and dropped: an answer in the middle of it would not
-        be seen by clients that send first and read afterwards.
-
-        Raises:
-            RefusedError: where the body is too long, too slow or compressed, or there is no room for it.
+        One that is too long, too slow or compressed, or for which there is no room, is a RefusedError; the rest of a
+        long one is read and dropped, since clients that send first and read afterwards would not see an answer in the
+        middle of it.
         """
         self._check_headers(request)
         refused: RefusedError | None = None

@@ -35,13 +35,8 @@ _LARGEST_FIELD = 2**31 - 1  # characters of a CSV cell: the body is bounded alre
 def read_frame(body: bytes, content_type: str | None, contract: RequestContract) -> pd.DataFrame:
     """The rows of a request: the columns of the model that it has, in the model's order.
 
-    Args:
-        body: what was sent.
-        content_type: header of that name; None where there is none.
-        contract: columns and limits.
-
-    Raises:
-        RefusedError: naming what is wrong with the body, the type, the number of rows, or column and row.
+    ``content_type`` is the header of that name, or None. A RefusedError names what is wrong with the body, the type,
+    the number of rows, or column and row.
     """
     read = _reader(content_type)
     try:

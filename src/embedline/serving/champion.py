@@ -8,24 +8,21 @@ from dataclasses import dataclass
 
 import pandas as pd
 import polars as pl
-from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
 from embedline.serving.service import Better, Score, Scorer
+from embedline.training.options import Options
 
 ACTUAL = "actual"  # column of the true values among held-out rows
 
 
-class RecordedScore(BaseModel):
+class RecordedScore(Options):
     """The score of a service and the rows that it was measured on, as the registry stores them.
 
     Attributes:
         path: keys of the metric in ``<source>.metrics``.
-        rows: how many were held out.
-        evaluation: fingerprint of the rows.
+        rows, evaluation: how many were held out, and their fingerprint.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: tuple[str, ...]
     value: float
@@ -72,9 +69,9 @@ def decide(
     """A challenger wins where there is no champion, or by a strictly better score on the same rows.
 
     Args:
-        champion: what was recorded of the champion; None where nothing was. Its rows may be others.
-        score_champion: has the champion answer the challenger's rows; called only where no score of these rows and
-            this kind is recorded. A champion that learned from some of the rows is favoured. None without a champion.
+        champion: what was recorded of the champion, perhaps on other rows; None where nothing was.
+        score_champion: has the champion answer the challenger's rows; called only where no score of these rows and this
+            kind is recorded. A champion that learned from some of the rows is favoured. None without a champion.
     """
     ours = challenger.score
     if not math.isfinite(ours.value):

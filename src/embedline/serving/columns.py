@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import polars as pl
-from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError
+from embedline.training.options import Options
 
 ColumnType = Literal["string", "long", "double", "boolean", "any"]
 Kind = Literal["boolean", "integer", "id", "string", "number", "date"]  # of the values that a model reads
@@ -29,16 +29,14 @@ _NOUNS: dict[ColumnType, str] = {
 }
 
 
-class InputColumn(BaseModel):
+class InputColumn(Options):
     """A column of the rows that a service takes.
 
     Attributes:
-        type: what the values are; ``any`` where pandas and JSON give one value in several types, such as 0, "0" and
-            "a" of a holiday. A whole number that may be missing is a ``double``, as pandas has it.
+        type: ``any`` where pandas and JSON give one value in several types, such as 0, "0" and "a" of a holiday. A
+            whole number that may be missing is a ``double``, as pandas has it.
         required: whether every request has the column; one that is not required counts as missing in all rows.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     type: ColumnType
@@ -66,8 +64,8 @@ def parse_text(values: pl.Series, kind: ColumnType, *, source: str) -> pl.Series
 
     Args:
         values: String [N], named as the column.
-        kind: of the column. Empty fields are null in any column; in columns of numbers and booleans, so are
-            the words that pandas reads as missing. Whole numbers may be written ``3.0`` or ``3e2``.
+        kind: of the column. Empty fields are null; so are, in numbers and booleans, the words that pandas reads as
+            missing. Whole numbers may be written ``3.0`` or ``3e2``.
         source: what the rows come from, first in messages: ``the request``.
 
     Returns:
@@ -135,15 +133,10 @@ def plain_values(column: pd.Series) -> list[Any]:
 
 
 def typed_values(column: pd.Series, kind: Kind, *, optional: bool = True) -> list[Any]:
-    """The values of a request's column as Python values of one kind, None for a missing one.
+    """The values of a request's column as Python values of one kind, None for a missing one, if it may be ``optional``.
 
-    Whole numbers may be floats, as pandas and JSON have them.
-
-    Args:
-        optional: whether a value may be missing.
-
-    Raises:
-        DataError: naming column and row (from 1) of a value of another kind.
+    Whole numbers may be floats, as pandas and JSON have them. A DataError names column and row (from 1) of a value of
+    another kind.
     """
     values, (noun, holds) = plain_values(column), _KINDS[kind]
     for row, value in enumerate(values, start=1):

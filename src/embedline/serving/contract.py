@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from embedline.serving.columns import InputColumn, listed, parse_text
+from embedline.training.options import Options
 
 SCALARS = frozenset({str, int, float, bool, type(None)})
 SOURCE = "the request"
@@ -26,20 +27,17 @@ class RefusedError(Exception):
         self.status = status
 
 
-class Limits(BaseModel):
+class Limits(Options):
     """Bounds of a request; one beyond them is refused before it is decoded.
 
     Attributes:
         body: bytes of the body, and characters of the texts in it once it is decoded.
-        rows: rows in it.
         cells: values in it, those of ignored columns included.
         text: characters of one value.
         seconds: until the whole body has to be there.
         waiting: how many times ``body`` all bodies that one process reads or answers may have together; the first
             65,536 bytes of each do not count.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     body: int = Field(default=32_000_000, ge=1)
     rows: int = Field(default=100_000, ge=1)
@@ -51,13 +49,7 @@ class Limits(BaseModel):
 
 @dataclass(frozen=True)
 class RequestContract:
-    """The columns and the size of the requests of a service.
-
-    Attributes:
-        columns: of the model.
-        limits: of a request.
-        strict: refuse a column that the model does not have; else it is left out.
-    """
+    """The columns of the model and the limits of its requests; ``strict``: refuse columns that are not the model's."""
 
     columns: tuple[InputColumn, ...]
     limits: Limits
@@ -77,12 +69,9 @@ class RequestContract:
             raise RefusedError(413, f"a request may have {self.cells:,} values; this one has more")
 
     def choose(self, names: Sequence[str]) -> list[str]:
-        """The columns to read, in the model's order.
+        """The columns to read, in the model's order; a RefusedError names all that are missing, unknown or there twice.
 
         DIFF(mlflow): a column that the model does not have is refused; MLflow leaves a misspelt one out in silence.
-
-        Raises:
-            RefusedError: naming all columns that are missing, unknown or there more than once.
         """
         given = set(names)
         if len(given) < len(names):
@@ -105,13 +94,13 @@ class RequestContract:
     def frame(self, values: Mapping[str, Any]) -> pd.DataFrame:
         """The rows as a frame.
 
-        Args:
-            values: list of Python values, or ``polars.Series`` of text as a CSV has it, by column; all of one length.
+        ``values`` are lists of Python values, or ``polars.Series`` of text as a CSV has it, by column; all of one
+        length.
 
         Raises:
-            RefusedError: where there are no rows, or naming column and row of a cell that is no single finite value, or
-                is a longer text than the limits allow.
-            DataError: naming column and row of a text that is no value of its column.
+            RefusedError: there are no rows; or column and row of a cell that is no single finite value, or too long a
+                text.
+            DataError: column and row of a text that is no value of its column.
         """
         kinds = {column.name: column.type for column in self.columns}
         columns = {}
@@ -139,8 +128,7 @@ class RequestContract:
 def _column(name: str, values: list[Any]) -> pd.Series:
     """Python values as a column; whole numbers keep their digits beside missing ones, which pandas alone would round.
 
-    Raises:
-        RefusedError: naming column and row of a list, an object or an infinite number.
+    A RefusedError names column and row of a list, an object or an infinite number.
     """
     types = set(map(type, values))
     if types - SCALARS:

@@ -36,9 +36,7 @@ class ImageService:
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Columns ``predicted``, ``confidence`` and ``p_<class>``; of several targets those of each.
 
-        Raises:
-            DataError: if there is no column ``image``, or one of its values is no picture in base64; the row counts
-                from 1.
+        A missing column ``image``, and a value that is no picture in base64 (row from 1), are a DataError.
         """
         require_columns(rows, self._columns)
         texts = typed_values(rows[IMAGE], "string", optional=False)
@@ -84,10 +82,8 @@ def pack_images(bundle: ModelBundle) -> Service:
 def hold_out_images(images: pl.DataFrame, raw: pl.DataFrame, skipped: list[str], target: str) -> pl.DataFrame:
     """The files of the test pictures as a request has them, and the label of each as ``actual``.
 
-    Args:
-        images: ``image_id``, ``path``, ``split`` and ``target``.
-        raw: ``path`` and ``content``.
-        skipped: ids of pictures that cannot be read.
+    ``images`` has ``image_id``, ``path``, ``split`` and ``target``, ``raw`` has ``path`` and ``content``; ``skipped``
+    are the ids of pictures that cannot be read.
     """
     test = images.filter((pl.col("split") == TEST) & ~pl.col("image_id").is_in(skipped))
     rows = test.join(raw, on="path", how="left", maintain_order="left")

@@ -34,9 +34,8 @@ if sys.platform != "win32":
 def read_parquet(body: bytes, contract: RequestContract) -> dict[str, list[Any]]:
     """Read the model's columns; other columns, where they are allowed, are never decoded.
 
-    Raises:
-        RefusedError: for more rows, values or bytes than the limits allow.
-        DataError: if the body is no Parquet file, or naming the column whose type is not taken.
+    More rows, values or bytes than the limits allow are a RefusedError; what is no Parquet file, and a column of a type
+    that is not taken, a DataError.
     """
     if _FOOTER < int.from_bytes(body[-8:-4], "little") < len(body):
         raise RefusedError(413, f"the footer of a Parquet file may have {_FOOTER:,} bytes; this one has more")

@@ -38,7 +38,7 @@ class RatingsService:
     def __init__(self, service: Service) -> None:
         weights = {name: value for name, value in service.bundle.weights.items() if not name.startswith(RANKER)}
         self._model = load_model(replace(service.bundle, weights=weights))
-        self._recommender = _recommender(service, self._model) if "ranker" in service.settings else None
+        self._recommender = recommender_of(service, self._model) if "ranker" in service.settings else None
         encoder = self._model.encoder
         self._columns = service.columns
         # Looked up in a dictionary: the encoder would build its own table for each request.
@@ -50,10 +50,8 @@ class RatingsService:
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Columns ``predicted``, a rating within the range of ratings, and ``score``.
 
-        An unknown user is scored by popularity; an unknown item has the user's lowest score.
-
-        Raises:
-            DataError: if a column is missing, or an id is missing or of another type than those of the training.
+        An unknown user is scored by popularity; an unknown item has the user's lowest score. A missing column or id,
+        and an id of another type than those of the training, are a DataError.
         """
         require_columns(rows, self._columns)
         found = [_look_up(rows[name], known) for name, known in self._rows.items()]
@@ -88,14 +86,10 @@ def pair_scores(
 def pack_ratings(
     bundle: ModelBundle, ranker: ModelBundle | None = None, encoded: pl.DataFrame | None = None
 ) -> Service:
-    """The service of a stored ratings model.
+    """The service of a stored ratings model, and of the ``ranker`` of its recommendations, if given.
 
-    Args:
-        ranker: of the recommendations, with the encoder of the model.
-        encoded: the ratings that both were fitted on; needed with ``ranker``.
-
-    Raises:
-        DataError: if model and ranker know other users or items.
+    ``encoded`` are the ratings that both were fitted on, needed with the ranker. That they know other users or items is
+    a DataError.
     """
     encoder = RatingsEncoder.model_validate(bundle.encoder)
     names = encoder.columns
@@ -121,7 +115,8 @@ def pack_ratings(
     )
 
 
-def _recommender(service: Service, model: RatingModel) -> Recommender:
+def recommender_of(service: Service, model: RatingModel) -> Recommender:
+    """The ranker that a service holds beside its model of ratings."""
     bundle = service.bundle
     weights = {name.removeprefix(RANKER): one for name, one in bundle.weights.items() if name.startswith(RANKER)}
     ranker = ModelBundle(KIND, service.settings["ranker"]["config"], bundle.encoder, weights)

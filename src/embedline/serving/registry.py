@@ -39,11 +39,7 @@ REQUIREMENTS = (
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version.
-
-    Attributes:
-        score: None where it was registered by other means.
-    """
+    """A registered version; ``score`` is None where it was registered by other means."""
 
     name: str
     number: str
@@ -53,14 +49,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Published:
-    """The result of a publication.
-
-    Attributes:
-        version: the version that has the service.
-        is_new: whether this publication made it.
-        is_champion: whether the alias stands there now.
-        reason: why, or why not.
-    """
+    """The result of a publication: the version with the service, whether it ``is_new``, and the champion, and why."""
 
     version: Version
     is_new: bool
@@ -119,8 +108,8 @@ class Registry:
 
         Args:
             score: of the service on ``evaluation``.
-            evaluation: function that gives the raw held-out rows, read only if the champion has to answer them.
-            log: function that logs ``service`` to the active run and gives the URI of the logged model.
+            evaluation: gives the raw held-out rows, read only if the champion has to answer them.
+            log: logs ``service`` to the active run and gives the URI of the logged model.
         """
         import mlflow
 

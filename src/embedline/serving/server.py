@@ -2,22 +2,22 @@
 
 import json
 import logging
-import multiprocessing
 import os
 import signal
 import socket
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from embedline.errors import DataError
+from embedline.training.options import Options
+from embedline.training.processes import end_with_parent, granted_cores
 
 logger = logging.getLogger(__name__)
 
@@ -27,22 +27,19 @@ HEALTHY = 20  # seconds in which a process has to say that it lives, before anot
 BACKLOG = 2048  # connections that wait to be accepted
 
 
-class ServerOptions(BaseModel):
+class ServerOptions(Options):
     """Settings of a server process; JSON in the environment of the processes that uvicorn starts.
 
     Attributes:
-        path: file of the service.
-        name: of it in messages.
+        path, name: file of the service, and what messages call it.
         limits: of a request, those that are given (:class:`embedline.serving.contract.Limits`).
         strict: whether a column that the model does not have is refused.
         workers: processes that answer.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     path: str
     name: str
-    limits: dict[str, float] = {}
+    limits: dict[str, float] = Field(default={})
     strict: bool = True
     workers: int = 1
 
@@ -50,8 +47,7 @@ class ServerOptions(BaseModel):
 def run(serving: ServerOptions, *, host: str, port: int) -> None:
     """Serve until the process gets a signal to stop; requests under way end first.
 
-    Raises:
-        DataError: if the address cannot be listened on, or the processes do not start.
+    An address that cannot be listened on, and processes that do not start, are a DataError.
     """
     listening = _listen(host, port)
     os.environ[SETTINGS] = serving.model_dump_json()
@@ -119,7 +115,7 @@ def make_worker_app() -> Any:
     """The application of this process."""
     serving = ServerOptions.model_validate_json(os.environ[SETTINGS])
     if serving.workers > 1:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        end_with_parent(os.kill, os.getpid(), signal.SIGTERM)  # else it would hold the port for good
     try:
         return _make_app(serving)
     except Exception as error:
@@ -137,8 +133,7 @@ def _make_app(serving: ServerOptions) -> Any:
     from embedline.serving.contract import RefusedError
     from embedline.serving.service import Service
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // serving.workers))
+    torch.set_num_threads(max(1, granted_cores() // serving.workers))
     service = Service.from_bytes(Path(serving.path).read_bytes(), name=serving.name)
     handler = RequestHandler(service, serving.limits, strict=serving.strict)
     if service.example:
@@ -147,14 +142,6 @@ def _make_app(serving: ServerOptions) -> Any:
         except RefusedError as error:
             raise DataError(f"{serving.name} does not answer its own example: {error}") from error
     return make_app(handler, serving.name)
-
-
-def _end_with_parent() -> None:
-    """Stop once the process that has started this one is gone: else it would hold the port for good."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -29,13 +29,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # of each file in the zip: the same service has 
 
 @dataclass(frozen=True)
 class Score:
-    """The metric by which two services of a source are compared.
-
-    Attributes:
-        path: its keys in ``<source>.metrics``, such as ``("exp_rmspe",)``.
-        value: its value.
-        better: which of two values is the better one.
-    """
+    """The metric by which two services of a source are compared; ``path`` are its keys in ``<source>.metrics``."""
 
     path: tuple[str, ...]
     value: float
@@ -71,12 +65,10 @@ class Service:
 
     Attributes:
         service: dotted name of the class that answers, such as ``embedline.serving.ratings.RatingsService``.
-        bundle: the model.
         tables: frames by name that the service looks things up in.
         settings: JSON values that the service reads.
-        columns: what a request has.
-        example: rows of a request, JSON values.
-        metadata: what is known about the model beyond its answers: source, score, evaluation; JSON values.
+        columns, example: what a request has, and rows of one, JSON values.
+        metadata: what is known beyond the answers: source, score, evaluation; JSON values.
     """
 
     service: str
@@ -140,11 +132,7 @@ class Service:
 
     @classmethod
     def from_bytes(cls, content: bytes, *, name: str = "the service") -> Self:
-        """Read what :meth:`to_bytes` wrote.
-
-        Raises:
-            DataError: if ``content`` is no service of this format; the message starts with ``name``.
-        """
+        """Read what :meth:`to_bytes` wrote; no service of this format is a DataError that starts with ``name``."""
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 files = {file: archive.read(file) for file in archive.namelist()}

@@ -9,7 +9,7 @@ import pandas as pd
 import polars as pl
 import polars.selectors as cs
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from embedline.errors import DataError, about_frame
 from embedline.pipelines.tabular.arrays import to_arrays
@@ -27,6 +27,7 @@ from embedline.pipelines.tabular.targets import ClassTarget, Target, prefix_of
 from embedline.serving.columns import ColumnType, InputColumn, Kind, require_columns, typed_values
 from embedline.serving.service import Score, Service
 from embedline.training.model_file import ModelBundle
+from embedline.training.options import Options
 
 SERVICE = f"{__name__}.TableService"
 EXAMPLE_ROWS = 2
@@ -47,7 +48,7 @@ _TYPES: dict[Kind, ColumnType] = {  # whole numbers may be missing
 }
 
 
-class TableInputs(BaseModel):
+class TableInputs(Options):
     """``settings`` of the service of a table.
 
     Attributes:
@@ -56,11 +57,9 @@ class TableInputs(BaseModel):
         intervals: of the answers, as :func:`.calibration.calibrate_intervals` gives them; may be empty.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kinds: dict[str, Kind]
     keys: tuple[str, ...] = ()
-    intervals: Bounds = {}
+    intervals: Bounds = Field(default={})
 
     @classmethod
     def of(cls, encoder: Encoder, intervals: Bounds | None = None) -> "TableInputs":
@@ -89,8 +88,7 @@ def request_columns(inputs: TableInputs, table: pl.DataFrame) -> tuple[InputColu
 def pack_table(model: ModelBundle, table: pl.DataFrame, intervals: Bounds | None = None) -> Service:
     """Pack a tabular bundle for requests with the columns of ``table``, the canonical one; its first rows are shown.
 
-    Args:
-        intervals: answers have their columns, too.
+    Answers have the columns of the ``intervals``, too.
     """
     inputs = TableInputs.of(Encoder.model_validate(model.encoder), intervals)
     columns = request_columns(inputs, table)
@@ -109,11 +107,7 @@ def pack_table(model: ModelBundle, table: pl.DataFrame, intervals: Bounds | None
 def pack_model(model: ModelBundle, intervals: Bounds | None = None) -> Service:
     """A tabular bundle as a service without its table: the types of the columns are those that the encoder reads.
 
-    Args:
-        intervals: answers have their columns, too.
-
-    Raises:
-        DataError: if it is the model of something else.
+    Answers have the columns of the ``intervals``, too. The model of something else is a DataError.
     """
     if model.kind != KIND:
         raise DataError(f"the model bundle is of the kind {model.kind!r}, not {KIND!r}: it has no table's rows")
@@ -151,8 +145,7 @@ class TableService:
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
         """A row out for each row in, in their order.
 
-        Raises:
-            DataError: naming a missing column, or column and row of a value of another type or beyond all measure.
+        A DataError names a missing column, or column and row of a value of another type or beyond all measure.
         """
         require_columns(rows, self._columns)
         encoder = self._model.encoder

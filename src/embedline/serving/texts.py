@@ -36,8 +36,7 @@ class TextService:
     def predict(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Columns ``predicted``, ``confidence`` (its probability) and ``p_<class>`` of each class.
 
-        Raises:
-            DataError: if there is no column ``text``, or one of its values is no text; the row counts from 1.
+        A missing column ``text``, and a value that is no text (row from 1), are a DataError.
         """
         require_columns(rows, self._columns)
         texts = [text or "" for text in typed_values(rows[TEXT], "string")]  # a missing one is empty, as in a table

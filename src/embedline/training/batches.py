@@ -183,8 +183,7 @@ class TableBatches(Batches):
         tensors: inputs and, last, the target; all of the same length [N, …].
         loss: mean loss of a batch, ``loss(output, target)``, where ``output = network(*inputs)``.
         rows: int64 [M], the rows to learn from; all of them when absent.
-        read: reads the rows of a batch, from the file that the tensors are views on. Without it the tensors are moved
-            to the device, once.
+        read: reads the rows of a batch, from the file that the tensors are views on; else they are moved to the device.
         shard: the rows of each batch that this process takes.
     """
 

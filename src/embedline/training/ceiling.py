@@ -10,17 +10,14 @@ HIGHER = ("accuracy",)  # of the other metrics that a law bounds, the errors, lo
 
 
 def beside(metrics: Mapping[str, Any], ceiling: Mapping[str, float] | None, prefix: str = "") -> dict[str, Any]:
-    """Return the ceiling as an entry to add to the metrics, and log each of its values after the measured one.
+    """Return ``{"ceiling": {metric: value}}`` to add to the metrics, and log each of its values after the measured one.
 
     A bound is an expectation: on a few rows, luck can lift a model a little over it.
 
     Args:
-        metrics: measured values by name, in the units of the ceiling.
+        metrics: measured values by name, in the units of the ceiling; others of the ceiling are left out.
         ceiling: the best value that any model can expect by metric; None or empty where the law is not known.
         prefix: put before the log line, such as ``income.`` of one of several targets.
-
-    Returns:
-        ``{"ceiling": {metric: value}}`` with the metrics that were measured; empty without any.
     """
     found = {name: best for name, best in (ceiling or {}).items() if name in metrics}
     if not found:

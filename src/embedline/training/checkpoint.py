@@ -38,12 +38,9 @@ _keepers: list[tuple[Path, float]] = []  # folder and interval of each block of 
 def checkpointing(folder: Path, every: float) -> Iterator[None]:
     """Have the trainings inside the ``with`` block keep checkpoints in ``folder`` and go on from those they find there.
 
+    There is a file for each training, ``<name>.pt``, written every so many seconds at the least; 0: after every step.
     The caller makes sure that ``folder`` belongs to exactly this work (same code, parameters and inputs), and deletes
     it once the result is stored. Of nested blocks the innermost counts.
-
-    Args:
-        folder: one file for each training, ``<name>.pt``.
-        every: seconds between two checkpoints of a training, at least; 0 means one after every step.
     """
     if not every >= 0.0:
         raise ValueError(f"the seconds between two checkpoints must be 0 or more, got {every}")

@@ -71,11 +71,7 @@ def make_accelerator(options: OptimizerOptions) -> Accelerator:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn ``auto`` into CUDA where there is a CUDA device, else the CPU.
-
-    Raises:
-        DataError: if CUDA is asked for by name and there is none.
-    """
+    """Turn ``auto`` into CUDA where there is a CUDA device, else the CPU; CUDA by name without one is a DataError."""
     if device == "cuda" and not torch.cuda.is_available():
         raise DataError("training.device is 'cuda' but PyTorch finds no CUDA device: set it to 'auto' or 'cpu'")
     if device == "auto":
@@ -115,9 +111,7 @@ def choose_precision(
         batches: of the training; must begin an epoch afterwards.
         n_batches: batches of all epochs; 2 % of them are measured at most.
         checkpoints: files of the trainings that share the choice; not all of them need exist.
-
-    Raises:
-        Stopped: if ``stop`` was set before the end.
+        stop: once it is set, Stopped is raised.
     """
     if accelerator.precision == AUTO:
         choose = partial(_choose, accelerator, network, batches, n_batches, checkpoints, stop)

@@ -62,11 +62,7 @@ class BestEpoch:
 def hold_out(n_rows: int, stopping: HeldOutStopping, member: int = 0) -> tuple[Tensor, Tensor]:
     """Rows to learn from and rows held out of them, int64 each, rising; the same for the same seed.
 
-    Args:
-        member: of an ensemble, counted from 0: with ``rotate`` each holds out other rows.
-
-    Raises:
-        DataError: if either would be empty.
+    With ``rotate`` each ``member`` of an ensemble, counted from 0, holds out other rows. An empty side is a DataError.
     """
     n_held_out = max(1, round(stopping.fraction * n_rows))
     if n_held_out >= n_rows:

@@ -22,6 +22,7 @@ from embedline.training.batches import Batches, Stopped
 from embedline.training.checkpoint import Record
 from embedline.training.device import Accelerator, choose_precision, device_name, make_accelerator
 from embedline.training.options import MemberOptions, SeedOptions
+from embedline.training.processes import granted_cores
 from embedline.training.train import Evaluate, FitResult
 
 Result = TypeVar("Result")
@@ -67,11 +68,9 @@ class NetworkSpec(Protocol):
 def train_ensemble(spec: NetworkSpec, *, rows: int, name: str = "") -> EnsembleResult:
     """Train a network for each of ``spec.training.seeds``, several at a time where the processor has the cores.
 
-    With ``training.processes``, or under a launcher, the processes train one network after the other together.
-
-    Args:
-        rows: of the split ``train``.
-        name: of this ensemble among several of one node, such as a fold; prefix of its checkpoints and metrics.
+    With ``training.processes``, or under a launcher, the processes train one network after the other together. ``rows``
+    are those of the split ``train``; ``name`` is that of this ensemble among several of one node, such as a fold, and
+    prefix of its checkpoints and metrics.
     """
     if spec.training.processes == 1 and not dist.is_initialized():
         return _train_ensemble(spec, rows, name, threading.Event())
@@ -169,7 +168,7 @@ def available_cores() -> int:
     """Cores that this process may use: ``OMP_NUM_THREADS`` where it is set, else those the system grants it."""
     if limit := os.environ.get("OMP_NUM_THREADS"):
         return max(1, int(limit))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return granted_cores()
 
 
 def count_workers(n_members: int, threads: int, device: torch.device) -> int:
@@ -231,9 +230,6 @@ def weighted_mean(outputs: Sequence[NDArray[np.floating]], weights: Sequence[flo
 
     >>> weighted_mean([np.array([1.0, 2.0]), np.array([5.0, 2.0])], [3.0, 1.0])
     array([2., 2.])
-
-    Raises:
-        ValueError: if there are not as many weights as outputs, or none.
     """
     if len(outputs) != len(weights) or not outputs:
         raise ValueError(f"need a weight for each output, got {len(weights)} for {len(outputs)}")

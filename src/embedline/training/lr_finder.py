@@ -82,12 +82,10 @@ def range_test(
 ) -> RangeTest:
     """Train a copy of ``network`` for ``finder.steps`` steps with a growing rate; the network itself is untouched.
 
-    Arguments are those of :func:`embedline.training.train.train`; epochs follow one another as needed. The loss,
-    without penalties, is smoothed by an exponential average with bias correction. The suggestion is the rate two
-    thirds into (on the log scale) the longest fall of the smoothed loss (compare fastai's "valley" rule).
-
-    Raises:
-        Stopped: if ``stop`` was set before the end.
+    Arguments are those of :func:`embedline.training.train.train`; epochs follow one another as needed; Stopped is
+    raised if ``stop`` was set before the end. The loss, without penalties, is smoothed by an exponential average with
+    bias correction. The suggestion is the rate two thirds into (on the log scale) the longest fall of the smoothed loss
+    (compare fastai's "valley" rule).
     """
     accelerator = replace(accelerator, shard=WHOLE)  # of several processes one alone searches
     trained, trained_groups = copy.deepcopy((network, groups))  # together: the groups then hold modules of the copy

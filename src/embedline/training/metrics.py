@@ -24,13 +24,10 @@ TOLERANCE = 1e-4  # how far a row's probabilities may be from 1 in sum: single p
 
 
 def rmspe(actual: NDArray[np.floating], predicted: NDArray[np.floating]) -> float:
-    """Root mean square percentage error, ``sqrt(mean(((y - p) / y)^2))``, Kaggle's metric for Rossmann.
+    """Root mean square percentage error, ``sqrt(mean(((y - p) / y)^2))``, Kaggle's metric for Rossmann, of float [N].
 
-    The lessons call it ``exp_rmspe`` because their arrays hold logarithms; here both arrays, float [N], hold sales.
-
-    Raises:
-        ValueError: if an actual value is zero, where the error is undefined, or if no row is given.
-        DataError: if a value is not finite.
+    The lessons call it ``exp_rmspe`` because their arrays hold logarithms; here both hold sales. An actual value of 0,
+    where it is undefined, and no row are a ValueError, a value that is not finite is a DataError.
     """
     actual, predicted = _pair(actual, predicted)
     if not np.all(actual):
@@ -43,8 +40,7 @@ def regression_metrics(
 ) -> dict[str, float]:
     """RMSE, MAE and, unless all values are the same, R² of float arrays [N]; of a logarithmic target ``exp_rmspe``.
 
-    Raises:
-        ValueError, DataError: see :func:`rmspe`.
+    Errors are those of :func:`rmspe`.
     """
     from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
@@ -184,9 +180,9 @@ def check_probabilities(
     """``probabilities`` in double precision, once every row of them is found to be a distribution over ``classes``.
 
     Raises:
-        DataError: if there is no row or fewer than two classes, the shapes do not match, or, naming the first such
-            row (counted from 0), a probability is missing, infinite or negative, a row does not sum to 1, or its
-            actual class does not exist.
+        DataError: there is no row or fewer than two classes, the shapes do not match; or the first row (from 0) with a
+            probability that is missing, infinite or negative, a sum other than 1, or an actual class that does not
+            exist.
     """
     if len(classes) < 2:
         raise DataError(f"a classifier needs two classes at least, got {list(classes)}")

@@ -48,11 +48,7 @@ class ModelBundle:
 
     @classmethod
     def from_bytes(cls, content: bytes, *, name: str = "the bundle") -> Self:
-        """Read what :meth:`to_bytes` wrote.
-
-        Raises:
-            DataError: if ``content`` is no bundle of this format; the message starts with ``name``.
-        """
+        """Read what :meth:`to_bytes` wrote; a DataError that starts with ``name`` if it is no bundle of this format."""
         try:
             weights = safetensors.torch.load(content)
         except safetensors.SafetensorError as error:

@@ -50,11 +50,9 @@ def principal_components(vectors: NDArray[np.floating], n_components: int = 2) -
 
 
 def plot_range_test(rates: pl.DataFrame, title: str, loss: str = "smoothed loss") -> go.Figure:
-    """Smoothed loss against the learning rate on a log axis; the suggestion is marked.
+    """Smoothed ``loss``, named with its unit, against the learning rate on a log axis; the suggestion is marked.
 
-    Args:
-        rates: frame of :meth:`embedline.training.lr_finder.RangeTest.frame`.
-        loss: what the loss is, with its unit.
+    ``rates`` is a frame of :meth:`embedline.training.lr_finder.RangeTest.frame`.
     """
     figure = go.Figure(go.Scatter(x=rates["rate"], y=rates["loss"], line={"color": ACCENT}, showlegend=False))
     if len(rates):
@@ -84,9 +82,8 @@ def add_confusion(
 ) -> None:
     """Add a confusion matrix, shaded by the share of the actual class and read downwards, to a figure.
 
-    Args:
-        actual, predicted: int [N], number of each row's class in ``classes``.
-        panel: ``row`` and ``col`` in a figure of several.
+    ``actual`` and ``predicted`` int [N] number each row's class; ``panel`` is ``row`` and ``col`` in a figure of
+    several.
     """
     counts = confusion_matrix(actual, predicted, len(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -116,11 +113,8 @@ def plot_calibration(
 ) -> go.Figure:
     """Reliability diagram: accuracy by confidence for each of ``models``, with the counts of ``rows`` below.
 
-    Points on the diagonal are honest, those below it too sure (Guo et al. 2017, arXiv:1706.04599).
-
-    Args:
-        models: by name, the actual classes int [N] and the probabilities float [N, C]; the same C for all.
-        rows: what is counted, for the labels.
+    Points on the diagonal are honest, those below it too sure (Guo et al. 2017, arXiv:1706.04599). ``models`` has by
+    name the actual classes int [N] and the probabilities float [N, C], the same C for all.
     """
     n_classes = next(iter(models.values()))[1].shape[1]
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.72, 0.28], vertical_spacing=0.06)

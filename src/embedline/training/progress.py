@@ -16,8 +16,7 @@ class Progress:
 
     Args:
         title: what is done, such as ``training member0``.
-        total: steps, or other units, of the whole work.
-        unit: their name: ``step``, ``documents``.
+        total, unit: steps, or other units, of the whole work, and their name.
         done: units that were done earlier, such as the steps of a checkpoint; they do not count in the time left.
         quiet: log nothing, as in all processes but one.
     """
@@ -28,11 +27,8 @@ class Progress:
         self._began = self._last = (done, clock())  # units and seconds
 
     def update(self, done: int, details: Callable[[float], str] | None = None) -> None:
-        """Log a line if one is due: units done, ``details`` and the time left.
-
-        Args:
-            done: units that are done by now.
-            details: what else to say, given the units of a second since the last line; called for a line only.
+        """Log a line if one is due: units done, ``details`` of the units of a second since the last line, the time
+        left.
         """
         if self._silent or (now := clock()) - self._last[1] < EVERY:
             return

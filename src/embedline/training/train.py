@@ -99,10 +99,8 @@ def fit(
 ) -> FitResult:
     """:func:`train` on independent rows; the arguments are those of :class:`.batches.TableBatches` and :func:`train`.
 
-    With ``options.early_stopping`` its ``fraction`` of the rows is held out, and their mean loss decides.
-
-    Raises:
-        DataError: if there are too few rows to hold any out.
+    With ``options.early_stopping`` its ``fraction`` of the rows is held out, a DataError where there are too few, and
+    their mean loss decides.
     """
     device, learned = accelerator.device, None
     if isinstance(options.early_stopping, HeldOutStopping):

@@ -122,24 +122,6 @@ def test_the_pipeline_of_a_classifier_begins_with_that_of_its_language_model() -
     assert "imdb.language_model" in from_another.inputs() and "params:notes.pretrained" not in from_another.inputs()
 
 
-@pytest.mark.parametrize("environment", ["base", "laptop", "sample"])
-def test_the_parameters_of_the_project_are_what_the_trainings_take(environment: str) -> None:
-    block = configuration(environment)["parameters"]["imdb"]
-    language = LanguageModelTraining.model_validate(block["language_model_training"])
-    classifier = ClassifierTraining.model_validate(block["classifier_training"])
-    assert FinderOptions.model_validate(block["finder"]) == FinderOptions()
-    both = ["forward", "backward"]
-    assert [*Directions.model_validate(block["directions"])] == (both if environment != "laptop" else both[:1])
-    assert (language.accumulate, language.decay, language.early_stopping) == (1, "decoupled", None)
-    assert (classifier.accumulate, classifier.seeds, classifier.weights) == (1, (42,), None)
-
-
-def test_directions_can_be_given_at_the_command_line() -> None:
-    given: Any = {"imdb": {"directions": "forward"}}  # --params imdb.directions=forward
-    block = configuration(**given)["parameters"]["imdb"]
-    assert [*Directions.model_validate(block["directions"])] == ["forward"] and block["classes"] == ["neg", "pos"]
-
-
 def test_the_plot_of_an_ensembles_training_goes_from_member_to_member() -> None:
     steps = {"step": [1, 2, 1, 2], "epoch": [0.5, 1.0, 0.5, 1.0], "lr": [0.1] * 4, "train_loss": [3.0, 2.0, 3.5, 1.0]}
     history = pl.DataFrame({"member": [0, 0, 1, 1], "stage": [0] * 4, "direction": ["forward"] * 4, **steps})

@@ -42,10 +42,8 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 def read_files(source: str, *, verify: bool = True) -> dict[str, bytes]:
     """Return ``adult.data`` and ``adult.test``, verbatim, by these names.
 
-    Args:
-        source: the address or path of an archive or folder that holds the two at the top or in a sub-folder, see
-            `embedline.archive.iter_members`.
-        verify: compare the files with the sha256 of UCI's.
+    ``source`` is an archive or folder that holds the two at the top or in a sub-folder, see
+    `embedline.archive.iter_members`; ``verify`` compares them with the sha256 of UCI's.
 
     Raises:
         DataError: the source cannot be read, lacks a file, holds one twice, or fails the comparison; names the file.
@@ -71,17 +69,14 @@ def read_table(files: Mapping[str, bytes]) -> pl.DataFrame:
 
     Blank lines and lines that start with ``|`` are passed over.
 
-    Args:
-        files: the content of ``adult.data`` and ``adult.test``.
-
     Returns:
         A row a person, those of ``adult.data`` first: ``Id: Int64`` from 0, the columns of `COLUMNS` (numbers as Int64,
         the others as text, null where they are missing) and ``file``, ``data`` or ``test``. ``income`` is ``<=50K`` or
         ``>50K`` in both files.
 
     Raises:
-        DataError: a line has another number of fields, a number is none, or a label is neither of the two; the names
-            file, line and value.
+        DataError: a line has another number of fields, a number is none, or a label is neither of the two; names file,
+            line and value.
     """
     rows: list[tuple[str | int | None, ...]] = []
     for name, file in FILES.items():

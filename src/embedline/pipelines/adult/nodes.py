@@ -27,9 +27,5 @@ def measure_ceiling(source: str, generator: GeneratorOptions) -> dict[str, dict[
 
 
 def read_table(data: bytes, test: bytes) -> pl.DataFrame:
-    """Read adult.data and adult.test into one table: ``Id``, the columns of the files and ``file``, "data" or "test".
-
-    Raises:
-        DataError: a line cannot be read; names file, line and value.
-    """
+    """Read adult.data and adult.test into one table: ``Id``, the columns of the files, ``file``: "data" or "test"."""
     return files.read_table({"adult.data": data, "adult.test": test})

@@ -30,9 +30,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from embedline.pipelines.adult.files import CATEGORICAL, COLUMNS, LABELS
+from embedline.training.options import Options
 
 CONSTANT = -3.2
 OCCUPATIONS = {
@@ -66,10 +67,8 @@ _ALONE = {"Not-in-family": 48, "Own-child": 27, "Unmarried": 19, "Other-relative
 Floats = NDArray[np.float64]
 
 
-class GeneratorOptions(BaseModel):
+class GeneratorOptions(Options):
     """How many people to simulate."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_data: int = Field(default=3000, ge=20, description="rows of adult.data")
     n_test: int = Field(default=1500, ge=20, description="rows of adult.test")
@@ -90,25 +89,13 @@ def generate_files(options: GeneratorOptions) -> dict[str, bytes]:
 
 
 def bayes_accuracy(options: GeneratorOptions) -> float:
-    """Return the accuracy that a perfect model expects on the rows of ``adult.test``; no classifier can expect more.
-
-    On the labels as drawn one can be a little luckier, see `perfect_accuracy`.
-    """
+    """Return the accuracy that a perfect model expects on the rows of ``adult.test``; no classifier can expect more."""
     return expected_accuracy(log_odds(_draw(options)["adult.test"]))
 
 
 def bayes_log_loss(options: GeneratorOptions) -> float:
     """Return the log-loss, in nats, that a perfect model expects on the rows of ``adult.test``."""
     return expected_log_loss(log_odds(_draw(options)["adult.test"]))
-
-
-def perfect_accuracy(options: GeneratorOptions) -> float:
-    """Return the share of the rows of ``adult.test`` whose likelier income is their label.
-
-    A model is compared with this on the same rows: the luck of the draw is in both.
-    """
-    test = _draw(options)["adult.test"]
-    return float(np.mean((log_odds(test) > 0) == (test["income"] == LABELS[1]).to_numpy()))
 
 
 def log_odds(table: pl.DataFrame) -> Floats:

@@ -8,11 +8,7 @@ from embedline.pipelines.arxiv.snapshot import SelectionOptions, read_snapshot, 
 
 
 def acquire(source: str, selection: SelectionOptions, generator: GeneratorOptions) -> pl.DataFrame:
-    """Choose papers from the snapshot at ``source``, or simulate one: columns ``path`` and ``content``, JSON lines.
-
-    Raises:
-        DataError: the snapshot cannot be read, or no paper is of the categories.
-    """
+    """Choose papers from the snapshot at ``source``, or simulate one: columns ``path`` and ``content``, JSON lines."""
     if source == GENERATED:
         return select_papers(generate_snapshot(generator).split(b"\n"), GENERATED, selection)
     return read_snapshot(find_source(source), selection)

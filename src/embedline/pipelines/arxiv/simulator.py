@@ -11,7 +11,8 @@ The words follow the true effects below: results on them say nothing about real 
    one, which changes nothing else.
 2. Templates with places for topic words (`TOPICS`) and for common words make up title and abstract. A topic word is
    drawn from the primary category's with probability `OWN`, else from those of a category drawn at random, the first
-   words of a topic more often than the last: the primary category has the share `own_share` of all topic words.
+   words of a topic more often than the last: the primary category has 0.92
+   of all topic words.
 3. A topic noun of the abstract repeats one of the title's with probability `SHARED`.
 """
 
@@ -20,7 +21,6 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -54,13 +54,6 @@ TOPICS: dict[str, dict[str, list[str]]] = {
     for category, lists in _WORDS.items()
 }
 CATEGORIES = (*TOPICS,)
-_TOPIC_OF = {
-    form: category
-    for category, kinds in TOPICS.items()
-    for words in kinds.values()
-    for word in words
-    for form in (word, f"{word}s")
-}
 
 # None of the words and sentences that follow depends on the category.
 COMMON: dict[str, list[str]] = {
@@ -117,21 +110,6 @@ class GeneratorOptions(Options):
         if self.max_words < self.min_words:
             raise ValueError(f"max_words must be min_words or more, got {self.min_words} and {self.max_words}")
         return self
-
-
-def own_share() -> float:
-    """Expected share of a paper's topic words that are its primary category's: 0.92."""
-    return OWN + (1.0 - OWN) / len(TOPICS)
-
-
-def topic_counts(text: str) -> Counter[str]:
-    """How many topic words of each category a text holds.
-
-    >>> sorted(topic_counts("Packets of a bipartite router").items())
-    [('cs.NI', 2), ('math.CO', 1)]
-    """
-    words = re.findall(r"[a-z]+(?:-[a-z]+)*", text.lower())
-    return Counter(_TOPIC_OF[word] for word in words if word in _TOPIC_OF)
 
 
 def generate_snapshot(options: GeneratorOptions) -> bytes:

@@ -57,11 +57,7 @@ class SelectionOptions(Options):
 
 
 def read_snapshot(source: str, options: SelectionOptions) -> pl.DataFrame:
-    """Choose papers from the snapshot at an address, line by line.
-
-    Args:
-        source: address or path of the file, also packed by gzip, bzip2 or xz.
-        options: which papers.
+    """Choose papers from the snapshot at an address, also packed by gzip, bzip2 or xz, line by line.
 
     Returns:
         ``path: String`` and ``content: Binary``, as :func:`embedline.pipelines.imdb.corpus.read_documents` takes them:

@@ -8,13 +8,9 @@ import itertools
 import logging
 import math
 import multiprocessing
-import os
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +18,7 @@ from PIL import Image, ImageOps
 
 from embedline.errors import DataError, one_line
 from embedline.pipelines.images.options import ImageShape, PreparationOptions, Resize
+from embedline.training.processes import granted_cores, map_in_processes
 from embedline.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -165,37 +162,8 @@ def _decoded(
 ) -> Iterator[tuple[list[Pixels], dict[int, str]]]:
     rest = iter(files)
     chunks = iter(lambda: [*itertools.islice(rest, CHUNK)], [])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = options.processes or cores
+    processes = options.processes or granted_cores()
+    work = partial(decode, shapes=shapes, max_pixels=options.max_pixels)
     if n_files <= FEW or processes == 1 or multiprocessing.current_process().daemon:
-        yield from (decode(chunk, shapes, options.max_pixels) for chunk in chunks)
-        return
-    # Spawned on every system: a forked process may hang where Polars or PyTorch have threads. Few chunks wait.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start_process)
-    pending: list[Any] = []
-    try:
-        for chunk in chunks:
-            pending.append(pool.submit(decode, chunk, shapes, options.max_pixels))
-            if len(pending) > 2 * processes:
-                yield pending.pop(0).result()
-        while pending:
-            yield pending.pop(0).result()
-    except BrokenProcessPool as error:
-        raise RuntimeError("a process that decodes pictures ended early, perhaps for lack of memory") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_process() -> None:
-    """Set up a process of the pool: its parent handles Ctrl-C, and it ends when its parent does."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+        return map(work, chunks)
+    return map_in_processes(work, chunks, processes, "preparation of pictures")

@@ -40,9 +40,9 @@ def read_files(source: str, *, verify: bool = False) -> pl.DataFrame:
         verify: compare the number of reviews in each folder with `ORIGINAL_COUNTS`.
 
     Returns:
-        ``path: String``, with forward slashes, relative to the archive or folder, and ``content: Binary``, verbatim;
-        sorted by path. Only text files and tables; hidden files and those in ``__MACOSX`` are left out. A source that
-        cannot be read, has none of them or fails the comparison is a DataError that names the file or folder.
+        ``path: String``, with forward slashes, relative, and ``content: Binary``, verbatim; sorted by path. Only text
+        files and tables; hidden files and those in ``__MACOSX`` are left out. A source that cannot be read, has none of
+        them or fails the comparison is a DataError that names the file or folder.
     """
     files = files_frame(_contents(source))
     if verify:
@@ -87,17 +87,17 @@ def _check_counts(files: pl.DataFrame, source: str) -> None:
 
 
 def read_documents(files: pl.DataFrame, options: DocumentOptions) -> pl.DataFrame:
-    """Read every document of a corpus, given its files as of `read_files`.
+    r"""Read every document of a corpus, given its files as of `read_files`, in the order of the files and their rows.
 
     The ``document_id`` of a text file is its path below the corpus without the suffix: ``train/pos/0_9``. The id of a
     table's row is the table's path and the row's number, or the value of ``id_column``. The text does not change (the
-    token rules handle ``<br />`` and HTML entities), except that a byte-order mark is removed and ``\\r\\n`` becomes
-    ``\\n``. Blank documents (empty or white space) are dropped from the splits train and unlabelled, with a warning.
+    token rules handle ``<br />`` and HTML entities), except that a byte-order mark is removed and ``\r\n`` becomes
+    ``\n``. Blank documents (empty or white space) are dropped from the splits train and unlabelled, with a warning.
     They stay in the split test: every test document needs a prediction, and the accuracy would look better without.
 
     Returns:
         ``document_id: String`` (unique), ``text: String``, ``label: String`` (null in the split unlabelled only),
-        ``split: String``, one of train, test, unlabelled; in the order of the files and their rows.
+        ``split: String``, one of train, test, unlabelled.
 
     Raises:
         DataError: no file fits the layout; a file is not in the encoding (named, with the place of the byte); a table
@@ -201,10 +201,7 @@ def _one_root(names: list[str], options: DocumentOptions) -> str:
 
 
 def _common_folder(names: list[str], *, above_files: bool = False) -> str:
-    """Return the folder that holds all files, with a closing slash.
-
-    ``above_files``: if all files lie in one folder, this folder is their label, and the one above it is returned.
-    """
+    """Return the folder that holds all files, with a closing slash; the one above, if ``above_files`` it is a label."""
     folders = {posixpath.dirname(name) for name in names}
     if not folders or "" in folders:
         return ""

@@ -38,8 +38,7 @@ def acquire_corpus(source: str) -> pl.DataFrame:
 def read_documents(raw: pl.DataFrame, reading: DocumentOptions, classes: Classes) -> pl.DataFrame:
     """Decode every document: columns ``document_id``, ``text``, ``label``, ``split``.
 
-    Raises:
-        DataError: a file or row cannot be read, a label is not among the classes, or a class has no training document.
+    What cannot be read, a label that is none of the classes, and a class without a training document are a DataError.
     """
     documents = check_classes(corpus.read_documents(raw, reading), list(classes))
     shared = count_shared_texts(documents)

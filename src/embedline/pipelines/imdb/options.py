@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from embedline.training.options import Options
 
 Split = Literal["train", "test", "unlabelled"]
 
@@ -16,10 +18,8 @@ DEFAULT_SPLITS: dict[str, Split] = {
 _RENAMED = {"parts": "splits", "part_column": "split_column"}
 
 
-class DocumentOptions(BaseModel):
+class DocumentOptions(Options):
     """``params:<source>.reading``. The Large Movie Review Dataset needs none of them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layout: Literal["auto", "splits", "labels", "bare", "table"] = "auto"
     """``splits``: ``<split>/<label>/<name>.txt``; ``labels``: ``<label>/<name>.txt``, all of them train; ``bare``:

@@ -28,7 +28,9 @@ from random import Random
 from statistics import fmean
 from typing import NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from embedline.training.options import Options
 
 NEGATED = 0.15
 """Probability that an opinion is negated, whatever the sentiment."""
@@ -182,10 +184,8 @@ _PARAGRAPH, _SHOUT, _STRETCH, _MARKS = 0.12, 0.06, 0.08, 0.1  # fractions of sen
 _VOWELS = "aeiou"
 
 
-class GeneratorOptions(BaseModel):
+class GeneratorOptions(Options):
     """Number, length and clarity of the simulated reviews."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_train: int = Field(default=800, ge=2, description="labelled training reviews, half of them pos")
     n_test: int = Field(default=400, ge=2)
@@ -207,10 +207,7 @@ def generate_files(options: GeneratorOptions) -> dict[str, bytes]:
     """Simulate the reviews; equal options give equal bytes.
 
     Each folder has its own random generator: more reviews in one folder change neither the other folders nor the first
-    reviews of the folder.
-
-    Returns:
-        UTF-8 text by member name: ``aclImdb/{train,test}/{pos,neg}/<number>_<rating>.txt``, ``aclImdb/train/unsup/…``.
+    reviews of the folder. UTF-8 text by member name: ``aclImdb/{train,test}/{pos,neg}/<number>_<rating>.txt``, ….
     """
     files = {}
     for split, count in (("train", options.n_train), ("test", options.n_test)):
@@ -231,21 +228,9 @@ def bayes_accuracy(options: GeneratorOptions) -> float:
     """Return the expected accuracy of the Bayes classifier on the simulated test reviews.
 
     It is the mean of P(more likely sentiment | text) over the reviews, from the exact log-odds. No classifier has a
-    higher expected accuracy; on the drawn labels the accuracy may be a little higher, see `perfect_accuracy`.
+    higher expected accuracy; on the labels as drawn the accuracy may be a little higher.
     """
     return fmean(certainty(log_odds(text, options.clarity)) for _, text in _test_reviews(options))
-
-
-def perfect_accuracy(options: GeneratorOptions) -> float:
-    """Return the accuracy of the Bayes classifier on the labels of the simulated test reviews; a tie counts half.
-
-    Compare a model with this number on the same reviews: both have the same random labels.
-    """
-    scores = []
-    for label, text in _test_reviews(options):
-        odds = log_odds(text, options.clarity) * (1 if label == "pos" else -1)
-        scores.append(0.5 if abs(odds) < 1e-9 else float(odds > 0))
-    return fmean(scores)
 
 
 def _test_reviews(options: GeneratorOptions) -> list[tuple[str, str]]:

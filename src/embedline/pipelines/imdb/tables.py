@@ -164,9 +164,7 @@ def read_delimited(
     r"""Read delimited text, every cell as text and an empty one as null. Lines end with ``\n``, ``\r\n`` or ``\r``.
 
     Args:
-        text: the whole file; lines without any character are skipped.
-        name: the file's name, for messages.
-        separator: the character between two cells.
+        text, name: the whole file, of which empty lines are skipped, and its name, for messages.
         header: whether the first line holds the names of the columns; else they are ``column_0``, ``column_1``, …
         quoting: whether a cell may stand in quotation marks (RFC 4180), so that it may hold separators and line breaks.
             None: it may, but a quoted cell of several lines is refused where each of them looks like a whole row:
@@ -174,8 +172,8 @@ def read_delimited(
         hint: what to do where quotation marks do not match, for messages.
 
     Raises:
-        DataError: the text is empty, two columns have one name, a row has more or fewer cells than the first one, or
-            quotation marks do not match. The message names the file and the line.
+        DataError: naming file and line: the text is empty, two columns have one name, a row has more or fewer cells
+            than the first one, or quotation marks do not match.
     """
     kind = "tsv" if separator == "\t" else "csv"
     rows: list[_Row] = []

@@ -67,10 +67,8 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 def read_files(source: str, *, verify: bool = True) -> pl.DataFrame:
     """Return the files of a release: ``path``, their names without folders, and ``content``; sorted by path.
 
-    Args:
-        source: the address or path of an archive or folder, see `embedline.archive.iter_members`, with the files of one
-            of `LAYOUTS` at the top or in a sub-folder.
-        verify: compare ``u.data`` and ``u.item`` with the sha256 of MovieLens 100k.
+    ``source`` is an archive or folder, see `embedline.archive.iter_members`, with the files of one of `LAYOUTS` at the
+    top or in a sub-folder; ``verify`` compares ``u.data`` and ``u.item`` with the sha256 of MovieLens 100k.
 
     Raises:
         DataError: the source cannot be read, lacks a file, holds the ratings more than once, or fails the comparison;

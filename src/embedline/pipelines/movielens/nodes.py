@@ -168,8 +168,8 @@ def read_users(raw: pl.DataFrame, ratings: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         A row a user who rated, by number: ``user: Int32``; ``age: Int16`` in years (ml-1m: the first year of a range);
-        ``gender: String``, M or F; ``occupation: String`` (ml-1m: a number). Null where the release does not say: of
-        ml-10m and the newer releases that is all but the number.
+            ``gender: String``, M or F; ``occupation: String`` (ml-1m: a number). Null where the release does not say:
+            of ml-10m and the newer releases that is all but the number.
 
     Raises:
         DataError: a line has too few fields, a number is none, or a user comes twice; names file, line and value.

@@ -31,9 +31,10 @@ from typing import Self
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from embedline.pipelines.movielens.files import FOLD_FILES, GENRES, MONTHS, UNKNOWN_GENRE
+from embedline.training.options import Options
 
 MEAN = 3.5
 USER_SD, FILM_SD, MATCH_SD = 0.35, 0.45, 0.6  # in stars, of the user biases, film biases and product of the factors
@@ -66,10 +67,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-class GeneratorOptions(BaseModel):
+class GeneratorOptions(Options):
     """How many ratings to simulate, and how noisy they are. ml-100k has 943 users, 1,682 films, 100,000 ratings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_users: int = Field(default=300, ge=5)
     n_items: int = Field(default=200, ge=LEAST_RATINGS)
@@ -113,22 +112,11 @@ def noise_floor(options: GeneratorOptions) -> float:
     return least_mse(draw.ratings(0, options.n_users, options.noise)["liking"].to_numpy(), options.noise)
 
 
-def best_forecast(options: GeneratorOptions) -> pl.DataFrame:
-    """Return the ``forecast`` that perfect knowledge of the true effects makes for each ``user`` and ``item``."""
-    draw = _Draw(options)
-    rows = draw.ratings(0, options.n_users, options.noise)
-    forecast = pl.Series(expected_rating(rows["liking"].to_numpy(), options.noise))
-    return rows.select(pl.col("user", "item").cast(pl.Int32), forecast=forecast)
-
-
 def write_large(path: str | Path, *, n_users: int, n_items: int, n_ratings: int, seed: int) -> None:
     """Write ratings in the layout of the newer releases' ``ratings.csv``, in bounded memory, for benchmarks.
 
-    Header ``userId,movieId,rating,timestamp``; sorted by user and film; half stars, by the same effects with a noise of
-    0.6 stars. 25 million ratings (``n_users=162_541, n_items=59_047``) take about 650 MB of disk.
-
-    The sizes are those of `GeneratorOptions`; equal seeds and sizes give equal bytes. `write_films` with the same seed
-    writes the films to it.
+    Sorted by user and film; half stars, by the same effects with a noise of 0.6 stars. 25 million ratings
+    (``n_users=162_541, n_items=59_047``) take about 650 MB of disk. Equal seeds and sizes give equal bytes.
     """
     options = GeneratorOptions(n_users=n_users, n_items=n_items, n_ratings=n_ratings, seed=seed)
     draw = _Draw(options)
@@ -139,14 +127,6 @@ def write_large(path: str | Path, *, n_users: int, n_items: int, n_ratings: int,
         file.write(b"userId,movieId,rating,timestamp\n")
         for first, end in pairwise([0, *ends]):
             draw.ratings(first, end, options.noise, HALF_STARS).drop("liking").write_csv(file, include_header=False)
-
-
-def write_films(path: str | Path, *, n_items: int, seed: int) -> None:
-    """Write the films of `write_large` in the layout of the newer releases' ``movies.csv``, UTF-8."""
-    films = draw_films(n_items, _streams(seed)["films"])
-    genres = ["|".join(np.array(GENRES)[flags]) or "(no genres listed)" for flags in films.genres]
-    columns = {"movieId": np.arange(1, n_items + 1), "title": films.titles, "genres": genres}
-    pl.DataFrame(columns).write_csv(path, quote_style="necessary")
 
 
 # The true effects
@@ -214,11 +194,6 @@ def rating_shares(liking: Floats, noise: float, scale: Scale = WHOLE_STARS) -> F
     borders = scale.levels[:-1] + scale.step / 2
     below = ndtr((borders - liking[:, None]) / max(noise, 1e-12))
     return np.diff(below, axis=1, prepend=0.0, append=1.0)
-
-
-def expected_rating(liking: Floats, noise: float, scale: Scale = WHOLE_STARS) -> Floats:
-    """Return the mean rating given the liking, [N]: the best forecast that there is."""
-    return rating_shares(liking, noise, scale) @ scale.levels
 
 
 def least_mse(liking: Floats, noise: float, scale: Scale = WHOLE_STARS) -> float:
@@ -293,11 +268,8 @@ def choose_films(counts: Integers, cumulative: Floats, rng: np.random.Generator)
     """Draw different films for each user: ranks of popularity, rising within a user, users one after the other.
 
     Of a user with n films, the k-th comes from the k-th of n equal slices of all ratings; where two fall on one film,
-    the later moves on to the next. So there is no rejection, and a chunk of users costs O(ratings).
-
-    Args:
-        counts: films of each user, [U], none above I.
-        cumulative: of `popularity`, [I].
+    the later moves on to the next. So there is no rejection, and a chunk of users costs O(ratings). ``counts`` [U] are
+    the films of each user, none above I; ``cumulative`` [I] is of `popularity`.
     """
     n_films, n_total = len(cumulative), int(counts.sum())
     user = np.repeat(np.arange(len(counts)), counts)

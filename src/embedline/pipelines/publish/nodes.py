@@ -114,12 +114,11 @@ def encoder_inputs(encoder: dict[str, Any]) -> tuple[str, ...]:
 def measure_service(service: Service, evaluation: pl.DataFrame, metrics: dict[str, Any]) -> dict[str, Any]:
     """Have the service answer the raw held-out rows, and compare its metric with that of the model.
 
+    A metric that is not finite, or not that of ``metrics``, is a DataError: it would answer otherwise than was
+    measured.
+
     Returns:
         ``metric`` (name), ``path``, ``value``, ``better``, ``rows``, and ``evaluation``: fingerprint of the rows.
-
-    Raises:
-        DataError: if the service's metric is not finite, or not that of ``metrics``: it would answer otherwise than was
-            measured.
     """
     from embedline.serving.champion import fingerprint, measure
 
@@ -147,11 +146,8 @@ def measure_service(service: Service, evaluation: pl.DataFrame, metrics: dict[st
 def predict_rows(rows: Frame, service: Service) -> pl.DataFrame:
     """The rows, with the types that the service takes, and beside them what it answers.
 
-    Args:
-        rows: the columns of a request; a column of strings, as a CSV file has it, is read as what the service takes.
-
-    Raises:
-        DataError: naming column and row, or a column of ``rows`` that has the name of a result.
+    A column of strings, as a CSV file has it, is read as what the service takes. A DataError names column and row, or a
+    column that has the name of a result.
     """
     frame = nw.from_native(rows, eager_only=True).to_polars()
     if frame.is_empty():

@@ -24,12 +24,11 @@ def create_publish_pipeline(
     """Pack ``<source>.service``, and measure it on ``<source>.evaluation``: ``<source>.service_metrics``.
 
     Args:
-        source: namespace of the model.
         pack: makes the :class:`embedline.serving.service.Service` from ``pack_inputs``.
-        hold_out: makes a Polars frame of raw held-out rows from ``hold_out_inputs``: the columns of a request, and
-            the column ``actual``.
-        pack_inputs, hold_out_inputs: names of datasets. Those with a dot, such as ``rossmann.table``, are taken as
-            they are; others, such as ``model`` and ``params:columns``, belong to ``source``.
+        hold_out: makes a Polars frame of raw held-out rows from ``hold_out_inputs``: the columns of a request, and the
+            column ``actual``.
+        pack_inputs, hold_out_inputs: names of datasets. Those with a dot, such as ``rossmann.table``, are taken as they
+            are; others, such as ``model`` and ``params:columns``, belong to ``source``.
     """
     inputs = [name for name in (*pack_inputs, *hold_out_inputs) if "." in name and not name.startswith("params:")]
     publish = Pipeline(
@@ -63,10 +62,7 @@ def create_table_publish_pipeline(source: str, *, table: str | None = None) -> P
 def create_predict_pipeline(source: str, publishing: Pipeline) -> Pipeline:
     """Pack the stored model of ``source`` and have it answer ``<source>.rows``: ``<source>.predicted_rows``.
 
-    Args:
-        source: namespace of the model.
-        publishing: its publish pipeline, whose node ``pack_service`` this one has too: what one has packed, the other
-            one need not pack again.
+    It shares the node ``pack_service`` with ``publishing``, the publish pipeline: what one packed the other need not.
     """
     node = Node(nodes.predict_rows, ["rows", "service"], "predicted_rows", name="predict_rows", tags="predict")
     return publishing.only_nodes(f"{source}.pack_service") + Pipeline([node], namespace=source)

@@ -98,9 +98,6 @@ def measure_cold_start(
         ``known_ratings``, the number of ratings in training; ``new_items`` (:func:`measure_items`); ``new_users``
         (:func:`measure_users`); ``ranking`` (:func:`measure_rankings`); ``beaten_by``: the baselines that are as good,
         such as ``new_items.user_mean`` or ``new_users.given.1.damped_bias``.
-
-    Raises:
-        DataError: if ``cold_start`` leaves nothing to train on or to measure.
     """
     columns, baselines = settings.columns, settings.baselines
     with about_frame("ratings"):
@@ -125,10 +122,7 @@ def hold_out(rows: pl.DataFrame, columns: RatingColumns, options: ColdStartOptio
     """Take ``options.fraction`` of the users and of the items out of the ratings; at least one of each.
 
     Ratings of held-out items by held-out users are dropped, and so are those of an item or a user that has no rating
-    left in training.
-
-    Raises:
-        DataError: if one of the three sets of ratings is empty.
+    left in training. An empty set of ratings is a DataError.
     """
     random = np.random.default_rng(options.seed)
     away = []
@@ -154,12 +148,9 @@ def hold_out(rows: pl.DataFrame, columns: RatingColumns, options: ColdStartOptio
 def measure_items(
     rows: pl.DataFrame, model: RatingModel, encoded: pl.DataFrame, biases: Biases, baselines: BaselineOptions
 ) -> dict[str, Any]:
-    """Predict ratings of new items by their features.
+    """Predict ``rows``, ratings of new items by users with training ratings, by the items' features.
 
-    Args:
-        rows: ratings of new items by users with training ratings.
-        encoded: the ratings that the model was trained on.
-        biases: damped biases of the same ratings.
+    ``encoded`` are the ratings that the model was trained on, ``biases`` their damped ones.
 
     Returns:
         ``rows``, ``items``, ``users``, and ``mse`` and ``rmse`` of the model by the item's features alone;
@@ -223,24 +214,16 @@ def measure_users(
     penalty: Penalty,
     options: ColdStartOptions,
 ) -> dict[str, Any]:
-    """Predict ratings of new users with 0 known ratings, and with each number in ``options.given``.
+    """Predict ``rows``, ratings of new users, with 0 known ratings, and with each number in ``options.given``.
 
     The ratings of each user are shuffled once. The first of them are known to every method, and those behind the
     largest number are predicted, whatever the number: all metrics are of the same rows. Users with too few ratings are
-    left out.
-
-    Args:
-        rows: ratings of new users, of items with training ratings.
-        biases: damped biases of the model's training ratings.
-        penalty: that of the model's training.
+    left out; that none has enough is a DataError. ``biases`` and ``penalty`` are those of the model's training.
 
     Returns:
         ``rows``, ``users``, ``users_left_out``, and ``given``: for each number of known ratings, as a string, ``mse``
         and ``rmse`` of the model, and of ``damped_bias`` in ``baselines``: the items' biases, and a bias of the user
         that is fitted on the known ratings.
-
-    Raises:
-        DataError: if no user has more ratings than the largest number.
     """
     encoder = model.encoder
     new, user, item, rating, place = _shuffled(rows, encoder, options)
@@ -278,9 +261,8 @@ def _shuffled(
 ) -> tuple[pl.Series, NDArray[np.int64], NDArray[np.int32], NDArray[np.float64], NDArray[np.int64]]:
     """Ratings of new users in an order drawn once.
 
-    Returns:
-        The users' ids; of each rating [N] the number of its user, the row of its item, the rating, and its place among
-        those of the user, from 0.
+    The users' ids; of each rating [N] the number of its user, the row of its item, the rating, and its place among
+    those of the user, from 0.
     """
     columns = encoder.columns
     new, user = np.unique(rows[columns.user].to_numpy(), return_inverse=True)
@@ -296,9 +278,6 @@ def measure_rankings(
     trial: Trial, encoded: pl.DataFrame, encoder: RatingsEncoder, lists: RankingSettings, options: ColdStartOptions
 ) -> dict[str, Any]:
     """NDCG of lists of new items alone, and of lists for new users, by a ranker that is fitted on the known ratings.
-
-    Args:
-        encoded: ``trial.known`` by ``encoder``.
 
     Returns:
         ``ranker``; ``cold``, what it scores new items by; ``new_items`` (None without features of items): metrics of
@@ -367,8 +346,7 @@ def _rank_items(
 def popularity_of_features(encoder: RatingsEncoder, counts: NDArray[np.floating]) -> NDArray[np.float32]:
     """For all items, float32 [n_items], the mean over an item's features of the mean count of the items with them.
 
-    Args:
-        counts: of the items with training ratings [trained_items].
+    ``counts`` are those of the items with training ratings [trained_items].
     """
     codes = encoder.item_feature_codes[1:]
     weights = np.zeros((len(codes), encoder.item_features.size + 1))

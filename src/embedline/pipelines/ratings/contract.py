@@ -29,8 +29,7 @@ class RatingColumns(Options):
     """Names of the columns of the ratings, and of the items.
 
     Attributes:
-        user: a user's id, a string or whole number, in the ratings and in the users' frame.
-        item: an item's id, a string or whole number, in the ratings and in the items' frame.
+        user, item: ids, strings or whole numbers, in the ratings and in the users' and the items' frame.
         rating: a number; null for events, such as views or purchases: a row is one event.
         timestamp: time of the rating: seconds since 1970, or a date or datetime; null where there is none.
         title: name of an item in the items' frame; null where they have none.
@@ -93,11 +92,8 @@ class RatingSplit(Options):
 def to_polars(data: Any, needed: Sequence[str] = ()) -> pl.DataFrame:
     """A loaded frame of any backend as a Polars frame; lazy frames are collected.
 
-    Args:
-        needed: columns that are read. Others that Polars cannot hold, such as pandas' mixed objects, are left out.
-
-    Raises:
-        DataError: if it is no frame with named columns and rows, or a ``needed`` column mixes kinds of values.
+    Columns that are not ``needed`` and that Polars cannot hold, such as pandas' mixed objects, are left out. What is no
+    frame with named columns and rows, and a ``needed`` column that mixes kinds of values, are a DataError.
     """
     frame = open_frame(data)
     if frame.implementation.is_polars():
@@ -131,11 +127,8 @@ def read_ratings(
 
     Several rows of the same user and item become one, as ``columns.repeats`` says; the last of them is the latest by
     ``columns.timestamp`` where the frame has that column; of equal times, and without times, the last row of the frame.
-    Else a pair could be held out and train, too. Of events the column ``events`` has their number.
-
-    Args:
-        others: further columns that are read, such as that of the split.
-        warn: whether to log how many rows were left out.
+    Else a pair could be held out and train, too. Of events the column ``events`` has their number. ``others`` are
+    further columns that are read, such as that of the split; ``warn``: log how many rows were left out.
 
     Raises:
         DataError: naming the column that is missing, has a wrong type or lacks a value, with the first such row, or the
@@ -157,8 +150,7 @@ def read_ratings(
 def id_column(frame: pl.DataFrame, name: str, key: str) -> pl.Series:
     """A column of ids without missing values: integers as they are, whole floats as Int64, categories as strings.
 
-    Raises:
-        DataError: if it lacks a value or holds something else; ``key`` is what names it under ``columns``.
+    A missing value or something else is a DataError that names ``key``, what names the column under ``columns``.
     """
     values = frame.get_column(name)
     if isinstance(values.dtype, (pl.Categorical, pl.Enum)):
@@ -176,16 +168,10 @@ def id_column(frame: pl.DataFrame, name: str, key: str) -> pl.Series:
 def read_described(
     frame: Any, ids: pl.Series, name: str, key: str, wanted: Sequence[str], wanted_key: str
 ) -> pl.DataFrame:
-    """A frame of items or of users as ``id``, of the type of ``ids``, and the ``wanted`` columns, a row for each row.
+    """A frame of items or of users (``key``) as ``id``, of the type of ``ids``, and the ``wanted`` columns.
 
-    Args:
-        ids: those of the ratings.
-        name: column of the ids.
-        key: ``item`` or ``user``, for messages.
-        wanted_key: YAML key that names the ``wanted`` columns.
-
-    Raises:
-        DataError: naming the frame and the column, if one is missing or the ids are none or of another type.
+    ``ids`` are those of the ratings, ``name`` is the column of the ids; a DataError names the frame, and the column
+    that is missing or of another type, ``wanted_key`` the YAML key of the ``wanted`` ones.
     """
     what = f"the {key}s frame"
     table = to_polars(frame, [name, *wanted])
@@ -217,8 +203,7 @@ def is_time(dtype: pl.DataType) -> bool:
 def time_column(rows: pl.DataFrame, name: str) -> pl.Series:
     """The times of ratings: numbers, dates or datetimes, perhaps missing in rows.
 
-    Raises:
-        DataError: naming the column, and the row where one is at fault, if it holds something else.
+    Something else is a DataError that names the column, and the row where one is at fault.
     """
     times = rows.get_column(name)
     if not is_time(times.dtype):
@@ -295,8 +280,7 @@ def _refuse(bad: pl.Series, name: str, key: str, what: str) -> None:
 def assign_splits(ratings: Any, columns: RatingColumns, split: RatingSplit, *, warn: bool = False) -> pl.DataFrame:
     """The rows of :func:`read_ratings` with the column ``split``, ``train`` or ``test``: an Enum of one byte a row.
 
-    Raises:
-        DataError: if a column is missing or has a wrong type, or if one of the two splits is empty.
+    Its errors, and that one of the two splits is empty, are DataErrors.
     """
     rows = read_ratings(ratings, columns, [split.column] if split.column else [], warn=warn)
     held_out = _held_out(rows, columns, split)

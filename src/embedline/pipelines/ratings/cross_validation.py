@@ -51,8 +51,7 @@ class ModelSettings:
     def train(self, ratings: pl.DataFrame, split: RatingSplit, name: str) -> tuple[pl.DataFrame, RatingModel, Biases]:
         """Train all seeds on the rows that ``split`` leaves; ``name`` is that of :func:`.learner.train_ratings`.
 
-        Returns:
-            The encoded ratings, the model, and the damped biases of the same rows.
+        Returns the encoded ratings, the model, and the damped biases of the same rows.
         """
         rows = subset(assign_splits(ratings, self.columns, split), TRAIN)
         encoder = fit_encoder(rows, self.columns, self.rating_range, self.features, self.items, self.users)

@@ -13,7 +13,6 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from embedline.errors import DataError, about_frame, input_name
 from embedline.frames.checks import require_finite
@@ -31,6 +30,7 @@ from embedline.pipelines.ratings.contract import (
     to_polars,
 )
 from embedline.pipelines.ratings.options import FeatureOptions, Id, Span
+from embedline.training.options import Options
 
 USER_ROW, ITEM_ROW, RATING = "user_row", "item_row", "rating"
 AGE = "age"  # of a training row: how many training rows of its user are later
@@ -40,10 +40,8 @@ LOOKED_UP = 4_000_000  # ids looked up at a time: bounds memory
 Kind = Literal["strings", "string", "boolean", "number"]
 
 
-class FeatureColumn(BaseModel):
+class FeatureColumn(Options):
     """One column: the levels of strings and booleans, or the cuts between the bins of numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     kind: Kind
@@ -56,10 +54,8 @@ class FeatureColumn(BaseModel):
         return len(self.cuts) + 1 if self.kind == "number" else len(self.levels)
 
 
-class Features(BaseModel):
+class Features(Options):
     """The columns that describe users, or items."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     columns: tuple[FeatureColumn, ...] = ()
 
@@ -77,8 +73,7 @@ class Features(BaseModel):
     def codes(self, frame: pl.DataFrame, what: str) -> NDArray[np.int32]:
         """Codes int32 [N, L] of the rows of a frame; levels that no training row had are no features.
 
-        Raises:
-            DataError: if a column is missing or is not of the kind it was; ``what`` the frame is stands in front.
+        A column that is missing or not of the kind it was is a DataError that begins with ``what`` the frame is.
         """
         blocks, first = [], 1
         for column in self.columns:
@@ -98,25 +93,20 @@ class Features(BaseModel):
         return weights
 
 
-class RatingsEncoder(BaseModel):
+class RatingsEncoder(Options):
     """Fitted state of the encoding; JSON through ``model_dump(mode="json")`` and ``model_validate``.
 
     Attributes:
         users: ids in the order of their rows: row = place + 1, and row 0 stands for every unknown user. Users with
-            training ratings come first, sorted; users who are only in the users' frame follow.
-        items: likewise.
-        trained_users: number of ``users`` with training ratings; the others have their features alone.
-        trained_items: likewise.
+            training ratings come first, sorted; users who are only in the users' frame follow. ``items`` likewise.
+        trained_users: number of ``users`` with training ratings; the others have their features alone. So
+            ``trained_items``.
         rating_mean: mean of the training ratings.
         rating_range: lowest and highest possible rating; predictions are clipped to it.
         columns: names of the columns of the frames.
-        item_features: columns that describe the items.
-        user_features: columns that describe the users.
-        item_codes: their features, a list for each of ``items``.
-        user_codes: likewise.
+        item_features, user_features: columns that describe them.
+        item_codes, user_codes: their features, a list for each of ``items`` and of ``users``.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     users: tuple[Id, ...]
     items: tuple[Id, ...]
@@ -147,8 +137,7 @@ class RatingsEncoder(BaseModel):
     def without_items(self, hidden: NDArray[np.bool_]) -> "tuple[RatingsEncoder, NDArray[np.int32]]":
         """An encoder to which ``hidden`` items, bool [trained_items], are as if nobody had rated them.
 
-        Returns:
-            It, and the new row of each old one, int32 [n_items + 1].
+        Also the new row of each old one, int32 [n_items + 1].
         """
         everyone = np.concatenate([hidden, np.ones(len(self.items) - len(hidden), dtype=bool)])
         order = np.argsort(everyone, kind="stable")
@@ -176,14 +165,9 @@ def fit_encoder(
 ) -> RatingsEncoder:
     """Learn ids, mean and range of the ratings, and features from training rows only.
 
-    Args:
-        train_rows: training rows of :func:`.contract.assign_splits`.
-        items: a row an item, with ``columns.item`` and the columns of ``features.items``, whose levels and cuts are
-            those of the items that training rows have.
-        users: likewise.
-
-    Raises:
-        DataError: naming the column, the frame or the YAML key at fault.
+    ``train_rows`` are those of :func:`.contract.assign_splits`; ``items`` has a row an item, with ``columns.item`` and
+    the columns of ``features.items``, whose levels and cuts are those of the items that training rows have; ``users``
+    likewise. A DataError names the column, the frame or the YAML key at fault.
     """
     features = features or FeatureOptions()
     rows = to_polars(train_rows)
@@ -234,12 +218,11 @@ def encode(
 ) -> pl.DataFrame:
     """Encode ratings of any backend, with the splits of ``split``; without one all rows are ``train``.
 
+    A DataError names the column at fault.
+
     Returns:
         ``user_row: Int32``, ``item_row: Int32``, ``rating: Float32`` and ``split`` (Enum), the rows in their order;
         where they have times, ``age: Int32``, the number of later training rows of the user, null if held out.
-
-    Raises:
-        DataError: naming the column at fault.
     """
     columns = columns or encoder.columns
     rows = assign_splits(ratings, columns, split or RatingSplit(kind="none"))
@@ -336,8 +319,7 @@ def _look_up(values: Any, ids: Sequence[Id], key: str) -> NDArray[np.int32]:
 def fit_feature(values: pl.Series, bins: int, *, key: str) -> FeatureColumn:
     """Levels or cuts of a column of the users or items that occur in training rows.
 
-    Raises:
-        DataError: naming the column, and ``key``, the YAML key that lists it, if it holds nothing or another type.
+    A column that holds nothing or another type is a DataError that names it and ``key``, the YAML key that lists it.
     """
     kind = _kind(values, key)
     present = (values.explode() if kind == "strings" else values).drop_nulls()

@@ -40,15 +40,12 @@ def predict_held_out(
     split: RatingSplit,
     baselines: BaselineOptions,
 ) -> pl.DataFrame:
-    """Predict the held-out ratings, by the model and by the baselines.
+    """Predict the held-out ratings, by the model and by the baselines; that nothing is held out is a DataError.
 
     Returns:
         In the order of the ratings ``user``, ``item`` (ids), ``actual``, ``predicted``, ``global_mean`` (the mean of
         the training ratings), ``damped_bias`` (all Float64), and ``user_ratings`` and ``item_ratings`` (Int64): how
         many training ratings there are of the user and of the item.
-
-    Raises:
-        DataError: if the split holds nothing out.
     """
     with about_frame("ratings"):
         rows = subset(assign_splits(ratings, columns, split), TEST)
@@ -73,10 +70,7 @@ def predict_held_out(
 
 
 def evaluate(predictions: pl.DataFrame) -> dict[str, Any]:
-    """Errors of the model and of the baselines on the held-out ratings; warns of a baseline that is as good.
-
-    Args:
-        predictions: of :func:`predict_held_out`.
+    """Errors on the predictions of :func:`predict_held_out`; warns of a baseline that is as good.
 
     Returns:
         ``mse``, ``rmse``, ``mae``, ``r2`` of the model; ``baselines`` with the same of ``global_mean`` and
@@ -110,13 +104,13 @@ def evaluate_ranking(
 
     Returns:
         ``ranker``, ``k``, the metrics of :func:`.ranking_metrics.measure_lists` with those by class, the 95 % interval
-        of the NDCG; ``rankers``: the same of the others, of ``predicted_rating`` too; ``baselines``:
-        ``popularity`` (the number of training ratings), ``popularity_relevant`` (of relevant ones) and ``random``, each
-        with its ``differences`` (the chosen ranker's NDCG less its own, over the same users); ``beaten_by``: baselines
-        that are as good, or not significantly worse.
+        of the NDCG; ``rankers``: the same of the others, of ``predicted_rating`` too; ``baselines``: ``popularity``
+        (the number of training ratings), ``popularity_relevant`` (of relevant ones) and ``random``, each with its
+        ``differences`` (the chosen ranker's NDCG less its own, over the same users); ``beaten_by``: baselines that are
+        as good, or not significantly worse.
 
     Raises:
-        DataError: if ``ranking.relevant`` is above every possible rating.
+        DataError: ``ranking.relevant`` is above every possible rating.
     """
     encoder = recommender.encoder
     is_rating = encoder.columns.rating is not None

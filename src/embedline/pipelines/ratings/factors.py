@@ -53,8 +53,7 @@ class FactorNetwork(nn.Module):
     def item_vectors(self, kept: Tensor | None = None, *, own: bool = True) -> Tensor:
         """Vectors and, last, biases [I, k + 1] of all items.
 
-        Args:
-            kept: bool [I]; the others have their features alone, as all have without ``own``.
+        Those that are not ``kept``, bool [I], have their features alone, as all have without ``own``.
         """
         return self._sum(self.items, kept if own else torch.zeros(len(self.items.own) - 1, dtype=torch.bool))
 
@@ -159,9 +158,8 @@ class Factors:
     ) -> NDArray[np.float32]:
         """Scores float32 [n, n_items] of all items for rows of interactions, CSR [n, trained_items].
 
-        Args:
-            users: rows of the users int [n], for their features; 0, as without any, of an unknown one.
-            own: False: all items by their features alone.
+        ``users`` are rows int [n], for their features; 0, as without any, of an unknown one. Without ``own`` all items
+        are scored by their features alone.
         """
         known = torch.zeros(rows.shape[0], dtype=torch.int64) if users is None else torch.tensor(users).long()
         items = self._items if own else self._features

@@ -23,13 +23,12 @@ LEAST_GAIN = 1e-7  # of the objective, relative: a smaller one ends the search
 
 
 class KnownRatings(NamedTuple):
-    """Known ratings of new users.
+    """Known ratings of ``n_users`` new users, some of them perhaps without a rating.
 
     Attributes:
         user: number of the new user from 0, int [N], in rising order.
         item: row of the item, int [N]; 0 for an unknown one.
         rating: float [N].
-        n_users: how many new users there are, some of them perhaps without a rating.
     """
 
     user: NDArray[np.integer]
@@ -50,21 +49,15 @@ class KnownRatings(NamedTuple):
 def fold_in(
     model: FactorModel, known: KnownRatings, base: Vectors, options: FoldInOptions, penalty: Penalty
 ) -> Vectors:
-    """Vectors of new users from their ratings.
+    """Vectors of new users from their ratings, on the CPU.
 
-    The objective of a user with n ratings r, own row (p, b) and what the features say, ``base``, is
-    ``sum((r - score(base + (p, b)))**2) + (n * penalty.factors + options.factors) * |p|**2``, and the same of the bias.
+    The objective of a user with n ratings r, own row (p, b) and what the features say, ``base``, is ``sum((r -
+    score(base + (p, b)))**2) + (n * penalty.factors + options.factors) * |p|**2``, and the same of the bias.
 
     Args:
-        model: one member of an ensemble; it is not changed. Each member is folded into by itself, since the axes of
-            two members differ.
-        known: their ratings.
+        model: one member of an ensemble, unchanged; the axes of two members differ.
         base: of each new user what its features say, zeros where it has none, [known.n_users, k].
-        options: the fixed pull towards ``base``.
         penalty: that of the model's training.
-
-    Returns:
-        ``base`` plus the own rows, on the CPU; of a user without a rating ``base`` itself.
     """
     factors = torch.cat([base.factors, base.biases[:, None]], dim=1).double()
     counts = np.bincount(known.user, minlength=known.n_users)

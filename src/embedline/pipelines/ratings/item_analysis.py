@@ -24,10 +24,9 @@ BLOCK_COSINES = 1 << 24  # cosines computed at a time: 64 MB in float32
 def item_biases(encoded: pl.DataFrame, model: RatingModel, items: Any = None) -> pl.DataFrame:
     """The bias of every item, its features' share included: how far it is liked beyond what the factors explain.
 
-    Returns:
-        In the order of the items' rows ``item``, ``title``, ``n_ratings`` (of training, Int64), ``mean_rating`` (of
-        training, null without any), ``bias`` (the mean of the members', weighted; rating units, before the sigmoid if
-        there is one) and ``deviation`` (standard deviation between the members).
+    In the order of the items' rows ``item``, ``title``, ``n_ratings`` (of training, Int64), ``mean_rating`` (of
+    training, null without any), ``bias`` (the mean of the members', weighted; rating units, before the sigmoid if there
+    is one) and ``deviation`` (standard deviation between the members).
     """
     encoder, weights = model.encoder, np.asarray(model.weights)
     rows = torch.arange(1, len(encoder.items) + 1)
@@ -50,8 +49,8 @@ def nearest_items(
 ) -> pl.DataFrame:
     """The k nearest items of each item by the cosine of their factors, averaged over the members.
 
-    Items with fewer than ``min_ratings`` training ratings are left out on either side: they have little more than
-    their features.
+    Items with fewer than ``min_ratings`` training ratings are left out on either side: they have little more than their
+    features.
 
     Returns:
         ``item``, ``title``, ``rank`` (Int32, from 1), ``neighbour``, ``neighbour_title`` and ``cosine`` (Float32), the
@@ -82,10 +81,9 @@ def nearest_items(
 
 
 def item_map(encoded: pl.DataFrame, model: RatingModel, n_items: int, items: Any = None) -> pl.DataFrame:
-    """The two main components of the factors of the ``n_items`` most rated items.
+    """The two main components of the factors of the ``n_items`` most rated items, the most rated first.
 
-    Returns:
-        ``item``, ``title``, ``n_ratings``, ``bias``, ``x`` and ``y``, the most rated item first.
+    Columns ``item``, ``title``, ``n_ratings``, ``bias``, ``x`` and ``y``.
     """
     rows = most_rated(training_counts(encoded, model.encoder).items, n_items)
     points = principal_components(concatenate_factors(model, rows, normalised=False))
@@ -96,9 +94,8 @@ def item_map(encoded: pl.DataFrame, model: RatingModel, n_items: int, items: Any
 def crosstab(encoded: pl.DataFrame, model: RatingModel, n: int, items: Any = None) -> pl.DataFrame:
     """A row for each pair of the n most active users and the n most rated items, both by training ratings.
 
-    Returns:
-        User by user ``user``, ``item``, ``title``, ``actual`` (Float64, NaN where the user has not rated the item),
-        ``held_out`` (whether this rating was kept from training) and ``predicted``.
+    User by user ``user``, ``item``, ``title``, ``actual`` (Float64, NaN where the user has not rated the item),
+    ``held_out`` (whether this rating was kept from training) and ``predicted``.
     """
     encoder = model.encoder
     counts = training_counts(encoded, encoder)
@@ -119,8 +116,7 @@ def crosstab(encoded: pl.DataFrame, model: RatingModel, n: int, items: Any = Non
 def most_rated(counts: NDArray[np.integer], n: int) -> NDArray[np.int64]:
     """Rows of the n most frequent users or items, the most frequent first, the lower row first of equal ones.
 
-    Args:
-        counts: of :class:`.encoder.TrainingCounts`; row 0 and rows without a rating are left out.
+    Row 0 and rows without a rating, by ``counts`` of :class:`.encoder.TrainingCounts`, are left out.
     """
     order = 1 + np.argsort(-counts[1:], kind="stable")[:n]
     return order[counts[order] > 0]

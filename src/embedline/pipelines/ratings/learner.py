@@ -71,12 +71,8 @@ class RatingBatches(TableBatches):
     """Batches cut by index from user rows, item rows (int32 [N] each) and ratings (float32 [N]).
 
     The loss of a batch is the mean over its rows, plus the penalty (:class:`.options.Penalty`): the mean over its rows
-    of the weighted squares of the user's and the item's own vectors and of their features' sums. The reported loss
-    leaves the penalty out.
-
-    Args:
-        weights: of :func:`penalty_weights`.
-        settings: more of :class:`TableBatches`.
+    of the weighted squares of the user's and the item's own vectors and of their features' sums, by ``weights`` of
+    :func:`penalty_weights`. The reported loss leaves the penalty out.
     """
 
     def __init__(
@@ -115,17 +111,15 @@ def train_ratings(
     name: str = "",
     evaluated: bool = True,
 ) -> tuple[ModelBundle, list[Record]]:
-    """Train one network for each of ``training.seeds`` on the rows of the split ``train``.
+    """Train one network for each of ``training.seeds`` on the rows of the split ``train`` of :func:`.encoder.encode`.
 
-    Args:
-        encoded: of :func:`.encoder.encode`.
-        name: of this training among several of one node, such as a fold; prefix of its checkpoints and metrics.
-        evaluated: whether the split ``test``, where there is one, is measured at the end of each epoch.
+    ``name`` is that of this training among several of one node, such as a fold, and prefix of its checkpoints and
+    metrics; ``evaluated``: measure the split ``test``, where there is one, at the end of each epoch.
 
     Returns:
         The bundle, and the history: a record every few steps with ``member``, ``step``, ``epoch``, ``lr`` and
-        ``train_loss`` (without the penalty); the last of each epoch also has the metrics on the split ``test``. These
-        do not decide which network is stored: that of the last epoch, or of early stopping.
+            ``train_loss`` (without the penalty); the last of each epoch also has the metrics on the split ``test``.
+            These do not decide which network is stored: that of the last epoch, or of early stopping.
     """
     spec = _network_spec(encoded, encoder, network, training, evaluated)
     result = train_ensemble(spec, rows=len(spec.tensors[-1]), name=name)
@@ -154,9 +148,7 @@ def range_test(
 class RatingNetworkSpec:
     """Ratings and settings of the networks of an ensemble.
 
-    Attributes:
-        held_out: ratings to measure them on at the end of each epoch, if any.
-        rating_range: what predictions are clipped to when they are measured.
+    ``held_out``, if any, are measured at the end of each epoch, predictions clipped to ``rating_range``.
     """
 
     tensors: tuple[Tensor, Tensor, Tensor]
@@ -182,8 +174,7 @@ class RatingNetworkSpec:
     def fit(self, network: nn.Module, *, accelerator: Accelerator, **settings: Any) -> FitResult:
         """Train it; ``settings`` are those of :func:`embedline.training.train.train`.
 
-        Raises:
-            DataError: if there are too few ratings to hold any out for early stopping.
+        Too few ratings to hold any out for early stopping are a DataError.
         """
         training, learned = self.training, None
         if training.early_stopping:
@@ -250,11 +241,7 @@ class RatingModel:
 
 
 def load_model(bundle: ModelBundle) -> RatingModel:
-    """Rebuild the members of a ratings bundle, in evaluation mode.
-
-    Raises:
-        DataError: if it is a bundle of another learner.
-    """
+    """Rebuild the members of a ratings bundle, in evaluation mode; a bundle of another learner is a DataError."""
     if bundle.kind != KIND:
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")
     encoder = RatingsEncoder.model_validate(bundle.encoder)

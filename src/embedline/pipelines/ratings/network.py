@@ -55,14 +55,9 @@ class EntityEmbedding(nn.Module):
     """Embedding of all users, or of all items: the vector of the row itself, and the sum of its features' vectors.
 
     Row 0, the unknown user or item, is zero and gets no gradient. So is feature 0, which pads. The last column is the
-    bias, where the network has biases: one gather reads both.
+    bias, where the network has biases: one gather reads both. There are ``size`` rows beside row 0, of ``width`` W.
 
     **Shape**: rows int [B] -> own vectors [B, W], sums of the features' vectors [B, W].
-
-    Args:
-        size: number of users or items, n.
-        width: W, the factors and the bias.
-        features: of every row; None without features.
     """
 
     def __init__(self, size: int, width: int, features: FeatureCodes | None) -> None:
@@ -265,8 +260,7 @@ def _hidden(width: int, layers: Sequence[int], dropouts: Sequence[float]) -> nn.
 def network_config(encoder: RatingsEncoder, options: RatingNetwork) -> dict[str, Any]:
     """Arguments of :class:`FactorModel` for a fitted encoder, but for the features; plain JSON values.
 
-    Raises:
-        DataError: if ``y_range`` does not hold the mean of the training ratings.
+    That ``y_range`` does not hold the mean of the training ratings is a DataError.
     """
     rates = options.dropout
     return {

@@ -128,9 +128,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of the model, of the recommendations (``ranking``) and of baselines on the held-out ratings, and costs.
 
-    Args:
-        ceiling: the best that a model can expect by metric, where the law of the ratings is known
-            (:func:`embedline.training.ceiling.beside`).
+    ``ceiling`` is the best that a model can expect by metric, where the law of the ratings is known.
     """
     from embedline.pipelines.ratings.evaluation import evaluate as compare
 

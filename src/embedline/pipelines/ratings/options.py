@@ -131,11 +131,10 @@ class RankingOptions(Options):
 
 
 class EaseOptions(Options):
-    """Settings of :class:`.rankers.Ease`; of several penalties the best on the inner split is taken.
+    """Settings of :class:`.rankers.Ease`; of several ridge penalties the best on the inner split is taken.
 
-    Attributes:
-        penalty: ridge penalty.
-        max_items: EASE is left out, or refused where it is asked for, of more items: it takes 12 bytes for each pair.
+    EASE takes 12 bytes for each pair of items: of more than ``max_items`` it is left out, or refused where it is asked
+    for.
     """
 
     penalty: Positive = (30.0, 100.0, 300.0, 1000.0)
@@ -230,10 +229,8 @@ class RankerOptions(Options):
 class ColdStartOptions(Options):
     """The cold-start measurement of new users and new items.
 
-    Attributes:
-        fraction: of the users, and of the items, that are held out from a model of its own.
-        seed: of their choice.
-        given: numbers of known ratings of a new user; each is measured.
+    ``fraction`` of the users, and of the items, are held out from a model of its own, chosen by ``seed``; each number
+    ``given`` of known ratings of a new user is measured.
     """
 
     fraction: float = Field(default=0.1, gt=0.0, lt=1.0)

@@ -68,8 +68,7 @@ def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
 def plot_error(predictions: pl.DataFrame, title: str) -> go.Figure:
     """Error by the number of training ratings of the user and of the item, and the mean prediction by actual rating.
 
-    Args:
-        predictions: of :func:`.evaluation.predict_held_out`.
+    ``predictions`` are those of :func:`.evaluation.predict_held_out`.
     """
     names = ["by the user's training ratings", "by the item's training ratings", "by the actual rating"]
     figure = make_subplots(rows=1, cols=3, subplot_titles=names, horizontal_spacing=0.07)
@@ -108,9 +107,8 @@ def plot_error(predictions: pl.DataFrame, title: str) -> go.Figure:
 def count_classes(predictions: pl.DataFrame, name: str) -> pl.DataFrame:
     """Root mean squared errors by classes of the counts in the column ``name``.
 
-    Returns:
-        ``label``, such as ``5-9``, ``rows``, and an error for each of :data:`MODELS`; classes of fewer than
-        :data:`FEWEST_IN_CLASS` rows are left out, unless all are.
+    Columns ``label``, such as ``5-9``, ``rows``, and an error for each of :data:`MODELS`; classes of fewer than
+    :data:`FEWEST_IN_CLASS` rows are left out, unless all are.
     """
     place = count_class(predictions[name].to_numpy())
     classes = (
@@ -127,8 +125,7 @@ def count_classes(predictions: pl.DataFrame, name: str) -> pl.DataFrame:
 def plot_cold_start(cold_start: dict[str, Any], title: str) -> go.Figure:
     """Errors on new users by the number of their known ratings, and on new items by the vectors used for them.
 
-    Args:
-        cold_start: of :func:`.cold_start.measure_cold_start`.
+    ``cold_start`` is that of :func:`.cold_start.measure_cold_start`.
     """
     of_users, of_items = cold_start["new_users"], cold_start["new_items"]
     names = [
@@ -173,9 +170,8 @@ def plot_cold_start(cold_start: dict[str, Any], title: str) -> go.Figure:
 def plot_bias(biases: pl.DataFrame, report: RatingReport, title: str) -> go.Figure:
     """Bars of the highest and of the lowest biases; whiskers are the deviation between the members.
 
-    Args:
-        biases: of :func:`.item_analysis.item_biases`. Items with fewer than ``report.min_ratings`` training
-            ratings are left out.
+    ``biases`` are those of :func:`.item_analysis.item_biases`, without items of fewer than ``report.min_ratings``
+    ratings.
     """
     rows = biases.filter(pl.col("n_ratings") >= report.min_ratings).sort("bias", descending=True)
     n = min(report.biases, (len(rows) + 1) // 2)
@@ -205,10 +201,9 @@ def plot_bias(biases: pl.DataFrame, report: RatingReport, title: str) -> go.Figu
 
 
 def plot_map(points: pl.DataFrame, title: str) -> go.Figure:
-    """Items by the two main components of their factors, with titles; the colour is their bias, the size their ratings.
+    """Items by the two main components of their factors (:func:`.item_analysis.item_map`), with titles.
 
-    Args:
-        points: of :func:`.item_analysis.item_map`.
+    The colour is their bias, the size their ratings.
     """
     labels = short_titles(points["title"].to_list(), 34)
     xy = points.select("x", "y").to_numpy()
@@ -250,8 +245,7 @@ def plot_map(points: pl.DataFrame, title: str) -> go.Figure:
 def plot_crosstab(cells: pl.DataFrame, title: str) -> go.Figure:
     """The most active users by the most rated items: ratings in black, predictions of what was not rated in grey.
 
-    Args:
-        cells: of :func:`.item_analysis.crosstab`.
+    ``cells`` are those of :func:`.item_analysis.crosstab`.
     """
     users = cells["user"].cast(pl.String).unique(maintain_order=True).to_list()
     shape = len(users), len(cells) // len(users)
@@ -295,16 +289,11 @@ def _titled(title: str, note: str) -> dict[str, Any]:
 
 
 def place_labels(points: NDArray[np.floating], labels: Sequence[str], width: float, height: float) -> list[str]:
-    """Place each label beside its point so that labels overlap as little as possible.
+    """Names of Plotly's ``textposition`` for labels beside their points that overlap as little as possible.
 
     Each label in turn takes the place where it covers least of the other labels, of all points, and of what lies
-    outside the frame; after a few turns of all labels nothing changes any more.
-
-    Args:
-        points: pixels from the lower left corner of a frame of ``width`` by ``height``, float [N, 2].
-
-    Returns:
-        Names of Plotly's ``textposition``.
+    outside the frame; after a few turns of all labels nothing changes any more. ``points`` float [N, 2] are pixels from
+    the lower left corner of a frame of ``width`` by ``height``.
     """
     names, shifts = list(PLACES), np.array(list(PLACES.values()))
     halves = np.array([[LETTER * len(label) / 2, LINE / 2] for label in labels]).reshape(-1, 2)

@@ -75,8 +75,7 @@ def interaction_values(ratings: NDArray[np.floating], encoder: RatingsEncoder) -
 def interaction_matrix(encoded: pl.DataFrame, encoder: RatingsEncoder, recency: float = 0.0) -> sp.csr_array:
     """Training rows of an encoded frame, float32 CSR [n_users + 1, trained_items]; a user's row is the user row.
 
-    Args:
-        recency: of :class:`.options.RankerOptions`; without an effect where the rows have no ``age``.
+    ``recency``, of :class:`.options.RankerOptions`, is without an effect where the rows have no ``age``.
     """
     train = subset(encoded, TRAIN)
     values = interaction_values(train[RATING].to_numpy(), encoder)
@@ -110,7 +109,7 @@ def fit_ranker(
         ``cold_trials``, the ``inner`` split and ``seconds``.
 
     Raises:
-        DataError: if EASE is asked for, and there are more items than ``rankers.ease.max_items``, or there are too few
+        DataError: EASE is asked for, and there are more items than ``rankers.ease.max_items``, or there are too few
             ratings for an inner split.
     """
     started = time.perf_counter()
@@ -214,9 +213,8 @@ def _compare_cold(
 ) -> list[dict[str, Any]]:
     """``way``, ``settings`` and ``ndcg`` of ranking hidden items alone; empty where there is no choice or no such item.
 
-    Args:
-        encoded: training rows; ``inner.fraction`` of their items are hidden.
-        networks: settings of factor networks.
+    ``inner.fraction`` of the items of ``encoded``, training rows, are hidden; ``networks`` are settings of factor
+    networks.
     """
     (kind, settings), hidden = chosen, np.random.default_rng(inner.seed).random(encoder.trained_items) < inner.fraction
     if not networks or kind == RATING_RANKER or not encoder.item_features.size:
@@ -310,8 +308,7 @@ class Recommender:
     def row_scores(self, rows: sp.csr_array, users: NDArray[np.integer] | None = None) -> NDArray[np.float32]:
         """Scores float32 [n, n_items] for rows of interactions, CSR [n, trained_items].
 
-        Args:
-            users: rows of the users, int [n], for their features; 0 of an unknown one, as all are without.
+        ``users`` are rows int [n], for their features; 0 of an unknown one, as all are without.
         """
         assert self.ranker is not None
         users = np.zeros(rows.shape[0], dtype=np.int64) if users is None else np.asarray(users)
@@ -332,12 +329,10 @@ class Recommender:
         options: FoldInOptions,
         penalty: Penalty,
     ) -> NDArray[np.float32]:
-        """Scores float32 [n_items] for a new user with some known ratings, without training.
+        """Scores float32 [n_items] for a new user with some known ratings float [N], without training.
 
-        Args:
-            item_rows: rows of the rated items, int [N]; those without training ratings count for ``rating`` alone.
-            ratings: float [N], in the units of the training ratings.
-            options, penalty: of the fold-in into the rating network; a ranker does not read them.
+        ``item_rows`` int [N] without training ratings count for ``rating`` alone, which reads ``options`` and
+        ``penalty``, too.
         """
         if self.ranker is not None:
             known = (item_rows > 0) & (item_rows <= self.encoder.trained_items)
@@ -418,12 +413,9 @@ def new_user_ratings(
 def load_ranker(bundle: ModelBundle, encoded: pl.DataFrame | None, model: RatingModel | None = None) -> Recommender:
     """Rebuild what :func:`fit_ranker` stored.
 
-    Args:
-        encoded: the ratings by the encoder of the bundle, for the known users' training rows; None: no user is known.
-        model: the network of the ratings, which the ranker ``rating`` needs.
-
-    Raises:
-        DataError: if it is a bundle of another learner, or needs the model and there is none.
+    ``encoded`` are the ratings by the encoder of the bundle, for the known users' training rows, None: no user is
+    known; ``model`` is the network of the ratings, which the ranker ``rating`` needs. A bundle of another learner is a
+    DataError.
     """
     if bundle.kind != KIND:
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")

@@ -33,13 +33,9 @@ def count_class(counts: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def top_items(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k highest scores of each row, highest first, and the lower place first of equal ones.
+    """The k highest of scores float32 [U, I], the highest first, and the lower place first of equal ones.
 
-    Args:
-        scores: float32 [U, I]; -inf: not to be recommended.
-
-    Returns:
-        Rows of the items, int64 [U, k] (place + 1; 0 where nothing is left to recommend), and their scores.
+    Rows of the items, int64 [U, k] (place + 1; 0 where nothing is left to recommend: -inf), and their scores.
     """
     k = min(k, scores.shape[1])
     best = torch.topk(torch.from_numpy(scores), k, dim=1)
@@ -203,10 +199,8 @@ def _user_metrics(
 ) -> NDArray[np.float64]:
     """Precision, recall, NDCG and MRR of each user, float64 [4, U].
 
-    Args:
-        ranked: rows of the items of each user's ranking, [U, k] or fewer.
-        places: user, a row of ``ranked``, of each relevant item, [N], rising.
-        relevant: its row, [N].
+    ``ranked`` are rows of the items of each user's ranking, [U, k] or fewer; ``places`` the user, a row of ``ranked``,
+    of each relevant item, [N], rising, and ``relevant`` its row, [N].
     """
     width = max(int(ranked.max()), int(relevant.max())) + 1
     hits = np.isin(np.arange(len(ranked))[:, None] * width + ranked, places * width + relevant) & (ranked != UNKNOWN)

@@ -20,17 +20,14 @@ def recommend(
 ) -> pl.DataFrame:
     """The ``options.k`` best items for each user, without those of the user's training ratings.
 
-    Items that training never saw are among them where they have features. Users come in the order of
-    ``options.users``, or of their rows; one who has rated nearly everything has fewer than k items. Where scores are
-    equal the item with the lower row comes first.
+    Items that training never saw are among them where they have features. Users come in the order of ``options.users``,
+    an unknown one of which is a DataError, or of their rows; one who has rated nearly everything has fewer than k
+    items. Where scores are equal the item with the lower row comes first.
 
     Returns:
         ``user`` and ``item`` (ids), ``rank`` (Int32, from 1), ``title``, ``score`` (Float32, the ranker's: it orders
         the items of one user and has no unit) and, with a rating model, ``predicted`` (Float32): the rating that the
         user would give, within the rating range.
-
-    Raises:
-        DataError: if ``recommendation.users`` names an unknown user.
     """
     encoder = recommender.encoder
     users, n_items = chosen_users(encoder, options), len(encoder.items)
@@ -63,16 +60,11 @@ def recommend_for_ratings(
     penalty: Penalty,
     items: Any = None,
 ) -> pl.DataFrame:
-    """The k best items for a new user with some known ratings, without the rated items.
+    """The k best items for a new user with some known ratings float [N], without the rated items.
 
-    Args:
-        item_rows: rows of the rated items, int [N]; a row 0 is passed over.
-        ratings: float [N].
-        options, penalty: of the fold-in into the rating network, for the predicted ratings; the penalty is that of its
-            training.
-
-    Returns:
-        ``rank``, ``item``, ``title``, ``score`` and, with a rating model, ``predicted``, as of :func:`recommend`.
+    ``item_rows`` int [N], of which a 0 is passed over; ``options`` and ``penalty``, that of the training, are of the
+    fold-in for the predicted ratings. Returns ``rank``, ``item``, ``title``, ``score`` and, with a rating model,
+    ``predicted``.
     """
     encoder, model = recommender.encoder, recommender.model
     scores = recommender.new_user_scores(item_rows, ratings, options, penalty)[None]

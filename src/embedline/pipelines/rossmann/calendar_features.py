@@ -38,9 +38,8 @@ def add_open_days(rows: FrameT, *, known_to: str | None = None) -> FrameT:
     """Add OpenDaysInWeek, the days from Monday to Sunday on which the row's store is open, from Store, DayNumber, Open.
 
     These are the only windows by store and week: computed first, on few columns, they save Spark a shuffle of the rest.
-
-    Args:
-        known_to: column with the last day number that is known to a row; where the week goes on, the number is missing.
+    It is missing where the week goes on after the day number in the column ``known_to``, the last that is known to a
+    row.
     """
     week = (nw.col("DayNumber") + 3) // 7
     rows = rows.with_columns(_store_week=nw.col("Store").cast(nw.Int64) * 65_536 + week)
@@ -55,10 +54,8 @@ def add_open_days(rows: FrameT, *, known_to: str | None = None) -> FrameT:
 def add_closed_ahead(rows: FrameT, *, known_to: str) -> FrameT:
     """Fill ClosedAfter, Float32, where the store opens no more as far as is known, with the closed days until then.
 
-    The store may stay closed for longer, as before a refurbishment. On the last known day it stays missing.
-
-    Args:
-        known_to: column with the last day number that is known to a row.
+    The store may stay closed for longer, as before a refurbishment. On the last known day, that of the column
+    ``known_to``, it stays missing.
     """
     closed = (nw.col(known_to) - nw.col("DayNumber")).cast(nw.Float32)
     return rows.with_columns(ClosedAfter=nw.coalesce("ClosedAfter", nw.when(closed > 0).then(closed)))
@@ -67,10 +64,8 @@ def add_closed_ahead(rows: FrameT, *, known_to: str) -> FrameT:
 def add_calendar_features(rows: FrameT, *, known_to: str | None = None) -> FrameT:
     """Add features of neighbouring days, promotions and long closures to all rows.
 
-    Args:
-        rows: Store, DayNumber, the flags Open, StateHoliday, SchoolHoliday and Promo (0 and 1), ClosedBefore and
-            ClosedAfter
-        known_to: column with the last day number that is known to a row; features that look ahead end there
+    ``rows`` have Store, DayNumber, the flags Open, StateHoliday, SchoolHoliday and Promo (0 and 1), ClosedBefore and
+    ClosedAfter; features that look ahead end with the day number in the column ``known_to``.
 
     Returns:
         The rows with OpenYesterday, OpenTomorrow and the like (missing where the store has no row that day); PromoDay

@@ -51,18 +51,14 @@ _TREND_ROW = re.compile(r'"?(\d{4}-\d\d-\d\d - \d{4}-\d\d-\d\d)"?\s*[,;\t]\s*"?(
 
 
 def read_tables(source: str, *, verify: bool = True) -> dict[str, bytes]:
-    """Read the seven tables from an archive or folder in the layout of fast.ai's ``rossmann.tgz``.
+    r"""Read the seven tables from an archive or folder in the layout of fast.ai's ``rossmann.tgz``.
 
     The files stand at the top level or in one sub-folder. Instead of ``weather.csv`` and ``googletrend.csv`` there may
     be folders ``weather/*.csv`` and ``googletrend/*.csv`` with one file a state, as they were first published; these
-    are concatenated.
-
-    Args:
-        source: an address or path, see `embedline.archive.iter_members`.
-        verify: compare ``train.csv`` and ``test.csv`` with the sha256 of Kaggle's files.
+    are concatenated. ``verify`` compares ``train.csv`` and ``test.csv`` with the sha256 of Kaggle's files.
 
     Returns:
-        CSV bytes (UTF-8, no byte-order mark, ``\\n`` line ends, otherwise verbatim), keyed by `TABLE_COLUMNS`.
+        CSV bytes (UTF-8, no byte-order mark, ``\n`` line ends, otherwise verbatim), keyed by `TABLE_COLUMNS`.
 
     Raises:
         DataError: the source cannot be read, or a file is missing, empty, not UTF-8, lacks a column or fails the
@@ -87,10 +83,9 @@ def read_tables(source: str, *, verify: bool = True) -> dict[str, bytes]:
 
 
 def checked_tables(tables: Mapping[str, bytes], source: str) -> dict[str, bytes]:
-    """Return the tables without byte-order marks and with ``\\n`` line ends.
+    r"""Return the tables without byte-order marks and with ``\n`` line ends.
 
-    Raises:
-        DataError: a table of ``source`` is empty, not UTF-8 or lacks a column.
+    A table of ``source`` that is empty, not UTF-8 or lacks a column is a DataError.
     """
     checked = {name: _normal_form(data, f"{name}.csv in {source}") for name, data in tables.items()}
     for name, data in checked.items():
@@ -101,21 +96,14 @@ def checked_tables(tables: Mapping[str, bytes], source: str) -> dict[str, bytes]
 
 
 def concat_weather(files: Mapping[str, bytes], source: str) -> bytes:
-    """Concatenate weather files, one a state, to the layout of ``weather.csv``.
+    """Concatenate weather files, CSV bytes by state name, to the layout of ``weather.csv``, states in order.
 
     They have semicolons, quotes and ``NA``, which becomes an empty field; a decimal comma becomes a point. A column
     that is whole numbers throughout stays so; one that has a fraction or a gap anywhere gets ``.0`` throughout, as in
     the published table.
 
-    Args:
-        files: CSV bytes by state name, e.g. ``{"Bayern": b'"Date";"Max_TemperatureC";...'}``.
-        source: where they come from, for messages.
-
-    Returns:
-        CSV bytes: column ``file`` (the state name), then the weather columns; states in alphabetical order.
-
     Raises:
-        DataError: a file lacks a column or a row, or a value is not a number; names file, row and column.
+        DataError: a file of ``source`` lacks a column or a row, or a value is not a number; names file, row and column.
     """
     rows = [
         (state, *row)
@@ -131,20 +119,14 @@ def concat_weather(files: Mapping[str, bytes], source: str) -> bytes:
 
 
 def concat_trends(files: Mapping[str, bytes], source: str) -> bytes:
-    """Concatenate search-trend files, one a region, to the layout of ``googletrend.csv``.
+    """Concatenate search-trend files, CSV bytes by region, to the layout of ``googletrend.csv``, regions in order.
 
     They have a German header (``Woche,Dez. 2012 - Sep. 2015``) or, straight from the search engine, some lines above it
     and other sections below the weeks.
 
-    Args:
-        files: CSV bytes by region, e.g. ``{"Rossmann_DE_BY": b"Woche,...\\n2012-12-02 - 2012-12-08,85\\n..."}``.
-        source: where they come from, for messages.
-
-    Returns:
-        CSV bytes with the columns ``file`` (the region), ``week`` and ``trend``; regions in alphabetical order.
-
     Raises:
-        DataError: a file has no ``Week`` or ``Woche`` column, no weeks, or a line that is none; names file and line.
+        DataError: a file of ``source`` has no ``Week`` or ``Woche`` column, no weeks, or a line that is none; names
+            file and line.
     """
     rows = (
         (region, week, trend)

@@ -25,8 +25,7 @@ _EPOCH = date(1970, 1, 1).toordinal()
 class HorizonBlocks:
     """Blocks by number: 0 from ``start`` to ``end``, -1, -2, … of the same length before, 1 all days after ``end``.
 
-    Attributes:
-        start, end: day numbers (whole days since 1970-01-01) of the first and the last day of block 0.
+    Both are day numbers (whole days since 1970-01-01), of the first and the last day of block 0.
     """
 
     start: int
@@ -72,11 +71,8 @@ def block(number: int) -> nw.Expr:
 def horizon_blocks(split: Split, sales: Any, horizon: int) -> HorizonBlocks:
     """The blocks that a split asks for: its window, or else the last ``horizon`` days with sales.
 
-    Args:
-        sales: Narwhals frame with DayNumber and Sales, missing on the days to forecast; read only without a window.
-
-    Raises:
-        DataError: the split has no window, and no row has sales.
+    ``sales`` has DayNumber and Sales, missing on the days to forecast; without a window, no row with sales is a
+    DataError.
     """
     if split.kind == "window" and split.start and split.end:
         return HorizonBlocks(split.start.toordinal() - _EPOCH, split.end.toordinal() - _EPOCH)

@@ -31,9 +31,8 @@ from embedline.pipelines.rossmann.calendar_features import (
     promo2_months,
     row_features,
 )
-from embedline.pipelines.rossmann.conditions import add_lagged_conditions
 from embedline.pipelines.rossmann.files import checked_tables, read_tables
-from embedline.pipelines.rossmann.horizon import horizon_blocks
+from embedline.pipelines.rossmann.horizon import HorizonBlocks, block, day_limits, horizon_blocks
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.rossmann.recency import add_recency, recency_grid
 from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables, noise_floor
@@ -71,13 +70,12 @@ def measure_ceiling(source: str, generator: GeneratorOptions) -> dict[str, dict[
 def type_sales(train: Frame, test: Frame) -> Frame:
     """Type train.csv and test.csv and put their rows together, sorted by store and date where they are in memory.
 
+    A value that is not what its column holds, and two rows of a store for one date, are a DataError.
+
     Returns:
         Store, Date, DayOfWeek, Open, Promo, SchoolHoliday, StateHoliday (true on any holiday), HolidayKind ("0", "a",
         "b", "c"), Sales and Customers (null on test rows), Id (null on train rows), DayNumber (days since 1970-01-01)
         and StoreDay, an integer key of store and date.
-
-    Raises:
-        DataError: a value is not what its column holds, or a store has two rows for one date.
     """
     labelled = typed(nw.from_native(train), schemas.TRAIN, file="train.csv")
     unlabelled = typed(nw.from_native(test), schemas.TEST, file="test.csv")
@@ -86,17 +84,10 @@ def type_sales(train: Frame, test: Frame) -> Frame:
 
 
 def type_days(days: Frame, *, file: str) -> Frame:
-    """Type rows as in test.csv but for their Id; of equal rows the first stays.
+    """Type rows as in test.csv but for their Id, all text; of equal rows the first stays.
 
-    Args:
-        days: the columns of test.csv as text; missing values null or "".
-        file: what messages call them.
-
-    Returns:
-        The columns of :func:`type_sales` but Id, with Sales and Customers null.
-
-    Raises:
-        DataError: as :func:`type_sales`, naming the row of ``days``, from 1.
+    Columns and errors are those of :func:`type_sales`, Sales and Customers null; messages call the rows ``file`` and
+    count them from 1.
     """
     schema = {name: column for name, column in schemas.TEST.items() if name != "Id"}
     rows = typed(nw.from_native(days, eager_only=True), schema, file=file).unique(maintain_order=True)
@@ -181,14 +172,12 @@ def join_tables(
     """Join every row of the sales with its store, and with the weather and the trends of that store's state.
 
     They are those of the row's day or, with ``features.conditions: lagged``, those of the last day before its block,
-    see :mod:`.horizon`; then no later day needs any. Messages call the sales ``name``.
+    see :mod:`.horizon`; then no later day needs any. Messages call the sales ``name``. A store, and the weather or
+    trend of a day, that are not known are a DataError.
 
     Returns:
-        The sales, without Customers (known only after the day), with the columns of the stores, date parts,
-        trend, trend_DE and the weather columns of ``features.weather``.
-
-    Raises:
-        DataError: a store or the weather and trend of a day are not known.
+        The sales, without Customers (known only after the day), with the columns of the stores, date parts, trend,
+        trend_DE and the weather columns of ``features.weather``.
     """
     date_parts = ("Year", "Month", "Week", "Day", *date_features())
     days = nw.from_native(weather).select("State", "Date", "DayNumber", *date_parts, *features.weather)
@@ -294,10 +283,7 @@ def window_table(
 ) -> Frame:
     """The canonical frame for another window than that of the run, as back-tests need it.
 
-    It has the rows up to the end of the window, with ``train: others`` the later ones, too.
-
-    Raises:
-        DataError: the split has no window.
+    It has the rows up to the end of the window, with ``train: others`` the later ones, too. No window is a DataError.
     """
     if split.kind != "window":
         raise DataError(f"split.kind {split.kind!r} has no window to make a table for; it takes 'window'")
@@ -323,13 +309,8 @@ def make_window(
 def make_submission(table: Frame, forecast: Frame) -> Frame:
     """Columns ``Id`` and ``Sales`` of ``sample_submission.csv``, ordered by Id: closed days 0, else the forecast.
 
-    Args:
-        table: ``rossmann.table``: its rows without ``Sales`` are the ones to submit; ``Open`` is 1 where the raw file
-            leaves it blank.
-        forecast: ``Store``, ``Date`` and ``predicted`` for each of these rows.
-
-    Raises:
-        DataError: if a row of the table has no forecast.
+    The rows of ``table`` without ``Sales`` are the ones to submit; ``Open`` is 1 where the raw file leaves it blank.
+    ``forecast`` has ``Store``, ``Date`` and ``predicted``; that a row has none is a DataError.
     """
     rows = (
         nw.from_native(table, eager_only=True).filter(nw.col("Sales").is_null()).select("Id", "Store", "Date", "Open")
@@ -366,3 +347,31 @@ def _add_keys(rows: Any, files: dict[str, Any]) -> Any:
         for name, frame in files.items():
             require_unique(frame, ["Store", "Date"], name=name)
     return as_categories(rows, ["HolidayKind"])
+
+
+def add_lagged_conditions(rows: Any, days: Any, blocks: HorizonBlocks, *, name: str) -> Any:
+    """Add date parts of each row's own day, and the conditions of its state on the day before its block.
+
+    Rows whose block begins before the first day of the tables take the conditions of that day.
+
+    Args:
+        rows: Narwhals frame with State, Date and DayNumber; days of the future may be without conditions.
+        days: conditions by State and DayNumber; no row of a state, or an end before a block begins, is a DataError.
+        name: of the rows in messages.
+    """
+    dates = rows.select("Date", "DayNumber").unique()
+    dates = add_date_parts(dates).with_columns(**date_features()).drop("Date")
+    rows = rows.join(dates, on=["DayNumber"], how="left").with_columns(Block=blocks.number(nw.col("DayNumber")))
+    first_known = days.group_by("State").agg(nw.col("DayNumber").min().alias("_first"))
+    asked = nw.concat(
+        [
+            first_known.with_columns(block(number), _origin=nw.lit(blocks.first_day(number) - 1))
+            for number in blocks.numbers(*day_limits(rows))
+        ]
+    )
+    origin = nw.max_horizontal("_first", "_origin").cast(nw.Int32)
+    asked = asked.select("State", "Block", DayNumber=origin).join(days, on=["State", "DayNumber"], how="inner")
+    table_name = "both weather.csv and googletrend.csv on the day before its block"
+    conditions = asked.drop("DayNumber")
+    found = lookup(rows, conditions, ["State", "Block"], name=name, table_name=table_name, show=["State", "Date"])
+    return found.drop("Block")

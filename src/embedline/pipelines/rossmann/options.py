@@ -2,15 +2,14 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from embedline.pipelines.rossmann.schemas import WEATHER
+from embedline.training.options import Options
 
 
-class FeatureOptions(BaseModel):
+class FeatureOptions(Options):
     """``params:rossmann.features``: how the tables become features."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     window: int = Field(default=7, ge=1, le=100)
     """Rows of a store, this one included, in the backward and forward counts."""

@@ -139,8 +139,7 @@ def point_predictions(model: LoadedModel, arrays: TableArrays) -> NDArray[np.flo
 def days_of(rows: pd.DataFrame) -> list[Day]:
     """The day of each row of a request, in the texts of test.csv; a blank ``Open`` counts as open.
 
-    Raises:
-        DataError: naming column and row of a value that no cell of test.csv could have.
+    A value that no cell of test.csv could have is a DataError that names column and row.
     """
     texts = [
         [as_text(value) for value in plain_values(rows[name])] if name in rows.columns else [""] * len(rows)
@@ -177,8 +176,7 @@ def pack(
 ) -> Service:
     """Pack the model with the typed tables of the pipeline, and its forecast of the days without sales.
 
-    Args:
-        encoded: encoding of ``rossmann.table``; its rows of the split ``predict`` are the days to forecast, in order.
+    The rows of ``encoded``, of ``rossmann.table``, of the split ``predict`` are the days to forecast, in order.
     """
     sales = sales.sort("StoreDay")  # as encoded is; Spark keeps no order
     days = sales.filter(pl.col("Sales").is_null())

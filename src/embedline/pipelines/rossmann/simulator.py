@@ -36,7 +36,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from embedline.pipelines.rossmann.files import TABLE_COLUMNS
 from embedline.pipelines.rossmann.simulated_days import (
@@ -56,6 +56,7 @@ from embedline.pipelines.rossmann.simulated_days import (
     state_holidays,
     weekdays,
 )
+from embedline.training.options import Options
 
 STORE_TYPES = ("a", "b", "c", "d")
 LEVELS = np.array([8.65, 9.0, 8.64, 8.66])
@@ -96,10 +97,8 @@ _GAP = (np.datetime64("2014-07-01"), np.datetime64("2014-12-31"))  # as in the o
 Tables = dict[str, pl.DataFrame]
 
 
-class GeneratorOptions(BaseModel):
+class GeneratorOptions(Options):
     """What to simulate. The defaults have the real calendar, so that the real splits lie inside."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_stores: int = Field(default=60, ge=4)
     seed: int = Field(default=0, ge=0)
@@ -119,13 +118,10 @@ class GeneratorOptions(BaseModel):
 
 
 def generate_tables(options: GeneratorOptions) -> dict[str, bytes]:
-    """Simulate the seven tables; equal options give equal bytes.
+    """Simulate the seven tables, CSV bytes by name, laid out like `TABLE_COLUMNS`; equal options give equal bytes.
 
     The noise is drawn apart from all else: with another ``noise`` only ``Sales`` and ``Customers`` change, and with
     ``noise=0`` the sales have the true effects alone.
-
-    Returns:
-        CSV bytes, keyed and laid out like `TABLE_COLUMNS`.
     """
     for_stores, for_weather, for_trends, for_days, for_noise = (
         np.random.default_rng(sequence) for sequence in np.random.SeedSequence(options.seed).spawn(5)
@@ -156,14 +152,11 @@ def generate_tables(options: GeneratorOptions) -> dict[str, bytes]:
 
 
 def noise_floor(noise: float) -> float:
-    """Return the least ``exp_rmspe`` that a model of sales with log-normal noise can have.
+    """Return the least ``exp_rmspe`` that a model of sales with log-normal noise, of log sales ``noise``, can have.
 
     For sales ``y = m e^eps`` with ``eps ~ N(0, s)`` and the forecast ``c m``, the mean squared percentage error is
     ``E[(1 - c e^-eps)^2] = 1 - 2 c e^(s^2/2) + c^2 e^(2 s^2)``. It is least at ``c = e^(-3 s^2/2)``, a little below the
     median of ``y``, and there equals ``1 - e^(-s^2)``. Rounding sales to whole numbers adds nothing that matters.
-
-    Args:
-        noise: the standard deviation s of the noise of log sales.
 
     >>> round(noise_floor(0.08), 5)
     0.07987

@@ -40,12 +40,9 @@ def choose_language_model(
     n_words: int,
     pretrained: ModelBundle | None = None,
 ) -> tuple[LanguageModelOptions, LanguageModelTraining, dict[str, Any]]:
-    """Replace ``auto`` in the settings of a language model.
+    """Replace ``auto`` in the settings of a language model, trained on ``n_tokens`` with a vocabulary of ``n_words``.
 
-    Args:
-        n_tokens: of the documents to train on.
-        n_words: of the vocabulary.
-        pretrained: language models to start from; the sizes are then theirs.
+    The sizes are those of the ``pretrained`` language models to start from, if given.
 
     Returns:
         The settings without ``auto``, and what was chosen by name, for the metrics; empty where nothing is ``auto``.

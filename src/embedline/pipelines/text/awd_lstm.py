@@ -137,11 +137,6 @@ class DroppedLSTM(nn.LSTM):
         return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
 
 
-def has_low_precision_lstm() -> bool:
-    """Whether the processor's LSTM computes in bfloat16: oneDNN's where PyTorch has it, else PyTorch's own."""
-    return not torch.backends.mkldnn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 CUDNN_BFLOAT16 = 91300  # the first version of cuDNN, 9.13, whose LSTM computes in bfloat16
 LOSS_SCALE = 1024.0
 
@@ -155,8 +150,7 @@ def cudnn_version() -> int | None:
 def lstm_dtype(version: int | None) -> torch.dtype:
     """Low precision of an LSTM on a GPU, given the version of cuDNN: bfloat16 from 9.13 on, else float16.
 
-    Raises:
-        DataError: without cuDNN, which a training on a GPU needs: the layers would run token by token.
+    Without cuDNN the layers would run token by token: a DataError.
     """
     if version is None:
         raise DataError(

@@ -128,8 +128,8 @@ class NaiveBayesSVM:
     ) -> NDArray[np.float64]:
         """Probabilities float64 [D, C] of documents, each a sequence of tokens as the tokenizer makes them.
 
-        Args:
-            like: document whose length all rows have, so that a masked n-gram does not make the others weigh more.
+        All rows have the length of the document ``like``, if given: a masked n-gram does not make the others weigh
+        more.
         """
         n_known = None if like is None else self.ngrams.matrix([like]).nnz
         return self._probabilities(self.ngrams.matrix(documents), n_known)
@@ -163,9 +163,7 @@ def train_baseline(
     Without validation documents, cross-validation of the training documents replaces them (:data:`FOLDS` folds).
 
     Args:
-        tokens: ``document_id, label, split, tokens: List(Int32)``; a token is a row of the lexicon.
-        lexicon: ``token: String``.
-        split: which training documents are validation documents.
+        tokens: ``document_id, label, split, tokens: List(Int32)``; a token is a row of the lexicon, ``token: String``.
         classes: the labels, in the order of the probabilities.
 
     Returns:
@@ -174,8 +172,8 @@ def train_baseline(
         *before* the last fit, by models that have not seen them, as :func:`.evaluation.prediction_frame`.
 
     Raises:
-        DataError: if there are fewer than two classes, a label is not in ``classes``, a class has fewer than two
-            training documents, or no n-gram is frequent enough.
+        DataError: there are fewer than two classes, a label is not in ``classes``, a class has fewer than two training
+            documents, or no n-gram is frequent enough.
     """
     from embedline.training.model_file import ModelBundle
 
@@ -233,8 +231,7 @@ def _choose(
 ) -> tuple[float, dict[float, float], NDArray[np.float64]]:
     """Choose ``c`` by the log loss of the documents of each fold, predicted by a model of all other documents.
 
-    Args:
-        folds: int64 [D], number of each document's fold from 0 on; -1: in no fold.
+    ``folds`` int64 [D] are numbers from 0 on, -1 in no fold.
 
     Returns:
         The chosen ``c``, the log loss of each that was tried, and the probabilities [D of the folds, C] of the chosen.
@@ -304,14 +301,10 @@ def _fit(
 
 
 def log_count_ratios(matrix: Matrix, is_class: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Log-count ratios float64 [F] of a class: ``log((p / sum(p)) / (q / sum(q)))``.
+    """Log-count ratios float64 [F] of a class, ``log((p / sum(p)) / (q / sum(q)))``, by a binary matrix [D, F].
 
     ``p`` is :data:`ALPHA` plus the number of the class's documents that contain each feature, ``q`` that of all other
-    documents (Wang & Manning 2012, equation 2).
-
-    Args:
-        matrix: binary [D, F].
-        is_class: bool [D].
+    documents (Wang & Manning 2012, equation 2). ``is_class`` is bool [D].
     """
     p, q = (ALPHA + np.asarray(matrix[rows].sum(axis=0), np.float64).ravel() for rows in (is_class, ~is_class))
     return np.asarray(np.log(p / p.sum()) - np.log(q / q.sum()))

@@ -43,12 +43,11 @@ def read_documents(encoder: Encoder, ids: Tensor, lengths: Tensor, *, bptt: int,
     """Read documents in chunks of ``bptt`` tokens and pool the outputs of the last ``max_tokens`` tokens of each.
 
     The chunks start at each document's first token. The state is carried from chunk to chunk, the gradient is not: it
-    reaches a chunk only through pooling. Chunks without pooled tokens are read without a gradient. The result for a
-    document does not depend on the other documents of the batch.
+    reaches a chunk only through pooling. Chunks without pooled tokens are read without a gradient.
 
-    DIFF(fastai): documents are padded at the end and masked by length in one code path. fastai v2 pads in front by
-    whole chunks and loses tokens where lengths differ (fastai issue 3379); here a document has the same features in a
-    batch as alone. AR and TAR ignore the padding, too.
+    DIFF(fastai): documents are padded at the end and masked by length in one code path, so that a document has the same
+    features in a batch as alone. fastai v2 pads in front by whole chunks and loses tokens where lengths differ (fastai
+    issue 3379). AR and TAR ignore the padding, too.
 
     Args:
         ids: int64 [B, T], the longest documents first; values after the end of a document are ignored.

@@ -62,12 +62,9 @@ def pooled_counts(lengths: NDArray[np.int64], *, bptt: int, max_tokens: int) -> 
 
 
 class ClassifierBatches(Batches):
-    """Batches for training a classifier.
+    """Batches for training a classifier, of a corpus of documents with a token at least and their classes int64 [D].
 
-    Args:
-        corpus: documents with at least one token.
-        targets: class of each, int64 [D].
-        shard: the documents of each batch for this process: every n-th, so that all processes have similar lengths.
+    This process has every n-th document of a batch, by ``shard``: all processes then have similar lengths.
     """
 
     unit = "tokens"

@@ -34,15 +34,11 @@ class SplitOptions(Options):
 def read_documents(data: Any, classes: Sequence[str] | None = None) -> pl.DataFrame:
     """Convert the frame ``<source>.documents``, of any engine, to a Polars frame of :data:`COLUMNS`, all String.
 
-    Integers, booleans and categories become text.
-
-    Args:
-        classes: see :func:`check_classes`; None: the labels are not checked against them.
+    Integers, booleans and categories become text. With ``classes``, the labels are checked by :func:`check_classes`.
 
     Raises:
         DataError: names the column and the row, counted from 1: a column is missing or has another type, an id repeats,
-            a text is missing, a split is not train, test or unlabelled, a train or test row has no label; and the
-            errors of :func:`check_classes`.
+            a text is missing, a split is not train, test or unlabelled, a train or test row has no label.
     """
     frame = open_frame(data)
     if "part" in frame.columns and "split" not in frame.columns:
@@ -87,8 +83,7 @@ def _as_text(values: nw.Series[Any]) -> pl.Series:
 def check_classes(documents: pl.DataFrame, classes: Sequence[str]) -> pl.DataFrame:
     """Return the documents of :data:`COLUMNS` unchanged if a classifier of these classes can be trained on them.
 
-    No classes are allowed: the documents are for a language model only. A class with a single training document passes
-    with a warning.
+    Without classes the documents are for a language model only. A class with one training document gets a warning.
 
     Raises:
         DataError: a column is missing; a class is listed twice or is the only one; a label is not among the classes; a

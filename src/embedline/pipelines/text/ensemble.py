@@ -62,11 +62,8 @@ def fit_coefficients(probabilities: Array, actual: NDArray[np.integer]) -> Array
 
     Minimizes ``sum over n of -log p_n + RIDGE / 2 * sum over m of (a_m - 1/M)^2`` with ``a_m >= 0``, which is convex.
     The penalty keeps a handful of documents from moving the coefficients far from those of a geometric mean; without
-    any document they are 1/M.
-
-    Args:
-        probabilities: of members that have not learned from these documents, [M, N, C].
-        actual: class of each document, int [N].
+    any document they are 1/M. ``probabilities`` [M, N, C] are of members that have not learned from these documents, of
+    the classes ``actual`` int [N].
     """
     start = np.full(len(probabilities), 1.0 / len(probabilities))
     logs = _logs(probabilities)
@@ -231,18 +228,14 @@ def combine(
 ) -> ModelBundle:
     """Combine the networks and the baseline into one bundle; the coefficients are fitted on the split ``validation``.
 
-    Args:
-        baseline_validation: predictions of the baseline for the validation documents, which it has not learned from
-            (:func:`.evaluation.prediction_frame`).
+    ``baseline_validation`` are predictions of the baseline for the validation documents, which it has not learned from
+    (:func:`.evaluation.prediction_frame`). Other classes than ``classes``, or other documents, are a DataError.
 
     Returns:
         A bundle of the kind ``text_classifier``: the networks' tensors, those of the baseline with the prefix
         ``baseline.``, and ``coefficients`` in its config. Its metrics are those of the networks, ``ensemble``
         (``coefficients``, ``documents``, and ``log_loss``: that of the pool and of each member, cross-fitted) and
         ``baseline``.
-
-    Raises:
-        DataError: if the classes of the two differ from ``classes``, or the baseline predicts other documents.
     """
     networks, words = TextModel.from_bundle(classifier), NaiveBayesSVM.from_bundle(baseline)
     for name, there in (("classifier", networks.classes), (BASELINE, words.classes)):
@@ -272,10 +265,7 @@ def combine(
 def predict_split(
     ids: pl.DataFrame, bundle: ModelBundle, baseline_predictions: pl.DataFrame | None = None, *, split: str = TEST
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Predict the documents of a split.
-
-    Args:
-        baseline_predictions: of the baseline for the same documents, if it is a member.
+    """Predict the documents of a split; ``baseline_predictions`` are the baseline's, if it is a member.
 
     Returns:
         The predictions (:func:`.evaluation.prediction_frame`), and those of each member: ``document_id``, ``member``

@@ -47,8 +47,8 @@ def evaluate(
 
     Args:
         predictions: predictions of the classifier for the test split; see :func:`prediction_frame`.
-        member_predictions: probabilities of each ``member`` for the same documents, in any order.
-        classes: the labels, in the order of the probabilities' columns.
+        member_predictions: probabilities of each ``member`` for the same documents, in any order; others are a
+            DataError.
         seconds: of the members' trainings, by their names.
 
     Returns:
@@ -57,9 +57,6 @@ def evaluate(
         by metric, accuracy and log loss, the classifier's less the member's
         (:func:`embedline.training.metrics.paired_difference`). ``beaten_by``: the members that are better in one of the
         two, outside of chance; ``no_difference``: those that differ in neither.
-
-    Raises:
-        DataError: if the documents of the two frames differ.
     """
     actual, ours = prediction_arrays(predictions, classes)
     metrics = classification_metrics(actual, ours, classes, n_bins=options.calibration_bins)
@@ -170,12 +167,11 @@ def prediction_frame(
 ) -> pl.DataFrame:
     """Labels of ``documents`` and predictions, a row for each, given probabilities float [N, C] in the classes' order.
 
-    Returns:
-        ``document_id``, ``label``, ``predicted`` (the most probable class, the first one of a tie), ``confidence``
-        (its probability) and ``p_<class>`` for each class.
+    A row that is no probability distribution is a DataError.
 
-    Raises:
-        DataError: if a row of ``probabilities`` is not a probability distribution.
+    Returns:
+        ``document_id``, ``label``, ``predicted`` (the most probable class, the first one of a tie), ``confidence`` (its
+        probability) and ``p_<class>`` for each class.
     """
     probabilities = check_probabilities(class_codes(documents, classes), probabilities, classes)
     predicted = probabilities.argmax(axis=1)

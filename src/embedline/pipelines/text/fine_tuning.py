@@ -48,8 +48,7 @@ class ClassifierData:
     """Training data of a classifier, and its initial encoder.
 
     Attributes:
-        corpus: documents of the split ``train``.
-        targets: class of each document, int64 [D].
+        corpus, targets: documents of the split ``train``, and the class of each, int64 [D].
         config: of the bundle, JSON values.
         encoders: weights of the language model's encoder of each direction, with the embedding for the documents'
             vocabulary.
@@ -135,7 +134,7 @@ def train_classifier(
         (the mean of their probabilities) and, of several directions, those of each under its name.
 
     Raises:
-        DataError: if a label is not among the classes, a class has no training document, the language model lacks a
+        DataError: a label is not among the classes, a class has no training document, the language model lacks a
             direction, or early stopping is set and there is no split ``validation``.
     """
     n_documents = int((ids["split"] == TRAIN).sum())

@@ -142,10 +142,9 @@ def next_words(model: LanguageModel, vocabulary: Vocabulary, prompt: Sequence[in
 
 
 class Continuation(NamedTuple):
-    """Tokens that follow a prompt, and the natural logarithm of their joint probability under the model.
+    """Tokens that follow a prompt, an end token included, and the natural logarithm of their joint probability.
 
-    The probability is computed before temperature and filters, so that it is comparable across settings. A continuation
-    that ended includes its end token as the last one.
+    That of the model, before temperature and filters: it is comparable across settings.
     """
 
     ids: tuple[int, ...]

@@ -99,8 +99,7 @@ class LanguageModel(nn.Module):
         """Return the loss with AR and TAR float [], the cross-entropy float [] in nats a token, and the next state.
 
         Args:
-            ids: int64 [B, T].
-            targets: int64 [B, T], the token that follows each.
+            ids, targets: int64 [B, T], the tokens, and the token that follows each.
             alpha: weight of AR, on the outputs after dropout, as in the authors' code.
             beta: weight of TAR, on the outputs before dropout.
             samples: words of :meth:`.WordSampler.draw` to estimate the cross-entropy from; None: the whole vocabulary.
@@ -353,8 +352,7 @@ def load_language_model(
 ) -> tuple[LanguageModel, Vocabulary, TokenOptions]:
     """Load the network of a direction, in evaluation mode, its vocabulary and tokenizer settings.
 
-    Raises:
-        DataError: if the bundle is of another kind, or has no network of this direction.
+    A bundle of another kind, or without a network of this direction, is a DataError.
     """
     if bundle.kind != KIND:
         raise DataError(f"the model bundle is of the kind {bundle.kind!r}, not {KIND!r}")

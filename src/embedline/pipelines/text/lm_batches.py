@@ -51,10 +51,7 @@ class Corpus:
         return np.diff(self.offsets)
 
     def reversed(self) -> "Corpus":
-        """The same documents in the same order, each with its tokens in reverse order.
-
-        A document's start token becomes its last one, as in fastai's ``backwards=True``.
-        """
+        """The same documents in the same order, each with its tokens in reverse order (fastai's ``backwards=True``)."""
         ids = np.empty_like(self.ids)
         for start, end in itertools.pairwise(self.offsets):
             ids[start:end] = self.ids[start:end][::-1]

@@ -40,9 +40,8 @@ class Ngrams:
     def fit(cls, codes: Ints, offsets: Ints, lexicon: Sequence[str], lengths: tuple[int, int], min_df: int) -> Self:
         """Find the n-grams of ``lengths[0]`` to ``lengths[1]`` tokens that at least ``min_df`` documents contain.
 
-        Args:
-            codes: int [T], the tokens of all documents as rows of ``lexicon``.
-            offsets: int64 [D + 1]; document ``d`` is ``codes[offsets[d]:offsets[d + 1]]``.
+        ``codes`` int [T] are the tokens of all documents as rows of ``lexicon``, ``offsets`` int64 [D + 1]: document
+        ``d`` is ``codes[offsets[d]:offsets[d + 1]]``.
         """
         rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         known = _frequent(codes.astype(np.int64), rows, min_df)
@@ -86,9 +85,8 @@ class Ngrams:
     def matrix_of_ids(self, ids: Ints, offsets: Ints) -> Matrix:
         """Binary float32 matrix [D, features]: 1 where a document contains the n-gram.
 
-        Args:
-            ids: int64 [T], numbers of the words of all documents, as :meth:`numbers` gives them.
-            offsets: int64 [D + 1]; document ``d`` is ``ids[offsets[d]:offsets[d + 1]]``.
+        ``ids`` int64 [T] are numbers of words as of :meth:`numbers`; document ``d`` is ``ids[offsets[d]:offsets[d +
+        1]]``.
         """
         from scipy.sparse import coo_array
 

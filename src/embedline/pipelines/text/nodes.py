@@ -40,8 +40,7 @@ Bundle = Any  # embedline.training.model_file.ModelBundle
 def tokenize(documents: Frame, tokens: TokenOptions, classes: Classes) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Tokenize the documents; return their token codes, and the lexicon that the codes are rows of.
 
-    Raises:
-        DataError: the documents are invalid, or a label is not among the classes (checked before hours of training).
+    Invalid documents and labels are a DataError here, before hours of training.
     """
     with about_frame("documents"):
         return tokenize_documents(read_documents(documents, list(classes)), tokens)
@@ -195,9 +194,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of the model and of each member on the same test documents; warns of a member that is better.
 
-    Args:
-        ceiling: the best that a classifier can expect by metric, where the law of the documents is known
-            (:func:`embedline.training.ceiling.beside`).
+    ``ceiling`` is the best that a classifier can expect by metric, where the law of the documents is known.
     """
     vocabulary, training = load_vocabulary(model.encoder["vocabulary"]), dict(model.metrics)
     language, ensemble, baseline = (training.pop(name) for name in ("language_model", "ensemble", "baseline"))
@@ -278,16 +275,20 @@ def plot_classifier_rates(rates: pl.DataFrame) -> Plot:
 
 def plot_confusion(predictions: pl.DataFrame, classes: Classes) -> Plot:
     """Plot actual against predicted classes."""
-    from embedline.pipelines.text.plots import plot_confusion
+    from embedline.training.plots import plot_confusion
 
-    return plot_confusion(predictions, list(classes), "Test documents: actual and predicted classes")
+    actual, probabilities = evaluation.prediction_arrays(predictions, list(classes))
+    title = "Test documents: actual and predicted classes"
+    return plot_confusion(actual, probabilities.argmax(axis=1), list(classes), title)
 
 
 def plot_calibration(
     predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, classes: Classes, report: ReportOptions
 ) -> Plot:
     """Plot the accuracy at each confidence."""
-    from embedline.pipelines.text.plots import plot_calibration
+    from embedline.training.plots import plot_calibration
 
+    frames = {"classifier": predictions, "baseline": baseline_predictions}
+    models = {name: evaluation.prediction_arrays(frame, list(classes)) for name, frame in frames.items()}
     title = "Test documents: confidence and accuracy"
-    return plot_calibration(predictions, baseline_predictions, list(classes), title, report.calibration_bins)
+    return plot_calibration(models, title, n_bins=report.calibration_bins, rows="documents")

@@ -41,11 +41,8 @@ def occlude(
     The mean of two changes: the text without the word, and the background, in which all words are masked, with it. Of
     two words that say the same the first change alone is 0 for both, since the other one remains. The mean is the
     Shapley value where the log-odds are a sum over words and pairs of words: the influences then add up to the log-odds
-    of the text minus those of the background.
-
-    Args:
-        words: positions of the tokens of each word.
-        others: of the words that are only masked in the background.
+    of the text minus those of the background. ``words`` are the positions of the tokens of each word, ``others`` those
+    of words that are only masked in the background.
     """
 
     def masked(positions: Iterable[int], text: Tokens) -> list[str]:

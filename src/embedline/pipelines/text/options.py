@@ -245,12 +245,11 @@ class TextSettings(OptimizerOptions):
 
 
 class Stage(Options):
-    """A stage of gradual unfreezing (Howard & Ruder 2018, §3.3).
+    """A stage of gradual unfreezing (Howard & Ruder 2018, §3.3), with a schedule of its own.
 
     Attributes:
         unfrozen: number of trained layer groups, counted from the last one: 1 is only a classifier's head, or a
             language model's embedding and decoder; null: all.
-        epochs: number of epochs; each stage has its own schedule.
         lr: peak learning rate of the last layer group.
     """
 
@@ -339,14 +338,13 @@ class GenerationOptions(Options):
     """How to continue a prompt.
 
     Attributes:
-        n_tokens: number of tokens to add.
-        n_samples: number of continuations to return.
+        n_tokens, n_samples: number of tokens to add, and of continuations to return.
         beams: width of a beam search; None: random sampling instead.
         temperature: divisor of the logits: below 1 more likely tokens, above 1 less likely ones, 0 always the most
             probable token.
         top_k: draw only from the ``top_k`` most probable tokens; None: from all.
         min_p: draw only from tokens with ``p >= min_p * max(p)`` (Nguyen et al. 2024, arXiv 2407.01082).
-        seed: seed of the draws; the same seed gives the same text.
+        seed: of the draws; the same seed gives the same text.
         length_penalty: exponent of Wu et al. 2016; above 0 it favours longer beams. It matters only if beams may end.
         stop: end the text where the model ends the document; otherwise it continues with another document.
         never: tokens that are not drawn; None: the unknown and the padding token.

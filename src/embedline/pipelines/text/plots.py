@@ -1,6 +1,5 @@
 """Plotly plots of a text model, from the artifacts that the pipeline stores."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,6 @@ import polars as pl
 from plotly.subplots import make_subplots
 
 from embedline.errors import DataError
-from embedline.pipelines.text.evaluation import prediction_arrays
-from embedline.training import plots
 from embedline.training.plots import ACCENT, INK, LAYOUT, MUTED, SECOND
 
 HELD_OUT = (SECOND, "#059669")
@@ -18,24 +15,6 @@ HELD_OUT = (SECOND, "#059669")
 LOSS = "validation_loss"
 FRACTIONS = ("accuracy", "next_word_accuracy")
 METRICS = ("perplexity", *FRACTIONS)
-
-
-def plot_confusion(predictions: pl.DataFrame, classes: Sequence[str], title: str) -> go.Figure:
-    """Counts of actual against predicted classes, coloured by the fraction of the actual class."""
-    actual, probabilities = prediction_arrays(predictions, classes)
-    return plots.plot_confusion(actual, probabilities.argmax(axis=1), classes, title)
-
-
-def plot_calibration(
-    predictions: pl.DataFrame, baseline_predictions: pl.DataFrame, classes: Sequence[str], title: str, n_bins: int = 15
-) -> go.Figure:
-    """Reliability diagram of the classifier and its baseline: accuracy by confidence, and below it the document counts.
-
-    Points on the diagonal are calibrated, points below it overconfident (Guo et al. 2017).
-    """
-    frames = {"classifier": predictions, "baseline": baseline_predictions}
-    models = {name: prediction_arrays(frame, classes) for name, frame in frames.items()}
-    return plots.plot_calibration(models, title, n_bins=n_bins, rows="documents")
 
 
 def plot_training(history: pl.DataFrame, title: str) -> go.Figure:

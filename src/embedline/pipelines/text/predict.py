@@ -40,8 +40,7 @@ class Predictor:
 
     Attributes:
         probabilities: function from documents (lists of tokens, T >= 1) to class probabilities float64 [N, C].
-        estimate: function from a document and a class to the estimated influence of each position, float64 [T]; see
-            :meth:`.ensemble.TextModel.estimate`.
+        estimate: :meth:`.ensemble.TextModel.estimate`.
         classes: labels in the order of the probabilities.
         pooled_tokens: number of tokens that the classifier pools at the end of a document; only these are explained.
         both_ends: whether the tokens at the beginning of a document are explained too: backward networks pool them.

@@ -32,7 +32,6 @@ class RuleSet:
     """A preset: its special tokens in the order of their ids, and the tokens around every document.
 
     Attributes:
-        specials: special tokens; ``specials[k]`` has the id ``k`` in every vocabulary of this preset.
         unknown, padding: the special tokens for words outside the vocabulary and for padding.
         before, after: tokens before and after every document.
         min_freq, max_size: defaults of the vocabulary; ``max_size`` includes the special tokens, None means no limit.
@@ -92,8 +91,7 @@ def dl1_text(text: str) -> str:
 def ulmfit_text(text: str, capitals: Callable[[str], str] | None = None) -> str:
     """Apply the rules of ``ulmfit``, with ``xxbos`` at the start; spaCy comes after them.
 
-    Args:
-        capitals: the rule of capitals; None: :func:`lower_capitals`, that of English.
+    ``capitals`` is the rule of capitals; None: :func:`lower_capitals`, that of English.
     """
     for rule in (
         fix_references,

@@ -54,10 +54,7 @@ def match_words(known: Vocabulary, wanted: Vocabulary) -> Tensor:
 
 
 def take_rows(weights: Tensor, rows: Tensor) -> Tensor:
-    """Rows [V, …] of ``weights`` [K, …] by their numbers int64 [V]; for -1 the mean row.
-
-    As in Howard & Ruder's code and fastai's ``match_embeds``.
-    """
+    """Rows [V, …] of ``weights`` [K, …] by their numbers int64 [V]; for -1 the mean row (fastai's ``match_embeds``)."""
     taken = weights[rows.clamp(min=0)]
     taken[rows < 0] = weights.mean(0)
     return taken
@@ -79,15 +76,14 @@ def initial_weights(
     Args:
         pretrained: bundle of :data:`KIND`; None is as one without a model.
         wanted: vocabulary of the documents.
-        config: of the language models to train (:func:`.language_model.language_config`).
-        directions: in which language models are trained.
+        config: of the language models to train (:func:`.language_model.language_config`), in the ``directions``.
 
     Returns:
         Tensors by their names in a :class:`.language_model.LanguageModel`, without the tied matrix of the decoder.
         Words that the pretrained model does not know get its mean embedding and its mean bias.
 
     Raises:
-        DataError: if the sizes differ, or a direction is pretrained that is not trained; see also :func:`match_words`.
+        DataError: the sizes differ, or a direction is pretrained that is not trained; see also :func:`match_words`.
     """
     given = pretrained.config if pretrained else {}
     if unused := [direction for direction in given if direction not in directions]:
@@ -137,10 +133,7 @@ def train_stages(
 ) -> FitResult:
     """Train in the stages of gradual unfreezing; return one result, whose history counts on from stage to stage.
 
-    Args:
-        network: a :class:`.language_model.LanguageModel`.
-        names: of the stages, :func:`stage_names`.
-        settings: other arguments of :func:`train`, the same for all stages.
+    ``names`` are those of :func:`stage_names`, ``settings`` other arguments of :func:`train`, the same for all stages.
     """
     whole = FitResult(network)
     for place, stage in enumerate(training.stages or ()):

@@ -49,11 +49,8 @@ class Source:
 def read_pretrained(addresses: Mapping[str, str]) -> ModelBundle:
     """Read the language models at ``addresses``, by direction of reading, into one bundle (see :mod:`.pretrained`).
 
-    An address is that of an archive or folder of fastai's, or it ends in ``.safetensors``: a stored language model of
-    ours, of which the newest version is read where there are several.
-
-    Raises:
-        DataError: names the file and what is wrong with it: see :func:`read_archive` and :func:`read_stored`.
+    An address is that of an archive or folder of fastai's (:func:`read_archive`), or it ends in ``.safetensors``: a
+    stored language model of ours (:func:`read_stored`). Their DataErrors name the file and what is wrong with it.
     """
     config: dict[str, Any] = {}
     encoder: dict[str, Any] = {}

@@ -114,14 +114,10 @@ def sampled_cross_entropy(
 
     The sum over the vocabulary in the softmax's denominator is estimated without bias (Horvitz & Thompson 1952): each
     word of a sample counts 1 / (its probability of being drawn) times, the target once (Jean et al. 2015,
-    arXiv:1412.2007, with exact probabilities).
+    arXiv:1412.2007, with exact probabilities). ``samples`` are those of :meth:`WordSampler.draw`; the tokens are cut
+    into as many chunks, and each has its own.
 
-    Args:
-        hidden: float [N, E].
-        weight: float [V, E].
-        bias: float [V], or None.
-        targets: int64 [N].
-        samples: of :meth:`WordSampler.draw`; the tokens are cut into as many chunks, and each has its own.
+    **Shape**: ``hidden`` float [N, E], ``weight`` float [V, E], ``bias`` float [V] or None, ``targets`` int64 [N].
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32

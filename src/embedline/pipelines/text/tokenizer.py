@@ -6,13 +6,10 @@ one flat array with offsets, and become a list column without one Python object 
 """
 
 import multiprocessing
-import os
 import re
 import threading
-from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import cache, lru_cache, partial
 from importlib.util import find_spec
@@ -28,6 +25,7 @@ from pydantic import Field, field_validator
 from embedline.errors import DataError
 from embedline.pipelines.text.preprocessing import RULES, RuleName, dl1_text, lower_unicode_capitals, ulmfit_text
 from embedline.training.options import Options
+from embedline.training.processes import granted_cores, map_in_processes
 from embedline.training.progress import Progress
 
 if TYPE_CHECKING:
@@ -90,8 +88,7 @@ class TokenOptions(Options):
     @property
     def processes(self) -> int:
         """Number of processes: ``workers``, or the number of cores that this process may use."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(self.workers or cores, _MAX_PROCESSES)
+        return min(self.workers or granted_cores(), _MAX_PROCESSES)
 
 
 @cache
@@ -106,9 +103,8 @@ def language_codes() -> tuple[str, ...]:
 def tokenize_documents(documents: pl.DataFrame, options: TokenOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Tokenize documents ``document_id``, ``text``, ``label`` and ``split``.
 
-    Returns:
-        ``document_id, label, split, tokens: List(Int32)`` in the same order, and the lexicon ``token: String``. A text
-        that spaCy cannot tokenize is a DataError with the document's id.
+    Returns ``document_id, label, split, tokens: List(Int32)`` in the same order, and the lexicon ``token: String``. A
+    text that spaCy cannot tokenize is a DataError with the document's id.
     """
     texts, names = documents["text"].to_list(), documents["document_id"].to_list()
     (codes, offsets), lexicon = tokenize(texts, options, names)
@@ -119,9 +115,8 @@ def tokenize_documents(documents: pl.DataFrame, options: TokenOptions) -> tuple[
 def tokenize(texts: Sequence[str], options: TokenOptions, names: Sequence[str] | None = None) -> tuple[Flat, list[str]]:
     """Tokenize texts, which have ``names`` (None: their numbers) in messages.
 
-    Returns:
-        ``(codes int32 [T], offsets int64 [N + 1])``, text ``i`` is ``codes[offsets[i]:offsets[i + 1]]``; and the
-        lexicon.
+    Returns ``(codes int32 [T], offsets int64 [N + 1])``, text ``i`` is ``codes[offsets[i]:offsets[i + 1]]``, and the
+    lexicon.
     """
     from tqdm.auto import tqdm
 
@@ -132,7 +127,8 @@ def tokenize(texts: Sequence[str], options: TokenOptions, names: Sequence[str] |
         tokenizer = CachedTokenizer(options.rules, options.language)
         results = (_tokenize_batch(tokenizer, batch) for batch in batches)
     else:
-        results = _tokenize_in_pool(batches, options)
+        work = partial(_tokenize_in_process, options)
+        results = map_in_processes(work, batches, options.processes, "tokenizer")
     place: dict[str, int] = {}  # each token, in the order of the first occurrence
     codes, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
     done, progress = 0, Progress("tokenizing", len(texts), "document")
@@ -338,50 +334,6 @@ def _tokenize_batch(tokenizer: CachedTokenizer, batch: _Batch) -> _Result:
         codes.append(np.fromiter(map(place.__getitem__, tokens), np.int32, len(tokens)))
     lengths = np.array([len(each) for each in codes[1:]], np.int64)
     return np.concatenate(codes), lengths, list(place)
-
-
-def _tokenize_in_pool(batches: Iterator[_Batch], options: TokenOptions) -> Generator[_Result, None, None]:
-    """Yield results in the order of the batches.
-
-    Processes are spawned on every system: a forked process may hang if Polars or PyTorch have threads. Few batches are
-    handed over at a time: the executor may hang if Ctrl-C comes while it takes a task over, not while one waits for it.
-    """
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(options.processes, context, initializer=_start_process)
-    pending: deque[Future[_Result]] = deque()
-    try:
-        for batch in batches:
-            pending.append(pool.submit(_tokenize_in_process, options, batch))
-            if len(pending) > 2 * options.processes:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a process that tokenizes ended early, perhaps for lack of memory: try fewer workers. A script that starts "
-            'processes needs `if __name__ == "__main__":` around its code'
-        ) from error
-    finally:
-        # Also after an error, after Ctrl-C and if the caller stops early: running batches end, no new ones start.
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_process() -> None:
-    """Set up a process of the pool: its parent handles Ctrl-C, and the process ends when its parent ends."""
-    import signal
-    import sys
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # spaCy imports PyTorch if it is installed: two seconds and 200 MB that a tokenizer does not need.
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _tokenize_in_process(options: TokenOptions, batch: _Batch) -> _Result:

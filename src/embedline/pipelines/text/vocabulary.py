@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from embedline.errors import DataError
 from embedline.pipelines.text.documents import SPLITS, TEST, TRAIN, UNLABELLED, SplitOptions, assign_splits
@@ -35,7 +35,7 @@ class VocabularyOptions(Options):
     include_test: bool = False
 
 
-class Vocabulary(BaseModel):
+class Vocabulary(Options):
     """Tokens in the order of their ids: the special tokens of ``rules``, then by frequency, ties by string.
 
     DIFF(fastai): no ``xxfake`` tokens pad the size to a multiple of eight; a network may pad its own table.
@@ -49,8 +49,6 @@ class Vocabulary(BaseModel):
         fitted_on: the splits whose tokens were counted.
         min_freq, max_size: the limits that were used; ``max_size`` None means no limit.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: RuleName
     language: str = ENGLISH
@@ -106,9 +104,7 @@ class Vocabulary(BaseModel):
 def load_vocabulary(document: dict[str, Any], tokens: TokenOptions | None = None) -> Vocabulary:
     """Load a vocabulary from its JSON values; ``tokens`` are the settings of the documents' tokenizer.
 
-    Raises:
-        DataError: if the document is no vocabulary, a token repeats, a special token is missing, or the token rules or
-            the languages differ.
+    What is no vocabulary, a token that repeats, a missing special token, and other rules or languages are a DataError.
     """
     try:
         vocabulary = Vocabulary.model_validate(document)
@@ -133,13 +129,10 @@ def fit_vocabulary(
 ) -> Vocabulary:
     """Fit the vocabulary on the documents of the splits train and unlabelled; validation documents are not counted.
 
-    Args:
-        tokens: ``document_id, label, split, tokens: List(Int32)``; a token is a row of the lexicon.
-        lexicon: ``token: String``.
-        split: which training documents are validation documents.
+    ``tokens`` are ``document_id, label, split, tokens: List(Int32)``, rows of the ``lexicon``, ``token: String``.
 
     Raises:
-        DataError: if the tokens were made with other rules, ``max_size`` leaves no room for a word, or no word occurs
+        DataError: the tokens were made with other rules, ``max_size`` leaves no room for a word, or no word occurs
             ``min_freq`` times.
     """
     preset = RULES[rules]

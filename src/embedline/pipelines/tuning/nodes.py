@@ -114,9 +114,8 @@ def tune_text(
     training: ClassifierTraining,
     tune: TuneOptions,
 ) -> tuple[pl.DataFrame, str]:
-    """Search settings of the classifier on the training documents; the language model stays as it is.
-
-    Returns and errors of :func:`tune_table`.
+    """Search settings of the classifier on the training documents, on the stored language model; see
+    :func:`tune_table`.
     """
     from embedline.pipelines.tuning.texts import text_evaluation
 

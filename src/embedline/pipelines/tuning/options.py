@@ -16,8 +16,7 @@ class Dimension(Options):
     """Values that one setting may take: from ``low`` to ``high``, both included, or one of ``choices``.
 
     Attributes:
-        low, high: whole numbers are drawn where both are such, else any number.
-        log: draw their logarithms evenly.
+        low, high: whole numbers are drawn where both are such, else any number; ``log``: their logarithms evenly.
         choices: numbers, texts, null, lists or mappings.
     """
 
@@ -81,10 +80,7 @@ class Dimension(Options):
 class InnerOptions(Options):
     """Which rows of the training part a trial is measured on; it learns from the others.
 
-    Attributes:
-        fraction: a random share of them.
-        folds: so many folds, each held out once.
-        seed: draws either.
+    A random ``fraction`` of them, or so many ``folds``, each held out once; ``seed`` draws either.
     """
 
     fraction: float | None = Field(default=None, gt=0.0, lt=1.0)

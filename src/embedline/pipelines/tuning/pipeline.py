@@ -11,9 +11,8 @@ OUTPUTS = ["trials", "tuned"]
 def create_table_tuning(source: str, *, table: str | None = None) -> Pipeline:
     """Tune the network or the LightGBM of a table: ``<source>.trials``, ``.tuned`` and ``.tuning_plot``.
 
-    Args:
-        source: namespace: parameters are read from ``params:<source>.…``, the search from ``params:<source>.tune``.
-        table: canonical frame; ``<source>.table`` unless given.
+    Parameters are read from ``params:<source>.…``, the search from ``params:<source>.tune``; ``table`` is the canonical
+    frame, ``<source>.table`` unless given.
     """
     blocks = ("columns", "split", "encoding", "network", "training", "baselines", "tune")
     inputs = {"table": "table", **{block: f"params:{block}" for block in blocks}}

@@ -21,9 +21,7 @@ def ratings_evaluation(
 ) -> Evaluation:
     """One network for each inner split and seed: the RMSE on the inner held-out ratings.
 
-    Args:
-        learned: training ratings of ``split``, without the column ``split``.
-        fixed: what is not tuned.
+    ``learned`` are the training ratings of ``split``, without the column ``split``; ``fixed`` is what is not tuned.
     """
     rows, parts = _rating_parts(learned, split, options.inner)
 

@@ -128,11 +128,7 @@ def _short(value: Any) -> str:
 
 
 def plot_trials(trials: pl.DataFrame, dimensions: Mapping[str, Dimension], title: str) -> go.Figure:
-    """Loss by trial with its spread, and the best so far; below, the loss against each setting of the space.
-
-    Args:
-        trials: frame of :func:`trials_frame`.
-    """
+    """Loss by trial (:func:`trials_frame`) with its spread, and the best so far; below, against each setting."""
     n_rows = math.ceil(len(dimensions) / PER_ROW)
     figure = make_subplots(
         rows=1 + n_rows,

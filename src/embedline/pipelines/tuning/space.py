@@ -15,14 +15,10 @@ OF_SEARCH = ("seeds", "weights", "lightgbm.seed")  # below a block: every trial 
 
 
 def put_in(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    """The settings with some values in place of others.
+    """The settings with some values in place of others; ValidationError if a block refuses its value.
 
-    Args:
-        values: by dotted path, such as ``training.lr`` or, in a list, ``classifier_training.stages.0.lr``. A mapping
-            for a whole block is laid over the block.
-
-    Raises:
-        ValidationError: if a block refuses its value.
+    ``values`` are by dotted path, such as ``training.lr`` or, in a list, ``classifier_training.stages.0.lr``. A mapping
+    for a whole block is laid over the block.
     """
     changed = {name: settings[name].model_dump(exclude_unset=True) for name in {path.split(".")[0] for path in values}}
     for path, value in values.items():
@@ -62,13 +58,9 @@ def untuned_parameters(settings: Settings, dimensions: Mapping[str, Dimension]) 
 
 
 def check_space(settings: Settings, dimensions: Mapping[str, Dimension], key: str) -> None:
-    """Build the settings for both ends, or each choice, of every dimension.
+    """Build the settings for both ends, or each choice, of every dimension of the space under the YAML ``key``.
 
-    Args:
-        key: YAML key of the space, such as ``adult.tune.space``.
-
-    Raises:
-        DataError: naming the setting that does not exist or is not to be tuned, or the value that its block refuses.
+    A setting that does not exist or is not to be tuned, and a value that its block refuses, are a DataError.
     """
     for name, dimension in dimensions.items():
         block, *keys = name.split(".")

@@ -104,8 +104,7 @@ def _keepers() -> _Keepers:
 def keeping(folder: Path, listener: Listener) -> Iterator[None]:
     """Have studies inside the ``with`` block keep their trials in ``folder``, and tell ``listener`` of each at its end.
 
-    Args:
-        folder: one file for each study, ``<digest of its identity>.log``, Optuna's journal.
+    The folder has a file for each study, ``<digest of its identity>.log``, Optuna's journal.
     """
     _keepers().folders.append(folder)
     _keepers().listeners.append(listener)
@@ -122,14 +121,11 @@ def search(
     """Run the trials that are missing, the first with the settings as they are; all trials of the study in order.
 
     The sampler of a trial is seeded by the number of those before it, so that a search that was killed and goes on
-    tries what an undisturbed one does.
-
-    Args:
-        identity: JSON values: what trials of one study have in common, such as the rows.
-        key: of the options in YAML, such as ``adult.tune``, for messages.
+    tries what an undisturbed one does. ``identity`` are JSON values that the trials of one study have in common, such
+    as the rows; ``key`` is that of the options in YAML, for messages.
 
     Raises:
-        DataError: if every trial failed, or the untuned settings are at fault otherwise than by diverging.
+        DataError: every trial failed, or the untuned settings are at fault otherwise than by diverging.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial has a line of ours
     with _open_study(identity, key) as study:

@@ -38,16 +38,10 @@ def table_evaluation(
 ) -> Evaluation:
     """Encoding and one network, or LightGBM, for each inner split and seed: the loss on the inner held-out rows.
 
-    Args:
-        learned: training rows of ``split``, with their column ``split``.
-        untuned: encoding of the targets, which names the loss.
-
-    Returns:
-        The evaluation: its loss is that of :func:`..tabular.predictions.loss_name`; of several targets the mean of
-        each one's loss, divided by that of a constant.
-
-    Raises:
-        DataError: if an inner split is empty, or the settings of ``inner`` do not fit the table.
+    ``learned`` are the training rows of ``split``, with their column ``split``; ``untuned`` is the encoding of the
+    targets, which names the loss, that of :func:`..tabular.predictions.loss_name`; of several targets it is the mean of
+    each one's loss, divided by that of a constant. An empty inner split, and settings of ``inner`` that do not fit the
+    table, are a DataError.
     """
     parts = inner_splits(learned, columns, split, options.inner)
 

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from embedline.pipelines.text.documents import TRAIN, VALIDATION, SplitOptions, assign_splits
+from embedline.pipelines.text.documents import TRAIN, VALIDATION, SplitOptions, assign_splits, stratified_folds
 from embedline.pipelines.text.fine_tuning import train_classifier
 from embedline.pipelines.text.options import ClassifierOptions, ClassifierTraining
 from embedline.pipelines.text.vocabulary import Vocabulary
@@ -26,11 +26,8 @@ def text_evaluation(
 ) -> Evaluation:
     """One classifier for each inner split and seed: the log loss on the inner held-out documents.
 
-    A forward one: both directions have the same settings, and a search of both takes twice the time.
-
-    Args:
-        ids: documents of the splits ``train`` and ``validation``; without settings of ``inner``, the latter is held
-            out.
+    A forward one: both directions have the same settings, and a search of both takes twice the time. ``ids`` are of the
+    splits ``train`` and ``validation``; without settings of ``inner``, the latter is held out.
     """
     parts = _text_parts(ids, options.inner)
 
@@ -53,10 +50,7 @@ def _text_parts(ids: pl.DataFrame, inner: InnerOptions) -> list[Callable[[], pl.
         drawn = SplitOptions(validation=inner.fraction, seed=inner.seed)
         return [lambda: ids.with_columns(assign_splits(unsplit, drawn))]
     assert inner.folds is not None
-    # Class by class in a random order, dealt out one by one.
-    order = np.lexsort((np.random.default_rng(inner.seed).random(len(ids)), ids["label"].rank("dense").to_numpy()))
-    fold = np.empty(len(ids), dtype=np.int64)
-    fold[order] = np.arange(len(ids)) % inner.folds
+    fold = stratified_folds(ids["label"].rank("dense").to_numpy(), inner.folds, seed=inner.seed)
     return [partial(_with_fold, ids, fold == number) for number in range(inner.folds)]
 
 
