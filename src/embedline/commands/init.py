@@ -131,6 +131,8 @@ def _open(path: Path) -> tuple[dict[str, Any], "pd.DataFrame"]:
         if path.suffix in DATASETS:
             return {}, pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_feather(path)
         given: dict[str, Any] = {}
+        if b"\0" in path.read_bytes()[:SNIFFED]:
+            raise ValueError("it is no text: save it as a CSV, Parquet or Feather file")
         try:
             sample = path.read_bytes()[:SNIFFED].decode("utf-8", errors="strict")
         except UnicodeDecodeError as error:
