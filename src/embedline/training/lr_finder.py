@@ -21,6 +21,7 @@ from embedline.training.train import training_step
 
 SMOOTHING = 0.9  # weight of the past in the smoothed loss
 FAR = 10.0  # a rate this many times above or below the suggestion is probably a mistake
+SLOPE = 0.05  # share of the loss by which it has to fall for a suggestion
 DIVERGED = 4.0  # stop once the smoothed loss is this many times its minimum
 
 
@@ -36,12 +37,21 @@ class RangeTest:
     suggestion: float
 
     def frame(self) -> pl.DataFrame:
-        """A row a rate: ``rate``, ``loss`` and ``suggestion``, the same in all rows; f64 each."""
-        columns = {"rate": self.rates, "loss": self.losses, "suggestion": [self.suggestion] * len(self.rates)}
+        """A row a rate: ``rate``, ``loss`` and ``suggestion``, the same in all rows, null without a slope; f64 each."""
+        suggestion = self.suggestion if self.has_slope else None
+        columns = {"rate": self.rates, "loss": self.losses, "suggestion": [suggestion] * len(self.rates)}
         return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
+
+    @property
+    def has_slope(self) -> bool:
+        """Whether the loss fell by :data:`SLOPE` of its first value at some rate: on a plateau any rate is as good."""
+        return bool(self.losses) and min(self.losses) < (1.0 - SLOPE) * self.losses[0]
 
     def log(self, rate: float) -> None:
         """Log the suggestion beside the ``rate`` of the training; warn if one is ten times the other."""
+        if not self.has_slope:
+            logger.info("The loss of the learning-rate range test does not fall: nothing is suggested")
+            return
         logger.info("Learning-rate range test suggests %.1e; the training uses %.1e", self.suggestion, rate)
         if max(rate / self.suggestion, self.suggestion / rate) >= FAR:
             logger.warning(

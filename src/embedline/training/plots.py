@@ -50,14 +50,14 @@ def principal_components(vectors: NDArray[np.floating], n_components: int = 2) -
 
 
 def plot_range_test(rates: pl.DataFrame, title: str, loss: str = "smoothed loss") -> go.Figure:
-    """Smoothed loss against the learning rate on a log axis; the suggestion is marked.
+    """Smoothed loss against the learning rate on a log axis; the suggestion is marked, where there is one.
 
     Args:
         rates: frame of :meth:`embedline.training.lr_finder.RangeTest.frame`.
         loss: what the loss is, with its unit.
     """
     figure = go.Figure(go.Scatter(x=rates["rate"], y=rates["loss"], line={"color": ACCENT}, showlegend=False))
-    if len(rates):
+    if rates["suggestion"].count():
         suggestion, ends = rates["suggestion"][0], [rates["loss"].min(), rates["loss"].max()]
         style = {"mode": "lines", "line": {"dash": "dash", "color": SECOND}, "name": f"suggested: {suggestion:.1e}"}
         figure.add_scatter(x=[suggestion, suggestion], y=ends, **style)

@@ -36,7 +36,7 @@ from embedline.training.plots import (
 )
 
 HELD_OUT = ("exp_rmspe", "rmse", "accuracy")  # metrics of the test split, the first that a history has is drawn
-MOST_BARS = 40  # variables in a plot of importances
+MOST_BARS = 15  # variables in a plot of importances: those after them move next to nothing
 BAND = "rgba(37, 99, 235, 0.15)"  # the accent, so light that bands above each other are told apart
 GROUPS_HEIGHT = 360  # pixels of the panels with the error by the values of a column
 
