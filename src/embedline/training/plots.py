@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 from embedline.training.metrics import calibration_bins, confusion_matrix, expected_calibration_error
 
 INK, ACCENT, SECOND, MUTED = "#1f2933", "#2563eb", "#d97706", "#9aa5b1"
+NEUTRAL = "#64748b"  # of a line that is read on white and on black: kedro-viz has both, and replaces the template alone
 COLOURS = [ACCENT, SECOND, "#059669", "#dc2626", "#7c3aed", "#0891b2"]
 _AXIS = {"gridcolor": "#e7eaee", "zerolinecolor": "#e7eaee", "linecolor": "#e7eaee", "automargin": True}
 # The look. The report has a template of its own for its colours, with the same places of the legend and the panels; it

@@ -155,7 +155,6 @@ def plot_cold_start(cold_start: dict[str, Any], title: str) -> go.Figure:
         marker={"color": colours, "symbol": symbols, "size": 13, "line": {"width": 2, "color": colours}},
         text=[f"{value:.3f}" for value in values],
         textposition="top center",
-        textfont={"color": INK},
         cliponaxis=False,
         showlegend=False,
         hovertemplate="%{y:.4f}<extra></extra>",
@@ -224,7 +223,7 @@ def plot_map(points: pl.DataFrame, title: str) -> go.Figure:
             text=labels,
             mode="markers+text",
             textposition=place_labels((xy - low) / (high - low) * area, labels, *area),
-            textfont={"size": 11, "color": INK},
+            textfont={"size": 11},
             cliponaxis=False,
             marker={
                 "size": 6 + 10 * counts / max(1, counts.max(initial=1)),

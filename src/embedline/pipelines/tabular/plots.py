@@ -25,9 +25,9 @@ from embedline.pipelines.tabular.targets import UNKNOWN, ClassTarget
 from embedline.training.plots import (
     ACCENT,
     COLOURS,
-    INK,
     LAYOUT,
     MUTED,
+    NEUTRAL,
     SECOND,
     add_confusion,
     confusion_height,
@@ -72,7 +72,7 @@ def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
             style = {"name": f"held-out {held_out}", "line": {"color": SECOND}, "showlegend": first}
             _mark(figure, records, held_out, secondary_y=True, **style)
         if metric == "accuracy" and not prefix:  # the loss of one target is not comparable with a sum of losses
-            style = {"name": "held-out log loss", "line": {"color": INK}, "showlegend": first}
+            style = {"name": "held-out log loss", "line": {"color": NEUTRAL}, "showlegend": first}
             _mark(figure, records, "log_loss", secondary_y=False, **style)
     rates = history.filter(pl.col("member") == 0)
     figure.add_scatter(x=rates["epoch"], y=rates["lr"], line={"color": MUTED}, showlegend=False, row=2, col=1)
@@ -115,7 +115,7 @@ def plot_forecast(predictions: pl.DataFrame, time: str, report: ReportOptions, t
         for level in reversed(interval_levels(rows.columns)):  # the widest first, below the others
             _add_band(figure, rows, time, level, row=row)
         for column, name, style in (
-            ("actual", "actual", {"color": INK, "width": 2}),
+            ("actual", "actual", {"color": NEUTRAL, "width": 2}),
             ("predicted", "predicted", {"color": ACCENT, "width": 2, "dash": "dot"}),
         ):
             figure.add_scatter(

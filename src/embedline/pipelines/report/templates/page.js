@@ -6,7 +6,7 @@
   const PAPER_HEIGHT = 900; // likewise, less a caption
   // The colours of the stored plots, and their replacements on a dark background.
   const DARK = {
-    "#1f2933": "#e3e9f0", "#2563eb": "#7aa7ff", "#d97706": "#f2ab4f", "#9aa5b1": "#7d8b9b", "#059669": "#3fcf97",
+    "#1f2933": "#e3e9f0", "#64748b": "#c3ccd7", "#2563eb": "#7aa7ff", "#d97706": "#f2ab4f", "#9aa5b1": "#7d8b9b", "#059669": "#3fcf97",
     "#dc2626": "#ff7a72", "#7c3aed": "#b493ff", "#0891b2": "#4cc7de", "#ffffff": "#171e27", "white": "#171e27",
     "#f5f8ff": "#1d2836", "#f3b27a": "#8a5a26", "#f7f7f7": "#2a3441", "#8fb4f5": "#2f5496", "#d5dae1": "#4a5665", // of heat maps
   };
