@@ -2,6 +2,7 @@
 
     python docs/pictures.py                                    # from the artifacts of the environment base
     python docs/pictures.py --params data_root=/elsewhere dag  # one picture, from artifacts elsewhere
+    kedro run | tee run.log; python docs/pictures.py --log run.log terminal
 
 It needs chromium. A picture whose artifact is not stored is left as it is, and said so.
 """
@@ -14,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from textwrap import wrap
 
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT / "src"), str(PROJECT / "tests")]
@@ -31,6 +33,7 @@ FIGURES = {  # picture: artifact, width and height in pixels of a page; None: as
 }
 COLOURS = 256  # of a stored picture; text and lines need no more, and the file is half as large
 DRAWN = ".pipeline-node__text"  # what kedro-viz has once its graph is there
+TERMINAL = {"ground": "#171e27", "ink": "#e3e9f0", "better": "#3fcf97", "worse": "#ff7a72"}
 MARGIN = 24  # pixels around what is drawn
 # The graph alone: no panels, no hints, nothing that says which version is newest.
 STATE = {"theme": "light", "expandAllPipelines": True, "showFeatureHints": False, "visible": {"sidebar": False}}
@@ -42,11 +45,12 @@ HIDDEN = (
 
 def main() -> None:
     """Draw the pictures that the command line names, or all."""
-    names = ["dag", "report", *FIGURES]
+    names = ["dag", "report", *FIGURES, "terminal"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(names)}; all unless given")
     parser.add_argument("--env", default="base", help="environment of the artifacts")
     parser.add_argument("--params", default="", help="data_root=FOLDER, where they are elsewhere")
+    parser.add_argument("--log", type=Path, help="what `kedro run` printed, for the picture of the terminal")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder for the pictures")
     given = parser.parse_args()
     if unknown := sorted(set(given.names) - set(names)):
@@ -59,6 +63,8 @@ def main() -> None:
             path = given.output / f"{name}.png"
             if name == "dag":
                 drawn = draw_dag(browser, path, Path(folder))
+            elif name == "terminal":
+                drawn = given.log is not None and draw_terminal(given.log.read_text(), path)
             elif name == "report":
                 drawn = draw_report(browser, catalog, path, Path(folder))
             else:
@@ -124,6 +130,23 @@ def draw_report(browser: Browser, catalog: object, path: Path, folder: Path) -> 
     page = folder / "report.html"
     page.write_text(catalog.load("report.page"), encoding="utf-8")  # type: ignore[attr-defined]
     browser.picture(page.as_uri(), path, width=1280, height=1100, scale=1.25)
+    shrink(path)
+    return True
+
+
+def draw_terminal(said: str, path: Path, columns: int = 80) -> bool:
+    """What `kedro run` printed as a dark terminal shows it, its verdicts in their colours."""
+    lines = ["$ kedro run", *(part for line in said.splitlines() for part in (wrap(line, columns) or [""]))]
+    font = ImageFont.truetype("DejaVuSansMono.ttf", 18)
+    width, height = font.getlength("m"), 24
+    size = (int(width * columns) + 2 * MARGIN, height * len(lines) + 2 * MARGIN)
+    picture = Image.new("RGB", size, TERMINAL["ground"])
+    pen = ImageDraw.Draw(picture)
+    for row, line in enumerate(lines):
+        for found in re.finditer(r"(better|worse)|\S+|\s+", line):
+            colour = TERMINAL.get(found[1] or "", TERMINAL["ink"])
+            pen.text((MARGIN + width * found.start(), MARGIN + height * row), found[0], font=font, fill=colour)
+    picture.save(path)
     shrink(path)
     return True
 

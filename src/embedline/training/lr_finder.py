@@ -21,7 +21,7 @@ from embedline.training.train import training_step
 
 SMOOTHING = 0.9  # weight of the past in the smoothed loss
 FAR = 10.0  # a rate this many times above or below the suggestion is probably a mistake
-SLOPE = 0.05  # share of the loss by which it has to fall for a suggestion
+SLOPE = 0.05  # share of the first loss by which it has to fall for a suggestion
 DIVERGED = 4.0  # stop once the smoothed loss is this many times its minimum
 
 
@@ -44,8 +44,12 @@ class RangeTest:
 
     @property
     def has_slope(self) -> bool:
-        """Whether the loss fell by :data:`SLOPE` of its first value at some rate: on a plateau any rate is as good."""
-        return bool(self.losses) and min(self.losses) < (1.0 - SLOPE) * self.losses[0]
+        """Whether the fall that the suggestion stands in is most of the whole fall, and no ripple of a plateau."""
+        if not self.losses:
+            return False
+        start, length = _longest_fall(self.losses)
+        fall = self.losses[start] - self.losses[start + length - 1]
+        return fall > max(SLOPE * abs(self.losses[0]), (self.losses[0] - min(self.losses)) / 2)
 
     def log(self, rate: float) -> None:
         """Log the suggestion beside the ``rate`` of the training; warn if one is ten times the other."""
@@ -135,10 +139,16 @@ def suggest_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
     >>> suggest_rate([1e-4, 1e-3, 1e-2, 1e-1], [3.0, 2.0, 1.0, 5.0])
     0.001
     """
+    start, length = _longest_fall(losses)
+    return rates[start + (length - 1) * 2 // 3]
+
+
+def _longest_fall(losses: Sequence[float]) -> tuple[int, int]:
+    """Where the longest run of falling losses begins, and how many there are."""
     best_start, best_length, start = 0, 1, 0
     for index in range(1, len(losses)):
         if losses[index] >= losses[index - 1]:
             start = index
         elif index - start + 1 > best_length:
             best_start, best_length = start, index - start + 1
-    return rates[best_start + (best_length - 1) * 2 // 3]
+    return best_start, best_length
