@@ -9,14 +9,20 @@ It needs chromium. A picture whose artifact is not stored is left as it is, and 
 
 import argparse
 import json
+import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from pathlib import Path
 from textwrap import wrap
 
+from mlflow import MlflowClient
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -45,7 +51,7 @@ HIDDEN = (
 
 def main() -> None:
     """Draw the pictures that the command line names, or all."""
-    names = ["dag", "report", *FIGURES, "terminal"]
+    names = ["dag", "graph-light", "graph-dark", "report", *FIGURES, "terminal", "mlflow"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(names)}; all unless given")
     parser.add_argument("--env", default="base", help="environment of the artifacts")
@@ -63,6 +69,10 @@ def main() -> None:
             path = given.output / f"{name}.png"
             if name == "dag":
                 drawn = draw_dag(browser, path, Path(folder))
+            elif name.startswith("graph-"):
+                drawn = draw_graph(browser, path, given.env, name.removeprefix("graph-"))
+            elif name == "mlflow":
+                drawn = draw_mlflow(browser, path)
             elif name == "terminal":
                 drawn = given.log is not None and draw_terminal(given.log.read_text(), path)
             elif name == "report":
@@ -93,9 +103,62 @@ def draw_dag(browser: Browser, path: Path, folder: Path) -> bool:
     return True
 
 
-def build_viz(project: Path) -> Path:
+def draw_graph(browser: Browser, path: Path, env: str, theme: str) -> bool:
+    """The first thing that `kedro viz run --env …` shows, in one of its themes."""
+    page = build_viz(PROJECT, env) / "index.html"
+    state = json.dumps({"theme": theme, "showFeatureHints": False})
+    head = f"<head><script>localStorage.setItem('KedroViz', JSON.stringify({state}))</script>{waiting(DRAWN)}"
+    page.write_text(page.read_text().replace("<head>", head))
+    with served(page.parent) as address:
+        browser.picture(f"{address}/?pid=__default__", path, width=1280, height=760, scale=1.25)
+    shutil.rmtree(page.parent)
+    shrink(path)
+    return True
+
+
+def draw_mlflow(browser: Browser, path: Path) -> bool:
+    """The runs of the project's MLflow database, as `kedro mlflow ui` lists them; False where there are none."""
+    store = f"sqlite:///{PROJECT}/mlflow.db"
+    runs = MlflowClient(store)
+    experiment = runs.get_experiment_by_name("embedline") if (PROJECT / "mlflow.db").exists() else None
+    if experiment is None:
+        return False
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        store,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(1)
+        url = f"{address}/#/experiments/{experiment.experiment_id}/runs"
+        browser.picture(url, path, width=1280, height=620, scale=1.25)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+    shrink(path)
+    return True
+
+
+def build_viz(project: Path, env: str | None = None) -> Path:
     """The site that `kedro viz build` makes of a project, without what it would load from the network."""
     environment = {"PYTHONPATH": str(project / "src"), "PATH": str(Path(sys.executable).parent)}
+    environment |= {"KEDRO_ENV": env} if env else {}
     command = [sys.executable, "-m", "kedro", "viz", "build", "--include-previews"]
     finished = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
     page = project / "build" / "index.html"
