@@ -283,7 +283,7 @@ def plot_crosstab(cells: pl.DataFrame, title: str) -> go.Figure:
     category: dict[str, Any] = {"type": "category", "showgrid": False, "automargin": True}
     figure.update_xaxes(side="top", tickangle=-40, **category)
     figure.update_yaxes(autorange="reversed", title_text="user", ticksuffix=" ", **category)
-    note = "black: rating in training; outlined: rating held out of it; grey: prediction, where there is no rating"
+    note = "strong: rating in training; outlined: rating held out of it; faint: prediction, where there is no rating"
     size = {"height": 212 + 32 * shape[0], "width": 214 + 52 * shape[1], "margin": {"r": 170, "b": 24}}
     return figure.update_layout(title=_titled(title, note), **LAYOUT, **size)
 
