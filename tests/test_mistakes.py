@@ -83,16 +83,16 @@ WRITTEN: list[tuple[str, str, str, tuple[str, ...]]] = [
     (CATALOG, "type:", "typ:", ("flats.table", "type")),
     (CATALOG, "filepath:", "filpath:", ("flats.table", "filpath")),
     (CATALOG, "flats.table:", "flts.table:", ("'flats.table'", "'flts.table'")),
-    (SOURCES, "learner: tabular", "lerner: tabular", ("sources.yml", "flats.lerner", "'learner'")),
-    (SOURCES, "learner: tabular", "learner: tabula", ("sources.yml", "flats.learner", "tabula")),
-    (SOURCES, "tabular}", "tabular", ("sources.yml",)),
+    (SOURCES, "\nflats: {learner:", "\nflats: {lerner:", ("sources.yml", "flats.lerner", "'learner'")),
+    (SOURCES, "\nflats: {learner: tabular", "\nflats: {learner: tabula", ("sources.yml", "flats.learner", "tabula")),
+    (SOURCES, "\nflats: {learner: tabular}", "\nflats: {learner: tabular", ("sources.yml",)),
 ]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the project with a source of its own and its model, the working directory of this process."""
-    project, rows = copy_project(tmp_path_factory.mktemp("mistakes") / "project"), flats(np.random.default_rng(0), 120)
+    project, rows = copy_project(tmp_path_factory.mktemp("mistakes") / "project"), flats(np.random.default_rng(0))
     rows.to_csv(project / "flats.csv", index=False)
     new = rows.drop(columns="price").head(5)
     new.to_csv(project / "new.csv", index=False)

@@ -160,7 +160,7 @@ def _misspelt(options: Mapping[str, Any]) -> str | None:
     from kedro.framework.project import pipelines
 
     pipelines.set_requested(None)  # all of them
-    asked = options.get("pipelines") or [options.get("pipeline") or "__default__"]
+    asked = options.get("sources") or options.get("pipelines") or [options.get("pipeline") or "__default__"]
     nodes = [node for name in asked if name in pipelines for node in pipelines[name].nodes]
     names = {node.name for node in nodes}
     datasets = {name for node in nodes for name in (*node.inputs, *node.outputs)}
