@@ -1,7 +1,6 @@
 """The project's own commands: an incremental `kedro run`, whose errors are one line where the user can fix them."""
 
 import copy
-import difflib
 import functools
 import io
 import os
@@ -81,10 +80,8 @@ class Commands(click.Group):
         if args[0] not in self.commands and not args[0].startswith("-"):
             from kedro.framework.project import pipelines
 
-            near = difflib.get_close_matches(args[0], self.commands, n=1)
-            hint = f": did you mean {near[0]!r}?" if near else f"; there are {', '.join(self.commands)}"
-            if args[0] in pipelines:
-                hint = f", but a source: embedline run {args[0]}"
+            is_source, near = args[0] in pipelines, did_you_mean(args[0], self.commands)
+            hint = f", but a source: embedline run {args[0]}" if is_source else near
             raise click.UsageError(f"{args[0]!r} is no command{hint}", ctx)
         return super().resolve_command(ctx, args)
 

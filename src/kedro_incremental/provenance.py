@@ -65,10 +65,12 @@ def explain(manifest: Manifest, dataset: str, version: str | None = None, known:
     versions = sorted((made for made in provenance.records if made[0] == name), key=str, reverse=True)
     if not versions:
         close = difflib.get_close_matches(name, {*known, *(made for made, _ in provenance.records)}, n=1)
-        hint = f": did you mean {close[0]!r}?" if close else ""
-        raise RunnerError(
-            f"no recorded run made {name!r}" + (f": `kedro run --to-outputs {name}` does" if name in known else hint)
+        hint = (
+            f": `kedro run --to-outputs {name}` does"
+            if name in known
+            else "".join(f": did you mean {one!r}?" for one in close)
         )
+        raise RunnerError(f"no recorded run made {name!r}{hint}")
     version = provenance.current.get(name, versions[0][1]) if version is None else version
     record = provenance.records.get((name, version))
     if record is None:

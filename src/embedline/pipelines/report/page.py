@@ -1,13 +1,12 @@
 """Render the sections as one self-contained HTML file, which needs no network and no server."""
 
-import difflib
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from embedline.errors import DataError
+from embedline.errors import DataError, did_you_mean
 from embedline.pipelines.report import plots
 from embedline.pipelines.report.comparisons import Comparison, compare, headlines
 from embedline.pipelines.report.metrics import format_number
@@ -65,9 +64,7 @@ def render(sections: Mapping[str, Json], options: PageOptions) -> str:
 def _choose(sections: Mapping[str, Json], options: PageOptions) -> dict[str, Json]:
     for name in options.sources or ():
         if name not in sections:
-            hints = difflib.get_close_matches(name, sections, n=1)
-            hint = f": did you mean {hints[0]!r}?" if hints else f"; there are {', '.join(sections)}"
-            raise DataError(f"report.sources names {name!r}, which no pipeline makes{hint}")
+            raise DataError(f"report.sources names {name!r}, which no pipeline makes{did_you_mean(name, sections)}")
     return {name: sections[name] for name in (sections if options.sources is None else options.sources)}
 
 
