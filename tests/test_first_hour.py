@@ -56,7 +56,7 @@ def reach_a_report(project: Path, run: Command) -> str:
     assert re.search(r"^adult +accuracy 0\.[78]", said, flags=re.MULTILINE), said
     found = re.search(r"\S+report\.html", " ".join(run(project, "report").split()))
     assert found, "the report's path is not said"
-    return Path(found[0]).read_text()
+    return (project / found[0]).read_text()
 
 
 def reach_a_service(project: Path, rows: pd.DataFrame, run: Command) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
