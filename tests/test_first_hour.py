@@ -1,4 +1,4 @@
-"""A new user's first hour: two commands to a report, four from a strange CSV file to a served model, and mistakes.
+"""A new user's first hour: two commands to a report, and four from a strange CSV file to a served model.
 
 python tests/test_first_hour.py    # both, with the seconds of each command
 """
