@@ -38,6 +38,7 @@ def kedro(
     source: Path | None = None,
     before: str = "",
     cold: bool = False,
+    program: str = "kedro",
 ) -> str:
     """Run `kedro` in a process of its own in a project; what it printed, once the exit status is as expected.
 
@@ -46,14 +47,15 @@ def kedro(
         source: the project, where ``project`` is a subfolder of it.
         before: code that the process runs first.
         cold: begin with an interpreter of its own, whose sets have another order.
+        program: `embedline` instead.
     """
     environment = {**os.environ, "PYTHONPATH": str((source or project) / "src"), "COLUMNS": "200"}
     if cold:
         pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        command = [sys.executable, "-m", "kedro", *arguments]
+        command = [sys.executable, "-m", program, *arguments]
         run: Any = subprocess.Popen(command, cwd=project, env=environment, text=True, **pipes)
     else:
-        run = warm.start("kedro", *arguments, cwd=project, env=environment, stdin=answer, before=before)
+        run = warm.start(program, *arguments, cwd=project, env=environment, stdin=answer, before=before)
     printed, _ = run.communicate()
     assert run.returncode == status, printed
     return str(printed)

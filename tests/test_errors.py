@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from embedline.errors import DataError
+from embedline.errors import DataError, did_you_mean, refused_setting
 from embedline.redaction import redacted, secrets_in
 
 
@@ -73,3 +74,44 @@ def test_secrets_of_nested_values() -> None:
         "api_token": "***",
     }
     assert {"S3CRET", "joe:S3CRET", "1234"} <= set(secrets_in(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "hint"),
+    [
+        ("trian", {"flats.train", "flats.encode"}, ": did you mean 'flats.train'?"),
+        ("flts", {"flats", "films"}, ": did you mean 'flats'?"),
+        ("zzz", {"b", "a"}, "; there are a, b"),
+        ("zzz", set(), "; there are none"),
+    ],
+)
+def test_the_nearest_name_or_all_of_them(name: str, known: set[str], hint: str) -> None:
+    assert did_you_mean(name, known) == hint
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    sizes: tuple[int, ...] = ()
+
+
+class Outer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    epochs: int = 1
+    inner: Inner | None = None
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"epoch": 3, "epochs": "many"}, ("flats.training.epoch:", "'epochs'")),  # the misspelt key first
+        ({"epochs": "many"}, ("flats.training.epochs:", "integer", "'many'")),
+        ({"inner": {"size": 1}}, ("flats.training.inner.size:", "'sizes'")),
+        ({"inner": {"sizes": 5}}, ("flats.training.inner.sizes:", "a list", "5")),
+        (3, ("flats.training:", "3")),
+    ],
+)
+def test_a_refused_setting_is_one_line_with_its_key(given: Any, named: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Outer.model_validate(given)
+    said = refused_setting("flats.training", Outer | None, raised.value)
+    assert all(name in said for name in named) and "\n" not in said and "pydantic" not in said, said

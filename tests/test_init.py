@@ -1,9 +1,6 @@
 """`embedline init`: what it writes about a file, and the way from a strange CSV to a served model without an edit."""
 
 import importlib
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +12,20 @@ from kedro.validation.type_extractor import TypeExtractor
 from pydantic import TypeAdapter
 
 from command_line import invoke
-from copies import copy_project, kedro
 from embedline import pipeline_registry
 from embedline.errors import DataError
 from embedline.sources import Source, read_sources
 
 N = 400
-SERVED = """
-import json
-import sys
-from pathlib import Path
-from kedro.framework.startup import bootstrap_project
-bootstrap_project(Path.cwd())
-from embedline.commands.serve import _champion_or_stored
-import pandas as pd
-service, _ = _champion_or_stored("flats", "champion", None, {})
-rows = pd.DataFrame(json.loads(Path(sys.argv[1]).read_text()))
-print(service.open().predict(rows).to_json(orient="records"))
-"""
 
 
-def flats(rng: np.random.Generator, n_rows: int = N) -> pd.DataFrame:
+def flats(rng: np.random.Generator, n_rows: int = N, n_streets: int = 90) -> pd.DataFrame:
     """Flats with a row number, many streets, days first, booleans with gaps, texts and missing numbers."""
     area = rng.uniform(20, 200, n_rows)
     frame = pd.DataFrame(
         {
             "flat_id": np.arange(n_rows) + 1000,
-            "street": [f"Street {k}" for k in rng.integers(0, 90, n_rows)],
+            "street": [f"Street {k}" for k in rng.integers(0, n_streets, n_rows)],
             "area": area,
             "balcony": pd.Series(rng.random(n_rows) < 0.5, dtype=object),
             "sold": pd.date_range("2020-01-01", periods=n_rows).strftime("%d/%m/%Y"),
@@ -217,28 +201,3 @@ def test_the_help_shows_all_commands() -> None:
     said = invoke("--help").output
     listed = {name for lines in type(cli).purposes.values() for name in lines}
     assert listed == set(cli.commands) and all(f"  {name} " in said for name in listed)
-
-
-@pytest.mark.slow
-def test_from_a_strange_file_to_answers_without_an_edit(tmp_path: Path) -> None:
-    project = copy_project(tmp_path / "project")
-    rows = flats(np.random.default_rng(0))
-    rows.to_csv(tmp_path / "flats.csv", index=False)
-    new = rows.drop(columns="price").head(20)
-    new.to_csv(tmp_path / "new.csv", index=False)
-    kedro(project, "init", str(tmp_path / "flats.csv"), "--target", "price")
-    small = "flats.training.epochs=2,flats.training.batch_size=64,flats.training.lr=0.01,flats.split.kind=random"
-    kedro(project, "run", "flats", "--params", small)
-    assert "all 17 nodes up to date" in kedro(project, "run", "flats", "--params", small)
-    kedro(project, "predict", "flats", str(tmp_path / "new.csv"), "--output", str(tmp_path / "answers.csv"))
-    answers = pd.read_csv(tmp_path / "answers.csv")
-    assert answers["flat_id"].tolist() == new["flat_id"].tolist() and answers["predicted"].between(1e4, 1e6).all()
-
-    # Behind HTTP dates are written as ISO has them; the answers are the same.
-    new["sold"] = pd.to_datetime(new["sold"], format="%d/%m/%Y").dt.strftime("%Y-%m-%d")
-    new.to_json(tmp_path / "rows.json", orient="records")
-    command = [sys.executable, "-c", SERVED, str(tmp_path / "rows.json")]
-    environment = {"PYTHONPATH": str(project / "src"), "PATH": str(Path(sys.executable).parent)}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
-    served = [row["predicted"] for row in json.loads(done.stdout.splitlines()[-1])]
-    assert np.allclose(served, answers["predicted"])

@@ -225,7 +225,7 @@ def test_a_full_disk_stops_the_run_and_leaves_earlier_artifacts_whole(prepared: 
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))"
     params = f"data_root={prepared / 'data'},tracking_root={prepared},rossmann.generator.n_stores=20"
     said = kedro(PROJECT, "run", "--pipelines", "rossmann_features", "--params", params, status=1, before=limited)
-    assert "Failed while saving data to dataset" in said and ".feather" in said, said
+    assert ".feather" in said.strip().splitlines()[-1], said
     assert tables_of(prepared) == before
     assert pl.read_ipc(before[-1]).height > 0
     assert not list((prepared / "data").rglob(".*.feather")), "a partial file was left behind"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from browsers import Browser, served, waiting
 from copies import PROJECT
+from embedline.training.plots import INK
 
 pytestmark = pytest.mark.slow
 LAYERS = ["raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting"]
@@ -77,6 +78,15 @@ def test_what_is_stored_can_be_previewed(site: Path, small_project: Path) -> Non
     embeddings = shown["rossmann.embeddings"]["preview"]
     assert embeddings["columns"][-1] == "embedding"
     assert re.fullmatch(r"(-?[\d.e-]+, )*-?[\d.e-]+( …)?", embeddings["data"][0][-1])  # a list, as a text
+
+
+def test_no_line_of_a_plot_is_black_on_the_dark_ground(site: Path) -> None:
+    """kedro-viz replaces the template of a plot by that of its theme, and no colour of a trace."""
+    plots = {name: answer(site, f"nodes/{node['id']}") for name, node in nodes_of(site).items() if "_plot" in name}
+    drawn = {name: found["preview"]["data"] for name, found in plots.items() if found.get("preview")}
+    assert len(drawn) > 10
+    inked = {name for name, traces in drawn.items() for trace in traces if INK in json.dumps(trace)}
+    assert inked <= {"movielens.crosstab_plot"}  # whose ink stands on pale cells
 
 
 def _is_shown(node: dict[str, Any]) -> bool:

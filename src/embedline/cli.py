@@ -1,28 +1,34 @@
 """The project's own commands: an incremental `kedro run`, whose errors are one line where the user can fix them."""
 
 import copy
-import difflib
 import functools
 import io
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import click
 from kedro.config import MissingConfigException
 from kedro.framework.cli.project import run as kedro_run
 from kedro.io import DatasetError
+from kedro.utils import find_kedro_project
 from kedro.validation.exceptions import DataValidationError, ParameterValidationError
+from yaml import YAMLError
 
 from embedline.commands import export, generate, init, predict, recommend, serve
-from embedline.errors import DataError, describe_outage
+from embedline.commands.artifacts import separator_hint
+from embedline.errors import DataError, describe_outage, did_you_mean, one_line
 from embedline.redaction import redacted
 from kedro_incremental import RunInterrupted, RunnerError
 from kedro_incremental.cli import incremental, prune, why
 
-USER_ERRORS = (DataError, DataValidationError, ParameterValidationError, RunnerError)
+USER_ERRORS = (DataError, DataValidationError, ParameterValidationError, RunnerError, YAMLError)
+# A dataset in Kedro's words: its class, all its settings, and behind them the cause.
+DATASET = re.compile(r"Failed while (load|sav)ing data \w+ dataset \S+?\(.*?filepath=(?:\w+\()?'?([^',)]+).*?\)\. ")
 # Where Kedro raises a ValueError for a pipeline, node, tag, dataset or namespace that is not there.
 KEDRO_SELECTION = {"kedro.framework.session.session", "kedro.pipeline.pipeline"}
 INTERRUPTED = 130  # exit status of a shell command that Ctrl-C ended
@@ -74,10 +80,8 @@ class Commands(click.Group):
         if args[0] not in self.commands and not args[0].startswith("-"):
             from kedro.framework.project import pipelines
 
-            near = difflib.get_close_matches(args[0], self.commands, n=1)
-            hint = f": did you mean {near[0]!r}?" if near else f"; there are {', '.join(self.commands)}"
-            if args[0] in pipelines:
-                hint = f", but a source: embedline run {args[0]}"
+            is_source, near = args[0] in pipelines, did_you_mean(args[0], self.commands)
+            hint = f", but a source: embedline run {args[0]}" if is_source else near
             raise click.UsageError(f"{args[0]!r} is no command{hint}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -108,26 +112,70 @@ def _in_one_line(command: click.Command) -> click.Command:
         try:
             with _launched() as runs:
                 return callback(*args, **kwargs) if runs else None
-        except DatasetError as error:  # Kedro puts the cause, such as a full disk, on a line of its own
-            raise click.ClickException(redacted(" ".join(str(error).splitlines()))) from error
+        except DatasetError as error:
+            raise click.ClickException(redacted(_about_dataset(error))) from error
         except USER_ERRORS as error:
-            raise click.ClickException(redacted(str(error))) from error
+            raise click.ClickException(redacted(one_line(error))) from error
         except MissingConfigException as error:
-            where = "call it in the folder that has conf/, or unpack the packaged conf-embedline.tar.gz here"
-            raise click.ClickException(f"{' '.join(str(error).split())}: {where}") from error
+            raise click.ClickException(_missing_configuration(error, kwargs.get("env"))) from error
         except RunInterrupted as error:
             click.echo(f"Stopped: {error}", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from error
         except Exception as error:
             line = describe_outage(error)
             if line is None and isinstance(error, ValueError) and _raised_in(error) in KEDRO_SELECTION:
-                line = redacted(" ".join(str(error).split()))
+                line = redacted(_misspelt(kwargs) or one_line(error))
             if line:
                 raise click.ClickException(line) from error
             raise
 
     guarded.callback = call
     return guarded
+
+
+def _about_dataset(error: DatasetError) -> str:
+    """Kedro's message with the file in place of the dataset's settings; a cause such as a full disk stays its end."""
+    text = one_line(error)
+    if not (found := DATASET.search(text)):
+        return text
+    failed, hint = ("read", separator_hint(found[2])) if found[1] == "load" else ("saved", "")
+    return f"{text[: found.start()]}{found[2]} cannot be {failed}: {text[found.end() :]}{hint}"
+
+
+def _missing_configuration(error: MissingConfigException, env: str | None) -> str:
+    """Say which environments there are, or that this is no project's folder."""
+    conf = (find_kedro_project(Path.cwd()) or Path.cwd()) / "conf"
+    if env is None or not conf.is_dir():
+        where = "call it in the folder that has conf/, or unpack the packaged conf-embedline.tar.gz here"
+        return f"{one_line(error)}: {where}"
+    there = {path.name for path in conf.iterdir() if path.is_dir()} - {"local"}
+    return f"--env {env}: {conf} has no such environment{did_you_mean(env, there)}"
+
+
+def _misspelt(options: Mapping[str, Any]) -> str | None:
+    """The first pipeline, node, tag, namespace or dataset of a run that is not there, with the nearest name."""
+    from kedro.framework.project import pipelines
+
+    pipelines.set_requested(None)  # all of them
+    asked = options.get("sources") or options.get("pipelines") or [options.get("pipeline") or "__default__"]
+    nodes = [node for name in asked if name in pipelines for node in pipelines[name].nodes]
+    names = {node.name for node in nodes}
+    datasets = {name for node in nodes for name in (*node.inputs, *node.outputs)}
+    known: dict[str, tuple[str, Any]] = {
+        "--nodes": ("node_names", names),
+        "--from-nodes": ("from_nodes", names),
+        "--to-nodes": ("to_nodes", names),
+        "--tags": ("tags", {tag for node in nodes for tag in node.tags}),
+        "--namespaces": ("namespaces", {name for node in nodes for name in node.namespace_prefixes}),
+        "--from-inputs": ("from_inputs", datasets),
+        "--to-outputs": ("to_outputs", datasets),
+    }
+    if strange := [name for name in asked if name not in pipelines]:
+        return f"there is no source or pipeline {strange[0]!r}{did_you_mean(strange[0], set(pipelines))}"
+    for option, (key, there) in known.items():
+        if strange := [name for name in options.get(key) or () if name not in there]:
+            return f"{option} {strange[0]}: {', '.join(asked)} has none of this name{did_you_mean(strange[0], there)}"
+    return None
 
 
 def _raised_in(error: BaseException) -> str:

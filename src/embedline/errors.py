@@ -1,12 +1,17 @@
 """Errors that a user can fix: one sentence that names the file, column, row or key, or the fault of the machine."""
 
+import difflib
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, get_args
 
 from embedline.redaction import redacted
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _TRACKING = ("mlflow", "sqlalchemy", "sqlite3")  # compared by name, since a run without tracking imports none of them
@@ -99,3 +104,36 @@ def causes_of(error: BaseException | None) -> Iterator[BaseException]:
 def one_line(error: BaseException, most: int | None = None) -> str:
     """The message of a library's error in one line of at most ``most`` characters, or the error's name."""
     return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """The known name most like one that is not there, as the end of a message; all of them where none is near."""
+    own = {one.rpartition(".")[2]: one for one in sorted(known, reverse=True)}  # `trian` is near to `flats.train`, too
+    near = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(name, own, n=1)
+    if near:
+        return f": did you mean {near[0] if near[0] in known else own[near[0]]!r}?"
+    return f"; there are {', '.join(sorted(known))}" if known else "; there are none"
+
+
+def refused_setting(block: str, kind: Any, error: "ValidationError") -> str:
+    """Say in one line which key of a block of settings is refused and why; a misspelt key comes first.
+
+    Args:
+        block: name of the block.
+        kind: its pydantic model, or a union with one.
+    """
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    fields, place = _fields(kind), [str(one) for one in first["loc"]]
+    for name in place[:-1]:
+        fields = (name in fields and _fields(fields[name].annotation)) or fields
+    key = ".".join([block, *place])
+    if first["type"] == "extra_forbidden":
+        return f"{key}: there is no such key{did_you_mean(place[-1], fields)}"
+    given = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f"; it is {first['input']!r}"
+    reason = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+    return f"{key}: {' '.join(reason.split())}{given}"
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """The fields of a pydantic model, or of the one in a union, by name."""
+    return next((one.model_fields for one in (kind, *get_args(kind)) if hasattr(one, "model_fields")), {})

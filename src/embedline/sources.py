@@ -1,13 +1,12 @@
 """Sources that are declared in ``conf/base/sources.yml``: a name, a learner and its options, and no line of Python."""
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from embedline.errors import DataError
+from embedline.errors import DataError, refused_setting
 from embedline.paths import project_root
 
 FILE = "conf/base/sources.yml"
@@ -77,8 +76,4 @@ def _read_source(path: Path, name: str, block: Any) -> Source:
     try:
         return Source.model_validate(block)
     except ValidationError as error:
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key first
-        key = ".".join(map(str, (name, *first["loc"])))
-        near = difflib.get_close_matches(str(first["loc"][-1]) if first["loc"] else "", Source.model_fields, n=1)
-        hint = f": did you mean {near[0]!r}?" if near and first["type"] == "extra_forbidden" else ""
-        raise DataError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}{hint}") from error
+        raise DataError(f"{path}: {refused_setting(name, Source, error)}") from error

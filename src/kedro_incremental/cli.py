@@ -12,6 +12,7 @@ from typing import Any
 import click
 from kedro.framework.cli.utils import _split_params, env_option
 from kedro.framework.project import pipelines
+from kedro.utils import load_obj
 
 from .provenance import Removal, explain, find_removals, remove
 from .report import make_console
@@ -56,7 +57,12 @@ def incremental(run: click.Command) -> click.Command:
         if given and runner:
             option = next(iter(given)).replace("_", "-")
             raise click.UsageError(f"--{option} is an option of the incremental runner, not of {runner}")
-        if not runner:
+        if runner:
+            try:
+                load_obj(runner, "kedro.runner")
+            except (AttributeError, ImportError, ValueError) as error:
+                raise click.UsageError(f"--runner {runner}: {error}; such as SequentialRunner") from error
+        else:
             runner = f"{IncrementalRunner.__module__}.{IncrementalRunner.__qualname__}"
             given["verbosity"] = next((name for name, is_given in verbosity.items() if is_given), "normal")
         live = LiveLine(make_console())
@@ -92,7 +98,8 @@ def _terminated_as_interrupted() -> Iterator[None]:
 def why(dataset: str, version: str | None, env: str | None, params: dict[str, Any]) -> None:
     """Show what made DATASET: node, reason, code, parameters and inputs."""
     with _session(env, params) as session:
-        tree = explain(manifest_of(session.load_context().catalog), dataset, version)
+        known = {name for pipeline in pipelines.values() for name in pipeline.all_outputs()}
+        tree = explain(manifest_of(session.load_context().catalog), dataset, version, known)
         make_console().print(tree, soft_wrap=True)
 
 

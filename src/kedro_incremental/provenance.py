@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,16 +52,22 @@ class Provenance:
         return found
 
 
-def explain(manifest: Manifest, dataset: str, version: str | None = None) -> Tree:
+def explain(manifest: Manifest, dataset: str, version: str | None = None, known: Collection[str] = ()) -> Tree:
     """Tree of what made a version of a dataset (unless given, the one in the manifest), and what made its inputs.
 
-    That no recorded run made it is a RunnerError.
+    ``known`` are datasets that the project's pipelines make, of which a message suggests one. That no recorded run made
+    the dataset is a RunnerError.
     """
     provenance, name = Provenance.read(manifest), base_name(dataset)
     versions = sorted((made for made in provenance.records if made[0] == name), key=str, reverse=True)
     if not versions:
-        close = difflib.get_close_matches(name, {made for made, _ in provenance.records}, n=1)
-        raise RunnerError(f"no recorded run made {name!r}" + (f": did you mean {close[0]!r}?" if close else ""))
+        close = difflib.get_close_matches(name, {*known, *(made for made, _ in provenance.records)}, n=1)
+        hint = (
+            f": `kedro run --to-outputs {name}` does"
+            if name in known
+            else "".join(f": did you mean {one!r}?" for one in close)
+        )
+        raise RunnerError(f"no recorded run made {name!r}{hint}")
     version = provenance.current.get(name, versions[0][1]) if version is None else version
     record = provenance.records.get((name, version))
     if record is None:

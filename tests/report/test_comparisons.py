@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from embedline.pipelines.report.comparisons import compare
+from embedline.pipelines.report.comparisons import compare, headlines
 from embedline.pipelines.report.metrics import (
     format_number,
     gain,
@@ -63,7 +63,21 @@ def test_a_difference_within_its_interval_is_no_win() -> None:
     assert one.verdict is not None
     assert one.verdict[0] == "no difference"
     assert "LightGBM" in one.verdict[1] and "10.0 %" in one.verdict[1]
+    assert one.verdict[1].startswith("no difference from LightGBM") and one.chance == 0.0
+    lightgbm["differences"]["exp_rmspe"] |= {"low": -0.02, "high": 0.01}
+    (one,) = compare({**SALES, "baselines": {"lightgbm": lightgbm}})
+    assert one.chance == pytest.approx(0.015)
     assert one.lost_metrics == []
+
+
+def test_what_a_source_is_for_is_the_headline() -> None:
+    ranked = compare({"rmse": 0.9, "ranking": {"ndcg_at_10": 0.4, "ranker": "ease"}})
+    assert [one.title for one in ranked] == ["predicted ratings", "recommendations"]
+    assert [one.title for one in headlines(ranked)] == ["recommendations"]
+    texts = compare({"classifier": {"accuracy": 0.9}, "language_model": {"perplexity": 9.0}})
+    assert [one.title for one in headlines(texts)] == ["classifier"]
+    assert [one.title for one in headlines(compare({"language_model": {"perplexity": 9.0}}))] == ["language model"]
+    assert len(headlines(compare({"targets": {"Price": {"rmse": 2.0}, "Grade": {"accuracy": 0.8}}}))) == 2
 
 
 def test_several_targets_are_compared_one_by_one() -> None:

@@ -59,6 +59,19 @@ def test_results_runs_and_plots_are_on_the_page() -> None:
     assert 'data-plots="3"' in page
 
 
+def test_a_change_within_chance_is_no_trend_and_a_rare_metric_is_explained() -> None:
+    rival = {"exp_rmspe": 0.12, "differences": {"exp_rmspe": {"low": -0.03, "high": -0.01, "verdict": "better"}}}
+    past = [
+        {"version": f"2026-05-0{day}T10.00.00.000Z", "metrics": {"exp_rmspe": value}, "changes": []}
+        for day, value in ((1, 0.125), (2, 0.105), (3, 0.1))
+    ]
+    metrics = {"exp_rmspe": 0.1, "baselines": {"lightgbm": rival}}
+    text = text_of(render({"sales": collect({"metrics": metrics, "metrics_history": past}, "x")}, PageOptions()))
+    assert "10:00 UTC 0.1050 better" in text  # by 0.02
+    assert "10:00 UTC 0.1000 better" not in text and "10:00 UTC 0.1000 worse" not in text  # half the interval is 0.01
+    assert "exp RMSPE: root mean square" in text
+
+
 def test_nothing_is_loaded_from_anywhere() -> None:
     page = render({"films": section()}, PageOptions())
     head = page.split('id="plots"')[0]

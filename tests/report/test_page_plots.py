@@ -43,6 +43,13 @@ def test_a_plot_that_says_its_width_keeps_it() -> None:
     assert shown["fixed"] and shown["wide"] and shown["least_width"] == 990 and "width" not in shown["layout"]
 
 
+def test_a_plot_without_a_trace_is_left_out() -> None:
+    """Errors by no column, embeddings of no variable: what a table of one's own has unless the report asks for some."""
+    empty, drawn = make_subplots(rows=1, cols=1), go.Figure(go.Scatter(y=[1, 2]))
+    section = collect({"error_plot": empty, "training_plot": drawn}, None)
+    assert [plot["name"] for plot in section["plots"]] == ["training_plot"]
+
+
 def test_no_plot_is_refused_by_name() -> None:
     with pytest.raises(DataError, match="error_plot is no Plotly figure"):
         prepare({"rows": []}, "error_plot")

@@ -25,7 +25,12 @@ def test_the_surest_mistakes_come_first(engine: str) -> None:
 
 def test_next_words_are_a_row_a_prompt() -> None:
     frame = pl.DataFrame(
-        {"prompt": ["it", "it", "a"], "rank": [2, 1, 1], "word": ["was", "is", "b"], "probability": [0.1, 0.456, 0.3]}
+        {
+            "prompt": ["it", "it", "a", "a"],
+            "rank": [2, 1, 1, 2],
+            "word": ["was", "is", "b", "c"],
+            "probability": [0.1, 0.456, 0.3, 0.0049],  # the last one would be 0 %
+        }
     )
     assert tables.next_words(frame)["rows"] == [["a", "b 30 %"], ["it", "is 46 %, was 10 %"]]
 

@@ -158,3 +158,7 @@ def test_the_frame_has_a_row_a_rate_and_the_plot_marks_the_suggestion() -> None:
     assert (list(mark.x), list(mark.y), mark.name) == ([1e-3, 1e-3], [1.0, 2.0], "suggested: 1.0e-03")
     assert (figure.layout.xaxis.type, figure.layout.yaxis.title.text) == ("log", "loss (nats)")
     assert len(plot_range_test(nothing, "Nothing").data) == 1
+    rates = [10.0**k for k in range(-7, 0)]
+    for losses in ([1.0, 0.99, 0.98, 1.0, 0.7, 0.71, 0.5], [1.0, 0.99, 0.98, 0.97, 0.96, 0.955, 1.0]):
+        plateau = RangeTest(rates, losses, suggest_rate(rates, losses))  # a ripple is longest, or all the fall there is
+        assert plateau.frame()["suggestion"].null_count() == 7 and len(plot_range_test(plateau.frame(), "").data) == 1

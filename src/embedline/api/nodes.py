@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from embedline.errors import DataError
+from embedline.errors import DataError, refused_setting
 from embedline.training.model_file import ModelBundle
 
 Block = dict[str, Any] | None  # of parameters, as in YAML
@@ -62,9 +62,7 @@ def _options(block: str, kind: Any, given: Any) -> Any:
                 return kind() if isinstance(kind, type) else adapter.validate_python({})
         return adapter.validate_python(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, (block, *first["loc"])))
-        raise DataError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise DataError(refused_setting(block, kind, error)) from error
 
 
 class Estimator(BaseEstimator):

@@ -1,14 +1,14 @@
 """Stored models and their configuration for commands that need no run: no hook is called, MLflow is not imported."""
 
-import difflib
 import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from embedline.errors import DataError
+from embedline.errors import DataError, did_you_mean
 
+SUFFIXES = (".csv", ".parquet", ".feather")  # of files with rows or texts
 version_option = click.option("--version", help="Version of the model; the newest one unless given.")
 
 
@@ -29,7 +29,7 @@ def load_bundle(
     if not isinstance(dataset, AbstractVersionedDataset):
         raise DataError(f"{name} in the catalog of {where} is no versioned model")
     if not dataset.exists():
-        raise DataError(f"there is no {name} in {where} yet: {_how_to_make(name, where)}")
+        raise DataError(f"there is no {name} in {where} yet: {how_to_make(name, where)}")
     if version is not None:
         newest = dataset.resolve_load_version()
         dataset = catalog.get(name, version=Version(version, None))
@@ -113,16 +113,26 @@ def _configuration(env: str | None, params: dict[str, Any]) -> tuple[Path, Any]:
     return project, loader
 
 
-def _how_to_make(name: str, env: str) -> str:
-    """The run that would make the model, or the models of this kind that there can be."""
+def how_to_make(name: str, env: str | None) -> str:
+    """The run that would make the model, or the sources with models of this kind."""
     from kedro.framework.project import pipelines
 
     source, kind = name.split(".")
     makers = [maker for maker, pipeline in pipelines.items() if name in pipeline.all_outputs()]
     if makers:
-        return f"run `kedro run --pipelines {source if source in makers else makers[0]} --env {env}` first"
+        maker, given = source if source in makers else makers[0], f" --env {env}" if env else ""
+        return f"run `kedro run --pipelines {maker}{given}` first"
     known = {output for pipeline in pipelines.values() for output in pipeline.all_outputs()}
-    models = sorted(output for output in known if output.endswith(f".{kind}"))
-    near = difflib.get_close_matches(source, [model.removesuffix(f".{kind}") for model in models], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"no pipeline makes it; there are {', '.join(models) or 'none of this kind'}{hint}"
+    models = [output for output in known if output.endswith(f".{kind}")]
+    return f"no pipeline makes it{did_you_mean(source, {model.removesuffix(f'.{kind}') for model in models})}"
+
+
+def separator_hint(path: str | Path) -> str:
+    """The end of a message about a CSV file whose columns no comma separates; empty for any other file."""
+    try:
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
+            first = file.readline()
+    except OSError:
+        return ""
+    mark = next((mark for mark in ";\t|" if mark in first and "," not in first), None)
+    return f"; its columns are separated by {mark!r}, and load_args.sep in the catalog says otherwise" if mark else ""

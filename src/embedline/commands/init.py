@@ -1,7 +1,6 @@
 """``init``: look at a file and write the catalog entry, the parameters and the line of sources.yml that it needs."""
 
 import csv
-import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from embedline.errors import DataError
+from embedline.errors import DataError, did_you_mean
 from embedline.paths import project_root
 from embedline.sources import FILE, read_sources
 
@@ -131,6 +130,8 @@ def _open(path: Path) -> tuple[dict[str, Any], "pd.DataFrame"]:
         if path.suffix in DATASETS:
             return {}, pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_feather(path)
         given: dict[str, Any] = {}
+        if b"\0" in path.read_bytes()[:SNIFFED]:
+            raise ValueError("it is no text: save it as a CSV, Parquet or Feather file")
         try:
             sample = path.read_bytes()[:SNIFFED].decode("utf-8", errors="strict")
         except UnicodeDecodeError as error:
@@ -182,9 +183,7 @@ def _date_format(values: "pd.Series") -> str | None:
 def _require(frame: "pd.DataFrame", path: Path, **options: str | None) -> None:
     for option, column in options.items():
         if column is not None and column not in frame.columns:
-            near = difflib.get_close_matches(column, list(frame.columns), n=1)
-            hint = f": did you mean {near[0]!r}?" if near else f"; it has {', '.join(frame.columns)}"
-            raise DataError(f"--{option} {column}: {path} has no such column{hint}")
+            raise DataError(f"--{option} {column}: {path} has no such column{did_you_mean(column, [*frame.columns])}")
 
 
 def _catalog(name: str, path: Path, place: Path, load_args: dict[str, Any], frame: str) -> str:

@@ -7,7 +7,14 @@ from typing import Any
 import click
 from kedro.framework.cli.utils import env_option
 
-from embedline.commands.artifacts import load_bundle, load_champion, load_stored, open_catalog, version_option
+from embedline.commands.artifacts import (
+    how_to_make,
+    load_bundle,
+    load_champion,
+    load_stored,
+    open_catalog,
+    version_option,
+)
 from embedline.errors import DataError
 from embedline.sources import read_sources
 from kedro_incremental.cli import params_option
@@ -68,10 +75,12 @@ def _champion_or_stored(source: str, alias: str, env: str | None, params: dict[s
     """The service with the alias; for a declared source without one its stored model, packed as publishing packs it."""
     try:
         return load_champion(source, alias, env, params)
-    except DataError:
+    except DataError as error:
         declared = read_sources().get(source)
-        if declared is None or alias != "champion":
+        if alias != "champion":
             raise
+        if declared is None:
+            raise DataError(f"{error}: {how_to_make(f'{source}.service', env)}") from error
     from embedline.pipelines.publish import nodes
 
     bundle, name = load_bundle(source, "model", None, env, params)

@@ -8,8 +8,15 @@ import click
 import narwhals as nw
 from kedro.framework.cli.utils import env_option
 
-from embedline.commands.artifacts import load_bundle, load_champion, load_stored, open_catalog, version_option
-from embedline.errors import DataError
+from embedline.commands.artifacts import (
+    load_bundle,
+    load_champion,
+    load_stored,
+    open_catalog,
+    separator_hint,
+    version_option,
+)
+from embedline.errors import DataError, one_line
 from kedro_incremental.cli import params_option
 
 CHECKED_ROWS = 1_000  # of the encoded rows, by which an exported model is compared
@@ -82,7 +89,8 @@ def read_as_table(path: Path, dataset: Any) -> Any:
     try:
         frame = pd.read_csv(path, **options)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as the table of the catalog: {' '.join(str(error).split())}") from error
+        reason = f"{one_line(error)}{separator_hint(path)}"
+        raise DataError(f"{path} cannot be read as the table of the catalog: {reason}") from error
     if frame.empty:
         raise DataError(f"{path} has no rows")
     return pl.from_pandas(frame)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from embedline.commands.artifacts import SUFFIXES
 from embedline.errors import DataError
 from embedline.pipelines.imdb.tables import decode_strictly, read_delimited
-
-SUFFIXES = (".csv", ".parquet", ".feather")
 
 
 def texts_frame(texts: Sequence[str], column: str) -> pl.DataFrame:

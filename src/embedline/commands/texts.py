@@ -1,5 +1,6 @@
 """``predict`` and ``generate``: stored models at the command line, without a run and without MLflow."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from kedro.framework.cli.utils import env_option
 
-from embedline.commands.artifacts import load_bundle, version_option
+from embedline.commands.artifacts import SUFFIXES, load_bundle, version_option
 from embedline.commands.display import printable, show_frame
 from embedline.errors import DataError
 from kedro_incremental.cli import params_option
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
     from embedline.pipelines.text.predict import Predictor
 
+INSTEAD = {  # of a model that predicts no texts, by its kind
+    "tabular": "predicts the rows of a file: `embedline predict {source} FILE`",
+    "ratings": "predicts ratings: `embedline recommend {source} USER`",
+}
 SHOWN_ROWS = 20  # of a file's predictions in the table; all of them go to --output
 SHOWN_WORDS = 5  # that moved a decision
 SHOWN_CHARACTERS = 600  # of a text in the table
@@ -65,10 +70,11 @@ def predict(
 
     Needs nothing but the stored model of the environment.
     """
-    if rows is None and path is None and len(texts) == 1 and is_row_file(texts[0]):
-        bundle, _ = load_bundle(source, "model", version, env, params)
-        path, rows = (None, Path(texts[0])) if bundle.kind == "tabular" else (Path(texts[0]), None)
-        texts = ()
+    if rows is None and path is None and len(texts) == 1 and names_file(texts[0]):
+        kind = load_bundle(source, "model", version, env, params)[0].kind
+        if kind != "images":
+            path, rows = (None, Path(texts[0])) if kind == "tabular" else (Path(texts[0]), None)
+            texts = ()
     if rows is None and (packed or alias is not None):
         raise click.UsageError("--packed and --alias choose what predicts the rows of --rows FILE")
     if rows is not None:
@@ -98,7 +104,9 @@ def predict(
     from embedline.pipelines.text.options import PredictionOptions
     from embedline.pipelines.text.predict import Predictor
 
-    with _named(name, bundle, source):
+    if bundle.kind in INSTEAD:
+        raise DataError(f"{name} {INSTEAD[bundle.kind].format(source=source)}")
+    with _named(name):
         predictor = Predictor.from_bundle(bundle)
     if output is not None:
         options = PredictionOptions(column=column, words=SHOWN_WORDS if explain else 0)
@@ -159,7 +167,7 @@ def generate(
     except ValidationError as error:
         raise click.UsageError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
     bundle, name = load_bundle(source, "language_model", version, env, params)
-    with _named(name, bundle, source):
+    with _named(name):
         model, vocabulary, tokens = load_generator(bundle)
     ids = prompt_ids(typed(prompt), vocabulary, tokens)
     if next_k is not None:
@@ -168,21 +176,18 @@ def generate(
         show_frame(go_on(model, vocabulary, ids, options), name)
 
 
-def is_row_file(text: str) -> bool:
-    """Whether an argument names a file of rows rather than being a text."""
-    return Path(text).suffix in (".csv", ".parquet", ".feather") and Path(text).is_file()
+def names_file(text: str) -> bool:
+    """Whether an argument names a file, which may not be there, rather than being a text."""
+    return Path(text).suffix in SUFFIXES or os.path.isfile(text)  # unlike Path's, of a text of any length
 
 
 @contextmanager
-def _named(name: str, bundle: Any, source: str) -> Iterator[None]:
-    """Start the message of a DataError with the model's name; say what to do with a table's model."""
+def _named(name: str) -> Iterator[None]:
+    """Start the message of a DataError with the model's name."""
     try:
         yield
     except DataError as error:
-        hint = ""
-        if getattr(bundle, "kind", None) == "tabular":
-            hint = f"; a table's rows are predicted by `embedline predict {source} --rows FILE`"
-        raise DataError(f"{name}: {error}{hint}") from error
+        raise DataError(f"{name}: {error}") from error
 
 
 def _show_predictions(predictor: "Predictor", texts: list[str], explain: bool, name: str) -> None:

@@ -10,12 +10,13 @@ from typing import Any, TypeGuard, get_args
 from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.validation.type_extractor import TypeExtractor
-from pydantic import BaseModel, RootModel
+from pydantic import BaseModel, RootModel, ValidationError
 
-from embedline.errors import DataError
+from embedline.errors import DataError, refused_setting
 from embedline.paths import is_relative_source, source_candidates
 
 ACCESS_KEYS = {"credentials", "max_bytes"}  # beside the key `source`, read by `SourceAccess`
@@ -56,10 +57,17 @@ class ParameterCheck:
     def __init__(self) -> None:
         self._loader: Any = None
 
-    @hook_impl
+    @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
-        """Remember the loader, which knows what ``${runtime_params:…}`` in the configuration reads."""
+        """Remember the loader, which knows what ``${runtime_params:…}`` in the configuration reads.
+
+        Raises:
+            DataError: naming the first key that a block's model refuses; Kedro, which checks the blocks later, logs
+                and raises pydantic's text of several lines.
+        """
         self._loader = context.config_loader
+        with suppress(MissingConfigException):
+            _check_blocks(context.config_loader["parameters"])
 
     @hook_impl
     def after_catalog_created(self, parameters: dict[str, Any]) -> None:
@@ -74,7 +82,10 @@ class ParameterCheck:
         unread = sorted(_unread(parameters["parameters"], read | asked))
         require_new_names(unread)
         if unread:
-            raise DataError(f"no pipeline reads the parameter {unread[0]!r}{_hint(unread[0], read | asked | RUN_KEYS)}")
+            name, known = unread[0], read | asked | RUN_KEYS
+            if blocks := sorted(other for other in known if other.startswith(f"{name}.")):
+                raise DataError(f"the parameter {name!r} holds blocks, such as {blocks[0]}, and no single value")
+            raise DataError(f"no pipeline reads the parameter {name!r}{_hint(name, known)}")
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -147,6 +158,20 @@ def require_new_names(names: Iterable[str]) -> None:
         above, _, own = name.rpartition(".")
         if own in RENAMED:
             raise DataError(f"the parameter {name!r} is named {f'{above}.{RENAMED[own]}'!r} now: rename it")
+
+
+def _check_blocks(parameters: Mapping[str, Any]) -> None:
+    """Validate the blocks that the requested pipelines read by their models."""
+    for key, type_ in TypeExtractor(dict(pipelines)).extract_types_from_pipelines().items():
+        model, value = _without_none(type_), parameters
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None  # type: ignore[assignment]
+        if not _is_block(model) or value is None:
+            continue
+        try:
+            model.model_validate(value)
+        except ValidationError as error:
+            raise DataError(refused_setting(key, model, error)) from error
 
 
 def _hint(name: str, known: Collection[str]) -> str:

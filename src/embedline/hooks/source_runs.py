@@ -7,7 +7,7 @@ from typing import Any
 
 from kedro.pipeline.node import Node
 
-from embedline.pipelines.report.comparisons import compare
+from embedline.pipelines.report.comparisons import compare, headlines
 from embedline.redaction import redacted
 
 # Options of the command by their names in Kedro's run_params, in the order in which the command has them.
@@ -89,7 +89,7 @@ class SourceRuns:
 
     def log_headline(self, source: str, metrics: Mapping[str, Any]) -> None:
         """Log the metric that the scoreboard shows of a source, and its best baseline's, by names that all have."""
-        for one in compare(metrics):
+        for one in headlines(compare(metrics)):
             if one.main is None:
                 continue
             run_id = self.run_id(source)

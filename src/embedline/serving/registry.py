@@ -90,7 +90,7 @@ class Registry:
         uri = f"models:/{name}@{alias}"
         version = self.find(name, alias)
         if version is None:
-            raise DataError(f"there is no {uri} in {self.tracking_uri}: a run of the publish pipeline makes one")
+            raise DataError(f"there is no {uri} in {self.tracking_uri}")
         try:
             # By its place: MLflow looks an alias up in the registry of the process, whatever URI this client has.
             place = self._client.get_model_version_download_uri(name, version.number)

@@ -1,5 +1,6 @@
 """The processes behind ``embedline serve``: one socket, uvicorn, and the application of each."""
 
+import errno
 import json
 import logging
 import os
@@ -149,7 +150,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise DataError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        free = "; --port 0 takes a free one" if error.errno == errno.EADDRINUSE else ""
+        raise DataError(f"cannot listen on {host}, port {port}: {reason}{free}") from error
 
 
 def _say(line: str) -> None:

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessException, start_processes
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from embedline.errors import DataError
 from embedline.training.batches import Stopped

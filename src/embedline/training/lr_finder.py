@@ -21,6 +21,7 @@ from embedline.training.train import training_step
 
 SMOOTHING = 0.9  # weight of the past in the smoothed loss
 FAR = 10.0  # a rate this many times above or below the suggestion is probably a mistake
+SLOPE = 0.05  # share of the first loss by which it has to fall for a suggestion
 DIVERGED = 4.0  # stop once the smoothed loss is this many times its minimum
 
 
@@ -36,12 +37,25 @@ class RangeTest:
     suggestion: float
 
     def frame(self) -> pl.DataFrame:
-        """A row a rate: ``rate``, ``loss`` and ``suggestion``, the same in all rows; f64 each."""
-        columns = {"rate": self.rates, "loss": self.losses, "suggestion": [self.suggestion] * len(self.rates)}
+        """A row a rate: ``rate``, ``loss`` and ``suggestion``, the same in all rows, null without a slope; f64 each."""
+        suggestion = self.suggestion if self.has_slope else None
+        columns = {"rate": self.rates, "loss": self.losses, "suggestion": [suggestion] * len(self.rates)}
         return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
+
+    @property
+    def has_slope(self) -> bool:
+        """Whether the fall that the suggestion stands in is most of the whole fall, and no ripple of a plateau."""
+        if not self.losses:
+            return False
+        start, length = _longest_fall(self.losses)
+        fall = self.losses[start] - self.losses[start + length - 1]
+        return fall > max(SLOPE * abs(self.losses[0]), (self.losses[0] - min(self.losses)) / 2)
 
     def log(self, rate: float) -> None:
         """Log the suggestion beside the ``rate`` of the training; warn if one is ten times the other."""
+        if not self.has_slope:
+            logger.info("The loss of the learning-rate range test does not fall: nothing is suggested")
+            return
         logger.info("Learning-rate range test suggests %.1e; the training uses %.1e", self.suggestion, rate)
         if max(rate / self.suggestion, self.suggestion / rate) >= FAR:
             logger.warning(
@@ -123,10 +137,16 @@ def suggest_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
     >>> suggest_rate([1e-4, 1e-3, 1e-2, 1e-1], [3.0, 2.0, 1.0, 5.0])
     0.001
     """
+    start, length = _longest_fall(losses)
+    return rates[start + (length - 1) * 2 // 3]
+
+
+def _longest_fall(losses: Sequence[float]) -> tuple[int, int]:
+    """Where the longest run of falling losses begins, and how many there are."""
     best_start, best_length, start = 0, 1, 0
     for index in range(1, len(losses)):
         if losses[index] >= losses[index - 1]:
             start = index
         elif index - start + 1 > best_length:
             best_start, best_length = start, index - start + 1
-    return rates[best_start + (best_length - 1) * 2 // 3]
+    return best_start, best_length

@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 from embedline.training.metrics import calibration_bins, confusion_matrix, expected_calibration_error
 
 INK, ACCENT, SECOND, MUTED = "#1f2933", "#2563eb", "#d97706", "#9aa5b1"
+NEUTRAL = "#64748b"  # of a line that is read on white and on black: kedro-viz has both, and replaces the template alone
 COLOURS = [ACCENT, SECOND, "#059669", "#dc2626", "#7c3aed", "#0891b2"]
 _AXIS = {"gridcolor": "#e7eaee", "zerolinecolor": "#e7eaee", "linecolor": "#e7eaee", "automargin": True}
 # The look. The report has a template of its own for its colours, with the same places of the legend and the panels; it
@@ -50,12 +51,12 @@ def principal_components(vectors: NDArray[np.floating], n_components: int = 2) -
 
 
 def plot_range_test(rates: pl.DataFrame, title: str, loss: str = "smoothed loss") -> go.Figure:
-    """Smoothed ``loss``, named with its unit, against the learning rate on a log axis; the suggestion is marked.
+    """Smoothed ``loss``, named with its unit, against the learning rate on a log axis, with the suggestion, if any.
 
     ``rates`` is a frame of :meth:`embedline.training.lr_finder.RangeTest.frame`.
     """
     figure = go.Figure(go.Scatter(x=rates["rate"], y=rates["loss"], line={"color": ACCENT}, showlegend=False))
-    if len(rates):
+    if rates["suggestion"].count():
         suggestion, ends = rates["suggestion"][0], [rates["loss"].min(), rates["loss"].max()]
         style = {"mode": "lines", "line": {"dash": "dash", "color": SECOND}, "name": f"suggested: {suggestion:.1e}"}
         figure.add_scatter(x=[suggestion, suggestion], y=ends, **style)

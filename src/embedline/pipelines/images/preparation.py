@@ -127,7 +127,7 @@ def prepare(
     Raises:
         BadImage: names the first bad files and their number, with ``on_bad_image: error``; or no file is good.
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     wanted = shapes_by_key(shapes)
     stored = {key: _scratch((n_files, *shape.stored, 3)) for key, shape in wanted.items()}

@@ -152,7 +152,6 @@ def plot_cold_start(cold_start: dict[str, Any], title: str) -> go.Figure:
         marker={"color": colours, "symbol": symbols, "size": 13, "line": {"width": 2, "color": colours}},
         text=[f"{value:.3f}" for value in values],
         textposition="top center",
-        textfont={"color": INK},
         cliponaxis=False,
         showlegend=False,
         hovertemplate="%{y:.4f}<extra></extra>",
@@ -219,7 +218,7 @@ def plot_map(points: pl.DataFrame, title: str) -> go.Figure:
             text=labels,
             mode="markers+text",
             textposition=place_labels((xy - low) / (high - low) * area, labels, *area),
-            textfont={"size": 11, "color": INK},
+            textfont={"size": 11},
             cliponaxis=False,
             marker={
                 "size": 6 + 10 * counts / max(1, counts.max(initial=1)),
@@ -278,7 +277,7 @@ def plot_crosstab(cells: pl.DataFrame, title: str) -> go.Figure:
     category: dict[str, Any] = {"type": "category", "showgrid": False, "automargin": True}
     figure.update_xaxes(side="top", tickangle=-40, **category)
     figure.update_yaxes(autorange="reversed", title_text="user", ticksuffix=" ", **category)
-    note = "black: rating in training; outlined: rating held out of it; grey: prediction, where there is no rating"
+    note = "strong: rating in training; outlined: rating held out of it; faint: prediction, where there is no rating"
     size = {"height": 212 + 32 * shape[0], "width": 214 + 52 * shape[1], "margin": {"r": 170, "b": 24}}
     return figure.update_layout(title=_titled(title, note), **LAYOUT, **size)
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from embedline.pipelines.ratings.contract import TEST, TRAIN, subset
 from embedline.pipelines.ratings.encoder import ITEM_ROW, RATING, UNKNOWN, USER_ROW, RatingsEncoder, training_counts

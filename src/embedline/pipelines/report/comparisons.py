@@ -1,6 +1,6 @@
 """A metrics file of any learner as comparisons: the model and its baselines on the same rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -114,11 +114,17 @@ class Comparison:
         ours, theirs = self.model.values[main.name], best.values[main.name]
         if ours == theirs:
             return "no difference", f"as good as {best.label}"
-        what = f"{gain(main, ours, theirs)} than {best.label}"
-        found = best.differences.get(main.name, {}).get("verdict") or (
-            "better" if main.better(ours, theirs) else "worse"
-        )
-        return found, f"{what}: no difference outside of chance" if found == "no difference" else what
+        found, size = best.differences.get(main.name, {}).get("verdict"), gain(main, ours, theirs)
+        if found == "no difference":
+            return found, f"no difference from {best.label} ({size}, within chance)"
+        return found or ("better" if main.better(ours, theirs) else "worse"), f"{size} than {best.label}"
+
+    @property
+    def chance(self) -> float:
+        """Half the interval of the difference to the best baseline, what chance may do to the main metric; else 0."""
+        main, best = self.main, self.best_baseline
+        found = best.differences.get(main.name, {}) if main and best else {}
+        return float(found["high"] - found["low"]) / 2 if {"low", "high"} <= found.keys() else 0.0
 
     @property
     def lost_metrics(self) -> list[str]:
@@ -148,6 +154,11 @@ def compare(metrics: Mapping[str, Any]) -> list[Comparison]:
     lists = [_ranking(ranking)] if isinstance(ranking, Mapping) and metric_values(ranking) else []
     title = "predicted ratings" if lists else ""
     return [*([_flat(metrics, title, _facts(metrics), seconds)] if metric_values(metrics) else []), *lists]
+
+
+def headlines(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Those that say what a source is for: the classes of texts, the recommendations; otherwise all."""
+    return [one for one in comparisons if one.title in ("classifier", "recommendations")] or list(comparisons)
 
 
 def _flat(metrics: Mapping[str, Any], title: str, facts: list[str], seconds: float | None) -> Comparison:

@@ -14,11 +14,13 @@ class Metric:
         name: key in a metrics file.
         label: name on the page.
         lower: whether lower values are better.
+        note: what it is, where its name does not say so.
     """
 
     name: str
     label: str
     lower: bool
+    note: str = ""
 
     def better(self, value: float, other: float) -> bool:
         """Whether ``value`` beats ``other``; a tie is no win."""
@@ -31,7 +33,12 @@ class Metric:
 
 # In the order of the columns of a table.
 KNOWN = (
-    Metric("exp_rmspe", "exp RMSPE", lower=True),
+    Metric(
+        "exp_rmspe",
+        "exp RMSPE",
+        lower=True,
+        note="root mean square of (actual - predicted) / actual, after the learned logarithm is undone: 0.08 is 8 %",
+    ),
     Metric("accuracy", "accuracy", lower=False),
     Metric("rmse", "RMSE", lower=True),
     Metric("mse", "MSE", lower=True),

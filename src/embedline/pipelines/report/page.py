@@ -1,15 +1,14 @@
 """Render the sections as one self-contained HTML file, which needs no network and no server."""
 
-import difflib
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from embedline.errors import DataError
+from embedline.errors import DataError, did_you_mean
 from embedline.pipelines.report import plots
-from embedline.pipelines.report.comparisons import Comparison, compare
+from embedline.pipelines.report.comparisons import Comparison, compare, headlines
 from embedline.pipelines.report.metrics import format_number
 from embedline.pipelines.report.options import PageOptions
 from embedline.pipelines.report.sections import GENERATED, is_empty
@@ -37,9 +36,9 @@ def render(sections: Mapping[str, Json], options: PageOptions) -> str:
     if absent:
         logger.info("Not in the report, since nothing is stored of them: %s", ", ".join(absent))
     named = {
-        f"{name}, {one.title}" if one.title and one.title != "classifier" else name: one
+        f"{name}, {one.title}" if len(section["tiles"]) > 1 else name: one
         for name, section in shown.items()
-        for one in section["comparisons"]
+        for one in section["tiles"]
     }
     summary = plots.overview(named)
     drawn: dict[str, Json] = {}
@@ -65,9 +64,7 @@ def render(sections: Mapping[str, Json], options: PageOptions) -> str:
 def _choose(sections: Mapping[str, Json], options: PageOptions) -> dict[str, Json]:
     for name in options.sources or ():
         if name not in sections:
-            hints = difflib.get_close_matches(name, sections, n=1)
-            hint = f": did you mean {hints[0]!r}?" if hints else f"; there are {', '.join(sections)}"
-            raise DataError(f"report.sources names {name!r}, which no pipeline makes{hint}")
+            raise DataError(f"report.sources names {name!r}, which no pipeline makes{did_you_mean(name, sections)}")
     return {name: sections[name] for name in (sections if options.sources is None else options.sources)}
 
 
@@ -77,9 +74,10 @@ def _shown(section: Json) -> Json:
     history: list[Json] = []
     runs: list[Json] = []
     if comparisons:
-        history, runs = _runs(section["past"], len(comparisons))
+        history, runs = _runs(section["past"], comparisons)
     tables = [_result_table(one) for one in comparisons]
     return {**section, "plots": [dict(plot) for plot in section["plots"]], "comparisons": comparisons} | {
+        "tiles": [one for one in headlines(comparisons) if one.main],
         "results": tables,
         "history": history,
         "runs": runs,
@@ -116,14 +114,19 @@ def _result_table(one: Comparison) -> Json:
         bounds = [one.ceiling.get(metric.name) for metric in one.metrics]
         cells = [{"text": "" if best is None else format_number(best), "best": False} for best in bounds]
         rows.append({"label": "the best that a model can expect", "ours": False, "interval": None, "cells": cells})
-    return {"title": one.title, "metrics": one.metrics, "rows": rows, "facts": one.facts, "several": several}
+    notes = [f"{metric.label}: {metric.note}" for metric in one.metrics if metric.note]
+    return {"title": one.title, "metrics": one.metrics, "rows": rows, "facts": [*one.facts, *notes], "several": several}
 
 
-def _runs(past: Sequence[Json], n_comparisons: int) -> tuple[list[Json], list[Json]]:
-    """Plots of the main metrics over the versions if there are several, and a row a version, newest first."""
+def _runs(past: Sequence[Json], newest: Sequence[Comparison]) -> tuple[list[Json], list[Json]]:
+    """Plots of the main metrics over the versions if there are several, and a row a version, newest first.
+
+    Args:
+        newest: comparisons of the newest version, with their intervals, which earlier ones lack.
+    """
     compared = [(version, compare(version["metrics"])) for version in past]
     drawn = []
-    for place in range(n_comparisons if len(past) > 1 else 0):
+    for place in range(len(newest) if len(past) > 1 else 0):
         ours, best, metric, title = [], [], None, ""
         for version, comparisons in compared:
             one = comparisons[place] if place < len(comparisons) else None
@@ -143,15 +146,18 @@ def _runs(past: Sequence[Json], n_comparisons: int) -> tuple[list[Json], list[Js
         rows.append(
             {
                 "moment": moment(version["version"]),
-                "values": [_change(one, earlier, k) for k, one in enumerate(comparisons)],
+                "values": [
+                    _change(one, earlier, k, newest[k].chance if k < len(newest) else 0.0)
+                    for k, one in enumerate(comparisons)
+                ],
                 "changes": version["changes"],
             }
         )
     return drawn, rows[::-1]
 
 
-def _change(one: Comparison, earlier: Sequence[Comparison], place: int) -> Json:
-    """The main metric of a run, and whether it is better than in the run before."""
+def _change(one: Comparison, earlier: Sequence[Comparison], place: int, chance: float) -> Json:
+    """The main metric of a run, and whether it is better than in the run before by more than chance may do."""
     main = one.main
     assert main is not None
     value = one.model.values[main.name]
@@ -161,7 +167,7 @@ def _change(one: Comparison, earlier: Sequence[Comparison], place: int) -> Json:
         "trend": "",
     }
     before = earlier[place].model.values.get(main.name) if place < len(earlier) else None
-    if before is not None and before != value:
+    if before is not None and abs(before - value) > chance:
         found["trend"] = "better" if main.better(value, before) else "worse"
     return found
 
@@ -195,4 +201,4 @@ def _fill(**values: Any) -> str:
         "script": Markup(templates["page.js"]),
         "plotly": Markup(get_plotlyjs()),
     }
-    return template.render(**values, **inline)
+    return template.render(**values, **inline, format_number=format_number)

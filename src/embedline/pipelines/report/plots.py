@@ -50,6 +50,9 @@ def prepare(plot: Mapping[str, Any], name: str) -> Json:
     layout = dict(plot["layout"])
     title, width = layout.pop("title", None) or {}, layout.pop("width", None)
     layout.pop("template", None)
+    for key, axis in layout.items():  # a label at each digit of a decade: one stands over the next
+        if key.startswith("yaxis") and axis.get("type") == "log":
+            layout[key] = {"dtick": "D2", **axis}
     # Panels side by side: different places where x axes begin.
     axes = (axis for key, axis in layout.items() if key.startswith("xaxis"))
     columns = len({round(float((axis.get("domain") or [0.0])[0]), 3) for axis in axes})

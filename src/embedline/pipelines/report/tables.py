@@ -13,6 +13,7 @@ USERS = 4  # whose recommendations are shown
 ITEMS = 8  # whose neighbours are shown
 BEST = 5  # recommendations or neighbours of each
 MISTAKES = 8
+LEAST_SHARE = 0.005  # of a next word that is shown: less is 0 %
 FIELDS = {
     "document_id": "document",
     "image_id": "picture",
@@ -55,7 +56,7 @@ def next_words(frame: Any) -> Json:
     """The most probable next words, one row a prompt."""
     data = nw.from_native(frame, eager_only=True).sort("prompt", "rank")
     words: dict[str, list[str]] = {}
-    for row in data.iter_rows(named=True):
+    for row in data.filter(nw.col("probability") >= LEAST_SHARE).iter_rows(named=True):
         words.setdefault(row["prompt"], []).append(f"{row['word']} {row['probability']:.0%}".replace("%", " %"))
     rows = [[prompt, ", ".join(prompt_words)] for prompt, prompt_words in words.items()]
     columns = [{"label": name, "numeric": False} for name in ("prompt", "next word, with its probability")]

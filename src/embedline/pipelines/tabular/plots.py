@@ -25,9 +25,9 @@ from embedline.pipelines.tabular.targets import UNKNOWN, ClassTarget
 from embedline.training.plots import (
     ACCENT,
     COLOURS,
-    INK,
     LAYOUT,
     MUTED,
+    NEUTRAL,
     SECOND,
     add_confusion,
     confusion_height,
@@ -36,7 +36,7 @@ from embedline.training.plots import (
 )
 
 HELD_OUT = ("exp_rmspe", "rmse", "accuracy")  # metrics of the test split, the first that a history has is drawn
-MOST_BARS = 40  # variables in a plot of importances
+MOST_BARS = 15  # variables in a plot of importances: those after them move next to nothing
 BAND = "rgba(37, 99, 235, 0.15)"  # the accent, so light that bands above each other are told apart
 GROUPS_HEIGHT = 360  # pixels of the panels with the error by the values of a column
 
@@ -72,7 +72,7 @@ def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
             style = {"name": f"held-out {held_out}", "line": {"color": SECOND}, "showlegend": first}
             _mark(figure, records, held_out, secondary_y=True, **style)
         if metric == "accuracy" and not prefix:  # the loss of one target is not comparable with a sum of losses
-            style = {"name": "held-out log loss", "line": {"color": INK}, "showlegend": first}
+            style = {"name": "held-out log loss", "line": {"color": NEUTRAL}, "showlegend": first}
             _mark(figure, records, "log_loss", secondary_y=False, **style)
     rates = history.filter(pl.col("member") == 0)
     figure.add_scatter(x=rates["epoch"], y=rates["lr"], line={"color": MUTED}, showlegend=False, row=2, col=1)
@@ -115,7 +115,7 @@ def plot_forecast(predictions: pl.DataFrame, time: str, report: ReportOptions, t
         for level in reversed(interval_levels(rows.columns)):  # the widest first, below the others
             _add_band(figure, rows, time, level, row=row)
         for column, name, style in (
-            ("actual", "actual", {"color": INK, "width": 2}),
+            ("actual", "actual", {"color": NEUTRAL, "width": 2}),
             ("predicted", "predicted", {"color": ACCENT, "width": 2, "dash": "dot"}),
         ):
             figure.add_scatter(

@@ -8,7 +8,7 @@ import polars as pl
 from plotly.subplots import make_subplots
 
 from embedline.errors import DataError
-from embedline.training.plots import ACCENT, INK, LAYOUT, MUTED, SECOND
+from embedline.training.plots import ACCENT, LAYOUT, MUTED, NEUTRAL, SECOND
 
 HELD_OUT = (SECOND, "#059669")
 # Metrics of the validation documents: fractions (0 to 1), and others.
@@ -38,14 +38,14 @@ def plot_training(history: pl.DataFrame, title: str) -> go.Figure:
     line = {"color": ACCENT, "width": 1.5}
     figure.add_scatter(x=position, y=history["train_loss"], name="training loss", line=line, row=1, col=1)
     if LOSS in history.columns:
-        _add_metric(figure, position, history[LOSS].alias("loss"), INK, row=1, col=1)
+        _add_metric(figure, position, history[LOSS].alias("loss"), NEUTRAL, row=1, col=1)
     for place, name in enumerate(measured):
         second = place == 1 and two_scales
         _add_metric(figure, position, history[name], HELD_OUT[place], row=2, col=1, secondary_y=second)
         if place == 0 or two_scales:
             text = name.replace("_", " ") if two_scales or len(measured) == 1 else "held-out rows"
             figure.update_yaxes(
-                title={"text": text, "font": {"color": HELD_OUT[place] if two_scales else INK}},
+                title={"text": text, "font": {"color": HELD_OUT[place]} if two_scales else {}},
                 tickformat=".1%" if name in FRACTIONS else None,
                 showgrid=not second,
                 tickmode="auto",  # by default a second axis takes the places of the first one's ticks

@@ -118,7 +118,7 @@ def tokenize(texts: Sequence[str], options: TokenOptions, names: Sequence[str] |
     Returns ``(codes int32 [T], offsets int64 [N + 1])``, text ``i`` is ``codes[offsets[i]:offsets[i + 1]]``, and the
     lexicon.
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     names = [str(number) for number in range(len(texts))] if names is None else names
     batches = _batches(texts, names)

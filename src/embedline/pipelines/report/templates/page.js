@@ -6,8 +6,9 @@
   const PAPER_HEIGHT = 900; // likewise, less a caption
   // The colours of the stored plots, and their replacements on a dark background.
   const DARK = {
-    "#1f2933": "#e3e9f0", "#2563eb": "#7aa7ff", "#d97706": "#f2ab4f", "#9aa5b1": "#7d8b9b", "#059669": "#3fcf97",
+    "#1f2933": "#e3e9f0", "#64748b": "#c3ccd7", "#2563eb": "#7aa7ff", "#d97706": "#f2ab4f", "#9aa5b1": "#7d8b9b", "#059669": "#3fcf97",
     "#dc2626": "#ff7a72", "#7c3aed": "#b493ff", "#0891b2": "#4cc7de", "#ffffff": "#171e27", "white": "#171e27",
+    "#f5f8ff": "#1d2836", "#f3b27a": "#8a5a26", "#f7f7f7": "#2a3441", "#8fb4f5": "#2f5496", "#d5dae1": "#4a5665", // of heat maps
   };
   const media = window.matchMedia("(prefers-color-scheme: dark)");
   const CONFIG = {
@@ -45,14 +46,10 @@
     };
   };
 
-  /** The cells of a heat map have text in ink on light colours: it keeps its white paper on a dark page. */
-  const keepsPaper = (plot) => plot.data.some((trace) => trace.type === "heatmap");
-
   const draw = async (id) => {
     const place = document.getElementById(id);
     const plot = plots[id];
-    const dark = isDark() && !keepsPaper(plot);
-    place.closest("figure").classList.toggle("paper", keepsPaper(plot) && isDark());
+    const dark = isDark();
     const drawn = dark ? recolour(plot) : structuredClone(plot);
     const least = parseFloat(place.style.minWidth) || 0;
     const width = onPaper ? Math.max(PAPER_WIDTH, least) : place.clientWidth;
@@ -61,6 +58,12 @@
     const shrunk = Math.min(1, PAPER_WIDTH / width, PAPER_HEIGHT / place.clientHeight);
     place.style.zoom = onPaper && shrunk < 1 ? String(shrunk) : "";
   };
+
+  const scrolled = [...document.querySelectorAll(".scroll, nav ul")];
+  /** Fade the right end of a place that has more to the right. */
+  const hint = (place) =>
+    place.classList.toggle("cut", place.scrollLeft + place.clientWidth < place.scrollWidth - 1);
+  for (const place of scrolled) place.addEventListener("scroll", () => hint(place), { passive: true });
 
   let round = 0;
   /** Draw all plots in the order of the page, giving the browser time between them; a newer round ends this one. */
@@ -82,6 +85,7 @@
       }
       await new Promise((resolve) => setTimeout(resolve));
     }
+    for (const place of scrolled) hint(place);
     root.dataset.drawn = String(drawn);
     root.dataset.failed = String(failed);
   };
