@@ -20,6 +20,7 @@ from kedro.framework.startup import bootstrap_project
 
 from copies import PROJECT
 from embedline.datasets import Champion
+from embedline.errors import DataError
 from embedline.serving.registry import Registry
 from kedro_incremental import IncrementalRunner, IncrementalSession
 from shared import tracking_database
@@ -85,6 +86,19 @@ def test_a_run_publishes_what_it_measured(project: Project) -> None:
     runs = mlflow.search_runs(experiment_names=["embedline"])
     assert runs["tags.adult.published"].iloc[-1].startswith("adult_sample version 1 is the champion: accuracy")
     assert set(runs["status"]) == {"FINISHED"}
+
+
+def test_failed_worse_and_repeated_runs_leave_the_champion(project: Project) -> None:
+    with pytest.raises(DataError, match=r"^adult\.table has no column 'nothing', which report\.error_by"):
+        project.run(training={"epochs": 4}, report={**SMALL["report"], "error_by": ["nothing"]})
+    assert project.versions() == ["1"] and project.champion() == "1"
+    project.run()  # trains the first model again: the same answers
+    assert project.versions() == ["1"] and project.champion() == "1"
+    accuracy = project.registry.find(NAME).score.value
+    project.run(training={"epochs": 1, "lr": 1e-7})  # learns nothing: the shares of the classes
+    measured = json.loads(project.newest("service_metrics.json").read_text())
+    assert measured["value"] <= accuracy
+    assert project.versions() == ["2", "1"] and project.champion() == "1"
 
 
 @pytest.fixture(scope="module")
