@@ -27,6 +27,7 @@ import polars as pl
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from embedline.pipelines.tabular import defaults
 from embedline.pipelines.tabular.columns import Columns, Split
 from embedline.pipelines.tabular.cross_validation import cross_validate, held_out_predictions
 from embedline.pipelines.tabular.options import BaselineOptions, EncodingOptions, NetworkOptions, TableTraining
@@ -282,9 +283,12 @@ def main() -> None:
     parser.add_argument("--opponents", default="", help="catboost, realmlp")
     parser.add_argument("--network", type=json.loads, default={}, help="settings in place of the defaults, as JSON")
     parser.add_argument("--training", type=json.loads, default={}, help="settings in place of the defaults, as JSON")
+    parser.add_argument("--passes", type=int, help="through the training rows, in place of the default of larger tables")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    if arguments.passes:
+        defaults.PASSES, defaults.MOST_STEPS = arguments.passes, arguments.passes * 100
     found = {}
     for name in arguments.tables.split(","):
         table = adult(arguments.adult) if name == "adult" else {**TABLES, **TUNING}[name]()
