@@ -68,9 +68,21 @@ def recency_grid(sales: Any, split: Split, blocks: HorizonBlocks) -> Any:
 def add_recency(rows: Any, recency: Any, blocks: HorizonBlocks) -> Any:
     """Add the features of :func:`recency_grid` to rows with Store, DayOfWeek, Promo and DayNumber."""
     key = "_grid_row"
-    number = (_cell() * _BLOCKS + nw.col("Block") + _BLOCKS // 2).alias(key)
+    number = grid_row().alias(key)
     rows = rows.with_columns(Block=blocks.number(nw.col("DayNumber"))).with_columns(number).drop("Block")
     return rows.join(recency.select(number, *RECENCY), on=[key], how="left").drop(key)
+
+
+def grid_row() -> nw.Expr:
+    """A number for each row of the grid, from the columns of its key."""
+    return row_number(
+        nw.col("Store").cast(nw.Int64), nw.col("DayOfWeek").cast(nw.Int64), nw.col("Promo"), nw.col("Block")
+    )
+
+
+def row_number(store: Any, weekday: Any, promo: Any, block: Any) -> Any:
+    """The number of :func:`grid_row`, of 64-bit expressions or arrays."""
+    return (store * _CELLS + weekday * 2 + promo) * _BLOCKS + block + _BLOCKS // 2
 
 
 def _cell() -> nw.Expr:
