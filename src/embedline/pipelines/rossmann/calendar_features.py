@@ -38,8 +38,6 @@ NEIGHBOURS = {
 def add_open_days(rows: FrameT, *, known_to: str | None = None) -> FrameT:
     """Add OpenDaysInWeek, the days from Monday to Sunday on which the row's store is open, from Store, DayNumber, Open.
 
-    These are the only windows by store and week: computed first, on few columns, they save Spark a shuffle of the rest.
-
     Args:
         known_to: column with the last day number that is known to a row; where the week goes on, the number is missing.
     """
@@ -108,7 +106,7 @@ def add_calendar_features(rows: FrameT, *, known_to: str | None = None) -> Frame
     return rows.drop("_since", "_length", "_until")
 
 
-# Logarithms and powers in double precision, as Spark computes them: dataframe backends then agree to the last bit.
+# Logarithms and powers in double precision, rounded once: dataframe backends then agree to the last bit.
 def fading(days: nw.Expr, scale: float) -> nw.Expr:
     """From 1 to 0 within some ``scale`` days, 0 where they are missing. Float32."""
     return (days.cast(nw.Float64) * (-1.0 / scale)).exp().fill_null(0.0).cast(nw.Float32)

@@ -119,7 +119,7 @@ class RossmannService:
         calendar = self._calendar.filter(pl.col("Store").is_in(stores.implode()))
         others = calendar.filter(~pl.col("StoreDay").is_in(request.get_column("StoreDay").implode()))
         said = request.select(others.columns)
-        calendar = pl.concat([others.cast(said.schema), said]).sort("StoreDay")  # Spark has no categories
+        calendar = pl.concat([others.cast(said.schema), said]).sort("StoreDay")  # categories or text
         weather, trends = self._weather, self._trends
         if self._features.conditions == "known":  # those of other days would only make the join slower
             days = request.get_column("DayNumber").unique().implode()
@@ -183,7 +183,7 @@ def pack(
     Args:
         encoded: encoding of ``rossmann.table``; its rows of the split ``predict`` are the days to forecast, in order.
     """
-    sales = sales.sort("StoreDay")  # as encoded is; Spark keeps no order
+    sales = sales.sort("StoreDay")  # as encoded is
     days = sales.filter(pl.col("Sales").is_null())
     inputs = nw.from_native(encoded, eager_only=True).filter(nw.col(SPLIT_COLUMN) == PREDICT)
     if len(inputs) != len(days):
