@@ -130,7 +130,7 @@ class SpreadPlan(Plan):
             arrived = [batch for batch in batches if batch.num_rows]
             if not arrived:
                 return
-            number = TaskContext.get().partitionId()
+            number = TaskContext.get().partitionId()  # type: ignore[union-attr]
             table = pl.DataFrame(pa.Table.from_batches(arrived))
             own = [table.filter(pl.col(_FRAME) == place).select(names) for place, names in enumerate(columns)]
             fault = None

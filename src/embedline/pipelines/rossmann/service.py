@@ -81,8 +81,8 @@ class RossmannService:
         sales = np.array([self._forecast.get(day, 0.0) for day in days], dtype=np.float64)
         if changed:
             is_computed = np.array([day[0] in changed for day in days])
-            if (found := self._inputs.inputs([day for day in days if day[0] in changed])) is not None:
-                arrays, places = found
+            if (inputs := self._inputs.inputs([day for day in days if day[0] in changed])) is not None:
+                arrays, places = inputs
                 sales[is_computed] = point_predictions(self._model, arrays)[places]
             else:
                 rows_of_file = pl.DataFrame({name: [day[k] for day in days] for k, name in enumerate(DAY)})

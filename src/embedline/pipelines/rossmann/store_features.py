@@ -131,12 +131,12 @@ class StoreFeatures:
         *tables, numbers = self._encoded
         for table, row in zip(tables, rows, strict=True):
             codes[:, table.code_places], values[:, table.value_places] = table.codes[row], table.values[row]
-        for table, places, names, into in (
+        for known, places, names, into in (
             (numbers.codes, numbers.code_places, numbers.code_names, codes),
             (numbers.values, numbers.value_places, numbers.value_names, values),
         ):
             for column, (place, name) in enumerate(zip(places, names, strict=True)):
-                into[:, place] = table[found[name] + (self._missing - 1), column]
+                into[:, place] = known[found[name] + (self._missing - 1), column]
         of_groups = {name: codes[:, self._codes.index(name)] for name in encoder.groups}
         for number, means in enumerate(encoder.target_means, start=len(encoder.continuous)):
             values[:, number] = means.standardised(of_groups)
@@ -376,7 +376,7 @@ def _conditions(
     ones = tables["stores"].unique("State", keep="first", maintain_order=True).select("Store", "State")
     rows = known.join(ones, on="State").select("Store", "Date", "DayNumber", Customers=None)
     joined: pl.DataFrame = nodes.join_tables(
-        rows, *(tables[name] for name in ("stores", "weather", "trends")), features, split
+        rows, tables["stores"], tables["weather"], tables["trends"], features, split
     )
     return joined.drop(name for name in tables["stores"].columns if name != "State" and name in joined.columns)
 
