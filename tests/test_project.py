@@ -26,7 +26,7 @@ MAY_IMPORT = {  # what each part of the project may import of it, besides itself
     "redaction": set(),
     "paths": {"errors"},
     "errors": {"redaction"},
-    "frames": {"errors"},
+    "frames": {"errors", "spark"},
     "training": {"errors", "frames"},
     "archive": {"errors", "download"},
     "download": {"errors", "redaction"},

@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def spark_session() -> Any:
     session = SparkSession.getActiveSession()
     if session is None:
         master = _settings().get(MASTER, "local[*]")
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the path of the executors' Python, too
         builder = SparkSession.builder.appName("embedline").config(MASTER, master)
         try:
             session = builder.config(map=dict(_settings())).getOrCreate()

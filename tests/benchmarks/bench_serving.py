@@ -4,6 +4,9 @@ It starts ``embedline serve`` as a process of its own and sends requests over lo
 share the cores of the machine: a server that has them for itself answers more.
 
     python tests/benchmarks/bench_serving.py rossmann --env base --rows data/01_raw/rossmann/test.csv --workers 2
+
+With ``--what-if`` each row says something else than the calendar that the Rossmann service knows, so that its features
+are computed rather than its forecast looked up.
 """
 
 import argparse
@@ -86,7 +89,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--params", help="of the project, such as data_root=…")
     parser.add_argument("--file", help="packed service, in place of the environment's")
     parser.add_argument("--rows", required=True, help="CSV file with rows to ask about")
-    parser.add_argument("--change", help="column of zeros and ones that is turned round in each row: what if")
+    what_if = "column of zeros and ones that is turned round in each row"
+    parser.add_argument("--what-if", nargs="?", const="Promo", metavar="COLUMN", help=what_if)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--batches", type=int, nargs="*", default=[100, 5000])
@@ -103,8 +107,8 @@ def measure(port: int, process: subprocess.Popen[bytes], options: argparse.Names
     frame = typed_request(rows.sample(20_000, with_replacement=True, seed=0), service)
     known = [column.name for column in service.columns if column.name in frame.columns]
     frame = frame.select(known)
-    if options.change:
-        frame = frame.with_columns((1 - pl.col(options.change)).alias(options.change))
+    if options.what_if:
+        frame = frame.with_columns((1 - pl.col(options.what_if)).alias(options.what_if))
     records = json.loads(json.dumps(frame.to_dicts()))
     say(f"\n{options.source}, {options.workers} process(es), {len(records):,} different rows\n")
     say("| rows a request | clients | requests/s | rows/s | median ms | p99 ms | processor ms a request |")

@@ -283,7 +283,7 @@ def main() -> None:
     parser.add_argument("--opponents", default="", help="catboost, realmlp")
     parser.add_argument("--network", type=json.loads, default={}, help="settings in place of the defaults, as JSON")
     parser.add_argument("--training", type=json.loads, default={}, help="settings in place of the defaults, as JSON")
-    parser.add_argument("--passes", type=int, help="through the training rows, in place of the default of larger tables")
+    parser.add_argument("--passes", type=int, help="through the training rows of larger tables")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")

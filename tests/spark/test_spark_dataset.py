@@ -11,7 +11,7 @@ from embedline.errors import DataError
 
 
 def test_other_frames_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"t\.parquet: expected a frame of Spark, got DataFrame"):
+    with pytest.raises(DatasetError, match=r"t\.parquet: expected a frame in parts, got DataFrame"):
         SparkFrame(filepath=f"{tmp_path}/t.parquet", version=Version(None, "1")).save(pl.DataFrame({"a": [1]}))
     assert list(tmp_path.iterdir()) == []
 

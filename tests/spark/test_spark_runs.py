@@ -46,13 +46,13 @@ def spark_table(root: Path) -> pl.DataFrame:
 
 
 def polars_table(root: Path, **features: Any) -> pl.DataFrame:
-    """What the same functions make of the same raw files on Polars; categories are text on Spark."""
+    """What the same functions make of the same raw files on Polars."""
     raw: dict[str, Any] = {
         name: pl.read_csv(newest(root, f"01_raw/rossmann/{name}.csv/*/{name}.csv"), infer_schema=False)
         for name in TABLES
     }
-    table = prepare(raw, lambda frame: frame, FeatureOptions(**features))
-    return table.with_columns(pl.selectors.categorical().cast(pl.String))
+    table: pl.DataFrame = prepare(raw, lambda frame: frame, FeatureOptions(**features))
+    return table
 
 
 def assert_equal(found: pl.DataFrame, expected: pl.DataFrame) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import narwhals as nw
 
 from embedline.errors import DataError
+from embedline.frames.parts import Plan
 from embedline.frames.tables import describe_key, require_unique
 
 
@@ -31,8 +32,17 @@ class TableContract:
     def validate(self, data: Any) -> Any:
         """Return ``data`` unchanged, or raise a DataError that names the column and shows an offending row.
 
-        Of a lazy frame, which may be larger than the memory, only one row is collected.
+        Of a lazy frame, which may be larger than the memory, only one row is collected. A plan checks each of its parts
+        when it makes them: a key is in one part only.
         """
+        if isinstance(data, Plan):
+            return data.checked(self.check_part)
+        if not self.check_part(data):
+            raise DataError(f"{self.frame} has no rows")
+        return data
+
+    def check_part(self, data: Any) -> int:
+        """Number of rows of a frame that holds what is asked of it; it may have none."""
         frame = nw.from_native(data)
         present = frame.collect_schema().names()
         missing = [name for name in (*self.required, *self.unique, *self.not_null) if name not in present]
@@ -40,14 +50,12 @@ class TableContract:
             raise DataError(f"{self.frame} has no column {', '.join(map(repr, dict.fromkeys(missing)))}")
         counts = [nw.col(name).null_count().alias(f"{name} missing") for name in self.not_null]
         n_rows, *nulls = frame.select(nw.len().alias("rows"), *counts).lazy().collect().row(0)
-        if n_rows == 0:
-            raise DataError(f"{self.frame} has no rows")
         for name, n_missing in zip(self.not_null, nulls, strict=True):
             if n_missing:
                 raise DataError(f"{self.frame}: column {name!r} has {n_missing} missing values")
         if self.unique and (isinstance(frame, nw.LazyFrame) or not _rises(frame, self.unique)):
             require_unique(frame, self.unique, name=self.frame)
-        return data
+        return int(n_rows)
 
 
 class _NamedContract:

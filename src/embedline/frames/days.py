@@ -35,7 +35,7 @@ def monday_of_week(year: nw.Expr, week: nw.Expr) -> nw.Expr:
 
 def iso_week(date: nw.Expr) -> nw.Expr:
     """ISO 8601 week of the year, 1 to 53, of a Date or Datetime expression, as Int8."""
-    year, day = date.dt.year().cast(nw.Int32), day_number(date)  # not dt.weekday(): on Spark Sundays are 0, not 7
+    year, day = date.dt.year().cast(nw.Int32), day_number(date)
     first, following = _first_monday(year), _first_monday(year + 1)
     start = nw.when(day < first).then(_first_monday(year - 1)).otherwise(first)
     start = nw.when(day >= following).then(following).otherwise(start)
@@ -102,8 +102,7 @@ def add_gaps(
 
 def _next_event_day(event: nw.Expr, *, day: str, group: str) -> nw.Expr:
     """Day number of the next event of the group, today included; ``_NEVER`` if there is none."""
-    # The minimum of the coming event days: on Polars as fast as filling backwards, which takes Spark a time that is
-    # quadratic in the rows of a group.
+    # The minimum of the coming event days: as fast as filling backwards.
     return _event_day(event, day).fill_null(_NEVER).cum_min(reverse=True).over(group, order_by=day)
 
 

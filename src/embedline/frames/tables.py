@@ -17,7 +17,6 @@ from narwhals.typing import FrameT
 from embedline.errors import DataError
 
 _DATE_FORMAT = "%Y-%m-%d"
-_DATE_PATTERN = "^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}$"
 _FOUND = "_found"
 _CAST_ERRORS = (ValueError, TypeError, OverflowError, nw.exceptions.NarwhalsError)
 _IntegerType = type[nw.Int8] | type[nw.Int16] | type[nw.Int32] | type[nw.Int64]
@@ -100,9 +99,6 @@ class Date:
         text = column.str.slice(self.start, 10) if self.source else column
         if backend.is_pandas_like():
             return text.str.to_datetime(format=_DATE_FORMAT)
-        if backend.is_pyspark():
-            # Spark's cast is twice as fast as parsing with a format, but also accepts "2015" as a date.
-            return nw.when(text.str.contains(_DATE_PATTERN)).then(text).otherwise(nw.lit("no date")).cast(nw.Date)
         return text.str.to_date(format=_DATE_FORMAT)
 
     def holds(self, values: nw.Expr) -> list[nw.Expr]:
@@ -144,12 +140,13 @@ Column = Integer | Number | Date | Text
 Schema = Mapping[str, Column]
 
 
-def typed(frame: FrameT, schema: Schema, *, file: str) -> FrameT:
+def typed(frame: FrameT, schema: Schema, *, file: str, may_be_empty: bool = False) -> FrameT:
     """Give every column of ``schema`` its type; columns that the schema does not name are left out.
 
     Args:
         frame: every column is text, missing values null or "".
         file: its name in messages.
+        may_be_empty: whether it may have no rows, as a part of a file.
 
     Returns:
         The columns of ``schema``, in its order: integers without nulls, Float32, dates, text with null for "".
@@ -175,8 +172,8 @@ def typed(frame: FrameT, schema: Schema, *, file: str) -> FrameT:
     try:
         columns = (schema[name].cast(nw.col(source), backend).alias(name) for name, source in sources.items())
         result = frame.select(*columns)
-        accepted = _summary_holds(result, schema, file=file)
-    except _cast_errors(frame) as error:
+        accepted = _summary_holds(result, schema, file=file, may_be_empty=may_be_empty)
+    except _CAST_ERRORS as error:
         if isinstance(error, DataError):
             raise
         _raise_first_fault(frame, schema, file=file)
@@ -256,15 +253,6 @@ def describe_key(key: dict[str, Any]) -> str:
     return ", ".join(f"{name} {str(value).removesuffix(' 00:00:00')}" for name, value in key.items())
 
 
-def _cast_errors(frame: Any) -> tuple[type[Exception], ...]:
-    """The errors that a backend raises for a text that does not fit the type of its column."""
-    if not frame.implementation.is_pyspark():
-        return _CAST_ERRORS
-    from pyspark.errors import PySparkException
-
-    return (*_CAST_ERRORS, PySparkException)
-
-
 def _source(name: str, column: Column) -> str:
     return (column.source if isinstance(column, Date) else None) or name
 
@@ -273,7 +261,7 @@ def _empty_to_null(column: nw.Expr) -> nw.Expr:
     return nw.when(column != "").then(column)
 
 
-def _summary_holds(frame: FrameT, schema: Schema, *, file: str) -> bool:
+def _summary_holds(frame: FrameT, schema: Schema, *, file: str, may_be_empty: bool) -> bool:
     """Whether the typed frame is within all limits, in one pass over the frame."""
     checks: list[nw.Expr] = []
     for name, column in schema.items():
@@ -282,9 +270,9 @@ def _summary_holds(frame: FrameT, schema: Schema, *, file: str) -> bool:
         checks += column.holds(nw.col(name))
     named = [check.alias(f"check {number}") for number, check in enumerate(checks)]
     n_rows, *held = frame.select(nw.len().alias("rows"), *named).lazy().collect().row(0)
-    if n_rows == 0:
+    if n_rows == 0 and not may_be_empty:
         raise DataError(f"{file}: there are no rows below the header")
-    return all(held)
+    return n_rows == 0 or all(held)
 
 
 def _raise_first_fault(frame: FrameT, schema: Schema, *, file: str) -> None:
@@ -306,8 +294,6 @@ def _fault(column: Column, text: Any) -> str | None:
 
 def _texts(frame: Any, name: str) -> Iterable[Any]:
     """The values of the one column of a frame, row by row."""
-    if frame.implementation.is_pyspark():  # more than the memory of the driver: one partition at a time
-        return (row[0] for row in frame.to_native().toLocalIterator())
     texts: list[Any] = frame.lazy().collect().get_column(name).to_list()
     return texts
 

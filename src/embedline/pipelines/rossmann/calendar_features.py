@@ -25,9 +25,10 @@ LONG_MEMORY = 120  # days for which the length of the last long closure is kept
 REOPENING_SCALE, CLOSING_SCALE = 40.0, 15.0  # days over which the effect of a long closure fades
 EVENT_CAPS = {"Promo": 20, "SchoolHoliday": 40, "StateHoliday": 30}  # days: farther ones count as this far
 MONTH_END_CAP = 10  # days
+UNKNOWN_COMPETITION = -2.0  # CompetitionSince of a store whose competitor opened on a day that is not known
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-_NEIGHBOURS = {
+NEIGHBOURS = {
     -1: ("Yesterday", ("Open", "StateHoliday", "Promo")),
     1: ("Tomorrow", ("Open", "StateHoliday", "SchoolHoliday", "Promo")),
     2: ("InTwoDays", ("StateHoliday",)),
@@ -37,7 +38,6 @@ _NEIGHBOURS = {
 def add_open_days(rows: FrameT, *, known_to: str | None = None) -> FrameT:
     """Add OpenDaysInWeek, the days from Monday to Sunday on which the row's store is open, from Store, DayNumber, Open.
 
-    These are the only windows by store and week: computed first, on few columns, they save Spark a shuffle of the rest.
     It is missing where the week goes on after the day number in the column ``known_to``, the last that is known to a
     row.
     """
@@ -73,7 +73,7 @@ def add_calendar_features(rows: FrameT, *, known_to: str | None = None) -> Frame
         DaysSinceReopening and DaysUntilClosing, missing beyond 25 days; SinceReopening and UntilClosing, fading from 1
         to 0; ClosureLength, the logarithm of one and the length of the last long closure, 0 if it is long ago.
     """
-    rows = add_neighbours(rows, _NEIGHBOURS, day="DayNumber", group="Store", known_to=known_to)
+    rows = add_neighbours(rows, NEIGHBOURS, day="DayNumber", group="Store", known_to=known_to)
     is_open = nw.col("Open") == 1
     reopens = is_open & (nw.col("ClosedBefore") >= LONG_CLOSURE)
     closes = is_open & (nw.col("ClosedAfter") >= LONG_CLOSURE)
@@ -92,19 +92,30 @@ def add_calendar_features(rows: FrameT, *, known_to: str | None = None) -> Frame
         _until=(days_from_next(closes, day="DayNumber", group="Store", known_to=known_to) * -1.0).cast(nw.Float32),
     )
     since, until, length = nw.col("_since"), nw.col("_until"), nw.col("_length")
-    # Logarithms and powers in double precision, as Spark computes them: dataframe backends then agree to the last bit.
-    exact_since, exact_until, exact_length = (column.cast(nw.Float64) for column in (since, until, length))
     rows = rows.with_columns(
         DaysSinceReopening=nw.when(since <= SHORT_MEMORY).then(since),
         DaysUntilClosing=nw.when(until <= SHORT_MEMORY).then(until),
-        SinceReopening=(exact_since * (-1.0 / REOPENING_SCALE)).exp().fill_null(0.0).cast(nw.Float32),
-        UntilClosing=(exact_until * (-1.0 / CLOSING_SCALE)).exp().fill_null(0.0).cast(nw.Float32),
-        ClosureLength=nw.when(since <= LONG_MEMORY)
-        .then((exact_length + 1.0).log())
-        .otherwise(nw.lit(0.0))
-        .cast(nw.Float32),
+        SinceReopening=fading(since, REOPENING_SCALE),
+        UntilClosing=fading(until, CLOSING_SCALE),
+        ClosureLength=log_length(nw.when(since <= LONG_MEMORY).then(length)),
     )
     return rows.drop("_since", "_length", "_until")
+
+
+# Logarithms and powers in double precision, rounded once: dataframe backends then agree to the last bit.
+def fading(days: nw.Expr, scale: float) -> nw.Expr:
+    """From 1 to 0 within some ``scale`` days, 0 where they are missing. Float32."""
+    return (days.cast(nw.Float64) * (-1.0 / scale)).exp().fill_null(0.0).cast(nw.Float32)
+
+
+def log_length(days: nw.Expr) -> nw.Expr:
+    """Logarithm of one and a number of days, 0 where it is missing. Float32."""
+    return (days.cast(nw.Float64) + 1.0).log().fill_null(0.0).cast(nw.Float32)
+
+
+def half_years(days: nw.Expr) -> nw.Expr:
+    """Half years of 180 days, -3 to 3. Float64."""
+    return (days.cast(nw.Float64) / 180.0).clip(-3.0, 3.0)
 
 
 def _capped(gap: str) -> nw.Expr:
@@ -154,11 +165,11 @@ def row_features() -> dict[str, nw.Expr]:
     day = nw.col("DayNumber")
     running = (nw.col("Promo2SinceYear") >= EARLIEST_YEAR) & (day >= nw.col("Promo2Day"))
     starts_anew = nw.col("Promo2Months") // nw.col("MonthBit") % 2
-    half_years = ((day - nw.col("CompetitionOpenDay")).cast(nw.Float64) / 180.0).clip(-3.0, 3.0)
+    since_opening = half_years(day - nw.col("CompetitionOpenDay"))
     known = nw.col("CompetitionOpenSinceYear") >= EARLIEST_YEAR
     features = {
         "Promo2Active": nw.when(running).then(starts_anew).otherwise(nw.lit(0)).cast(nw.Int8),
-        "CompetitionSince": nw.when(known).then(half_years).otherwise(nw.lit(-2.0)).cast(nw.Float32),
+        "CompetitionSince": nw.when(known).then(since_opening).otherwise(nw.lit(UNKNOWN_COMPETITION)).cast(nw.Float32),
     }
     for event, cap in EVENT_CAPS.items():
         for name, days in (("DaysSince", nw.col(f"After{event}")), ("DaysUntil", nw.col(f"Before{event}") * -1.0)):

@@ -4,6 +4,7 @@ The features are those of fast.ai's lesson-3 notebook; differences are marked DI
 windows use training and test rows, and the learner fits its statistics on training rows only.
 """
 
+from functools import partial
 from typing import Any
 
 import narwhals as nw
@@ -20,6 +21,7 @@ from embedline.frames.days import (
     monday_of_week,
     periods_since,
 )
+from embedline.frames.parts import Parts, SpreadPlan
 from embedline.frames.tables import as_categories, describe_key, join_sorted, lookup, require_unique, sorted_by, typed
 from embedline.paths import GENERATED, find_source
 from embedline.pipelines.rossmann import schemas
@@ -34,11 +36,14 @@ from embedline.pipelines.rossmann.calendar_features import (
 from embedline.pipelines.rossmann.files import checked_tables, read_tables
 from embedline.pipelines.rossmann.horizon import HorizonBlocks, block, day_limits, horizon_blocks
 from embedline.pipelines.rossmann.options import FeatureOptions
-from embedline.pipelines.rossmann.recency import add_recency, recency_grid
+from embedline.pipelines.rossmann.recency import add_recency, recency_grid, recency_of_parts
 from embedline.pipelines.rossmann.simulator import GeneratorOptions, generate_tables, noise_floor
 from embedline.pipelines.tabular.columns import Split
 
-Frame = Any  # a frame of Polars, pandas, PySpark or another Narwhals backend; nodes return the kind they are given
+# A frame of Polars, pandas or another Narwhals backend, of which nodes return the kind that they are given; or one in
+# Parts of whole stores: of the nodes that read the sales, each has itself called for every part, and what it needs of
+# all stores is known before.
+Frame = Any
 
 EVENTS = ("SchoolHoliday", "StateHoliday", "Promo")
 SHARED_STATE = {"NI": "HB,NI"}  # trends know Lower Saxony alone; the stores' states join it with Bremen
@@ -67,18 +72,22 @@ def measure_ceiling(source: str, generator: GeneratorOptions) -> dict[str, dict[
     return {"Sales": {"exp_rmspe": noise_floor(generator.noise)}} if source == GENERATED else {}
 
 
-def type_sales(train: Frame, test: Frame) -> Frame:
+def type_sales(train: Frame, test: Frame, *, is_part: bool = False) -> Frame:
     """Type train.csv and test.csv and put their rows together, sorted by store and date where they are in memory.
 
-    A value that is not what its column holds, and two rows of a store for one date, are a DataError.
+    A value that is not what its column holds, and two rows of a store for one date, are a DataError. ``is_part`` says
+    that these are the rows of some stores, which one of the files may lack.
 
     Returns:
         Store, Date, DayOfWeek, Open, Promo, SchoolHoliday, StateHoliday (true on any holiday), HolidayKind ("0", "a",
         "b", "c"), Sales and Customers (null on test rows), Id (null on train rows), DayNumber (days since 1970-01-01)
         and StoreDay, an integer key of store and date.
     """
-    labelled = typed(nw.from_native(train), schemas.TRAIN, file="train.csv")
-    unlabelled = typed(nw.from_native(test), schemas.TEST, file="test.csv")
+    if hasattr(train, "sparkSession"):
+        function = partial(type_sales, is_part=True)
+        return SpreadPlan(frames=(train, test), key="Store", function=function, recheck=type_sales)
+    labelled = typed(nw.from_native(train), schemas.TRAIN, file="train.csv", may_be_empty=is_part)
+    unlabelled = typed(nw.from_native(test), schemas.TEST, file="test.csv", may_be_empty=is_part)
     rows = nw.concat([labelled, unlabelled], how="diagonal")
     return _add_keys(rows, {"train.csv": labelled, "test.csv": unlabelled, _SALES: rows}).to_native()
 
@@ -179,6 +188,8 @@ def join_tables(
         The sales, without Customers (known only after the day), with the columns of the stores, date parts, trend,
         trend_DE and the weather columns of ``features.weather``.
     """
+    if isinstance(sales, Parts):
+        return sales.map(join_tables, stores, weather, trends, features, _window_of(sales, features, split), name=name)
     date_parts = ("Year", "Month", "Week", "Day", *date_features())
     days = nw.from_native(weather).select("State", "Date", "DayNumber", *date_parts, *features.weather)
     days = days.join(nw.from_native(trends), on=["State", "DayNumber"], how="inner")
@@ -206,6 +217,8 @@ def build_calendar(sales: Frame, features: FeatureOptions, split: Split) -> Fram
         date (with ``window`` as far as is known); and the features of :func:`add_open_days` and
         :func:`add_calendar_features`.
     """
+    if isinstance(sales, Parts):
+        return sales.map(build_calendar, features, _window_of(sales, features, split))
     rows = nw.from_native(sales)
     flags = rows.select(_KEY, "Store", "DayNumber", "Open", *EVENTS).with_columns(nw.col(*EVENTS).cast(nw.Int8))
     ahead, known_to = "Store", None
@@ -232,6 +245,8 @@ def build_calendar(sales: Frame, features: FeatureOptions, split: Split) -> Fram
 
 def build_recency(sales: Frame, features: FeatureOptions, split: Split) -> Frame:
     """How each store sold before each block of the horizon, by weekday and promotion, see :func:`recency_grid`."""
+    if isinstance(sales, Parts):
+        return recency_of_parts(sales, split, horizon_blocks(split, nw.from_native(sales.scan()), features.horizon))
     rows = nw.from_native(sales)
     return recency_grid(rows, split, horizon_blocks(split, rows, features.horizon)).to_native()
 
@@ -251,10 +266,14 @@ def build_table(
     (since the first date in the data, or the day number ``first_day``), the :func:`row_features`, and what the recency
     features say of the row's store, weekday, promotion and block.
     """
+    if isinstance(joined, Parts):
+        first_day, _ = day_limits(nw.from_native(joined.scan()))
+        window = _window_of(joined, features, split)
+        return joined.map(build_table, calendar, recency, features, window, first_day=first_day)
     rows = nw.from_native(joined)
     blocks = horizon_blocks(split, rows, features.horizon)
-    if first_day is None:  # no window: that is one task on Spark
-        first_day = rows.select(nw.col("DayNumber").min()).lazy().collect().item()
+    if first_day is None:
+        first_day, _ = day_limits(rows)
     rows = join_sorted(rows, nw.from_native(calendar), _KEY)
     rows = rows.with_columns(Days=(nw.col("DayNumber") - first_day).cast(nw.Int16))
     rows = rows.filter(nw.col("Sales").is_null() | (nw.col("Sales") != 0)).with_columns(
@@ -299,6 +318,8 @@ def make_window(
     sales: Frame, stores: Frame, weather: Frame, trends: Frame, features: FeatureOptions, window: dict[str, Any]
 ) -> Frame:
     """The canonical frame of a window of a back-test, in memory; without rows for one that is not asked for."""
+    if isinstance(sales, Parts):
+        sales = sales.scan()
     if not window:
         return nw.from_native(sales).head(0).lazy().collect(backend="polars").to_native()
     table = window_table(sales, stores, weather, trends, features, Split.model_validate(window["split"]))
@@ -321,6 +342,15 @@ def make_submission(table: Frame, forecast: Frame) -> Frame:
         raise DataError(f"the forecast has no prediction for {len(missing)} rows, the first with Id {missing['Id'][0]}")
     sales = nw.when(nw.col("Open").cast(nw.Int8) == 0).then(nw.lit(0.0)).otherwise(nw.col("predicted")).alias("Sales")
     return joined.select(nw.col("Id").cast(nw.Int64), sales).sort("Id").to_native()
+
+
+def _window_of(rows: Parts, features: FeatureOptions, split: Split) -> Split:
+    """The split, with the window that its blocks come from where it has none: a part does not tell that of all."""
+    return (
+        split
+        if split.kind == "window"
+        else horizon_blocks(split, nw.from_native(rows.scan()), features.horizon).window()
+    )
 
 
 def _add_keys(rows: Any, files: dict[str, Any]) -> Any:

@@ -1,8 +1,8 @@
 """The service of the Rossmann model: predictions for rows as in test.csv.
 
 A row of a request describes a day of a store. If it equals the row of the days to forecast, the stored forecast is
-returned. Any other row replaces its day in the calendar of the store, or extends the calendar, and the nodes of the
-pipeline compute the features of all rows of this store in the request.
+returned. Any other row replaces its day in the calendar of the store, or extends the calendar, and the features of all
+rows of this store in the request are computed: by :mod:`.store_features`, or, where that cannot, by the nodes.
 """
 
 import re
@@ -19,6 +19,7 @@ from embedline.errors import DataError
 from embedline.pipelines.rossmann import nodes
 from embedline.pipelines.rossmann.horizon import horizon_blocks
 from embedline.pipelines.rossmann.options import FeatureOptions
+from embedline.pipelines.rossmann.store_features import DAY, Day, StoreFeatures
 from embedline.pipelines.tabular.arrays import TableArrays, to_arrays
 from embedline.pipelines.tabular.columns import PREDICT, SPLIT_COLUMN, Split
 from embedline.pipelines.tabular.encoder import encode
@@ -42,12 +43,9 @@ COLUMNS = (
     InputColumn(name="StateHoliday", type="string"),
     InputColumn(name="SchoolHoliday", type="long"),
 )
-DAY = ("Store", "Date", "DayOfWeek", "Open", "Promo", "StateHoliday", "SchoolHoliday")  # the columns of a day
 OPEN = DAY.index("Open")
 REQUEST = "the request"  # in messages
 LONGEST = 40  # characters of a value; none has more than those of a date
-
-Day = tuple[str, ...]  # the values of DAY as test.csv has them
 
 
 class RossmannService:
@@ -68,6 +66,7 @@ class RossmannService:
         self._recency = service.tables["recency"]
         self._intervals: Bounds = service.settings["intervals"]
         self._weather, self._trends = service.tables["weather"], service.tables["trends"]
+        self._inputs = StoreFeatures(self._model.encoder, service.tables, self._features, self._split)
         self._first_day: int = self._calendar.get_column("DayNumber").min()  # type: ignore[assignment]
         ahead = service.tables["ahead"]
         days = zip(*(ahead[name].to_list() for name in DAY), strict=True)
@@ -82,8 +81,12 @@ class RossmannService:
         sales = np.array([self._forecast.get(day, 0.0) for day in days], dtype=np.float64)
         if changed:
             is_computed = np.array([day[0] in changed for day in days])
-            rows_of_file = pl.DataFrame({name: [day[k] for day in days] for k, name in enumerate(DAY)})
-            sales[is_computed] = self._compute(rows_of_file, is_computed)
+            if (inputs := self._inputs.inputs([day for day in days if day[0] in changed])) is not None:
+                arrays, places = inputs
+                sales[is_computed] = point_predictions(self._model, arrays)[places]
+            else:
+                rows_of_file = pl.DataFrame({name: [day[k] for day in days] for k, name in enumerate(DAY)})
+                sales[is_computed] = self._compute(rows_of_file, is_computed)
         (target,) = self._model.encoder.targets
         found = {"Sales": sales, **interval_columns(target, sales, self._intervals, "")}
         is_open = np.array([day[OPEN] != "0" for day in days], dtype=bool)
@@ -116,7 +119,7 @@ class RossmannService:
         calendar = self._calendar.filter(pl.col("Store").is_in(stores.implode()))
         others = calendar.filter(~pl.col("StoreDay").is_in(request.get_column("StoreDay").implode()))
         said = request.select(others.columns)
-        calendar = pl.concat([others.cast(said.schema), said]).sort("StoreDay")  # Spark has no categories
+        calendar = pl.concat([others.cast(said.schema), said]).sort("StoreDay")  # categories or text
         weather, trends = self._weather, self._trends
         if self._features.conditions == "known":  # those of other days would only make the join slower
             days = request.get_column("DayNumber").unique().implode()
@@ -178,7 +181,7 @@ def pack(
 
     The rows of ``encoded``, of ``rossmann.table``, of the split ``predict`` are the days to forecast, in order.
     """
-    sales = sales.sort("StoreDay")  # as encoded is; Spark keeps no order
+    sales = sales.sort("StoreDay")  # as encoded is
     days = sales.filter(pl.col("Sales").is_null())
     inputs = nw.from_native(encoded, eager_only=True).filter(nw.col(SPLIT_COLUMN) == PREDICT)
     if len(inputs) != len(days):

@@ -8,11 +8,12 @@ from typing import Any
 import narwhals as nw
 import polars as pl
 
+from embedline.frames.parts import Parts
 from embedline.pipelines.rossmann.options import FeatureOptions
 from embedline.pipelines.tabular.columns import TEST, Columns, Split
 from embedline.pipelines.tabular.splits import assign_splits
 
-Frame = Any  # a frame of Polars, pandas, PySpark or another Narwhals backend
+Frame = Any  # a frame of Polars, pandas or another Narwhals backend, or one in Parts
 Bundle = Any  # embedline.training.model_file.ModelBundle
 Service = Any  # embedline.serving.service.Service
 
@@ -47,5 +48,7 @@ def hold_out(table: Frame, columns: Columns, split: Split) -> pl.DataFrame:
 
 
 def _polars(frame: Frame) -> pl.DataFrame:
-    native: pl.DataFrame = nw.from_native(frame).lazy().collect(backend="polars").to_native()
+    native: pl.DataFrame = (
+        nw.from_native(frame.scan() if isinstance(frame, Parts) else frame).lazy().collect(backend="polars").to_native()
+    )
     return native

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -36,6 +37,11 @@ class GroupLevel(BaseModel):
     keys: tuple[int, ...]
     means: tuple[float, ...]
     smoothing: float = 20.0
+
+    @cached_property
+    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The keys and the means."""
+        return np.array(self.keys), np.array(self.means)
 
 
 class TargetMeans(BaseModel):
@@ -123,7 +129,7 @@ class TargetMeans(BaseModel):
         n_rows = len(next(iter(codes.values())))
         values = np.full(n_rows, self.overall)
         for level in self.levels:
-            known, means = np.array(level.keys), np.array(level.means)
+            known, means = level.arrays
             keys = _group_keys(codes, level.columns, self.sizes)
             position = np.searchsorted(known, keys).clip(max=len(known) - 1)
             values = np.where(known[position] == keys, means[position], values)
