@@ -357,7 +357,7 @@ def test_utf_8_typed_into_another_locale_is_read() -> None:
     ("option", "name", "said"),
     [
         ("--pipelines", "rossmann_feature", "rossmann_features"),
-        ("--tags", "plt", "no nodes"),
+        ("--tags", "plt", "plot"),
         ("--from-nodes", "adult.trian", "adult.trian"),
         ("--namespaces", "adlt", "adlt"),
     ],

@@ -97,7 +97,7 @@ CONFIG = {
     },
     "base/credentials.yml": {"store": {"key": "${runtime_params:key, none}"}},
     "base/mlflow.yml": {"server": {"uri": "${runtime_params:uri, none}"}},
-    "base/parameters.yml": {"report": "${runtime_params:how, none}"},
+    "base/parameters.yml": {"style": "${runtime_params:how, none}"},
     "other/catalog.yml": {"c.table": {"filepath": "${runtime_params:c_csv, data/c.csv}"}},
 }
 

@@ -30,12 +30,12 @@ from embedline.pipelines.movielens.simulator import GeneratorOptions as Ratings
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def catalog_of(root: Path, source: str, name: str = "", **parameters: Any) -> DataCatalog:
-    """The catalog of a source below another root, with parameters of it or of the source of another name."""
-    text = (PROJECT / f"conf/base/catalog/{source}.yml").read_text().replace("${_root}", str(root))
+def catalog_of(root: Path, file: str, name: str = "", **parameters: Any) -> DataCatalog:
+    """A ``file`` of the catalog below another root, with parameters of its source or of the one called ``name``."""
+    text = (PROJECT / f"conf/base/catalog/{file}.yml").read_text().replace("${_root}", str(root))
     catalog = DataCatalog.from_config(yaml.safe_load(text))
     for key, value in parameters.items():
-        catalog[f"params:{name or source}.{key}"] = value
+        catalog[f"params:{name or file}.{key}"] = value
     return catalog
 
 

@@ -118,4 +118,4 @@ def test_of_many_variables_the_most_important_are_drawn() -> None:
         }
     )
     (bars,) = plots.plot_importance(importance, "Importance").data
-    assert (len(bars.y), bars.y[-1], bars.y[0]) == (40, "v0", "v39")
+    assert (len(bars.y), bars.y[-1], bars.y[0]) == (15, "v0", "v14")

@@ -37,7 +37,8 @@ def collect(artifacts: Mapping[str, Any], origin: str | None = None) -> Json:
     names = plots.in_order([name for name in stored if name.endswith("_plot")])
     figures = {name: stored[name] for name in names}
     drawn = {name: json.loads(one.to_json()) if hasattr(one, "to_json") else one for name, one in figures.items()}
-    shown = [one for name, plot in drawn.items() if (one := plots.prepare(plot, name))["data"]]  # none without a trace
+    prepared = (plots.prepare(plot, name) for name, plot in drawn.items())
+    shown = [one for one in prepared if one["data"] or one["layout"].get("images")]  # no empty charts
     if "forecast" in stored and (days := tables.daily(stored["forecast"])):
         shown.insert(0, plots.forecast(*days))
     if origin is not None:  # reports are shared with others: no secrets of an address, no folders of a path
