@@ -161,7 +161,7 @@ def require_new_names(names: Iterable[str]) -> None:
 
 
 def _check_blocks(parameters: Mapping[str, Any]) -> None:
-    """Validate the blocks that the requested pipelines read by their models."""
+    """Validate the blocks that any registered pipeline reads by their models."""
     for key, type_ in TypeExtractor(dict(pipelines)).extract_types_from_pipelines().items():
         model, value = _without_none(type_), parameters
         for name in key.split("."):
